@@ -1,0 +1,222 @@
+"""The layers that methods put in the place of a model's linear ones, and the putting.
+
+Weights are (out, in) here, whatever the model stores: GPT-2's ``Conv1D`` keeps (in, out).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from rosa_bench.errors import UserError
+
+Linear = nn.Linear | Conv1D
+
+
+class Adapter(nn.Module):
+    """What stands in for one linear layer: it keeps the layer's kind and bias, and can become it again."""
+
+    bias: nn.Parameter | None
+
+    def __init__(self, plain: Linear):
+        super().__init__()
+        self.plain_type = type(plain)
+        self.register_parameter("bias", plain.bias)
+
+    def merged_weight(self) -> Float[Tensor, "out in"]:
+        """The weight of the plain layer that computes the same function."""
+        raise NotImplementedError
+
+    def merged_bias(self) -> nn.Parameter | None:
+        """The bias of the plain layer that computes the same function."""
+        return self.bias
+
+    @torch.no_grad()
+    def to_plain(self) -> Linear:
+        """A layer of the original kind with the same function, and so with no added latency."""
+        weight = self.merged_weight()
+        rows, columns = weight.shape
+        conv1d = self.plain_type is Conv1D
+        with torch.device("meta"):  # nothing is allocated or drawn: both parameters are put in below
+            plain = Conv1D(rows, columns) if conv1d else nn.Linear(columns, rows, bias=self.bias is not None)
+        plain.weight = nn.Parameter(weight.mT.contiguous() if conv1d else weight)
+        plain.register_parameter("bias", self.merged_bias())
+        return plain
+
+
+class LowRankLinear(Adapter):
+    """``y = x (residual + scale A B)^T + bias`` with a frozen residual and trained factors A, B.
+
+    One layer serves LoRA (residual = W, scale = alpha / r) and ROSA (residual = W - A B, scale = 1): they differ in
+    what they write into these tensors, and when. The residual is kept in the weight's own type (float32, as loaded),
+    because hundreds of merges into a bfloat16 residual would wear it away.
+    """
+
+    residual: Float[Tensor, "out in"]
+
+    def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0):
+        super().__init__(plain)
+        weight = weight_of(plain)
+        rows, columns = weight.shape
+        self.scale = scale
+        # A copy: a resample writes into it, and must never write into a weight that another layer shares.
+        self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
+        self.a = nn.Parameter(weight.new_zeros(rows, rank))
+        self.b = nn.Parameter(weight.new_zeros(rank, columns))
+
+    @property
+    def shape(self) -> torch.Size:
+        """(out, in)."""
+        return self.residual.shape
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale)
+
+    def merged_weight(self) -> Float[Tensor, "out in"]:
+        return torch.addmm(self.residual, self.a, self.b, alpha=self.scale)
+
+    def extra_repr(self) -> str:
+        rows, columns = self.shape
+        return f"in={columns}, out={rows}, rank={self.a.shape[1]}, scale={self.scale:g}, bias={self.bias is not None}"
+
+
+def low_rank_linear(
+    x: Float[Tensor, "*batch in"],
+    residual: Float[Tensor, "out in"],
+    a: Float[Tensor, "out r"],
+    b: Float[Tensor, "r in"],
+    bias: Float[Tensor, " out"] | None,
+    *,
+    scale: float = 1.0,
+) -> Float[Tensor, "*batch out"]:
+    """``x (residual + scale a b)^T + bias`` by one matrix product of full size, forward and backward.
+
+    Equal to the two-branch form ``x residual^T + scale (x b^T) a^T + bias``, but for rounding. Gradients flow to x, a,
+    b and bias, never to the residual. Under autocast the weight is formed in the residual's own type and cast
+    once, as autocast would cast a plain layer's weight. Differentiable once.
+    """
+    return _LowRankLinear.apply(x, residual, a, b, bias, scale)  # pyright: ignore[reportReturnType]
+
+
+class _LowRankLinear(torch.autograd.Function):
+    """Keeps x and the formed weight; the weight's own gradient, as large as the weight, is never made."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd takes them in order
+        ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        with torch.autocast(device, enabled=False):
+            weight = torch.addmm(residual, a, b, alpha=scale).to(dtype)
+            x = x.to(dtype)
+            y = functional.linear(x, weight, None if bias is None else bias.to(dtype))
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale  # pyright: ignore[reportAttributeAccessIssue]
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight, a, b = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        scale: float = ctx.scale  # pyright: ignore[reportAttributeAccessIssue]
+        need_x, _, need_a, need_b, need_bias, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+        with torch.autocast(x.device.type, enabled=False):
+            rows, flat = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # (tokens, out), (tokens, in)
+            dx = dy @ weight if need_x else None
+            da = (rows.mT @ (flat @ b.to(x.dtype).mT)).to(a.dtype) * scale if need_a else None
+            db = ((rows @ a.to(x.dtype)).mT @ flat).to(b.dtype) * scale if need_b else None
+            dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)) if need_bias else None
+        return dx, None, da, db, dbias, None
+
+
+class ScaledLinear(Adapter):
+    """A frozen linear layer whose input or output is multiplied by a trained vector, as in (IA)^3.
+
+    The output is scaled after the bias, as the authors of (IA)^3 scale activations.
+
+    Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+    arXiv 2205.05638, section 3.3.
+    """
+
+    weight: Float[Tensor, "out in"]
+
+    def __init__(self, plain: Linear, *, side: str):
+        super().__init__(plain)
+        weight = weight_of(plain).detach()
+        self.side = side
+        self.register_buffer("weight", weight.contiguous())
+        self.factor = nn.Parameter(weight.new_ones(weight.shape[1 if side == "input" else 0]))
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        if self.side == "input":
+            return functional.linear(x * self.factor, self.weight, self.bias)
+        return functional.linear(x, self.weight, self.bias) * self.factor
+
+    def merged_weight(self) -> Float[Tensor, "out in"]:
+        return self.weight * (self.factor if self.side == "input" else self.factor.unsqueeze(1))
+
+    @torch.no_grad()
+    def merged_bias(self) -> nn.Parameter | None:
+        if self.bias is None or self.side == "input":
+            return self.bias
+        return nn.Parameter(self.bias * self.factor)
+
+    def extra_repr(self) -> str:
+        rows, columns = self.weight.shape
+        return f"in={columns}, out={rows}, side={self.side}, bias={self.bias is not None}"
+
+
+def weight_of(plain: Linear) -> Float[Tensor, "out in"]:
+    """The layer's weight as (out, in)."""
+    return plain.weight.mT if isinstance(plain, Conv1D) else plain.weight
+
+
+def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
+    """Put ``make(layer)`` in the place of each linear layer named."""
+    for name in names:
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+
+
+def restore_linears(model: nn.Module) -> None:
+    """Make every adapter in ``model`` a plain layer again, with the same function."""
+    for name, adapter in list(adapters(model)):
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, adapter.to_plain())
+
+
+def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
+    """The adapters of ``model`` with their names, in the model's own order."""
+    for name, module in model.named_modules():
+        if isinstance(module, Adapter):
+            yield name, module
+
+
+def low_rank_layers(model: nn.Module) -> list[LowRankLinear]:
+    """The low-rank layers of ``model``, in the model's own order."""
+    return [layer for _, layer in adapters(model) if isinstance(layer, LowRankLinear)]
+
+
+def linear_names(model: nn.Module, pattern: str) -> list[str]:
+    """Names of the linear layers whose dotted name ends in a match of ``pattern``, in the model's own order.
+
+    Raises `UserError` when there is none, with the kinds of names that there are.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    found = [name for name in linears if name_matches(pattern, name)]
+    if not found:
+        # The layers of a stack differ only in their number: one line stands for all of them.
+        kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
+        raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(kinds)}")
+    return found
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` ends, from a dot on, in a full match of the regular expression ``pattern``."""
+    return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None

@@ -1,0 +1,176 @@
+"""The command line: ``rosa-bench KEY=VALUE ...`` runs and sweeps, ``rosa-bench tables`` and the like do the rest.
+
+Heavy libraries are imported when a run is known to be a sensible one, so that help and errors come at once.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from rosa_bench.config import conf_folder, parse
+from rosa_bench.errors import UserError
+from rosa_bench.typed import typed
+
+log = logging.getLogger(__name__)
+
+GROUPS = ("task", "model", "method", "protocol")
+# What a protocol leaves to the experiment; a difference in anything else is a deviation from it.
+FREE = (
+    *("rank", "lr", "seed", "accumulate", "precision", "device"),
+    *("data_dir", "output_dir", "results_dir", "resume", "save_model"),
+)
+
+
+def main() -> None:
+    """Entry point of ``rosa-bench``. Exit status 0 if all went well, 1 if not, 130 after Ctrl-C."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on as they are, and we tell them
+    command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+    with told():
+        if command is None:
+            _experiment()
+        else:
+            command(sys.argv[2:])
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """End the program with a message for a person where an error comes out of the block; its status says it failed."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("rosa-bench: stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get("ROSA_BENCH_TRACEBACK") == "1":
+            raise
+        print(f"rosa-bench: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: BaseException) -> str:
+    """What a person should read of an error: one line for their own mistake, kind and message for anything else."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.partition("/")
+        return f"{group}={name} is not known; choose one of: {', '.join(error.options)}"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+            known = ", ".join(str(key) for key in cause.parent_node)
+            return f"{cause.full_key} is not a setting; choose one of: {known}"
+        lines = [*str(error).splitlines(), *(str(cause).splitlines() if cause else [])]
+        internal = ("object_type=", "reference_type=", "full_key:")  # omegaconf's, of no use to a user
+        return "; ".join(line.strip() for line in lines if line.strip() and not line.strip().startswith(internal))
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"
+
+
+@hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+def _experiment(raw: DictConfig) -> None:
+    """What Hydra calls once, or once for each job of a sweep. A sweep goes on after a job that failed."""
+    single = HydraConfig.get().mode == RunMode.RUN
+    with told() if single else nullcontext():
+        run_job(raw)
+
+
+def run_job(raw: DictConfig) -> None:
+    """Check the settings, find what the run needs, and run it, unless its record is there already."""
+    config = parse(raw)
+    from rosa_bench.record import completed_record
+    from rosa_bench.setup import set_up
+
+    setup = set_up(config, deviations(raw))
+    if config.resume == "auto" and completed_record(setup.results_dir, setup.id):
+        log.info("%s is completed already; resume=never runs it again", setup.id)
+        return
+    from rosa_bench.run import run
+
+    run(setup)
+
+
+def deviations(raw: DictConfig) -> dict[str, list[Any]]:
+    """Settings in which this run differs from its protocol: key -> [value, the protocol's value].
+
+    The protocol's values are what the same task, model, method and protocol compose to when nothing else is given.
+    """
+    choices = HydraConfig.get().runtime.choices
+    given = [f"{group}={choices[group]}" for group in GROUPS]
+    expected = hydra.compose("config", overrides=given)
+    for key in FREE:
+        expected[key] = raw[key]
+    left, right = _flat(expected), _flat(raw)
+    keys = [key for key in right if key.split(".")[0] not in ("task", "model") and right[key] != left.get(key)]
+    return {key: [right[key], left.get(key)] for key in keys}
+
+
+def _flat(config: DictConfig) -> dict[str, Any]:
+    """Resolved values by dotted key."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        for key, value in node.items():
+            name = f"{prefix}{key}"
+            if isinstance(value, dict):
+                walk(f"{name}.", value)
+            else:
+                flat[name] = value
+
+    walk("", OmegaConf.to_container(config, resolve=True))
+    return flat
+
+
+@dataclass
+class TablesOptions:
+    """``rosa-bench tables``: from which results, and whether to print alone."""
+
+    results_dir: str = "results"
+    write: bool = True
+
+
+def _tables(arguments: list[str]) -> None:
+    """Make tables from records, write them to ``results_dir``/tables and print them."""
+    from rosa_bench.report.tables import make_tables
+
+    options = _options(TablesOptions, arguments)
+    make_tables(Path(options.results_dir).expanduser(), write=options.write)
+
+
+def _models(arguments: list[str]) -> None:
+    """List the models, or pull one."""
+    from rosa_bench.models import catalog
+
+    match arguments:
+        case []:
+            catalog.show(conf_folder() / "model")
+        case ["pull", name]:
+            catalog.pull_named(conf_folder() / "model", name)
+        case _:
+            raise UserError("usage: rosa-bench models, or rosa-bench models pull NAME")
+
+
+def _options(kind: type, arguments: list[str]) -> Any:
+    """Typed ``KEY=VALUE`` arguments."""
+    if odd := [argument for argument in arguments if "=" not in argument]:
+        raise UserError(f"{odd[0]} is not KEY=VALUE; the keys are: {', '.join(vars(kind()))}")
+    return typed(kind, OmegaConf.from_dotlist(arguments))
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"tables": _tables, "models": _models}
+
+
+if __name__ == "__main__":
+    main()

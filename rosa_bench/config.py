@@ -1,0 +1,140 @@
+"""The settings of one run, typed and checked. Past this point no one reads a raw configuration.
+
+Imports neither torch nor transformers, so that a wrong setting is told at once.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from rosa_bench.data.task import Task
+from rosa_bench.errors import UserError, at_least, one_of
+from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import build as build_method
+from rosa_bench.models.spec import Model
+from rosa_bench.typed import typed
+
+
+def conf_folder() -> Path:
+    """Where the configuration files are: inside an installed package, else at the top of the source tree."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """The rules under which methods are compared. Methods take their defaults from here (``conf/method``).
+
+    train_head, train_biases  what trains beside a PEFT method's own parameters
+    lora_init        LoRA's initialisation
+    optimizer_reset  whose optimizer state a resample clears: ``factors`` or ``all``
+    held_out_rows    fraction of train to select on; 0 selects on dev itself, and by epoch
+    held_out_max     at most so many rows
+    """
+
+    name: str
+    title: str
+    train_head: bool
+    train_biases: bool
+    lora_init: str
+    optimizer_reset: str
+    held_out_rows: float
+    held_out_max: int
+
+    def __post_init__(self) -> None:
+        one_of("protocol.optimizer_reset", self.optimizer_reset, ("factors", "all"))
+        at_least("protocol.held_out_rows", self.held_out_rows, 0)
+        at_least("protocol.held_out_max", self.held_out_max, 1)
+        if self.held_out_rows >= 1:
+            raise UserError(f"protocol.held_out_rows={self.held_out_rows} is a fraction of train; it must be below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """AdamW and its schedule: warm-up in steps, or as a fraction of all steps where ``warmup_steps`` is none."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    warmup_fraction: float
+    warmup_steps: int | None
+    clip_norm: float | None
+
+    def __post_init__(self) -> None:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in 0..1, below 1")
+        at_least("optimizer.eps", self.eps, 0)
+        at_least("optimizer.weight_decay", self.weight_decay, 0)
+        at_least("optimizer.warmup_fraction", self.warmup_fraction, 0)
+        at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        at_least("optimizer.clip_norm", self.clip_norm, 0, above=True)
+        if self.warmup_fraction > 1:
+            raise UserError(f"optimizer.warmup_fraction={self.warmup_fraction} is out of range; it must be at most 1")
+
+    def warmup(self, total_steps: int) -> int:
+        """How many of ``total_steps`` warm up."""
+        return math.ceil(self.warmup_fraction * total_steps) if self.warmup_steps is None else self.warmup_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plain:
+    """The settings that are single values: what omegaconf checks the types of."""
+
+    rank: int
+    lr: float
+    seed: int
+    epochs: int
+    batch_size: int
+    accumulate: int
+    max_length: int
+    precision: str
+    device: str
+    data_dir: str | None
+    limit_train: int | None
+    limit_eval: int | None
+    output_dir: str
+    results_dir: str
+    resume: str
+    save_model: bool
+
+    def __post_init__(self) -> None:
+        at_least("rank", self.rank, 1)
+        at_least("lr", self.lr, 0, above=True)
+        at_least("seed", self.seed, 0)
+        for key in ("epochs", "batch_size", "accumulate", "max_length", "limit_train", "limit_eval"):
+            at_least(key, getattr(self, key), 1)
+        if self.accumulate > self.batch_size:
+            raise UserError(f"accumulate={self.accumulate} splits a batch of {self.batch_size} into too many parts")
+        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("resume", self.resume, ("auto", "never"))
+        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+            raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_Plain):
+    """Everything that one run is made from."""
+
+    task: Task
+    model: Model
+    method: Method
+    protocol: Protocol
+    optimizer: Optimizer
+
+
+def parse(raw: DictConfig) -> RunConfig:
+    """Turn a composed configuration into a checked one.
+
+    Raises `UserError`, which names the key, for a value that is missing, of another type or out of range.
+    """
+    plain = {field.name: raw[field.name] for field in fields(_Plain)}
+    return RunConfig(
+        **vars(typed(_Plain, plain)),
+        task=typed(Task, raw.task, at="task"),
+        model=typed(Model, raw.model, at="model"),
+        method=build_method(raw.method),
+        protocol=typed(Protocol, raw.protocol, at="protocol"),
+        optimizer=typed(Optimizer, raw.optimizer, at="optimizer"),
+    )

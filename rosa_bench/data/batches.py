@@ -1,0 +1,91 @@
+"""From rows to batches of tensors: tokenised once, padded to the longest of each batch."""
+
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from rosa_bench.data.rows import Row
+
+log = logging.getLogger(__name__)
+
+Batch = dict[str, Tensor]
+
+
+class Batches:
+    """Tokenised examples, in the order that a seed and an epoch say.
+
+    A batch holds ``labels`` and the model's inputs, ``(examples, longest)``. The order is a pure function of seed and
+    epoch, so that any epoch can be had again; without a seed it is by length, which wastes the least padding.
+    """
+
+    def __init__(
+        self,
+        inputs: list[dict[str, list[int]]],
+        labels: Tensor,
+        *,
+        batch_size: int,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int | None = None,
+    ):
+        self.inputs = inputs
+        self.labels = labels
+        self.batch_size = batch_size
+        self.tokenizer = tokenizer
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return math.ceil(len(self.inputs) / self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch."""
+        return len(self.inputs)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``number``, on the CPU."""
+        for indices in self._order(number).split(self.batch_size):
+            chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
+            yield {**self.tokenizer.pad(chosen, return_tensors="pt"), "labels": self.labels[indices]}
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.seed is None:
+            lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
+            return lengths.argsort(stable=True)
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        return torch.randperm(self.examples, generator=generator)
+
+
+def encode(
+    rows: list[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    batch_size: int,
+    seed: int | None = None,
+) -> Batches:
+    """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
+
+    Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is.
+    """
+    first, *second = ([*column] for column in zip(*(row.texts for row in rows), strict=True))
+    encoded = tokenizer(first, second[0] if second else None, truncation=True, max_length=max_length)
+    names = [name for name in tokenizer.model_input_names if name in encoded]
+    examples = zip(*(encoded[name] for name in names), strict=True)
+    inputs = [dict(zip(names, example, strict=True)) for example in examples]
+    cut = sum(len(example["input_ids"]) == max_length for example in inputs)
+    if cut:
+        log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(inputs), max_length)
+    labels = torch.tensor([row.label for row in rows])
+    return Batches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed)
+
+
+def parts(batch: Batch, count: int) -> list[Batch]:
+    """Split a batch by examples into ``count`` parts as equal as can be, fewer if it is small."""
+    chunks = {name: tensor.tensor_split(min(count, len(tensor))) for name, tensor in batch.items()}
+    return [dict(zip(chunks, part, strict=True)) for part in zip(*chunks.values(), strict=True)]

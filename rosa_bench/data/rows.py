@@ -1,0 +1,192 @@
+"""From a task's declaration to checked rows: a local folder, the hub, or a generator in this package."""
+
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from rosa_bench.data.source import READERS, describe_source, find_file
+from rosa_bench.data.task import Task
+from rosa_bench.errors import UserError
+
+SUBSET_SEED = 0  # of limit_train and limit_eval: the same rows for every run, whatever its seed
+
+
+class Row(NamedTuple):
+    """One example: its text or pair of texts, and its class number or value."""
+
+    texts: tuple[str, ...]
+    label: int | float
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a record says of the data of one run."""
+
+    source: str
+    synthetic: bool
+    rows: dict[str, int]
+    official_rows: dict[str, int]
+    subset: bool
+    fingerprint: str
+
+
+class Splits(NamedTuple):
+    """The rows of one run. ``held_out`` comes out of train, to select on; empty where a protocol selects on dev."""
+
+    train: list[Row]
+    held_out: list[Row]
+    validation: list[Row]
+    info: DataInfo
+
+
+def load_splits(
+    task: Task,
+    data_dir: Path | None,
+    *,
+    limit_train: int | None = None,
+    limit_eval: int | None = None,
+    held_out_rows: float = 0.0,
+    held_out_max: int = 0,
+    seed: int = 0,
+) -> Splits:
+    """Load, check, limit and split a task's rows.
+
+    ``limit_train`` and ``limit_eval`` draw random rows once for all seeds. ``held_out_rows`` is the fraction of the
+    remaining train rows to set apart, at most ``held_out_max``, drawn by ``seed``.
+
+    Raises `UserError` for data that is not there or not as the task declares it.
+    """
+    everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
+    train = _sample(everything[task.train], limit_train)
+    validation = _sample(everything[task.validation], limit_eval)
+    held_out: list[Row] = []
+    if held_out_rows:
+        shuffled = _shuffled(len(train), seed)
+        size = min(max(1, round(held_out_rows * len(train))), held_out_max)
+        held_out, train = _take(train, shuffled[:size]), _take(train, sorted(shuffled[size:]))
+    if not train:
+        raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
+    info = DataInfo(
+        source=describe_source(task, data_dir),
+        synthetic=task.synthetic,
+        rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
+        official_rows=dict(task.rows),
+        subset=any(
+            task.rows.get(split, len(rows)) > len(kept)
+            for split, rows, kept in (
+                (task.train, everything[task.train], [*train, *held_out]),
+                (task.validation, everything[task.validation], validation),
+            )
+        ),
+        fingerprint=fingerprint([*train, *held_out, *validation]),
+    )
+    return Splits(train, held_out, validation, info)
+
+
+def load_rows(task: Task, split: str, data_dir: Path | None) -> list[Row]:
+    """All rows of a split, each checked against the task's declaration."""
+    if task.embedded is not None:
+        module, _, function = task.embedded.partition(":")
+        table = Dataset.from_list(getattr(importlib.import_module(module), function)(split))
+        return _checked(task, table, where=f"task={task.name}, split {split}")
+    if data_dir is not None:
+        path = find_file(task, split, data_dir)
+        return _checked(task, _read(path), where=str(path))
+    return _checked(task, _from_hub(task, split), where=f"{task.hub.path if task.hub else task.name}, split {split}")
+
+
+def fingerprint(rows: Sequence[Row]) -> str:
+    """SHA-256 of the rows themselves, in order: equal for equal data, wherever it came from."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Dataset:
+    builder, options = next(kind for ending, kind in READERS.items() if path.name.endswith(ending))
+    try:
+        return load_dataset(builder, data_files=str(path), split="train", **options)  # pyright: ignore[reportReturnType]
+    except DatasetGenerationError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(f"{path} cannot be read as {builder}: {reason}") from error
+
+
+def _from_hub(task: Task, split: str) -> Dataset:
+    if task.hub is None:
+        raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
+    try:
+        return load_dataset(task.hub.path, task.hub.name, split=split, revision=task.hub.revision)  # pyright: ignore[reportReturnType]
+    except OSError as error:  # no network, no such data set and no cached copy all end here
+        raise UserError(
+            f"task={task.name} cannot be fetched from the hub ({task.hub.path}) and is not cached on this machine; "
+            f"connect, or name a folder that has {task.folder}/ with data_dir=FOLDER"
+        ) from error
+
+
+def _checked(task: Task, table: Dataset, where: str) -> list[Row]:
+    missing = [column for column in task.columns if column not in table.column_names]
+    if missing:
+        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(table.column_names)}")
+    columns = {column: table[column][:] for column in task.columns}
+    rows = []
+    for index in range(len(table)):
+        values = {column: cells[index] for column, cells in columns.items()}
+        try:
+            texts = tuple(_text(task, values, column) for column in task.text)
+            rows.append(Row(texts, _label(task, values[task.label])))
+        except ValueError as error:
+            raise UserError(f"{where}, row {index + 1}: {error}") from None
+    if not rows:
+        raise UserError(f"{where} has no rows")
+    return rows
+
+
+def _text(task: Task, values: dict, column: str) -> str:
+    text = values[column]
+    if not isinstance(text, str):
+        raise ValueError(f"column {column} holds {text!r}, not a text")  # noqa: TRY004 - one kind of error for a bad row
+    if column not in task.marks:
+        return text
+    mark = task.marks[column]
+    start, end = values[mark.start], values[mark.end]
+    if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+        raise ValueError(f"{mark.start}={start}, {mark.end}={end} is no span of {column}, of {len(text)} characters")
+    # Spaces around the signs keep the word's own tokens what they were.
+    return f"{text[:start]}{task.marker} {text[start:end]} {task.marker}{text[end:]}"
+
+
+def _label(task: Task, value: object) -> int | float:
+    if task.labels:
+        if isinstance(value, (int, float)) and value == int(value) and 0 <= value < len(task.labels):
+            return int(value)
+        raise ValueError(f"label {value!r} is not one of 0..{len(task.labels) - 1}")
+    least, greatest = task.interval
+    if isinstance(value, (int, float)) and least <= value <= greatest and not math.isnan(value):
+        return float(value)
+    raise ValueError(f"label {value!r} is not between {least:g} and {greatest:g}")
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    import torch
+
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+def _take(rows: list[Row], indices: Sequence[int]) -> list[Row]:
+    return [rows[index] for index in indices]
+
+
+def _sample(rows: list[Row], limit: int | None) -> list[Row]:
+    """``limit`` random rows in their own order; all of them where there is no limit, or it is larger."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return _take(rows, sorted(_shuffled(len(rows), SUBSET_SEED)[:limit]))

@@ -1,0 +1,77 @@
+"""What a task is: a declaration, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+
+from rosa_bench.errors import UserError
+
+
+@dataclass(kw_only=True)
+class HubData:
+    """Where a task lives on the Hugging Face hub. ``name`` is the configuration of a data set that has several."""
+
+    path: str
+    name: str | None = None
+    revision: str | None = None
+
+
+@dataclass(kw_only=True)
+class Mark:
+    """A word to point at inside a text: the columns of its first character and of the one after its last."""
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Classification of, or regression on, one text or a pair.
+
+    title      as in a table
+    text       the columns of the text, or of the pair
+    marks      by text column, a word to set between ``marker`` signs
+    label      the column of the label
+    labels     names of the classes in the order of their numbers; none means regression
+    interval   for regression, the least and the greatest label
+    metric     module of `rosa_bench.metrics`; ``score`` is the one of its figures that is reported and selects
+    train, validation  names of the splits
+    rows       official number of rows by split, so that a partial copy is known as one
+    folder     under ``data_dir``; ``hub`` and ``embedded`` (module:function) are the other sources
+    synthetic  whether the rows are made by a program; said wherever its figures appear
+    """
+
+    name: str
+    title: str
+    text: list[str]
+    label: str = "label"
+    labels: list[str] = field(default_factory=list)
+    interval: list[float] = field(default_factory=list)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    marker: str = "*"
+    metric: str
+    score: str
+    train: str = "train"
+    validation: str = "validation"
+    rows: dict[str, int] = field(default_factory=dict)
+    folder: str | None = None
+    hub: HubData | None = None
+    embedded: str | None = None
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.text) <= 2:
+            raise UserError(f"task.text={self.text} must name one column, or two for a pair")
+        if bool(self.labels) == bool(self.interval):
+            raise UserError(f"task {self.name} must name either its classes (labels) or its interval, for regression")
+        if self.hub is None and self.folder is None and self.embedded is None:
+            raise UserError(f"task {self.name} must say where its rows are: hub, folder or embedded")
+
+    @property
+    def num_outputs(self) -> int:
+        """How many figures the model's head gives for an example: one a class, or one for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that must be there."""
+        spans = [column for mark in self.marks.values() for column in (mark.start, mark.end)]
+        return [*self.text, *spans, self.label]

@@ -1,0 +1,22 @@
+"""The user's mistakes, told in one line, and the two checks that every settings class shares."""
+
+from collections.abc import Collection
+
+
+class UserError(ValueError):
+    """A mistake the user can mend. Its message is one line: what is wrong, and what to do."""
+
+
+def one_of(key: str, value: str, choices: Collection[str]) -> None:
+    """Raise `UserError` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise UserError(f"{key}={value} is not known; choose one of: {', '.join(choices)}")
+
+
+def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:
+    """Raise `UserError` unless ``value`` is None or a finite number >= ``least`` (> with ``above``)."""
+    if value is None:
+        return
+    fits = (value > least if above else value >= least) and value < float("inf")
+    if not fits:  # NaN compares false with everything, so it ends here too
+        raise UserError(f"{key}={value} is out of range; it must be {'above' if above else 'at least'} {least:g}")

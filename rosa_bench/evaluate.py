@@ -1,0 +1,46 @@
+"""A model and data in, predictions and scores out."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rosa_bench.data.batches import Batches
+from rosa_bench.metrics import LoadedMetric
+
+
+class Predictions(NamedTuple):
+    """The model's outputs for each example, the true labels in the same order, and the mean loss."""
+
+    outputs: Tensor
+    labels: Tensor
+    loss: float
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Callable[[], AbstractContextManager]
+) -> Predictions:
+    """Run the model over all batches, without dropout. Outputs come back in float32 on the CPU."""
+    model.eval()
+    outputs, labels, loss = [], [], torch.zeros((), device=device)
+    for batch in batches.epoch():
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        with autocast():
+            result = model(**moved)
+        outputs.append(result.logits.float())
+        labels.append(batch["labels"])
+        loss += result.loss.float() * len(batch["labels"])
+    return Predictions(torch.cat(outputs).cpu(), torch.cat(labels), loss.item() / batches.examples)
+
+
+def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
+    """The metric's figures and the ``loss``: of the likeliest class, or of the one output itself for regression."""
+    outputs = predictions.outputs
+    guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    if not torch.isfinite(outputs).all():
+        return {"loss": float("nan")}
+    figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}
+    return {**figures, "loss": predictions.loss}

@@ -1,0 +1,72 @@
+"""Time and peak memory, phase by phase, of one run on one device."""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class Meter:
+    """Adds up seconds, and keeps the peak of memory, under the name of the phase they were spent in.
+
+    Phases nest: a resample inside training counts as resampling alone. The device is synchronised only where a
+    phase begins or ends, so that a training step is never made to wait.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.time_s: dict[str, float] = defaultdict(float)
+        self.memory_bytes: dict[str, int] = defaultdict(int)
+        self._phases: list[str] = []
+        self._since = time.perf_counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count what happens inside the block as ``name``."""
+        self._close()
+        self._phases.append(name)
+        try:
+            yield
+        finally:
+            self._close()
+            self._phases.pop()
+
+    def _close(self) -> None:
+        """End the current stretch: book its time and peak, and begin the next one from zero."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._phases:
+            name = self._phases[-1]
+            self.time_s[name] += now - self._since
+            self.memory_bytes[name] = max(self.memory_bytes[name], peak_bytes(self.device))
+        reset_peak(self.device)
+        self._since = time.perf_counter()
+
+
+def reset_peak(device: torch.device) -> None:
+    """Forget the peak of memory so far, so that one job of a sweep does not report another's."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")  # Linux: resets VmHWM, the high-water mark of resident memory
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Peak memory since `reset_peak`: of the CUDA allocator, or resident memory of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.exists():
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the whole life's peak: cannot be reset here
+    return peak if sys.platform == "darwin" else peak * 1024

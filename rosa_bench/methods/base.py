@@ -1,0 +1,176 @@
+"""What every method is to the training loop, and what the methods share.
+
+A method is its own settings: a frozen dataclass that checks itself, composed from ``conf/method/<name>.yaml``. The
+files of this package import torch only inside functions, so that a wrong setting is told before torch is even loaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rosa_bench.errors import UserError, at_least
+from rosa_bench.typed import typed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rosa_bench.adapters import LowRankLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(ABC):
+    """The contract between a method and the loop, which knows methods by nothing else.
+
+    name        as on the command line; title: as in a table
+    seed        of every random choice the method makes
+    head        regular expression for the modules that are the task's head
+    default_lr  learning rate by protocol, used when none is given: the best one measured
+    """
+
+    name: str
+    title: str
+    seed: int
+    head: str
+    default_lr: dict[str, float]
+
+    def attach(self, model: nn.Module) -> None:
+        """Freeze the model, insert the method's layers, and let its parameters train. The function stays the same."""
+        model.requires_grad_(False)
+        self.insert(model)
+        for parameter in self.trainable(model):
+            parameter.requires_grad_(True)
+
+    def insert(self, model: nn.Module) -> None:  # noqa: B027 - a hook, not a duty
+        """Replace layers of the model. Some methods replace none."""
+
+    @abstractmethod
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        """The parameters that train, once the layers are in."""
+
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002 - part of the contract
+        """Whether `resample` is to be called before this step, counted from 0."""
+        return False
+
+    def resample(self, model: nn.Module, step: int) -> list[nn.Parameter]:  # noqa: ARG002 - part of the contract
+        """Draw a new subspace, inside the same parameters, and name those that no longer mean what they did."""
+        return []
+
+    def merge(self, model: nn.Module) -> None:
+        """Make the model's layers plain again, with the same function."""
+        from rosa_bench.adapters import restore_linears
+
+        restore_linears(model)
+
+    def head_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """The parameters of the task's head."""
+        from rosa_bench.adapters import name_matches
+
+        modules = [module for name, module in model.named_modules() if name_matches(self.head, name)]
+        return [parameter for module in modules for parameter in module.parameters()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethod(Method):
+    """A method that replaces linear layers.
+
+    targets       ``attention``, ``all-linear`` (all but the head), or a regular expression for ends of layers' names
+    attention     what ``attention`` stands for in this model
+    train_head    whether the task's head trains too
+    train_biases  whether the biases of the replaced layers do
+    """
+
+    targets: str
+    attention: str
+    train_head: bool
+    train_biases: bool
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.targets)
+        except re.error as error:
+            raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
+
+    def target_names(self, model: nn.Module) -> list[str]:
+        """Names of the layers to replace. Raises `UserError` when there are none."""
+        from rosa_bench.adapters import linear_names, name_matches
+
+        if self.targets == "all-linear":
+            # A layer inside the head has the head's name, then a dot, before its own.
+            return [name for name in linear_names(model, ".*") if not name_matches(rf"({self.head})(\..*)?", name)]
+        return linear_names(model, self.attention if self.targets == "attention" else self.targets)
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        from rosa_bench.adapters import adapters
+
+        for _, layer in adapters(model):
+            for name, parameter in layer.named_parameters():
+                if name != "bias" or self.train_biases:
+                    yield parameter
+        if self.train_head:
+            yield from self.head_parameters(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankMethod(AdapterMethod):
+    """A method whose layers are ``residual + scale A B``. What it writes into them is its own affair."""
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("rank", self.rank, 1)
+
+    @property
+    def scale(self) -> float:
+        """The factor before A B."""
+        return 1.0
+
+    @abstractmethod
+    def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
+        """Give the layers, which hold W and zero factors, their first residuals and factors."""
+
+    def insert(self, model: nn.Module) -> None:
+        from rosa_bench.adapters import LowRankLinear, low_rank_layers, replace_linears, weight_of
+
+        names = self.target_names(model)
+        for name in names:
+            self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
+        replace_linears(model, names, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
+        self.initialise(low_rank_layers(model), self.generator(0))
+
+    def generator(self, step: int) -> torch.Generator:
+        """The random numbers of one step: a function of seed and step alone, so that a resumed run draws the same."""
+        import torch
+
+        return torch.Generator().manual_seed(1_000_003 * self.seed + step)
+
+    def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:
+        rows, columns = shape
+        if self.rank > min(rows, columns):
+            raise UserError(
+                f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
+                f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
+            )
+
+
+def build(settings: Mapping[str, Any]) -> Method:
+    """The method that ``settings`` describe; their ``_target_`` names its class.
+
+    Raises `UserError` for a class that is none, and for a wrong key, type or value.
+    """
+    target = str(settings["_target_"])
+    module, _, name = target.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method._target_={target} cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise UserError(f"method._target_={target} is not a rosa_bench Method")
+    given = {key: value for key, value in settings.items() if key != "_target_"}
+    return typed(kind, given, at="method")

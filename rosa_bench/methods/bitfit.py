@@ -1,0 +1,32 @@
+"""BitFit: biases alone train.
+
+Source: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
+Language-models", arXiv 2106.10199.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitFit(Method):
+    """Every bias of the body trains, those of layer normalisation too; the head as the protocol says."""
+
+    train_head: bool
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        head = self.head_parameters(model)
+        in_head = {id(parameter) for parameter in head}
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias") and id(parameter) not in in_head:
+                yield parameter
+        if self.train_head:
+            yield from head

@@ -1,0 +1,20 @@
+"""Full fine-tuning: everything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullFineTuning(Method):
+    """Every parameter of the model and of its head trains, under either protocol."""
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        return model.parameters()

@@ -1,0 +1,24 @@
+"""The baseline that says how much the frozen body knows already: the head alone trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.errors import UserError
+from rosa_bench.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOnly(Method):
+    """Only the task's head trains, under either protocol."""
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        parameters = self.head_parameters(model)
+        if not parameters:
+            raise UserError(f"method=head_only finds no head: model.head={self.head} matches no module with parameters")
+        return parameters

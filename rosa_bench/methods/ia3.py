@@ -1,0 +1,32 @@
+"""(IA)^3: a trained vector scales the input or the output of each adapted layer.
+
+Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+arXiv 2205.05638. We differ as the ROSA authors do: one vector on each attention matrix, none in the feed-forward part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.errors import one_of
+from rosa_bench.methods.base import AdapterMethod
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class IA3(AdapterMethod):
+    """One scaling vector a layer, on its ``input`` (the authors' GLUE code) or ``output`` (their E2E code)."""
+
+    side: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("method.side", self.side, ("input", "output"))
+
+    def insert(self, model: nn.Module) -> None:
+        from rosa_bench.adapters import ScaledLinear, replace_linears
+
+        replace_linears(model, self.target_names(model), lambda plain: ScaledLinear(plain, side=self.side))

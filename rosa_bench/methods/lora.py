@@ -1,0 +1,53 @@
+"""LoRA: a trained low-rank matrix beside each frozen weight.
+
+Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1, without dropout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.errors import at_least, one_of
+from rosa_bench.methods.base import LowRankMethod
+
+if TYPE_CHECKING:
+    import torch
+
+    from rosa_bench.adapters import LowRankLinear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(LowRankMethod):
+    """``W + (alpha / r) A B``, starting from A B = 0.
+
+    init ``kaiming``  B ~ U(-1/sqrt(in), 1/sqrt(in)), A = 0: LoRA's own code and HF PEFT's
+         ``normal``   B = 0, A ~ N(0, 1): the ROSA authors' code; its norm is far larger, so equal learning rates do
+                      not compare
+    """
+
+    alpha: float
+    init: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("method.alpha", self.alpha, 0, above=True)
+        one_of("method.init", self.init, ("kaiming", "normal"))
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+    def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
+        import torch
+
+        for layer in layers:
+            # Drawn on the CPU, so that a seed means the same factors on every device.
+            factor = layer.b if self.init == "kaiming" else layer.a
+            drawn = torch.empty(factor.shape)
+            if self.init == "kaiming":
+                bound = layer.shape[1] ** -0.5
+                drawn.uniform_(-bound, bound, generator=generator)
+            else:
+                drawn.normal_(generator=generator)
+            factor.data.copy_(drawn)

@@ -1,0 +1,15 @@
+"""Accuracy: the fraction of examples whose class is right."""
+
+import sklearn
+from sklearn.metrics import accuracy_score
+
+from rosa_bench.metrics.base import LabelMetric
+
+SIGNATURE = f"accuracy|scikit-learn:{sklearn.__version__}"
+
+
+class Metric(LabelMetric):
+    """``accuracy``, in 0..1."""
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {"accuracy": float(accuracy_score(references, predictions))}

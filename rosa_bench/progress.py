@@ -1,0 +1,76 @@
+"""What a person sees while a run trains: a live bar on a terminal, one line an epoch elsewhere."""
+
+import logging
+import time
+from types import TracebackType
+
+from rich import get_console
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 0.25
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log lines through rich's console, above a live bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+class TrainingProgress:
+    """Shows epoch, step, loss, learning rate, examples a second and time left.
+
+    It asks for figures (`due`) only a few times a second, so that a GPU is not made to wait for the host at every step.
+    """
+
+    def __init__(self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None):
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        console = console or get_console()
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[lr]:.2e}  {task.fields[rate]:.0f} examples/s"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self.task = self.bar.add_task(
+            "train", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, loss=float("nan"), lr=0.0, rate=0.0
+        )
+        self._shown = (0.0, 0)  # when, and at which step, the bar was last drawn
+        self._rate = 0.0
+
+    def __enter__(self) -> "TrainingProgress":
+        self.bar.start()
+        self._shown = (time.monotonic(), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def due(self) -> bool:
+        """Whether it is time to draw again."""
+        return time.monotonic() - self._shown[0] >= REFRESH_S
+
+    def show(self, step: int, *, loss: float, lr: float) -> None:
+        """Draw the state after ``step`` steps."""
+        now, (before, steps_before) = time.monotonic(), self._shown
+        self._rate = (step - steps_before) * self.batch_size / max(now - before, 1e-9)
+        self._shown = (now, step)
+        epoch = min(step // self.steps_per_epoch + 1, self.epochs)
+        self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
+
+    def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
+        """Leave one line that stays."""
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        log.info("epoch %d/%d  train loss %.4f  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)
+        self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)

@@ -1,0 +1,135 @@
+"""The record of one run: everything a reader needs to believe a figure, as one JSON file."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from rosa_bench.config import RunConfig
+from rosa_bench.errors import UserError
+from rosa_bench.files import write_atomic
+
+SCHEMA = 1
+# Settings that cannot change a figure. `rank` counts through the method, where that has one.
+NOT_IDENTITY = ("rank", "data_dir", "device", "precision", "output_dir", "results_dir", "resume", "save_model")
+NOT_IDENTITY_OF = {
+    "task": ("title", "rows", "hub", "folder"),
+    "model": ("title", "parameters", "licence", "hub", "revision", "wheel", "path", "random", "note"),
+    "method": ("title", "default_lr"),
+    "protocol": ("title",),
+}
+
+
+@dataclass(kw_only=True)
+class RunRecord:
+    """One run. Scores are fractions, times seconds, memory bytes.
+
+    status      ``completed``, ``failed`` or ``interrupted``; ``error`` says why
+    deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
+    scores      ``reported`` names the figure, ``epochs`` has all of every epoch, ``selected`` and ``last`` those on dev
+    """
+
+    id: str
+    status: str
+    config: dict[str, Any]
+    deviations: dict[str, list[Any]]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    device: dict[str, Any]
+    versions: dict[str, str]
+    git: dict[str, Any]
+    started_at: str
+    parameters: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    time_s: dict[str, float] = field(default_factory=dict)
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+    schema: int = SCHEMA
+
+    @property
+    def path_name(self) -> str:
+        """The file's name in ``results/runs``."""
+        return f"{self.id}.json"
+
+
+def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str, precision: str) -> dict[str, Any]:
+    """Everything that can change the figures of a run, and nothing else.
+
+    ``data`` and ``model`` fix the rows and the weights by what they are, not by where they lie.
+    """
+    settings = {key: value for key, value in asdict(config).items() if key not in NOT_IDENTITY}
+    for group, unimportant in NOT_IDENTITY_OF.items():
+        settings[group] = {key: value for key, value in settings[group].items() if key not in unimportant}
+    return {**settings, "data": data, "weights": model, "device": device, "precision": precision}
+
+
+def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
+    """``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; a method without a rank has no such part."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+    rank = [f"r{config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
+    names = [config.task.name, config.model.name, config.method.name, *rank]
+    return "-".join([*names, f"lr{config.lr:g}", f"s{config.seed}", digest])
+
+
+def public_config(config: RunConfig) -> dict[str, Any]:
+    """The configuration for a record: without folders of the machine that it was made on."""
+    settings = asdict(config)
+    for key in ("data_dir", "output_dir", "results_dir", "resume"):
+        del settings[key]
+    settings["model"]["path"] = None
+    return settings
+
+
+def runs_folder(results_dir: Path) -> Path:
+    """Where records are kept under a results folder."""
+    return results_dir / "runs"
+
+
+def save_record(record: RunRecord, results_dir: Path) -> Path:
+    """Write a record; an earlier one of the same run is moved aside, never lost.
+
+    What is not completed does not take the place of what is: it is then itself put aside.
+    """
+    folder = runs_folder(results_dir)
+    path = folder / record.path_name
+    text = json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"
+    if path.exists():
+        earlier = load_record(path)
+        aside = folder / "superseded"
+        if record.status != "completed" and earlier.status == "completed":
+            path = aside / _dated(record)
+        else:
+            write_atomic(aside / _dated(earlier), path.read_text(encoding="utf-8"))
+    write_atomic(path, text)
+    return path
+
+
+def _dated(record: RunRecord) -> str:
+    return f"{record.id}-{record.started_at.replace(':', '')}.json"
+
+
+def load_record(path: Path) -> RunRecord:
+    """Read a record. Raises `UserError` for a file that is none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        record = RunRecord(**{key: values[key] for key in values if key in {f.name for f in fields(RunRecord)}})
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a run's record: {error}; mend it or move it away") from error
+    if record.schema != SCHEMA:
+        raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
+    return record
+
+
+def load_records(results_dir: Path) -> list[RunRecord]:
+    """All records under a results folder, in the order of their names."""
+    return [load_record(path) for path in sorted(runs_folder(results_dir).glob("*.json"))]
+
+
+def completed_record(results_dir: Path, id_: str) -> RunRecord | None:
+    """The record of a completed run, if there is one."""
+    path = runs_folder(results_dir) / f"{id_}.json"
+    if not path.is_file():
+        return None
+    record = load_record(path)
+    return record if record.status == "completed" else None

@@ -1,0 +1,105 @@
+"""What may be compared with what: runs of one setting, and in it the variants of methods."""
+
+import json
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rosa_bench.record import NOT_IDENTITY_OF, RunRecord
+
+METHOD = "method."
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A setting that differs from the protocol's. ``expected``, the protocol's value, is for the reader alone."""
+
+    key: str
+    value: Hashable
+    expected: Hashable = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of a table: a method, its rank if it has one, and the changes made to it. ``title`` is as in a table."""
+
+    method: str
+    rank: int | None
+    changes: tuple[Deviation, ...]
+    title: str = field(compare=False)
+
+    @property
+    def label(self) -> str:
+        """For example ``ROSA (r=8, resample_every=0)``."""
+        rank = [] if self.rank is None else [f"r={self.rank}"]
+        marks = [*rank, *(f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in self.changes)]
+        return f"{self.title} ({', '.join(marks)})" if marks else self.title
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything that must be equal for two runs to stand in one table.
+
+    weights     where the model's weights come from, down to hashes or revisions, as JSON
+    deviations  from the protocol, the method's own left out: those make a `Variant`
+    """
+
+    model: str
+    weights: str
+    protocol: str
+    device: str
+    precision: str
+    deviations: tuple[Deviation, ...]
+
+
+def setting_of(record: RunRecord) -> Setting:
+    """The setting a run was made in."""
+    return Setting(
+        model=record.config["model"]["name"],
+        weights=json.dumps(record.model, sort_keys=True),
+        protocol=record.config["protocol"]["name"],
+        device=record.device["type"],
+        precision=record.device["precision"],
+        deviations=tuple(change for change in _deviations(record) if not change.key.startswith(METHOD)),
+    )
+
+
+def variant_of(record: RunRecord) -> Variant:
+    """The row a run belongs to."""
+    method = record.config["method"]
+    changes = _deviations(record)
+    rest = [change for change in changes if not change.key.startswith(METHOD)]
+    own = (change for change in changes if change.key.startswith(METHOD) and not _follows(change, rest))
+    return Variant(method["name"], method.get("rank"), tuple(own), title=method["title"])
+
+
+def frozen(value: Any) -> Hashable:
+    """A value out of JSON as one that compares and hashes."""
+    if isinstance(value, dict):
+        return tuple(sorted((key, frozen(inner)) for key, inner in value.items()))
+    return tuple(frozen(inner) for inner in value) if isinstance(value, list) else value
+
+
+def words(value: Hashable) -> str:
+    """A setting's value as it would be typed."""
+    if isinstance(value, tuple):
+        return f"[{','.join(words(inner) for inner in value)}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)  # fmt: skip
+
+
+def _deviations(record: RunRecord) -> list[Deviation]:
+    """All deviations that can change a figure, by key."""
+    unimportant = {f"{group}.{key}" for group, keys in NOT_IDENTITY_OF.items() for key in keys}
+    return [
+        Deviation(key, frozen(value), frozen(expected))
+        for key, (value, expected) in sorted(record.deviations.items())
+        if ".".join(key.split(".")[:2]) not in unimportant
+    ]
+
+
+def _follows(change: Deviation, others: Iterable[Deviation]) -> bool:
+    """Whether a method's change was not asked for, but came with one of its protocol (``${protocol.train_head}``)."""
+    name, pair = change.key.removeprefix(METHOD), (change.value, change.expected)
+    return any(other.key.endswith(name) and (other.value, other.expected) == pair for other in others)

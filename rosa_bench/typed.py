@@ -1,0 +1,27 @@
+"""From a configuration's values to a checked dataclass, by way of omegaconf's types."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rosa_bench.errors import UserError
+
+T = TypeVar("T")
+
+
+def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = "") -> T:
+    """An instance of the dataclass ``kind``, filled with ``values``; ``at`` is their key in the whole configuration.
+
+    Raises `UserError`, which names the key, for one that is unknown or missing or whose value is of another type; and
+    what ``kind`` itself raises for a value out of range. Dataclasses inside ``kind`` must not be frozen themselves:
+    omegaconf could not fill them.
+    """
+    try:
+        schema = OmegaConf.structured(kind, flags={"readonly": False})  # a frozen dataclass would refuse to be filled
+        return OmegaConf.to_object(OmegaConf.merge(schema, values))  # pyright: ignore[reportReturnType]
+    except OmegaConfBaseException as error:
+        key = ".".join(filter(None, (at, error.full_key)))
+        reason = str(error.msg or error).splitlines()[0]
+        raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error

@@ -1,0 +1,260 @@
+import math
+from collections import Counter
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+from scipy.stats import chisquare
+from torch import Tensor
+
+from rosa_bench.lowrank import INITS, SELECTIONS, factorize, merge, select_indices, stacks
+
+SHAPES = [(12, 5), (5, 12), (8, 8), (1, 6), (6, 1), (1, 1)]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=dtype, generator=seeded(seed))
+
+
+@st.composite
+def weights(draw: st.DrawFn) -> tuple[Tensor, int]:
+    """A stack of weights of any shape, true rank, scale and type, and a rank to split them along."""
+    batch = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
+    rows, columns = draw(st.integers(1, 12)), draw(st.integers(1, 12))
+    true_rank = draw(st.integers(0, min(rows, columns)))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    generator = seeded(draw(st.integers(0, 999)))
+    left = torch.randn(*batch, rows, true_rank, dtype=dtype, generator=generator)
+    right = torch.randn(*batch, true_rank, columns, dtype=dtype, generator=generator)
+    return left @ right * 10.0 ** draw(st.integers(-6, 6)), draw(st.integers(1, min(rows, columns)))
+
+
+def assert_same_matrix(found: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
+    """``found`` is ``weight`` up to the rounding of ``(weight - a b) + a b``, element by element.
+
+    The bound is the textbook one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5): each of the two
+    products errs by r eps |a| |b|, each of the two sums by eps times the largest number in it.
+    """
+    rank = a.shape[-1]
+    size = a.abs() @ b.abs()
+    bound = torch.finfo(weight.dtype).eps * (2 * rank * size + 2 * (weight.abs() + size))
+    assert ((found - weight).abs() <= bound).all()
+
+
+# Laws
+
+
+@given(weights(), st.sampled_from(SELECTIONS), st.integers(0, 99))
+def test_merge_inverts_factorize(case: tuple[Tensor, int], select: str, seed: int) -> None:
+    weight, rank = case
+    residual, a, b = factorize(weight, rank, select=select, generator=seeded(seed))
+    assert residual.dtype == a.dtype == b.dtype == weight.dtype
+    assert_same_matrix(merge(residual, a, b), weight, a, b)
+
+
+@given(weights(), st.sampled_from(SELECTIONS), st.sampled_from(INITS))
+def test_rows_of_b_are_orthonormal_whatever_the_rank_of_the_weight(
+    case: tuple[Tensor, int], select: str, init: str
+) -> None:
+    weight, rank = case
+    _, a, b = factorize(weight, rank, select=select, init=init, generator=seeded())
+    assert a.shape == (*weight.shape[:-1], rank)
+    identity = torch.eye(rank, dtype=weight.dtype).expand(*weight.shape[:-2], rank, rank)
+    eps = torch.finfo(weight.dtype).eps
+    torch.testing.assert_close(b @ b.mT, identity, rtol=0, atol=20 * eps)
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (8, 8), (1, 6), (6, 1)])
+def test_factors_are_singular_triplets(shape: tuple[int, int], select: str) -> None:
+    weight = drawn(*shape)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    for rank in range(1, min(shape) + 1):
+        _, a, b = factorize(weight, rank, select=select, generator=seeded(rank))
+        match = b @ right.mT  # (r, all): +-1 where a row of b is that singular vector, 0 elsewhere
+        chosen = match.abs().argmax(-1)
+        sign = match.gather(-1, chosen.unsqueeze(-1)).sign()
+        assert chosen.tolist() == sorted(set(chosen.tolist()))  # largest first, none twice
+        torch.testing.assert_close(b, sign * right[chosen], rtol=0, atol=1e-9)
+        torch.testing.assert_close(a, sign.mT * left[:, chosen] * values[chosen], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
+def test_top_is_the_best_approximation_and_bottom_the_worst(shape: tuple[int, int], rank: int) -> None:
+    weight = drawn(*shape)
+    values = torch.linalg.svdvals(weight)
+    none = torch.zeros(rank, dtype=weight.dtype)
+    # Eckart-Young: what remains without the largest r has the others, so its spectral norm is the (r+1)-th.
+    residual = factorize(weight, rank, select="top").residual
+    torch.testing.assert_close(torch.linalg.svdvals(residual), torch.cat([values[rank:], none]), rtol=0, atol=1e-9)
+    residual = factorize(weight, rank, select="bottom").residual
+    torch.testing.assert_close(torch.linalg.svdvals(residual), torch.cat([values[:-rank], none]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_full_rank_leaves_no_residual(shape: tuple[int, int], select: str) -> None:
+    weight = drawn(*shape, dtype=torch.float32)
+    residual, a, b = factorize(weight, min(shape), select=select, generator=seeded())
+    # Here only rounding keeps the residual from zero: of a and b to float32 first, then of their product.
+    bound = 10 * min(shape) * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(weight, 2)
+    assert residual.abs().max() <= bound
+    assert_same_matrix(merge(residual, a, b), weight, a, b)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_zero_weight(shape: tuple[int, int]) -> None:
+    weight = torch.zeros(shape)
+    residual, a, b = factorize(weight, 1, select="random", generator=seeded())
+    assert not residual.any() and not a.any()
+    assert torch.linalg.vector_norm(b).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
+def test_rank_deficient_weight_is_taken_whole_by_its_top_directions(shape: tuple[int, int]) -> None:
+    weight = drawn(shape[0], 2) @ drawn(2, shape[1], seed=1)
+    assert factorize(weight, 2, select="top").residual.abs().max() < 1e-12
+    # ... and its bottom ones hold nothing; their singular values are the square root of rounding at most.
+    assert factorize(weight, 4, select="bottom").a.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
+def test_svd_add_and_zero_keep_the_weight_and_the_same_directions(shape: tuple[int, int]) -> None:
+    weight = drawn(3, *shape, dtype=torch.float32)
+    split, added, zero = (factorize(weight, 2, init=init, generator=seeded()) for init in ("svd", "svd_add", "zero"))
+    assert torch.equal(added.residual, weight) and torch.equal(zero.residual, weight)
+    assert torch.equal(added.a, split.a) and not zero.a.any()
+    assert torch.equal(added.b, split.b) and torch.equal(zero.b, split.b)
+    assert torch.equal(merge(*zero), weight)
+    torch.testing.assert_close(merge(*added), weight + (weight - split.residual))
+
+
+@pytest.mark.parametrize("init", INITS)
+def test_nothing_is_shared_with_the_weight_nor_changed_in_it(init: str) -> None:
+    weight = drawn(5, 4)
+    before, address = weight.clone(), weight.untyped_storage().data_ptr()
+    factors = factorize(weight, 2, init=init, generator=seeded())
+    for factor in factors:
+        assert factor.untyped_storage().data_ptr() != address
+        factor.fill_(7)
+    assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
+def test_a_stack_gives_what_its_weights_give_alone(shape: tuple[int, int]) -> None:
+    stack = drawn(2, 3, *shape)
+    together = factorize(stack, 2, select="top")
+    alone = [factorize(weight, 2, select="top") for weight in stack.flatten(0, 1)]
+    torch.testing.assert_close(together.residual.flatten(0, 1), torch.stack([one.residual for one in alone]))
+    # A direction's sign is anyone's choice, the product's is not.
+    torch.testing.assert_close((together.a @ together.b).flatten(0, 1), torch.stack([one.a @ one.b for one in alone]))
+
+
+def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
+    weight = drawn(9, 6)
+    transposed = weight.mT.contiguous().mT  # as GPT-2's Conv1D keeps it
+    for found, expected in zip(factorize(transposed, 3, select="top"), factorize(weight, 3, select="top"), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+# Drawing
+
+
+def test_the_draw_is_the_generators_alone() -> None:
+    weight = drawn(20, 8, 8)
+    state = torch.get_rng_state()
+    first, second, other = (factorize(weight, 3, generator=seeded(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.b, second.b) and torch.equal(first.a, second.a)
+    assert not torch.equal(first.b, other.b)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_random_draws_every_subset_equally_often() -> None:
+    count, rank, draws = 6, 2, 15_000
+    chosen = select_indices((draws,), count, rank, select="random", generator=seeded())
+    seen = Counter(map(tuple, chosen.tolist()))
+    subsets = list(combinations(range(count), rank))  # sorted, without repetition
+    assert set(seen) == set(subsets)
+    assert chisquare([seen[subset] for subset in subsets]).pvalue > 1e-4  # a fixed seed: it fails always or never
+
+
+@pytest.mark.parametrize(("count", "rank"), [(6, 1), (6, 2), (6, 5)])
+def test_block_draws_every_run_of_neighbours_but_the_last(count: int, rank: int) -> None:
+    # The authors' code: start = randint(0, count - rank), which excludes its upper end.
+    chosen = select_indices((6_000,), count, rank, select="block", generator=seeded())
+    seen = Counter(map(tuple, chosen.tolist()))
+    runs = [tuple(range(start, start + rank)) for start in range(count - rank)]
+    assert set(seen) == set(runs)
+    assert len(runs) == 1 or chisquare([seen[run] for run in runs]).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("select", SELECTIONS)
+def test_all_directions_can_be_chosen(select: str) -> None:
+    assert select_indices((2,), 4, 4, select=select, generator=seeded()).tolist() == [[0, 1, 2, 3]] * 2
+
+
+def test_top_and_bottom_are_the_first_and_the_last() -> None:
+    assert select_indices((2,), 5, 2, select="top").tolist() == [[0, 1]] * 2
+    assert select_indices((), 5, 2, select="bottom").tolist() == [3, 4]
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("rank", [-1, 0, 4, 7])
+@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
+def test_rank_out_of_range(shape: tuple[int, int], rank: int) -> None:
+    with pytest.raises(ValueError, match=rf"rank {rank} does not fit a {shape[0]} x {shape[1]} weight.* 1\.\.3"):
+        factorize(torch.ones(shape), rank)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_not_finite(bad: float) -> None:
+    weight = torch.ones(2, 3, 3)
+    weight[1, 2, 0] = bad
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        factorize(weight, 1)
+
+
+def test_unknown_choices() -> None:
+    with pytest.raises(ValueError, match=r"'best' is not one of random, block, top, bottom"):
+        factorize(torch.ones(3, 3), 1, select="best")
+    with pytest.raises(ValueError, match=r"'kaiming' is not one of svd, svd_add, zero"):
+        factorize(torch.ones(3, 3), 1, init="kaiming")
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    with pytest.raises(TypeCheckError):
+        merge(torch.zeros(3, 4), torch.zeros(4, 2), torch.zeros(2, 3))
+
+
+# Grouping
+
+
+@given(
+    st.lists(st.sampled_from([(2, 3), (3, 2), (4, 4), (1, 1)]), max_size=12),
+    st.sampled_from([1, 48, 96, 100, 128, 1 << 20]),
+)
+def test_stacks_cover_each_position_once_with_equal_shapes_within_the_limit(
+    shapes: list[tuple[int, int]], limit: int
+) -> None:
+    groups = stacks([torch.Size(shape) for shape in shapes], limit_bytes=limit)
+    assert sorted(position for group in groups for position in group) == list(range(len(shapes)))
+    for group in groups:
+        assert len({shapes[position] for position in group}) == 1
+        rows, columns = shapes[group[0]]
+        assert len(group) == 1 or 8 * rows * columns * len(group) <= limit  # 8 bytes a float64
+
+
+def test_stacks_are_as_large_as_the_limit_allows() -> None:
+    shapes = [torch.Size((2, 3))] * 5 + [torch.Size((3, 2))]
+    assert stacks(shapes, limit_bytes=2 * 48) == [[0, 1], [2, 3], [4], [5]]
+    assert stacks(shapes) == [[0, 1, 2, 3, 4], [5]]
