@@ -31,8 +31,8 @@ check: install       ## style, types, and the direction of imports
 tables: install      ## the tables of results/, from its records
 	$(BIN)/rosa-bench tables
 
-bench: install       ## the benchmarks of scripts/, into results/benchmarks
-	$(BIN)/python scripts/bench_cpu.py
+bench: install       ## times and memory, into results/benchmarks
+	$(BIN)/python scripts/benchmark.py
 
 clean:
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

@@ -219,4 +219,4 @@ def linear_names(model: nn.Module, pattern: str) -> list[str]:
 
 def name_matches(pattern: str, name: str) -> bool:
     """Whether ``name`` ends, from a dot on, in a full match of the regular expression ``pattern``."""
-    return re.fullmatch(rf"(.*\.)?({pattern})", name) is not None
+    return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name) is not None

@@ -107,7 +107,7 @@ def select_indices(
     return (start + torch.arange(rank)).to(device)
 
 
-def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 28) -> list[list[int]]:
+def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 23) -> list[list[int]]:
     """Group the positions of equal shapes, so that each group can be stacked and factorised as one batch.
 
     A group's float64 copy stays within ``limit_bytes`` (but holds at least one weight), which bounds the memory

@@ -92,7 +92,7 @@ class AdapterMethod(Method):
 
     def __post_init__(self) -> None:
         try:
-            re.compile(self.targets)
+            re.compile(f"(?:{self.targets})")  # in a group, as it is used: inline flags must come first
         except re.error as error:
             raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
 

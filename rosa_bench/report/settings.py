@@ -82,11 +82,17 @@ def frozen(value: Any) -> Hashable:
 
 def words(value: Hashable) -> str:
     """A setting's value as it would be typed."""
-    if isinstance(value, tuple):
-        return f"[{','.join(words(inner) for inner in value)}]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return {None: "none", True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool | None) else str(value)  # fmt: skip
+    match value:
+        case tuple():
+            return f"[{', '.join(words(inner) for inner in value)}]"
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
 
 
 def _deviations(record: RunRecord) -> list[Deviation]:

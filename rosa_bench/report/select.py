@@ -1,0 +1,150 @@
+"""Which runs a table's cell is made of: pure functions from records to chosen cells.
+
+The learning rate is chosen as the records say that the epoch was: where it was on rows held out of train
+(``scores.selected_on``: ``held_out``), dev scores are never looked at; where it was on dev (``validation``), by the dev
+score of the selected epoch, which is the paper's way: the maximum over learning rates and epochs.
+"""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.settings import Setting, Variant, frozen, setting_of, variant_of
+
+# What a learning rate is chosen by, by ``scores.selected_on``.
+CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
+    "held_out": lambda scores: scores["selection_score"],
+    "validation": lambda scores: scores["selected"][scores["reported"]],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
+
+    lrs       the learning rates that were compared
+    lrs_left  those that were not: they have fewer seeds than the best-covered one
+    """
+
+    runs: tuple[RunRecord, ...]
+    lr: float
+    lrs: tuple[float, ...]
+    lrs_left: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the reported dev score of the selected epoch, a fraction."""
+        return statistics.fmean(reported(run) for run in self.runs)
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; none for one seed."""
+        return statistics.stdev(reported(run) for run in self.runs) if len(self.runs) > 1 else None
+
+    @property
+    def last_mean(self) -> float:
+        """As `mean`, of the last epoch."""
+        return statistics.fmean(run.scores["last"][run.scores["reported"]] for run in self.runs)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that train."""
+        return self.runs[0].parameters["trainable"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The chosen cells of one setting, by variant and task. ``example`` is any run of each task, for what they share."""
+
+    setting: Setting
+    cells: dict[tuple[Variant, str], Cell]
+
+    @property
+    def tasks(self) -> dict[str, RunRecord]:
+        """The tasks that have a cell, each with one of its runs, by name."""
+        return {task: cell.runs[0] for (_, task), cell in sorted(self.cells.items(), key=lambda item: item[0][1])}
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants that have a cell, in a fixed order."""
+        return sorted({variant for variant, _ in self.cells}, key=lambda variant: (variant.method, variant.label))
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """All runs behind the cells."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+
+def reported(run: RunRecord) -> float:
+    """The dev score of a run's selected epoch, a fraction."""
+    return run.scores["selected"][run.scores["reported"]]
+
+
+def select(records: Iterable[RunRecord]) -> list[Group]:
+    """Groups of cells that may be compared, from the completed ones among ``records``.
+
+    A task whose data differs between runs of one setting is split: each data in a group of its own.
+    """
+    by_task: dict[tuple[Setting, str], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        if record.status == "completed":
+            by_task[setting_of(record), record.config["task"]["name"]].append(record)
+
+    groups: dict[tuple[Setting, int], dict[tuple[Variant, str], Cell]] = defaultdict(dict)
+    for (setting, task), runs in by_task.items():
+        for number, same_data in enumerate(split_by_data(runs)):
+            by_variant: dict[Variant, list[RunRecord]] = defaultdict(list)
+            for run in same_data:
+                by_variant[variant_of(run)].append(run)
+            groups[setting, number] |= {(variant, task): choose(some) for variant, some in by_variant.items()}
+    return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]
+
+
+def choose(runs: Iterable[RunRecord]) -> Cell:
+    """The cell of one setting, variant and task: the best learning rate among those with the most seeds.
+
+    Of runs with one seed and learning rate, the one started last counts. Of equal learning rates, the smaller wins.
+    """
+    by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
+    for run in sorted(runs, key=lambda run: (datetime.fromisoformat(run.started_at), run.id)):
+        by_lr[run.config["lr"]][run.config["seed"]] = run
+    most = max(len(seeds) for seeds in by_lr.values())
+    compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) == most}
+    best = max(compared, key=lambda lr: (_criterion(compared[lr].values()), -lr))
+    return Cell(
+        runs=tuple(run for _, run in sorted(compared[best].items())),
+        lr=best,
+        lrs=tuple(sorted(compared)),
+        lrs_left=tuple(sorted(by_lr.keys() - compared.keys())),
+    )
+
+
+def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
+    """Runs of one task, split into those on the same data: from one source, or with one fingerprint.
+
+    The largest data comes first, then what has the most runs. A fingerprint alone would not do: it covers the held-out
+    split, which a seed draws.
+    """
+    parts: list[tuple[set, list[RunRecord]]] = []
+    for run in runs:
+        task = frozen({key: value for key, value in run.config["task"].items() if key not in NOT_OF_DATA})
+        marks = {(task, run.data["source"]), (task, run.data["fingerprint"])}
+        alike = [part for part in parts if part[0] & marks]
+        others = [part for part in parts if not part[0] & marks]
+        merged = set().union(marks, *(part[0] for part in alike)), [*(r for part in alike for r in part[1]), run]
+        parts = [*others, merged]
+    return sorted((part[1] for part in parts), key=lambda part: (-sum(part[0].data["rows"].values()), -len(part)))
+
+
+NOT_OF_DATA = ("title", "rows", "hub", "folder")
+
+
+def _criterion(runs: Iterable[RunRecord]) -> float:
+    """What a learning rate is chosen by: a mean over seeds; an undefined one loses against any other."""
+    mean = statistics.fmean(CRITERIA[run.scores["selected_on"]](run.scores) for run in runs)
+    return mean if math.isfinite(mean) else -math.inf

@@ -1,0 +1,184 @@
+"""What the package costs: start-up, one layer, one training step, one resample, peak memory.
+
+    python scripts/benchmark.py [results/benchmarks]
+
+Prints a table and writes it as JSON. Machines are shared and noisy, so times are medians of interleaved repetitions and
+what counts is their ratio in one run. Layers and steps are MiniLM-L6's shape (6 x 384), from random weights.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import hydra
+import torch
+from rich import box, get_console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from rosa_bench.adapters import LowRankLinear
+from rosa_bench.config import RunConfig, conf_folder, parse
+from rosa_bench.device import describe
+from rosa_bench.files import write_atomic
+from rosa_bench.provenance import git_state, versions
+
+REPEATS = 15
+TOKENS, BATCH, LENGTH = 512, 32, 16  # a batch of CoLA: 32 sentences of about 16 tokens
+RANK = 8
+Figures = dict[str, float]
+
+
+def main(folder: Path) -> None:
+    """Run every benchmark, print and write the figures."""
+    figures = {
+        "start_up_s": start_up(),
+        "layer_step": layer_step(),
+        "training_step": training_step(),
+        "resample": resample(),
+        "peak_memory": peak_memory(),
+    }
+    device = torch.device("cpu")
+    report = {
+        "what": __doc__.splitlines()[0] if __doc__ else "",
+        "command": "python scripts/benchmark.py",
+        "device": describe(device),
+        "versions": versions(),
+        "git": git_state(),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "figures": figures,
+    }
+    path = folder / f"cost_cpu_{datetime.now(UTC):%Y-%m-%d}.json"
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
+    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
+    for name, group in figures.items():
+        for key, value in group.items():
+            table.add_row(name, key, f"{value:.4g}")
+    get_console().print(table)
+    get_console().print(f"written to {path}", soft_wrap=True)
+
+
+def start_up() -> Figures:
+    """Seconds until help is printed, and until a wrong setting is told."""
+    command = [sys.executable, "-m", "rosa_bench.cli"]
+    return interleaved(
+        {
+            "help": lambda: subprocess.run([*command, "--help"], capture_output=True, check=True),
+            "configuration_error": lambda: subprocess.run([*command, "rank=0"], capture_output=True, check=False),
+        },
+        repeats=5,
+    )
+
+
+def layer_step() -> Figures:
+    """Forward and backward of one layer: one matrix product of full size against the usual two branches."""
+    plain = nn.Linear(384, 384).requires_grad_(False)
+    layer = LowRankLinear(plain, RANK)
+    nn.init.normal_(layer.a)
+    nn.init.normal_(layer.b)
+    x = torch.randn(TOKENS, 384, requires_grad=True)
+
+    def two_branches() -> None:
+        y = functional.linear(x, layer.residual, layer.bias) + functional.linear(functional.linear(x, layer.b), layer.a)
+        y.sum().backward()
+
+    times = interleaved(
+        {"ours_s": lambda: layer(x).sum().backward(), "two_branches_s": two_branches}, repeats=20 * REPEATS
+    )
+    return {**times, "ratio": times["ours_s"] / times["two_branches_s"]}
+
+
+def training_step() -> Figures:
+    """Forward, backward and AdamW for each method, on one batch; ratios to LoRA's."""
+    steps = {f"{name}_s": one_step(name) for name in ("ft", "lora", "rosa", "ia3")}
+    times = interleaved(steps, repeats=REPEATS)
+    ratios = {f"{name}_to_lora": times[f"{name}_s"] / times["lora_s"] for name in ("ft", "rosa", "ia3")}
+    return {**times, **ratios}
+
+
+def one_step(method: str) -> Callable[[], None]:
+    """A training step of ``method`` on a fresh model."""
+    model = encoder()
+    settings(method).method.attach(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    batch = {"input_ids": torch.randint(1000, 30000, (BATCH, LENGTH)), "labels": torch.randint(2, (BATCH,))}
+
+    def step() -> None:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def resample() -> Figures:
+    """Seconds for one resample of all 24 attention matrices, and as many calls of torch.linalg.svd."""
+    model, method = encoder(), settings("rosa").method
+    method.attach(model)
+    matrices = [torch.randn(384, 384) for _ in range(24)]
+    times = interleaved(
+        {
+            "ours_s": lambda: method.resample(model, step=1),
+            "svd_loop_s": lambda: [torch.linalg.svd(matrix) for matrix in matrices],
+        },
+        repeats=3,
+    )
+    return {**times, "speedup": times["svd_loop_s"] / times["ours_s"]}
+
+
+def peak_memory() -> Figures:
+    """Peak resident memory of whole runs, in bytes, each in a process of its own; ratios to LoRA's."""
+    peaks = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+        overrides = [f"model.random.{key}={value}" for key, value in {**shape, "vocab_size": 30522}.items()]
+        for method in ("ft", "lora", "rosa"):
+            folder = f"{temporary}/{method}"
+            subprocess.run(
+                [sys.executable, "-m", "rosa_bench.cli", "task=grammar", "model=tiny_bert", *overrides]
+                + [f"method={method}", "epochs=3", "limit_train=320", "limit_eval=32", "device=cpu"]
+                + ["method.resample_every=1"] * (method == "rosa")
+                + [f"results_dir={folder}", f"output_dir={folder}"],
+                check=True, capture_output=True, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            )  # fmt: skip
+            record = json.loads(next(Path(folder, "runs").glob("*.json")).read_text())
+            peaks[f"{method}_bytes"] = float(max(record["memory_bytes"].values()))
+    return {**peaks, **{f"{name}_to_lora": peaks[f"{name}_bytes"] / peaks["lora_bytes"] for name in ("ft", "rosa")}}
+
+
+def encoder() -> nn.Module:
+    """MiniLM-L6's shape with random weights."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    return AutoModelForSequenceClassification.from_config(BertConfig(**shape)).train()
+
+
+def settings(method: str) -> RunConfig:
+    """The composed settings of a method at `RANK`."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        return parse(hydra.compose("config", [f"method={method}", f"rank={RANK}", "model=minilm"]))
+
+
+def interleaved(actions: dict[str, Callable[[], object]], *, repeats: int) -> Figures:
+    """Median seconds of each action, all of them taken in turn so that a noisy moment hits them alike."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for action in actions.values():
+        action()  # warm up
+    for _ in range(repeats):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"))
