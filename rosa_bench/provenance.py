@@ -6,12 +6,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("rosa-bench", "torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy")
+from rosa_bench import __version__
+
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of every library that can change a figure."""
-    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
+    ours = {"python": platform.python_version(), "rosa-bench": __version__}
+    return {**ours, **{name: version(name) for name in LIBRARIES}}
 
 
 def git_state() -> dict[str, Any]:
