@@ -156,7 +156,8 @@ class ScaledLinear(Adapter):
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if self.side == "input":
             return functional.linear(x * self.factor, self.weight, self.bias)
-        return functional.linear(x, self.weight, self.bias) * self.factor
+        y = functional.linear(x, self.weight, self.bias)
+        return (y * self.factor).to(y.dtype)  # autocast leaves a product of two types in the wider one
 
     def merged_weight(self) -> Float[Tensor, "out in"]:
         return self.weight * (self.factor if self.side == "input" else self.factor.unsqueeze(1))

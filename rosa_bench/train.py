@@ -81,8 +81,9 @@ def fit(
                 for index, batch in enumerate(batches.epoch(epoch)):
                     step = epoch * steps_per_epoch + index
                     if method.is_due(step, steps_per_epoch):
+                        checked(losses[:index], first_step=step - index)
                         with meter.phase("resample"):
-                            forget(optimizer, method.resample(model, step), recipe.reset)
+                            forget(optimizer, resample(model, method, step), recipe.reset)
                     lr = recipe.lr * lr_at(step, total, recipe.warmup_steps)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
@@ -118,6 +119,14 @@ def backward(
         loss.backward()
         total += loss.detach()
     return total
+
+
+def resample(model: nn.Module, method: Method, step: int) -> list[nn.Parameter]:
+    """Let the method draw a new subspace. Raises `TrainingFailedError` for weights that can no longer be factorised."""
+    try:
+        return method.resample(model, step)
+    except ValueError as error:
+        raise TrainingFailedError(f"at the resample before step {step + 1}: {error}") from error
 
 
 def lr_at(step: int, total: int, warmup_steps: int) -> float:

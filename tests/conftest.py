@@ -2,15 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
-
-# Before any Hugging Face library is imported: they read these once.
-_FOLDER = tempfile.TemporaryDirectory(prefix="rosa-bench-tests-")
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
-os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 import hydra
 import pytest
@@ -22,6 +16,12 @@ from rosa_bench.config import RunConfig, conf_folder, parse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+# Before any Hugging Face library is imported: they read these once. What is imported above imports none of them.
+_FOLDER = tempfile.TemporaryDirectory(prefix="rosa-bench-tests-")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
+os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 # Before these are imported: from then on, each call checks the shapes of its tensors.
 install_import_hook(["rosa_bench.lowrank", "rosa_bench.adapters"], "beartype.beartype")
@@ -64,7 +64,6 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 
 @pytest.fixture(autouse=True)
-def _seeded() -> Iterator[None]:
+def _seeded() -> None:
     """No test depends on the tests before it."""
     torch.manual_seed(0)
-    yield

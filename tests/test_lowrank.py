@@ -126,6 +126,33 @@ def test_rank_deficient_weight_is_taken_whole_by_its_top_directions(shape: tuple
     assert factorize(weight, 4, select="bottom").a.abs().max() < 1e-6
 
 
+def graded(values: list[float], rows: int, columns: int) -> Tensor:
+    """A weight in float64 with these singular values and random directions."""
+    count = len(values)
+    left, right = (torch.linalg.qr(drawn(size, count, seed=size)).Q for size in (rows, columns))
+    return left * torch.tensor(values, dtype=torch.float64) @ right.mT
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
+def test_small_directions_of_a_float32_weight_are_found(shape: tuple[int, int]) -> None:
+    # In float32 a Gram matrix rounds at 6e-8, far above the square of the last singular value.
+    weight = graded([1, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5], *shape).float()
+    left, values, right = torch.linalg.svd(weight.double(), full_matrices=False)
+    _, a, b = factorize(weight, 1, select="bottom")
+    sign = (b.double() @ right[-1]).sign()
+    torch.testing.assert_close(b.double(), sign * right[-1:], rtol=0, atol=1e-4)
+    torch.testing.assert_close(a.double(), sign * left[:, -1:] * values[-1], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
+def test_the_residual_has_nothing_along_the_chosen_directions(shape: tuple[int, int]) -> None:
+    # The last three are as small as the rounding of the Gram matrix: no singular vectors any more, but orthonormal.
+    weight = graded([1, 0.5, 0.2, 1e-8, 0.9e-8, 0.8e-8], *shape)
+    residual, a, b = factorize(weight, 3, select="bottom")
+    projection = torch.linalg.qr(a).Q.mT @ residual if shape[0] < shape[1] else residual @ b.mT
+    assert projection.abs().max() < 1e-14
+
+
 @pytest.mark.parametrize("shape", [(7, 4), (4, 7)])
 def test_svd_add_and_zero_keep_the_weight_and_the_same_directions(shape: tuple[int, int]) -> None:
     weight = drawn(3, *shape, dtype=torch.float32)

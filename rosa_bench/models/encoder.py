@@ -32,7 +32,7 @@ def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
     """Load ``spec`` from ``source`` with a fresh head of ``num_outputs`` (1 = regression by squared error).
 
     The head, and random weights, are drawn from torch's global generator: seed it before. Raises `UserError` when the
-    weights cannot be had.
+    weights cannot be had, or are damaged.
     """
     transformers_logging.set_verbosity_error()  # a fresh head is what we want, not a thing to warn of
     transformers_logging.disable_progress_bar()
@@ -55,6 +55,9 @@ def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
         )
     except OSError as error:
         raise UserError(_not_found(spec, source, error)) from error
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise UserError(f"model={spec.name} is damaged: {name} holds NaN or Inf; take its weights from elsewhere")
     return Loaded(model, tokenizer, getattr(model.config, "_commit_hash", None))
 
 

@@ -1,0 +1,427 @@
+"""Laws that every method keeps, on every small encoder and under every protocol."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaModel,
+)
+
+from rosa_bench.adapters import Adapter
+from rosa_bench.config import RunConfig, conf_folder
+from rosa_bench.errors import UserError
+from rosa_bench.methods.base import Method, build
+from rosa_bench.methods.lora import Lora
+from rosa_bench.methods.rosa import Rosa
+
+METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
+ADAPTERS = [name for name in METHODS if name not in ("ft", "head_only", "bitfit")]
+MODELS = ("tiny_roberta", "tiny_bert")
+
+# What each protocol trains beside a method's own parameters (PROTOCOL.md, section 3).
+TRAIN_HEAD = {"paper": False, "fair": True}
+TRAIN_BIASES = {"paper": True, "fair": False}
+
+# The names in the two small models, written out: two layers, under the name of each model's kind.
+STACK = {"tiny_roberta": "roberta.encoder.layer", "tiny_bert": "bert.encoder.layer"}
+HEAD = {"tiny_roberta": ("classifier.dense", "classifier.out_proj"), "tiny_bert": ("bert.pooler.dense", "classifier")}
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+FEED_FORWARD = ("intermediate.dense", "output.dense")
+NORMS = ("attention.output.LayerNorm", "output.LayerNorm")
+
+
+def in_stack(model: str, modules: Iterable[str]) -> set[str]:
+    modules = list(modules)
+    return {f"{STACK[model]}.{layer}.{module}" for layer in (0, 1) for module in modules}
+
+
+def suffixed(modules: Iterable[str], *suffixes: str) -> set[str]:
+    return {f"{module}.{suffix}" for module in modules for suffix in suffixes}
+
+
+def head(model: str) -> set[str]:
+    return suffixed(HEAD[model], "weight", "bias")
+
+
+def beside(model: str, protocol: str) -> set[str]:
+    """What a method that replaces the attention's layers trains beside its own parameters."""
+    biases = suffixed(in_stack(model, ATTENTION), "bias") if TRAIN_BIASES[protocol] else set()
+    return biases | (head(model) if TRAIN_HEAD[protocol] else set())
+
+
+def biases(model: str, protocol: str) -> set[str]:
+    body = in_stack(model, (*ATTENTION, *FEED_FORWARD, *NORMS)) | {f"{STACK[model].split('.')[0]}.embeddings.LayerNorm"}
+    return suffixed(body, "bias") | (head(model) if TRAIN_HEAD[protocol] else set())
+
+
+# Method -> names of the parameters that train, from model, protocol and the names of all the model's own.
+TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
+    "ft": lambda _model, _protocol, own: own,
+    "head_only": lambda model, _protocol, _own: head(model),
+    "bitfit": lambda model, protocol, _own: biases(model, protocol),
+    "ia3": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "factor") | beside(model, protocol),
+    "lora": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "rosa": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+}
+
+Attach = Callable[..., tuple[PreTrainedModel, Method]]
+
+
+@pytest.fixture
+def untouched(tiny_model: Callable[..., PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
+    """A small model in float64, so that laws hold to 1e-9, with no zero in it that could hide what is done to it."""
+
+    def make(name: str) -> PreTrainedModel:
+        model = tiny_model(name).double()
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def method_of(compose: Callable[..., RunConfig]) -> Callable[..., Method]:
+    """A method as the command line makes it, with some of its settings changed: faster than composing each anew."""
+
+    def make(model: str, method: str, protocol: str = "paper", **changes: Any) -> Method:
+        config = compose("task=grammar", f"model={model}", f"method={method}", f"protocol={protocol}", "rank=4")
+        return replace(config.method, **changes)
+
+    return make
+
+
+@pytest.fixture
+def attach(untouched: Callable[[str], PreTrainedModel], method_of: Callable[..., Method]) -> Attach:
+    def make(model: str, method: str, protocol: str = "paper", **changes: Any) -> tuple[PreTrainedModel, Method]:
+        net, chosen = untouched(model), method_of(model, method, protocol, **changes)
+        chosen.attach(net)
+        return net, chosen
+
+    return make
+
+
+def batch() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(5, 261, (4, 10), generator=generator)
+    lengths = torch.tensor([10, 7, 3, 10]).unsqueeze(1)
+    mask = (torch.arange(10) < lengths).long()
+    return {"input_ids": ids * mask + (1 - mask), "attention_mask": mask, "labels": torch.tensor([0, 1, 1, 0])}
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model(**batch()).logits
+
+
+def trained_names(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def train(model: nn.Module, steps: int = 3) -> None:
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0)
+    for _ in range(steps):
+        model(**batch()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_attaching_keeps_the_function(attach: Attach, untouched: Any, method: str, model: str, protocol: str) -> None:
+    net, _ = attach(model, method, protocol)
+    assert_close(logits(net), logits(untouched(model)))
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("rosa", {"select": "block"}),
+        ("rosa", {"select": "top"}),
+        ("rosa", {"select": "bottom"}),
+        ("rosa", {"init": "zero"}),
+        ("rosa", {"rank": 32}),
+        ("lora", {"init": "normal", "alpha": 7.0}),
+        ("lora", {"init": "kaiming"}),
+        ("ia3", {"side": "output"}),
+        *((method, {"targets": "all-linear"}) for method in ADAPTERS),
+    ],
+    ids=str,
+)
+def test_variants_keep_the_function_too(attach: Attach, untouched: Any, method: str, changes: dict[str, Any]) -> None:
+    net, chosen = attach("tiny_bert", method, **changes)
+    assert_close(logits(net), logits(untouched("tiny_bert")))
+    train(net)
+    trained = logits(net)
+    chosen.merge(net)
+    assert_close(logits(net), trained)
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_declared_parameters_train_and_no_other(
+    attach: Attach, untouched: Any, method: str, model: str, protocol: str
+) -> None:
+    if method not in TRAINED:
+        pytest.fail(f"conf/method/{method}.yaml is new: say in TRAINED, at the top of this file, what it trains")
+    own = {name for name, _ in untouched(model).named_parameters()}
+    net, _ = attach(model, method, protocol)
+    assert trained_names(net) == TRAINED[method](model, protocol, own)
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, model: str, protocol: str) -> None:
+    net, _ = attach(model, method, protocol)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    train(net)
+    changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
+    # A bias of the keys adds the same to all of a query's scores, and the softmax takes it out: it has no gradient.
+    idle = {name for name in trained_names(net) if name.endswith("self.key.bias")}
+    assert changed - idle == trained_names(net) - idle
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_merging_leaves_a_plain_model_of_the_same_function(
+    attach: Attach, untouched: Any, method: str, model: str, protocol: str
+) -> None:
+    net, chosen = attach(model, method, protocol)
+    train(net)
+    trained = logits(net)
+    chosen.merge(net)
+    plain = untouched(model)
+    assert not [name for name, module in net.named_modules() if isinstance(module, Adapter)]
+    assert {name: type(module) for name, module in net.named_modules()} == {
+        name: type(module) for name, module in plain.named_modules()
+    }
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in net.state_dict().items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in plain.state_dict().items()
+    }
+    assert_close(logits(net), trained)
+    assert not torch.allclose(trained, logits(plain), rtol=0, atol=1e-3)  # else keeping the function would be no feat
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) -> None:
+    def state(seed: int, noise: int) -> dict[str, Tensor]:
+        torch.manual_seed(noise)  # of the process: it must not matter
+        return attach("tiny_roberta", method, protocol, seed=seed)[0].state_dict()
+
+    first, again, other = state(0, noise=1), state(0, noise=2), state(1, noise=1)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    differing = {name for name in first if not torch.equal(first[name], other[name])}
+    assert bool(differing) == (method in ("lora", "rosa"))  # the only ones that draw
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_targets(attach: Attach, method: str, model: str) -> None:
+    def adapted(targets: str) -> set[str]:
+        net, _ = attach(model, method, targets=targets)
+        return {name for name, module in net.named_modules() if isinstance(module, Adapter)}
+
+    assert adapted("attention") == in_stack(model, ATTENTION)
+    assert adapted("all-linear") == in_stack(model, (*ATTENTION, *FEED_FORWARD))  # all but the head
+    assert adapted("query|value") == in_stack(model, ("attention.self.query", "attention.self.value"))
+    assert adapted(r"1\.attention\.self\.key") == {f"{STACK[model]}.1.attention.self.key"}
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_targets_that_match_nothing(attach: Attach, method: str) -> None:
+    with pytest.raises(
+        UserError, match=r"targets=c_attn matches no.*roberta\.encoder\.layer\.\*\.attention\.self\.key"
+    ):
+        attach("tiny_roberta", method, targets="c_attn")
+
+
+@pytest.mark.parametrize("method", ADAPTERS)
+@pytest.mark.parametrize(
+    "targets",
+    ["(query", "query|(?i)key", "(?i)query"],  # flags must come first, and this is the end of a pattern
+)
+def test_targets_that_are_no_regular_expression(attach: Attach, method: str, targets: str) -> None:
+    with pytest.raises(UserError, match="is not a regular expression"):
+        attach("tiny_roberta", method, targets=targets)
+
+
+@pytest.mark.parametrize("method", ["lora", "rosa"])
+def test_a_rank_that_does_not_fit_names_the_layer(attach: Attach, untouched: Any, method_of: Any, method: str) -> None:
+    with pytest.raises(UserError, match=r"rank=33 does not fit roberta\.encoder\.layer\.0\.\S+\.query, a 32 x 32"):
+        attach("tiny_roberta", method, rank=33)
+    net = untouched("tiny_roberta")
+    with pytest.raises(UserError):
+        method_of("tiny_roberta", method, rank=33).attach(net)
+    assert not [name for name, module in net.named_modules() if isinstance(module, Adapter)]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("train_head", [True, False])
+@pytest.mark.parametrize("method", [*ADAPTERS, "bitfit"])
+def test_train_head_goes_before_the_protocol(
+    attach: Attach, method: str, train_head: bool, protocol: str, model: str
+) -> None:
+    net, _ = attach(model, method, protocol, train_head=train_head)
+    assert trained_names(net) & head(model) == (head(model) if train_head else set())
+
+
+@pytest.mark.parametrize("train_biases", [True, False])
+@pytest.mark.parametrize("method", ADAPTERS)
+def test_train_biases_are_those_of_the_replaced_layers(attach: Attach, method: str, train_biases: bool) -> None:
+    net, _ = attach("tiny_bert", method, train_biases=train_biases, targets="output.dense")
+    replaced = in_stack("tiny_bert", ("attention.output.dense", "output.dense"))
+    trained = {name for name in trained_names(net) if name.endswith(".bias")}
+    assert trained == (suffixed(replaced, "bias") if train_biases else set())
+
+
+def test_head_only_wants_a_head(untouched: Any, compose: Callable[..., RunConfig]) -> None:
+    method = compose("task=grammar", "model=tiny_roberta", "model.head=score", "method=head_only").method
+    with pytest.raises(UserError, match=r"model\.head=score matches no module"):
+        method.attach(untouched("tiny_roberta"))
+
+
+@pytest.mark.parametrize(
+    ("init", "zero", "drawn", "deviation"),
+    [
+        # LoRA's code: kaiming_uniform_(a=sqrt(5)), which is U(-1/sqrt(in), 1/sqrt(in)), of deviation 1/sqrt(3 in).
+        ("kaiming", "a", "b", (3 * 32) ** -0.5),
+        # The ROSA authors': zeros, and torch.randn.
+        ("normal", "b", "a", 1.0),
+    ],
+)
+def test_lora_initialisation(attach: Attach, init: str, zero: str, drawn: str, deviation: float) -> None:
+    net, _ = attach("tiny_roberta", "lora", init=init, rank=32)
+    factors = {
+        kind: torch.cat([factor.flatten() for name, factor in net.named_parameters() if name.endswith(f".{kind}")])
+        for kind in "ab"
+    }
+    assert not factors[zero].any()
+    assert factors[drawn].std().item() == pytest.approx(deviation, rel=0.05)  # 8192 numbers: 1.1 % is one deviation
+    assert factors[drawn].mean().item() == pytest.approx(0, abs=0.05 * deviation)
+    assert init == "normal" or factors[drawn].abs().max() <= 32**-0.5
+
+
+def test_loras_scale_is_alpha_over_rank(attach: Attach) -> None:
+    net, _ = attach("tiny_roberta", "lora", alpha=6.0)  # rank 4
+    layer: Any = net.get_submodule("roberta.encoder.layer.0.attention.self.query")
+    with torch.no_grad():
+        layer.a.copy_(torch.eye(32, 4))
+        layer.b.copy_(torch.eye(4, 32))
+    assert_close(layer.merged_weight() - layer.residual, 6 / 4 * torch.eye(32, 4).double() @ torch.eye(4, 32).double())
+
+
+@pytest.mark.parametrize(("side", "length"), [("input", 32), ("output", 64)])
+def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: int) -> None:
+    net, _ = attach("tiny_bert", "ia3", side=side, targets="intermediate.dense")  # 64 x 32
+    assert [p.shape for name, p in net.named_parameters() if name.endswith("factor")] == [(length,)] * 2
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("rosa_bench.methods.lora.Laro", "cannot be imported"),
+        ("rosa_bench.methods.none.Lora", "cannot be imported"),
+        ("Lora", "cannot be imported"),
+        ("rosa_bench.errors.UserError", "is not a rosa_bench Method"),
+    ],
+)
+def test_a_target_that_is_no_method(target: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"{target} {message}"):
+        build({"_target_": target})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("method=lora", "method.init=gaussian"), "method.init=gaussian is not known; choose one of: kaiming, normal"),
+        (("method=lora", "method.alpha=0"), "method.alpha=0.* must be above 0"),
+        (("method=ia3", "method.side=left"), "method.side=left is not known; choose one of: input, output"),
+        (("method=rosa", "method.select=best"), "method.select=best is not known; choose one of: random, block"),
+        (("method=rosa", "method.init=svd_sub"), "method.init=svd_sub is not known; choose one of: svd, svd_add, zero"),
+        (("method=rosa", "method.resample_every=-1"), "method.resample_every=-1.* must be at least 0"),
+        (("method=rosa", "method.resample_unit=hours"), "method.resample_unit=hours is not known"),
+        (("method=rosa", "rank=0"), "rank=0 is out of range; it must be at least 1"),
+    ],
+)
+def test_settings_out_of_range(compose: Callable[..., RunConfig], overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("task=grammar", "model=tiny_roberta", *overrides)
+
+
+# The paper's counts, on models of full size. On the meta device nothing is allocated or computed.
+
+
+@pytest.fixture
+def no_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what only fills the layers: a meta tensor has no values to factorise."""
+    for kind in (Lora, Rosa):
+        monkeypatch.setattr(kind, "initialise", lambda *_: None)
+
+
+def count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.usefixtures("no_values")
+@pytest.mark.parametrize(
+    ("method", "rank", "expected"),
+    [  # Table 2 of the paper, exactly (PROTOCOL.md, section 2)
+        ("lora", 2, 184_320),
+        ("rosa", 2, 184_320),
+        ("lora", 8, 626_688),
+        ("rosa", 8, 626_688),
+        ("ia3", 8, 73_728),
+    ],
+)
+def test_counts_on_roberta_base(compose: Callable[..., RunConfig], method: str, rank: int, expected: int) -> None:
+    # The other defaults of transformers are RoBERTa-base's.
+    shape = RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
+    config = compose(f"method={method}", f"rank={rank}", "model=roberta_base", "protocol=paper")
+    with torch.device("meta"):
+        body, model = RobertaModel(shape), RobertaForSequenceClassification(shape)
+    assert sum(parameter.numel() for parameter in body.parameters()) == config.model.parameters
+    config.method.attach(model)
+    assert count(model) == expected
+
+
+@pytest.mark.usefixtures("no_values")
+@pytest.mark.parametrize(
+    ("method", "rank", "targets", "expected"),
+    [  # Table 3 of the paper, exactly; the low-rank ones with an adapter on the untied lm_head
+        ("lora", 4, r"attn\.c_attn|attn\.c_proj|lm_head", 893_252),
+        ("rosa", 4, r"attn\.c_attn|attn\.c_proj|lm_head", 893_252),
+        ("lora", 8, r"attn\.c_attn|attn\.c_proj|lm_head", 1_688_200),
+        ("ia3", 8, r"attn\.c_attn|attn\.c_proj", 196_608),
+        ("ia3", 8, r"attn\.c_attn|attn\.c_proj|lm_head", 246_865),
+    ],
+)
+def test_counts_on_gpt2_medium(
+    compose: Callable[..., RunConfig], method: str, rank: int, targets: str, expected: int
+) -> None:
+    side = ["method.side=output"] if method == "ia3" else []
+    config = compose(f"method={method}", f"rank={rank}", "protocol=paper", f"method.targets='{targets}'", *side)
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16, tie_word_embeddings=False))
+    config.method.attach(model)
+    assert count(model) == expected

@@ -1,0 +1,113 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rosa_bench import measure
+from rosa_bench.measure import Meter, peak_bytes, reset_peak
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+class Clock:
+    """A clock that goes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock in the place of the meter's. Memory, which costs most of a phase's change, is left out."""
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    monkeypatch.setattr(measure, "reset_peak", lambda _device: None)
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: 0)
+    return clock
+
+
+def test_nested_phases_count_each_second_once(clock: Clock) -> None:
+    meter = Meter(CPU)
+    clock.now += 1  # outside any phase
+    with meter.phase("train"):
+        clock.now += 2
+        with meter.phase("resample"):
+            clock.now += 4
+            with meter.phase("load"):
+                clock.now += 8
+            clock.now += 16
+        clock.now += 32
+    clock.now += 64
+    with meter.phase("evaluate"):
+        clock.now += 128
+    # Powers of two: every sum says which stretches are in it.
+    assert meter.time_s == {"train": 2 + 32, "resample": 4 + 16, "load": 8, "evaluate": 128}
+
+
+def test_phases_of_one_name_add_up(clock: Clock) -> None:
+    meter = Meter(CPU)
+    for seconds in (1, 2):
+        with meter.phase("train"):
+            clock.now += seconds
+            with meter.phase("train"):
+                clock.now += 4
+    assert meter.time_s == {"train": 1 + 2 + 4 + 4}
+
+
+def test_an_error_ends_its_phases(clock: Clock) -> None:
+    meter = Meter(CPU)
+    with pytest.raises(KeyError), meter.phase("train"):
+        clock.now += 1
+        with meter.phase("resample"):
+            clock.now += 2
+            raise KeyError
+    clock.now += 4
+    with meter.phase("evaluate"):
+        clock.now += 8
+    assert meter.time_s == {"train": 1, "resample": 2, "evaluate": 8}
+
+
+def test_memory_is_the_highest_peak_of_a_phases_stretches(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(peak=0)
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: state.peak)
+    monkeypatch.setattr(measure, "reset_peak", lambda _device: setattr(state, "peak", 0))
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        state.peak = 5
+        with meter.phase("resample"):
+            state.peak = 9
+        state.peak = 3
+    with meter.phase("evaluate"):
+        pass
+    assert meter.memory_bytes == {"train": 5, "resample": 9, "evaluate": 0}
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot reset a process's peak")
+
+
+@linux
+def test_a_phase_that_allocates_has_the_higher_peak() -> None:
+    meter = Meter(CPU)
+    with meter.phase("before"):
+        pass
+    with meter.phase("outer"), meter.phase("large"):
+        torch.ones(200 * MIB // 4)  # float32, written to, and freed at once
+    with meter.phase("after"):
+        pass
+    for small in ("before", "outer", "after"):
+        assert meter.memory_bytes["large"] > meter.memory_bytes[small] + 150 * MIB
+
+
+@linux
+def test_the_peak_outlives_the_memory_until_it_is_reset() -> None:
+    reset_peak(CPU)
+    low = peak_bytes(CPU)
+    torch.ones(200 * MIB // 4)
+    assert peak_bytes(CPU) > low + 150 * MIB
+    reset_peak(CPU)
+    assert peak_bytes(CPU) < low + 50 * MIB
