@@ -112,9 +112,12 @@ def deviations(raw: DictConfig) -> dict[str, list[Any]]:
     expected = hydra.compose("config", overrides=given)
     for key in FREE:
         expected[key] = raw[key]
+    from rosa_bench.record import NOT_IDENTITY_OF
+
     left, right = _flat(expected), _flat(raw)
-    keys = [key for key in right if key.split(".")[0] not in ("task", "model") and right[key] != left.get(key)]
-    return {key: [right[key], left.get(key)] for key in keys}
+    unimportant = tuple(f"{group}.{key}" for group, keys in NOT_IDENTITY_OF.items() for key in keys)
+    differing = [key for key in right if right[key] != left.get(key) and not key.startswith(unimportant)]
+    return {key: [right[key], left.get(key)] for key in differing}
 
 
 def _flat(config: DictConfig) -> dict[str, Any]:

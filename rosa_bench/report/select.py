@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rosa_bench.record import RunRecord
+from rosa_bench.record import NOT_IDENTITY_OF, RunRecord
 from rosa_bench.report.settings import Setting, Variant, frozen, setting_of, variant_of
 
 # What a learning rate is chosen by, by ``scores.selected_on``.
@@ -59,20 +59,20 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The chosen cells of one setting, by variant and task. ``example`` is any run of each task, for what they share."""
+    """The chosen cells of one setting, by variant and task."""
 
     setting: Setting
     cells: dict[tuple[Variant, str], Cell]
 
     @property
     def tasks(self) -> dict[str, RunRecord]:
-        """The tasks that have a cell, each with one of its runs, by name."""
+        """The tasks that have a cell, by name, each with one of its runs for what they all share."""
         return {task: cell.runs[0] for (_, task), cell in sorted(self.cells.items(), key=lambda item: item[0][1])}
 
     @property
     def variants(self) -> list[Variant]:
         """The variants that have a cell, in a fixed order."""
-        return sorted({variant for variant, _ in self.cells}, key=lambda variant: (variant.method, variant.label))
+        return sorted({variant for variant, _ in self.cells}, key=lambda one: (one.title, one.rank or 0, one.label))
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -132,16 +132,13 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     """
     parts: list[tuple[set, list[RunRecord]]] = []
     for run in runs:
-        task = frozen({key: value for key, value in run.config["task"].items() if key not in NOT_OF_DATA})
+        task = frozen({key: value for key, value in run.config["task"].items() if key not in NOT_IDENTITY_OF["task"]})
         marks = {(task, run.data["source"]), (task, run.data["fingerprint"])}
         alike = [part for part in parts if part[0] & marks]
         others = [part for part in parts if not part[0] & marks]
         merged = set().union(marks, *(part[0] for part in alike)), [*(r for part in alike for r in part[1]), run]
         parts = [*others, merged]
     return sorted((part[1] for part in parts), key=lambda part: (-sum(part[0].data["rows"].values()), -len(part)))
-
-
-NOT_OF_DATA = ("title", "rows", "hub", "folder")
 
 
 def _criterion(runs: Iterable[RunRecord]) -> float:

@@ -1,0 +1,117 @@
+"""What the runs of one setting share, and what a reader must know of them, in words."""
+
+from collections import defaultdict
+from typing import Any
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.grid import Grid
+from rosa_bench.report.published import PublishedTable
+from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.settings import Deviation, words
+from rosa_bench.report.text import rows, span
+
+# By ``scores.selected_on``; {what} is what was chosen.
+SELECTION = {
+    "held_out": "{what} by rows held out of train; dev is scored once, at the end",
+    "validation": "{what} by dev itself, as in the paper: the best of many flatters",
+}
+
+
+def heading(group: Group) -> str:
+    """A setting's name."""
+    setting = group.setting
+    title = group.runs[0].config["model"]["title"]
+    changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
+    return ", ".join([title, f"protocol {setting.protocol}", f"{setting.device} {setting.precision}", *changes])
+
+
+def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
+    """What stands above a setting's table."""
+    group = grid.group
+    config, setting = group.runs[0].config, group.setting
+    model, protocol = config["model"], config["protocol"]
+    note = model.get("note") or ""
+    said = f" ({note})" if note not in model["title"] else ""
+    devices = sorted({run.device["name"] for run in group.runs})
+    told = {
+        "Model": f"{model['title']}{said}; weights from {_weights(group.runs[0].model)}",
+        "Protocol": f"{protocol['name']}: {protocol['title']}",
+        "Changed": "; ".join(_changed(change) for change in setting.deviations) or "nothing",
+        "Device": f"{setting.device} ({', '.join(devices)}), {setting.precision}",
+        "Metric": _metrics(grid),
+        "Rows": _rows(grid),
+        "Selection": _selection(list(group.cells.values())),
+        "Seeds": _seeds(list(group.cells.values())),
+    }
+    if grid.printed:
+        told["Paper"] = f"{published.source}: {published.model}, single runs"
+    return told
+
+
+def data_note(run: RunRecord) -> str | None:
+    """What must be said of a run's data, if anything: that it is a part of the official rows, or synthetic."""
+    task, have, official = run.config["task"], run.data["rows"], run.data["official_rows"]
+    said = ["synthetic, made by a program"] if run.data["synthetic"] else []
+    if run.data["subset"]:
+        counts = {
+            "train": (have["train"] + have["held_out"], official.get(task["train"])),
+            "dev": (have["validation"], official.get(task["validation"])),
+        }
+        partial = [
+            f"{rows(count)} of {rows(whole)} official {split} rows"
+            for split, (count, whole) in counts.items()
+            if whole and count < whole
+        ]
+        said.append(f"a subset, {', '.join(partial)}")
+    return "; ".join(said) or None
+
+
+def _weights(model: dict[str, Any]) -> str:
+    """The source of weights and what fixes them, short."""
+    if "requirements" in model:
+        first, *more = model["requirements"]
+        return f"{model['source']} {first}{f' and {len(more)} more' if more else ''}"
+    if "id" in model:
+        return f"{model['source']} {model['id']} ({(model.get('commit') or model['revision'])[:12]})"
+    return f"{model['source']} sha256 {model['sha256'][:12]}" if "sha256" in model else f"a {model['source']} draw"
+
+
+def _changed(change: Deviation) -> str:
+    return f"{change.key}={words(change.value)} (protocol: {words(change.expected)})"
+
+
+def _metrics(grid: Grid) -> str:
+    """``accuracy: MRPC, QNLI; pearson: STS-B``."""
+    titles: dict[str, list[str]] = defaultdict(list)
+    for task, run in grid.filled.items():
+        titles[run.scores["reported"].replace("_", " ")].append(grid.tasks[task])
+    return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in titles.items())
+
+
+def _rows(grid: Grid) -> str:
+    """``train + held out / dev, files: CoLA 7,696 + 855 / 1,043; ...``."""
+    runs = grid.filled
+    sources = " and ".join(sorted({run.data["source"].partition(" ")[0] for run in runs.values()}))
+    counts = []
+    for task, run in runs.items():
+        have = run.data["rows"]
+        train = [rows(have["train"]), *([rows(have["held_out"])] if have["held_out"] else [])]
+        counts.append(f"{grid.tasks[task]} {' + '.join(train)} / {rows(have['validation'])}")
+    held_out = " + held out" if any(run.data["rows"]["held_out"] for run in runs.values()) else ""
+    return f"train{held_out} / dev, {sources}: {'; '.join(counts)}"
+
+
+def _selection(cells: list[Cell]) -> str:
+    counts = {len(cell.lrs) for cell in cells}
+    unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
+    many = f"epoch and the best of {span(counts)} learning rates{unequal}"
+    what = "epoch (one learning rate was tried)" if counts == {1} else many
+    kinds = sorted({run.scores["selected_on"] for cell in cells for run in cell.runs})
+    return "; ".join(SELECTION[kind].format(what=what) for kind in kinds)
+
+
+def _seeds(cells: list[Cell]) -> str:
+    counts = {len(cell.runs) for cell in cells}
+    if counts == {1}:
+        return "1, so nothing is known of chance"
+    return f"{span(counts)}, in brackets in each cell" if len(counts) > 1 else str(*counts)

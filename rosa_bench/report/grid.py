@@ -1,0 +1,69 @@
+"""Rows and columns of a table of scores, and which row leads a column."""
+
+import math
+from dataclasses import dataclass
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.published import PublishedTable
+from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.settings import Variant
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The rows and columns of one setting: which variants, which tasks, and what the paper has for them."""
+
+    group: Group
+    variants: list[Variant]
+    tasks: dict[str, str]
+    printed: dict[tuple[Variant, str], str]
+    printed_trainable: dict[Variant, str]
+
+    @property
+    def filled(self) -> dict[str, RunRecord]:
+        """The tasks that have figures of ours, in order, each with one of its runs for what they all share."""
+        return {task: self.group.tasks[task] for task in self.tasks if task in self.group.tasks}
+
+    def cell(self, variant: Variant, task: str) -> Cell | None:
+        """Our figure for a row and column, if there is one."""
+        return self.group.cells.get((variant, task))
+
+    def leader(self, task: str) -> Variant | None:
+        """The row to mark as best in a column, if one is."""
+        return leader({variant: cell for variant in self.variants if (cell := self.cell(variant, task))})
+
+
+def grid_of(group: Group, published: PublishedTable) -> Grid:
+    """The paper's rows and columns stay, filled or not, unless the setting has none of the paper's tasks."""
+    beside_paper = any(task in published.columns for task in group.tasks)
+    paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
+    paper_columns = published.columns if beside_paper else {}
+    others = {task: run.config["task"]["title"] for task, run in group.tasks.items() if task not in paper_columns}
+    rows = published.rows if beside_paper else []
+    return Grid(
+        group=group,
+        variants=[*paper_rows, *(variant for variant in group.variants if variant not in paper_rows)],
+        tasks={**paper_columns, **others},
+        printed={(row.variant, task): figure for row in rows for task, figure in row.figures.items()},
+        printed_trainable={row.variant: f"{row.trainable_millions} M" for row in rows if row.trainable_millions},
+    )
+
+
+def leader(cells: dict[Variant, Cell]) -> Variant | None:
+    """The variant whose lead over every other exceeds the pooled standard deviation of the two, if there is one.
+
+    Needs another variant to lead, and at least two seeds on both sides: a comparison inside the noise has no winner.
+    """
+    if len(cells) < 2:
+        return None
+    best = max(cells, key=lambda variant: cells[variant].mean)
+    others = (cell for variant, cell in cells.items() if variant != best)
+    return best if all(_leads(cells[best], other) for other in others) else None
+
+
+def _leads(one: Cell, other: Cell) -> bool:
+    if one.std is None or other.std is None:
+        return False
+    freedom, more = len(one.runs) - 1, len(other.runs) - 1
+    pooled = math.sqrt((freedom * one.std**2 + more * other.std**2) / (freedom + more))
+    return one.mean - other.mean > pooled

@@ -1,0 +1,106 @@
+"""Tables of dev scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 4 and 5 have this form."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from rosa_bench.report.facts import data_note, facts, heading
+from rosa_bench.report.grid import Grid, grid_of
+from rosa_bench.report.published import PublishedTable
+from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.settings import Variant
+from rosa_bench.report.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.text import parameters, percent
+from rosa_bench.report.tidy import tidy_rows
+
+LEFT_OUT = "†"
+INTRO = [
+    "Each cell: ours / the paper's, dev scores times 100. "
+    "Ours is the mean over seeds ± the sample standard deviation (number of seeds).",
+    "Bold: ahead of every other row of ours by more than the pooled standard deviation of the two, each with at least "
+    "two seeds. No bold means that no row is shown to be best. –: no figure.",
+    "Trainable: parameters that train, the task's head included where it does.",
+]
+
+
+def score_table(name: str, groups: Iterable[Group], published: PublishedTable) -> Table:
+    """The table ``name``: the paper's rows and columns first, then every other variant and task that has runs."""
+    ordered = sorted(groups, key=lambda group: _order(group, published))
+    grids = [grid_of(group, published) for group in ordered]
+    return Table(
+        name=name,
+        title=f"{published.source.rpartition(', ')[2]}: {published.title}",
+        intro=INTRO,
+        sections=[_section(grid, published) for grid in grids],
+        tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
+    )
+
+
+def _order(group: Group, published: PublishedTable) -> tuple:
+    """Settings with the paper's tasks come first, then those nearest to their protocol."""
+    setting = group.setting
+    return (
+        not set(group.tasks) & set(published.columns),
+        len(setting.deviations),
+        *(setting.model, setting.protocol, setting.device, setting.precision),
+        heading(group),
+    )
+
+
+def _section(grid: Grid, published: PublishedTable) -> Section:
+    said = {task: note for task, run in grid.filled.items() if (note := data_note(run))}
+    numbers = {task: number for number, task in enumerate(said, start=1)}
+    in_paper = {task for _, task in grid.printed}
+    columns = [Column(title="Trainable", paper=bool(grid.printed_trainable))]
+    columns += [
+        Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
+    ]
+    leaders = {task: grid.leader(task) for task in grid.tasks}
+    return Section(
+        heading=heading(grid.group),
+        facts=facts(grid, published),
+        columns=columns,
+        lines=[_line(grid, variant, leaders) for variant in grid.variants],
+        notes=[*(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()), *_left_out(grid)],
+    )
+
+
+def _line(grid: Grid, variant: Variant, leaders: dict[str, Variant | None]) -> Line:
+    cells = {task: grid.cell(variant, task) for task in grid.tasks}
+    counts = sorted({cell.trainable for cell in cells.values() if cell})
+    texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
+    trainable = Entry(mean="–".join(texts) or None, paper=grid.printed_trainable.get(variant))
+    entries = [
+        _entry(cell, paper=grid.printed.get((variant, task)), best=leaders[task] == variant)
+        for task, cell in cells.items()
+    ]
+    return Line(label=variant.label, entries=[trainable, *entries])
+
+
+def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
+    if cell is None:
+        return Entry(paper=paper)
+    return Entry(
+        mean=percent(cell.mean),
+        spread=None if cell.std is None else percent(cell.std),
+        count=len(cell.runs),
+        mark=LEFT_OUT if cell.lrs_left else "",
+        paper=paper,
+        best=best,
+    )
+
+
+def _left_out(grid: Grid) -> list[str]:
+    """The note on learning rates that were not compared."""
+    titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        for task, title in grid.tasks.items():
+            if (cell := grid.cell(variant, task)) and cell.lrs_left:
+                titles[variant, cell.lrs_left].append(title)
+    if not titles:
+        return []
+    which = [f"{variant.label} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
+    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
+
+
+def _lrs(lrs: Iterable[float]) -> str:
+    return ", ".join(f"{lr:g}" for lr in lrs)

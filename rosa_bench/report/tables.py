@@ -1,0 +1,75 @@
+"""``rosa-bench tables``: from records to Markdown, LaTeX and CSV, and to the terminal."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import get_console
+from rich.text import Text
+
+from rosa_bench.errors import UserError
+from rosa_bench.files import write_atomic
+from rosa_bench.record import RunRecord, load_records
+from rosa_bench.report import table2
+from rosa_bench.report.latex import latex
+from rosa_bench.report.markdown import markdown
+from rosa_bench.report.select import Group, select
+from rosa_bench.report.table import Table
+from rosa_bench.report.terminal import show
+
+# Another table is another file like table2.py, and its name here.
+BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (table2.build,)
+
+
+def make_tables(results_dir: Path, *, write: bool) -> None:
+    """Make every table from the records under ``results_dir``, ``write`` them to its ``tables``, and print them.
+
+    Raises `UserError` when there is no completed run.
+    """
+    records = load_records(results_dir)
+    groups = select(records)
+    if not groups:
+        said = f"no completed run ({counted(records)})" if records else "no runs"
+        raise UserError(
+            f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
+            "or name the folder that has runs/ with results_dir="
+        )
+    tables = [build(groups) for build in BUILDERS]
+    # Written before anything is printed: a reader who closes the pipe early still has the files.
+    paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
+    console = get_console()
+    for table in tables:
+        show(table, console)
+        console.print()
+    console.print(Text(counted(records)), soft_wrap=True)
+    if paths:
+        console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+
+
+def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
+    """Write a table as Markdown, LaTeX and CSV; returns where. ``counts`` says what it was made from."""
+    texts = {".md": markdown(table, counts), ".tex": latex(table, counts), ".csv": tidy_csv(table)}
+    paths = [folder / f"{table.name}{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_atomic(path, text)
+    return paths
+
+
+def tidy_csv(table: Table) -> str:
+    """The figures of a table, one row a cell."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(table.tidy[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.tidy)
+    return file.getvalue()
+
+
+def counted(records: list[RunRecord]) -> str:
+    """``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
+    counts = Counter(record.status for record in records)
+    completed = counts.pop("completed", 0)
+    others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    runs = f"{completed} completed run{'' if completed == 1 else 's'}"
+    return f"{runs}; not tabled: {others}" if others else runs

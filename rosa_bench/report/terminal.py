@@ -1,0 +1,73 @@
+"""A table in a terminal: only what has figures of ours, in as many blocks as the width asks for."""
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rosa_bench.report.markdown import column_text, entry_text
+from rosa_bench.report.table import Line, Section, Table
+from rosa_bench.report.text import blocks
+
+GAP = 2  # columns of blank between two cells
+
+
+def show(table: Table, console: Console) -> None:
+    """Print every section of a table."""
+    console.print(Text(table.title, style="bold"))
+    console.print(Text("ours / the paper's where it has one; mean ± standard deviation (seeds)", style="dim"))
+    for number, section in enumerate(table.sections, start=1):
+        console.print()
+        console.print(Text(f"{number}. {section.heading}", style="bold"))
+        _show_section(section, console)
+
+
+def _show_section(section: Section, console: Console) -> None:
+    lines = [line for line in section.lines if not line.is_empty]
+    filled = [index for index in range(len(section.columns)) if any(line.entries[index].mean for line in lines)]
+    facts = RichTable.grid(padding=(0, GAP, 0, 0))
+    for name, text in section.facts.items():
+        facts.add_row(Text(name, style="dim"), Text(text))
+    console.print(facts)
+    for block in _blocks(section, lines, filled, console.width):
+        console.print()
+        console.print(_block(section, lines, block))
+    if section.notes:
+        console.print()
+    for note in section.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) -> list[list[int]]:
+    """The columns' positions, cut so that each block fits the width, if any one column does."""
+
+    def needed(index: int) -> int:
+        column = section.columns[index]
+        return GAP + max(
+            map(cell_len, [column_text(column), *(entry_text(line.entries[index], column) for line in lines)])
+        )
+
+    label = max(cell_len(text) for text in ["Method", *(line.label for line in lines)])
+    return [
+        [filled[position] for position in block] for block in blocks([needed(index) for index in filled], width - label)
+    ]
+
+
+def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    table.add_column("Method")
+    for index in block:
+        table.add_column(Text(column_text(section.columns[index])), justify="right", no_wrap=True)
+    for line in lines:
+        if all(line.entries[index].mean is None for index in block):
+            continue
+        texts = (
+            Text(
+                entry_text(line.entries[index], section.columns[index]),
+                style="bold" if line.entries[index].best else "",
+            )
+            for index in block
+        )
+        table.add_row(Text(line.label), *texts)
+    return table

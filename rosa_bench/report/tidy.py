@@ -1,0 +1,62 @@
+"""The figures of a table of scores as plain rows, one a cell, for programs to read."""
+
+import json
+
+from rosa_bench.report.grid import Grid
+from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.settings import Variant
+
+
+def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
+    """One row for each cell with a figure of ours, in the table's order."""
+    ordered = [(variant, task) for variant in grid.variants for task in grid.tasks]
+    leaders = {task: grid.leader(task) for task in grid.tasks}
+    return [
+        {
+            **_setting(number, grid.group),
+            **_cell(variant, cell),
+            "paper_x100": grid.printed.get((variant, task), ""),
+            "best": str(leaders[task] == variant).lower(),
+            "runs": " ".join(run.id for run in cell.runs),
+        }
+        for variant, task in ordered
+        if (cell := grid.cell(variant, task))
+    ]
+
+
+def _setting(number: int, group: Group) -> dict[str, str]:
+    setting, model = group.setting, group.runs[0].config["model"]
+    changes = {change.key: change.value for change in setting.deviations}
+    return {
+        "setting": str(number),
+        "model": setting.model,
+        "model_note": model.get("note") or "",
+        "weights": setting.weights,
+        "protocol": setting.protocol,
+        "device": setting.device,
+        "precision": setting.precision,
+        "deviations": json.dumps(changes),
+    }
+
+
+def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
+    run = cell.runs[0]
+    return {
+        "task": run.config["task"]["name"],
+        "metric": run.scores["reported"],
+        **{f"{split}_rows": str(count) for split, count in run.data["rows"].items()},
+        "subset": str(run.data["subset"]).lower(),
+        "synthetic": str(run.data["synthetic"]).lower(),
+        "method": variant.method,
+        "rank": "" if variant.rank is None else str(variant.rank),
+        "method_settings": json.dumps({change.key: change.value for change in variant.changes}),
+        "trainable_parameters": str(cell.trainable),
+        "lr": f"{cell.lr:g}",
+        "lrs_tried": str(len(cell.lrs)),
+        "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
+        "selected_on": run.scores["selected_on"],
+        "seeds": str(len(cell.runs)),
+        "mean_x100": f"{100 * cell.mean:.4f}",
+        "std_x100": "" if cell.std is None else f"{100 * cell.std:.4f}",
+        "last_epoch_mean_x100": f"{100 * cell.last_mean:.4f}",
+    }

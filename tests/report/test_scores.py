@@ -1,0 +1,184 @@
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.grid import leader
+from rosa_bench.report.published import load_published
+from rosa_bench.report.scores import score_table
+from rosa_bench.report.select import Cell, choose, select
+from rosa_bench.report.settings import Variant, variant_of
+from rosa_bench.report.table import Entry, Section, Table
+
+MakeRecord = Callable[..., RunRecord]
+OverSeeds = Callable[..., list[RunRecord]]
+PAPER_ROWS = ["FT", "(IA)³", "LoRA (r=2)", "ROSA (r=2)", "LoRA (r=8)", "ROSA (r=8)"]
+PAPER_COLUMNS = ["CoLA", "MRPC", "QNLI", "RTE", "STS-B", "MNLI", "SST2", "BoolQ"]
+
+
+def table_of(records: list[RunRecord]) -> Table:
+    return score_table("table2", select(records), load_published("table2"))
+
+
+def section_of(records: list[RunRecord]) -> Section:
+    (section,) = table_of(records).sections
+    return section
+
+
+def entry(section: Section, row: str, column: str) -> Entry:
+    (line,) = (line for line in section.lines if line.label == row)
+    return line.entries[[one.title for one in section.columns].index(column)]
+
+
+def test_the_papers_rows_and_columns_stand_first_and_stay(make_record: MakeRecord) -> None:
+    section = section_of([make_record("task=wic"), make_record("task=rte", "method=bitfit"), make_record("rank=3")])
+    assert [line.label for line in section.lines] == [*PAPER_ROWS, "BitFit", "ROSA (r=3)"]
+    assert [column.title for column in section.columns] == ["Trainable", *PAPER_COLUMNS, "WiC"]
+    assert [column.paper for column in section.columns] == [True] * 9 + [False]
+
+
+def test_ours_stands_beside_the_papers(over_seeds: OverSeeds) -> None:
+    section = section_of(over_seeds([0.53, 0.54, 0.558], "task=cola", "method=lora"))
+    expected = Entry(mean="54.3", spread="1.4", count=3, paper="54.27")
+    assert entry(section, "LoRA (r=8)", "CoLA") == expected
+    assert entry(section, "LoRA (r=8)", "Trainable") == Entry(mean="627 k", paper="0.6 M")
+    assert entry(section, "FT", "MNLI") == Entry(paper="86.296")
+
+
+def test_missing_on_either_side(make_record: MakeRecord) -> None:
+    section = section_of([make_record("task=cola", "method=bitfit", dev=-0.0001)])
+    assert entry(section, "BitFit", "CoLA") == Entry(mean="0.0", count=1)
+    assert entry(section, "BitFit", "RTE") == Entry()
+
+
+def test_without_the_papers_tasks_there_are_no_figures_of_the_paper(make_record: MakeRecord) -> None:
+    section = section_of([make_record("task=grammar", "rank=1"), make_record("task=grammar", "method=ft")])
+    assert [column.title for column in section.columns] == ["Trainable", "Grammar (synthetic)"]
+    assert [line.label for line in section.lines] == ["FT", "ROSA (r=1)"]
+    assert not any(column.paper for column in section.columns)
+    assert not any(one.paper for line in section.lines for one in line.entries)
+    assert "Paper" not in section.facts
+    assert section.notes == ["1 Grammar (synthetic): synthetic, made by a program"]
+
+
+def test_another_number_of_epochs_is_another_section(make_record: MakeRecord) -> None:
+    records = [make_record(f"seed={seed}", deviations={"epochs": [epochs, 10]}) for seed in (0, 1) for epochs in (3, 5)]
+    table = table_of([*records, make_record()])
+    assert [section.facts["Changed"] for section in table.sections] == [
+        "nothing",
+        "epochs=3 (protocol: 10)",
+        "epochs=5 (protocol: 10)",
+    ]
+    assert [row["setting"] for row in table.tidy] == ["1", "2", "3"]
+
+
+def test_the_papers_tasks_come_before_others(make_record: MakeRecord) -> None:
+    table = table_of([make_record("task=grammar"), make_record("task=cola", deviations={"epochs": [3, 10]})])
+    assert [section.columns[-1].title for section in table.sections] == ["BoolQ", "Grammar (synthetic)"]
+
+
+def test_a_subset_is_told(make_record: MakeRecord) -> None:
+    rows = {"train": 49_000, "held_out": 1000, "validation": 9815}
+    section = section_of([make_record("task=mnli", held_out=0.5, data={"subset": True, "rows": rows})])
+    (column,) = (column for column in section.columns if column.title == "MNLI")
+    assert column.note == 1
+    assert section.notes == ["1 MNLI: a subset, 50,000 of 392,702 official train rows"]
+    assert "MNLI 49,000 + 1,000 / 9,815" in section.facts["Rows"]
+
+
+def test_a_subset_on_both_sides_is_told_once(make_record: MakeRecord) -> None:
+    rows = {"train": 100, "held_out": 0, "validation": 50}
+    section = section_of([make_record("task=grammar", data={"subset": True, "rows": rows})])
+    expected = "synthetic, made by a program; a subset, 100 of 4,000 official train rows, 50 of 1,000 official dev rows"
+    assert section.notes == [f"1 Grammar (synthetic): {expected}"]
+
+
+def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> None:
+    some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
+    section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
+    assert entry(section, "FT", "CoLA").mark == "†"
+    assert entry(section, "LoRA (r=8)", "CoLA").mark == ""
+    assert section.notes == ["† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"]
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        ({"held_out": 0.5}, "epoch (one learning rate was tried) by rows held out of train"),
+        ({}, "epoch (one learning rate was tried) by dev itself, as in the paper"),
+    ],
+)
+def test_facts_say_how_selection_was_done(make_record: MakeRecord, make: dict[str, Any], expected: str) -> None:
+    assert section_of([make_record(**make)]).facts["Selection"].startswith(expected)
+
+
+def test_facts_say_when_cells_were_not_tuned_alike(make_record: MakeRecord) -> None:
+    records = [make_record("method=ft", f"lr={lr}") for lr in (1e-5, 1e-4)]
+    alike, unlike = section_of(records), section_of([*records, make_record("method=lora")])
+    assert alike.facts["Selection"].startswith("epoch and the best of 2 learning rates by dev")
+    assert "1 to 2 learning rates (not the same number in every cell)" in unlike.facts["Selection"]
+
+
+def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:
+    facts = section_of([make_record("task=cola", "model=mpnet_base")]).facts
+    assert "not RoBERTa-base" in facts["Model"]
+    assert facts["Paper"] == "arXiv 2407.07802, Table 2: RoBERTa-base, single runs"
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ({"source": "hub", "id": "a/b", "revision": "main", "commit": None}, "hub a/b (main)"),
+        ({"source": "hub", "id": "a/b", "revision": "main", "commit": "0123456789abcdef"}, "hub a/b (0123456789ab)"),
+        ({"source": "wheel", "requirements": ["a==1"], "sha256": ["0"], "commit": None}, "wheel a==1"),
+        ({"source": "wheel", "requirements": ["a==1", "b==1", "c==1"], "sha256": []}, "wheel a==1 and 2 more"),
+        ({"source": "path", "sha256": "0123456789abcdef", "commit": None}, "path sha256 0123456789ab"),
+        ({"source": "random", "config": {}, "commit": None}, "a random draw"),
+    ],
+)
+def test_facts_name_the_weights(make_record: MakeRecord, weights: dict[str, Any], expected: str) -> None:
+    assert section_of([make_record(model=weights)]).facts["Model"].endswith(f"; weights from {expected}")
+
+
+def test_a_head_that_differs_by_task_shows_as_a_range(make_record: MakeRecord) -> None:
+    section = section_of([make_record("task=stsb", trainable=1_100), make_record("task=mnli", trainable=1_300)])
+    assert entry(section, "ROSA (r=8)", "Trainable").mean == "1.10 k–1.30 k"
+
+
+def cells(scores: dict[str, list[float]], over_seeds: OverSeeds) -> dict[Variant, Cell]:
+    runs = {method: over_seeds(dev, f"method={method}") for method, dev in scores.items()}
+    return {variant_of(some[0]): choose(some) for some in runs.values()}
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52]}, "ft"),
+        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.6, 0.6]}, "ft"),
+        ({"ft": [0.5, 0.7], "lora": [0.5, 0.52]}, None),  # ahead by less than the pooled deviation
+        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.80, 0.81]}, None),  # ahead of one, not of the other
+        ({"ft": [0.8], "lora": [0.5, 0.52]}, None),  # one seed has no deviation
+        ({"ft": [0.8, 0.82], "lora": [0.5]}, None),
+        ({"ft": [0.8, 0.82]}, None),  # nobody to lead
+        ({"ft": [0.8, 0.8], "lora": [0.8, 0.8]}, None),
+        ({"ft": [0.8, 0.8], "lora": [0.7, 0.7]}, "ft"),
+    ],
+)
+def test_only_a_lead_beyond_the_noise_is_marked(
+    over_seeds: OverSeeds, scores: dict[str, list[float]], expected: str | None
+) -> None:
+    best = leader(cells(scores, over_seeds))
+    assert (best and best.method) == expected
+    section = section_of([run for method, dev in scores.items() for run in over_seeds(dev, f"method={method}")])
+    assert [one.best for line in section.lines for one in line.entries].count(True) == (expected is not None)
+
+
+@pytest.mark.parametrize(("lead", "marked"), [(1.01, True), (0.99, False)])
+def test_the_noise_is_the_pooled_deviation(over_seeds: OverSeeds, lead: float, marked: bool) -> None:
+    """Deviations 2 % (two seeds) and 1 % (three), pooled by degrees of freedom: sqrt((1 * 4 + 2 * 1) / 3) = 1.414 %."""
+    gap = lead * math.sqrt(2) / 100
+    low = [0.49, 0.50, 0.51]
+    high = [0.50 + gap - 0.02 / math.sqrt(2), 0.50 + gap + 0.02 / math.sqrt(2)]
+    assert (leader(cells({"ft": high, "lora": low}, over_seeds)) is not None) == marked

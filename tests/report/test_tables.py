@@ -1,0 +1,83 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rosa_bench.errors import UserError
+from rosa_bench.record import RunRecord, save_record
+from rosa_bench.report import published
+from rosa_bench.report.tables import counted, make_tables
+
+MakeRecord = Callable[..., RunRecord]
+FILES = ["table2.csv", "table2.md", "table2.tex"]
+
+
+def test_tables_are_printed_and_written(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(dev=0.567), tmp_path)
+    save_record(make_record("seed=1", status="failed"), tmp_path)
+    make_tables(tmp_path, write=True)
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == FILES
+    assert all("56.7" in (tmp_path / "tables" / name).read_text(encoding="utf-8") for name in FILES)
+    assert "56.7" in printed
+    assert "1 completed run; not tabled: 1 failed" in printed
+    assert printed.splitlines()[-1].startswith(f"written to {tmp_path / 'tables' / 'table2.md'}")
+
+
+def test_without_writing_nothing_is_touched(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(), tmp_path)
+    make_tables(tmp_path, write=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert "written" not in capsys.readouterr().out
+
+
+def test_made_twice_they_are_the_same(make_record: MakeRecord, tmp_path: Path) -> None:
+    texts = []
+    for _ in range(2):
+        save_record(make_record(), tmp_path)
+        make_tables(tmp_path, write=True)
+        texts.append([(tmp_path / "tables" / name).read_bytes() for name in FILES])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("status", [None, "failed"])
+def test_no_completed_run_is_told_in_one_line(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
+    if status:
+        save_record(make_record(status=status), tmp_path)
+    with pytest.raises(UserError, match=r"run something first.*results_dir=") as caught:
+        make_tables(tmp_path, write=True)
+    assert "\n" not in str(caught.value)
+    assert ("1 failed" in str(caught.value)) == (status is not None)
+    assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["completed"], "1 completed run"),
+        (["completed"] * 2, "2 completed runs"),
+        (["completed", "interrupted", "failed", "failed"], "1 completed run; not tabled: 2 failed, 1 interrupted"),
+    ],
+)
+def test_counted(make_record: MakeRecord, statuses: list[str], expected: str) -> None:
+    assert counted([make_record(status=status) for status in statuses]) == expected
+
+
+def test_the_report_imports_neither_torch_nor_the_like() -> None:
+    heavy = ("torch", "transformers", "datasets", "evaluate")
+    program = f"import sys, rosa_bench.report.tables; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_papers_tables_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "__file__", str(tmp_path / "rosa_bench" / "report" / "published.py"))
+    assert published.published_folder() == tmp_path / "results" / "published"
+    (tmp_path / "rosa_bench" / "published").mkdir(parents=True)
+    assert published.published_folder() == tmp_path / "rosa_bench" / "published"
