@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from rosa_bench.provenance import git_state, versions
 REPEATS = 15
 TOKENS, BATCH, LENGTH = 512, 32, 16  # a batch of CoLA: 32 sentences of about 16 tokens
 RANK = 8
+SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 Figures = dict[str, float]
 
 
@@ -138,8 +139,7 @@ def peak_memory() -> Figures:
     """Peak resident memory of whole runs, in bytes, each in a process of its own; ratios to LoRA's."""
     peaks = {}
     with tempfile.TemporaryDirectory() as temporary:
-        shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-        overrides = [f"model.random.{key}={value}" for key, value in {**shape, "vocab_size": 30522}.items()]
+        overrides = [f"model.random.{key}={value}" for key, value in {**SHAPE, "vocab_size": 30522}.items()]
         for method in ("ft", "lora", "rosa"):
             folder = f"{temporary}/{method}"
             subprocess.run(
@@ -157,8 +157,7 @@ def peak_memory() -> Figures:
 def encoder() -> nn.Module:
     """MiniLM-L6's shape with random weights."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-    return AutoModelForSequenceClassification.from_config(BertConfig(**shape)).train()
+    return AutoModelForSequenceClassification.from_config(BertConfig(**SHAPE)).train()  # pyright: ignore[reportArgumentType]
 
 
 def settings(method: str) -> RunConfig:
@@ -167,7 +166,7 @@ def settings(method: str) -> RunConfig:
         return parse(hydra.compose("config", [f"method={method}", f"rank={RANK}", "model=minilm"]))
 
 
-def interleaved(actions: dict[str, Callable[[], object]], *, repeats: int) -> Figures:
+def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
     """Median seconds of each action, all of them taken in turn so that a noisy moment hits them alike."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for action in actions.values():

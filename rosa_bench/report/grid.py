@@ -1,12 +1,15 @@
 """Rows and columns of a table of scores, and which row leads a column."""
 
-import math
 from dataclasses import dataclass
+
+from scipy.stats import ttest_ind_from_stats
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant
+
+LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,10 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
 
 
 def leader(cells: dict[Variant, Cell]) -> Variant | None:
-    """The variant whose lead over every other exceeds the pooled standard deviation of the two, if there is one.
+    """The variant that is ahead of every other by more than chance would do, if there is one.
 
-    Needs another variant to lead, and at least two seeds on both sides: a comparison inside the noise has no winner.
+    Chance: Welch's t-test over seeds, one-sided, at `LEVEL`, against each other variant; so it needs another variant to
+    lead, and at least two seeds on both sides. A comparison inside the noise has no winner.
     """
     if len(cells) < 2:
         return None
@@ -64,6 +68,7 @@ def leader(cells: dict[Variant, Cell]) -> Variant | None:
 def _leads(one: Cell, other: Cell) -> bool:
     if one.std is None or other.std is None:
         return False
-    freedom, more = len(one.runs) - 1, len(other.runs) - 1
-    pooled = math.sqrt((freedom * one.std**2 + more * other.std**2) / (freedom + more))
-    return one.mean - other.mean > pooled
+    if one.std == other.std == 0:  # no noise at all: the test would divide by it
+        return one.mean > other.mean
+    sides = (one.mean, one.std, len(one.runs), other.mean, other.std, len(other.runs))
+    return ttest_ind_from_stats(*sides, equal_var=False, alternative="greater").pvalue < LEVEL

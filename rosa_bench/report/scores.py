@@ -16,8 +16,8 @@ LEFT_OUT = "†"
 INTRO = [
     "Each cell: ours / the paper's, dev scores times 100. "
     "Ours is the mean over seeds ± the sample standard deviation (number of seeds).",
-    "Bold: ahead of every other row of ours by more than the pooled standard deviation of the two, each with at least "
-    "two seeds. No bold means that no row is shown to be best. –: no figure.",
+    "Bold: ahead of every other row of ours by more than chance would do (Welch's t-test over seeds, one-sided, "
+    "p < 0.05 against each). No bold means that no row is shown to be best. –: no figure.",
     "Trainable: parameters that train, the task's head included where it does.",
 ]
 

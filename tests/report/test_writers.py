@@ -32,7 +32,7 @@ def table(over_seeds: OverSeeds) -> Table:
     runs += over_seeds([0.5], "method=lora", "rank=2", "lr=1", held_out=0.5)
     runs += over_seeds([-0.021], "method=bitfit", held_out=0.5, trainable=100)
     targets = {"method.targets": [r"query|a_b\.c*", "attention"]}
-    runs += over_seeds([0.4, 0.5], "task=rte", "rank=4", deviations=targets, held_out=0.5)
+    runs += over_seeds([0.44, 0.46], "task=rte", "rank=4", deviations=targets, held_out=0.5)
     part = {"subset": True, "rows": {"train": 90, "held_out": 10, "validation": 50}}
     runs += over_seeds([0.7, 0.8], "task=mnli", data=part, deviations={"limit_train": [100, None]})
     return table2.build(select(runs))
