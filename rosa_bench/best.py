@@ -16,7 +16,7 @@ class BestEpoch:
 
     def offer(self, number: int, scores: Scores) -> None:
         """Consider epoch ``number``, counted from 0."""
-        if scores[self.reported] <= self.score:
+        if self.number >= 0 and not scores[self.reported] > self.score:  # so that NaN never replaces a figure
             return
         self.number, self.score = number, scores[self.reported]
         if self.keep_weights:

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,29 @@ def told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("rosa-bench: stopped", file=sys.stderr)
+        tell("stopped")
         sys.exit(130)
-    except Exception as error:
-        if os.environ.get("ROSA_BENCH_TRACEBACK") == "1":
-            raise
-        print(f"rosa-bench: {explain(error)}", file=sys.stderr)
+    except ToldError:
         sys.exit(1)
+    except Exception as error:
+        if showing_tracebacks():
+            raise
+        tell(explain(error))
+        sys.exit(1)
+
+
+class ToldError(Exception):
+    """An error that the user has read already."""
+
+
+def tell(message: str) -> None:
+    """Write a message for the user."""
+    print(f"rosa-bench: {message}", file=sys.stderr)
+
+
+def showing_tracebacks() -> bool:
+    """Whether errors are to be shown whole."""
+    return os.environ.get("ROSA_BENCH_TRACEBACK") == "1"
 
 
 def explain(error: BaseException) -> str:
@@ -82,9 +98,17 @@ def explain(error: BaseException) -> str:
 @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
 def _experiment(raw: DictConfig) -> None:
     """What Hydra calls once, or once for each job of a sweep. A sweep goes on after a job that failed."""
-    single = HydraConfig.get().mode == RunMode.RUN
-    with told() if single else nullcontext():
+    if HydraConfig.get().mode == RunMode.RUN:
+        with told():
+            run_job(raw)
+        return
+    try:
         run_job(raw)
+    except Exception as error:
+        if showing_tracebacks():
+            raise
+        tell(explain(error))
+        raise ToldError from error  # Hydra runs the other jobs, then raises the first failed one's error again
 
 
 def run_job(raw: DictConfig) -> None:
@@ -94,7 +118,8 @@ def run_job(raw: DictConfig) -> None:
     from rosa_bench.setup import set_up
 
     setup = set_up(config, deviations(raw))
-    if config.resume == "auto" and completed_record(setup.results_dir, setup.id):
+    done = completed_record(setup.results_dir, setup.id) and (setup.saved_model.is_dir() or not config.save_model)
+    if config.resume == "auto" and done:
         log.info("%s is completed already; resume=never runs it again", setup.id)
         return
     from rosa_bench.run import run

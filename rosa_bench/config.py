@@ -4,10 +4,12 @@ Imports neither torch nor transformers, so that a wrong setting is told at once.
 """
 
 import math
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.data.task import Task
 from rosa_bench.errors import UserError, at_least, one_of
@@ -103,13 +105,15 @@ class _Plain:
         at_least("rank", self.rank, 1)
         at_least("lr", self.lr, 0, above=True)
         at_least("seed", self.seed, 0)
+        if self.seed >= 2**32:
+            raise UserError(f"seed={self.seed} is out of range; it must be below 2^32")
         for key in ("epochs", "batch_size", "accumulate", "max_length", "limit_train", "limit_eval"):
             at_least(key, getattr(self, key), 1)
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate={self.accumulate} splits a batch of {self.batch_size} into too many parts")
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("resume", self.resume, ("auto", "never"))
-        if self.device.partition(":")[0] not in ("auto", "cpu", "cuda"):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
 
 
@@ -129,6 +133,10 @@ def parse(raw: DictConfig) -> RunConfig:
 
     Raises `UserError`, which names the key, for a value that is missing, of another type or out of range.
     """
+    try:
+        raw = OmegaConf.create(OmegaConf.to_container(raw, resolve=True, throw_on_missing=True))  # pyright: ignore[reportAssignmentType, reportArgumentType]
+    except OmegaConfBaseException as error:
+        raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
     plain = {field.name: raw[field.name] for field in fields(_Plain)}
     return RunConfig(
         **vars(typed(_Plain, plain)),

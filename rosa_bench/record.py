@@ -1,6 +1,7 @@
 """The record of one run: everything a reader needs to believe a figure, as one JSON file."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -87,7 +88,7 @@ def runs_folder(results_dir: Path) -> Path:
 
 
 def save_record(record: RunRecord, results_dir: Path) -> Path:
-    """Write a record; an earlier one of the same run is moved aside, never lost.
+    """Write a record; an earlier one of the same run, or a damaged file in its place, is put aside, never lost.
 
     What is not completed does not take the place of what is: it is then itself put aside.
     """
@@ -95,18 +96,19 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
     path = folder / record.path_name
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"
     if path.exists():
-        earlier = load_record(path)
-        aside = folder / "superseded"
-        if record.status != "completed" and earlier.status == "completed":
-            path = aside / _dated(record)
+        aside = _free_name(folder / "superseded", record.id)
+        if record.status != "completed" and _is_completed(path):
+            path = aside
         else:
-            write_atomic(aside / _dated(earlier), path.read_text(encoding="utf-8"))
+            aside.parent.mkdir(exist_ok=True)
+            path.rename(aside)
     write_atomic(path, text)
     return path
 
 
-def _dated(record: RunRecord) -> str:
-    return f"{record.id}-{record.started_at.replace(':', '')}.json"
+def _free_name(folder: Path, stem: str) -> Path:
+    """The first of ``<stem>-1.json``, ``<stem>-2.json``, ... that is not taken."""
+    return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}.json").exists())
 
 
 def load_record(path: Path) -> RunRecord:
@@ -129,7 +131,13 @@ def load_records(results_dir: Path) -> list[RunRecord]:
 def completed_record(results_dir: Path, id_: str) -> RunRecord | None:
     """The record of a completed run, if there is one."""
     path = runs_folder(results_dir) / f"{id_}.json"
-    if not path.is_file():
-        return None
-    record = load_record(path)
-    return record if record.status == "completed" else None
+    record = load_record(path) if path.is_file() else None
+    return record if record is not None and record.status == "completed" else None
+
+
+def _is_completed(path: Path) -> bool:
+    """Whether a file is the record of a completed run; a damaged one is not."""
+    try:
+        return load_record(path).status == "completed"
+    except UserError:
+        return False

@@ -15,10 +15,11 @@ from rosa_bench.config import RunConfig
 from rosa_bench.data.batches import Batches, encode
 from rosa_bench.data.rows import Row, Splits, load_splits
 from rosa_bench.device import autocast, describe
-from rosa_bench.errors import UserError
+from rosa_bench.errors import UserError, one_of
 from rosa_bench.evaluate import predict, score
 from rosa_bench.files import new_folder
 from rosa_bench.measure import Meter
+from rosa_bench.metrics import LoadedMetric
 from rosa_bench.models.encoder import Loaded, load_encoder, longest_input
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, save_record
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 def run(setup: Setup) -> RunRecord:
     """Load, train, evaluate and record. A run that breaks off is recorded too, and its error raised again."""
     config, meter = setup.config, Meter(setup.device)
+    metric = load_metric(config)
     with meter.phase("load"):
         splits = load_splits(
             config.task,
@@ -49,15 +51,16 @@ def run(setup: Setup) -> RunRecord:
         record.parameters["trainable"] = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
     say_start(setup, record)
     with recorded(record, meter, setup.results_dir):
-        record.scores = train_and_score(setup, splits, loaded, meter, record)
+        record.scores = train_and_score(setup, splits, loaded, metric, meter=meter, record=record)
     say_end(setup, record)
     return record
 
 
-def train_and_score(setup: Setup, splits: Splits, loaded: Loaded, meter: Meter, record: RunRecord) -> dict:
+def train_and_score(
+    setup: Setup, splits: Splits, loaded: Loaded, metric: LoadedMetric, *, meter: Meter, record: RunRecord
+) -> dict:
     """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``."""
     config, model = setup.config, loaded.model
-    metric = metrics.load(config.task.metric)
     context = autocast(setup.precision, setup.device)
 
     def batches(rows: list[Row], seed: int | None = None) -> Batches:
@@ -98,12 +101,19 @@ def train_and_score(setup: Setup, splits: Splits, loaded: Loaded, meter: Meter, 
         config.method.merge(model)
         selected = evaluate(validation) if splits.held_out else history[best.number].scores
     if config.save_model:
-        save_model(loaded, setup.output_dir / "model")
+        save_model(loaded, setup.saved_model)
     scores["selected_on"] = "held_out" if splits.held_out else "validation"
     scores["selection_score"] = best.score
     scores["selected"] = {"epoch": best.number + 1, **selected}
     scores["last"] = {"epoch": len(history), **last}
     return scores
+
+
+def load_metric(config: RunConfig) -> LoadedMetric:
+    """The task's metric. Raises `UserError` if it has no such figure as the task reports."""
+    metric = metrics.load(config.task.metric)
+    one_of("task.score", config.task.score, metric.figures)
+    return metric
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:

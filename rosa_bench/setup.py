@@ -41,6 +41,11 @@ class Setup:
         """Where this run's log and model go."""
         return Path(self.config.output_dir).expanduser() / self.id
 
+    @property
+    def saved_model(self) -> Path:
+        """Where the model goes, if it is saved."""
+        return self.output_dir / "model"
+
 
 def set_up(config: RunConfig, deviations: dict[str, list[Any]]) -> Setup:
     """Find the data, the weights and the device, and name the run. Raises `UserError` for what is not there."""

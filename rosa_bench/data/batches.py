@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
+from rosa_bench.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +72,17 @@ def encode(
 ) -> Batches:
     """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
 
-    Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is.
+    Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is. Raises
+    `UserError` for a ``max_length`` that leaves texts no room.
     """
     first, *second = ([*column] for column in zip(*(row.texts for row in rows), strict=True))
     encoded = tokenizer(first, second[0] if second else None, truncation=True, max_length=max_length)
     names = [name for name in tokenizer.model_input_names if name in encoded]
     examples = zip(*(encoded[name] for name in names), strict=True)
     inputs = [dict(zip(names, example, strict=True)) for example in examples]
+    longest = max(len(example["input_ids"]) for example in inputs)
+    if longest > max_length:
+        raise UserError(f"max_length={max_length} has no room beside the tokens that join texts; use a larger one")
     cut = sum(len(example["input_ids"]) == max_length for example in inputs)
     if cut:
         log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(inputs), max_length)

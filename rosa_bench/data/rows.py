@@ -3,16 +3,15 @@
 import hashlib
 import importlib
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from datasets import Dataset, load_dataset
-from datasets.exceptions import DatasetGenerationError
+import datasets
 
-from rosa_bench.data.source import READERS, describe_source, find_file
+from rosa_bench.data.read import read_rows
+from rosa_bench.data.source import describe_source, find_file
 from rosa_bench.data.task import Task
 from rosa_bench.errors import UserError
 
@@ -95,11 +94,11 @@ def load_rows(task: Task, split: str, data_dir: Path | None) -> list[Row]:
     """All rows of a split, each checked against the task's declaration."""
     if task.embedded is not None:
         module, _, function = task.embedded.partition(":")
-        table = Dataset.from_list(getattr(importlib.import_module(module), function)(split))
+        table = getattr(importlib.import_module(module), function)(split)
         return _checked(task, table, where=f"task={task.name}, split {split}")
     if data_dir is not None:
         path = find_file(task, split, data_dir)
-        return _checked(task, _read(path), where=str(path))
+        return _checked(task, read_rows(path, numbers=task.numbers), where=str(path))
     return _checked(task, _from_hub(task, split), where=f"{task.hub.path if task.hub else task.name}, split {split}")
 
 
@@ -111,20 +110,12 @@ def fingerprint(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Dataset:
-    builder, options = next(kind for ending, kind in READERS.items() if path.name.endswith(ending))
-    try:
-        return load_dataset(builder, data_files=str(path), split="train", **options)  # pyright: ignore[reportReturnType]
-    except DatasetGenerationError as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{path} cannot be read as {builder}: {reason}") from error
-
-
-def _from_hub(task: Task, split: str) -> Dataset:
+def _from_hub(task: Task, split: str) -> list[dict[str, Any]]:
     if task.hub is None:
         raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
     try:
-        return load_dataset(task.hub.path, task.hub.name, split=split, revision=task.hub.revision)  # pyright: ignore[reportReturnType]
+        found = datasets.load_dataset(task.hub.path, task.hub.name, split=split, revision=task.hub.revision)
+        return found.to_list()  # pyright: ignore[reportAttributeAccessIssue]
     except OSError as error:  # no network, no such data set and no cached copy all end here
         raise UserError(
             f"task={task.name} cannot be fetched from the hub ({task.hub.path}) and is not cached on this machine; "
@@ -132,32 +123,30 @@ def _from_hub(task: Task, split: str) -> Dataset:
         ) from error
 
 
-def _checked(task: Task, table: Dataset, where: str) -> list[Row]:
-    missing = [column for column in task.columns if column not in table.column_names]
-    if missing:
-        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(table.column_names)}")
-    columns = {column: table[column][:] for column in task.columns}
+def _checked(task: Task, table: list[dict[str, Any]], where: str) -> list[Row]:
+    if not table:
+        raise UserError(f"{where} has no rows")
+    there = list(dict.fromkeys(column for row in table for column in row))
+    if missing := [column for column in task.columns if column not in there]:
+        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(there)}")
     rows = []
-    for index in range(len(table)):
-        values = {column: cells[index] for column, cells in columns.items()}
+    for number, values in enumerate(table, start=1):
         try:
             texts = tuple(_text(task, values, column) for column in task.text)
-            rows.append(Row(texts, _label(task, values[task.label])))
+            rows.append(Row(texts, _label(task, values.get(task.label))))
         except ValueError as error:
-            raise UserError(f"{where}, row {index + 1}: {error}") from None
-    if not rows:
-        raise UserError(f"{where} has no rows")
+            raise UserError(f"{where}, row {number}: {error}") from None
     return rows
 
 
 def _text(task: Task, values: dict, column: str) -> str:
-    text = values[column]
+    text = values.get(column)
     if not isinstance(text, str):
         raise ValueError(f"column {column} holds {text!r}, not a text")  # noqa: TRY004 - one kind of error for a bad row
     if column not in task.marks:
         return text
     mark = task.marks[column]
-    start, end = values[mark.start], values[mark.end]
+    start, end = values.get(mark.start), values.get(mark.end)
     if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
         raise ValueError(f"{mark.start}={start}, {mark.end}={end} is no span of {column}, of {len(text)} characters")
     # Spaces around the signs keep the word's own tokens what they were.
@@ -166,11 +155,11 @@ def _text(task: Task, values: dict, column: str) -> str:
 
 def _label(task: Task, value: object) -> int | float:
     if task.labels:
-        if isinstance(value, (int, float)) and value == int(value) and 0 <= value < len(task.labels):
+        if isinstance(value, (int, float)) and value in range(len(task.labels)):
             return int(value)
         raise ValueError(f"label {value!r} is not one of 0..{len(task.labels) - 1}")
     least, greatest = task.interval
-    if isinstance(value, (int, float)) and least <= value <= greatest and not math.isnan(value):
+    if isinstance(value, (int, float)) and least <= value <= greatest:
         return float(value)
     raise ValueError(f"label {value!r} is not between {least:g} and {greatest:g}")
 

@@ -1,26 +1,20 @@
 """Where a task's rows are, found before anything heavy is imported."""
 
+import hashlib
 from pathlib import Path
 
 from rosa_bench.data.task import Task
 from rosa_bench.errors import UserError
 from rosa_bench.files import sha256
 
-# Which of the `datasets` builders reads a file, and how, by the file's ending.
-READERS = {
-    ".jsonl.gz": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-    ".tsv": ("csv", {"delimiter": "\t", "quoting": 3}),  # as GLUE's own files: a quotation mark is a character
-    ".csv": ("csv", {}),
-}
+ENDINGS = (".jsonl.gz", ".jsonl", ".parquet", ".tsv", ".csv")
 
 
 def find_file(task: Task, split: str, data_dir: Path) -> Path:
     """The file of a split under ``data_dir``. Raises `UserError` that lists what was looked for."""
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder")
-    wanted = [data_dir / (task.folder or task.name) / f"{split}{ending}" for ending in READERS]
+    wanted = [data_dir / (task.folder or task.name) / f"{split}{ending}" for ending in ENDINGS]
     for path in wanted:
         if path.is_file():
             return path
@@ -35,7 +29,8 @@ def describe_source(task: Task, data_dir: Path | None) -> str:
     if task.embedded is not None:
         return f"embedded {task.embedded}"
     if data_dir is not None:
-        return f"files sha256:{sha256(*(find_file(task, split, data_dir) for split in (task.train, task.validation)))}"
+        hashes = [sha256(find_file(task, split, data_dir)) for split in (task.train, task.validation)]
+        return f"files sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
     if task.hub is None:
         raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
     return f"hub {'/'.join(filter(None, (task.hub.path, task.hub.name)))}@{task.hub.revision or 'main'}"

@@ -71,7 +71,11 @@ class Task:
         return len(self.labels) or 1
 
     @property
+    def numbers(self) -> list[str]:
+        """The columns that hold numbers: the spans of marked words, and the label."""
+        return [*(column for mark in self.marks.values() for column in (mark.start, mark.end)), self.label]
+
+    @property
     def columns(self) -> list[str]:
         """Every column that must be there."""
-        spans = [column for mark in self.marks.values() for column in (mark.start, mark.end)]
-        return [*self.text, *spans, self.label]
+        return [*self.text, *self.numbers]

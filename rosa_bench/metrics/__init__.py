@@ -9,16 +9,17 @@ from rosa_bench.errors import UserError
 
 
 class LoadedMetric(NamedTuple):
-    """A metric ready to compute, and what fixes its figures."""
+    """A metric ready to compute, the names of its figures, and what fixes them."""
 
     module: evaluate.Metric
+    figures: tuple[str, ...]
     signature: str
 
 
 def load(name: str) -> LoadedMetric:
-    """The metric of ``rosa_bench/metrics/<name>.py``. Raises `UserError` when there is no such file."""
+    """The metric of ``rosa_bench/metrics/<name>.py``. Raises `UserError` when there is none."""
     try:
         file = importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
+        return LoadedMetric(file.Metric(keep_in_memory=True), file.FIGURES, file.SIGNATURE)
+    except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"task.metric={name} is no metric of rosa_bench.metrics") from error
-    return LoadedMetric(file.Metric(keep_in_memory=True), file.SIGNATURE)

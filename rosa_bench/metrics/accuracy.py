@@ -5,6 +5,7 @@ from sklearn.metrics import accuracy_score
 
 from rosa_bench.metrics.base import LabelMetric
 
+FIGURES = ("accuracy",)
 SIGNATURE = f"accuracy|scikit-learn:{sklearn.__version__}"
 
 

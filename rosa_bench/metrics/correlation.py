@@ -6,6 +6,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from rosa_bench.metrics.base import LabelMetric
 
+FIGURES = ("pearson", "spearman")
 SIGNATURE = f"pearson+spearman|scipy:{scipy.__version__}"
 
 

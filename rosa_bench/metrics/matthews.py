@@ -5,6 +5,7 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from rosa_bench.metrics.base import LabelMetric
 
+FIGURES = ("matthews_correlation", "accuracy")
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{sklearn.__version__}"
 
 
@@ -12,7 +13,8 @@ class Metric(LabelMetric):
     """``matthews_correlation``, in -1..1, and ``accuracy`` beside it."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        alike = len({*references, *predictions}) == 1  # scikit-learn gives 0 too, and a warning
         return {
-            "matthews_correlation": float(matthews_corrcoef(references, predictions)),
+            "matthews_correlation": 0.0 if alike else float(matthews_corrcoef(references, predictions)),
             "accuracy": float(accuracy_score(references, predictions)),
         }

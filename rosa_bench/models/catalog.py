@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rosa_bench.errors import one_of
 from rosa_bench.models.spec import Model
-from rosa_bench.models.wheel import pull, pulled_folder
+from rosa_bench.models.wheel import is_whole, pull, pulled_folder
 from rosa_bench.typed import typed
 
 
@@ -59,7 +59,7 @@ def _presence(model: Model) -> str:
     if model.random is not None:
         return "yes"
     folder = pulled_folder(model)
-    if folder is not None and folder.exists():
+    if folder is not None and is_whole(folder):
         return "yes (wheel)"
     if model.hub and isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
         return "yes (hub cache)"

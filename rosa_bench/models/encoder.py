@@ -1,5 +1,6 @@
 """Encoders with a classification or regression head, from any source, through transformers."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,10 +30,10 @@ class Loaded(NamedTuple):
 
 
 def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
-    """Load ``spec`` from ``source`` with a fresh head of ``num_outputs`` (1 = regression by squared error).
+    """Load ``spec`` from ``source`` with a head of ``num_outputs`` (1 = regression by squared error).
 
-    The head, and random weights, are drawn from torch's global generator: seed it before. Raises `UserError` when the
-    weights cannot be had, or are damaged.
+    The head, and random weights, are drawn from torch's global generator: seed it before. A fine-tuned model keeps its
+    own head, which must have that size. Raises `UserError` when the weights cannot be had, do not fit, or are damaged.
     """
     transformers_logging.set_verbosity_error()  # a fresh head is what we want, not a thing to warn of
     transformers_logging.disable_progress_bar()
@@ -41,20 +42,27 @@ def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
         config = _random_config(spec, num_labels=num_outputs, problem_type=problem)
         model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
         return Loaded(model, byte_tokenizer(max_length=_positions(model)), None)
+    if source.kind == "path" and not Path(source.location, "tokenizer_config.json").is_file():
+        # transformers would make up a tokenizer that knows no word
+        raise UserError(f"model.path={source.location} has no tokenizer: tokenizer_config.json is not there")
     # The revision is the hub's alone: a folder has none.
     options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+        config = AutoConfig.from_pretrained(source.location, **options)
+        config.problem_type = None  # a fine-tuned model brings its own, which need not fit the new number of outputs
+        config.num_labels = num_outputs
+        config.problem_type = problem
         model = AutoModelForSequenceClassification.from_pretrained(
-            source.location,
-            num_labels=num_outputs,
-            problem_type=problem,
-            dtype=torch.float32,
-            use_safetensors=True,
-            **options,
+            source.location, config=config, dtype=torch.float32, use_safetensors=True, **options
         )
     except OSError as error:
         raise UserError(_not_found(spec, source, error)) from error
+    except RuntimeError as error:  # transformers' word for weights whose shapes are not the configuration's
+        raise UserError(
+            f"the weights in {source.location} do not fit a head of {num_outputs} outputs; "
+            "use a model without a head, or with one of that size"
+        ) from error
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(f"model={spec.name} is damaged: {name} holds NaN or Inf; take its weights from elsewhere")

@@ -7,7 +7,7 @@ from typing import Any
 from rosa_bench.errors import UserError
 from rosa_bench.files import sha256
 from rosa_bench.models.spec import Model
-from rosa_bench.models.wheel import NEEDED, pulled_folder
+from rosa_bench.models.wheel import is_whole, pulled_folder
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def locate(model: Model) -> Source:
     if model.random is not None:
         return Source("random", "", {"config": model.random})
     folder = pulled_folder(model)
-    if model.wheel is not None and folder is not None and all((folder / name).is_file() for name in NEEDED):
+    if model.wheel is not None and folder is not None and is_whole(folder):
         return Source("wheel", str(folder), {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256})
     if model.hub is None:
         raise UserError(f"model={model.name} is not on this machine; fetch it: rosa-bench models pull {model.name}")

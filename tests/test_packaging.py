@@ -1,0 +1,84 @@
+import ast
+import importlib
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import rosa_bench
+from rosa_bench.config import conf_folder
+from rosa_bench.report.published import published_folder
+
+ROOT = Path(rosa_bench.__file__).parent.parent
+GROUPS = ("task", "model", "method", "protocol", "recipe", "experiment", "hydra/job_logging", "hydra/hydra_logging")
+
+pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_configuration_is_found() -> None:
+    assert (conf_folder() / "config.yaml").is_file()
+    for group in GROUPS:
+        assert list((conf_folder() / group).glob("*.yaml")), group
+
+
+def test_a_wheel_carries_every_folder_where_the_package_looks_for_it() -> None:
+    carried = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source in carried:
+        assert (ROOT / source).is_dir()
+        assert any((ROOT / source).rglob("*.yaml"))
+    assert {ROOT / source: target for source, target in carried.items()} == {
+        conf_folder(): "rosa_bench/conf",
+        published_folder(): "rosa_bench/published",
+    }
+
+
+def test_inside_a_wheel_its_own_folders_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "rosa_bench"
+    for folder in ("conf", "published", "report"):
+        (package / folder).mkdir(parents=True)
+    monkeypatch.setattr("rosa_bench.config.__file__", str(package / "config.py"))
+    monkeypatch.setattr("rosa_bench.report.published.__file__", str(package / "report/published.py"))
+    assert conf_folder() == package / "conf"
+    assert published_folder() == package / "published"
+
+
+def test_every_folder_that_a_source_archive_names_is_there() -> None:
+    for name in project()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
+        assert (ROOT / name.lstrip("/")).exists(), name
+
+
+def test_the_command_is_installed_and_resolves() -> None:
+    [command] = importlib.metadata.entry_points(group="console_scripts", name="rosa-bench")
+    assert command.value == project()["project"]["scripts"]["rosa-bench"]
+    module, _, function = command.value.partition(":")
+    assert command.load() is getattr(importlib.import_module(module), function)
+
+
+def test_the_version_is_one() -> None:
+    assert importlib.metadata.version("rosa-bench") == rosa_bench.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", rosa_bench.__version__)
+
+
+# What comes with a declared dependency, and by which name a package is imported.
+SUPPLIED = {
+    "hydra": "hydra-core", "sklearn": "scikit-learn", "numpy": "scipy", "huggingface_hub": "transformers",
+    "tokenizers": "transformers",
+}  # fmt: skip
+
+
+def test_whatever_the_package_imports_is_declared() -> None:
+    declared = {re.split(r"[<>=\[]", entry)[0] for entry in project()["project"]["dependencies"]}
+    for path in (ROOT / "rosa_bench").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in (name.partition(".")[0] for name in names):
+                if name not in sys.stdlib_module_names and name != "rosa_bench":
+                    assert SUPPLIED.get(name, name) in declared, (path, name)
