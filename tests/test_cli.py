@@ -322,6 +322,16 @@ def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., 
     assert rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30").status == 1  # failed is not completed
 
 
+def test_a_completed_run_is_run_again_for_its_model_alone(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    assert not list(here.rglob("model.safetensors"))
+    assert rosa_bench(*TINY, "save_model=true").status == 0
+    [saved] = here.rglob("model.safetensors")
+    written = saved.stat().st_mtime_ns
+    assert rosa_bench(*TINY, "save_model=true").status == 0
+    assert saved.stat().st_mtime_ns == written
+
+
 # Deviations from the protocol
 
 

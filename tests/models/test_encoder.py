@@ -262,3 +262,13 @@ def test_the_byte_tokenizer_comes_back_from_a_folder(tmp_path: Path) -> None:
     assert back.model_max_length == 77
     assert back("a é", "漢")["input_ids"] == tokenizer("a é", "漢")["input_ids"]
     assert back.decode(back("a , b .")["input_ids"], skip_special_tokens=True) == "a , b ."
+
+
+def test_damaged_weights_are_told_with_their_name(spec_of: SpecOf, tmp_path: Path) -> None:
+    saved = load(spec_of("tiny_bert"))
+    with torch.no_grad():
+        saved.model.get_parameter("bert.encoder.layer.1.attention.self.query.weight")[3, 4] = float("inf")
+    saved.model.save_pretrained(tmp_path)
+    saved.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"layer\.1\.attention\.self\.query\.weight holds NaN or Inf"):
+        load(replace(spec_of("tiny_bert"), random=None, path=str(tmp_path)))
