@@ -35,6 +35,8 @@ FREE = (
 
 def main() -> None:
     """Entry point of ``rosa-bench``. Exit status 0 if all went well, 1 if not, 130 after Ctrl-C."""
+    # Few shells expand ~ behind an equals sign, and Hydra's grammar has none.
+    sys.argv[1:] = [argument.replace("=~/", f"={Path.home()}/", 1) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on as they are, and we tell them
     command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     with told():

@@ -139,7 +139,7 @@ def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
 @pytest.mark.parametrize(("arguments", "words"), [
     (["task=unheard_of"], ["task=unheard_of", "boolq, cola, grammar, mnli"]),
     (["model=unheard_of"], ["model=unheard_of", "minilm, mpnet_base, roberta_base"]),
-    (["method=unheard_of"], ["method=unheard_of", "bitfit, ft, head_only, ia3, lora, rosa"]),
+    (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
     (["+experiment=unheard_of"], ["experiment=unheard_of", "quickstart"]),
     (["rnak=8"], ["rnak", "rank, lr, seed"]),
@@ -330,6 +330,12 @@ def test_a_completed_run_is_run_again_for_its_model_alone(rosa_bench: Callable[.
     written = saved.stat().st_mtime_ns
     assert rosa_bench(*TINY, "save_model=true").status == 0
     assert saved.stat().st_mtime_ns == written
+
+
+def test_a_home_folder_may_be_written_as_a_shell_does(rosa_bench: Callable[..., Outcome]) -> None:
+    for key in ("data_dir", "model.path"):
+        outcome = rosa_bench(*TINY, "task=cola", f"{key}=~/nowhere-at-all")
+        assert_told(outcome, f"{key}={Path.home()}/nowhere-at-all" if key == "model.path" else "nowhere-at-all")
 
 
 # Deviations from the protocol

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import (
     GPT2Config,
@@ -24,7 +25,7 @@ from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
-ADAPTERS = [name for name in METHODS if name not in ("ft", "head_only", "bitfit")]
+ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
 MODELS = ("tiny_roberta", "tiny_bert")
 
 # What each protocol trains beside a method's own parameters (PROTOCOL.md, section 3).

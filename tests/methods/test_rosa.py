@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.adapters import LowRankLinear, low_rank_layers
-from rosa_bench.config import RunConfig, conf_folder
+from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.rosa import Rosa
 
-METHODS = {path.stem for path in (conf_folder() / "method").glob("*.yaml")}
 RANK = 2
 LAYERS = 8  # the attention's, in two layers of four
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
@@ -114,7 +113,7 @@ def test_a_resample_leaves_no_trace_in_autograd(attach: Attach) -> None:
 
 
 def test_the_other_methods_never_resample(attach: Attach) -> None:
-    for name in METHODS - {"rosa"}:
+    for name in ("ft", "head_only", "bitfit", "ia3", "lora"):
         net, method = attach(name)
         before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
         assert not any(method.is_due(step, 3) for step in range(30))
