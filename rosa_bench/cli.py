@@ -139,11 +139,10 @@ def deviations(raw: DictConfig) -> dict[str, list[Any]]:
     expected = hydra.compose("config", overrides=given)
     for key in FREE:
         expected[key] = raw[key]
-    from rosa_bench.record import NOT_IDENTITY_OF
+    from rosa_bench.record import is_identity
 
     left, right = _flat(expected), _flat(raw)
-    unimportant = tuple(f"{group}.{key}" for group, keys in NOT_IDENTITY_OF.items() for key in keys)
-    differing = [key for key in right if right[key] != left.get(key) and not key.startswith(unimportant)]
+    differing = [key for key in right if right[key] != left.get(key) and is_identity(key)]
     return {key: [right[key], left.get(key)] for key in differing}
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.data.task import Task
 from rosa_bench.errors import UserError, at_least, one_of
+from rosa_bench.files import shipped
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.base import build as build_method
 from rosa_bench.models.spec import Model
@@ -21,8 +22,7 @@ from rosa_bench.typed import typed
 
 def conf_folder() -> Path:
     """Where the configuration files are: inside an installed package, else at the top of the source tree."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+    return shipped("conf", "conf")
 
 
 @dataclass(frozen=True, kw_only=True)

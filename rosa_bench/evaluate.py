@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.data.batches import Batches
+from rosa_bench.data.batches import Batches, to_device
 from rosa_bench.metrics import LoadedMetric
 
 
@@ -27,9 +27,8 @@ def predict(
     model.eval()
     outputs, labels, loss = [], [], torch.zeros((), device=device)
     for batch in batches.epoch():
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with autocast():
-            result = model(**moved)
+            result = model(**to_device(batch, device))
         outputs.append(result.logits.float())
         labels.append(batch["labels"])
         loss += result.loss.float() * len(batch["labels"])

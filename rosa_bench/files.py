@@ -55,6 +55,12 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def shipped(inside: str, in_tree: str) -> Path:
+    """A folder that travels with the package: ``inside`` an installed one, else ``in_tree`` of the source tree."""
+    package = Path(__file__).parent
+    return package / inside if (package / inside).is_dir() else package.parent / in_tree
+
+
 def check_writable(key: str, folder: Path) -> None:
     """Make ``folder``, or raise `UserError` naming the setting ``key`` when nothing can be written there."""
     try:

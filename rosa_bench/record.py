@@ -65,6 +65,12 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
     return {**settings, "data": data, "weights": model, "device": device, "precision": precision}
 
 
+def is_identity(key: str) -> bool:
+    """Whether a setting inside a group, by its dotted key, can change a figure."""
+    group, *rest = key.split(".")
+    return not rest or rest[0] not in NOT_IDENTITY_OF.get(group, ())
+
+
 def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
     """``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; a method without a rank has no such part."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]

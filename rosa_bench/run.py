@@ -22,7 +22,7 @@ from rosa_bench.measure import Meter
 from rosa_bench.metrics import LoadedMetric
 from rosa_bench.models.encoder import Loaded, load_encoder, longest_input
 from rosa_bench.provenance import git_state, versions
-from rosa_bench.record import RunRecord, public_config, save_record
+from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
 from rosa_bench.train import Epoch, Recipe, Scores, fit
 
@@ -208,5 +208,5 @@ def say_end(setup: Setup, record: RunRecord) -> None:
     log.info(
         "%s %.2f at epoch %d of %d (last: %.2f), in %.1f s; %s",
         reported, 100 * scores["selected"][reported], scores["selected"]["epoch"], scores["last"]["epoch"],
-        100 * scores["last"][reported], record.time_s["total"], setup.results_dir / "runs" / record.path_name,
+        100 * scores["last"][reported], record.time_s["total"], runs_folder(setup.results_dir) / record.path_name,
     )  # fmt: skip

@@ -38,7 +38,7 @@ class Setup:
 
     @property
     def output_dir(self) -> Path:
-        """Where this run's log and model go."""
+        """Where what this run makes beside its record goes."""
         return Path(self.config.output_dir).expanduser() / self.id
 
     @property

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.data.batches import Batch, Batches, parts
+from rosa_bench.data.batches import Batch, Batches, parts, to_device
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.progress import TrainingProgress
@@ -153,8 +153,3 @@ def checked(losses: Tensor, *, first_step: int) -> list[float]:
         if not math.isfinite(value):
             raise TrainingFailedError(f"the training loss is {value} at step {first_step + offset + 1}")
     return values
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

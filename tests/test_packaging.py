@@ -41,10 +41,9 @@ def test_a_wheel_carries_every_folder_where_the_package_looks_for_it() -> None:
 
 def test_inside_a_wheel_its_own_folders_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "rosa_bench"
-    for folder in ("conf", "published", "report"):
+    for folder in ("conf", "published"):
         (package / folder).mkdir(parents=True)
-    monkeypatch.setattr("rosa_bench.config.__file__", str(package / "config.py"))
-    monkeypatch.setattr("rosa_bench.report.published.__file__", str(package / "report/published.py"))
+    monkeypatch.setattr("rosa_bench.files.__file__", str(package / "files.py"))
     assert conf_folder() == package / "conf"
     assert published_folder() == package / "published"
 

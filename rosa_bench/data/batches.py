@@ -94,3 +94,8 @@ def parts(batch: Batch, count: int) -> list[Batch]:
     """Split a batch by examples into ``count`` parts as equal as can be, fewer if it is small."""
     chunks = {name: tensor.tensor_split(min(count, len(tensor))) for name, tensor in batch.items()}
     return [dict(zip(chunks, part, strict=True)) for part in zip(*chunks.values(), strict=True)]
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch on ``device``."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

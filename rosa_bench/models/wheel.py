@@ -108,10 +108,13 @@ def _archive(wheel: Wheel, wheels: list[Path], folder: Path) -> Iterator[zipfile
         yield archive
 
 
-def _open_zip(path: Path) -> zipfile.ZipFile:
+@contextmanager
+def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+    """An archive to read from; damage found on opening or while reading is told with its name."""
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path.name} is damaged: {error}") from error
 
 
@@ -121,11 +124,8 @@ def _unpack(archive: zipfile.ZipFile, folder: str, target: Path) -> None:
     for name in WANTED:
         member = f"{folder}/{name}"
         if member in present:
-            try:
-                with archive.open(member) as source, (target / name).open("wb") as file:
-                    _copy(source, file)
-            except (zipfile.BadZipFile, zlib.error) as error:
-                raise UserError(f"{Path(archive.filename or 'the archive').name} is damaged: {error}") from error
+            with archive.open(member) as source, (target / name).open("wb") as file:
+                _copy(source, file)
     if absent := [name for name in NEEDED if not (target / name).exists()]:
         raise UserError(f"{Path(archive.filename or 'the archive').name} has no {', '.join(absent)} in {folder}/")
 

@@ -1,6 +1,7 @@
 """Rows and columns of a table of scores, and which row leads a column."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from scipy.stats import ttest_ind_from_stats
 
@@ -31,9 +32,13 @@ class Grid:
         """Our figure for a row and column, if there is one."""
         return self.group.cells.get((variant, task))
 
-    def leader(self, task: str) -> Variant | None:
-        """The row to mark as best in a column, if one is."""
-        return leader({variant: cell for variant in self.variants if (cell := self.cell(variant, task))})
+    @cached_property
+    def leaders(self) -> dict[str, Variant | None]:
+        """The row to mark as best in each column, if one is."""
+        return {
+            task: leader({variant: cell for variant in self.variants if (cell := self.cell(variant, task))})
+            for task in self.tasks
+        }
 
 
 def grid_of(group: Group, published: PublishedTable) -> Grid:

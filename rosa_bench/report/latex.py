@@ -4,11 +4,8 @@ from rosa_bench.report.table import Column, Entry, Section, Table
 from rosa_bench.report.text import MISSING, blocks
 
 TEXT_WIDTH = 345  # of LaTeX's article, in points
-CHARACTER, SUBSCRIPT, GAP = (
-    4.1,
-    3.6,
-    6,
-)  # generous widths in points: a character of \scriptsize, of its subscripts, a gap
+# Generous widths, in points: of a character of \scriptsize, of one of its subscripts, of the gap between columns.
+CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
 SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''",

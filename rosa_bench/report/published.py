@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rosa_bench.files import shipped
 from rosa_bench.report.settings import Deviation, Variant, frozen
 from rosa_bench.typed import typed
 
@@ -47,9 +48,7 @@ class PublishedTable:
 
 def published_folder() -> Path:
     """Where the printed tables are: inside an installed package, else at the top of the source tree."""
-    package = Path(__file__).parent.parent
-    inside = package / "published"
-    return inside if inside.is_dir() else package.parent / "results" / "published"
+    return shipped("published", "results/published")
 
 
 def load_published(name: str) -> PublishedTable:

@@ -54,23 +54,22 @@ def _section(grid: Grid, published: PublishedTable) -> Section:
     columns += [
         Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
     ]
-    leaders = {task: grid.leader(task) for task in grid.tasks}
     return Section(
         heading=heading(grid.group),
         facts=facts(grid, published),
         columns=columns,
-        lines=[_line(grid, variant, leaders) for variant in grid.variants],
+        lines=[_line(grid, variant) for variant in grid.variants],
         notes=[*(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()), *_left_out(grid)],
     )
 
 
-def _line(grid: Grid, variant: Variant, leaders: dict[str, Variant | None]) -> Line:
+def _line(grid: Grid, variant: Variant) -> Line:
     cells = {task: grid.cell(variant, task) for task in grid.tasks}
     counts = sorted({cell.trainable for cell in cells.values() if cell})
     texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
     trainable = Entry(mean="–".join(texts) or None, paper=grid.printed_trainable.get(variant))
     entries = [
-        _entry(cell, paper=grid.printed.get((variant, task)), best=leaders[task] == variant)
+        _entry(cell, paper=grid.printed.get((variant, task)), best=grid.leaders[task] == variant)
         for task, cell in cells.items()
     ]
     return Line(label=variant.label, entries=[trainable, *entries])

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from rosa_bench.record import NOT_IDENTITY_OF, RunRecord
+from rosa_bench.record import RunRecord, is_identity
 
 METHOD = "method."
 
@@ -97,11 +97,10 @@ def words(value: Hashable) -> str:
 
 def _deviations(record: RunRecord) -> list[Deviation]:
     """All deviations that can change a figure, by key."""
-    unimportant = {f"{group}.{key}" for group, keys in NOT_IDENTITY_OF.items() for key in keys}
     return [
         Deviation(key, frozen(value), frozen(expected))
         for key, (value, expected) in sorted(record.deviations.items())
-        if ".".join(key.split(".")[:2]) not in unimportant
+        if is_identity(key)
     ]
 
 

@@ -10,13 +10,12 @@ from rosa_bench.report.settings import Variant
 def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
     """One row for each cell with a figure of ours, in the table's order."""
     ordered = [(variant, task) for variant in grid.variants for task in grid.tasks]
-    leaders = {task: grid.leader(task) for task in grid.tasks}
     return [
         {
             **_setting(number, grid.group),
             **_cell(variant, cell),
             "paper_x100": grid.printed.get((variant, task), ""),
-            "best": str(leaders[task] == variant).lower(),
+            "best": str(grid.leaders[task] == variant).lower(),
             "runs": " ".join(run.id for run in cell.runs),
         }
         for variant, task in ordered

