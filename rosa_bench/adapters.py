@@ -1,6 +1,6 @@
 """The layers that methods put in the place of a model's linear ones, and the putting.
 
-Weights are (out, in) here, whatever the model stores: GPT-2's ``Conv1D`` keeps (in, out).
+Each stands in for one weight, or for a stack of them (`rosa_bench.linear`).
 """
 
 import re
@@ -10,12 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
-from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.errors import UserError
-
-Linear = nn.Linear | Conv1D
+from rosa_bench.linear import LINEAR_TYPES, Linear, linear, make_linear, weight_of
 
 
 class Adapter(nn.Module):
@@ -28,7 +25,7 @@ class Adapter(nn.Module):
         self.plain_type = type(plain)
         self.register_parameter("bias", plain.bias)
 
-    def merged_weight(self) -> Float[Tensor, "out in"]:
+    def merged_weight(self) -> Float[Tensor, "*n out in"]:
         """The weight of the plain layer that computes the same function."""
         raise NotImplementedError
 
@@ -39,14 +36,7 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def to_plain(self) -> Linear:
         """A layer of the original kind with the same function, and so with no added latency."""
-        weight = self.merged_weight()
-        rows, columns = weight.shape
-        conv1d = self.plain_type is Conv1D
-        with torch.device("meta"):  # nothing is allocated or drawn: both parameters are put in below
-            plain = Conv1D(rows, columns) if conv1d else nn.Linear(columns, rows, bias=self.bias is not None)
-        plain.weight = nn.Parameter(weight.mT.contiguous() if conv1d else weight)
-        plain.register_parameter("bias", self.merged_bias())
-        return plain
+        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())
 
 
 class LowRankLinear(Adapter):
@@ -57,39 +47,39 @@ class LowRankLinear(Adapter):
     because hundreds of merges into a bfloat16 residual would wear it away.
     """
 
-    residual: Float[Tensor, "out in"]
+    residual: Float[Tensor, "*n out in"]
 
     def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0):
         super().__init__(plain)
         weight = weight_of(plain)
-        rows, columns = weight.shape
+        *stack, rows, columns = weight.shape
         self.scale = scale
         # A copy: a resample writes into it, and must never write into a weight that another layer shares.
         self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
-        self.a = nn.Parameter(weight.new_zeros(rows, rank))
-        self.b = nn.Parameter(weight.new_zeros(rank, columns))
+        self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank))
+        self.b = nn.Parameter(weight.new_zeros(*stack, rank, columns))
 
     @property
     def shape(self) -> torch.Size:
-        """(out, in)."""
+        """(out, in), after the stack's size where there is one."""
         return self.residual.shape
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale)
 
-    def merged_weight(self) -> Float[Tensor, "out in"]:
-        return torch.addmm(self.residual, self.a, self.b, alpha=self.scale)
+    def merged_weight(self) -> Float[Tensor, "*n out in"]:
+        return _formed(self.residual, self.a, self.b, self.scale)
 
     def extra_repr(self) -> str:
-        rows, columns = self.shape
-        return f"in={columns}, out={rows}, rank={self.a.shape[1]}, scale={self.scale:g}, bias={self.bias is not None}"
+        *_, rows, columns = self.shape
+        return f"in={columns}, out={rows}, rank={self.a.shape[-1]}, scale={self.scale:g}, bias={self.bias is not None}"
 
 
 def low_rank_linear(
     x: Float[Tensor, "*batch in"],
-    residual: Float[Tensor, "out in"],
-    a: Float[Tensor, "out r"],
-    b: Float[Tensor, "r in"],
+    residual: Float[Tensor, "*n out in"],
+    a: Float[Tensor, "*n out r"],
+    b: Float[Tensor, "*n r in"],
     bias: Float[Tensor, " out"] | None,
     *,
     scale: float = 1.0,
@@ -113,9 +103,9 @@ class _LowRankLinear(torch.autograd.Function):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         with torch.autocast(device, enabled=False):
-            weight = torch.addmm(residual, a, b, alpha=scale).to(dtype)
+            weight = _formed(residual, a, b, scale).to(dtype)
             x = x.to(dtype)
-            y = functional.linear(x, weight, None if bias is None else bias.to(dtype))
+            y = linear(x, weight, None if bias is None else bias.to(dtype))
         ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         return y
@@ -127,12 +117,17 @@ class _LowRankLinear(torch.autograd.Function):
         scale: float = ctx.scale  # pyright: ignore[reportAttributeAccessIssue]
         need_x, _, need_a, need_b, need_bias, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
         with torch.autocast(x.device.type, enabled=False):
-            rows, flat = dy.reshape(-1, dy.shape[-1]), x.reshape(-1, x.shape[-1])  # (tokens, out), (tokens, in)
+            stack = weight.shape[:-2]
+            rows, flat = (tensor.reshape(*stack, -1, tensor.shape[-1]) for tensor in (dy, x))  # (*n, tokens, out or in)
             dx = dy @ weight if need_x else None
             da = (rows.mT @ (flat @ b.to(x.dtype).mT)).to(a.dtype) * scale if need_a else None
             db = ((rows @ a.to(x.dtype)).mT @ flat).to(b.dtype) * scale if need_b else None
             dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)) if need_bias else None
         return dx, None, da, db, dbias, None
+
+
+def _formed(residual: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    return (torch.addmm if residual.ndim == 2 else torch.baddbmm)(residual, a, b, alpha=scale)
 
 
 class ScaledLinear(Adapter):
@@ -144,23 +139,25 @@ class ScaledLinear(Adapter):
     arXiv 2205.05638, section 3.3.
     """
 
-    weight: Float[Tensor, "out in"]
+    weight: Float[Tensor, "*n out in"]
 
     def __init__(self, plain: Linear, *, side: str):
         super().__init__(plain)
         weight = weight_of(plain).detach()
         self.side = side
         self.register_buffer("weight", weight.contiguous())
-        self.factor = nn.Parameter(weight.new_ones(weight.shape[1 if side == "input" else 0]))
+        *stack, rows, columns = weight.shape
+        self.factor = nn.Parameter(weight.new_ones(*stack, columns if side == "input" else rows))
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        factor = self.factor if self.weight.ndim == 2 else self.factor.unsqueeze(-2)
         if self.side == "input":
-            return functional.linear(x * self.factor, self.weight, self.bias)
-        y = functional.linear(x, self.weight, self.bias)
-        return (y * self.factor).to(y.dtype)  # autocast leaves a product of two types in the wider one
+            return linear(x * factor, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias)
+        return (y * factor).to(y.dtype)  # autocast leaves a product of two types in the wider one
 
-    def merged_weight(self) -> Float[Tensor, "out in"]:
-        return self.weight * (self.factor if self.side == "input" else self.factor.unsqueeze(1))
+    def merged_weight(self) -> Float[Tensor, "*n out in"]:
+        return self.weight * self.factor.unsqueeze(-2 if self.side == "input" else -1)
 
     @torch.no_grad()
     def merged_bias(self) -> nn.Parameter | None:
@@ -169,13 +166,8 @@ class ScaledLinear(Adapter):
         return nn.Parameter(self.bias * self.factor)
 
     def extra_repr(self) -> str:
-        rows, columns = self.weight.shape
+        *_, rows, columns = self.weight.shape
         return f"in={columns}, out={rows}, side={self.side}, bias={self.bias is not None}"
-
-
-def weight_of(plain: Linear) -> Float[Tensor, "out in"]:
-    """The layer's weight as (out, in)."""
-    return plain.weight.mT if isinstance(plain, Conv1D) else plain.weight
 
 
 def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
@@ -209,7 +201,7 @@ def linear_names(model: nn.Module, pattern: str) -> list[str]:
 
     Raises `UserError` when there is none, with the kinds of names that there are.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR_TYPES)]
     found = [name for name in linears if name_matches(pattern, name)]
     if not found:
         # The layers of a stack differ only in their number: one line stands for all of them.

@@ -1,4 +1,6 @@
-"""The epoch that counts: the one with the highest score on the selection data, and its weights if wanted."""
+"""The epoch that counts: the one with the best score on the selection data, and its weights if wanted."""
+
+import operator
 
 import torch
 from torch import nn
@@ -7,16 +9,19 @@ from rosa_bench.train import Scores
 
 
 class BestEpoch:
-    """Remembers the epoch with the highest score, the first of equals, and its weights if they will be wanted again."""
+    """Remembers the epoch with the best score, the first of equals, and its weights if they will be wanted again."""
 
-    def __init__(self, model: nn.Module, reported: str, *, keep_weights: bool):
+    def __init__(self, model: nn.Module, reported: str, *, lower_is_better: bool = False, keep_weights: bool):
         self.model, self.reported, self.keep_weights = model, reported, keep_weights
-        self.number, self.score = -1, float("-inf")
+        self.is_better = operator.lt if lower_is_better else operator.gt
+        self.number, self.score = -1, float("nan")
         self._weights: dict[str, torch.Tensor] = {}
 
     def offer(self, number: int, scores: Scores) -> None:
         """Consider epoch ``number``, counted from 0."""
-        if self.number >= 0 and not scores[self.reported] > self.score:  # so that NaN never replaces a figure
+        if self.number >= 0 and not self.is_better(
+            scores[self.reported], self.score
+        ):  # so that NaN never replaces a figure
             return
         self.number, self.score = number, scores[self.reported]
         if self.keep_weights:

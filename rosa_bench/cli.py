@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from rosa_bench.config import conf_folder, parse
+from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.errors import UserError
 from rosa_bench.typed import typed
 
@@ -142,7 +142,10 @@ def deviations(raw: DictConfig) -> dict[str, list[Any]]:
     from rosa_bench.record import is_identity
 
     left, right = _flat(expected), _flat(raw)
-    differing = [key for key in right if right[key] != left.get(key) and is_identity(key)]
+    known = {field.name for field in fields(RunConfig)}  # the rest only feeds these
+    differing = [
+        key for key in right if right[key] != left.get(key) and key.partition(".")[0] in known and is_identity(key)
+    ]
     return {key: [right[key], left.get(key)] for key in differing}
 
 

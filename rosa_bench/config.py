@@ -11,13 +11,12 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.data.task import Task
+from rosa_bench.data.task import Task, TextTask
 from rosa_bench.errors import UserError, at_least, one_of
 from rosa_bench.files import shipped
 from rosa_bench.methods.base import Method
-from rosa_bench.methods.base import build as build_method
-from rosa_bench.models.spec import Model
-from rosa_bench.typed import typed
+from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.typed import build, typed
 
 
 def conf_folder() -> Path:
@@ -90,7 +89,7 @@ class _Plain:
     epochs: int
     batch_size: int
     accumulate: int
-    max_length: int
+    max_length: int | None
     precision: str
     device: str
     data_dir: str | None
@@ -127,6 +126,10 @@ class RunConfig(_Plain):
     protocol: Protocol
     optimizer: Optimizer
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.task.check(self.model)
+
 
 def parse(raw: DictConfig) -> RunConfig:
     """Turn a composed configuration into a checked one.
@@ -140,9 +143,9 @@ def parse(raw: DictConfig) -> RunConfig:
     plain = {field.name: raw[field.name] for field in fields(_Plain)}
     return RunConfig(
         **vars(typed(_Plain, plain)),
-        task=typed(Task, raw.task, at="task"),
-        model=typed(Model, raw.model, at="model"),
-        method=build_method(raw.method),
+        task=build(Task, raw.task, at="task", default=TextTask),  # pyright: ignore[reportArgumentType]
+        model=build(Model, raw.model, at="model", default=Encoder),
+        method=build(Method, raw.method, at="method"),
         protocol=typed(Protocol, raw.protocol, at="protocol"),
         optimizer=typed(Optimizer, raw.optimizer, at="optimizer"),
     )

@@ -1,6 +1,7 @@
 """What a person sees while a run trains: a live bar on a terminal, one line an epoch elsewhere."""
 
 import logging
+import math
 import time
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 log = logging.getLogger(__name__)
 
 REFRESH_S = 0.25
+LINES = 25  # at most, of epochs
 
 
 class ConsoleHandler(logging.Handler):
@@ -35,7 +37,7 @@ class TrainingProgress:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("step {task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:.4f}  lr {task.fields[lr]:.2e}  {task.fields[rate]:.0f} examples/s"),
+            TextColumn("loss {task.fields[loss]:#.4g}  lr {task.fields[lr]:.2e}  {task.fields[rate]:.0f} examples/s"),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,
@@ -70,7 +72,9 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
-        """Leave one line that stays."""
-        figures = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        log.info("epoch %d/%d  train loss %.4f  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)
+        """Leave a line that stays, of one epoch in so many that a long run is no longer to read than a short one."""
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
+        if (epoch + 1) % math.ceil(self.epochs / LINES):
+            return
+        figures = "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
+        log.info("epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)

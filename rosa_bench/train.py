@@ -68,7 +68,7 @@ def fit(
     total = recipe.epochs * steps_per_epoch
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
+        trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
     )
     losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait for the device
     history: list[Epoch] = []

@@ -1,5 +1,6 @@
 """From a configuration's values to a checked dataclass, by way of omegaconf's types."""
 
+import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -25,3 +26,23 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
         raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error
+
+
+def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, default: type[T] | None = None) -> T:
+    """The kind of ``base`` that ``settings`` describe: their ``_target_`` names its class, where it is not ``default``.
+
+    Raises `UserError` for a class that is none, and as `typed` does for a wrong key, type or value.
+    """
+    target = settings.get("_target_")
+    kind = default if target is None else _imported(str(target), at)
+    if not (isinstance(kind, type) and issubclass(kind, base)):
+        raise UserError(f"{at}._target_={target} is not a rosa_bench {base.__name__}")
+    return typed(kind, {str(key): value for key, value in settings.items() if key != "_target_"}, at=at)
+
+
+def _imported(target: str, at: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{at}._target_={target} cannot be imported: {error}") from error

@@ -24,7 +24,9 @@ os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
 os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 # Before these are imported: from then on, each call checks the shapes of its tensors.
-install_import_hook(["rosa_bench.lowrank", "rosa_bench.adapters"], "beartype.beartype")
+install_import_hook(
+    ["rosa_bench.lowrank", "rosa_bench.linear", "rosa_bench.adapters", "rosa_bench.theory"], "beartype.beartype"
+)
 
 torch.set_num_threads(1)  # several workers share the cores
 
@@ -54,9 +56,11 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
     """``tiny_model("tiny_bert", num_outputs=1)``: that model, the same weights each time, without dropout."""
     from rosa_bench.models.encoder import load_encoder
     from rosa_bench.models.source import locate
+    from rosa_bench.models.spec import Encoder
 
     def make(name: str, num_outputs: int = 2) -> "PreTrainedModel":
         spec = compose("task=grammar", f"model={name}").model
+        assert isinstance(spec, Encoder)
         torch.manual_seed(0)
         return load_encoder(spec, locate(spec), num_outputs=num_outputs).model.eval()
 

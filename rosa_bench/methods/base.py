@@ -6,15 +6,13 @@ files of this package import torch only inside functions, so that a wrong settin
 
 from __future__ import annotations
 
-import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rosa_bench.errors import UserError, at_least
-from rosa_bench.typed import typed
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +43,8 @@ class Method(ABC):
         self.insert(model)
         for parameter in self.trainable(model):
             parameter.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(f"method={self.name} finds nothing to train in this model; choose another method")
 
     def insert(self, model: nn.Module) -> None:  # noqa: B027 - a hook, not a duty
         """Replace layers of the model. Some methods replace none."""
@@ -136,7 +136,8 @@ class LowRankMethod(AdapterMethod):
         """Give the layers, which hold W and zero factors, their first residuals and factors."""
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.adapters import LowRankLinear, low_rank_layers, replace_linears, weight_of
+        from rosa_bench.adapters import LowRankLinear, low_rank_layers, replace_linears
+        from rosa_bench.linear import weight_of
 
         names = self.target_names(model)
         for name in names:
@@ -151,26 +152,9 @@ class LowRankMethod(AdapterMethod):
         return torch.Generator().manual_seed(1_000_003 * self.seed + step)
 
     def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:
-        rows, columns = shape
+        *_, rows, columns = shape
         if self.rank > min(rows, columns):
             raise UserError(
                 f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
                 f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
             )
-
-
-def build(settings: Mapping[str, Any]) -> Method:
-    """The method that ``settings`` describe; their ``_target_`` names its class.
-
-    Raises `UserError` for a class that is none, and for a wrong key, type or value.
-    """
-    target = str(settings["_target_"])
-    module, _, name = target.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method._target_={target} cannot be imported: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise UserError(f"method._target_={target} is not a rosa_bench Method")
-    given = {key: value for key, value in settings.items() if key != "_target_"}
-    return typed(kind, given, at="method")

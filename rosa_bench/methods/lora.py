@@ -46,7 +46,7 @@ class Lora(LowRankMethod):
             factor = layer.b if self.init == "kaiming" else layer.a
             drawn = torch.empty(factor.shape)
             if self.init == "kaiming":
-                bound = layer.shape[1] ** -0.5
+                bound = layer.shape[-1] ** -0.5
                 drawn.uniform_(-bound, bound, generator=generator)
             else:
                 drawn.normal_(generator=generator)

@@ -51,7 +51,7 @@ class Rosa(LowRankMethod):
             )
 
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
-        whole = [layer.shape for layer in layers if self.rank == min(layer.shape)]
+        whole = [layer.shape[-2:] for layer in layers if self.rank == min(layer.shape[-2:])]
         if whole:
             rows, columns = whole[0]
             log.warning(

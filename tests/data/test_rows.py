@@ -17,19 +17,24 @@ from hypothesis import strategies as st
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.data.rows import Row, fingerprint, load_rows, load_splits
 from rosa_bench.data.source import ENDINGS, describe_source, find_file
-from rosa_bench.data.task import HubData, Mark, Task
+from rosa_bench.data.task import HubData, Mark, TextTask
 from rosa_bench.errors import UserError
 
 Rows = list[dict[str, Any]]
 
 
-def task_of(**changes: Any) -> Task:
+def text_task(config: RunConfig) -> TextTask:
+    assert isinstance(config.task, TextTask)
+    return config.task
+
+
+def task_of(**changes: Any) -> TextTask:
     """Two classes of one text, in the folder `toy`."""
     settings: dict[str, Any] = {
         "name": "toy", "title": "Toy", "text": ["text"], "labels": ["no", "yes"], "metric": "accuracy",
         "score": "accuracy", "folder": "toy",
     }  # fmt: skip
-    return Task(**{**settings, **changes})
+    return TextTask(**{**settings, **changes})
 
 
 TOY = task_of()
@@ -104,7 +109,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("task", [TOY, PAIR, VALUE], ids=["one text", "pair", "regression"])
-def test_every_reader_gives_the_rows_that_were_written(tmp_path: Path, ending: str, task: Task) -> None:
+def test_every_reader_gives_the_rows_that_were_written(tmp_path: Path, ending: str, task: TextTask) -> None:
     columns = task.text
     labels = (
         [1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1] if task.labels else [0.0, 5.0, 2.5, 3.25, 0.1, 4.999, 1.0, 3.0, 2.0, 0.3, 5.0]
@@ -162,7 +167,7 @@ def test_labels_may_be_truth_values(tmp_path: Path) -> None:
 
 
 def test_the_embedded_task_needs_no_folder(compose: Callable[..., RunConfig]) -> None:
-    rows = load_rows(compose("task=grammar").task, "validation", None)
+    rows = load_rows(text_task(compose("task=grammar")), "validation", None)
     assert len(rows) == 1000
     assert {row.label for row in rows} == {0, 1}
 
@@ -205,7 +210,7 @@ def test_wic_marks_both_sentences(compose: Callable[..., RunConfig], tmp_path: P
     folder = tmp_path / "super_glue/wic"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_bytes(jsonl([row]))
-    assert load_rows(compose("task=wic").task, "train", tmp_path) == [Row(("a * bed *", "the * bed *"), 0)]
+    assert load_rows(text_task(compose("task=wic")), "train", tmp_path) == [Row(("a * bed *", "the * bed *"), 0)]
 
 
 # Checks
@@ -343,11 +348,12 @@ def test_held_out_rows_come_out_of_train(
 
 def test_the_fair_protocols_slice_is_capped(compose: Callable[..., RunConfig]) -> None:
     config = compose("task=grammar", "protocol=fair")
+    task = text_task(config)
     splits = load_splits(
-        config.task, None, held_out_rows=config.protocol.held_out_rows, held_out_max=config.protocol.held_out_max
+        task, None, held_out_rows=config.protocol.held_out_rows, held_out_max=config.protocol.held_out_max
     )
     assert (len(splits.train), len(splits.held_out)) == (3600, 400)
-    capped = load_splits(config.task, None, held_out_rows=0.5, held_out_max=config.protocol.held_out_max)
+    capped = load_splits(task, None, held_out_rows=0.5, held_out_max=config.protocol.held_out_max)
     assert (len(capped.train), len(capped.held_out)) == (3000, 1000)
 
 
@@ -446,7 +452,7 @@ PARTIAL = ("qnli", "mnli", "boolq")
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the GLUE and SuperGLUE files beside the repository")
 @pytest.mark.parametrize("name", TRAIN_ROWS)
 def test_the_papers_tasks_load(compose: Callable[..., RunConfig], name: str) -> None:
-    task = compose(f"task={name}").task
+    task = text_task(compose(f"task={name}"))
     splits = load_splits(task, DATA)
     assert len(splits.train) == TRAIN_ROWS[name]
     assert len(splits.validation) == task.rows[task.validation]

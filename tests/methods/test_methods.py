@@ -20,9 +20,10 @@ from transformers import (
 from rosa_bench.adapters import Adapter
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.errors import UserError
-from rosa_bench.methods.base import Method, build
+from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
+from rosa_bench.typed import build
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
@@ -349,7 +350,7 @@ def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: in
 )
 def test_a_target_that_is_no_method(target: str, message: str) -> None:
     with pytest.raises(UserError, match=f"{target} {message}"):
-        build({"_target_": target})
+        build(Method, {"_target_": target}, at="method")
 
 
 @pytest.mark.parametrize(

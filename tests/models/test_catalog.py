@@ -75,7 +75,7 @@ def test_a_file_that_is_no_model_is_told_with_its_key(tmp_path: Path) -> None:
 
 
 def test_an_unknown_model_is_told_with_the_choices() -> None:
-    with pytest.raises(UserError, match=r"model=unheard_of.*minilm, mpnet_base"):
+    with pytest.raises(UserError, match=r"model=unheard_of.*minilm, mlp1, mlp2, mpnet_base"):
         catalog.pull_named(MODELS, "unheard_of")
 
 

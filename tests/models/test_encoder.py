@@ -21,13 +21,14 @@ from transformers import (
 
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.errors import UserError
+from rosa_bench.models.catalog import load_specs
 from rosa_bench.models.encoder import Loaded, load_encoder, longest_input
 from rosa_bench.models.random_weights import SPECIAL, byte_tokenizer
 from rosa_bench.models.source import locate
-from rosa_bench.models.spec import Model
+from rosa_bench.models.spec import Encoder
 
 Compose = Callable[..., RunConfig]
-SpecOf = Callable[[str], Model]
+SpecOf = Callable[[str], Encoder]
 
 RANDOM = ("tiny_bert", "tiny_roberta")
 MPNET = {
@@ -38,10 +39,15 @@ MPNET = {
 
 @pytest.fixture
 def spec_of(compose: Compose) -> SpecOf:
-    return lambda name: compose("task=grammar", f"model={name}").model
+    def spec(name: str) -> Encoder:
+        model = compose("task=grammar", f"model={name}").model
+        assert isinstance(model, Encoder)
+        return model
+
+    return spec
 
 
-def load(spec: Model, num_outputs: int = 2, seed: int = 0) -> Loaded:
+def load(spec: Encoder, num_outputs: int = 2, seed: int = 0) -> Loaded:
     torch.manual_seed(seed)
     return load_encoder(spec, locate(spec), num_outputs=num_outputs)
 
@@ -135,8 +141,9 @@ def test_every_published_model_says_how_large_it_is(spec_of: SpecOf, name: str) 
     assert spec_of(name).parameters == size(PUBLISHED[name])
 
 
-def test_every_model_is_among_them() -> None:
-    assert {path.stem for path in (conf_folder() / "model").glob("*.yaml")} == {*RANDOM, *PUBLISHED}
+def test_every_encoder_is_among_them() -> None:
+    specs = load_specs(conf_folder() / "model")
+    assert {name for name, spec in specs.items() if isinstance(spec, Encoder)} == {*RANDOM, *PUBLISHED}
 
 
 def size(config: PretrainedConfig) -> int:

@@ -5,15 +5,15 @@ import pytest
 
 from rosa_bench.errors import UserError
 from rosa_bench.models.source import locate
-from rosa_bench.models.spec import Model, Wheel
+from rosa_bench.models.spec import Encoder, Wheel
 from rosa_bench.models.wheel import pulled_folder
 
 WHEEL = Wheel(requirements=["a==1"], sha256=["0123456789abcdef" * 4], folder="a/model")
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
-def model_of(**sources: Any) -> Model:
-    return Model(name="toy", title="Toy", parameters=1, licence="none", attention="x", head="y", **sources)
+def model_of(**sources: Any) -> Encoder:
+    return Encoder(name="toy", title="Toy", parameters=1, licence="none", attention="x", head="y", **sources)
 
 
 @pytest.fixture(autouse=True)

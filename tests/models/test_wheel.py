@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rosa_bench.errors import UserError
-from rosa_bench.models.spec import Model, Wheel
+from rosa_bench.models.spec import Encoder, Wheel
 from rosa_bench.models.wheel import cache_folder, pull, pulled_folder
 
 FILES = {
@@ -37,13 +37,13 @@ def wheel_of(files: dict[str, bytes], folder: str = FOLDER) -> bytes:
     return zipped({**traps, **{f"{folder}/{name}": content for name, content in files.items()}})
 
 
-def model_of(*wheels: bytes, sha256: list[str] | None = None, **wheel: Any) -> Model:
+def model_of(*wheels: bytes, sha256: list[str] | None = None, **wheel: Any) -> Encoder:
     settings: dict[str, Any] = {
         "requirements": [f"package-{number}==1.0" for number in range(len(wheels))],
         "sha256": sha256 or [hashlib.sha256(content).hexdigest() for content in wheels],
         "folder": FOLDER,
     }
-    return Model(
+    return Encoder(
         name="toy",
         title="Toy",
         parameters=1,
@@ -157,7 +157,7 @@ def test_a_folder_that_lacks_a_file_is_pulled_again(index: Callable) -> None:
 # What is not
 
 
-def assert_refused(model: Model, cache: Path, *words: str) -> None:
+def assert_refused(model: Encoder, cache: Path, *words: str) -> None:
     with pytest.raises(UserError) as raised:
         pull(model)
     message = str(raised.value)
@@ -288,7 +288,7 @@ def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch, cache: Pa
 
 
 def test_a_model_in_no_wheel_is_told(cache: Path) -> None:
-    hub = Model(name="toy", title="T", parameters=1, licence="none", attention="x", head="y", hub="some/where")
+    hub = Encoder(name="toy", title="T", parameters=1, licence="none", attention="x", head="y", hub="some/where")
     assert pulled_folder(hub) is None
     assert_refused(hub, cache, "model=toy", "no wheel", "some/where")
 
