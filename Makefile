@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install quickstart test check tables bench clean
+.PHONY: install quickstart test check tables figures bench clean
 
 install: $(VENV)/installed
 
@@ -30,6 +30,9 @@ check: install       ## style, types, and the direction of imports
 
 tables: install      ## the tables of results/, from its records
 	$(BIN)/rosa-bench tables
+
+figures: install     ## the figures of results/, from its records
+	$(BIN)/rosa-bench figures
 
 bench: install       ## times and memory, into results/benchmarks
 	$(BIN)/python scripts/benchmark.py

@@ -181,6 +181,20 @@ def _tables(arguments: list[str]) -> None:
     make_tables(Path(options.results_dir).expanduser(), write=options.write)
 
 
+@dataclass
+class FiguresOptions:
+    """``rosa-bench figures``: from which results."""
+
+    results_dir: str = "results"
+
+
+def _figures(arguments: list[str]) -> None:
+    """Draw figures from records into ``results_dir``/figures."""
+    from rosa_bench.report.figures import make_figures
+
+    make_figures(Path(_options(FiguresOptions, arguments).results_dir).expanduser())
+
+
 def _models(arguments: list[str]) -> None:
     """List the models, or pull one."""
     from rosa_bench.models import catalog
@@ -201,7 +215,7 @@ def _options(kind: type, arguments: list[str]) -> Any:
     return typed(kind, OmegaConf.from_dotlist(arguments))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"tables": _tables, "models": _models}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"tables": _tables, "figures": _figures, "models": _models}
 
 
 if __name__ == "__main__":

@@ -11,16 +11,16 @@ from pathlib import Path
 from rosa_bench.errors import UserError
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write ``text`` to ``path``: a temporary file beside it, synced, then renamed over it.
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write ``content`` (text as UTF-8) to ``path``: a temporary file beside it, synced, then renamed over it.
 
     A reader sees the old file or the new one, never a part; a crash leaves the old one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared results folder from its other readers

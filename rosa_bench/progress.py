@@ -72,9 +72,12 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
-        """Leave a line that stays, of one epoch in so many that a long run is no longer to read than a short one."""
+        """Leave a line that stays, of one epoch in so many that a long run is no longer to read than a short one.
+
+        The last epoch always has one.
+        """
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
-        if (epoch + 1) % math.ceil(self.epochs / LINES):
+        if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs:
             return
         figures = "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
         log.info("epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)

@@ -170,7 +170,8 @@ def _minimise(span: _Span, remainder: Tensor, rank: int) -> Update:
     _check_rank(rank, span.inverse.shape[-2], remainder.shape[-1])
     # The gap in the basis of X's range, (m, p): the same right singular vectors, and all p of them, as R may exceed m.
     coordinates = span.basis.mT @ remainder
-    b = torch.linalg.svd(coordinates, full_matrices=True).Vh[..., :rank, :]
+    wide = coordinates.shape[-2] < coordinates.shape[-1]
+    b = torch.linalg.svd(coordinates, full_matrices=wide).Vh[..., :rank, :]
     return Update(span.inverse @ (coordinates @ b.mT), b)
 
 

@@ -22,10 +22,10 @@ class Toy(nn.Module):
             self.residual.fill_(-value)
 
 
-def offered(scores: list[float], *, keep_weights: bool = True) -> tuple[Toy, BestEpoch]:
+def offered(scores: list[float], *, keep_weights: bool = True, lower_is_better: bool = False) -> tuple[Toy, BestEpoch]:
     """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
     model = Toy()
-    best = BestEpoch(model, "f1", keep_weights=keep_weights)
+    best = BestEpoch(model, "f1", lower_is_better=lower_is_better, keep_weights=keep_weights)
     for number, value in enumerate(scores):
         model.set(number + 1)
         best.offer(number, {"f1": value, "loss": -value})
@@ -42,6 +42,26 @@ def test_the_best_epoch_is_the_first_with_the_highest_score(scores: list[float],
     best.restore()
     assert model.trained.tolist() == [number + 1] * 2
     assert model.residual.tolist() == [-number - 1] * 2
+
+
+@pytest.mark.parametrize(("scores", "number"), [
+    ([0.5], 0), ([0.3, 0.1, 0.2], 1), ([0.1, 0.2, 0.3], 0), ([0.3, 0.2, 0.1], 2), ([0.2, 0.1, 0.1], 1), ([0.0, 0.0], 0),
+    ([float("inf"), 1.0], 1), ([1.0, 0.0], 1),
+])  # fmt: skip
+def test_of_errors_the_best_epoch_is_the_first_with_the_lowest(scores: list[float], number: int) -> None:
+    model, best = offered(scores, lower_is_better=True)
+    assert (best.number, best.score) == (number, min(scores))
+    best.restore()
+    assert model.trained.tolist() == [number + 1] * 2
+    assert model.residual.tolist() == [-number - 1] * 2
+
+
+@pytest.mark.parametrize("lower_is_better", [False, True])
+def test_what_is_no_number_never_replaces_one(lower_is_better: bool) -> None:
+    model, best = offered([0.2, float("nan")], lower_is_better=lower_is_better)
+    assert (best.number, best.score) == (0, 0.2)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
 
 
 def test_weights_go_back_into_the_same_parameters() -> None:

@@ -101,9 +101,11 @@ def test_help_names_every_choice_and_imports_nothing_heavy(here: Path) -> None:
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
         files = sorted(path.stem for path in (cli.conf_folder() / group).glob("*.yaml"))
         assert line.removeprefix(f"{group}: ").split(", ") == files
+    for command in cli.COMMANDS:
+        assert f"\nrosa-bench {command} " in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "rosa_bench.config" in imported  # the list is one of modules
-    assert imported.isdisjoint({"torch", "transformers", "datasets", "evaluate", "numpy"})
+    assert imported.isdisjoint({"torch", "transformers", "datasets", "evaluate", "numpy", "matplotlib"})
     assert not list(here.iterdir())
 
 
@@ -161,6 +163,12 @@ def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
     (["task=cola", "data_dir=nowhere"], ["data_dir=nowhere", "not a folder"]),
     (["task=cola", "data_dir=."], ["task=cola", "glue/cola", "train.jsonl.gz", "train.parquet", "train.tsv"]),
     (["limit_train=1", "protocol=fair"], ["grammar", "no train rows", "limit_train"]),
+    (["model=mlp1"], ["task=grammar", "model=mlp1", "needs an encoder"]),
+    (["task=synthetic"], ["task=synthetic", "model=tiny_bert", "needs a perceptron", "mlp1"]),
+    (["task=synthetic", "model=mlp1", "task.replicates=0"], ["task.replicates=0", "at least 1"]),
+    (["task=synthetic", "model=mlp1", "method=lora", "rank=33"], ["rank=33", "layers.0", "32 x 512", "at most 32"]),
+    (["task=synthetic", "model=mlp1", "method=bitfit"], ["method=bitfit", "nothing to train"]),
+    (["+task._target_=rosa_bench.nowhere.Task"], ["task._target_=rosa_bench.nowhere.Task", "cannot be imported"]),
 ])  # fmt: skip
 def test_a_mistake_is_told_in_one_line_and_leaves_no_record(
     rosa_bench: Callable[..., Outcome], here: Path, arguments: list[str], words: list[str]
@@ -230,6 +238,11 @@ def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Out
     (["tables", "here"], ["here", "KEY=VALUE", "results_dir, write"]),
     (["tables", "colour=red"], ["colour"]),
     (["tables", "write=perhaps"], ["write", "perhaps"]),
+    (["tables"], ["results_dir=results", "run something first"]),
+    (["figures", "here"], ["here", "KEY=VALUE", "results_dir"]),
+    (["figures", "colour=red"], ["colour"]),
+    (["figures"], ["results_dir=results", "rosa-bench -m +experiment=figure2"]),
+    (["figures", "results_dir=nowhere"], ["results_dir=nowhere", "rosa-bench -m +experiment=figure2"]),
 ])  # fmt: skip
 def test_a_mistake_in_another_command_is_told(
     rosa_bench: Callable[..., Outcome], arguments: list[str], words: list[str]
@@ -292,6 +305,18 @@ def test_a_run_leaves_one_record_and_is_not_run_again(rosa_bench: Callable[..., 
     after = json.loads(path.read_bytes())
     assert after["status"] == "completed"
     assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
+
+
+def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    small = ("task=synthetic", "device=cpu", "task.train_rows=64", "task.validation_rows=16", "epochs=2")
+    outcome = rosa_bench("-m", *small, "model=mlp1,mlp2", "method=lora,ft", "rank=2")
+    assert (outcome.status, outcome.err) == (0, "")
+    made = {(record.config["model"]["name"], record.config["method"]["name"]) for record in records(here)}
+    assert made == {(model, method) for model in ("mlp1", "mlp2") for method in ("lora", "ft")}
+    assert rosa_bench("figures").status == 0
+    written = {path.name for path in (here / "results/figures").iterdir()}
+    assert written == {"figure2.md", "figure2.png", "figure2.svg"}
+    assert_told(rosa_bench("tables"), "run something first")  # its figures are errors, and no scores
 
 
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Outcome], here: Path) -> None:

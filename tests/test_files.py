@@ -22,6 +22,8 @@ def test_write_atomic_writes_and_replaces(tmp_path: Path) -> None:
     for text in ("one ± ü\n", "two", ""):
         write_atomic(path, text)
         assert listing(path.parent) == {"record.json": text.encode("utf-8")}
+    write_atomic(path, b"\x89PNG\r\n\xff")
+    assert listing(path.parent) == {"record.json": b"\x89PNG\r\n\xff"}  # bytes are written as they are
 
 
 def test_write_atomic_leaves_a_file_that_others_can_read(tmp_path: Path) -> None:

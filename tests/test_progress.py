@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rosa_bench import progress
-from rosa_bench.progress import REFRESH_S, ConsoleHandler, TrainingProgress
+from rosa_bench.progress import LINES, REFRESH_S, ConsoleHandler, TrainingProgress
 
 Fields = Callable[[], dict]
 
@@ -111,6 +111,29 @@ def test_each_epoch_leaves_one_line(bar: TrainingProgress, caplog: pytest.LogCap
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
         f"epoch {number}/3  train loss 0.5000  accuracy 0.7500  loss 0.2500  (1.3 s)" for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 24, 25, 26, 30, 31, 49, 50, 51, 74, 499, 500, 501, 10_000])
+def test_a_long_run_is_no_longer_to_read_and_always_tells_its_last_epoch(
+    epochs: int, clock: Clock, terminal: Console, caplog: pytest.LogCaptureFixture
+) -> None:
+    bar = TrainingProgress(epochs=epochs, steps_per_epoch=2, batch_size=1, console=terminal)
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        for epoch in range(epochs):
+            bar.end_epoch(epoch, loss=0.5, scores={"loss": 0.25}, seconds=epoch)
+    told = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
+    assert told[-1] == epochs
+    assert told == sorted(set(told))
+    assert len(told) <= LINES == 25
+    assert len(told) == epochs if epochs <= LINES else len(told) > LINES / 2
+
+
+def test_a_line_shows_no_figure_of_a_part(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        bar.end_epoch(2, loss=0.5, scores={"mse": 0.375, "loss": 0.75, "mse.0": 0.25, "mse.1": 0.5}, seconds=1.26)
+    assert [record.getMessage() for record in caplog.records] == [
+        "epoch 3/3  train loss 0.5000  mse 0.3750  loss 0.7500  (1.3 s)"
     ]
 
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rosa_bench.errors import UserError, at_least, one_of
-from rosa_bench.typed import typed
+from rosa_bench.typed import build, typed
 
 
 @dataclass(kw_only=True)
@@ -70,6 +70,76 @@ def test_the_values_given_stay_as_they_are() -> None:
     found.inner.names.append("new")
     assert values == {"rate": 1, "inner": {"depth": 2}}
     assert typed(Outer, values).inner == Inner(depth=2)
+
+
+# Kinds of one base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Shape):
+    side: int
+
+
+SQUARE = f"{__name__}.Square"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("values", "expected"), [
+    ({"name": "a", "radius": 2}, Circle(name="a", radius=2.0)),
+    ({"_target_": None, "name": "a", "radius": 2}, Circle(name="a", radius=2.0)),
+    ({"_target_": SQUARE, "name": "b", "side": 3}, Square(name="b", side=3)),
+])  # fmt: skip
+def test_the_kind_is_the_one_named_or_else_the_default(values: dict, expected: Shape, wrapped: bool) -> None:
+    given = OmegaConf.create(values) if wrapped else values
+    found = build(Shape, given, at="shape", default=Circle)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert given == values
+
+
+@pytest.mark.parametrize(("target", "reason"), [
+    ("nowhere_at_all.Circle", "cannot be imported"),
+    (f"{__name__}.Absent", "cannot be imported"),
+    ("Circle", "cannot be imported"),
+    ("", "cannot be imported"),
+    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass, of another family
+    ("math.pi", "is not a rosa_bench Shape"),
+    ("os.getcwd", "is not a rosa_bench Shape"),
+])  # fmt: skip
+def test_a_kind_that_is_none_is_told_in_one_line(target: str, reason: str) -> None:
+    with pytest.raises(UserError) as raised:
+        build(Shape, {"_target_": target, "name": "a", "radius": 2}, at="shape", default=Circle)
+    message = str(raised.value)
+    assert message.startswith(f"shape._target_={target} {reason}")
+    assert "\n" not in message
+
+
+def test_without_a_default_the_kind_must_be_named() -> None:
+    assert build(Shape, {"_target_": SQUARE, "name": "b", "side": 3}, at="shape") == Square(name="b", side=3)
+    with pytest.raises(UserError, match=r"^shape\._target_=None is not a rosa_bench Shape$"):
+        build(Shape, {"name": "b", "side": 3}, at="shape")
+
+
+@pytest.mark.parametrize(("values", "key"), [
+    ({"name": "a", "side": 2}, "side"),  # another kind's
+    ({"name": "a"}, "radius"),
+    ({"_target_": SQUARE, "name": "a", "side": "long"}, "side"),
+    ({"_target_": SQUARE, "name": "a", "radius": 2}, "radius"),
+])  # fmt: skip
+def test_a_kinds_own_keys_are_checked(values: dict, key: str) -> None:
+    with pytest.raises(UserError) as raised:
+        build(Shape, values, at="shape", default=Circle)
+    assert str(raised.value).startswith(f"shape.{key}: ")
 
 
 # The checks that settings share

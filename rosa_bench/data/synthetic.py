@@ -18,13 +18,15 @@ class SyntheticTask(Task):
     inputs, outputs  sizes of x and y
     replicates       independent problems (f, f*, x) that one run trains side by side: one alone is too small to keep a
                      processor busy. None touches another; each has its own figure ``mse.0``, ``mse.1``, ...
-    rows             how many x to draw, ``train`` and ``validation``
+    train_rows, validation_rows  how many x to draw
     """
 
     inputs: int
     outputs: int
     true_rank: int
     replicates: int
+    train_rows: int
+    validation_rows: int
 
     lower_is_better: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Perceptron
@@ -32,10 +34,8 @@ class SyntheticTask(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.score", self.score, ("mse",))
-        for key in ("inputs", "outputs", "true_rank", "replicates"):
+        for key in ("inputs", "outputs", "true_rank", "replicates", "train_rows", "validation_rows"):
             at_least(f"task.{key}", getattr(self, key), 1)
-        for split in (self.train, self.validation):
-            at_least(f"task.rows.{split}", self.rows.get(split, 0), 1)
 
     def check(self, model: Model) -> None:
         super().check(model)

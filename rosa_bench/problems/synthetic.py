@@ -35,12 +35,12 @@ def _(task: SyntheticTask, setup: Setup) -> Problem:
     generator = torch.Generator().manual_seed(STREAM * (config.seed + 1))
     target = moved(model, task.true_rank, generator)
 
-    drawn = min(task.rows[task.train], config.limit_train or task.rows[task.train])
+    drawn = min(task.train_rows, config.limit_train or task.train_rows)
     held_out = held_out_size(drawn, protocol.held_out_rows, protocol.held_out_max)
     rows = {
         "train": drawn - held_out,
         "held_out": held_out,
-        "validation": min(task.rows[task.validation], config.limit_eval or task.rows[task.validation]),
+        "validation": min(task.validation_rows, config.limit_eval or task.validation_rows),
     }
     if not rows["train"]:
         raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
@@ -60,8 +60,8 @@ def _(task: SyntheticTask, setup: Setup) -> Problem:
             source=describe_source(task, None),
             synthetic=True,
             rows=rows,
-            official_rows=dict(task.rows),
-            subset=drawn < task.rows[task.train] or rows["validation"] < task.rows[task.validation],
+            official_rows={"train": task.train_rows, "validation": task.validation_rows},
+            subset=drawn < task.train_rows or rows["validation"] < task.validation_rows,
             fingerprint=fingerprint(splits),
         ),
         facts={} if config.model.hidden else {"best_of_rank": best_of_rank(model, splits)},

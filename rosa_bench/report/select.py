@@ -85,6 +85,11 @@ def reported(run: RunRecord) -> float:
     return run.scores["selected"][run.scores["reported"]]
 
 
+def lower_is_better(run: RunRecord) -> bool:
+    """Whether the reported figure is an error; if not, it is a fraction of what could be reached."""
+    return run.scores.get("lower_is_better", False)
+
+
 def select(records: Iterable[RunRecord]) -> list[Group]:
     """Groups of cells that may be compared, from the completed ones among ``records``.
 
@@ -142,6 +147,8 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _criterion(runs: Iterable[RunRecord]) -> float:
-    """What a learning rate is chosen by: a mean over seeds; an undefined one loses against any other."""
-    mean = statistics.fmean(CRITERIA[run.scores["selected_on"]](run.scores) for run in runs)
+    """What a learning rate is chosen by, the higher the better: a mean over seeds. An undefined one always loses."""
+    mean = statistics.fmean(
+        CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if lower_is_better(run) else 1) for run in runs
+    )
     return mean if math.isfinite(mean) else -math.inf

@@ -15,7 +15,7 @@ from rosa_bench.record import RunRecord, load_records
 from rosa_bench.report import table2
 from rosa_bench.report.latex import latex
 from rosa_bench.report.markdown import markdown
-from rosa_bench.report.select import Group, select
+from rosa_bench.report.select import Group, lower_is_better, select
 from rosa_bench.report.table import Table
 from rosa_bench.report.terminal import show
 
@@ -28,7 +28,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
     Raises `UserError` when there is no completed run.
     """
-    records = load_records(results_dir)
+    records = [record for record in load_records(results_dir) if not lower_is_better(record)]  # tables are of scores
     groups = select(records)
     if not groups:
         said = f"no completed run ({counted(records)})" if records else "no runs"

@@ -1,6 +1,7 @@
 """A factory of records, shaped as `rosa_bench.run` leaves them."""
 
 from collections.abc import Callable, Iterable
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def make_record(compose: Callable[..., RunConfig]) -> MakeRecord:
         config = public_config(compose(*overrides))
         task, reported = config["task"], config["task"]["score"]
         held_out_rows = 0 if held_out is None else 100
-        official = {"train": task["rows"][task["train"]], "validation": task["rows"][task["validation"]]}
+        official = {split: task["rows"].get(task[split]) or task[f"{split}_rows"] for split in ("train", "validation")}
         values: dict[str, Any] = {
             "id": "-".join([*(override.replace("=", "") for override in overrides), str(dev), str(held_out)]),
             "status": "completed",
@@ -43,7 +44,7 @@ def make_record(compose: Callable[..., RunConfig]) -> MakeRecord:
                 "source": f"hub {task['folder']}@main",
                 "synthetic": task["synthetic"],
                 "rows": {**official, "train": official["train"] - held_out_rows, "held_out": held_out_rows},
-                "official_rows": task["rows"],
+                "official_rows": official,
                 "subset": False,
                 "fingerprint": f"{task['name']} {config['seed'] if held_out_rows else ''}",
             }
@@ -75,5 +76,45 @@ def over_seeds(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
 
     def make(dev: Iterable[float], *overrides: str, **changes: Any) -> list[RunRecord]:
         return [make_record(*overrides, f"seed={seed}", dev=score, **changes) for seed, score in enumerate(dev)]
+
+    return make
+
+
+@pytest.fixture
+def make_synthetic(make_record: MakeRecord) -> MakeRecord:
+    """``make_synthetic([[0.5, 0.1], [0.6, 0.2]], "method=lora")``: a run with these losses, (replicates, epochs).
+
+    bounds     ``best_of_rank`` on dev, (replicates, ranks from 0 on)
+    held_out   score of the selected epoch on held-out rows, where those selected
+    """
+
+    def make(
+        losses: list[list[float]],
+        *overrides: str,
+        bounds: list[list[float]] | None = None,
+        held_out: float | None = None,
+        **changes: Any,
+    ) -> RunRecord:
+        epochs = [
+            {"mse": fmean(each), "loss": sum(each), **{f"mse.{number}": value for number, value in enumerate(each)}}
+            for each in zip(*losses, strict=True)
+        ]
+        best = min(epochs, key=lambda scores: scores["mse"])
+        scores = {
+            "reported": "mse",
+            "lower_is_better": True,
+            "signature": "",
+            "epochs": [{"train_loss": each["loss"], "scores": each, "time_s": 1.0} for each in epochs],
+            "selected_on": "validation" if held_out is None else "held_out",
+            "selection_score": best["mse"] if held_out is None else held_out,
+            "selected": {"epoch": epochs.index(best) + 1, **best},
+            "last": {"epoch": len(epochs), **epochs[-1]},
+        }
+        known = {} if bounds is None else {"best_of_rank": {"train": bounds, "validation": bounds}}
+        return make_record(
+            "task=synthetic", f"task.replicates={len(losses)}", f"epochs={len(epochs)}", *overrides,
+            data={"source": "embedded", "fingerprint": str(losses), **known}, scores=scores,
+            **{"device": {"type": "cpu", "name": "some CPU", "precision": "float32"}, **changes},
+        )  # fmt: skip
 
     return make

@@ -28,6 +28,17 @@ def test_held_out_selection_takes_the_lr_with_the_best_held_out_mean(over_seeds:
     assert (cell.lr, cell.mean, cell.lrs) == (1e-3, pytest.approx(0.1), (1e-4, 1e-3))
 
 
+def test_of_errors_the_lr_with_the_lowest_mean_is_chosen(make_synthetic: MakeRecord) -> None:
+    by_dev = [make_synthetic([[loss]], f"lr={lr}", "protocol=paper") for lr, loss in ((1, 0.3), (2, 0.1), (3, 0.2))]
+    assert only_cell(by_dev).lr == 2
+    held_out = {1: (0.1, 0.3), 2: (0.3, 0.2), 3: (0.2, 0.1)}  # lr -> loss on dev, and on held-out rows
+    by_held_out = [
+        make_synthetic([[dev]], f"lr={lr}", "protocol=fair", held_out=other) for lr, (dev, other) in held_out.items()
+    ]
+    assert only_cell(by_held_out).lr == 3
+    assert only_cell([*by_dev[:1], make_synthetic([[float("nan")]], "lr=4", "protocol=paper")]).lr == 1
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(held_out=st.lists(SCORES, min_size=3, max_size=3), dev=st.lists(SCORES, min_size=6, max_size=6))
 def test_held_out_selection_never_looks_at_dev(

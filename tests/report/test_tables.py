@@ -47,6 +47,27 @@ def test_made_twice_they_are_the_same(make_record: MakeRecord, tmp_path: Path) -
     assert texts[0] == texts[1]
 
 
+def test_errors_are_never_tabled_among_scores(
+    make_record: MakeRecord, make_synthetic: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record("task=cola", dev=0.567), tmp_path)
+    make_tables(tmp_path, write=True)
+    alone = [(tmp_path / "tables" / name).read_bytes() for name in FILES]
+    printed = capsys.readouterr().out
+    for model in ("mlp1", "mlp2"):
+        save_record(make_synthetic([[0.5, 0.25]], f"model={model}"), tmp_path)
+    make_tables(tmp_path, write=True)
+    assert [(tmp_path / "tables" / name).read_bytes() for name in FILES] == alone
+    assert capsys.readouterr().out == printed
+
+
+def test_errors_alone_make_no_table(make_synthetic: MakeRecord, tmp_path: Path) -> None:
+    save_record(make_synthetic([[0.5, 0.25]]), tmp_path)
+    with pytest.raises(UserError, match="run something first"):
+        make_tables(tmp_path, write=True)
+    assert not (tmp_path / "tables").exists()
+
+
 @pytest.mark.parametrize("status", [None, "failed"])
 def test_no_completed_run_is_told_in_one_line(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
     if status:

@@ -1,0 +1,48 @@
+"""What a figure is before it is a file, and how all of ours look."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rosa_bench.files import write_atomic
+
+STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one literal each
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
+}
+# Okabe and Ito's colours, told apart by colour-blind readers, and in grey.
+COLOURS = {"ft": "#000000", "lora": "#0072B2", "rosa": "#D55E00", "ia3": "#009E73"}
+WIDTH_IN = 7.0  # across both columns of an article
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the text that belongs under it, in Markdown."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``; returns where."""
+        paths = []
+        FigureCanvasAgg(self.figure)
+        for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
+            picture = BytesIO()
+            with mpl.rc_context(STYLE):
+                self.figure.savefig(picture, format=kind, metadata=metadata)
+            paths.append(folder / f"{self.name}.{kind}")
+            write_atomic(paths[-1], picture.getvalue())
+        paths.append(folder / f"{self.name}.md")
+        write_atomic(paths[-1], f"![{self.name}]({self.name}.png)\n\n{self.caption}\n")
+        return paths
