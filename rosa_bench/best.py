@@ -5,7 +5,9 @@ import operator
 import torch
 from torch import nn
 
-from rosa_bench.train import Scores
+from rosa_bench.checkpoint import Snapshot
+from rosa_bench.errors import UserError
+from rosa_bench.train import Scores, changing_tensors
 
 
 class BestEpoch:
@@ -25,14 +27,27 @@ class BestEpoch:
             return
         self.number, self.score = number, scores[self.reported]
         if self.keep_weights:
-            # What training can change: trained parameters, and buffers, among them the residuals that resampling moves.
-            trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-            changing = {**trained, **dict(self.model.named_buffers())}
-            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in changing.items()}
+            changing = changing_tensors(self.model).items()
+            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in changing}
+
+    @property
+    def state(self) -> Snapshot:
+        """What a checkpoint keeps of it."""
+        return Snapshot(self._weights, {"number": self.number, "score": self.score})
+
+    @state.setter
+    def state(self, state: Snapshot) -> None:
+        self.number, self.score = state.values["number"], state.values["score"]
+        if self.keep_weights and self.number >= 0 and not state.tensors:
+            raise UserError(
+                "the best epoch's weights were not kept when the run began, as save_model=false had it; "
+                "go on with save_model=false, or start anew with resume=never"
+            )
+        self._weights = state.tensors if self.keep_weights else {}
 
     def restore(self) -> None:
         """Put the best epoch's weights back into the model, where they were kept."""
-        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
-            for name, kept in self._weights.items():
-                tensors[name].copy_(kept)
+            for name, tensor in changing_tensors(self.model).items():
+                if name in self._weights:
+                    tensor.copy_(self._weights[name])

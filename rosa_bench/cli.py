@@ -5,7 +5,10 @@ Heavy libraries are imported when a run is known to be a sensible one, so that h
 
 import logging
 import os
+import shutil
 import sys
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -20,30 +23,36 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.errors import UserError
+from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.typed import typed
 
 log = logging.getLogger(__name__)
 
+MULTIRUN = ("-m", "--multirun")
+SHOWN = 10  # mistakes of a sweep that are told one by one
+KIND_WORDS = {"new": "not run"}
 GROUPS = ("task", "model", "method", "protocol")
 # What a protocol leaves to the experiment; a difference in anything else is a deviation from it.
 FREE = (
     *("rank", "lr", "seed", "accumulate", "precision", "device"),
-    *("data_dir", "output_dir", "results_dir", "resume", "save_model"),
+    *("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "save_model"),
 )
 
 
 def main() -> None:
-    """Entry point of ``rosa-bench``. Exit status 0 if all went well, 1 if not, 130 after Ctrl-C."""
+    """Entry point of ``rosa-bench``. Exit status 0 if all went well, 1 if not, 130 after Ctrl-C, 143 after SIGTERM."""
     # Few shells expand ~ behind an equals sign, and Hydra's grammar has none.
     sys.argv[1:] = [argument.replace("=~/", f"={Path.home()}/", 1) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on as they are, and we tell them
     command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     with told():
-        if command is None:
-            _experiment()
-        else:
+        arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
+        if command is not None:
             command(sys.argv[2:])
+        elif len(arguments) < len(sys.argv) - 1 and not any(it.startswith(("-", "hydra/sweeper")) for it in arguments):
+            _sweep(arguments)
+        else:
+            _experiment()
 
 
 @contextmanager
@@ -51,20 +60,14 @@ def told() -> Iterator[None]:
     """End the program with a message for a person where an error comes out of the block; its status says it failed."""
     try:
         yield
-    except KeyboardInterrupt:
-        tell("stopped")
-        sys.exit(130)
-    except ToldError:
-        sys.exit(1)
+    except KeyboardInterrupt as error:
+        tell(str(error) or "stopped")
+        sys.exit(143 if isinstance(error, PreemptedError) else 130)
     except Exception as error:
         if showing_tracebacks():
             raise
         tell(explain(error))
         sys.exit(1)
-
-
-class ToldError(Exception):
-    """An error that the user has read already."""
 
 
 def tell(message: str) -> None:
@@ -80,8 +83,9 @@ def showing_tracebacks() -> bool:
 def explain(error: BaseException) -> str:
     """What a person should read of an error: one line for their own mistake, kind and message for anything else."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        group, _, name = error.missing_cfg_file.partition("/")
-        return f"{group}={name} is not known; choose one of: {', '.join(error.options)}"
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
+        return f"{group}={name} is not known; choose one of: {', '.join(error.options)}{plugin}"
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
@@ -106,27 +110,33 @@ def _experiment(raw: DictConfig) -> None:
         return
     try:
         run_job(raw)
-    except Exception as error:
+    except Exception as error:  # the sweep's end tells how all stand, so that nothing is lost
         if showing_tracebacks():
-            raise
-        tell(explain(error))
-        raise ToldError from error  # Hydra runs the other jobs, then raises the first failed one's error again
+            traceback.print_exception(error)  # here: out of another process it would come without
+        else:
+            tell(explain(error))
 
 
 def run_job(raw: DictConfig) -> None:
     """Check the settings, find what the run needs, and run it, unless its record is there already."""
     config = parse(raw)
-    from rosa_bench.record import completed_record
+    from rosa_bench.lock import locked
     from rosa_bench.setup import set_up
+    from rosa_bench.standing import standing
 
-    setup = set_up(config, deviations(raw))
-    done = completed_record(setup.results_dir, setup.id) and (setup.saved_model.is_dir() or not config.save_model)
-    if config.resume == "auto" and done:
-        log.info("%s is completed already; resume=never runs it again", setup.id)
-        return
-    from rosa_bench.run import run
+    setup = set_up(config, deviations(raw), own_gpu=True)
+    with locked(setup.lock, setup.id):
+        kind, record = standing(setup)
+        if kind == "completed" and config.resume == "auto":
+            shutil.rmtree(setup.checkpoints, ignore_errors=True)  # of a process killed before it could
+            log.info("%s is completed already; resume=never runs it again", setup.id)
+            return
+        if kind == "failed" and config.resume == "auto" and not config.retry_failed:
+            reason = record.error if record else ""
+            raise UserError(f"{setup.id} failed before ({reason}); retry_failed=true runs it again")
+        from rosa_bench.run import run
 
-    run(setup)
+        run(setup)
 
 
 def deviations(raw: DictConfig) -> dict[str, list[Any]]:
@@ -173,6 +183,38 @@ class TablesOptions:
     write: bool = True
 
 
+def _sweep(arguments: list[str]) -> None:
+    """Check every job of a sweep, let Hydra run them, and say how they stand; status 1 unless all are completed."""
+    from rosa_bench.plan import plan
+
+    jobs = plan(arguments, explain)
+    if wrong := [job for job in jobs if job.kind == "invalid"]:
+        for job in wrong[:SHOWN]:
+            tell(f"{' '.join(job.overrides)}: {job.reason}")
+        raise UserError(f"{len(wrong)} of {len(jobs)} jobs cannot be run, so none was started")
+    _experiment()
+    counts = Counter(job.kind for job in plan(arguments, explain) if job.kind != "duplicate")
+    said = ", ".join(f"{count} {KIND_WORDS.get(kind, kind)}" for kind, count in counts.items())
+    if set(counts) != {"completed"}:
+        tell(f"of {counts.total()} runs: {said}")
+        sys.exit(1)
+    log.info("%d runs, all completed", counts.total())
+
+
+def _plan(arguments: list[str]) -> None:
+    """Say what a sweep would run, and run nothing."""
+    from rich import get_console
+
+    from rosa_bench.plan import plan, show
+
+    jobs = plan([argument for argument in arguments if argument not in MULTIRUN], explain)
+    show(jobs, get_console())
+    if wrong := [job for job in jobs if job.kind == "invalid"]:
+        for job in wrong[:SHOWN]:
+            tell(f"{' '.join(job.overrides)}: {job.reason}")
+        raise UserError(f"{len(wrong)} of {len(jobs)} jobs cannot be run")
+
+
 def _tables(arguments: list[str]) -> None:
     """Make tables from records, write them to ``results_dir``/tables and print them."""
     from rosa_bench.report.tables import make_tables
@@ -215,7 +257,12 @@ def _options(kind: type, arguments: list[str]) -> Any:
     return typed(kind, OmegaConf.from_dotlist(arguments))
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"tables": _tables, "figures": _figures, "models": _models}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "tables": _tables,
+    "figures": _figures,
+    "models": _models,
+    "plan": _plan,
+}
 
 
 if __name__ == "__main__":

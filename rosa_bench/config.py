@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -98,12 +99,15 @@ class _Plain:
     output_dir: str
     results_dir: str
     resume: str
+    retry_failed: bool
+    checkpoint_s: float
     save_model: bool
 
     def __post_init__(self) -> None:
         at_least("rank", self.rank, 1)
         at_least("lr", self.lr, 0, above=True)
         at_least("seed", self.seed, 0)
+        at_least("checkpoint_s", self.checkpoint_s, 0)
         if self.seed >= 2**32:
             raise UserError(f"seed={self.seed} is out of range; it must be below 2^32")
         for key in ("epochs", "batch_size", "accumulate", "max_length", "limit_train", "limit_eval"):
@@ -137,15 +141,15 @@ def parse(raw: DictConfig) -> RunConfig:
     Raises `UserError`, which names the key, for a value that is missing, of another type or out of range.
     """
     try:
-        raw = OmegaConf.create(OmegaConf.to_container(raw, resolve=True, throw_on_missing=True))  # pyright: ignore[reportAssignmentType, reportArgumentType]
+        values: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
-    plain = {field.name: raw[field.name] for field in fields(_Plain)}
+    plain = {field.name: values[field.name] for field in fields(_Plain)}
     return RunConfig(
         **vars(typed(_Plain, plain)),
-        task=build(Task, raw.task, at="task", default=TextTask),  # pyright: ignore[reportArgumentType]
-        model=build(Model, raw.model, at="model", default=Encoder),
-        method=build(Method, raw.method, at="method"),
-        protocol=typed(Protocol, raw.protocol, at="protocol"),
-        optimizer=typed(Optimizer, raw.optimizer, at="optimizer"),
+        task=build(Task, values["task"], at="task", default=TextTask),  # pyright: ignore[reportArgumentType]
+        model=build(Model, values["model"], at="model", default=Encoder),
+        method=build(Method, values["method"], at="method"),
+        protocol=typed(Protocol, values["protocol"], at="protocol"),
+        optimizer=typed(Optimizer, values["optimizer"], at="optimizer"),
     )

@@ -1,17 +1,26 @@
 """Which device a run uses, and in which precision it multiplies."""
 
+import itertools
+import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
 
 import torch
 
 from rosa_bench.errors import UserError
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here. Raises `UserError` if there is none."""
+def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here. Raises `UserError` if there is none.
+
+    With ``own_gpu`` ``auto`` is the GPU that fewest other processes of ours hold, and this process then holds it.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        gpu = f"cuda:{_own_gpu()}" if own_gpu and torch.cuda.is_available() else "cuda"
+        name = gpu if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = name.partition(":")[2] or "0"
@@ -19,6 +28,33 @@ def resolve_device(name: str) -> torch.device:
             raise UserError(f"device={name} is not on this machine, which has {count} CUDA devices; use device=auto")
         return torch.device("cuda", int(number))
     return torch.device(name)
+
+
+@cache  # a process keeps its GPU
+def _own_gpu() -> int:
+    """The GPU that fewest other processes of ours hold, held by a lock until this process ends.
+
+    A job's number would not do: jobs end out of order, and two would meet on one GPU while another is idle. The system
+    takes a lock back when its process ends, however it ends.
+    """
+    folder = Path(tempfile.gettempdir()) / f"rosa-bench-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    devices = torch.cuda.device_count()
+    # Each GPU's first lock, then each GPU's second one, ...
+    return next(n % devices for n in itertools.count() if _is_locked(folder / f"{n % devices}-{n // devices}"))
+
+
+def _is_locked(path: Path) -> bool:
+    """Lock a file until this process ends; whether that could be done, no other having locked it."""
+    import fcntl
+
+    file = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return False
+    return True
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
@@ -44,7 +80,6 @@ def describe(device: torch.device) -> dict[str, str | int]:
 
 def _processor() -> str:
     import platform
-    from pathlib import Path
 
     listing = Path("/proc/cpuinfo")
     if listing.exists():

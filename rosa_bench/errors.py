@@ -7,6 +7,10 @@ class UserError(ValueError):
     """A mistake the user can mend. Its message is one line: what is wrong, and what to do."""
 
 
+class PreemptedError(KeyboardInterrupt):
+    """The system asked the program to end. What was trained so far is in a checkpoint."""
+
+
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless ``value`` is one of ``choices``."""
     if value not in choices:

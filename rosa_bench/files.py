@@ -32,17 +32,43 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not."""
+    """Fill a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Its files are synced before it takes the place of an earlier ``path``; a crash leaves the one or the other.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
         temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _sync(file)
         if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
+            shutil.rmtree(path.with_name(f".{path.name}.earlier"), ignore_errors=True)  # of a process that was killed
+            path.rename(earlier := path.with_name(f".{path.name}.earlier"))
+            temporary.rename(path)
+            shutil.rmtree(earlier)
+        else:
+            temporary.rename(path)
+        _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what `new_folder` left of ``path`` in processes that were killed. For who alone writes there."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(left)
+
+
+def _sync(path: Path) -> None:
+    """Make the system put a file, or a folder's list of names, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def sha256(*paths: Path) -> str:

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,6 +26,23 @@ class Meter:
         self.memory_bytes: dict[str, int] = defaultdict(int)
         self._phases: list[str] = []
         self._since = time.perf_counter()
+
+    @property
+    def totals(self) -> dict[str, Mapping[str, float]]:
+        """Everything so far, as a checkpoint keeps it: the phase that is going on too."""
+        time_s, memory_bytes = dict(self.time_s), dict(self.memory_bytes)
+        if self._phases:
+            name = self._phases[-1]
+            time_s[name] = time_s.get(name, 0) + time.perf_counter() - self._since
+            memory_bytes[name] = max(memory_bytes.get(name, 0), peak_bytes(self.device))
+        return {"time_s": time_s, "memory_bytes": memory_bytes}
+
+    def go_on_from(self, totals: Mapping[str, Mapping[str, float]]) -> None:
+        """Add what an earlier part of the run took. The peak of memory is the greater one's."""
+        for name, seconds in totals["time_s"].items():
+            self.time_s[name] += seconds
+        for name, peak in totals["memory_bytes"].items():
+            self.memory_bytes[name] = max(self.memory_bytes[name], int(peak))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

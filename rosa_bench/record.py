@@ -13,7 +13,18 @@ from rosa_bench.files import write_atomic
 
 SCHEMA = 1
 # Settings that cannot change a figure. `rank` counts through the method, where that has one.
-NOT_IDENTITY = ("rank", "data_dir", "device", "precision", "output_dir", "results_dir", "resume", "save_model")
+NOT_IDENTITY = (
+    "rank",
+    "data_dir",
+    "device",
+    "precision",
+    "output_dir",
+    "results_dir",
+    "resume",
+    "retry_failed",
+    "checkpoint_s",
+    "save_model",
+)
 NOT_IDENTITY_OF = {
     "task": ("title", "rows", "hub", "folder"),
     "model": ("title", "parameters", "licence", "hub", "revision", "wheel", "path", "random", "note"),
@@ -82,7 +93,7 @@ def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
 def public_config(config: RunConfig) -> dict[str, Any]:
     """The configuration for a record: without folders of the machine that it was made on."""
     settings = asdict(config)
-    for key in ("data_dir", "output_dir", "results_dir", "resume"):
+    for key in ("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s"):
         del settings[key]
     settings["model"]["path"] = None
     return settings
@@ -106,8 +117,7 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
         if record.status != "completed" and _is_completed(path):
             path = aside
         else:
-            aside.parent.mkdir(exist_ok=True)
-            path.rename(aside)
+            write_atomic(aside, path.read_bytes())  # a copy: until the new one is written, the old one stays
     write_atomic(path, text)
     return path
 
@@ -132,13 +142,6 @@ def load_record(path: Path) -> RunRecord:
 def load_records(results_dir: Path) -> list[RunRecord]:
     """All records under a results folder, in the order of their names."""
     return [load_record(path) for path in sorted(runs_folder(results_dir).glob("*.json"))]
-
-
-def completed_record(results_dir: Path, id_: str) -> RunRecord | None:
-    """The record of a completed run, if there is one."""
-    path = runs_folder(results_dir) / f"{id_}.json"
-    record = load_record(path) if path.is_file() else None
-    return record if record is not None and record.status == "completed" else None
 
 
 def _is_completed(path: Path) -> bool:

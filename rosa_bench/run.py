@@ -1,30 +1,37 @@
 """One run, from a checked configuration to a record."""
 
 import logging
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rosa_bench.best import BestEpoch
+from rosa_bench.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.config import RunConfig
 from rosa_bench.data.batches import Batches
 from rosa_bench.device import autocast, describe
-from rosa_bench.errors import UserError
+from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.evaluate import predict
+from rosa_bench.files import remove_unfinished
 from rosa_bench.measure import Meter
 from rosa_bench.problems import Problem, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
-from rosa_bench.train import Epoch, Recipe, Scores, fit
+from rosa_bench.train import Epoch, Recipe, Scores, Training, fit
 
 log = logging.getLogger(__name__)
 
 
 def run(setup: Setup) -> RunRecord:
-    """Load, train, evaluate and record. A run that breaks off is recorded too, and its error raised again."""
+    """Load, train, evaluate and record. A run that breaks off is recorded too, and its error raised again.
+
+    With ``resume=auto`` a run that broke off before goes on from its checkpoint, to the same figures.
+    """
     config, meter = setup.config, Meter(setup.device)
     with meter.phase("load"):
         problem = prepare(config.task, setup)
@@ -32,14 +39,27 @@ def run(setup: Setup) -> RunRecord:
         config.method.attach(problem.model)
         problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
         record.parameters["trainable"] = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
+    checkpoints = Checkpoints(setup.checkpoints, setup.identity, every_s=config.checkpoint_s)
+    earlier = checkpoints.load() if config.resume == "auto" else None
     say_start(setup, record)
     with recorded(record, meter, setup.results_dir):
-        record.scores = train_and_score(setup, problem, meter=meter, record=record)
+        record.scores = train_and_score(
+            setup, problem, meter=meter, record=record, checkpoints=checkpoints, earlier=earlier
+        )
+    checkpoints.clear()
     say_end(setup, record)
     return record
 
 
-def train_and_score(setup: Setup, problem: Problem, *, meter: Meter, record: RunRecord) -> dict:
+def train_and_score(
+    setup: Setup,
+    problem: Problem,
+    *,
+    meter: Meter,
+    record: RunRecord,
+    checkpoints: Checkpoints,
+    earlier: Snapshot | None,
+) -> dict:
     """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``."""
     config, task, model = setup.config, setup.config.task, problem.model
     context = autocast(setup.precision, setup.device)
@@ -62,21 +82,38 @@ def train_and_score(setup: Setup, problem: Problem, *, meter: Meter, record: Run
         "last": None,
     }
     record.scores = scores  # so that a run that breaks off leaves what it had
+    if earlier is not None:
+        best.state = earlier.part("best")
+        meter.go_on_from(earlier.values["meter"])
+        scores["epochs"] += earlier.values["training"]["history"]
+        log.info("going on from step %d", earlier.values["training"]["step"])
 
     def end_epoch(number: int, epoch: Epoch) -> None:
         scores["epochs"].append(asdict(epoch))
         best.offer(number, epoch.scores)
 
-    history = fit(
-        model,
-        config.method,
-        problem.train,
-        recipe=recipe(config, len(problem.train)),
-        evaluate=lambda: evaluate(problem.held_out or problem.validation),
-        autocast=context,
-        meter=meter,
-        end_epoch=end_epoch,
-    )
+    with sigterm_held_back() as asked_to_end:
+
+        def between(training: Training) -> None:
+            ending = asked_to_end()  # once: what comes later is for the next step
+            if ending or checkpoints.due():
+                state = joined(training=training.state, best=best.state, meter=Snapshot({}, meter.totals))
+                checkpoints.save(training.step, len(training.history), state)
+            if ending:
+                raise PreemptedError(f"stopped by SIGTERM after step {training.step}; the same command goes on from it")
+
+        history = fit(
+            model,
+            config.method,
+            problem.train,
+            recipe=recipe(config, len(problem.train)),
+            evaluate=lambda: evaluate(problem.held_out or problem.validation),
+            autocast=context,
+            meter=meter,
+            end_epoch=end_epoch,
+            between=between,
+            start=None if earlier is None else earlier.part("training"),
+        )
     with meter.phase("evaluate"):
         # Dev is scored once where something else selected; where it selected itself, its scores are known.
         last = evaluate(problem.validation) if problem.held_out else history[-1].scores
@@ -84,6 +121,7 @@ def train_and_score(setup: Setup, problem: Problem, *, meter: Meter, record: Run
         config.method.merge(model)
         selected = evaluate(problem.validation) if problem.held_out else history[best.number].scores
     if config.save_model:
+        remove_unfinished(setup.saved_model)
         problem.save_model(setup.saved_model)
         log.info("model saved in %s", setup.saved_model)
     scores["selected_on"] = "held_out" if problem.held_out else "validation"
@@ -91,6 +129,20 @@ def train_and_score(setup: Setup, problem: Problem, *, meter: Meter, record: Run
     scores["selected"] = {"epoch": best.number + 1, **selected}
     scores["last"] = {"epoch": len(history), **last}
     return scores
+
+
+@contextmanager
+def sigterm_held_back() -> Iterator[Callable[[], bool]]:
+    """Inside the block SIGTERM ends nothing; what it yields says whether one has come. For the main thread alone."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda _number, _frame: asked.set())
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
@@ -135,8 +187,8 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     except UserError:
         record.status = "refused"
         raise
-    except KeyboardInterrupt:
-        record.status, record.error = "interrupted", "stopped from the keyboard"
+    except KeyboardInterrupt as error:
+        record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"
         raise
     except Exception as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,7 +12,7 @@ from rosa_bench.device import resolve_device, resolve_precision
 from rosa_bench.files import check_writable
 from rosa_bench.hub import offline_if_unreachable
 from rosa_bench.models.source import Source, locate
-from rosa_bench.record import identity, run_id
+from rosa_bench.record import identity, run_id, runs_folder
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Setup:
     source: Source
     device: torch.device
     precision: str
+    identity: dict[str, Any]
     id: str
 
     @property
@@ -42,20 +43,49 @@ class Setup:
         return Path(self.config.output_dir).expanduser() / self.id
 
     @property
+    def lock(self) -> Path:
+        """What a process holds while it makes this run. Beside the records, which processes have in common."""
+        return runs_folder(self.results_dir) / ".locks" / self.id
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints go while it trains."""
+        return self.output_dir / "checkpoints"
+
+    @property
     def saved_model(self) -> Path:
         """Where the model goes, if it is saved."""
         return self.output_dir / "model"
 
 
-def set_up(config: RunConfig, deviations: dict[str, list[Any]]) -> Setup:
-    """Find the data, the weights and the device, and name the run. Raises `UserError` for what is not there."""
-    check_writable("output_dir", Path(config.output_dir).expanduser())
-    check_writable("results_dir", Path(config.results_dir).expanduser())
+class Inputs(NamedTuple):
+    """Where rows and weights are; ``data`` in words that hold on any machine."""
+
+    data: str
+    source: Source
+
+
+def find_inputs(config: RunConfig) -> Inputs:
+    """Find the data and the weights. Raises `UserError` for what is not there."""
     data = describe_source(config.task, None if config.data_dir is None else Path(config.data_dir).expanduser())
     source = locate(config.model)
     if "hub" in (source.kind, data.partition(" ")[0]):
         offline_if_unreachable()
-    device = resolve_device(config.device)
+    return Inputs(data, source)
+
+
+def set_up(
+    config: RunConfig, deviations: dict[str, list[Any]], *, inputs: Inputs | None = None, own_gpu: bool = False
+) -> Setup:
+    """Find the data, the weights and the device, and name the run. Raises `UserError` for what is not there.
+
+    ``inputs`` are what `find_inputs` found for these data and weights already. With ``own_gpu`` this process takes a
+    GPU for itself, as one that is about to run something does.
+    """
+    check_writable("output_dir", Path(config.output_dir).expanduser())
+    check_writable("results_dir", Path(config.results_dir).expanduser())
+    data, source = inputs or find_inputs(config)
+    device = resolve_device(config.device, own_gpu=own_gpu)
     precision = resolve_precision(config.precision, device)
     known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
-    return Setup(config, deviations, source, device, precision, run_id(config, known))
+    return Setup(config, deviations, source, device, precision, known, run_id(config, known))

@@ -4,11 +4,12 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from rosa_bench.checkpoint import Snapshot, joined, random_state, restore_random_state
 from rosa_bench.data.batches import Batch, Batches, parts, to_device
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
@@ -48,6 +49,77 @@ class Epoch:
     time_s: float
 
 
+class Training:
+    """Where `fit` stands between two steps, and all that decides how it goes on.
+
+    step     optimizer steps made
+    losses   (steps an epoch), on the device: those of the epoch that is not yet over
+    history  of the epochs that are
+    """
+
+    def __init__(self, model: nn.Module, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
+        self.model, self.device, self.steps_per_epoch = model, device, steps_per_epoch
+        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.trainable, recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
+        )
+        self.step = 0
+        self.losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait
+        self.history: list[Epoch] = []
+        self._started = time.perf_counter()
+
+    @property
+    def index(self) -> int:
+        """Steps made in the epoch that is not yet over."""
+        return self.step - len(self.history) * self.steps_per_epoch
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start, without those between breaking off and going on."""
+        return time.perf_counter() - self._started
+
+    def checked_losses(self) -> list[float]:
+        """The epoch's losses so far. Raises `TrainingFailedError` naming the first step whose loss is not finite."""
+        return checked(self.losses[: self.index], first_step=self.step - self.index)
+
+    @property
+    def state(self) -> Snapshot:
+        """Everything, as a checkpoint keeps it."""
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
+        moments = {
+            f"optimizer.{key}.{names[parameter]}": value
+            for parameter, values in self.optimizer.state.items()
+            for key, value in values.items()
+        }
+        weights = {f"model.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
+        own = {"step": self.step, "history": [asdict(epoch) for epoch in self.history], "elapsed_s": self.elapsed_s}
+        generators = joined(random=random_state(self.device))
+        return Snapshot(
+            {**weights, **moments, "losses": self.losses, **generators.tensors}, {**own, **generators.values}
+        )
+
+    @state.setter
+    def state(self, state: Snapshot) -> None:
+        with torch.no_grad():
+            for name, tensor in changing_tensors(self.model).items():
+                tensor.copy_(state.tensors[f"model.{name}"])
+            self.losses.copy_(state.tensors["losses"])
+        parameters = dict(self.model.named_parameters())
+        for name, tensor in state.part("optimizer").tensors.items():
+            key, _, parameter = name.partition(".")
+            self.optimizer.state[parameters[parameter]][key] = tensor.to(self.device)  # pyright: ignore[reportArgumentType]
+        restore_random_state(state.part("random"), self.device)
+        self.step = state.values["step"]
+        self.history = [Epoch(**epoch) for epoch in state.values["history"]]
+        self._started = time.perf_counter() - state.values["elapsed_s"]
+
+
+def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What training can change: trained parameters, and buffers, among them the residuals that resampling moves."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
+
+
 def fit(
     model: nn.Module,
     method: Method,
@@ -58,54 +130,57 @@ def fit(
     autocast: Callable[[], AbstractContextManager],
     meter: Meter,
     end_epoch: Callable[[int, Epoch], None] = lambda _number, _epoch: None,
+    between: Callable[[Training], None] = lambda _training: None,
+    start: Snapshot | None = None,
 ) -> list[Epoch]:
     """Train ``model``, to which ``method`` is attached, and evaluate it after every epoch.
 
-    The model returns its loss when given labels, as Hugging Face's do. Raises `TrainingFailedError` when a loss is not
-    finite.
+    The model returns its loss when given labels, as Hugging Face's do. ``between`` is called after every step, and
+    after every epoch once ``end_epoch`` was: it may save the training's state. ``start`` is such a state to go on from.
+    Raises `TrainingFailedError` when a loss is not finite.
     """
     device, steps_per_epoch = meter.device, len(batches)
     total = recipe.epochs * steps_per_epoch
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
-    )
-    losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait for the device
-    history: list[Epoch] = []
-    started = time.perf_counter()
+    training = Training(model, recipe, steps_per_epoch=steps_per_epoch, device=device)
+    if start is not None:
+        training.state = start
+    optimizer = training.optimizer
     progress = TrainingProgress(epochs=recipe.epochs, steps_per_epoch=steps_per_epoch, batch_size=batches.batch_size)
     with progress:
-        for epoch in range(recipe.epochs):
+        for epoch in range(len(training.history), recipe.epochs):
             model.train()
             with meter.phase("train"):
-                for index, batch in enumerate(batches.epoch(epoch)):
-                    step = epoch * steps_per_epoch + index
+                for batch in batches.epoch(epoch, start=training.index):
+                    step = training.step
                     if method.is_due(step, steps_per_epoch):
-                        checked(losses[:index], first_step=step - index)
+                        training.checked_losses()
                         with meter.phase("resample"):
                             forget(optimizer, resample(model, method, step), recipe.reset)
                     lr = recipe.lr * lr_at(step, total, recipe.warmup_steps)
                     for group in optimizer.param_groups:
                         group["lr"] = lr
 
-                    losses[index] = backward(model, to_device(batch, device), autocast, accumulate=recipe.accumulate)
+                    loss = backward(model, to_device(batch, device), autocast, accumulate=recipe.accumulate)
                     if recipe.clip_norm is not None:
-                        nn.utils.clip_grad_norm_(trainable, recipe.clip_norm)
+                        nn.utils.clip_grad_norm_(training.trainable, recipe.clip_norm)
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
 
+                    training.losses[training.index] = loss
+                    training.step += 1
                     if progress.due():
-                        loss = checked(losses[: index + 1], first_step=step - index)[-1]
-                        progress.show(step + 1, loss=loss, lr=lr)
-                mean_loss = math.fsum(checked(losses, first_step=epoch * steps_per_epoch)) / steps_per_epoch
+                        progress.show(training.step, loss=training.checked_losses()[-1], lr=lr)
+                    between(training)
+                mean_loss = math.fsum(training.checked_losses()) / steps_per_epoch
             with meter.phase("evaluate"):
                 scores = evaluate()
             if not math.isfinite(scores["loss"]):
                 raise TrainingFailedError(f"the evaluation loss is {scores['loss']} after epoch {epoch + 1}")
-            history.append(Epoch(mean_loss, scores, time.perf_counter() - started))
-            progress.end_epoch(epoch, loss=mean_loss, scores=scores, seconds=history[-1].time_s)
-            end_epoch(epoch, history[-1])
-    return history
+            training.history.append(Epoch(mean_loss, scores, training.elapsed_s))
+            progress.end_epoch(epoch, loss=mean_loss, scores=scores, seconds=training.elapsed_s)
+            end_epoch(epoch, training.history[-1])
+            between(training)
+    return training.history
 
 
 def backward(

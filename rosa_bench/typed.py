@@ -1,6 +1,7 @@
 """From a configuration's values to a checked dataclass, by way of omegaconf's types."""
 
 import importlib
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rosa_bench.errors import UserError
 
 T = TypeVar("T")
+# What was made of plain values before: the jobs of a large sweep share most of their settings, which nobody changes.
+_made: dict[Any, Any] = {}
 
 
 def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = "") -> T:
@@ -20,12 +23,21 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
     omegaconf could not fill them.
     """
     try:
+        known = (kind, at, json.dumps(values))
+    except TypeError:  # not plain values
+        known = None
+    if known in _made:
+        return _made[known]
+    try:
         schema = OmegaConf.structured(kind, flags={"readonly": False})  # a frozen dataclass would refuse to be filled
-        return OmegaConf.to_object(OmegaConf.merge(schema, values))  # pyright: ignore[reportReturnType]
+        made: Any = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
         raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error
+    if known is not None:
+        _made[known] = made
+    return made
 
 
 def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, default: type[T] | None = None) -> T:

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from rosa_bench.best import BestEpoch
+from rosa_bench.errors import UserError
 
 
 class Toy(nn.Module):
@@ -88,3 +89,42 @@ def test_without_keeping_nothing_is_put_back() -> None:
     best.restore()
     assert best.number == 0
     assert model.trained.tolist() == [2, 2]
+
+
+# Going on
+
+
+@pytest.mark.parametrize("keep_weights", [True, False])
+@pytest.mark.parametrize("broken_off_after", [0, 1, 2, 3])
+def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int, keep_weights: bool) -> None:
+    scores = [0.1, 0.3, 0.2]
+    _, first = offered(scores[:broken_off_after], keep_weights=keep_weights)
+    model = Toy()
+    best = BestEpoch(model, "f1", keep_weights=keep_weights)
+    best.state = first.state
+    for number in range(broken_off_after, len(scores)):
+        model.set(number + 1)
+        best.offer(number, {"f1": scores[number]})
+    assert (best.number, best.score) == (1, 0.3)
+    model.set(9)
+    best.restore()
+    assert model.trained.tolist() == [2 if keep_weights else 9] * 2
+
+
+def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
+    _, first = offered([0.1, 0.3], keep_weights=False)
+    best = BestEpoch(Toy(), "f1", keep_weights=True)
+    with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
+        best.state = first.state
+    _, not_begun = offered([], keep_weights=False)
+    best.state = not_begun.state
+    assert best.number == -1
+
+
+def test_weights_that_are_no_longer_kept_do_not_grow_old() -> None:
+    _, first = offered([0.1], keep_weights=True)
+    model = Toy()
+    best = BestEpoch(model, "f1", keep_weights=False)
+    best.state = first.state
+    best.offer(1, {"f1": 0.2})
+    assert best.state.tensors == {}

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -13,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rosa_bench import cli
-from rosa_bench.errors import UserError
+from rosa_bench.errors import PreemptedError, UserError
+from rosa_bench.lock import locked
 from rosa_bench.record import RunRecord, load_records
 from rosa_bench.setup import Setup
 
@@ -265,6 +267,15 @@ def test_ctrl_c_ends_with_its_own_status(rosa_bench: Callable[..., Outcome], mon
     assert rosa_bench(*TINY)[::2] == (130, "rosa-bench: stopped\n")
 
 
+def test_sigterm_ends_with_its_own_status(rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
+    def preempted(_raw: object) -> None:
+        raise PreemptedError("stopped by SIGTERM after step 3")
+
+    monkeypatch.setattr(cli, "run_job", preempted)
+    for jobs in ([], ["seed=0,1", "-m"]):  # and no other job of a sweep is begun
+        assert rosa_bench(*TINY, *jobs)[::2] == (143, "rosa-bench: stopped by SIGTERM after step 3\n")
+
+
 def test_an_unforeseen_error_is_named_with_the_way_to_more(
     rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +355,77 @@ def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., 
     assert record.status == "failed"
     assert record.error is not None
     assert outcome.err.startswith(f"rosa-bench: {record.error} (")
-    assert rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30").status == 1  # failed is not completed
+
+
+def test_what_failed_is_run_again_on_demand_alone(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30")
+    assert rosa_bench(*arguments).status == 1
+    [path] = here.rglob("*.json")
+    before = path.read_bytes()
+    assert_told(rosa_bench(*arguments), "failed before (TrainingFailedError: the training loss", "retry_failed=true")
+    assert list(here.rglob("*.json")) == [path] and path.read_bytes() == before  # it was not run
+    for again in ("retry_failed=true", "resume=never"):
+        outcome = rosa_bench(*arguments, again)
+        assert_told(outcome, "TrainingFailedError", "training loss")
+        assert "failed before" not in outcome.err
+    assert len(list((here / "results/runs/superseded").iterdir())) == 2
+
+
+def test_a_failure_that_was_mended_is_made_good(
+    rosa_bench: Callable[..., Outcome], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rosa_bench.checkpoint.save_file", full)
+        assert_told(rosa_bench(*TINY, "checkpoint_s=0"), "checkpoints: No space left on device")
+    assert_told(rosa_bench(*TINY), "failed before", "No space left on device", "retry_failed=true")
+    assert rosa_bench(*TINY, "retry_failed=true").status == 0
+    assert [record.status for record in records(here)] == ["completed"]
+    assert rosa_bench(*TINY).status == 0  # and is no longer in the way
+
+
+def test_a_full_disk_when_the_record_is_written_is_told_and_harms_nothing(
+    rosa_bench: Callable[..., Outcome], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+
+    assert rosa_bench(*TINY, "seed=1").status == 0
+    [other] = here.rglob("*.json")
+    before = other.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("rosa_bench.files.os.fdopen", full)
+        assert_told(rosa_bench(*TINY, "checkpoint_s=0"), "No space left on device")
+    assert [path for path in (here / "results/runs").iterdir() if path.is_file()] == [other]  # nothing half-written
+    assert other.read_bytes() == before
+    assert list(here.rglob("step-*"))  # what was trained is not lost
+    again = rosa_bench(*TINY)
+    assert again.status == 0
+    assert "going on from step" in again.out
+    assert len(records(here)) == 2
+    assert not list(here.rglob("step-*"))
+
+
+def test_a_run_that_another_process_makes_is_told_as_busy(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [path] = here.rglob("*.json")
+    with locked(path.parent / ".locks" / path.stem, "it"):
+        assert_told(rosa_bench(*TINY), path.stem, f"process {os.getpid()} on this machine")
+        assert rosa_bench(*TINY, "seed=1").status == 0  # another run is free
+    assert rosa_bench(*TINY).status == 0
+
+
+def test_checkpoints_that_a_completed_run_could_not_remove_are_removed(
+    rosa_bench: Callable[..., Outcome], here: Path
+) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [record] = records(here)
+    (here / "outputs" / record.id / "checkpoints/step-000000004-epochs-000001").mkdir(parents=True)
+    outcome = rosa_bench(*TINY)
+    assert (outcome.status, "completed already" in outcome.out) == (0, True)
+    assert not list(here.rglob("step-*"))
 
 
 def test_a_completed_run_is_run_again_for_its_model_alone(rosa_bench: Callable[..., Outcome], here: Path) -> None:
@@ -375,7 +456,7 @@ def deviations(
     def listed(*arguments: str) -> list[dict[str, list[Any]]]:
         found = []
 
-        def set_up(_config: object, deviations: dict[str, list[Any]]) -> Setup:
+        def set_up(_config: object, deviations: dict[str, list[Any]], **_options: object) -> Setup:
             found.append(deviations)
             raise UserError("far enough")
 
@@ -388,7 +469,7 @@ def deviations(
 
 FREE = (
     "rank=2", "lr=1e-3", "seed=3", "accumulate=2", "precision=float32", "device=cpu", "data_dir=d", "output_dir=o",
-    "results_dir=r", "resume=never", "save_model=true",
+    "results_dir=r", "resume=never", "retry_failed=true", "checkpoint_s=5", "save_model=true",
 )  # fmt: skip
 
 

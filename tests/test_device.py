@@ -1,12 +1,24 @@
 import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from rosa_bench import device
 from rosa_bench.device import autocast, describe, resolve_device, resolve_precision
 from rosa_bench.errors import UserError
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_one_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No one holds one of the devices that we pretend to have."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    device._own_gpu.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = True) -> None:
@@ -23,6 +35,49 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = T
 def test_a_device_is_resolved(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
     pretend(monkeypatch, devices=devices)
     assert resolve_device(name) == torch.device(expected)
+
+
+PROCESS = """
+import sys, tempfile, torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+tempfile.tempdir = sys.argv[1]
+from rosa_bench.device import resolve_device
+print(resolve_device("auto", own_gpu=True), resolve_device("auto", own_gpu=True), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_looking_at_a_device_takes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(resolve_device("auto")) for _ in range(3)] == ["cuda:0"] * 3
+    assert not list(tmp_path.iterdir())
+    assert str(resolve_device("auto", own_gpu=True)) == "cuda:0"
+    assert list(tmp_path.iterdir())
+
+
+def test_processes_share_the_devices_evenly_and_give_them_back(tmp_path: Path) -> None:
+    processes: list[subprocess.Popen] = []
+
+    def start() -> str:
+        command = [sys.executable, "-c", PROCESS, str(tmp_path)]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        stdout = processes[-1].stdout
+        assert stdout is not None
+        first, second = stdout.readline().split()
+        assert first == second  # one run after another in a process has the same device
+        return first
+
+    try:
+        assert [start() for _ in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+        processes[1].kill()
+        processes[1].wait()
+        assert start() == "cuda:1"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.parametrize(("devices", "name"), [

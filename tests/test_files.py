@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rosa_bench.errors import UserError
-from rosa_bench.files import check_writable, new_folder, sha256, write_atomic
+from rosa_bench.files import check_writable, new_folder, remove_unfinished, sha256, write_atomic
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:
@@ -95,6 +95,38 @@ def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, there: bool, 
         (new / "half").write_text("2")
         raise error
     assert listing(tmp_path) == before
+
+
+def test_new_folder_replaces_what_a_killed_process_left_half_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for folder in (path, tmp_path / ".model.earlier"):
+        folder.mkdir()
+        (folder / "old").write_text("1")
+    with new_folder(path) as new:
+        (new / "new").write_text("2")
+    assert listing(tmp_path) == {"model": None, "model/new": b"2"}
+
+
+def test_new_folder_syncs_its_files_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    seen: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: seen.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.exists()))
+    )
+    with new_folder(path) as new:
+        (new / "deep").mkdir()
+        for name in ("one", "deep/two"):
+            (new / name).write_text("1")
+    assert seen == [(False, False), (False, False), (True, True)]  # the files, then the list of names
+
+
+def test_what_killed_processes_left_of_a_folder_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("model", "model.x", ".model.x", ".model.earlier", ".models", "other", ".other.x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    remove_unfinished(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".models", ".other.x", "model", "model.x", "other"]
+    remove_unfinished(tmp_path / "nowhere" / "model")
 
 
 @pytest.mark.parametrize(

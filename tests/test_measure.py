@@ -87,6 +87,34 @@ def test_memory_is_the_highest_peak_of_a_phases_stretches(clock: Clock, monkeypa
     assert meter.memory_bytes == {"train": 5, "resample": 9, "evaluate": 0}
 
 
+def test_totals_hold_the_phase_that_is_going_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        clock.now += 1
+        with meter.phase("resample"):
+            clock.now += 2
+        clock.now += 4
+        monkeypatch.setattr(measure, "peak_bytes", lambda _device: 7)
+        totals = {"time_s": {"train": 1 + 4, "resample": 2}, "memory_bytes": {"train": 7, "resample": 0}}
+        assert meter.totals == totals
+        assert meter.totals == totals  # asking changes nothing
+    assert meter.totals == totals
+
+
+def test_a_run_that_goes_on_adds_seconds_and_keeps_the_higher_peak(clock: Clock) -> None:
+    first, meter = Meter(CPU), Meter(CPU)
+    with first.phase("load"), first.phase("train"):
+        clock.now += 1
+    with meter.phase("load"):
+        clock.now += 2
+    meter.memory_bytes.update(load=5, train=3)
+    meter.go_on_from({"time_s": first.totals["time_s"], "memory_bytes": {"load": 4, "train": 6}})
+    with meter.phase("train"):
+        clock.now += 4
+    assert meter.time_s == {"load": 2, "train": 1 + 4}
+    assert meter.memory_bytes == {"load": 5, "train": 6}
+
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot reset a process's peak")
 
 

@@ -13,7 +13,17 @@ from rosa_bench.config import conf_folder
 from rosa_bench.report.published import published_folder
 
 ROOT = Path(rosa_bench.__file__).parent.parent
-GROUPS = ("task", "model", "method", "protocol", "recipe", "experiment", "hydra/job_logging", "hydra/hydra_logging")
+GROUPS = (
+    "task",
+    "model",
+    "method",
+    "protocol",
+    "recipe",
+    "experiment",
+    "launch",
+    "hydra/job_logging",
+    "hydra/hydra_logging",
+)
 
 pytestmark = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="needs the source tree")
 

@@ -13,7 +13,6 @@ from rosa_bench.errors import UserError
 from rosa_bench.record import (
     SCHEMA,
     RunRecord,
-    completed_record,
     load_record,
     load_records,
     public_config,
@@ -66,6 +65,7 @@ def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override
 
 @pytest.mark.parametrize("overrides", [
     ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
+    ["retry_failed=true"], ["checkpoint_s=5"],
     ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
@@ -152,7 +152,6 @@ def test_a_record_comes_back_as_it_was(tmp_path: Path, status: str) -> None:
     assert path == tmp_path / "runs" / f"{written.id}.json"
     assert load_record(path) == written
     assert load_records(tmp_path) == [written]
-    assert completed_record(tmp_path, written.id) == (written if status == "completed" else None)
 
 
 def test_a_reader_in_another_program_finds_plain_json(tmp_path: Path) -> None:
@@ -164,7 +163,6 @@ def test_a_reader_in_another_program_finds_plain_json(tmp_path: Path) -> None:
 
 
 def test_no_record_is_none_and_a_folder_without_any_is_empty(tmp_path: Path) -> None:
-    assert completed_record(tmp_path, record().id) is None
     assert load_records(tmp_path) == []
 
 
@@ -222,7 +220,6 @@ def test_a_damaged_record_is_told_with_its_file(tmp_path: Path, kind: str) -> No
     for read in (
         lambda: load_record(path),
         lambda: load_records(tmp_path),
-        lambda: completed_record(tmp_path, "cola-x"),
     ):
         with pytest.raises(UserError, match=re.escape(str(path))) as raised:
             read()

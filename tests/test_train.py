@@ -1,7 +1,9 @@
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from rosa_bench import train
 from rosa_bench.adapters import LowRankLinear
+from rosa_bench.checkpoint import Snapshot
 from rosa_bench.config import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TokenBatches
 from rosa_bench.measure import Meter
@@ -19,7 +22,7 @@ from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.models.random_weights import byte_tokenizer
-from rosa_bench.train import Epoch, Recipe, Scores, TrainingFailedError, backward, checked, fit, forget, lr_at
+from rosa_bench.train import Epoch, Recipe, Scores, Training, TrainingFailedError, backward, checked, fit, forget, lr_at
 
 CPU = torch.device("cpu")
 
@@ -35,8 +38,8 @@ class Fixed:
     def __len__(self) -> int:
         return len(self.all)
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        for batch in self.all:
+    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        for batch in self.all[start:]:
             self.given.append(number)
             yield batch
 
@@ -325,6 +328,60 @@ def test_a_seed_makes_a_run_the_same_bit_for_bit(
     (first, losses), (again, losses_again), (other, losses_other) = trained(0), trained(0), trained(1)
     assert all(map(torch.equal, first, again)) and losses == losses_again
     assert not all(map(torch.equal, first, other)) and losses != losses_other
+
+
+# Going on
+
+
+@pytest.mark.parametrize("reset", ["factors", "all"])
+@pytest.mark.parametrize("broken_off_after", range(8))
+def test_from_a_saved_state_it_goes_on_to_the_same_end(broken_off_after: int, reset: str) -> None:
+    # Six steps and two ends of an epoch: eight places to be saved at.
+    data, plan = regression_data(3), recipe(warmup_steps=2, weight_decay=0.1, reset=reset)
+    saved: list[tuple[int, int, Snapshot]] = []
+
+    def between(training: Training) -> None:
+        state = training.state
+        copies = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        saved.append((training.step, len(training.history), Snapshot(copies, json.loads(json.dumps(state.values)))))
+
+    start = Regression().state_dict()
+    ends = []
+    for place in (None, broken_off_after):
+        model, method, batches = Regression(), Recorder(due=(2, 4)), Fixed(data)
+        model.load_state_dict(start)
+        told: list[tuple[int, Epoch]] = []
+        options = {"between": between} if place is None else {"start": saved[place][2]}
+        noting = partial(lambda into, *one: into.append(one), told)
+        history = run(model, method, batches, plan, end_epoch=noting, **options)
+        losses = [epoch.train_loss for epoch in history]
+        ends.append((weights(model), losses))
+        if place is not None:
+            step, epochs, _ = saved[place]
+            assert [asked for asked, _ in method.asked] == list(range(step, 6))
+            assert told == list(enumerate(history))[epochs:]
+            assert len(batches.given) == 6 - step
+    assert [(step, epochs) for step, epochs, _ in saved] == [
+        (1, 0), (2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (6, 1), (6, 2),
+    ]  # fmt: skip
+    assert all(map(torch.equal, ends[0][0], ends[1][0]))
+    assert ends[0][1] == ends[1][1]
+
+
+def test_a_loss_that_was_no_number_before_breaking_off_is_found_after() -> None:
+    data = regression_data(3)
+    data[0]["labels"] = torch.full((2, 1), math.nan)
+    saved: list[Snapshot] = []
+
+    def between(training: Training) -> None:
+        saved.append(training.state)
+        raise KeyboardInterrupt
+
+    model = Regression()
+    with pytest.raises(KeyboardInterrupt):
+        run(model, Recorder(), Fixed(data), recipe(epochs=1), between=between)
+    with pytest.raises(TrainingFailedError, match=r"training loss is nan at step 1$"):
+        run(model, Recorder(), Fixed(data), recipe(epochs=1), start=saved[0])
 
 
 # What is no number

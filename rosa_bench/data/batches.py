@@ -38,9 +38,9 @@ class Batches(ABC):
         """Examples in an epoch."""
         return len(self.labels)
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``number``, on the CPU."""
-        for indices in self._order(number).split(self.batch_size):
+    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of epoch ``number``, from the one numbered ``start`` on, on the CPU."""
+        for indices in self._order(number).split(self.batch_size)[start:]:
             yield {**self.inputs_of(indices), "labels": self.labels.index_select(0, indices)}
 
     @abstractmethod

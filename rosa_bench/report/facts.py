@@ -43,6 +43,8 @@ def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
         "Selection": _selection(list(group.cells.values())),
         "Seeds": _seeds(list(group.cells.values())),
     }
+    if tried := _tuning(grid):
+        told["Tuning"] = tried
     if grid.printed:
         told["Paper"] = f"{published.source}: {published.model}, single runs"
     return told
@@ -108,6 +110,18 @@ def _selection(cells: list[Cell]) -> str:
     what = "epoch (one learning rate was tried)" if counts == {1} else many
     kinds = sorted({run.scores["selected_on"] for cell in cells for run in cell.runs})
     return "; ".join(SELECTION[kind].format(what=what) for kind in kinds)
+
+
+def _tuning(grid: Grid) -> str | None:
+    """How many configurations each variant was chosen among, where that is not the same."""
+    tried: dict[str, list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        if counts := {cell.tried for task in grid.tasks if (cell := grid.cell(variant, task))}:
+            tried[span(counts)].append(grid.label(variant))
+    if len(tried) < 2:
+        return None
+    said = "; ".join(f"{count} for {', '.join(labels)}" for count, labels in tried.items())
+    return f"learning rates x seeds tried, not the same for all: {said}"
 
 
 def _seeds(cells: list[Cell]) -> str:

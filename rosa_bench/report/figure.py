@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rosa_bench.files import write_atomic
@@ -21,7 +22,18 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one litera
     "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
 }
 # Okabe and Ito's colours, told apart by colour-blind readers, and in grey.
-COLOURS = {"ft": "#000000", "lora": "#0072B2", "rosa": "#D55E00", "ia3": "#009E73"}
+COLOURS = {
+    "ft": "#000000",
+    "lora": "#0072B2",
+    "rosa": "#D55E00",
+    "ia3": "#009E73",
+    "bitfit": "#CC79A7",
+    "head_only": "#56B4E9",
+}
+OTHER_COLOUR = "#999999"  # of a method that has none
+# Where there is no colour at all, these tell methods apart.
+MARKERS = {"ft": "s", "lora": "o", "rosa": "D", "ia3": "^", "bitfit": "v", "head_only": "X"}
+DASHES: dict[str, Any] = {"lora": "--", "ia3": "-.", "bitfit": ":", "head_only": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 WIDTH_IN = 7.0  # across both columns of an article
 
 
@@ -46,3 +58,9 @@ class Drawing:
         paths.append(folder / f"{self.name}.md")
         write_atomic(paths[-1], f"![{self.name}]({self.name}.png)\n\n{self.caption}\n")
         return paths
+
+
+def faded(colour: str, strength: float) -> tuple[float, float, float]:
+    """A colour mixed with white."""
+    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
+    return red, green, blue

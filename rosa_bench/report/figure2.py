@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rosa_bench.record import RunRecord
-from rosa_bench.report.figure import COLOURS, STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figure import COLOURS, STYLE, WIDTH_IN, Drawing, faded
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant, words
 
@@ -121,12 +120,6 @@ def plot(ax: Axes, panel: Panel) -> None:
     for number, bound in enumerate(panel.bounds.values()):
         ax.axhline(bound, color="black", linewidth=0.8, linestyle=":", label="_" if number else "LoRA's bound")
     ax.set_yscale("log")
-
-
-def faded(colour: str, strength: float) -> tuple[float, float, float]:
-    """A colour mixed with white."""
-    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
-    return red, green, blue
 
 
 def caption(panels: list[Panel]) -> str:

@@ -8,13 +8,15 @@ from rich.markdown import Markdown
 from rich.text import Text
 
 from rosa_bench.errors import UserError
-from rosa_bench.record import load_records
-from rosa_bench.report import figure2
+from rosa_bench.record import RunRecord, load_records
+from rosa_bench.report import figure2, figure3, figure4, figure6, lr_sensitivity
 from rosa_bench.report.figure import Drawing
 from rosa_bench.report.select import Group, select
 
 # Another figure is another file like figure2.py, and its name here. Each gives none where it has nothing to draw.
-DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (figure2.draw,)
+DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (figure2.draw, figure3.draw, figure4.draw, figure6.draw)
+# These need all runs, of learning rates that were not chosen too: a group's cells have the chosen ones' alone.
+DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (lr_sensitivity.draw,)
 
 
 def make_figures(results_dir: Path) -> None:
@@ -22,8 +24,10 @@ def make_figures(results_dir: Path) -> None:
 
     Raises `UserError` when there is none.
     """
-    groups = select(load_records(results_dir))
-    drawings = [drawing for draw in DRAWERS if (drawing := draw(groups))]
+    records = load_records(results_dir)
+    groups = select(records)
+    drawn = [*(draw(groups) for draw in DRAWERS), *(draw(records) for draw in DRAWERS_OF_ALL_RUNS)]
+    drawings = [drawing for drawing in drawn if drawing]
     if not drawings:
         raise UserError(
             f"results_dir={results_dir} holds no completed run that a figure is made of; "

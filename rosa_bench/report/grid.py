@@ -9,28 +9,48 @@ from rosa_bench.record import RunRecord
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant
+from rosa_bench.report.statistics import Difference, paired
 
 LEVEL = 0.05
+BASELINE = "lora"
+# What every adapter has: a variant is compared with a baseline in which these are the same.
+SHARED = ("method.targets", "method.attention", "method.train_head", "method.train_biases")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The rows and columns of one setting: which variants, which tasks, and what the paper has for them."""
+    """The rows and columns of one setting: which variants, which tasks, and what the paper has for them.
+
+    titles  of the paper's rows that it names by what they are; the others are called after method, rank and changes
+    """
 
     group: Group
     variants: list[Variant]
     tasks: dict[str, str]
     printed: dict[tuple[Variant, str], str]
     printed_trainable: dict[Variant, str]
+    titles: dict[Variant, str]
 
     @property
     def filled(self) -> dict[str, RunRecord]:
         """The tasks that have figures of ours, in order, each with one of its runs for what they all share."""
         return {task: self.group.tasks[task] for task in self.tasks if task in self.group.tasks}
 
+    def label(self, variant: Variant) -> str:
+        """What a row is called."""
+        return self.titles.get(variant, variant.label)
+
     def cell(self, variant: Variant, task: str) -> Cell | None:
         """Our figure for a row and column, if there is one."""
         return self.group.cells.get((variant, task))
+
+    def against_baseline(self, variant: Variant, task: str) -> Difference | None:
+        """Our figure less LoRA's of equal rank, where there are both, with a seed in common."""
+        lora = Variant(
+            BASELINE, variant.rank, tuple(change for change in variant.changes if change.key in SHARED), title=""
+        )
+        one, other = self.cell(variant, task), self.cell(lora, task)
+        return paired(one.by_seed, other.by_seed) if one and other and variant != lora else None
 
     @cached_property
     def leaders(self) -> dict[str, Variant | None]:
@@ -54,6 +74,7 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
         tasks={**paper_columns, **others},
         printed={(row.variant, task): figure for row in rows for task, figure in row.figures.items()},
         printed_trainable={row.variant: f"{row.trainable_millions} M" for row in rows if row.trainable_millions},
+        titles={row.variant: row.title for row in published.rows if row.settings},
     )
 
 

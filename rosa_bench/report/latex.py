@@ -1,6 +1,6 @@
 """A table as LaTeX, for an article that loads booktabs and no other package."""
 
-from rosa_bench.report.table import Column, Entry, Section, Table
+from rosa_bench.report.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.text import MISSING, blocks
 
 TEXT_WIDTH = 345  # of LaTeX's article, in points
@@ -40,6 +40,7 @@ def _section(table: Table, number: int, section: Section) -> str:
         *map(escape, table.intro),
         *facts,
         *(f"{_note(note)}." for note in section.notes),
+        *_contrasts(section),
         r"\end{minipage}",
         r"\end{table}",
     ])  # fmt: skip
@@ -109,6 +110,26 @@ def _width(entry: Entry, column: Column, *, counted: bool) -> float:
     count = f" ({entry.count})" if counted and entry.count else ""
     beside = f" / {entry.paper or MISSING}" if column.paper else ""
     return CHARACTER * len(_words(entry) + count + entry.mark + beside) + SUBSCRIPT * len(f"±{entry.spread or ''}")
+
+
+def _contrasts(section: Section) -> list[str]:
+    """As a paragraph: a table of them would be wider than the page."""
+    if not section.contrasts:
+        return []
+    labels = dict.fromkeys(one.label for one in section.contrasts)
+    said = [
+        f"{escape(label)}: {'; '.join(_contrast(one) for one in section.contrasts if one.label == label)}."
+        for label in labels
+    ]
+    return [rf"\par {CONTRASTS}.", *said]
+
+
+def _contrast(one: Contrast) -> str:
+    """``CoLA $-1.8$ ($-4.0$ to $+0.5$), $p = 0.08$, 3 seeds: within noise``."""
+    interval = "" if one.interval is None else f" ({' to '.join(f'${end}$' for end in one.interval.split(' to '))})"
+    p = "" if one.p is None else f", $p {one.p if one.p.startswith('<') else f'= {one.p}'}$"
+    seeds = f"{one.count} seed{'' if one.count == 1 else 's'}"
+    return f"{escape(one.column)} ${one.difference}${interval}{p}, {seeds}: {one.verdict}"
 
 
 def _note(note: str) -> str:

@@ -2,8 +2,19 @@
 
 import re
 
-from rosa_bench.report.table import Column, Entry, Section, Table
+from rosa_bench.report.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.text import MISSING, raised
+
+# A comparison's columns, and which hold figures.
+CONTRAST_HEAD = {
+    "Method": False,
+    "Task": False,
+    "Difference": True,
+    "95 % interval": True,
+    "p": True,
+    "Seeds": True,
+    "Verdict": False,
+}
 
 
 def markdown(table: Table, counts: str) -> str:
@@ -30,6 +41,12 @@ def column_text(column: Column) -> str:
     return f"{column.title}{raised(column.note)}" if column.note else column.title
 
 
+def contrast_texts(contrast: Contrast) -> list[str]:
+    """A comparison's cells, under `CONTRAST_HEAD`."""
+    texts = [contrast.label, contrast.column, contrast.difference, contrast.interval, contrast.p, str(contrast.count)]
+    return [*(text or MISSING for text in texts), contrast.verdict]
+
+
 def _section(number: int, section: Section) -> str:
     facts = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.facts.items())
     head = ["Method", *(_plain(column_text(column)) for column in section.columns)]
@@ -40,16 +57,35 @@ def _section(number: int, section: Section) -> str:
         ]
         for line in section.lines
     ]
-    widths = [max(len(row[index]) for row in [head, *body]) for index in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = "\n".join(_row(row, widths) for row in [head, rule, *body])
+    rows = _aligned([head, *body], left={0})
     notes = "\n".join(f"- {_plain(_numbered(note))}" for note in section.notes)
-    return "\n\n".join(filter(None, [f"## {number}. {_plain(section.heading)}", facts, rows, notes]))
+    return "\n\n".join(
+        filter(None, [f"## {number}. {_plain(section.heading)}", facts, rows, notes, *_contrasts(section)])
+    )
 
 
-def _row(cells: list[str], widths: list[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    return f"| {' | '.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])} |"
+def _contrasts(section: Section) -> list[str]:
+    if not section.contrasts:
+        return []
+    body = [[_plain(text) for text in contrast_texts(one)] for one in section.contrasts]
+    left = {index for index, is_figure in enumerate(CONTRAST_HEAD.values()) if not is_figure}
+    return [f"{CONTRASTS}:", _aligned([list(CONTRAST_HEAD), *body], left=left)]
+
+
+def _aligned(rows: list[list[str]], *, left: set[int]) -> str:
+    """Rows under a head, with their bars one below the other; the columns that are not ``left`` are set right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * width if index in left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    head, *body = rows
+    return "\n".join(_row(row, widths, left) for row in [head, rule, *body])
+
+
+def _row(cells: list[str], widths: list[int], left: set[int]) -> str:
+    padded = (
+        cell.ljust(width) if index in left else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join(padded)} |"
 
 
 def _numbered(note: str) -> str:

@@ -5,34 +5,74 @@ from collections.abc import Iterable
 
 from rosa_bench.report.facts import data_note, facts, heading
 from rosa_bench.report.grid import Grid, grid_of
-from rosa_bench.report.published import PublishedTable
+from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.select import Cell, Group
-from rosa_bench.report.settings import Variant
-from rosa_bench.report.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.text import parameters, percent
+from rosa_bench.report.settings import Variant, words
+from rosa_bench.report.statistics import Difference
+from rosa_bench.report.table import Column, Contrast, Entry, Line, Section, Table
+from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
 LEFT_OUT = "†"
 INTRO = [
     "Each cell: ours / the paper's, dev scores times 100. "
-    "Ours is the mean over seeds ± the sample standard deviation (number of seeds).",
+    "Ours is the mean over seeds ± the sample standard deviation (number of seeds); its 95 % interval "
+    "is in the CSV file.",
     "Bold: ahead of every other row of ours by more than chance would do (Welch's t-test over seeds, one-sided, "
     "p < 0.05 against each). No bold means that no row is shown to be best. –: no figure.",
     "Trainable: parameters that train, the task's head included where it does.",
 ]
+COMPARED = (
+    "Compared with LoRA: the mean difference, its 95 % interval and p by Student's t of the differences, seed by seed, "
+    "not corrected for how many are looked at. Within noise: the interval holds 0, or there is one seed alone."
+)
 
 
 def score_table(name: str, groups: Iterable[Group], published: PublishedTable) -> Table:
-    """The table ``name``: the paper's rows and columns first, then every other variant and task that has runs."""
+    """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``."""
     ordered = sorted(groups, key=lambda group: _order(group, published))
     grids = [grid_of(group, published) for group in ordered]
+    sections = [_section(grid, published) for grid in grids]
+    compared = [COMPARED] if any(section.contrasts for section in sections) else []
     return Table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}",
-        intro=INTRO,
-        sections=[_section(grid, published) for grid in grids],
+        intro=[*INTRO, *compared, *_named(published), f"The paper's table: {'; '.join(published.notes)}."],
+        sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
     )
+
+
+def _named(published: PublishedTable) -> list[str]:
+    """What the paper's names of rows mean in our settings."""
+    said = [
+        " ".join([f"{row.title} is", f"method={row.method}", *([f"rank={row.rank}"] if row.rank else []), *_typed(row)])
+        for row in published.rows
+        if row.settings
+    ]
+    return [f"Names: {'; '.join(said)}."] if said else []
+
+
+def _typed(row: PublishedRow) -> list[str]:
+    return [f"{key}={words(value)}" for key, value in row.settings.items()]
+
+
+def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]:
+    """The cells that the paper's table has, of the settings that have one of the table's own.
+
+    Its own rows are those with settings: the others (FT, LoRA) stand in Table 2 as well, and are here to compare with.
+    """
+    rows = {row.variant: bool(row.settings) for row in published.rows}
+    found = []
+    for group in groups:
+        cells = {
+            (variant, task): cell
+            for (variant, task), cell in group.cells.items()
+            if variant in rows and task in published.columns
+        }
+        if any(rows[variant] for variant, _ in cells):
+            found.append(Group(setting=group.setting, cells=cells))
+    return found
 
 
 def _order(group: Group, published: PublishedTable) -> tuple:
@@ -60,6 +100,7 @@ def _section(grid: Grid, published: PublishedTable) -> Section:
         columns=columns,
         lines=[_line(grid, variant) for variant in grid.variants],
         notes=[*(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()), *_left_out(grid)],
+        contrasts=_contrasts(grid),
     )
 
 
@@ -72,7 +113,7 @@ def _line(grid: Grid, variant: Variant) -> Line:
         _entry(cell, paper=grid.printed.get((variant, task)), best=grid.leaders[task] == variant)
         for task, cell in cells.items()
     ]
-    return Line(label=variant.label, entries=[trainable, *entries])
+    return Line(label=grid.label(variant), entries=[trainable, *entries])
 
 
 def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
@@ -88,6 +129,29 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
     )
 
 
+def _contrasts(grid: Grid) -> list[Contrast]:
+    return [
+        _contrast(grid.label(variant), title, difference)
+        for variant in grid.variants
+        for task, title in grid.tasks.items()
+        if (difference := grid.against_baseline(variant, task))
+    ]
+
+
+def _contrast(label: str, column: str, difference: Difference) -> Contrast:
+    low, high, p = difference.low, difference.high, difference.p
+    beyond = "above LoRA" if difference.mean > 0 else "below LoRA"
+    return Contrast(
+        label=label,
+        column=column,
+        difference=signed(difference.mean),
+        interval=None if low is None or high is None else f"{signed(low)} to {signed(high)}",
+        p=None if p is None else probability(p),
+        count=difference.seeds,
+        verdict="within noise" if difference.within_noise else beyond,
+    )
+
+
 def _left_out(grid: Grid) -> list[str]:
     """The note on learning rates that were not compared."""
     titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
@@ -97,7 +161,7 @@ def _left_out(grid: Grid) -> list[str]:
                 titles[variant, cell.lrs_left].append(title)
     if not titles:
         return []
-    which = [f"{variant.label} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
+    which = [f"{grid.label(variant)} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
     return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
 
 

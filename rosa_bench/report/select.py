@@ -15,6 +15,7 @@ from typing import Any
 
 from rosa_bench.record import NOT_IDENTITY_OF, RunRecord
 from rosa_bench.report.settings import Setting, Variant, frozen, setting_of, variant_of
+from rosa_bench.report.statistics import Interval, interval
 
 # What a learning rate is chosen by, by ``scores.selected_on``.
 CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
@@ -29,12 +30,14 @@ class Cell:
 
     lrs       the learning rates that were compared
     lrs_left  those that were not: they have fewer seeds than the best-covered one
+    tried     how many configurations it was chosen among: completed pairs of a learning rate and a seed
     """
 
     runs: tuple[RunRecord, ...]
     lr: float
     lrs: tuple[float, ...]
     lrs_left: tuple[float, ...]
+    tried: int
 
     @property
     def mean(self) -> float:
@@ -45,6 +48,19 @@ class Cell:
     def std(self) -> float | None:
         """Sample standard deviation over seeds; none for one seed."""
         return statistics.stdev(reported(run) for run in self.runs) if len(self.runs) > 1 else None
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The reported dev scores, by seed."""
+        return {run.config["seed"]: reported(run) for run in self.runs}
+
+    @property
+    def interval(self) -> Interval | None:
+        """The 95 % interval of `mean`, if one is known."""
+        run = self.runs[0]
+        return interval(
+            list(self.by_seed.values()), metric=run.scores["reported"], dev_rows=run.data["rows"]["validation"]
+        )
 
     @property
     def last_mean(self) -> float:
@@ -126,6 +142,7 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
         lr=best,
         lrs=tuple(sorted(compared)),
         lrs_left=tuple(sorted(by_lr.keys() - compared.keys())),
+        tried=sum(len(seeds) for seeds in by_lr.values()),
     )
 
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+CONTRASTS = "Compared with LoRA at equal rank, paired over seeds"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -43,14 +45,28 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """A row's figure less LoRA's of equal rank, in one column, in words. ``interval`` and ``p`` may be unknown."""
+
+    label: str
+    column: str
+    difference: str
+    interval: str | None
+    p: str | None
+    count: int
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
-    """The runs of one setting: what they share (``facts``: name -> text), their table, and notes to it."""
+    """The runs of one setting: what they share (``facts``: name -> text), their table, notes to it, and comparisons."""
 
     heading: str
     facts: dict[str, str]
     columns: list[Column]
     lines: list[Line]
     notes: list[str] = field(default_factory=list)
+    contrasts: list[Contrast] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

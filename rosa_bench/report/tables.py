@@ -12,7 +12,7 @@ from rich.text import Text
 from rosa_bench.errors import UserError
 from rosa_bench.files import write_atomic
 from rosa_bench.record import RunRecord, load_records
-from rosa_bench.report import table2
+from rosa_bench.report import table1, table2, table4, table5
 from rosa_bench.report.latex import latex
 from rosa_bench.report.markdown import markdown
 from rosa_bench.report.select import Group, lower_is_better, select
@@ -20,7 +20,7 @@ from rosa_bench.report.table import Table
 from rosa_bench.report.terminal import show
 
 # Another table is another file like table2.py, and its name here.
-BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (table2.build,)
+BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (table1.build, table2.build, table4.build, table5.build)
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:
@@ -36,7 +36,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
             f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
             "or name the folder that has runs/ with results_dir="
         )
-    tables = [build(groups) for build in BUILDERS]
+    tables = [table for build in BUILDERS if (table := build(groups)).sections]  # without a figure of ours, none
     # Written before anything is printed: a reader who closes the pipe early still has the files.
     paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
     console = get_console()

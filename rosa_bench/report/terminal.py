@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rosa_bench.report.markdown import column_text, entry_text
-from rosa_bench.report.table import Line, Section, Table
+from rosa_bench.report.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
+from rosa_bench.report.table import CONTRASTS, Line, Section, Table
 from rosa_bench.report.text import blocks
 
 GAP = 2  # columns of blank between two cells
@@ -37,6 +37,20 @@ def _show_section(section: Section, console: Console) -> None:
         console.print()
     for note in section.notes:
         console.print(Text(note, style="dim"))
+    if section.contrasts:
+        console.print()
+        console.print(Text(CONTRASTS, style="dim"))
+        console.print()
+        console.print(_contrasts(section))
+
+
+def _contrasts(section: Section) -> RichTable:
+    table = _empty()
+    for name, is_figure in CONTRAST_HEAD.items():
+        table.add_column(name, justify="right" if is_figure else "left", no_wrap=name != "Method")
+    for contrast in section.contrasts:
+        table.add_row(*(Text(text) for text in contrast_texts(contrast)))
+    return table
 
 
 def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) -> list[list[int]]:
@@ -54,8 +68,12 @@ def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) 
     ]
 
 
+def _empty() -> RichTable:
+    return RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+
+
 def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    table = _empty()
     table.add_column("Method")
     for index in block:
         table.add_column(Text(column_text(section.columns[index])), justify="right", no_wrap=True)

@@ -11,6 +11,18 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:z.1f}"
 
 
+def signed(fraction: float) -> str:
+    """As `percent`, its sign always shown."""
+    return f"{100 * fraction:+z.1f}"
+
+
+def probability(p: float) -> str:
+    """``0.04``, ``0.004``, ``<0.001``: as many digits as tell it from zero."""
+    if p < 0.001:
+        return "<0.001"
+    return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}"
+
+
 def parameters(count: int) -> str:
     """A number of parameters with three digits: ``768``, ``1.54 k``, ``627 k``, ``125 M``."""
     if count < 1000:

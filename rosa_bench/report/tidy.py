@@ -5,6 +5,10 @@ import json
 from rosa_bench.report.grid import Grid
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant
+from rosa_bench.report.statistics import Difference
+
+# The difference and the ends of its interval, times 100; p; how many seeds both have.
+VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
 
 
 def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
@@ -14,6 +18,7 @@ def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
         {
             **_setting(number, grid.group),
             **_cell(variant, cell),
+            **_against_baseline(grid.against_baseline(variant, task)),
             "paper_x100": grid.printed.get((variant, task), ""),
             "best": str(grid.leaders[task] == variant).lower(),
             "runs": " ".join(run.id for run in cell.runs),
@@ -39,7 +44,7 @@ def _setting(number: int, group: Group) -> dict[str, str]:
 
 
 def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
-    run = cell.runs[0]
+    run, around = cell.runs[0], cell.interval
     return {
         "task": run.config["task"]["name"],
         "metric": run.scores["reported"],
@@ -52,10 +57,27 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "trainable_parameters": str(cell.trainable),
         "lr": f"{cell.lr:g}",
         "lrs_tried": str(len(cell.lrs)),
+        "configurations_tried": str(cell.tried),
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
         "selected_on": run.scores["selected_on"],
         "seeds": str(len(cell.runs)),
-        "mean_x100": f"{100 * cell.mean:.4f}",
-        "std_x100": "" if cell.std is None else f"{100 * cell.std:.4f}",
-        "last_epoch_mean_x100": f"{100 * cell.last_mean:.4f}",
+        "mean_x100": _x100(cell.mean),
+        "std_x100": _x100(cell.std),
+        "interval_low_x100": _x100(around and around.low),
+        "interval_high_x100": _x100(around and around.high),
+        "interval_of": around.of if around else "",
+        "last_epoch_mean_x100": _x100(cell.last_mean),
     }
+
+
+def _against_baseline(difference: Difference | None) -> dict[str, str]:
+    """The cells of `VS_LORA`, empty where there is nothing to compare with."""
+    if difference is None:
+        return dict.fromkeys(VS_LORA, "")
+    p = "" if difference.p is None else f"{difference.p:.4g}"
+    scores = map(_x100, (difference.mean, difference.low, difference.high))
+    return dict(zip(VS_LORA, (*scores, p, str(difference.seeds)), strict=True))
+
+
+def _x100(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.4f}"

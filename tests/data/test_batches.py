@@ -58,6 +58,18 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
         assert tuple(examples(data, epoch)) == orders[1, epoch]
 
 
+@given(st.integers(1, 23), st.integers(1, 8), st.one_of(st.none(), st.integers(0, 99)), st.integers(0, 5))
+def test_an_epoch_goes_on_from_any_batch(count: int, size: int, seed: int | None, epoch: int) -> None:
+    data = batches(distinct(count), size=size, seed=seed)
+    whole = list(data.epoch(epoch))
+    for start in range(len(data) + 1):
+        rest = list(data.epoch(epoch, start=start))
+        assert len(rest) == len(data) - start
+        for found, expected in zip(rest, whole[start:], strict=True):
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_order_does_not_touch_the_global_random_numbers() -> None:
     data = batches(distinct(9))
     before = torch.get_rng_state()

@@ -146,6 +146,68 @@ def test_a_head_that_differs_by_task_shows_as_a_range(make_record: MakeRecord) -
     assert entry(section, "ROSA (r=8)", "Trainable").mean == "1.10 k–1.30 k"
 
 
+def test_facts_say_how_much_each_was_tuned_where_that_differs(over_seeds: OverSeeds) -> None:
+    runs = [
+        run for lr in (1, 2) for name in ("lora", "rosa") for run in over_seeds([0.5] * 3, f"lr={lr}", f"method={name}")
+    ]
+    assert "Tuning" not in section_of(runs).facts
+    more = [*over_seeds([0.5], "method=rosa", "lr=3"), *over_seeds([0.5], "method=ft")]
+    assert section_of([*runs, *more]).facts["Tuning"].endswith(": 1 for FT; 6 for LoRA (r=8); 7 for ROSA (r=8)")
+    other = over_seeds([0.5, 0.5], "method=ft", "task=rte")
+    assert (
+        section_of([*runs, *more, *other])
+        .facts["Tuning"]
+        .endswith(": 1 to 2 for FT; 6 for LoRA (r=8); 7 for ROSA (r=8)")
+    )
+
+
+@pytest.mark.parametrize(
+    ("lora", "rosa", "expected"),
+    [
+        # Differences 0.1, 0.2, 0.3: half of the interval is 4.3027 x 0.1 / sqrt(3)
+        ([0.4, 0.3, 0.2], [0.5, 0.5, 0.5], ("+20.0", "-4.8 to +44.8", "0.07", 3, "within noise")),
+        ([0.5, 0.5, 0.5], [0.1, 0.11, 0.12], ("-39.0", "-41.5 to -36.5", "<0.001", 3, "below LoRA")),
+        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # no noise at all
+        ([0.0, 0.0], [0.0, 0.0], ("+0.0", "+0.0 to +0.0", None, 2, "within noise")),
+        ([0.1], [0.9, 0.9], ("+80.0", None, None, 1, "within noise")),
+    ],
+)
+def test_a_row_is_compared_with_lora_seed_by_seed(
+    over_seeds: OverSeeds, lora: list[float], rosa: list[float], expected: tuple
+) -> None:
+    (one,) = section_of([*over_seeds(lora, "method=lora"), *over_seeds(rosa, "method=rosa")]).contrasts
+    assert (one.label, one.column) == ("ROSA (r=8)", "CoLA")
+    assert (one.difference, one.interval, one.p, one.count, one.verdict) == expected
+
+
+def test_only_equal_ranks_settings_and_tasks_are_compared(over_seeds: OverSeeds) -> None:
+    linear = {"method.targets": ["all-linear", "attention"]}
+    apart = section_of(
+        [
+            *over_seeds([0.5], "method=lora", "rank=8"),
+            *over_seeds([0.5], "method=rosa", "rank=2"),
+            *over_seeds([0.5], "method=ft"),
+            *over_seeds([0.5], "method=rosa", "task=rte"),
+            *over_seeds([0.5], "method=rosa", deviations=linear),
+        ]
+    )
+    assert apart.contrasts == []
+    alike = section_of(
+        [
+            *over_seeds([0.5], "method=rosa", deviations=linear),
+            *over_seeds([0.5], "method=lora", deviations=linear),
+            *over_seeds([0.2], "method=lora"),
+            *over_seeds([0.5], "method=rosa", deviations={"method.select": ["top", "random"]}),
+            *over_seeds([0.4], "method=lora", deviations={"method.alpha": [16, 8]}),
+        ]
+    )
+    assert [(one.label, one.difference) for one in alike.contrasts] == [
+        ("LoRA (r=8, alpha=16)", "+20.0"),
+        ("ROSA (r=8, select=top)", "+30.0"),
+        ("ROSA (r=8, targets=all-linear)", "+0.0"),
+    ]
+
+
 def cells(scores: dict[str, list[float]], over_seeds: OverSeeds) -> dict[Variant, Cell]:
     runs = {method: over_seeds(dev, f"method={method}") for method, dev in scores.items()}
     return {variant_of(some[0]): choose(some) for some in runs.values()}

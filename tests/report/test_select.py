@@ -65,6 +65,22 @@ def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> 
     assert (cell.lr, cell.lrs, cell.lrs_left) == (1e-3, (1e-3,), (1e-2, 1.0))
 
 
+def test_every_run_tried_is_counted_and_repeats_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    runs = [*over_seeds([0.5, 0.5, 0.5], "lr=1e-3"), *over_seeds([0.9], "lr=1e-2"), *over_seeds([0.4] * 3, "lr=1")]
+    failed = make_record("lr=10", status="failed", scores={})
+    assert only_cell([*runs, make_record("lr=1", dev=0.3, id="again"), failed]).tried == 7
+
+
+def test_the_interval_is_of_the_seeds_or_of_the_dev_rows(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    some = only_cell(over_seeds([0.4, 0.5, 0.7], "task=rte")).interval
+    assert some is not None
+    assert (some.low, some.high, some.of) == (pytest.approx(0.4), pytest.approx(0.7), "seeds")
+    rows = {"train": 100, "held_out": 0, "validation": 263}
+    one = only_cell([make_record("task=rte", dev=81 / 263, data={"rows": rows})]).interval
+    assert one is not None  # Newcombe (1998): 81 of 263
+    assert (one.low, one.high, one.of) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5), "dev set")
+
+
 def test_of_equal_lrs_the_smaller_wins(over_seeds: OverSeeds) -> None:
     records = [record for lr in (1e-3, 1e-4, 1e-2) for record in over_seeds([0.25, 0.75], f"lr={lr}")]
     assert only_cell(records).lr == 1e-4

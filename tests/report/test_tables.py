@@ -29,6 +29,18 @@ def test_tables_are_printed_and_written(
     assert printed.splitlines()[-1].startswith(f"written to {tmp_path / 'tables' / 'table2.md'}")
 
 
+def test_a_table_without_a_figure_of_ours_is_not_made(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(), tmp_path)
+    save_record(make_record("rank=8", deviations={"method.resample_every": [1, 2.0]}), tmp_path)
+    make_tables(tmp_path, write=True)
+    printed = capsys.readouterr().out
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table2", "table4"}
+    assert printed.index("Table 2: ") < printed.index("Table 4: ")
+    assert "Table 5: " not in printed
+
+
 def test_without_writing_nothing_is_touched(
     make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,7 +17,7 @@ from rosa_bench.report.select import select
 from rosa_bench.report.table import Column, Entry, Table
 from rosa_bench.report.tables import tidy_csv
 from rosa_bench.report.terminal import show
-from rosa_bench.report.text import blocks, parameters, percent, span
+from rosa_bench.report.text import blocks, parameters, percent, probability, signed, span
 
 OverSeeds = Callable[..., list[RunRecord]]
 COUNTS = "7 completed runs; not tabled: 1 failed"
@@ -143,6 +143,65 @@ def shown(table: Table, width: int) -> str:
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.fixture
+def compared(over_seeds: OverSeeds) -> Table:
+    """LoRA and ROSA on two tasks, and a variant of one seed whose name is long and has signs of Markdown and LaTeX."""
+    runs = [run for task in ("cola", "rte") for run in over_seeds([0.4, 0.3, 0.2], f"task={task}", "method=lora")]
+    runs += over_seeds([0.5, 0.5, 0.5], "task=cola") + over_seeds([0.1, 0.0, -0.1], "task=rte")
+    changes = {"method.init": ["svd_add", "svd"], "method.resample_every": [0, 2.0], "method.head": ["a_b|c", "d"]}
+    return table2.build(select([*runs, *over_seeds([0.5], "task=rte", deviations=changes)]))
+
+
+def test_comparisons_stand_below_in_a_table_of_their_own(compared: Table) -> None:
+    _, (head, rule, *rows) = markdown_tables(markdown(compared, COUNTS))
+    assert len({sum(map(len, row)) for row in [head, rule, *rows]}) == 1
+    assert [[cell.strip() for cell in row] for row in [head, *rows]] == [
+        ["Method", "Task", "Difference", "95 % interval", "p", "Seeds", "Verdict"],
+        ["ROSA (r=8)", "CoLA", "+20.0", "-4.8 to +44.8", "0.07", "3", "within noise"],
+        ["ROSA (r=8)", "RTE", "-30.0", "-30.0 to -30.0", "–", "3", "below LoRA"],
+        [r"ROSA (r=8, head=a_b\|c, init=svd_add, resample_every=0)", "RTE", "+10.0", "–", "–", "1", "within noise"],
+    ]
+
+
+def test_comparisons_are_a_paragraph_in_latex(compared: Table) -> None:
+    text = latex(compared, COUNTS)
+    assert "\\par Compared with LoRA at equal rank, paired over seeds.\n" in text
+    assert (
+        r"ROSA (r=8): CoLA $+20.0$ ($-4.8$ to $+44.8$), $p = 0.07$, 3 seeds: within noise; "
+        r"RTE $-30.0$ ($-30.0$ to $-30.0$), 3 seeds: below LoRA." in text
+    )
+    long = r"ROSA (r=8, head=a\_b\textbar{}c, init=svd\_add, resample\_every=0)"
+    assert f"{long}: RTE $+10.0$, 1 seed: within noise." in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_comparisons_fit_the_terminal(compared: Table, width: int) -> None:
+    text = shown(compared, width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    for words in ("paired over seeds", "-4.8 to +44.8", "-30.0 to -30.0", "below LoRA"):
+        assert words in text
+
+
+def test_without_a_comparison_nothing_is_said_of_one(table: Table) -> None:
+    assert not any(section.contrasts for section in table.sections)
+    for text in (markdown(table, COUNTS), latex(table, COUNTS), shown(table, 80)):
+        assert "equal rank" not in text
+
+
+def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(compared))))
+    found = {(row["method"], row["task"], row["seeds"]): row for row in rows}
+    lora, rosa, one = found["lora", "cola", "3"], found["rosa", "cola", "3"], found["rosa", "rte", "1"]
+    names = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
+    assert [lora[name] for name in names] == [""] * 5
+    assert [rosa[name] for name in names] == ["20.0000", "-4.8414", "44.8414", "0.07418", "3"]
+    assert [one[name] for name in names] == ["10.0000", "", "", "", "1"]
+    ends = ("interval_low_x100", "interval_high_x100", "interval_of")
+    assert [lora[name] for name in ends] == ["20.0000", "40.0000", "seeds"]
+    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # the three seeds of one agree
+    assert [row["configurations_tried"] for row in (lora, rosa, one)] == ["3", "3", "1"]
+
+
 @pytest.mark.parametrize("width", [80, 120, 160, 400])
 def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width: int) -> None:
     text = shown(table, width)
@@ -190,6 +249,18 @@ def test_parameters(count: int, expected: str) -> None:
 )
 def test_percent(fraction: float, expected: str) -> None:
     assert percent(fraction) == expected
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0123, "+1.2"), (-0.0004, "+0.0"), (-0.5, "-50.0")])
+def test_signed(fraction: float, expected: str) -> None:
+    assert signed(fraction) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(1.0, "1.00"), (0.0742, "0.07"), (0.01, "0.01"), (0.0042, "0.004"), (1e-9, "<0.001")]
+)
+def test_probability(p: float, expected: str) -> None:
+    assert probability(p) == expected
 
 
 @pytest.mark.parametrize(("values", "expected"), [({3}, "3"), ({1, 3, 2}, "1 to 3")])

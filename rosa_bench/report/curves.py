@@ -1,0 +1,168 @@
+"""What the figures of scores share: panels of one setting and task, lines with their range over seeds, and words."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.facts import data_note, heading
+from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, faded
+from rosa_bench.report.select import Cell, Group, lower_is_better
+from rosa_bench.report.settings import Variant
+from rosa_bench.report.text import rows, span
+
+MOST = 4  # panels in a figure
+FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
+NO_BREAK = "\N{NO-BREAK SPACE}"
+# By ``scores.selected_on``: the rows that every epoch was scored on.
+SCORED_ON = {"held_out": "held-out train rows", "validation": "dev"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One setting and task: the cells of variants whose own settings are not changed, in a fixed order."""
+
+    group: Group
+    task: str
+    cells: dict[Variant, Cell]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """The runs behind the cells."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    @property
+    def run(self) -> RunRecord:
+        """One of them, for what they all share."""
+        return self.runs[0]
+
+    @property
+    def metric(self) -> str:
+        """The reported score's name."""
+        return self.run.scores["reported"].replace("_", " ").capitalize()
+
+    @property
+    def scored_on(self) -> str:
+        """The rows that each epoch was scored on."""
+        return SCORED_ON[self.run.scores["selected_on"]]
+
+    @property
+    def title(self) -> str:
+        """The task and the setting."""
+        return f"{self.run.config['task']['title']}: {heading(self.group)}"
+
+
+def panels_of(
+    groups: Iterable[Group], drawable: Callable[[Cell], object], enough: Callable[[dict[Variant, Cell]], object] = bool
+) -> list[Panel]:
+    """The panels of a figure, at most four: CoLA's first, then those with the most runs.
+
+    A panel has the cells that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is an
+    error have no score: they are left out.
+    """
+    panels = []
+    for group in groups:
+        for task in group.tasks:
+            plain = sorted((variant for variant in group.variants if not variant.changes), key=_place)
+            found = {variant: group.cells.get((variant, task)) for variant in plain}
+            cells = {
+                variant: cell
+                for variant, cell in found.items()
+                if cell and not lower_is_better(cell.runs[0]) and drawable(cell)
+            }
+            if cells and enough(cells):
+                panels.append(Panel(group, task, cells))
+    return sorted(panels, key=lambda one: (one.task != FIRST_TASK, -len(one.runs), one.title, one.run.id))[:MOST]
+
+
+def ranks_of(panels: Iterable[Panel]) -> list[int]:
+    """All ranks in a figure, in order."""
+    return sorted({variant.rank for panel in panels for variant in panel.cells if variant.rank is not None})
+
+
+def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
+    """How a variant's line looks: colour, dashes and marker are the method's, and it is paler for a lower rank."""
+    strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)
+    return {
+        "color": faded(COLOURS.get(variant.method, OTHER_COLOUR), strength),
+        "linestyle": DASHES.get(variant.method, "-"),
+        "marker": MARKERS.get(variant.method, "."),
+        "markersize": 3.5,
+        "linewidth": 1.2,
+    }
+
+
+def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], **looks: Any) -> Line2D:
+    """Draw the mean of the values at each x, and their range as a shade."""
+    groups = [np.asarray(some) for some in values]
+    [line] = ax.plot(x, [some.mean() for some in groups], **looks)
+    low, high = [some.min() for some in groups], [some.max() for some in groups]
+    ax.fill_between(x, low, high, alpha=0.13, linewidth=0, color=line.get_color())
+    return line
+
+
+def plot_epochs(ax: Axes, cell: Cell, value: Callable[[dict[str, Any]], float], **looks: Any) -> None:
+    """Draw what ``value`` gives for each epoch of a cell's runs, against epochs."""
+    epochs = list(zip(*(map(value, run.scores["epochs"]) for run in cell.runs), strict=True))
+    plot_range(ax, range(1, len(epochs) + 1), epochs, **looks)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def has_epochs(cell: Cell) -> bool:
+    """Whether every run has scores of its epochs."""
+    return all(run.scores["epochs"] for run in cell.runs)
+
+
+def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
+    """From an epoch to its reported score, times 100."""
+    reported = run.scores["reported"]
+    return lambda epoch: 100 * epoch["scores"][reported]
+
+
+def letter(number: int) -> str:
+    """``(a)``, ``(b)``, ..."""
+    return f"({'abcdefgh'[number]})"
+
+
+def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
+    """Write which task and setting a panel is of, in lines of at most ``width`` characters, broken after commas."""
+    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {panel.title}".split(", "))
+    ax.set_title("\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " "), loc="left")
+
+
+def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
+    """One legend for all panels, below them: each variant once, in order."""
+    handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
+    lines = [handles[variant.label] for variant in variants if variant.label in handles]
+    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=4)
+
+
+def sources(panels: Sequence[Panel]) -> str:
+    """A line a panel: its setting, device, rows and seeds, and what must be said of its data."""
+    said = []
+    for number, panel in enumerate(panels):
+        devices = ", ".join(sorted({run.device["name"] for run in panel.runs}))
+        have, note = panel.run.data["rows"], data_note(panel.run)
+        held_out = f", {rows(have['held_out'])} held out of train" if have["held_out"] else ""
+        seeds = {len(cell.runs) for cell in panel.cells.values()}
+        said.append(
+            f"- {letter(number)} {panel.title} ({devices}); {rows(have['train'])} train and {rows(have['validation'])} "
+            f"dev rows{held_out}{f' ({note})' if note else ''}; seeds: {span(seeds)}."
+        )
+    return "\n".join(said)
+
+
+def _place(variant: Variant) -> tuple[int, str, int]:
+    """Where a variant stands: the paper's methods first, full fine-tuning before all."""
+    known = list(MARKERS)
+    place = known.index(variant.method) if variant.method in known else len(known)
+    return place, variant.method, variant.rank or 0

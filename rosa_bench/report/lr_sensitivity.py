@@ -1,0 +1,121 @@
+"""Beyond the paper: how the dev score depends on the learning rate, and which one was chosen."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.curves import (
+    Panel,
+    letter,
+    look,
+    panels_of,
+    plot_range,
+    ranks_of,
+    set_legend,
+    set_title,
+    sources,
+)
+from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.select import Cell, choose, reported, select, split_by_data
+from rosa_bench.report.settings import Variant, setting_of, variant_of
+
+CHOSEN_SIZE = 8.5
+
+
+def draw(records: list[RunRecord]) -> Drawing | None:
+    """The figure, a panel a setting and task where a variant was run with several learning rates; none without one."""
+    fellows = alike_but_for_lr(records)
+
+    def by_lr(cell: Cell) -> dict[float, Cell]:
+        runs = fellows[id(cell.runs[0])]
+        return {lr: choose(run for run in runs if run.config["lr"] == lr) for lr in (*cell.lrs, *cell.lrs_left)}
+
+    panels = panels_of(
+        select(records), lambda _: True, lambda cells: any(len(by_lr(cell)) > 1 for cell in cells.values())
+    )
+    if not panels:
+        return None
+    ranks, columns = ranks_of(panels), min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    one_task = len({panel.task for panel in panels}) == 1
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.9 + 2.7 * lines), layout="constrained")
+        axes = figure.subplots(lines, columns, squeeze=False, sharey=one_task).flat
+        for number, panel in enumerate(panels):
+            ax = axes[number]
+            for variant, cell in panel.cells.items():
+                _plot(ax, variant, cell, by_lr(cell), ranks)
+            ax.set_xscale("log")
+            ax.set_xlabel("learning rate (logarithmic)")
+            if not one_task or number % columns == 0:
+                ax.set_ylabel(f"{panel.metric} × 100, on dev")
+            set_title(ax, number, panel, width=100 // columns)
+        for ax in axes[len(panels) :]:
+            ax.set_visible(False)
+        chosen = Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
+        set_legend(figure, panels, [chosen])
+    return Drawing("lr_sensitivity", figure, _caption(panels))
+
+
+def alike_but_for_lr(records: Iterable[RunRecord]) -> dict[int, list[RunRecord]]:
+    """For each completed run, by its ``id()``: all of its setting, task, data and variant, at every learning rate."""
+    by_task: dict[Hashable, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        if record.status == "completed":
+            by_task[setting_of(record), record.config["task"]["name"]].append(record)
+    found = {}
+    for runs in by_task.values():
+        for same_data in split_by_data(runs):
+            by_variant: dict[Variant, list[RunRecord]] = defaultdict(list)
+            for run in same_data:
+                by_variant[variant_of(run)].append(run)
+            found |= {id(run): some for some in by_variant.values() for run in some}
+    return found
+
+
+def _plot(ax: Axes, variant: Variant, chosen: Cell, by_lr: dict[float, Cell], ranks: list[int]) -> None:
+    """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
+    lrs = sorted(by_lr)
+    scores = [[100 * reported(run) for run in by_lr[lr].runs] for lr in lrs]
+    style = look(variant, ranks)
+    plot_range(ax, lrs, scores, label=variant.label, **style)
+    left = [100 * by_lr[lr].mean for lr in chosen.lrs_left]
+    points: dict[str, Any] = {**style, "linestyle": "none"}
+    ax.plot(chosen.lrs_left, left, **{**points, "markerfacecolor": "white"})
+    ax.plot([chosen.lr], [100 * chosen.mean], **{**points, "markersize": CHOSEN_SIZE, **_ring(style["color"])})
+
+
+def _ring(colour: ColorType) -> dict[str, Any]:
+    return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
+
+
+def _caption(panels: list[Panel]) -> str:
+    said = (
+        "**Sensitivity to the learning rate** (not in the paper). Dev score of each run's selected epoch against the "
+        "learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger markers: "
+        "the learning rate that the tables choose, in protocol fair by rows held out of train, which is why it need "
+        "not be the highest."
+    )
+    if any(cell.lrs_left for panel in panels for cell in panel.cells.values()):
+        said += " Open markers: fewer seeds than others have, so not compared."
+    at_ends = [
+        f"{letter(number)} {', '.join(labels)}" for number, panel in enumerate(panels) if (labels := _at_an_end(panel))
+    ]
+    ends = f" At an end of the learning rates compared, so that another may be better still: {'; '.join(at_ends)}."
+    return f"{said}{ends if at_ends else ''}\n\n{sources(panels)}"
+
+
+def _at_an_end(panel: Panel) -> list[str]:
+    """The variants whose chosen learning rate is the smallest or the greatest of several."""
+    return [
+        variant.label
+        for variant, cell in panel.cells.items()
+        if len(cell.lrs) > 1 and cell.lr in (min(cell.lrs), max(cell.lrs))
+    ]
