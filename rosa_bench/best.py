@@ -21,9 +21,8 @@ class BestEpoch:
 
     def offer(self, number: int, scores: Scores) -> None:
         """Consider epoch ``number``, counted from 0."""
-        if self.number >= 0 and not self.is_better(
-            scores[self.reported], self.score
-        ):  # so that NaN never replaces a figure
+        better = self.is_better(scores[self.reported], self.score)
+        if self.number >= 0 and not better:  # so that NaN never replaces a figure
             return
         self.number, self.score = number, scores[self.reported]
         if self.keep_weights:
