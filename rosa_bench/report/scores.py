@@ -140,7 +140,12 @@ def _contrasts(grid: Grid) -> list[Contrast]:
 
 def _contrast(label: str, column: str, difference: Difference) -> Contrast:
     low, high, p = difference.low, difference.high, difference.p
-    beyond = "above LoRA" if difference.mean > 0 else "below LoRA"
+    if difference.seeds < 2:
+        verdict = "not known"
+    elif difference.within_noise:
+        verdict = "within noise"
+    else:
+        verdict = "above LoRA" if difference.mean > 0 else "below LoRA"
     return Contrast(
         label=label,
         column=column,
@@ -148,7 +153,7 @@ def _contrast(label: str, column: str, difference: Difference) -> Contrast:
         interval=None if low is None or high is None else f"{signed(low)} to {signed(high)}",
         p=None if p is None else probability(p),
         count=difference.seeds,
-        verdict="within noise" if difference.within_noise else beyond,
+        verdict=verdict,
     )
 
 

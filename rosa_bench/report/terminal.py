@@ -44,10 +44,14 @@ def _show_section(section: Section, console: Console) -> None:
         console.print(_contrasts(section))
 
 
+LEAST_WIDTHS = {"Method": 10, "Task": 6}  # of a comparison's columns that may wrap: names can be long
+
+
 def _contrasts(section: Section) -> RichTable:
     table = _empty()
     for name, is_figure in CONTRAST_HEAD.items():
-        table.add_column(name, justify="right" if is_figure else "left", no_wrap=name != "Method")
+        least = LEAST_WIDTHS.get(name)
+        table.add_column(name, justify="right" if is_figure else "left", no_wrap=least is None, min_width=least)
     for contrast in section.contrasts:
         table.add_row(*(Text(text) for text in contrast_texts(contrast)))
     return table
