@@ -9,11 +9,11 @@ import shutil
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -25,6 +25,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.typed import typed
+
+if TYPE_CHECKING:
+    from rosa_bench.plan import Job
 
 log = logging.getLogger(__name__)
 
@@ -186,19 +189,25 @@ class TablesOptions:
 def _sweep(arguments: list[str]) -> None:
     """Check every job of a sweep, let Hydra run them, and say how they stand; status 1 unless all are completed."""
     from rosa_bench.plan import plan
+    from rosa_bench.standing import standing
 
     jobs = plan(arguments, explain)
-    if wrong := [job for job in jobs if job.kind == "invalid"]:
-        for job in wrong[:SHOWN]:
-            tell(f"{' '.join(job.overrides)}: {job.reason}")
-        raise UserError(f"{len(wrong)} of {len(jobs)} jobs cannot be run, so none was started")
+    refuse_invalid(jobs, ", so none was started")
     _experiment()
-    counts = Counter(job.kind for job in plan(arguments, explain) if job.kind != "duplicate")
+    counts = Counter(standing(job.setup).kind for job in jobs if job.setup and job.kind != "duplicate")
     said = ", ".join(f"{count} {KIND_WORDS.get(kind, kind)}" for kind, count in counts.items())
     if set(counts) != {"completed"}:
         tell(f"of {counts.total()} runs: {said}")
         sys.exit(1)
     log.info("%d runs, all completed", counts.total())
+
+
+def refuse_invalid(jobs: "Sequence[Job]", so: str = "") -> None:
+    """Tell which jobs of a sweep cannot be run, and why, and raise `UserError` if there are any."""
+    if wrong := [job for job in jobs if job.kind == "invalid"]:
+        for job in wrong[:SHOWN]:
+            tell(f"{' '.join(job.overrides)}: {job.reason}")
+        raise UserError(f"{len(wrong)} of {len(jobs)} jobs cannot be run{so}")
 
 
 def _plan(arguments: list[str]) -> None:
@@ -209,10 +218,7 @@ def _plan(arguments: list[str]) -> None:
 
     jobs = plan([argument for argument in arguments if argument not in MULTIRUN], explain)
     show(jobs, get_console())
-    if wrong := [job for job in jobs if job.kind == "invalid"]:
-        for job in wrong[:SHOWN]:
-            tell(f"{' '.join(job.overrides)}: {job.reason}")
-        raise UserError(f"{len(wrong)} of {len(jobs)} jobs cannot be run")
+    refuse_invalid(jobs)
 
 
 def _tables(arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import data_note, heading
-from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, faded
+from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, faded, letter
 from rosa_bench.report.select import Cell, Group, lower_is_better
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.text import rows, span
@@ -125,11 +125,6 @@ def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
     """From an epoch to its reported score, times 100."""
     reported = run.scores["reported"]
     return lambda epoch: 100 * epoch["scores"][reported]
-
-
-def letter(number: int) -> str:
-    """``(a)``, ``(b)``, ..."""
-    return f"({'abcdefgh'[number]})"
 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:

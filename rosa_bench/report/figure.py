@@ -64,3 +64,8 @@ def faded(colour: str, strength: float) -> tuple[float, float, float]:
     """A colour mixed with white."""
     red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
     return red, green, blue
+
+
+def letter(number: int) -> str:
+    """``(a)``, ``(b)``, ..."""
+    return f"({'abcdefgh'[number]})"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.record import RunRecord
-from rosa_bench.report.figure import COLOURS, STYLE, WIDTH_IN, Drawing, faded
+from rosa_bench.report.figure import COLOURS, OTHER_COLOUR, STYLE, WIDTH_IN, Drawing, faded, letter
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant, words
 
@@ -53,7 +53,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         for number, panel in enumerate(panels):
             plot(upper[number], panel)
             plot(lower[number], panel)
-            upper[number].set_title(f"({'abcdefgh'[number]}) {panel.title}", loc="left")
+            upper[number].set_title(f"{letter(number)} {panel.title}", loc="left")
             lower[number].set_xlabel("epoch")
         least = min(curve.mean(0)[-1] for panel in panels for curve in panel.of(BOUND_OF) or panel.curves.values())
         greatest = max(curve.max() for panel in panels for curve in panel.curves.values())
@@ -113,7 +113,7 @@ def plot(ax: Axes, panel: Panel) -> None:
     for variant, curve in panel.curves.items():
         strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
         epochs = np.arange(1, curve.shape[1] + 1)
-        colour = faded(COLOURS.get(variant.method, "#999999"), strength)
+        colour = faded(COLOURS.get(variant.method, OTHER_COLOUR), strength)
         dashes = "--" if variant.method == BOUND_OF else "-"
         ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
         ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
