@@ -31,6 +31,9 @@ NOT_IDENTITY_OF = {
     "method": ("title", "default_lr"),
     "protocol": ("title",),
 }
+# Settings that some records are older than, each with what was done before it could be set. An identity leaves them out
+# where they say just that, so that those runs keep their names.
+ADDED_SINCE: dict[str, Any] = {"pad_to_max": False}
 
 
 @dataclass(kw_only=True)
@@ -73,6 +76,11 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
     settings = {key: value for key, value in asdict(config).items() if key not in NOT_IDENTITY}
     for group, unimportant in NOT_IDENTITY_OF.items():
         settings[group] = {key: value for key, value in settings[group].items() if key not in unimportant}
+    for key, before in ADDED_SINCE.items():
+        *group, name = key.split(".")
+        place = settings[group[0]] if group else settings
+        if name in place and place[name] == before:
+            del place[name]
     return {**settings, "data": data, "weights": model, "device": device, "precision": precision}
 
 
