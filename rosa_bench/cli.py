@@ -38,7 +38,7 @@ GROUPS = ("task", "model", "method", "protocol")
 # What a protocol leaves to the experiment; a difference in anything else is a deviation from it.
 FREE = (
     *("rank", "lr", "seed", "accumulate", "precision", "device"),
-    *("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "save_model"),
+    *("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "save_model", "logger"),
 )
 
 

@@ -17,6 +17,7 @@ from rosa_bench.errors import UserError, at_least, one_of
 from rosa_bench.files import shipped
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.tracking import Logger
 from rosa_bench.typed import build, typed
 
 
@@ -129,6 +130,7 @@ class RunConfig(_Plain):
     method: Method
     protocol: Protocol
     optimizer: Optimizer
+    logger: Logger
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,4 +154,5 @@ def parse(raw: DictConfig) -> RunConfig:
         method=build(Method, values["method"], at="method"),
         protocol=typed(Protocol, values["protocol"], at="protocol"),
         optimizer=typed(Optimizer, values["optimizer"], at="optimizer"),
+        logger=build(Logger, values["logger"], at="logger", default=Logger),
     )

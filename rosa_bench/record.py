@@ -24,6 +24,7 @@ NOT_IDENTITY = (
     "retry_failed",
     "checkpoint_s",
     "save_model",
+    "logger",
 )
 NOT_IDENTITY_OF = {
     "task": ("title", "rows", "hub", "folder"),
@@ -99,9 +100,9 @@ def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
 
 
 def public_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration for a record: without folders of the machine that it was made on."""
+    """The configuration for a record: without folders and tools of the machine that it was made on."""
     settings = asdict(config)
-    for key in ("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s"):
+    for key in ("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "logger"):
         del settings[key]
     settings["model"]["path"] = None
     return settings

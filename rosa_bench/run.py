@@ -22,6 +22,7 @@ from rosa_bench.problems import Problem, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
+from rosa_bench.tracking import Tracking, end_figures
 from rosa_bench.train import Epoch, Recipe, Scores, Training, fit
 
 log = logging.getLogger(__name__)
@@ -42,9 +43,12 @@ def run(setup: Setup) -> RunRecord:
     checkpoints = Checkpoints(setup.checkpoints, setup.identity, every_s=config.checkpoint_s)
     earlier = checkpoints.load() if config.resume == "auto" else None
     say_start(setup, record)
-    with recorded(record, meter, setup.results_dir):
+    with (
+        tracked(record, setup, goes_on=earlier is not None) as tracking,
+        recorded(record, meter, setup.results_dir),
+    ):
         record.scores = train_and_score(
-            setup, problem, meter=meter, record=record, checkpoints=checkpoints, earlier=earlier
+            setup, problem, meter=meter, record=record, checkpoints=checkpoints, earlier=earlier, tracking=tracking
         )
     checkpoints.clear()
     say_end(setup, record)
@@ -59,6 +63,7 @@ def train_and_score(
     record: RunRecord,
     checkpoints: Checkpoints,
     earlier: Snapshot | None,
+    tracking: Tracking,
 ) -> dict:
     """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``."""
     config, task, model = setup.config, setup.config.task, problem.model
@@ -77,6 +82,7 @@ def train_and_score(
         "reported": task.score,
         "lower_is_better": task.lower_is_better,
         "signature": problem.signature,
+        "selected_on": "held_out" if problem.held_out else "validation",
         "epochs": [],
         "selected": None,
         "last": None,
@@ -91,6 +97,7 @@ def train_and_score(
     def end_epoch(number: int, epoch: Epoch) -> None:
         scores["epochs"].append(asdict(epoch))
         best.offer(number, epoch.scores)
+        tracking.show_epochs(scores["epochs"], scored_on=scores["selected_on"], steps_per_epoch=len(problem.train))
 
     with sigterm_held_back() as asked_to_end:
 
@@ -124,7 +131,6 @@ def train_and_score(
         remove_unfinished(setup.saved_model)
         problem.save_model(setup.saved_model)
         log.info("model saved in %s", setup.saved_model)
-    scores["selected_on"] = "held_out" if problem.held_out else "validation"
     scores["selection_score"] = best.score
     scores["selected"] = {"epoch": best.number + 1, **selected}
     scores["last"] = {"epoch": len(history), **last}
@@ -200,6 +206,17 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
             path = save_record(record, results_dir)
             if record.status != "completed":
                 log.error("%s; recorded in %s", record.status, path)
+
+
+@contextmanager
+def tracked(record: RunRecord, setup: Setup, *, goes_on: bool) -> Iterator[Tracking]:
+    """Show the run in its logger, and there too how it ended, however it ended."""
+    logger = setup.config.logger
+    tracking = Tracking(logger, run=record.id, settings=record.config, kept=setup.tracking, goes_on=goes_on)
+    try:
+        yield tracking
+    finally:
+        tracking.end(record.status, end_figures(record.scores, record.time_s, record.memory_bytes))
 
 
 def say_start(setup: Setup, record: RunRecord) -> None:

@@ -53,6 +53,11 @@ class Setup:
         return self.output_dir / "checkpoints"
 
     @property
+    def tracking(self) -> Path:
+        """What its logger has been sent, until it is completed."""
+        return self.output_dir / "tracking.json"
+
+    @property
     def saved_model(self) -> Path:
         """Where the model goes, if it is saved."""
         return self.output_dir / "model"
