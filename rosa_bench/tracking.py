@@ -76,7 +76,7 @@ class TensorBoard(Logger):
 
         numbered = (f"{run}-{number}" if number > 1 else run for number in range(1, 10**6))
         free = next(name for name in numbered if not (self.place / name).exists())
-        tracker = TensorBoardTracker(key or free, self.place)
+        tracker: Any = TensorBoardTracker(key or free, self.place)
         tracker.start()
         if key is None:
             # Not by the tracker: it would put them into a folder below, which TensorBoard takes for another run.
@@ -216,7 +216,7 @@ class Tracking:
 
     @contextmanager
     def _only_warned(self) -> Iterator[None]:
-        """Let no error of the tool out, and tell the first. It is the last: a server that is gone can keep one waiting."""
+        """Let no error of the tool out, and tell the first. A server that is gone is not waited for again."""
         try:
             yield
         except Exception as error:
