@@ -99,7 +99,7 @@ def test_help_names_every_choice_and_imports_nothing_heavy(here: Path) -> None:
         [sys.executable, "-X", "importtime", "-m", "rosa_bench.cli", "--help"],
         capture_output=True, text=True, check=True, cwd=here,
     )  # fmt: skip
-    for group in ("task", "model", "method", "protocol", "experiment"):
+    for group in ("task", "model", "method", "protocol", "logger", "experiment"):
         line = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
         files = sorted(path.stem for path in (cli.conf_folder() / group).glob("*.yaml"))
         assert line.removeprefix(f"{group}: ").split(", ") == files
@@ -470,6 +470,7 @@ def deviations(
 FREE = (
     "rank=2", "lr=1e-3", "seed=3", "accumulate=2", "precision=float32", "device=cpu", "data_dir=d", "output_dir=o",
     "results_dir=r", "resume=never", "retry_failed=true", "checkpoint_s=5", "save_model=true",
+    "logger.project=p",
 )  # fmt: skip
 
 
