@@ -43,10 +43,10 @@ class Logger:
 
     def __post_init__(self) -> None:
         if missing := [package for package in self.packages if find_spec(package) is None]:
-            said = (
+            what = (
                 f"the package {missing[0]}; install it" if len(missing) == 1 else f"{', '.join(missing)}; install them"
             )
-            raise UserError(f"logger={self.name} needs {said}: pip install {' '.join(missing)}")
+            raise UserError(f"logger={self.name} needs {what}: pip install {' '.join(missing)}")
 
     @property
     def place(self) -> Path:
@@ -79,7 +79,8 @@ class TensorBoard(Logger):
         tracker: Any = TensorBoardTracker(key or free, self.place)
         tracker.start()
         if key is None:
-            # Not by the tracker: it would put them into a folder below, which TensorBoard takes for another run.
+            # Not by the tracker, which would put them into a folder below: to TensorBoard another run. Without the first
+            # part, which would name the metrics, TensorBoard takes every curve for one.
             _, *session = hparams({name: value for name, value in settings.items() if value is not None}, {})
             for summary in session:
                 tracker.writer.file_writer.add_summary(summary)
@@ -198,7 +199,7 @@ class Tracking:
             self.kept.unlink(missing_ok=True)
 
     def _start(self, run: str, settings: Settings, key: str | None) -> Any:
-        if not self.logger.packages:
+        if not self.logger.packages:  # logger=none
             return None
         from accelerate import PartialState
 
