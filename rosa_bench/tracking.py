@@ -79,8 +79,8 @@ class TensorBoard(Logger):
         tracker: Any = TensorBoardTracker(key or free, self.place)
         tracker.start()
         if key is None:
-            # Not by the tracker, which would put them into a folder below: to TensorBoard another run. Without the first
-            # part, which would name the metrics, TensorBoard takes every curve for one.
+            # Not by the tracker, which would put them into a folder below, to TensorBoard another run. Without the
+            # first part, which would name the metrics, TensorBoard takes every curve for one.
             _, *session = hparams({name: value for name, value in settings.items() if value is not None}, {})
             for summary in session:
                 tracker.writer.file_writer.add_summary(summary)
