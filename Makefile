@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install quickstart test check tables figures bench clean
+.PHONY: install quickstart test check tables figures report bench clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,9 @@ tables: install      ## the tables of results/, from its records
 
 figures: install     ## the figures of results/, from its records
 	$(BIN)/rosa-bench figures
+
+report: install      ## results/report.html: the tables, the figures and all runs on one page
+	$(BIN)/rosa-bench report
 
 bench: install       ## times and memory, into results/benchmarks
 	$(BIN)/python scripts/benchmark.py

@@ -243,6 +243,20 @@ def _figures(arguments: list[str]) -> None:
     make_figures(Path(_options(FiguresOptions, arguments).results_dir).expanduser())
 
 
+@dataclass
+class ReportOptions:
+    """``rosa-bench report``: from which results."""
+
+    results_dir: str = "results"
+
+
+def _report(arguments: list[str]) -> None:
+    """Write tables, figures and all runs as one page, ``results_dir``/report.html."""
+    from rosa_bench.report.page import make_report
+
+    make_report(Path(_options(ReportOptions, arguments).results_dir).expanduser())
+
+
 def _models(arguments: list[str]) -> None:
     """List the models, or pull one."""
     from rosa_bench.models import catalog
@@ -266,6 +280,7 @@ def _options(kind: type, arguments: list[str]) -> Any:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "tables": _tables,
     "figures": _figures,
+    "report": _report,
     "models": _models,
     "plan": _plan,
 }

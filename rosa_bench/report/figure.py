@@ -34,6 +34,7 @@ OTHER_COLOUR = "#999999"  # of a method that has none
 # Where there is no colour at all, these tell methods apart.
 MARKERS = {"ft": "s", "lora": "o", "rosa": "D", "ia3": "^", "bitfit": "v", "head_only": "X"}
 DASHES: dict[str, Any] = {"lora": "--", "ia3": "-.", "bitfit": ":", "head_only": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
+UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # what savefig would else write of itself, by kind
 WIDTH_IN = 7.0  # across both columns of an article
 
 
@@ -48,16 +49,20 @@ class Drawing:
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``; returns where."""
         paths = []
-        FigureCanvasAgg(self.figure)
-        for kind, metadata in {"png": {"Software": None}, "svg": {"Date": None}}.items():
-            picture = BytesIO()
-            with mpl.rc_context(STYLE):
-                self.figure.savefig(picture, format=kind, metadata=metadata)
+        for kind in UNDATED:
             paths.append(folder / f"{self.name}.{kind}")
-            write_atomic(paths[-1], picture.getvalue())
+            write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
         write_atomic(paths[-1], f"![{self.name}]({self.name}.png)\n\n{self.caption}\n")
         return paths
+
+    def picture(self, kind: str) -> bytes:
+        """The figure as a ``png`` or ``svg``: the same bytes for the same records."""
+        FigureCanvasAgg(self.figure)
+        picture = BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(picture, format=kind, metadata=UNDATED[kind])
+        return picture.getvalue()
 
 
 def faded(colour: str, strength: float) -> tuple[float, float, float]:

@@ -24,10 +24,7 @@ def make_figures(results_dir: Path) -> None:
 
     Raises `UserError` when there is none.
     """
-    records = load_records(results_dir)
-    groups = select(records)
-    drawn = [*(draw(groups) for draw in DRAWERS), *(draw(records) for draw in DRAWERS_OF_ALL_RUNS)]
-    drawings = [drawing for drawing in drawn if drawing]
+    drawings = draw_figures(load_records(results_dir))
     if not drawings:
         raise UserError(
             f"results_dir={results_dir} holds no completed run that a figure is made of; "
@@ -38,3 +35,10 @@ def make_figures(results_dir: Path) -> None:
         paths = drawing.write(results_dir / "figures")
         console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+
+
+def draw_figures(records: list[RunRecord]) -> list[Drawing]:
+    """Every figure that ``records`` allow."""
+    groups = select(records)
+    drawn = [*(draw(groups) for draw in DRAWERS), *(draw(records) for draw in DRAWERS_OF_ALL_RUNS)]
+    return [drawing for drawing in drawn if drawing]

@@ -41,6 +41,12 @@ def column_text(column: Column) -> str:
     return f"{column.title}{raised(column.note)}" if column.note else column.title
 
 
+def note_text(note: str) -> str:
+    """A note, with its number as it stands in the heading."""
+    number, _, text = note.partition(" ")
+    return f"{raised(int(number))} {text}" if number.isdecimal() else note
+
+
 def contrast_texts(contrast: Contrast) -> list[str]:
     """A comparison's cells, under `CONTRAST_HEAD`."""
     texts = [contrast.label, contrast.column, contrast.difference, contrast.interval, contrast.p, str(contrast.count)]
@@ -58,7 +64,7 @@ def _section(number: int, section: Section) -> str:
         for line in section.lines
     ]
     rows = _aligned([head, *body], left={0})
-    notes = "\n".join(f"- {_plain(_numbered(note))}" for note in section.notes)
+    notes = "\n".join(f"- {_plain(note_text(note))}" for note in section.notes)
     return "\n\n".join(
         filter(None, [f"## {number}. {_plain(section.heading)}", facts, rows, notes, *_contrasts(section)])
     )
@@ -86,11 +92,6 @@ def _row(cells: list[str], widths: list[int], left: set[int]) -> str:
         for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
     )
     return f"| {' | '.join(padded)} |"
-
-
-def _numbered(note: str) -> str:
-    number, _, text = note.partition(" ")
-    return f"{raised(int(number))} {text}" if number.isdecimal() else note
 
 
 def _plain(text: str) -> str:

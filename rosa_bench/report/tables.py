@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich import get_console
@@ -28,15 +28,14 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
     Raises `UserError` when there is no completed run.
     """
-    records = [record for record in load_records(results_dir) if not lower_is_better(record)]  # tables are of scores
-    groups = select(records)
-    if not groups:
+    records = tabled(load_records(results_dir))
+    tables = build_tables(records)
+    if not tables:
         said = f"no completed run ({counted(records)})" if records else "no runs"
         raise UserError(
             f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
             "or name the folder that has runs/ with results_dir="
         )
-    tables = [table for build in BUILDERS if (table := build(groups)).sections]  # without a figure of ours, none
     # Written before anything is printed: a reader who closes the pipe early still has the files.
     paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
     console = get_console()
@@ -46,6 +45,17 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
     console.print(Text(counted(records)), soft_wrap=True)
     if paths:
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+
+
+def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those of ``records`` that tables are made of: scores, and no errors."""
+    return [record for record in records if not lower_is_better(record)]
+
+
+def build_tables(records: Iterable[RunRecord]) -> list[Table]:
+    """Every table that ``records`` have a figure for."""
+    groups = select(records)
+    return [table for build in BUILDERS if (table := build(groups)).sections]
 
 
 def write_table(table: Table, folder: Path, counts: str) -> list[Path]:

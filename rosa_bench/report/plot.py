@@ -1,0 +1,71 @@
+"""A small plot of one curve as numbers, which a template draws: thousands of runs have three each."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+WIDTH, HEIGHT = 320, 140  # of the drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 46, 310, 8, 116  # of the axes inside it
+POINTS = 150  # at most so many of a curve are drawn
+MARKED = 30  # at most so many have a mark each
+LOG_FROM = 100  # a positive curve that spans more than this factor has a logarithmic axis
+
+LEVEL = 1e-3  # a curve that spans less than this part of its height is drawn level: its ticks would read the same
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A curve against epochs, placed: where its points lie, and its axes' ticks with their labels.
+
+    lines  the curve, in pieces: it is broken where a value is not finite
+    marks  points that are shown by a dot each, with what they are in words
+    """
+
+    title: str
+    lines: list[list[tuple[float, float]]]
+    marks: list[tuple[float, float, str]]
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+
+
+def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot | None:
+    """Place the values of epochs 1, 2, ...; a long curve is thinned. None if no value is finite.
+
+    ``selected``: the epoch that always has a mark.
+    """
+    curve = {epoch: value for epoch, value in enumerate(values, start=1) if math.isfinite(value)}
+    if not curve:
+        return None
+    count = len(values)
+    is_log, ticks = _axis(min(curve.values()), max(curve.values()))
+    thinned = sorted({*range(1, count, math.ceil(count / POINTS)), count, *(it for it in curve if it == selected)})
+    marked = [epoch for epoch in thinned if epoch in curve and (count <= MARKED or epoch == selected)]
+
+    def x(epoch: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * (epoch - 1) / max(1, count - 1), 1)
+
+    def y(value: float) -> float:
+        place, first, last = (math.log(it) if is_log else it for it in (value, ticks[0], ticks[-1]))
+        return round(BOTTOM - (BOTTOM - TOP) * (place - first) / (last - first), 1)
+
+    pieces = [list(piece) for is_finite, piece in groupby(thinned, lambda epoch: epoch in curve) if is_finite]
+    epochs = MaxNLocator(5, integer=True, min_n_ticks=1).tick_values(1, max(2, count))
+    return Plot(
+        title=title,
+        lines=[[(x(epoch), y(curve[epoch])) for epoch in piece] for piece in pieces],
+        marks=[(x(epoch), y(curve[epoch]), f"epoch {epoch}: {curve[epoch]:.5g}") for epoch in marked],
+        x_ticks=[(x(epoch), f"{epoch:.0f}") for epoch in epochs if 1 <= epoch <= count],
+        y_ticks=[(y(tick), f"{tick:.4g}") for tick in ticks],
+    )
+
+
+def _axis(low: float, high: float) -> tuple[bool, list[float]]:
+    """Whether an axis from ``low`` to ``high`` is logarithmic, and its ticks; the first and last enclose both."""
+    if low > 0 and high / low > LOG_FROM:
+        return True, [float(tick) for tick in LogLocator(numticks=5).tick_values(low, high)]
+    is_level = high - low < LEVEL * max(abs(low), abs(high)) or high == low
+    room = (abs(low) / 10 or 1) if is_level else 0
+    return False, [float(tick) for tick in MaxNLocator(4).tick_values(low - room, high + room)]

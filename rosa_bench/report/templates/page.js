@@ -1,0 +1,31 @@
+import DataTable from "datatables";
+
+const table = new DataTable("#runs", {
+  autoWidth: false,
+  order: [],
+  pageLength: 25,
+  columnControl: [["search"]],
+  columnDefs: [{ targets: ".choice", columnControl: [["searchList"]] }],
+  layout: {
+    topStart: "search",
+    topEnd: { buttons: [{ extend: "ccSearchClear", text: "Clear filters" }, { extend: "colvis", text: "Columns" }] },
+    bottomStart: "info",
+    bottomEnd: ["pageLength", "paging"],
+  },
+  language: { search: "", searchPlaceholder: "Search all columns", lengthMenu: "_MENU_ a page" },
+});
+const panel = document.querySelector("aside");
+
+// The address says which run is shown, so that it can be linked to.
+function show() {
+  const run = decodeURIComponent(location.hash.slice(1));
+  const details = document.querySelector(`script[id="${CSS.escape(run)}"]`);
+  panel.hidden = !details;
+  panel.lastElementChild.innerHTML = details?.text ?? "";
+  panel.scrollTop = 0;
+  for (const row of table.rows().nodes().toArray()) row.classList.toggle("chosen", row.dataset.run === run);
+}
+
+table.on("click", "tbody tr", (event) => event.currentTarget.querySelector("a")?.click());
+addEventListener("hashchange", show);
+show();
