@@ -50,7 +50,7 @@ def plots(run: RunRecord) -> list[Plot]:
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Every value in words, by its dotted key."""
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", words(frozen(value))

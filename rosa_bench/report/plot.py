@@ -8,7 +8,7 @@ from itertools import groupby
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 WIDTH, HEIGHT = 320, 140  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 46, 310, 8, 116  # of the axes inside it
+LEFT, RIGHT, TOP, BOTTOM = 52, 310, 8, 116  # of the axes inside it
 POINTS = 150  # at most so many of a curve are drawn
 MARKED = 30  # at most so many have a mark each
 LOG_FROM = 100  # a positive curve that spans more than this factor has a logarithmic axis
@@ -57,8 +57,8 @@ def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot |
         title=title,
         lines=[[(x(epoch), y(curve[epoch])) for epoch in piece] for piece in pieces],
         marks=[(x(epoch), y(curve[epoch]), f"epoch {epoch}: {curve[epoch]:.5g}") for epoch in marked],
-        x_ticks=[(x(epoch), f"{epoch:.0f}") for epoch in epochs if 1 <= epoch <= count],
-        y_ticks=[(y(tick), f"{tick:.4g}") for tick in ticks],
+        x_ticks=[(x(epoch), str(epoch)) for epoch in map(int, epochs) if 1 <= epoch <= count],
+        y_ticks=[(y(tick), f"{tick:.5g}") for tick in ticks],
     )
 
 
