@@ -244,6 +244,8 @@ def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Out
     (["figures", "here"], ["here", "KEY=VALUE", "results_dir"]),
     (["figures", "colour=red"], ["colour"]),
     (["figures"], ["results_dir=results", "rosa-bench -m +experiment=figure2"]),
+    (["report", "here"], ["here", "KEY=VALUE", "results_dir"]),
+    (["report"], ["results_dir=results", "run something first"]),
     (["figures", "results_dir=nowhere"], ["results_dir=nowhere", "rosa-bench -m +experiment=figure2"]),
 ])  # fmt: skip
 def test_a_mistake_in_another_command_is_told(
@@ -328,6 +330,8 @@ def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[...
     written = {path.name for path in (here / "results/figures").iterdir()}
     assert written == {"figure2.md", "figure2.png", "figure2.svg"}
     assert_told(rosa_bench("tables"), "run something first")  # its figures are errors, and no scores
+    assert rosa_bench("report").status == 0
+    assert all(record.id in (here / "results/report.html").read_text() for record in records(here))
 
 
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Outcome], here: Path) -> None:

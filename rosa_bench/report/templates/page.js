@@ -12,7 +12,15 @@ const table = new DataTable("#runs", {
     bottomStart: "info",
     bottomEnd: ["pageLength", "paging"],
   },
-  language: { search: "", searchPlaceholder: "Search all columns", lengthMenu: "_MENU_ a page" },
+  language: {
+    search: "",
+    searchPlaceholder: "Search all columns",
+    info: "_START_ to _END_ of _TOTAL_ runs",
+    infoEmpty: "no run",
+    infoFiltered: "(of _MAX_)",
+    zeroRecords: "No run fits these filters.",
+    lengthMenu: "_MENU_ a page",
+  },
 });
 const panel = document.querySelector("aside");
 
