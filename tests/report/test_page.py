@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import pytest
 
 from rosa_bench.errors import UserError
-from rosa_bench.record import RunRecord, save_record
+from rosa_bench.record import RunRecord, load_records, save_record
 from rosa_bench.report import table2
 from rosa_bench.report.details import details_html
 from rosa_bench.report.html import caption_html, table_html
@@ -410,7 +410,9 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_imports_neither_torch_nor_the_like(records: list[RunRecord], tmp_path: Path) -> None:
+def test_the_command_imports_neither_torch_nor_the_like_and_writes_the_same_in_another_process(
+    records: list[RunRecord], tmp_path: Path
+) -> None:
     for run in records:
         save_record(run, tmp_path / "res")
     heavy = ("torch", "transformers", "datasets", "evaluate")
@@ -421,9 +423,9 @@ def test_the_command_imports_neither_torch_nor_the_like(records: list[RunRecord]
         "main()\n"
         f"print('imported:', [name for name in {heavy} if name in sys.modules])\n"
     )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path, env=environment
+    )
     assert done.stdout.splitlines()[-1] == "imported: []"
-    assert (tmp_path / "res/report.html").is_file()
+    assert (tmp_path / "res/report.html").read_text(encoding="utf-8") == page(load_records(tmp_path / "res"))
