@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.figure import COLOURS, OTHER_COLOUR
+from rosa_bench.report.figure3 import MIB
 from rosa_bench.report.html import fill
 from rosa_bench.report.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.run_list import metric, scale
@@ -69,7 +70,7 @@ def _facts(run: RunRecord) -> dict[str, Mapping[str, Any]]:
         "Parameters": run.parameters,
         "Device": run.device,
         "Time, s": run.time_s,
-        "Peak memory, MiB": {phase: f"{count / 2**20:,.0f}" for phase, count in run.memory_bytes.items()},
+        "Peak memory, MiB": {phase: f"{count / MIB:,.0f}" for phase, count in run.memory_bytes.items()},
         "Code": run.git,
         "Versions": run.versions,
     }

@@ -63,7 +63,7 @@ def page(records: Sequence[RunRecord]) -> str:
         ],
         fields=FIELDS,
         runs=records,
-        details=[(run, details_html(run)) for run in records],
+        details=details_html,
     )
 
 
