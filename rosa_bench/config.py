@@ -92,6 +92,7 @@ class _Plain:
     batch_size: int
     accumulate: int
     max_length: int | None
+    pad_to_max: bool
     precision: str
     device: str
     data_dir: str | None
@@ -135,6 +136,8 @@ class RunConfig(_Plain):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.task.check(self.model)
+        if self.pad_to_max and not self.task.has_text:
+            raise UserError(f"pad_to_max=true pads text, and task={self.task.name} has none; use pad_to_max=false")
 
 
 def parse(raw: DictConfig) -> RunConfig:

@@ -78,6 +78,7 @@ def estimate_s(setup: Setup, records: Iterable[RunRecord]) -> float | None:
         and record.device["type"] == setup.device.type
         and all(record.config[group]["name"] == getattr(config, group).name for group in ("task", "model", "method"))
         and record.config["limit_train"] == config.limit_train
+        and record.config.get("pad_to_max", False) == config.pad_to_max
     ]
     return fmean(alike) * config.epochs if alike else None
 

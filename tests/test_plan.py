@@ -78,7 +78,7 @@ def test_an_estimate_is_that_of_runs_alike_by_the_epoch(compose: Callable[..., R
     assert estimate_s(longer, alike) == pytest.approx(15.0)
     assert estimate_s(longer, [replace(alike[0], status="failed")]) is None
     assert estimate_s(longer, [replace(alike[0], device={**record.device, "type": "cuda"})]) is None
-    for change in ("method=lora", "model=tiny_bert", "limit_train=17"):
+    for change in ("method=lora", "model=tiny_bert", "limit_train=17", "pad_to_max=true"):
         assert estimate_s(set_up(compose(*TINY, "method=ft", change), {}), alike) is None
 
 

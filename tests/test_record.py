@@ -11,6 +11,7 @@ import torch
 from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
 from rosa_bench.record import (
+    ADDED_SINCE,
     SCHEMA,
     RunRecord,
     load_record,
@@ -47,9 +48,10 @@ def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("override", [
-    "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "limit_train=8",
-    "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2", "protocol.train_head=true",
-    "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1", "optimizer.warmup_steps=5",
+    "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "pad_to_max=true",
+    "limit_train=8", "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2",
+    "protocol.train_head=true", "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1",
+    "optimizer.warmup_steps=5",
     "method=rosa", "method=ft", "method.alpha=3", "method.init=kaiming", "method.targets=all-linear",
     "method.train_biases=false", "model=tiny_bert", "model.random.hidden_size=64", "model.head=nothing",
     "model.attention=query", "task.metric=accuracy", "task.score=accuracy", "+task.marker=_",
@@ -72,6 +74,14 @@ def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override
 ])  # fmt: skip
 def test_nothing_else_does(name: Name, overrides: list[str]) -> None:
     assert name(*overrides) == name()
+
+
+def test_a_run_is_named_as_before_a_setting_was_added(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = set_up(compose(*TINY), {}).identity
+    for key in ADDED_SINCE:
+        assert key.rpartition(".")[2] not in json.dumps(known)
+    assert set_up(compose(*TINY, "pad_to_max=true"), {}).identity == {**known, "pad_to_max": True}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="device=auto means another device")

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rosa_bench.config import RunConfig, conf_folder
-from rosa_bench.data.batches import Batch, parts
+from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row, load_rows, load_splits
 from rosa_bench.data.task import TextTask
 from rosa_bench.errors import UserError
@@ -329,6 +329,33 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(
 
 def losses(record: RunRecord) -> list[float]:
     return [epoch["train_loss"] for epoch in record.scores["epochs"]]
+
+
+@pytest.mark.parametrize("method", ["ft", "rosa"])
+def test_padding_is_masked_and_changes_no_figure(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    widths: list[int] = []
+
+    def watched(batch: Batch, device: torch.device) -> Batch:
+        widths.append(batch["input_ids"].shape[1])
+        return to_device(batch, device)
+
+    for module in ("train", "evaluate"):
+        monkeypatch.setattr(f"rosa_bench.{module}.to_device", watched)
+    # Dropout would draw more numbers for longer rows.
+    no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
+    settings = (f"method={method}", "max_length=100", "protocol=fair", *no_dropout, *every_epoch(method))
+    plain = run(make_setup(*settings))
+    assert len(set(widths)) > 1
+    widths.clear()
+    padded = run(make_setup(*settings, "pad_to_max=true"))
+    assert set(widths) == {100}
+    assert padded.id != plain.id
+    assert losses(padded) == pytest.approx(losses(plain), rel=1e-4)
+    assert padded.scores["selection_score"] == plain.scores["selection_score"]
+    for which in ("selected", "last"):
+        assert padded.scores[which] == pytest.approx(plain.scores[which], rel=1e-4)
 
 
 def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) -> None:

@@ -1,4 +1,4 @@
-"""From rows to batches of tensors. Texts are tokenised once, and padded to the longest of each batch."""
+"""From rows to batches of tensors. Texts are tokenised once, and padded to the longest of each batch, or all alike."""
 
 import logging
 import math
@@ -59,7 +59,10 @@ class Batches(ABC):
 
 
 class TokenBatches(Batches):
-    """Tokenised examples, ``(examples, longest)``. Without a seed they go by length, which wastes the least padding."""
+    """Tokenised examples, ``(examples, length)``. Without a seed they go by length, which wastes the least padding.
+
+    pad_to  the length of every batch; none: its own longest
+    """
 
     def __init__(
         self,
@@ -69,14 +72,17 @@ class TokenBatches(Batches):
         batch_size: int,
         tokenizer: PreTrainedTokenizerBase,
         seed: int | None = None,
+        pad_to: int | None = None,
     ):
         super().__init__(labels, batch_size=batch_size, seed=seed)
         self.inputs = inputs
         self.tokenizer = tokenizer
+        self.pad_to = pad_to
 
     def inputs_of(self, indices: Tensor) -> Batch:
         chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
-        return dict(self.tokenizer.pad(chosen, return_tensors="pt"))
+        how = "longest" if self.pad_to is None else "max_length"
+        return dict(self.tokenizer.pad(chosen, padding=how, max_length=self.pad_to, return_tensors="pt"))
 
     def fixed_order(self) -> Tensor:
         lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
@@ -101,8 +107,11 @@ def encode(
     max_length: int,
     batch_size: int,
     seed: int | None = None,
+    pad_to_max: bool = False,
 ) -> TokenBatches:
     """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
+
+    With ``pad_to_max`` every batch is padded to ``max_length``, and not to its own longest.
 
     Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is. Raises
     `UserError` for a ``max_length`` that leaves texts no room.
@@ -119,7 +128,8 @@ def encode(
     if cut:
         log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(inputs), max_length)
     labels = torch.tensor([row.label for row in rows])
-    return TokenBatches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed)
+    pad_to = max_length if pad_to_max else None
+    return TokenBatches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed, pad_to=pad_to)
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:

@@ -31,6 +31,7 @@ class Task(ABC):
 
     title      as in a table
     score      the figure that is reported and selects, ``lower_is_better`` or not
+    has_text   whether its examples are texts, which are cut and padded
     rows       official number of rows by split, so that a partial copy is known as one
     synthetic  whether the rows are made by a program; said wherever its figures appear
     embedded   ``module:function`` of that program
@@ -50,6 +51,7 @@ class Task(ABC):
     hub: HubData | None = None
 
     lower_is_better: ClassVar[bool] = False
+    has_text: ClassVar[bool] = False
     model_kind: ClassVar[type[Model]]
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class TextTask(Task):
     marker: str = "*"
     metric: str
 
+    has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Encoder
 
     def __post_init__(self) -> None:

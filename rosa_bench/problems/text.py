@@ -37,7 +37,10 @@ def _(task: TextTask, setup: Setup) -> Problem:
     length = max_length(config, loaded)
 
     def batches(rows: list[Row], *, size: int = 1, seed: int | None = None) -> TokenBatches:
-        return encode(rows, loaded.tokenizer, max_length=length, batch_size=size * config.batch_size, seed=seed)
+        return encode(
+            rows, loaded.tokenizer, max_length=length, batch_size=size * config.batch_size, seed=seed,
+            pad_to_max=config.pad_to_max,
+        )  # fmt: skip
 
     return Problem(
         model=loaded.model,

@@ -14,6 +14,7 @@ from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
 LEFT_OUT = "†"
+TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
     "Each cell: ours / the paper's, dev scores times 100. "
     "Ours is the mean over seeds ± the sample standard deviation (number of seeds); its 95 % interval "
@@ -29,15 +30,22 @@ COMPARED = (
 
 
 def score_table(name: str, groups: Iterable[Group], published: PublishedTable) -> Table:
-    """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``."""
-    ordered = sorted(groups, key=lambda group: _order(group, published))
+    """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
+
+    Runs that were made for their time are left out, and it is said: as a setting of their own they would stand beside
+    the same runs with the usual padding.
+    """
+    groups = list(groups)
+    scored = [group for group in groups if not group.setting.is_timed]
+    ordered = sorted(scored, key=lambda group: _order(group, published))
     grids = [grid_of(group, published) for group in ordered]
     sections = [_section(grid, published) for grid in grids]
     compared = [COMPARED] if any(section.contrasts for section in sections) else []
+    timed = [TIMED] if len(scored) < len(groups) else []
     return Table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}",
-        intro=[*INTRO, *compared, *_named(published), f"The paper's table: {'; '.join(published.notes)}."],
+        intro=[*INTRO, *compared, *timed, *_named(published), f"The paper's table: {'; '.join(published.notes)}."],
         sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
     )

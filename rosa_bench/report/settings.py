@@ -51,6 +51,11 @@ class Setting:
     precision: str
     deviations: tuple[Deviation, ...]
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether its runs were made for Table 1: padding all batches alike costs time, and changes no score."""
+        return any(change.key == "pad_to_max" for change in self.deviations)
+
 
 def setting_of(record: RunRecord) -> Setting:
     """The setting a run was made in."""

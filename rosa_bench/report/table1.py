@@ -1,4 +1,4 @@
-"""Table 1: what an epoch costs on CoLA, and ROSA's factorisation within it. A section a setting and device."""
+"""Table 1: what an epoch of CoLA costs, padded to 512, and ROSA's factorisation in it, by setting and device."""
 
 import statistics
 from collections import defaultdict
@@ -15,8 +15,8 @@ TASK, BATCH_SIZE, LENGTH = "cola", 32, 512
 INTRO = [
     "Each cell: ours / the paper's, in seconds. Ours is the mean over runs ± the sample standard deviation (number of "
     "runs). An epoch is training alone, without evaluation, and with one factorisation where the method has any.",
-    f"Ours are runs with batches of {BATCH_SIZE} sequences padded to {LENGTH} (pad_to_max=true). Runs whose batches "
-    "are padded to their own longest are not shown: CoLA's sentences are short, and their time is another thing.",
+    f"Only runs whose batches are {BATCH_SIZE} sequences padded to {LENGTH} (pad_to_max=true) stand here. All others "
+    "pad a batch to its own longest, and take far less time: CoLA's sentences are short.",
     "The devices differ, so ours and the paper's compare only by the order of their rows.",
 ]
 
@@ -43,7 +43,7 @@ def build(groups: list[Group]) -> Table:
 def is_timed(run: RunRecord) -> bool:
     """Whether a run trained on what the paper timed: CoLA, 32 sequences a batch, every one padded to 512.
 
-    A record without ``pad_to_max`` is of a run whose batches were padded to their own longest.
+    A record older than ``pad_to_max`` is of a run whose batches were padded to their own longest.
     """
     config = run.config
     shape = (config["task"]["name"], config["batch_size"], config["max_length"])

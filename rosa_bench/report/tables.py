@@ -36,6 +36,11 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
             f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
             "or name the folder that has runs/ with results_dir="
         )
+    if not tables:
+        raise UserError(
+            f"results_dir={results_dir} holds {counted(records)}, all with pad_to_max=true, which is for Table 1's "
+            "batches of 32 on CoLA alone; run with pad_to_max=false for a table of scores"
+        )
     # Written before anything is printed: a reader who closes the pipe early still has the files.
     paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
     console = get_console()

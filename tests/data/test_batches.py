@@ -15,8 +15,10 @@ TOKENIZER = byte_tokenizer(max_length=512)
 PAD = 1  # as RoBERTa has it
 
 
-def batches(rows: list[Row], *, size: int = 4, seed: int | None = 0, max_length: int = 512) -> Batches:
-    return encode(rows, TOKENIZER, max_length=max_length, batch_size=size, seed=seed)
+def batches(
+    rows: list[Row], *, size: int = 4, seed: int | None = 0, max_length: int = 512, pad_to_max: bool = False
+) -> Batches:
+    return encode(rows, TOKENIZER, max_length=max_length, batch_size=size, seed=seed, pad_to_max=pad_to_max)
 
 
 def distinct(count: int) -> list[Row]:
@@ -100,6 +102,19 @@ def test_a_batch_is_padded_to_its_own_longest_and_masked_there(seed: int | None)
             assert TOKENIZER(TOKENIZER.decode(tokens, skip_special_tokens=True))["input_ids"] == tokens.tolist()
         widths.add(ids.shape[1])
     assert len(widths) > 1
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_padded_to_the_most_a_batch_is_the_same_but_for_padding(seed: int | None) -> None:
+    plain, padded = (batches(distinct(10), seed=seed, max_length=40, pad_to_max=pad) for pad in (False, True))
+    for short, long in zip(plain.epoch(2), padded.epoch(2), strict=True):
+        width = short["input_ids"].shape[1]
+        assert long["input_ids"].shape == long["attention_mask"].shape == (len(long["labels"]), 40)
+        assert torch.equal(long["input_ids"][:, :width], short["input_ids"])
+        assert torch.equal(long["attention_mask"][:, :width], short["attention_mask"])
+        assert long["input_ids"][:, width:].eq(PAD).all()
+        assert not long["attention_mask"][:, width:].any()
+        assert torch.equal(long["labels"], short["labels"])
 
 
 def test_a_batch_holds_what_the_model_takes() -> None:

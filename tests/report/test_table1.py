@@ -8,7 +8,7 @@ import pytest
 from rosa_bench.config import RunConfig
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.record import RunRecord
-from rosa_bench.report import table1
+from rosa_bench.report import table1, table2, table4
 from rosa_bench.report.select import select
 from rosa_bench.report.table import Entry, Line
 
@@ -19,16 +19,21 @@ A100 = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
 
 @pytest.fixture
 def make_timed(make_record: Callable[..., RunRecord]) -> MakeTimed:
-    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs that took so long; padded, or not."""
+    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs that took so long.
+
+    padded  whether to 512; none: as in a record that is older than the setting
+    """
 
     def make(
         *overrides: str, train: float = 30.0, resample: float | None = None, padded: bool | None = True, **changes: Any
     ) -> RunRecord:
         times = {"load": 1.0, "train": train, "evaluate": 9.0}
         times |= {} if resample is None else {"resample": resample}
-        record = make_record("task=cola", "epochs=3", *overrides, time_s=times, **changes)
-        if padded is not None:
-            record.config["pad_to_max"] = padded
+        changes["deviations"] = changes.get("deviations", {}) | ({"pad_to_max": [True, False]} if padded else {})
+        padding = f"pad_to_max={str(bool(padded)).lower()}"
+        record = make_record("task=cola", "epochs=3", padding, *overrides, time_s=times, **changes)
+        if padded is None:
+            del record.config["pad_to_max"]
         return record
 
     return make
@@ -105,3 +110,17 @@ def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
         ("rosa", "0.5000", "10.5000"),
         ("ft", "", "10.0000"),
     }
+
+
+def test_a_run_made_for_its_time_stands_in_no_table_of_scores(make_timed: MakeTimed) -> None:
+    every = {"method.resample_every": [1, 2.0]}
+    scored = [make_timed(padded=False), make_timed("method.resample_every=1", padded=False, deviations=every)]
+    timed = [make_timed("seed=1", resample=1.0), make_timed("method.resample_every=1", resample=1.0, deviations=every)]
+    for table in (table2, table4):
+        alone, both = (table.build(select(runs)) for runs in (scored, [*scored, *timed]))
+        assert alone.sections
+        assert (both.sections, both.tidy) == (alone.sections, alone.tidy)
+        assert any("pad_to_max=true" in line for line in both.intro)
+        assert not any("pad_to_max" in line for line in alone.intro)
+        assert table.build(select(timed)).sections == []
+    assert len(table1.build(select([*scored, *timed])).sections) == 1
