@@ -47,10 +47,10 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
             try:
                 config = parse(composer.compose(overrides))
                 setup = set_up(config, {}, inputs=_remembered(inputs, config))
+                found = standing(setup)
             except Exception as error:  # whatever it is, the user is to read it before anything runs
                 jobs.append(Job(overrides, None, "invalid", explain(error)))
                 continue
-            found = standing(setup)
             reason = (found.record.error or "") if found.kind == "failed" and found.record is not None else ""
             jobs.append(Job(overrides, setup, "duplicate" if setup.id in seen else found.kind, reason))
             seen.add(setup.id)
@@ -75,6 +75,7 @@ def estimate_s(setup: Setup, records: Iterable[RunRecord]) -> float | None:
         record.time_s["total"] / record.config["epochs"]
         for record in records
         if record.status == "completed"
+        and "total" in record.time_s
         and record.device["type"] == setup.device.type
         and all(record.config[group]["name"] == getattr(config, group).name for group in ("task", "model", "method"))
         and record.config["limit_train"] == config.limit_train

@@ -3,13 +3,18 @@
 import hashlib
 import itertools
 import json
+import logging
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
 from rosa_bench.files import write_atomic
+from rosa_bench.shape import MAYBE_TEXT, NUMBER, misfit
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 # Settings that cannot change a figure. `rank` counts through the method, where that has one.
@@ -35,6 +40,70 @@ NOT_IDENTITY_OF = {
 # Settings that some records are older than, each with what was done before it could be set. An identity leaves them out
 # where they say just that, so that those runs keep their names.
 ADDED_SINCE: dict[str, Any] = {"pad_to_max": False}
+
+
+def is_moment(value: Any) -> bool:
+    """Whether a value is a date and time with its zone, so that any two can be put in order."""
+    try:
+        return datetime.fromisoformat(value).tzinfo is not None
+    except (TypeError, ValueError):
+        return False
+
+
+# What tables and figures count on in every record, and in one of a completed run (`rosa_bench.shape`).
+SHAPE: dict[Any, Any] = {
+    "id": str,
+    "status": str,
+    "config": {
+        "lr": lambda lr: isinstance(lr, NUMBER) and lr > 0,
+        "seed": int,
+        "epochs": int,
+        "batch_size": int,
+        "max_length": (int, type(None)),
+        "limit_train": (int, type(None)),
+        "task": {"name": str, "title": str, "train": str, "validation": str},
+        "model": {"name": str, "title": str, "note?": MAYBE_TEXT},
+        "method": {"name": str, "title": str, "rank?": int, "resample_every?": NUMBER, "resample_unit?": str},
+        "protocol": {"name": str, "title": str},
+    },
+    "deviations": {...: lambda pair: isinstance(pair, list) and len(pair) == 2},
+    "data": {
+        "source": str,
+        "fingerprint": str,
+        "synthetic": bool,
+        "subset": bool,
+        "rows": {"train": int, "held_out": int, "validation": int},
+        "official_rows": {...: int},
+    },
+    "model": {"source": str, "requirements?": [str], "id?": MAYBE_TEXT, "revision?": str, "commit?": MAYBE_TEXT},
+    "device": {"type": str, "name": str, "precision": str},
+    "versions": dict,
+    "git": dict,
+    "started_at": is_moment,
+    "parameters?": {...: int},
+    "scores?": dict,
+    "time_s?": {...: NUMBER},
+    "memory_bytes?": {...: NUMBER},
+    "error?": MAYBE_TEXT,
+    "schema?": {SCHEMA},
+}
+
+
+def completed_shape(reported: str) -> dict[str, Any]:
+    """As `SHAPE`, of what only a completed run has, whose ``reported`` figure is that one."""
+    figure = {reported: NUMBER}
+    return {
+        "parameters": {"trainable": int},
+        "scores": {
+            "reported": str,
+            "lower_is_better?": bool,
+            "epochs": [{"train_loss": NUMBER, "scores": {...: NUMBER, **figure}}],
+            "selected_on": {"held_out", "validation"},
+            "selection_score": NUMBER,
+            "selected": figure,
+            "last": figure,
+        },
+    }
 
 
 @dataclass(kw_only=True)
@@ -137,20 +206,55 @@ def _free_name(folder: Path, stem: str) -> Path:
 
 
 def load_record(path: Path) -> RunRecord:
-    """Read a record. Raises `UserError` for a file that is none."""
+    """Read a record. Raises `UserError` for a file that is none, or that a later version wrote."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        record = RunRecord(**{key: values[key] for key in values if key in {f.name for f in fields(RunRecord)}})
-    except (ValueError, TypeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; move it away") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a run's record: {error}; mend it or move it away") from error
-    if record.schema != SCHEMA:
-        raise UserError(f"{path} has schema {record.schema}, this version reads {SCHEMA}")
-    return record
+    schema = values.get("schema", SCHEMA) if isinstance(values, dict) else SCHEMA
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"{path} has schema {schema}, and this version reads {SCHEMA}; update rosa-bench to read it")
+    if reason := _misfit(values):
+        raise UserError(f"{path} is not a run's record: {reason}; mend it or move it away")
+    return RunRecord(**{field.name: values[field.name] for field in fields(RunRecord) if field.name in values})
 
 
-def load_records(results_dir: Path) -> list[RunRecord]:
-    """All records under a results folder, in the order of their names."""
-    return [load_record(path) for path in sorted(runs_folder(results_dir).glob("*.json"))]
+def _misfit(values: Any) -> str | None:
+    """Where these values out of JSON are no record, in words; none where they are one."""
+    found = misfit(values, SHAPE)
+    if found or values["status"] != "completed":
+        return found
+    return misfit(values, completed_shape(str(values.get("scores", {}).get("reported"))))
+
+
+class Records(list[RunRecord]):
+    """The records of a folder in the order of their files' names.
+
+    unread  ``2 of 139 files in results/runs could not be read; see above``; empty where all could
+    """
+
+    unread: str = ""
+
+    def remind(self) -> None:
+        """Say again, at a command's end, how many files could not be read."""
+        if self.unread:
+            log.warning("%s", self.unread)
+
+
+def load_records(results_dir: Path) -> Records:
+    """All records under a results folder. A file that is none is named in the log, with the reason, and passed over."""
+    folder, records = runs_folder(results_dir), Records()
+    paths = sorted(folder.glob("*.json"))
+    for path in paths:
+        try:
+            records.append(load_record(path))
+        except UserError as error:
+            log.warning("%s", error)
+    if missing := len(paths) - len(records):
+        records.unread = f"{missing} of {len(paths)} files in {folder} could not be read; see above"
+    return records
 
 
 def _is_completed(path: Path) -> bool:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 
 from rosa_bench.config import RunConfig, conf_folder, parse
+from rosa_bench.record import RunRecord, public_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,6 +64,64 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
         assert isinstance(spec, Encoder)
         torch.manual_seed(0)
         return load_encoder(spec, locate(spec), num_outputs=num_outputs).model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
+    """``make_record("task=cola", dev=0.5, ...)``: a completed record of such a command line, as a run makes it.
+
+    dev, held_out  score of the selected epoch; ``held_out`` makes it one that was selected on held-out rows
+    last           dev score of the last epoch
+    deviations     as in the record; ``changes`` are top-level fields of the record to replace
+    """
+
+    def make(
+        *overrides: str,
+        dev: float = 0.5,
+        held_out: float | None = None,
+        last: float | None = None,
+        deviations: dict[str, list[Any]] | None = None,
+        trainable: int = 626_688,
+        data: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> RunRecord:
+        config = public_config(compose(*overrides))
+        task, reported = config["task"], config["task"]["score"]
+        held_out_rows = 0 if held_out is None else 100
+        official = {split: task["rows"].get(task[split]) or task[f"{split}_rows"] for split in ("train", "validation")}
+        values: dict[str, Any] = {
+            "id": "-".join([*(override.replace("=", "") for override in overrides), str(dev), str(held_out)]),
+            "status": "completed",
+            "config": config,
+            "deviations": deviations or {},
+            "data": {
+                "source": f"hub {task['folder']}@main",
+                "synthetic": task["synthetic"],
+                "rows": {**official, "train": official["train"] - held_out_rows, "held_out": held_out_rows},
+                "official_rows": official,
+                "subset": False,
+                "fingerprint": f"{task['name']} {config['seed'] if held_out_rows else ''}",
+            }
+            | (data or {}),
+            "model": {"source": "hub", "id": config["model"]["hub"], "revision": "main", "commit": None},
+            "device": {"type": "cuda", "name": "NVIDIA H200", "precision": "bfloat16"},
+            "versions": {},
+            "git": {"commit": None, "dirty": None},
+            "started_at": "2026-01-01T00:00:00+00:00",
+            "parameters": {"total": 125_000_000, "trainable": trainable},
+            "scores": {
+                "reported": reported,
+                "signature": "",
+                "epochs": [],
+                "selected_on": "validation" if held_out is None else "held_out",
+                "selection_score": dev if held_out is None else held_out,
+                "selected": {"epoch": 7, reported: dev},
+                "last": {"epoch": 10, reported: dev if last is None else last},
+            },
+        }
+        return RunRecord(**values | changes)
 
     return make
 

@@ -353,6 +353,22 @@ def test_a_failing_job_does_not_stop_a_sweep_and_each_is_told(rosa_bench: Callab
     assert "Traceback" not in outcome.err
 
 
+def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [path] = here.rglob("*.json")
+    path.write_text("{")
+    assert_told(rosa_bench(*TINY), f"{path.relative_to(here)} is not a run's record", "move it away")
+    outcome = rosa_bench("-m", *TINY, "seed=0,1")
+    assert outcome.status == 1
+    assert "not a run's record" in outcome.err
+    assert "1 of 2 jobs cannot be run, so none was started" in outcome.err
+    assert rosa_bench(*TINY, "seed=1").status == 0
+    assert path.read_text() == "{"
+    told = rosa_bench("tables")
+    assert (told.status, "1 completed run" in told.out) == (0, True)
+    assert "1 of 2 files in results/runs could not be read; see above" in told.out + told.err  # wherever the log goes
+
+
 def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., Outcome], here: Path) -> None:
     outcome = rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30")
     assert_told(outcome, "TrainingFailedError", "training loss", "step")

@@ -71,6 +71,20 @@ def test_a_job_that_cannot_be_run_is_told_and_the_others_are_not_lost() -> None:
     assert wrong.setup is None
 
 
+def test_a_damaged_record_of_a_job_is_told_before_anything_runs_and_a_foreign_file_is_passed_over(
+    compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = Path("results/runs") / f"{set_up(compose(*TINY, 'method=ft', 'seed=1'), {}).id}.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    (damaged.parent / "notes.json").write_text("[]")
+    jobs = plan([*TINY, "method=ft", "seed=0,1,2"], str)
+    assert [job.kind for job in jobs] == ["new", "invalid", "new"]
+    assert f"{damaged} is not a run's record" in jobs[1].reason
+    assert "3 jobs: 2 new, 1 invalid; 2 to run" in shown(jobs)
+    assert len(caplog.messages) == 2
+
+
 def test_an_estimate_is_that_of_runs_alike_by_the_epoch(compose: Callable[..., RunConfig]) -> None:
     record = run(set_up(compose(*TINY, "method=ft"), {}))
     alike = [replace(record, time_s={"total": seconds}) for seconds in (2.0, 4.0)]

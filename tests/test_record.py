@@ -29,10 +29,22 @@ TINY = ("task=grammar", "model=tiny_roberta", "method=lora", "lr=2e-4", "device=
 
 
 def record(status: str = "completed", **changes: Any) -> RunRecord:
+    named = {"name": "x", "title": "é — 漢"}
+    config = {
+        "lr": 1e-3, "seed": 0, "epochs": 1, "batch_size": 4, "max_length": None, "limit_train": None,
+        "task": {**named, "train": "train", "validation": "dev"}, "model": named, "method": named, "protocol": named,
+    }  # fmt: skip
+    data = {"source": "files", "fingerprint": "0", "synthetic": False, "subset": False, "official_rows": {"train": 3}}
+    figure = {"accuracy": 0.1 + 0.2}
+    scores = {
+        "reported": "accuracy", "selected_on": "held_out", "selection_score": 0.5, "selected": figure, "last": figure,
+        "epochs": [{"train_loss": float("inf"), "scores": {**figure, "loss": 2}, "time_s": 1.5}],
+    }  # fmt: skip
     settings: dict[str, Any] = {
-        "id": "cola-tiny-lora-r2-lr0.001-s0-0123456789", "config": {"lr": 1e-3, "texts": ["é — 漢"]}, "deviations": {},
-        "data": {"rows": {"train": 3}}, "model": {}, "device": {}, "versions": {}, "git": {},
-        "started_at": "2026-01-02T03:04:05+00:00", "scores": {"selected": {"accuracy": 0.1 + 0.2}},
+        "id": "cola-tiny-lora-r2-lr0.001-s0-0123456789", "config": config, "deviations": {"epochs": [1, 10]},
+        "data": {**data, "rows": {"train": 3, "held_out": 0, "validation": 2}}, "model": {"source": "random"},
+        "device": {"type": "cpu", "name": "x", "precision": "float32"}, "versions": {}, "git": {},
+        "started_at": "2026-01-02T03:04:05+00:00", "parameters": {"trainable": 5}, "scores": scores,
     }  # fmt: skip
     return RunRecord(**{"status": status, **settings, **changes})
 
@@ -169,7 +181,7 @@ def test_a_reader_in_another_program_finds_plain_json(tmp_path: Path) -> None:
     assert values["status"] == "completed"
     assert values["schema"] == SCHEMA
     assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # every digit
-    assert values["config"]["texts"] == ["é — 漢"]
+    assert values["config"]["task"]["title"] == "é — 漢"
 
 
 def test_no_record_is_none_and_a_folder_without_any_is_empty(tmp_path: Path) -> None:
@@ -201,11 +213,11 @@ def test_a_completed_record_makes_room_only_for_a_completed_one(tmp_path: Path, 
 
 def test_no_record_is_ever_lost(tmp_path: Path) -> None:
     # Short runs begin within the same second, which is all that `started_at` tells.
-    versions = [record(scores={"number": number}) for number in range(4)]
+    versions = [record(versions={"number": number}) for number in range(4)]
     for version in versions:
         save_record(version, tmp_path)
     kept = [load_record(path) for path in runs_folder(tmp_path).rglob("*.json")]
-    assert sorted(one.scores["number"] for one in kept) == [0, 1, 2, 3]
+    assert sorted(one.versions["number"] for one in kept) == [0, 1, 2, 3]
 
 
 DAMAGED = {
@@ -216,25 +228,81 @@ DAMAGED = {
     "a text": '"record"',
     "nothing in it": "{}",
     "no status": '{"id": "x"}',
+    "no end": "[" * 100_000,
     "not utf-8": None,
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_a_damaged_record_is_told_with_its_file(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_record_is_told_with_its_file(tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     path = runs_folder(tmp_path) / "cola-x.json"
     path.parent.mkdir()
     text = DAMAGED[kind]
     path.write_bytes(b'{"id": "\xff"}' if text is None else text.encode())
     before = path.read_bytes()
-    for read in (
-        lambda: load_record(path),
-        lambda: load_records(tmp_path),
-    ):
-        with pytest.raises(UserError, match=re.escape(str(path))) as raised:
-            read()
-        assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is not a run's record: .*; mend it or") as raised:
+        load_record(path)
+    assert load_records(tmp_path) == []
+    assert caplog.messages == [str(raised.value)]
+    assert "\n" not in caplog.text.rstrip("\n")
     assert path.read_bytes() == before
+
+
+FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
+    "a part gone": ({"config": {"lr": 1e-3}}, "config.seed is missing"),
+    "no task": ({"config": {**record().config, "task": None}}, "config.task is null"),
+    "scores in a list": ({"scores": []}, "scores is []"),
+    "a text for a number": ({"parameters": {"trainable": "5"}}, 'parameters.trainable is "5"'),
+    "a number for a text": ({"id": 5}, "id is 5"),
+    "rows of another kind": ({"data": {**record().data, "rows": 3}}, "data.rows is 3"),
+    "no pair": ({"deviations": {"epochs": [1]}}, "deviations.epochs is [1]"),
+    "no moment": ({"started_at": "yesterday"}, 'started_at is "yesterday"'),
+    "a number for a moment": ({"started_at": 2026}, "started_at is 2026"),
+    "no time zone": ({"started_at": "2026-01-02T03:04:05"}, "started_at is"),
+    "another figure": ({"scores": {**record().scores, "reported": "f1"}}, "scores.epochs.0.scores.f1 is missing"),
+    "no figure": ({"scores": {}}, "scores.reported is missing"),
+    "another selection": ({"scores": {**record().scores, "selected_on": []}}, "selected_on is [], not one of held_out"),
+    "schema 0": ({"schema": 0}, "schema is 0"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_is_no_record_of_ours_is_told_with_the_place(tmp_path: Path, kind: str) -> None:
+    changes, reason = FOREIGN[kind]
+    path = runs_folder(tmp_path) / "x.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**asdict(record()), **changes}))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is not a run's record: .*{re.escape(reason)}"):
+        load_record(path)
+
+
+def test_what_broke_off_needs_no_scores(tmp_path: Path) -> None:
+    for status in ("failed", "interrupted", "running"):
+        save_record(record(status, id=status, scores={}, parameters={}), tmp_path)
+    assert len(load_records(tmp_path)) == 3
+
+
+def test_good_records_are_read_beside_bad_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = record()
+    folder = save_record(good, tmp_path).parent
+    for number, text in enumerate(["", '{"id": "x", "sta', "[1, 2]", '{"name": "rosa"}']):
+        (folder / f"{number}.json").write_text(text)
+    (folder / "link.json").symlink_to("nowhere")
+    (folder / "folder.json").mkdir()
+    later = {**asdict(good), "schema": SCHEMA + 1}
+    (folder / "later.json").write_text(json.dumps(later))
+    found = load_records(tmp_path)
+    assert found == [good]
+    assert found.unread == f"7 of 8 files in {folder} could not be read; see above"
+    names = ["0.json", "1.json", "2.json", "3.json", "folder.json", "later.json", "link.json"]
+    assert [message.partition(" ")[0] for message in caplog.messages] == [str(folder / name) for name in names]
+
+
+def test_with_good_records_alone_there_is_nothing_to_tell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_record(record(), tmp_path)
+    found = load_records(tmp_path)
+    found.remind()
+    assert (found.unread, caplog.messages) == ("", [])
 
 
 def test_what_a_run_found_is_not_lost_because_an_earlier_record_is_damaged(tmp_path: Path) -> None:

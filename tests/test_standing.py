@@ -10,6 +10,7 @@ from rosa_bench.setup import Setup, set_up
 from rosa_bench.standing import standing
 
 MakeSetup = Callable[..., Setup]
+Leave = Callable[[Setup, str], RunRecord]
 
 
 @pytest.fixture
@@ -19,21 +20,23 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: p
     return lambda *overrides: set_up(compose("task=grammar", "model=tiny_bert", "device=cpu", *overrides), {})
 
 
-def leave(setup: Setup, status: str) -> RunRecord:
-    """Leave a record behind, as that run would."""
-    record = RunRecord(
-        id=setup.id, status=status, config={}, deviations={}, data={}, model={}, device={}, versions={}, git={},
-        started_at="2026-01-02T03:04:05+00:00",
-    )  # fmt: skip
-    save_record(record, setup.results_dir)
-    return record
+@pytest.fixture
+def leave(make_record: Callable[..., RunRecord]) -> Callable[[Setup, str], RunRecord]:
+    """``leave(setup, "failed")``: a record left behind, as that run would leave it."""
+
+    def make(setup: Setup, status: str) -> RunRecord:
+        record = make_record("task=grammar", id=setup.id, status=status)
+        save_record(record, setup.results_dir)
+        return record
+
+    return make
 
 
 def leave_checkpoint(setup: Setup, name: str = "step-000000003-epochs-000000") -> None:
     (setup.checkpoints / name).mkdir(parents=True)
 
 
-def test_without_anything_a_run_is_new(make_setup: MakeSetup) -> None:
+def test_without_anything_a_run_is_new(make_setup: MakeSetup, leave: Leave) -> None:
     setup = make_setup()
     leave(make_setup("seed=1"), "completed")  # another one
     assert standing(setup) == ("new", None)
@@ -51,7 +54,9 @@ def test_a_checkpoint_alone_is_of_an_unfinished_run(make_setup: MakeSetup) -> No
 
 @pytest.mark.parametrize("status", ["interrupted", "running"])
 @pytest.mark.parametrize(("there", "kind"), [(True, "unfinished"), (False, "new")])
-def test_one_that_broke_off_goes_on_where_it_can(make_setup: MakeSetup, status: str, there: bool, kind: str) -> None:
+def test_one_that_broke_off_goes_on_where_it_can(
+    make_setup: MakeSetup, leave: Leave, status: str, there: bool, kind: str
+) -> None:
     record = leave(make_setup(), status)
     if there:
         leave_checkpoint(make_setup())
@@ -61,7 +66,7 @@ def test_one_that_broke_off_goes_on_where_it_can(make_setup: MakeSetup, status: 
 @pytest.mark.parametrize(("status", "kind"), [("failed", "failed"), ("completed", "completed")])
 @pytest.mark.parametrize("there", [True, False])
 def test_what_came_to_an_end_did_so_whatever_is_left(
-    make_setup: MakeSetup, status: str, kind: str, there: bool
+    make_setup: MakeSetup, leave: Leave, status: str, kind: str, there: bool
 ) -> None:
     record = leave(make_setup(), status)
     if there:
@@ -69,7 +74,7 @@ def test_what_came_to_an_end_did_so_whatever_is_left(
     assert standing(make_setup()) == (kind, record)
 
 
-def test_completed_without_the_model_that_is_wanted_it_is_new(make_setup: MakeSetup) -> None:
+def test_completed_without_the_model_that_is_wanted_it_is_new(make_setup: MakeSetup, leave: Leave) -> None:
     record = leave(make_setup(), "completed")
     wanted = make_setup("save_model=true")
     assert wanted.id == record.id
@@ -79,7 +84,7 @@ def test_completed_without_the_model_that_is_wanted_it_is_new(make_setup: MakeSe
     assert standing(wanted) == ("completed", record)
 
 
-def test_a_damaged_record_is_told(make_setup: MakeSetup) -> None:
+def test_a_damaged_record_is_told(make_setup: MakeSetup, leave: Leave) -> None:
     setup = make_setup()
     leave(setup, "completed")
     [path] = runs_folder(setup.results_dir).glob("*.json")

@@ -70,11 +70,11 @@ def data_note(run: RunRecord) -> str | None:
 
 def _weights(model: dict[str, Any]) -> str:
     """The source of weights and what fixes them, short."""
-    if "requirements" in model:
+    if model.get("requirements"):
         first, *more = model["requirements"]
         return f"{model['source']} {first}{f' and {len(more)} more' if more else ''}"
     if "id" in model:
-        return f"{model['source']} {model['id']} ({(model.get('commit') or model['revision'])[:12]})"
+        return f"{model['source']} {model['id']} ({(model.get('commit') or model.get('revision', ''))[:12]})"
     return f"{model['source']} sha256 {model['sha256'][:12]}" if "sha256" in model else f"a {model['source']} draw"
 
 

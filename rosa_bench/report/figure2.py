@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.record import RunRecord
+from rosa_bench.report.curves import has_epochs
 from rosa_bench.report.figure import COLOURS, OTHER_COLOUR, STYLE, WIDTH_IN, Drawing, faded, letter
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant, words
@@ -84,7 +85,11 @@ def _rank(group: Group) -> tuple[int, int, str]:
 
 def plain_cells(group: Group) -> dict[Variant, Cell]:
     """The cells of variants whose own settings are not changed, by method and rank."""
-    cells = {variant: cell for (variant, task), cell in group.cells.items() if task == TASK and not variant.changes}
+    cells = {
+        variant: cell
+        for (variant, task), cell in group.cells.items()
+        if task == TASK and not variant.changes and has_epochs(cell)
+    }
     return dict(sorted(cells.items(), key=lambda item: (item[0].method, item[0].rank or 0)))
 
 

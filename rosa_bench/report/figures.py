@@ -22,12 +22,14 @@ DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
 def make_figures(results_dir: Path) -> None:
     """Draw every figure that the records under ``results_dir`` allow, into its ``figures``, and print the captions.
 
-    Raises `UserError` when there is none.
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no figure.
     """
-    drawings = draw_figures(load_records(results_dir))
+    records = load_records(results_dir)
+    drawings = draw_figures(records)
     if not drawings:
+        unread = f" ({records.unread})" if records.unread else ""
         raise UserError(
-            f"results_dir={results_dir} holds no completed run that a figure is made of; "
+            f"results_dir={results_dir} holds no completed run that a figure is made of{unread}; "
             "run one of its presets first, as rosa-bench -m +experiment=figure2 does"
         )
     console = get_console()
@@ -35,6 +37,7 @@ def make_figures(results_dir: Path) -> None:
         paths = drawing.write(results_dir / "figures")
         console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+    records.remind()
 
 
 def draw_figures(records: list[RunRecord]) -> list[Drawing]:

@@ -46,8 +46,9 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; none for one seed."""
-        return statistics.stdev(reported(run) for run in self.runs) if len(self.runs) > 1 else None
+        """Sample standard deviation over seeds; none for one seed, and where a score is no number."""
+        scores = [reported(run) for run in self.runs]
+        return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
     @property
     def by_seed(self) -> dict[int, float]:

@@ -47,13 +47,13 @@ def is_timed(run: RunRecord) -> bool:
     """
     config = run.config
     shape = (config["task"]["name"], config["batch_size"], config["max_length"])
-    return shape == (TASK, BATCH_SIZE, LENGTH) and config.get("pad_to_max", False)
+    return shape == (TASK, BATCH_SIZE, LENGTH) and config.get("pad_to_max", False) and "train" in run.time_s
 
 
 def factorize_time_s(run: RunRecord) -> float | None:
     """Seconds of one factorisation, the optimizer's reset included; none for a run without any."""
-    count = resamples(run)
-    return run.time_s["resample"] / count if count else None
+    count, total = resamples(run), run.time_s.get("resample")
+    return total / count if count and total is not None else None
 
 
 def epoch_time_s(run: RunRecord) -> float:

@@ -26,16 +26,18 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (table1.build, table2.bui
 def make_tables(results_dir: Path, *, write: bool) -> None:
     """Make every table from the records under ``results_dir``, ``write`` them to its ``tables``, and print them.
 
-    Raises `UserError` when there is no completed run.
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no completed run.
     """
-    records = tabled(load_records(results_dir))
-    tables = build_tables(records)
-    if not tables:
+    found = load_records(results_dir)
+    records = tabled(found)
+    if not any(record.status == "completed" for record in records):
         said = f"no completed run ({counted(records)})" if records else "no runs"
+        said += f" ({found.unread})" if found.unread else ""
         raise UserError(
             f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
             "or name the folder that has runs/ with results_dir="
         )
+    tables = build_tables(records)
     if not tables:
         raise UserError(
             f"results_dir={results_dir} holds {counted(records)}, all with pad_to_max=true, which is for Table 1's "
@@ -50,6 +52,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
     console.print(Text(counted(records)), soft_wrap=True)
     if paths:
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+    found.remind()
 
 
 def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
