@@ -104,6 +104,7 @@ class _Plain:
     retry_failed: bool
     checkpoint_s: float
     save_model: bool
+    record_spectrum: bool
 
     def __post_init__(self) -> None:
         at_least("rank", self.rank, 1)

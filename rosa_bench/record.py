@@ -30,6 +30,7 @@ NOT_IDENTITY = (
     "checkpoint_s",
     "save_model",
     "logger",
+    "record_spectrum",
 )
 NOT_IDENTITY_OF = {
     "task": ("title", "rows", "hub", "folder"),
@@ -50,6 +51,10 @@ def is_moment(value: Any) -> bool:
         return False
 
 
+SPECTRUM: dict[Any, Any] = {
+    "ranks": [int],
+    "weights": {...: {"rank": int, "norm": NUMBER, "norm_before": NUMBER, "sum": NUMBER, "sums": [NUMBER]}},
+}
 # What tables and figures count on in every record, and in one of a completed run (`rosa_bench.shape`).
 SHAPE: dict[Any, Any] = {
     "id": str,
@@ -84,6 +89,7 @@ SHAPE: dict[Any, Any] = {
     "scores?": dict,
     "time_s?": {...: NUMBER},
     "memory_bytes?": {...: NUMBER},
+    "spectrum?": lambda spectrum: spectrum == {} or not misfit(spectrum, SPECTRUM),
     "error?": MAYBE_TEXT,
     "schema?": {SCHEMA},
 }
@@ -113,6 +119,7 @@ class RunRecord:
     status      ``completed``, ``failed`` or ``interrupted``; ``error`` says why
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     scores      ``reported`` names the figure, ``epochs`` has all of every epoch, ``selected`` and ``last`` those on dev
+    spectrum    of the updates of adapted weights, where it was asked for (`rosa_bench.spectrum`)
     """
 
     id: str
@@ -129,6 +136,7 @@ class RunRecord:
     scores: dict[str, Any] = field(default_factory=dict)
     time_s: dict[str, float] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
+    spectrum: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     schema: int = SCHEMA
 

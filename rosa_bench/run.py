@@ -9,6 +9,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+from torch import Tensor
+
 from rosa_bench.best import BestEpoch
 from rosa_bench.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.config import RunConfig
@@ -22,6 +24,7 @@ from rosa_bench.problems import Problem, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
+from rosa_bench.spectrum import spectrum, weights
 from rosa_bench.tracking import Tracking, end_figures
 from rosa_bench.train import Epoch, Recipe, Scores, Training, fit
 
@@ -37,6 +40,8 @@ def run(setup: Setup) -> RunRecord:
     with meter.phase("load"):
         problem = prepare(config.task, setup)
         record = begin(setup, problem)
+        watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
+        initial = weights(problem.model, watched)
         config.method.attach(problem.model)
         problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
         record.parameters["trainable"] = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
@@ -48,7 +53,14 @@ def run(setup: Setup) -> RunRecord:
         recorded(record, meter, setup.results_dir),
     ):
         record.scores = train_and_score(
-            setup, problem, meter=meter, record=record, checkpoints=checkpoints, earlier=earlier, tracking=tracking
+            setup,
+            problem,
+            meter=meter,
+            record=record,
+            checkpoints=checkpoints,
+            earlier=earlier,
+            initial=initial,
+            tracking=tracking,
         )
     checkpoints.clear()
     say_end(setup, record)
@@ -63,9 +75,13 @@ def train_and_score(
     record: RunRecord,
     checkpoints: Checkpoints,
     earlier: Snapshot | None,
+    initial: dict[str, Tensor],
     tracking: Tracking,
 ) -> dict:
-    """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``."""
+    """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``.
+
+    ``initial`` are the weights whose updates' spectrum is to be recorded, as they were before training.
+    """
     config, task, model = setup.config, setup.config.task, problem.model
     context = autocast(setup.precision, setup.device)
 
@@ -121,6 +137,9 @@ def train_and_score(
             between=between,
             start=None if earlier is None else earlier.part("training"),
         )
+    if initial:
+        with meter.phase("spectrum"):  # of the last epoch's weights: the best one's are not always kept
+            record.spectrum = spectrum(initial, weights(model, list(initial)))
     with meter.phase("evaluate"):
         # Dev is scored once where something else selected; where it selected itself, its scores are known.
         last = evaluate(problem.validation) if problem.held_out else history[-1].scores

@@ -14,12 +14,13 @@ class Standing(NamedTuple):
 
 
 def standing(setup: Setup) -> Standing:
-    """How a run stands. A completed one whose model is wanted and not there is ``new`` again."""
+    """How a run stands. A completed one whose model or spectrum is wanted and not there is ``new`` again."""
     path = runs_folder(setup.results_dir) / f"{setup.id}.json"
     record = load_record(path) if path.is_file() else None
     if record is not None and record.status == "completed":
-        wanted = setup.config.save_model and not setup.saved_model.is_dir()
-        return Standing("new" if wanted else "completed", record)
+        model_wanted = setup.config.save_model and not setup.saved_model.is_dir()
+        spectrum_wanted = setup.config.record_spectrum and not record.spectrum
+        return Standing("new" if model_wanted or spectrum_wanted else "completed", record)
     if record is not None and record.status == "failed":
         return Standing("failed", record)
     return Standing("unfinished" if any(setup.checkpoints.glob("step-*")) else "new", record)

@@ -26,7 +26,8 @@ os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 # Before these are imported: from then on, each call checks the shapes of its tensors.
 install_import_hook(
-    ["rosa_bench.lowrank", "rosa_bench.linear", "rosa_bench.adapters", "rosa_bench.theory"], "beartype.beartype"
+    ["rosa_bench.lowrank", "rosa_bench.linear", "rosa_bench.adapters", "rosa_bench.theory", "rosa_bench.spectrum"],
+    "beartype.beartype",
 )
 
 torch.set_num_threads(1)  # several workers share the cores

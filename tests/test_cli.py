@@ -492,7 +492,7 @@ def deviations(
 FREE = (
     "rank=2", "lr=1e-3", "seed=3", "accumulate=2", "precision=float32", "device=cpu", "data_dir=d", "output_dir=o",
     "results_dir=r", "resume=never", "retry_failed=true", "checkpoint_s=5", "save_model=true",
-    "logger.project=p",
+    "logger.project=p", "record_spectrum=true",
 )  # fmt: skip
 
 

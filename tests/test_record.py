@@ -79,7 +79,7 @@ def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override
 
 @pytest.mark.parametrize("overrides", [
     ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
-    ["retry_failed=true"], ["checkpoint_s=5"],
+    ["record_spectrum=true"], ["retry_failed=true"], ["checkpoint_s=5"],
     ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
@@ -262,6 +262,7 @@ FOREIGN: dict[str, tuple[dict[str, Any], str]] = {
     "another figure": ({"scores": {**record().scores, "reported": "f1"}}, "scores.epochs.0.scores.f1 is missing"),
     "no figure": ({"scores": {}}, "scores.reported is missing"),
     "another selection": ({"scores": {**record().scores, "selected_on": []}}, "selected_on is [], not one of held_out"),
+    "half a spectrum": ({"spectrum": {"ranks": [1]}}, 'spectrum is {"ranks": [1]}'),
     "schema 0": ({"schema": 0}, "schema is 0"),
 }
 

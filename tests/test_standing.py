@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_completed_without_the_model_that_is_wanted_it_is_new(make_setup: MakeSe
     assert standing(make_setup()) == ("completed", record)
     wanted.saved_model.mkdir(parents=True)
     assert standing(wanted) == ("completed", record)
+
+
+def test_completed_without_the_spectrum_that_is_wanted_it_is_new(make_setup: MakeSetup, leave: Leave) -> None:
+    record = leave(make_setup(), "completed")
+    wanted = make_setup("record_spectrum=true")
+    assert wanted.id == record.id
+    assert standing(wanted) == ("new", record)
+    assert standing(make_setup()) == ("completed", record)
+    has_it = replace(record, spectrum={"ranks": [1], "weights": {}})
+    save_record(has_it, wanted.results_dir)
+    assert standing(wanted) == standing(make_setup()) == ("completed", has_it)
 
 
 def test_a_damaged_record_is_told(make_setup: MakeSetup, leave: Leave) -> None:

@@ -67,6 +67,12 @@ class Method(ABC):
 
         restore_linears(model)
 
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:
+        """Names of the layers whose weights' updates are looked at: here the model's ``attention``."""
+        from rosa_bench.adapters import linear_names
+
+        return linear_names(model, attention)
+
     def head_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """The parameters of the task's head."""
         from rosa_bench.adapters import name_matches
@@ -104,6 +110,9 @@ class AdapterMethod(Method):
             # A layer inside the head has the head's name, then a dot, before its own.
             return [name for name in linear_names(model, ".*") if not name_matches(rf"({self.head})(\..*)?", name)]
         return linear_names(model, self.attention if self.targets == "attention" else self.targets)
+
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - of the contract
+        return self.target_names(model)
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         from rosa_bench.adapters import adapters

@@ -128,9 +128,14 @@ def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
-    """Write which task and setting a panel is of, in lines of at most ``width`` characters, broken after commas."""
+    """Write which task and setting a panel is of above its first axes."""
+    ax.set_title(titled(number, panel, width=width), loc="left")
+
+
+def titled(number: int, panel: Panel, *, width: int) -> str:
+    """Which task and setting a panel is of, in lines of at most ``width`` characters, broken after commas."""
     unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {panel.title}".split(", "))
-    ax.set_title("\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " "), loc="left")
+    return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
 
 
 def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
