@@ -19,7 +19,7 @@ from rosa_bench.device import autocast, describe
 from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.evaluate import predict
 from rosa_bench.files import remove_unfinished
-from rosa_bench.measure import Meter
+from rosa_bench.measure import Meter, release_unused
 from rosa_bench.problems import Problem, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
@@ -36,6 +36,7 @@ def run(setup: Setup) -> RunRecord:
 
     With ``resume=auto`` a run that broke off before goes on from its checkpoint, to the same figures.
     """
+    release_unused()
     config, meter = setup.config, Meter(setup.device)
     with meter.phase("load"):
         problem = prepare(config.task, setup)

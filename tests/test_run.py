@@ -1,6 +1,9 @@
+import contextlib
+import gc
 import json
 import math
 import random
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,11 +19,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row, load_rows, load_splits
-from rosa_bench.data.task import TextTask
+from rosa_bench.data.task import Task, TextTask
 from rosa_bench.errors import UserError
 from rosa_bench.evaluate import score
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
+from rosa_bench.problems import Problem, prepare
 from rosa_bench.record import RunRecord, load_record, load_records
 from rosa_bench.run import run
 from rosa_bench.setup import Setup, set_up
@@ -279,6 +283,33 @@ def test_a_completed_record_stays_when_the_run_later_breaks_off(
     assert load_records(setup.results_dir) == [completed]
     [aside] = (setup.results_dir / "runs/superseded").iterdir()
     assert load_record(aside).status == "interrupted"
+
+
+def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[weakref.ref] = []
+    left: list[int] = []
+    emptied: list[int] = []
+
+    def watched(task: Task, setup: Setup) -> Problem:
+        left.append(sum(model() is not None for model in models))
+        problem = prepare(task, setup)
+        problem.model.cycle = [problem.model]  # pyright: ignore[reportArgumentType] - what no count of references frees
+        models.append(weakref.ref(problem.model))
+        return problem
+
+    monkeypatch.setattr("rosa_bench.run.prepare", watched)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(len(models)))
+    gc.disable()  # nothing is collected by chance
+    try:
+        run(make_setup())
+        with contextlib.suppress(TrainingFailedError):
+            run(make_setup("lr=1e30"))
+        run(make_setup("seed=1"))
+    finally:
+        gc.enable()
+    assert left == [0, 0, 0]
+    assert emptied == [0, 1, 2]  # before each model is made
 
 
 @pytest.mark.parametrize(

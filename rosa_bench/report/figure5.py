@@ -108,7 +108,8 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> Non
         if not some:
             continue
         style = look(variant, ranks)
-        plot_range(ax, some[0].ranks, list(zip(*(one.shares for one in some), strict=True)), **style | {"marker": ""})
+        told = min((one.ranks for one in some), key=len)  # of weights of different sizes, as far as all have values
+        plot_range(ax, told, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
         ax.plot([median(one.rank for one in some)], [1], **points)
         ax.plot([], [], label=variant.label, **style)  # for the legend: the line and its marker
