@@ -80,6 +80,16 @@ def test_errors_alone_make_no_table(make_synthetic: MakeRecord, tmp_path: Path) 
     assert not (tmp_path / "tables").exists()
 
 
+def test_runs_made_for_their_time_alone_and_of_another_task_make_no_table(
+    make_record: MakeRecord, tmp_path: Path
+) -> None:
+    padded = {"pad_to_max": [True, False]}
+    save_record(make_record("task=rte", "pad_to_max=true", deviations=padded), tmp_path)
+    with pytest.raises(UserError, match=r"1 completed run, all with pad_to_max=true.*pad_to_max=false"):
+        make_tables(tmp_path, write=True)
+    assert not (tmp_path / "tables").exists()
+
+
 @pytest.mark.parametrize("status", [None, "failed"])
 def test_no_completed_run_is_told_in_one_line(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
     if status:
