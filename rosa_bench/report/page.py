@@ -30,7 +30,7 @@ STATUSES = ("completed", "failed", "interrupted")
 def make_report(results_dir: Path) -> None:
     """Write the page of the records under ``results_dir`` to its ``report.html``.
 
-    Raises `UserError` when there is no record, or when a package of the extra ``report`` is not installed.
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no record, or when a package of the extra ``report`` is not installed.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(
@@ -45,6 +45,7 @@ def make_report(results_dir: Path) -> None:
     path = results_dir / "report.html"
     write_atomic(path, page(records))
     get_console().print(Text(f"{counted(records)}, written to {path}"), soft_wrap=True)
+    records.remind()
 
 
 def page(records: Sequence[RunRecord]) -> str:
