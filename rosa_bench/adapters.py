@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.errors import UserError
-from rosa_bench.linear import LINEAR_TYPES, Linear, linear, make_linear, weight_of
+from rosa_bench.linear import LINEAR_TYPES, Linear, SplitLinear, linear, make_linear, weight_of
 
 
 class Adapter(nn.Module):
@@ -173,15 +173,46 @@ class ScaledLinear(Adapter):
 def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
     """Put ``make(layer)`` in the place of each linear layer named."""
     for name in names:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+        untie(model, name)
+        _replace(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
 
 
 def restore_linears(model: nn.Module) -> None:
-    """Make every adapter in ``model`` a plain layer again, with the same function."""
+    """Make every adapter in ``model`` a plain layer again, with the same function, and join what was split."""
     for name, adapter in list(adapters(model)):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, adapter.to_plain())
+        _replace(model, name, adapter.to_plain())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SplitLinear):
+            _replace(model, name, module.joined())
+
+
+def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
+    """Split a linear layer by its outputs into ``count`` equal ones, and return their names."""
+    plain = model.get_submodule(name)
+    rows = weight_of(plain).shape[0]  # pyright: ignore[reportArgumentType]
+    if rows % count:
+        raise UserError(f"{name} has {rows} outputs, which cannot be split into {count} equal blocks")
+    _replace(model, name, SplitLinear(plain, count))  # pyright: ignore[reportArgumentType]
+    return [f"{name}.blocks.{number}" for number in range(count)]
+
+
+def untie(model: nn.Module, name: str) -> None:
+    """Give a linear layer a weight of its own, where it shares one, as a language model's head does with its input.
+
+    Without that, what is put in its place would change the input embedding too, or lose its own on saving.
+    """
+    plain = model.get_submodule(name)
+    sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is plain.weight]
+    if len(sharing) == 1:
+        return
+    plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if hasattr(model, "config"):  # which a saved model is loaded by
+        model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

@@ -22,6 +22,34 @@ class StackedLinear(nn.Module):
         return torch.bmm(x, self.weight.mT)
 
 
+class SplitLinear(nn.Module):
+    """A linear layer as several that read the same input: each gives a block of its outputs, all of one size.
+
+    GPT-2 holds the projections to queries, keys and values in one matrix, which adapters see as one; so, they see
+    three.
+    """
+
+    def __init__(self, plain: "nn.Linear | Conv1D", count: int):
+        super().__init__()
+        weights = weight_of(plain).detach().chunk(count)
+        biases = [None] * count if plain.bias is None else plain.bias.detach().chunk(count)
+        self.blocks = nn.ModuleList(
+            make_linear(type(plain), weight.clone(), None if bias is None else nn.Parameter(bias.clone()))
+            for weight, bias in zip(weights, biases, strict=True)
+        )
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        return torch.cat([block(x) for block in self.blocks], -1)
+
+    @torch.no_grad()
+    def joined(self) -> "nn.Linear | Conv1D":
+        """The layer that it was made of, as it is now."""
+        blocks: list[nn.Linear | Conv1D] = list(self.blocks)  # pyright: ignore[reportAssignmentType]
+        biases: list[Tensor] = [block.bias for block in blocks if block.bias is not None]
+        bias = nn.Parameter(torch.cat(biases)) if biases else None
+        return make_linear(type(blocks[0]), torch.cat([weight_of(block) for block in blocks]), bias)  # pyright: ignore[reportReturnType]
+
+
 Linear = nn.Linear | Conv1D | StackedLinear
 LINEAR_TYPES = (nn.Linear, Conv1D, StackedLinear)
 

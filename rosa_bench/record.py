@@ -36,11 +36,16 @@ NOT_IDENTITY_OF = {
     "task": ("title", "rows", "hub", "folder"),
     "model": ("title", "parameters", "licence", "hub", "revision", "wheel", "path", "random", "note"),
     "method": ("title", "default_lr"),
-    "protocol": ("title",),
+    "protocol": ("title", "lm_head", "loss_on_prompt"),  # these count through the method, and the task
 }
 # Settings that some records are older than, each with what was done before it could be set. An identity leaves them out
 # where they say just that, so that those runs keep their names.
-ADDED_SINCE: dict[str, Any] = {"pad_to_max": False}
+ADDED_SINCE: dict[str, Any] = {
+    "pad_to_max": False,
+    "method.lm_head": None,
+    "method.fused": None,
+    "method.split_qkv": False,
+}
 
 
 def is_moment(value: Any) -> bool:
@@ -199,7 +204,7 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
     path = folder / record.path_name
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"
     if path.exists():
-        aside = _free_name(folder / "superseded", record.id)
+        aside = free_name(folder / "superseded", record.id)
         if record.status != "completed" and _is_completed(path):
             path = aside
         else:
@@ -208,9 +213,9 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
     return path
 
 
-def _free_name(folder: Path, stem: str) -> Path:
-    """The first of ``<stem>-1.json``, ``<stem>-2.json``, ... that is not taken."""
-    return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}.json").exists())
+def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
+    """The first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that is not taken."""
+    return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}{ending}").exists())
 
 
 def load_record(path: Path) -> RunRecord:

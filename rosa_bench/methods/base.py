@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rosa_bench.adapters import LowRankLinear
+    from rosa_bench.adapters import Adapter, LowRankLinear
+    from rosa_bench.linear import Linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +88,24 @@ class AdapterMethod(Method):
 
     targets       ``attention``, ``all-linear`` (all but the head), or a regular expression for ends of layers' names
     attention     what ``attention`` stands for in this model
+    lm_head       what turns a language model's states into logits, if ``attention`` and ``all-linear`` include it
+    fused         by the ends of layers' names, how many projections the model holds in one matrix
+    split_qkv     whether each of those is adapted by itself
     train_head    whether the task's head trains too
     train_biases  whether the biases of the replaced layers do
     """
 
     targets: str
     attention: str
+    lm_head: str | None = None
+    fused: dict[str, int] | None = None
+    split_qkv: bool = False
     train_head: bool
     train_biases: bool
 
     def __post_init__(self) -> None:
+        if self.split_qkv and not self.fused:
+            raise UserError("method.split_qkv=true is for models that hold several projections in one matrix, as gpt2")
         try:
             re.compile(f"(?:{self.targets})")  # in a group, as it is used: inline flags must come first
         except re.error as error:
@@ -107,9 +116,26 @@ class AdapterMethod(Method):
         from rosa_bench.adapters import linear_names, name_matches
 
         if self.targets == "all-linear":
-            # A layer inside the head has the head's name, then a dot, before its own.
-            return [name for name in linear_names(model, ".*") if not name_matches(rf"({self.head})(\..*)?", name)]
-        return linear_names(model, self.attention if self.targets == "attention" else self.targets)
+            logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None
+            return [
+                name
+                for name in linear_names(model, ".*")
+                # A layer inside the head has the head's name, then a dot, before its own.
+                if not name_matches(rf"({self.head})(\..*)?", name) and model.get_submodule(name) is not logits
+            ]
+        attention = "|".join(filter(None, (self.attention, self.lm_head)))
+        return linear_names(model, attention if self.targets == "attention" else self.targets)
+
+    def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
+        """Put ``make(layer)`` in the place of each target, or of each block of one that is split."""
+        from rosa_bench.adapters import name_matches, replace_linears, split_linear
+
+        names = []
+        for name in self.target_names(model):
+            fused = self.fused if self.split_qkv and self.fused else {}
+            count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
+            names += split_linear(model, name, count) if count > 1 else [name]
+        replace_linears(model, names, make)
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - of the contract
         return self.target_names(model)
@@ -145,13 +171,12 @@ class LowRankMethod(AdapterMethod):
         """Give the layers, which hold W and zero factors, their first residuals and factors."""
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.adapters import LowRankLinear, low_rank_layers, replace_linears
+        from rosa_bench.adapters import LowRankLinear, low_rank_layers
         from rosa_bench.linear import weight_of
 
-        names = self.target_names(model)
-        for name in names:
+        for name in self.target_names(model):
             self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
-        replace_linears(model, names, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
+        self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
         self.initialise(low_rank_layers(model), self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:

@@ -27,6 +27,6 @@ class IA3(AdapterMethod):
         one_of("method.side", self.side, ("input", "output"))
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.adapters import ScaledLinear, replace_linears
+        from rosa_bench.adapters import ScaledLinear
 
-        replace_linears(model, self.target_names(model), lambda plain: ScaledLinear(plain, side=self.side))
+        self.replace(model, lambda plain: ScaledLinear(plain, side=self.side))

