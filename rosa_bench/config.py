@@ -32,6 +32,8 @@ class Protocol:
 
     train_head, train_biases  what trains beside a PEFT method's own parameters
     lora_init        LoRA's initialisation
+    lm_head          of a language model: the layer that methods adapt beside its attention, none where they do not
+    loss_on_prompt   whether a language model is trained to write the prompt as well
     optimizer_reset  whose optimizer state a resample clears: ``factors`` or ``all``
     held_out_rows    fraction of train to select on; 0 selects on dev itself, and by epoch
     held_out_max     at most so many rows
@@ -42,6 +44,8 @@ class Protocol:
     train_head: bool
     train_biases: bool
     lora_init: str
+    lm_head: str | None
+    loss_on_prompt: bool
     optimizer_reset: str
     held_out_rows: float
     held_out_max: int

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
+IGNORED = -100  # a label that counts for nothing, by Hugging Face's convention
+
 
 class Batches(ABC):
     """Examples in the order that a seed and an epoch say. A batch holds ``labels`` and the model's inputs.
@@ -24,8 +26,8 @@ class Batches(ABC):
     The order is a pure function of seed and epoch, so that any epoch can be had again.
     """
 
-    def __init__(self, labels: Tensor, *, batch_size: int, seed: int | None = None):
-        self.labels = labels
+    def __init__(self, examples: int, *, batch_size: int, seed: int | None = None):
+        self.examples = examples  # in an epoch
         self.batch_size = batch_size
         self.seed = seed
 
@@ -33,19 +35,14 @@ class Batches(ABC):
         """Batches in an epoch; the last one may be smaller."""
         return math.ceil(self.examples / self.batch_size)
 
-    @property
-    def examples(self) -> int:
-        """Examples in an epoch."""
-        return len(self.labels)
-
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``number``, from the one numbered ``start`` on, on the CPU."""
         for indices in self._order(number).split(self.batch_size)[start:]:
-            yield {**self.inputs_of(indices), "labels": self.labels.index_select(0, indices)}
+            yield self.batch(indices)
 
     @abstractmethod
-    def inputs_of(self, indices: Tensor) -> Batch:
-        """The model's inputs for the examples named."""
+    def batch(self, indices: Tensor) -> Batch:
+        """The examples named: the model's inputs, and ``labels``."""
 
     def fixed_order(self) -> Tensor:
         """The order without a seed."""
@@ -74,15 +71,17 @@ class TokenBatches(Batches):
         seed: int | None = None,
         pad_to: int | None = None,
     ):
-        super().__init__(labels, batch_size=batch_size, seed=seed)
+        super().__init__(len(labels), batch_size=batch_size, seed=seed)
         self.inputs = inputs
+        self.labels = labels
         self.tokenizer = tokenizer
         self.pad_to = pad_to
 
-    def inputs_of(self, indices: Tensor) -> Batch:
+    def batch(self, indices: Tensor) -> Batch:
         chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
         how = "longest" if self.pad_to is None else "max_length"
-        return dict(self.tokenizer.pad(chosen, padding=how, max_length=self.pad_to, return_tensors="pt"))
+        padded = self.tokenizer.pad(chosen, padding=how, max_length=self.pad_to, return_tensors="pt")
+        return {**padded, "labels": self.labels.index_select(0, indices)}
 
     def fixed_order(self) -> Tensor:
         lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
@@ -93,11 +92,12 @@ class TensorBatches(Batches):
     """Examples that are tensors already: ``inputs`` and ``labels``, one row of each an example."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int | None = None):
-        super().__init__(labels, batch_size=batch_size, seed=seed)
+        super().__init__(len(labels), batch_size=batch_size, seed=seed)
         self.inputs = inputs
+        self.labels = labels
 
-    def inputs_of(self, indices: Tensor) -> Batch:
-        return {"inputs": self.inputs.index_select(0, indices)}
+    def batch(self, indices: Tensor) -> Batch:
+        return {"inputs": self.inputs.index_select(0, indices), "labels": self.labels.index_select(0, indices)}
 
 
 def encode(
@@ -136,6 +136,11 @@ def parts(batch: Batch, count: int) -> list[Batch]:
     """Split a batch by examples into ``count`` parts as equal as can be, fewer if it is small."""
     chunks = {name: tensor.tensor_split(min(count, len(tensor))) for name, tensor in batch.items()}
     return [dict(zip(chunks, part, strict=True)) for part in zip(*chunks.values(), strict=True)]
+
+
+def targets(batch: Batch) -> Tensor:
+    """How many labels of the batch count, on its device: what the model's loss is the mean over."""
+    return (batch["labels"] != IGNORED).sum()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -3,17 +3,20 @@
 import hashlib
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
+import huggingface_hub
 
 from rosa_bench.data.read import read_rows
 from rosa_bench.data.source import describe_source, find_file
-from rosa_bench.data.task import TextTask
+from rosa_bench.data.task import HubData, Task, TextTask
 from rosa_bench.errors import UserError
+
+T = TypeVar("T")
 
 SUBSET_SEED = 0  # of limit_train and limit_eval: the same rows for every run, whatever its seed
 
@@ -23,6 +26,13 @@ class Row(NamedTuple):
 
     texts: tuple[str, ...]
     label: int | float
+
+
+class Table(NamedTuple):
+    """Rows as they stand, and where they are from, to name in an error."""
+
+    rows: list[dict[str, Any]]
+    where: str
 
 
 @dataclass(frozen=True)
@@ -64,8 +74,8 @@ def load_splits(
     Raises `UserError` for data that is not there or not as the task declares it.
     """
     everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
-    train = _sample(everything[task.train], limit_train)
-    validation = _sample(everything[task.validation], limit_eval)
+    train = sample(everything[task.train], limit_train)
+    validation = sample(everything[task.validation], limit_eval)
     held_out: list[Row] = []
     if held_out_rows:
         shuffled = _shuffled(len(train), seed)
@@ -92,14 +102,35 @@ def load_splits(
 
 def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
     """All rows of a split, each checked against the task's declaration."""
+    table = read_table(task, split, data_dir, columns=task.columns, numbers=task.numbers)
+    rows = []
+    for number, values in enumerate(table.rows, start=1):
+        try:
+            texts = tuple(_text(task, values, column) for column in task.text)
+            rows.append(Row(texts, _label(task, values.get(task.label))))
+        except ValueError as error:
+            raise UserError(f"{table.where}, row {number}: {error}") from None
+    return rows
+
+
+def read_table(
+    task: Task, split: str, data_dir: Path | None, *, columns: Sequence[str], numbers: Collection[str] = ()
+) -> Table:
+    """The rows of a split as they stand, from wherever the task has them, with all ``columns`` there."""
     if task.embedded is not None:
         module, _, function = task.embedded.partition(":")
-        table = getattr(importlib.import_module(module), function)(split)
-        return _checked(task, table, where=f"task={task.name}, split {split}")
-    if data_dir is not None:
+        table = Table(getattr(importlib.import_module(module), function)(split), f"task={task.name}, split {split}")
+    elif data_dir is not None:
         path = find_file(task, split, data_dir)
-        return _checked(task, read_rows(path, numbers=task.numbers), where=str(path))
-    return _checked(task, _from_hub(task, split), where=f"{task.hub.path if task.hub else task.name}, split {split}")
+        table = Table(read_rows(path, numbers=numbers), str(path))
+    else:
+        table = Table(_from_hub(task, split), f"{task.hub.path if task.hub else task.name}, split {split}")
+    if not table.rows:
+        raise UserError(f"{table.where} has no rows")
+    there = list(dict.fromkeys(column for row in table.rows for column in row))
+    if missing := [column for column in columns if column not in there]:
+        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {', '.join(there)}")
+    return table
 
 
 def held_out_size(count: int, fraction: float, most: int) -> int:
@@ -107,7 +138,7 @@ def held_out_size(count: int, fraction: float, most: int) -> int:
     return min(max(1, round(fraction * count)), most) if fraction else 0
 
 
-def fingerprint(rows: Sequence[Row]) -> str:
+def fingerprint(rows: Sequence[tuple]) -> str:
     """SHA-256 of the rows themselves, in order: equal for equal data, wherever it came from."""
     digest = hashlib.sha256()
     for row in rows:
@@ -115,33 +146,34 @@ def fingerprint(rows: Sequence[Row]) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(task: TextTask, split: str) -> list[dict[str, Any]]:
-    if task.hub is None:
+def _from_hub(task: Task, split: str) -> list[dict[str, Any]]:
+    hub = task.hub
+    if hub is None:
         raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
     try:
-        found = datasets.load_dataset(task.hub.path, task.hub.name, split=split, revision=task.hub.revision)
+        if hub.files is not None:
+            return _from_files(hub, hub.files.format(split=split))
+        found = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
         return found.to_list()  # pyright: ignore[reportAttributeAccessIssue]
     except OSError as error:  # no network, no such data set and no cached copy all end here
         raise UserError(
-            f"task={task.name} cannot be fetched from the hub ({task.hub.path}) and is not cached on this machine; "
+            f"task={task.name} cannot be fetched from the hub ({hub.path}) and is not cached on this machine; "
             f"connect, or name a folder that has {task.folder}/ with data_dir=FOLDER"
         ) from error
 
 
-def _checked(task: TextTask, table: list[dict[str, Any]], where: str) -> list[Row]:
-    if not table:
-        raise UserError(f"{where} has no rows")
-    there = list(dict.fromkeys(column for row in table for column in row))
-    if missing := [column for column in task.columns if column not in there]:
-        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {', '.join(there)}")
-    rows = []
-    for number, values in enumerate(table, start=1):
-        try:
-            texts = tuple(_text(task, values, column) for column in task.text)
-            rows.append(Row(texts, _label(task, values.get(task.label))))
-        except ValueError as error:
-            raise UserError(f"{where}, row {number}: {error}") from None
-    return rows
+def _from_files(hub: HubData, files: str) -> list[dict[str, Any]]:
+    """The rows of parquet files on the hub, which are fetched once: `datasets` would ask the hub for them each time.
+
+    Raises `OSError` where they cannot be fetched and are not cached.
+    """
+    folder = Path(
+        huggingface_hub.snapshot_download(hub.path, repo_type="dataset", revision=hub.revision, allow_patterns=files)
+    )
+    paths = sorted(folder.glob(files))
+    if not paths:  # without a network: others of that revision may be cached
+        raise FileNotFoundError(f"no {files} in {folder}")
+    return [row for path in paths for row in read_rows(path, numbers=())]
 
 
 def _text(task: TextTask, values: dict, column: str) -> str:
@@ -175,11 +207,11 @@ def _shuffled(count: int, seed: int) -> list[int]:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def _take(rows: list[Row], indices: Sequence[int]) -> list[Row]:
+def _take(rows: list[T], indices: Sequence[int]) -> list[T]:
     return [rows[index] for index in indices]
 
 
-def _sample(rows: list[Row], limit: int | None) -> list[Row]:
+def sample(rows: list[T], limit: int | None) -> list[T]:
     """``limit`` random rows in their own order; all of them where there is no limit, or it is larger."""
     if limit is None or limit >= len(rows):
         return rows

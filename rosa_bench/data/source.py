@@ -29,7 +29,7 @@ def describe_source(task: Task, data_dir: Path | None) -> str:
     if task.embedded is not None:
         return f"embedded {task.embedded}"
     if data_dir is not None:
-        hashes = [sha256(find_file(task, split, data_dir)) for split in (task.train, task.validation)]
+        hashes = [sha256(find_file(task, split, data_dir)) for split in task.splits]
         return f"files sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
     if task.hub is None:
         raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")

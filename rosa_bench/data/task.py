@@ -2,7 +2,7 @@
 
 from abc import ABC
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from rosa_bench.errors import UserError
 from rosa_bench.models.spec import Encoder, Model
@@ -10,11 +10,15 @@ from rosa_bench.models.spec import Encoder, Model
 
 @dataclass(kw_only=True)
 class HubData:
-    """Where a task lives on the Hugging Face hub. ``name`` is the configuration of a data set that has several."""
+    """Where a task lives on the Hugging Face hub. ``name`` is the configuration of a data set that has several.
+
+    files  where its parquet files are, ``{split}`` in it, for one that has no readable form of its own
+    """
 
     path: str
     name: str | None = None
     revision: str | None = None
+    files: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -25,12 +29,19 @@ class Mark:
     end: str
 
 
+class Figure(NamedTuple):
+    """A figure among a run's scores, and which way is up."""
+
+    name: str
+    lower_is_better: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
     """What every kind of task declares. `rosa_bench.problems` makes of each kind what a run works on.
 
     title      as in a table
-    score      the figure that is reported and selects, ``lower_is_better`` or not
+    score      the figure that is reported, ``lower_is_better`` or not
     has_text   whether its examples are texts, which are cut and padded
     rows       official number of rows by split, so that a partial copy is known as one
     synthetic  whether the rows are made by a program; said wherever its figures appear
@@ -57,6 +68,16 @@ class Task(ABC):
     def __post_init__(self) -> None:
         if self.hub is None and self.folder is None and self.embedded is None:
             raise UserError(f"task {self.name} must say where its rows are: hub, folder or embedded")
+
+    @property
+    def selects_by(self) -> Figure:
+        """The figure of an epoch that says how good it was: the reported one, unless that costs too much to have."""
+        return Figure(self.score, self.lower_is_better)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that a run reads."""
+        return (self.train, self.validation)
 
     def check(self, model: Model) -> None:
         """Raise `UserError` unless the task can be run with ``model``."""
