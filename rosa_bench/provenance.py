@@ -8,7 +8,7 @@ from typing import Any
 
 from rosa_bench import __version__
 
-LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy")
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@ import importlib.metadata
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from rosa_bench import metrics
 from rosa_bench.errors import UserError
+from rosa_bench.overlap import score
 
 Pairs = list[tuple[int, int]]
 
@@ -17,9 +19,15 @@ FILES = sorted(
     path.stem for path in Path(metrics.__file__).parent.glob("*.py") if path.stem not in ("__init__", "base")
 )
 LOADED = {name: metrics.load(name) for name in FILES}
+# Pairs of prediction and truth, and others of the same truth.
+LABELS = ([(0, 0), (1, 1), (1, 0)], [(0, 1), (1, 0), (1, 0)])
+TEXTS = ([("A b c d e", ["a b c d e"]), ("", ["f", "g\n\u2028"])], [("a b c d f", ["a b c d e"]), ("z", ["f", "g"])])
+SAMPLES: dict[str, tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]]] = {
+    name: TEXTS if name == "generation" else LABELS for name in FILES
+}
 
 
-def compute(name: str, pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+def compute(name: str, pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
     """The metric's figures for pairs of prediction and truth."""
     predictions, references = (list(column) for column in zip(*pairs, strict=True))
     figures = LOADED[name].module.compute(predictions=predictions, references=references)
@@ -89,23 +97,34 @@ def test_a_constant_guess_or_truth_says_nothing(pairs: Pairs) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_figures_are_plain_numbers_that_json_takes(name: str) -> None:
-    for value in compute(name, [(0, 0), (1, 1), (1, 0)]).values():
+    for value in compute(name, SAMPLES[name][0]).values():
         assert type(value) is float
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_metric_can_be_computed_again(name: str) -> None:
-    first = compute(name, [(0, 0), (1, 1), (1, 0)])
-    assert compute(name, [(0, 1), (1, 0), (1, 0)]) != first
-    assert compute(name, [(0, 0), (1, 1), (1, 0)]) == first
+    one, other = SAMPLES[name]
+    first = compute(name, one)
+    assert compute(name, other) != first
+    assert compute(name, one) == first
 
 
 @pytest.mark.parametrize("name", FILES)
+def test_the_figures_that_are_declared_are_the_figures(name: str) -> None:
+    assert LOADED[name].figures == tuple(compute(name, SAMPLES[name][0]))
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "generation"])  # that has sacrebleu's own form
 def test_a_signature_names_every_figure_and_what_computes_it(name: str) -> None:
     figures, _, library = LOADED[name].signature.partition("|")
-    assert set(figures.split("+")) == set(compute(name, [(0, 0), (1, 1), (1, 0)]))
+    assert set(figures.split("+")) == set(compute(name, LABELS[0]))
     project, _, version = library.partition(":")
     assert version == importlib.metadata.version(project)
+
+
+def test_texts_are_scored_as_they_are_given_each_with_its_own_number_of_references() -> None:
+    predictions, references = (list(column) for column in zip(*TEXTS[0], strict=True))
+    assert compute("generation", TEXTS[0]) == score(predictions, references)
 
 
 def test_values_are_not_rounded_to_classes() -> None:

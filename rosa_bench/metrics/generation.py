@@ -1,0 +1,25 @@
+"""BLEU and NIST of generated texts, each against all its references."""
+
+import datasets
+import evaluate
+
+from rosa_bench import overlap
+
+FIGURES = overlap.FIGURES
+SIGNATURE = overlap.SIGNATURE
+
+
+class Metric(evaluate.Metric):
+    """``bleu`` (lower-cased) and ``bleu_cased``, in 0..1, and ``nist``, in bits, 0 or more."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        text = datasets.Value("string")
+        return evaluate.MetricInfo(
+            description=self.__doc__ or "",
+            citation="",
+            inputs_description="predictions: one text an input; references: a list of one text or more for each",
+            features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
+        )
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return overlap.score(predictions, references)
