@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import data_note, heading
 from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, faded, letter
-from rosa_bench.report.select import Cell, Group, lower_is_better
+from rosa_bench.report.select import Cell, Group, lower_is_better, selects_by, writes_texts
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.text import rows, span
 
@@ -22,7 +22,8 @@ MOST = 4  # panels in a figure
 FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # By ``scores.selected_on``: the rows that every epoch was scored on.
-SCORED_ON = {"held_out": "held-out train rows", "validation": "dev"}
+SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
+SPELT = {"bleu": "BLEU"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,15 @@ class Panel:
         return self.runs[0]
 
     @property
-    def metric(self) -> str:
-        """The reported score's name."""
-        return self.run.scores["reported"].replace("_", " ").capitalize()
+    def reported(self) -> str:
+        """The reported score's name, and what it is of."""
+        return f"{_named(self.run.scores['reported'])} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
 
     @property
-    def scored_on(self) -> str:
-        """The rows that each epoch was scored on."""
-        return SCORED_ON[self.run.scores["selected_on"]]
+    def each_epoch(self) -> str:
+        """The name of the figure that every epoch has, and what it is of."""
+        name, is_error = selects_by(self.run)
+        return f"{_named(name)}{'' if is_error else ' × 100'},\non {SCORED_ON[self.run.scores['selected_on']]}"
 
     @property
     def title(self) -> str:
@@ -122,9 +124,9 @@ def has_epochs(cell: Cell) -> bool:
 
 
 def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
-    """From an epoch to its reported score, times 100."""
-    reported = run.scores["reported"]
-    return lambda epoch: 100 * epoch["scores"][reported]
+    """From an epoch to the figure that selects among epochs: a score times 100, an error as it is."""
+    name, is_error = selects_by(run)
+    return lambda epoch: (1 if is_error else 100) * epoch["scores"][name]
 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
@@ -154,11 +156,17 @@ def sources(panels: Sequence[Panel]) -> str:
         have, note = panel.run.data["rows"], data_note(panel.run)
         held_out = f", {rows(have['held_out'])} held out of train" if have["held_out"] else ""
         seeds = {len(cell.runs) for cell in panel.cells.values()}
+        train, dev = f"{rows(have['train'])} train", f"{rows(have['validation'])} dev"
+        counts = f"{train}, {dev} and {rows(have['test'])} test" if writes_texts(panel.run) else f"{train} and {dev}"
         said.append(
-            f"- {letter(number)} {panel.title} ({devices}); {rows(have['train'])} train and {rows(have['validation'])} "
-            f"dev rows{held_out}{f' ({note})' if note else ''}; seeds: {span(seeds)}."
+            f"- {letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
+            f"seeds: {span(seeds)}."
         )
     return "\n".join(said)
+
+
+def _named(figure: str) -> str:
+    return SPELT.get(figure, figure.replace("_", " ").capitalize())
 
 
 def _place(variant: Variant) -> tuple[int, str, int]:

@@ -6,13 +6,14 @@ from typing import Any
 from rosa_bench.record import RunRecord
 from rosa_bench.report.grid import Grid
 from rosa_bench.report.published import PublishedTable
-from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.select import Cell, Group, writes_texts
 from rosa_bench.report.settings import Deviation, words
 from rosa_bench.report.text import rows, span
 
 # By ``scores.selected_on``; {what} is what was chosen.
 SELECTION = {
     "held_out": "{what} by rows held out of train; dev is scored once, at the end",
+    "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
     "validation": "{what} by dev itself, as in the paper: the best of many flatters",
 }
 
@@ -58,6 +59,7 @@ def data_note(run: RunRecord) -> str | None:
         counts = {
             "train": (have["train"] + have["held_out"], official.get(task["train"])),
             "dev": (have["validation"], official.get(task["validation"])),
+            **({"test": (have["test"], official.get(task["test"]))} if writes_texts(run) else {}),
         }
         partial = [
             f"{rows(count)} of {rows(whole)} official {split} rows"
@@ -98,9 +100,11 @@ def _rows(grid: Grid) -> str:
     for task, run in runs.items():
         have = run.data["rows"]
         train = [rows(have["train"]), *([rows(have["held_out"])] if have["held_out"] else [])]
-        counts.append(f"{grid.tasks[task]} {' + '.join(train)} / {rows(have['validation'])}")
+        others = [rows(have[split]) for split in ("validation", "test") if split in have]
+        counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
     held_out = " + held out" if any(run.data["rows"]["held_out"] for run in runs.values()) else ""
-    return f"train{held_out} / dev, {sources}: {'; '.join(counts)}"
+    test = " / test" if any(map(writes_texts, runs.values())) else ""
+    return f"train{held_out} / dev{test}, {sources}: {'; '.join(counts)}"
 
 
 def _selection(cells: list[Cell]) -> str:

@@ -47,7 +47,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 titles = [variant.title for variant in panel.cells if variant.method == method]
                 ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")
             set_title(row[0], number, panel, width=110)
-            row[0].set_ylabel(f"{panel.metric} × 100,\non {panel.scored_on}")
+            row[0].set_ylabel(panel.each_epoch)
         set_legend(figure, panels)
     return Drawing("figure4", figure, _caption(panels))
 

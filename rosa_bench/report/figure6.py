@@ -36,7 +36,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 plot_epochs(right, cell, score_of(panel.run), label=variant.label, **style)
             set_title(left, number, panel, width=110)
             left.set_ylabel("train loss")
-            right.set_ylabel(f"{panel.metric} × 100,\non {panel.scored_on}")
+            right.set_ylabel(panel.each_epoch)
         set_legend(figure, panels)
     return Drawing("figure6", figure, _caption(panels))
 

@@ -23,7 +23,7 @@ from rosa_bench.report.curves import (
     sources,
 )
 from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
-from rosa_bench.report.select import Cell, choose, reported, select, split_by_data
+from rosa_bench.report.select import Cell, choose, reported, select, split_by_data, writes_texts
 from rosa_bench.report.settings import Variant, setting_of, variant_of
 
 CHOSEN_SIZE = 8.5
@@ -55,7 +55,7 @@ def draw(records: list[RunRecord]) -> Drawing | None:
             ax.set_xscale("log")
             ax.set_xlabel("learning rate (logarithmic)")
             if not one_task or number % columns == 0:
-                ax.set_ylabel(f"{panel.metric} × 100, on dev")
+                ax.set_ylabel(panel.reported)
             set_title(ax, number, panel, width=100 // columns)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
@@ -103,6 +103,8 @@ def _caption(panels: list[Panel]) -> str:
         "the learning rate that the tables choose, in protocol fair by rows held out of train, which is why it need "
         "not be the highest."
     )
+    if any(writes_texts(panel.run) for panel in panels):
+        said += " Where texts are written, the score is that on test, and perplexity on dev chooses."
     if any(cell.lrs_left for panel in panels for cell in panel.cells.values()):
         said += " Open markers: fewer seeds than others have, so not compared."
     at_ends = [

@@ -30,7 +30,8 @@ STATUSES = ("completed", "failed", "interrupted")
 def make_report(results_dir: Path) -> None:
     """Write the page of the records under ``results_dir`` to its ``report.html``.
 
-    A file that is no record is named in the log and passed over. Raises `UserError` when there is no record, or when a package of the extra ``report`` is not installed.
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no record, or when a
+    package of the extra ``report`` is not installed.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         raise UserError(

@@ -1,8 +1,9 @@
-"""Tables of dev scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 4 and 5 have this form."""
+"""Tables of scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 3, 4 and 5 have this form."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import data_note, facts, heading
 from rosa_bench.report.grid import Grid, grid_of
 from rosa_bench.report.published import PublishedRow, PublishedTable
@@ -16,7 +17,7 @@ from rosa_bench.report.tidy import tidy_rows
 LEFT_OUT = "†"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
-    "Each cell: ours / the paper's, dev scores times 100. "
+    "Each cell: ours / the paper's, {scored} scores times 100. "
     "Ours is the mean over seeds ± the sample standard deviation (number of seeds); its 95 % interval "
     "is in the CSV file.",
     "Bold: ahead of every other row of ours by more than chance would do (Welch's t-test over seeds, one-sided, "
@@ -29,23 +30,44 @@ COMPARED = (
 )
 
 
-def score_table(name: str, groups: Iterable[Group], published: PublishedTable) -> Table:
+# Further columns: a heading, and the entry of a row.
+Beside = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
+
+
+def score_table(
+    name: str,
+    groups: Iterable[Group],
+    published: PublishedTable,
+    *,
+    scored: str = "dev",
+    more: Sequence[str] = (),
+    beside: Beside = lambda _grid: [],
+) -> Table:
     """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
 
+    ``scored`` is the split that scores are of; ``more`` goes to what is said above; ``beside`` adds columns.
     Runs that were made for their time are left out, and it is said: as a setting of their own they would stand beside
     the same runs with the usual padding.
     """
     groups = list(groups)
-    scored = [group for group in groups if not group.setting.is_timed]
-    ordered = sorted(scored, key=lambda group: _order(group, published))
+    untimed = [group for group in groups if not group.setting.is_timed]
+    ordered = sorted(untimed, key=lambda group: _order(group, published))
     grids = [grid_of(group, published) for group in ordered]
-    sections = [_section(grid, published) for grid in grids]
+    sections = [_section(grid, published, beside(grid)) for grid in grids]
     compared = [COMPARED] if any(section.contrasts for section in sections) else []
-    timed = [TIMED] if len(scored) < len(groups) else []
+    timed = [TIMED] if len(untimed) < len(groups) else []
     return Table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}",
-        intro=[*INTRO, *compared, *timed, *_named(published), f"The paper's table: {'; '.join(published.notes)}."],
+        intro=[
+            INTRO[0].format(scored=scored),
+            *INTRO[1:],
+            *more,
+            *compared,
+            *timed,
+            *_named(published),
+            f"The paper's table: {'; '.join(published.notes)}.",
+        ],
         sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
     )
@@ -63,6 +85,16 @@ def _named(published: PublishedTable) -> list[str]:
 
 def _typed(row: PublishedRow) -> list[str]:
     return [f"{key}={words(value)}" for key, value in row.settings.items()]
+
+
+def of_tasks(groups: Iterable[Group], keep: Callable[[RunRecord], bool]) -> list[Group]:
+    """The cells of the tasks to ``keep``, of the settings that have any."""
+    found = []
+    for group in groups:
+        cells = {place: cell for place, cell in group.cells.items() if keep(cell.runs[0])}
+        if cells:
+            found.append(Group(setting=group.setting, cells=cells))
+    return found
 
 
 def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]:
@@ -94,7 +126,9 @@ def _order(group: Group, published: PublishedTable) -> tuple:
     )
 
 
-def _section(grid: Grid, published: PublishedTable) -> Section:
+def _section(
+    grid: Grid, published: PublishedTable, beside: Iterable[tuple[str, Callable[[Variant], Entry]]]
+) -> Section:
     said = {task: note for task, run in grid.filled.items() if (note := data_note(run))}
     numbers = {task: number for number, task in enumerate(said, start=1)}
     in_paper = {task for _, task in grid.printed}
@@ -102,17 +136,18 @@ def _section(grid: Grid, published: PublishedTable) -> Section:
     columns += [
         Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
     ]
+    columns += [Column(title=title) for title, _ in beside]
     return Section(
         heading=heading(grid.group),
         facts=facts(grid, published),
         columns=columns,
-        lines=[_line(grid, variant) for variant in grid.variants],
+        lines=[_line(grid, variant, [entry(variant) for _, entry in beside]) for variant in grid.variants],
         notes=[*(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()), *_left_out(grid)],
         contrasts=_contrasts(grid),
     )
 
 
-def _line(grid: Grid, variant: Variant) -> Line:
+def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
     cells = {task: grid.cell(variant, task) for task in grid.tasks}
     counts = sorted({cell.trainable for cell in cells.values() if cell})
     texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
@@ -121,7 +156,7 @@ def _line(grid: Grid, variant: Variant) -> Line:
         _entry(cell, paper=grid.printed.get((variant, task)), best=grid.leaders[task] == variant)
         for task, cell in cells.items()
     ]
-    return Line(label=grid.label(variant), entries=[trainable, *entries])
+    return Line(label=grid.label(variant), entries=[trainable, *entries, *beside])
 
 
 def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:

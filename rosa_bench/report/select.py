@@ -1,8 +1,9 @@
 """Which runs a table's cell is made of: pure functions from records to chosen cells.
 
-The learning rate is chosen as the records say that the epoch was: where it was on rows held out of train
-(``scores.selected_on``: ``held_out``), dev scores are never looked at; where it was on dev (``validation``), by the dev
-score of the selected epoch, which is the paper's way: the maximum over learning rates and epochs.
+The learning rate is chosen as the records say that the epoch was (``scores.selected_on``): where it was on rows held
+out of train (``held_out``), or on a validation split beside the reported test split (``validation_split``), what is
+reported is never looked at; where it was on dev itself (``validation``), by the dev score of the selected epoch, which
+is the paper's way: the maximum over learning rates and epochs.
 """
 
 import math
@@ -20,6 +21,7 @@ from rosa_bench.report.statistics import Interval, interval
 # What a learning rate is chosen by, by ``scores.selected_on``.
 CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
     "held_out": lambda scores: scores["selection_score"],
+    "validation_split": lambda scores: scores["selection_score"],
     "validation": lambda scores: scores["selected"][scores["reported"]],
 }
 
@@ -107,6 +109,17 @@ def lower_is_better(run: RunRecord) -> bool:
     return run.scores.get("lower_is_better", False)
 
 
+def selects_by(run: RunRecord) -> tuple[str, bool]:
+    """The figure that epochs and learning rates are chosen by, and whether less of it is better."""
+    figure = run.scores.get("selected_by", {"name": run.scores["reported"], "lower_is_better": lower_is_better(run)})
+    return figure["name"], figure["lower_is_better"]
+
+
+def writes_texts(run: RunRecord) -> bool:
+    """Whether the task is to write texts, which are scored on a test split."""
+    return "prompts" in run.data
+
+
 def select(records: Iterable[RunRecord]) -> list[Group]:
     """Groups of cells that may be compared, from the completed ones among ``records``.
 
@@ -167,6 +180,6 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
 def _criterion(runs: Iterable[RunRecord]) -> float:
     """What a learning rate is chosen by, the higher the better: a mean over seeds. An undefined one always loses."""
     mean = statistics.fmean(
-        CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if lower_is_better(run) else 1) for run in runs
+        CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if selects_by(run)[1] else 1) for run in runs
     )
     return mean if math.isfinite(mean) else -math.inf

@@ -12,7 +12,7 @@ from rich.text import Text
 from rosa_bench.errors import UserError
 from rosa_bench.files import write_atomic
 from rosa_bench.record import RunRecord, load_records
-from rosa_bench.report import table1, table2, table4, table5
+from rosa_bench.report import table1, table2, table3, table4, table5
 from rosa_bench.report.latex import latex
 from rosa_bench.report.markdown import markdown
 from rosa_bench.report.select import Group, lower_is_better, select
@@ -20,7 +20,13 @@ from rosa_bench.report.table import Table
 from rosa_bench.report.terminal import show
 
 # Another table is another file like table2.py, and its name here.
-BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (table1.build, table2.build, table4.build, table5.build)
+BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
+    table1.build,
+    table2.build,
+    table3.build,
+    table4.build,
+    table5.build,
+)
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:

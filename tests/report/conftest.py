@@ -59,3 +59,51 @@ def make_synthetic(make_record: MakeRecord) -> MakeRecord:
         )  # fmt: skip
 
     return make
+
+
+@pytest.fixture
+def make_written(make_record: MakeRecord) -> MakeRecord:
+    """``make_written([30.0, 9.0], "method=lora", bleu=0.6)``: a run with these perplexities of its epochs on dev.
+
+    bleu, bleu_cased, nist, perplexity  of the selected epoch on test; ``last`` is the last epoch's BLEU there
+    """
+
+    def make(
+        perplexities: list[float],
+        *overrides: str,
+        bleu: float = 0.6,
+        bleu_cased: float = 0.55,
+        nist: float = 7.25,
+        perplexity: float = 3.5,
+        last: float | None = None,
+        data: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> RunRecord:
+        best = min(range(len(perplexities)), key=perplexities.__getitem__)
+        figures = {"bleu": bleu, "bleu_cased": bleu_cased, "nist": nist, "perplexity": perplexity, "loss": 1.2}
+        scores = {
+            "reported": "bleu",
+            "lower_is_better": False,
+            "selected_by": {"name": "perplexity", "lower_is_better": True},
+            "signature": "",
+            "epochs": [
+                {"train_loss": 5.0 - number, "scores": {"perplexity": value, "loss": 1.0}, "time_s": 1.0}
+                for number, value in enumerate(perplexities)
+            ],
+            "selected_on": "validation_split",
+            "selection_score": perplexities[best],
+            "selected": {"epoch": best + 1, **figures},
+            "last": {"epoch": len(perplexities), **figures, "bleu": bleu if last is None else last},
+            "generations": "a.generations.jsonl",
+        }
+        record = make_record("task=e2e_nlg", f"epochs={len(perplexities)}", *overrides, scores=scores, **changes)
+        rows = record.config["task"]["rows"]
+        record.data |= {
+            "rows": {"train": rows["train"], "held_out": 0, "validation": rows["validation"], "test": rows["test"]},
+            "official_rows": rows,
+            "prompts": {"validation": 547, "test": 630},
+        } | (data or {})
+        record.id = f"{record.id}-{bleu}-{perplexities}"
+        return record
+
+    return make
