@@ -39,6 +39,7 @@ report: install      ## results/report.html: the tables, the figures and all run
 
 bench: install       ## times and memory, into results/benchmarks
 	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/generation.py
 
 clean:
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from rosa_bench.checkpoint import Snapshot
+from rosa_bench.data.task import Figure
 from rosa_bench.errors import UserError
 from rosa_bench.train import Scores, changing_tensors
 
@@ -13,18 +14,18 @@ from rosa_bench.train import Scores, changing_tensors
 class BestEpoch:
     """Remembers the epoch with the best score, the first of equals, and its weights if they will be wanted again."""
 
-    def __init__(self, model: nn.Module, reported: str, *, lower_is_better: bool = False, keep_weights: bool):
-        self.model, self.reported, self.keep_weights = model, reported, keep_weights
-        self.is_better = operator.lt if lower_is_better else operator.gt
+    def __init__(self, model: nn.Module, selects_by: Figure, *, keep_weights: bool):
+        self.model, self.selects_by, self.keep_weights = model, selects_by.name, keep_weights
+        self.is_better = operator.lt if selects_by.lower_is_better else operator.gt
         self.number, self.score = -1, float("nan")
         self._weights: dict[str, torch.Tensor] = {}
 
     def offer(self, number: int, scores: Scores) -> None:
         """Consider epoch ``number``, counted from 0."""
-        better = self.is_better(scores[self.reported], self.score)
+        better = self.is_better(scores[self.selects_by], self.score)
         if self.number >= 0 and not better:  # so that NaN never replaces a figure
             return
-        self.number, self.score = number, scores[self.reported]
+        self.number, self.score = number, scores[self.selects_by]
         if self.keep_weights:
             changing = changing_tensors(self.model).items()
             self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in changing}

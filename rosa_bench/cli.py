@@ -48,6 +48,7 @@ def main() -> None:
     # Few shells expand ~ behind an equals sign, and Hydra's grammar has none.
     sys.argv[1:] = [argument.replace("=~/", f"={Path.home()}/", 1) for argument in sys.argv[1:]]
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands errors on as they are, and we tell them
+    OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
     command = COMMANDS.get(sys.argv[1]) if len(sys.argv) > 1 else None
     with told():
         arguments = [argument for argument in sys.argv[1:] if argument not in MULTIRUN]
@@ -57,6 +58,15 @@ def main() -> None:
             _sweep(arguments)
         else:
             _experiment()
+
+
+def processes(jobs_per_gpu: int) -> int:
+    """How many jobs run at once on this machine: so many on each GPU; -1, which is one a core, where there is none."""
+    if not isinstance(jobs_per_gpu, int) or jobs_per_gpu < 1:
+        raise UserError(f"jobs_per_gpu={jobs_per_gpu} is out of range; it must be at least 1")
+    import torch
+
+    return torch.cuda.device_count() * jobs_per_gpu or -1
 
 
 @contextmanager
@@ -90,6 +100,8 @@ def explain(error: BaseException) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
         return f"{group}={name} is not known; choose one of: {', '.join(error.options)}{plugin}"
+    if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
+        return str(error.__context__)  # of one of our resolvers
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
@@ -271,6 +283,19 @@ def _models(arguments: list[str]) -> None:
             raise UserError("usage: rosa-bench models, or rosa-bench models pull NAME")
 
 
+def _score(arguments: list[str]) -> None:
+    """Score saved generations."""
+    from rich import get_console
+
+    from rosa_bench.report.generations import show_scores
+
+    if not arguments:
+        raise UserError(
+            "usage: rosa-bench score FILE [FILE ...], files of generations as results/runs/*.generations.jsonl"
+        )
+    show_scores([Path(argument).expanduser() for argument in arguments], get_console())
+
+
 def _options(kind: type, arguments: list[str]) -> Any:
     """Typed ``KEY=VALUE`` arguments."""
     if odd := [argument for argument in arguments if "=" not in argument]:
@@ -283,6 +308,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "figures": _figures,
     "report": _report,
     "models": _models,
+    "score": _score,
     "plan": _plan,
 }
 

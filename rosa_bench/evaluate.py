@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.data.batches import Batches, to_device
+from rosa_bench.data.batches import Batches, targets, to_device
 from rosa_bench.metrics import LoadedMetric
 
 
@@ -33,6 +33,23 @@ def predict(
         labels.append(batch["labels"])
         loss += result.loss.float() * len(batch["labels"])
     return Predictions(torch.cat(outputs).cpu(), torch.cat(labels), loss.item() / batches.examples)
+
+
+@torch.inference_mode()
+def mean_loss(
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Callable[[], AbstractContextManager]
+) -> float:
+    """The model's mean loss over all labels that count, without dropout; its outputs are not kept."""
+    model.eval()
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    labels = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches.epoch():
+        moved = to_device(batch, device)
+        with autocast():
+            mean = model(**moved).loss
+        loss += mean.double() * targets(moved)
+        labels += targets(moved)
+    return (loss / labels).item()
 
 
 def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:

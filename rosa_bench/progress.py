@@ -3,13 +3,17 @@
 import logging
 import math
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 from rich import get_console
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 REFRESH_S = 0.25
 LINES = 25  # at most, of epochs
@@ -20,6 +24,14 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         get_console().print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items one after another, with a bar while they last."""
+    console = get_console()
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        yield from bar.track(items, description=what)
 
 
 class TrainingProgress:

@@ -1,5 +1,6 @@
 """One run, from a checked configuration to a record."""
 
+import copy
 import logging
 import signal
 import threading
@@ -14,19 +15,19 @@ from torch import Tensor
 from rosa_bench.best import BestEpoch
 from rosa_bench.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.config import RunConfig
-from rosa_bench.data.batches import Batches
 from rosa_bench.device import autocast, describe
 from rosa_bench.errors import PreemptedError, UserError
-from rosa_bench.evaluate import predict
 from rosa_bench.files import remove_unfinished
+from rosa_bench.generations import Generation
+from rosa_bench.generations import save as save_generations
 from rosa_bench.measure import Meter, release_unused
-from rosa_bench.problems import Problem, prepare
+from rosa_bench.problems import Problem, Result, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
 from rosa_bench.spectrum import spectrum, weights
 from rosa_bench.tracking import Tracking, end_figures
-from rosa_bench.train import Epoch, Recipe, Scores, Training, fit
+from rosa_bench.train import Epoch, Recipe, Training, fit
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def run(setup: Setup) -> RunRecord:
         tracked(record, setup, goes_on=earlier is not None) as tracking,
         recorded(record, meter, setup.results_dir),
     ):
-        record.scores = train_and_score(
+        generations = train_and_score(
             setup,
             problem,
             meter=meter,
@@ -63,6 +64,8 @@ def run(setup: Setup) -> RunRecord:
             initial=initial,
             tracking=tracking,
         )
+        if generations:
+            record.scores["generations"] = save_generations(generations, setup.results_dir, setup.id).name
     checkpoints.clear()
     say_end(setup, record)
     return record
@@ -78,28 +81,19 @@ def train_and_score(
     earlier: Snapshot | None,
     initial: dict[str, Tensor],
     tracking: Tracking,
-) -> dict:
-    """Train, choose the epoch as the protocol says, merge, and score on dev. Returns the record's ``scores``.
+) -> tuple[Generation, ...]:
+    """Train, choose the epoch as the protocol says, merge, and score, into the record. Returns what the model wrote.
 
     ``initial`` are the weights whose updates' spectrum is to be recorded, as they were before training.
     """
     config, task, model = setup.config, setup.config.task, problem.model
-    context = autocast(setup.precision, setup.device)
-
-    def evaluate(data: Batches) -> Scores:
-        return problem.score(predict(model, data, device=setup.device, autocast=context))
-
-    best = BestEpoch(
-        model,
-        task.score,
-        lower_is_better=task.lower_is_better,
-        keep_weights=problem.held_out is not None or config.save_model,
-    )
+    best = BestEpoch(model, task.selects_by, keep_weights=problem.report is not None or config.save_model)
     scores = {
         "reported": task.score,
         "lower_is_better": task.lower_is_better,
+        "selected_by": task.selects_by._asdict(),
+        "selected_on": problem.selected_on,
         "signature": problem.signature,
-        "selected_on": "held_out" if problem.held_out else "validation",
         "epochs": [],
         "selected": None,
         "last": None,
@@ -131,8 +125,8 @@ def train_and_score(
             config.method,
             problem.train,
             recipe=recipe(config, len(problem.train)),
-            evaluate=lambda: evaluate(problem.held_out or problem.validation),
-            autocast=context,
+            evaluate=lambda: problem.select(model).scores,
+            autocast=autocast(setup.precision, setup.device),
             meter=meter,
             end_epoch=end_epoch,
             between=between,
@@ -142,19 +136,35 @@ def train_and_score(
         with meter.phase("spectrum"):  # of the last epoch's weights: the best one's are not always kept
             record.spectrum = spectrum(initial, weights(model, list(initial)))
     with meter.phase("evaluate"):
-        # Dev is scored once where something else selected; where it selected itself, its scores are known.
-        last = evaluate(problem.validation) if problem.held_out else history[-1].scores
-        best.restore()
-        config.method.merge(model)
-        selected = evaluate(problem.validation) if problem.held_out else history[best.number].scores
+        last, selected = final_results(setup, problem, best, history)
     if config.save_model:
         remove_unfinished(setup.saved_model)
         problem.save_model(setup.saved_model)
         log.info("model saved in %s", setup.saved_model)
     scores["selection_score"] = best.score
-    scores["selected"] = {"epoch": best.number + 1, **selected}
-    scores["last"] = {"epoch": len(history), **last}
-    return scores
+    scores["selected"] = {"epoch": best.number + 1, **selected.scores}
+    scores["last"] = {"epoch": len(history), **last.scores}
+    return selected.generations
+
+
+def final_results(setup: Setup, problem: Problem, best: BestEpoch, history: list[Epoch]) -> tuple[Result, Result]:
+    """Of the last epoch and of the selected one, the model merged: it is left as it was in the selected one.
+
+    Where other rows than the reported selected, those are scored now; else their scores are known.
+    """
+    model, method = problem.model, setup.config.method
+    last = None
+    if problem.report is not None and best.number < len(history) - 1:
+        copied = copy.deepcopy(model)  # merging cannot be undone
+        method.merge(copied)
+        last = problem.report(copied)
+        del copied
+    best.restore()
+    method.merge(model)
+    if problem.report is None:
+        return Result(history[-1].scores), Result(history[best.number].scores)
+    selected = problem.report(model)
+    return last or selected, selected
 
 
 @contextmanager
@@ -173,11 +183,18 @@ def sigterm_held_back() -> Iterator[Callable[[], bool]]:
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     """The optimisation settings, with durations turned into steps."""
-    optimizer = config.optimizer
+    optimizer, total_steps = config.optimizer, config.epochs * steps_per_epoch
+    warmup_steps = optimizer.warmup(total_steps)
+    if optimizer.warmup_steps is not None and warmup_steps >= total_steps:
+        log.warning(
+            "the warm-up of %d steps is as long as the whole run of %d, which never reaches its learning rate; "
+            "set optimizer.warmup_steps=null for a fraction of the run, or a smaller one",
+            warmup_steps, total_steps,
+        )  # fmt: skip
     return Recipe(
         lr=config.lr,
         epochs=config.epochs,
-        warmup_steps=optimizer.warmup(config.epochs * steps_per_epoch),
+        warmup_steps=warmup_steps,
         betas=optimizer.betas,
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.checkpoint import Snapshot, joined, random_state, restore_random_state
-from rosa_bench.data.batches import Batch, Batches, parts, to_device
+from rosa_bench.data.batches import Batch, Batches, parts, targets, to_device
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.progress import TrainingProgress
@@ -186,11 +186,20 @@ def fit(
 def backward(
     model: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager], *, accumulate: int = 1
 ) -> Tensor:
-    """Add the gradient of the batch's mean loss to the parameters, part by part, and return that loss, detached."""
-    total = batch["labels"].new_zeros((), dtype=torch.float32)
-    for part in parts(batch, accumulate) if accumulate > 1 else (batch,):
+    """Add the gradient of the batch's mean loss to the parameters, part by part, and return that loss, detached.
+
+    Parts weigh by how many of their labels count: a mean over tokens is not one over sequences.
+    """
+    if accumulate == 1:
         with autocast():
-            loss = model(**part).loss * (len(part["labels"]) / len(batch["labels"]))
+            loss = model(**batch).loss
+        loss.backward()
+        return loss.detach()
+    total = batch["labels"].new_zeros((), dtype=torch.float32)
+    for part in parts(batch, accumulate):
+        with autocast():
+            loss = model(**part).loss
+        loss = loss * (targets(part).double() / targets(batch)).to(loss.dtype)
         loss.backward()
         total += loss.detach()
     return total

@@ -12,30 +12,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import hydra
 import torch
-from rich import box, get_console
-from rich.table import Table
+from reporting import Figures, interleaved, write_report
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from rosa_bench.adapters import LowRankLinear
 from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.device import describe
-from rosa_bench.files import write_atomic
-from rosa_bench.provenance import git_state, versions
 
 REPEATS = 15
 TOKENS, BATCH, LENGTH = 512, 32, 16  # a batch of CoLA: 32 sentences of about 16 tokens
 RANK = 8
 SHAPE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
-Figures = dict[str, float]
 
 
 def main(folder: Path) -> None:
@@ -47,24 +40,7 @@ def main(folder: Path) -> None:
         "resample": resample(),
         "peak_memory": peak_memory(),
     }
-    device = torch.device("cpu")
-    report = {
-        "what": __doc__.splitlines()[0] if __doc__ else "",
-        "command": "python scripts/benchmark.py",
-        "device": describe(device),
-        "versions": versions(),
-        "git": git_state(),
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "figures": figures,
-    }
-    path = folder / f"cost_cpu_{datetime.now(UTC):%Y-%m-%d}.json"
-    write_atomic(path, json.dumps(report, indent=1) + "\n")
-    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
-    for name, group in figures.items():
-        for key, value in group.items():
-            table.add_row(name, key, f"{value:.4g}")
-    get_console().print(table)
-    get_console().print(f"written to {path}", soft_wrap=True)
+    write_report("cost", figures, folder=folder, what=__doc__, device=torch.device("cpu"))
 
 
 def start_up() -> Figures:
@@ -169,19 +145,6 @@ def settings(method: str) -> RunConfig:
     """The composed settings of a method at `RANK`."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         return parse(hydra.compose("config", [f"method={method}", f"rank={RANK}", "model=minilm"]))
-
-
-def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
-    """Median seconds of each action, all of them taken in turn so that a noisy moment hits them alike."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for action in actions.values():
-        action()  # warm up
-    for _ in range(repeats):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main() -> None:
         config = parse(hydra.compose("config", overrides=["task=synthetic", "model=mlp1", "method=rosa"]))
     problem = prepare(config.task, set_up(config, {}))
     [weight] = problem.model.parameters()  # (replicates, out, in)
-    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.validation))
+    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportFunctionMemberAccess]
 
     table = Table("init", "rank", *(f"after {step}" for step in STEPS), box=box.SIMPLE)
     for init in ("zero", "svd"):

@@ -41,6 +41,9 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+ENCODERS = ("tiny_bert", "tiny_roberta")
+
+
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
@@ -56,14 +59,18 @@ def compose() -> Callable[..., RunConfig]:
 @pytest.fixture
 def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedModel]":
     """``tiny_model("tiny_bert", num_outputs=1)``: that model, the same weights each time, without dropout."""
+    from rosa_bench.models.decoder import load_decoder
     from rosa_bench.models.encoder import load_encoder
     from rosa_bench.models.source import locate
-    from rosa_bench.models.spec import Encoder
+    from rosa_bench.models.spec import Decoder, Encoder
 
     def make(name: str, num_outputs: int = 2) -> "PreTrainedModel":
-        spec = compose("task=grammar", f"model={name}").model
-        assert isinstance(spec, Encoder)
+        task = "grammar" if name in ENCODERS else "restaurants"
+        spec = compose(f"task={task}", f"model={name}").model
         torch.manual_seed(0)
+        if isinstance(spec, Decoder):
+            return load_decoder(spec, locate(spec)).model.eval()
+        assert isinstance(spec, Encoder)
         return load_encoder(spec, locate(spec), num_outputs=num_outputs).model.eval()
 
     return make

@@ -26,7 +26,7 @@ from rosa_bench import best, checkpoint, lowrank, run, train
 from rosa_bench.config import conf_folder, parse
 from rosa_bench.lock import locked
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.problems import prepare
+from rosa_bench.problems import base, prepare
 from rosa_bench.problems.base import Problem
 from rosa_bench.record import load_records
 from rosa_bench.setup import Setup, set_up
@@ -239,13 +239,13 @@ PLACES: dict[str, Change] = {
     "folder renamed": dying(Path, "rename", call=2, after=True, when=named(".step-")),
     "older half removed": dying_half_through_the_older,
     "older removed": dying(shutil, "rmtree", call=2, after=True, when=named("step-")),
-    "before an evaluation": dying(run, "predict"),
+    "before an evaluation": dying(base, "predict"),
     "after an evaluation": dying(best.BestEpoch, "offer"),
     "epoch offered": dying(best.BestEpoch, "offer", after=True),
-    "before the last evaluation": dying(run, "predict", call=2),
-    "before dev is scored": dying(run, "predict", call=2),
+    "before the last evaluation": dying(base, "predict", call=2),
+    "before dev is scored": dying(base, "predict", call=2),
     "after merging": dying(Rosa, "merge", after=True),
-    "dev scored": dying(run, "predict", call=2, after=True),
+    "dev scored": dying(base, "predict", call=2, after=True),
     "model written": dying(Path, "rename", when=named(".model.")),
     "model saved": dying(Problem, "save_model", after=True),
     "record saved": dying(run, "save_record", after=True),

@@ -248,6 +248,9 @@ def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Out
     (["report", "here"], ["here", "KEY=VALUE", "results_dir"]),
     (["report"], ["results_dir=results", "run something first"]),
     (["figures", "results_dir=nowhere"], ["results_dir=nowhere", "rosa-bench -m +experiment=figure2"]),
+    (["score"], ["usage", "rosa-bench score FILE"]),
+    (["score", "nowhere.jsonl"], ["nowhere.jsonl", "No such file"]),
+    (["score", "."], [".", "Is a directory"]),
 ])  # fmt: skip
 def test_a_mistake_in_another_command_is_told(
     rosa_bench: Callable[..., Outcome], arguments: list[str], words: list[str]
@@ -260,6 +263,34 @@ def test_models_lists_every_model(rosa_bench: Callable[..., Outcome]) -> None:
     assert outcome.status == 0
     for path in (cli.conf_folder() / "model").glob("*.yaml"):
         assert path.stem in outcome.out
+
+
+GENERATION = {"prompt": "name[Blue Spice]", "output": "a b c d e", "references": ["a b c d e"]}
+
+
+def test_score_needs_no_model(here: Path) -> None:
+    write_rows(here, "one.jsonl", [GENERATION])
+    write_rows(here, "two.jsonl", [GENERATION, {**GENERATION, "references": ["a b c d f", "x"]}])
+    program = (
+        "import sys\n"
+        "sys.argv = ['rosa-bench', 'score', 'one.jsonl', 'two.jsonl']\n"
+        "from rosa_bench.cli import main\n"
+        "main()\n"
+        "print({'torch', 'transformers', 'datasets', 'evaluate'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=here)
+    assert done.stdout.endswith("set()\n")
+    one, two = ([*filter(None, line.split(" "))] for line in done.stdout.splitlines() if ".jsonl" in line)
+    assert one == ["one.jsonl", "1", "1", "100.00", "100.00", "2.32"]  # log2(5) bits: five words, all different
+    assert two[:5] == ["two.jsonl", "2", "1", "to", "2"]
+
+
+def test_a_file_that_cannot_be_scored_is_told_before_any_figure(rosa_bench: Callable[..., Outcome], here: Path) -> None:
+    write_rows(here, "good.jsonl", [GENERATION])
+    write_rows(here, "bad.jsonl", [GENERATION, {**GENERATION, "references": []}])
+    outcome = rosa_bench("score", "good.jsonl", "bad.jsonl")
+    assert_told(outcome, "bad.jsonl, line 2", "no references")
+    assert not outcome.out
 
 
 def test_ctrl_c_ends_with_its_own_status(rosa_bench: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,3 +563,18 @@ def test_an_experiment_deviates_in_what_its_file_sets_and_nothing_else(deviation
 
 def test_each_job_of_a_sweep_has_its_own_deviations(deviations: Callable) -> None:
     assert deviations("-m", "epochs=10,3", "rank=2,4") == [{}, {}, {"epochs": [3, 10]}, {"epochs": [3, 10]}]
+
+
+# Several jobs at once
+
+
+@pytest.mark.parametrize(("gpus", "jobs_per_gpu", "expected"), [(0, 1, -1), (0, 3, -1), (1, 1, 1), (2, 3, 6)])
+def test_so_many_jobs_run_at_once(monkeypatch: pytest.MonkeyPatch, gpus: int, jobs_per_gpu: int, expected: int) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert cli.processes(jobs_per_gpu) == expected
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_no_job_for_a_gpu_is_a_mistake(wrong: int) -> None:
+    with pytest.raises(UserError, match=f"jobs_per_gpu={wrong}"):
+        cli.processes(wrong)

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rosa_bench import metrics
 from rosa_bench.adapters import low_rank_layers
 from rosa_bench.config import RunConfig, conf_folder, parse
+from rosa_bench.data.generation import GenerationTask
 from rosa_bench.data.task import TextTask
 from rosa_bench.errors import UserError
 from rosa_bench.methods.base import AdapterMethod, LowRankMethod
@@ -67,11 +68,17 @@ def test_a_task_composes_and_its_metric_gives_the_reported_score(compose: Compos
     task = compose(f"task={name}").task
     assert task.name == name
     assert task.title
-    assert set(task.rows) <= {task.train, task.validation}
-    if not isinstance(task, TextTask):  # the others compute their own
-        return
-    assert task.num_outputs == max(1, len(task.labels))
-    figures = metrics.load(task.metric).module.compute(predictions=[0, 1, 1], references=[0, 1, 0])
+    assert set(task.rows) <= set(task.splits)
+    match task:
+        case TextTask():
+            assert task.num_outputs == max(1, len(task.labels))
+            given: dict = {"predictions": [0, 1, 1], "references": [0, 1, 0]}
+        case GenerationTask():
+            assert {task.train, task.validation} < set(task.splits)
+            given = {"predictions": ["a b c d"], "references": [["a b c e", "b"]]}
+        case _:  # it computes its own
+            return
+    figures = metrics.load(task.metric).module.compute(**given)
     assert figures is not None
     assert task.score in figures
 

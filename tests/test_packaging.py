@@ -84,7 +84,7 @@ SUPPLIED = {
 }  # fmt: skip
 
 # Files that may import what an extra brings, which they look for first.
-OPTIONAL = {"rosa_bench/report": "report", "rosa_bench/tracking.py": "tracking"}
+OPTIONAL = {"rosa_bench/report": "report", "rosa_bench/tracking.py": "tracking", "rosa_bench/models/gguf.py": "gguf"}
 
 
 def test_whatever_the_package_imports_is_declared() -> None:

@@ -51,6 +51,14 @@ def test_a_rank_is_no_new_run_for_a_method_without_one() -> None:
     assert kinds(jobs) == {"new": 4, "duplicate": 2}
 
 
+def test_table_3_is_24_runs() -> None:
+    """Two methods have no rank: of 32 combinations, 8 say again what another said."""
+    jobs = plan(["+experiment=table3", "model=tiny_gpt2", "task=restaurants", "device=cpu"], str)
+    assert kinds(jobs) == {"new": 24, "duplicate": 8}
+    assert {job.setup.config.protocol.name for job in jobs if job.setup} == {"paper"}
+    assert "32 jobs: 24 new, 8 duplicate; 24 to run" in shown(jobs)
+
+
 def test_what_is_done_and_what_failed_is_told(compose: Callable[..., RunConfig]) -> None:
     record = run(set_up(compose(*TINY, "method=ft"), {}))
     other = set_up(compose(*TINY, "method=lora", "rank=2"), {})

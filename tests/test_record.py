@@ -2,21 +2,26 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hydra
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 
-from rosa_bench.config import RunConfig
+from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.errors import UserError
 from rosa_bench.record import (
     ADDED_SINCE,
     SCHEMA,
     RunRecord,
+    identity,
     load_record,
     load_records,
     public_config,
+    run_id,
     runs_folder,
     save_record,
 )
@@ -109,6 +114,38 @@ def test_the_rank_means_nothing_to_a_method_without_one(name: Name, method: str)
 def test_the_name_begins_with_what_a_person_looks_for(name: Name) -> None:
     assert re.fullmatch(r"grammar-tiny_roberta-lora-r4-lr0\.002-s3-[0-9a-f]{10}", name("rank=4", "lr=2e-3", "seed=3"))
     assert re.fullmatch(r"grammar-tiny_roberta-ft-lr0\.0002-s0-[0-9a-f]{10}", name("method=ft"))
+
+
+RUNS = conf_folder().parent / "results/runs"
+
+
+@cache
+def composed(*overrides: str) -> DictConfig:
+    """What a command line comes to today, before it is checked."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        settings = hydra.compose("config", overrides=list(overrides))
+    OmegaConf.set_struct(settings, False)
+    return settings
+
+
+@pytest.mark.skipif(not RUNS.is_dir(), reason="needs the committed records")
+def test_what_can_be_set_since_renames_no_run_that_was_made_before() -> None:
+    """Each committed record, set up today as it was then, has the name that it has: so that it still counts as done."""
+    names, expected = [], []
+    for record in load_records(RUNS.parent):
+        groups = (f"{group}={record.config[group]['name']}" for group in ("task", "model", "protocol", "method"))
+        config = parse(DictConfig(OmegaConf.merge(composed(*groups), record.config)))
+        known = identity(
+            config,
+            data=record.data["source"],
+            model={key: value for key, value in record.model.items() if key not in ("source", "commit")},
+            device=record.device["type"],
+            precision=record.device["precision"],
+        )
+        names.append(run_id(config, known))
+        expected.append(record.id)
+    assert len(expected) > 100
+    assert names == expected
 
 
 def write_data(folder: Path, train: str, validation: str) -> Path:

@@ -4,41 +4,54 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rosa_bench.data.batches import Batches
 from rosa_bench.data.rows import DataInfo
 from rosa_bench.data.task import Task
-from rosa_bench.evaluate import Predictions
+from rosa_bench.device import autocast
+from rosa_bench.evaluate import Predictions, predict
 from rosa_bench.files import new_folder
+from rosa_bench.generations import Generation
 from rosa_bench.setup import Setup
 from rosa_bench.train import Scores
 
 EVALUATION_BATCHES = 4  # times as large as those of training: without gradients, more fits
 
 
+class Result(NamedTuple):
+    """What an evaluation gives: figures, and what the model wrote, where it was made to write."""
+
+    scores: Scores
+    generations: tuple[Generation, ...] = ()
+
+
+Evaluate = Callable[[PreTrainedModel], Result]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """One task and one model, ready for a method.
 
-    model       in float32 on the CPU; given labels, it returns its loss, as Hugging Face's do
-    tokenizer   what belongs to the model, where texts go in
-    commit      of the model, where it came from the hub
-    held_out    batches out of train to select on; none where the protocol selects on dev itself
-    validation  batches of dev
-    score       figures of predictions: the task's own, and ``loss``; ``signature`` fixes how they are computed
-    info        what a record says of the data; ``facts``, what else is known of it
+    model        in float32 on the CPU; given labels, it returns its loss, as Hugging Face's do
+    tokenizer    what belongs to the model, where texts go in
+    commit       of the model, where it came from the hub
+    select       evaluates after each epoch; ``loss`` and the figure that selects are among the scores
+    selected_on  by which rows: ``held_out`` of train, ``validation``, or ``validation_split`` where test is reported
+    report       evaluates at the end, on rows that did not select; none where those that did are reported
+    signature    fixes how the figures are computed
+    info         what a record says of the data; ``facts``, what else is known of it
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None = None
     commit: str | None = None
     train: Batches
-    held_out: Batches | None
-    validation: Batches
-    score: Callable[[Predictions], Scores]
+    select: Evaluate
+    selected_on: str
+    report: Evaluate | None
     signature: str
     info: DataInfo
     facts: dict[str, Any] = field(default_factory=dict)
@@ -49,6 +62,19 @@ class Problem:
             self.model.save_pretrained(new)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(new)
+
+
+@dataclass(frozen=True)
+class OnBatches:
+    """The evaluation that predicts all batches and scores that."""
+
+    batches: Batches
+    setup: Setup
+    score: Callable[[Predictions], Scores]
+
+    def __call__(self, model: PreTrainedModel) -> Result:
+        context = autocast(self.setup.precision, self.setup.device)
+        return Result(self.score(predict(model, self.batches, device=self.setup.device, autocast=context)))
 
 
 @singledispatch

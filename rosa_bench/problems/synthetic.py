@@ -15,7 +15,7 @@ from rosa_bench.errors import UserError
 from rosa_bench.evaluate import Predictions
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
-from rosa_bench.problems.base import EVALUATION_BATCHES, Problem, prepare
+from rosa_bench.problems.base import EVALUATION_BATCHES, OnBatches, Problem, prepare
 from rosa_bench.setup import Setup
 from rosa_bench.theory import best_errors, best_update
 from rosa_bench.train import Scores
@@ -49,12 +49,16 @@ def _(task: SyntheticTask, setup: Setup) -> Problem:
     def batches(name: str, *, size: int = 1, seed: int | None = None) -> TensorBatches:
         return TensorBatches(*splits[name], batch_size=size * config.batch_size, seed=seed)
 
+    def evaluation(name: str) -> OnBatches:
+        return OnBatches(batches(name, size=EVALUATION_BATCHES), setup, mean_squared_errors)
+
+    validation = evaluation("validation")
     return Problem(
         model=model,
         train=batches("train", seed=config.seed),
-        held_out=batches("held_out", size=EVALUATION_BATCHES) if held_out else None,
-        validation=batches("validation", size=EVALUATION_BATCHES),
-        score=mean_squared_errors,
+        select=evaluation("held_out") if held_out else validation,
+        selected_on="held_out" if held_out else "validation",
+        report=validation if held_out else None,
         signature=f"mse|torch:{torch.__version__}",
         info=DataInfo(
             source=describe_source(task, None),

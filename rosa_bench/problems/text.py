@@ -11,9 +11,10 @@ from rosa_bench.data.rows import Row, load_splits
 from rosa_bench.data.task import TextTask
 from rosa_bench.errors import UserError, one_of
 from rosa_bench.evaluate import score
-from rosa_bench.models.encoder import Loaded, load_encoder, longest_input
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.pretrained import Loaded, longest_input
 from rosa_bench.models.spec import Encoder
-from rosa_bench.problems.base import EVALUATION_BATCHES, Problem, prepare
+from rosa_bench.problems.base import EVALUATION_BATCHES, OnBatches, Problem, prepare
 from rosa_bench.setup import Setup
 
 
@@ -42,14 +43,19 @@ def _(task: TextTask, setup: Setup) -> Problem:
             pad_to_max=config.pad_to_max,
         )  # fmt: skip
 
+    def evaluation(rows: list[Row]) -> OnBatches:
+        return OnBatches(batches(rows, size=EVALUATION_BATCHES), setup, partial(score, metric=metric))
+
+    held_out = evaluation(splits.held_out) if splits.held_out else None
+    validation = evaluation(splits.validation)
     return Problem(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         commit=loaded.commit,
         train=batches(splits.train, seed=config.seed),
-        held_out=batches(splits.held_out, size=EVALUATION_BATCHES) if splits.held_out else None,
-        validation=batches(splits.validation, size=EVALUATION_BATCHES),
-        score=partial(score, metric=metric),
+        select=held_out or validation,
+        selected_on="held_out" if held_out else "validation",
+        report=validation if held_out else None,
         signature=metric.signature,
         info=splits.info,
     )
@@ -57,7 +63,7 @@ def _(task: TextTask, setup: Setup) -> Problem:
 
 def max_length(config: RunConfig, loaded: Loaded) -> int:
     """The length that inputs are cut to. Raises `UserError` if none is given, or the model has no positions for it."""
-    longest = longest_input(loaded.model, loaded.tokenizer)
+    longest = longest_input(loaded)
     if config.max_length is None or config.max_length > longest:
         raise UserError(f"max_length={config.max_length} is not what {config.model.name} takes; use at most {longest}")
     return config.max_length

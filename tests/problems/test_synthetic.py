@@ -17,6 +17,7 @@ from rosa_bench.measure import Meter
 from rosa_bench.models.perceptron import PerceptronConfig, PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
 from rosa_bench.problems import Problem, prepare
+from rosa_bench.problems.base import OnBatches
 from rosa_bench.problems.synthetic import STREAM, moved
 from rosa_bench.record import load_records
 from rosa_bench.run import recipe, run
@@ -61,6 +62,17 @@ def tensors(batches: Batches | None) -> tuple[Tensor, Tensor]:
     """x (rows, replicates, in) and y (rows, replicates, out)."""
     assert isinstance(batches, TensorBatches)
     return batches.inputs, batches.labels
+
+
+def validation_of(problem: Problem) -> Batches:
+    evaluation = problem.report or problem.select
+    assert isinstance(evaluation, OnBatches)
+    return evaluation.batches
+
+
+def held_out_of(problem: Problem) -> Batches | None:
+    assert isinstance(problem.select, OnBatches)
+    return problem.select.batches if problem.report else None
 
 
 def weights(problem: Problem) -> list[Tensor]:
@@ -109,7 +121,7 @@ def test_the_move_is_as_large_as_the_inputs_are(problem_of: ProblemOf) -> None:
 def test_labels_are_those_of_a_map_that_differs_from_the_model_by_the_true_rank(problem_of: ProblemOf) -> None:
     problem = problem_of("model=mlp1")
     (start,) = weights(problem)
-    for batches in (problem.train, problem.validation):
+    for batches in (problem.train, validation_of(problem)):
         x, y = tensors(batches)
         for replicate in range(REPLICATES):
             one_x, one_y = x[:, replicate].double(), y[:, replicate].double()
@@ -123,7 +135,7 @@ def test_a_perceptrons_labels_are_the_moved_networks_outputs(problem_of: Problem
     problem = problem_of(*MODELS["mlp2"], "seed=5")
     assert isinstance(problem.model, PerceptronForRegression)
     target = moved(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
-    for batches in (problem.train, problem.validation):
+    for batches in (problem.train, validation_of(problem)):
         x, y = tensors(batches)
         torch.testing.assert_close(y, reference(list(target.parameters()), x).detach())
         assert min(squared_errors(reference(weights(problem), x), y)) > 0.1
@@ -134,7 +146,7 @@ def test_inputs_are_standard_normal_and_no_two_splits_or_replicates_share_one(
     problem_of: ProblemOf, model: str
 ) -> None:
     problem = problem_of(*MODELS[model], "protocol=fair")
-    drawn = [tensors(batches)[0] for batches in (problem.train, problem.held_out, problem.validation)]
+    drawn = [tensors(batches)[0] for batches in (problem.train, held_out_of(problem), validation_of(problem))]
     assert kstest(torch.cat(drawn).flatten().numpy(), "norm").pvalue > 1e-3
     rows = torch.cat([x.flatten(0, 1) for x in drawn])  # (rows of all splits and replicates, in)
     assert len(rows.unique(dim=0)) == REPLICATES * (TRAIN + VALIDATION)
@@ -143,7 +155,7 @@ def test_inputs_are_standard_normal_and_no_two_splits_or_replicates_share_one(
 @pytest.mark.parametrize("model", MODELS)
 def test_a_seed_fixes_the_problem_and_another_draws_another(problem_of: ProblemOf, model: str) -> None:
     first, again, other = (problem_of(*MODELS[model], f"seed={seed}") for seed in (0, 0, 1))
-    for left, right in ((first.train, again.train), (first.validation, again.validation)):
+    for left, right in ((first.train, again.train), (validation_of(first), validation_of(again))):
         assert all(map(torch.equal, tensors(left), tensors(right)))
         for one, two in zip(left.epoch(2), right.epoch(2), strict=True):
             assert torch.equal(one["labels"], two["labels"])
@@ -188,7 +200,11 @@ def test_sizes(
     assert problem.info.official_rows == {"train": 80, "validation": 40}
     assert problem.info.subset is subset
     assert problem.info.synthetic is True
-    for batches, count in ((problem.train, train), (problem.held_out, held_out), (problem.validation, validation)):
+    for batches, count in (
+        (problem.train, train),
+        (held_out_of(problem), held_out),
+        (validation_of(problem), validation),
+    ):
         if not count:
             assert batches is None
             continue
@@ -274,7 +290,7 @@ def test_best_of_rank_against_least_squares_and_svd(problem_of: ProblemOf, train
     (start,) = weights(problem)
     best = problem.facts["best_of_rank"]
     assert set(best) == {"train", "validation"}
-    for split, batches in (("train", problem.train), ("validation", problem.validation)):
+    for split, batches in (("train", problem.train), ("validation", validation_of(problem))):
         x, y = (tensor.double().numpy() for tensor in tensors(batches))
         fit_x, fit_y = (tensor.double().numpy() for tensor in tensors(problem.train))
         for replicate in range(REPLICATES):
@@ -290,7 +306,7 @@ def test_best_of_rank_against_least_squares_and_svd(problem_of: ProblemOf, train
 def test_best_of_rank_falls_from_the_untouched_models_loss_to_none_at_the_true_rank(problem_of: ProblemOf) -> None:
     problem = problem_of("model=mlp1")
     best = problem.facts["best_of_rank"]
-    for split, batches in (("train", problem.train), ("validation", problem.validation)):
+    for split, batches in (("train", problem.train), ("validation", validation_of(problem))):
         x, y = tensors(batches)
         untouched = squared_errors(reference(weights(problem), x), y)
         assert [each[0] for each in best[split]] == pytest.approx(untouched, rel=1e-5)
@@ -387,7 +403,7 @@ def test_the_saved_model_is_the_one_whose_errors_were_recorded(
     assert selected["epoch"] < last["epoch"] == 3
     saved = PerceptronForRegression.from_pretrained(setup.saved_model)
     assert [parameter.shape for parameter in saved.parameters()] == [(REPLICATES, *shape) for shape in SHAPES[model]]
-    x, y = tensors(prepare(setup.config.task, setup).validation)
+    x, y = tensors(validation_of(prepare(setup.config.task, setup)))
     found = squared_errors(reference([weight.detach() for weight in saved.parameters()], x), y)
     assert found == pytest.approx([selected["mse.0"], selected["mse.1"]], rel=1e-4)
     assert found != pytest.approx([last["mse.0"], last["mse.1"]], rel=1e-2)

@@ -1,0 +1,66 @@
+"""What the benchmarks share: times that can be compared, and a report of figures."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from rich import box, get_console
+from rich.table import Table
+
+from rosa_bench.device import describe
+from rosa_bench.files import write_atomic
+from rosa_bench.provenance import git_state, versions
+
+Figures = dict[str, float]
+
+
+def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
+    """Median seconds of each action, all of them taken in turn so that a noisy moment hits them alike."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for action in actions.values():
+        action()  # warm up
+    for _ in range(repeats):
+        for name, action in actions.items():
+            wait_for_gpu()
+            started = time.perf_counter()
+            action()
+            wait_for_gpu()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def wait_for_gpu() -> None:
+    """Return when what was asked of a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def write_report(
+    name: str, figures: Mapping[str, Figures], *, folder: Path, what: str | None, device: torch.device
+) -> None:
+    """Print the figures as a table, and write them with what made them: ``<name>_<device>_<date>.json``."""
+    now = datetime.now(UTC)
+    described = describe(device)
+    report = {
+        "what": (what or "").partition("\n")[0],
+        "command": " ".join(["python", *sys.argv]),
+        "device": described,
+        "versions": versions(),
+        "git": git_state(),
+        "measured_at": now.isoformat(timespec="seconds"),
+        "figures": figures,
+    }
+    kind = "cpu" if device.type == "cpu" else str(described["name"]).split()[-1].lower()
+    path = folder / f"{name}_{kind}_{now:%Y-%m-%d}.json"
+    write_atomic(path, json.dumps(report, indent=1) + "\n")
+    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
+    for group_name, group in figures.items():
+        for key, value in group.items():
+            table.add_row(group_name, key, f"{value:.4g}")
+    get_console().print(table)
+    get_console().print(f"written to {path}", soft_wrap=True)
