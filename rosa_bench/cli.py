@@ -101,7 +101,7 @@ def explain(error: BaseException) -> str:
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
         return f"{group}={name} is not known; choose one of: {', '.join(error.options)}{plugin}"
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
-        return str(error.__context__)  # of one of our resolvers
+        error = error.__context__  # of one of our resolvers
     if isinstance(error, HydraException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
