@@ -23,6 +23,7 @@ FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # By ``scores.selected_on``: the rows that every epoch was scored on.
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
+# Figures whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
 
 
