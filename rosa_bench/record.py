@@ -100,16 +100,17 @@ SHAPE: dict[Any, Any] = {
 }
 
 
-def completed_shape(reported: str) -> dict[str, Any]:
-    """As `SHAPE`, of what only a completed run has, whose ``reported`` figure is that one."""
+def completed_shape(reported: str, selects: str) -> dict[str, Any]:
+    """As `SHAPE`, of what only a completed run has: its ``reported`` figure, and each epoch's that ``selects``."""
     figure = {reported: NUMBER}
     return {
         "parameters": {"trainable": int},
         "scores": {
             "reported": str,
             "lower_is_better?": bool,
-            "epochs": [{"train_loss": NUMBER, "scores": {...: NUMBER, **figure}}],
-            "selected_on": {"held_out", "validation"},
+            "epochs": [{"train_loss": NUMBER, "scores": {...: NUMBER, selects: NUMBER}}],
+            "selected_by?": {"name": str, "lower_is_better": bool},
+            "selected_on": {"held_out", "validation", "validation_split"},
             "selection_score": NUMBER,
             "selected": figure,
             "last": figure,
@@ -239,7 +240,10 @@ def _misfit(values: Any) -> str | None:
     found = misfit(values, SHAPE)
     if found or values["status"] != "completed":
         return found
-    return misfit(values, completed_shape(str(values.get("scores", {}).get("reported"))))
+    scores = values.get("scores", {})
+    reported, selected_by = str(scores.get("reported")), scores.get("selected_by")
+    selects = selected_by.get("name") if isinstance(selected_by, dict) else reported
+    return misfit(values, completed_shape(reported, str(selects)))
 
 
 class Records(list[RunRecord]):

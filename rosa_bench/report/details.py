@@ -8,7 +8,8 @@ from rosa_bench.report.figure import COLOURS, OTHER_COLOUR
 from rosa_bench.report.figure3 import MIB
 from rosa_bench.report.html import fill
 from rosa_bench.report.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
-from rosa_bench.report.run_list import metric, scale
+from rosa_bench.report.run_list import metric
+from rosa_bench.report.select import selects_by, writes_texts
 from rosa_bench.report.settings import frozen, words
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def details_html(run: RunRecord) -> "Markup":
 
 
 def plots(run: RunRecord) -> list[Plot]:
-    """Training loss, and loss and reported figure on the rows that select, against epochs; as far as they are known."""
+    """Training loss, and loss and the figure that selects on the rows that do, against epochs; as far as known."""
     epochs = run.scores.get("epochs", [])
     rows = SELECTED_ON["held_out" if run.data["rows"]["held_out"] else "validation"]
-    reported = run.scores.get("reported")
+    name, is_error = selects_by(run) if "reported" in run.scores else (metric(run), False)
     curves = {
         "training loss": [epoch["train_loss"] for epoch in epochs],
         f"loss on {rows}": [epoch["scores"]["loss"] for epoch in epochs if "loss" in epoch["scores"]],
-        f"{metric(run)} on {rows}": [epoch["scores"][reported] * scale(run) for epoch in epochs],
+        f"{name.replace('_', ' ')} on {rows}": [epoch["scores"][name] * (1 if is_error else 100) for epoch in epochs],
     }
     selected = (run.scores.get("selected") or {}).get("epoch")
     placed = (plot(title, values, selected=selected) for title, values in curves.items())
@@ -61,9 +62,10 @@ def _facts(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     """What it came to, and its provenance, under headings."""
     scores = run.scores
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if key in scores}
+    reported = "test" if writes_texts(run) else "dev"
     return {
-        "Scores on dev, selected epoch": scores.get("selected") or {},
-        "Scores on dev, last epoch": scores.get("last") or {},
+        f"Scores on {reported}, selected epoch": scores.get("selected") or {},
+        f"Scores on {reported}, last epoch": scores.get("last") or {},
         "Selection": chosen,
         "Data": {key: run.data[key] for key in DATA if key in run.data},
         "Weights": run.model,
