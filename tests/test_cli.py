@@ -141,7 +141,7 @@ def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["task=unheard_of"], ["task=unheard_of", "boolq, cola, grammar, mnli"]),
+    (["task=unheard_of"], ["task=unheard_of", "boolq, cola, e2e_nlg, grammar"]),
     (["model=unheard_of"], ["model=unheard_of", "minilm, mlp1, mlp2, mpnet_base, roberta_base"]),
     (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),

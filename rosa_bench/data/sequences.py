@@ -81,8 +81,8 @@ class Encoding:
 
     @property
     def padding(self) -> int:
-        """What fills a batch up. A mask says where, so that the end sign does where a tokenizer has no padding sign."""
-        return self.end if self.tokenizer.pad_token_id is None else self.tokenizer.pad_token_id  # pyright: ignore[reportReturnType]
+        """What fills a batch up: the end sign, which every model knows. A mask says where, so that nothing is lost."""
+        return self.end
 
     def prompts(self, texts: Sequence[str], *, room: int) -> list[list[int]]:
         """The tokens of prompts, cut from the left to ``room``; says in the log how many were."""

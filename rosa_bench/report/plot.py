@@ -12,6 +12,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 310, 8, 116  # of the axes inside it
 POINTS = 150  # at most so many of a curve are drawn
 MARKED = 30  # at most so many have a mark each
 LOG_FROM = 100  # a positive curve that spans more than this factor has a logarithmic axis
+DEPTH = 1e-30  # of its height is where that axis ends: what is less lies on its edge
 
 LEVEL = 1e-3  # a curve that spans less than this part of its height is drawn level: its ticks would read the same
 
@@ -48,7 +49,8 @@ def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot |
         return round(LEFT + (RIGHT - LEFT) * (epoch - 1) / max(1, count - 1), 1)
 
     def y(value: float) -> float:
-        place, first, last = (math.log(it) if is_log else it for it in (value, ticks[0], ticks[-1]))
+        drawn = max(value, ticks[0]) if is_log else value
+        place, first, last = (math.log(it) if is_log else it for it in (drawn, ticks[0], ticks[-1]))
         return round(BOTTOM - (BOTTOM - TOP) * (place - first) / (last - first), 1)
 
     pieces = [list(piece) for is_finite, piece in groupby(thinned, lambda epoch: epoch in curve) if is_finite]
@@ -63,8 +65,12 @@ def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot |
 
 
 def _axis(low: float, high: float) -> tuple[bool, list[float]]:
-    """Whether an axis from ``low`` to ``high`` is logarithmic, and its ticks; the first and last enclose both."""
+    """Whether an axis from ``low`` to ``high`` is logarithmic, and its ticks; the first and last enclose both.
+
+    A logarithmic one is cut at `DEPTH`.
+    """
     if low > 0 and high / low > LOG_FROM:
+        low = max(low, DEPTH * high)
         return True, [float(tick) for tick in LogLocator(numticks=5).tick_values(low, high)]
     is_level = high - low < LEVEL * max(abs(low), abs(high)) or high == low
     room = (abs(low) / 10 or 1) if is_level else 0
