@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rosa_bench.beam_cache import beam_cache
 from rosa_bench.data.generation import Decoding
 from rosa_bench.progress import progress_over
 
@@ -64,6 +65,7 @@ def generate(
                 ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=settings(decoding, end=end, padding=padding),
+                past_key_values=beam_cache(model.config),
                 logits_processor=forbidden(decoding, prompt_length=ids.shape[1]),
             )
         outputs = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
