@@ -58,9 +58,9 @@ def _has_ranks(variants: Iterable[Variant]) -> bool:
 
 def _caption(panels: list[Panel]) -> str:
     said = (
-        "**Figure 4.** Score against epochs at several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, "
-        "LoRA, where it was run, on the right, full fine-tuning in both; each at its chosen learning rate. Darker: a "
-        "higher rank. Lines: mean over seeds; shades: their range. Each epoch is scored on the rows that the epoch is "
-        "selected by, which the axis names."
+        "**Figure 4.** What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
+        "several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, LoRA, where it was run, on the right, "
+        "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
+        "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
     )
     return f"{said}\n\n{sources(panels)}"
