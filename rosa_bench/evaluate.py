@@ -47,8 +47,9 @@ def mean_loss(
         moved = to_device(batch, device)
         with autocast():
             mean = model(**moved).loss
-        loss += mean.double() * targets(moved)
-        labels += targets(moved)
+        count = targets(moved)
+        loss += mean.double() * count
+        labels += count
     return (loss / labels).item()
 
 

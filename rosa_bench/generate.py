@@ -1,6 +1,5 @@
 """Texts written by a causal language model: batched, padded on the left, by beam search."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -18,8 +17,6 @@ from transformers import (
 from rosa_bench.beam_cache import beam_cache
 from rosa_bench.data.generation import Decoding
 from rosa_bench.progress import progress_over
-
-log = logging.getLogger(__name__)
 
 
 class NoRepeatInOutput(LogitsProcessor):

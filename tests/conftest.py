@@ -134,6 +134,21 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
     return make
 
 
+@pytest.fixture
+def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
+    """``loud(model)``: the model with weights so large that what it says depends on what it read."""
+
+    def make(model: "PreTrainedModel") -> "PreTrainedModel":
+        generator = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim == 2:
+                    parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+        return model
+
+    return make
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """No test depends on the tests before it."""

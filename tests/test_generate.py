@@ -35,24 +35,15 @@ def write(model: PreTrainedModel, prompts: list[list[int]], how: Decoding, batch
     )  # fmt: skip
 
 
-def loud(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with weights so large that what it says depends on what it read, and ends now and then."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 Tiny = Callable[..., PreTrainedModel]
+Loud = Callable[[PreTrainedModel], PreTrainedModel]
 
 
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
 @pytest.mark.parametrize(
     "how", [decoding(), decoding(beams=5), decoding(beams=3, no_repeat_ngram=2, max_new_tokens=30)]
 )
-def test_an_output_does_not_depend_on_its_neighbours(tiny_model: Tiny, kind: str, how: Decoding) -> None:
+def test_an_output_does_not_depend_on_its_neighbours(tiny_model: Tiny, kind: str, how: Decoding, loud: Loud) -> None:
     model = loud(tiny_model(kind))
     alone = [write(model, [prompt], how)[0] for prompt in PROMPTS]
     assert len(set(alone)) > 1  # it matters what was read
@@ -62,7 +53,7 @@ def test_an_output_does_not_depend_on_its_neighbours(tiny_model: Tiny, kind: str
 
 
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
-def test_greedy_is_the_likeliest_token_at_each_step(tiny_model: Tiny, kind: str) -> None:
+def test_greedy_is_the_likeliest_token_at_each_step(tiny_model: Tiny, kind: str, loud: Loud) -> None:
     model = loud(tiny_model(kind))
     for prompt, text in zip(PROMPTS, write(model, PROMPTS, decoding()), strict=True):
         tokens = list(prompt)
@@ -72,7 +63,7 @@ def test_greedy_is_the_likeliest_token_at_each_step(tiny_model: Tiny, kind: str)
         assert text == said(tokens[len(prompt) :])
 
 
-def test_beams_find_what_is_at_least_as_likely(tiny_model: Tiny) -> None:
+def test_beams_find_what_is_at_least_as_likely(tiny_model: Tiny, loud: Loud) -> None:
     model = loud(tiny_model("tiny_gpt2"))
     two = decoding(max_new_tokens=2, beams=200)  # of 261 x 261 pairs: all that can be best
     prompt = PROMPTS[0]
@@ -96,7 +87,7 @@ HABITS = {
 
 
 @pytest.mark.parametrize("how", [decoding(), decoding(beams=3, no_repeat_ngram=3)])
-def test_a_models_own_habits_do_not_count_and_stay_its_own(tiny_model: Tiny, how: Decoding) -> None:
+def test_a_models_own_habits_do_not_count_and_stay_its_own(tiny_model: Tiny, how: Decoding, loud: Loud) -> None:
     model = loud(tiny_model("tiny_gpt2"))
     plain = write(model, PROMPTS, how)
     for habit, value in HABITS.items():

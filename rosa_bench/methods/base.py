@@ -131,8 +131,8 @@ class AdapterMethod(Method):
         from rosa_bench.adapters import name_matches, replace_linears, split_linear
 
         names = []
+        fused = self.fused if self.split_qkv and self.fused else {}
         for name in self.target_names(model):
-            fused = self.fused if self.split_qkv and self.fused else {}
             count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
             names += split_linear(model, name, count) if count > 1 else [name]
         replace_linears(model, names, make)

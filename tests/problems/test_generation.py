@@ -28,6 +28,7 @@ from rosa_bench.train import backward
 MakeSetup = Callable[..., Setup]
 ProblemOf = Callable[..., Problem]
 Tiny = Callable[..., PreTrainedModel]
+Loud = Callable[[PreTrainedModel], PreTrainedModel]
 
 TINY = (
     "task=restaurants", "model=tiny_gpt2", "device=cpu", "limit_train=12", "limit_eval=5", "batch_size=4",
@@ -60,16 +61,6 @@ def prompts_of(setup: Setup, split: str) -> list[Prompt]:
     return getattr(load_prompts(setup.config.task, None, limit_train=12, limit_eval=5), split)
 
 
-def loud(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with weights so large that what it says depends on what it read."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model
-
-
 def token_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[float]:
     """The cross entropy of every token of every reference and of its end sign, one sequence at a time."""
     found = []
@@ -96,7 +87,7 @@ def tokenizer_of(problem: Problem) -> PreTrainedTokenizerBase:
     ("tiny_gpt2", 1, "paper"), ("tiny_gpt2", 3, "fair"), ("tiny_llama", 3, "paper"), ("tiny_llama", 64, "fair"),
 ])  # fmt: skip
 def test_the_selecting_loss_is_the_mean_over_every_token_of_every_reference(
-    make_setup: MakeSetup, kind: str, batch_size: int, protocol: str
+    make_setup: MakeSetup, kind: str, batch_size: int, protocol: str, loud: Loud
 ) -> None:
     """Of references and end signs alone, under every protocol, so that perplexities may be compared."""
     setup = make_setup(f"model={kind}", f"batch_size={batch_size}", f"protocol={protocol}")
@@ -133,7 +124,9 @@ def test_a_loss_that_is_no_number_stays_none(problem_of: ProblemOf) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_reported_is_what_the_model_writes_for_test(make_setup: MakeSetup, kind: str, batch_size: int) -> None:
+def test_what_is_reported_is_what_the_model_writes_for_test(
+    make_setup: MakeSetup, kind: str, batch_size: int, loud: Loud
+) -> None:
     setup = make_setup(f"model={kind}", f"batch_size={batch_size}", "task.decoding.no_repeat_ngram=0")
     problem = prepare(setup.config.task, setup)
     model, tokenizer = loud(problem.model), tokenizer_of(problem)
@@ -227,7 +220,7 @@ def test_a_prompt_leaves_room_for_the_longest_output(problem_of: ProblemOf, capl
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_of_ragged_sequences_give_the_gradient_of_the_whole(
-    problem_of: ProblemOf, kind: str, protocol: str
+    problem_of: ProblemOf, kind: str, protocol: str, loud: Loud
 ) -> None:
     problem = problem_of(f"model={kind}", f"protocol={protocol}")
     model = loud(problem.model).double().eval()
