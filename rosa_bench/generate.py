@@ -1,5 +1,6 @@
 """Texts written by a causal language model: batched, padded on the left, by beam search."""
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -62,13 +63,18 @@ def generate(
                 ids.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=settings(decoding, end=end, padding=padding),
-                past_key_values=beam_cache(model.config),
+                **{cache_argument(model): beam_cache(model.config)},
                 logits_processor=forbidden(decoding, prompt_length=ids.shape[1]),
             )
         outputs = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
         for number, text in zip(chosen, outputs, strict=True):
             texts[number] = text.strip()
     return texts
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """What transformers calls the cache: ``cache``, or ``past_key_values`` in its earlier versions."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 @contextmanager
