@@ -45,6 +45,14 @@ class Meter:
         for name, peak in totals["memory_bytes"].items():
             self.memory_bytes[name] = max(self.memory_bytes[name], int(peak))
 
+    @property
+    def room_bytes(self) -> int | None:
+        """How much more memory can be taken now without raising the run's peak so far; none where that is not known."""
+        if self.device.type != "cuda":
+            return None
+        peak = max(peak_bytes(self.device), *self.memory_bytes.values(), 0)
+        return peak - torch.cuda.memory_allocated(self.device)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count what happens inside the block as ``name``."""

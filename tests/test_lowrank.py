@@ -1,16 +1,32 @@
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import combinations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 from scipy.stats import chisquare
 from torch import Tensor
 
-from rosa_bench.lowrank import INITS, SELECTIONS, factorize, merge, select_indices, stacks
+from rosa_bench.lowrank import (
+    INITS,
+    SELECTIONS,
+    SINGULAR,
+    Triplets,
+    Way,
+    by_batched_svd,
+    by_gram_matrix,
+    factorize,
+    is_exact,
+    merge,
+    select_indices,
+    singular_triplets,
+    stacks,
+    ways,
+)
 
 SHAPES = [(12, 5), (5, 12), (8, 8), (1, 6), (6, 1), (1, 1)]
 
@@ -190,6 +206,187 @@ def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
     transposed = weight.mT.contiguous().mT  # as GPT-2's Conv1D keeps it
     for found, expected in zip(factorize(transposed, 3, select="top"), factorize(weight, 3, select="top"), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+# Ways to decompose
+
+
+WAYS = [by_gram_matrix, by_batched_svd]
+TALL, WIDE, SQUARE = (9, 6), (6, 9), (6, 6)
+
+
+def reference(weight: Tensor, chosen: Tensor) -> Triplets:
+    """By torch's exact SVD, one matrix after another."""
+    found = []
+    for one, places in zip(weight.reshape(-1, *weight.shape[-2:]), chosen.reshape(-1, chosen.shape[-1]), strict=True):
+        left, values, right = torch.linalg.svd(one.double(), full_matrices=False)
+        found.append((left[:, places] * values[places], right[places], values[0]))
+    a, b, largest = (torch.stack(parts).unflatten(0, weight.shape[:-2] or (1,)) for parts in zip(*found, strict=True))
+    return Triplets(a, b, largest) if weight.ndim > 2 else Triplets(a[0], b[0], largest[0])
+
+
+def rotated(rows: Tensor, angle: float) -> Tensor:
+    """The first two rows turned in their own plane, so that orthonormal ones stay so."""
+    first, second = rows[..., 0, :], rows[..., 1, :]
+    turned = torch.stack([math.cos(angle) * first + math.sin(angle) * second,
+                          math.cos(angle) * second - math.sin(angle) * first], -2)  # fmt: skip
+    return torch.cat([turned, rows[..., 2:, :]], -2)
+
+
+def all_of(weight: Tensor) -> Tensor:
+    """The numbers of all singular directions of each weight."""
+    return torch.arange(min(weight.shape[-2:])).expand(*weight.shape[:-2], -1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_each_way_finds_the_triplets_that_torch_finds(
+    way: Way, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
+) -> None:
+    weight = drawn(*batch, *shape, dtype=dtype)
+    chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
+    found, expected = way(weight, chosen), reference(weight, chosen)
+    torch.testing.assert_close(found.largest, expected.largest, rtol=0, atol=1e-9)
+    signs = (found.b * expected.b).sum(-1, keepdim=True)  # a direction's sign is anyone's choice
+    torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.b, signs.sign() * expected.b, rtol=0, atol=1e-9)
+    torch.testing.assert_close(found.a, signs.sign().mT * expected.a, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(weights())
+def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Way, case: tuple[Tensor, int]) -> None:
+    weight, rank = case
+    rows, columns = weight.shape[-2:]
+    if way is by_gram_matrix and rows < columns:
+        # There a null direction is any orthonormal one, for b is made from left singular vectors, and W^T u = 0 u.
+        assume((torch.linalg.matrix_rank(weight) == rows).all())
+    chosen = select_indices(weight.shape[:-2], min(rows, columns), rank, generator=seeded())
+    exact = is_exact(weight, way(weight, chosen))
+    assert exact.shape == weight.shape[:-2]
+    assert exact.all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("shape", [TALL, WIDE, (300, 200)], ids=str)
+def test_the_ways_of_a_gpu_give_what_those_of_the_cpu_do(shape: tuple[int, int]) -> None:
+    weight = drawn(4, *shape)
+    chosen = select_indices((4,), min(shape), 3, generator=seeded(4))
+    found = singular_triplets(weight.cuda(), chosen.cuda(), ways(weight.cuda()))
+    assert is_exact(weight.cuda(), found).all()
+    expected = reference(weight, chosen)
+    torch.testing.assert_close((found.a @ found.b).cpu(), expected.a @ expected.b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> None:
+    weight = drawn(3, *shape)
+    exact = reference(weight, all_of(weight))
+    assert is_exact(weight, exact).all()
+    twice = exact.b.clone()
+    twice[1, 1] = twice[1, 0]  # each is a singular direction still
+    assert is_exact(weight, exact._replace(b=twice)).tolist() == [True, False, True]
+    longer = exact.b.clone()
+    longer[2] *= 1 + 1e-4
+    assert is_exact(weight, exact._replace(b=longer)).tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+@pytest.mark.parametrize("angle", [1e-7, 1e-5, 5e-5, 2e-4, 1e-3, 0.1, 1.0])
+def test_rotated_directions_are_exact_as_far_as_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
+    weight = graded([1, 0.5, 0.2, 0.1, 0.05, 0.01], *shape)
+    exact = reference(weight, all_of(weight))
+    turned = rotated(exact.b, angle)
+    a = weight @ turned.mT
+    values = torch.linalg.vector_norm(a, dim=0)
+    # W v = s u holds by the definition of u; what is left of W^T u = s v is how far the triplet is from a singular one.
+    error = torch.linalg.vector_norm(weight.mT @ (a / values) - values * turned.mT, dim=0).max() / exact.largest
+    assert not 0.9 * SINGULAR < error < 1.1 * SINGULAR  # or rounding would decide
+    assert is_exact(weight, exact._replace(a=a, b=turned)).item() == bool(error < SINGULAR)
+
+
+@pytest.mark.parametrize("values", [[1, 0.5, 0.2, 0, 0, 0], [1, 0.5, 0.2, 1e-7, 1e-8, 0], [3, 2, 1, 1, 1, 1], [0] * 6],
+                         ids=["null", "nearly_null", "equal", "zero"])  # fmt: skip
+@pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
+def test_any_basis_of_null_or_of_equal_directions_is_exact(shape: tuple[int, int], values: list[float]) -> None:
+    weight = graded(values, *shape)
+    exact = reference(weight, all_of(weight))
+    turned = torch.cat([exact.b[:3], rotated(exact.b[3:], 0.7)])
+    assert is_exact(weight, exact._replace(b=turned))
+    # Mixed with a direction of another value they are singular no more, but where all values are one.
+    mixed = torch.cat([exact.b[:2], rotated(exact.b[2:], 0.7)])
+    assert is_exact(weight, exact._replace(b=mixed)).item() == (values[2] == values[3])
+
+
+def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Way:
+    """A way that is right but for these weights of a stack, whose directions it spoils."""
+
+    def way(weight: Tensor, chosen: Tensor) -> Triplets:
+        _, b, largest = reference(weight, chosen)
+        stack = b.reshape(-1, *b.shape[-2:])
+        stack[numbers] = how(stack[numbers])
+        return Triplets(weight.double() @ b.mT, b, largest)
+
+    return way
+
+
+class Noting:
+    """A right way that notes the weights it is given."""
+
+    def __init__(self) -> None:
+        self.given: list[Tensor] = []
+
+    def __call__(self, weight: Tensor, chosen: Tensor) -> Triplets:
+        self.given.append(weight)
+        return reference(weight, chosen)
+
+
+SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
+    "turned": lambda rows: rotated(rows, 0.3),
+    "not_orthonormal": lambda rows: 2 * rows,
+    "not_numbers": lambda rows: rows * math.nan,
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize(("batch", "wrong"), [((), [0]), ((1,), [0]), ((4,), [2]), ((4,), [0, 3]), ((2, 2), [1, 2])],
+                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
+def test_the_next_way_is_taken_for_the_weights_that_the_first_spoils_alone(
+    shape: tuple[int, int], batch: tuple[int, ...], wrong: list[int], how: str
+) -> None:
+    weight = drawn(*batch, *shape)
+    chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
+    following = Noting()
+    found = singular_triplets(weight, chosen, [spoiling(wrong, SPOILT[how]), following])
+    [given_weights] = following.given
+    assert torch.equal(given_weights, weight.reshape(-1, *shape)[wrong])
+    for part, expected in zip(found, reference(weight, chosen), strict=True):
+        torch.testing.assert_close(part, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)], ids=str)
+def test_the_next_way_is_not_asked_where_the_first_is_exact(batch: tuple[int, ...]) -> None:
+    weight = drawn(*batch, *TALL)
+    first, following = Noting(), Noting()
+    found = singular_triplets(weight, all_of(weight), [first, following])
+    assert len(first.given) == 1 and not following.given
+    torch.testing.assert_close(found, reference(weight, all_of(weight)))
+
+
+def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
+    weight = drawn(3, *TALL)
+    bad = spoiling(
+        [0], SPOILT["turned"]
+    )  # of what it is given: of the second way that is the first one's second weight
+    last = Noting()
+    singular_triplets(weight, all_of(weight), [spoiling([1, 2], SPOILT["turned"]), bad, last])
+    [given_weights] = last.given
+    assert torch.equal(given_weights, weight[1:2])
+    alone = singular_triplets(weight, all_of(weight), [bad])
+    torch.testing.assert_close(alone.b[0], rotated(reference(weight, all_of(weight)).b[0], 0.3))
 
 
 # Drawing

@@ -139,3 +139,23 @@ def test_the_peak_outlives_the_memory_until_it_is_reset() -> None:
     assert peak_bytes(CPU) > low + 150 * MIB
     reset_peak(CPU)
     assert peak_bytes(CPU) < low + 50 * MIB
+
+
+def test_the_room_for_more_memory_is_known_on_a_gpu_alone() -> None:
+    with (meter := Meter(CPU)).phase("train"):
+        assert meter.room_bytes is None
+
+
+@pytest.mark.parametrize(("booked", "now", "held", "room"), [
+    ({}, 30, 10, 20),  # the peak of the phase that is going on
+    ({"load": 90, "evaluate": 50}, 30, 10, 80),  # that of one before
+    ({"load": 20}, 30, 30, 0),
+])  # fmt: skip
+def test_the_room_is_what_can_be_taken_without_raising_the_runs_peak(
+    monkeypatch: pytest.MonkeyPatch, booked: dict[str, int], now: int, held: int, room: int
+) -> None:
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: now)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: held)
+    meter = Meter(torch.device("cuda"))
+    meter.memory_bytes.update(booked)
+    assert meter.room_bytes == room

@@ -58,8 +58,11 @@ class Method(ABC):
         """Whether `resample` is to be called before this step, counted from 0."""
         return False
 
-    def resample(self, model: nn.Module, step: int) -> list[nn.Parameter]:  # noqa: ARG002 - part of the contract
-        """Draw a new subspace, inside the same parameters, and name those that no longer mean what they did."""
+    def resample(self, model: nn.Module, step: int, *, room_bytes: int | None = None) -> list[nn.Parameter]:  # noqa: ARG002
+        """Draw a new subspace, inside the same parameters, and name those that no longer mean what they did.
+
+        ``room_bytes`` of the device's memory may be used without raising the run's peak; none: little is.
+        """
         return []
 
     def merge(self, model: nn.Module) -> None:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# For the first factorisation on a GPU, before training has shown how much it takes: less than the least it ever does.
+ROOM_BYTES = 1 << 28
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rosa(LowRankMethod):
@@ -58,7 +61,7 @@ class Rosa(LowRankMethod):
                 "rank %d is the full rank of %d of the %d adapted weights (%d x %d): those train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
-        self._factorize(layers, generator)
+        self._factorize(layers, generator, ROOM_BYTES if layers[0].residual.is_cuda else None)
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:
         if not self.resample_every:
@@ -66,21 +69,22 @@ class Rosa(LowRankMethod):
         unit = steps_per_epoch if self.resample_unit == "epochs" else 1
         return step > 0 and step % max(1, round(self.resample_every * unit)) == 0
 
-    def resample(self, model: nn.Module, step: int) -> list[nn.Parameter]:
+    def resample(self, model: nn.Module, step: int, *, room_bytes: int | None = None) -> list[nn.Parameter]:
         from rosa_bench.adapters import low_rank_layers
 
         layers = low_rank_layers(model)
-        self._factorize(layers, self.generator(step))
+        self._factorize(layers, self.generator(step), room_bytes)
         return [factor for layer in layers for factor in (layer.a, layer.b)]
 
-    def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
-        """Merge, then split along freshly drawn directions, in place; weights of one shape together."""
+    def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, room_bytes: int | None) -> None:
+        """Merge, then split along freshly drawn directions, in place; as many weights of one shape together as fit."""
         import torch
 
-        from rosa_bench.lowrank import factorize, stacks
+        from rosa_bench.lowrank import WORKSPACE, factorize, stacks
 
+        limit = {} if room_bytes is None else {"limit_bytes": room_bytes // WORKSPACE}
         with torch.no_grad():
-            for positions in stacks([layer.shape for layer in layers]):
+            for positions in stacks([layer.shape for layer in layers], **limit):
                 group = [layers[position] for position in positions]
                 weights = torch.stack([layer.merged_weight() for layer in group])
                 factors = factorize(weights, self.rank, select=self.select, init=self.init, generator=generator)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench import lowrank
 from rosa_bench.adapters import LowRankLinear, low_rank_layers
 from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
@@ -70,6 +71,11 @@ def parts(layer: LowRankLinear) -> tuple[Tensor, Tensor, Tensor]:
     return layer.residual, layer.a, layer.b
 
 
+def residuals(model: nn.Module) -> list[Tensor]:
+    """What the factors do not hold: equal where both train the same subspaces."""
+    return [layer.residual for layer in low_rank_layers(model)]
+
+
 def products(model: nn.Module) -> Tensor:
     """What the factors hold, whatever the signs of their directions."""
     return torch.stack([(layer.a @ layer.b).detach() for layer in low_rank_layers(model)])
@@ -103,6 +109,41 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
     factors = {id(parameter) for name, parameter in net.named_parameters() if name.endswith((".a", ".b"))}
     assert len(replaced) == len(factors) == 2 * LAYERS
     assert {id(parameter) for parameter in replaced} == factors
+
+
+@pytest.mark.parametrize("select", ["random", "block"])
+@pytest.mark.parametrize("room_bytes", [0, 1, 12 * 8 * 32 * 32, 3 * 12 * 8 * 32 * 32, 1 << 30])
+def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
+    attach: Attach, select: str, room_bytes: int
+) -> None:
+    # Weights of several shapes: 8 of 32 x 32, 2 of 64 x 32, 2 of 32 x 64.
+    net, method = attach("rosa", select=select, targets=r"query|key|value|dense")
+    other, _ = attach("rosa", select=select, targets=r"query|key|value|dense")
+    assert len({layer.shape for layer in low_rank_layers(net)}) > 1
+    before = logits(net)
+    method.resample(net, 7, room_bytes=room_bytes)
+    method.resample(other, 7)
+    torch.testing.assert_close(logits(net), before, rtol=0, atol=1e-9)
+    torch.testing.assert_close(residuals(net), residuals(other), rtol=0, atol=1e-9)
+
+
+def test_the_room_for_a_resample_is_how_many_weights_are_factorised_together(
+    attach: Attach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    factorize = lowrank.factorize
+
+    def noting(weight: Tensor, *arguments: Any, **options: Any) -> lowrank.Factors:
+        sizes.append(len(weight))
+        return factorize(weight, *arguments, **options)
+
+    net, method = attach("rosa")
+    monkeypatch.setattr(lowrank, "factorize", noting)
+    one = lowrank.WORKSPACE * 8 * 32 * 32  # bytes that a weight takes in all
+    for room_bytes, expected in [(0, [1] * LAYERS), (3 * one, [3, 3, 2]), (4 * one - 1, [3, 3, 2]), (99 * one, [8])]:
+        sizes.clear()
+        method.resample(net, 7, room_bytes=room_bytes)
+        assert sizes == expected
 
 
 def test_a_resample_leaves_no_trace_in_autograd(attach: Attach) -> None:
