@@ -12,6 +12,8 @@ import torch
 
 from rosa_bench.errors import UserError
 
+Autocast = Callable[[], AbstractContextManager]
+
 
 def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here. Raises `UserError` if there is none.
@@ -64,7 +66,13 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
-def autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager]:
+def has_room(device: torch.device, size_bytes: int) -> bool:
+    """Whether data of this size may be held on ``device``: on a GPU an eighth of what is free, and no more."""
+    return device.type != "cuda" or size_bytes <= torch.cuda.mem_get_info(device)[0] / 8
+
+
+@cache  # the same one again for the same arguments
+def autocast(precision: str, device: torch.device) -> Autocast:
     """A context for forward passes: weights stay float32, matrix products are made in ``precision``."""
     if precision == "float32":
         return nullcontext

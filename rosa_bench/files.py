@@ -30,6 +30,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise
 
 
+def cache_folder() -> Path:
+    """Where pulled models and tokens are kept: ``ROSA_BENCH_CACHE``, else the user's cache folder."""
+    if chosen := os.environ.get("ROSA_BENCH_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosa_bench"
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.

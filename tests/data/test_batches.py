@@ -1,13 +1,17 @@
+import string
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from rosa_bench.data.batches import Batch, Batches, encode, parts
+from rosa_bench.data.batches import GROUPED_BATCHES, WIDTHS, Batch, TokenBatches, encode, parts
 from rosa_bench.data.rows import Row
+from rosa_bench.data.tokenised import Tokens
 from rosa_bench.errors import UserError
 from rosa_bench.models.random_weights import byte_tokenizer
 
@@ -16,9 +20,15 @@ PAD = 1  # as RoBERTa has it
 
 
 def batches(
-    rows: list[Row], *, size: int = 4, seed: int | None = 0, max_length: int = 512, pad_to_max: bool = False
-) -> Batches:
-    return encode(rows, TOKENIZER, max_length=max_length, batch_size=size, seed=seed, pad_to_max=pad_to_max)
+    rows: list[Row],
+    *,
+    size: int = 4,
+    seed: int | None = 0,
+    max_length: int = 512,
+    tokenizer: PreTrainedTokenizerFast = TOKENIZER,
+    **options: bool,
+) -> TokenBatches:
+    return encode(rows, tokenizer, max_length=max_length, batch_size=size, seed=seed, **options)
 
 
 def distinct(count: int) -> list[Row]:
@@ -26,7 +36,7 @@ def distinct(count: int) -> list[Row]:
     return [Row((f"{number} " + "x" * (7 * number % 19),), number) for number in range(count)]
 
 
-def examples(data: Batches, epoch: int = 0) -> list[tuple[str, int | float]]:
+def examples(data: TokenBatches, epoch: int = 0) -> list[tuple[str, int | float]]:
     """Text and label of each example of an epoch, in order, decoded again."""
     found = []
     for batch in data.epoch(epoch):
@@ -117,10 +127,196 @@ def test_padded_to_the_most_a_batch_is_the_same_but_for_padding(seed: int | None
         assert torch.equal(long["labels"], short["labels"])
 
 
-def test_a_batch_holds_what_the_model_takes() -> None:
-    for batch in batches(distinct(5)).epoch():
-        assert set(batch) == {"input_ids", "attention_mask", "labels"}
+@pytest.mark.parametrize("pad_to_max", [False, True])
+def test_a_batch_has_a_mask_where_it_has_padding_and_only_there(pad_to_max: bool) -> None:
+    rows = [Row(("x" * length,), 0) for length in (3, 3, 3, 8, 8, 10)]  # alike, alike but for the last; and full
+    data = batches(rows, size=3, seed=None, max_length=12, pad_to_max=pad_to_max)
+    masked = []
+    for batch in data.epoch():
+        padded = bool(batch["input_ids"].eq(PAD).any())
+        assert set(batch) == {"input_ids", "labels"} | ({"attention_mask"} if padded else set())
         assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+        masked.append(padded)
+    assert masked == [pad_to_max, True]
+
+
+def test_batches_that_are_always_masked_differ_in_nothing_else() -> None:
+    rows = [Row(("x" * length,), length) for length in (3, 3, 8, 10)]
+    data = batches(rows, size=2, seed=None)
+    plain = list(data.epoch())
+    data.masked = True
+    assert ["attention_mask" in batch for batch in plain] == [False, True]
+    for batch, expected in zip(data.epoch(), plain, strict=True):
+        assert torch.equal(batch.pop("attention_mask"), (batch["input_ids"] != PAD).long())
+        expected.pop("attention_mask", None)
+        assert batch.keys() == expected.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+
+
+def typed_tokenizer() -> PreTrainedTokenizerFast:
+    """One that numbers the texts of a pair, as BERT's does, and fills those numbers up with one that no text has."""
+    names = ("[PAD]", "[CLS]", "[SEP]", "[UNK]", *string.ascii_lowercase)
+    backend = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )  # fmt: skip
+    tokenizer._pad_token_type_id = 7
+    return tokenizer
+
+
+PAIRS = [Row(("a" * (1 + 3 * number % 5), "b" * (1 + 5 * number % 7)), number) for number in range(11)]
+
+
+@pytest.mark.parametrize("pad_to_max", [False, True])
+@pytest.mark.parametrize("seed", [None, 0])
+@pytest.mark.parametrize("rows", [distinct(11), PAIRS], ids=["singles", "pairs"])
+@pytest.mark.parametrize("tokenizer", [TOKENIZER, typed_tokenizer()], ids=["bytes", "typed"])
+def test_a_batch_is_what_the_tokenizer_itself_would_pad(
+    tokenizer: PreTrainedTokenizerFast, rows: list[Row], seed: int | None, pad_to_max: bool
+) -> None:
+    data = batches(rows, seed=seed, max_length=14, tokenizer=tokenizer, pad_to_max=pad_to_max)
+    for batch in data.epoch(3):
+        texts: Any = [list(column) for column in zip(*(rows[number].texts for number in batch["labels"]), strict=True)]
+        encoded = tokenizer(*texts, truncation=True, max_length=14)
+        expected = tokenizer.pad(
+            encoded, padding="max_length" if pad_to_max else "longest", max_length=14, return_tensors="pt"
+        )
+        if expected["attention_mask"].all():
+            expected.pop("attention_mask")
+        assert set(batch) == {*expected, "labels"}
+        for name in expected:
+            assert torch.equal(batch[name], expected[name]), name
+
+
+# Widths
+
+
+def test_on_the_cpu_a_batch_is_as_wide_as_its_longest() -> None:
+    data = batches(distinct(3))
+    assert [data.width(longest) for longest in range(1, 600)] == list(range(1, 600))
+
+
+@pytest.mark.parametrize("max_length", [1, 7, 8, 50, 128, 500, 512, 2048, 4096])
+def test_elsewhere_batches_have_few_widths_each_little_more_than_needed(max_length: int) -> None:
+    data = TokenBatches(
+        Tokens.of({"input_ids": [[5]]}), None, fills={"input_ids": PAD}, longest=max_length, batch_size=1
+    )
+    data.device = torch.device("meta")  # all but the CPU; only its name is asked for
+    widths = [data.width(longest) for longest in range(1, max_length + 1)]
+    for longest, width in enumerate(widths, start=1):
+        assert longest <= width <= max_length
+        larger = [known for known in WIDTHS if known >= longest]
+        assert width == min([*larger, max_length] if larger else [longest])
+        assert longest <= 16 or width - longest < width / 3  # less than a third of it is padding
+    if max_length <= WIDTHS[-1]:
+        assert len(set(widths)) <= len(WIDTHS)
+
+
+def test_a_batch_that_the_tokens_outgrow_is_as_wide_as_they_are() -> None:
+    # `longest` is what the model takes; that a tokenizer's texts are no longer is checked before, and not here.
+    data = batches(distinct(3), max_length=20)
+    data.device = torch.device("meta")
+    assert data.width(30) == 30
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_padded_to_the_most_there_is_one_width(device: str) -> None:
+    data = batches(distinct(3), max_length=50, pad_to_max=True)
+    data.device = torch.device(device)
+    assert {data.width(longest) for longest in range(1, 51)} == {50}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("seed", [None, 2])
+def test_on_a_gpu_batches_are_the_same_but_wider(seed: int | None) -> None:
+    rows = distinct(23)
+    for here, there in zip(
+        batches(rows, seed=seed).epoch(1), batches(rows, seed=seed).to(torch.device("cuda")).epoch(1), strict=True
+    ):
+        assert {tensor.device.type for tensor in there.values()} == {"cuda"}
+        width = here["input_ids"].shape[1]
+        assert there["input_ids"].shape[1] in WIDTHS
+        assert torch.equal(there["input_ids"][:, :width].cpu(), here["input_ids"])
+        assert there["input_ids"][:, width:].eq(PAD).all()
+        assert torch.equal(there["labels"].cpu(), here["labels"])
+
+
+def test_moved_batches_are_the_same_and_lie_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = batches(distinct(9))
+    before = list(data.epoch(1))
+    assert data.to(torch.device("cpu")) is data
+    for batch, expected in zip(data.epoch(1), before, strict=True):
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
+    data.to(torch.device("meta"))
+    assert {tensor.device.type for tensor in data.tensors.values()} == {"meta"}
+    monkeypatch.setattr("rosa_bench.data.batches.has_room", lambda *_: False)
+    stays = batches(distinct(9)).to(torch.device("meta"))
+    assert stays.device.type == "cpu"
+    assert {tensor.device.type for tensor in stays.tensors.values()} == {"cpu"}
+
+
+# Grouping by length
+
+
+def scattered(count: int) -> list[Row]:
+    """Rows of lengths from 1 to 30 in no order."""
+    return [Row((f"{number} " + "x" * (number * number % 31),), number) for number in range(count)]
+
+
+def padding(data: TokenBatches, epoch: int = 0) -> int:
+    return sum(int(batch["input_ids"].eq(PAD).sum()) for batch in data.epoch(epoch))
+
+
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 2**31), st.integers(0, 5))
+def test_grouped_by_length_an_epoch_is_every_example_once(count: int, size: int, seed: int, epoch: int) -> None:
+    rows = scattered(count)
+    found = examples(batches(rows, size=size, seed=seed, grouped=True), epoch)
+    assert sorted(found) == sorted((row.texts[0], row.label) for row in rows)
+
+
+def test_the_grouped_order_is_a_function_of_seed_and_epoch() -> None:
+    rows = scattered(60)
+    orders = {
+        (seed, epoch): tuple(examples(batches(rows, seed=seed, grouped=True), epoch))
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(set(orders.values())) == len(orders)
+    data = batches(rows, seed=1, grouped=True)
+    for epoch in (2, 0, 1, 2):
+        assert tuple(examples(data, epoch)) == orders[1, epoch]
+    rest = [batch["labels"].tolist() for batch in data.epoch(2, start=4)]
+    assert rest == [batch["labels"].tolist() for batch in data.epoch(2)][4:]
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_grouped_by_length_the_longest_of_each_group_comes_first(size: int) -> None:
+    rows = scattered(GROUPED_BATCHES * size * 2 + 3)
+    # The groups are drawn as without grouping: the same examples are in the same fifty batches.
+    plain, grouped = (examples(batches(rows, size=size, seed=5, grouped=grouped), 1) for grouped in (False, True))
+    for start in range(0, len(rows), GROUPED_BATCHES * size):
+        group = slice(start, start + GROUPED_BATCHES * size)
+        lengths = [len(text) for text, _ in grouped[group]]
+        assert lengths == sorted(lengths, reverse=True)
+        assert sorted(grouped[group]) == sorted(plain[group])
+    assert grouped != sorted(grouped, key=lambda example: -len(example[0]))  # fifty batches, and not all
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_grouped_by_length_there_is_less_padding(seed: int) -> None:
+    rows = scattered(500)
+    assert 5 * padding(batches(rows, seed=seed, grouped=True)) < padding(batches(rows, seed=seed))
+
+
+def test_examples_are_not_grouped_by_default_nor_without_a_seed() -> None:
+    rows = scattered(40)
+    assert examples(batches(rows)) == examples(batches(rows, grouped=False)) != examples(batches(rows, grouped=True))
+    assert examples(batches(rows, seed=None, grouped=True)) == examples(batches(rows, seed=None))
 
 
 def test_values_stay_values_and_classes_classes() -> None:

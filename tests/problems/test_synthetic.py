@@ -61,7 +61,7 @@ ProblemOf = Callable[..., Problem]
 def tensors(batches: Batches | None) -> tuple[Tensor, Tensor]:
     """x (rows, replicates, in) and y (rows, replicates, out)."""
     assert isinstance(batches, TensorBatches)
-    return batches.inputs, batches.labels
+    return batches.tensors["inputs"], batches.tensors["labels"]
 
 
 def validation_of(problem: Problem) -> Batches:
