@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from rosa_bench.errors import UserError
+from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.random_weights import byte_tokenizer
 from rosa_bench.models.source import Source
 from rosa_bench.models.spec import Model
@@ -42,6 +43,7 @@ def load_pretrained(
         config = random_config(spec)
         adjust(config)
         model = architecture.from_config(config, dtype=torch.float32)
+        use_fast_attention(model)
         return Loaded(model, byte_tokenizer(max_length=positions(model)))
     if source.kind == "path" and not Path(source.location, "tokenizer_config.json").is_file():
         # transformers would make up a tokenizer that knows no word
@@ -64,6 +66,7 @@ def load_pretrained(
         raise UserError(_not_found(spec, source, error)) from error
     except RuntimeError as error:  # transformers' word for weights whose shapes are not the configuration's
         raise UserError(f"the weights in {source.location} do not fit {misfit}") from error
+    use_fast_attention(model)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             raise UserError(f"model={spec.name} is damaged: {name} holds NaN or Inf; take its weights from elsewhere")

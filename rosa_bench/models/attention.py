@@ -1,0 +1,53 @@
+"""Attention whose mask is made once a pass, without looking at it, in the form that the fast kernels take.
+
+transformers' own mask for scaled dot-product attention asks the GPU whether anything is padded at all, and so makes the
+host wait in every pass. While a CUDA graph is captured it cannot ask, and version 5.17 made a mask repeated from
+key to key without memory of its own, for which only the slowest kernel is left: at 32 x 512 tokens three times the time
+and memory. And it is a mask of truth values, which every layer turns into numbers again. Here a batch without padding
+has no mask, as it comes from `rosa_bench.data.batches`, and any other one is turned into numbers once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from rosa_bench.adapters import product_dtype
+
+NAME = "rosa_bench_sdpa"
+
+
+def use_fast_attention(model: PreTrainedModel) -> None:
+    """Let a model that attends by scaled dot-product attention do so with our mask; others stay as they are."""
+    if model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, sdpa_attention_forward)
+        AttentionMaskInterface.register(NAME, bias_mask)
+        model.set_attn_implementation(NAME)
+
+
+def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+    """What is added to the scores, (batch, 1, queries, keys): 0, or the least number there is where a key is hidden.
+
+    ``attention_mask`` (batch, keys): 1, or 0 where there is padding; none where there is none. Other arguments as of
+    transformers' ``sdpa_mask``, which makes the mask of truth values where it is not the same for every query.
+    """
+    # Whether every query sees every key that is no padding: no one before the other, and no window.
+    plain = options.get("allow_is_bidirectional_skip") and options.get("local_size") is None
+    if attention_mask is None and plain:
+        return None
+    queries, keys = options["q_length"], options["kv_length"]
+    attention_mask = None if attention_mask is None else attention_mask.bool()
+    if attention_mask is not None and plain and attention_mask.shape[-1] == keys:
+        seen = attention_mask[:, None, None]  # (batch, 1, 1, keys): the same for every query
+    else:
+        options["allow_is_bidirectional_skip"] = False
+        options["allow_is_causal_skip"] = options.get("allow_is_causal_skip", True) and attention_mask is None
+        seen = sdpa_mask(attention_mask=attention_mask, **options)
+    if seen is None:
+        return None
+    dtype = product_dtype(torch.empty(0, dtype=options.get("dtype"), device=seen.device))
+    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    return bias.expand(-1, -1, queries, -1)

@@ -1,0 +1,350 @@
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+    PreTrainedModel,
+)
+from transformers.masking_utils import (
+    AttentionMaskInterface,
+    bidirectional_mask_function,
+    causal_mask_function,
+    eager_mask,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+)
+
+from rosa_bench.models import attention
+from rosa_bench.models.attention import NAME, bias_mask, use_fast_attention
+
+TinyModel = Callable[..., PreTrainedModel]
+
+ENCODERS, DECODERS = ("tiny_bert", "tiny_roberta"), ("tiny_gpt2", "tiny_llama")
+BATCH, LENGTH = 3, 9
+
+
+def ids() -> Tensor:
+    return torch.randint(5, 261, (BATCH, LENGTH), generator=torch.Generator().manual_seed(2))
+
+
+def full() -> Tensor:
+    return torch.ones(BATCH, LENGTH, dtype=torch.int64)
+
+
+def padded(side: str) -> Tensor:
+    """A mask with no, some, and much padding."""
+    mask = full()
+    mask[1, 6:], mask[2, 2:] = 0, 0
+    return mask if side == "right" else mask.flip(-1)
+
+
+MASKS: dict[str, Callable[[], Tensor | None]] = {
+    "none": lambda: None, "full": full, "right": lambda: padded("right"), "left": lambda: padded("left"),
+}  # fmt: skip
+
+
+@contextmanager
+def watched() -> Iterator[list[Tensor | None]]:
+    """The masks that models which are loaded already get from ours."""
+    made: list[Tensor | None] = []
+
+    def noting(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
+        def mask(*args: Any, **options: Any) -> Tensor | None:
+            made.append(make(*args, **options))
+            return made[-1]
+
+        return mask
+
+    before = AttentionMaskInterface()[NAME]
+    AttentionMaskInterface.register(NAME, noting(bias_mask))
+    yield made
+    AttentionMaskInterface.register(NAME, before)
+
+
+def logits(model: PreTrainedModel, mask: Tensor | None) -> Tensor:
+    with torch.inference_mode():
+        return model(input_ids=ids(), attention_mask=mask).logits
+
+
+# Against transformers' own
+
+
+@pytest.mark.parametrize("reference", ["sdpa", "eager"])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_a_model_says_what_it_says_with_transformers_own_mask(
+    tiny_model: TinyModel, loud: Callable[[PreTrainedModel], PreTrainedModel], name: str, mask: str, reference: str
+) -> None:
+    model = loud(tiny_model(name))
+    assert model.config._attn_implementation == NAME
+    given = MASKS[mask]()
+    found = logits(model, given)
+    model.set_attn_implementation(reference)
+    expected = logits(model, given)
+    if name in DECODERS and given is not None:  # what is said of padding is no one's business
+        found, expected = found[given.bool()], expected[given.bool()]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    other = logits(model, padded("right" if mask != "right" else "left"))
+    if name in DECODERS and given is not None:
+        other = other[given.bool()]
+    assert not torch.allclose(expected, other, rtol=1e-2, atol=1e-2)  # or the mask would not matter here
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_gradients_are_those_with_transformers_own_mask(tiny_model: TinyModel, name: str, mask: str) -> None:
+    def gradients(implementation: str) -> dict[str, Tensor]:
+        model = tiny_model(name).double()
+        model.set_attn_implementation(implementation)
+        given = MASKS[mask]()
+        labels = torch.tensor([0, 1, 1])
+        if name in DECODERS:
+            # Not of a text's first token: where padding comes before it, it would be foretold from that.
+            texts = full() if given is None else given
+            labels = ids().masked_fill((texts == 0) | (texts.cumsum(-1) == 1), -100)
+        model(input_ids=ids(), attention_mask=given, labels=labels).loss.backward()
+        return {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+
+    found, expected = gradients(NAME), gradients("sdpa")
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("mask", ["full", "right"])
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_under_autocast_the_mask_has_the_products_type(tiny_model: TinyModel, name: str, mask: str) -> None:
+    model = tiny_model(name)
+    with watched() as made, torch.autocast("cpu", torch.bfloat16):
+        found = logits(model, MASKS[mask]())
+    assert [tensor if tensor is None else tensor.dtype for tensor in made] == [torch.bfloat16]
+    model.set_attn_implementation("sdpa")
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = logits(model, MASKS[mask]())
+    shown = torch.ones(found.shape[:-1], dtype=torch.bool) if name in ENCODERS else padded("right").bool()
+    # Numbers in the place of truth values are no rounding: -inf and bfloat16's least both leave nothing of a score.
+    torch.testing.assert_close(found[shown], expected[shown], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_row_of_padding_alone_gives_numbers(tiny_model: TinyModel, side: str) -> None:
+    # So is each place before a text where padding is at the left: nothing comes before it that could be seen.
+    mask = padded(side)
+    mask[2] = 0
+    for name in (*ENCODERS, *DECODERS):
+        assert logits(tiny_model(name), mask).isfinite().all()
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_texts_are_continued_as_with_transformers_own_mask(
+    tiny_model: TinyModel, loud: Callable[[PreTrainedModel], PreTrainedModel], name: str, side: str
+) -> None:
+    # With a cache there are more keys than queries.
+    model = loud(tiny_model(name))
+
+    def continued() -> Tensor:
+        options: Any = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2, "pad_token_id": 1}
+        return model.generate(input_ids=ids(), attention_mask=padded(side), **options)  # pyright: ignore[reportCallIssue]
+
+    found = continued()
+    model.set_attn_implementation("sdpa")
+    assert torch.equal(found, continued())
+    assert found.shape[1] > LENGTH
+
+
+# Which masks are made
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_without_a_mask_none_is_made(tiny_model: TinyModel, name: str) -> None:
+    model = tiny_model(name)
+    with watched() as made:
+        logits(model, None)
+    assert made == [None]
+
+
+@pytest.mark.parametrize("mask", ["full", "right", "left"])
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_a_mask_is_made_once_a_pass_in_a_form_that_the_fast_kernels_take(
+    tiny_model: TinyModel, name: str, mask: str
+) -> None:
+    model = tiny_model(name)
+    with watched() as made:
+        logits(model, MASKS[mask]())
+    [tensor] = made  # one for all layers
+    assert tensor is not None
+    assert tensor.shape == (BATCH, 1, LENGTH, LENGTH)
+    assert tensor.is_floating_point()
+    assert tensor.stride(-1) == 1
+    assert any(tensor.stride())
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bidirectional": {
+        "mask_function": bidirectional_mask_function,
+        "allow_is_causal_skip": False,
+        "allow_is_bidirectional_skip": True,
+    },
+    "causal": {"mask_function": causal_mask_function},
+    "window": {"mask_function": sliding_window_causal_mask_function(3), "local_size": 3},
+}
+
+
+def mask_of(kind: str, mask: Tensor | None, *, skip: bool = False, **options: Any) -> Tensor | None:
+    settings = OPTIONS[kind] | ({} if skip else {"allow_is_causal_skip": False})
+    return bias_mask(
+        batch_size=BATCH, q_length=LENGTH, kv_length=LENGTH, attention_mask=mask,
+        **{"dtype": torch.float32, "device": "cpu", **settings, **options},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("mask", ["full", "right", "left"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_mask_is_what_eager_attention_adds(kind: str, mask: str, dtype: torch.dtype) -> None:
+    given = MASKS[mask]()
+    assert given is not None
+    found = mask_of(kind, given.bool(), dtype=dtype)
+    expected = eager_mask(
+        batch_size=BATCH, q_length=LENGTH, kv_length=LENGTH, attention_mask=given.bool(), dtype=dtype,
+        mask_function=OPTIONS[kind]["mask_function"],
+    )  # fmt: skip
+    assert found is not None and found.dtype == dtype
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [(BATCH, 1, 1, LENGTH), (1, 1, 1, LENGTH), (1, 1, 1, 1), (1, 1, LENGTH, 1)], ids=str)
+def test_a_mask_that_repeats_itself_is_made_of_numbers_with_a_step_from_key_to_key(
+    monkeypatch: pytest.MonkeyPatch, rows: tuple[int, ...]
+) -> None:
+    # As some versions of transformers give it: the same truth values in other places, without memory of their own.
+    seen = (torch.arange(math.prod(rows)) % 3 > 0).view(rows).expand(BATCH, 1, LENGTH, LENGTH)
+    monkeypatch.setattr(attention, "sdpa_mask", lambda *_, **__: seen)
+    bias = mask_of("causal", full())
+    assert bias is not None
+    expected = torch.where(seen, 0.0, torch.finfo(torch.float32).min)
+    assert torch.equal(bias, expected)
+    assert bias.stride(-1) == 1
+
+
+def test_padding_is_told_once_for_all_queries() -> None:
+    bias = mask_of("bidirectional", full())
+    assert bias is not None and bias.shape == (BATCH, 1, LENGTH, LENGTH)
+    assert bias.untyped_storage().nbytes() == 4 * BATCH * LENGTH
+    assert bias.stride(-1) == 1
+
+
+@pytest.mark.parametrize("mask", ["full", "right", None])
+def test_an_encoder_with_a_window_keeps_it_whatever_is_padded(mask: str | None) -> None:
+    window = sliding_window_bidirectional_mask_function(2)
+    options: Any = {"mask_function": window, "allow_is_bidirectional_skip": True, "local_size": 2}
+    given = None if mask is None else MASKS[mask]()
+    found = mask_of("bidirectional", given, **options)
+    expected = eager_mask(
+        batch_size=BATCH, q_length=LENGTH, kv_length=LENGTH, mask_function=window, dtype=torch.float32,
+        attention_mask=None if given is None else given.bool(),
+    )  # fmt: skip
+    assert found is not None and torch.equal(found, expected.expand_as(found))
+
+
+def test_without_padding_there_is_none() -> None:
+    assert mask_of("bidirectional", None) is None
+    assert mask_of("causal", None, skip=True) is None
+    # Where an encoder may not go without, there is one that hides nothing.
+    bias = mask_of("bidirectional", None, allow_is_bidirectional_skip=False)
+    assert bias is not None and not bias.any()
+    assert bias.shape == (BATCH, 1, LENGTH, LENGTH) and bias.stride(-1) == 1
+
+
+# Not looking
+
+
+class NotLooking(TorchDispatchMode):
+    """Refuses what makes the host wait for the device: asking a tensor for its values."""
+
+    ASKING = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().removeprefix("aten::").partition(".")[0] in self.ASKING:
+            raise AssertionError(f"{func} looks at values")
+        return func(*args, **(kwargs or {}))
+
+
+def test_looking_is_seen() -> None:
+    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+        torch.ones(2).all().item()
+    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+        bool(torch.ones(2).all())
+
+
+@pytest.mark.parametrize("mask", ["full", "right", "left"])
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_a_pass_never_looks_at_the_masks_values(tiny_model: TinyModel, name: str, mask: str) -> None:
+    model = tiny_model(name)
+    with NotLooking():
+        logits(model, MASKS[mask]())
+    model.set_attn_implementation("sdpa")
+    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+        logits(model, MASKS[mask]())  # which is what ours is for
+
+
+@pytest.mark.parametrize("kind", ["bidirectional", "causal", "window"])
+@pytest.mark.parametrize("mask", ["full", "right", "left"])
+def test_the_mask_is_made_without_looking_at_values(kind: str, mask: str) -> None:
+    given = MASKS[mask]()
+    assert given is not None
+    with NotLooking():
+        mask_of(kind, given.bool())
+
+
+# Which models
+
+
+def mpnet() -> PreTrainedModel:
+    return MPNetForSequenceClassification(
+        MPNetConfig(
+            vocab_size=261, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=66,
+        )
+    ).eval()  # fmt: skip
+
+
+def test_a_model_that_attends_in_its_own_way_is_left_alone() -> None:
+    model = mpnet()
+    before, expected = model.config._attn_implementation, logits(model, padded("right"))
+    assert before != "sdpa"
+    use_fast_attention(model)
+    assert model.config._attn_implementation == before
+    assert torch.equal(logits(model, padded("right")), expected)
+
+
+def test_another_implementation_that_was_chosen_stays(tiny_model: TinyModel) -> None:
+    model = tiny_model("tiny_roberta")
+    model.set_attn_implementation("eager")
+    use_fast_attention(model)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_a_saved_model_is_an_ordinary_one(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
+    model = tiny_model(name)
+    model.save_pretrained(tmp_path)
+    for path in tmp_path.glob("*.json"):
+        assert "rosa_bench" not in path.read_text()
+    kind = AutoModelForSequenceClassification if name in ENCODERS else AutoModelForCausalLM
+    loaded = kind.from_pretrained(tmp_path).eval()
+    assert loaded.config._attn_implementation == "sdpa"
+    shown = slice(None) if name in ENCODERS else padded("right").bool()
+    found, expected = logits(loaded, padded("right"))[shown], logits(model, padded("right"))[shown]
+    torch.testing.assert_close(found, expected)
