@@ -45,6 +45,9 @@ class LowRankLinear(Adapter):
     One layer serves LoRA (residual = W, scale = alpha / r) and ROSA (residual = W - A B, scale = 1): they differ in
     what they write into these tensors, and when. The residual is kept in the weight's own type (float32, as loaded),
     because hundreds of merges into a bfloat16 residual would wear it away.
+
+    formed  the whole weight, where it was formed for this pass together with other layers' (`rosa_bench.stacked`)
+    narrow  how inputs are brought to the type of a formed weight
     """
 
     residual: Float[Tensor, "*n out in"]
@@ -54,6 +57,8 @@ class LowRankLinear(Adapter):
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
         self.scale = scale
+        self.formed: Tensor | None = None
+        self.narrow: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
         # A copy: a resample writes into it, and must never write into a weight that another layer shares.
         self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
         self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank))
@@ -65,6 +70,8 @@ class LowRankLinear(Adapter):
         return self.residual.shape
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        if self.formed is not None:
+            return linear(self.narrow(x, self.formed.dtype), self.formed, self.bias)
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale)
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
@@ -100,9 +107,8 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd takes them in order
         ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        with torch.autocast(device, enabled=False):
+        dtype = product_dtype(x)
+        with torch.autocast(x.device.type, enabled=False):
             weight = _formed(residual, a, b, scale).to(dtype)
             x = x.to(dtype)
             y = linear(x, weight, None if bias is None else bias.to(dtype))
@@ -120,10 +126,21 @@ class _LowRankLinear(torch.autograd.Function):
             stack = weight.shape[:-2]
             rows, flat = (tensor.reshape(*stack, -1, tensor.shape[-1]) for tensor in (dy, x))  # (*n, tokens, out or in)
             dx = dy @ weight if need_x else None
-            da = (rows.mT @ (flat @ b.to(x.dtype).mT)).to(a.dtype) * scale if need_a else None
-            db = ((rows @ a.to(x.dtype)).mT @ flat).to(b.dtype) * scale if need_b else None
+            da = scaled((rows.mT @ (flat @ b.to(x.dtype).mT)).to(a.dtype), scale) if need_a else None
+            db = scaled(((rows @ a.to(x.dtype)).mT @ flat).to(b.dtype), scale) if need_b else None
             dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)) if need_bias else None
         return dx, None, da, db, dbias, None
+
+
+def product_dtype(tensor: Tensor) -> torch.dtype:
+    """The type in which a matrix product with ``tensor`` is made here: autocast's, where it is on."""
+    device = tensor.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+
+
+def scaled(tensor: Tensor, scale: float) -> Tensor:
+    """``scale * tensor``; the tensor itself for 1, which on a GPU saves two kernels a layer in every step."""
+    return tensor if scale == 1 else tensor * scale
 
 
 def _formed(residual: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

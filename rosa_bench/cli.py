@@ -39,7 +39,7 @@ GROUPS = ("task", "model", "method", "protocol")
 FREE = (
     *("rank", "lr", "seed", "accumulate", "precision", "device"),
     *("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "save_model", "logger"),
-    "record_spectrum",
+    *("record_spectrum", "compile", "cuda_graphs"),
 )
 
 

@@ -97,6 +97,9 @@ class _Plain:
     accumulate: int
     max_length: int | None
     pad_to_max: bool
+    group_by_length: bool
+    compile: str
+    cuda_graphs: str
     precision: str
     device: str
     data_dir: str | None
@@ -122,6 +125,8 @@ class _Plain:
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate={self.accumulate} splits a batch of {self.batch_size} into too many parts")
         one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("compile", self.compile, ("none", "default", "max"))
+        one_of("cuda_graphs", self.cuda_graphs, ("auto", "always", "never"))
         one_of("resume", self.resume, ("auto", "never"))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
@@ -143,6 +148,10 @@ class RunConfig(_Plain):
         self.task.check(self.model)
         if self.pad_to_max and not self.task.has_text:
             raise UserError(f"pad_to_max=true pads text, and task={self.task.name} has none; use pad_to_max=false")
+        if self.group_by_length and not self.task.has_text:
+            raise UserError(
+                f"group_by_length=true is for texts, and task={self.task.name} has none; use group_by_length=false"
+            )
 
 
 def parse(raw: DictConfig) -> RunConfig:

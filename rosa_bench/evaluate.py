@@ -1,13 +1,14 @@
 """A model and data in, predictions and scores out."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.data.batches import Batches, targets, to_device
+from rosa_bench.data.batches import Batch, Batches, targets, to_device
+from rosa_bench.device import Autocast
+from rosa_bench.graphs import Replay, plainly
 from rosa_bench.metrics import LoadedMetric
 
 
@@ -19,38 +20,62 @@ class Predictions(NamedTuple):
     loss: float
 
 
+@dataclass(frozen=True)
+class Forward:
+    """The outputs and the mean loss of a batch, in float32. Equal for equal models, so that its graphs are shared."""
+
+    model: nn.Module
+    autocast: Autocast
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            result = self.model(**batch)
+        return result.logits.float(), result.loss.float()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean loss of a batch, without its outputs, which may be large, and over how many labels it is taken."""
+
+    model: nn.Module
+    autocast: Autocast
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            loss = self.model(**batch).loss
+        return loss.double(), targets(batch)
+
+
 @torch.inference_mode()
 def predict(
-    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Callable[[], AbstractContextManager]
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = plainly
 ) -> Predictions:
-    """Run the model over all batches, without dropout. Outputs come back in float32 on the CPU."""
+    """Run the model over all batches, without dropout. Outputs come back in float32 on the CPU, all at once."""
     model.eval()
-    outputs, labels, loss = [], [], torch.zeros((), device=device)
+    forward = replay(Forward(model, autocast))
+    outputs, labels, total = [], [], torch.zeros((), device=device)
     for batch in batches.epoch():
-        with autocast():
-            result = model(**to_device(batch, device))
-        outputs.append(result.logits.float())
+        logits, loss = forward(to_device(batch, device))
+        outputs.append(logits)
         labels.append(batch["labels"])
-        loss += result.loss.float() * len(batch["labels"])
-    return Predictions(torch.cat(outputs).cpu(), torch.cat(labels), loss.item() / batches.examples)
+        total += loss * len(batch["labels"])
+    return Predictions(torch.cat(outputs).cpu(), torch.cat(labels).cpu(), total.item() / batches.examples)
 
 
 @torch.inference_mode()
 def mean_loss(
-    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Callable[[], AbstractContextManager]
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = plainly
 ) -> float:
     """The model's mean loss over all labels that count, without dropout; its outputs are not kept."""
     model.eval()
-    loss = torch.zeros((), dtype=torch.float64, device=device)
+    mean = replay(Loss(model, autocast))
+    total = torch.zeros((), dtype=torch.float64, device=device)
     labels = torch.zeros((), dtype=torch.int64, device=device)
     for batch in batches.epoch():
-        moved = to_device(batch, device)
-        with autocast():
-            mean = model(**moved).loss
-        count = targets(moved)
-        loss += mean.double() * count
+        loss, count = mean(to_device(batch, device))
+        total += loss * count
         labels += count
-    return (loss / labels).item()
+    return (total / labels).item()
 
 
 def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:

@@ -31,6 +31,7 @@ NOT_IDENTITY = (
     "save_model",
     "logger",
     "record_spectrum",
+    "cuda_graphs",
 )
 NOT_IDENTITY_OF = {
     "task": ("title", "rows", "hub", "folder"),
@@ -42,6 +43,8 @@ NOT_IDENTITY_OF = {
 # where they say just that, so that those runs keep their names.
 ADDED_SINCE: dict[str, Any] = {
     "pad_to_max": False,
+    "group_by_length": False,
+    "compile": "none",
     "method.lm_head": None,
     "method.fused": None,
     "method.split_qkv": False,

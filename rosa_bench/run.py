@@ -11,21 +11,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rosa_bench.best import BestEpoch
 from rosa_bench.checkpoint import Checkpoints, Snapshot, joined
+from rosa_bench.compiled import WARM_UPS as COMPILED_WARM_UPS
+from rosa_bench.compiled import compiled
 from rosa_bench.config import RunConfig
 from rosa_bench.device import autocast, describe
 from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.files import remove_unfinished
 from rosa_bench.generations import Generation
 from rosa_bench.generations import save as save_generations
+from rosa_bench.graphs import Replay, replaying
 from rosa_bench.measure import Meter, release_unused
 from rosa_bench.problems import Problem, Result, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
 from rosa_bench.setup import Setup
 from rosa_bench.spectrum import spectrum, weights
+from rosa_bench.stacked import LARGEST, formed_together
 from rosa_bench.tracking import Tracking, end_figures
 from rosa_bench.train import Epoch, Recipe, Training, fit
 
@@ -44,8 +49,8 @@ def run(setup: Setup) -> RunRecord:
         record = begin(setup, problem)
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
-        config.method.attach(problem.model)
         problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
+        config.method.attach(problem.model)
         record.parameters["trainable"] = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     checkpoints = Checkpoints(setup.checkpoints, setup.identity, every_s=config.checkpoint_s)
     earlier = checkpoints.load() if config.resume == "auto" else None
@@ -120,18 +125,20 @@ def train_and_score(
             if ending:
                 raise PreemptedError(f"stopped by SIGTERM after step {training.step}; the same command goes on from it")
 
-        history = fit(
-            model,
-            config.method,
-            problem.train,
-            recipe=recipe(config, len(problem.train)),
-            evaluate=lambda: problem.select(model).scores,
-            autocast=autocast(setup.precision, setup.device),
-            meter=meter,
-            end_epoch=end_epoch,
-            between=between,
-            start=None if earlier is None else earlier.part("training"),
-        )
+        with fast(model, setup) as replay:
+            history = fit(
+                model,
+                config.method,
+                problem.train,
+                recipe=recipe(config, len(problem.train)),
+                evaluate=lambda: problem.select(model, replay).scores,
+                autocast=autocast(setup.precision, setup.device),
+                meter=meter,
+                replay=replay,
+                end_epoch=end_epoch,
+                between=between,
+                start=None if earlier is None else earlier.part("training"),
+            )
     if initial:
         with meter.phase("spectrum"):  # of the last epoch's weights: the best one's are not always kept
             record.spectrum = spectrum(initial, weights(model, list(initial)))
@@ -145,6 +152,18 @@ def train_and_score(
     scores["selected"] = {"epoch": best.number + 1, **selected.scores}
     scores["last"] = {"epoch": len(history), **last.scores}
     return selected.generations
+
+
+@contextmanager
+def fast(model: PreTrainedModel, setup: Setup) -> Iterator[Replay]:
+    """Inside the block passes through the model take the fastest way there is here, and whole steps can be replayed."""
+    config, device = setup.config, setup.device
+    with (
+        replaying(device, config.cuda_graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
+        formed_together(model, largest=LARGEST if device.type == "cuda" else 0),
+        compiled(model, config.compile),
+    ):
+        yield replay
 
 
 def final_results(setup: Setup, problem: Problem, best: BestEpoch, history: list[Epoch]) -> tuple[Result, Result]:

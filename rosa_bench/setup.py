@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rosa_bench.compiled import check_compiler
 from rosa_bench.config import RunConfig
 from rosa_bench.data.source import describe_source
 from rosa_bench.device import resolve_device, resolve_precision
@@ -89,6 +90,7 @@ def set_up(
     """
     check_writable("output_dir", Path(config.output_dir).expanduser())
     check_writable("results_dir", Path(config.results_dir).expanduser())
+    check_compiler(config.compile)
     data, source = inputs or find_inputs(config)
     device = resolve_device(config.device, own_gpu=own_gpu)
     precision = resolve_precision(config.precision, device)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rosa_bench.checkpoint import Snapshot, joined, random_state, restore_random_state
 from rosa_bench.data.batches import Batch, Batches, parts, targets, to_device
+from rosa_bench.graphs import Replay, plainly
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.progress import TrainingProgress
@@ -60,8 +61,15 @@ class Training:
     def __init__(self, model: nn.Module, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
         self.model, self.device, self.steps_per_epoch = model, device, steps_per_epoch
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        on_gpu = device.type == "cuda"
         self.optimizer = torch.optim.AdamW(
-            self.trainable, recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay, fused=True
+            self.trainable,
+            torch.tensor(recipe.lr, device=device) if on_gpu else recipe.lr,  # there a captured step reads it anew
+            betas=recipe.betas,
+            eps=recipe.eps,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+            capturable=on_gpu,
         )
         self.step = 0
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait
@@ -77,6 +85,14 @@ class Training:
     def elapsed_s(self) -> float:
         """Seconds since the start, without those between breaking off and going on."""
         return time.perf_counter() - self._started
+
+    def set_lr(self, lr: float) -> None:
+        """Let the next step have this learning rate."""
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def checked_losses(self) -> list[float]:
         """The epoch's losses so far. Raises `TrainingFailedError` naming the first step whose loss is not finite."""
@@ -129,22 +145,24 @@ def fit(
     evaluate: Callable[[], Scores],
     autocast: Callable[[], AbstractContextManager],
     meter: Meter,
+    replay: Replay = plainly,
     end_epoch: Callable[[int, Epoch], None] = lambda _number, _epoch: None,
     between: Callable[[Training], None] = lambda _training: None,
     start: Snapshot | None = None,
 ) -> list[Epoch]:
     """Train ``model``, to which ``method`` is attached, and evaluate it after every epoch.
 
-    The model returns its loss when given labels, as Hugging Face's do. ``between`` is called after every step, and
-    after every epoch once ``end_epoch`` was: it may save the training's state. ``start`` is such a state to go on from.
-    Raises `TrainingFailedError` when a loss is not finite.
+    The model returns its loss when given labels, as Hugging Face's do. ``replay`` may make a step into one that does
+    the same faster (`rosa_bench.graphs`). ``between`` is called after every step, and after every epoch once
+    ``end_epoch`` was: it may save the training's state. ``start`` is such a state to go on from. Raises
+    `TrainingFailedError` when a loss is not finite.
     """
     device, steps_per_epoch = meter.device, len(batches)
     total = recipe.epochs * steps_per_epoch
     training = Training(model, recipe, steps_per_epoch=steps_per_epoch, device=device)
     if start is not None:
         training.state = start
-    optimizer = training.optimizer
+    optimise = replay(optimisation(training, recipe, autocast))
     progress = TrainingProgress(epochs=recipe.epochs, steps_per_epoch=steps_per_epoch, batch_size=batches.batch_size)
     with progress:
         for epoch in range(len(training.history), recipe.epochs):
@@ -155,18 +173,11 @@ def fit(
                     if method.is_due(step, steps_per_epoch):
                         training.checked_losses()
                         with meter.phase("resample"):
-                            forget(optimizer, resample(model, method, step), recipe.reset)
+                            replaced = resample(model, method, step, room_bytes=meter.room_bytes)
+                            forget(training.optimizer, replaced, recipe.reset)
                     lr = recipe.lr * lr_at(step, total, recipe.warmup_steps)
-                    for group in optimizer.param_groups:
-                        group["lr"] = lr
-
-                    loss = backward(model, to_device(batch, device), autocast, accumulate=recipe.accumulate)
-                    if recipe.clip_norm is not None:
-                        nn.utils.clip_grad_norm_(training.trainable, recipe.clip_norm)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
-
-                    training.losses[training.index] = loss
+                    training.set_lr(lr)
+                    training.losses[training.index] = optimise(to_device(batch, device))
                     training.step += 1
                     if progress.due():
                         progress.show(training.step, loss=training.checked_losses()[-1], lr=lr)
@@ -181,6 +192,22 @@ def fit(
             end_epoch(epoch, training.history[-1])
             between(training)
     return training.history
+
+
+def optimisation(
+    training: Training, recipe: Recipe, autocast: Callable[[], AbstractContextManager]
+) -> Callable[[Batch], Tensor]:
+    """One optimizer step on a batch, whose loss it returns. Nothing in it makes the host wait for a GPU."""
+
+    def optimise(batch: Batch) -> Tensor:
+        loss = backward(training.model, batch, autocast, accumulate=recipe.accumulate)
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(training.trainable, recipe.clip_norm)
+        training.optimizer.step()
+        training.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    return optimise
 
 
 def backward(
@@ -205,10 +232,10 @@ def backward(
     return total
 
 
-def resample(model: nn.Module, method: Method, step: int) -> list[nn.Parameter]:
+def resample(model: nn.Module, method: Method, step: int, *, room_bytes: int | None) -> list[nn.Parameter]:
     """Let the method draw a new subspace. Raises `TrainingFailedError` for weights that can no longer be factorised."""
     try:
-        return method.resample(model, step)
+        return method.resample(model, step, room_bytes=room_bytes)
     except ValueError as error:
         raise TrainingFailedError(f"at the resample before step {step + 1}: {error}") from error
 

@@ -242,6 +242,11 @@ WRONG = [
     ("limit_train=0", "limit_train=0", "at least 1"),
     ("limit_eval=-5", "limit_eval=-5", "at least 1"),
     ("precision=float16", "precision=float16", "auto, float32, bfloat16"),
+    ("compile=fast", "compile=fast", "none, default, max"),
+    ("compile=true", "compile=True", "none, default, max"),
+    ("compile=null", "compile", "None", "str"),
+    ("cuda_graphs=often", "cuda_graphs=often", "auto, always, never"),
+    ("group_by_length=perhaps", "group_by_length", "perhaps", "bool"),
     ("resume=maybe", "resume=maybe", "auto, never"),
     ("device=tpu", "device=tpu", "auto, cpu, cuda, cuda:N"),
     ("save_model=perhaps", "save_model", "perhaps", "bool"),
@@ -314,6 +319,28 @@ def test_a_wrong_value_of_another_method_is_told(method: str, override: str, wor
 def test_what_is_not_changed_is_right() -> None:
     for method in ("rosa", "lora", "ia3", "ft"):
         parse(changed("seed=1", method=method))  # or the laws above would hold of anything
+
+
+@pytest.mark.parametrize("key", ["pad_to_max", "group_by_length"])
+def test_what_is_done_with_texts_is_refused_where_there_are_none(compose: Compose, key: str) -> None:
+    assert getattr(compose("task=grammar", f"{key}=true"), key)
+    assert getattr(compose("task=restaurants", "model=tiny_gpt2", f"{key}=true"), key)
+    assert not getattr(compose("task=synthetic", "model=mlp1"), key)
+    with pytest.raises(UserError) as raised:
+        compose("task=synthetic", "model=mlp1", f"{key}=true")
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in (f"{key}=true", "task=synthetic", f"{key}=false"):
+        assert word in message
+
+
+@pytest.mark.parametrize(("key", "choices"), [
+    ("compile", ["none", "default", "max"]), ("cuda_graphs", ["auto", "always", "never"]),
+    ("group_by_length", [False, True]),
+])  # fmt: skip
+def test_every_way_to_be_faster_can_be_chosen_and_the_first_is_the_default(key: str, choices: list[object]) -> None:
+    assert [getattr(parse(changed(f"{key}={choice}")), key) for choice in choices] == choices
+    assert getattr(parse(changed("seed=1")), key) == choices[0]
 
 
 # A value that the configuration lets through fails later, in the middle of a run.

@@ -61,11 +61,13 @@ def record(status: str = "completed", **changes: Any) -> RunRecord:
 def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Name:
     """``name("lr=1")``: what the run of such a command line is called, with a tiny model."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rosa_bench.setup.check_compiler", lambda _choice: None)  # whether there is one or not
     return lambda *overrides: set_up(compose(*TINY, *overrides), {}).id
 
 
 @pytest.mark.parametrize("override", [
     "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "pad_to_max=true",
+    "group_by_length=true", "compile=default", "compile=max",
     "limit_train=8", "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2",
     "protocol.train_head=true", "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1",
     "optimizer.warmup_steps=5",
@@ -85,6 +87,7 @@ def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override
 @pytest.mark.parametrize("overrides", [
     ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
     ["record_spectrum=true"], ["retry_failed=true"], ["checkpoint_s=5"],
+    ["cuda_graphs=never"], ["cuda_graphs=always"], ["compile=none"], ["group_by_length=false"],
     ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
@@ -95,10 +98,13 @@ def test_nothing_else_does(name: Name, overrides: list[str]) -> None:
 
 def test_a_run_is_named_as_before_a_setting_was_added(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rosa_bench.setup.check_compiler", lambda _choice: None)
     known = set_up(compose(*TINY), {}).identity
     for key in ADDED_SINCE:
         assert key.rpartition(".")[2] not in json.dumps(known)
-    assert set_up(compose(*TINY, "pad_to_max=true"), {}).identity == {**known, "pad_to_max": True}
+    for key, value in (("pad_to_max", True), ("group_by_length", True), ("compile", "default")):
+        identity = set_up(compose(*TINY, f"{key}={str(value).lower()}"), {}).identity
+        assert identity == {**known, key: value}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="device=auto means another device")

@@ -17,11 +17,11 @@ from rosa_bench.adapters import LowRankLinear
 from rosa_bench.checkpoint import Snapshot
 from rosa_bench.config import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TokenBatches
+from rosa_bench.data.tokenised import Tokens
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.models.random_weights import byte_tokenizer
 from rosa_bench.train import Epoch, Recipe, Scores, Training, TrainingFailedError, backward, checked, fit, forget, lr_at
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ class Recorder(Method):
         self.asked.append((step, steps_per_epoch))
         return step in self.due
 
-    def resample(self, model: nn.Module, step: int) -> list[nn.Parameter]:
+    def resample(self, model: nn.Module, step: int, *, room_bytes: int | None = None) -> list[nn.Parameter]:  # noqa: ARG002
         self.resampled[step] = [parameter.detach().clone() for parameter in model.parameters()]
         return [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
 
@@ -318,10 +318,8 @@ def test_a_seed_makes_a_run_the_same_bit_for_bit(
         torch.manual_seed(seed)  # dropout
         config.method.attach(model)
         texts = [[0, *range(10, 13 + row % 3), 2] for row in range(12)]
-        inputs = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in texts]
-        batches = TokenBatches(
-            inputs, torch.tensor([0, 1] * 6), batch_size=4, tokenizer=byte_tokenizer(max_length=32), seed=seed
-        )
+        tokens, labels = Tokens.of({"input_ids": texts}), torch.tensor([0, 1] * 6)
+        batches = TokenBatches(tokens, labels, fills={"input_ids": 1}, longest=32, batch_size=4, seed=seed)
         history = run(model, config.method, batches, recipe(lr=1e-2, epochs=3, reset="all"))
         return weights(model), [epoch.train_loss for epoch in history]
 

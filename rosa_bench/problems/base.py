@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import singledispatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +15,7 @@ from rosa_bench.device import autocast
 from rosa_bench.evaluate import Predictions, predict
 from rosa_bench.files import new_folder
 from rosa_bench.generations import Generation
+from rosa_bench.graphs import Replay, plainly
 from rosa_bench.setup import Setup
 from rosa_bench.train import Scores
 
@@ -28,7 +29,12 @@ class Result(NamedTuple):
     generations: tuple[Generation, ...] = ()
 
 
-Evaluate = Callable[[PreTrainedModel], Result]
+class Evaluate(Protocol):
+    """An evaluation of a model. One that is done again and again may be replayed."""
+
+    def __call__(self, model: PreTrainedModel, replay: Replay = plainly) -> Result:
+        """The model's scores."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +78,10 @@ class OnBatches:
     setup: Setup
     score: Callable[[Predictions], Scores]
 
-    def __call__(self, model: PreTrainedModel) -> Result:
-        context = autocast(self.setup.precision, self.setup.device)
-        return Result(self.score(predict(model, self.batches, device=self.setup.device, autocast=context)))
+    def __call__(self, model: PreTrainedModel, replay: Replay = plainly) -> Result:
+        device = self.setup.device
+        context = autocast(self.setup.precision, device)
+        return Result(self.score(predict(model, self.batches, device=device, autocast=context, replay=replay)))
 
 
 @singledispatch

@@ -13,6 +13,7 @@ from rosa_bench.errors import UserError, one_of
 from rosa_bench.evaluate import mean_loss
 from rosa_bench.generate import generate
 from rosa_bench.generations import Generation
+from rosa_bench.graphs import Replay, plainly
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.pretrained import longest_input
 from rosa_bench.models.spec import Decoder
@@ -45,10 +46,10 @@ def _(task: GenerationTask, setup: Setup) -> Problem:
 
     def perplexity(prompts: list[Prompt]) -> Evaluate:
         pairs = [pair for prompt in prompts for pair in prompt.pairs]
-        batches = encoding.sequences(pairs, loss_on_prompt=False, batch_size=config.batch_size)
+        batches = encoding.sequences(pairs, loss_on_prompt=False, batch_size=config.batch_size).to(setup.device)
 
-        def evaluate(model: PreTrainedModel) -> Result:
-            loss = mean_loss(model, batches, device=setup.device, autocast=context)
+        def evaluate(model: PreTrainedModel, replay: Replay = plainly) -> Result:
+            loss = mean_loss(model, batches, device=setup.device, autocast=context, replay=replay)
             return Result({"perplexity": math.exp(min(loss, LARGEST_LOSS)), "loss": loss})
 
         return evaluate
@@ -56,7 +57,7 @@ def _(task: GenerationTask, setup: Setup) -> Problem:
     prompts = encoding.prompts([prompt.text for prompt in splits.test], room=min(room, config.max_length))
     test_perplexity = perplexity(splits.test)
 
-    def report(model: PreTrainedModel) -> Result:
+    def report(model: PreTrainedModel, replay: Replay = plainly) -> Result:
         outputs = generate(
             model,
             loaded.tokenizer,
@@ -73,15 +74,19 @@ def _(task: GenerationTask, setup: Setup) -> Problem:
             Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
             for prompt, output in zip(splits.test, outputs, strict=True)
         )
-        return Result({**figures, **test_perplexity(model).scores}, generations)
+        return Result({**figures, **test_perplexity(model, replay).scores}, generations)
 
     return Problem(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         commit=loaded.commit,
         train=encoding.sequences(
-            splits.train, loss_on_prompt=task.loss_on_prompt, batch_size=config.batch_size, seed=config.seed
-        ),
+            splits.train,
+            loss_on_prompt=task.loss_on_prompt,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            grouped=config.group_by_length,
+        ).to(setup.device),
         select=perplexity(splits.validation),
         selected_on="validation_split",
         report=report,

@@ -47,7 +47,7 @@ def _(task: SyntheticTask, setup: Setup) -> Problem:
     splits = {name: sample(target, count, generator) for name, count in rows.items()}
 
     def batches(name: str, *, size: int = 1, seed: int | None = None) -> TensorBatches:
-        return TensorBatches(*splits[name], batch_size=size * config.batch_size, seed=seed)
+        return TensorBatches(*splits[name], batch_size=size * config.batch_size, seed=seed).to(setup.device)
 
     def evaluation(name: str) -> OnBatches:
         return OnBatches(batches(name, size=EVALUATION_BATCHES), setup, mean_squared_errors)

@@ -40,8 +40,8 @@ def _(task: TextTask, setup: Setup) -> Problem:
     def batches(rows: list[Row], *, size: int = 1, seed: int | None = None) -> TokenBatches:
         return encode(
             rows, loaded.tokenizer, max_length=length, batch_size=size * config.batch_size, seed=seed,
-            pad_to_max=config.pad_to_max,
-        )  # fmt: skip
+            pad_to_max=config.pad_to_max, grouped=config.group_by_length,
+        ).to(setup.device)  # fmt: skip
 
     def evaluation(rows: list[Row]) -> OnBatches:
         return OnBatches(batches(rows, size=EVALUATION_BATCHES), setup, partial(score, metric=metric))
