@@ -37,8 +37,10 @@ figures: install     ## the figures of results/, from its records
 report: install      ## results/report.html: the tables, the figures and all runs on one page
 	$(BIN)/rosa-bench report
 
-bench: install       ## times and memory, into results/benchmarks
-	$(BIN)/python scripts/benchmark.py
+bench: install       ## times and memory, into results/benchmarks; DATA=folder for whole runs on CoLA
+	$(BIN)/python scripts/resample.py
+	$(BIN)/python scripts/step.py
+	$(BIN)/python scripts/whole_run.py results/benchmarks $(DATA)
 	$(BIN)/python scripts/generation.py
 
 clean:

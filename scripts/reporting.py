@@ -1,6 +1,7 @@
 """What the benchmarks share: times that can be compared, and a report of figures."""
 
 import json
+import re
 import statistics
 import sys
 import time
@@ -40,6 +41,11 @@ def wait_for_gpu() -> None:
         torch.cuda.synchronize()
 
 
+def short_name(device: torch.device, name: str) -> str:
+    """A device as a file's name has it: ``cpu``, ``h200``, ``geforce-rtx-4090``."""
+    return "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia "))
+
+
 def write_report(
     name: str, figures: Mapping[str, Figures], *, folder: Path, what: str | None, device: torch.device
 ) -> None:
@@ -55,8 +61,7 @@ def write_report(
         "measured_at": now.isoformat(timespec="seconds"),
         "figures": figures,
     }
-    kind = "cpu" if device.type == "cpu" else str(described["name"]).split()[-1].lower()
-    path = folder / f"{name}_{kind}_{now:%Y-%m-%d}.json"
+    path = folder / f"{name}_{short_name(device, str(described['name']))}_{now:%Y-%m-%d}.json"
     write_atomic(path, json.dumps(report, indent=1) + "\n")
     table = Table("benchmark", "figure", "value", box=box.SIMPLE)
     for group_name, group in figures.items():
