@@ -18,14 +18,23 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from rosa_bench.adapters import product_dtype
 
 NAME = "rosa_bench_sdpa"
+MASK_ALONE = "rosa_bench_mask"
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:
-    """Let a model that attends by scaled dot-product attention do so with our mask; others stay as they are."""
-    if model.config._attn_implementation == "sdpa":
+    """Let a model have our mask, if it attends by scaled dot-product attention or, as MPNet, only in a way of its own.
+
+    A model that was told to attend in another way stays as it is.
+    """
+    chosen = model.config._attn_implementation
+    if chosen == "sdpa":
         AttentionInterface.register(NAME, sdpa_attention_forward)
         AttentionMaskInterface.register(NAME, bias_mask)
         model.set_attn_implementation(NAME)
+    elif chosen == "eager" and not model._can_set_attn_implementation():
+        # Its layers never ask for an implementation; the mask alone goes by the name.
+        AttentionMaskInterface.register(MASK_ALONE, bias_mask)
+        model.config._attn_implementation = MASK_ALONE
 
 
 def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

@@ -320,13 +320,20 @@ def mpnet() -> PreTrainedModel:
     ).eval()  # fmt: skip
 
 
-def test_a_model_that_attends_in_its_own_way_is_left_alone() -> None:
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_model_that_attends_in_its_own_way_has_the_mask_alone(mask: str, tmp_path: Path) -> None:
     model = mpnet()
-    before, expected = model.config._attn_implementation, logits(model, padded("right"))
-    assert before != "sdpa"
+    assert model.config._attn_implementation == "eager"
+    expected = logits(model, MASKS[mask]())
+    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+        logits(model, full())
     use_fast_attention(model)
-    assert model.config._attn_implementation == before
-    assert torch.equal(logits(model, padded("right")), expected)
+    with NotLooking():
+        torch.testing.assert_close(logits(model, MASKS[mask]()), expected)
+    model.save_pretrained(tmp_path)
+    loaded = MPNetForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert loaded.config._attn_implementation == "eager"
+    torch.testing.assert_close(logits(loaded, MASKS[mask]()), expected)
 
 
 def test_another_implementation_that_was_chosen_stays(tiny_model: TinyModel) -> None:

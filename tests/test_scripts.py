@@ -1,0 +1,58 @@
+"""The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The folder of programs as a place to import from, as it is when one of them is run."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    yield import_module("reporting")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100-80gb-hbm3"),
+        ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090"),
+    ],
+)
+def test_a_gpu_has_a_short_name_for_files(script: ModuleType, name: str, expected: str) -> None:
+    assert script.short_name(torch.device("cuda"), name) == expected
+    assert script.short_name(CPU, "Some Processor") == "cpu"
+
+
+def test_resampling_is_measured_and_told_for_all_weights(script: ModuleType) -> None:
+    resample = import_module("resample")
+    figures = resample.cost(6, 16, CPU, repeats=1, timed=2)
+    assert set(figures) == {"ours_s", "svd_loop_s", "speedup"}
+    assert figures["speedup"] == pytest.approx(figures["svd_loop_s"] / figures["ours_s"])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
+def test_steps_of_all_kinds_are_measured_beside_each_other(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = import_module("step")
+    tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    monkeypatch.setattr(step, "SMALL", tiny)
+    monkeypatch.setattr(step, "REPEATS", 1)
+    figures = step.steps(2, 4, ("none",), CPU)
+    kinds = ("ft", "peft_lora", "two_branches", "lora", "rosa")
+    assert {f"{kind}, eager, ms" for kind in kinds} <= set(figures)
+    assert figures["ft, eager, to FT eager"] == figures["peft_lora, eager, to PEFT LoRA eager"] == 1
+
+
+def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
+    step = import_module("step")
+    forward = 2 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 32 * 16  # of the weights alone
+    rosa, full = (step.needed_operations(method, 32, 16) for method in ("rosa", "ft"))
+    assert 2 * forward < rosa < 2.1 * forward  # inputs' gradients, but none of weights
+    assert 3 * forward < full < 3.1 * forward
