@@ -329,7 +329,8 @@ def test_a_model_that_attends_in_its_own_way_has_the_mask_alone(mask: str, tmp_p
         logits(model, full())
     use_fast_attention(model)
     with NotLooking():
-        torch.testing.assert_close(logits(model, MASKS[mask]()), expected)
+        found = logits(model, MASKS[mask]())
+    torch.testing.assert_close(found, expected)
     model.save_pretrained(tmp_path)
     loaded = MPNetForSequenceClassification.from_pretrained(tmp_path).eval()
     assert loaded.config._attn_implementation == "eager"
