@@ -144,7 +144,7 @@ def ways(weight: Float[Tensor, "*n out in"]) -> tuple[Way, ...]:
 
     Measured (docs/performance.md): on a GPU cuSOLVER's batched approximate SVD takes a fifth of the time of one
     eigendecomposition after another, for matrices up to about a thousand wide; above that, and on a CPU, the
-    eigendecomposition of the smaller Gram matrix is the faster, and an order of magnitude faster than an SVD.
+    eigendecomposition of the smaller Gram matrix is the faster, and faster than an SVD.
     """
     count, size = weight.shape[:-2].numel(), min(weight.shape[-2:])
     batched = weight.is_cuda and count >= BATCHED_SVD[0] and size <= BATCHED_SVD[1]

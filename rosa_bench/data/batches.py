@@ -30,12 +30,12 @@ class Batches(ABC):
     """Examples in the order that a seed and an epoch say. A batch holds ``labels`` and the model's inputs.
 
     The order is a pure function of seed and epoch, so that any epoch can be had again. ``tensors`` are what batches are
-    gathered from; they lie on ``device``, and so do the batches.
+    gathered from; they lie on ``device``, and so do the batches. The model that they are for is on ``model_device``.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, examples: int, batch_size: int, seed: int | None = None):
         self.tensors = dict(tensors)
-        self.device = torch.device("cpu")
+        self.device = self.model_device = torch.device("cpu")
         self.examples = examples  # in an epoch
         self.batch_size = batch_size
         self.seed = seed
@@ -45,7 +45,8 @@ class Batches(ABC):
         return math.ceil(self.examples / self.batch_size)
 
     def to(self, device: torch.device) -> Self:
-        """Hold the examples on ``device`` from now on, if they fit there beside a model."""
+        """Be for a model on ``device``, and hold the examples there from now on, if they fit beside it."""
+        self.model_device = device
         if has_room(device, sum(tensor.nbytes for tensor in self.tensors.values())):
             self.device = device
             self.tensors = {name: tensor.to(device) for name, tensor in self.tensors.items()}
@@ -116,7 +117,7 @@ class TokenBatches(Batches):
         """How long a batch is made whose longest example is so long."""
         if self.pad_to is not None:
             return self.pad_to
-        if self.device.type == "cpu":
+        if self.model_device.type == "cpu":
             return longest
         at_least = bisect.bisect_left(WIDTHS, longest)
         return max(longest, min(self.longest, WIDTHS[at_least])) if at_least < len(WIDTHS) else longest

@@ -74,14 +74,14 @@ def fingerprint(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBa
 
 def _mapped(texts: dict[str, list[str]], encode: Any, path: Path, key: str) -> datasets.Dataset:
     """`datasets` writes to a temporary file and renames it, so that processes can do this side by side."""
-    shown = datasets.are_progress_bars_disabled()
+    hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         return datasets.Dataset.from_dict(texts).map(
             encode, batched=True, remove_columns=list(texts), cache_file_name=str(path), new_fingerprint=key[:32]
         )
     finally:
-        if not shown:
+        if not hidden:
             datasets.enable_progress_bars()
 
 

@@ -206,7 +206,7 @@ def test_elsewhere_batches_have_few_widths_each_little_more_than_needed(max_leng
     data = TokenBatches(
         Tokens.of({"input_ids": [[5]]}), None, fills={"input_ids": PAD}, longest=max_length, batch_size=1
     )
-    data.device = torch.device("meta")  # all but the CPU; only its name is asked for
+    data.model_device = torch.device("meta")  # all but the CPU; only its name is asked for
     widths = [data.width(longest) for longest in range(1, max_length + 1)]
     for longest, width in enumerate(widths, start=1):
         assert longest <= width <= max_length
@@ -220,14 +220,14 @@ def test_elsewhere_batches_have_few_widths_each_little_more_than_needed(max_leng
 def test_a_batch_that_the_tokens_outgrow_is_as_wide_as_they_are() -> None:
     # `longest` is what the model takes; that a tokenizer's texts are no longer is checked before, and not here.
     data = batches(distinct(3), max_length=20)
-    data.device = torch.device("meta")
+    data.model_device = torch.device("meta")
     assert data.width(30) == 30
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_padded_to_the_most_there_is_one_width(device: str) -> None:
     data = batches(distinct(3), max_length=50, pad_to_max=True)
-    data.device = torch.device(device)
+    data.model_device = torch.device(device)
     assert {data.width(longest) for longest in range(1, 51)} == {50}
 
 
@@ -258,6 +258,10 @@ def test_moved_batches_are_the_same_and_lie_there(monkeypatch: pytest.MonkeyPatc
     stays = batches(distinct(9)).to(torch.device("meta"))
     assert stays.device.type == "cpu"
     assert {tensor.device.type for tensor in stays.tensors.values()} == {"cpu"}
+    assert {batch["input_ids"].shape[1] for batch in stays.epoch(1)} <= set(
+        WIDTHS
+    )  # it is the model's place that counts
+    assert {batch["input_ids"].shape[1] for batch in before} - set(WIDTHS)
 
 
 # Grouping by length
