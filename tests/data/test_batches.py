@@ -258,9 +258,7 @@ def test_moved_batches_are_the_same_and_lie_there(monkeypatch: pytest.MonkeyPatc
     stays = batches(distinct(9)).to(torch.device("meta"))
     assert stays.device.type == "cpu"
     assert {tensor.device.type for tensor in stays.tensors.values()} == {"cpu"}
-    assert {batch["input_ids"].shape[1] for batch in stays.epoch(1)} <= set(
-        WIDTHS
-    )  # it is the model's place that counts
+    assert {batch["input_ids"].shape[1] for batch in stays.epoch(1)} <= set(WIDTHS)  # the model's place counts
     assert {batch["input_ids"].shape[1] for batch in before} - set(WIDTHS)
 
 
