@@ -107,7 +107,7 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(  # noqa: PLR0917 - autograd takes them in order
         ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
-        dtype = product_dtype(x)
+        dtype = product_dtype(x.device, x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             weight = _formed(residual, a, b, scale).to(dtype)
             x = x.to(dtype)
@@ -132,10 +132,9 @@ class _LowRankLinear(torch.autograd.Function):
         return dx, None, da, db, dbias, None
 
 
-def product_dtype(tensor: Tensor) -> torch.dtype:
-    """The type in which a matrix product with ``tensor`` is made here: autocast's, where it is on."""
-    device = tensor.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tensor.dtype
+def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type in which a matrix product of such tensors is made here: autocast's, where it is on."""
+    return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def scaled(tensor: Tensor, scale: float) -> Tensor:

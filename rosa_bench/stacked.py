@@ -55,13 +55,15 @@ class Stack:
         )
         for number, layer in enumerate(layers):
             layer.residual.data, layer.a.data, layer.b.data = (each[number] for each in (self.residual, self.a, self.b))
+            layer.narrow = narrowed
 
     def form(self) -> None:
         """Give each layer its weight, for one pass."""
         factors = [factor for name in ("a", "b") for factor in (getattr(layer, name) for layer in self.layers)]
-        formed = form_all(self.residual, self.a, self.b, factors, scale=self.scale, dtype=product_dtype(self.residual))
+        dtype = product_dtype(self.residual.device, self.residual.dtype)
+        formed = form_all(self.residual, self.a, self.b, factors, scale=self.scale, dtype=dtype)
         for layer, weight in zip(self.layers, formed, strict=True):
-            layer.formed, layer.narrow = weight, self.narrowed
+            layer.formed = weight
 
     def release(self) -> None:
         """Take the weights back, before the factors change."""

@@ -6,12 +6,11 @@ Prints validation loss, mean over replicates, after so many factorisations: for 
 taken out of the weight) and for Algorithm 1's (``svd``). Figures of docs/theory.md come from here. About two minutes.
 """
 
-import hydra
 import torch
+from reporting import settings
 from rich import box, get_console
 from rich.table import Table
 
-from rosa_bench.config import conf_folder, parse
 from rosa_bench.data.batches import Batches
 from rosa_bench.problems import prepare
 from rosa_bench.setup import set_up
@@ -23,8 +22,7 @@ RANKS = (1, 2, 4, 6, 8)
 
 def main() -> None:
     """Make the problem that the runs are trained on, and solve it step by step."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        config = parse(hydra.compose("config", overrides=["task=synthetic", "model=mlp1", "method=rosa"]))
+    config = settings("task=synthetic", "model=mlp1", "method=rosa")
     problem = prepare(config.task, set_up(config, {}))
     [weight] = problem.model.parameters()  # (replicates, out, in)
     (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportAttributeAccessIssue]

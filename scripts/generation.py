@@ -13,16 +13,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-import hydra
 import torch
 from peft import LoraConfig, get_peft_model
-from reporting import Figures, interleaved, write_report
+from reporting import Figures, interleaved, settings, write_report
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from rosa_bench.adapters import low_rank_layers
-from rosa_bench.config import conf_folder, parse
 from rosa_bench.data.generation import Decoding
 from rosa_bench.generate import generate
 from rosa_bench.methods.base import Method
@@ -101,10 +99,7 @@ def decoder(device: torch.device) -> PreTrainedModel:
 
 def lora() -> Method:
     """LoRA on the attention's layers."""
-
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        overrides = ["task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}"]
-        return parse(hydra.compose("config", overrides)).method
+    return settings("task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}").method
 
 
 if __name__ == "__main__":

@@ -9,20 +9,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import hydra
 import torch
+from reporting import settings
 from torch.profiler import ProfilerActivity, profile
 
 from rosa_bench import run as running
-from rosa_bench.config import conf_folder, parse
 from rosa_bench.setup import set_up
 from rosa_bench.train import Epoch
 
 
 def main(arguments: list[str]) -> None:
     """Make the run, its last epoch profiled."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        config = parse(hydra.compose("config", overrides=arguments))
+    config = settings(*arguments)
     profiler = profile(activities=[ProfilerActivity.CUDA])
     fit = running.fit
 

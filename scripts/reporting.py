@@ -8,16 +8,30 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypeVar
 
+import hydra
 import torch
 from rich import box, get_console
 from rich.table import Table
 
+from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.device import describe
 from rosa_bench.files import write_atomic
+from rosa_bench.measure import peak_bytes, reset_peak
 from rosa_bench.provenance import git_state, versions
 
 Figures = dict[str, float]
+T = TypeVar("T")
+
+ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}  # MiniLM-L6
+
+
+def settings(*overrides: str) -> RunConfig:
+    """The composed and checked settings of a command line."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        return parse(hydra.compose("config", list(overrides)))
 
 
 def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
@@ -33,6 +47,15 @@ def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) ->
             wait_for_gpu()
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def with_extra_bytes(action: Callable[[], T], device: torch.device) -> tuple[T, int]:
+    """What ``action`` returns, and how much GPU memory it takes at its peak beside what is taken; 0 on a CPU."""
+    if device.type == "cpu":
+        return action(), 0
+    before = torch.cuda.memory_allocated(device)
+    reset_peak(device)
+    return action(), peak_bytes(device) - before
 
 
 def wait_for_gpu() -> None:

@@ -8,16 +8,14 @@ is their share of it); on a CPU 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 76
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
-from reporting import Figures, interleaved, write_report
+from reporting import Figures, interleaved, with_extra_bytes, write_report
 from torch import Tensor
 
 from rosa_bench.lowrank import WORKSPACE, factorize, stacks
-from rosa_bench.measure import peak_bytes, reset_peak
 
 RANK = 8
 FLOAT32_BYTES = 4
@@ -61,7 +59,7 @@ def cost(
     figures = {name: time_s * count / measured for name, time_s in times.items()}
     figures["speedup"] = figures["svd_loop_s"] / figures["ours_s"]
     if device.type == "cuda":
-        figures["extra_memory_weights"] = extra_bytes(ours, device) / (FLOAT32_BYTES * size**2)
+        figures["extra_memory_weights"] = with_extra_bytes(ours, device)[1] / (FLOAT32_BYTES * size**2)
     return figures
 
 
@@ -77,14 +75,6 @@ def by_svd(weights: Tensor) -> None:
     """As the authors' code does it: a whole SVD of one weight after another."""
     for weight in weights:
         torch.linalg.svd(weight, full_matrices=False)
-
-
-def extra_bytes(action: Callable[[], None], device: torch.device) -> int:
-    """How much memory ``action`` takes at its peak, beside what is taken already."""
-    before = torch.cuda.memory_allocated(device)
-    reset_peak(device)
-    action()
-    return peak_bytes(device) - before
 
 
 if __name__ == "__main__":

@@ -13,23 +13,21 @@ product, measured here, as a fraction of the step's: a frozen weight has no grad
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-import hydra
 import torch
 from peft import LoraConfig, get_peft_model
-from reporting import Figures, interleaved, write_report
+from reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, with_extra_bytes, write_report
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, RobertaConfig
 
-from rosa_bench.adapters import LowRankLinear, low_rank_layers
+from rosa_bench.adapters import LowRankLinear
 from rosa_bench.compiled import WARM_UPS, compiled
-from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.data.batches import Batch
 from rosa_bench.device import autocast, resolve_precision
 from rosa_bench.graphs import replaying
-from rosa_bench.measure import peak_bytes, reset_peak
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.stacked import LARGEST, formed_together
 from rosa_bench.train import Recipe, Training, optimisation
@@ -39,7 +37,6 @@ RECIPE = Recipe(
     lr=1e-4, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, clip_norm=None, accumulate=1,
     reset="all",
 )  # fmt: skip
-SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 REPEATS = 15
 Step = Callable[[Batch], Tensor]
 
@@ -96,10 +93,8 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
     with ExitStack() as stack:
         actions = {}
         for name, (make, choice, graphs) in made.items():
-            before = torch.cuda.memory_allocated() if on_gpu else 0
-            reset_peak(device)
-            actions[name] = ready(stack, make(), batch, choice=choice, graphs=graphs, device=device)
-            memory[name] = peak_bytes(device) - before
+            prepare = partial(ready, stack, make, batch, choice=choice, graphs=graphs, device=device)
+            actions[name], memory[name] = with_extra_bytes(prepare, device)
         times = interleaved(actions, repeats=REPEATS)
     figures = {f"{name}, ms": 1e3 * time_s for name, time_s in times.items()}
     figures |= {f"{name}, to FT eager": time_s / times["ft, eager"] for name, time_s in times.items()}
@@ -117,9 +112,10 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
 
 
 def ready(
-    stack: ExitStack, model: nn.Module, batch: Batch, *, choice: str, graphs: str, device: torch.device
+    stack: ExitStack, make: Callable[[], nn.Module], batch: Batch, *, choice: str, graphs: str, device: torch.device
 ) -> Callable[[], object]:
-    """A step of ``model`` that was run a few times, so that it is compiled and captured, if it is to be."""
+    """A step of a new model that was run a few times, so that it is compiled and captured, if it is to be."""
+    model = make()
     training = Training(model, RECIPE, steps_per_epoch=1, device=device)
     step: Step = optimisation(training, RECIPE, autocast(resolve_precision("auto", device), device))
     stack.enter_context(formed_together(model, largest=LARGEST if device.type == "cuda" else 0))
@@ -141,10 +137,7 @@ def random_batch(rows: int, length: int, device: torch.device) -> Batch:
 def encoder(device: torch.device) -> PreTrainedModel:
     """RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
     torch.manual_seed(0)
-    if device.type == "cuda":
-        config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
-    else:
-        config = BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
+    config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
     config.problem_type = "single_label_classification"  # or it would be compiled anew when it is known
     model = AutoModelForSequenceClassification.from_config(config).to(device).train()
     use_fast_attention(model)
@@ -154,7 +147,8 @@ def encoder(device: torch.device) -> PreTrainedModel:
 def ours(method: str, device: torch.device) -> nn.Module:
     """The model with a method of this package attached, under the protocol ``fair``."""
     model = encoder(device)
-    settings(method).method.attach(model)
+    chosen = settings(f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair").method
+    chosen.attach(model)
     return model
 
 
@@ -168,14 +162,16 @@ def peft_lora(device: torch.device) -> nn.Module:
 class TwoBranches(nn.Module):
     """LoRA as its paper writes it: ``x residual^T + (x b^T) a^T + bias``."""
 
+    residual: Tensor
+
     def __init__(self, layer: LowRankLinear):
         super().__init__()
-        self.layer = layer
+        self.register_buffer("residual", layer.residual)
+        self.a, self.b, self.bias = layer.a, layer.b, layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        layer = self.layer
-        y = functional.linear(x, layer.residual, layer.bias)
-        return y + functional.linear(functional.linear(x, layer.b), layer.a)
+        y = functional.linear(x, self.residual, self.bias)
+        return y + functional.linear(functional.linear(x, self.b), self.a)
 
 
 def two_branches(device: torch.device) -> nn.Module:
@@ -185,16 +181,7 @@ def two_branches(device: torch.device) -> nn.Module:
         if isinstance(module, LowRankLinear):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, TwoBranches(module))
-    assert low_rank_layers(model)
     return model
-
-
-def settings(method: str) -> RunConfig:
-    """The composed settings of a method at `RANK`."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return parse(
-            hydra.compose("config", [f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair"])
-        )
 
 
 def needed_operations(method: str, rows: int, length: int) -> float:

@@ -19,20 +19,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
-from reporting import Figures, interleaved, write_report
+from reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, write_report
 from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig
 
-from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.data.rows import load_rows
 
 CLI = [sys.executable, "-m", "rosa_bench.cli"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 EPOCHS = 10
-SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 
 
 def main(folder: Path, data_dir: Path | None) -> None:
@@ -70,8 +67,8 @@ def whole_run(command: list[str], work: Path) -> Figures:
     ``beside_epochs_s`` is start-up and end; kernels are those of an epoch, its resample and its evaluation included.
     """
     command = [*command, "method=rosa", "method.resample_every=1"]
-    once([*command, "epochs=1"], work / "first", seed=0)
-    record, wall_s = once(command, work / "second", seed=0)
+    once([*command, "epochs=1"], work / "first")
+    record, wall_s = once(command, work / "second")
     ends = [epoch["time_s"] for epoch in record["scores"]["epochs"]]
     epochs = [end - start for start, end in zip([0.0, *ends], ends, strict=False)]
     times = record["time_s"]
@@ -97,7 +94,7 @@ def kernels_s(command: list[str], work: Path) -> float:
 
 def peaks(command: list[str], work: Path) -> Figures:
     """Peak memory by phase, of a run of two epochs."""
-    record, _ = once([*command, "epochs=2"], work, seed=0)
+    record, _ = once([*command, "epochs=2"], work)
     return {f"{phase}_MB": value / 1e6 for phase, value in record["memory_bytes"].items()}
 
 
@@ -108,7 +105,7 @@ def side_by_side(command: list[str], work: Path) -> Figures:
     for count in (1, 2, 4, 8):
         with ThreadPoolExecutor(count) as pool:
             places = [work / f"{count}-{number}" for number in range(count)]
-            records = [record for record, _ in pool.map(lambda place: once(command, place, seed=0), places)]
+            records = [record for record, _ in pool.map(lambda place: once(command, place), places)]
         seconds = [record["scores"]["epochs"][-1]["time_s"] for record in records]
         rate = sum(1 / one for one in seconds)
         alone = alone or rate
@@ -116,10 +113,10 @@ def side_by_side(command: list[str], work: Path) -> Figures:
     return figures
 
 
-def once(command: list[str], work: Path, *, seed: int) -> tuple[dict[str, Any], float]:
+def once(command: list[str], work: Path) -> tuple[dict[str, Any], float]:
     """The record of a run, and the seconds that its process took."""
     started = time.perf_counter()
-    printed([*CLI, *command, f"seed={seed}", *folders(work)])
+    printed([*CLI, *command, *folders(work)])
     wall_s = time.perf_counter() - started
     [path] = Path(work, "runs").glob("*.json")
     record = json.loads(path.read_text())
@@ -133,12 +130,6 @@ def printed(command: list[str]) -> str:
     if found.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{found.stdout}\n{found.stderr}")
     return found.stdout
-
-
-def settings(*overrides: str) -> RunConfig:
-    """The composed settings of a command line."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return parse(hydra.compose("config", list(overrides)))
 
 
 def folders(work: Path) -> list[str]:
@@ -161,7 +152,7 @@ def make_model(folder: Path, data_dir: Path | None) -> Path:
         bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
         pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
     )  # fmt: skip
-    config = RobertaConfig(vocab_size=50265, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5)
+    config = RobertaConfig(**ROBERTA_BASE)  # pyright: ignore[reportArgumentType]
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -175,7 +166,7 @@ def peak_memory(work: Path) -> Figures:
     medians = {}
     for method in ("ft", "lora", "rosa"):
         given = [*command, f"method={method}", *(["method.resample_every=1"] if method == "rosa" else [])]
-        found = [max(once(given, work / method, seed=0)[0]["memory_bytes"].values()) for _ in range(3)]
+        found = [max(once(given, work / method)[0]["memory_bytes"].values()) for _ in range(3)]
         medians[method] = float(statistics.median(found))
     ratios = {f"{name}_to_lora": medians[name] / medians["lora"] for name in ("ft", "rosa")}
     return {**{f"{name}_bytes": value for name, value in medians.items()}, **ratios}

@@ -109,7 +109,7 @@ class TokenBatches(Batches):
         super().__init__(
             {**tokens.columns, **own, **given}, examples=len(tokens.lengths), batch_size=batch_size, seed=seed
         )
-        self.lengths, self.labelled = tokens.lengths, labels is not None
+        self.lengths = tokens.lengths
         self.fills, self.longest, self.pad_to = dict(fills), longest, pad_to
         self.grouped, self.masked = grouped, masked
 
@@ -132,7 +132,7 @@ class TokenBatches(Batches):
         batch = {name: self.tensors[name][found].masked_fill_(hidden, fill) for name, fill in self.fills.items()}
         if self.masked or int(lengths.min()) < width:
             batch["attention_mask"] = (~hidden).long()
-        if self.labelled:
+        if "labels" not in batch:
             batch["labels"] = self.tensors["labels"][places]
         return batch
 

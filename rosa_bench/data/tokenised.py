@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from rosa_bench.data.rows import Row
 from rosa_bench.files import cache_folder
 
-CACHED_FROM = 4096  # examples; fewer are tokenised about as fast as they are read (docs/performance.md)
+CACHED_FROM = 4096  # examples; fewer are tokenised in well under a second
 IMPLIED = "attention_mask"  # of what a tokenizer gives: all ones, which the lengths say as well
 
 

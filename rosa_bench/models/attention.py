@@ -57,6 +57,6 @@ def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor
         seen = sdpa_mask(attention_mask=attention_mask, **options)
     if seen is None:
         return None
-    dtype = product_dtype(torch.empty(0, dtype=options.get("dtype"), device=seen.device))
+    dtype = product_dtype(seen.device, options.get("dtype", torch.float32))
     bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
     return bias.expand(-1, -1, queries, -1)
