@@ -270,6 +270,18 @@ def _report(arguments: list[str]) -> None:
     make_report(Path(_options(ReportOptions, arguments).results_dir).expanduser())
 
 
+@dataclass
+class NextOptions:
+    """``rosa-bench next``: from which results, of which names (several with commas), up to how many seeds."""
+
+    results_dir: str = "results"
+    seeds: int = 5
+    task: str | None = None
+    model: str | None = None
+    method: str | None = None
+    protocol: str | None = None
+
+
 def _models(arguments: list[str]) -> None:
     """List the models, or pull one."""
     from rosa_bench.models import catalog
@@ -296,6 +308,26 @@ def _score(arguments: list[str]) -> None:
     show_scores([Path(argument).expanduser() for argument in arguments], get_console())
 
 
+def _next(arguments: list[str]) -> None:
+    """Say which runs the tables still want, a command a line, and run nothing."""
+    from rosa_bench.record import load_records
+    from rosa_bench.report.next import next_commands
+
+    own = [argument for argument in arguments if argument.partition("=")[0] in vars(NextOptions())]
+    options = _options(NextOptions, own)
+    given = {group: getattr(options, group) for group in GROUPS if getattr(options, group)}
+    results_dir = Path(options.results_dir).expanduser()
+    found = load_records(results_dir)
+    commands = next_commands(
+        found,
+        seeds=options.seeds,
+        among={group: set(names.split(",")) for group, names in given.items()},
+        more=[argument for argument in arguments if argument not in own or argument.startswith("results_dir=")],
+    )
+    print("\n".join(commands))
+    found.remind()
+
+
 def _options(kind: type, arguments: list[str]) -> Any:
     """Typed ``KEY=VALUE`` arguments."""
     if odd := [argument for argument in arguments if "=" not in argument]:
@@ -310,6 +342,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "models": _models,
     "score": _score,
     "plan": _plan,
+    "next": _next,
 }
 
 

@@ -20,6 +20,8 @@ from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.tracking import Logger
 from rosa_bench.typed import build, typed
 
+FARTHEST_SHIFT = 20  # half-decades: ten powers of ten
+
 
 def conf_folder() -> Path:
     """Where the configuration files are: inside an installed package, else at the top of the source tree."""
@@ -154,6 +156,22 @@ class RunConfig(_Plain):
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Shift:
+    """Where a run's learning rate lies from ``lr``: so many half-decades above it, or below."""
+
+    lr_half_decades: int
+
+    def __post_init__(self) -> None:
+        at_least("lr_half_decades", self.lr_half_decades, -FARTHEST_SHIFT)
+        if self.lr_half_decades > FARTHEST_SHIFT:
+            raise UserError(f"lr_half_decades={self.lr_half_decades} is out of range; at most {FARTHEST_SHIFT}")
+
+    def of(self, lr: float) -> float:
+        """The learning rate, to one digit: from 2e-3 up the grid goes to 6e-3, 2e-2, 6e-2, as one would write it."""
+        return float(f"{lr * 10 ** (self.lr_half_decades / 2):.0e}") if self.lr_half_decades else lr
+
+
 def parse(raw: DictConfig) -> RunConfig:
     """Turn a composed configuration into a checked one.
 
@@ -164,8 +182,10 @@ def parse(raw: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
     plain = {field.name: values[field.name] for field in fields(_Plain)}
+    settings = vars(typed(_Plain, plain))
+    shift = typed(_Shift, {"lr_half_decades": values["lr_half_decades"]})
     return RunConfig(
-        **vars(typed(_Plain, plain)),
+        **{**settings, "lr": shift.of(settings["lr"])},
         task=build(Task, values["task"], at="task", default=TextTask),  # pyright: ignore[reportArgumentType]
         model=build(Model, values["model"], at="model", default=Encoder),
         method=build(Method, values["method"], at="method"),

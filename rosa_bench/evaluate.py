@@ -79,10 +79,14 @@ def mean_loss(
 
 
 def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
-    """The metric's figures and the ``loss``: of the likeliest class, or of the one output itself for regression."""
+    """The metric's figures, ``loss`` and ``spread``: of the likeliest class, or of the one output for regression.
+
+    ``spread`` is the standard deviation of the guesses over that of the labels: 0 says that all rows get the same.
+    """
     outputs = predictions.outputs
     guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
     if not torch.isfinite(outputs).all():
         return {"loss": float("nan")}
     figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}
-    return {**figures, "loss": predictions.loss}
+    spread = guesses.double().std(correction=0) / predictions.labels.double().std(correction=0)
+    return {**figures, "loss": predictions.loss, "spread": spread.item()}

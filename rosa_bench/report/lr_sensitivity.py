@@ -108,16 +108,9 @@ def _caption(panels: list[Panel]) -> str:
     if any(cell.lrs_left for panel in panels for cell in panel.cells.values()):
         said += " Open markers: fewer seeds than others have, so not compared."
     at_ends = [
-        f"{letter(number)} {', '.join(labels)}" for number, panel in enumerate(panels) if (labels := _at_an_end(panel))
+        f"{letter(number)} {', '.join(labels)}"
+        for number, panel in enumerate(panels)
+        if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates compared, so that another may be better still: {'; '.join(at_ends)}."
     return f"{said}{ends if at_ends else ''}\n\n{sources(panels)}"
-
-
-def _at_an_end(panel: Panel) -> list[str]:
-    """The variants whose chosen learning rate is the smallest or the greatest of several."""
-    return [
-        variant.label
-        for variant, cell in panel.cells.items()
-        if len(cell.lrs) > 1 and cell.lr in (min(cell.lrs), max(cell.lrs))
-    ]

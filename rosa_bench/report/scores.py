@@ -14,7 +14,7 @@ from rosa_bench.report.table import Column, Contrast, Entry, Line, Section, Tabl
 from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
-LEFT_OUT = "†"
+LEFT_OUT, AT_AN_END = "†", "‡"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
     "Each cell: ours / the paper's, {scored} scores times 100. "
@@ -142,7 +142,11 @@ def _section(
         facts=facts(grid, published),
         columns=columns,
         lines=[_line(grid, variant, [entry(variant) for _, entry in beside]) for variant in grid.variants],
-        notes=[*(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()), *_left_out(grid)],
+        notes=[
+            *(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()),
+            *_left_out(grid),
+            *_at_an_end(grid),
+        ],
         contrasts=_contrasts(grid),
     )
 
@@ -166,7 +170,7 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
         mean=percent(cell.mean),
         spread=None if cell.std is None else percent(cell.std),
         count=len(cell.runs),
-        mark=LEFT_OUT if cell.lrs_left else "",
+        mark=(LEFT_OUT if cell.lrs_left else "") + (AT_AN_END if cell.at_an_end else ""),
         paper=paper,
         best=best,
     )
@@ -211,6 +215,12 @@ def _left_out(grid: Grid) -> list[str]:
         return []
     which = [f"{grid.label(variant)} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
     return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
+
+
+def _at_an_end(grid: Grid) -> list[str]:
+    """The note on learning rates beyond which none was compared."""
+    said = f"{AT_AN_END} the smallest or the greatest learning rate compared: another may be better still"
+    return [said] if any(cell.at_an_end for cell in grid.group.cells.values()) else []
 
 
 def _lrs(lrs: Iterable[float]) -> str:

@@ -30,8 +30,8 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
 class Cell:
     """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
 
-    lrs       the learning rates that were compared
-    lrs_left  those that were not: they have fewer seeds than the best-covered one
+    lrs       the learning rates that were compared, on the seeds that they share
+    lrs_left  those that were not: they have fewer seeds than two others, or than the only other
     tried     how many configurations it was chosen among: completed pairs of a learning rate and a seed
     """
 
@@ -64,6 +64,11 @@ class Cell:
         return interval(
             list(self.by_seed.values()), metric=run.scores["reported"], dev_rows=run.data["rows"]["validation"]
         )
+
+    @property
+    def at_an_end(self) -> bool:
+        """Whether the chosen learning rate is the smallest or the greatest of several: another may be better still."""
+        return len(self.lrs) > 1 and self.lr in (self.lrs[0], self.lrs[-1])
 
     @property
     def last_mean(self) -> float:
@@ -141,16 +146,23 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
 
 
 def choose(runs: Iterable[RunRecord]) -> Cell:
-    """The cell of one setting, variant and task: the best learning rate among those with the most seeds.
+    """The cell of one setting, variant and task: the runs at the best learning rate.
 
-    Of runs with one seed and learning rate, the one started last counts. Of equal learning rates, the smaller wins.
+    Compared are those with the most seeds that two of them have, on the seeds that all of these share: the best one may
+    then be given more seeds, without being compared by them. Of runs with one seed and learning rate, the one started
+    last counts. Of equal learning rates, the smaller wins.
     """
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: (datetime.fromisoformat(run.started_at), run.id)):
         by_lr[run.config["lr"]][run.config["seed"]] = run
-    most = max(len(seeds) for seeds in by_lr.values())
-    compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) == most}
-    best = max(compared, key=lambda lr: (_criterion(compared[lr].values()), -lr))
+    enough = sorted(map(len, by_lr.values()), reverse=True)[:2][-1]
+    compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) >= enough}
+    shared = set.intersection(*(set(seeds) for seeds in compared.values()))
+
+    def criterion(lr: float) -> float:
+        return _criterion(run for seed, run in compared[lr].items() if seed in shared or not shared)
+
+    best = max(compared, key=lambda lr: (criterion(lr), -lr))
     return Cell(
         runs=tuple(run for _, run in sorted(compared[best].items())),
         lr=best,
