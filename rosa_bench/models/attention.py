@@ -7,10 +7,11 @@ and memory. And it is a mask of truth values, which every layer turns into numbe
 has no mask, as it comes from `rosa_bench.data.batches`, and any other one is turned into numbers once.
 """
 
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -35,6 +36,18 @@ def use_fast_attention(model: PreTrainedModel) -> None:
         # Its layers never ask for an implementation; the mask alone goes by the name.
         AttentionMaskInterface.register(MASK_ALONE, bias_mask)
         model.config._attn_implementation = MASK_ALONE
+    for module in model.modules():
+        if hasattr(module, "compute_position_bias"):  # a method of its own, so that a copy of the model has its own too
+            module.compute_position_bias = MethodType(position_bias_in_place, module)  # pyright: ignore[reportArgumentType]
+
+
+def position_bias_in_place(module: nn.Module, *args: Any, **options: Any) -> Tensor:
+    """The module's bias of positions, made on its own device from the start.
+
+    MPNet's, in transformers 5.17, numbers the positions on the CPU and brings them over in every pass: the host waits.
+    """
+    with next(module.parameters()).device:
+        return type(module).compute_position_bias(module, *args, **options)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
 
 def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

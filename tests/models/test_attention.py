@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
@@ -342,6 +343,28 @@ def test_another_implementation_that_was_chosen_stays(tiny_model: TinyModel) -> 
     model.set_attn_implementation("eager")
     use_fast_attention(model)
     assert model.config._attn_implementation == "eager"
+
+
+class Positions(nn.Module):
+    """Makes its positions where it likes, as MPNet of transformers 5.17 does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def compute_position_bias(self, x: Tensor, *, start: int) -> Tensor:
+        return torch.arange(start, x.shape[1])
+
+
+def test_a_bias_of_positions_is_made_where_the_module_is() -> None:
+    model = mpnet()
+    model.add_module("positions", Positions())
+    use_fast_attention(model)
+    x, copied = torch.ones(2, 5), copy.deepcopy(model)
+    assert torch.equal(model.positions.compute_position_bias(x, start=2), torch.tensor([2, 3, 4]))
+    copied.positions.to("meta")
+    assert copied.positions.compute_position_bias(x, start=2).device.type == "meta"
+    assert model.positions.compute_position_bias(x, start=2).device.type == "cpu"
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
