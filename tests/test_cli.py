@@ -2,6 +2,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from omegaconf import OmegaConf
 from rosa_bench import cli
 from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.lock import locked
-from rosa_bench.record import RunRecord, load_records
+from rosa_bench.record import RunRecord, load_records, public_config
+from rosa_bench.report.next import next_commands
 from rosa_bench.setup import Setup
 
 TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")
@@ -550,6 +552,38 @@ def test_deviations_from_the_protocol_are_listed_with_its_value(
     deviations: Callable, arguments: list[str], expected: dict[str, list[Any]]
 ) -> None:
     assert deviations(*arguments) == [expected]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["task=rte", "method=lora", "rank=2", "protocol=fair"],
+    ["method=rosa", "method.select=block", "method.resample_every=0.5", "epochs=3", "optimizer.betas=[0.8,0.9]"],
+    ["method=ia3", "limit_train=100", "method.targets='attention\\.self\\.(query|key)'", "method.train_head=true"],
+    ["protocol=fair", "method=bitfit", "optimizer.warmup_steps=7", "optimizer.clip_norm=null"],
+    ["task=e2e_nlg", "method=lora", "optimizer.warmup_steps=null"],
+])  # fmt: skip
+def test_what_next_asks_for_is_of_the_very_setting_that_it_was_asked_of(
+    deviations: Callable, compose: Callable, make_record: Callable[..., RunRecord], arguments: list[str]
+) -> None:
+    [changed] = deviations(*arguments)
+    record = make_record(*arguments, "seed=4", deviations=changed)
+    [command] = next_commands([record], seeds=1, among={}, more=[])
+    _, _, *overrides = shlex.split(command)
+    assert deviations("-m", *overrides) == [changed, changed]  # at two learning rates
+    *setting, lr, seed = overrides
+    assert (lr.partition("=")[0], seed) == ("lr", "seed=4")
+    assert public_config(compose(*setting, f"lr={record.config['lr']}", seed)) == record.config
+
+
+def test_next_prints_commands_that_run(rosa_bench: Callable[..., Outcome], tmp_path: Path) -> None:
+    few = [*TINY, "method=ft", "epochs=1", "limit_train=16", "limit_eval=8", f"results_dir={tmp_path}"]
+    assert rosa_bench(*few, "lr=2e-3").status == 0
+    outcome = rosa_bench("next", "seeds=1", "device=cpu", f"results_dir={tmp_path}")
+    [command] = outcome.out.splitlines()
+    assert {"lr=0.0006,0.006", "seed=0", "device=cpu", f"results_dir={tmp_path}"} <= set(shlex.split(command))
+    assert rosa_bench(*shlex.split(command)[1:]).status == 0
+    again = rosa_bench("next", "seeds=3", f"results_dir={tmp_path}", "method=lora")
+    assert (again.status, again.out) == (0, "")
+    assert_told(rosa_bench("next", "seeds=many"), "seeds")
 
 
 @pytest.mark.parametrize("path", sorted((cli.conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

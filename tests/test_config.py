@@ -220,6 +220,16 @@ def test_lr_that_is_given_wins() -> None:
         assert parse(changed("lr=0.125", method=name)).lr == 0.125
 
 
+def test_half_decades_lead_along_one_grid() -> None:
+    """From any point of it, to the same points; and nowhere is a learning rate that is given as it is."""
+    grid = [6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2]
+    for start, lr in enumerate(grid):
+        steps = range(-start, len(grid) - start)
+        assert [parse(changed(f"lr={lr}", f"lr_half_decades={step}")).lr for step in steps] == grid
+    assert parse(changed("lr=0.00123", "lr_half_decades=0")).lr == 0.00123
+    assert parse(changed("lr_half_decades=2", method="lora")).lr == 10 * parse(changed(method="lora")).lr
+
+
 # Wrong values: a message of one line, with the key, the value, and what would do
 
 WRONG = [
@@ -227,6 +237,9 @@ WRONG = [
     ("rank=-1", "rank=-1", "at least 1"),
     ("rank=1.5", "rank", "1.5", "Integer"),
     ("rank=many", "rank", "many", "Integer"),
+    ("lr_half_decades=21", "lr_half_decades=21", "at most 20"),
+    ("lr_half_decades=-21", "lr_half_decades=-21", "at least -20"),
+    ("lr_half_decades=0.5", "lr_half_decades", "0.5", "int"),
     ("lr=0", "lr=0.0", "above 0"),
     ("lr=-1e-3", "lr=-0.001", "above 0"),
     ("lr=nan", "lr=nan", "above 0"),

@@ -1,6 +1,7 @@
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, matthews_corrcoef
@@ -80,7 +81,8 @@ def test_of_several_outputs_the_largest_is_the_guess() -> None:
     outputs = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.1, -1.0], [-3.0, -2.0, -1.0], [0.0, 5.0, 1.0]])
     truth = torch.tensor([0, 1, 1, 1])
     figures = score(Predictions(outputs, truth, 0.25), metrics.load("accuracy"))
-    assert figures == {"accuracy": accuracy_score(truth, [0, 1, 2, 1]), "loss": 0.25}
+    spread = np.std([0, 1, 2, 1]) / np.std([0, 1, 1, 1])
+    assert figures == pytest.approx({"accuracy": accuracy_score(truth, [0, 1, 2, 1]), "loss": 0.25, "spread": spread})
     two = Predictions(outputs[:, :2], truth, 0.25)
     expected = matthews_corrcoef(truth, [0, 1, 1, 1])
     assert score(two, metrics.load("matthews"))["matthews_correlation"] == pytest.approx(expected)
@@ -91,7 +93,14 @@ def test_one_output_is_the_guess_itself(count: int) -> None:
     truth = torch.arange(count).float()
     outputs = (3 - 2 * truth).unsqueeze(-1)  # (examples, 1)
     figures = score(Predictions(outputs, truth, 1.5), metrics.load("correlation"))
-    assert figures == pytest.approx({"pearson": -1.0, "spearman": -1.0, "loss": 1.5})
+    assert figures == pytest.approx({"pearson": -1.0, "spearman": -1.0, "loss": 1.5, "spread": 2.0})
+
+
+@pytest.mark.parametrize(("outputs", "metric"), [([[0.0, 1.0]] * 3, "matthews"), ([[2.5]] * 3, "correlation")])
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_one_prediction_for_all_has_no_spread(outputs: list[list[float]], metric: str) -> None:
+    truth = torch.tensor([0, 1, 1])
+    assert score(Predictions(torch.tensor(outputs), truth, 0.5), metrics.load(metric))["spread"] == 0
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])

@@ -1,9 +1,10 @@
 """The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -48,6 +49,33 @@ def test_steps_of_all_kinds_are_measured_beside_each_other(script: ModuleType, m
     kinds = ("ft", "peft_lora", "two_branches", "lora", "rosa")
     assert {f"{kind}, eager, ms" for kind in kinds} <= set(figures)
     assert figures["ft, eager, to FT eager"] == figures["peft_lora, eager, to PEFT LoRA eager"] == 1
+
+
+class Linear(torch.nn.Module):
+    """A head that is linear in the first token's vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(width, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.head(features[:, 0])
+
+
+def test_a_frozen_head_reaches_as_far_as_is_said(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+    """Of a linear head it has a closed form: the length of the centred slope, at the far point of the ellipsoid."""
+    frozen_head = import_module("frozen_head")
+    model = tiny_model("tiny_roberta", num_outputs=1)
+    model.classifier = Linear(model.config.hidden_size)
+    norm, head = frozen_head.last_norm(model), model.classifier.head
+    torch.nn.init.normal_(head.weight, std=1e-3, generator=torch.Generator().manual_seed(1))
+    assert norm is model.roberta.encoder.layer[-1].output.LayerNorm
+    torch.nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(0))
+    slope = (norm.weight * head.weight[0]).detach()
+    middle = (head.weight[0] @ norm.bias + head.bias[0]).item()
+    length = ((slope - slope.mean()).norm() * len(slope) ** 0.5).item()
+    found = frozen_head.bounds(model)
+    assert found == pytest.approx({"least": middle - length, "greatest": middle + length}, rel=1e-3)
 
 
 def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:

@@ -120,7 +120,7 @@ def _tuning(grid: Grid) -> str | None:
     """How many configurations each variant was chosen among, where that is not the same."""
     tried: dict[str, list[str]] = defaultdict(list)
     for variant in grid.variants:
-        if counts := {cell.tried for task in grid.tasks if (cell := grid.cell(variant, task))}:
+        if counts := {len(cell.tried) for task in grid.tasks if (cell := grid.cell(variant, task))}:
             tried[span(counts)].append(grid.label(variant))
     if len(tried) < 2:
         return None

@@ -1,7 +1,6 @@
 """Beyond the paper: how the dev score depends on the learning rate, and which one was chosen."""
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from statistics import fmean
 from typing import Any
 
 import matplotlib as mpl
@@ -23,22 +22,16 @@ from rosa_bench.report.curves import (
     sources,
 )
 from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
-from rosa_bench.report.select import Cell, choose, reported, select, split_by_data, writes_texts
-from rosa_bench.report.settings import Variant, setting_of, variant_of
+from rosa_bench.report.select import Cell, reported, select, writes_texts
+from rosa_bench.report.settings import Variant
 
 CHOSEN_SIZE = 8.5
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """The figure, a panel a setting and task where a variant was run with several learning rates; none without one."""
-    fellows = alike_but_for_lr(records)
-
-    def by_lr(cell: Cell) -> dict[float, Cell]:
-        runs = fellows[id(cell.runs[0])]
-        return {lr: choose(run for run in runs if run.config["lr"] == lr) for lr in (*cell.lrs, *cell.lrs_left)}
-
     panels = panels_of(
-        select(records), lambda _: True, lambda cells: any(len(by_lr(cell)) > 1 for cell in cells.values())
+        select(records), lambda _: True, lambda cells: any(len(cell.by_lr) > 1 for cell in cells.values())
     )
     if not panels:
         return None
@@ -51,7 +44,7 @@ def draw(records: list[RunRecord]) -> Drawing | None:
         for number, panel in enumerate(panels):
             ax = axes[number]
             for variant, cell in panel.cells.items():
-                _plot(ax, variant, cell, by_lr(cell), ranks)
+                _plot(ax, variant, cell, ranks)
             ax.set_xscale("log")
             ax.set_xlabel("learning rate (logarithmic)")
             if not one_task or number % columns == 0:
@@ -64,29 +57,13 @@ def draw(records: list[RunRecord]) -> Drawing | None:
     return Drawing("lr_sensitivity", figure, _caption(panels))
 
 
-def alike_but_for_lr(records: Iterable[RunRecord]) -> dict[int, list[RunRecord]]:
-    """For each completed run, by its ``id()``: all of its setting, task, data and variant, at every learning rate."""
-    by_task: dict[Hashable, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        if record.status == "completed":
-            by_task[setting_of(record), record.config["task"]["name"]].append(record)
-    found = {}
-    for runs in by_task.values():
-        for same_data in split_by_data(runs):
-            by_variant: dict[Variant, list[RunRecord]] = defaultdict(list)
-            for run in same_data:
-                by_variant[variant_of(run)].append(run)
-            found |= {id(run): some for some in by_variant.values() for run in some}
-    return found
-
-
-def _plot(ax: Axes, variant: Variant, chosen: Cell, by_lr: dict[float, Cell], ranks: list[int]) -> None:
+def _plot(ax: Axes, variant: Variant, chosen: Cell, ranks: list[int]) -> None:
     """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
-    lrs = sorted(by_lr)
-    scores = [[100 * reported(run) for run in by_lr[lr].runs] for lr in lrs]
+    lrs = list(chosen.by_lr)
+    scores = {lr: [100 * reported(run) for run in runs] for lr, runs in chosen.by_lr.items()}
     style = look(variant, ranks)
-    plot_range(ax, lrs, scores, label=variant.label, **style)
-    left = [100 * by_lr[lr].mean for lr in chosen.lrs_left]
+    plot_range(ax, lrs, list(scores.values()), label=variant.label, **style)
+    left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}
     ax.plot(chosen.lrs_left, left, **{**points, "markerfacecolor": "white"})
     ax.plot([chosen.lr], [100 * chosen.mean], **{**points, "markersize": CHOSEN_SIZE, **_ring(style["color"])})

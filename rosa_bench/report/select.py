@@ -31,15 +31,15 @@ class Cell:
     """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
 
     lrs       the learning rates that were compared, on the seeds that they share
-    lrs_left  those that were not: they have fewer seeds than two others, or than the only other
-    tried     how many configurations it was chosen among: completed pairs of a learning rate and a seed
+    lrs_left  those that were not, having too few seeds
+    tried     all that it was chosen among, compared or not: one run for each pair of a learning rate and a seed
     """
 
     runs: tuple[RunRecord, ...]
     lr: float
     lrs: tuple[float, ...]
     lrs_left: tuple[float, ...]
-    tried: int
+    tried: tuple[RunRecord, ...]
 
     @property
     def mean(self) -> float:
@@ -64,6 +64,14 @@ class Cell:
         return interval(
             list(self.by_seed.values()), metric=run.scores["reported"], dev_rows=run.data["rows"]["validation"]
         )
+
+    @property
+    def by_lr(self) -> dict[float, list[RunRecord]]:
+        """All that were tried, by learning rate, from the smallest on."""
+        found: dict[float, list[RunRecord]] = defaultdict(list)
+        for run in self.tried:
+            found[run.config["lr"]].append(run)
+        return dict(found)
 
     @property
     def at_an_end(self) -> bool:
@@ -149,13 +157,14 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
     """The cell of one setting, variant and task: the runs at the best learning rate.
 
     Compared are those with the most seeds that two of them have, on the seeds that all of these share: the best one may
-    then be given more seeds, without being compared by them. Of runs with one seed and learning rate, the one started
-    last counts. Of equal learning rates, the smaller wins.
+    then be given more, and is not compared by them. But a single seed is not compared with several. Of runs with one
+    seed and learning rate, the one started last counts. Of equal learning rates, the smaller wins.
     """
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: (datetime.fromisoformat(run.started_at), run.id)):
         by_lr[run.config["lr"]][run.config["seed"]] = run
-    enough = sorted(map(len, by_lr.values()), reverse=True)[:2][-1]
+    most, *others = sorted(map(len, by_lr.values()), reverse=True)
+    enough = others[0] if others and others[0] > 1 else most
     compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) >= enough}
     shared = set.intersection(*(set(seeds) for seeds in compared.values()))
 
@@ -168,7 +177,7 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
         lr=best,
         lrs=tuple(sorted(compared)),
         lrs_left=tuple(sorted(by_lr.keys() - compared.keys())),
-        tried=sum(len(seeds) for seeds in by_lr.values()),
+        tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
 
 

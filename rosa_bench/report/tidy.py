@@ -57,7 +57,7 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "trainable_parameters": str(cell.trainable),
         "lr": f"{cell.lr:g}",
         "lrs_tried": str(len(cell.lrs)),
-        "configurations_tried": str(cell.tried),
+        "configurations_tried": str(len(cell.tried)),
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
         "selected_on": run.scores["selected_on"],
         "seeds": str(len(cell.runs)),

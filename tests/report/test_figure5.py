@@ -93,7 +93,7 @@ def test_ranks_and_norms_stand_below(runs: list[RunRecord]) -> None:
     caption = drawn(runs).caption
     assert "| (a) rank; relative norm | lr | attention.self.query | attention.output.dense |" in caption
     assert "| LoRA (r=2) | 0.0002 | 2; 0.25 | 3; 0.05 |" in caption
-    assert "| ROSA (r=2) | 0.0005 | 4 to 5; 0.25 | 5 to 6; 0.05 |" in caption
+    assert "| ROSA (r=2) | 0.0006 | 4 to 5; 0.25 | 5 to 6; 0.05 |" in caption
 
 
 def test_runs_without_a_spectrum_have_no_say(runs: list[RunRecord], make_record: Callable[..., RunRecord]) -> None:

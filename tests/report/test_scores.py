@@ -102,6 +102,17 @@ def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> N
     assert section.notes == ["† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"]
 
 
+def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:
+    def ft(scores: dict[str, float]) -> list[RunRecord]:
+        return [run for lr, score in scores.items() for run in over_seeds([score], "method=ft", f"lr={lr}")]
+
+    inside = section_of(ft({"1e-5": 0.1, "1e-4": 0.3, "1e-3": 0.2}))
+    assert (entry(inside, "FT", "CoLA").mark, inside.notes) == ("", [])
+    end = section_of(ft({"1e-5": 0.1, "1e-4": 0.2, "1e-3": 0.3}))
+    assert entry(end, "FT", "CoLA").mark == "‡"
+    assert end.notes == ["‡ the smallest or the greatest learning rate compared: another may be better still"]
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [

@@ -65,10 +65,29 @@ def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> 
     assert (cell.lr, cell.lrs, cell.lrs_left) == (1e-3, (1e-3,), (1e-2, 1.0))
 
 
+def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) -> None:
+    """Compared on the seeds that both have: here the first two, whatever the later ones of one of them are."""
+    for later, chosen in ((0.0, 1e-3), (1.0, 1e-3)):
+        good = over_seeds([0.6, 0.6, later, later], "lr=1e-3")
+        cell = only_cell([*good, *over_seeds([0.5, 0.5], "lr=1e-2"), *over_seeds([0.9], "lr=1")])
+        assert (cell.lr, cell.lrs, cell.lrs_left) == (chosen, (1e-3, 1e-2), (1.0,))
+        assert cell.mean == pytest.approx((1.2 + 2 * later) / 4)
+    worse = over_seeds([0.4, 0.4, 1.0, 1.0], "lr=1e-3")
+    assert only_cell([*worse, *over_seeds([0.5, 0.5], "lr=1e-2")]).lr == 1e-2
+
+
+@pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
+def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_end: bool) -> None:
+    runs = [run for lr in (1e-4, 1e-3, 1e-2) for run in over_seeds([0.9 if lr == best else 0.5], f"lr={lr}")]
+    cell = only_cell(runs)
+    assert (cell.lr, cell.at_an_end, list(cell.by_lr)) == (best, at_an_end, [1e-4, 1e-3, 1e-2])
+    assert not only_cell(runs[:1]).at_an_end
+
+
 def test_every_run_tried_is_counted_and_repeats_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [*over_seeds([0.5, 0.5, 0.5], "lr=1e-3"), *over_seeds([0.9], "lr=1e-2"), *over_seeds([0.4] * 3, "lr=1")]
     failed = make_record("lr=10", status="failed", scores={})
-    assert only_cell([*runs, make_record("lr=1", dev=0.3, id="again"), failed]).tried == 7
+    assert len(only_cell([*runs, make_record("lr=1", dev=0.3, id="again"), failed]).tried) == 7
 
 
 def test_the_interval_is_of_the_seeds_or_of_the_dev_rows(over_seeds: OverSeeds, make_record: MakeRecord) -> None:

@@ -1,0 +1,65 @@
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rosa_bench.record import RunRecord
+from rosa_bench.report.next import next_commands
+
+MakeRecord = Callable[..., RunRecord]
+
+
+def commands(records: list[RunRecord], *, seeds: int = 2, more: tuple[str, ...] = (), **among: str) -> list[list[str]]:
+    wanted = next_commands(
+        records, seeds=seeds, among={group: {name} for group, name in among.items()}, more=list(more)
+    )
+    return [shlex.split(command) for command in wanted]
+
+
+@pytest.fixture
+def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
+    """``tried({1e-3: [0.5, 0.6]}, "method=lora")``: runs with these dev scores, by learning rate, one a seed."""
+
+    def make(scores: dict[float, list[float]], *overrides: str, **changes: Any) -> list[RunRecord]:
+        return [
+            make_record(*overrides, f"lr={lr}", f"seed={seed}", dev=score, **changes)
+            for lr, each in scores.items()
+            for seed, score in enumerate(each)
+        ]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ({2e-4: [0.5], 6e-4: [0.7], 2e-3: [0.6]}, ("0.0006", "1")),  # inside: more seeds
+        ({2e-4: [0.5] * 2, 6e-4: [0.7] * 2, 2e-3: [0.6] * 2}, None),  # inside, and seeds enough
+        ({2e-4: [0.5], 6e-4: [0.6], 2e-3: [0.7]}, ("0.006", "0")),  # at the upper end: one beyond it
+        ({2e-4: [0.7] * 2, 6e-4: [0.6] * 2}, ("6e-05", "0,1")),  # at the lower one, with the same seeds
+        ({2e-3: [0.7] * 2}, ("0.0006,0.006", "0,1")),  # one alone: both beside it
+    ],
+)
+def test_each_cell_wants_what_its_choice_lacks(
+    tried: Callable[..., list[RunRecord]], scores: dict[float, list[float]], expected: tuple[str, str] | None
+) -> None:
+    found = commands(tried(scores, "task=cola", "method=ft"))
+    if expected is None:
+        assert found == []
+    else:
+        [command] = found
+        assert command[:2] == ["rosa-bench", "-m"]
+        assert command[-2:] == [f"lr={expected[0]}", f"seed={expected[1]}"]
+
+
+def test_some_groups_alone_and_what_is_added(tried: Callable[..., list[RunRecord]]) -> None:
+    both = [run for task in ("cola", "rte") for run in tried({2e-3: [0.5]}, f"task={task}", "method=lora")]
+    assert len(commands(both)) == 2
+    [command] = commands(both, more=("data_dir=a b",), task="rte")
+    assert {"task=rte", "data_dir=a b"} <= set(command)
+    assert commands(both, method="ft") == []
+
+
+def test_runs_made_for_their_time_want_nothing(make_record: MakeRecord) -> None:
+    assert commands([make_record(deviations={"pad_to_max": [True, False]})]) == []
