@@ -324,7 +324,8 @@ def _next(arguments: list[str]) -> None:
         among={group: set(names.split(",")) for group, names in given.items()},
         more=[argument for argument in arguments if argument not in own or argument.startswith("results_dir=")],
     )
-    print("\n".join(commands))
+    for command in commands:
+        print(command)
     found.remind()
 
 

@@ -9,6 +9,7 @@ of the last two classes' logits. Figures of docs/findings.md come from here. Som
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,14 +27,13 @@ ITERATIONS = 20
 
 def main() -> None:
     """Print the bounds for some draws of the head, and write them to results/benchmarks."""
+    config = settings(*sys.argv[1:], "protocol=paper", "device=cpu")
     figures = {}
     for seed in SEEDS:
-        config = settings(*sys.argv[1:], "protocol=paper", f"seed={seed}", "device=cpu")
-        setup = set_up(config, {})
-        model = prepare(config.task, setup).model
-        figures[f"{config.task.name}, {config.model.name}, seed {seed}"] = bounds(model)
+        setup = set_up(replace(config, seed=seed), {})
+        figures[f"seed {seed}"] = bounds(prepare(config.task, setup).model)
     name = f"frozen_head_{config.task.name}_{config.model.name}"
-    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=setup.device)
+    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
 
 
 def bounds(model: PreTrainedModel) -> Figures:
@@ -47,7 +47,7 @@ def last_norm(model: PreTrainedModel) -> nn.LayerNorm:
     """The layer normalisation that is computed last."""
     seen: list[nn.LayerNorm] = []
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    hooks = [norm.register_forward_hook(lambda module, _inputs, _output: seen.append(module)) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(lambda module, _inputs: seen.append(module)) for norm in norms]  # pyright: ignore[reportArgumentType]
     output_of(model)
     for hook in hooks:
         hook.remove()

@@ -148,7 +148,7 @@ def test_a_traceback_is_shown_on_demand_alone(here: Path) -> None:
     (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
     (["+experiment=unheard_of"], ["experiment=unheard_of", "quickstart"]),
-    (["rnak=8"], ["rnak", "rank, lr, seed"]),
+    (["rnak=8"], ["rnak", "rank, lr, lr_half_decades, seed"]),
     (["optimizer.momentum=0.9"], ["optimizer.momentum", "betas, eps, weight_decay"]),
     (["method.rnak=8"], ["method.rnak", "rank, select, init"]),
     (["rank"], ["rank", "EQUAL"]),
@@ -514,8 +514,9 @@ def deviations(
             found.append(deviations)
             raise UserError("far enough")
 
+        # Planning sets up every job of a sweep; and first of the two, or it would be imported with the other in it.
+        monkeypatch.setattr("rosa_bench.plan.plan", lambda *_: [])
         monkeypatch.setattr("rosa_bench.setup.set_up", set_up)
-        monkeypatch.setattr("rosa_bench.plan.plan", lambda *_: [])  # which sets up every job of a sweep beforehand
         assert "far enough" in rosa_bench(*arguments).err
         return found
 

@@ -227,7 +227,7 @@ def test_half_decades_lead_along_one_grid() -> None:
         steps = range(-start, len(grid) - start)
         assert [parse(changed(f"lr={lr}", f"lr_half_decades={step}")).lr for step in steps] == grid
     assert parse(changed("lr=0.00123", "lr_half_decades=0")).lr == 0.00123
-    assert parse(changed("lr_half_decades=2", method="lora")).lr == 10 * parse(changed(method="lora")).lr
+    assert parse(changed("lr_half_decades=2", method="lora")).lr == pytest.approx(10 * parse(changed(method="lora")).lr)
 
 
 # Wrong values: a message of one line, with the key, the value, and what would do
@@ -239,7 +239,7 @@ WRONG = [
     ("rank=many", "rank", "many", "Integer"),
     ("lr_half_decades=21", "lr_half_decades=21", "at most 20"),
     ("lr_half_decades=-21", "lr_half_decades=-21", "at least -20"),
-    ("lr_half_decades=0.5", "lr_half_decades", "0.5", "int"),
+    ("lr_half_decades=0.5", "lr_half_decades", "0.5", "Integer"),
     ("lr=0", "lr=0.0", "above 0"),
     ("lr=-1e-3", "lr=-0.001", "above 0"),
     ("lr=nan", "lr=nan", "above 0"),
@@ -299,10 +299,10 @@ def composed(method: str) -> DictConfig:
         return hydra.compose("config", overrides=[f"method={method}"])
 
 
-def changed(override: str, *, method: str = "rosa") -> DictConfig:
-    """The default configuration with one value changed, as the command line would, but without composing it anew."""
+def changed(*overrides: str, method: str = "rosa") -> DictConfig:
+    """The default configuration with some values changed, as the command line would, but without composing it anew."""
     free = OmegaConf.create(OmegaConf.to_container(composed(method)))
-    return OmegaConf.merge(free, OmegaConf.from_dotlist([override]))  # pyright: ignore[reportReturnType]
+    return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyright: ignore[reportReturnType]
 
 
 @pytest.mark.parametrize(("override", "words"), [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG])

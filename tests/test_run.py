@@ -107,7 +107,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert scores["selected"]["epoch"] == by_epoch.index(max(by_epoch)) + 1  # the first of equals
     assert scores["last"]["epoch"] == 2
     for shown in (scores["selected"], scores["last"]):
-        assert set(shown) == {"epoch", "matthews_correlation", "accuracy", "loss"}
+        assert set(shown) == {"epoch", "matthews_correlation", "accuracy", "loss", "spread"}
         assert math.isfinite(shown["loss"])
     if not held_out:
         assert scores["last"] == {"epoch": 2, **scores["epochs"][-1]["scores"]}

@@ -65,7 +65,7 @@ class Panel:
 def panels_of(
     groups: Iterable[Group], drawable: Callable[[Cell], object], enough: Callable[[dict[Variant, Cell]], object] = bool
 ) -> list[Panel]:
-    """The panels of a figure, at most four: CoLA's first, then those with the most runs.
+    """The panels of a figure, at most four: CoLA's first, then those nearest to their protocol, with the most runs.
 
     A panel has the cells that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is an
     error have no score: they are left out.
@@ -82,7 +82,12 @@ def panels_of(
             }
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
-    return sorted(panels, key=lambda one: (one.task != FIRST_TASK, -len(one.runs), one.title, one.run.id))[:MOST]
+
+    def place(panel: Panel) -> tuple:
+        changed = len(panel.group.setting.deviations)
+        return panel.task != FIRST_TASK, changed, -len(panel.runs), panel.title, panel.run.id
+
+    return sorted(panels, key=place)[:MOST]
 
 
 def ranks_of(panels: Iterable[Panel]) -> list[int]:

@@ -92,7 +92,7 @@ def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord])
 def test_ranks_and_norms_stand_below(runs: list[RunRecord]) -> None:
     caption = drawn(runs).caption
     assert "| (a) rank; relative norm | lr | attention.self.query | attention.output.dense |" in caption
-    assert "| LoRA (r=2) | 0.0002 | 2; 0.25 | 3; 0.05 |" in caption
+    assert "| LoRA (r=2) | 6e-05 | 2; 0.25 | 3; 0.05 |" in caption
     assert "| ROSA (r=2) | 0.0006 | 4 to 5; 0.25 | 5 to 6; 0.05 |" in caption
 
 

@@ -1,0 +1,99 @@
+"""What happens inside a model as it collapses: the first steps of a run, watched.
+
+    python scripts/collapse.py task=cola model=mpnet_base protocol=fair method=lora lr=6e-3 data_dir=~/data
+
+Runs a low-rank method as ``rosa-bench`` would, schedule and all, but for one epoch at most, and looks every 20 steps at
+the training loss since; at the norms of the update, the residual and the product of the factors, each over that of the
+weight as it was (means over the adapted layers); and at how alike what the head reads of different sentences is: the
+mean cosine between any two of 32. Figures of docs/findings.md come from here. Some minutes a run on two CPU cores.
+"""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from reporting import Figures, settings, write_report
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rosa_bench.adapters import LowRankLinear, low_rank_layers
+from rosa_bench.data.batches import Batch, to_device
+from rosa_bench.device import autocast
+from rosa_bench.measure import Meter
+from rosa_bench.problems import prepare
+from rosa_bench.run import recipe
+from rosa_bench.setup import set_up
+from rosa_bench.train import Training, fit
+
+EVERY, STEPS, SENTENCES = 20, 240, 32
+
+
+class Enough(Exception):  # noqa: N818 - no error
+    """All that was wanted was seen."""
+
+
+def main() -> None:
+    """Train, look, print and write what was seen to results/benchmarks."""
+    config = settings(*sys.argv[1:])
+    setup = set_up(config, {})
+    problem = prepare(config.task, setup)
+    model = problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
+    config.method.attach(model)
+    layers = low_rank_layers(model)
+    start = [layer.merged_weight().detach() for layer in layers]
+    batch = to_device(next(iter(problem.select.batches.epoch())), setup.device)  # pyright: ignore[reportAttributeAccessIssue]
+    sentences = {name: tensor[:SENTENCES] for name, tensor in batch.items() if name != "labels"}
+    seen = {"step 0": {**sizes(layers, start), "likeness": likeness(model, sentences)}}
+
+    def look(training: Training) -> None:
+        if training.step % EVERY == 0 and training.index:
+            loss = training.losses[training.index - EVERY : training.index].mean().item()
+            seen[f"step {training.step}"] = {
+                "train_loss": loss, **sizes(layers, start), "likeness": likeness(model, sentences)
+            }  # fmt: skip
+        if training.step == min(STEPS, len(problem.train) - 1):
+            raise Enough
+
+    with suppress(Enough):
+        fit(
+            model,
+            config.method,
+            problem.train,
+            recipe=recipe(config, len(problem.train)),
+            evaluate=lambda: problem.select(model).scores,
+            autocast=autocast(setup.precision, setup.device),
+            meter=Meter(setup.device),
+            between=look,
+        )
+    write_report(f"collapse_{setup.id}", seen, folder=Path("results/benchmarks"), what=__doc__, device=setup.device)
+
+
+@torch.no_grad()
+def sizes(layers: list[LowRankLinear], start: list[Tensor]) -> Figures:
+    """Norms over those of the weights as they were: of the update, the residual, and the product of the factors."""
+    kinds = {
+        "update": [layer.merged_weight() - weight for layer, weight in zip(layers, start, strict=True)],
+        "residual": [layer.residual for layer in layers],
+        "product": [layer.scale * layer.a @ layer.b for layer in layers],
+    }
+    norms = [weight.norm() for weight in start]
+    return {
+        kind: torch.stack([one.norm() / norm for one, norm in zip(tensors, norms, strict=True)]).mean().item()
+        for kind, tensors in kinds.items()
+    }
+
+
+@torch.no_grad()
+def likeness(model: PreTrainedModel, sentences: Batch) -> float:
+    """The mean cosine between the vectors that the head reads of any two sentences: 1, if all are the same to it."""
+    training = model.training
+    hidden = model.eval().base_model(**sentences).last_hidden_state[:, 0].float()  # (sentences, hidden)
+    model.train(training)
+    unit = nn.functional.normalize(hidden, dim=-1)
+    cosines = unit @ unit.mT
+    return ((cosines.sum() - len(unit)) / (len(unit) * (len(unit) - 1))).item()
+
+
+if __name__ == "__main__":
+    main()
