@@ -26,7 +26,7 @@ MEASURED = {
 
 def draw(groups: list[Group]) -> Drawing | None:
     """The figure, a row a setting, task and device; none without a run whose memory was measured."""
-    panels = [_on_one_device(panel) for panel in panels_of(groups, lambda cell: all(map(peak_bytes, cell.runs)))]
+    panels = [_measured(panel) for panel in panels_of(groups, lambda cell: any(map(peak_bytes, cell.runs)))]
     if not panels:
         return None
     ranks, counts = ranks_of(panels), [len(panel.cells) for panel in panels]
@@ -49,12 +49,14 @@ def peak_bytes(run: RunRecord) -> int:
     return max(run.memory_bytes.get(phase, 0) for phase in PHASES)
 
 
-def _on_one_device(panel: Panel) -> Panel:
-    """The panel with the runs of its commonest device alone: what is allocated depends on the device's kernels."""
-    counts = Counter(run.device["name"] for run in panel.runs)
+def _measured(panel: Panel) -> Panel:
+    """The panel with the runs whose memory was measured, on the commonest device alone: kernels take different room."""
+    measured = [run for run in panel.runs if peak_bytes(run)]
+    counts = Counter(run.device["name"] for run in measured)
     name = min(counts, key=lambda one: (-counts[one], one))
     kept = {
-        variant: tuple(run for run in cell.runs if run.device["name"] == name) for variant, cell in panel.cells.items()
+        variant: tuple(run for run in cell.runs if run in measured and run.device["name"] == name)
+        for variant, cell in panel.cells.items()
     }
     return replace(
         panel, cells={variant: replace(panel.cells[variant], runs=runs) for variant, runs in kept.items() if runs}

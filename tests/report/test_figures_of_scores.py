@@ -245,6 +245,13 @@ def test_figure_3_is_of_one_device(scored: MakeRecord) -> None:
     assert "(B)" not in drawing.caption
 
 
+def test_figure_3_is_of_the_runs_that_were_measured(scored: MakeRecord) -> None:
+    some = scored([0.5], *FT, "seed=0", memory={"train": 100 * MIB})
+    records = [some, scored([0.5], *FT, "seed=1", memory={}), scored([0.5], *LORA, memory={})]
+    assert bars(drawn("figure3", records).figure.axes[0]) == [100]
+    assert figure3.draw(select(records[1:])) is None
+
+
 @pytest.mark.parametrize(
     ("kind", "said"), [("cuda", "CUDA allocator"), ("cpu", "resident memory of the whole process")]
 )
