@@ -167,9 +167,10 @@ class _Shift:
         if self.lr_half_decades > FARTHEST_SHIFT:
             raise UserError(f"lr_half_decades={self.lr_half_decades} is out of range; at most {FARTHEST_SHIFT}")
 
-    def of(self, lr: float) -> float:
-        """The learning rate, to one digit: from 2e-3 up the grid goes to 6e-3, 2e-2, 6e-2, as one would write it."""
-        return float(f"{lr * 10 ** (self.lr_half_decades / 2):.0e}") if self.lr_half_decades else lr
+
+def half_decades(lr: float, count: int) -> float:
+    """The learning rate so many half-decades above ``lr``, to one digit: from 2e-3 on 6e-3, 2e-2, 6e-2."""
+    return float(f"{lr * 10 ** (count / 2):.0e}") if count else lr
 
 
 def parse(raw: DictConfig) -> RunConfig:
@@ -185,7 +186,7 @@ def parse(raw: DictConfig) -> RunConfig:
     settings = vars(typed(_Plain, plain))
     shift = typed(_Shift, {"lr_half_decades": values["lr_half_decades"]})
     return RunConfig(
-        **{**settings, "lr": shift.of(settings["lr"])},
+        **{**settings, "lr": half_decades(settings["lr"], shift.lr_half_decades)},
         task=build(Task, values["task"], at="task", default=TextTask),  # pyright: ignore[reportArgumentType]
         model=build(Model, values["model"], at="model", default=Encoder),
         method=build(Method, values["method"], at="method"),

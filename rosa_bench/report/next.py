@@ -6,15 +6,16 @@ wanted with more seeds, for it is what stands in the table.
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
+from rosa_bench.config import half_decades
 from rosa_bench.record import RunRecord
 from rosa_bench.report.select import Cell, Group, select
+from rosa_bench.report.settings import Variant, setting_of, variant_of
 
 GROUPS = ("task", "model", "protocol", "method")
-FEWEST_LRS = 3
-HALF_DECADE = 10**0.5
 
 
 def next_commands(
@@ -23,45 +24,40 @@ def next_commands(
     """One command for each cell of the tables that wants runs, in the order of its settings.
 
     ``seeds``: how many the chosen learning rate shall have. ``among``: the groups' names to look at, all where none is
-    given. ``more`` is added to every command.
+    given. ``more`` is added to every command. A learning rate at which a run failed is not asked for again.
     """
     kept = [
         record for record in records if all(record.config[group]["name"] in names for group, names in among.items())
     ]
+    failed: dict[Hashable, set[float]] = defaultdict(set)
+    for record in kept:
+        if record.status == "failed":
+            failed[setting_of(record), variant_of(record), record.config["task"]["name"]].add(record.config["lr"])
     return [
         shlex.join(
-            ["rosa-bench", "-m", *_settings(cell.runs[0]), f"lr={_several(lrs)}", f"seed={_several(wanted)}", *more]
+            ["rosa-bench", "-m", *_settings(cell.runs[0]), f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
         )
         for group in select(kept)
         if not group.setting.is_timed
-        for cell in _ordered(group)
-        for lrs, wanted in _wanted(cell, seeds)
+        for (variant, task), cell in _ordered(group)
+        for lrs, some in _wanted(cell, seeds, failed[group.setting, variant, task])
     ]
 
 
-def _ordered(group: Group) -> list[Cell]:
-    return [
-        group.cells[variant, task]
-        for task in group.tasks
-        for variant in group.variants
-        if (variant, task) in group.cells
-    ]
+def _ordered(group: Group) -> list[tuple[tuple[Variant, str], Cell]]:
+    places = [(variant, task) for task in group.tasks for variant in group.variants]
+    return [(place, group.cells[place]) for place in places if place in group.cells]
 
 
-def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
-    """Learning rates and seeds that a cell wants."""
+def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[float], list[int]]]:
+    """Learning rates and seeds that a cell wants: those beside the chosen one, if it is at an end, or more of it."""
     have = list(cell.by_seed)
-    ends = {cell.lrs[0]: 1 / HALF_DECADE, cell.lrs[-1]: HALF_DECADE}
-    if len(cell.lrs) == 1:
-        yield [_one_digit(cell.lr * step) for step in (1 / HALF_DECADE, HALF_DECADE)], have
-    elif cell.lr in ends:
-        yield [_one_digit(cell.lr * ends[cell.lr])], have
+    steps = [step for step, end in ((-1, cell.lrs[0]), (1, cell.lrs[-1])) if cell.lr == end]
+    beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
+    if beyond:
+        yield beyond, have
     elif missing := sorted(set(range(seeds)) - set(have)):
         yield [cell.lr], missing
-
-
-def _one_digit(lr: float) -> float:
-    return float(f"{lr:.0e}")
 
 
 def _settings(run: RunRecord) -> list[str]:

@@ -53,6 +53,15 @@ def test_each_cell_wants_what_its_choice_lacks(
         assert command[-2:] == [f"lr={expected[0]}", f"seed={expected[1]}"]
 
 
+def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[RunRecord]]) -> None:
+    runs = tried({2e-3: [0.5], 6e-3: [0.6]}, "method=ft")
+    [beyond] = tried({2e-2: [0.0]}, "method=ft", status="failed")
+    [command] = commands([*runs, beyond])
+    assert command[-2:] == ["lr=0.006", "seed=1"]
+    assert commands([*runs, beyond], seeds=1) == []
+    assert commands([*runs, *tried({2e-2: [0.0]}, "method=lora", status="failed")])[0][-2:] == ["lr=0.02", "seed=0"]
+
+
 def test_some_groups_alone_and_what_is_added(tried: Callable[..., list[RunRecord]]) -> None:
     both = [run for task in ("cola", "rte") for run in tried({2e-3: [0.5]}, f"task={task}", "method=lora")]
     assert len(commands(both)) == 2
