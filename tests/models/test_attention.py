@@ -357,7 +357,7 @@ class Positions(nn.Module):
 
 
 def test_a_bias_of_positions_is_made_where_the_module_is() -> None:
-    model = mpnet()
+    model: Any = mpnet()
     model.add_module("positions", Positions())
     use_fast_attention(model)
     x, copied = torch.ones(2, 5), copy.deepcopy(model)
