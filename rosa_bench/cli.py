@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.errors import PreemptedError, UserError
+from rosa_bench.errors import PreemptedError, UserError, at_least
 from rosa_bench.typed import typed
 
 if TYPE_CHECKING:
@@ -312,19 +312,20 @@ def _next(arguments: list[str]) -> None:
     """Say which runs the tables still want, a command a line, and run nothing."""
     from rosa_bench.record import load_records
     from rosa_bench.report.next import next_commands
+    from rosa_bench.report.tables import tabled
 
-    own = [argument for argument in arguments if argument.partition("=")[0] in vars(NextOptions())]
+    names = vars(NextOptions())
+    own = [argument for argument in arguments if argument.partition("=")[0] in names or "=" not in argument]
     options = _options(NextOptions, own)
-    given = {group: getattr(options, group) for group in GROUPS if getattr(options, group)}
-    results_dir = Path(options.results_dir).expanduser()
-    found = load_records(results_dir)
-    commands = next_commands(
-        found,
-        seeds=options.seeds,
-        among={group: set(names.split(",")) for group, names in given.items()},
-        more=[argument for argument in arguments if argument not in own or argument.startswith("results_dir=")],
-    )
-    for command in commands:
+    at_least("seeds", options.seeds, 1)
+    among = {group: set(given.split(",")) for group in GROUPS if (given := getattr(options, group))}
+    found = load_records(Path(options.results_dir).expanduser())
+    kept = [run for run in tabled(found) if all(run.config[group]["name"] in some for group, some in among.items())]
+    if not kept:
+        of = "".join(f" of {group}={','.join(sorted(some))}" for group, some in among.items())
+        raise UserError(f"results_dir={options.results_dir} holds no runs{of} to go on from; run something first")
+    added = [argument for argument in arguments if argument not in own or argument.startswith("results_dir=")]
+    for command in next_commands(kept, seeds=options.seeds, more=added):
         print(command)
     found.remind()
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from rosa_bench import cli
 from rosa_bench.errors import PreemptedError, UserError
 from rosa_bench.lock import locked
-from rosa_bench.record import RunRecord, load_records, public_config
+from rosa_bench.record import RunRecord, load_records, public_config, save_record
 from rosa_bench.report.next import next_commands
 from rosa_bench.setup import Setup
 
@@ -567,7 +567,7 @@ def test_what_next_asks_for_is_of_the_very_setting_that_it_was_asked_of(
 ) -> None:
     [changed] = deviations(*arguments)
     record = make_record(*arguments, "seed=4", deviations=changed)
-    [command] = next_commands([record], seeds=1, among={}, more=[])
+    [command] = next_commands([record], seeds=1)
     _, _, *overrides = shlex.split(command)
     assert deviations("-m", *overrides) == [changed, changed]  # at two learning rates
     *setting, lr, seed = overrides
@@ -582,9 +582,23 @@ def test_next_prints_commands_that_run(rosa_bench: Callable[..., Outcome], tmp_p
     [command] = outcome.out.splitlines()
     assert {"lr=0.0006,0.006", "seed=0", "device=cpu", f"results_dir={tmp_path}"} <= set(shlex.split(command))
     assert rosa_bench(*shlex.split(command)[1:]).status == 0
-    again = rosa_bench("next", "seeds=3", f"results_dir={tmp_path}", "method=lora")
-    assert (again.status, again.out) == (0, "")
-    assert_told(rosa_bench("next", "seeds=many"), "seeds")
+    assert rosa_bench("next", "seeds=1", f"results_dir={tmp_path}", "task=grammar,cola").status == 0
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["seeds=many"], ["seeds", "many"]),
+    (["seeds=0"], ["seeds=0", "at least 1"]),
+    (["cola"], ["cola is not KEY=VALUE"]),
+    (["task=col"], ["no runs of task=col"]),
+    ([], ["results_dir=results", "no runs"]),
+])  # fmt: skip
+def test_a_mistake_of_next_is_told(
+    rosa_bench: Callable[..., Outcome], here: Path, make_record: Callable[..., RunRecord],
+    arguments: list[str], words: list[str],
+) -> None:  # fmt: skip
+    if arguments:
+        save_record(make_record("task=cola"), here / "results")
+    assert_told(rosa_bench("next", *arguments), *words)
 
 
 @pytest.mark.parametrize("path", sorted((cli.conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

@@ -7,7 +7,7 @@ wanted with more seeds, for it is what stands in the table.
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rosa_bench.config import half_decades
@@ -18,26 +18,21 @@ from rosa_bench.report.settings import Variant, setting_of, variant_of
 GROUPS = ("task", "model", "protocol", "method")
 
 
-def next_commands(
-    records: Iterable[RunRecord], *, seeds: int, among: dict[str, set[str]], more: list[str]
-) -> list[str]:
-    """One command for each cell of the tables that wants runs, in the order of its settings.
+def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[str] = ()) -> list[str]:
+    """One command for each cell of the tables of ``records`` that wants runs, in the order of its settings.
 
-    ``seeds``: how many the chosen learning rate shall have. ``among``: the groups' names to look at, all where none is
-    given. ``more`` is added to every command. A learning rate at which a run failed is not asked for again.
+    ``seeds``: how many the chosen learning rate shall have. ``more`` is added to every command. A learning rate at
+    which a run failed is not asked for again.
     """
-    kept = [
-        record for record in records if all(record.config[group]["name"] in names for group, names in among.items())
-    ]
     failed: dict[Hashable, set[float]] = defaultdict(set)
-    for record in kept:
+    for record in records:
         if record.status == "failed":
             failed[setting_of(record), variant_of(record), record.config["task"]["name"]].add(record.config["lr"])
     return [
         shlex.join(
             ["rosa-bench", "-m", *_settings(cell.runs[0]), f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
         )
-        for group in select(kept)
+        for group in select(records)
         if not group.setting.is_timed
         for (variant, task), cell in _ordered(group)
         for lrs, some in _wanted(cell, seeds, failed[group.setting, variant, task])
