@@ -1,5 +1,6 @@
 """The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
 
+import json
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -76,6 +77,30 @@ def test_a_frozen_head_reaches_as_far_as_is_said(script: ModuleType, tiny_model:
     length = ((slope - slope.mean()).norm() * len(slope) ** 0.5).item()
     found = frozen_head.bounds(model)
     assert found == pytest.approx({"least": middle - length, "greatest": middle + length}, rel=1e-3)
+
+
+def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    collapse = import_module("collapse")
+    monkeypatch.setattr(collapse, "EVERY", 2)
+    monkeypatch.setattr(collapse, "STEPS", 4)
+    monkeypatch.chdir(tmp_path)
+    few = ["task=grammar", "model=tiny_roberta", "device=cpu", "batch_size=8", "limit_train=64", "limit_eval=32"]
+    monkeypatch.setattr("sys.argv", ["collapse.py", *few, "method=rosa", "rank=2", "lr=1e-2"])
+    collapse.main()
+    [path] = (tmp_path / "results" / "benchmarks").glob("collapse_grammar-tiny_roberta-rosa-r2-*.json")
+    seen = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    assert list(seen) == ["step 0", "step 2", "step 4"]
+    start, end = seen["step 0"], seen["step 4"]
+    assert start["update"] < 1e-6 < end["update"]  # taking a part out of the weights moves none of them
+    assert start["residual"] ** 2 + start["product"] ** 2 == pytest.approx(1, abs=0.01)  # its directions are orthogonal
+    assert all(-1 <= figures["likeness"] <= 1 for figures in seen.values())
+
+
+def test_sentences_that_are_one_are_alike(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+    collapse = import_module("collapse")
+    model, tokens = tiny_model("tiny_bert"), torch.arange(5, 35).view(6, 5)
+    assert collapse.likeness(model, {"input_ids": tokens}) < 0.999
+    assert collapse.likeness(model, {"input_ids": tokens[:1].expand(6, -1)}) == pytest.approx(1)
 
 
 def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
