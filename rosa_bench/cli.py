@@ -270,18 +270,6 @@ def _report(arguments: list[str]) -> None:
     make_report(Path(_options(ReportOptions, arguments).results_dir).expanduser())
 
 
-@dataclass
-class NextOptions:
-    """``rosa-bench next``: from which results, of which names (several with commas), up to how many seeds."""
-
-    results_dir: str = "results"
-    seeds: int = 5
-    task: str | None = None
-    model: str | None = None
-    method: str | None = None
-    protocol: str | None = None
-
-
 def _models(arguments: list[str]) -> None:
     """List the models, or pull one."""
     from rosa_bench.models import catalog
@@ -306,6 +294,18 @@ def _score(arguments: list[str]) -> None:
             "usage: rosa-bench score FILE [FILE ...], files of generations as results/runs/*.generations.jsonl"
         )
     show_scores([Path(argument).expanduser() for argument in arguments], get_console())
+
+
+@dataclass
+class NextOptions:
+    """``rosa-bench next``: from which results, of which names (several with commas), up to how many seeds."""
+
+    results_dir: str = "results"
+    seeds: int = 5
+    task: str | None = None
+    model: str | None = None
+    method: str | None = None
+    protocol: str | None = None
 
 
 def _next(arguments: list[str]) -> None:

@@ -25,7 +25,7 @@ MASK_ALONE = "rosa_bench_mask"
 def use_fast_attention(model: PreTrainedModel) -> None:
     """Let a model have our mask, if it attends by scaled dot-product attention or, as MPNet, only in a way of its own.
 
-    A model that was told to attend in another way stays as it is.
+    A model that was told to attend in another way keeps its mask. Biases of positions are made where the model is.
     """
     chosen = model.config._attn_implementation
     if chosen == "sdpa":

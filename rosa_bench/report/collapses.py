@@ -1,15 +1,17 @@
 """Beyond the paper: how many runs ended by giving all rows the same, by method and learning rate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import heading
-from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.select import Group
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.table import Column, Entry, Line, Section, Table
 
 # Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
 LEAST_SPREAD = 0.05
+# Of each variant and learning rate, by task: how many runs collapsed, of how many.
+Counts = dict[tuple[Variant, float], dict[str, tuple[int, int]]]
 INTRO = [
     "Each cell: how many runs collapsed, of how many, one a seed. A run has collapsed if the model of its last epoch "
     "gives all reported rows the same prediction: with a standard deviation below "
@@ -21,9 +23,14 @@ INTRO = [
 
 def build(groups: list[Group]) -> Table:
     """Every variant, learning rate and task whose runs say how their predictions spread."""
-    sections = [_section(group) for group in groups if _rows(group)]
-    tidy = [row for number, group in enumerate(filter(_rows, groups), 1) for row in _tidy(number, group)]
-    return Table(name="collapses", title="Collapsed runs", intro=INTRO, sections=sections, tidy=tidy)
+    counted = [(group, counts) for group in groups if (counts := _counts(group))]
+    return Table(
+        name="collapses",
+        title="Collapsed runs",
+        intro=INTRO,
+        sections=[_section(group, counts) for group, counts in counted],
+        tidy=[row for number, (group, counts) in enumerate(counted, 1) for row in _tidy(number, group, counts)],
+    )
 
 
 def has_collapsed(run: RunRecord) -> bool | None:
@@ -32,51 +39,42 @@ def has_collapsed(run: RunRecord) -> bool | None:
     return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
 
 
-def _known(cell: Cell | None, lr: float) -> list[bool]:
-    """Of each of a cell's runs at a learning rate whether it collapsed, as far as records tell."""
-    found = [has_collapsed(run) for run in (cell.by_lr.get(lr, []) if cell else [])]
-    return [collapsed for collapsed in found if collapsed is not None]
+def _counts(group: Group) -> Counts:
+    """What records tell, variants and learning rates in order."""
+    found: Counts = {}
+    for variant in group.variants:
+        by_lr = {task: cell.by_lr for (one, task), cell in group.cells.items() if one == variant}
+        for lr in sorted({lr for runs in by_lr.values() for lr in runs}):
+            for task, runs in by_lr.items():
+                told = [collapsed for run in runs.get(lr, []) if (collapsed := has_collapsed(run)) is not None]
+                if told:
+                    found.setdefault((variant, lr), {})[task] = sum(told), len(told)
+    return found
 
 
-def _rows(group: Group) -> list[tuple[Variant, float]]:
-    """The variants and learning rates that something is known of, in order."""
-    lrs = {(variant, lr) for (variant, _), cell in group.cells.items() for lr in cell.by_lr if _known(cell, lr)}
-    return [(variant, lr) for variant in group.variants for lr in sorted(lr for one, lr in lrs if one == variant)]
-
-
-def _tasks(group: Group) -> dict[str, str]:
-    """Names and titles of the tasks that something is known of."""
-    return {
-        task: run.config["task"]["title"]
-        for task, run in group.tasks.items()
-        if any(_known(group.cells.get((variant, task)), lr) for variant, lr in _rows(group))
-    }
-
-
-def _section(group: Group) -> Section:
+def _section(group: Group, counts: Counts) -> Section:
+    told = {task for by_task in counts.values() for task in by_task}
+    titles = {task: run.config["task"]["title"] for task, run in group.tasks.items() if task in told}
     return Section(
         heading=heading(group),
         facts={},
-        columns=[Column(title=title) for title in _tasks(group).values()],
+        columns=[Column(title=title) for title in titles.values()],
         lines=[
             Line(
                 label=f"{variant.label}, lr {lr:g}",
-                entries=[_entry(_known(group.cells.get((variant, task)), lr)) for task in _tasks(group)],
+                entries=[Entry(mean="{} of {}".format(*by_task[task]) if task in by_task else None) for task in titles],
             )
-            for variant, lr in _rows(group)
+            for (variant, lr), by_task in counts.items()
         ],
     )
 
 
-def _entry(known: list[bool]) -> Entry:
-    return Entry(mean=f"{sum(known)} of {len(known)}" if known else None)
-
-
-def _tidy(number: int, group: Group) -> Iterable[dict[str, str]]:
+def _tidy(number: int, group: Group, counts: Counts) -> Iterator[dict[str, str]]:
     """One row a cell with a figure."""
-    for variant, lr in _rows(group):
-        for task in _tasks(group):
-            if known := _known(group.cells.get((variant, task)), lr):
+    for (variant, lr), by_task in counts.items():
+        for task in group.tasks:
+            if task in by_task:
+                collapsed, runs = by_task[task]
                 yield {
                     "setting": str(number),
                     "model": group.setting.model,
@@ -85,6 +83,6 @@ def _tidy(number: int, group: Group) -> Iterable[dict[str, str]]:
                     "task": task,
                     "variant": variant.label,
                     "lr": f"{lr:g}",
-                    "runs": str(len(known)),
-                    "collapsed": str(sum(known)),
+                    "runs": str(runs),
+                    "collapsed": str(collapsed),
                 }

@@ -59,10 +59,9 @@ def draw(records: list[RunRecord]) -> Drawing | None:
 
 def _plot(ax: Axes, variant: Variant, chosen: Cell, ranks: list[int]) -> None:
     """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
-    lrs = list(chosen.by_lr)
     scores = {lr: [100 * reported(run) for run in runs] for lr, runs in chosen.by_lr.items()}
     style = look(variant, ranks)
-    plot_range(ax, lrs, list(scores.values()), label=variant.label, **style)
+    plot_range(ax, list(scores), list(scores.values()), label=variant.label, **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}
     ax.plot(chosen.lrs_left, left, **{**points, "markerfacecolor": "white"})
