@@ -111,6 +111,8 @@ class Replayed:
         try:
             with torch.cuda.graph(graph, pool=self.replayer.pool, stream=self.replayer.stream):
                 outputs = self.step(inputs)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise RuntimeError(
                 f"no CUDA graph can be captured of this step; use cuda_graphs=never ({error})"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -242,7 +243,10 @@ def begin(setup: Setup, problem: Problem) -> RunRecord:
 
 @contextmanager
 def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
-    """Save the record when the block ends, however it ends; a user's mistake found inside leaves none."""
+    """Save the record when the block ends, however it ends; a user's mistake found inside leaves none.
+
+    A run that finds no memory has not failed: beside fewer others it goes on where it stood.
+    """
     try:
         yield
         record.status = "completed"
@@ -252,6 +256,10 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     except KeyboardInterrupt as error:
         record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"
         raise
+    except torch.OutOfMemoryError as error:
+        record.status, record.error = "interrupted", str(error).split(". ")[0]
+        what = f"{record.id}: {record.error}; start it again beside fewer others, or with a greater accumulate"
+        raise UserError(what) from error
     except Exception as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
         raise

@@ -28,6 +28,7 @@ from rosa_bench.problems import Problem, prepare
 from rosa_bench.record import RunRecord, load_record, load_records
 from rosa_bench.run import run
 from rosa_bench.setup import Setup, set_up
+from rosa_bench.standing import standing
 from rosa_bench.train import TrainingFailedError
 
 MakeSetup = Callable[..., Setup]
@@ -233,13 +234,28 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeS
     assert record.time_s["total"] > 0
 
 
-def interrupted_after_one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_memory_is_told_and_goes_on(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = make_setup("epochs=2", "checkpoint_s=0")
+    with monkeypatch.context() as patch:
+        said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total")
+        interrupted_after_one_epoch(patch, said)
+        with pytest.raises(UserError, match=rf"{setup.id}: CUDA out of memory; .*accumulate"):
+            run(setup)
+    [record] = load_records(setup.results_dir)
+    assert (record.status, record.error) == ("interrupted", "CUDA out of memory")
+    assert standing(setup).kind == "unfinished"
+    assert run(setup).status == "completed"
+
+
+def interrupted_after_one_epoch(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException] = KeyboardInterrupt
+) -> None:
     calls = iter([score])
 
     def interrupt(*arguments: Any, **options: Any) -> dict[str, float]:
         for allowed in calls:
             return allowed(*arguments, **options)
-        raise KeyboardInterrupt
+        raise error
 
     monkeypatch.setattr("rosa_bench.problems.text.score", interrupt)
 

@@ -1,7 +1,8 @@
 """``rosa-bench next``: the runs that the tables still lack before their learning rates and their spread can be trusted.
 
-A learning rate at an end of those compared may not be the best: the next one beyond it is wanted. One that is inside is
-wanted with more seeds, for it is what stands in the table.
+A learning rate that was not compared, but is ahead where it was run, is wanted with the seeds that it lacks. One at an
+end of those compared may not be the best: the next one beyond it is wanted. One that is inside is wanted with more
+seeds, for it is what stands in the table.
 """
 
 import re
@@ -45,8 +46,11 @@ def _ordered(group: Group) -> list[tuple[tuple[Variant, str], Cell]]:
 
 
 def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[float], list[int]]]:
-    """Learning rates and seeds that a cell wants: those beside the chosen one, if it is at an end, or more of it."""
+    """Learning rates and seeds that a cell wants: its rival's, those beside the chosen one at an end, or more of it."""
     have = list(cell.by_seed)
+    if cell.rival is not None and cell.rival not in failed:
+        yield [cell.rival], sorted(set(have) - {run.config["seed"] for run in cell.by_lr[cell.rival]})
+        return
     steps = [step for step, end in ((-1, cell.lrs[0]), (1, cell.lrs[-1])) if cell.lr == end]
     beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
     if beyond:

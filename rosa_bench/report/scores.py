@@ -214,7 +214,17 @@ def _left_out(grid: Grid) -> list[str]:
     if not titles:
         return []
     which = [f"{grid.label(variant)} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
-    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
+    ahead = [
+        f"{grid.label(variant)} {cell.rival:g} on {title}"
+        for variant in grid.variants
+        for task, title in grid.tasks.items()
+        if (cell := grid.cell(variant, task)) and cell.rival is not None
+    ]
+    unsettled = [f"{LEFT_OUT} of these, ahead of the one in the table where both were run: {'; '.join(ahead)}"]
+    return [
+        f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}",
+        *(unsettled if ahead else []),
+    ]
 
 
 def _at_an_end(grid: Grid) -> list[str]:

@@ -32,6 +32,7 @@ class Cell:
 
     lrs       the learning rates that were compared, on the seeds that they share
     lrs_left  those that were not, having too few seeds
+    rival     the best of these, if it is ahead of the chosen one on the seeds that they share: not settled then
     tried     all that it was chosen among, compared or not: one run for each pair of a learning rate and a seed
     """
 
@@ -39,6 +40,7 @@ class Cell:
     lr: float
     lrs: tuple[float, ...]
     lrs_left: tuple[float, ...]
+    rival: float | None
     tried: tuple[RunRecord, ...]
 
     @property
@@ -172,11 +174,14 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
         return _criterion(run for seed, run in compared[lr].items() if seed in shared or not shared)
 
     best = max(compared, key=lambda lr: (criterion(lr), -lr))
+    left = by_lr.keys() - compared.keys()
+    leads = {lr: lead for lr in left if (lead := _lead(by_lr[lr], by_lr[best])) > 0}
     return Cell(
         runs=tuple(run for _, run in sorted(compared[best].items())),
         lr=best,
         lrs=tuple(sorted(compared)),
-        lrs_left=tuple(sorted(by_lr.keys() - compared.keys())),
+        lrs_left=tuple(sorted(left)),
+        rival=max(leads, key=lambda lr: (leads[lr], -lr), default=None),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
 
@@ -204,3 +209,10 @@ def _criterion(runs: Iterable[RunRecord]) -> float:
         CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if selects_by(run)[1] else 1) for run in runs
     )
     return mean if math.isfinite(mean) else -math.inf
+
+
+def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord]) -> float:
+    """How far the one is ahead of the other by what chooses, on the seeds that both have; 0 without any."""
+    both = ours.keys() & theirs.keys()
+    lead = _criterion(ours[seed] for seed in both) - _criterion(theirs[seed] for seed in both) if both else 0.0
+    return 0.0 if math.isnan(lead) else lead

@@ -36,6 +36,8 @@ def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
         ({2e-4: [0.5], 6e-4: [0.6], 2e-3: [0.7]}, ("0.006", "0")),  # at the upper end: one beyond it
         ({2e-4: [0.7] * 2, 6e-4: [0.6] * 2}, ("6e-05", "0,1")),  # at the lower one, with the same seeds
         ({2e-3: [0.7] * 2}, ("0.0006,0.006", "0,1")),  # one alone: both beside it
+        ({6e-5: [0.9], 6e-4: [0.5] * 3, 2e-3: [0.6] * 3}, ("6e-05", "1,2")),  # not compared, and ahead: its other seeds
+        ({6e-5: [0.1], 6e-4: [0.5] * 3, 2e-3: [0.6] * 3}, ("0.006", "0,1,2")),  # not compared, and behind
     ],
 )
 def test_each_cell_wants_what_its_choice_lacks(
@@ -56,6 +58,9 @@ def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[Ru
     [command] = commands([*runs, beyond])
     assert command[-2:] == ["lr=0.006", "seed=1"]
     assert commands([*runs, beyond], seeds=1) == []
+    rival = tried({6e-5: [0.9], 6e-4: [0.6] * 2, 2e-3: [0.5] * 2, 2e-4: [0.5] * 2}, "method=ft")
+    assert commands(rival)[0][-2:] == ["lr=6e-05", "seed=1"]
+    assert commands([*rival, *tried({6e-5: [0.0] * 2}, "method=ft", status="failed")]) == []
     assert commands([*runs, *tried({2e-2: [0.0]}, "method=lora", status="failed")])[0][-2:] == ["lr=0.02", "seed=0"]
 
 

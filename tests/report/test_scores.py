@@ -96,10 +96,14 @@ def test_a_subset_on_both_sides_is_told_once(make_record: MakeRecord) -> None:
 
 def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> None:
     some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
+    told = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
     section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
     assert entry(section, "FT", "CoLA").mark == "†"
     assert entry(section, "LoRA (r=8)", "CoLA").mark == ""
-    assert section.notes == ["† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"]
+    assert section.notes == [told]
+    better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
+    ahead = "† of these, ahead of the one in the table where both were run: FT 0.02 on CoLA"
+    assert better.notes == [told, ahead]
 
 
 def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:

@@ -1,3 +1,4 @@
+import math
 import random
 import statistics
 from collections.abc import Callable
@@ -74,6 +75,29 @@ def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) 
         assert cell.mean == pytest.approx((1.2 + 2 * later) / 4)
     worse = over_seeds([0.4, 0.4, 1.0, 1.0], "lr=1e-3")
     assert only_cell([*worse, *over_seeds([0.5, 0.5], "lr=1e-2")]).lr == 1e-2
+
+
+@pytest.mark.parametrize(
+    ("others", "rival"),
+    [
+        ({1e-2: [0.7]}, 1e-2),  # ahead on the seed that both have, if not of the mean
+        ({1e-2: [0.5]}, None),  # behind on it, if ahead of the mean
+        ({1e-2: [0.7], 1e-4: [0.8]}, 1e-4),  # the one that is ahead by most
+        ({1e-2: [0.8], 1e-4: [0.8]}, 1e-4),  # of equal ones the smaller
+        ({1e-2: [math.nan]}, None),
+    ],
+)
+def test_a_rival_is_ahead_where_both_were_run(
+    over_seeds: OverSeeds, others: dict[float, list[float]], rival: float | None
+) -> None:
+    few = [run for lr, scores in others.items() for run in over_seeds(scores, f"lr={lr}")]
+    cell = only_cell([*over_seeds([0.6, 0.0, 1.0], "lr=1e-3"), *over_seeds([0.1] * 3, "lr=1e-1"), *few])
+    assert (cell.lr, cell.rival) == (1e-3, rival)
+
+
+def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
+    elsewhere = make_record("lr=1e-2", "seed=7", dev=0.9)
+    assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), elsewhere]).rival is None
 
 
 @pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
