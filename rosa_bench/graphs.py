@@ -111,7 +111,7 @@ class Replayed:
         try:
             with torch.cuda.graph(graph, pool=self.replayer.pool, stream=self.replayer.stream):
                 outputs = self.step(inputs)
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # a RuntimeError too, but cuda_graphs=never is not what mends it
             raise
         except RuntimeError as error:
             raise RuntimeError(
