@@ -310,6 +310,8 @@ class NextOptions:
 
 def _next(arguments: list[str]) -> None:
     """Say which runs the tables still want, a command a line, and run nothing."""
+    from rich import get_console
+
     from rosa_bench.record import load_records
     from rosa_bench.report.next import next_commands
     from rosa_bench.report.tables import tabled
@@ -326,7 +328,7 @@ def _next(arguments: list[str]) -> None:
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to go on from; run something first")
     added = [argument for argument in arguments if argument not in own or argument.startswith("results_dir=")]
     for command in next_commands(kept, seeds=options.seeds, more=added):
-        print(command)
+        get_console().out(command, highlight=False)  # unlike print it takes it quietly if head has read enough
     found.remind()
 
 

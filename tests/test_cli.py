@@ -583,6 +583,12 @@ def test_next_prints_commands_that_run(rosa_bench: Callable[..., Outcome], tmp_p
     assert {"lr=0.0006,0.006", "seed=0", "device=cpu", f"results_dir={tmp_path}"} <= set(shlex.split(command))
     assert rosa_bench(*shlex.split(command)[1:]).status == 0
     assert rosa_bench("next", "seeds=1", f"results_dir={tmp_path}", "task=grammar,cola").status == 0
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as head does when it has read enough
+    arguments = [sys.executable, "-c", "from rosa_bench.cli import main; main()", "next", f"results_dir={tmp_path}"]
+    done = subprocess.run(arguments, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
