@@ -51,11 +51,10 @@ def peak_bytes(run: RunRecord) -> int:
 
 def _measured(panel: Panel) -> Panel:
     """The panel with the runs whose memory was measured, on the commonest device alone: kernels take different room."""
-    measured = [run for run in panel.runs if peak_bytes(run)]
-    counts = Counter(run.device["name"] for run in measured)
+    counts = Counter(run.device["name"] for run in panel.runs if peak_bytes(run))
     name = min(counts, key=lambda one: (-counts[one], one))
     kept = {
-        variant: tuple(run for run in cell.runs if run in measured and run.device["name"] == name)
+        variant: tuple(run for run in cell.runs if peak_bytes(run) and run.device["name"] == name)
         for variant, cell in panel.cells.items()
     }
     return replace(

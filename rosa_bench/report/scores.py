@@ -145,6 +145,7 @@ def _section(
         notes=[
             *(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()),
             *_left_out(grid),
+            *_unsettled(grid),
             *_at_an_end(grid),
         ],
         contrasts=_contrasts(grid),
@@ -214,17 +215,19 @@ def _left_out(grid: Grid) -> list[str]:
     if not titles:
         return []
     which = [f"{grid.label(variant)} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
+    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
+
+
+def _unsettled(grid: Grid) -> list[str]:
+    """The note on those of them that may have to take the chosen one's place."""
     ahead = [
         f"{grid.label(variant)} {cell.rival:g} on {title}"
         for variant in grid.variants
         for task, title in grid.tasks.items()
         if (cell := grid.cell(variant, task)) and cell.rival is not None
     ]
-    unsettled = [f"{LEFT_OUT} of these, ahead of the one in the table where both were run: {'; '.join(ahead)}"]
-    return [
-        f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}",
-        *(unsettled if ahead else []),
-    ]
+    said = f"{LEFT_OUT} of these, ahead of the one in the table where both were run: {'; '.join(ahead)}"
+    return [said] if ahead else []
 
 
 def _at_an_end(grid: Grid) -> list[str]:
