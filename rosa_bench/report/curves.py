@@ -1,5 +1,6 @@
 """What the figures of scores share: panels of one setting and task, lines with their range over seeds, and words."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -18,7 +19,7 @@ from rosa_bench.report.select import Cell, Group, lower_is_better, selects_by, w
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.text import rows, span
 
-MOST = 4  # panels in a figure
+MOST = 4  # panels in a figure, if it does not say how many
 FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # By ``scores.selected_on``: the rows that every epoch was scored on.
@@ -63,10 +64,14 @@ class Panel:
 
 
 def panels_of(
-    groups: Iterable[Group], drawable: Callable[[Cell], object], enough: Callable[[dict[Variant, Cell]], object] = bool
+    groups: Iterable[Group],
+    drawable: Callable[[Cell], object],
+    enough: Callable[[dict[Variant, Cell]], object] = bool,
+    most: int = MOST,
 ) -> list[Panel]:
-    """The panels of a figure, at most four: CoLA's first, then those nearest to their protocol, with the most runs.
+    """The panels of a figure, ``most`` at most: nearest to their protocol first, then of the model with the most runs.
 
+    Of these CoLA's come first, then the tasks by how many runs they have, each under one protocol after the other.
     A panel has the cells that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is an
     error have no score: they are left out.
     """
@@ -83,11 +88,18 @@ def panels_of(
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
 
-    def place(panel: Panel) -> tuple:
-        changed = len(panel.group.setting.deviations)
-        return panel.task != FIRST_TASK, changed, -len(panel.runs), panel.title, panel.run.id
+    def setting(panel: Panel) -> tuple[int, str]:
+        return len(panel.group.setting.deviations), panel.group.setting.model
 
-    return sorted(panels, key=place)[:MOST]
+    of_setting = Counter(setting(panel) for panel in panels for _ in panel.runs)
+    of_task = Counter((setting(panel), panel.task) for panel in panels for _ in panel.runs)
+
+    def place(panel: Panel) -> tuple:
+        changed, model = setting(panel)
+        task = panel.task != FIRST_TASK, -of_task[setting(panel), panel.task], panel.task
+        return changed, -of_setting[changed, model], task, -len(panel.runs), panel.title, panel.run.id
+
+    return sorted(panels, key=place)[:most]
 
 
 def ranks_of(panels: Iterable[Panel]) -> list[int]:

@@ -26,12 +26,13 @@ from rosa_bench.report.select import Cell, reported, select, writes_texts
 from rosa_bench.report.settings import Variant
 
 CHOSEN_SIZE = 8.5
+MOST = 8  # panels: four tasks under two protocols
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """The figure, a panel a setting and task where a variant was run with several learning rates; none without one."""
     panels = panels_of(
-        select(records), lambda _: True, lambda cells: any(len(cell.by_lr) > 1 for cell in cells.values())
+        select(records), lambda _: True, lambda cells: any(len(cell.by_lr) > 1 for cell in cells.values()), MOST
     )
     if not panels:
         return None

@@ -1,8 +1,8 @@
 """``rosa-bench next``: the runs that the tables still lack before their learning rates and their spread can be trusted.
 
-A learning rate that was not compared, but is ahead where it was run, is wanted with the seeds that it lacks. One at an
-end of those compared may not be the best: the next one beyond it is wanted. One that is inside is wanted with more
-seeds, for it is what stands in the table.
+A learning rate that may have to take the chosen one's place is wanted with the seeds that one of the two lacks. One at
+an end of those compared may not be the best: the next one beyond it is wanted, with as many seeds as they were compared
+on. One that is inside is wanted with more, for it is what stands in the table.
 """
 
 import re
@@ -49,12 +49,14 @@ def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[f
     """Learning rates and seeds that a cell wants: its rival's, those beside the chosen one at an end, or more of it."""
     have = list(cell.by_seed)
     if cell.rival is not None and cell.rival not in failed:
-        yield [cell.rival], sorted(set(have) - {run.config["seed"] for run in cell.by_lr[cell.rival]})
+        theirs = {run.config["seed"] for run in cell.by_lr[cell.rival]}
+        lacks = sorted(set(have) - theirs)
+        yield ([cell.rival], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
         return
     steps = [step for step, end in ((-1, cell.lrs[0]), (1, cell.lrs[-1])) if cell.lr == end]
     beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
     if beyond:
-        yield beyond, have
+        yield beyond, list(cell.shared) or have  # enough to be compared
     elif missing := sorted(set(range(seeds)) - set(have)):
         yield [cell.lr], missing
 

@@ -14,7 +14,7 @@ from rosa_bench.report.table import Column, Contrast, Entry, Line, Section, Tabl
 from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
-LEFT_OUT, AT_AN_END = "†", "‡"
+LEFT_OUT, AT_AN_END, UNSETTLED = "†", "‡", "§"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
     "Each cell: ours / the paper's, {scored} scores times 100. "
@@ -145,8 +145,8 @@ def _section(
         notes=[
             *(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()),
             *_left_out(grid),
-            *_unsettled(grid),
             *_at_an_end(grid),
+            *_unsettled(grid),
         ],
         contrasts=_contrasts(grid),
     )
@@ -167,11 +167,12 @@ def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
 def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
     if cell is None:
         return Entry(paper=paper)
+    marks = {LEFT_OUT: cell.lrs_left, AT_AN_END: cell.at_an_end, UNSETTLED: cell.rival is not None}
     return Entry(
         mean=percent(cell.mean),
         spread=None if cell.std is None else percent(cell.std),
         count=len(cell.runs),
-        mark=(LEFT_OUT if cell.lrs_left else "") + (AT_AN_END if cell.at_an_end else ""),
+        mark="".join(mark for mark, holds in marks.items() if holds),
         paper=paper,
         best=best,
     )
@@ -218,22 +219,22 @@ def _left_out(grid: Grid) -> list[str]:
     return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
 
 
+def _at_an_end(grid: Grid) -> list[str]:
+    """The note on learning rates beyond which none was compared."""
+    said = f"{AT_AN_END} the smallest or the greatest learning rate compared: another may be better still"
+    return [said] if any(cell.at_an_end for cell in grid.group.cells.values()) else []
+
+
 def _unsettled(grid: Grid) -> list[str]:
-    """The note on those of them that may have to take the chosen one's place."""
+    """The note on learning rates that may have to take the chosen one's place."""
     ahead = [
         f"{grid.label(variant)} {cell.rival:g} on {title}"
         for variant in grid.variants
         for task, title in grid.tasks.items()
         if (cell := grid.cell(variant, task)) and cell.rival is not None
     ]
-    said = f"{LEFT_OUT} of these, ahead of the one in the table where both were run: {'; '.join(ahead)}"
+    said = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: {'; '.join(ahead)}"
     return [said] if ahead else []
-
-
-def _at_an_end(grid: Grid) -> list[str]:
-    """The note on learning rates beyond which none was compared."""
-    said = f"{AT_AN_END} the smallest or the greatest learning rate compared: another may be better still"
-    return [said] if any(cell.at_an_end for cell in grid.group.cells.values()) else []
 
 
 def _lrs(lrs: Iterable[float]) -> str:

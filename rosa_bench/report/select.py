@@ -30,15 +30,18 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
 class Cell:
     """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
 
-    lrs       the learning rates that were compared, on the seeds that they share
+    lrs       the learning rates that were compared
+    shared    the seeds on which they were: those that all of them have. Without any, each was taken with its own
     lrs_left  those that were not, having too few seeds
-    rival     the best of these, if it is ahead of the chosen one on the seeds that they share: not settled then
+    rival     one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have; or
+              compared, and ahead of the mean once each has all its own seeds. Of several the one ahead by most
     tried     all that it was chosen among, compared or not: one run for each pair of a learning rate and a seed
     """
 
     runs: tuple[RunRecord, ...]
     lr: float
     lrs: tuple[float, ...]
+    shared: tuple[int, ...]
     lrs_left: tuple[float, ...]
     rival: float | None
     tried: tuple[RunRecord, ...]
@@ -165,8 +168,8 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: (datetime.fromisoformat(run.started_at), run.id)):
         by_lr[run.config["lr"]][run.config["seed"]] = run
-    most, *others = sorted(map(len, by_lr.values()), reverse=True)
-    enough = others[0] if others and others[0] > 1 else most
+    most, *fewer = sorted(map(len, by_lr.values()), reverse=True)
+    enough = fewer[0] if fewer and fewer[0] > 1 else most
     compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) >= enough}
     shared = set.intersection(*(set(seeds) for seeds in compared.values()))
 
@@ -175,11 +178,13 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
 
     best = max(compared, key=lambda lr: (criterion(lr), -lr))
     left = by_lr.keys() - compared.keys()
-    leads = {lr: lead for lr in left if (lead := _lead(by_lr[lr], by_lr[best])) > 0}
+    others = by_lr.keys() - {best}
+    leads = {lr: lead for lr in others if (lead := _lead(by_lr[lr], by_lr[best], paired=lr in left)) > 0}
     return Cell(
         runs=tuple(run for _, run in sorted(compared[best].items())),
         lr=best,
         lrs=tuple(sorted(compared)),
+        shared=tuple(sorted(shared)),
         lrs_left=tuple(sorted(left)),
         rival=max(leads, key=lambda lr: (leads[lr], -lr), default=None),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
@@ -211,8 +216,10 @@ def _criterion(runs: Iterable[RunRecord]) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord]) -> float:
-    """How far the one is ahead of the other by what chooses, on the seeds that both have; 0 without any."""
-    both = ours.keys() & theirs.keys()
-    lead = _criterion(ours[seed] for seed in both) - _criterion(theirs[seed] for seed in both) if both else 0.0
+def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord], *, paired: bool) -> float:
+    """How far the one is ahead of the other by what chooses; ``paired``: on the seeds that both have, 0 without any."""
+    if paired:
+        both = ours.keys() & theirs.keys()
+        ours, theirs = ({seed: runs[seed] for seed in both} for runs in (ours, theirs))
+    lead = _criterion(ours.values()) - _criterion(theirs.values()) if ours and theirs else 0.0
     return 0.0 if math.isnan(lead) else lead

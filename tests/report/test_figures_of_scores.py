@@ -288,17 +288,37 @@ def test_settings_are_never_mixed(scored: MakeRecord, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_cola_is_first_then_what_has_most_runs_and_four_are_enough(scored: MakeRecord, name: str) -> None:
-    seeds = {"cola": 1, "rte": 2, "mrpc": 6, "qnli": 5, "sst2": 4}
+def test_cola_is_first_then_what_has_most_runs_and_not_all_are_drawn(scored: MakeRecord, name: str) -> None:
+    """CoLA before what has more runs, another model's CoLA after all of the one that has the most, changed rules last."""
+    sets = {"cola": 1, "rte": 2, "mrpc": 6, "qnli": 5, "sst2": 4}
+    groups = [*((f"task={task}", "model=roberta_base", {}, count) for task, count in sets.items())]
+    groups += [("task=cola", "model=minilm", {}, 3), ("task=cola", "model=roberta_base", {"epochs": [2, 10]}, 30)]
     records = [
-        scored([0.1, 0.2], f"task={task}", *method, f"lr={lr}", f"seed={seed}")
-        for task, count in seeds.items()
+        scored([0.1, 0.2], task, model, *method, f"lr={lr}", f"seed={seed}", deviations=changes)
+        for task, model, changes, count in groups
         for method in (ROSA, ROSA2)
         for lr in ("1e-3", "1e-4")
         for seed in range(count)
     ]
-    titles = [title.partition(":")[0] for title in by_title(drawn(name, records))]
-    assert titles == ["CoLA", "MRPC", "QNLI", "SST-2"]
+    titles = [title.partition(",")[0] for title in by_title(drawn(name, records))]
+    tasks = ["CoLA", "MRPC", "QNLI", "SST-2", "RTE"]
+    expected = [*(f"{task}: RoBERTa-base" for task in tasks), "CoLA: MiniLM-L6", "CoLA: RoBERTa-base"]
+    assert titles == (expected if name == "lr_sensitivity" else expected[:4])
+
+
+@pytest.mark.parametrize("name", DRAW)
+def test_a_task_is_drawn_under_one_protocol_after_the_other(scored: MakeRecord, name: str) -> None:
+    counts = {("rte", "fair"): 3, ("mrpc", "fair"): 4, ("rte", "paper"): 2}
+    records = [
+        scored([0.1, 0.2], f"task={task}", f"protocol={protocol}", *method, f"lr={lr}", f"seed={seed}")
+        for (task, protocol), count in counts.items()
+        for method in (ROSA, ROSA2)
+        for lr in ("1e-3", "1e-4")
+        for seed in range(count)
+    ]
+    found = [(title[:4].strip(":"), title.split("protocol ")[1][:5]) for title in by_title(drawn(name, records))]
+    assert found == [("RTE", "fair,"), ("RTE", "paper"), ("MRPC", "fair,")]
+
 
 
 @pytest.mark.parametrize("name", DRAW)

@@ -102,8 +102,9 @@ def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> N
     assert entry(section, "LoRA (r=8)", "CoLA").mark == ""
     assert section.notes == [told]
     better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
-    ahead = "† of these, ahead of the one in the table where both were run: FT 0.02 on CoLA"
-    assert better.notes == [told, ahead]
+    unsettled = "§ not settled: ahead where both were run, or of the mean over all its seeds: FT 0.02 on CoLA"
+    assert better.notes == [told, unsettled]
+    assert entry(better, "FT", "CoLA").mark == "†§"
 
 
 def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:

@@ -100,6 +100,25 @@ def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: Ove
     assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), elsewhere]).rival is None
 
 
+@pytest.mark.parametrize(
+    ("later", "theirs", "rival"),
+    [
+        ([0.0], [], 1e-2),  # what came later puts the chosen one behind
+        ([0.6], [], None),
+        ([], [0.9], 1e-2),  # or the other one ahead
+        ([], [0.5], None),
+    ],
+)
+def test_a_compared_one_is_a_rival_by_all_its_seeds(
+    over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], rival: float | None
+) -> None:
+    """Its later seed is another than the chosen one's, so that the two share the first two alone."""
+    chosen = over_seeds([0.6, 0.6, *later], "lr=1e-3")
+    other = [*over_seeds([0.5, 0.5], "lr=1e-2"), *(make_record("lr=1e-2", "seed=7", dev=score) for score in theirs)]
+    cell = only_cell([*chosen, *other])
+    assert (cell.lr, cell.lrs, cell.rival) == (1e-3, (1e-3, 1e-2), rival)
+
+
 @pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
 def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_end: bool) -> None:
     runs = [run for lr in (1e-4, 1e-3, 1e-2) for run in over_seeds([0.9 if lr == best else 0.5], f"lr={lr}")]
