@@ -289,9 +289,9 @@ def test_settings_are_never_mixed(scored: MakeRecord, name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAW)
 def test_cola_is_first_then_what_has_most_runs_and_not_all_are_drawn(scored: MakeRecord, name: str) -> None:
-    """CoLA before what has more runs, another model's CoLA after all of the one that has the most, changed rules last."""
+    """CoLA before what has more runs; another model's CoLA after all of the one that has most; changed rules last."""
     sets = {"cola": 1, "rte": 2, "mrpc": 6, "qnli": 5, "sst2": 4}
-    groups = [*((f"task={task}", "model=roberta_base", {}, count) for task, count in sets.items())]
+    groups = [(f"task={task}", "model=roberta_base", {}, count) for task, count in sets.items()]
     groups += [("task=cola", "model=minilm", {}, 3), ("task=cola", "model=roberta_base", {"epochs": [2, 10]}, 30)]
     records = [
         scored([0.1, 0.2], task, model, *method, f"lr={lr}", f"seed={seed}", deviations=changes)
@@ -318,7 +318,6 @@ def test_a_task_is_drawn_under_one_protocol_after_the_other(scored: MakeRecord, 
     ]
     found = [(title[:4].strip(":"), title.split("protocol ")[1][:5]) for title in by_title(drawn(name, records))]
     assert found == [("RTE", "fair,"), ("RTE", "paper"), ("MRPC", "fair,")]
-
 
 
 @pytest.mark.parametrize("name", DRAW)
