@@ -30,7 +30,7 @@ SPELT = {"bleu": "BLEU"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One setting and task: the cells of variants whose own settings are not changed, in a fixed order."""
+    """One setting and task: the cells of the variants that are drawn, in a fixed order."""
 
     group: Group
     task: str
@@ -63,28 +63,31 @@ class Panel:
         return f"{self.run.config['task']['title']}: {heading(self.group)}"
 
 
+def plain(cells: dict[Variant, Cell]) -> dict[Variant, Cell]:
+    """Those of variants whose own settings are not changed."""
+    return {variant: cell for variant, cell in cells.items() if not variant.changes}
+
+
 def panels_of(
     groups: Iterable[Group],
     drawable: Callable[[Cell], object],
     enough: Callable[[dict[Variant, Cell]], object] = bool,
+    *,
+    among: Callable[[dict[Variant, Cell]], dict[Variant, Cell]] = plain,
     most: int = MOST,
 ) -> list[Panel]:
     """The panels of a figure, ``most`` at most: nearest to their protocol first, then of the model with the most runs.
 
     Of these CoLA's come first, then the tasks by how many runs they have, each under one protocol after the other.
-    A panel has the cells that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is an
-    error have no score: they are left out.
+    A panel has the cells ``among`` all that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is
+    an error have no score: they are left out.
     """
     panels = []
     for group in groups:
         for task in group.tasks:
-            plain = sorted((variant for variant in group.variants if not variant.changes), key=_place)
-            found = {variant: group.cells.get((variant, task)) for variant in plain}
-            cells = {
-                variant: cell
-                for variant, cell in found.items()
-                if cell and not lower_is_better(cell.runs[0]) and drawable(cell)
-            }
+            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
+            scored = {variant: cell for variant, cell in found.items() if cell and not lower_is_better(cell.runs[0])}
+            cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
 
@@ -163,7 +166,8 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
     handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
     lines = [handles[variant.label] for variant in variants if variant.label in handles]
-    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=4)
+    longest = max(len(str(line.get_label())) for line in lines)
+    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=min(4, max(1, 110 // (longest + 6))))
 
 
 def sources(panels: Sequence[Panel]) -> str:
@@ -187,8 +191,8 @@ def _named(figure: str) -> str:
     return SPELT.get(figure, figure.replace("_", " ").capitalize())
 
 
-def _place(variant: Variant) -> tuple[int, str, int]:
-    """Where a variant stands: the paper's methods first, full fine-tuning before all."""
+def _place(variant: Variant) -> tuple[int, str, int, str]:
+    """Where a variant stands: the paper's methods first, full fine-tuning before all; changed ones after plain ones."""
     known = list(MARKERS)
     place = known.index(variant.method) if variant.method in known else len(known)
-    return place, variant.method, variant.rank or 0
+    return place, variant.method, variant.rank or 0, variant.label

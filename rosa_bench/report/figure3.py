@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.curves import Panel, look, panels_of, ranks_of, set_title, sources
@@ -83,6 +84,7 @@ def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
         ax.annotate(parameters(count), (count, place), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_xscale("log")
     ax.set_xlim(min(counts) / 3, max(counts) * 12)
+    ax.xaxis.set_minor_formatter(NullFormatter())  # numbers between the decades would cover each other
     ax.set_xlabel("trainable parameters (logarithmic)")
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)

@@ -16,7 +16,11 @@ from rosa_bench.report.select import Group, select
 # Another figure is another file like figure2.py, and its name here. Each gives none where it has nothing to draw.
 DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (figure2.draw, figure3.draw, figure4.draw, figure6.draw)
 # These need all runs, and not the chosen ones alone: of every learning rate, or to choose among those with a spectrum.
-DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (figure5.draw, lr_sensitivity.draw)
+DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
+    figure5.draw,
+    lr_sensitivity.draw,
+    lr_sensitivity.draw_changed,
+)
 
 
 def make_figures(results_dir: Path) -> None:

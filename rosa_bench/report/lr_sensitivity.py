@@ -1,5 +1,6 @@
 """Beyond the paper: how the dev score depends on the learning rate, and which one was chosen."""
 
+from itertools import cycle
 from statistics import fmean
 from typing import Any
 
@@ -7,6 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.record import RunRecord
@@ -27,16 +29,38 @@ from rosa_bench.report.settings import Variant
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
+# Of changed variants, which stand beside few others. Six colours and seven markers: no pair comes twice in 42.
+CHANGED_COLOURS, CHANGED_MARKERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"), "^vPXs*<"
+
+Cells = dict[Variant, Cell]
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
-    """The figure, a panel a setting and task where a variant was run with several learning rates; none without one."""
-    panels = panels_of(
-        select(records), lambda _: True, lambda cells: any(len(cell.by_lr) > 1 for cell in cells.values()), MOST
-    )
+    """The figure, a panel a setting and task where a method was run with several learning rates; none without one."""
+    return _drawing("lr_sensitivity", "", panels_of(select(records), bool, _is_varied, most=MOST))
+
+
+def draw_changed(records: list[RunRecord]) -> Drawing | None:
+    """The same of changed variants, each beside the method as it is; none where none has several learning rates."""
+    panels = panels_of(select(records), bool, _is_varied, among=_changed, most=MOST)
+    return _drawing("lr_sensitivity_changed", " of methods with a changed setting, beside the method without", panels)
+
+
+def _is_varied(cells: Cells) -> bool:
+    return any(len(cell.by_lr) > 1 for cell in cells.values())
+
+
+def _changed(cells: Cells) -> Cells:
+    """The changed variants that were run with several learning rates, and those that they were changed from."""
+    varied = {variant for variant, cell in cells.items() if variant.changes and len(cell.by_lr) > 1}
+    shown = varied | {variant.plain for variant in varied}
+    return {variant: cell for variant, cell in cells.items() if variant in shown}
+
+
+def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
     if not panels:
         return None
-    ranks, columns = ranks_of(panels), min(2, len(panels))
+    styles, columns = _styles(panels), min(2, len(panels))
     lines = -(-len(panels) // columns)
     one_task = len({panel.task for panel in panels}) == 1
     with mpl.rc_context(STYLE):
@@ -45,23 +69,40 @@ def draw(records: list[RunRecord]) -> Drawing | None:
         for number, panel in enumerate(panels):
             ax = axes[number]
             for variant, cell in panel.cells.items():
-                _plot(ax, variant, cell, ranks)
-            ax.set_xscale("log")
-            ax.set_xlabel("learning rate (logarithmic)")
+                _plot(ax, variant, cell, styles[variant])
+            _mark_half_decades(ax)
             if not one_task or number % columns == 0:
                 ax.set_ylabel(panel.reported)
-            set_title(ax, number, panel, width=100 // columns)
+            set_title(ax, number, panel, width=92 // columns)
         for ax in axes[len(panels) :]:
             ax.set_visible(False)
         chosen = Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
         set_legend(figure, panels, [chosen])
-    return Drawing("lr_sensitivity", figure, _caption(panels))
+    return Drawing(name, figure, _caption(of, panels))
 
 
-def _plot(ax: Axes, variant: Variant, chosen: Cell, ranks: list[int]) -> None:
+def _mark_half_decades(ax: Axes) -> None:
+    """Make the axis logarithmic, with a tick at 2 and 6 of each decade: the grid that learning rates are swept on."""
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate (logarithmic)")
+    ax.xaxis.set_major_locator(LogLocator(subs=(2, 6), numticks=12))
+    ax.xaxis.set_major_formatter(lambda lr, _place: f"{lr:.0e}".replace("e-0", "e-"))
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _styles(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
+    """How each variant's line looks: its method's look, with a colour and a marker of its own where it is changed."""
+    ranks = ranks_of(panels)
+    styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
+    changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
+    for variant, colour, marker in zip(changed, cycle(CHANGED_COLOURS), cycle(CHANGED_MARKERS), strict=False):
+        styles[variant] |= {"color": colour, "marker": marker}
+    return styles
+
+
+def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
     """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
     scores = {lr: [100 * reported(run) for run in runs] for lr, runs in chosen.by_lr.items()}
-    style = look(variant, ranks)
     plot_range(ax, list(scores), list(scores.values()), label=variant.label, **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}
@@ -73,12 +114,12 @@ def _ring(colour: ColorType) -> dict[str, Any]:
     return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
 
 
-def _caption(panels: list[Panel]) -> str:
+def _caption(of: str, panels: list[Panel]) -> str:
     said = (
-        "**Sensitivity to the learning rate** (not in the paper). Dev score of each run's selected epoch against the "
-        "learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger markers: "
-        "the learning rate that the tables choose, in protocol fair by rows held out of train, which is why it need "
-        "not be the highest."
+        f"**Sensitivity to the learning rate**{of} (not in the paper). Dev score of each run's selected epoch against "
+        "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "
+        "markers: the learning rate that the tables choose, in protocol fair by rows held out of train, which is why "
+        "it need not be the highest."
     )
     if any(writes_texts(panel.run) for panel in panels):
         said += " Where texts are written, the score is that on test, and perplexity on dev chooses."

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rosa_bench.record import RunRecord, is_identity
@@ -27,6 +27,11 @@ class Variant:
     rank: int | None
     changes: tuple[Deviation, ...]
     title: str = field(compare=False)
+
+    @property
+    def plain(self) -> "Variant":
+        """The variant without the changes."""
+        return replace(self, changes=())
 
     @property
     def label(self) -> str:

@@ -1,6 +1,7 @@
 """Figures 3, 4 and 6 and the sensitivity to the learning rate: what they draw is what the records say."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from rosa_bench.record import RunRecord
@@ -215,6 +217,34 @@ def test_a_learning_rate_with_fewer_seeds_is_drawn_open_and_never_marked(scored:
     assert "Open markers" in drawing.caption
 
 
+def changed(
+    scored: MakeRecord, *overrides: str, lrs: Sequence[str] = ("1e-3", "1e-4"), **changes: Any
+) -> list[RunRecord]:
+    """ROSA with settings of its own changed: ``resample_every=0`` and the like, one run a learning rate."""
+    deviations = {f"method.{key}": [value, "else"] for key, value in changes.items()}
+    return [scored([float(lr) * 100], *ROSA, *overrides, f"lr={lr}", deviations=deviations) for lr in lrs]
+
+
+def test_changed_variants_stand_beside_the_one_that_they_were_changed_from(
+    scored: MakeRecord, runs: list[RunRecord]
+) -> None:
+    never, top = changed(scored, resample_every=0), changed(scored, lrs=["1e-3"], select="top")
+    drawing = lr_sensitivity.draw_changed([*runs, *never, *top])
+    assert drawing is not None
+    [ax] = by_title(drawing)[SETTINGS["paper"]]
+    assert list(lines(ax)) == ["ROSA (r=8)", "ROSA (r=8, resample_every=0)"]
+    plain = of(runs, "paper", "ROSA (r=8)")
+    lrs = sorted({run.config["lr"] for run in plain})
+    scores = np.array([[reported(run) for run in plain if run.config["lr"] == lr] for lr in lrs]).T
+    assert_mean_and_range(ax, "ROSA (r=8)", lrs, 100 * scores)
+    assert_mean_and_range(ax, "ROSA (r=8, resample_every=0)", [1e-4, 1e-3], np.array([[1, 10]]))
+
+
+def test_no_figure_of_changed_variants_without_one_that_was_swept(scored: MakeRecord, runs: list[RunRecord]) -> None:
+    assert lr_sensitivity.draw_changed(runs) is None
+    assert lr_sensitivity.draw_changed([*runs, *changed(scored, lrs=["1e-3"], select="top")]) is None
+
+
 def test_figure_3_has_the_peak_of_training_and_resampling_alone(scored: MakeRecord) -> None:
     trained = {"load": 9000 * MIB, "evaluate": 8000 * MIB}
     records = [
@@ -388,8 +418,30 @@ def test_the_same_records_give_the_same_bytes(runs: list[RunRecord], tmp_path: P
 
 @pytest.mark.parametrize("name", DRAW)
 def test_nothing_is_cut_off_and_no_label_covers_another(runs: list[RunRecord], name: str) -> None:
-    """Of the titles, labels and legend, laid out as they are in the file."""
-    figure = drawn(name, runs).figure
+    assert_readable(drawn(name, runs).figure)
+
+
+def test_many_changed_variants_can_be_told_apart_and_read(scored: MakeRecord) -> None:
+    """More than there are colours, with long names, on a wide range of learning rates, under two protocols."""
+    some = [
+        run
+        for protocol in ("paper", "fair")
+        for period in range(4)
+        for select in ("top", "bottom", "block")
+        for run in changed(
+            scored, f"protocol={protocol}", lrs=["6e-6", "2e-2"], resample_every=period + 0.25, select=select
+        )
+    ]
+    drawing = lr_sensitivity.draw_changed(some)
+    assert drawing is not None
+    for ax in drawing.figure.axes:
+        looks = [(line.get_color(), line.get_marker()) for line in lines(ax).values()]
+        assert len(set(looks)) == len(looks) == 12
+    assert_readable(drawing.figure)
+
+
+def assert_readable(figure: Figure) -> None:
+    """Titles, labels and legend are on the page and apart, laid out as in the file; an axis's numbers are apart too."""
     figure.draw_without_rendering()
     texts = [
         text for ax in figure.axes for text in (ax.xaxis.label, ax.yaxis.label, ax._left_title)  # pyright: ignore
@@ -401,3 +453,9 @@ def test_nothing_is_cut_off_and_no_label_covers_another(runs: list[RunRecord], n
         assert page.x0 <= box.x0 < box.x1 <= page.x1
         assert page.y0 <= box.y0 < box.y1 <= page.y1
         assert not any(box.overlaps(other) for other in boxes[number + 1 :])
+    for ax in figure.axes:
+        labels = [label.get_window_extent() for label in ax.get_xticklabels(which="both") if label.get_text()]
+        inside = sorted(
+            (box for box in labels if ax.bbox.x0 <= (box.x0 + box.x1) / 2 <= ax.bbox.x1), key=lambda box: box.x0
+        )
+        assert not any(left.overlaps(right) for left, right in pairwise(inside))
