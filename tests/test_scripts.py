@@ -1,6 +1,7 @@
 """The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from rosa_bench.run import recipe
+
 CPU = torch.device("cpu")
+ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
+DECAY = ("task=grammar", "model=tiny_roberta", "method=rosa", "epochs=4", "lr=0.1", "optimizer.warmup_steps=10")
+# What 100 steps leave of a factor: a rise over ten of them to lr=0.1, a fall to 0, and a weight decay of 0.1.
+LEFT = math.prod(1 - 0.1 * 0.1 * (step / 10 if step < 10 else (100 - step) / 90) for step in range(100))
 
 
 @pytest.fixture
@@ -101,6 +108,34 @@ def test_sentences_that_are_one_are_alike(script: ModuleType, tiny_model: Callab
     model, tokens = tiny_model("tiny_bert"), torch.arange(5, 35).view(6, 5)
     assert collapse.likeness(model, {"input_ids": tokens}) < 0.999
     assert collapse.likeness(model, {"input_ids": tokens[:1].expand(6, -1)}) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("select", ["top", "bottom"])
+def test_decay_takes_from_the_chosen_directions_alone(
+    script: ModuleType, tiny_model: Callable[..., Any], select: str
+) -> None:
+    """Never resampled: of a weight its share of the spectrum is held, and of that the square of a factor stays."""
+    decay, model, rank = import_module("decay"), tiny_model("tiny_roberta"), 3
+    layers = [layer for name, layer in model.named_modules() if name.endswith(ATTENTION)]
+    spectra = [torch.linalg.svdvals(layer.weight.detach().double()) for layer in layers]
+    chosen = slice(0, rank) if select == "top" else slice(-rank, None)
+    shares = [(spectrum[chosen].norm() / spectrum.norm()).item() for spectrum in spectra]
+    config = script.settings(*DECAY, f"rank={rank}", f"method.select={select}", "method.resample_every=0")
+    found = decay.moved(model, config.method, recipe(config, 25), 25)
+    lost = 1 - LEFT**2
+    assert found == pytest.approx({"mean": lost * sum(shares) / len(shares), "greatest": lost * max(shares)}, rel=1e-3)
+
+
+@pytest.mark.parametrize("period", ["0", "1", "0.4"])
+def test_decay_of_a_whole_weight_is_one_however_often_it_is_resampled(
+    script: ModuleType, tiny_model: Callable[..., Any], period: str
+) -> None:
+    decay, model = import_module("decay"), tiny_model("tiny_roberta")
+    config = script.settings(*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}")
+    plan = recipe(config, 25)
+    assert decay.kept(plan, range(100), 100) == pytest.approx(LEFT)
+    found = decay.moved(model, config.method, plan, 25)
+    assert found == pytest.approx({"mean": 1 - LEFT**2, "greatest": 1 - LEFT**2}, rel=1e-3)
 
 
 def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
