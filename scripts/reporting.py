@@ -77,7 +77,7 @@ def write_report(
     described = describe(device)
     report = {
         "what": (what or "").partition("\n")[0],
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", *sys.argv]).replace(f"{Path.home()}/", "~/"),
         "device": described,
         "versions": versions(),
         "git": git_state(),
