@@ -21,6 +21,7 @@ from rosa_bench.report.text import rows, span
 
 MOST = 4  # panels in a figure, if it does not say how many
 FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
+LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in letters: how many fit, and what a line before its label takes of them
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # By ``scores.selected_on``: the rows that every epoch was scored on.
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
@@ -167,7 +168,8 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
     variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
     lines = [handles[variant.label] for variant in variants if variant.label in handles]
     longest = max(len(str(line.get_label())) for line in lines)
-    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=min(4, max(1, 110 // (longest + 6))))
+    columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
+    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=columns)
 
 
 def sources(panels: Sequence[Panel]) -> str:
