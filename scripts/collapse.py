@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from reporting import Figures, settings, write_report
+from reporting import Figures, relative_norms, settings, write_report
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -77,11 +77,7 @@ def sizes(layers: list[LowRankLinear], start: list[Tensor]) -> Figures:
         "residual": [layer.residual for layer in layers],
         "product": [layer.scale * layer.a @ layer.b for layer in layers],
     }
-    norms = [weight.norm() for weight in start]
-    return {
-        kind: torch.stack([one.norm() / norm for one, norm in zip(tensors, norms, strict=True)]).mean().item()
-        for kind, tensors in kinds.items()
-    }
+    return {kind: relative_norms(tensors, start).mean().item() for kind, tensors in kinds.items()}
 
 
 @torch.no_grad()

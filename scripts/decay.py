@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from reporting import Figures, settings, write_report
+from reporting import Figures, relative_norms, settings, write_report
 from torch import nn
 
 from rosa_bench.adapters import low_rank_layers
@@ -59,16 +59,16 @@ def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) ->
     start = [layer.merged_weight() for layer in layers]
     ends = [*(step for step in range(total) if method.is_due(step, steps_per_epoch)), total]
     for begin, end in zip([0, *ends], ends, strict=False):
+        left = kept(plan, range(begin, end), total)
         for layer in layers:
-            for factor in (layer.a, layer.b):
-                factor.mul_(kept(plan, range(begin, end), total))
+            layer.a.mul_(left)
+            layer.b.mul_(left)
         if end < total:
             method.resample(model, end)
-    changes = [
-        ((layer.merged_weight() - weight).norm() / weight.norm()).item()
-        for layer, weight in zip(layers, start, strict=True)
-    ]
-    return {"mean": sum(changes) / len(changes), "greatest": max(changes)}
+    changes = relative_norms(
+        [layer.merged_weight() - weight for layer, weight in zip(layers, start, strict=True)], start
+    )
+    return {"mean": changes.mean().item(), "greatest": changes.max().item()}
 
 
 if __name__ == "__main__":

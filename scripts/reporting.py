@@ -1,11 +1,11 @@
-"""What the benchmarks share: times that can be compared, and a report of figures."""
+"""What the benchmarks share: times and norms that can be compared, and a report of figures."""
 
 import json
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +14,7 @@ import hydra
 import torch
 from rich import box, get_console
 from rich.table import Table
+from torch import Tensor
 
 from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.device import describe
@@ -62,6 +63,11 @@ def wait_for_gpu() -> None:
     """Return when what was asked of a GPU is done."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def relative_norms(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """The Frobenius norm of each tensor over that of its weight, (tensors,)."""
+    return torch.stack([one.norm() / weight.norm() for one, weight in zip(tensors, weights, strict=True)])
 
 
 def short_name(device: torch.device, name: str) -> str:

@@ -29,13 +29,16 @@ SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation
 SPELT = {"bleu": "BLEU"}
 
 
+Cells = dict[Variant, Cell]
+
+
 @dataclass(frozen=True)
 class Panel:
     """One setting and task: the cells of the variants that are drawn, in a fixed order."""
 
     group: Group
     task: str
-    cells: dict[Variant, Cell]
+    cells: Cells
 
     @property
     def runs(self) -> list[RunRecord]:
@@ -64,7 +67,7 @@ class Panel:
         return f"{self.run.config['task']['title']}: {heading(self.group)}"
 
 
-def plain(cells: dict[Variant, Cell]) -> dict[Variant, Cell]:
+def plain(cells: Cells) -> Cells:
     """Those of variants whose own settings are not changed."""
     return {variant: cell for variant, cell in cells.items() if not variant.changes}
 
@@ -72,9 +75,9 @@ def plain(cells: dict[Variant, Cell]) -> dict[Variant, Cell]:
 def panels_of(
     groups: Iterable[Group],
     drawable: Callable[[Cell], object],
-    enough: Callable[[dict[Variant, Cell]], object] = bool,
+    enough: Callable[[Cells], object] = bool,
     *,
-    among: Callable[[dict[Variant, Cell]], dict[Variant, Cell]] = plain,
+    among: Callable[[Cells], Cells] = plain,
     most: int = MOST,
 ) -> list[Panel]:
     """The panels of a figure, ``most`` at most: nearest to their protocol first, then of the model with the most runs.

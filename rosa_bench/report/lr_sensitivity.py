@@ -13,6 +13,7 @@ from matplotlib.typing import ColorType
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.curves import (
+    Cells,
     Panel,
     letter,
     look,
@@ -31,8 +32,6 @@ CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
 # Of changed variants, which stand beside few others. Six colours and seven markers: no pair comes twice in 42.
 CHANGED_COLOURS, CHANGED_MARKERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"), "^vPXs*<"
-
-Cells = dict[Variant, Cell]
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
