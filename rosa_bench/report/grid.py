@@ -53,6 +53,13 @@ class Grid:
         return paired(one.by_seed, other.by_seed) if one and other and variant != lora else None
 
     @cached_property
+    def open_ended(self) -> set[tuple[Variant, str]]:
+        """The figures whose learning rate is at an end of those compared, or, where others had a choice, had none."""
+        cells = self.group.cells
+        tuned = any(len(cell.lrs) > 1 for cell in cells.values())
+        return {place for place, cell in cells.items() if cell.at_an_end or (tuned and len(cell.lrs) == 1)}
+
+    @cached_property
     def leaders(self) -> dict[str, Variant | None]:
         """The row to mark as best in each column, if one is."""
         return {

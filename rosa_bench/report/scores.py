@@ -158,16 +158,21 @@ def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
     texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
     trainable = Entry(mean="–".join(texts) or None, paper=grid.printed_trainable.get(variant))
     entries = [
-        _entry(cell, paper=grid.printed.get((variant, task)), best=grid.leaders[task] == variant)
+        _entry(
+            cell,
+            paper=grid.printed.get((variant, task)),
+            best=grid.leaders[task] == variant,
+            open_ended=(variant, task) in grid.open_ended,
+        )
         for task, cell in cells.items()
     ]
     return Line(label=grid.label(variant), entries=[trainable, *entries, *beside])
 
 
-def _entry(cell: Cell | None, *, paper: str | None, best: bool) -> Entry:
+def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
     if cell is None:
         return Entry(paper=paper)
-    marks = {LEFT_OUT: cell.lrs_left, AT_AN_END: cell.at_an_end, UNSETTLED: cell.rival is not None}
+    marks = {LEFT_OUT: cell.lrs_left, AT_AN_END: open_ended, UNSETTLED: cell.rival is not None}
     return Entry(
         mean=percent(cell.mean),
         spread=None if cell.std is None else percent(cell.std),
@@ -221,8 +226,8 @@ def _left_out(grid: Grid) -> list[str]:
 
 def _at_an_end(grid: Grid) -> list[str]:
     """The note on learning rates beyond which none was compared."""
-    said = f"{AT_AN_END} the smallest or the greatest learning rate compared: another may be better still"
-    return [said] if any(cell.at_an_end for cell in grid.group.cells.values()) else []
+    said = f"{AT_AN_END} the smallest, the greatest or the only learning rate compared: another may be better still"
+    return [said] if grid.open_ended else []
 
 
 def _unsettled(grid: Grid) -> list[str]:

@@ -13,6 +13,7 @@ from rosa_bench.report.table import Entry, Section, Table
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
+OPEN_ENDED = "‡ the smallest, the greatest or the only learning rate compared: another may be better still"
 PAPER_ROWS = ["FT", "(IA)³", "LoRA (r=2)", "ROSA (r=2)", "LoRA (r=8)", "ROSA (r=8)"]
 PAPER_COLUMNS = ["CoLA", "MRPC", "QNLI", "RTE", "STS-B", "MNLI", "SST2", "BoolQ"]
 
@@ -115,7 +116,16 @@ def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:
     assert (entry(inside, "FT", "CoLA").mark, inside.notes) == ("", [])
     end = section_of(ft({"1e-5": 0.1, "1e-4": 0.2, "1e-3": 0.3}))
     assert entry(end, "FT", "CoLA").mark == "‡"
-    assert end.notes == ["‡ the smallest or the greatest learning rate compared: another may be better still"]
+    assert end.notes == [OPEN_ENDED]
+
+
+def test_a_cell_that_had_no_choice_is_marked_where_others_had_one(over_seeds: OverSeeds) -> None:
+    tuned = [run for lr in (1e-5, 1e-4, 1e-3) for run in over_seeds([0.5], "method=ft", f"lr={lr}")]
+    lora = over_seeds([0.5], "method=lora")
+    assert entry(section_of(lora), "LoRA (r=8)", "CoLA").mark == ""
+    beside = section_of([*tuned, *lora])
+    assert entry(beside, "LoRA (r=8)", "CoLA").mark == "‡"
+    assert beside.notes[-1] == OPEN_ENDED
 
 
 @pytest.mark.parametrize(
