@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from textwrap import wrap
 from typing import Any
 
@@ -27,6 +28,8 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
 # Figures whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
+# Of changed variants, which stand beside few others. Six colours and seven markers: no pair comes twice in 42.
+CHANGED_COLOURS, CHANGED_MARKERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"), "^vPXs*<"
 
 
 Cells = dict[Variant, Cell]
@@ -124,6 +127,16 @@ def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
         "markersize": 3.5,
         "linewidth": 1.2,
     }
+
+
+def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
+    """How each variant's line looks: its method's look, with a colour and a marker of its own where it is changed."""
+    ranks = ranks_of(panels)
+    styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
+    changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
+    for variant, colour, marker in zip(changed, cycle(CHANGED_COLOURS), cycle(CHANGED_MARKERS), strict=False):
+        styles[variant] |= {"color": colour, "marker": marker}
+    return styles
 
 
 def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], **looks: Any) -> Line2D:

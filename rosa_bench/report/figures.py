@@ -9,12 +9,18 @@ from rich.text import Text
 
 from rosa_bench.errors import UserError
 from rosa_bench.record import RunRecord, load_records
-from rosa_bench.report import figure2, figure3, figure4, figure5, figure6, lr_sensitivity
+from rosa_bench.report import figure2, figure3, figure4, figure5, figure6, lr_sensitivity, resampling
 from rosa_bench.report.figure import Drawing
 from rosa_bench.report.select import Group, select
 
 # Another figure is another file like figure2.py, and its name here. Each gives none where it has nothing to draw.
-DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (figure2.draw, figure3.draw, figure4.draw, figure6.draw)
+DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
+    figure2.draw,
+    figure3.draw,
+    figure4.draw,
+    figure6.draw,
+    resampling.draw,
+)
 # These need all runs, and not the chosen ones alone: of every learning rate, or to choose among those with a spectrum.
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
     figure5.draw,

@@ -1,6 +1,5 @@
 """Beyond the paper: how the dev score depends on the learning rate, and which one was chosen."""
 
-from itertools import cycle
 from statistics import fmean
 from typing import Any
 
@@ -16,13 +15,12 @@ from rosa_bench.report.curves import (
     Cells,
     Panel,
     letter,
-    look,
     panels_of,
     plot_range,
-    ranks_of,
     set_legend,
     set_title,
     sources,
+    styles_of,
 )
 from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
 from rosa_bench.report.select import Cell, reported, select, writes_texts
@@ -30,8 +28,6 @@ from rosa_bench.report.settings import Variant
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
-# Of changed variants, which stand beside few others. Six colours and seven markers: no pair comes twice in 42.
-CHANGED_COLOURS, CHANGED_MARKERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"), "^vPXs*<"
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
@@ -59,7 +55,7 @@ def _changed(cells: Cells) -> Cells:
 def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
     if not panels:
         return None
-    styles, columns = _styles(panels), min(2, len(panels))
+    styles, columns = styles_of(panels), min(2, len(panels))
     lines = -(-len(panels) // columns)
     one_task = len({panel.task for panel in panels}) == 1
     with mpl.rc_context(STYLE):
@@ -87,16 +83,6 @@ def _mark_half_decades(ax: Axes) -> None:
     ax.xaxis.set_major_locator(LogLocator(subs=(2, 6), numticks=12))
     ax.xaxis.set_major_formatter(lambda lr, _place: f"{lr:.0e}".replace("e-0", "e-"))
     ax.xaxis.set_minor_locator(NullLocator())
-
-
-def _styles(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
-    """How each variant's line looks: its method's look, with a colour and a marker of its own where it is changed."""
-    ranks = ranks_of(panels)
-    styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
-    changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
-    for variant, colour, marker in zip(changed, cycle(CHANGED_COLOURS), cycle(CHANGED_MARKERS), strict=False):
-        styles[variant] |= {"color": colour, "marker": marker}
-    return styles
 
 
 def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rosa_bench.errors import UserError
 from rosa_bench.files import write_atomic
 from rosa_bench.record import RunRecord, load_records
-from rosa_bench.report import collapses, table1, table2, table3, table4, table5
+from rosa_bench.report import collapses, table1, table2, table3, table4, table5, train_loss
 from rosa_bench.report.latex import latex
 from rosa_bench.report.markdown import markdown
 from rosa_bench.report.select import Group, lower_is_better, select
@@ -27,6 +27,7 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table4.build,
     table5.build,
     collapses.build,
+    train_loss.build,
 )
 
 
