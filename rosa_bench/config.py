@@ -60,6 +60,9 @@ class Protocol:
             raise UserError(f"protocol.held_out_rows={self.held_out_rows} is a fraction of train; it must be below 1")
 
 
+SCHEDULES = ("linear", "cosine", "constant")  # of the learning rate after the warm-up: as in `rosa_bench.train`
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
     """AdamW and its schedule: warm-up in steps, or as a fraction of all steps where ``warmup_steps`` is none."""
@@ -69,6 +72,7 @@ class Optimizer:
     weight_decay: float
     warmup_fraction: float
     warmup_steps: int | None
+    schedule: str
     clip_norm: float | None
 
     def __post_init__(self) -> None:
@@ -78,6 +82,7 @@ class Optimizer:
         at_least("optimizer.weight_decay", self.weight_decay, 0)
         at_least("optimizer.warmup_fraction", self.warmup_fraction, 0)
         at_least("optimizer.warmup_steps", self.warmup_steps, 0)
+        one_of("optimizer.schedule", self.schedule, SCHEDULES)
         at_least("optimizer.clip_norm", self.clip_norm, 0, above=True)
         if self.warmup_fraction > 1:
             raise UserError(f"optimizer.warmup_fraction={self.warmup_fraction} is out of range; it must be at most 1")

@@ -48,6 +48,7 @@ ADDED_SINCE: dict[str, Any] = {
     "method.lm_head": None,
     "method.fused": None,
     "method.split_qkv": False,
+    "optimizer.schedule": "linear",
 }
 
 

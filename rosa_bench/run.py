@@ -215,6 +215,7 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
         lr=config.lr,
         epochs=config.epochs,
         warmup_steps=warmup_steps,
+        schedule=optimizer.schedule,
         betas=optimizer.betas,
         eps=optimizer.eps,
         weight_decay=optimizer.weight_decay,

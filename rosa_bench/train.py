@@ -17,6 +17,12 @@ from rosa_bench.methods.base import Method
 from rosa_bench.progress import TrainingProgress
 
 Scores = dict[str, float]
+# What the learning rate is after the warm-up, as a fraction of the peak, by how much of the rest is left: 1 down to 0.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "linear": lambda left: left,
+    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
+    "constant": lambda _left: 1.0,
+}
 
 
 class TrainingFailedError(RuntimeError):
@@ -27,12 +33,14 @@ class TrainingFailedError(RuntimeError):
 class Recipe:
     """How a run is optimised. Durations are in optimizer steps; ``accumulate`` is how many parts a batch is split into.
 
-    ``reset``: whose optimizer state a resample clears: that of the replaced ``factors``, or ``all``.
+    schedule  of the learning rate after the warm-up, one of `SCHEDULES`
+    reset     whose optimizer state a resample clears: that of the replaced ``factors``, or ``all``
     """
 
     lr: float
     epochs: int
     warmup_steps: int
+    schedule: str
     betas: tuple[float, float]
     eps: float
     weight_decay: float
@@ -175,7 +183,7 @@ def fit(
                         with meter.phase("resample"):
                             replaced = resample(model, method, step, room_bytes=meter.room_bytes)
                             forget(training.optimizer, replaced, recipe.reset)
-                    lr = recipe.lr * lr_at(step, total, recipe.warmup_steps)
+                    lr = recipe.lr * lr_at(step, total, recipe.warmup_steps, recipe.schedule)
                     training.set_lr(lr)
                     training.losses[training.index] = optimise(to_device(batch, device))
                     training.step += 1
@@ -240,14 +248,14 @@ def resample(model: nn.Module, method: Method, step: int, *, room_bytes: int | N
         raise TrainingFailedError(f"at the resample before step {step + 1}: {error}") from error
 
 
-def lr_at(step: int, total: int, warmup_steps: int) -> float:
-    """The learning rate of a step, as a fraction of the peak: up in a line over the warm-up, then down in one to 0.
+def lr_at(step: int, total: int, warmup_steps: int, schedule: str) -> float:
+    """The learning rate of a step, as a fraction of the peak: up in a line over the warm-up, then as ``schedule`` says.
 
     A pure function of the step: nothing has to be rebuilt when an optimizer's state is cleared, or a run resumed.
     """
     if step < warmup_steps:
         return step / warmup_steps
-    return (total - step) / max(1, total - warmup_steps)
+    return SCHEDULES[schedule]((total - step) / max(1, total - warmup_steps))
 
 
 def forget(optimizer: torch.optim.Optimizer, replaced: list[nn.Parameter], reset: str) -> None:

@@ -35,7 +35,7 @@ from rosa_bench.train import Recipe, Training, optimisation
 RANK = 8
 RECIPE = Recipe(
     lr=1e-4, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, clip_norm=None, accumulate=1,
-    reset="all",
+    schedule="linear", reset="all",
 )  # fmt: skip
 REPEATS = 15
 Step = Callable[[Batch], Tensor]

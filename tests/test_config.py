@@ -274,6 +274,7 @@ WRONG = [
     ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1", "at least 0"),
     ("optimizer.warmup_fraction=1.5", "optimizer.warmup_fraction=1.5", "at most 1"),
     ("optimizer.warmup_steps=-1", "optimizer.warmup_steps=-1", "at least 0"),
+    ("optimizer.schedule=step", "optimizer.schedule=step", "linear, cosine, constant"),
     ("optimizer.clip_norm=0", "optimizer.clip_norm=0", "above 0"),
     ("optimizer.momentum=0.9", "optimizer.momentum"),
     ("method.rnak=3", "method.rnak"),

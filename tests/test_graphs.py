@@ -80,7 +80,7 @@ def training(
         method.attach(model)
         recipe = Recipe(
             lr=1e-2, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1,
-            reset="factors", **{"clip_norm": 1.0, "accumulate": 1, **changes},
+            schedule="linear", reset="factors", **{"clip_norm": 1.0, "accumulate": 1, **changes},
         )  # fmt: skip
         made = Training(model, recipe, steps_per_epoch=100, device=GPU)
         return made, method, optimisation(made, recipe, nullcontext)

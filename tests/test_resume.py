@@ -95,7 +95,7 @@ def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], Non
     """Act once a run is about to make the step counted so from 0. Fills the list with the steps that are made."""
     real, seen = train.lr_at, []
 
-    def lr_at(now: int, *arguments: int) -> float:
+    def lr_at(now: int, *arguments: Any) -> float:
         seen.append(now)
         if now == step:
             action()

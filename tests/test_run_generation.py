@@ -302,7 +302,7 @@ def test_broken_off_a_run_ends_as_one_left_alone(
     steps: list[int] = []
     real = train.lr_at
 
-    def lr_at(step: int, *arguments: int) -> float:
+    def lr_at(step: int, *arguments: Any) -> float:
         steps.append(step)
         if where == "in an epoch" and step == 5:
             raise KeyboardInterrupt

@@ -115,7 +115,7 @@ def test_after_going_on_from_a_checkpoint_it_is_that_of_a_run_left_alone(
     alone = run(make_setup(*settings, "results_dir=alone", "output_dir=alone"))
     real = train.lr_at
 
-    def stopping(step: int, *arguments: int) -> float:
+    def stopping(step: int, *arguments: Any) -> float:
         if step == 12:  # in the third epoch
             raise KeyboardInterrupt
         return real(step, *arguments)

@@ -215,7 +215,7 @@ def interrupted(setup: Setup, monkeypatch: pytest.MonkeyPatch, *, before_step: i
     """Run, and be stopped from the keyboard before that step, counted from 0."""
     real = train.lr_at
 
-    def lr_at(step: int, *arguments: int) -> float:
+    def lr_at(step: int, *arguments: Any) -> float:
         if step == before_step:
             raise KeyboardInterrupt
         return real(step, *arguments)

@@ -10,11 +10,12 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, get_scheduler
 
 from rosa_bench import train
 from rosa_bench.adapters import LowRankLinear
 from rosa_bench.checkpoint import Snapshot
+from rosa_bench.config import SCHEDULES as CHOICES
 from rosa_bench.config import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TokenBatches
 from rosa_bench.data.tokenised import Tokens
@@ -22,7 +23,20 @@ from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.train import Epoch, Recipe, Scores, Training, TrainingFailedError, backward, checked, fit, forget, lr_at
+from rosa_bench.run import recipe as recipe_of
+from rosa_bench.train import (
+    SCHEDULES,
+    Epoch,
+    Recipe,
+    Scores,
+    Training,
+    TrainingFailedError,
+    backward,
+    checked,
+    fit,
+    forget,
+    lr_at,
+)
 
 CPU = torch.device("cpu")
 
@@ -93,7 +107,7 @@ def regression_data(count: int, rows: int = 2) -> list[Batch]:
 
 def recipe(**changes: Any) -> Recipe:
     settings: dict[str, Any] = {
-        "lr": 0.1, "epochs": 2, "warmup_steps": 0, "betas": (0.9, 0.98), "eps": 1e-6,
+        "lr": 0.1, "epochs": 2, "warmup_steps": 0, "schedule": "linear", "betas": (0.9, 0.98), "eps": 1e-6,
         "weight_decay": 0.0, "clip_norm": None, "accumulate": 1, "reset": "factors",
     }  # fmt: skip
     return Recipe(**{**settings, **changes})
@@ -111,20 +125,32 @@ def weights(model: nn.Module) -> list[Tensor]:
 # The learning rate
 
 
-def linear_schedule(*, total: int, warmup: int) -> Callable[[int], float]:
+def their_schedule(name: str, *, total: int, warmup: int) -> Callable[[int], float]:
     """Transformers' own, as a function of the step."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    return get_linear_schedule_with_warmup(optimizer, warmup, total).lr_lambdas[0]
+    scheduler: Any = get_scheduler(name, optimizer, warmup, total)
+    return scheduler.lr_lambdas[0]
 
 
 @pytest.mark.parametrize(
     ("total", "warmup"), [(1, 0), (1, 1), (10, 0), (10, 1), (10, 3), (10, 9), (10, 10), (10, 25), (1000, 60)]
 )
-def test_lr_equals_transformers_linear_schedule(total: int, warmup: int) -> None:
-    expected = linear_schedule(total=total, warmup=warmup)
+@pytest.mark.parametrize(
+    ("schedule", "theirs", "end"),
+    [("linear", "linear", 0), ("cosine", "cosine", 0), ("constant", "constant_with_warmup", 1)],
+)
+def test_lr_equals_transformers_schedule(schedule: str, theirs: str, end: float, total: int, warmup: int) -> None:
+    expected = their_schedule(theirs, total=total, warmup=warmup)
     for step in range(total):
-        assert lr_at(step, total, warmup) == pytest.approx(expected(step), abs=1e-15)
-    assert warmup > total or lr_at(total, total, warmup) == 0
+        assert lr_at(step, total, warmup, schedule) == pytest.approx(expected(step), abs=1e-15)
+    assert warmup > total or lr_at(total, total, warmup, schedule) == end
+
+
+def test_every_schedule_can_be_chosen_and_the_papers_is_the_default(compose: Callable[..., RunConfig]) -> None:
+    assert tuple(SCHEDULES) == CHOICES
+    chosen = [recipe_of(compose(f"optimizer.schedule={name}"), 10).schedule for name in SCHEDULES]
+    assert chosen == list(SCHEDULES)
+    assert all(recipe_of(compose(f"task={task}"), 10).schedule == "linear" for task in ("cola", "e2e_nlg", "synthetic"))
 
 
 # The gradient of a batch
@@ -217,23 +243,24 @@ def test_after_forgetting_all_adamw_is_a_fresh_one() -> None:
 
 @pytest.mark.parametrize("resets", [(), (3,), (2, 3, 5)], ids=str)
 @pytest.mark.parametrize("clip_norm", [None, 0.05])
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize(("accumulate", "schedule"), [(1, "linear"), (2, "cosine")])
 def test_fit_equals_a_loop_of_torch_and_transformers(
-    accumulate: int, clip_norm: float | None, resets: tuple[int, ...]
+    accumulate: int, schedule: str, clip_norm: float | None, resets: tuple[int, ...]
 ) -> None:
     data, epochs, warmup = regression_data(4, rows=4), 2, 3
     model, reference = Regression(), Regression()
     reference.load_state_dict(model.state_dict())
     plan = recipe(
-        warmup_steps=warmup, weight_decay=0.1, eps=0.1, clip_norm=clip_norm, accumulate=accumulate, reset="all"
-    )
+        warmup_steps=warmup, schedule=schedule, weight_decay=0.1, eps=0.1, clip_norm=clip_norm, accumulate=accumulate,
+        reset="all",
+    )  # fmt: skip
     run(model, Recorder(due=resets), Fixed(data), plan)
 
     def fresh() -> torch.optim.AdamW:
         return torch.optim.AdamW(reference.parameters(), lr=0.1, betas=(0.9, 0.98), eps=0.1, weight_decay=0.1)
 
     optimizer = fresh()
-    fraction = linear_schedule(total=4 * epochs, warmup=warmup)
+    fraction = their_schedule(schedule, total=4 * epochs, warmup=warmup)
     for step, batch in enumerate(data * epochs):
         if step in resets:  # the authors' code: a new AdamW, and the schedule goes on
             optimizer = fresh()
