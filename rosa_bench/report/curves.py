@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import data_note, heading
-from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, faded, letter
+from rosa_bench.report.figure import COLOURS, DASHES, MARKERS, OTHER_COLOUR, WIDTH_IN, faded, letter
 from rosa_bench.report.select import Cell, Group, lower_is_better, selects_by, writes_texts
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.text import rows, span
@@ -165,6 +165,19 @@ def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
     """From an epoch to the figure that selects among epochs: a score times 100, an error as it is."""
     name, is_error = selects_by(run)
     return lambda epoch: (1 if is_error else 100) * epoch["scores"][name]
+
+
+def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with axes of about this height for each panel, titled: two beside each other where there are several."""
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + height_in * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=sharey).ravel().tolist()
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for number, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
+        set_title(ax, number, panel, width=92 // columns)
+    return figure, axes[: len(panels)]
 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:

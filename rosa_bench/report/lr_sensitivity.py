@@ -5,7 +5,6 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
@@ -14,15 +13,15 @@ from rosa_bench.record import RunRecord
 from rosa_bench.report.curves import (
     Cells,
     Panel,
+    in_two_columns,
     letter,
     panels_of,
     plot_range,
     set_legend,
-    set_title,
     sources,
     styles_of,
 )
-from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figure import STYLE, Drawing
 from rosa_bench.report.select import Cell, reported, select, writes_texts
 from rosa_bench.report.settings import Variant
 
@@ -55,22 +54,16 @@ def _changed(cells: Cells) -> Cells:
 def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
     if not panels:
         return None
-    styles, columns = styles_of(panels), min(2, len(panels))
-    lines = -(-len(panels) // columns)
+    styles = styles_of(panels)
     one_task = len({panel.task for panel in panels}) == 1
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.9 + 2.7 * lines), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False, sharey=one_task).flat
-        for number, panel in enumerate(panels):
-            ax = axes[number]
+        figure, axes = in_two_columns(panels, height_in=2.7, sharey=one_task)
+        for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             for variant, cell in panel.cells.items():
                 _plot(ax, variant, cell, styles[variant])
             _mark_half_decades(ax)
-            if not one_task or number % columns == 0:
+            if not one_task or number % 2 == 0:
                 ax.set_ylabel(panel.reported)
-            set_title(ax, number, panel, width=92 // columns)
-        for ax in axes[len(panels) :]:
-            ax.set_visible(False)
         chosen = Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
         set_legend(figure, panels, [chosen])
     return Drawing(name, figure, _caption(of, panels))

@@ -5,22 +5,21 @@ from collections.abc import Iterable
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.report.collapses import has_collapsed
 from rosa_bench.report.curves import (
     Cells,
     Panel,
+    in_two_columns,
     letter,
     panels_of,
     plot_range,
     set_legend,
-    set_title,
     sources,
     styles_of,
 )
-from rosa_bench.report.figure import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figure import STYLE, Drawing
 from rosa_bench.report.grid import BASELINE
 from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant
@@ -36,22 +35,16 @@ def draw(groups: list[Group]) -> Drawing | None:
     panels = panels_of(groups, bool, _pairs_by_variant, among=_comparable, most=MOST)
     if not panels:
         return None
-    styles, columns = styles_of(panels), min(2, len(panels))
-    lines = -(-len(panels) // columns)
+    styles = styles_of(panels)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH_IN, 0.9 + 2.4 * lines), layout="constrained")
-        axes = figure.subplots(lines, columns, squeeze=False).flat
-        for number, panel in enumerate(panels):
-            ax = axes[number]
+        figure, axes = in_two_columns(panels, height_in=2.4)
+        for ax, panel in zip(axes, panels, strict=True):
             for variant, pairs in _pairs_by_variant(panel.cells).items():
                 changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs, strict=True)]
                 plot_range(ax, range(1, len(changes) + 1), changes, label=variant.label, **styles[variant])
             for variant in filter(_is_never, panel.cells):
                 ax.axhline(0, label=variant.label, color=styles[variant]["color"], linewidth=1)
             _name_axes(ax)
-            set_title(ax, number, panel, width=92 // columns)
-        for ax in axes[len(panels) :]:
-            ax.set_visible(False)
         set_legend(figure, panels)
     return Drawing("resampling", figure, _caption(panels))
 
