@@ -150,8 +150,12 @@ def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], 
 
 def plot_epochs(ax: Axes, cell: Cell, value: Callable[[dict[str, Any]], float], **looks: Any) -> None:
     """Draw what ``value`` gives for each epoch of a cell's runs, against epochs."""
-    epochs = list(zip(*(map(value, run.scores["epochs"]) for run in cell.runs), strict=True))
-    plot_range(ax, range(1, len(epochs) + 1), epochs, **looks)
+    plot_against_epochs(ax, list(zip(*(map(value, run.scores["epochs"]) for run in cell.runs), strict=True)), **looks)
+
+
+def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: Any) -> None:
+    """Draw the mean and the range of the values of each epoch."""
+    plot_range(ax, range(1, len(values) + 1), values, **looks)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 

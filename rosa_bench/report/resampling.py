@@ -4,8 +4,6 @@ import math
 from collections.abc import Iterable
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.report.collapses import has_collapsed
 from rosa_bench.report.curves import (
@@ -14,7 +12,7 @@ from rosa_bench.report.curves import (
     in_two_columns,
     letter,
     panels_of,
-    plot_range,
+    plot_against_epochs,
     set_legend,
     sources,
     styles_of,
@@ -26,8 +24,8 @@ from rosa_bench.report.settings import Variant
 
 PERIOD = "method.resample_every"
 MOST = 6  # panels
-# Two runs of one learning rate and seed each: in each epoch a variant's train loss, and the never resampled one's.
-Pairs = list[list[tuple[float, float]]]
+# Of two runs, by their learning rate and seed: in each epoch a variant's train loss, and the never resampled one's.
+Pairs = dict[tuple[float, int], list[tuple[float, float]]]
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -40,23 +38,17 @@ def draw(groups: list[Group]) -> Drawing | None:
         figure, axes = in_two_columns(panels, height_in=2.4)
         for ax, panel in zip(axes, panels, strict=True):
             for variant, pairs in _pairs_by_variant(panel.cells).items():
-                changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs, strict=True)]
-                plot_range(ax, range(1, len(changes) + 1), changes, label=variant.label, **styles[variant])
+                changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs.values(), strict=True)]
+                plot_against_epochs(ax, changes, label=variant.label, **styles[variant])
             for variant in filter(_is_never, panel.cells):
                 ax.axhline(0, label=variant.label, color=styles[variant]["color"], linewidth=1)
-            _name_axes(ax)
+            ax.set_ylabel("train loss, % above\nnever resampled")
         set_legend(figure, panels)
     return Drawing("resampling", figure, _caption(panels))
 
 
 def _percent_above(ours: float, never: float) -> float:
     return 100 * (ours / never - 1) if never else math.nan
-
-
-def _name_axes(ax: Axes) -> None:
-    ax.set_xlabel("epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    ax.set_ylabel("train loss, % above\nnever resampled")
 
 
 def _comparable(cells: Cells) -> Cells:
@@ -90,7 +82,7 @@ def _pairs(cell: Cell, never: Cell) -> Pairs:
     """Runs that collapsed have no pair: their loss tells the labels' frequencies alone."""
     ours, theirs = _losses(cell), _losses(never)
     both = sorted(ours.keys() & theirs.keys())
-    return [list(zip(ours[place], theirs[place], strict=True)) for place in both]
+    return {place: list(zip(ours[place], theirs[place], strict=True)) for place in both}
 
 
 def _losses(cell: Cell) -> dict[tuple[float, int], list[float]]:
@@ -118,7 +110,6 @@ def _counts(cells: Cells) -> str:
     """``ROSA (r=8) 6 (0.0006, 0.002), ...``."""
     said = []
     for variant, pairs in _pairs_by_variant(cells).items():
-        never = _never(variant, cells)
-        both = _losses(cells[variant]).keys() & (_losses(cells[never]).keys() if never else set())
-        said.append(f"{variant.label} {len(pairs)} ({', '.join(f'{lr:g}' for lr in sorted({lr for lr, _ in both}))})")
+        lrs = sorted({lr for lr, _seed in pairs})
+        said.append(f"{variant.label} {len(pairs)} ({', '.join(f'{lr:g}' for lr in lrs)})")
     return ", ".join(said)
