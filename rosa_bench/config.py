@@ -17,6 +17,7 @@ from rosa_bench.errors import UserError, at_least, one_of
 from rosa_bench.files import shipped
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.schedule import SCHEDULES
 from rosa_bench.tracking import Logger
 from rosa_bench.typed import build, typed
 
@@ -58,9 +59,6 @@ class Protocol:
         at_least("protocol.held_out_max", self.held_out_max, 1)
         if self.held_out_rows >= 1:
             raise UserError(f"protocol.held_out_rows={self.held_out_rows} is a fraction of train; it must be below 1")
-
-
-SCHEDULES = ("linear", "cosine", "constant")  # of the learning rate after the warm-up: as in `rosa_bench.train`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,9 @@ from rosa_bench.graphs import Replay, plainly
 from rosa_bench.measure import Meter
 from rosa_bench.methods.base import Method
 from rosa_bench.progress import TrainingProgress
+from rosa_bench.schedule import lr_at
 
 Scores = dict[str, float]
-# What the learning rate is after the warm-up, as a fraction of the peak, by how much of the rest is left: 1 down to 0.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "linear": lambda left: left,
-    "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
-    "constant": lambda _left: 1.0,
-}
 
 
 class TrainingFailedError(RuntimeError):
@@ -33,7 +28,7 @@ class TrainingFailedError(RuntimeError):
 class Recipe:
     """How a run is optimised. Durations are in optimizer steps; ``accumulate`` is how many parts a batch is split into.
 
-    schedule  of the learning rate after the warm-up, one of `SCHEDULES`
+    schedule  of the learning rate after the warm-up, one of `rosa_bench.schedule.SCHEDULES`
     reset     whose optimizer state a resample clears: that of the replaced ``factors``, or ``all``
     """
 
@@ -246,16 +241,6 @@ def resample(model: nn.Module, method: Method, step: int, *, room_bytes: int | N
         return method.resample(model, step, room_bytes=room_bytes)
     except ValueError as error:
         raise TrainingFailedError(f"at the resample before step {step + 1}: {error}") from error
-
-
-def lr_at(step: int, total: int, warmup_steps: int, schedule: str) -> float:
-    """The learning rate of a step, as a fraction of the peak: up in a line over the warm-up, then as ``schedule`` says.
-
-    A pure function of the step: nothing has to be rebuilt when an optimizer's state is cleared, or a run resumed.
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    return SCHEDULES[schedule]((total - step) / max(1, total - warmup_steps))
 
 
 def forget(optimizer: torch.optim.Optimizer, replaced: list[nn.Parameter], reset: str) -> None:

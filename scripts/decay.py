@@ -24,8 +24,9 @@ from rosa_bench.lowrank import SELECTIONS
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.problems import prepare
 from rosa_bench.run import recipe
+from rosa_bench.schedule import lr_at
 from rosa_bench.setup import set_up
-from rosa_bench.train import Recipe, lr_at
+from rosa_bench.train import Recipe
 
 PERIODS = {"never resampled": 0.0, "resampled every 2 epochs": 2.0, "resampled every epoch": 1.0}
 
