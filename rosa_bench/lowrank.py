@@ -152,14 +152,21 @@ def ways(weight: Float[Tensor, "*n out in"]) -> tuple[Way, ...]:
 
 
 def singular_triplets(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"], ways: Sequence[Way]) -> Triplets:
-    """The ``chosen`` triplets by the first of the ``ways``; where not exact, by the next. The last is trusted."""
+    """The ``chosen`` triplets by the first of the ``ways``; where not exact, by the next. The last is trusted.
+
+    A way that gives up on one weight, as a batched SVD that does not converge, has given up on all it was handed.
+    """
     first, *others = ways
-    found = first(weight, chosen)
-    if others:
-        wrong = ~is_exact(weight, found)
-        if wrong.any():
-            for kept, mended in zip(found, singular_triplets(weight[wrong], chosen[wrong], others), strict=True):
-                kept[wrong] = mended.to(kept.dtype)
+    if not others:
+        return first(weight, chosen)
+    try:
+        found = first(weight, chosen)
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+        return singular_triplets(weight, chosen, others)
+    wrong = ~is_exact(weight, found)
+    if wrong.any():
+        for kept, mended in zip(found, singular_triplets(weight[wrong], chosen[wrong], others), strict=True):
+            kept[wrong] = mended.to(kept.dtype)
     return found
 
 

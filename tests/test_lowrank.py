@@ -389,6 +389,21 @@ def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
     torch.testing.assert_close(alone.b[0], rotated(reference(weight, all_of(weight)).b[0], 0.3))
 
 
+def test_a_way_that_gives_up_hands_all_to_the_next_and_the_last_one_says_so() -> None:
+    def gives_up(weight: Tensor, chosen: Tensor) -> Triplets:
+        torch.linalg.cholesky(-torch.eye(2))
+        raise AssertionError
+
+    weight = drawn(3, *TALL)
+    following = Noting()
+    found = singular_triplets(weight, all_of(weight), [gives_up, following])
+    [given_weights] = following.given
+    assert torch.equal(given_weights, weight)
+    torch.testing.assert_close(found, reference(weight, all_of(weight)))
+    with pytest.raises(RuntimeError, match="cholesky"):
+        singular_triplets(weight, all_of(weight), [gives_up])
+
+
 # Drawing
 
 
