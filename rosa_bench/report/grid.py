@@ -54,10 +54,10 @@ class Grid:
 
     @cached_property
     def open_ended(self) -> set[tuple[Variant, str]]:
-        """The figures whose learning rate is at an end of those compared, or, where others had a choice, had none."""
+        """Where any had a choice: the figures whose learning rate is at an end of those tried, or the only one."""
         cells = self.group.cells
         tuned = any(len(cell.lrs) > 1 for cell in cells.values())
-        return {place for place, cell in cells.items() if cell.at_an_end or (tuned and len(cell.lrs) == 1)}
+        return {place for place, cell in cells.items() if tuned and not cell.is_inside}
 
     @cached_property
     def leaders(self) -> dict[str, Variant | None]:

@@ -108,5 +108,5 @@ def _caption(of: str, panels: list[Panel]) -> str:
         for number, panel in enumerate(panels)
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
-    ends = f" At an end of the learning rates compared, so that another may be better still: {'; '.join(at_ends)}."
+    ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
     return f"{said}{ends if at_ends else ''}\n\n{sources(panels)}"

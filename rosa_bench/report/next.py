@@ -1,7 +1,7 @@
 """``rosa-bench next``: the runs that the tables still lack before their learning rates and their spread can be trusted.
 
 A learning rate that may have to take the chosen one's place is wanted with the seeds that one of the two lacks. One at
-an end of those compared may not be the best: the next one beyond it is wanted, with as many seeds as they were compared
+an end of those tried may not be the best: the next one beyond it is wanted, with as many seeds as they were compared
 on. One that is inside is wanted with more, for it is what stands in the table.
 """
 
@@ -53,7 +53,7 @@ def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[f
         lacks = sorted(set(have) - theirs)
         yield ([cell.rival], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
         return
-    steps = [step for step, end in ((-1, cell.lrs[0]), (1, cell.lrs[-1])) if cell.lr == end]
+    steps = [step for step, end in ((-1, min(cell.by_lr)), (1, max(cell.by_lr))) if cell.lr == end]
     beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
     if beyond:
         yield beyond, list(cell.shared) or have  # enough to be compared

@@ -225,8 +225,8 @@ def _left_out(grid: Grid) -> list[str]:
 
 
 def _at_an_end(grid: Grid) -> list[str]:
-    """The note on learning rates beyond which none was compared."""
-    said = f"{AT_AN_END} the smallest, the greatest or the only learning rate compared: another may be better still"
+    """The note on learning rates beyond which none was tried."""
+    said = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
     return [said] if grid.open_ended else []
 
 

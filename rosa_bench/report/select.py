@@ -79,9 +79,17 @@ class Cell:
         return dict(found)
 
     @property
+    def is_inside(self) -> bool:
+        """Whether a smaller and a greater learning rate than the chosen one were tried; if not, another may be better.
+
+        One that has too few seeds to be compared will do: were it ahead on them, it would be the `rival`.
+        """
+        return min(self.by_lr) < self.lr < max(self.by_lr)
+
+    @property
     def at_an_end(self) -> bool:
-        """Whether the chosen learning rate is the smallest or the greatest of several: another may be better still."""
-        return len(self.lrs) > 1 and self.lr in (self.lrs[0], self.lrs[-1])
+        """Whether there was a choice, and the chosen learning rate is the smallest or the greatest that was tried."""
+        return len(self.lrs) > 1 and not self.is_inside
 
     @property
     def last_mean(self) -> float:

@@ -13,7 +13,7 @@ from rosa_bench.report.table import Entry, Section, Table
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
-OPEN_ENDED = "‡ the smallest, the greatest or the only learning rate compared: another may be better still"
+OPEN_ENDED = "‡ the smallest, the greatest or the only learning rate tried: another may be better still"
 PAPER_ROWS = ["FT", "(IA)³", "LoRA (r=2)", "ROSA (r=2)", "LoRA (r=8)", "ROSA (r=8)"]
 PAPER_COLUMNS = ["CoLA", "MRPC", "QNLI", "RTE", "STS-B", "MNLI", "SST2", "BoolQ"]
 

@@ -127,6 +127,16 @@ def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_e
     assert not only_cell(runs[:1]).at_an_end
 
 
+@pytest.mark.parametrize(("beyond", "rival"), [(0.1, None), (0.7, 1e-2)])
+def test_one_seed_beyond_shows_that_a_choice_is_at_no_end_or_is_its_rival(
+    over_seeds: OverSeeds, beyond: float, rival: float | None
+) -> None:
+    below = [*over_seeds([0.5] * 2, "lr=1e-4"), *over_seeds([0.6] * 2, "lr=1e-3")]
+    assert only_cell(below).at_an_end
+    cell = only_cell([*below, *over_seeds([beyond], "lr=1e-2")])
+    assert (cell.lr, cell.lrs_left, cell.at_an_end, cell.rival) == (1e-3, (1e-2,), False, rival)
+
+
 def test_every_run_tried_is_counted_and_repeats_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [*over_seeds([0.5, 0.5, 0.5], "lr=1e-3"), *over_seeds([0.9], "lr=1e-2"), *over_seeds([0.4] * 3, "lr=1")]
     failed = make_record("lr=10", status="failed", scores={})
