@@ -5,7 +5,7 @@
 Runs a low-rank method as ``rosa-bench`` would, schedule and all, but for one epoch at most, and looks every 20 steps at
 the training loss since; at the norms of the update, the residual and the product of the factors, each over that of the
 weight as it was (means over the adapted layers); and at how alike what the head reads of different sentences is: the
-mean cosine between any two of 32. Figures of docs/findings.md come from here. Some minutes a run on two CPU cores.
+mean cosine between any two of 32. Figures of docs/explanations.md come from here. Some minutes a run on two CPU cores.
 """
 
 import sys

@@ -6,7 +6,7 @@ ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both of 
 gradients do not rebuild is lost. Here a run is made without gradients, schedule and resamples and all, for each
 selection and period. Of the adapted layers: the mean and the greatest norm of the change over that of the weight.
 LoRA's product starts at zero and loses nothing; full fine-tuning moves every weight by what one factor loses, at its
-own learning rate. Figures of docs/findings.md come from here. Four minutes on two CPU cores.
+own learning rate. Figures of docs/explanations.md come from here. Four minutes on two CPU cores.
 """
 
 import math

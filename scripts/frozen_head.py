@@ -5,7 +5,7 @@
 Protocol ``paper`` freezes the head as it was drawn, and no method but full fine-tuning trains the layer normalisation
 that the head reads. Whatever the layers before it do, it gives a vector on one ellipsoid, so the output is bounded. A
 regression whose labels lie beyond can do no better than to put every row at the bound. Of a classifier: the difference
-of the last two classes' logits. Figures of docs/findings.md come from here. Some seconds a draw of the head.
+of the last two classes' logits. Figures of docs/explanations.md come from here. Some seconds a draw of the head.
 """
 
 import sys
