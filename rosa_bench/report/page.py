@@ -15,7 +15,7 @@ from rosa_bench.files import write_atomic
 from rosa_bench.record import RunRecord, load_records
 from rosa_bench.report.details import details_html
 from rosa_bench.report.figures import draw_figures
-from rosa_bench.report.html import caption_html, fill, table_html
+from rosa_bench.report.html import caption_html, fill, packed, table_html
 from rosa_bench.report.run_list import FIELDS
 from rosa_bench.report.tables import build_tables, tabled
 from rosa_bench.report.text import MISSING
@@ -66,6 +66,7 @@ def page(records: Sequence[RunRecord]) -> str:
         fields=FIELDS,
         runs=records,
         details=details_html,
+        packed=packed,
     )
 
 

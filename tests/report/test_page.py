@@ -1,5 +1,6 @@
 """The page of ``rosa-bench report``, read by the standard library's parser; test_page_in_browser.py opens it."""
 
+import gzip
 import os
 import re
 import subprocess
@@ -76,12 +77,12 @@ class Reader(HTMLParser):
         self._is_cell = self._is_cell and tag not in ("th", "td")
 
     @property
-    def details(self) -> dict[str, str]:
-        """The text that a chosen run shows, by its id."""
+    def details(self) -> "dict[str, Reader]":
+        """What a chosen run shows, by its id."""
         return {
-            attributes["id"].removeprefix("run:"): Reader(text).text
+            attributes["id"].removeprefix("run:"): Reader(gzip.decompress(b64decode(text, validate=True)).decode())
             for attributes, text in self.scripts
-            if attributes.get("type") == "text/html"
+            if attributes.get("type") == "application/gzip"
         }
 
 
@@ -217,7 +218,8 @@ def test_curves_are_those_of_the_epochs(records: list[RunRecord]) -> None:
 def test_tables_and_figures_come_before_the_list(records: list[RunRecord]) -> None:
     text = page(records)
     places = [
-        text.index(said) for said in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="text/html"')
+        text.index(said)
+        for said in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
     ]
     assert places == sorted(places)
     pictures = [attributes["src"] for tag, attributes in Reader(text).tags if tag == "img"]
@@ -265,9 +267,7 @@ def test_the_head_says_when_and_by_which_versions(make_record: MakeRecord) -> No
 
 def test_nothing_is_fetched(records: list[RunRecord]) -> None:
     reader = Reader(page(records))
-    inner = [
-        one for attributes, text in reader.scripts if attributes.get("type") == "text/html" for one in Reader(text).tags
-    ]
+    inner = [one for details in reader.details.values() for one in details.tags]
     assert inner
     for tag, attributes in [*reader.tags, *inner]:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
@@ -303,14 +303,11 @@ def test_no_word_of_a_record_becomes_markup(make_record: MakeRecord) -> None:
         return [(tag, sorted(attributes)) for tag, attributes in reader.tags]
 
     assert skeleton(strange) == skeleton(plain)
-    [(_, inside), (_, plain_inside)] = [
-        next((it, skeleton(Reader(text))) for it, text in reader.scripts if it.get("type") == "text/html")
-        for reader in (strange, plain)
-    ]
+    [inside], [plain_inside] = (map(skeleton, reader.details.values()) for reader in (strange, plain))
     assert inside == plain_inside
     assert HOSTILE.strip() in strange.tables[-1][1][-1]
-    assert HOSTILE.strip() in strange.details[HOSTILE]
-    assert "49" not in strange.details[HOSTILE]
+    assert HOSTILE.strip() in strange.details[HOSTILE].text
+    assert "49" not in strange.details[HOSTILE].text
 
 
 def test_a_caption_may_have_emphasis_lists_and_tables_and_nothing_else() -> None:

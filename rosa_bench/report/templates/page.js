@@ -24,12 +24,22 @@ const table = new DataTable("#runs", {
 });
 const panel = document.querySelector("aside");
 
+// What html.py packed: text, in gzip, in base64.
+function unpacked(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
 // The address says which run is shown, so that it can be linked to.
-function show() {
-  const run = decodeURIComponent(location.hash.slice(1));
+const chosen = () => decodeURIComponent(location.hash.slice(1));
+
+async function show() {
+  const run = chosen();
   const details = document.querySelector(`script[id="${CSS.escape(run)}"]`);
+  const text = details ? await unpacked(details.text) : "";
+  if (run !== chosen()) return; // another was chosen meanwhile
   panel.hidden = !details;
-  panel.lastElementChild.innerHTML = details?.text ?? "";
+  panel.lastElementChild.innerHTML = text;
   panel.scrollTop = 0;
   for (const row of table.rows().nodes().toArray()) row.classList.toggle("chosen", row.dataset.run === run);
 }
