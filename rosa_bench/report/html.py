@@ -1,7 +1,5 @@
 """HTML, of a table and of a caption. Text becomes markup in ``templates/`` alone, where all of it is escaped."""
 
-import gzip
-from base64 import b64encode
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +25,6 @@ def caption_html(caption: str) -> "Markup":
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
     return Markup(reader.render(caption))
-
-
-def packed(text: str) -> str:
-    """Text for a page's script to unpack: gzip, without a time in it, in base64."""
-    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def fill(template: str, **values: object) -> "Markup":

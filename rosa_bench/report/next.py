@@ -53,7 +53,7 @@ def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[f
         lacks = sorted(set(have) - theirs)
         yield ([cell.rival], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
         return
-    steps = [step for step, end in ((-1, min(cell.by_lr)), (1, max(cell.by_lr))) if cell.lr == end]
+    steps = [step for step, end in zip((-1, 1), cell.ends, strict=True) if cell.lr == end]
     beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
     if beyond:
         yield beyond, list(cell.shared) or have  # enough to be compared

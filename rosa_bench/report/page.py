@@ -1,5 +1,6 @@
 """``rosa-bench report``: tables, figures and all runs on one page, a file that needs no other and no network."""
 
+import gzip
 from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from rosa_bench.files import write_atomic
 from rosa_bench.record import RunRecord, load_records
 from rosa_bench.report.details import details_html
 from rosa_bench.report.figures import draw_figures
-from rosa_bench.report.html import caption_html, fill, packed, table_html
+from rosa_bench.report.html import caption_html, fill, table_html
 from rosa_bench.report.run_list import FIELDS
 from rosa_bench.report.tables import build_tables, tabled
 from rosa_bench.report.text import MISSING
@@ -68,6 +69,11 @@ def page(records: Sequence[RunRecord]) -> str:
         details=details_html,
         packed=packed,
     )
+
+
+def packed(text: str) -> str:
+    """Text for page.js to unpack: gzip, without a time in it, in base64."""
+    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def library() -> tuple[bytes, "Markup"]:

@@ -35,7 +35,7 @@ class Cell:
     lrs_left  those that were not, having too few seeds
     rival     one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have; or
               compared, and ahead of the mean once each has all its own seeds. Of several the one ahead by most
-    tried     all that it was chosen among, compared or not: one run for each pair of a learning rate and a seed
+    tried     all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
     """
 
     runs: tuple[RunRecord, ...]
@@ -79,12 +79,17 @@ class Cell:
         return dict(found)
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The smallest and the greatest learning rate that was tried."""
+        return self.tried[0].config["lr"], self.tried[-1].config["lr"]
+
+    @property
     def is_inside(self) -> bool:
         """Whether a smaller and a greater learning rate than the chosen one were tried; if not, another may be better.
 
         One that has too few seeds to be compared will do: were it ahead on them, it would be the `rival`.
         """
-        return min(self.by_lr) < self.lr < max(self.by_lr)
+        return self.lr not in self.ends
 
     @property
     def at_an_end(self) -> bool:

@@ -24,7 +24,7 @@ const table = new DataTable("#runs", {
 });
 const panel = document.querySelector("aside");
 
-// What html.py packed: text, in gzip, in base64.
+// What page.py packed: text, in gzip, in base64.
 function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
