@@ -108,7 +108,7 @@ def _rows(grid: Grid) -> str:
 
 
 def _selection(cells: list[Cell]) -> str:
-    counts = {len(cell.lrs) for cell in cells}
+    counts = {len(cell.by_lr) for cell in cells}
     unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
     many = f"epoch and the best of {span(counts)} learning rates{unequal}"
     what = "epoch (one learning rate was tried)" if counts == {1} else many

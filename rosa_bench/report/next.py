@@ -1,20 +1,18 @@
 """``rosa-bench next``: the runs that the tables still lack before their learning rates and their spread can be trusted.
 
 A learning rate that may have to take the chosen one's place is wanted with the seeds that one of the two lacks. One at
-an end of those tried may not be the best: the next one beyond it is wanted, with as many seeds as they were compared
-on. One that is inside is wanted with more, for it is what stands in the table.
+an end of those tried may not be the best: the next one beyond it is wanted, with one seed, which shows whether more are
+worth it. One that is inside is wanted with more, for it is what stands in the table.
 """
 
 import re
 import shlex
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rosa_bench.config import half_decades
 from rosa_bench.record import RunRecord
 from rosa_bench.report.select import Cell, Group, select
-from rosa_bench.report.settings import Variant, setting_of, variant_of
 
 GROUPS = ("task", "model", "protocol", "method")
 
@@ -25,38 +23,33 @@ def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[st
     ``seeds``: how many the chosen learning rate shall have. ``more`` is added to every command. A learning rate at
     which a run failed is not asked for again.
     """
-    failed: dict[Hashable, set[float]] = defaultdict(set)
-    for record in records:
-        if record.status == "failed":
-            failed[setting_of(record), variant_of(record), record.config["task"]["name"]].add(record.config["lr"])
     return [
         shlex.join(
             ["rosa-bench", "-m", *_settings(cell.runs[0]), f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
         )
         for group in select(records)
         if not group.setting.is_timed
-        for (variant, task), cell in _ordered(group)
-        for lrs, some in _wanted(cell, seeds, failed[group.setting, variant, task])
+        for cell in _ordered(group)
+        for lrs, some in _wanted(cell, seeds)
     ]
 
 
-def _ordered(group: Group) -> list[tuple[tuple[Variant, str], Cell]]:
+def _ordered(group: Group) -> list[Cell]:
     places = [(variant, task) for task in group.tasks for variant in group.variants]
-    return [(place, group.cells[place]) for place in places if place in group.cells]
+    return [group.cells[place] for place in places if place in group.cells]
 
 
-def _wanted(cell: Cell, seeds: int, failed: set[float]) -> Iterator[tuple[list[float], list[int]]]:
+def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
     """Learning rates and seeds that a cell wants: its rival's, those beside the chosen one at an end, or more of it."""
     have = list(cell.by_seed)
-    if cell.rival is not None and cell.rival not in failed:
+    if cell.rival is not None and cell.rival not in cell.lrs_failed:
         theirs = {run.config["seed"] for run in cell.by_lr[cell.rival]}
         lacks = sorted(set(have) - theirs)
         yield ([cell.rival], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
         return
-    steps = [step for step, end in zip((-1, 1), cell.ends, strict=True) if cell.lr == end]
-    beyond = [lr for step in steps if (lr := half_decades(cell.lr, step)) not in failed]
+    beyond = [half_decades(cell.lr, step) for step, end in zip((-1, 1), cell.ends, strict=True) if cell.lr == end]
     if beyond:
-        yield beyond, list(cell.shared) or have  # enough to be compared
+        yield beyond, (list(cell.shared) or have)[:1]
     elif missing := sorted(set(range(seeds)) - set(have)):
         yield [cell.lr], missing
 

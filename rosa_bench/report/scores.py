@@ -14,7 +14,7 @@ from rosa_bench.report.table import Column, Contrast, Entry, Line, Section, Tabl
 from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
-LEFT_OUT, AT_AN_END, UNSETTLED = "†", "‡", "§"
+LEFT_OUT, AT_AN_END, UNSETTLED, FAILED = "†", "‡", "§", "¶"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
     "Each cell: ours / the paper's, {scored} scores times 100. "
@@ -147,6 +147,7 @@ def _section(
             *_left_out(grid),
             *_at_an_end(grid),
             *_unsettled(grid),
+            *_failed(grid),
         ],
         contrasts=_contrasts(grid),
     )
@@ -172,7 +173,12 @@ def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
 def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
     if cell is None:
         return Entry(paper=paper)
-    marks = {LEFT_OUT: cell.lrs_left, AT_AN_END: open_ended, UNSETTLED: cell.rival is not None}
+    marks = {
+        LEFT_OUT: cell.lrs_left,
+        AT_AN_END: open_ended,
+        UNSETTLED: cell.rival is not None,
+        FAILED: cell.lrs_failed,
+    }
     return Entry(
         mean=percent(cell.mean),
         spread=None if cell.std is None else percent(cell.std),
@@ -213,15 +219,8 @@ def _contrast(label: str, column: str, difference: Difference) -> Contrast:
 
 def _left_out(grid: Grid) -> list[str]:
     """The note on learning rates that were not compared."""
-    titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
-    for variant in grid.variants:
-        for task, title in grid.tasks.items():
-            if (cell := grid.cell(variant, task)) and cell.lrs_left:
-                titles[variant, cell.lrs_left].append(title)
-    if not titles:
-        return []
-    which = [f"{grid.label(variant)} {_lrs(lrs)} on {', '.join(tasks)}" for (variant, lrs), tasks in titles.items()]
-    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {'; '.join(which)}"]
+    which = _lrs(grid, lambda cell: cell.lrs_left)
+    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {which}"] if which else []
 
 
 def _at_an_end(grid: Grid) -> list[str]:
@@ -232,15 +231,25 @@ def _at_an_end(grid: Grid) -> list[str]:
 
 def _unsettled(grid: Grid) -> list[str]:
     """The note on learning rates that may have to take the chosen one's place."""
-    ahead = [
-        f"{grid.label(variant)} {cell.rival:g} on {title}"
-        for variant in grid.variants
-        for task, title in grid.tasks.items()
-        if (cell := grid.cell(variant, task)) and cell.rival is not None
-    ]
-    said = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: {'; '.join(ahead)}"
-    return [said] if ahead else []
+    which = _lrs(grid, lambda cell: () if cell.rival is None else (cell.rival,))
+    said = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: {which}"
+    return [said] if which else []
 
 
-def _lrs(lrs: Iterable[float]) -> str:
-    return ", ".join(f"{lr:g}" for lr in lrs)
+def _failed(grid: Grid) -> list[str]:
+    """The note on learning rates at which a run failed."""
+    which = _lrs(grid, lambda cell: cell.lrs_failed)
+    return [f"{FAILED} learning rates at which a run failed, and has no figure: {which}"] if which else []
+
+
+def _lrs(grid: Grid, lrs_of: Callable[[Cell], tuple[float, ...]]) -> str:
+    """Some of each cell's learning rates: ``FT 2e-05, 6e-05 on CoLA, MRPC; LoRA (r=8) 0.006 on CoLA``."""
+    titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        for task, title in grid.tasks.items():
+            if (cell := grid.cell(variant, task)) and (lrs := lrs_of(cell)):
+                titles[variant, lrs].append(title)
+    return "; ".join(
+        f"{grid.label(variant)} {', '.join(f'{lr:g}' for lr in lrs)} on {', '.join(tasks)}"
+        for (variant, lrs), tasks in titles.items()
+    )

@@ -30,12 +30,13 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
 class Cell:
     """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
 
-    lrs       the learning rates that were compared
-    shared    the seeds on which they were: those that all of them have. Without any, each was taken with its own
-    lrs_left  those that were not, having too few seeds
-    rival     one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have; or
-              compared, and ahead of the mean once each has all its own seeds. Of several the one ahead by most
-    tried     all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
+    lrs         the learning rates that were compared
+    shared      the seeds on which they were: those that all of them have. Without any, each was taken with its own
+    lrs_left    those that were not, having too few seeds
+    lrs_failed  those at which a run failed: its loss was no number any more, or the program broke off
+    rival       one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have;
+                or compared, and ahead of the mean once each has all its own seeds. Of several the one ahead by most
+    tried       all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
     """
 
     runs: tuple[RunRecord, ...]
@@ -43,6 +44,7 @@ class Cell:
     lrs: tuple[float, ...]
     shared: tuple[int, ...]
     lrs_left: tuple[float, ...]
+    lrs_failed: tuple[float, ...]
     rival: float | None
     tried: tuple[RunRecord, ...]
 
@@ -80,14 +82,16 @@ class Cell:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The smallest and the greatest learning rate that was tried."""
-        return self.tried[0].config["lr"], self.tried[-1].config["lr"]
+        """The smallest and the greatest learning rate that was tried, also where that failed."""
+        lrs = [*self.by_lr, *self.lrs_failed]
+        return min(lrs), max(lrs)
 
     @property
     def is_inside(self) -> bool:
         """Whether a smaller and a greater learning rate than the chosen one were tried; if not, another may be better.
 
-        One that has too few seeds to be compared will do: were it ahead on them, it would be the `rival`.
+        One that has too few seeds to be compared will do: were it ahead on them, it would be the `rival`. So will one
+        at which a run failed.
         """
         return self.lr not in self.ends
 
@@ -152,13 +156,13 @@ def writes_texts(run: RunRecord) -> bool:
 
 
 def select(records: Iterable[RunRecord]) -> list[Group]:
-    """Groups of cells that may be compared, from the completed ones among ``records``.
+    """Groups of cells that may be compared, from the completed ones among ``records``, and what failed beside them.
 
     A task whose data differs between runs of one setting is split: each data in a group of its own.
     """
     by_task: dict[tuple[Setting, str], list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.status == "completed":
+        if record.status in ("completed", "failed"):
             by_task[setting_of(record), record.config["task"]["name"]].append(record)
 
     groups: dict[tuple[Setting, int], dict[tuple[Variant, str], Cell]] = defaultdict(dict)
@@ -167,12 +171,16 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
             by_variant: dict[Variant, list[RunRecord]] = defaultdict(list)
             for run in same_data:
                 by_variant[variant_of(run)].append(run)
-            groups[setting, number] |= {(variant, task): choose(some) for variant, some in by_variant.items()}
+            for variant, some in by_variant.items():
+                completed = [run for run in some if run.status == "completed"]
+                if completed:
+                    failed = [run for run in some if run.status == "failed"]
+                    groups[setting, number][variant, task] = choose(completed, failed)
     return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]
 
 
-def choose(runs: Iterable[RunRecord]) -> Cell:
-    """The cell of one setting, variant and task: the runs at the best learning rate.
+def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
+    """The cell of one setting, variant and task: of its completed ``runs`` those at the best learning rate.
 
     Compared are those with the most seeds that two of them have, on the seeds that all of these share: the best one may
     then be given more, and is not compared by them. But a single seed is not compared with several. Of runs with one
@@ -199,6 +207,7 @@ def choose(runs: Iterable[RunRecord]) -> Cell:
         lrs=tuple(sorted(compared)),
         shared=tuple(sorted(shared)),
         lrs_left=tuple(sorted(left)),
+        lrs_failed=tuple(sorted({run.config["lr"] for run in failed})),
         rival=max(leads, key=lambda lr: (leads[lr], -lr), default=None),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )

@@ -59,6 +59,7 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "lrs_tried": str(len(cell.lrs)),
         "configurations_tried": str(len(cell.tried)),
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
+        "lrs_failed": " ".join(f"{lr:g}" for lr in cell.lrs_failed),
         "selected_on": run.scores["selected_on"],
         "seeds": str(len(cell.runs)),
         "mean_x100": _x100(cell.mean),

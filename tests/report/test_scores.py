@@ -119,6 +119,13 @@ def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:
     assert end.notes == [OPEN_ENDED]
 
 
+def test_a_learning_rate_at_which_a_run_failed_is_told(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    runs = [run for lr, score in ((1e-4, 0.2), (1e-3, 0.3)) for run in over_seeds([score], "method=ft", f"lr={lr}")]
+    section = section_of([*runs, make_record("method=ft", "lr=1e-2", status="failed", scores={})])
+    assert entry(section, "FT", "CoLA").mark == "¶"
+    assert section.notes == ["¶ learning rates at which a run failed, and has no figure: FT 0.01 on CoLA"]
+
+
 def test_a_cell_that_had_no_choice_is_marked_where_others_had_one(over_seeds: OverSeeds) -> None:
     tuned = [run for lr in (1e-5, 1e-4, 1e-3) for run in over_seeds([0.5], "method=ft", f"lr={lr}")]
     lora = over_seeds([0.5], "method=lora")
@@ -144,6 +151,8 @@ def test_facts_say_when_cells_were_not_tuned_alike(make_record: MakeRecord) -> N
     alike, unlike = section_of(records), section_of([*records, make_record("method=lora")])
     assert alike.facts["Selection"].startswith("epoch and the best of 2 learning rates by dev")
     assert "1 to 2 learning rates (not the same number in every cell)" in unlike.facts["Selection"]
+    fewer_seeds = section_of([*records, make_record("method=ft", "lr=1e-5", "seed=1")])
+    assert fewer_seeds.facts["Selection"].startswith("epoch and the best of 2 learning rates by dev")
 
 
 def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:

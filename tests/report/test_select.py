@@ -137,6 +137,15 @@ def test_one_seed_beyond_shows_that_a_choice_is_at_no_end_or_is_its_rival(
     assert (cell.lr, cell.lrs_left, cell.at_an_end, cell.rival) == (1e-3, (1e-2,), False, rival)
 
 
+def test_where_a_run_failed_the_choice_is_at_no_end(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    runs = [*over_seeds([0.5], "lr=1e-4"), *over_seeds([0.6], "lr=1e-3")]
+    for status, at_an_end in (("failed", False), ("interrupted", True)):
+        cell = only_cell([*runs, make_record("lr=1e-2", status=status, scores={})])
+        assert (cell.lr, cell.at_an_end, cell.lrs_failed) == (1e-3, at_an_end, () if at_an_end else (1e-2,))
+    another_seed = make_record("lr=1e-3", "seed=7", status="failed", scores={})
+    assert only_cell([*runs, another_seed]).at_an_end
+
+
 def test_every_run_tried_is_counted_and_repeats_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [*over_seeds([0.5, 0.5, 0.5], "lr=1e-3"), *over_seeds([0.9], "lr=1e-2"), *over_seeds([0.4] * 3, "lr=1")]
     failed = make_record("lr=10", status="failed", scores={})
