@@ -332,6 +332,37 @@ def _next(arguments: list[str]) -> None:
     found.remind()
 
 
+@dataclass
+class CompareOptions:
+    """``rosa-bench compare``: from which results."""
+
+    results_dir: str = "results"
+
+
+def _compare(arguments: list[str]) -> None:
+    """Say what one setting is worth, all else equal."""
+    from rich import get_console
+    from rich.text import Text
+
+    from rosa_bench.record import load_records
+    from rosa_bench.report.compare import HOW, compare, question
+    from rosa_bench.report.tables import tabled
+    from rosa_bench.report.terminal import show_sections
+
+    own = [argument for argument in arguments if argument.partition("=")[0] in vars(CompareOptions())]
+    options = _options(CompareOptions, own)
+    asked = question([argument for argument in arguments if argument not in own])
+    found = load_records(Path(options.results_dir).expanduser())
+    completed = [run for run in tabled(found) if run.status == "completed"]
+    if not completed:
+        raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
+    sections = compare(asked, completed)
+    console = get_console()
+    console.print(Text(HOW, style="dim"))
+    show_sections(sections, console)
+    found.remind()
+
+
 def _options(kind: type, arguments: list[str]) -> Any:
     """Typed ``KEY=VALUE`` arguments."""
     if odd := [argument for argument in arguments if "=" not in argument]:
@@ -347,6 +378,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "score": _score,
     "plan": _plan,
     "next": _next,
+    "compare": _compare,
 }
 
 

@@ -607,6 +607,19 @@ def test_a_mistake_of_next_is_told(
     assert_told(rosa_bench("next", *arguments), *words)
 
 
+def test_compare_shows_differences_and_tells_mistakes(
+    rosa_bench: Callable[..., Outcome], here: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    assert_told(rosa_bench("compare", "method=rosa,lora"), "results_dir=results", "no completed run")
+    for method, dev in (("rosa", 0.5), ("lora", 0.4)):
+        save_record(make_record(f"method={method}", dev=dev), here / "elsewhere")
+    outcome = rosa_bench("compare", "method=rosa,lora", "results_dir=elsewhere")
+    assert outcome.status == 0
+    assert [words for words in ("rosa less lora", "+10.0 (1)", "seed by seed") if words not in outcome.out] == []
+    assert_told(rosa_bench("compare", "method=rosa", "results_dir=elsewhere"), "nothing has several values")
+    assert_told(rosa_bench("compare", "method=rosa,", "results_dir=elsewhere"))
+
+
 @pytest.mark.parametrize("path", sorted((cli.conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_deviates_in_what_its_file_sets_and_nothing_else(deviations: Callable, path: Path) -> None:
     own = {key: value for key, value in OmegaConf.load(path).items() if key not in ("defaults", "hydra", *cli.FREE)}

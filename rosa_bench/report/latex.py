@@ -49,7 +49,7 @@ def _section(table: Table, number: int, section: Section) -> str:
 def _tabular(section: Section, block: list[int]) -> str:
     """Some of the columns, under one another with the others on the page."""
     columns = [section.columns[index] for index in block]
-    head = ["Method", *(_heading(column) for column in columns)]
+    head = [escape(section.head), *(_heading(column) for column in columns)]
     counted = _is_counted(section)
     body = [
         [escape(line.label), *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block)]

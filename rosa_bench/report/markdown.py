@@ -55,7 +55,7 @@ def contrast_texts(contrast: Contrast) -> list[str]:
 
 def _section(number: int, section: Section) -> str:
     facts = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.facts.items())
-    head = ["Method", *(_plain(column_text(column)) for column in section.columns)]
+    head = [_plain(section.head), *(_plain(column_text(column)) for column in section.columns)]
     body = [
         [
             _plain(line.label),

@@ -5,6 +5,7 @@ SciPy does the work; what is chosen here is which of its methods answers which q
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from scipy.stats import binomtest, bootstrap, norm, ttest_rel
@@ -85,6 +86,13 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     test = ttest_rel(left, right)
     low, high = test.confidence_interval(LEVEL)
     return Difference(mean=mean, low=float(low), high=float(high), p=float(test.pvalue), seeds=len(common))
+
+
+def paired_over_tasks(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> Difference | None:
+    """As `paired`, of means over tasks: each seed counts once, and only if every task has it on both sides."""
+    seeds = set.intersection(*(ours.keys() & theirs.keys() for ours, theirs in pairs))
+    means = ({seed: fmean(side[seed] for side in sides) for seed in seeds} for sides in zip(*pairs, strict=True))
+    return paired(*means)
 
 
 def _wilson(accuracy: float, rows: int) -> Interval:

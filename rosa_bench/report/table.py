@@ -59,12 +59,16 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The runs of one setting: what they share (``facts``: name -> text), their table, notes to it, and comparisons."""
+    """The runs of one setting: what they share (``facts``: name -> text), their table, notes to it, and comparisons.
+
+    head  what stands above the rows' names
+    """
 
     heading: str
     facts: dict[str, str]
     columns: list[Column]
     lines: list[Line]
+    head: str = "Method"
     notes: list[str] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
 

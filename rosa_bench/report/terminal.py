@@ -1,5 +1,7 @@
 """A table in a terminal: only what has figures of ours, in as many blocks as the width asks for."""
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -10,14 +12,20 @@ from rosa_bench.report.markdown import CONTRAST_HEAD, column_text, contrast_text
 from rosa_bench.report.table import CONTRASTS, Line, Section, Table
 from rosa_bench.report.text import blocks
 
-GAP = 2  # columns of blank between two cells
+GAP = 2  # columns of blank after a cell
+DIVIDER = 1  # and between two columns of a table
 
 
 def show(table: Table, console: Console) -> None:
     """Print every section of a table."""
     console.print(Text(table.title, style="bold"))
     console.print(Text("ours / the paper's where it has one; mean ± standard deviation (seeds)", style="dim"))
-    for number, section in enumerate(table.sections, start=1):
+    show_sections(table.sections, console)
+
+
+def show_sections(sections: Iterable[Section], console: Console) -> None:
+    """Print sections, numbered."""
+    for number, section in enumerate(sections, start=1):
         console.print()
         console.print(Text(f"{number}. {section.heading}", style="bold"))
         _show_section(section, console)
@@ -62,11 +70,13 @@ def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) 
 
     def needed(index: int) -> int:
         column = section.columns[index]
-        return GAP + max(
-            map(cell_len, [column_text(column), *(entry_text(line.entries[index], column) for line in lines)])
+        return (
+            GAP
+            + DIVIDER
+            + max(map(cell_len, [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]))
         )
 
-    label = max(cell_len(text) for text in ["Method", *(line.label for line in lines)])
+    label = max(cell_len(text) for text in [section.head, *(line.label for line in lines)])
     return [
         [filled[position] for position in block] for block in blocks([needed(index) for index in filled], width - label)
     ]
@@ -78,7 +88,7 @@ def _empty() -> RichTable:
 
 def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
     table = _empty()
-    table.add_column("Method")
+    table.add_column(Text(section.head))
     for index in block:
         table.add_column(Text(column_text(section.columns[index])), justify="right", no_wrap=True)
     for line in lines:

@@ -42,7 +42,7 @@ def test_the_last_epochs_loss_over_seeds_at_every_learning_rate(ending: Ending) 
 
 def test_collapsed_runs_are_no_part_of_a_mean(ending: Ending) -> None:
     mixed = [ending(0.1, "method=ft"), ending(0.7, "method=ft", "seed=1", spread=0.0)]
-    lost = ending(0.7, "method=bitfit", spread=0.0)
+    lost = ending(0.7, "method=bitfit", "lr=2e-3", spread=0.0)
     untold = ending(0.4, "method=lora", spread=None)
     assert entries([*mixed, lost, untold]) == {
         "FT, lr 6e-05": [Entry(mean="0.100", count=1)],

@@ -1,0 +1,223 @@
+"""``rosa-bench compare``: what one setting is worth, all else equal: task by task, and over all of them.
+
+It is asked for as runs are, ``method=rosa method.resample_every=1,2,0 protocol=fair``: the one setting with several
+values is what is compared, each value less the last, in pairs of runs with the same seed. What is not given is as the
+protocol has it, but that each model, protocol and rank stands by itself.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+
+from rosa_bench.errors import UserError
+from rosa_bench.record import ADDED_SINCE, RunRecord
+from rosa_bench.report.facts import heading
+from rosa_bench.report.select import Cell, Group, choose, split_by_data
+from rosa_bench.report.settings import Deviation, Setting, frozen, setting_of, variant_of, words
+from rosa_bench.report.statistics import Difference, paired_over_tasks
+from rosa_bench.report.table import Column, Entry, Line, Section
+from rosa_bench.report.text import signed
+
+GROUPS = ("task", "model", "protocol", "method")
+APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
+SHOWN = 3  # kinds of runs left out that an error names
+ABSENT = object()  # a setting that a run's method does not have
+HOW = (
+    "Scores times 100: mean difference (95 % interval; seeds) by Student's t of the differences, seed by seed, not "
+    "corrected for how many are looked at. All: the mean over the tasks, of the seeds that all of them have."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What is compared: some values of one setting, each with the last.
+
+    given  what else a run must have: one of these values of each of these settings
+    """
+
+    key: str
+    values: tuple[Hashable, ...]
+    given: Mapping[str, tuple[Hashable, ...]]
+
+    @property
+    def settings(self) -> dict[str, tuple[Hashable, ...]]:
+        """All that is asked for."""
+        return {self.key: self.values, **self.given}
+
+    def admits(self, run: RunRecord) -> bool:
+        """Whether a run has what is asked for. A rank that is given is no condition for a method without one."""
+        return value_of(run, self.key) in self.values and all(
+            (value := value_of(run, key)) in values or (value is ABSENT and _is_of_a_method(key))
+            for key, values in self.given.items()
+        )
+
+    def further_changes(self, run: RunRecord) -> tuple[Deviation, ...]:
+        """In what a run differs from its protocol beside what is asked for."""
+        changes = (*setting_of(run).deviations, *variant_of(run).changes)
+        return tuple(change for change in changes if change.key not in self.settings)
+
+
+def question(arguments: Sequence[str]) -> Question:
+    """The question that a command line asks. Raises `UserError` unless one setting has several values."""
+    if odd := [argument for argument in arguments if "=" not in argument]:
+        raise UserError(f"{odd[0]} is not KEY=VALUE; a comparison is asked for as in: method=rosa,lora protocol=fair")
+    settings: dict[str, tuple[Hashable, ...]] = {}
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        settings[override.key_or_group] = tuple(dict.fromkeys(map(_plain, values)))
+    several = [key for key, values in settings.items() if len(values) > 1 and key not in APART]
+    if len(several) != 1:
+        said = f"{' and '.join(several)} have several values" if several else "nothing has several values"
+        raise UserError(f"{said}: give them to the one setting that is to be compared, as in method=rosa,lora")
+    return Question(key=several[0], values=settings.pop(several[0]), given=settings)
+
+
+def value_of(run: RunRecord, key: str) -> Any:
+    """What a run has for a setting, by its dotted key, even if it is older than that; `ABSENT` if it has none."""
+    path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
+    place: Any = run.config
+    for name in path.split("."):
+        if not isinstance(place, dict) or name not in place:
+            return frozen(ADDED_SINCE.get(path, ABSENT))
+        place = place[name]
+    return frozen(place)
+
+
+def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
+    """A section of differences for each model, protocol and rank that has any among the completed ``runs``.
+
+    They are chosen as for the tables: of each side's learning rates the best one, unless ``lr`` is asked for. Raises
+    `UserError` where there is nothing to compare.
+    """
+    for key, values in asked.settings.items():
+        _check(key, values, runs)
+    admitted = [run for run in runs if asked.admits(run)]
+    places: dict[Setting, list[RunRecord]] = defaultdict(list)
+    for run in admitted:
+        if not asked.further_changes(run):
+            places[replace(setting_of(run), deviations=())].append(run)
+    sections = [
+        section
+        for place, here in sorted(places.items(), key=lambda item: (item[0].model, item[0].protocol))
+        for rank, some in _by_rank(asked, here)
+        if (section := _section(asked, place, rank, some))
+    ]
+    if not sections:
+        left_out = _left_out(asked, admitted)
+        raise UserError(f"no two runs differ in {asked.key} alone and share a task and a seed{left_out}")
+    return sections
+
+
+def _plain(value: Any) -> Hashable:
+    """A value out of Hydra's grammar as one out of a record."""
+    return value.text if isinstance(value, QuotedString) else frozen(value)
+
+
+def _is_of_a_method(key: str) -> bool:
+    return key == "rank" or key.startswith("method.")
+
+
+def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
+    """Raises `UserError` for a setting or a value that no run has."""
+    there = {value_of(run, key) for run in runs} - {ABSENT}
+    if not there:
+        raise UserError(f"{key} is no setting of these runs; rosa-bench --cfg job shows what settings there are")
+    if absent := [value for value in values if value not in there]:
+        have = ", ".join(sorted(map(words, there)))
+        raise UserError(f"no run has {key}={words(absent[0])}; there are: {have}")
+
+
+def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:
+    """Which runs would have been compared, had more been asked for."""
+    changes = Counter(
+        " ".join(f"{change.key}={words(change.value)}" for change in further)
+        for run in admitted
+        if (further := asked.further_changes(run))
+    )
+    said = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
+    return f"; runs left out, for what was not asked for: {said}" if said else ""
+
+
+def _by_rank(asked: Question, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
+    """Runs of each rank, with those of methods that have none; all in one where ranks are compared."""
+    ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) is not ABSENT})
+    if asked.key == "rank" or not ranks:
+        return [(None, runs)]
+    return [(rank, [run for run in runs if value_of(run, "rank") in (rank, ABSENT)]) for rank in ranks]
+
+
+def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
+    """The differences of one setting and rank; none without any."""
+    titles = {run.config["task"]["name"]: run.config["task"]["title"] for run in runs}
+    *values, last = asked.values
+    found: dict[Hashable, dict[str, tuple[Cell, Cell]]] = {}
+    for value in values:
+        pairs = {task: pair for task in sorted(titles) if (pair := _pair(asked.key, value, last, task, runs))}
+        if pairs:
+            found[value] = pairs
+    if not found:
+        return None
+    tasks = [task for task in sorted(titles) if any(task in pairs for pairs in found.values())]
+    cells = {(variant_of(ours.runs[0]), task): ours for pairs in found.values() for task, (ours, _) in pairs.items()}
+    whole = [Column(title="all")] if len(tasks) > 1 else []
+    return Section(
+        heading=heading(Group(setting=place, cells=cells)) + ("" if rank is None else f", r={rank}"),
+        facts=_facts(asked, found),
+        head=asked.key,
+        columns=[*(Column(title=titles[task]) for task in tasks), *whole],
+        lines=[_line(f"{words(value)} less {words(last)}", pairs, tasks) for value, pairs in found.items()],
+    )
+
+
+def _pair(key: str, value: Hashable, last: Hashable, task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
+    """The cells of both sides on a task's largest data that both were run on; none without a seed in common."""
+    for part in split_by_data(run for run in runs if run.config["task"]["name"] == task):
+        ours, theirs = ([run for run in part if value_of(run, key) == side] for side in (value, last))
+        if ours and theirs and (pair := (choose(ours), choose(theirs))) and _difference([pair]):
+            return pair
+    return None
+
+
+def _difference(pairs: Iterable[tuple[Cell, Cell]]) -> Difference | None:
+    return paired_over_tasks([(ours.by_seed, theirs.by_seed) for ours, theirs in pairs])
+
+
+def _line(label: str, pairs: Mapping[str, tuple[Cell, Cell]], tasks: Sequence[str]) -> Line:
+    entries = [_entry(_difference([pairs[task]]) if task in pairs else None) for task in tasks]
+    if len(tasks) > 1:
+        some = f", {len(pairs)} of {len(tasks)} tasks" if len(pairs) < len(tasks) else ""
+        entries.append(_entry(_difference(pairs.values()), some))
+    return Line(label=label, entries=entries)
+
+
+def _entry(difference: Difference | None, some: str = "") -> Entry:
+    """``-2.5 (-4.3 to -0.8; 5)``, bold where the interval leaves 0 out."""
+    if difference is None:
+        return Entry()
+    low, high = difference.low, difference.high
+    interval = "" if low is None or high is None else f"{signed(low)} to {signed(high)}; "
+    return Entry(
+        mean=f"{signed(difference.mean)} ({interval}{difference.seeds}{some})", best=not difference.within_noise
+    )
+
+
+def _facts(asked: Question, found: Mapping[Hashable, Mapping[str, tuple[Cell, Cell]]]) -> dict[str, str]:
+    """What was asked for, and the learning rates that were chosen."""
+    given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
+    told = {"Of runs with": ", ".join(given)} if given else {}
+    if "lr" in asked.settings:
+        return told
+    chosen = {value: {task: ours for task, (ours, _) in pairs.items()} for value, pairs in found.items()}
+    chosen[asked.values[-1]] = {task: theirs for pairs in found.values() for task, (_, theirs) in pairs.items()}
+    for value, cells in chosen.items():
+        by_lr: dict[float, list[str]] = defaultdict(list)
+        for cell in cells.values():
+            by_lr[cell.lr].append(cell.runs[0].config["task"]["title"])
+        told[f"lr of {words(value)}"] = "; ".join(
+            f"{lr:g} on {', '.join(tasks)}" for lr, tasks in sorted(by_lr.items())
+        )
+    return told

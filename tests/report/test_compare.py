@@ -1,0 +1,201 @@
+"""What one setting is worth, against SciPy on the scores themselves, and which runs have a say in it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_1samp
+
+from rosa_bench.errors import UserError
+from rosa_bench.record import ADDED_SINCE, RunRecord
+from rosa_bench.report.compare import compare, question
+from rosa_bench.report.table import Section
+from rosa_bench.report.text import signed
+
+MakeRecord = Callable[..., RunRecord]
+OverSeeds = Callable[..., list[RunRecord]]
+NEVER = {"method.resample_every": [0, 2.0]}
+
+
+def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
+    return compare(question(arguments.split()), runs)
+
+
+def told(section: Section) -> dict[str, dict[str, str | None]]:
+    """The figures of a section, by row and column."""
+    titles = [column.title for column in section.columns]
+    return {
+        line.label: dict(zip(titles, (entry.mean for entry in line.entries), strict=True)) for line in section.lines
+    }
+
+
+def by_scipy(differences: np.ndarray) -> str:
+    found = ttest_1samp(differences, 0).confidence_interval()
+    return f"{signed(float(differences.mean()))} ({signed(found.low)} to {signed(found.high)}; {len(differences)})"
+
+
+@pytest.fixture
+def never(over_seeds: OverSeeds) -> OverSeeds:
+    """``never([0.5], "task=rte")``: runs of ROSA that never resample."""
+    return lambda dev, *more: over_seeds(dev, "method=rosa", "method.resample_every=0", *more, deviations=NEVER)
+
+
+def test_each_value_less_the_last_task_by_task_and_over_all(over_seeds: OverSeeds, never: OverSeeds) -> None:
+    every_2 = {"cola": [0.5, 0.62, 0.55], "rte": [0.7, 0.71]}
+    kept = {"cola": [0.6, 0.61, 0.52], "rte": [0.65, 0.75]}
+    runs = [
+        *(run for task, dev in every_2.items() for run in over_seeds(dev, "method=rosa", f"task={task}")),
+        *(run for task, dev in kept.items() for run in never(dev, f"task={task}")),
+    ]
+    less = {task: np.subtract(every_2[task], kept[task]) for task in kept}
+    [section] = sections("method.resample_every=2,0", runs)
+    assert section.head == "method.resample_every"
+    assert told(section) == {
+        "2 less 0": {
+            "CoLA": by_scipy(less["cola"]),
+            "RTE": by_scipy(less["rte"]),
+            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # of the seeds that both have
+        }
+    }
+    [turned] = sections("method.resample_every=0,2 task=cola", runs)
+    assert told(turned) == {"0 less 2": {"CoLA": by_scipy(-less["cola"])}}
+
+
+def test_a_figure_is_strong_where_its_interval_leaves_0_out(over_seeds: OverSeeds) -> None:
+    lora = over_seeds([0.5, 0.5, 0.5], "method=lora")
+    for rosa, strong in (([0.6, 0.61, 0.62], True), ([0.6, 0.4, 0.62], False), ([0.6], False)):
+        [section] = sections("method=rosa,lora", [*lora, *over_seeds(rosa, "method=rosa")])
+        assert section.lines[0].entries[0].best is strong
+
+
+def test_a_row_without_some_of_the_tasks_says_so(over_seeds: OverSeeds) -> None:
+    runs = [
+        run
+        for method, tasks in {"ft": ("cola", "rte"), "bitfit": ("cola",), "lora": ("cola", "rte")}.items()
+        for task in tasks
+        for run in over_seeds([0.5], f"method={method}", f"task={task}")
+    ]
+    [section] = sections("method=ft,bitfit,ia3,lora", [*runs, *over_seeds([0.5], "method=ia3", "task=mrpc")])
+    assert told(section) == {
+        "ft less lora": {"CoLA": "+0.0 (1)", "RTE": "+0.0 (1)", "all": "+0.0 (1)"},
+        "bitfit less lora": {"CoLA": "+0.0 (1)", "RTE": None, "all": "+0.0 (1, 1 of 2 tasks)"},
+    }
+
+
+def test_ranks_models_and_protocols_stand_by_themselves(over_seeds: OverSeeds) -> None:
+    ft = over_seeds([0.9], "method=ft")
+    lora = [run for rank, dev in ((2, 0.5), (8, 0.6)) for run in over_seeds([dev], "method=lora", f"rank={rank}")]
+    others = [
+        run
+        for setting in ("protocol=fair", "model=minilm")
+        for method, dev in (("ft", 0.7), ("lora", 0.8))
+        for run in over_seeds([dev], setting, f"method={method}")
+    ]
+    found = sections("method=ft,lora", [*ft, *lora, *others])
+    assert {section.heading: told(section)["ft less lora"]["CoLA"] for section in found} == {
+        "MiniLM-L6, protocol paper, cuda bfloat16, r=8": "-10.0 (1)",
+        "RoBERTa-base, protocol fair, cuda bfloat16, r=8": "-10.0 (1)",
+        "RoBERTa-base, protocol paper, cuda bfloat16, r=2": "+40.0 (1)",
+        "RoBERTa-base, protocol paper, cuda bfloat16, r=8": "+30.0 (1)",
+    }
+    [one] = sections("method=ft,lora rank=2 model=roberta_base protocol=paper,fair", [*ft, *lora, *others])
+    assert one.heading == "RoBERTa-base, protocol paper, cuda bfloat16, r=2"
+    [ranks] = sections("rank=2,8 method=lora model=roberta_base", [*ft, *lora, *others])
+    assert (ranks.heading, told(ranks)) == (
+        "RoBERTa-base, protocol paper, cuda bfloat16", {"2 less 8": {"CoLA": "-10.0 (1)"}}
+    )  # fmt: skip
+
+
+def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSeeds) -> None:
+    scores = {("ft", "1e-4"): 0.5, ("ft", "1e-3"): 0.7, ("lora", "1e-4"): 0.6, ("lora", "1e-3"): 0.4}
+    runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
+    [chosen] = sections("method=ft,lora", runs)
+    assert told(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
+    assert chosen.facts == {"lr of ft": "0.001 on CoLA", "lr of lora": "0.0001 on CoLA"}
+    [given] = sections("method=ft,lora lr=1e-4", runs)
+    assert told(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
+    assert given.facts == {"Of runs with": "lr=0.0001"}
+    [between] = sections("lr=1e-3,1e-4 method=ft", runs)
+    assert told(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
+
+
+def test_runs_with_further_changes_are_left_out_unless_they_are_asked_for(
+    over_seeds: OverSeeds, never: OverSeeds
+) -> None:
+    short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
+    runs = [
+        *over_seeds([0.5], "method=rosa"),
+        *over_seeds([0.6], "method=lora"),
+        *never([0.9]),
+        *over_seeds([0.2], "method=rosa", "epochs=1", **short),
+        *over_seeds([0.1], "method=lora", "epochs=1", **short),
+        *over_seeds([0.8], "method=lora", deviations={"pad_to_max": [True, False]}),
+    ]
+    for asked, expected in {"": "-10.0", "epochs=1": "+10.0", "method.resample_every=0": "+30.0"}.items():
+        [section] = sections(f"method=rosa,lora {asked}", runs)
+        assert told(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
+    with pytest.raises(UserError, match=r"left out, for what was not asked for: 1 with epochs=1$"):
+        sections("method=rosa,lora", [*over_seeds([0.5], "method=rosa"), *runs[4:5]])
+
+
+def test_a_change_that_came_with_the_protocols_needs_not_be_asked_for(over_seeds: OverSeeds) -> None:
+    trained = {"protocol.train_head": [True, False], "method.train_head": [True, False]}
+    runs = [
+        *over_seeds([0.5], "method=lora"),
+        *over_seeds([0.6], "method=lora", "protocol.train_head=true", deviations=trained),
+    ]
+    [section] = sections("protocol.train_head=true,false", runs)
+    assert told(section) == {"true less false": {"CoLA": "+10.0 (1)"}}
+
+
+def test_a_run_older_than_a_setting_has_it_as_it_was(over_seeds: OverSeeds) -> None:
+    key = "optimizer.schedule"
+    changed = {key: ["constant", ADDED_SINCE[key]]}
+    old, new = over_seeds([0.5]), over_seeds([0.6], f"{key}=constant", deviations=changed)
+    del old[0].config["optimizer"]["schedule"]
+    [section] = sections(f"{key}=constant,linear", [*old, *new])
+    assert told(section) == {"constant less linear": {"CoLA": "+10.0 (1)"}}
+
+
+def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:
+    part = {"source": "files", "fingerprint": "part", "rows": {"train": 10, "held_out": 0, "validation": 5}}
+    rosa, lora = make_record("method=rosa", dev=0.5), make_record("method=lora", dev=0.3)
+    other = make_record("method=lora", dev=0.9, data=part)
+    assert told(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa less lora": {"CoLA": "+20.0 (1)"}}
+    with pytest.raises(UserError, match="no two runs differ in method alone"):
+        sections("method=rosa,lora", [rosa, other])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("", "nothing has several values"),
+        ("method=rosa task=cola,rte seed=0,1", "nothing has several values"),
+        ("method=rosa,lora rank=2,8", "method and rank have several values"),
+        ("method=rosa,lara", "no run has method=lara; there are: lora, rosa"),
+        ("method=rosa,lora task=col", "no run has task=col; there are: cola"),
+        ("metod=rosa,lora", "metod is no setting of these runs"),
+        ("method.select=top,random", "no run has method.select=top; there are: random"),
+        ("method=rosa,lora seed=1", "no two runs differ in method alone"),
+        ("method=rosa,lora rosa", "rosa is not KEY=VALUE"),
+    ],
+)
+def test_a_mistake_is_told(make_record: MakeRecord, arguments: str, words: str) -> None:
+    runs = [make_record("method=rosa"), make_record("method=rosa", "seed=1"), make_record("method=lora")]
+    with pytest.raises(UserError, match=words):
+        sections(arguments, runs)
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("lr=6e-4,2e-3", (6e-4, 2e-3)),
+        ("method.targets='a|b',attention", ("a|b", "attention")),
+        ("optimizer.betas=[0.9,0.98],[0.9,0.999]", ((0.9, 0.98), (0.9, 0.999))),
+        ("limit_train=null,10,10", (None, 10)),
+        ("method.select=choice(top,random)", ("top", "random")),
+    ],
+)
+def test_values_are_written_as_in_a_sweep(argument: str, expected: tuple[object, ...]) -> None:
+    assert question([argument]).values == expected
