@@ -1,8 +1,9 @@
 """``rosa-bench compare``: what one setting is worth, all else equal: task by task, and over all of them.
 
-It is asked for as runs are, ``method=rosa method.resample_every=1,2,0 protocol=fair``: the one setting with several
-values is what is compared, each value less the last, in pairs of runs with the same seed. What is not given is as the
-protocol has it, but that each model, protocol and rank stands by itself.
+It is asked for as runs are, ``method=rosa method.resample_every=1,2,0 protocol=fair``: the setting with several values
+is what is compared, each value less the last, in pairs of runs with the same seed. Settings with as many values each
+change together: ``method=rosa,lora method.init=svd,kaiming``. What is not given is as the protocol has it, but that
+each model, protocol and rank stands by itself.
 """
 
 from collections import Counter, defaultdict
@@ -34,46 +35,58 @@ HOW = (
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is compared: some values of one setting, each with the last.
+    """What is compared: sides, each but the last less the last.
 
+    keys   the settings in which they differ
+    sides  the values of these, a tuple a side
     given  what else a run must have: one of these values of each of these settings
     """
 
-    key: str
-    values: tuple[Hashable, ...]
+    keys: tuple[str, ...]
+    sides: tuple[tuple[Hashable, ...], ...]
     given: Mapping[str, tuple[Hashable, ...]]
 
     @property
     def settings(self) -> dict[str, tuple[Hashable, ...]]:
-        """All that is asked for."""
-        return {self.key: self.values, **self.given}
+        """All that is asked for: key -> values."""
+        return {**dict(zip(self.keys, zip(*self.sides, strict=True), strict=True)), **self.given}
 
-    def admits(self, run: RunRecord) -> bool:
-        """Whether a run has what is asked for. A rank that is given is no condition for a method without one."""
-        return value_of(run, self.key) in self.values and all(
-            (value := value_of(run, key)) in values or (value is ABSENT and _is_of_a_method(key))
-            for key, values in self.given.items()
-        )
+    def admits(self, run: RunRecord, sides: Iterable[tuple[Hashable, ...]]) -> bool:
+        """Whether a run is of one of these sides, and has what is given."""
+        return any(
+            all(self._has(run, key, (value,)) for key, value in zip(self.keys, side, strict=True)) for side in sides
+        ) and all(self._has(run, key, values) for key, values in self.given.items())
 
     def further_changes(self, run: RunRecord) -> tuple[Deviation, ...]:
         """In what a run differs from its protocol beside what is asked for."""
         changes = (*setting_of(run).deviations, *variant_of(run).changes)
         return tuple(change for change in changes if change.key not in self.settings)
 
+    def _has(self, run: RunRecord, key: str, values: tuple[Hashable, ...]) -> bool:
+        """Whether a run has one of these values. A rank, say, is no condition for a method without one."""
+        found = value_of(run, key)
+        return found in values or (found is ABSENT and key != self.keys[0] and _is_of_a_method(key))
+
 
 def question(arguments: Sequence[str]) -> Question:
-    """The question that a command line asks. Raises `UserError` unless one setting has several values."""
+    """The question that a command line asks. Raises `UserError` unless some setting has several values."""
     if odd := [argument for argument in arguments if "=" not in argument]:
         raise UserError(f"{odd[0]} is not KEY=VALUE; a comparison is asked for as in: method=rosa,lora protocol=fair")
     settings: dict[str, tuple[Hashable, ...]] = {}
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-        settings[override.key_or_group] = tuple(dict.fromkeys(map(_plain, values)))
-    several = [key for key, values in settings.items() if len(values) > 1 and key not in APART]
-    if len(several) != 1:
-        said = f"{' and '.join(several)} have several values" if several else "nothing has several values"
-        raise UserError(f"{said}: give them to the one setting that is to be compared, as in method=rosa,lora")
-    return Question(key=several[0], values=settings.pop(several[0]), given=settings)
+        settings[override.key_or_group] = tuple(map(_plain, values))
+    compared = {key: values for key, values in settings.items() if len(values) > 1 and key not in APART}
+    if not compared:
+        raise UserError("nothing has several values; give them to what is to be compared, as in method=rosa,lora")
+    if len({len(values) for values in compared.values()}) > 1:
+        counts = ", ".join(f"{key} {len(values)}" for key, values in compared.items())
+        raise UserError(f"settings that change together need as many values each: {counts}")
+    return Question(
+        keys=tuple(compared),
+        sides=tuple(dict.fromkeys(zip(*compared.values(), strict=True))),
+        given={key: values for key, values in settings.items() if key not in compared},
+    )
 
 
 def value_of(run: RunRecord, key: str) -> Any:
@@ -95,7 +108,7 @@ def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
     """
     for key, values in asked.settings.items():
         _check(key, values, runs)
-    admitted = [run for run in runs if asked.admits(run)]
+    admitted = [run for run in runs if asked.admits(run, asked.sides)]
     places: dict[Setting, list[RunRecord]] = defaultdict(list)
     for run in admitted:
         if not asked.further_changes(run):
@@ -108,7 +121,7 @@ def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
     ]
     if not sections:
         left_out = _left_out(asked, admitted)
-        raise UserError(f"no two runs differ in {asked.key} alone and share a task and a seed{left_out}")
+        raise UserError(f"no two runs differ in {' and '.join(asked.keys)} alone and share a task and a seed{left_out}")
     return sections
 
 
@@ -145,7 +158,7 @@ def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:
 def _by_rank(asked: Question, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
     """Runs of each rank, with those of methods that have none; all in one where ranks are compared."""
     ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) is not ABSENT})
-    if asked.key == "rank" or not ranks:
+    if "rank" in asked.keys or not ranks:
         return [(None, runs)]
     return [(rank, [run for run in runs if value_of(run, "rank") in (rank, ABSENT)]) for rank in ranks]
 
@@ -153,12 +166,11 @@ def _by_rank(asked: Question, runs: list[RunRecord]) -> list[tuple[int | None, l
 def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
     """The differences of one setting and rank; none without any."""
     titles = {run.config["task"]["name"]: run.config["task"]["title"] for run in runs}
-    *values, last = asked.values
-    found: dict[Hashable, dict[str, tuple[Cell, Cell]]] = {}
-    for value in values:
-        pairs = {task: pair for task in sorted(titles) if (pair := _pair(asked.key, value, last, task, runs))}
-        if pairs:
-            found[value] = pairs
+    *sides, last = asked.sides
+    found: dict[tuple[Hashable, ...], dict[str, tuple[Cell, Cell]]] = {}
+    for side in sides:
+        if pairs := {task: pair for task in sorted(titles) if (pair := _pair(asked, side, task, runs))}:
+            found[side] = pairs
     if not found:
         return None
     tasks = [task for task in sorted(titles) if any(task in pairs for pairs in found.values())]
@@ -167,16 +179,20 @@ def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRe
     return Section(
         heading=heading(Group(setting=place, cells=cells)) + ("" if rank is None else f", r={rank}"),
         facts=_facts(asked, found),
-        head=asked.key,
+        head=", ".join(asked.keys),
         columns=[*(Column(title=titles[task]) for task in tasks), *whole],
-        lines=[_line(f"{words(value)} less {words(last)}", pairs, tasks) for value, pairs in found.items()],
+        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks) for side, pairs in found.items()],
     )
 
 
-def _pair(key: str, value: Hashable, last: Hashable, task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
-    """The cells of both sides on a task's largest data that both were run on; none without a seed in common."""
+def _side(side: tuple[Hashable, ...]) -> str:
+    return ", ".join(map(words, side))
+
+
+def _pair(asked: Question, side: tuple[Hashable, ...], task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
+    """The cells of a side and of the last on a task's largest data that both have; none without a seed in common."""
     for part in split_by_data(run for run in runs if run.config["task"]["name"] == task):
-        ours, theirs = ([run for run in part if value_of(run, key) == side] for side in (value, last))
+        ours, theirs = ([run for run in part if asked.admits(run, [one])] for one in (side, asked.sides[-1]))
         if ours and theirs and (pair := (choose(ours), choose(theirs))) and _difference([pair]):
             return pair
     return None
@@ -205,19 +221,18 @@ def _entry(difference: Difference | None, some: str = "") -> Entry:
     )
 
 
-def _facts(asked: Question, found: Mapping[Hashable, Mapping[str, tuple[Cell, Cell]]]) -> dict[str, str]:
-    """What was asked for, and the learning rates that were chosen."""
+def _facts(asked: Question, found: Mapping[tuple[Hashable, ...], Mapping[str, tuple[Cell, Cell]]]) -> dict[str, str]:
+    """What was given, and the learning rates that were chosen."""
     given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
     told = {"Of runs with": ", ".join(given)} if given else {}
     if "lr" in asked.settings:
         return told
-    chosen = {value: {task: ours for task, (ours, _) in pairs.items()} for value, pairs in found.items()}
-    chosen[asked.values[-1]] = {task: theirs for pairs in found.values() for task, (_, theirs) in pairs.items()}
-    for value, cells in chosen.items():
+    chosen = {side: {task: ours for task, (ours, _) in pairs.items()} for side, pairs in found.items()}
+    chosen[asked.sides[-1]] = {task: theirs for pairs in found.values() for task, (_, theirs) in pairs.items()}
+    for side, cells in chosen.items():
         by_lr: dict[float, list[str]] = defaultdict(list)
         for cell in cells.values():
             by_lr[cell.lr].append(cell.runs[0].config["task"]["title"])
-        told[f"lr of {words(value)}"] = "; ".join(
-            f"{lr:g} on {', '.join(tasks)}" for lr, tasks in sorted(by_lr.items())
-        )
+        rates = (f"{lr:g} on {', '.join(tasks)}" for lr, tasks in sorted(by_lr.items()))
+        told[f"lr of {_side(side)}"] = "; ".join(rates)
     return told

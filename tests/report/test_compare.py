@@ -107,6 +107,25 @@ def test_ranks_models_and_protocols_stand_by_themselves(over_seeds: OverSeeds) -
     )  # fmt: skip
 
 
+def test_settings_with_as_many_values_change_together(over_seeds: OverSeeds) -> None:
+    kaiming = over_seeds([0.7], "method=lora", "method.init=kaiming", deviations={"method.init": ["kaiming", "normal"]})
+    runs = [
+        *over_seeds([0.5], "method=rosa"),
+        *over_seeds([0.6], "method=lora"),
+        *kaiming,
+        *over_seeds([0.9], "method=ft"),
+    ]
+    [section] = sections("method=rosa,ft,lora method.init=svd,svd,kaiming", runs)
+    assert section.head == "method, method.init"
+    assert told(section) == {
+        "rosa, svd less lora, kaiming": {"CoLA": "-20.0 (1)"},
+        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting: no condition
+    }
+    ranks = [*over_seeds([0.5], "method=rosa", "rank=4"), *over_seeds([0.6], "method=lora", "rank=2")]
+    [section] = sections("method=rosa,lora rank=4,2", ranks)
+    assert told(section) == {"rosa, 4 less lora, 2": {"CoLA": "-10.0 (1)"}}
+
+
 def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSeeds) -> None:
     scores = {("ft", "1e-4"): 0.5, ("ft", "1e-3"): 0.7, ("lora", "1e-4"): 0.6, ("lora", "1e-3"): 0.4}
     runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
@@ -172,7 +191,8 @@ def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> Non
     [
         ("", "nothing has several values"),
         ("method=rosa task=cola,rte seed=0,1", "nothing has several values"),
-        ("method=rosa,lora rank=2,8", "method and rank have several values"),
+        ("method=rosa,rosa", "no two runs differ in method alone"),
+        ("method=rosa,lora rank=2,4,8", "need as many values each: method 2, rank 3"),
         ("method=rosa,lara", "no run has method=lara; there are: lora, rosa"),
         ("method=rosa,lora task=col", "no run has task=col; there are: cola"),
         ("metod=rosa,lora", "metod is no setting of these runs"),
@@ -193,9 +213,9 @@ def test_a_mistake_is_told(make_record: MakeRecord, arguments: str, words: str) 
         ("lr=6e-4,2e-3", (6e-4, 2e-3)),
         ("method.targets='a|b',attention", ("a|b", "attention")),
         ("optimizer.betas=[0.9,0.98],[0.9,0.999]", ((0.9, 0.98), (0.9, 0.999))),
-        ("limit_train=null,10,10", (None, 10)),
+        ("limit_train=null,10", (None, 10)),
         ("method.select=choice(top,random)", ("top", "random")),
     ],
 )
 def test_values_are_written_as_in_a_sweep(argument: str, expected: tuple[object, ...]) -> None:
-    assert question([argument]).values == expected
+    assert question([argument]).sides == tuple((value,) for value in expected)
