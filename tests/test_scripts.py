@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from rosa_bench.run import recipe
 
@@ -144,3 +145,33 @@ def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
     rosa, full = (step.needed_operations(method, 32, 16) for method in ("rosa", "ft"))
     assert 2 * forward < rosa < 2.1 * forward  # inputs' gradients, but none of weights
     assert 3 * forward < full < 3.1 * forward
+
+
+def test_energy_is_that_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
+    """A weight whose singular vectors are the axes, the last one's value being smallest."""
+    module = import_module("input_energy")
+    x = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
+    inputs = module.Inputs(x.mean(0), x.mT @ x / len(x))
+    found = module.energies(torch.diag(torch.tensor([3.0, 2.0, 1.0])), inputs, rank=1)
+    mean = (1 + 2 + 9) / 3  # of the squares along each axis
+    assert found == {
+        "largest": pytest.approx({"energy": 1 / mean, "same for every token": 0}),
+        "smallest": pytest.approx({"energy": 9 / mean, "same for every token": 1}),
+        "all": pytest.approx({"energy": 1, "same for every token": (0 + 1 + 9) / 12}),
+    }
+
+
+def test_what_a_layer_is_given_is_counted_without_padding(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+    module, model = import_module("input_energy"), tiny_model("tiny_roberta")
+    layers = {name: layer for name, layer in model.named_modules() if name.endswith("attention.self.query")}
+    tokens = torch.arange(5, 35).view(6, 5)
+    whole = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    padded = {
+        name: nn.functional.pad(tensor, (0, 3), value=0 if "mask" in name else 1) for name, tensor in whole.items()
+    }
+    halves = [{name: tensor[rows] for name, tensor in padded.items()} for rows in (slice(2), slice(2, None))]
+    expected, found = (module.inputs_of(model, layers, batches) for batches in ([whole], halves))
+    assert found.keys() == expected.keys() == layers.keys()
+    for name in layers:
+        for kind in (0, 1):
+            torch.testing.assert_close(found[name][kind], expected[name][kind], atol=1e-5, rtol=1e-5)
