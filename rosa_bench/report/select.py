@@ -172,8 +172,7 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
             for run in same_data:
                 by_variant[variant_of(run)].append(run)
             for variant, some in by_variant.items():
-                completed = [run for run in some if run.status == "completed"]
-                if completed:
+                if completed := [run for run in some if run.status == "completed"]:
                     failed = [run for run in some if run.status == "failed"]
                     groups[setting, number][variant, task] = choose(completed, failed)
     return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]

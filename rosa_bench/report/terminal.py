@@ -70,11 +70,8 @@ def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) 
 
     def needed(index: int) -> int:
         column = section.columns[index]
-        return (
-            GAP
-            + DIVIDER
-            + max(map(cell_len, [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]))
-        )
+        texts = [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]
+        return GAP + DIVIDER + max(map(cell_len, texts))
 
     label = max(cell_len(text) for text in [section.head, *(line.label for line in lines)])
     return [
