@@ -28,8 +28,9 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
 # Figures whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
-# Of changed variants, which stand beside few others. Six colours and seven markers: no pair comes twice in 42.
-CHANGED_COLOURS, CHANGED_MARKERS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999"), "^vPXs*<"
+# Of changed variants, which stand beside few others. Eight colours and seven markers: no pair comes twice in 56.
+CHANGED_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999", "#882255", "#999933")
+CHANGED_MARKERS = "^vPXs*<"
 
 
 Cells = dict[Variant, Cell]

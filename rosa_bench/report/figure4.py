@@ -45,7 +45,8 @@ def draw(groups: list[Group]) -> Drawing | None:
                         style |= {"marker": markers[variant.rank]} if variant.rank in markers else {}
                         plot_epochs(ax, cell, score_of(panel.run), label=variant.label, **style)
                 titles = [variant.title for variant in panel.cells if variant.method == method]
-                ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")
+                name = ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")
+                name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
             set_title(row[0], number, panel, width=110)
             row[0].set_ylabel(panel.each_epoch)
         set_legend(figure, panels)
