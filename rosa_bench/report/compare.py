@@ -2,8 +2,8 @@
 
 It is asked for as runs are, ``method=rosa method.resample_every=1,2,0 protocol=fair``: the setting with several values
 is what is compared, each value less the last, in pairs of runs with the same seed. Settings with as many values each
-change together: ``method=rosa,lora method.init=svd,kaiming``. What is not given is as the protocol has it, but that
-each model, protocol and rank stands by itself.
+change together: ``method=rosa,lora method.init=svd,kaiming``. Of what is not given a method's own settings are as the
+protocol has them; each model, protocol, rank and further setting stands by itself, as in the tables.
 """
 
 from collections import Counter, defaultdict
@@ -16,7 +16,7 @@ from hydra.core.override_parser.types import QuotedString
 
 from rosa_bench.errors import UserError
 from rosa_bench.record import ADDED_SINCE, RunRecord
-from rosa_bench.report.facts import heading
+from rosa_bench.report.facts import data_note, device_words, heading, model_words
 from rosa_bench.report.select import Cell, Group, choose, split_by_data
 from rosa_bench.report.settings import Deviation, Setting, frozen, setting_of, variant_of, words
 from rosa_bench.report.statistics import Difference, paired_over_tasks
@@ -57,9 +57,8 @@ class Question:
             all(self._has(run, key, (value,)) for key, value in zip(self.keys, side, strict=True)) for side in sides
         ) and all(self._has(run, key, values) for key, values in self.given.items())
 
-    def further_changes(self, run: RunRecord) -> tuple[Deviation, ...]:
-        """In what a run differs from its protocol beside what is asked for."""
-        changes = (*setting_of(run).deviations, *variant_of(run).changes)
+    def not_asked(self, changes: Iterable[Deviation]) -> tuple[Deviation, ...]:
+        """Those of a run's changes that nothing was said of."""
         return tuple(change for change in changes if change.key not in self.settings)
 
     def _has(self, run: RunRecord, key: str, values: tuple[Hashable, ...]) -> bool:
@@ -101,7 +100,7 @@ def value_of(run: RunRecord, key: str) -> Any:
 
 
 def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
-    """A section of differences for each model, protocol and rank that has any among the completed ``runs``.
+    """A section of differences for each setting and rank that has any among the completed ``runs``.
 
     They are chosen as for the tables: of each side's learning rates the best one, unless ``lr`` is asked for. Raises
     `UserError` where there is nothing to compare.
@@ -111,11 +110,12 @@ def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
     admitted = [run for run in runs if asked.admits(run, asked.sides)]
     places: dict[Setting, list[RunRecord]] = defaultdict(list)
     for run in admitted:
-        if not asked.further_changes(run):
-            places[replace(setting_of(run), deviations=())].append(run)
+        setting = setting_of(run)
+        if not setting.is_timed and not asked.not_asked(variant_of(run).changes):
+            places[replace(setting, deviations=asked.not_asked(setting.deviations))].append(run)
     sections = [
         section
-        for place, here in sorted(places.items(), key=lambda item: (item[0].model, item[0].protocol))
+        for place, here in sorted(places.items(), key=lambda item: _order(item[0]))
         for rank, some in _by_rank(asked, here)
         if (section := _section(asked, place, rank, some))
     ]
@@ -144,12 +144,17 @@ def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> N
         raise UserError(f"no run has {key}={words(absent[0])}; there are: {have}")
 
 
+def _order(place: Setting) -> tuple[int, str, str]:
+    """The nearest to its protocol first."""
+    return len(place.deviations), place.model, place.protocol
+
+
 def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:
-    """Which runs would have been compared, had more been asked for."""
+    """Which runs would have been compared, had more of their methods' settings been asked for."""
     changes = Counter(
         " ".join(f"{change.key}={words(change.value)}" for change in further)
         for run in admitted
-        if (further := asked.further_changes(run))
+        if (further := asked.not_asked(variant_of(run).changes))
     )
     said = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
     return f"; runs left out, for what was not asked for: {said}" if said else ""
@@ -173,15 +178,19 @@ def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRe
             found[side] = pairs
     if not found:
         return None
-    tasks = [task for task in sorted(titles) if any(task in pairs for pairs in found.values())]
     cells = {(variant_of(ours.runs[0]), task): ours for pairs in found.values() for task, (ours, _) in pairs.items()}
-    whole = [Column(title="all")] if len(tasks) > 1 else []
+    group = Group(setting=place, cells=cells)
+    used = [run for pairs in found.values() for pair in pairs.values() for cell in pair for run in cell.runs]
+    said = {task: note for task, run in group.tasks.items() if (note := data_note(run))}
+    numbers = {task: number for number, task in enumerate(said, start=1)}
+    whole = [Column(title="all")] if len(group.tasks) > 1 else []
     return Section(
-        heading=heading(Group(setting=place, cells=cells)) + ("" if rank is None else f", r={rank}"),
-        facts=_facts(asked, found),
+        heading=heading(group) + ("" if rank is None else f", r={rank}"),
+        facts={"Model": model_words(used[0]), "Device": device_words(used), **_facts(asked, found)},
         head=", ".join(asked.keys),
-        columns=[*(Column(title=titles[task]) for task in tasks), *whole],
-        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks) for side, pairs in found.items()],
+        columns=[*(Column(title=titles[task], note=numbers.get(task)) for task in group.tasks), *whole],
+        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, list(group.tasks)) for side, pairs in found.items()],
+        notes=[f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()],
     )
 
 

@@ -1,6 +1,7 @@
 """What the runs of one setting share, and what a reader must know of them, in words."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from rosa_bench.record import RunRecord
@@ -29,16 +30,12 @@ def heading(group: Group) -> str:
 def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
     """What stands above a setting's table."""
     group = grid.group
-    config, setting = group.runs[0].config, group.setting
-    model, protocol = config["model"], config["protocol"]
-    note = model.get("note") or ""
-    said = f" ({note})" if note not in model["title"] else ""
-    devices = sorted({run.device["name"] for run in group.runs})
+    setting, protocol = group.setting, group.runs[0].config["protocol"]
     told = {
-        "Model": f"{model['title']}{said}; weights from {_weights(group.runs[0].model)}",
+        "Model": model_words(group.runs[0]),
         "Protocol": f"{protocol['name']}: {protocol['title']}",
         "Changed": "; ".join(_changed(change) for change in setting.deviations) or "nothing",
-        "Device": f"{setting.device} ({', '.join(devices)}), {setting.precision}",
+        "Device": device_words(group.runs),
         "Metric": _metrics(grid),
         "Rows": _rows(grid),
         "Selection": _selection(list(group.cells.values())),
@@ -49,6 +46,20 @@ def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
     if grid.printed:
         told["Paper"] = f"{published.source}: {published.model}, single runs"
     return told
+
+
+def model_words(run: RunRecord) -> str:
+    """A run's model, what must be said of it, and where its weights come from."""
+    model = run.config["model"]
+    note = model.get("note") or ""
+    said = f" ({note})" if note not in model["title"] else ""
+    return f"{model['title']}{said}; weights from {_weights(run.model)}"
+
+
+def device_words(runs: Sequence[RunRecord]) -> str:
+    """The devices that runs of one setting were made on: ``cuda (NVIDIA H100 80GB HBM3), bfloat16``."""
+    names = sorted({run.device["name"] for run in runs})
+    return f"{runs[0].device['type']} ({', '.join(names)}), {runs[0].device['precision']}"
 
 
 def data_note(run: RunRecord) -> str | None:

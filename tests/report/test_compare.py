@@ -16,6 +16,7 @@ from rosa_bench.report.text import signed
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
 NEVER = {"method.resample_every": [0, 2.0]}
+TIMED = {"pad_to_max": [True, False]}  # for Table 1's times: no scores
 
 
 def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
@@ -28,6 +29,10 @@ def told(section: Section) -> dict[str, dict[str, str | None]]:
     return {
         line.label: dict(zip(titles, (entry.mean for entry in line.entries), strict=True)) for line in section.lines
     }
+
+
+def asked_and_chosen(section: Section) -> dict[str, str]:
+    return {name: text for name, text in section.facts.items() if name not in ("Model", "Device")}
 
 
 def by_scipy(differences: np.ndarray) -> str:
@@ -131,31 +136,39 @@ def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSe
     runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
     [chosen] = sections("method=ft,lora", runs)
     assert told(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
-    assert chosen.facts == {"lr of ft": "0.001 on CoLA", "lr of lora": "0.0001 on CoLA"}
+    assert asked_and_chosen(chosen) == {"lr of ft": "0.001 on CoLA", "lr of lora": "0.0001 on CoLA"}
     [given] = sections("method=ft,lora lr=1e-4", runs)
     assert told(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
-    assert given.facts == {"Of runs with": "lr=0.0001"}
+    assert asked_and_chosen(given) == {"Of runs with": "lr=0.0001"}
     [between] = sections("lr=1e-3,1e-4 method=ft", runs)
     assert told(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
 
 
-def test_runs_with_further_changes_are_left_out_unless_they_are_asked_for(
-    over_seeds: OverSeeds, never: OverSeeds
-) -> None:
+def test_what_a_method_was_changed_in_must_be_asked_for(over_seeds: OverSeeds, never: OverSeeds) -> None:
+    rosa, kept, lora = over_seeds([0.5], "method=rosa"), never([0.9]), over_seeds([0.6], "method=lora")
+    for asked, expected in {"": "-10.0", "method.resample_every=0": "+30.0"}.items():
+        [section] = sections(f"method=rosa,lora {asked}", [*rosa, *kept, *lora])
+        assert told(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
+    with pytest.raises(UserError, match=r"left out, for what was not asked for: 1 with method.resample_every=0$"):
+        sections("method=rosa,lora", [*kept, *lora])
+
+
+def test_each_setting_stands_by_itself_the_nearest_to_the_protocol_first(over_seeds: OverSeeds) -> None:
     short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
     runs = [
-        *over_seeds([0.5], "method=rosa"),
-        *over_seeds([0.6], "method=lora"),
-        *never([0.9]),
         *over_seeds([0.2], "method=rosa", "epochs=1", **short),
         *over_seeds([0.1], "method=lora", "epochs=1", **short),
-        *over_seeds([0.8], "method=lora", deviations={"pad_to_max": [True, False]}),
+        *over_seeds([0.5], "method=rosa"),
+        *over_seeds([0.6], "method=lora"),
+        *(run for name in ("rosa", "lora") for run in over_seeds([0.9], f"method={name}", deviations=TIMED)),
     ]
-    for asked, expected in {"": "-10.0", "epochs=1": "+10.0", "method.resample_every=0": "+30.0"}.items():
-        [section] = sections(f"method=rosa,lora {asked}", runs)
-        assert told(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
-    with pytest.raises(UserError, match=r"left out, for what was not asked for: 1 with epochs=1$"):
-        sections("method=rosa,lora", [*over_seeds([0.5], "method=rosa"), *runs[4:5]])
+    found = {section.heading: told(section)["rosa less lora"]["CoLA"] for section in sections("method=rosa,lora", runs)}
+    heading = "RoBERTa-base, protocol paper, cuda bfloat16"
+    assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
+    [asked] = sections("method=rosa,lora epochs=1", runs)
+    assert told(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
+    [between] = sections("epochs=1,10 method=lora", runs)
+    assert told(between) == {"1 less 10": {"CoLA": "-50.0 (1)"}}
 
 
 def test_a_change_that_came_with_the_protocols_needs_not_be_asked_for(over_seeds: OverSeeds) -> None:
@@ -184,6 +197,20 @@ def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> Non
     assert told(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa less lora": {"CoLA": "+20.0 (1)"}}
     with pytest.raises(UserError, match="no two runs differ in method alone"):
         sections("method=rosa,lora", [rosa, other])
+
+
+def test_stand_ins_subsets_and_devices_are_told(make_record: MakeRecord) -> None:
+    part = {"subset": True, "rows": {"train": 100, "held_out": 0, "validation": 1043}}
+    h100 = {"type": "cuda", "name": "NVIDIA H100", "precision": "bfloat16"}
+    runs = [
+        make_record("model=mpnet_base", "method=rosa", data=part),
+        make_record("model=mpnet_base", "method=lora", data=part, device=h100),
+    ]
+    [section] = sections("method=rosa,lora", runs)
+    assert "not RoBERTa-base" in section.facts["Model"]
+    assert section.facts["Device"] == "cuda (NVIDIA H100, NVIDIA H200), bfloat16"
+    assert section.columns[0].note == 1
+    assert section.notes == ["1 CoLA: a subset, 100 of 8,551 official train rows"]
 
 
 @pytest.mark.parametrize(
