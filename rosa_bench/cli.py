@@ -345,7 +345,8 @@ def _compare(arguments: list[str]) -> None:
     from rich.text import Text
 
     from rosa_bench.record import load_records
-    from rosa_bench.report.compare import HOW, compare, question
+    from rosa_bench.report.compare import HOW, compare
+    from rosa_bench.report.question import question
     from rosa_bench.report.tables import tabled
     from rosa_bench.report.terminal import show_sections
 

@@ -9,7 +9,8 @@ from scipy.stats import ttest_1samp
 
 from rosa_bench.errors import UserError
 from rosa_bench.record import ADDED_SINCE, RunRecord
-from rosa_bench.report.compare import compare, question
+from rosa_bench.report.compare import compare
+from rosa_bench.report.question import question
 from rosa_bench.report.table import Section
 from rosa_bench.report.text import signed
 
