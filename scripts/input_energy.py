@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -44,9 +45,8 @@ def main() -> None:
     batches = problem.select.batches.epoch()  # pyright: ignore[reportAttributeAccessIssue]
     kinds: dict[str, list[Figures]] = defaultdict(list)
     for name, inputs in inputs_of(problem.model, layers, batches).items():
-        for end, figures in energies(
-            problem.model.get_parameter(f"{name}.weight"), inputs, rank=config.method.rank
-        ).items():
+        weight = problem.model.get_parameter(f"{name}.weight")
+        for end, figures in energies(weight, inputs, rank=config.method.rank).items():
             kinds[f"{name.rpartition('.')[2]}, {end}"].append(figures)
     name = f"input_energy_{config.task.name}_{config.model.name}_r{config.method.rank}"
     figures = {kind: over_layers(found) for kind, found in kinds.items()}
@@ -94,7 +94,7 @@ def energies(weight: Tensor, inputs: Inputs, *, rank: int) -> dict[str, Figures]
 
 def over_layers(found: list[Figures]) -> Figures:
     """The means of several layers' figures, and the greatest energy."""
-    means = {key: sum(figures[key] for figures in found) / len(found) for key in found[0]}
+    means = {key: fmean(figures[key] for figures in found) for key in found[0]}
     return {**means, "greatest energy": max(figures["energy"] for figures in found)}
 
 

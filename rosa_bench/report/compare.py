@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from rosa_bench.errors import UserError
 from rosa_bench.record import RunRecord
-from rosa_bench.report.facts import data_note, device_words, heading, model_words
+from rosa_bench.report.facts import device_words, heading, model_words, numbered_notes
 from rosa_bench.report.question import ABSENT, Question, value_of
 from rosa_bench.report.select import Cell, Group, choose, split_by_data
 from rosa_bench.report.settings import Setting, setting_of, variant_of, words
@@ -100,16 +100,16 @@ def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRe
     cells = {(variant_of(ours.runs[0]), task): ours for pairs in found.values() for task, (ours, _) in pairs.items()}
     group = Group(setting=place, cells=cells)
     used = [run for pairs in found.values() for pair in pairs.values() for cell in pair for run in cell.runs]
-    said = {task: note for task, run in group.tasks.items() if (note := data_note(run))}
-    numbers = {task: number for number, task in enumerate(said, start=1)}
-    whole = [Column(title="all")] if len(group.tasks) > 1 else []
+    numbers, notes = numbered_notes(group.tasks, titles)
+    tasks = list(group.tasks)
+    whole = [Column(title="all")] if len(tasks) > 1 else []
     return Section(
         heading=heading(group) + ("" if rank is None else f", r={rank}"),
         facts={"Model": model_words(used[0]), "Device": device_words(used), **_facts(asked, found)},
         head=", ".join(asked.keys),
-        columns=[*(Column(title=titles[task], note=numbers.get(task)) for task in group.tasks), *whole],
-        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, list(group.tasks)) for side, pairs in found.items()],
-        notes=[f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()],
+        columns=[*(Column(title=titles[task], note=numbers.get(task)) for task in tasks), *whole],
+        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks) for side, pairs in found.items()],
+        notes=notes,
     )
 
 
@@ -121,8 +121,10 @@ def _pair(asked: Question, side: tuple[Hashable, ...], task: str, runs: list[Run
     """The cells of a side and of the last on a task's largest data that both have; none without a seed in common."""
     for part in split_by_data(run for run in runs if run.config["task"]["name"] == task):
         ours, theirs = ([run for run in part if asked.admits(run, [one])] for one in (side, asked.sides[-1]))
-        if ours and theirs and (pair := (choose(ours), choose(theirs))) and _difference([pair]):
-            return pair
+        if ours and theirs:
+            pair = choose(ours), choose(theirs)
+            if _difference([pair]):
+                return pair
     return None
 
 

@@ -1,7 +1,7 @@
 """What the runs of one setting share, and what a reader must know of them, in words."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rosa_bench.record import RunRecord
@@ -79,6 +79,13 @@ def data_note(run: RunRecord) -> str | None:
         ]
         said.append(f"a subset, {', '.join(partial)}")
     return "; ".join(said) or None
+
+
+def numbered_notes(tasks: Mapping[str, RunRecord], titles: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
+    """The numbers of those tasks whose data must be noted, for their columns, and the notes. One run a task will do."""
+    said = {task: note for task, run in tasks.items() if (note := data_note(run))}
+    numbers = {task: number for number, task in enumerate(said, start=1)}
+    return numbers, [f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()]
 
 
 def _weights(model: dict[str, Any]) -> str:

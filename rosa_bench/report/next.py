@@ -13,8 +13,7 @@ from typing import Any
 from rosa_bench.config import half_decades
 from rosa_bench.record import RunRecord
 from rosa_bench.report.select import Cell, Group, select
-
-GROUPS = ("task", "model", "protocol", "method")
+from rosa_bench.report.settings import GROUPS
 
 
 def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[str] = ()) -> list[str]:

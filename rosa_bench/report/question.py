@@ -9,9 +9,8 @@ from hydra.core.override_parser.types import QuotedString
 
 from rosa_bench.errors import UserError
 from rosa_bench.record import ADDED_SINCE, RunRecord
-from rosa_bench.report.settings import Deviation, frozen
+from rosa_bench.report.settings import GROUPS, METHOD, Deviation, frozen
 
-GROUPS = ("task", "model", "protocol", "method")
 APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
 ABSENT = object()  # a setting that a run's method does not have
 
@@ -88,4 +87,4 @@ def _plain(value: Any) -> Hashable:
 
 
 def _is_of_a_method(key: str) -> bool:
-    return key == "rank" or key.startswith("method.")
+    return key == "rank" or key.startswith(METHOD)

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from rosa_bench.record import RunRecord
-from rosa_bench.report.facts import data_note, facts, heading
+from rosa_bench.report.facts import facts, heading, numbered_notes
 from rosa_bench.report.grid import Grid, grid_of
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.select import Cell, Group
@@ -129,8 +129,7 @@ def _order(group: Group, published: PublishedTable) -> tuple:
 def _section(
     grid: Grid, published: PublishedTable, beside: Iterable[tuple[str, Callable[[Variant], Entry]]]
 ) -> Section:
-    said = {task: note for task, run in grid.filled.items() if (note := data_note(run))}
-    numbers = {task: number for number, task in enumerate(said, start=1)}
+    numbers, notes = numbered_notes(grid.filled, grid.tasks)
     in_paper = {task for _, task in grid.printed}
     columns = [Column(title="Trainable", paper=bool(grid.printed_trainable))]
     columns += [
@@ -143,7 +142,7 @@ def _section(
         columns=columns,
         lines=[_line(grid, variant, [entry(variant) for _, entry in beside]) for variant in grid.variants],
         notes=[
-            *(f"{numbers[task]} {grid.tasks[task]}: {note}" for task, note in said.items()),
+            *notes,
             *_left_out(grid),
             *_at_an_end(grid),
             *_unsettled(grid),

@@ -7,6 +7,7 @@ from typing import Any
 
 from rosa_bench.record import RunRecord, is_identity
 
+GROUPS = ("task", "model", "protocol", "method")  # whose settings a run chooses by one name
 METHOD = "method."
 
 
