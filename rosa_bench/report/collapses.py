@@ -2,11 +2,9 @@
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.by_lr import Told, table_by_lr
-from rosa_bench.report.select import Group
+from rosa_bench.report.select import LEAST_SPREAD, Group, has_collapsed
 from rosa_bench.report.table import Entry, Table
 
-# Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
-LEAST_SPREAD = 0.05
 INTRO = [
     "Each cell: how many runs collapsed, of how many, one a seed. A run has collapsed if the model of its last epoch "
     "gives all reported rows the same prediction: with a standard deviation below "
@@ -19,12 +17,6 @@ INTRO = [
 def build(groups: list[Group]) -> Table:
     """Every variant, learning rate and task whose runs say how their predictions spread."""
     return table_by_lr(groups, _told, name="collapses", title="Collapsed runs", intro=INTRO)
-
-
-def has_collapsed(run: RunRecord) -> bool | None:
-    """Whether the last epoch's model gives all rows (nearly) the same; none where the record does not tell."""
-    spread = run.scores["last"].get("spread")
-    return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
 
 
 def _told(runs: list[RunRecord]) -> Told | None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import matplotlib as mpl
 
-from rosa_bench.report.collapses import has_collapsed
 from rosa_bench.report.curves import (
     Cells,
     Panel,
@@ -19,7 +18,7 @@ from rosa_bench.report.curves import (
 )
 from rosa_bench.report.figure import STYLE, Drawing
 from rosa_bench.report.grid import BASELINE
-from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.select import Cell, Group, has_collapsed
 from rosa_bench.report.settings import Variant
 
 PERIOD = "method.resample_every"

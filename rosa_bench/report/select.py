@@ -9,7 +9,7 @@ is the paper's way: the maximum over learning rates and epochs.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,6 +24,8 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
     "validation_split": lambda scores: scores["selection_score"],
     "validation": lambda scores: scores["selected"][scores["reported"]],
 }
+# Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
+LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class Cell:
     lrs_left    those that were not, having too few seeds
     lrs_failed  those at which a run failed: its loss was no number any more, or the program broke off
     rival       one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have;
-                or compared, and ahead of the mean once each has all its own seeds. Of several the one ahead by most
+                or ahead of the mean, each with all its own seeds, if it was compared or if the chosen one collapsed on
+                some. Of several the one ahead by most
     tried       all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
     """
 
@@ -139,6 +142,12 @@ def reported(run: RunRecord) -> float:
     return run.scores["selected"][run.scores["reported"]]
 
 
+def has_collapsed(run: RunRecord) -> bool | None:
+    """Whether the last epoch's model gives all rows (nearly) the same; none where the record does not tell."""
+    spread = run.scores["last"].get("spread")
+    return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
+
+
 def lower_is_better(run: RunRecord) -> bool:
     """Whether the reported figure is an error; if not, it is a fraction of what could be reached."""
     return run.scores.get("lower_is_better", False)
@@ -198,8 +207,6 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
 
     best = max(compared, key=lambda lr: (criterion(lr), -lr))
     left = by_lr.keys() - compared.keys()
-    others = by_lr.keys() - {best}
-    leads = {lr: lead for lr in others if (lead := _lead(by_lr[lr], by_lr[best], paired=lr in left)) > 0}
     return Cell(
         runs=tuple(run for _, run in sorted(compared[best].items())),
         lr=best,
@@ -207,7 +214,7 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
         shared=tuple(sorted(shared)),
         lrs_left=tuple(sorted(left)),
         lrs_failed=tuple(sorted({run.config["lr"] for run in failed})),
-        rival=max(leads, key=lambda lr: (leads[lr], -lr), default=None),
+        rival=_rival(by_lr, best, left),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
 
@@ -235,6 +242,16 @@ def _criterion(runs: Iterable[RunRecord]) -> float:
         CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if selects_by(run)[1] else 1) for run in runs
     )
     return mean if math.isfinite(mean) else -math.inf
+
+
+def _rival(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
+    """The learning rate that may have to take the best one's place, as `Cell` has it; ``left`` were not compared."""
+    breaks = any(map(has_collapsed, by_lr[best].values()))  # maybe on seeds that those left were not run with
+    leads: dict[float, float] = {}
+    for lr in by_lr.keys() - {best}:
+        ways = {True, not breaks} if lr in left else {False}
+        leads[lr] = max(_lead(by_lr[lr], by_lr[best], paired=paired) for paired in ways)
+    return max((lr for lr in leads if leads[lr] > 0), key=lambda lr: (leads[lr], -lr), default=None)
 
 
 def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord], *, paired: bool) -> float:

@@ -4,8 +4,7 @@ import statistics
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.by_lr import Told, table_by_lr
-from rosa_bench.report.collapses import has_collapsed
-from rosa_bench.report.select import Group
+from rosa_bench.report.select import Group, has_collapsed
 from rosa_bench.report.table import Entry, Table
 
 INTRO = [

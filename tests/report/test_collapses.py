@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from rosa_bench.record import RunRecord
-from rosa_bench.report.collapses import build, has_collapsed
-from rosa_bench.report.select import select
+from rosa_bench.report.collapses import build
+from rosa_bench.report.select import has_collapsed, select
 
 MakeRecord = Callable[..., RunRecord]
 Spreading = Callable[..., RunRecord]

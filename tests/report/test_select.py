@@ -119,6 +119,19 @@ def test_a_compared_one_is_a_rival_by_all_its_seeds(
     assert (cell.lr, cell.lrs, cell.rival) == (1e-3, (1e-3, 1e-2), rival)
 
 
+@pytest.mark.parametrize(("collapsed", "rival"), [(True, 1e-4), (False, None)])
+def test_where_the_chosen_one_collapsed_all_its_seeds_count(
+    over_seeds: OverSeeds, collapsed: bool, rival: float | None
+) -> None:
+    """It collapsed on seeds that the other ones were not run with, so where both were run does not tell."""
+    chosen = over_seeds([0.8, 0.2, 0.2], "lr=1e-3")
+    for run in chosen:
+        run.scores["last"]["spread"] = 0.0 if collapsed and run.config["seed"] else 0.9
+    others = [*over_seeds([0.7], "lr=1e-4"), *over_seeds([0.6], "lr=1e-5"), *over_seeds([0.1], "lr=1e-2")]
+    cell = only_cell([*chosen, *others])
+    assert (cell.lr, cell.rival) == (1e-3, rival)
+
+
 @pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
 def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_end: bool) -> None:
     runs = [run for lr in (1e-4, 1e-3, 1e-2) for run in over_seeds([0.9 if lr == best else 0.5], f"lr={lr}")]
