@@ -298,14 +298,10 @@ def _score(arguments: list[str]) -> None:
 
 @dataclass
 class NextOptions:
-    """``rosa-bench next``: from which results, of which names (several with commas), up to how many seeds."""
+    """``rosa-bench next``: from which results, and up to how many seeds."""
 
     results_dir: str = "results"
     seeds: int = 5
-    task: str | None = None
-    model: str | None = None
-    method: str | None = None
-    protocol: str | None = None
 
 
 def _next(arguments: list[str]) -> None:
@@ -314,19 +310,26 @@ def _next(arguments: list[str]) -> None:
 
     from rosa_bench.record import load_records
     from rosa_bench.report.next import next_commands
+    from rosa_bench.report.question import tells_runs_apart, value_of, values_of
     from rosa_bench.report.tables import tabled
+    from rosa_bench.sweep import composing
 
-    names = vars(NextOptions())
-    own = [argument for argument in arguments if argument.partition("=")[0] in names or "=" not in argument]
+    bare = [argument for argument in arguments if "=" not in argument]  # mistakes, told beside the keys there are
+    own, others = _split(arguments, lambda key: key in {*vars(NextOptions()), *bare})
     options = _options(NextOptions, own)
     at_least("seeds", options.seeds, 1)
-    among = {group: set(given.split(",")) for group in GROUPS if (given := getattr(options, group))}
+    about, added = _split(others, tells_runs_apart)
+    among = values_of(about)
+    if itself := among.keys() & {"lr", "seed"}:
+        raise UserError(f"next says itself which lr and seed are wanted; leave out: {', '.join(sorted(itself))}")
     found = load_records(Path(options.results_dir).expanduser())
-    kept = [run for run in tabled(found) if all(run.config[group]["name"] in some for group, some in among.items())]
+    kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
-        of = "".join(f" of {group}={','.join(sorted(some))}" for group, some in among.items())
+        of = f" of {' '.join(about)}" if about else ""
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to go on from; run something first")
-    added = [argument for argument in arguments if argument not in own or argument.startswith("results_dir=")]
+    added += [argument for argument in own if argument.startswith("results_dir=")]
+    with composing() as composer:
+        composer.expand(added)  # a mistake in them is told here, not by every command
     for command in next_commands(kept, seeds=options.seeds, more=added):
         get_console().out(command, highlight=False)  # unlike print it takes it quietly if head has read enough
     found.remind()
@@ -350,9 +353,8 @@ def _compare(arguments: list[str]) -> None:
     from rosa_bench.report.tables import tabled
     from rosa_bench.report.terminal import show_sections
 
-    own = [argument for argument in arguments if argument.partition("=")[0] in vars(CompareOptions())]
-    options = _options(CompareOptions, own)
-    asked = question([argument for argument in arguments if argument not in own])
+    own, others = _split(arguments, lambda key: key in vars(CompareOptions()))
+    options, asked = _options(CompareOptions, own), question(others)
     found = load_records(Path(options.results_dir).expanduser())
     completed = [run for run in tabled(found) if run.status == "completed"]
     if not completed:
@@ -362,6 +364,12 @@ def _compare(arguments: list[str]) -> None:
     console.print(Text(HOW, style="dim"))
     show_sections(sections, console)
     found.remind()
+
+
+def _split(arguments: list[str], is_ours: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """``KEY=VALUE`` arguments whose keys are ours, and the others."""
+    ours = [argument for argument in arguments if is_ours(argument.partition("=")[0])]
+    return ours, [argument for argument in arguments if argument not in ours]
 
 
 def _options(kind: type, arguments: list[str]) -> Any:

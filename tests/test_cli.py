@@ -591,11 +591,29 @@ def test_next_prints_commands_that_run(rosa_bench: Callable[..., Outcome], tmp_p
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize(("meant", "ranks"), [
+    ("rank=2", ["rank=2"]),
+    ("method.rank=2,8", ["rank=2", "rank=8"]),
+    ("epochs=10", ["rank=2", "rank=8"]),
+])  # fmt: skip
+def test_next_is_of_the_runs_that_are_meant_and_adds_what_changes_no_figure(
+    rosa_bench: Callable[..., Outcome], here: Path, make_record: Callable[..., RunRecord], meant: str, ranks: list[str]
+) -> None:
+    for settings in (["method=lora", "rank=2"], ["method=lora", "rank=8"], ["method=ft", "epochs=3"]):
+        save_record(make_record(*settings), here / "results")
+    commands = [shlex.split(line) for line in rosa_bench("next", meant, "save_model=true").out.splitlines()]
+    assert [[word for word in command if word.startswith("rank=")] for command in commands] == [[it] for it in ranks]
+    assert all(command[-1] == "save_model=true" for command in commands)
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["seeds=many"], ["seeds", "many"]),
     (["seeds=0"], ["seeds=0", "at least 1"]),
     (["cola"], ["cola is not KEY=VALUE"]),
     (["task=col"], ["no runs of task=col"]),
+    (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),
+    (["lr=2e-3", "seed=1"], ["lr, seed", "leave out"]),
+    (["deivce=cpu"], ["deivce is not a setting"]),
     ([], ["results_dir=results", "no runs"]),
 ])  # fmt: skip
 def test_a_mistake_of_next_is_told(

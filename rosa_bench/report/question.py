@@ -1,14 +1,15 @@
-"""What ``rosa-bench compare`` is asked, as a command line says it, and which runs have a say in the answer."""
+"""What a command line says of runs that are there: which are meant, and what ``rosa-bench compare`` shall tell."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
+from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
-from rosa_bench.record import ADDED_SINCE, RunRecord
+from rosa_bench.record import ADDED_SINCE, NOT_IDENTITY, RunRecord, is_identity
 from rosa_bench.report.settings import GROUPS, METHOD, Deviation, frozen
 
 APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
@@ -53,10 +54,7 @@ def question(arguments: Sequence[str]) -> Question:
     """The question that a command line asks. Raises `UserError` unless some setting has several values."""
     if odd := [argument for argument in arguments if "=" not in argument]:
         raise UserError(f"{odd[0]} is not KEY=VALUE; a comparison is asked for as in: method=rosa,lora protocol=fair")
-    settings: dict[str, tuple[Hashable, ...]] = {}
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
-        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
-        settings[override.key_or_group] = tuple(map(_plain, values))
+    settings = values_of(arguments)
     compared = {key: values for key, values in settings.items() if len(values) > 1 and key not in APART}
     if not compared:
         raise UserError("nothing has several values; give them to what is to be compared, as in method=rosa,lora")
@@ -68,6 +66,21 @@ def question(arguments: Sequence[str]) -> Question:
         sides=tuple(dict.fromkeys(zip(*compared.values(), strict=True))),
         given={key: values for key, values in settings.items() if key not in compared},
     )
+
+
+def values_of(arguments: Sequence[str]) -> dict[str, tuple[Hashable, ...]]:
+    """The settings on a command line, by their dotted keys, each with its values."""
+    settings: dict[str, tuple[Hashable, ...]] = {}
+    for override in OverridesParser.create().parse_overrides(list(arguments)):
+        values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+        settings[override.key_or_group] = tuple(map(_plain, values))
+    return settings
+
+
+def tells_runs_apart(key: str) -> bool:
+    """Whether runs with other values of a setting are other runs; if not, it only says where and how they are made."""
+    known = {field.name for field in fields(RunConfig)}
+    return key == "rank" or (key.partition(".")[0] in known and key not in NOT_IDENTITY and is_identity(key))
 
 
 def value_of(run: RunRecord, key: str) -> Any:
