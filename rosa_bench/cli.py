@@ -356,10 +356,10 @@ def _compare(arguments: list[str]) -> None:
     own, others = _split(arguments, lambda key: key in vars(CompareOptions()))
     options, asked = _options(CompareOptions, own), question(others)
     found = load_records(Path(options.results_dir).expanduser())
-    completed = [run for run in tabled(found) if run.status == "completed"]
-    if not completed:
+    runs = tabled(found)
+    if not any(run.status == "completed" for run in runs):
         raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
-    sections = compare(asked, completed)
+    sections = compare(asked, runs)
     console = get_console()
     console.print(Text(HOW, style="dim"))
     show_sections(sections, console)

@@ -17,6 +17,10 @@ SELECTION = {
     "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
     "validation": "{what} by dev itself, as in the paper: the best of many flatters",
 }
+# Marks on figures whose learning rate is open to doubt, and what is said of them below.
+AT_AN_END, UNSETTLED = "‡", "§"
+END_NOTE = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
+UNSETTLED_NOTE = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: "
 
 
 def heading(group: Group) -> str:

@@ -7,7 +7,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.published import PublishedTable
-from rosa_bench.report.select import Cell, Group
+from rosa_bench.report.select import Cell, Group, open_ended
 from rosa_bench.report.settings import Variant
 from rosa_bench.report.statistics import Difference, paired
 
@@ -54,10 +54,8 @@ class Grid:
 
     @cached_property
     def open_ended(self) -> set[tuple[Variant, str]]:
-        """Where any had a choice: the figures whose learning rate is at an end of those tried, or the only one."""
-        cells = self.group.cells
-        tuned = any(len(cell.lrs) > 1 for cell in cells.values())
-        return {place for place, cell in cells.items() if tuned and not cell.is_inside}
+        """The figures beyond whose learning rate another may be better."""
+        return open_ended(self.group.cells)
 
     @cached_property
     def leaders(self) -> dict[str, Variant | None]:

@@ -4,7 +4,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from rosa_bench.record import RunRecord
-from rosa_bench.report.facts import facts, heading, numbered_notes
+from rosa_bench.report.facts import (
+    AT_AN_END,
+    END_NOTE,
+    UNSETTLED,
+    UNSETTLED_NOTE,
+    facts,
+    heading,
+    numbered_notes,
+)
 from rosa_bench.report.grid import Grid, grid_of
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.select import Cell, Group
@@ -14,7 +22,7 @@ from rosa_bench.report.table import Column, Contrast, Entry, Line, Section, Tabl
 from rosa_bench.report.text import parameters, percent, probability, signed
 from rosa_bench.report.tidy import tidy_rows
 
-LEFT_OUT, AT_AN_END, UNSETTLED, FAILED = "†", "‡", "§", "¶"
+LEFT_OUT, FAILED = "†", "¶"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
 INTRO = [
     "Each cell: ours / the paper's, {scored} scores times 100. "
@@ -224,15 +232,13 @@ def _left_out(grid: Grid) -> list[str]:
 
 def _at_an_end(grid: Grid) -> list[str]:
     """The note on learning rates beyond which none was tried."""
-    said = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
-    return [said] if grid.open_ended else []
+    return [END_NOTE] if grid.open_ended else []
 
 
 def _unsettled(grid: Grid) -> list[str]:
     """The note on learning rates that may have to take the chosen one's place."""
     which = _lrs(grid, lambda cell: () if cell.rival is None else (cell.rival,))
-    said = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: {which}"
-    return [said] if which else []
+    return [f"{UNSETTLED_NOTE}{which}"] if which else []
 
 
 def _failed(grid: Grid) -> list[str]:

@@ -9,10 +9,10 @@ is the paper's way: the maximum over learning rates and epochs.
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from rosa_bench.record import NOT_IDENTITY_OF, RunRecord
 from rosa_bench.report.settings import Setting, Variant, frozen, setting_of, variant_of
@@ -24,6 +24,8 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
     "validation_split": lambda scores: scores["selection_score"],
     "validation": lambda scores: scores["selected"][scores["reported"]],
 }
+Key = TypeVar("Key", bound=Hashable)
+COUNTED = ("completed", "failed")  # a run that was interrupted says nothing yet
 # Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
 LEAST_SPREAD = 0.05
 
@@ -171,7 +173,7 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
     """
     by_task: dict[tuple[Setting, str], list[RunRecord]] = defaultdict(list)
     for record in records:
-        if record.status in ("completed", "failed"):
+        if record.status in COUNTED:
             by_task[setting_of(record), record.config["task"]["name"]].append(record)
 
     groups: dict[tuple[Setting, int], dict[tuple[Variant, str], Cell]] = defaultdict(dict)
@@ -181,10 +183,17 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
             for run in same_data:
                 by_variant[variant_of(run)].append(run)
             for variant, some in by_variant.items():
-                if completed := [run for run in some if run.status == "completed"]:
-                    failed = [run for run in some if run.status == "failed"]
-                    groups[setting, number][variant, task] = choose(completed, failed)
+                if cell := cell_of(some):
+                    groups[setting, number][variant, task] = cell
     return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]
+
+
+def cell_of(runs: Iterable[RunRecord]) -> Cell | None:
+    """As `choose`, out of ``runs`` of every status; none if none is completed."""
+    by_status: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        by_status[run.status].append(run)
+    return choose(by_status["completed"], by_status["failed"]) if by_status["completed"] else None
 
 
 def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
@@ -217,6 +226,12 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
         rival=_rival(by_lr, best, left),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
+
+
+def open_ended(cells: Mapping[Key, Cell]) -> set[Key]:
+    """Where any had a choice: those whose learning rate is at an end of the ones tried, or the only one."""
+    tuned = any(len(cell.lrs) > 1 for cell in cells.values())
+    return {key for key, cell in cells.items() if tuned and not cell.is_inside}
 
 
 def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:

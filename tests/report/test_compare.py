@@ -137,12 +137,30 @@ def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSe
     runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
     [chosen] = sections("method=ft,lora", runs)
     assert told(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
-    assert asked_and_chosen(chosen) == {"lr of ft": "0.001 on CoLA", "lr of lora": "0.0001 on CoLA"}
+    assert asked_and_chosen(chosen) == {"lr of ft": "0.001 on CoLA‡", "lr of lora": "0.0001 on CoLA‡"}
     [given] = sections("method=ft,lora lr=1e-4", runs)
     assert told(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
     assert asked_and_chosen(given) == {"Of runs with": "lr=0.0001"}
     [between] = sections("lr=1e-3,1e-4 method=ft", runs)
     assert told(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
+
+
+def test_a_doubtful_learning_rate_is_marked_as_in_the_tables(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    lora = [*over_seeds([0.5] * 2, "method=lora", "lr=2e-3"), *over_seeds([0.6], "method=lora", "lr=6e-3")]
+    rosa = [*over_seeds([0.5] * 2, "method=rosa", "lr=2e-3"), *over_seeds([0.4] * 2, "method=rosa", "lr=6e-4")]
+    failed = make_record("method=rosa", "lr=6e-3", status="failed", scores={})
+    title = lora[0].config["task"]["title"]
+    for more, mark in (([], "‡"), ([failed], "")):
+        [section] = sections("method=rosa,lora", [*rosa, *more, *lora])
+        assert section.facts["lr of rosa"] == f"0.002 on {title}{mark}"
+        assert section.facts["lr of lora"] == f"0.002 on {title}‡§"
+        at_an_end, unsettled = section.notes
+        assert (at_an_end[0], unsettled[0], unsettled[-len(title) - 14 :]) == ("‡", "§", f"lora 0.006 on {title}")
+    settled = [*lora, *over_seeds([0.1], "method=lora", "lr=6e-4"), *over_seeds([0.1] * 2, "method=lora", "lr=6e-3")]
+    [section] = sections("method=rosa,lora", [*rosa, failed, *settled])
+    assert (section.facts["lr of lora"], section.notes) == (f"0.002 on {title}", [])
+    [given] = sections("method=rosa,lora lr=2e-3", [*rosa, *lora])
+    assert given.notes == []
 
 
 def test_what_a_method_was_changed_in_must_be_asked_for(over_seeds: OverSeeds, never: OverSeeds) -> None:
