@@ -17,6 +17,8 @@ from rosa_bench.shape import MAYBE_TEXT, NUMBER, misfit
 log = logging.getLogger(__name__)
 
 SCHEMA = 1
+# Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
+LEAST_SPREAD = 0.05
 # Settings that cannot change a figure. `rank` counts through the method, where that has one.
 NOT_IDENTITY = (
     "rank",
@@ -154,6 +156,12 @@ class RunRecord:
     def path_name(self) -> str:
         """The file's name in ``results/runs``."""
         return f"{self.id}.json"
+
+    @property
+    def has_collapsed(self) -> bool | None:
+        """Whether the last epoch's model gives all rows (nearly) the same; none where the run does not tell."""
+        spread = self.scores["last"].get("spread")
+        return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
 
 
 def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str, precision: str) -> dict[str, Any]:

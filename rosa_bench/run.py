@@ -308,3 +308,7 @@ def say_end(setup: Setup, record: RunRecord) -> None:
         reported, times * selected, scores["selected"]["epoch"], scores["last"]["epoch"], times * last,
         record.time_s["total"], runs_folder(setup.results_dir) / record.path_name,
     )  # fmt: skip
+    if record.has_collapsed:
+        log.warning(
+            "the last epoch's model gives all rows the same answer: too great a learning rate, or too few steps"
+        )

@@ -26,7 +26,7 @@ from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
 from rosa_bench.problems import Problem, prepare
 from rosa_bench.record import RunRecord, load_record, load_records
-from rosa_bench.run import run
+from rosa_bench.run import run, say_end
 from rosa_bench.setup import Setup, set_up
 from rosa_bench.standing import standing
 from rosa_bench.train import TrainingFailedError
@@ -221,6 +221,18 @@ def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: Mak
 
 
 # Runs that break off
+
+
+def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
+    make_setup: MakeSetup, caplog: pytest.LogCaptureFixture
+) -> None:
+    setup = make_setup()
+    record = run(setup)
+    for spread in (0.0, 0.9):
+        caplog.clear()
+        record.scores["last"]["spread"] = spread
+        say_end(setup, record)
+        assert ("the same answer" in caplog.text) is (spread == 0)
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:

@@ -1,8 +1,8 @@
 """Beyond the paper: how many runs ended by giving all rows the same, by method and learning rate."""
 
-from rosa_bench.record import RunRecord
+from rosa_bench.record import LEAST_SPREAD, RunRecord
 from rosa_bench.report.by_lr import Told, table_by_lr
-from rosa_bench.report.select import LEAST_SPREAD, Group, has_collapsed
+from rosa_bench.report.select import Group
 from rosa_bench.report.table import Entry, Table
 
 INTRO = [
@@ -20,7 +20,7 @@ def build(groups: list[Group]) -> Table:
 
 
 def _told(runs: list[RunRecord]) -> Told | None:
-    told = [collapsed for run in runs if (collapsed := has_collapsed(run)) is not None]
+    told = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
     if not told:
         return None
     return Told(

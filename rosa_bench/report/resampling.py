@@ -18,7 +18,7 @@ from rosa_bench.report.curves import (
 )
 from rosa_bench.report.figure import STYLE, Drawing
 from rosa_bench.report.grid import BASELINE
-from rosa_bench.report.select import Cell, Group, has_collapsed
+from rosa_bench.report.select import Cell, Group
 from rosa_bench.report.settings import Variant
 
 PERIOD = "method.resample_every"
@@ -89,7 +89,7 @@ def _losses(cell: Cell) -> dict[tuple[float, int], list[float]]:
     return {
         (run.config["lr"], run.config["seed"]): [epoch["train_loss"] for epoch in run.scores["epochs"]]
         for run in cell.tried
-        if run.scores["epochs"] and not has_collapsed(run)
+        if run.scores["epochs"] and not run.has_collapsed
     }
 
 

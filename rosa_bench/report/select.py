@@ -26,8 +26,6 @@ CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
 }
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # a run that was interrupted says nothing yet
-# Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
-LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,12 +142,6 @@ def reported(run: RunRecord) -> float:
     return run.scores["selected"][run.scores["reported"]]
 
 
-def has_collapsed(run: RunRecord) -> bool | None:
-    """Whether the last epoch's model gives all rows (nearly) the same; none where the record does not tell."""
-    spread = run.scores["last"].get("spread")
-    return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
-
-
 def lower_is_better(run: RunRecord) -> bool:
     """Whether the reported figure is an error; if not, it is a fraction of what could be reached."""
     return run.scores.get("lower_is_better", False)
@@ -261,7 +253,7 @@ def _criterion(runs: Iterable[RunRecord]) -> float:
 
 def _rival(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
     """The learning rate that may have to take the best one's place, as `Cell` has it; ``left`` were not compared."""
-    breaks = any(map(has_collapsed, by_lr[best].values()))  # maybe on seeds that those left were not run with
+    breaks = any(run.has_collapsed for run in by_lr[best].values())  # maybe on seeds that those left were not run with
     leads: dict[float, float] = {}
     for lr in by_lr.keys() - {best}:
         ways = {True, not breaks} if lr in left else {False}

@@ -4,7 +4,7 @@ import statistics
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.by_lr import Told, table_by_lr
-from rosa_bench.report.select import Group, has_collapsed
+from rosa_bench.report.select import Group
 from rosa_bench.report.table import Entry, Table
 
 INTRO = [
@@ -26,14 +26,14 @@ def _told(runs: list[RunRecord]) -> Told | None:
     runs = [run for run in runs if run.scores["epochs"]]
     if not runs:
         return None
-    fitted = [_loss(run) for run in runs if not has_collapsed(run)]
+    fitted = [_loss(run) for run in runs if not run.has_collapsed]
     spread = f"{statistics.stdev(fitted):.3f}" if len(fitted) > 1 else None
     mean = Entry(mean=f"{statistics.fmean(fitted):.3f}", spread=spread, count=len(fitted)) if fitted else None
     return Told(entry=mean or Entry(mean="collapsed"), tidy=[_tidy(run) for run in runs])
 
 
 def _tidy(run: RunRecord) -> dict[str, str]:
-    collapsed = has_collapsed(run)
+    collapsed = run.has_collapsed
     return {
         "seed": str(run.config["seed"]),
         "train_loss": repr(_loss(run)),

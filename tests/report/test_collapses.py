@@ -5,7 +5,7 @@ import pytest
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.collapses import build
-from rosa_bench.report.select import has_collapsed, select
+from rosa_bench.report.select import select
 
 MakeRecord = Callable[..., RunRecord]
 Spreading = Callable[..., RunRecord]
@@ -32,7 +32,7 @@ def spreading(make_record: MakeRecord) -> Spreading:
 def test_a_run_has_collapsed_if_its_last_predictions_do_not_spread(
     spreading: Spreading, spread: float | None, collapsed: bool | None
 ) -> None:
-    assert has_collapsed(spreading(spread)) is collapsed
+    assert spreading(spread).has_collapsed is collapsed
 
 
 def test_they_are_counted_by_method_learning_rate_and_task(spreading: Spreading) -> None:
