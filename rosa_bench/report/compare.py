@@ -52,9 +52,10 @@ def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
         setting = setting_of(run)
         if not setting.is_timed and not asked.not_asked(variant_of(run).changes):
             places[replace(setting, deviations=asked.not_asked(setting.deviations))].append(run)
+    count = Counter(place.distance for place, here in places.items() for _ in here)
     sections = [
         section
-        for place, here in sorted(places.items(), key=lambda item: _order(item[0]))
+        for place, here in sorted(places.items(), key=lambda item: _order(item[0], count))
         for rank, some in _by_rank(asked, here)
         if (section := _section(asked, place, rank, some))
     ]
@@ -74,9 +75,9 @@ def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> N
         raise UserError(f"no run has {key}={words(absent[0])}; there are: {have}")
 
 
-def _order(place: Setting) -> tuple[int, str, str]:
-    """The nearest to its protocol first."""
-    return len(place.deviations), place.model, place.protocol
+def _order(place: Setting, runs: Mapping[tuple[int, str], int]) -> tuple[int, int, str, str]:
+    """The nearest to its protocol first, then the model with the most runs."""
+    return len(place.deviations), -runs[place.distance], place.model, place.protocol
 
 
 def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:

@@ -99,16 +99,13 @@ def panels_of(
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
 
-    def setting(panel: Panel) -> tuple[int, str]:
-        return len(panel.group.setting.deviations), panel.group.setting.model
-
-    of_setting = Counter(setting(panel) for panel in panels for _ in panel.runs)
-    of_task = Counter((setting(panel), panel.task) for panel in panels for _ in panel.runs)
+    at_distance = Counter(panel.group.setting.distance for panel in panels for _ in panel.runs)
+    of_task = Counter((panel.group.setting.distance, panel.task) for panel in panels for _ in panel.runs)
 
     def place(panel: Panel) -> tuple:
-        changed, model = setting(panel)
-        task = panel.task != FIRST_TASK, -of_task[setting(panel), panel.task], panel.task
-        return changed, -of_setting[changed, model], task, -len(panel.runs), panel.title, panel.run.id
+        distance = panel.group.setting.distance
+        task = panel.task != FIRST_TASK, -of_task[distance, panel.task], panel.task
+        return distance[0], -at_distance[distance], task, -len(panel.runs), panel.title, panel.run.id
 
     return sorted(panels, key=place)[:most]
 

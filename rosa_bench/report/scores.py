@@ -1,7 +1,7 @@
 """Tables of scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 3, 4 and 5 have this form."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report.facts import (
@@ -59,7 +59,8 @@ def score_table(
     """
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
-    ordered = sorted(untimed, key=lambda group: _order(group, published))
+    runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
+    ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
     sections = [_section(grid, published, beside(grid)) for grid in grids]
     compared = [COMPARED] if any(section.contrasts for section in sections) else []
@@ -123,12 +124,12 @@ def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]
     return found
 
 
-def _order(group: Group, published: PublishedTable) -> tuple:
-    """Settings with the paper's tasks come first, then those nearest to their protocol."""
+def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str], int]) -> tuple:
+    """Settings with the paper's tasks come first, then those nearest to their protocol, of the model with most runs."""
     setting = group.setting
     return (
         not set(group.tasks) & set(published.columns),
-        len(setting.deviations),
+        *(len(setting.deviations), -runs[setting.distance]),
         *(setting.model, setting.protocol, setting.device, setting.precision),
         heading(group),
     )

@@ -58,6 +58,11 @@ class Setting:
     deviations: tuple[Deviation, ...]
 
     @property
+    def distance(self) -> tuple[int, str]:
+        """How far from its protocol, with which model: the nearest come first, then the model with the most runs."""
+        return len(self.deviations), self.model
+
+    @property
     def is_timed(self) -> bool:
         """Whether its runs were made for Table 1: padding all batches alike costs time, and changes no score."""
         return any(change.key == "pad_to_max" for change in self.deviations)

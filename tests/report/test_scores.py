@@ -39,6 +39,22 @@ def test_the_papers_rows_and_columns_stand_first_and_stay(make_record: MakeRecor
     assert [column.paper for column in section.columns] == [True] * 9 + [False]
 
 
+def test_the_nearest_to_its_protocol_stands_first_then_the_model_with_the_most_runs(over_seeds: OverSeeds) -> None:
+    short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
+    records = [
+        *over_seeds([0.5], "model=minilm"),
+        *over_seeds([0.5] * 9, "model=minilm", "epochs=1", **short),
+        *over_seeds([0.5], "model=mpnet_base", "protocol=fair"),
+        *over_seeds([0.5], "model=mpnet_base", "protocol=paper"),
+    ]
+    assert [section.heading for section in table_of(records).sections] == [
+        "MPNet-base, protocol fair, cuda bfloat16",
+        "MPNet-base, protocol paper, cuda bfloat16",
+        "MiniLM-L6, protocol paper, cuda bfloat16",
+        "MiniLM-L6, protocol paper, cuda bfloat16, epochs=1",
+    ]
+
+
 def test_ours_stands_beside_the_papers(over_seeds: OverSeeds) -> None:
     section = section_of(over_seeds([0.53, 0.54, 0.558], "task=cola", "method=lora"))
     expected = Entry(mean="54.3", spread="1.4", count=3, paper="54.27")
