@@ -322,14 +322,14 @@ def _next(arguments: list[str]) -> None:
     among = values_of(about)
     if itself := among.keys() & {"lr", "seed"}:
         raise UserError(f"next says itself which lr and seed are wanted; leave out: {', '.join(sorted(itself))}")
+    with composing() as composer:
+        composer.expand(added)  # a mistake in them is told here, not by every command
     found = load_records(Path(options.results_dir).expanduser())
     kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to go on from; run something first")
     added += [argument for argument in own if argument.startswith("results_dir=")]
-    with composing() as composer:
-        composer.expand(added)  # a mistake in them is told here, not by every command
     for command in next_commands(kept, seeds=options.seeds, more=added):
         get_console().out(command, highlight=False)  # unlike print it takes it quietly if head has read enough
     found.remind()

@@ -160,7 +160,7 @@ class RunRecord:
     @property
     def has_collapsed(self) -> bool | None:
         """Whether the last epoch's model gives all rows (nearly) the same; none where the run does not tell."""
-        spread = self.scores["last"].get("spread")
+        spread = self.scores.get("last", {}).get("spread")
         return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
 
 
@@ -181,9 +181,9 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
 
 
 def is_identity(key: str) -> bool:
-    """Whether a setting inside a group, by its dotted key, can change a figure."""
+    """Whether a setting, by its dotted key, can change a figure; of ``rank`` its method's says so."""
     group, *rest = key.split(".")
-    return not rest or rest[0] not in NOT_IDENTITY_OF.get(group, ())
+    return group not in NOT_IDENTITY and (not rest or rest[0] not in NOT_IDENTITY_OF.get(group, ()))
 
 
 def run_id(config: RunConfig, identity: dict[str, Any]) -> str:

@@ -601,9 +601,10 @@ def test_next_is_of_the_runs_that_are_meant_and_adds_what_changes_no_figure(
 ) -> None:
     for settings in (["method=lora", "rank=2"], ["method=lora", "rank=8"], ["method=ft", "epochs=3"]):
         save_record(make_record(*settings), here / "results")
-    commands = [shlex.split(line) for line in rosa_bench("next", meant, "save_model=true").out.splitlines()]
+    more = ["logger=tensorboard", "logger.folder=runs", "save_model=true"]
+    commands = [shlex.split(line) for line in rosa_bench("next", meant, *more).out.splitlines()]
     assert [[word for word in command if word.startswith("rank=")] for command in commands] == [[it] for it in ranks]
-    assert all(command[-1] == "save_model=true" for command in commands)
+    assert all(command[-3:] == more for command in commands)
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

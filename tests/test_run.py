@@ -220,9 +220,6 @@ def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: Mak
     assert on_dev[0] != on_dev[1]
 
 
-# Runs that break off
-
-
 def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
     make_setup: MakeSetup, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -233,6 +230,9 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
         record.scores["last"]["spread"] = spread
         say_end(setup, record)
         assert ("the same answer" in caplog.text) is (spread == 0)
+
+
+# Runs that break off
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:

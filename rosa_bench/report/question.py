@@ -9,7 +9,7 @@ from hydra.core.override_parser.types import QuotedString
 
 from rosa_bench.config import RunConfig
 from rosa_bench.errors import UserError
-from rosa_bench.record import ADDED_SINCE, NOT_IDENTITY, RunRecord, is_identity
+from rosa_bench.record import ADDED_SINCE, RunRecord, is_identity
 from rosa_bench.report.settings import GROUPS, METHOD, Deviation, frozen
 
 APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
@@ -80,7 +80,7 @@ def values_of(arguments: Sequence[str]) -> dict[str, tuple[Hashable, ...]]:
 def tells_runs_apart(key: str) -> bool:
     """Whether runs with other values of a setting are other runs; if not, it only says where and how they are made."""
     known = {field.name for field in fields(RunConfig)}
-    return key == "rank" or (key.partition(".")[0] in known and key not in NOT_IDENTITY and is_identity(key))
+    return key == "rank" or (key.partition(".")[0] in known and is_identity(key))
 
 
 def value_of(run: RunRecord, key: str) -> Any:

@@ -186,11 +186,7 @@ def test_each_setting_stands_by_itself_the_nearest_to_the_protocol_first(over_se
     assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
     other = [run for name in ("rosa", "lora") for run in over_seeds([0.5] * 2, f"method={name}", "model=minilm")]
     models = [section.facts["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
-    assert models == [
-        "MiniLM-L6",
-        "RoBERTa-base;",
-        "RoBERTa-base;",
-    ]  # the model with the most runs before the other one
+    assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the one with the most runs first
     [asked] = sections("method=rosa,lora epochs=1", runs)
     assert told(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
     [between] = sections("epochs=1,10 method=lora", runs)
