@@ -26,6 +26,7 @@ from rosa_bench.generations import Generation
 from rosa_bench.generations import save as save_generations
 from rosa_bench.graphs import Replay, replaying
 from rosa_bench.measure import Meter, release_unused
+from rosa_bench.models.attention import sound_kernels
 from rosa_bench.problems import Problem, Result, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.record import RunRecord, public_config, runs_folder, save_record
@@ -157,9 +158,10 @@ def train_and_score(
 
 @contextmanager
 def fast(model: PreTrainedModel, setup: Setup) -> Iterator[Replay]:
-    """Inside the block passes through the model take the fastest way there is here, and whole steps can be replayed."""
+    """Inside the block passes through the model take the fastest sound way, and whole steps can be replayed."""
     config, device = setup.config, setup.device
     with (
+        sound_kernels(),
         replaying(device, config.cuda_graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
         formed_together(model, largest=LARGEST if device.type == "cuda" else 0),
         compiled(model, config.compile),

@@ -235,6 +235,21 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
 # Runs that break off
 
 
+def test_attention_is_computed_by_kernels_with_right_gradients(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend, cudnn = functional.scaled_dot_product_attention, []
+
+    def noting(*args: Any, **options: Any) -> torch.Tensor:
+        cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noting)
+    run(make_setup())
+    assert cudnn
+    assert not any(cudnn)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
     setup = make_setup("lr=1e30")
     with pytest.raises(TrainingFailedError, match=r"training loss is (nan|inf) at step \d+"):

@@ -7,6 +7,8 @@ and memory. And it is a mask of truth values, which every layer turns into numbe
 has no mask, as it comes from `rosa_bench.data.batches`, and any other one is turned into numbers once.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 from typing import Any
 
@@ -39,6 +41,22 @@ def use_fast_attention(model: PreTrainedModel) -> None:
     for module in model.modules():
         if hasattr(module, "compute_position_bias"):  # a method of its own, so that a copy of the model has its own too
             module.compute_position_bias = MethodType(position_bias_in_place, module)  # pyright: ignore[reportArgumentType]
+
+
+@contextmanager
+def sound_kernels() -> Iterator[None]:
+    """Inside the block attention is computed by any kernel but cuDNN's, whose gradients are NaN for some batches.
+
+    PyTorch 2.11 to 2.13 prefers that one on Hopper GPUs. Its backward pass overflows where there is a mask, the length
+    is 64 more than a multiple of 128, and all that a query may see scores below -88 (PyTorch's issue 196678): at a high
+    learning rate a single such batch ends the run.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
 
 
 def position_bias_in_place(module: nn.Module, *args: Any, **options: Any) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +28,7 @@ from transformers.masking_utils import (
 )
 
 from rosa_bench.models import attention
-from rosa_bench.models.attention import NAME, bias_mask, use_fast_attention
+from rosa_bench.models.attention import NAME, bias_mask, sound_kernels, use_fast_attention
 
 TinyModel = Callable[..., PreTrainedModel]
 
@@ -379,3 +381,53 @@ def test_a_saved_model_is_an_ordinary_one(tiny_model: TinyModel, tmp_path: Path,
     shown = slice(None) if name in ENCODERS else padded("right").bool()
     found, expected = logits(loaded, padded("right"))[shown], logits(model, padded("right"))[shown]
     torch.testing.assert_close(found, expected)
+
+
+# Which kernels
+
+
+@pytest.fixture
+def cudnn_allowed() -> Iterator[Callable[[bool], None]]:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    yield torch.backends.cuda.enable_cudnn_sdp
+    torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cudnn_attends_not_in_the_block_and_then_as_before(cudnn_allowed: Callable[[bool], None], before: bool) -> None:
+    cudnn_allowed(before)
+    others = [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()]
+    with sound_kernels():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+        assert [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()] == others
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+    with pytest.raises(ZeroDivisionError), sound_kernels():
+        raise ZeroDivisionError
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("length", [64, 96, 128, 192, 320])
+@pytest.mark.parametrize("score", [0.0, -120.0])
+def test_gradients_are_right_however_low_all_scores_are(length: int, score: float) -> None:
+    width, generator = 64, torch.Generator().manual_seed(length)
+    query, key, value, above = (
+        torch.randn(2, 3, length, width, generator=generator).to("cuda", torch.bfloat16) for _ in range(4)
+    )
+    query[..., 0], key[..., 0] = 1, score * math.sqrt(width)  # added to what any query has for any key
+    seen = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
+    mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device="cuda").masked_fill(~seen, -1e38)[None, None]
+
+    def gradients(dtype: torch.dtype) -> list[Tensor]:
+        inputs = [tensor.to(dtype, copy=True).requires_grad_() for tensor in (query, key, value)]
+        functional.scaled_dot_product_attention(*inputs, attn_mask=mask.to(dtype)).backward(above.to(dtype))
+        return [tensor.grad.float() for tensor in inputs if tensor.grad is not None]
+
+    with sound_kernels():
+        found = gradients(torch.bfloat16)
+    with sdpa_kernel(SDPBackend.MATH):
+        expected = gradients(torch.float32)
+    for one, other in zip(found, expected, strict=True):
+        assert one.isfinite().all()
+        # But for the first column, in which the query's gradient is the rounding of a sum to 0, times the key's 960.
+        torch.testing.assert_close(one[..., 1:], other[..., 1:], rtol=5e-2, atol=5e-2)
