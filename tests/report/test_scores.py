@@ -115,13 +115,13 @@ def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> N
     some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
     told = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
     section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
-    assert entry(section, "FT", "CoLA").mark == "†"
-    assert entry(section, "LoRA (r=8)", "CoLA").mark == ""
-    assert section.notes == [told]
+    assert entry(section, "FT", "CoLA").mark == "†‡"  # an end too: one that was not compared was tried
+    assert entry(section, "LoRA (r=8)", "CoLA").mark == "‡"
+    assert section.notes == [told, OPEN_ENDED]
     better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
     unsettled = "§ not settled: ahead where both were run, or of the mean over all its seeds: FT 0.02 on CoLA"
-    assert better.notes == [told, unsettled]
-    assert entry(better, "FT", "CoLA").mark == "†§"
+    assert better.notes == [told, OPEN_ENDED, unsettled]
+    assert entry(better, "FT", "CoLA").mark == "†‡§"
 
 
 def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:

@@ -138,6 +138,8 @@ def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_e
     cell = only_cell(runs)
     assert (cell.lr, cell.at_an_end, list(cell.by_lr)) == (best, at_an_end, [1e-4, 1e-3, 1e-2])
     assert not only_cell(runs[:1]).at_an_end
+    fewer_seeds = over_seeds([0.1], f"lr={10 * best}")
+    assert only_cell([*over_seeds([0.9] * 2, f"lr={best}"), *fewer_seeds]).at_an_end
 
 
 @pytest.mark.parametrize(("beyond", "rival"), [(0.1, None), (0.7, 1e-2)])
