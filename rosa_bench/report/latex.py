@@ -9,7 +9,8 @@ CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
 SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''",
-    "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "–": "--", "†": r"$^\dagger$", "³": r"\textsuperscript{3}",
+    "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "–": "--", "³": r"\textsuperscript{3}",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"\textsuperscript{\S}", "¶": r"\textsuperscript{\P}",
 })  # fmt: skip
 
 

@@ -11,8 +11,10 @@ from rich.console import Console
 
 from rosa_bench.record import RunRecord
 from rosa_bench.report import table2
+from rosa_bench.report.facts import AT_AN_END, UNSETTLED
 from rosa_bench.report.latex import escape, latex
 from rosa_bench.report.markdown import entry_text, markdown
+from rosa_bench.report.scores import FAILED, LEFT_OUT
 from rosa_bench.report.select import select
 from rosa_bench.report.table import Column, Entry, Table
 from rosa_bench.report.tables import tidy_csv
@@ -59,10 +61,10 @@ def test_markdown_cells(table: Table) -> None:
     shown = {
         row[0].strip(): dict(zip([cell.strip() for cell in head], map(str.strip, row), strict=True)) for row in rows
     }
-    assert shown["ROSA (r=8)"]["RTE"] == "**62.0** ± 1.0 (3) / 72.56"
-    assert shown["ROSA (r=8)"]["WiC"] == "62.0 ± 1.0 (3)"
-    assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2)† / 53.42"
-    assert shown["BitFit"]["CoLA"] == "-2.1 (1) / –"
+    assert shown["ROSA (r=8)"]["RTE"] == "**62.0** ± 1.0 (3)‡ / 72.56"
+    assert shown["ROSA (r=8)"]["WiC"] == "62.0 ± 1.0 (3)‡"
+    assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2)†‡ / 53.42"
+    assert shown["BitFit"]["CoLA"] == "-2.1 (1)‡ / –"
     assert shown["BitFit"]["RTE"] == "–"
     assert shown["FT"]["MNLI"] == "– / 86.296"
     assert r"ROSA (r=4, targets=query\|a_b\\.c\*)" in shown
@@ -99,9 +101,9 @@ def test_latex_has_balanced_columns_and_groups(table: Table) -> None:
 
 def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
     text = latex(table, COUNTS)
-    assert r"$\mathbf{62.0}_{\pm 1.0}$ (3) / 72.56" in text  # seeds differ between cells, so they are shown
-    assert r"$52.0_{\pm 1.4}$ (2)$^\dagger$ / 53.42" in text
-    assert r"$-2.1$ (1) / --" in text
+    assert r"$\mathbf{62.0}_{\pm 1.0}$ (3)$^\ddagger$ / 72.56" in text  # seeds differ between cells, so they are shown
+    assert r"$52.0_{\pm 1.4}$ (2)$^\dagger$$^\ddagger$ / 53.42" in text
+    assert r"$-2.1$ (1)$^\ddagger$ / --" in text
     assert r"query\textbar{}a\_b\textbackslash{}.c*" in text
     assert text.isascii()
 
@@ -110,6 +112,11 @@ def test_latex_leaves_out_a_number_of_seeds_that_is_the_same_in_all(table: Table
     second = latex(table, COUNTS).split(r"\begin{table}")[2]
     assert r"$75.0_{\pm 7.1}$ / 87.09" in second
     assert "Seeds: 2." in second
+
+
+@pytest.mark.parametrize("mark", [LEFT_OUT, AT_AN_END, UNSETTLED, FAILED])
+def test_latex_has_a_command_for_every_mark(mark: str) -> None:
+    assert escape(mark).isascii()
 
 
 def test_latex_escapes_its_own_characters() -> None:
@@ -132,7 +139,7 @@ def test_csv_holds_the_tables_figures(table: Table) -> None:
         assert (row["setting"], row["seeds"], row["paper_x100"]) == (number, str(one.count), one.paper or "")
         assert percent(float(row["mean_x100"]) / 100) == one.mean
         assert (percent(float(row["std_x100"]) / 100) if row["std_x100"] else None) == one.spread
-        assert (row["best"] == "true", row["lrs_left_out"] != "") == (one.best, one.mark == "†")
+        assert (row["best"] == "true", row["lrs_left_out"] != "") == (one.best, LEFT_OUT in one.mark)
         assert len(row["runs"].split()) == one.count
         assert f"r={row['rank']}" in label or row["rank"] == ""
 
