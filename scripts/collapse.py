@@ -9,28 +9,20 @@ mean cosine between any two of 32. Figures of docs/explanations.md come from her
 """
 
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import torch
-from reporting import Figures, relative_norms, settings, write_report
+from reporting import Figures, relative_norms, settings, train_watched, write_report
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.adapters import LowRankLinear, low_rank_layers
 from rosa_bench.data.batches import Batch, to_device
-from rosa_bench.device import autocast
-from rosa_bench.measure import Meter
 from rosa_bench.problems import prepare
-from rosa_bench.run import recipe
 from rosa_bench.setup import set_up
-from rosa_bench.train import Training, fit
+from rosa_bench.train import Training
 
 EVERY, STEPS, SENTENCES = 20, 240, 32
-
-
-class Enough(Exception):  # noqa: N818 - no error
-    """All that was wanted was seen."""
 
 
 def main() -> None:
@@ -46,26 +38,12 @@ def main() -> None:
     sentences = {name: tensor[:SENTENCES] for name, tensor in batch.items() if name != "labels"}
     seen = {"step 0": {**sizes(layers, start), "likeness": likeness(model, sentences)}}
 
-    def look(training: Training) -> None:
-        if training.step % EVERY == 0 and training.index:
-            loss = training.losses[training.index - EVERY : training.index].mean().item()
-            seen[f"step {training.step}"] = {
-                "train_loss": loss, **sizes(layers, start), "likeness": likeness(model, sentences)
-            }  # fmt: skip
-        if training.step == min(STEPS, len(problem.train) - 1):
-            raise Enough
+    def look(training: Training, loss: float) -> None:
+        seen[f"step {training.step}"] = {
+            "train_loss": loss, **sizes(layers, start), "likeness": likeness(model, sentences)
+        }  # fmt: skip
 
-    with suppress(Enough):
-        fit(
-            model,
-            config.method,
-            problem.train,
-            recipe=recipe(config, len(problem.train)),
-            evaluate=lambda: problem.select(model).scores,
-            autocast=autocast(setup.precision, setup.device),
-            meter=Meter(setup.device),
-            between=look,
-        )
+    train_watched(problem, setup, look, every=EVERY, steps=STEPS)
     write_report(f"collapse_{setup.id}", seen, folder=Path("results/benchmarks"), what=__doc__, device=setup.device)
 
 

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -17,10 +18,14 @@ from rich.table import Table
 from torch import Tensor
 
 from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.device import describe
+from rosa_bench.device import autocast, describe
 from rosa_bench.files import write_atomic
-from rosa_bench.measure import peak_bytes, reset_peak
+from rosa_bench.measure import Meter, peak_bytes, reset_peak
+from rosa_bench.problems import Problem
 from rosa_bench.provenance import git_state, versions
+from rosa_bench.run import recipe
+from rosa_bench.setup import Setup
+from rosa_bench.train import Training, fit
 
 Figures = dict[str, float]
 T = TypeVar("T")
@@ -33,6 +38,37 @@ def settings(*overrides: str) -> RunConfig:
     """The composed and checked settings of a command line."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         return parse(hydra.compose("config", list(overrides)))
+
+
+class EnoughError(Exception):
+    """All that was wanted was seen."""
+
+
+def train_watched(
+    problem: Problem, setup: Setup, look: Callable[[Training, float], None], *, every: int, steps: int
+) -> None:
+    """Train the first ``steps`` of a run, schedule and all, but for one epoch at most.
+
+    ``look`` is called after every ``every`` of them, with the mean training loss since the last time.
+    """
+
+    def between(training: Training) -> None:
+        if training.step % every == 0 and training.index:
+            look(training, training.losses[training.index - every : training.index].mean().item())
+        if training.step == min(steps, len(problem.train) - 1):
+            raise EnoughError
+
+    with suppress(EnoughError):
+        fit(
+            problem.model,
+            setup.config.method,
+            problem.train,
+            recipe=recipe(setup.config, len(problem.train)),
+            evaluate=lambda: problem.select(problem.model).scores,
+            autocast=autocast(setup.precision, setup.device),
+            meter=Meter(setup.device),
+            between=between,
+        )
 
 
 def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
