@@ -99,14 +99,14 @@ class Cell:
         return self.lr not in self.ends
 
     @property
-    def is_chosen(self) -> bool:
+    def had_choice(self) -> bool:
         """Whether another learning rate was tried, with however few seeds, or failed."""
         return self.ends != (self.lr, self.lr)
 
     @property
     def at_an_end(self) -> bool:
         """Whether there was a choice, and the chosen learning rate is the smallest or the greatest that was tried."""
-        return self.is_chosen and not self.is_inside
+        return self.had_choice and not self.is_inside
 
     @property
     def last_mean(self) -> float:
@@ -227,8 +227,8 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
 
 def open_ended(cells: Mapping[Key, Cell]) -> set[Key]:
     """Where any had a choice: those whose learning rate is at an end of the ones tried, or the only one."""
-    any_chosen = any(cell.is_chosen for cell in cells.values())
-    return {key for key, cell in cells.items() if any_chosen and not cell.is_inside}
+    had_choice = any(cell.had_choice for cell in cells.values())
+    return {key for key, cell in cells.items() if had_choice and not cell.is_inside}
 
 
 def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
