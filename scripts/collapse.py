@@ -12,14 +12,12 @@ import sys
 from pathlib import Path
 
 import torch
-from reporting import Figures, relative_norms, settings, train_watched, write_report
+from reporting import Figures, ready, relative_norms, train_watched, write_report
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.adapters import LowRankLinear, low_rank_layers
 from rosa_bench.data.batches import Batch, to_device
-from rosa_bench.problems import prepare
-from rosa_bench.setup import set_up
 from rosa_bench.train import Training
 
 EVERY, STEPS, SENTENCES = 20, 240, 32
@@ -27,11 +25,8 @@ EVERY, STEPS, SENTENCES = 20, 240, 32
 
 def main() -> None:
     """Train, look, print and write what was seen to results/benchmarks."""
-    config = settings(*sys.argv[1:])
-    setup = set_up(config, {})
-    problem = prepare(config.task, setup)
-    model = problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
-    config.method.attach(model)
+    setup, problem = ready(*sys.argv[1:])
+    model = problem.model
     layers = low_rank_layers(model)
     start = [layer.merged_weight().detach() for layer in layers]
     batch = to_device(next(iter(problem.select.batches.epoch())), setup.device)  # pyright: ignore[reportAttributeAccessIssue]

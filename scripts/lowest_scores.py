@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reporting import settings, train_watched, write_report
+from reporting import ready, train_watched, write_report
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from rosa_bench.data.batches import to_device
 from rosa_bench.models.attention import NAME
-from rosa_bench.problems import prepare
-from rosa_bench.setup import set_up
 from rosa_bench.train import Training
 
 EVERY, STEPS = 20, 440
@@ -30,11 +28,7 @@ OVERFLOW = -88.7  # the exponential of its opposite is the greatest float32
 
 def main() -> None:
     """Train, look, print and write what was seen to results/benchmarks."""
-    config = settings(*sys.argv[1:])
-    setup = set_up(config, {})
-    problem = prepare(config.task, setup)
-    model = problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
-    config.method.attach(model)
+    setup, problem = ready(*sys.argv[1:])
     lowest: list[float] = []  # of each layer, in a pass that is watched
     seen = {}
 
@@ -48,7 +42,7 @@ def main() -> None:
     def look(training: Training, loss: float) -> None:
         lowest.clear()
         with torch.no_grad():
-            model(**to_device(next(problem.train.epoch(start=training.index)), setup.device))
+            problem.model(**to_device(next(problem.train.epoch(start=training.index)), setup.device))
         below = sum(least < OVERFLOW for least in lowest) / len(lowest)
         seen[f"step {training.step}"] = {"train_loss": loss, "least_logsumexp": min(lowest), "layers_below": below}
 

@@ -21,10 +21,10 @@ from rosa_bench.config import RunConfig, conf_folder, parse
 from rosa_bench.device import autocast, describe
 from rosa_bench.files import write_atomic
 from rosa_bench.measure import Meter, peak_bytes, reset_peak
-from rosa_bench.problems import Problem
+from rosa_bench.problems import Problem, prepare
 from rosa_bench.provenance import git_state, versions
 from rosa_bench.run import recipe
-from rosa_bench.setup import Setup
+from rosa_bench.setup import Setup, set_up
 from rosa_bench.train import Training, fit
 
 Figures = dict[str, float]
@@ -38,6 +38,15 @@ def settings(*overrides: str) -> RunConfig:
     """The composed and checked settings of a command line."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         return parse(hydra.compose("config", list(overrides)))
+
+
+def ready(*overrides: str) -> tuple[Setup, Problem]:
+    """The run of a command line, about to train: its model where it trains, its method attached."""
+    setup = set_up(settings(*overrides), {})
+    problem = prepare(setup.config.task, setup)
+    problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
+    setup.config.method.attach(problem.model)
+    return setup, problem
 
 
 class EnoughError(Exception):

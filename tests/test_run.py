@@ -232,9 +232,6 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
         assert ("the same answer" in caplog.text) is (spread == 0)
 
 
-# Runs that break off
-
-
 def test_attention_is_computed_by_kernels_with_right_gradients(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -248,6 +245,9 @@ def test_attention_is_computed_by_kernels_with_right_gradients(
     run(make_setup())
     assert cudnn
     assert not any(cudnn)
+
+
+# Runs that break off
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
