@@ -38,10 +38,10 @@ report: install      ## results/report.html: the tables, the figures and all run
 	$(BIN)/rosa-bench report
 
 bench: install       ## times and memory, into results/benchmarks; DATA=folder for whole runs on CoLA
-	$(BIN)/python scripts/resample.py
-	$(BIN)/python scripts/step.py
-	$(BIN)/python scripts/whole_run.py results/benchmarks $(DATA)
-	$(BIN)/python scripts/generation.py
+	$(BIN)/python -m scripts.benchmarks.resample
+	$(BIN)/python -m scripts.benchmarks.step
+	$(BIN)/python -m scripts.benchmarks.whole_run results/benchmarks $(DATA)
+	$(BIN)/python -m scripts.benchmarks.generation
 
 clean:
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

@@ -47,7 +47,7 @@ def factorize(
          ``svd_add``  residual = W, the factors are added on top (Table 4's "SVD init")
          ``zero``     residual = W, a = 0: nothing is added yet, inside the row space that ``b`` spans
 
-    All weights are factorised together, in the way that was measured to be the fastest (`ways`) and is exact enough
+    All weights are factorised together, in the way that was measured to be the fastest (`solvers`) and is exact enough
     (`is_exact`). The split is exact for *any* orthonormal basis, so the rounding of the decomposition cannot move the
     function. Weights of any rank, zero among them, will do.
 
@@ -64,7 +64,7 @@ def factorize(
     chosen = select_indices(
         weight.shape[:-2], min(rows, columns), rank, select=select, generator=generator, device=weight.device
     )
-    a, b, _ = singular_triplets(weight, chosen, ways(weight))
+    a, b, _ = singular_triplets(weight, chosen, solvers(weight))
 
     # The residual is taken from the rounded factors, so that merging undoes it to one rounding of the weight's type.
     a, b = a.to(weight.dtype).contiguous(), b.to(weight.dtype).contiguous()
@@ -136,10 +136,10 @@ class Triplets(NamedTuple):
     largest: Float[Tensor, "*n"]
 
 
-Way = Callable[[Tensor, Tensor], Triplets]
+Solver = Callable[[Tensor, Tensor], Triplets]
 
 
-def ways(weight: Float[Tensor, "*n out in"]) -> tuple[Way, ...]:
+def solvers(weight: Float[Tensor, "*n out in"]) -> tuple[Solver, ...]:
     """How to decompose such weights on their device, the fastest way first, the most reliable one last.
 
     Measured (docs/performance.md): on a GPU cuSOLVER's batched approximate SVD takes a fifth of the time of one
@@ -151,12 +151,14 @@ def ways(weight: Float[Tensor, "*n out in"]) -> tuple[Way, ...]:
     return (by_batched_svd, by_gram_matrix) if batched else (by_gram_matrix,)
 
 
-def singular_triplets(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"], ways: Sequence[Way]) -> Triplets:
-    """The ``chosen`` triplets by the first of the ``ways``; where not exact, by the next. The last is trusted.
+def singular_triplets(
+    weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"], solvers: Sequence[Solver]
+) -> Triplets:
+    """The ``chosen`` triplets by the first of the ``solvers``; where not exact, by the next. The last is trusted.
 
     A way that gives up on one weight, as a batched SVD that does not converge, has given up on all it was handed.
     """
-    first, *others = ways
+    first, *others = solvers
     if not others:
         return first(weight, chosen)
     try:

@@ -17,15 +17,18 @@ from rich import box, get_console
 from rich.table import Table
 from torch import Tensor
 
-from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.device import autocast, describe
-from rosa_bench.files import write_atomic
-from rosa_bench.measure import Meter, peak_bytes, reset_peak
-from rosa_bench.problems import Problem, prepare
-from rosa_bench.provenance import git_state, versions
-from rosa_bench.run import recipe
-from rosa_bench.setup import Setup, set_up
-from rosa_bench.train import Training, fit
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.provenance import git_state, versions
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.run import recipe
+from rosa_bench.system.device import autocast, describe
+from rosa_bench.system.files import write_atomic
+from rosa_bench.system.meter import Meter, peak_bytes, reset_peak
+from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.training.loop import fit
+from rosa_bench.training.state import Training
 
 Figures = dict[str, float]
 T = TypeVar("T")
@@ -40,13 +43,13 @@ def settings(*overrides: str) -> RunConfig:
         return parse(hydra.compose("config", list(overrides)))
 
 
-def ready(*overrides: str) -> tuple[Setup, Problem]:
+def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
     """The run of a command line, about to train: its model where it trains, its method attached."""
-    setup = set_up(settings(*overrides), {})
-    problem = prepare(setup.config.task, setup)
-    problem.model.to(setup.device)  # pyright: ignore[reportArgumentType]
-    setup.config.method.attach(problem.model)
-    return setup, problem
+    resolved = resolve(settings(*overrides), {})
+    problem = resolved.config.task.prepare(resolved.context)
+    problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
+    resolved.config.method.attach(problem.model)
+    return resolved, problem
 
 
 class EnoughError(Exception):
@@ -54,7 +57,7 @@ class EnoughError(Exception):
 
 
 def train_watched(
-    problem: Problem, setup: Setup, look: Callable[[Training, float], None], *, every: int, steps: int
+    problem: PreparedTask, resolved: ResolvedRun, look: Callable[[Training, float], None], *, every: int, steps: int
 ) -> None:
     """Train the first ``steps`` of a run, schedule and all, but for one epoch at most.
 
@@ -70,12 +73,12 @@ def train_watched(
     with suppress(EnoughError):
         fit(
             problem.model,
-            setup.config.method,
+            resolved.config.method,
             problem.train,
-            recipe=recipe(setup.config, len(problem.train)),
+            recipe=recipe(resolved.config, len(problem.train)),
             evaluate=lambda: problem.select(problem.model).scores,
-            autocast=autocast(setup.precision, setup.device),
-            meter=Meter(setup.device),
+            autocast=autocast(resolved.precision, resolved.device),
+            meter=Meter(resolved.device),
             between=between,
         )
 

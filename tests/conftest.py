@@ -13,8 +13,11 @@ from hypothesis import settings
 from jaxtyping import install_import_hook
 from omegaconf import DictConfig
 
-from rosa_bench.config import RunConfig, conf_folder, parse
-from rosa_bench.record import RunRecord, public_config
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.identity import public_config
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +30,7 @@ os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 # Before these are imported: from then on, each call checks the shapes of its tensors.
 install_import_hook(
-    ["rosa_bench.lowrank", "rosa_bench.linear", "rosa_bench.adapters", "rosa_bench.theory", "rosa_bench.spectrum"],
+    ["rosa_bench.lowrank", "rosa_bench.layers", "rosa_bench.tasks.regression.theory", "rosa_bench.training.spectrum"],
     "beartype.beartype",
 )
 
@@ -74,8 +77,8 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
     """``tiny_model("tiny_bert", num_outputs=1)``: that model, the same weights each time, without dropout."""
     from rosa_bench.models.decoder import load_decoder
     from rosa_bench.models.encoder import load_encoder
-    from rosa_bench.models.source import locate
     from rosa_bench.models.spec import Decoder, Encoder
+    from rosa_bench.models.weights.source import locate
 
     def make(name: str, num_outputs: int = 2) -> "PreTrainedModel":
         task = "grammar" if name in ENCODERS else "restaurants"

@@ -15,8 +15,8 @@ from rosa_bench.lowrank import (
     INITS,
     SELECTIONS,
     SINGULAR,
+    Solver,
     Triplets,
-    Way,
     by_batched_svd,
     by_gram_matrix,
     factorize,
@@ -24,8 +24,8 @@ from rosa_bench.lowrank import (
     merge,
     select_indices,
     singular_triplets,
+    solvers,
     stacks,
-    ways,
 )
 
 SHAPES = [(12, 5), (5, 12), (8, 8), (1, 6), (6, 1), (1, 1)]
@@ -243,7 +243,7 @@ def all_of(weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_each_way_finds_the_triplets_that_torch_finds(
-    way: Way, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
+    way: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = drawn(*batch, *shape, dtype=dtype)
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
@@ -257,7 +257,7 @@ def test_each_way_finds_the_triplets_that_torch_finds(
 
 @pytest.mark.parametrize("way", WAYS)
 @given(weights())
-def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Way, case: tuple[Tensor, int]) -> None:
+def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Solver, case: tuple[Tensor, int]) -> None:
     weight, rank = case
     rows, columns = weight.shape[-2:]
     if way is by_gram_matrix and rows < columns:
@@ -274,7 +274,7 @@ def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Way, 
 def test_the_ways_of_a_gpu_give_what_those_of_the_cpu_do(shape: tuple[int, int]) -> None:
     weight = drawn(4, *shape)
     chosen = select_indices((4,), min(shape), 3, generator=seeded(4))
-    found = singular_triplets(weight.cuda(), chosen.cuda(), ways(weight.cuda()))
+    found = singular_triplets(weight.cuda(), chosen.cuda(), solvers(weight.cuda()))
     assert is_exact(weight.cuda(), found).all()
     expected = reference(weight, chosen)
     torch.testing.assert_close((found.a @ found.b).cpu(), expected.a @ expected.b, rtol=0, atol=1e-6)
@@ -320,7 +320,7 @@ def test_any_basis_of_null_or_of_equal_directions_is_exact(shape: tuple[int, int
     assert is_exact(weight, exact._replace(b=mixed)).item() == (values[2] == values[3])
 
 
-def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Way:
+def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Solver:
     """A way that is right but for these weights of a stack, whose directions it spoils."""
 
     def way(weight: Tensor, chosen: Tensor) -> Triplets:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from rosa_bench.run import recipe
+from rosa_bench.runs.run import recipe
 
 CPU = torch.device("cpu")
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
@@ -24,8 +24,8 @@ LEFT = math.prod(1 - 0.1 * 0.1 * (step / 10 if step < 10 else (100 - step) / 90)
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """The folder of programs as a place to import from, as it is when one of them is run."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
-    yield import_module("reporting")
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
+    yield import_module("scripts.reporting")
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_gpu_has_a_short_name_for_files(script: ModuleType, name: str, expecte
 
 
 def test_resampling_is_measured_and_told_for_all_weights(script: ModuleType) -> None:
-    resample = import_module("resample")
+    resample = import_module("scripts.benchmarks.resample")
     figures = resample.cost(6, 16, CPU, repeats=1, timed=2)
     assert set(figures) == {"ours_s", "svd_loop_s", "speedup"}
     assert figures["speedup"] == pytest.approx(figures["svd_loop_s"] / figures["ours_s"])
@@ -50,7 +50,7 @@ def test_resampling_is_measured_and_told_for_all_weights(script: ModuleType) -> 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
 def test_steps_of_all_kinds_are_measured_beside_each_other(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = import_module("step")
+    step = import_module("scripts.benchmarks.step")
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setattr(step, "SMALL", tiny)
     monkeypatch.setattr(step, "REPEATS", 1)
@@ -73,7 +73,7 @@ class Linear(torch.nn.Module):
 
 def test_a_frozen_head_reaches_as_far_as_is_said(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
     """Of a linear head it has a closed form: the length of the centred slope, at the far point of the ellipsoid."""
-    frozen_head = import_module("frozen_head")
+    frozen_head = import_module("scripts.studies.frozen_head")
     model = tiny_model("tiny_roberta", num_outputs=1)
     model.classifier = Linear(model.config.hidden_size)
     norm, head = frozen_head.last_norm(model), model.classifier.head
@@ -88,7 +88,7 @@ def test_a_frozen_head_reaches_as_far_as_is_said(script: ModuleType, tiny_model:
 
 
 def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    collapse = import_module("collapse")
+    collapse = import_module("scripts.studies.collapse")
     monkeypatch.setattr(collapse, "EVERY", 2)
     monkeypatch.setattr(collapse, "STEPS", 4)
     monkeypatch.chdir(tmp_path)
@@ -105,7 +105,7 @@ def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest
 
 
 def test_sentences_that_are_one_are_alike(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
-    collapse = import_module("collapse")
+    collapse = import_module("scripts.studies.collapse")
     model, tokens = tiny_model("tiny_bert"), torch.arange(5, 35).view(6, 5)
     assert collapse.likeness(model, {"input_ids": tokens}) < 0.999
     assert collapse.likeness(model, {"input_ids": tokens[:1].expand(6, -1)}) == pytest.approx(1)
@@ -116,7 +116,7 @@ def test_decay_takes_from_the_chosen_directions_alone(
     script: ModuleType, tiny_model: Callable[..., Any], select: str
 ) -> None:
     """Never resampled: of a weight its share of the spectrum is held, and of that the square of a factor stays."""
-    decay, model, rank = import_module("decay"), tiny_model("tiny_roberta"), 3
+    decay, model, rank = import_module("scripts.studies.decay"), tiny_model("tiny_roberta"), 3
     layers = [layer for name, layer in model.named_modules() if name.endswith(ATTENTION)]
     spectra = [torch.linalg.svdvals(layer.weight.detach().double()) for layer in layers]
     chosen = slice(0, rank) if select == "top" else slice(-rank, None)
@@ -131,7 +131,7 @@ def test_decay_takes_from_the_chosen_directions_alone(
 def test_decay_of_a_whole_weight_is_one_however_often_it_is_resampled(
     script: ModuleType, tiny_model: Callable[..., Any], period: str
 ) -> None:
-    decay, model = import_module("decay"), tiny_model("tiny_roberta")
+    decay, model = import_module("scripts.studies.decay"), tiny_model("tiny_roberta")
     config = script.settings(*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}")
     plan = recipe(config, 25)
     assert decay.kept(plan, range(100), 100) == pytest.approx(LEFT)
@@ -140,7 +140,7 @@ def test_decay_of_a_whole_weight_is_one_however_often_it_is_resampled(
 
 
 def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
-    step = import_module("step")
+    step = import_module("scripts.benchmarks.step")
     forward = 2 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 32 * 16  # of the weights alone
     rosa, full = (step.needed_operations(method, 32, 16) for method in ("rosa", "ft"))
     assert 2 * forward < rosa < 2.1 * forward  # inputs' gradients, but none of weights
@@ -149,7 +149,7 @@ def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
 
 def test_energy_is_that_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
     """A weight whose singular vectors are the axes, the last one's value being smallest."""
-    module = import_module("input_energy")
+    module = import_module("scripts.studies.input_energy")
     x = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
     inputs = module.Inputs(x.mean(0), x.mT @ x / len(x))
     found = module.energies(torch.diag(torch.tensor([3.0, 2.0, 1.0])), inputs, rank=1)
@@ -162,7 +162,7 @@ def test_energy_is_that_of_the_inputs_along_the_triplets(script: ModuleType) -> 
 
 
 def test_what_a_layer_is_given_is_counted_without_padding(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
-    module, model = import_module("input_energy"), tiny_model("tiny_roberta")
+    module, model = import_module("scripts.studies.input_energy"), tiny_model("tiny_roberta")
     layers = {name: layer for name, layer in model.named_modules() if name.endswith("attention.self.query")}
     tokens = torch.arange(5, 35).view(6, 5)
     whole = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

@@ -1,1 +1,1 @@
-"""Tasks: what they are, where their rows come from, and how rows become batches."""
+"""Rows and batches: read, tokenize, order and pad. Knows no task."""

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
-from rosa_bench.data.tokenised import Tokens, tokenise
-from rosa_bench.device import has_room
-from rosa_bench.errors import UserError
+from rosa_bench.data.token_cache import Tokens, tokenise
+from rosa_bench.system.device import has_room
+from rosa_bench.system.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -3,14 +3,14 @@
 import hashlib
 from pathlib import Path
 
-from rosa_bench.data.task import Task
-from rosa_bench.errors import UserError
-from rosa_bench.files import sha256
+from rosa_bench.data.spec import DataSpec
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import sha256
 
 ENDINGS = (".jsonl.gz", ".jsonl", ".parquet", ".tsv", ".csv")
 
 
-def find_file(task: Task, split: str, data_dir: Path) -> Path:
+def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
     """The file of a split under ``data_dir``. Raises `UserError` that lists what was looked for."""
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder")
@@ -24,7 +24,7 @@ def find_file(task: Task, split: str, data_dir: Path) -> Path:
     )
 
 
-def describe_source(task: Task, data_dir: Path | None) -> str:
+def describe_source(task: DataSpec, data_dir: Path | None) -> str:
     """Where the rows come from, in words that hold on any machine: for files, by their bytes and not their path."""
     if task.embedded is not None:
         return f"embedded {task.embedded}"

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.errors import UserError
 from rosa_bench.methods.base import Method
+from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn

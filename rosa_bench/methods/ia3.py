@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.errors import one_of
-from rosa_bench.methods.base import AdapterMethod
+from rosa_bench.methods.adapted import AdapterMethod
+from rosa_bench.system.errors import one_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,6 @@ class IA3(AdapterMethod):
         one_of("method.side", self.side, ("input", "output"))
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.adapters import ScaledLinear
+        from rosa_bench.layers.scaled import ScaledLinear
 
         self.replace(model, lambda plain: ScaledLinear(plain, side=self.side))

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.errors import at_least, one_of
-from rosa_bench.methods.base import LowRankMethod
+from rosa_bench.methods.adapted import LowRankMethod
+from rosa_bench.system.errors import at_least, one_of
 
 if TYPE_CHECKING:
     import torch
 
-    from rosa_bench.adapters import LowRankLinear
+    from rosa_bench.layers.low_rank import LowRankLinear
 
 
 @dataclass(frozen=True, kw_only=True)

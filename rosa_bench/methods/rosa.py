@@ -11,19 +11,19 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.errors import UserError, at_least, one_of
-from rosa_bench.methods.base import LowRankMethod
+from rosa_bench.methods.adapted import LowRankMethod
+from rosa_bench.system.errors import UserError, at_least, one_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rosa_bench.adapters import LowRankLinear
+    from rosa_bench.layers.low_rank import LowRankLinear
 
 log = logging.getLogger(__name__)
 
 # For the first factorisation on a GPU, before training has shown how much it takes: less than the least it ever does.
-ROOM_BYTES = 1 << 28
+HEADROOM_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Rosa(LowRankMethod):
                 "rank %d is the full rank of %d of the %d adapted weights (%d x %d): those train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
-        self._factorize(layers, generator, ROOM_BYTES if layers[0].residual.is_cuda else None)
+        self._factorize(layers, generator, HEADROOM_BYTES if layers[0].residual.is_cuda else None)
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:
         if not self.resample_every:
@@ -69,20 +69,20 @@ class Rosa(LowRankMethod):
         unit = steps_per_epoch if self.resample_unit == "epochs" else 1
         return step > 0 and step % max(1, round(self.resample_every * unit)) == 0
 
-    def resample(self, model: nn.Module, step: int, *, room_bytes: int | None = None) -> list[nn.Parameter]:
-        from rosa_bench.adapters import low_rank_layers
+    def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:
+        from rosa_bench.layers.low_rank import low_rank_layers
 
         layers = low_rank_layers(model)
-        self._factorize(layers, self.generator(step), room_bytes)
+        self._factorize(layers, self.generator(step), headroom_bytes)
         return [factor for layer in layers for factor in (layer.a, layer.b)]
 
-    def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, room_bytes: int | None) -> None:
+    def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, headroom_bytes: int | None) -> None:
         """Merge, then split along freshly drawn directions, in place; as many weights of one shape together as fit."""
         import torch
 
         from rosa_bench.lowrank import WORKSPACE, factorize, stacks
 
-        limit = {} if room_bytes is None else {"limit_bytes": room_bytes // WORKSPACE}
+        limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
         with torch.no_grad():
             for positions in stacks([layer.shape for layer in layers], **limit):
                 group = [layers[position] for position in positions]

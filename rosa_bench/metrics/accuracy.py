@@ -3,7 +3,7 @@
 import sklearn
 from sklearn.metrics import accuracy_score
 
-from rosa_bench.metrics.base import LabelMetric
+from rosa_bench.metrics.labels import LabelMetric
 
 FIGURES = ("accuracy",)
 SIGNATURE = f"accuracy|scikit-learn:{sklearn.__version__}"

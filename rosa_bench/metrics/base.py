@@ -1,21 +1,10 @@
-"""What our metrics share as `evaluate` modules: a description, and the type of what they compare."""
+"""What a metric is to those who select by it. Imports nothing heavy."""
 
-from typing import ClassVar
-
-import datasets
-import evaluate
+from typing import NamedTuple
 
 
-class LabelMetric(evaluate.Metric):
-    """Compares ``predictions`` with ``references``: class numbers, or values where ``label_type`` says so."""
+class Metric(NamedTuple):
+    """A metric by its name among a run's scores, and which way is better."""
 
-    label_type: ClassVar[str] = "int64"
-
-    def _info(self) -> evaluate.MetricInfo:
-        label = datasets.Value(self.label_type)
-        return evaluate.MetricInfo(
-            description=self.__doc__ or "",
-            citation="",
-            inputs_description="predictions and references, one an example",
-            features=datasets.Features({"predictions": label, "references": label}),
-        )
+    name: str
+    lower_is_better: bool

@@ -4,7 +4,7 @@ import numpy as np
 import scipy
 from scipy.stats import pearsonr, spearmanr
 
-from rosa_bench.metrics.base import LabelMetric
+from rosa_bench.metrics.labels import LabelMetric
 
 FIGURES = ("pearson", "spearman")
 SIGNATURE = f"pearson+spearman|scipy:{scipy.__version__}"

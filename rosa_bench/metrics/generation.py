@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from rosa_bench import overlap
+from rosa_bench.metrics import text_overlap as overlap
 
 FIGURES = overlap.FIGURES
 SIGNATURE = overlap.SIGNATURE

@@ -3,7 +3,7 @@
 import sklearn
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
-from rosa_bench.metrics.base import LabelMetric
+from rosa_bench.metrics.labels import LabelMetric
 
 FIGURES = ("matthews_correlation", "accuracy")
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{sklearn.__version__}"

@@ -1,1 +1,1 @@
-"""Models: what they are called, where their weights come from, and how they are loaded."""
+"""Models: how they are declared and loaded."""

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from rosa_bench.adapters import product_dtype
+from rosa_bench.layers.low_rank import product_dtype
 
 NAME = "rosa_bench_sdpa"
 MASK_ALONE = "rosa_bench_mask"
@@ -44,7 +44,7 @@ def use_fast_attention(model: PreTrainedModel) -> None:
 
 
 @contextmanager
-def sound_kernels() -> Iterator[None]:
+def without_cudnn_attention() -> Iterator[None]:
     """Inside the block attention is computed by any kernel but cuDNN's, whose gradients are NaN for some batches.
 
     PyTorch 2.11 to 2.13 prefers that one on Hopper GPUs. Its backward pass overflows where there is a mask, the length

@@ -4,10 +4,10 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from rosa_bench.errors import UserError
 from rosa_bench.models.pretrained import Loaded, load_pretrained
-from rosa_bench.models.source import Source
 from rosa_bench.models.spec import Decoder
+from rosa_bench.models.weights.source import Source
+from rosa_bench.system.errors import UserError
 
 
 def load_decoder(spec: Decoder, source: Source) -> Loaded:

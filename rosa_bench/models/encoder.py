@@ -3,8 +3,8 @@
 from transformers import AutoModelForSequenceClassification, PretrainedConfig
 
 from rosa_bench.models.pretrained import Loaded, load_pretrained
-from rosa_bench.models.source import Source
 from rosa_bench.models.spec import Encoder
+from rosa_bench.models.weights.source import Source
 
 
 def load_encoder(spec: Encoder, source: Source, *, num_outputs: int) -> Loaded:

@@ -9,11 +9,11 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rosa_bench.errors import UserError
 from rosa_bench.models.attention import use_fast_attention
-from rosa_bench.models.random_weights import byte_tokenizer
-from rosa_bench.models.source import Source
 from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.random import byte_tokenizer
+from rosa_bench.models.weights.source import Source
+from rosa_bench.system.errors import UserError
 
 
 class Loaded(NamedTuple):

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from rosa_bench.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError, at_least, one_of
 
 
 @dataclass(kw_only=True)

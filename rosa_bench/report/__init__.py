@@ -1,1 +1,1 @@
-"""From records to tables: what may be compared, which cell is shown, and how it is written. Never imports torch."""
+"""From records to tables, figures and pages. Never imports torch."""

@@ -10,9 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from rosa_bench.errors import UserError
-from rosa_bench.record import RunRecord
-from rosa_bench.report.facts import (
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
     UNSETTLED,
@@ -22,12 +21,13 @@ from rosa_bench.report.facts import (
     model_words,
     numbered_notes,
 )
-from rosa_bench.report.question import ABSENT, Question, value_of
-from rosa_bench.report.select import COUNTED, Cell, Group, cell_of, open_ended, split_by_data
-from rosa_bench.report.settings import Setting, setting_of, variant_of, words
-from rosa_bench.report.statistics import Difference, paired_over_tasks
-from rosa_bench.report.table import Column, Entry, Line, Section
-from rosa_bench.report.text import signed
+from rosa_bench.report.cells.select import COUNTED, Cell, Group, cell_of, open_ended, split_by_data
+from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
+from rosa_bench.report.cells.statistics import Difference, paired_over_tasks
+from rosa_bench.report.comparison import ABSENT, Question, value_of
+from rosa_bench.report.tables.table import Column, Entry, Line, Section
+from rosa_bench.report.writers.text import signed
+from rosa_bench.system.errors import UserError
 
 Chosen = Mapping[tuple[str, str], Cell]  # of a side, in words, and a task, by its title
 

@@ -10,10 +10,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rosa_bench.config import half_decades
-from rosa_bench.record import RunRecord
-from rosa_bench.report.select import Cell, Group, select
-from rosa_bench.report.settings import GROUPS
+from rosa_bench.config.schema import half_decades
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Cell, Group, select
+from rosa_bench.report.cells.settings import GROUPS
 
 
 def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[str] = ()) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa_bench.files import shipped
-from rosa_bench.report.settings import Deviation, Variant, frozen
-from rosa_bench.typed import typed
+from rosa_bench.config.build import typed
+from rosa_bench.report.cells.settings import Deviation, Variant, frozen
+from rosa_bench.system.files import shipped
 
 
 @dataclass(kw_only=True)

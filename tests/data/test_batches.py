@@ -11,9 +11,9 @@ from transformers import PreTrainedTokenizerFast
 
 from rosa_bench.data.batches import GROUPED_BATCHES, WIDTHS, Batch, TokenBatches, encode, parts
 from rosa_bench.data.rows import Row
-from rosa_bench.data.tokenised import Tokens
-from rosa_bench.errors import UserError
-from rosa_bench.models.random_weights import byte_tokenizer
+from rosa_bench.data.token_cache import Tokens
+from rosa_bench.models.weights.random import byte_tokenizer
+from rosa_bench.system.errors import UserError
 
 TOKENIZER = byte_tokenizer(max_length=512)
 PAD = 1  # as RoBERTa has it

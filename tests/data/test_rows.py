@@ -14,11 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rosa_bench.config import RunConfig, conf_folder
-from rosa_bench.data.rows import Row, fingerprint, load_rows, load_splits
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.rows import Row, fingerprint
 from rosa_bench.data.source import ENDINGS, describe_source, find_file
-from rosa_bench.data.task import HubData, Mark, TextTask
-from rosa_bench.errors import UserError
+from rosa_bench.data.spec import HubData
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.classification.rows import load_rows, load_splits
+from rosa_bench.tasks.classification.task import Mark, TextTask
 
 Rows = list[dict[str, Any]]
 
@@ -435,7 +438,7 @@ def test_the_hub_and_the_generator_are_described_by_name() -> None:
     hub = task_of(hub=HubData(path="nyu-mll/glue", name="cola", revision="abc"))
     assert describe_source(hub, None) == "hub nyu-mll/glue/cola@abc"
     assert describe_source(task_of(hub=HubData(path="a/b")), None) == "hub a/b@main"
-    assert describe_source(task_of(embedded="module:function"), None) == "embedded module:function"
+    assert describe_source(task_of(embedded="grammar"), None) == "embedded grammar"
 
 
 # The real thing, where it is

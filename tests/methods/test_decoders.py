@@ -16,12 +16,14 @@ from transformers import (
     RobertaForSequenceClassification,
 )
 
-from rosa_bench.adapters import LowRankLinear, ScaledLinear, adapters, low_rank_layers
-from rosa_bench.config import RunConfig
-from rosa_bench.errors import UserError
-from rosa_bench.linear import weight_of
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.adapter import adapters
+from rosa_bench.layers.linear import weight_of
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.layers.scaled import ScaledLinear
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.rosa import Rosa
+from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
 Tiny = Callable[..., PreTrainedModel]

@@ -17,13 +17,14 @@ from transformers import (
     RobertaModel,
 )
 
-from rosa_bench.adapters import Adapter
-from rosa_bench.config import RunConfig, conf_folder
-from rosa_bench.errors import UserError
+from rosa_bench.config.build import build
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.adapter import Adapter
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.typed import build
+from rosa_bench.system.errors import UserError
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
@@ -345,7 +346,7 @@ def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: in
         ("rosa_bench.methods.lora.Laro", "cannot be imported"),
         ("rosa_bench.methods.none.Lora", "cannot be imported"),
         ("Lora", "cannot be imported"),
-        ("rosa_bench.errors.UserError", "is not a rosa_bench Method"),
+        ("rosa_bench.system.errors.UserError", "is not a rosa_bench Method"),
     ],
 )
 def test_a_target_that_is_no_method(target: str, message: str) -> None:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench import lowrank
-from rosa_bench.adapters import LowRankLinear, low_rank_layers
-from rosa_bench.config import RunConfig
-from rosa_bench.errors import UserError
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.rosa import Rosa
+from rosa_bench.system.errors import UserError
 
 RANK = 2
 LAYERS = 8  # the attention's, in two layers of four
@@ -112,16 +112,16 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
 
 
 @pytest.mark.parametrize("select", ["random", "block"])
-@pytest.mark.parametrize("room_bytes", [0, 1, 12 * 8 * 32 * 32, 3 * 12 * 8 * 32 * 32, 1 << 30])
+@pytest.mark.parametrize("headroom_bytes", [0, 1, 12 * 8 * 32 * 32, 3 * 12 * 8 * 32 * 32, 1 << 30])
 def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
-    attach: Attach, select: str, room_bytes: int
+    attach: Attach, select: str, headroom_bytes: int
 ) -> None:
     # Weights of several shapes: 8 of 32 x 32, 2 of 64 x 32, 2 of 32 x 64.
     net, method = attach("rosa", select=select, targets=r"query|key|value|dense")
     other, _ = attach("rosa", select=select, targets=r"query|key|value|dense")
     assert len({layer.shape for layer in low_rank_layers(net)}) > 1
     before = logits(net)
-    method.resample(net, 7, room_bytes=room_bytes)
+    method.resample(net, 7, headroom_bytes=headroom_bytes)
     method.resample(other, 7)
     torch.testing.assert_close(logits(net), before, rtol=0, atol=1e-9)
     torch.testing.assert_close(residuals(net), residuals(other), rtol=0, atol=1e-9)
@@ -140,9 +140,14 @@ def test_the_room_for_a_resample_is_how_many_weights_are_factorised_together(
     net, method = attach("rosa")
     monkeypatch.setattr(lowrank, "factorize", noting)
     one = lowrank.WORKSPACE * 8 * 32 * 32  # bytes that a weight takes in all
-    for room_bytes, expected in [(0, [1] * LAYERS), (3 * one, [3, 3, 2]), (4 * one - 1, [3, 3, 2]), (99 * one, [8])]:
+    for headroom_bytes, expected in [
+        (0, [1] * LAYERS),
+        (3 * one, [3, 3, 2]),
+        (4 * one - 1, [3, 3, 2]),
+        (99 * one, [8]),
+    ]:
         sizes.clear()
-        method.resample(net, 7, room_bytes=room_bytes)
+        method.resample(net, 7, headroom_bytes=headroom_bytes)
         assert sizes == expected
 
 

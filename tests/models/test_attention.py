@@ -28,7 +28,7 @@ from transformers.masking_utils import (
 )
 
 from rosa_bench.models import attention
-from rosa_bench.models.attention import NAME, bias_mask, sound_kernels, use_fast_attention
+from rosa_bench.models.attention import NAME, bias_mask, use_fast_attention, without_cudnn_attention
 
 TinyModel = Callable[..., PreTrainedModel]
 
@@ -397,11 +397,11 @@ def cudnn_allowed() -> Iterator[Callable[[bool], None]]:
 def test_cudnn_attends_not_in_the_block_and_then_as_before(cudnn_allowed: Callable[[bool], None], before: bool) -> None:
     cudnn_allowed(before)
     others = [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()]
-    with sound_kernels():
+    with without_cudnn_attention():
         assert not torch.backends.cuda.cudnn_sdp_enabled()
         assert [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()] == others
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
-    with pytest.raises(ZeroDivisionError), sound_kernels():
+    with pytest.raises(ZeroDivisionError), without_cudnn_attention():
         raise ZeroDivisionError
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
@@ -423,7 +423,7 @@ def test_gradients_are_right_however_low_all_scores_are(length: int, score: floa
         functional.scaled_dot_product_attention(*inputs, attn_mask=mask.to(dtype)).backward(above.to(dtype))
         return [tensor.grad.float() for tensor in inputs if tensor.grad is not None]
 
-    with sound_kernels():
+    with without_cudnn_attention():
         found = gradients(torch.bfloat16)
     with sdpa_kernel(SDPBackend.MATH):
         expected = gradients(torch.float32)

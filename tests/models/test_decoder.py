@@ -18,14 +18,15 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.config import RunConfig, conf_folder
-from rosa_bench.errors import UserError
-from rosa_bench.models.catalog import load_specs
+from rosa_bench.cli.models import load_specs
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder
 from rosa_bench.models.pretrained import Loaded, longest_input
-from rosa_bench.models.random_weights import byte_tokenizer
-from rosa_bench.models.source import locate
 from rosa_bench.models.spec import Decoder
+from rosa_bench.models.weights.random import byte_tokenizer
+from rosa_bench.models.weights.source import locate
+from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
 SpecOf = Callable[[str], Decoder]

@@ -19,14 +19,15 @@ from transformers import (
     RobertaConfig,
 )
 
-from rosa_bench.config import RunConfig, conf_folder
-from rosa_bench.errors import UserError
-from rosa_bench.models.catalog import load_specs
+from rosa_bench.cli.models import load_specs
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, longest_input
-from rosa_bench.models.random_weights import SPECIAL, byte_tokenizer
-from rosa_bench.models.source import locate
 from rosa_bench.models.spec import Encoder
+from rosa_bench.models.weights.random import SPECIAL, byte_tokenizer
+from rosa_bench.models.weights.source import locate
+from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
 SpecOf = Callable[[str], Encoder]

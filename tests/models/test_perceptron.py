@@ -8,11 +8,11 @@ from scipy.stats import kstest
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rosa_bench.config import RunConfig
-from rosa_bench.errors import UserError
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
-from rosa_bench.models.source import locate
 from rosa_bench.models.spec import Perceptron, Wheel
+from rosa_bench.models.weights.source import locate
+from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
 SpecOf = Callable[..., Perceptron]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.record import RunRecord
+from rosa_bench.records.record import RunRecord
 
 MakeRecord = Callable[..., RunRecord]
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from rosa_bench.errors import UserError
-from rosa_bench.record import ADDED_SINCE, RunRecord
+from rosa_bench.config.identity import ADDED_SINCE
+from rosa_bench.records.record import RunRecord
 from rosa_bench.report.compare import compare
-from rosa_bench.report.question import question
-from rosa_bench.report.table import Section
-from rosa_bench.report.text import signed
+from rosa_bench.report.comparison import question
+from rosa_bench.report.tables.table import Section
+from rosa_bench.report.writers.text import signed
+from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.errors import UserError
-from rosa_bench.record import RunRecord, load_records, runs_folder, save_record
-from rosa_bench.report import figure6, lr_sensitivity, table1, table2
-from rosa_bench.report.figures import make_figures
-from rosa_bench.report.markdown import markdown
-from rosa_bench.report.select import select
-from rosa_bench.report.tables import make_tables
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records, runs_folder, save_record
+from rosa_bench.report.cells.select import select
+from rosa_bench.report.figures import figure6, lr_sensitivity
+from rosa_bench.report.make_figures import make_figures
+from rosa_bench.report.make_tables import make_tables
+from rosa_bench.report.tables import table1, table2
+from rosa_bench.report.writers.markdown import markdown
+from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
 BAD = {"a.json": "", "b.json": '{"id": "x", "sta', "c.json": "[1, 2]", "d.json": '{"name": "rosa"}', "e.json": '"x"'}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.record import RunRecord
+from rosa_bench.records.record import RunRecord
 from rosa_bench.report.next import next_commands
 
 MakeRecord = Callable[..., RunRecord]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from rosa_bench.config import conf_folder
+from rosa_bench.config.folder import conf_folder
 from rosa_bench.report.published import load_published, published_folder
 
 NAMES = ("table1", "table2", "table3", "table4", "table5")

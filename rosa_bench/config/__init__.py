@@ -1,0 +1,1 @@
+"""Settings: declared once, composed by Hydra, checked, and reduced to an identity."""

@@ -1,0 +1,51 @@
+"""The layers that methods put in the place of a model's linear ones, and the putting.
+
+Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.linear import Linear, linear, weight_of
+
+
+class ScaledLinear(Adapter):
+    """A frozen linear layer whose input or output is multiplied by a trained vector, as in (IA)^3.
+
+    The output is scaled after the bias, as the authors of (IA)^3 scale activations.
+
+    Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
+    arXiv 2205.05638, section 3.3.
+    """
+
+    weight: Float[Tensor, "*n out in"]
+
+    def __init__(self, plain: Linear, *, side: str):
+        super().__init__(plain)
+        weight = weight_of(plain).detach()
+        self.side = side
+        self.register_buffer("weight", weight.contiguous())
+        *stack, rows, columns = weight.shape
+        self.factor = nn.Parameter(weight.new_ones(*stack, columns if side == "input" else rows))
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        factor = self.factor if self.weight.ndim == 2 else self.factor.unsqueeze(-2)
+        if self.side == "input":
+            return linear(x * factor, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias)
+        return (y * factor).to(y.dtype)  # autocast leaves a product of two types in the wider one
+
+    def merged_weight(self) -> Float[Tensor, "*n out in"]:
+        return self.weight * self.factor.unsqueeze(-2 if self.side == "input" else -1)
+
+    @torch.no_grad()
+    def merged_bias(self) -> nn.Parameter | None:
+        if self.bias is None or self.side == "input":
+            return self.bias
+        return nn.Parameter(self.bias * self.factor)
+
+    def extra_repr(self) -> str:
+        *_, rows, columns = self.weight.shape
+        return f"in={columns}, out={rows}, side={self.side}, bias={self.bias is not None}"

@@ -1,0 +1,77 @@
+"""The layers that methods put in the place of a model's linear ones, and the putting.
+
+Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
+"""
+
+import re
+from collections.abc import Callable
+
+from torch import nn
+
+from rosa_bench.layers.adapter import Adapter, adapters
+from rosa_bench.layers.linear import LINEAR_TYPES, Linear, SplitLinear, weight_of
+from rosa_bench.system.errors import UserError
+
+
+def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
+    """Put ``make(layer)`` in the place of each linear layer named."""
+    for name in names:
+        untie(model, name)
+        _replace(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+
+
+def restore_linears(model: nn.Module) -> None:
+    """Make every adapter in ``model`` a plain layer again, with the same function, and join what was split."""
+    for name, adapter in list(adapters(model)):
+        _replace(model, name, adapter.to_plain())
+    for name, module in list(model.named_modules()):
+        if isinstance(module, SplitLinear):
+            _replace(model, name, module.joined())
+
+
+def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
+    """Split a linear layer by its outputs into ``count`` equal ones, and return their names."""
+    plain = model.get_submodule(name)
+    rows = weight_of(plain).shape[0]  # pyright: ignore[reportArgumentType]
+    if rows % count:
+        raise UserError(f"{name} has {rows} outputs, which cannot be split into {count} equal blocks")
+    _replace(model, name, SplitLinear(plain, count))  # pyright: ignore[reportArgumentType]
+    return [f"{name}.blocks.{number}" for number in range(count)]
+
+
+def untie(model: nn.Module, name: str) -> None:
+    """Give a linear layer a weight of its own, where it shares one, as a language model's head does with its input.
+
+    Without that, what is put in its place would change the input embedding too, or lose its own on saving.
+    """
+    plain = model.get_submodule(name)
+    sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is plain.weight]
+    if len(sharing) == 1:
+        return
+    plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if hasattr(model, "config"):  # which a saved model is loaded by
+        model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
+
+
+def linear_names(model: nn.Module, pattern: str) -> list[str]:
+    """Names of the linear layers whose dotted name ends in a match of ``pattern``, in the model's own order.
+
+    Raises `UserError` when there is none, with the kinds of names that there are.
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR_TYPES)]
+    found = [name for name in linears if name_matches(pattern, name)]
+    if not found:
+        # The layers of a stack differ only in their number: one line stands for all of them.
+        kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
+        raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(kinds)}")
+    return found
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether ``name`` ends, from a dot on, in a full match of the regular expression ``pattern``."""
+    return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name) is not None

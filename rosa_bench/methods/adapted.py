@@ -1,0 +1,136 @@
+"""What every method is to the training loop, and what the methods share.
+
+A method is its own settings: a frozen dataclass that checks itself, composed from ``conf/method/<name>.yaml``. The
+files of this package import torch only inside functions, so that a wrong setting is told before torch is even loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.system.errors import UserError, at_least
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rosa_bench.layers.adapter import Adapter
+    from rosa_bench.layers.linear import Linear
+    from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.methods.base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethod(Method):
+    """A method that replaces linear layers.
+
+    targets       ``attention``, ``all-linear`` (all but the head), or a regular expression for ends of layers' names
+    attention     what ``attention`` stands for in this model
+    lm_head       what turns a language model's states into logits, if ``attention`` and ``all-linear`` include it
+    fused         by the ends of layers' names, how many projections the model holds in one matrix
+    split_qkv     whether each of those is adapted by itself
+    train_head    whether the task's head trains too
+    train_biases  whether the biases of the replaced layers do
+    """
+
+    targets: str
+    attention: str
+    lm_head: str | None = None
+    fused: dict[str, int] | None = None
+    split_qkv: bool = False
+    train_head: bool
+    train_biases: bool
+
+    def __post_init__(self) -> None:
+        if self.split_qkv and not self.fused:
+            raise UserError("method.split_qkv=true is for models that hold several projections in one matrix, as gpt2")
+        try:
+            re.compile(f"(?:{self.targets})")  # in a group, as it is used: inline flags must come first
+        except re.error as error:
+            raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
+
+    def target_names(self, model: nn.Module) -> list[str]:
+        """Names of the layers to replace. Raises `UserError` when there are none."""
+        from rosa_bench.layers.surgery import linear_names, name_matches
+
+        if self.targets == "all-linear":
+            logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None
+            return [
+                name
+                for name in linear_names(model, ".*")
+                # A layer inside the head has the head's name, then a dot, before its own.
+                if not name_matches(rf"({self.head})(\..*)?", name) and model.get_submodule(name) is not logits
+            ]
+        attention = "|".join(filter(None, (self.attention, self.lm_head)))
+        return linear_names(model, attention if self.targets == "attention" else self.targets)
+
+    def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
+        """Put ``make(layer)`` in the place of each target, or of each block of one that is split."""
+        from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
+
+        names = []
+        fused = self.fused if self.split_qkv and self.fused else {}
+        for name in self.target_names(model):
+            count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
+            names += split_linear(model, name, count) if count > 1 else [name]
+        replace_linears(model, names, make)
+
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - of the contract
+        return self.target_names(model)
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        from rosa_bench.layers.adapter import adapters
+
+        for _, layer in adapters(model):
+            for name, parameter in layer.named_parameters():
+                if name != "bias" or self.train_biases:
+                    yield parameter
+        if self.train_head:
+            yield from self.head_parameters(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRankMethod(AdapterMethod):
+    """A method whose layers are ``residual + scale A B``. What it writes into them is its own affair."""
+
+    rank: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("rank", self.rank, 1)
+
+    @property
+    def scale(self) -> float:
+        """The factor before A B."""
+        return 1.0
+
+    @abstractmethod
+    def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
+        """Give the layers, which hold W and zero factors, their first residuals and factors."""
+
+    def insert(self, model: nn.Module) -> None:
+        from rosa_bench.layers.linear import weight_of
+        from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+
+        for name in self.target_names(model):
+            self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
+        self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
+        self.initialise(low_rank_layers(model), self.generator(0))
+
+    def generator(self, step: int) -> torch.Generator:
+        """The random numbers of one step: a function of seed and step alone, so that a resumed run draws the same."""
+        import torch
+
+        return torch.Generator().manual_seed(1_000_003 * self.seed + step)
+
+    def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:
+        *_, rows, columns = shape
+        if self.rank > min(rows, columns):
+            raise UserError(
+                f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
+                f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
+            )

@@ -1,0 +1,1 @@
+"""Records of runs: their type, and how they are stored."""

@@ -1,0 +1,35 @@
+"""Which code a run was made with: versions of the libraries, and the commit of this one."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rosa_bench import __version__
+from rosa_bench.system.files import package_folder
+
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of every library that can change a figure."""
+    ours = {"python": platform.python_version(), "rosa-bench": __version__}
+    return {**ours, **{name: version(name) for name in LIBRARIES}}
+
+
+def git_state() -> dict[str, Any]:
+    """The commit that this package is checked out at, and whether it was changed since; None outside a checkout."""
+    root = package_folder().parent
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit = _git(root, "rev-parse", "HEAD").strip()
+        changes = _git(root, "status", "--porcelain", "--", "rosa_bench", "conf", "pyproject.toml")
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(changes.strip())}
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout

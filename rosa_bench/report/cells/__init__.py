@@ -1,0 +1,1 @@
+"""Which runs a cell shows: settings, variants, selection and statistics."""

@@ -1,0 +1,105 @@
+"""Rows and columns of a table of scores, and which row leads a column."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from scipy.stats import ttest_ind_from_stats
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Cell, Group, open_ended
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.statistics import Difference, paired
+from rosa_bench.report.published import PublishedTable
+
+LEVEL = 0.05
+BASELINE = "lora"
+# What every adapter has: a variant is compared with a baseline in which these are the same.
+SHARED = ("method.targets", "method.attention", "method.train_head", "method.train_biases")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The rows and columns of one setting: which variants, which tasks, and what the paper has for them.
+
+    titles  of the paper's rows that it names by what they are; the others are called after method, rank and changes
+    """
+
+    group: Group
+    variants: list[Variant]
+    tasks: dict[str, str]
+    printed: dict[tuple[Variant, str], str]
+    printed_trainable: dict[Variant, str]
+    titles: dict[Variant, str]
+
+    @property
+    def filled(self) -> dict[str, RunRecord]:
+        """The tasks that have figures of ours, in order, each with one of its runs for what they all share."""
+        return {task: self.group.tasks[task] for task in self.tasks if task in self.group.tasks}
+
+    def label(self, variant: Variant) -> str:
+        """What a row is called."""
+        return self.titles.get(variant, variant.label)
+
+    def cell(self, variant: Variant, task: str) -> Cell | None:
+        """Our figure for a row and column, if there is one."""
+        return self.group.cells.get((variant, task))
+
+    def against_baseline(self, variant: Variant, task: str) -> Difference | None:
+        """Our figure less LoRA's of equal rank, where there are both, with a seed in common."""
+        lora = Variant(
+            BASELINE, variant.rank, tuple(change for change in variant.changes if change.key in SHARED), title=""
+        )
+        one, other = self.cell(variant, task), self.cell(lora, task)
+        return paired(one.by_seed, other.by_seed) if one and other and variant != lora else None
+
+    @cached_property
+    def open_ended(self) -> set[tuple[Variant, str]]:
+        """The figures beyond whose learning rate another may be better."""
+        return open_ended(self.group.cells)
+
+    @cached_property
+    def leaders(self) -> dict[str, Variant | None]:
+        """The row to mark as best in each column, if one is."""
+        return {
+            task: leader({variant: cell for variant in self.variants if (cell := self.cell(variant, task))})
+            for task in self.tasks
+        }
+
+
+def grid_of(group: Group, published: PublishedTable) -> Grid:
+    """The paper's rows and columns stay, filled or not, unless the setting has none of the paper's tasks."""
+    beside_paper = any(task in published.columns for task in group.tasks)
+    paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
+    paper_columns = published.columns if beside_paper else {}
+    others = {task: run.config["task"]["title"] for task, run in group.tasks.items() if task not in paper_columns}
+    rows = published.rows if beside_paper else []
+    return Grid(
+        group=group,
+        variants=[*paper_rows, *(variant for variant in group.variants if variant not in paper_rows)],
+        tasks={**paper_columns, **others},
+        printed={(row.variant, task): figure for row in rows for task, figure in row.figures.items()},
+        printed_trainable={row.variant: f"{row.trainable_millions} M" for row in rows if row.trainable_millions},
+        titles={row.variant: row.title for row in published.rows if row.settings},
+    )
+
+
+def leader(cells: dict[Variant, Cell]) -> Variant | None:
+    """The variant that is ahead of every other by more than chance would do, if there is one.
+
+    Chance: Welch's t-test over seeds, one-sided, at `LEVEL`, against each other variant; so it needs another variant to
+    lead, and at least two seeds on both sides. A comparison inside the noise has no winner.
+    """
+    if len(cells) < 2:
+        return None
+    best = max(cells, key=lambda variant: cells[variant].mean)
+    others = (cell for variant, cell in cells.items() if variant != best)
+    return best if all(_leads(cells[best], other) for other in others) else None
+
+
+def _leads(one: Cell, other: Cell) -> bool:
+    if one.std is None or other.std is None:
+        return False
+    if one.std == other.std == 0:  # no noise at all: the test would divide by it
+        return one.mean > other.mean
+    sides = (one.mean, one.std, len(one.runs), other.mean, other.std, len(other.runs))
+    return ttest_ind_from_stats(*sides, equal_var=False, alternative="greater").pvalue < LEVEL

@@ -1,0 +1,157 @@
+"""What the runs of one setting share, and what a reader must know of them, in words."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.grid import Grid
+from rosa_bench.report.cells.select import Cell, Group, writes_texts
+from rosa_bench.report.cells.settings import Deviation, words
+from rosa_bench.report.published import PublishedTable
+from rosa_bench.report.writers.text import rows, span
+
+# By ``scores.selected_on``; {what} is what was chosen.
+SELECTION = {
+    "held_out": "{what} by rows held out of train; dev is scored once, at the end",
+    "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
+    "validation": "{what} by dev itself, as in the paper: the best of many flatters",
+}
+# Marks on figures whose learning rate is open to doubt, and what is said of them below.
+AT_AN_END, UNSETTLED = "‡", "§"
+END_NOTE = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
+UNSETTLED_NOTE = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: "
+
+
+def heading(group: Group) -> str:
+    """A setting's name."""
+    setting = group.setting
+    title = group.runs[0].config["model"]["title"]
+    changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
+    return ", ".join([title, f"protocol {setting.protocol}", f"{setting.device} {setting.precision}", *changes])
+
+
+def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
+    """What stands above a setting's table."""
+    group = grid.group
+    setting, protocol = group.setting, group.runs[0].config["protocol"]
+    told = {
+        "Model": model_words(group.runs[0]),
+        "Protocol": f"{protocol['name']}: {protocol['title']}",
+        "Changed": "; ".join(_changed(change) for change in setting.deviations) or "nothing",
+        "Device": device_words(group.runs),
+        "Metric": _metrics(grid),
+        "Rows": _rows(grid),
+        "Selection": _selection(list(group.cells.values())),
+        "Seeds": _seeds(list(group.cells.values())),
+    }
+    if tried := _tuning(grid):
+        told["Tuning"] = tried
+    if grid.printed:
+        told["Paper"] = f"{published.source}: {published.model}, single runs"
+    return told
+
+
+def model_words(run: RunRecord) -> str:
+    """A run's model, what must be said of it, and where its weights come from."""
+    model = run.config["model"]
+    note = model.get("note") or ""
+    said = f" ({note})" if note not in model["title"] else ""
+    return f"{model['title']}{said}; weights from {_weights(run.model)}"
+
+
+def device_words(runs: Sequence[RunRecord]) -> str:
+    """The devices that runs of one setting were made on: ``cuda (NVIDIA H100 80GB HBM3), bfloat16``."""
+    names = sorted({run.device["name"] for run in runs})
+    return f"{runs[0].device['type']} ({', '.join(names)}), {runs[0].device['precision']}"
+
+
+def data_note(run: RunRecord) -> str | None:
+    """What must be said of a run's data, if anything: that it is a part of the official rows, or synthetic."""
+    task, have, official = run.config["task"], run.data["rows"], run.data["official_rows"]
+    said = ["synthetic, made by a program"] if run.data["synthetic"] else []
+    if run.data["subset"]:
+        counts = {
+            "train": (have["train"] + have["held_out"], official.get(task["train"])),
+            "dev": (have["validation"], official.get(task["validation"])),
+            **({"test": (have["test"], official.get(task["test"]))} if writes_texts(run) else {}),
+        }
+        partial = [
+            f"{rows(count)} of {rows(whole)} official {split} rows"
+            for split, (count, whole) in counts.items()
+            if whole and count < whole
+        ]
+        said.append(f"a subset, {', '.join(partial)}")
+    return "; ".join(said) or None
+
+
+def numbered_notes(tasks: Mapping[str, RunRecord], titles: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
+    """The numbers of those tasks whose data must be noted, for their columns, and the notes. One run a task will do."""
+    said = {task: note for task, run in tasks.items() if (note := data_note(run))}
+    numbers = {task: number for number, task in enumerate(said, start=1)}
+    return numbers, [f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()]
+
+
+def _weights(model: dict[str, Any]) -> str:
+    """The source of weights and what fixes them, short."""
+    if model.get("requirements"):
+        first, *more = model["requirements"]
+        return f"{model['source']} {first}{f' and {len(more)} more' if more else ''}"
+    if "id" in model:
+        return f"{model['source']} {model['id']} ({(model.get('commit') or model.get('revision', ''))[:12]})"
+    return f"{model['source']} sha256 {model['sha256'][:12]}" if "sha256" in model else f"a {model['source']} draw"
+
+
+def _changed(change: Deviation) -> str:
+    return f"{change.key}={words(change.value)} (protocol: {words(change.expected)})"
+
+
+def _metrics(grid: Grid) -> str:
+    """``accuracy: MRPC, QNLI; pearson: STS-B``."""
+    titles: dict[str, list[str]] = defaultdict(list)
+    for task, run in grid.filled.items():
+        titles[run.scores["reported"].replace("_", " ")].append(grid.tasks[task])
+    return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in titles.items())
+
+
+def _rows(grid: Grid) -> str:
+    """``train + held out / dev, files: CoLA 7,696 + 855 / 1,043; ...``."""
+    runs = grid.filled
+    sources = " and ".join(sorted({run.data["source"].partition(" ")[0] for run in runs.values()}))
+    counts = []
+    for task, run in runs.items():
+        have = run.data["rows"]
+        train = [rows(have["train"]), *([rows(have["held_out"])] if have["held_out"] else [])]
+        others = [rows(have[split]) for split in ("validation", "test") if split in have]
+        counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
+    held_out = " + held out" if any(run.data["rows"]["held_out"] for run in runs.values()) else ""
+    test = " / test" if any(map(writes_texts, runs.values())) else ""
+    return f"train{held_out} / dev{test}, {sources}: {'; '.join(counts)}"
+
+
+def _selection(cells: list[Cell]) -> str:
+    counts = {len(cell.by_lr) for cell in cells}
+    unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
+    many = f"epoch and the best of {span(counts)} learning rates{unequal}"
+    what = "epoch (one learning rate was tried)" if counts == {1} else many
+    kinds = sorted({run.scores["selected_on"] for cell in cells for run in cell.runs})
+    return "; ".join(SELECTION[kind].format(what=what) for kind in kinds)
+
+
+def _tuning(grid: Grid) -> str | None:
+    """How many configurations each variant was chosen among, where that is not the same."""
+    tried: dict[str, list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        if counts := {len(cell.tried) for task in grid.tasks if (cell := grid.cell(variant, task))}:
+            tried[span(counts)].append(grid.label(variant))
+    if len(tried) < 2:
+        return None
+    said = "; ".join(f"{count} for {', '.join(labels)}" for count, labels in tried.items())
+    return f"learning rates x seeds tried, not the same for all: {said}"
+
+
+def _seeds(cells: list[Cell]) -> str:
+    counts = {len(cell.runs) for cell in cells}
+    if counts == {1}:
+        return "1, so nothing is known of chance"
+    return f"{span(counts)}, in brackets in each cell" if len(counts) > 1 else str(*counts)

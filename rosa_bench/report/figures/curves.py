@@ -1,0 +1,231 @@
+"""What the figures of scores share: panels of one setting and task, lines with their range over seeds, and words."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.header import data_note, heading
+from rosa_bench.report.cells.select import Cell, Group, lower_is_better, selects_by, writes_texts
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.figures.drawing import COLOURS, DASHES, MARKERS, OTHER_COLOUR, WIDTH_IN, faded, letter
+from rosa_bench.report.writers.text import rows, span
+
+MOST = 4  # panels in a figure, if it does not say how many
+FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
+LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in letters: how many fit, and what a line before its label takes of them
+NO_BREAK = "\N{NO-BREAK SPACE}"
+# By ``scores.selected_on``: the rows that every epoch was scored on.
+SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
+# Figures whose names are abbreviations.
+SPELT = {"bleu": "BLEU"}
+# Of changed variants, which stand beside few others. Eight colours and seven markers: no pair comes twice in 56.
+CHANGED_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999", "#882255", "#999933")
+CHANGED_MARKERS = "^vPXs*<"
+
+
+Cells = dict[Variant, Cell]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One setting and task: the cells of the variants that are drawn, in a fixed order."""
+
+    group: Group
+    task: str
+    cells: Cells
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """The runs behind the cells."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    @property
+    def run(self) -> RunRecord:
+        """One of them, for what they all share."""
+        return self.runs[0]
+
+    @property
+    def reported(self) -> str:
+        """The reported score's name, and what it is of."""
+        return f"{_named(self.run.scores['reported'])} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
+
+    @property
+    def each_epoch(self) -> str:
+        """The name of the figure that every epoch has, and what it is of."""
+        name, is_error = selects_by(self.run)
+        return f"{_named(name)}{'' if is_error else ' × 100'},\non {SCORED_ON[self.run.scores['selected_on']]}"
+
+    @property
+    def title(self) -> str:
+        """The task and the setting."""
+        return f"{self.run.config['task']['title']}: {heading(self.group)}"
+
+
+def plain(cells: Cells) -> Cells:
+    """Those of variants whose own settings are not changed."""
+    return {variant: cell for variant, cell in cells.items() if not variant.changes}
+
+
+def panels_of(
+    groups: Iterable[Group],
+    drawable: Callable[[Cell], object],
+    enough: Callable[[Cells], object] = bool,
+    *,
+    among: Callable[[Cells], Cells] = plain,
+    most: int = MOST,
+) -> list[Panel]:
+    """The panels of a figure, ``most`` at most: nearest to their protocol first, then of the model with the most runs.
+
+    Of these CoLA's come first, then the tasks by how many runs they have, each under one protocol after the other.
+    A panel has the cells ``among`` all that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is
+    an error have no score: they are left out.
+    """
+    panels = []
+    for group in groups:
+        for task in group.tasks:
+            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
+            scored = {variant: cell for variant, cell in found.items() if cell and not lower_is_better(cell.runs[0])}
+            cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
+            if cells and enough(cells):
+                panels.append(Panel(group, task, cells))
+
+    at_distance = Counter(panel.group.setting.distance for panel in panels for _ in panel.runs)
+    of_task = Counter((panel.group.setting.distance, panel.task) for panel in panels for _ in panel.runs)
+
+    def place(panel: Panel) -> tuple:
+        distance = panel.group.setting.distance
+        task = panel.task != FIRST_TASK, -of_task[distance, panel.task], panel.task
+        return distance[0], -at_distance[distance], task, -len(panel.runs), panel.title, panel.run.id
+
+    return sorted(panels, key=place)[:most]
+
+
+def ranks_of(panels: Iterable[Panel]) -> list[int]:
+    """All ranks in a figure, in order."""
+    return sorted({variant.rank for panel in panels for variant in panel.cells if variant.rank is not None})
+
+
+def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
+    """How a variant's line looks: colour, dashes and marker are the method's, and it is paler for a lower rank."""
+    strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)
+    return {
+        "color": faded(COLOURS.get(variant.method, OTHER_COLOUR), strength),
+        "linestyle": DASHES.get(variant.method, "-"),
+        "marker": MARKERS.get(variant.method, "."),
+        "markersize": 3.5,
+        "linewidth": 1.2,
+    }
+
+
+def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
+    """How each variant's line looks: its method's look, with a colour and a marker of its own where it is changed."""
+    ranks = ranks_of(panels)
+    styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
+    changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
+    for variant, colour, marker in zip(changed, cycle(CHANGED_COLOURS), cycle(CHANGED_MARKERS), strict=False):
+        styles[variant] |= {"color": colour, "marker": marker}
+    return styles
+
+
+def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], **looks: Any) -> Line2D:
+    """Draw the mean of the values at each x, and their range as a shade."""
+    groups = [np.asarray(some) for some in values]
+    [line] = ax.plot(x, [some.mean() for some in groups], **looks)
+    low, high = [some.min() for some in groups], [some.max() for some in groups]
+    ax.fill_between(x, low, high, alpha=0.13, linewidth=0, color=line.get_color())
+    return line
+
+
+def plot_epochs(ax: Axes, cell: Cell, value: Callable[[dict[str, Any]], float], **looks: Any) -> None:
+    """Draw what ``value`` gives for each epoch of a cell's runs, against epochs."""
+    plot_against_epochs(ax, list(zip(*(map(value, run.scores["epochs"]) for run in cell.runs), strict=True)), **looks)
+
+
+def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: Any) -> None:
+    """Draw the mean and the range of the values of each epoch."""
+    plot_range(ax, range(1, len(values) + 1), values, **looks)
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def has_epochs(cell: Cell) -> bool:
+    """Whether every run has scores of its epochs."""
+    return all(run.scores["epochs"] for run in cell.runs)
+
+
+def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
+    """From an epoch to the figure that selects among epochs: a score times 100, an error as it is."""
+    name, is_error = selects_by(run)
+    return lambda epoch: (1 if is_error else 100) * epoch["scores"][name]
+
+
+def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure with axes of about this height for each panel, titled: two beside each other where there are several."""
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(WIDTH_IN, 0.9 + height_in * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False, sharey=sharey).ravel().tolist()
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    for number, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
+        set_title(ax, number, panel, width=92 // columns)
+    return figure, axes[: len(panels)]
+
+
+def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
+    """Write which task and setting a panel is of above its first axes."""
+    ax.set_title(titled(number, panel, width=width), loc="left")
+
+
+def titled(number: int, panel: Panel, *, width: int) -> str:
+    """Which task and setting a panel is of, in lines of at most ``width`` characters, broken after commas."""
+    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {panel.title}".split(", "))
+    return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
+
+
+def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
+    """One legend for all panels, below them: each variant once, in order."""
+    handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
+    lines = [handles[variant.label] for variant in variants if variant.label in handles]
+    longest = max(len(str(line.get_label())) for line in lines)
+    columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
+    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=columns)
+
+
+def sources(panels: Sequence[Panel]) -> str:
+    """A line a panel: its setting, device, rows and seeds, and what must be said of its data."""
+    said = []
+    for number, panel in enumerate(panels):
+        devices = ", ".join(sorted({run.device["name"] for run in panel.runs}))
+        have, note = panel.run.data["rows"], data_note(panel.run)
+        held_out = f", {rows(have['held_out'])} held out of train" if have["held_out"] else ""
+        seeds = {len(cell.runs) for cell in panel.cells.values()}
+        train, dev = f"{rows(have['train'])} train", f"{rows(have['validation'])} dev"
+        counts = f"{train}, {dev} and {rows(have['test'])} test" if writes_texts(panel.run) else f"{train} and {dev}"
+        said.append(
+            f"- {letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
+            f"seeds: {span(seeds)}."
+        )
+    return "\n".join(said)
+
+
+def _named(figure: str) -> str:
+    return SPELT.get(figure, figure.replace("_", " ").capitalize())
+
+
+def _place(variant: Variant) -> tuple[int, str, int, str]:
+    """Where a variant stands: the paper's methods first, full fine-tuning before all; changed ones after plain ones."""
+    known = list(MARKERS)
+    place = known.index(variant.method) if variant.method in known else len(known)
+    return place, variant.method, variant.rank or 0, variant.label

@@ -1,0 +1,76 @@
+"""What a figure is before it is a file, and how all of ours look."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from rosa_bench.system.files import write_atomic
+
+STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one literal each
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
+}
+# Okabe and Ito's colours, told apart by colour-blind readers, and in grey.
+COLOURS = {
+    "ft": "#000000",
+    "lora": "#0072B2",
+    "rosa": "#D55E00",
+    "ia3": "#009E73",
+    "bitfit": "#CC79A7",
+    "head_only": "#56B4E9",
+}
+OTHER_COLOUR = "#999999"  # of a method that has none
+# Where there is no colour at all, these tell methods apart.
+MARKERS = {"ft": "s", "lora": "o", "rosa": "D", "ia3": "^", "bitfit": "v", "head_only": "X"}
+DASHES: dict[str, Any] = {"lora": "--", "ia3": "-.", "bitfit": ":", "head_only": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
+UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # what savefig would else write of itself, by kind
+WIDTH_IN = 7.0  # across both columns of an article
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with the text that belongs under it, in Markdown."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``; returns where."""
+        paths = []
+        for kind in UNDATED:
+            paths.append(folder / f"{self.name}.{kind}")
+            write_atomic(paths[-1], self.picture(kind))
+        paths.append(folder / f"{self.name}.md")
+        write_atomic(paths[-1], f"![{self.name}]({self.name}.png)\n\n{self.caption}\n")
+        return paths
+
+    def picture(self, kind: str) -> bytes:
+        """The figure as a ``png`` or ``svg``: the same bytes for the same records."""
+        FigureCanvasAgg(self.figure)
+        picture = BytesIO()
+        with mpl.rc_context(STYLE):
+            self.figure.savefig(picture, format=kind, metadata=UNDATED[kind])
+        return picture.getvalue()
+
+
+def faded(colour: str, strength: float) -> tuple[float, float, float]:
+    """A colour mixed with white."""
+    red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
+    return red, green, blue
+
+
+def letter(number: int) -> str:
+    """``(a)``, ``(b)``, ..."""
+    return f"({'abcdefgh'[number]})"

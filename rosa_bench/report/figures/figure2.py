@@ -1,0 +1,181 @@
+"""Figure 2: validation loss on the synthetic regressions, and what LoRA of each rank cannot go below."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.figures.curves import has_epochs
+from rosa_bench.report.figures.drawing import COLOURS, OTHER_COLOUR, STYLE, WIDTH_IN, Drawing, faded, letter
+
+TASK = "synthetic"
+LOWEST = 1e-6  # of the axis: what is below stands in the caption, and would press all else together
+BOUND_OF = "lora"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One model's curves: by variant, the loss (replicates, epochs). ``bounds``: by rank, the mean bound on dev."""
+
+    group: Group
+    curves: dict[Variant, np.ndarray]
+    bounds: dict[int, float]
+
+    def of(self, method: str) -> list[np.ndarray]:
+        """The curves of one method."""
+        return [curve for variant, curve in self.curves.items() if variant.method == method]
+
+    @property
+    def runs(self) -> list[RunRecord]:
+        """The runs behind the curves."""
+        return [run for cell in plain_cells(self.group).values() for run in cell.runs]
+
+    @property
+    def title(self) -> str:
+        """The model's name."""
+        return self.runs[0].config["model"]["title"]
+
+
+def draw(groups: list[Group]) -> Drawing | None:
+    """The figure, one panel a model, from runs without changes to a method's own settings; none without such runs."""
+    panels = [panel_of(group) for group in nearest_to_protocol(groups)]
+    if not panels:
+        return None
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
+        shape = {"sharex": True, "sharey": "row", "squeeze": False, "height_ratios": [1, 1.7]}
+        upper, lower = figure.subplots(2, len(panels), **shape)
+        for number, panel in enumerate(panels):
+            plot(upper[number], panel)
+            plot(lower[number], panel)
+            upper[number].set_title(f"{letter(number)} {panel.title}", loc="left")
+            lower[number].set_xlabel("epoch")
+        least = min(curve.mean(0)[-1] for panel in panels for curve in panel.of(BOUND_OF) or panel.curves.values())
+        greatest = max(curve.max() for panel in panels for curve in panel.curves.values())
+        upper[0].set_ylim(bottom=0.8 * least, top=1.1 * greatest)
+        upper[0].set_ylabel("near LoRA's bounds")
+        lower[0].set_ylim(bottom=LOWEST, top=1.3 * greatest)
+        lower[0].set_ylabel("validation loss (mean squared error)")
+        handles = {handle.get_label(): handle for ax in lower for handle in ax.get_legend_handles_labels()[0]}
+        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=6)
+    return Drawing("figure2", figure, caption(panels))
+
+
+def nearest_to_protocol(groups: Iterable[Group]) -> list[Group]:
+    """For each model, of the settings that it was run in, the one with the fewest deviations, then the most runs."""
+    best: dict[str, Group] = {}
+    for group in groups:
+        if TASK not in group.tasks or not plain_cells(group):
+            continue
+        model = group.setting.model
+        if model not in best or _rank(group) < _rank(best[model]):
+            best[model] = group
+    return [best[model] for model in sorted(best)]
+
+
+def _rank(group: Group) -> tuple[int, int, str]:
+    return len(group.setting.deviations), -len(group.runs), group.setting.protocol
+
+
+def plain_cells(group: Group) -> dict[Variant, Cell]:
+    """The cells of variants whose own settings are not changed, by method and rank."""
+    cells = {
+        variant: cell
+        for (variant, task), cell in group.cells.items()
+        if task == TASK and not variant.changes and has_epochs(cell)
+    }
+    return dict(sorted(cells.items(), key=lambda item: (item[0].method, item[0].rank or 0)))
+
+
+def panel_of(group: Group) -> Panel:
+    """The curves of one model, and its bounds where its records have them."""
+    cells = plain_cells(group)
+    curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
+    bounds = {}
+    for variant, cell in cells.items():
+        reached = [run.data.get("best_of_rank", {}).get("validation", []) for run in cell.runs]
+        if variant.method == BOUND_OF and variant.rank is not None and all(reached):
+            bounds[variant.rank] = float(np.mean([replicate[variant.rank] for run in reached for replicate in run]))
+    return Panel(group, curves, bounds)
+
+
+def losses(run: RunRecord) -> np.ndarray:
+    """A run's validation loss, (replicates, epochs)."""
+    own = f"{run.scores['reported']}."
+    epochs = [epoch["scores"] for epoch in run.scores["epochs"]]
+    return np.array([[scores[name] for scores in epochs] for name in epochs[0] if name.startswith(own)])
+
+
+def plot(ax: Axes, panel: Panel) -> None:
+    """Draw mean and range of each curve, darker for a higher rank, and the bounds."""
+    ranks = sorted({variant.rank for variant in panel.curves if variant.rank is not None})
+    for variant, curve in panel.curves.items():
+        strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
+        epochs = np.arange(1, curve.shape[1] + 1)
+        colour = faded(COLOURS.get(variant.method, OTHER_COLOUR), strength)
+        dashes = "--" if variant.method == BOUND_OF else "-"
+        ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
+        ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
+    for number, bound in enumerate(panel.bounds.values()):
+        ax.axhline(bound, color="black", linewidth=0.8, linestyle=":", label="_" if number else "LoRA's bound")
+    ax.set_yscale("log")
+
+
+def caption(panels: list[Panel]) -> str:
+    """What the figure shows and how it was made, and the final losses."""
+    run = panels[0].runs[0]
+    task, setting = run.config["task"], panels[0].group.setting
+    changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
+    counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
+    said = [
+        "**Figure 2.** Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
+        f"2407.07802. A random network f is fine-tuned to f\\*, whose weights are f's plus random matrices of rank "
+        f"{task['true_rank']}: {task['inputs']} inputs, {task['outputs']} outputs, {run.data['rows']['train']:,} train "
+        f"and {run.data['rows']['validation']:,} validation rows. Lines: mean; shades: range over "
+        f"{'–'.join(map(str, sorted(counts)))} independent problems. Dotted: LoRA's bound, the validation loss of the "
+        "best update of each rank in closed form (Theorem 2), on the linear map. "
+        f"AdamW, lr {run.config['lr']:g} decaying to 0, batch {run.config['batch_size']}, {run.config['epochs']} "
+        f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
+        f"{run.device['name']}, {run.device['precision']}.",
+        _losses_table(panels),
+    ]
+    return "\n\n".join(said)
+
+
+def _resampling(panels: list[Panel]) -> str:
+    periods = {
+        f"{run.config['method']['resample_every']:g} {run.config['method']['resample_unit']}"
+        for panel in panels
+        for run in panel.runs
+        if run.config["method"].get("resample_every")
+    }
+    return f", ROSA resampled every {' or '.join(sorted(periods))}" if periods else ""
+
+
+def _losses_table(panels: list[Panel]) -> str:
+    """Final losses, mean (least to greatest), a row a variant and a column a panel, with the bound beside."""
+    variants = list(dict.fromkeys(variant for panel in panels for variant in panel.curves))
+    bounded = [panel for panel in panels if panel.bounds]
+    head = ["final loss", *(panel.title for panel in panels), *(f"bound, {panel.title}" for panel in bounded)]
+    rows = [head, ["---"] * len(head)]
+    for variant in variants:
+        finals = [_final(panel.curves.get(variant)) for panel in panels]
+        limits = [
+            f"{panel.bounds[variant.rank]:.4g}" if variant.method == BOUND_OF and variant.rank in panel.bounds else ""
+            for panel in bounded
+        ]
+        rows.append([variant.label, *finals, *limits])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _final(curve: np.ndarray | None) -> str:
+    if curve is None:
+        return "–"
+    last = curve[:, -1]
+    return f"{last.mean():.3g} ({last.min():.3g} to {last.max():.3g})"

@@ -1,0 +1,102 @@
+"""Figure 3: peak memory of each method, beside how many parameters it trains."""
+
+from collections import Counter
+from dataclasses import replace
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.figures.curves import Panel, look, panels_of, ranks_of, set_title, sources
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.writers.text import parameters
+
+PHASES = ("train", "resample")
+MIB = 2**20
+# By the device's type.
+MEASURED = {
+    "cuda": "the greatest sum of the CUDA allocator's blocks in use by tensors: this process's own, whatever else runs "
+    "on a shared GPU, and without the CUDA context",
+    "cpu": "resident memory of the whole process, its libraries and data with it",
+}
+
+
+def draw(groups: list[Group]) -> Drawing | None:
+    """The figure, a row a setting, task and device; none without a run whose memory was measured."""
+    panels = [_measured(panel) for panel in panels_of(groups, lambda cell: any(map(peak_bytes, cell.runs)))]
+    if not panels:
+        return None
+    ranks, counts = ranks_of(panels), [len(panel.cells) for panel in panels]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, sum(0.8 + 0.2 * count for count in counts)), layout="constrained")
+        shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
+        for number, (panel, (left, right)) in enumerate(
+            zip(panels, figure.subplots(len(panels), 2, **shape), strict=True)
+        ):
+            _plot_memory(left, panel, ranks)
+            _plot_parameters(right, panel, ranks)
+            left.set_yticks(range(len(panel.cells)), [variant.label for variant in panel.cells])
+            left.set_ylim(len(panel.cells) - 0.4, -0.6)
+            set_title(left, number, panel, width=110)
+    return Drawing("figure3", figure, _caption(panels))
+
+
+def peak_bytes(run: RunRecord) -> int:
+    """The peak of memory while training, resamples with it; 0 if it was not measured."""
+    return max(run.memory_bytes.get(phase, 0) for phase in PHASES)
+
+
+def _measured(panel: Panel) -> Panel:
+    """The panel with the runs whose memory was measured, on the commonest device alone: kernels take different room."""
+    counts = Counter(run.device["name"] for run in panel.runs if peak_bytes(run))
+    name = min(counts, key=lambda one: (-counts[one], one))
+    kept = {
+        variant: tuple(run for run in cell.runs if peak_bytes(run) and run.device["name"] == name)
+        for variant, cell in panel.cells.items()
+    }
+    return replace(
+        panel, cells={variant: replace(panel.cells[variant], runs=runs) for variant, runs in kept.items() if runs}
+    )
+
+
+def _plot_memory(ax: Axes, panel: Panel, ranks: list[int]) -> None:
+    """Draw bars of the mean over seeds, with their range, and write the mean beside."""
+    greatest = max(map(peak_bytes, panel.runs)) / MIB
+    for place, (variant, cell) in enumerate(panel.cells.items()):
+        peaks = np.array([peak_bytes(run) / MIB for run in cell.runs])
+        ends = [[peaks.mean() - peaks.min()], [peaks.max() - peaks.mean()]]
+        style = {"elinewidth": 0.8, "capsize": 2, "ecolor": "#555555"}
+        ax.barh(place, peaks.mean(), 0.7, color=look(variant, ranks)["color"], xerr=ends, error_kw=style)
+        ax.text(peaks.max() + 0.02 * greatest, place, f"{peaks.mean():,.0f}", va="center")
+    ax.set_xlim(0, 1.15 * greatest)
+    ax.set_xlabel("peak memory (MiB)")
+
+
+def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
+    """Draw a point a variant, for the axis has no zero, and write the count beside."""
+    counts = [cell.trainable for cell in panel.cells.values()]
+    for place, (variant, count) in enumerate(zip(panel.cells, counts, strict=True)):
+        ax.plot(count, place, **look(variant, ranks) | {"markersize": 5, "linestyle": "none"})
+        ax.annotate(parameters(count), (count, place), xytext=(6, 0), textcoords="offset points", va="center")
+    ax.set_xscale("log")
+    ax.set_xlim(min(counts) / 3, max(counts) * 12)
+    ax.xaxis.set_minor_formatter(NullFormatter())  # numbers between the decades would cover each other
+    ax.set_xlabel("trainable parameters (logarithmic)")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", linewidth=0.4, alpha=0.5)
+
+
+def _caption(panels: list[Panel]) -> str:
+    kinds = sorted({panel.group.setting.device for panel in panels})
+    config = panels[0].run.config
+    said = (
+        "**Figure 3.** Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
+        "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
+        f"range. Batches of {config['batch_size']}, at most {config['max_length']} tokens a row. Measured on "
+        f"{'; on '.join(f'{kind}: {MEASURED[kind]}' for kind in kinds)}."
+    )
+    return f"{said}\n\n{sources(panels)}"

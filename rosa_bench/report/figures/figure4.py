@@ -1,0 +1,67 @@
+"""Figure 4: how fast ROSA converges with its rank, and LoRA beside it."""
+
+from collections.abc import Iterable
+from itertools import cycle
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.figures.curves import (
+    Panel,
+    has_epochs,
+    look,
+    panels_of,
+    plot_epochs,
+    ranks_of,
+    score_of,
+    set_legend,
+    set_title,
+    sources,
+)
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+
+METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
+RANK_MARKERS = "osD^vPX*"
+
+
+def draw(groups: list[Group]) -> Drawing | None:
+    """The figure, a row a setting and task: ROSA on the left, LoRA on the right, FT in both; none without two ranks."""
+    panels = panels_of(groups, has_epochs, _has_ranks)
+    if not panels:
+        return None
+    methods = [name for name in (METHOD, BESIDE) if any(one.method == name for panel in panels for one in panel.cells)]
+    ranks = ranks_of(panels)
+    markers = dict(zip(ranks, cycle(RANK_MARKERS), strict=False))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.8 + 2.4 * len(panels)), layout="constrained")
+        axes = figure.subplots(len(panels), len(methods), squeeze=False, sharey="row")
+        for number, (panel, row) in enumerate(zip(panels, axes, strict=True)):
+            for method, ax in zip(methods, row, strict=True):
+                for variant, cell in panel.cells.items():
+                    if variant.method in (method, BASELINE):
+                        style = look(variant, ranks)
+                        style |= {"marker": markers[variant.rank]} if variant.rank in markers else {}
+                        plot_epochs(ax, cell, score_of(panel.run), label=variant.label, **style)
+                titles = [variant.title for variant in panel.cells if variant.method == method]
+                name = ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")
+                name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+            set_title(row[0], number, panel, width=110)
+            row[0].set_ylabel(panel.each_epoch)
+        set_legend(figure, panels)
+    return Drawing("figure4", figure, _caption(panels))
+
+
+def _has_ranks(variants: Iterable[Variant]) -> bool:
+    return len({variant.rank for variant in variants if variant.method == METHOD}) >= 2
+
+
+def _caption(panels: list[Panel]) -> str:
+    said = (
+        "**Figure 4.** What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
+        "several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, LoRA, where it was run, on the right, "
+        "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
+        "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
+    )
+    return f"{said}\n\n{sources(panels)}"

@@ -1,0 +1,149 @@
+"""Figure 5: in how many directions each method moves the weights it adapts."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from math import inf
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Cell, select
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.figures.curves import (
+    Panel,
+    letter,
+    look,
+    panels_of,
+    plot_range,
+    ranks_of,
+    set_legend,
+    sources,
+    titled,
+)
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.writers.text import MISSING, span
+
+COLUMNS = 4  # a layer has four attention weights
+
+
+@dataclass(frozen=True)
+class Update:
+    """The update W_T - W_0 of one weight in one run.
+
+    kind      of the layer: its name without its number
+    rank      numeric
+    relative  its Frobenius norm, divided by the weight's own before training
+    shares    of the sum of its singular values, what the greatest ``ranks[i]`` of them have
+    """
+
+    kind: str
+    rank: int
+    relative: float
+    ranks: tuple[int, ...]
+    shares: tuple[float, ...]
+
+
+def draw(records: Sequence[RunRecord]) -> Drawing | None:
+    """The figure, a row a setting and task, a column a kind of layer; none without a run whose spectrum is recorded."""
+    panels = panels_of(select(record for record in records if record.spectrum), lambda cell: any(updates(cell)))
+    if not panels:
+        return None
+    ranks = ranks_of(panels)
+    found = [{variant: list(updates(cell)) for variant, cell in panel.cells.items()} for panel in panels]
+    heights = [0.5 + 1.7 * -(-len(kinds(of_panel)) // COLUMNS) for of_panel in found]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.4 + sum(heights)), layout="constrained")
+        # Each panel has its own title, which is wider than an axes.
+        parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for number, (panel, of_panel, part) in enumerate(zip(panels, found, parts, strict=True)):
+            part.suptitle(titled(number, panel, width=110), x=0.01, ha="left", fontsize="medium")
+            own = kinds(of_panel)
+            columns = min(COLUMNS, len(own))
+            axes = part.subplots(-(-len(own) // columns), columns, squeeze=False, sharey=True)
+            for ax, kind in zip_longest(axes.flat, own):
+                if kind is None:
+                    ax.set_visible(False)
+                    continue
+                _plot(
+                    ax,
+                    {variant: [one for one in some if one.kind == kind] for variant, some in of_panel.items()},
+                    ranks,
+                )
+                ax.set_title(kind, fontsize="medium")
+                ax.set_xlabel("singular values")
+            for ax in axes[:, 0]:
+                ax.set_ylabel("share of their sum")
+        set_legend(figure, panels)
+    return Drawing("figure5", figure, _caption(panels, found))
+
+
+def updates(cell: Cell) -> Iterator[Update]:
+    """The updates of every run and weight of a cell; those that are exactly zero have no curve, and are left out."""
+    for run in cell.runs:
+        for name, told in run.spectrum["weights"].items():
+            if told["sum"] > 0:
+                yield Update(
+                    kind=re.sub(r"^.*\.\d+\.", "", name),
+                    rank=told["rank"],
+                    relative=told["norm"] / told["norm_before"] if told["norm_before"] else inf,
+                    ranks=tuple(run.spectrum["ranks"][: len(told["sums"])]),
+                    shares=tuple(value / told["sum"] for value in told["sums"]),
+                )
+
+
+def kinds(found: dict[Variant, list[Update]]) -> list[str]:
+    """The kinds of layers that were adapted, in the model's order."""
+    return list(dict.fromkeys(one.kind for some in found.values() for one in some))
+
+
+def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> None:
+    """Draw the mean over layers and seeds, their range, and a marker at the median numeric rank."""
+    for variant, some in found.items():
+        if not some:
+            continue
+        style = look(variant, ranks)
+        told = min((one.ranks for one in some), key=len)  # of weights of different sizes, as far as all have values
+        plot_range(ax, told, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
+        points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
+        ax.plot([median(one.rank for one in some)], [1], **points)
+        ax.plot([], [], label=variant.label, **style)  # for the legend: the line and its marker
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:.0f}")
+    ax.set_xlim(left=1)
+    ax.set_ylim(0, 1.02)
+
+
+def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> str:
+    said = (
+        "**Figure 5.** In how many directions training moved each adapted weight, after Figure 5 of arXiv 2407.07802: "
+        "the greatest singular values of W_T - W_0, summed, as a share of the sum of all, against how many they are "
+        "(logarithmic). W_0 is the weight before training, W_T after the last epoch, with adapters merged. Lines: mean "
+        "over layers and seeds; shades: their range. Markers: the median numeric rank, which counts the singular "
+        "values above the rounding of the weight itself (float32 epsilon times its Frobenius norm). LoRA's is at most "
+        "r; ROSA's, after k resamples, at most 2 r (k + 1), for each subspace is taken out and another product put in. "
+        "Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
+    )
+    tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
+    return "\n\n".join([said, sources(panels), *tables])
+
+
+def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> str:
+    """Numeric rank, and how far the weights moved, a row a variant and a column a kind of layer."""
+    head = [f"{letter(number)} rank; relative norm", "lr", *kinds(found)]
+    rows = [head, ["---"] * len(head)]
+    for variant, some in found.items():
+        rows.append([variant.label, f"{panel.cells[variant].lr:g}", *(_cell(some, kind) for kind in kinds(found))])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cell(found: list[Update], kind: str) -> str:
+    some = [one for one in found if one.kind == kind]
+    if not some:
+        return MISSING
+    return f"{span({one.rank for one in some})}; {sum(one.relative for one in some) / len(some):.2g}"

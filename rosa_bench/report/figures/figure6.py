@@ -1,0 +1,51 @@
+"""Figure 6: train loss and what selects the epoch against epochs, at the chosen learning rate."""
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.figures.curves import (
+    Panel,
+    has_epochs,
+    look,
+    panels_of,
+    plot_epochs,
+    ranks_of,
+    score_of,
+    set_legend,
+    set_title,
+    sources,
+)
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+
+
+def draw(groups: list[Group]) -> Drawing | None:
+    """The figure, a row a setting and task: train loss left, what selects the epoch right; none without such runs."""
+    panels = panels_of(groups, has_epochs)
+    if not panels:
+        return None
+    ranks = ranks_of(panels)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.3 * len(panels)), layout="constrained")
+        for number, (panel, (left, right)) in enumerate(
+            zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True)
+        ):
+            for variant, cell in panel.cells.items():
+                style = look(variant, ranks)
+                plot_epochs(left, cell, lambda epoch: epoch["train_loss"], label=variant.label, **style)
+                plot_epochs(right, cell, score_of(panel.run), label=variant.label, **style)
+            set_title(left, number, panel, width=110)
+            left.set_ylabel("train loss")
+            right.set_ylabel(panel.each_epoch)
+        set_legend(figure, panels)
+    return Drawing("figure6", figure, _caption(panels))
+
+
+def _caption(panels: list[Panel]) -> str:
+    said = (
+        "**Figure 6.** Train loss (left; mean over the epoch's steps) and what selects the epoch (right; a score, or "
+        "the perplexity where texts are written) against epochs, after Figure 6 of arXiv 2407.07802, each method at "
+        "its chosen learning rate. Lines: mean over seeds; shades: their range. Each epoch is scored on the rows that "
+        "the epoch is selected by, which the axis names."
+    )
+    return f"{said}\n\n{sources(panels)}"

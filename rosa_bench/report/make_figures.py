@@ -1,0 +1,58 @@
+"""``rosa-bench figures``: from records to PNG and SVG, each with its caption."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rich import get_console
+from rich.markdown import Markdown
+from rich.text import Text
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.report.cells.select import Group, select
+from rosa_bench.report.figures import figure2, figure3, figure4, figure5, figure6, lr_sensitivity, resampling
+from rosa_bench.report.figures.drawing import Drawing
+from rosa_bench.system.errors import UserError
+
+# Another figure is another file like figure2.py, and its name here. Each gives none where it has nothing to draw.
+DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
+    figure2.draw,
+    figure3.draw,
+    figure4.draw,
+    figure6.draw,
+    resampling.draw,
+)
+# These need all runs, and not the chosen ones alone: of every learning rate, or to choose among those with a spectrum.
+DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
+    figure5.draw,
+    lr_sensitivity.draw,
+    lr_sensitivity.draw_changed,
+)
+
+
+def make_figures(results_dir: Path) -> None:
+    """Draw every figure that the records under ``results_dir`` allow, into its ``figures``, and print the captions.
+
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no figure.
+    """
+    records = load_records(results_dir)
+    drawings = draw_figures(records)
+    if not drawings:
+        unread = f" ({records.unread})" if records.unread else ""
+        raise UserError(
+            f"results_dir={results_dir} holds no completed run that a figure is made of{unread}; "
+            "run one of its presets first, as rosa-bench -m +experiment=figure2 does"
+        )
+    console = get_console()
+    for drawing in drawings:
+        paths = drawing.write(results_dir / "figures")
+        console.print(Markdown(drawing.caption))
+        console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+    records.remind()
+
+
+def draw_figures(records: list[RunRecord]) -> list[Drawing]:
+    """Every figure that ``records`` allow."""
+    groups = select(records)
+    drawn = [*(draw(groups) for draw in DRAWERS), *(draw(records) for draw in DRAWERS_OF_ALL_RUNS)]
+    return [drawing for drawing in drawn if drawing]

@@ -1,0 +1,107 @@
+"""``rosa-bench report``: tables, figures and all runs on one page, a file that needs no other and no network."""
+
+import gzip
+from base64 import b64encode
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import get_console
+from rich.text import Text
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.report.make_figures import draw_figures
+from rosa_bench.report.make_tables import build_tables, tabled
+from rosa_bench.report.page.details import details_html
+from rosa_bench.report.page.run_list import FIELDS
+from rosa_bench.report.writers.html import caption_html, fill, table_html
+from rosa_bench.report.writers.text import MISSING
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import write_atomic
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+NEEDED = ("itables", "jinja2", "markdown_it")  # of the extra "report"
+STATUSES = ("completed", "failed", "interrupted")
+
+
+def make_report(results_dir: Path) -> None:
+    """Write the page of the records under ``results_dir`` to its ``report.html``.
+
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no record, or when a
+    package of the extra ``report`` is not installed.
+    """
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise UserError(
+            f'rosa-bench report needs {", ".join(missing)}; install what it needs: pip install "rosa-bench[report]"'
+        )
+    records = load_records(results_dir)
+    if not records:
+        raise UserError(
+            f"results_dir={results_dir} holds no runs; run something first, as rosa-bench task=cola does, "
+            "or name the folder that has runs/ with results_dir="
+        )
+    path = results_dir / "report.html"
+    write_atomic(path, page(records))
+    get_console().print(Text(f"{counted(records)}, written to {path}"), soft_wrap=True)
+    records.remind()
+
+
+def page(records: Sequence[RunRecord]) -> str:
+    """The whole document: the same text for the same records."""
+    script, style = library()
+    return fill(
+        "page.html",
+        library=b64encode(script).decode(),
+        library_style=style,
+        counts=counted(records),
+        facts=facts(records),
+        tables=[table_html(table) for table in build_tables(tabled(records))],
+        figures=[
+            (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption))
+            for drawing in draw_figures(list(records))
+        ],
+        fields=FIELDS,
+        runs=records,
+        details=details_html,
+        packed=packed,
+    )
+
+
+def packed(text: str) -> str:
+    """Text for page.js to unpack: gzip, without a time in it, in base64."""
+    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+def library() -> tuple[bytes, "Markup"]:
+    """DataTables as a JavaScript module, and its style sheet, as they come with itables."""
+    from itables import options
+    from markupsafe import Markup
+
+    bundle = Path(options.dt_bundle)
+    return bundle.read_bytes(), Markup(bundle.with_suffix(".css").read_text(encoding="utf-8"))
+
+
+def counted(records: Iterable[RunRecord]) -> str:
+    """``12 runs: 9 completed, 1 failed, 2 interrupted``."""
+    counts = Counter(record.status for record in records)
+    runs = f"{counts.total()} run{'' if counts.total() == 1 else 's'}"
+    return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES)}"
+
+
+def facts(records: Iterable[RunRecord]) -> dict[str, str]:
+    """When the runs were made, on what, and by which versions."""
+    days = sorted({record.started_at[:10] for record in records})
+    versions: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for package, version in record.versions.items():
+            versions[package].add(version)
+    return {
+        "Started": " to ".join(dict.fromkeys((days[0], days[-1]))),
+        "Devices": ", ".join(sorted({record.device["name"] for record in records})),
+        "Versions": "; ".join(f"{package} {', '.join(sorted(some))}" for package, some in versions.items()) or MISSING,
+    }

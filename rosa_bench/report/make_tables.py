@@ -1,0 +1,102 @@
+"""``rosa-bench tables``: from records to Markdown, LaTeX and CSV, and to the terminal."""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich import get_console
+from rich.text import Text
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.report.cells.select import Group, lower_is_better, select
+from rosa_bench.report.tables import collapses, table1, table2, table3, table4, table5, train_loss
+from rosa_bench.report.tables.table import Table
+from rosa_bench.report.writers.latex import latex
+from rosa_bench.report.writers.markdown import markdown
+from rosa_bench.report.writers.terminal import show
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import write_atomic
+
+# Another table is another file like table2.py, and its name here.
+BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
+    table1.build,
+    table2.build,
+    table3.build,
+    table4.build,
+    table5.build,
+    collapses.build,
+    train_loss.build,
+)
+
+
+def make_tables(results_dir: Path, *, write: bool) -> None:
+    """Make every table from the records under ``results_dir``, ``write`` them to its ``tables``, and print them.
+
+    A file that is no record is named in the log and passed over. Raises `UserError` when there is no completed run.
+    """
+    found = load_records(results_dir)
+    records = tabled(found)
+    if not any(record.status == "completed" for record in records):
+        said = f"no completed run ({counted(records)})" if records else "no runs"
+        said += f" ({found.unread})" if found.unread else ""
+        raise UserError(
+            f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
+            "or name the folder that has runs/ with results_dir="
+        )
+    tables = build_tables(records)
+    if not tables:
+        raise UserError(
+            f"results_dir={results_dir} holds {counted(records)}, all with pad_to_max=true, which is for Table 1's "
+            "batches of 32 on CoLA alone; run with pad_to_max=false for a table of scores"
+        )
+    # Written before anything is printed: a reader who closes the pipe early still has the files.
+    paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
+    console = get_console()
+    for table in tables:
+        show(table, console)
+        console.print()
+    console.print(Text(counted(records)), soft_wrap=True)
+    if paths:
+        console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+    found.remind()
+
+
+def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Those of ``records`` that tables are made of: scores, and no errors."""
+    return [record for record in records if not lower_is_better(record)]
+
+
+def build_tables(records: Iterable[RunRecord]) -> list[Table]:
+    """Every table that ``records`` have a figure for."""
+    groups = select(records)
+    return [table for build in BUILDERS if (table := build(groups)).sections]
+
+
+def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
+    """Write a table as Markdown, LaTeX and CSV; returns where. ``counts`` says what it was made from."""
+    texts = {".md": markdown(table, counts), ".tex": latex(table, counts), ".csv": tidy_csv(table)}
+    paths = [folder / f"{table.name}{ending}" for ending in texts]
+    for path, text in zip(paths, texts.values(), strict=True):
+        write_atomic(path, text)
+    return paths
+
+
+def tidy_csv(table: Table) -> str:
+    """The figures of a table, one row a cell."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(table.tidy[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.tidy)
+    return file.getvalue()
+
+
+def counted(records: list[RunRecord]) -> str:
+    """``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
+    counts = Counter(record.status for record in records)
+    completed = counts.pop("completed", 0)
+    others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    runs = f"{completed} completed run{'' if completed == 1 else 's'}"
+    return f"{runs}; not tabled: {others}" if others else runs

@@ -1,0 +1,29 @@
+"""Beyond the paper: how many runs ended by giving all rows the same, by method and learning rate."""
+
+from rosa_bench.records.record import LEAST_SPREAD, RunRecord
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.tables.by_lr import Told, table_by_lr
+from rosa_bench.report.tables.table import Entry, Table
+
+INTRO = [
+    "Each cell: how many runs collapsed, of how many, one a seed. A run has collapsed if the model of its last epoch "
+    "gives all reported rows the same prediction: with a standard deviation below "
+    f"{LEAST_SPREAD:g} of that of the labels.",
+    "All learning rates that were tried are here, also those that no other table shows. –: not run. Runs made before "
+    "the spread of predictions was recorded are left out.",
+]
+
+
+def build(groups: list[Group]) -> Table:
+    """Every variant, learning rate and task whose runs say how their predictions spread."""
+    return table_by_lr(groups, _told, name="collapses", title="Collapsed runs", intro=INTRO)
+
+
+def _told(runs: list[RunRecord]) -> Told | None:
+    told = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
+    if not told:
+        return None
+    return Told(
+        entry=Entry(mean=f"{sum(told)} of {len(told)}"),
+        tidy=[{"runs": str(len(told)), "collapsed": str(sum(told))}],
+    )

@@ -1,0 +1,261 @@
+"""Tables of scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 3, 4 and 5 have this form."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.grid import Grid, grid_of
+from rosa_bench.report.cells.header import (
+    AT_AN_END,
+    END_NOTE,
+    UNSETTLED,
+    UNSETTLED_NOTE,
+    facts,
+    heading,
+    numbered_notes,
+)
+from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.statistics import Difference
+from rosa_bench.report.published import PublishedRow, PublishedTable
+from rosa_bench.report.tables.table import Column, Contrast, Entry, Line, Section, Table
+from rosa_bench.report.tables.tidy import tidy_rows
+from rosa_bench.report.writers.text import parameters, percent, probability, signed
+
+LEFT_OUT, FAILED = "†", "¶"
+TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
+INTRO = [
+    "Each cell: ours / the paper's, {scored} scores times 100. "
+    "Ours is the mean over seeds ± the sample standard deviation (number of seeds); its 95 % interval "
+    "is in the CSV file.",
+    "Bold: ahead of every other row of ours by more than chance would do (Welch's t-test over seeds, one-sided, "
+    "p < 0.05 against each). No bold means that no row is shown to be best. –: no figure.",
+    "Trainable: parameters that train, the task's head included where it does.",
+]
+COMPARED = (
+    "Compared with LoRA: the mean difference, its 95 % interval and p by Student's t of the differences, seed by seed, "
+    "not corrected for how many are looked at. Within noise: the interval holds 0, or there is one seed alone."
+)
+
+
+# Further columns: a heading, and the entry of a row.
+Beside = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
+
+
+def score_table(
+    name: str,
+    groups: Iterable[Group],
+    published: PublishedTable,
+    *,
+    scored: str = "dev",
+    more: Sequence[str] = (),
+    beside: Beside = lambda _grid: [],
+) -> Table:
+    """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
+
+    ``scored`` is the split that scores are of; ``more`` goes to what is said above; ``beside`` adds columns.
+    Runs that were made for their time are left out, and it is said: as a setting of their own they would stand beside
+    the same runs with the usual padding.
+    """
+    groups = list(groups)
+    untimed = [group for group in groups if not group.setting.is_timed]
+    runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
+    ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
+    grids = [grid_of(group, published) for group in ordered]
+    sections = [_section(grid, published, beside(grid)) for grid in grids]
+    compared = [COMPARED] if any(section.contrasts for section in sections) else []
+    timed = [TIMED] if len(untimed) < len(groups) else []
+    return Table(
+        name=name,
+        title=f"{published.source.rpartition(', ')[2]}: {published.title}",
+        intro=[
+            INTRO[0].format(scored=scored),
+            *INTRO[1:],
+            *more,
+            *compared,
+            *timed,
+            *_named(published),
+            f"The paper's table: {'; '.join(published.notes)}.",
+        ],
+        sections=sections,
+        tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
+    )
+
+
+def _named(published: PublishedTable) -> list[str]:
+    """What the paper's names of rows mean in our settings."""
+    said = [
+        " ".join([f"{row.title} is", f"method={row.method}", *([f"rank={row.rank}"] if row.rank else []), *_typed(row)])
+        for row in published.rows
+        if row.settings
+    ]
+    return [f"Names: {'; '.join(said)}."] if said else []
+
+
+def _typed(row: PublishedRow) -> list[str]:
+    return [f"{key}={words(value)}" for key, value in row.settings.items()]
+
+
+def of_tasks(groups: Iterable[Group], keep: Callable[[RunRecord], bool]) -> list[Group]:
+    """The cells of the tasks to ``keep``, of the settings that have any."""
+    found = []
+    for group in groups:
+        cells = {place: cell for place, cell in group.cells.items() if keep(cell.runs[0])}
+        if cells:
+            found.append(Group(setting=group.setting, cells=cells))
+    return found
+
+
+def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]:
+    """The cells that the paper's table has, of the settings that have one of the table's own.
+
+    Its own rows are those with settings: the others (FT, LoRA) stand in Table 2 as well, and are here to compare with.
+    """
+    rows = {row.variant: bool(row.settings) for row in published.rows}
+    found = []
+    for group in groups:
+        cells = {
+            (variant, task): cell
+            for (variant, task), cell in group.cells.items()
+            if variant in rows and task in published.columns
+        }
+        if any(rows[variant] for variant, _ in cells):
+            found.append(Group(setting=group.setting, cells=cells))
+    return found
+
+
+def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str], int]) -> tuple:
+    """Settings with the paper's tasks come first, then those nearest to their protocol, of the model with most runs."""
+    setting = group.setting
+    return (
+        not set(group.tasks) & set(published.columns),
+        *(len(setting.deviations), -runs[setting.distance]),
+        *(setting.model, setting.protocol, setting.device, setting.precision),
+        heading(group),
+    )
+
+
+def _section(
+    grid: Grid, published: PublishedTable, beside: Iterable[tuple[str, Callable[[Variant], Entry]]]
+) -> Section:
+    numbers, notes = numbered_notes(grid.filled, grid.tasks)
+    in_paper = {task for _, task in grid.printed}
+    columns = [Column(title="Trainable", paper=bool(grid.printed_trainable))]
+    columns += [
+        Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
+    ]
+    columns += [Column(title=title) for title, _ in beside]
+    return Section(
+        heading=heading(grid.group),
+        facts=facts(grid, published),
+        columns=columns,
+        lines=[_line(grid, variant, [entry(variant) for _, entry in beside]) for variant in grid.variants],
+        notes=[
+            *notes,
+            *_left_out(grid),
+            *_at_an_end(grid),
+            *_unsettled(grid),
+            *_failed(grid),
+        ],
+        contrasts=_contrasts(grid),
+    )
+
+
+def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
+    cells = {task: grid.cell(variant, task) for task in grid.tasks}
+    counts = sorted({cell.trainable for cell in cells.values() if cell})
+    texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
+    trainable = Entry(mean="–".join(texts) or None, paper=grid.printed_trainable.get(variant))
+    entries = [
+        _entry(
+            cell,
+            paper=grid.printed.get((variant, task)),
+            best=grid.leaders[task] == variant,
+            open_ended=(variant, task) in grid.open_ended,
+        )
+        for task, cell in cells.items()
+    ]
+    return Line(label=grid.label(variant), entries=[trainable, *entries, *beside])
+
+
+def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
+    if cell is None:
+        return Entry(paper=paper)
+    marks = {
+        LEFT_OUT: cell.lrs_left,
+        AT_AN_END: open_ended,
+        UNSETTLED: cell.rival is not None,
+        FAILED: cell.lrs_failed,
+    }
+    return Entry(
+        mean=percent(cell.mean),
+        spread=None if cell.std is None else percent(cell.std),
+        count=len(cell.runs),
+        mark="".join(mark for mark, holds in marks.items() if holds),
+        paper=paper,
+        best=best,
+    )
+
+
+def _contrasts(grid: Grid) -> list[Contrast]:
+    return [
+        _contrast(grid.label(variant), title, difference)
+        for variant in grid.variants
+        for task, title in grid.tasks.items()
+        if (difference := grid.against_baseline(variant, task))
+    ]
+
+
+def _contrast(label: str, column: str, difference: Difference) -> Contrast:
+    low, high, p = difference.low, difference.high, difference.p
+    if difference.seeds < 2:
+        verdict = "not known"
+    elif difference.within_noise:
+        verdict = "within noise"
+    else:
+        verdict = "above LoRA" if difference.mean > 0 else "below LoRA"
+    return Contrast(
+        label=label,
+        column=column,
+        difference=signed(difference.mean),
+        interval=None if low is None or high is None else f"{signed(low)} to {signed(high)}",
+        p=None if p is None else probability(p),
+        count=difference.seeds,
+        verdict=verdict,
+    )
+
+
+def _left_out(grid: Grid) -> list[str]:
+    """The note on learning rates that were not compared."""
+    which = _lrs(grid, lambda cell: cell.lrs_left)
+    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {which}"] if which else []
+
+
+def _at_an_end(grid: Grid) -> list[str]:
+    """The note on learning rates beyond which none was tried."""
+    return [END_NOTE] if grid.open_ended else []
+
+
+def _unsettled(grid: Grid) -> list[str]:
+    """The note on learning rates that may have to take the chosen one's place."""
+    which = _lrs(grid, lambda cell: () if cell.rival is None else (cell.rival,))
+    return [f"{UNSETTLED_NOTE}{which}"] if which else []
+
+
+def _failed(grid: Grid) -> list[str]:
+    """The note on learning rates at which a run failed."""
+    which = _lrs(grid, lambda cell: cell.lrs_failed)
+    return [f"{FAILED} learning rates at which a run failed, and has no figure: {which}"] if which else []
+
+
+def _lrs(grid: Grid, lrs_of: Callable[[Cell], tuple[float, ...]]) -> str:
+    """Some of each cell's learning rates: ``FT 2e-05, 6e-05 on CoLA, MRPC; LoRA (r=8) 0.006 on CoLA``."""
+    titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        for task, title in grid.tasks.items():
+            if (cell := grid.cell(variant, task)) and (lrs := lrs_of(cell)):
+                titles[variant, lrs].append(title)
+    return "; ".join(
+        f"{grid.label(variant)} {', '.join(f'{lr:g}' for lr in lrs)} on {', '.join(tasks)}"
+        for (variant, lrs), tasks in titles.items()
+    )

@@ -1,0 +1,151 @@
+"""Table 1: what an epoch of CoLA costs, padded to 512, and ROSA's factorisation in it, by setting and device."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.header import heading
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.settings import Variant, variant_of, words
+from rosa_bench.report.published import PublishedTable, load_published
+from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+
+TASK, BATCH_SIZE, LENGTH = "cola", 32, 512
+INTRO = [
+    "Each cell: ours / the paper's, in seconds. Ours is the mean over runs ± the sample standard deviation (number of "
+    "runs). An epoch is training alone, without evaluation, and with one factorisation where the method has any.",
+    f"Only runs whose batches are {BATCH_SIZE} sequences padded to {LENGTH} (pad_to_max=true) stand here. All others "
+    "pad a batch to its own longest, and take far less time: CoLA's sentences are short.",
+    "The devices differ, so ours and the paper's compare only by the order of their rows.",
+]
+
+
+def build(groups: list[Group]) -> Table:
+    """The paper's methods, and every other that was timed in the same way."""
+    published = load_published("table1")
+    timed: dict[tuple[int, str], list[RunRecord]] = defaultdict(list)  # times of two devices never stand together
+    for number, group in enumerate(groups):
+        for run in group.runs:
+            if is_timed(run):
+                timed[number, run.device["name"]].append(run)
+    sections = [_section(groups[number], runs, published) for (number, _), runs in sorted(timed.items())]
+    tidy = [row for (number, _), runs in sorted(timed.items()) for row in _tidy(groups[number], runs)]
+    return Table(
+        name="table1",
+        title=f"{published.source.rpartition(', ')[2]}: {published.title}",
+        intro=[*INTRO, f"The paper's table: {published.metric}; {'; '.join(published.notes)}."],
+        sections=sections,
+        tidy=tidy,
+    )
+
+
+def is_timed(run: RunRecord) -> bool:
+    """Whether a run trained on what the paper timed: CoLA, 32 sequences a batch, every one padded to 512.
+
+    A record older than ``pad_to_max`` is of a run whose batches were padded to their own longest.
+    """
+    config = run.config
+    shape = (config["task"]["name"], config["batch_size"], config["max_length"])
+    return shape == (TASK, BATCH_SIZE, LENGTH) and config.get("pad_to_max", False) and "train" in run.time_s
+
+
+def factorize_time_s(run: RunRecord) -> float | None:
+    """Seconds of one factorisation, the optimizer's reset included; none for a run without any."""
+    count, total = resamples(run), run.time_s.get("resample")
+    return total / count if count and total is not None else None
+
+
+def epoch_time_s(run: RunRecord) -> float:
+    """Seconds of training for one epoch with one factorisation, whatever the run's period of resampling."""
+    return run.time_s["train"] / run.config["epochs"] + (factorize_time_s(run) or 0)
+
+
+def resamples(run: RunRecord) -> int:
+    """How often the method drew anew: `Rosa.is_due`, counted. The first subspace, drawn before training, is none."""
+    config = run.config
+    every = config["method"].get("resample_every")
+    if not every:
+        return 0
+    steps_per_epoch = -(-run.data["rows"]["train"] // config["batch_size"])
+    unit = steps_per_epoch if config["method"]["resample_unit"] == "epochs" else 1
+    return (config["epochs"] * steps_per_epoch - 1) // max(1, round(every * unit))
+
+
+def _by_variant(runs: Iterable[RunRecord]) -> dict[Variant, list[RunRecord]]:
+    found: dict[Variant, list[RunRecord]] = defaultdict(list)
+    for run in runs:
+        found[variant_of(run)].append(run)
+    return found
+
+
+def _section(group: Group, runs: list[RunRecord], published: PublishedTable) -> Section:
+    ours = _by_variant(runs)
+    methods = [row.method for row in published.rows]
+    lines = []
+    for row in published.rows:
+        same = {variant: some for variant, some in ours.items() if variant.method == row.method}
+        figures = {key: None if figure == "-" else figure for key, figure in row.figures.items()}
+        lines += [_line(variant.label, some, figures) for variant, some in same.items()] or [
+            _line(row.title, [], figures)
+        ]
+    lines += [_line(variant.label, some, {}) for variant, some in ours.items() if variant.method not in methods]
+    return Section(
+        heading=f"{heading(group)}, {runs[0].device['name']}",
+        facts=_facts(group, runs[0], published),
+        columns=[Column(title=title, paper=True) for title in published.columns.values()],
+        lines=lines,
+    )
+
+
+def _facts(group: Group, run: RunRecord, published: PublishedTable) -> dict[str, str]:
+    changes = [f"{change.key}={words(change.value)}" for change in group.setting.deviations]
+    model, rows = run.config["model"], run.data["rows"]["train"]
+    return {
+        "Model": model["title"] + (f" ({model['note']})" if model.get("note") else ""),
+        "Device": f"{run.device['name']}, {run.device['precision']}",
+        "Epoch": f"{rows:,} train rows in batches of {BATCH_SIZE}, padded to {LENGTH}",
+        "Changed": "; ".join(changes) or "nothing",
+        "Paper": f"{published.source}: {published.model}",
+    }
+
+
+def _line(label: str, runs: list[RunRecord], paper: dict[str, str | None]) -> Line:
+    factorize = [seconds for run in runs if (seconds := factorize_time_s(run)) is not None]
+    return Line(
+        label=label,
+        entries=[
+            _entry(factorize, paper.get("factorize_time_s")),
+            _entry([epoch_time_s(run) for run in runs], paper.get("epoch_time_s")),
+        ],
+    )
+
+
+def _entry(seconds: list[float], paper: str | None) -> Entry:
+    if not seconds:
+        return Entry(paper=paper)
+    mean = statistics.fmean(seconds)
+    digits = 3 if mean < 1 else 2 if mean < 100 else 1
+    spread = f"{statistics.stdev(seconds):.{digits}f}" if len(seconds) > 1 else None
+    return Entry(mean=f"{mean:.{digits}f}", spread=spread, count=len(seconds), paper=paper)
+
+
+def _tidy(group: Group, runs: list[RunRecord]) -> list[dict[str, str]]:
+    """One row a run."""
+    return [
+        {
+            "run": run.id,
+            "model": group.setting.model,
+            "protocol": group.setting.protocol,
+            "device": run.device["name"],
+            "precision": run.device["precision"],
+            "method": variant.method,
+            "rank": "" if variant.rank is None else str(variant.rank),
+            "epochs": str(run.config["epochs"]),
+            "resamples": str(resamples(run)),
+            "factorize_time_s": "" if (each := factorize_time_s(run)) is None else f"{each:.4f}",
+            "epoch_time_s": f"{epoch_time_s(run):.4f}",
+        }
+        for variant, some in _by_variant(runs).items()
+        for run in some
+    ]

@@ -1,0 +1,12 @@
+"""Table 2: methods and ranks on GLUE and SuperGLUE."""
+
+from rosa_bench.report.cells.select import Group, writes_texts
+from rosa_bench.report.published import load_published
+from rosa_bench.report.tables.scores import of_tasks, score_table
+from rosa_bench.report.tables.table import Table
+
+
+def build(groups: list[Group]) -> Table:
+    """The paper's rows and tasks, and every other variant and task of understanding that has runs."""
+    understanding = of_tasks(groups, lambda run: not writes_texts(run))
+    return score_table("table2", understanding, load_published("table2"))

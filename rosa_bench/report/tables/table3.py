@@ -1,0 +1,48 @@
+"""Table 3: methods and ranks on E2E, whose outputs are written and compared with what people wrote."""
+
+import statistics
+from collections.abc import Callable
+
+from rosa_bench.report.cells.grid import Grid
+from rosa_bench.report.cells.select import Group, writes_texts
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.published import load_published
+from rosa_bench.report.tables.scores import of_tasks, score_table
+from rosa_bench.report.tables.table import Entry, Table
+from rosa_bench.report.writers.text import percent
+
+# Figures of the same outputs that stand beside the reported one, with their headings; those in hundredths first.
+FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
+OTHERS = {"nist": "NIST", "cider": "CIDEr", "perplexity": "perplexity"}
+MORE = (
+    f"{', '.join(OTHERS.values())}: as they are, not times 100, of the same outputs and, for the perplexity, of the "
+    "texts that people wrote. The records say by which program each figure was computed."
+)
+
+
+def build(groups: list[Group]) -> Table:
+    """The paper's rows, and every other variant and task of writing that has runs."""
+    writing = of_tasks(groups, writes_texts)
+    return score_table("table3", writing, load_published("table3"), scored="test", more=[MORE], beside=_beside)
+
+
+def _beside(grid: Grid) -> list[tuple[str, Callable[[Variant], Entry]]]:
+    """A column for each further figure of each task, where the records have it."""
+    columns = []
+    for task, run in grid.filled.items():
+        title = f" ({grid.tasks[task]})" if len(grid.filled) > 1 else ""
+        for figure, name in {**FRACTIONS, **OTHERS}.items():
+            if figure in run.scores["selected"] and figure != run.scores["reported"]:
+                columns.append((f"{name}{title}", _entries(grid, task, figure)))
+    return columns
+
+
+def _entries(grid: Grid, task: str, figure: str) -> Callable[[Variant], Entry]:
+    def entry(variant: Variant) -> Entry:
+        cell = grid.cell(variant, task)
+        if cell is None:
+            return Entry()
+        mean = statistics.fmean(run.scores["selected"][figure] for run in cell.runs)
+        return Entry(mean=percent(mean) if figure in FRACTIONS else f"{mean:.2f}")
+
+    return entry

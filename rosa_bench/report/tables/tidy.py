@@ -1,0 +1,84 @@
+"""The figures of a table of scores as plain rows, one a cell, for programs to read."""
+
+import json
+
+from rosa_bench.report.cells.grid import Grid
+from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.statistics import Difference
+
+# The difference and the ends of its interval, times 100; p; how many seeds both have.
+VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
+
+
+def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
+    """One row for each cell with a figure of ours, in the table's order."""
+    ordered = [(variant, task) for variant in grid.variants for task in grid.tasks]
+    return [
+        {
+            **_setting(number, grid.group),
+            **_cell(variant, cell),
+            **_against_baseline(grid.against_baseline(variant, task)),
+            "paper_x100": grid.printed.get((variant, task), ""),
+            "best": str(grid.leaders[task] == variant).lower(),
+            "runs": " ".join(run.id for run in cell.runs),
+        }
+        for variant, task in ordered
+        if (cell := grid.cell(variant, task))
+    ]
+
+
+def _setting(number: int, group: Group) -> dict[str, str]:
+    setting, model = group.setting, group.runs[0].config["model"]
+    changes = {change.key: change.value for change in setting.deviations}
+    return {
+        "setting": str(number),
+        "model": setting.model,
+        "model_note": model.get("note") or "",
+        "weights": setting.weights,
+        "protocol": setting.protocol,
+        "device": setting.device,
+        "precision": setting.precision,
+        "deviations": json.dumps(changes),
+    }
+
+
+def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
+    run, around = cell.runs[0], cell.interval
+    return {
+        "task": run.config["task"]["name"],
+        "metric": run.scores["reported"],
+        **{f"{split}_rows": str(count) for split, count in run.data["rows"].items()},
+        "subset": str(run.data["subset"]).lower(),
+        "synthetic": str(run.data["synthetic"]).lower(),
+        "method": variant.method,
+        "rank": "" if variant.rank is None else str(variant.rank),
+        "method_settings": json.dumps({change.key: change.value for change in variant.changes}),
+        "trainable_parameters": str(cell.trainable),
+        "lr": f"{cell.lr:g}",
+        "lrs_tried": str(len(cell.lrs)),
+        "configurations_tried": str(len(cell.tried)),
+        "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
+        "lrs_failed": " ".join(f"{lr:g}" for lr in cell.lrs_failed),
+        "selected_on": run.scores["selected_on"],
+        "seeds": str(len(cell.runs)),
+        "mean_x100": _x100(cell.mean),
+        "std_x100": _x100(cell.std),
+        "interval_low_x100": _x100(around and around.low),
+        "interval_high_x100": _x100(around and around.high),
+        "interval_of": around.of if around else "",
+        "last_epoch_mean_x100": _x100(cell.last_mean),
+    }
+
+
+def _against_baseline(difference: Difference | None) -> dict[str, str]:
+    """The cells of `VS_LORA`, empty where there is nothing to compare with."""
+    if difference is None:
+        return dict.fromkeys(VS_LORA, "")
+    p = "" if difference.p is None else f"{difference.p:.4g}"
+    scores = map(_x100, (difference.mean, difference.low, difference.high))
+    return dict(zip(VS_LORA, (*scores, p, str(difference.seeds)), strict=True))
+
+
+def _x100(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.4f}"

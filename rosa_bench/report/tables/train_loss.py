@@ -1,0 +1,45 @@
+"""Beyond the paper: how well each method fitted its training data, by learning rate. A score says nothing of that."""
+
+import statistics
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.tables.by_lr import Told, table_by_lr
+from rosa_bench.report.tables.table import Entry, Table
+
+INTRO = [
+    "Each cell: the training loss of the last epoch, its mean over that epoch's steps, with dropout: cross-entropy, on "
+    "STS-B the squared error. Mean over seeds ± the sample standard deviation (number of seeds). The CSV file has "
+    "every run.",
+    "Runs that collapsed are left out, for their loss tells the labels' frequencies alone; collapsed: all of them.",
+    "To be compared down a column, at the same protocol and number of epochs: a lower loss is a better fit, not a "
+    "better model.",
+]
+
+
+def build(groups: list[Group]) -> Table:
+    """Every variant, learning rate and task whose runs have kept their epochs."""
+    return table_by_lr(groups, _told, name="train_loss", title="Training loss", intro=INTRO)
+
+
+def _told(runs: list[RunRecord]) -> Told | None:
+    runs = [run for run in runs if run.scores["epochs"]]
+    if not runs:
+        return None
+    fitted = [_loss(run) for run in runs if not run.has_collapsed]
+    spread = f"{statistics.stdev(fitted):.3f}" if len(fitted) > 1 else None
+    mean = Entry(mean=f"{statistics.fmean(fitted):.3f}", spread=spread, count=len(fitted)) if fitted else None
+    return Told(entry=mean or Entry(mean="collapsed"), tidy=[_tidy(run) for run in runs])
+
+
+def _tidy(run: RunRecord) -> dict[str, str]:
+    collapsed = run.has_collapsed
+    return {
+        "seed": str(run.config["seed"]),
+        "train_loss": repr(_loss(run)),
+        "collapsed": "" if collapsed is None else str(int(collapsed)),
+    }
+
+
+def _loss(run: RunRecord) -> float:
+    return run.scores["epochs"][-1]["train_loss"]

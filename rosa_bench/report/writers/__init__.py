@@ -1,0 +1,1 @@
+"""Writers of tables: Markdown, LaTeX, HTML, terminal."""

@@ -1,0 +1,57 @@
+"""HTML, of a table and of a caption. Text becomes markup in ``templates/`` alone, where all of it is escaped."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rosa_bench.report.tables.table import CONTRASTS, Table
+from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, note_text
+from rosa_bench.report.writers.text import MISSING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+def table_html(table: Table) -> "Markup":
+    """A table's sections, each with its facts, its figures, their notes and comparisons."""
+    return fill("table.html", table=table)
+
+
+def caption_html(caption: str) -> "Markup":
+    """A figure's caption, out of Markdown: emphasis, lists and tables; a link or a picture in it stays text."""
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+    return Markup(reader.render(caption))
+
+
+def fill(template: str, **values: object) -> "Markup":
+    """A template of ``templates/``, filled in. What is not `Markup` already is escaped."""
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template(template).render(values))
+
+
+@cache
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent.parent / "page" / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "MISSING": MISSING,
+        "CONTRASTS": CONTRASTS,
+        "CONTRAST_HEAD": CONTRAST_HEAD,
+        "column_text": column_text,
+        "contrast_texts": contrast_texts,
+        "note_text": note_text,
+        "zip": zip,
+    }
+    return environment

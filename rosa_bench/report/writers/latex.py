@@ -1,0 +1,138 @@
+"""A table as LaTeX, for an article that loads booktabs and no other package."""
+
+from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
+from rosa_bench.report.writers.text import MISSING, blocks
+
+TEXT_WIDTH = 345  # of LaTeX's article, in points
+# Generous widths, in points: of a character of \scriptsize, of one of its subscripts, of the gap between columns.
+CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
+SPECIAL = str.maketrans({
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''",
+    "|": r"\textbar{}", "±": r"$\pm$", "×": r"$\times$", "–": "--", "³": r"\textsuperscript{3}",
+    "†": r"$^\dagger$", "‡": r"$^\ddagger$", "§": r"\textsuperscript{\S}", "¶": r"\textsuperscript{\P}",
+})  # fmt: skip
+
+
+def latex(table: Table, counts: str) -> str:
+    """One ``table`` environment a section. ``counts`` says what it was made from."""
+    head = [r"% Needs \usepackage{booktabs}. Made by rosa-bench tables; changes will be overwritten.", f"% {counts}"]
+    return (
+        "\n".join([*head, *(_section(table, number, section) for number, section in enumerate(table.sections, 1))])
+        + "\n"
+    )
+
+
+def escape(text: str) -> str:
+    """Text in which no character is a command of LaTeX's."""
+    return text.translate(SPECIAL)
+
+
+def _section(table: Table, number: int, section: Section) -> str:
+    facts = [f"{name}: {escape(text)}." for name, text in section.facts.items()]
+    return "\n".join([
+        "",
+        r"\begin{table}[tp]",
+        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{escape(section.heading)}. After the paper's {escape(table.title)}.}}",
+        rf"\label{{tab:{table.name}-{number}}}",
+        *(_tabular(section, block) for block in _blocks(section)),
+        r"\begin{minipage}{\linewidth}\raggedright",
+        *map(escape, table.intro),
+        *facts,
+        *(f"{_note(note)}." for note in section.notes),
+        *_contrasts(section),
+        r"\end{minipage}",
+        r"\end{table}",
+    ])  # fmt: skip
+
+
+def _tabular(section: Section, block: list[int]) -> str:
+    """Some of the columns, under one another with the others on the page."""
+    columns = [section.columns[index] for index in block]
+    head = [escape(section.head), *(_heading(column) for column in columns)]
+    counted = _is_counted(section)
+    body = [
+        [escape(line.label), *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block)]
+        for line in section.lines
+    ]
+    return "\n".join([
+        rf"\begin{{tabular}}{{@{{}}l{'r' * len(block)}@{{}}}}",
+        r"\toprule",
+        rf"{' & '.join(head)} \\",
+        r"\midrule",
+        *(rf"{' & '.join(row)} \\" for row in body),
+        r"\bottomrule",
+        r"\end{tabular}\par\medskip",
+    ])  # fmt: skip
+
+
+def _blocks(section: Section) -> list[list[int]]:
+    """The columns' positions, cut so that each block fits the page."""
+    counted = _is_counted(section)
+
+    def width(index: int) -> float:
+        column = section.columns[index]
+        cells = (_width(line.entries[index], column, counted=counted) for line in section.lines)
+        return GAP + max(CHARACTER * len(column.title), *cells)
+
+    label = CHARACTER * max(len(line.label) for line in section.lines)
+    return blocks([width(index) for index in range(len(section.columns))], TEXT_WIDTH - label)
+
+
+def _is_counted(section: Section) -> bool:
+    """Whether cells must show their number of seeds: not where it is the same in all, and told below the table."""
+    return len({entry.count for line in section.lines for entry in line.entries if entry.count}) > 1
+
+
+def _heading(column: Column) -> str:
+    return escape(column.title) + (rf"\textsuperscript{{{column.note}}}" if column.note else "")
+
+
+def _cell(entry: Entry, column: Column, *, counted: bool) -> str:
+    """``$\\mathbf{54.3}_{\\pm 1.2}$ / 54.27``."""
+    if entry.mean is None and entry.paper is None:
+        return escape(MISSING)
+    ours = escape(_words(entry))
+    if entry.count:
+        mean = rf"\mathbf{{{entry.mean}}}" if entry.best else entry.mean
+        spread = rf"_{{\pm {entry.spread}}}" if entry.spread else ""
+        ours = f"${mean}{spread}$"
+        ours += f" ({entry.count})" if counted else ""
+    return ours + escape(entry.mark) + (f" / {escape(entry.paper or MISSING)}" if column.paper else "")
+
+
+def _words(entry: Entry) -> str:
+    return MISSING if entry.mean is None else entry.mean
+
+
+def _width(entry: Entry, column: Column, *, counted: bool) -> float:
+    """About how wide a cell is, in points."""
+    count = f" ({entry.count})" if counted and entry.count else ""
+    beside = f" / {entry.paper or MISSING}" if column.paper else ""
+    return CHARACTER * len(_words(entry) + count + entry.mark + beside) + SUBSCRIPT * len(f"±{entry.spread or ''}")
+
+
+def _contrasts(section: Section) -> list[str]:
+    """As a paragraph: a table of them would be wider than the page."""
+    if not section.contrasts:
+        return []
+    labels = dict.fromkeys(one.label for one in section.contrasts)
+    said = [
+        f"{escape(label)}: {'; '.join(_contrast(one) for one in section.contrasts if one.label == label)}."
+        for label in labels
+    ]
+    return [rf"\par {CONTRASTS}.", *said]
+
+
+def _contrast(one: Contrast) -> str:
+    """``CoLA $-1.8$ ($-4.0$ to $+0.5$), $p = 0.08$, 3 seeds: within noise``."""
+    interval = "" if one.interval is None else f" ({' to '.join(f'${end}$' for end in one.interval.split(' to '))})"
+    p = "" if one.p is None else f", $p {one.p if one.p.startswith('<') else f'= {one.p}'}$"
+    seeds = f"{one.count} seed{'' if one.count == 1 else 's'}"
+    return f"{escape(one.column)} ${one.difference}${interval}{p}, {seeds}: {one.verdict}"
+
+
+def _note(note: str) -> str:
+    number, _, text = note.partition(" ")
+    return rf"\textsuperscript{{{number}}} {escape(text)}" if number.isdecimal() else escape(note)

@@ -1,0 +1,99 @@
+"""A table as Markdown that reads well unrendered, too."""
+
+import re
+
+from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
+from rosa_bench.report.writers.text import MISSING, raised
+
+# A comparison's columns, and which hold figures.
+CONTRAST_HEAD = {
+    "Method": False,
+    "Task": False,
+    "Difference": True,
+    "95 % interval": True,
+    "p": True,
+    "Seeds": True,
+    "Verdict": False,
+}
+
+
+def markdown(table: Table, counts: str) -> str:
+    """The whole document. ``counts`` says what it was made from."""
+    parts = [f"# {_plain(table.title)}", *map(_plain, table.intro), _plain(counts)]
+    return (
+        "\n\n".join([*parts, *(_section(number, section) for number, section in enumerate(table.sections, 1))]) + "\n"
+    )
+
+
+def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
+    """``54.3 ± 1.2 (3) / 54.27``; ``strong`` is put around the best mean."""
+    if entry.mean is None and entry.paper is None:
+        return MISSING
+    quote = strong if entry.best else ""
+    ours = MISSING if entry.mean is None else f"{quote}{entry.mean}{quote}"
+    ours += f" ± {entry.spread}" if entry.spread else ""
+    ours += f" ({entry.count}){entry.mark}" if entry.count else ""
+    return f"{ours} / {entry.paper or MISSING}" if column.paper else ours
+
+
+def column_text(column: Column) -> str:
+    """A column's heading, with its note's number."""
+    return f"{column.title}{raised(column.note)}" if column.note else column.title
+
+
+def note_text(note: str) -> str:
+    """A note, with its number as it stands in the heading."""
+    number, _, text = note.partition(" ")
+    return f"{raised(int(number))} {text}" if number.isdecimal() else note
+
+
+def contrast_texts(contrast: Contrast) -> list[str]:
+    """A comparison's cells, under `CONTRAST_HEAD`."""
+    texts = [contrast.label, contrast.column, contrast.difference, contrast.interval, contrast.p, str(contrast.count)]
+    return [*(text or MISSING for text in texts), contrast.verdict]
+
+
+def _section(number: int, section: Section) -> str:
+    facts = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.facts.items())
+    head = [_plain(section.head), *(_plain(column_text(column)) for column in section.columns)]
+    body = [
+        [
+            _plain(line.label),
+            *(entry_text(*pair, strong="**") for pair in zip(line.entries, section.columns, strict=True)),
+        ]
+        for line in section.lines
+    ]
+    rows = _aligned([head, *body], left={0})
+    notes = "\n".join(f"- {_plain(note_text(note))}" for note in section.notes)
+    return "\n\n".join(
+        filter(None, [f"## {number}. {_plain(section.heading)}", facts, rows, notes, *_contrasts(section)])
+    )
+
+
+def _contrasts(section: Section) -> list[str]:
+    if not section.contrasts:
+        return []
+    body = [[_plain(text) for text in contrast_texts(one)] for one in section.contrasts]
+    left = {index for index, is_figure in enumerate(CONTRAST_HEAD.values()) if not is_figure}
+    return [f"{CONTRASTS}:", _aligned([list(CONTRAST_HEAD), *body], left=left)]
+
+
+def _aligned(rows: list[list[str]], *, left: set[int]) -> str:
+    """Rows under a head, with their bars one below the other; the columns that are not ``left`` are set right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rule = ["-" * width if index in left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
+    head, *body = rows
+    return "\n".join(_row(row, widths, left) for row in [head, rule, *body])
+
+
+def _row(cells: list[str], widths: list[int], left: set[int]) -> str:
+    padded = (
+        cell.ljust(width) if index in left else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    )
+    return f"| {' | '.join(padded)} |"
+
+
+def _plain(text: str) -> str:
+    """Text in which no character is Markdown."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text)

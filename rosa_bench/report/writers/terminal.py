@@ -1,0 +1,102 @@
+"""A table in a terminal: only what has figures of ours, in as many blocks as the width asks for."""
+
+from collections.abc import Iterable
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rosa_bench.report.tables.table import CONTRASTS, Line, Section, Table
+from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
+from rosa_bench.report.writers.text import blocks
+
+GAP = 2  # columns of blank after a cell
+DIVIDER = 1  # and between two columns of a table
+
+
+def show(table: Table, console: Console) -> None:
+    """Print every section of a table."""
+    console.print(Text(table.title, style="bold"))
+    console.print(Text("ours / the paper's where it has one; mean ± standard deviation (seeds)", style="dim"))
+    show_sections(table.sections, console)
+
+
+def show_sections(sections: Iterable[Section], console: Console) -> None:
+    """Print sections, numbered."""
+    for number, section in enumerate(sections, start=1):
+        console.print()
+        console.print(Text(f"{number}. {section.heading}", style="bold"))
+        _show_section(section, console)
+
+
+def _show_section(section: Section, console: Console) -> None:
+    lines = [line for line in section.lines if not line.is_empty]
+    filled = [index for index in range(len(section.columns)) if any(line.entries[index].mean for line in lines)]
+    facts = RichTable.grid(padding=(0, GAP, 0, 0))
+    for name, text in section.facts.items():
+        facts.add_row(Text(name, style="dim"), Text(text))
+    console.print(facts)
+    for block in _blocks(section, lines, filled, console.width):
+        console.print()
+        console.print(_block(section, lines, block))
+    if section.notes:
+        console.print()
+    for note in section.notes:
+        console.print(Text(note, style="dim"))
+    if section.contrasts:
+        console.print()
+        console.print(Text(CONTRASTS, style="dim"))
+        console.print()
+        console.print(_contrasts(section))
+
+
+LEAST_WIDTHS = {"Method": 10, "Task": 6}  # of a comparison's columns that may wrap: names can be long
+
+
+def _contrasts(section: Section) -> RichTable:
+    table = _empty()
+    for name, is_figure in CONTRAST_HEAD.items():
+        least = LEAST_WIDTHS.get(name)
+        table.add_column(name, justify="right" if is_figure else "left", no_wrap=least is None, min_width=least)
+    for contrast in section.contrasts:
+        table.add_row(*(Text(text) for text in contrast_texts(contrast)))
+    return table
+
+
+def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) -> list[list[int]]:
+    """The columns' positions, cut so that each block fits the width, if any one column does."""
+
+    def needed(index: int) -> int:
+        column = section.columns[index]
+        texts = [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]
+        return GAP + DIVIDER + max(map(cell_len, texts))
+
+    label = max(cell_len(text) for text in [section.head, *(line.label for line in lines)])
+    return [
+        [filled[position] for position in block] for block in blocks([needed(index) for index in filled], width - label)
+    ]
+
+
+def _empty() -> RichTable:
+    return RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+
+
+def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
+    table = _empty()
+    table.add_column(Text(section.head))
+    for index in block:
+        table.add_column(Text(column_text(section.columns[index])), justify="right", no_wrap=True)
+    for line in lines:
+        if all(line.entries[index].mean is None for index in block):
+            continue
+        texts = (
+            Text(
+                entry_text(line.entries[index], section.columns[index]),
+                style="bold" if line.entries[index].best else "",
+            )
+            for index in block
+        )
+        table.add_row(Text(line.label), *texts)
+    return table

@@ -1,0 +1,1 @@
+"""A run: resolved, planned, locked, executed and recorded."""

@@ -1,0 +1,137 @@
+"""``rosa-bench plan``: what a sweep would run, what is done, what failed before, and how long the rest will take.
+
+The same look at every job is taken before the first job of a sweep starts.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from rosa_bench.config.compose import Overrides, composing
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
+from rosa_bench.runs.status import status_of
+
+KINDS = ("completed", "failed", "unfinished", "new")
+TO_RUN = ("unfinished", "new")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of a sweep.
+
+    resolved   what it would run; none where it cannot be run
+    kind    how that run stands (`rosa_bench.runs.status`), ``duplicate`` of an earlier job's, or ``invalid``
+    reason  why it failed before, or is invalid
+    """
+
+    overrides: Overrides
+    resolved: ResolvedRun | None
+    kind: str
+    reason: str = ""
+
+
+def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[Job]:
+    """Every job of a sweep, checked as far as can be without starting it. ``explain`` puts an error into words."""
+    inputs: dict[str, Inputs] = {}
+    seen: set[str] = set()
+    jobs = []
+    with composing() as composer:
+        for overrides in composer.expand(arguments):
+            try:
+                config = parse(composer.compose(overrides))
+                resolved = resolve(config, {}, inputs=_remembered(inputs, config))
+                found = status_of(resolved)
+            except Exception as error:  # whatever it is, the user is to read it before anything runs
+                jobs.append(Job(overrides, None, "invalid", explain(error)))
+                continue
+            reason = (found.record.error or "") if found.kind == "failed" and found.record is not None else ""
+            jobs.append(Job(overrides, resolved, "duplicate" if resolved.id in seen else found.kind, reason))
+            seen.add(resolved.id)
+    return jobs
+
+
+def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
+    """Where a job's rows and weights are, looked up once for all jobs that share them."""
+    key = repr((config.task, config.model, config.data_dir))
+    if key not in known:
+        known[key] = find_inputs(config)
+    return known[key]
+
+
+def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | None:
+    """About how long a run will take: as completed ones of its task, model, method and kind of device did, an epoch.
+
+    None where there are none. Machines differ; so does their load.
+    """
+    config = resolved.config
+    alike = [
+        record.time_s["total"] / record.config["epochs"]
+        for record in records
+        if record.status == "completed"
+        and "total" in record.time_s
+        and record.device["type"] == resolved.device.type
+        and all(record.config[group]["name"] == getattr(config, group).name for group in ("task", "model", "method"))
+        and record.config["limit_train"] == config.limit_train
+        and record.config.get("pad_to_max", False) == config.pad_to_max
+    ]
+    return fmean(alike) * config.epochs if alike else None
+
+
+def show(jobs: Sequence[Job], console: Console) -> None:
+    """Print the plan: a row for each task, model, protocol, method and rank, then what must be known of single jobs."""
+    totals = Counter(job.kind for job in jobs)
+    kinds = [kind for kind in (*KINDS, "duplicate") if totals[kind]]
+    table = Table("runs of", box=box.SIMPLE, pad_edge=False)
+    for name in (*kinds, "time left"):
+        table.add_column(name, justify="right")
+    folders = {job.resolved.results_dir for job in jobs if job.resolved}
+    records = {folder: load_records(folder) for folder in folders}
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        if job.resolved:
+            groups.setdefault(_label(job.resolved.config), []).append(job)
+    left: list[float | None] = []
+    for label, members in groups.items():
+        counts = Counter(job.kind for job in members)
+        times = [
+            estimate_s(job.resolved, records[job.resolved.results_dir])
+            for job in members
+            if job.resolved and job.kind in TO_RUN
+        ]
+        left += times
+        table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))
+    console.print(table)
+    said = ", ".join(f"{count} {kind}" for kind, count in totals.items())
+    todo = f"{len(left)} to run, one after another: {_duration(left)}" if left else "nothing to run"
+    console.print(f"{len(jobs)} jobs: {said}; {todo}", soft_wrap=True)
+    for job in jobs:
+        if job.kind == "failed":
+            console.print(f"failed before: {' '.join(job.overrides)}: {job.reason}", markup=False, soft_wrap=True)
+
+
+def _label(config: RunConfig) -> str:
+    rank = [f"r={config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
+    return " ".join([config.task.name, config.model.name, config.protocol.name, config.method.name, *rank])
+
+
+def _duration(times: Sequence[float | None]) -> str:
+    """``about 12 min``; with what is not known said so."""
+    known = [time for time in times if time is not None]
+    if not times:
+        return ""
+    if not known:
+        return "not known"
+    seconds = sum(known)
+    spans = ((3600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((span for span in spans if seconds >= span[0]), spans[-1])
+    unknown = f", and {len(times) - len(known)} not known" if len(known) < len(times) else ""
+    return f"about {seconds / size:.0f} {unit}{unknown}"

@@ -1,0 +1,121 @@
+"""What is decided about a run before any data or model is loaded, and before transformers is imported."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from rosa_bench.config.identity import identity, run_id
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.source import describe_source
+from rosa_bench.models.weights.source import Source, locate
+from rosa_bench.records.store import runs_folder
+from rosa_bench.system.device import resolve_device, resolve_precision
+from rosa_bench.system.files import check_writable
+from rosa_bench.system.network import offline_if_unreachable
+from rosa_bench.tasks.base import Context
+from rosa_bench.training.compile import check_compiler
+
+
+@dataclass(frozen=True)
+class ResolvedRun:
+    """A run that is known to be possible on this machine, as far as can be told without starting it."""
+
+    config: RunConfig
+    deviations: dict[str, list[Any]]
+    source: Source
+    device: torch.device
+    precision: str
+    identity: dict[str, Any]
+    id: str
+
+    @property
+    def data_dir(self) -> Path | None:
+        """The user's own data folder."""
+        return None if self.config.data_dir is None else Path(self.config.data_dir).expanduser()
+
+    @property
+    def context(self) -> Context:
+        """What the task is told of this run."""
+        config = self.config
+        return Context(
+            model=config.model,
+            source=self.source,
+            device=self.device,
+            precision=self.precision,
+            seed=config.seed,
+            data_dir=self.data_dir,
+            batch_size=config.batch_size,
+            max_length=config.max_length,
+            pad_to_max=config.pad_to_max,
+            group_by_length=config.group_by_length,
+            limit_train=config.limit_train,
+            limit_eval=config.limit_eval,
+            held_out_rows=config.protocol.held_out_rows,
+            held_out_max=config.protocol.held_out_max,
+        )
+
+    @property
+    def results_dir(self) -> Path:
+        """Where the record goes."""
+        return Path(self.config.results_dir).expanduser()
+
+    @property
+    def output_dir(self) -> Path:
+        """Where what this run makes beside its record goes."""
+        return Path(self.config.output_dir).expanduser() / self.id
+
+    @property
+    def lock(self) -> Path:
+        """What a process holds while it makes this run. Beside the records, which processes have in common."""
+        return runs_folder(self.results_dir) / ".locks" / self.id
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where its checkpoints go while it trains."""
+        return self.output_dir / "checkpoints"
+
+    @property
+    def tracking(self) -> Path:
+        """What its logger has been sent, until it is completed."""
+        return self.output_dir / "tracking.json"
+
+    @property
+    def saved_model(self) -> Path:
+        """Where the model goes, if it is saved."""
+        return self.output_dir / "model"
+
+
+class Inputs(NamedTuple):
+    """Where rows and weights are; ``data`` in words that hold on any machine."""
+
+    data: str
+    source: Source
+
+
+def find_inputs(config: RunConfig) -> Inputs:
+    """Find the data and the weights. Raises `UserError` for what is not there."""
+    data = describe_source(config.task, None if config.data_dir is None else Path(config.data_dir).expanduser())
+    source = locate(config.model)
+    if "hub" in (source.kind, data.partition(" ")[0]):
+        offline_if_unreachable()
+    return Inputs(data, source)
+
+
+def resolve(
+    config: RunConfig, deviations: dict[str, list[Any]], *, inputs: Inputs | None = None, own_gpu: bool = False
+) -> ResolvedRun:
+    """Find the data, the weights and the device, and name the run. Raises `UserError` for what is not there.
+
+    ``inputs`` are what `find_inputs` found for these data and weights already. With ``own_gpu`` this process takes a
+    GPU for itself, as one that is about to run something does.
+    """
+    check_writable("output_dir", Path(config.output_dir).expanduser())
+    check_writable("results_dir", Path(config.results_dir).expanduser())
+    check_compiler(config.compile)
+    data, source = inputs or find_inputs(config)
+    device = resolve_device(config.device, own_gpu=own_gpu)
+    precision = resolve_precision(config.precision, device)
+    known = identity(asdict(config), data=data, model=source.identity, device=device.type, precision=precision)
+    return ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))

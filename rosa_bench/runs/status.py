@@ -1,0 +1,27 @@
+"""What has become of a run so far, as its record and its checkpoints tell."""
+
+from typing import NamedTuple
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_record, runs_folder
+from rosa_bench.runs.resolve import ResolvedRun
+
+
+class RunStatus(NamedTuple):
+    """``new``, ``unfinished``, ``failed`` or ``completed``, and the record where there is one."""
+
+    kind: str
+    record: RunRecord | None
+
+
+def status_of(resolved: ResolvedRun) -> RunStatus:
+    """How a run stands. A completed one whose model or spectrum is wanted and not there is ``new`` again."""
+    path = runs_folder(resolved.results_dir) / f"{resolved.id}.json"
+    record = load_record(path) if path.is_file() else None
+    if record is not None and record.status == "completed":
+        model_wanted = resolved.config.save_model and not resolved.saved_model.is_dir()
+        spectrum_wanted = resolved.config.record_spectrum and not record.spectrum
+        return RunStatus("new" if model_wanted or spectrum_wanted else "completed", record)
+    if record is not None and record.status == "failed":
+        return RunStatus("failed", record)
+    return RunStatus("unfinished" if any(resolved.checkpoints.glob("step-*")) else "new", record)

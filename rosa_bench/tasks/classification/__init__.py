@@ -1,0 +1,1 @@
+"""Classification of texts or pairs, and regression on them."""

@@ -1,0 +1,70 @@
+"""Texts, classified or rated by an encoder with a head."""
+
+from functools import partial
+
+from transformers import set_seed
+
+from rosa_bench.data.batches import TokenBatches, encode
+from rosa_bench.data.rows import Row
+from rosa_bench.metrics.load import load as load_metric
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.pretrained import Loaded, longest_input
+from rosa_bench.models.spec import Encoder
+from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.classification.rows import load_splits
+from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
+from rosa_bench.training.evaluation import score
+
+
+def prepare(task: TextTask, context: Context) -> PreparedTask:
+    """Load rows, model and metric of a task of texts. Raises `UserError` as `Task.prepare` does."""
+    metric = load_metric(task.metric)
+    one_of("task.score", task.score, metric.figures)
+    splits = load_splits(
+        task,
+        context.data_dir,
+        limit_train=context.limit_train,
+        limit_eval=context.limit_eval,
+        held_out_rows=context.held_out_rows,
+        held_out_max=context.held_out_max,
+        seed=context.seed,
+    )
+    set_seed(context.seed)  # before the head is drawn, and all that follows
+    assert isinstance(context.model, Encoder)  # the task has checked it
+    loaded = load_encoder(context.model, context.source, num_outputs=task.num_outputs)
+    length = max_length(context, loaded)
+
+    def batches(rows: list[Row], *, size: int = 1, seed: int | None = None) -> TokenBatches:
+        return encode(
+            rows, loaded.tokenizer, max_length=length, batch_size=size * context.batch_size, seed=seed,
+            pad_to_max=context.pad_to_max, grouped=context.group_by_length,
+        ).to(context.device)  # fmt: skip
+
+    def evaluation(rows: list[Row]) -> OnBatches:
+        return OnBatches(batches(rows, size=EVALUATION_BATCHES), context, partial(score, metric=metric))
+
+    held_out = evaluation(splits.held_out) if splits.held_out else None
+    validation = evaluation(splits.validation)
+    return PreparedTask(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        commit=loaded.commit,
+        train=batches(splits.train, seed=context.seed),
+        select=held_out or validation,
+        selected_on="held_out" if held_out else "validation",
+        report=validation if held_out else None,
+        signature=metric.signature,
+        info=splits.info,
+    )
+
+
+def max_length(context: Context, loaded: Loaded) -> int:
+    """The length that inputs are cut to. Raises `UserError` if none is given, or the model has no positions for it."""
+    longest = longest_input(loaded)
+    if context.max_length is None or context.max_length > longest:
+        raise UserError(
+            f"max_length={context.max_length} is not what {context.model.name} takes; use at most {longest}"
+        )
+    return context.max_length

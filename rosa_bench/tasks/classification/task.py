@@ -1,0 +1,71 @@
+"""What a task is: a declaration, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.base import Task
+
+if TYPE_CHECKING:
+    from rosa_bench.tasks.base import Context
+    from rosa_bench.tasks.prepared import PreparedTask
+
+
+@dataclass(kw_only=True)
+class Mark:
+    """A word to point at inside a text: the columns of its first character and of the one after its last."""
+
+    start: str
+    end: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """Classification of, or regression on, one text or a pair.
+
+    text       the columns of the text, or of the pair
+    marks      by text column, a word to set between ``marker`` signs
+    label      the column of the label
+    labels     names of the classes in the order of their numbers; none means regression
+    interval   for regression, the least and the greatest label
+    metric     module of `rosa_bench.metrics`; ``score`` is one of its figures
+    """
+
+    text: list[str]
+    label: str = "label"
+    labels: list[str] = field(default_factory=list)
+    interval: list[float] = field(default_factory=list)
+    marks: dict[str, Mark] = field(default_factory=dict)
+    marker: str = "*"
+    metric: str
+
+    has_text: ClassVar[bool] = True
+    model_kind: ClassVar[type[Model]] = Encoder
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= len(self.text) <= 2:
+            raise UserError(f"task.text={self.text} must name one column, or two for a pair")
+        if bool(self.labels) == bool(self.interval):
+            raise UserError(f"task {self.name} must name either its classes (labels) or its interval, for regression")
+
+    @property
+    def num_outputs(self) -> int:
+        """How many figures the model's head gives for an example: one a class, or one for regression."""
+        return len(self.labels) or 1
+
+    @property
+    def numbers(self) -> list[str]:
+        """The columns that hold numbers: the spans of marked words, and the label."""
+        return [*(column for mark in self.marks.values() for column in (mark.start, mark.end)), self.label]
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column that must be there."""
+        return [*self.text, *self.numbers]
+
+    def prepare(self, context: "Context") -> "PreparedTask":
+        from rosa_bench.tasks.classification.prepare import prepare
+
+        return prepare(self, context)

@@ -1,0 +1,1 @@
+"""Writing texts from prompts."""

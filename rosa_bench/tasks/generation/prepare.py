@@ -1,0 +1,95 @@
+"""Texts to be written by a decoder from what a prompt says."""
+
+import math
+
+from transformers import PreTrainedModel, set_seed
+
+from rosa_bench.metrics.load import load as load_metric
+from rosa_bench.models.decoder import load_decoder
+from rosa_bench.models.pretrained import longest_input
+from rosa_bench.models.spec import Decoder
+from rosa_bench.records.generations import Generation
+from rosa_bench.system.device import autocast
+from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.generation.generate import generate
+from rosa_bench.tasks.generation.prompts import Prompt, load_prompts
+from rosa_bench.tasks.generation.sequences import Encoding
+from rosa_bench.tasks.generation.task import GenerationTask
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask, Result
+from rosa_bench.training.cuda_graphs import Replay, eager
+from rosa_bench.training.evaluation import mean_loss
+
+LARGEST_LOSS = 700.0  # whose exponential is still a number
+
+
+def prepare(task: GenerationTask, context: Context) -> PreparedTask:
+    """Load prompts, model and metric of a generation task. Raises `UserError` as `Task.prepare` does."""
+    metric = load_metric(task.metric)
+    one_of("task.score", task.score, metric.figures)
+    splits = load_prompts(task, context.data_dir, limit_train=context.limit_train, limit_eval=context.limit_eval)
+    set_seed(context.seed)
+    assert isinstance(context.model, Decoder)  # the task has checked it
+    loaded = load_decoder(context.model, context.source)
+    longest = longest_input(loaded)
+    room = longest - task.decoding.max_new_tokens  # for the prompt
+    if context.max_length is None or context.max_length > longest or room < 1:
+        raise UserError(
+            f"max_length={context.max_length} and task.decoding.max_new_tokens={task.decoding.max_new_tokens} are not "
+            f"what {context.model.name} takes: at most {longest}, and fewer new ones"
+        )
+    encoding = Encoding(
+        loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
+    )
+    precision = autocast(context.precision, context.device)
+
+    def perplexity(prompts: list[Prompt]) -> Evaluate:
+        pairs = [pair for prompt in prompts for pair in prompt.pairs]
+        batches = encoding.sequences(pairs, loss_on_prompt=False, batch_size=context.batch_size).to(context.device)
+
+        def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
+            loss = mean_loss(model, batches, device=context.device, autocast=precision, replay=replay)
+            return Result({"perplexity": math.exp(min(loss, LARGEST_LOSS)), "loss": loss})
+
+        return evaluate
+
+    prompts = encoding.prompts([prompt.text for prompt in splits.test], room=min(room, context.max_length))
+    test_perplexity = perplexity(splits.test)
+
+    def report(model: PreTrainedModel, replay: Replay = eager) -> Result:
+        outputs = generate(
+            model,
+            loaded.tokenizer,
+            prompts,
+            task.decoding,
+            end=encoding.end,
+            padding=encoding.padding,
+            batch_size=EVALUATION_BATCHES * context.batch_size,
+            autocast=precision,
+        )
+        references = [prompt.references for prompt in splits.test]
+        figures = metric.module.compute(predictions=outputs, references=references) or {}
+        generations = tuple(
+            Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
+            for prompt, output in zip(splits.test, outputs, strict=True)
+        )
+        return Result({**figures, **test_perplexity(model, replay).scores}, generations)
+
+    return PreparedTask(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        commit=loaded.commit,
+        train=encoding.sequences(
+            splits.train,
+            loss_on_prompt=task.loss_on_prompt,
+            batch_size=context.batch_size,
+            seed=context.seed,
+            grouped=context.group_by_length,
+        ).to(context.device),
+        select=perplexity(splits.validation),
+        selected_on="validation_split",
+        report=report,
+        signature=metric.signature,
+        info=splits.info,
+        facts={"prompts": {"validation": len(splits.validation), "test": len(splits.test)}},
+    )

@@ -1,0 +1,92 @@
+"""From a generation task's declaration to checked rows: prompts, each with the texts that people wrote for it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rosa_bench.data.rows import DataInfo, fingerprint, read_table, sample
+from rosa_bench.data.source import describe_source
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.generation.task import GenerationTask
+
+
+class Pair(NamedTuple):
+    """A prompt and one text for it."""
+
+    prompt: str
+    reference: str
+
+
+class Prompt(NamedTuple):
+    """A prompt and all the texts for it: what one output is compared with."""
+
+    text: str
+    references: list[str]
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The prompt with each of its references."""
+        return [Pair(self.text, reference) for reference in self.references]
+
+
+class PromptSplits(NamedTuple):
+    """The rows of one run: ``validation`` selects, ``test`` is scored."""
+
+    train: list[Pair]
+    validation: list[Prompt]
+    test: list[Prompt]
+    info: DataInfo
+
+
+def load_prompts(
+    task: GenerationTask, data_dir: Path | None, *, limit_train: int | None = None, limit_eval: int | None = None
+) -> PromptSplits:
+    """Load, check and limit a task's rows.
+
+    ``limit_train`` draws random rows, ``limit_eval`` random prompts of validation and of test, with all their
+    references, once for all seeds. Raises `UserError` for data that is not there or not as the task declares it.
+    """
+    rows = {split: load_pairs(task, split, data_dir) for split in task.splits}
+    train = sample(rows[task.train], limit_train)
+    validation, test = (sample(grouped(rows[split]), limit_eval) for split in (task.validation, task.test))
+    kept = {
+        task.train: train,
+        task.validation: [pair for prompt in validation for pair in prompt.pairs],
+        task.test: [pair for prompt in test for pair in prompt.pairs],
+    }
+    info = DataInfo(
+        source=describe_source(task, data_dir),
+        synthetic=task.synthetic,
+        rows={
+            "train": len(train),
+            "held_out": 0,
+            "validation": len(kept[task.validation]),
+            "test": len(kept[task.test]),
+        },
+        official_rows=dict(task.rows),
+        subset=any(len(kept[split]) < task.rows.get(split, len(rows[split])) for split in task.splits),
+        fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
+    )
+    return PromptSplits(train, validation, test, info)
+
+
+def load_pairs(task: GenerationTask, split: str, data_dir: Path | None) -> list[Pair]:
+    """All rows of a split, each with a prompt and a reference that say something."""
+    table = read_table(task, split, data_dir, columns=task.columns)
+    pairs = []
+    for number, values in enumerate(table.rows, start=1):
+        for column in task.columns:
+            text = values.get(column)
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"{table.where}, row {number}: column {column} holds {text!r}, not a text")
+        pairs.append(Pair(values[task.prompt].strip(), values[task.reference].strip()))
+    return pairs
+
+
+def grouped(pairs: Sequence[Pair]) -> list[Prompt]:
+    """The prompts in the order in which they first come, each with its references in theirs."""
+    references: dict[str, list[str]] = defaultdict(list)
+    for prompt, reference in pairs:
+        references[prompt].append(reference)
+    return [Prompt(prompt, texts) for prompt, texts in references.items()]

@@ -1,0 +1,1 @@
+"""Synthetic regression problems with a known solution."""

@@ -1,0 +1,130 @@
+"""Regressions whose answer is known, and with it what any update of a rank can reach."""
+
+import copy
+import hashlib
+
+import torch
+from torch import Tensor
+from transformers import set_seed
+
+from rosa_bench.data.batches import TensorBatches
+from rosa_bench.data.rows import DataInfo, held_out_size
+from rosa_bench.data.source import describe_source
+from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
+from rosa_bench.models.spec import Perceptron
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
+from rosa_bench.tasks.regression.task import SyntheticTask
+from rosa_bench.tasks.regression.theory import best_errors, best_update
+from rosa_bench.training.evaluation import Predictions
+from rosa_bench.training.state import Scores
+
+STREAM = 982_451_653  # a prime that keeps these draws apart from others made of the same seed
+
+
+def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
+    """Draw the networks and the rows of a synthetic regression. Raises `UserError` as `Task.prepare` does."""
+    set_seed(context.seed)
+    assert isinstance(context.model, Perceptron)  # the task has checked it
+    sizes = {"inputs": task.inputs, "outputs": task.outputs, "replicates": task.replicates}
+    model = make_perceptron(context.model, **sizes)
+    generator = torch.Generator().manual_seed(STREAM * (context.seed + 1))
+    target = moved(model, task.true_rank, generator)
+
+    drawn = min(task.train_rows, context.limit_train or task.train_rows)
+    held_out = held_out_size(drawn, context.held_out_rows, context.held_out_max)
+    rows = {
+        "train": drawn - held_out,
+        "held_out": held_out,
+        "validation": min(task.validation_rows, context.limit_eval or task.validation_rows),
+    }
+    if not rows["train"]:
+        raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
+    splits = {name: sample(target, count, generator) for name, count in rows.items()}
+
+    def batches(name: str, *, size: int = 1, seed: int | None = None) -> TensorBatches:
+        return TensorBatches(*splits[name], batch_size=size * context.batch_size, seed=seed).to(context.device)
+
+    def evaluation(name: str) -> OnBatches:
+        return OnBatches(batches(name, size=EVALUATION_BATCHES), context, mean_squared_errors)
+
+    validation = evaluation("validation")
+    return PreparedTask(
+        model=model,
+        train=batches("train", seed=context.seed),
+        select=evaluation("held_out") if held_out else validation,
+        selected_on="held_out" if held_out else "validation",
+        report=validation if held_out else None,
+        signature=f"mse|torch:{torch.__version__}",
+        info=DataInfo(
+            source=describe_source(task, None),
+            synthetic=True,
+            rows=rows,
+            official_rows={"train": task.train_rows, "validation": task.validation_rows},
+            subset=drawn < task.train_rows or rows["validation"] < task.validation_rows,
+            fingerprint=fingerprint(splits),
+        ),
+        facts={} if context.model.hidden else {"best_of_rank": best_of_rank(model, splits)},
+    )
+
+
+@torch.no_grad()
+def moved(model: PerceptronForRegression, true_rank: int, generator: torch.Generator) -> PerceptronForRegression:
+    """A copy of the networks with a random matrix of ``true_rank`` added to each weight: f*.
+
+    The matrix is a product of two Gaussian ones, its entries of variance 1 / in: inputs of variance 1 move outputs by
+    1. The authors' scale is not known.
+    """
+    target = copy.deepcopy(model)
+    for weight in target.parameters():  # (replicates, out, in)
+        replicates, rows, columns = weight.shape
+        left = torch.randn(replicates, rows, true_rank, generator=generator)
+        right = torch.randn(replicates, true_rank, columns, generator=generator)
+        weight.add_(left @ right / (true_rank * columns) ** 0.5)
+    return target
+
+
+@torch.no_grad()
+def sample(target: PerceptronForRegression, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """x ~ N(0, I), (count, replicates, in), and y = f*(x), (count, replicates, out)."""
+    config = target.config
+    inputs = torch.randn(count, config.replicates, config.widths[0], generator=generator)
+    return inputs, target(inputs).logits.contiguous()
+
+
+def mean_squared_errors(predictions: Predictions) -> Scores:
+    """``mse``, the mean over replicates, and each one's own: ``mse.0``, ``mse.1``, ..."""
+    each = (predictions.outputs - predictions.labels).square().mean((0, 2))  # (replicates)
+    if not each.isfinite().all():
+        return {"loss": float("nan")}
+    own = {f"mse.{number}": value for number, value in enumerate(each.tolist())}
+    return {"mse": each.mean().item(), "loss": predictions.loss, **own}
+
+
+@torch.no_grad()
+def best_of_rank(
+    model: PerceptronForRegression, splits: dict[str, tuple[Tensor, Tensor]]
+) -> dict[str, list[list[float]]]:
+    """What the best update of rank 0, 1, ... of a linear network reaches, by replicate, as mean squared errors.
+
+    ``train``: LoRA's bound on the rows that it trains on (Theorem 2). ``validation``: that same update on dev.
+    """
+    layout = {name: [tensor.double().movedim(0, -2) for tensor in pair] for name, pair in splits.items()}
+    (x, y), (dev_x, dev_y) = layout["train"], layout["validation"]  # (replicates, rows, in or out)
+    [weight] = [parameter.double().mT for parameter in model.parameters()]  # (replicates, in, out), as the paper has it
+    bound = best_errors(x, weight, y) / y[0].numel()
+    most = bound.shape[-1] - 1
+    a, b = best_update(x, weight, y, most)  # its first columns and rows are the best update of each smaller rank
+    updated = (weight + a[..., :rank] @ b[..., :rank, :] for rank in range(most + 1))
+    dev = [(dev_x @ weights - dev_y).square().mean((-2, -1)) for weights in updated]
+    return {"train": bound.tolist(), "validation": torch.stack(dev, -1).tolist()}
+
+
+def fingerprint(splits: dict[str, tuple[Tensor, Tensor]]) -> str:
+    """SHA-256 of the drawn numbers themselves."""
+    digest = hashlib.sha256()
+    for tensors in splits.values():
+        for tensor in tensors:
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""A model and data in, predictions and scores out."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rosa_bench.data.batches import Batch, Batches, targets, to_device
+from rosa_bench.metrics.load import LoadedMetric
+from rosa_bench.system.device import Autocast
+from rosa_bench.training.cuda_graphs import Replay, eager
+
+
+class Predictions(NamedTuple):
+    """The model's outputs for each example, the true labels in the same order, and the mean loss."""
+
+    outputs: Tensor
+    labels: Tensor
+    loss: float
+
+
+@dataclass(frozen=True)
+class Forward:
+    """The outputs and the mean loss of a batch, in float32. Equal for equal models, so that its graphs are shared."""
+
+    model: nn.Module
+    autocast: Autocast
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            result = self.model(**batch)
+        return result.logits.float(), result.loss.float()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The mean loss of a batch, without its outputs, which may be large, and over how many labels it is taken."""
+
+    model: nn.Module
+    autocast: Autocast
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            loss = self.model(**batch).loss
+        return loss.double(), targets(batch)
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
+) -> Predictions:
+    """Run the model over all batches, without dropout. Outputs come back in float32 on the CPU, all at once."""
+    model.eval()
+    forward = replay(Forward(model, autocast))
+    outputs, labels, total = [], [], torch.zeros((), device=device)
+    for batch in batches.epoch():
+        logits, loss = forward(to_device(batch, device))
+        outputs.append(logits)
+        labels.append(batch["labels"])
+        total += loss * len(batch["labels"])
+    return Predictions(torch.cat(outputs).cpu(), torch.cat(labels).cpu(), total.item() / batches.examples)
+
+
+@torch.inference_mode()
+def mean_loss(
+    model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
+) -> float:
+    """The model's mean loss over all labels that count, without dropout; its outputs are not kept."""
+    model.eval()
+    mean = replay(Loss(model, autocast))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    labels = torch.zeros((), dtype=torch.int64, device=device)
+    for batch in batches.epoch():
+        loss, count = mean(to_device(batch, device))
+        total += loss * count
+        labels += count
+    return (total / labels).item()
+
+
+def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
+    """The metric's figures, ``loss`` and ``spread``: of the likeliest class, or of the one output for regression.
+
+    ``spread`` is the standard deviation of the guesses over that of the labels: 0 says that all rows get the same.
+    """
+    outputs = predictions.outputs
+    guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    if not torch.isfinite(outputs).all():
+        return {"loss": float("nan")}
+    figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}
+    spread = guesses.double().std(correction=0) / predictions.labels.double().std(correction=0)
+    return {**figures, "loss": predictions.loss, "spread": spread.item()}

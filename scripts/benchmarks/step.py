@@ -1,0 +1,209 @@
+"""What a training step costs: ours, by how it is run, against full fine-tuning, HF PEFT and the two-branch form.
+
+    python -m scripts.benchmarks.step [results/benchmarks] [none|default|max]
+
+Prints a table and writes it as JSON. Forward, backward and AdamW on one batch; the second argument is the most that is
+compiled (on a GPU by default ``default``, else ``none``). Times are medians of interleaved repetitions; what counts is
+their ratio in one run. RoBERTa-base with random weights in bfloat16 on a GPU, MiniLM-L6's shape in float32 on a CPU.
+
+``of_limit`` is the time that the floating-point operations really needed would take at the rate of one large bfloat16
+product, measured here, as a fraction of the step's: a frozen weight has no gradient, so none is counted.
+"""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, RobertaConfig
+
+from rosa_bench.data.batches import Batch
+from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.models.attention import use_fast_attention
+from rosa_bench.system.device import autocast, resolve_precision
+from rosa_bench.training.compile import WARM_UPS, compiled
+from rosa_bench.training.cuda_graphs import replaying
+from rosa_bench.training.loop import optimisation
+from rosa_bench.training.state import Recipe, Training
+from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, with_extra_bytes, write_report
+
+RANK = 8
+RECIPE = Recipe(
+    lr=1e-4, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, clip_norm=None, accumulate=1,
+    schedule="linear", reset="all",
+)  # fmt: skip
+REPEATS = 15
+Step = Callable[[Batch], Tensor]
+
+
+def main(folder: Path, most_compiled: str | None) -> None:
+    """Run every benchmark, print and write the figures."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    choices = ("none", "default", "max")
+    wanted = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
+    figures: dict[str, Figures] = {} if on_gpu else {"layer": layer()}
+    for rows, length in ((32, 512), (32, 16)) if on_gpu else ((32, 16),):
+        figures[f"step {rows} x {length}"] = steps(rows, length, wanted, device)
+    write_report("step", figures, folder=folder, what=__doc__, device=device)
+
+
+def layer() -> Figures:
+    """Forward and backward of one layer: one matrix product of full size against the usual two branches."""
+    size = SMALL["hidden_size"]
+    plain = nn.Linear(size, size).requires_grad_(False)
+    own = LowRankLinear(plain, RANK)
+    nn.init.normal_(own.a)
+    nn.init.normal_(own.b)
+    x = torch.randn(512, size, requires_grad=True)
+
+    def two_branches() -> None:
+        y = functional.linear(x, own.residual, own.bias) + functional.linear(functional.linear(x, own.b), own.a)
+        y.sum().backward()
+
+    times = interleaved({"ours_s": lambda: own(x).sum().backward(), "two_branches_s": two_branches}, repeats=300)
+    return {**times, "ratio": times["ours_s"] / times["two_branches_s"]}
+
+
+def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device) -> Figures:
+    """Milliseconds and peak memory of a step, by method and way; ratios to full fine-tuning and PEFT's LoRA, eager."""
+    on_gpu = device.type == "cuda"
+    plain = {
+        "ft": lambda: ours("ft", device),
+        "peft_lora": lambda: peft_lora(device),
+        "two_branches": lambda: two_branches(device),
+        "lora": lambda: ours("lora", device),
+        "rosa": lambda: ours("rosa", device),
+    }
+    made = {f"{name}, eager": (make, "none", "never") for name, make in plain.items()}
+    if on_gpu:
+        made |= {f"{name}, graph": (plain[name], "none", "always") for name in ("ft", "peft_lora", "lora", "rosa")}
+    for choice in wanted[1:]:
+        made |= {
+            f"{name}, {choice}" + (" + graph" if on_gpu else ""): (plain[name], choice, "always")
+            for name in (("ft", "peft_lora", "rosa") if length > 100 else ("rosa",))  # a compilation is half a minute
+        }
+    batch = random_batch(rows, length, device)
+    memory: Figures = {}
+    with ExitStack() as stack:
+        actions = {}
+        for name, (make, choice, graphs) in made.items():
+            prepare = partial(ready, stack, make, batch, choice=choice, graphs=graphs, device=device)
+            actions[name], memory[name] = with_extra_bytes(prepare, device)
+        times = interleaved(actions, repeats=REPEATS)
+    figures = {f"{name}, ms": 1e3 * time_s for name, time_s in times.items()}
+    figures |= {f"{name}, to FT eager": time_s / times["ft, eager"] for name, time_s in times.items()}
+    figures |= {f"{name}, to PEFT LoRA eager": time_s / times["peft_lora, eager"] for name, time_s in times.items()}
+    if on_gpu:
+        limit_s = needed_operations("rosa", rows, length) / bfloat16_rate(device)
+        figures["limit of rosa, ms"] = 1e3 * limit_s
+        figures |= {f"{name}, of_limit": limit_s / times[name] for name in times if name.startswith("rosa")}
+        figures |= {f"{name}, peak_MB": peak / 1e6 for name, peak in memory.items()}
+        figures |= {
+            f"{name}, memory to FT eager": memory[name] / memory["ft, eager"] for name in memory if "rosa" in name
+        }
+        figures["rosa, memory to lora, graph"] = memory["rosa, graph"] / memory["lora, graph"]
+    return figures
+
+
+def ready(
+    stack: ExitStack, make: Callable[[], nn.Module], batch: Batch, *, choice: str, graphs: str, device: torch.device
+) -> Callable[[], object]:
+    """A step of a new model that was run a few times, so that it is compiled and captured, if it is to be."""
+    model = make()
+    training = Training(model, RECIPE, steps_per_epoch=1, device=device)
+    step: Step = optimisation(training, RECIPE, autocast(resolve_precision("auto", device), device))
+    stack.enter_context(materialised(model, largest=LARGEST if device.type == "cuda" else 0))
+    stack.enter_context(compiled(model, choice))
+    with replaying(device, graphs, warm_ups=WARM_UPS) as replay:
+        step = replay(step)
+        for _ in range(WARM_UPS + 1):
+            step(batch)
+    return lambda: step(batch)
+
+
+def random_batch(rows: int, length: int, device: torch.device) -> Batch:
+    """Sentences of one length: nothing is padded."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1000, 30000, (rows, length), generator=generator)
+    return {"input_ids": ids.to(device), "labels": torch.randint(2, (rows,), generator=generator).to(device)}
+
+
+def encoder(device: torch.device) -> PreTrainedModel:
+    """RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
+    torch.manual_seed(0)
+    config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
+    config.problem_type = "single_label_classification"  # or it would be compiled anew when it is known
+    model = AutoModelForSequenceClassification.from_config(config).to(device).train()
+    use_fast_attention(model)
+    return model
+
+
+def ours(method: str, device: torch.device) -> nn.Module:
+    """The model with a method of this package attached, under the protocol ``fair``."""
+    model = encoder(device)
+    chosen = settings(f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair").method
+    chosen.attach(model)
+    return model
+
+
+def peft_lora(device: torch.device) -> nn.Module:
+    """The same with Hugging Face's own LoRA, on the same layers, its head trained too."""
+    targets = r".*(attention\.self\.(query|key|value)|attention\.output\.dense)"
+    config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets, modules_to_save=["classifier"])
+    return get_peft_model(encoder(device), config)  # pyright: ignore[reportReturnType]
+
+
+class TwoBranches(nn.Module):
+    """LoRA as its paper writes it: ``x residual^T + (x b^T) a^T + bias``."""
+
+    residual: Tensor
+
+    def __init__(self, layer: LowRankLinear):
+        super().__init__()
+        self.register_buffer("residual", layer.residual)
+        self.a, self.b, self.bias = layer.a, layer.b, layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = functional.linear(x, self.residual, self.bias)
+        return y + functional.linear(functional.linear(x, self.b), self.a)
+
+
+def two_branches(device: torch.device) -> nn.Module:
+    """LoRA of this package, its layers in the two-branch form."""
+    model = ours("lora", device)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LowRankLinear):
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, TwoBranches(module))
+    return model
+
+
+def needed_operations(method: str, rows: int, length: int) -> float:
+    """Floating-point operations that a step of RoBERTa-base cannot do without, two for each product and sum.
+
+    Forward: every weight of its layers once a token, and the scores and the sums of attention. Backward: gradients of
+    inputs, as many; of attention twice as many; of weights where they train, of factors where those do.
+    """
+    layers, width, inner, tokens = 12, 768, 3072, rows * length
+    weights = layers * (4 * width**2 + 2 * width * inner)
+    attention = layers * 2 * 2 * tokens * length * width
+    trained = 2 * weights * tokens if method == "ft" else layers * 4 * 2 * 2 * tokens * RANK * 2 * width
+    return 2 * 2 * weights * tokens + 3 * attention + trained
+
+
+def bfloat16_rate(device: torch.device) -> float:
+    """Floating-point operations a second of one large matrix product."""
+    size = 8192
+    left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
+    return 2 * size**3 / interleaved({"product": lambda: left @ right}, repeats=20)["product"]
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"), sys.argv[2] if len(sys.argv) > 2 else None)

@@ -1,0 +1,70 @@
+"""What happens inside a model as it collapses: the first steps of a run, watched.
+
+    python -m scripts.studies.collapse task=cola model=mpnet_base protocol=fair method=lora lr=6e-3 data_dir=~/data
+
+Runs a low-rank method as ``rosa-bench`` would, schedule and all, but for one epoch at most, and looks every 20 steps at
+the training loss since; at the norms of the update, the residual and the product of the factors, each over that of the
+weight as it was (means over the adapted layers); and at how alike what the head reads of different sentences is: the
+mean cosine between any two of 32. Figures of docs/explanations.md come from here. Some minutes a run on two CPU cores.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rosa_bench.data.batches import Batch, to_device
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.training.state import Training
+from scripts.reporting import Figures, ready, relative_norms, train_watched, write_report
+
+EVERY, STEPS, SENTENCES = 20, 240, 32
+
+
+def main() -> None:
+    """Train, look, print and write what was seen to results/benchmarks."""
+    resolved, problem = ready(*sys.argv[1:])
+    model = problem.model
+    layers = low_rank_layers(model)
+    start = [layer.merged_weight().detach() for layer in layers]
+    batch = to_device(next(iter(problem.select.batches.epoch())), resolved.device)  # pyright: ignore[reportAttributeAccessIssue]
+    sentences = {name: tensor[:SENTENCES] for name, tensor in batch.items() if name != "labels"}
+    seen = {"step 0": {**sizes(layers, start), "likeness": likeness(model, sentences)}}
+
+    def look(training: Training, loss: float) -> None:
+        seen[f"step {training.step}"] = {
+            "train_loss": loss, **sizes(layers, start), "likeness": likeness(model, sentences)
+        }  # fmt: skip
+
+    train_watched(problem, resolved, look, every=EVERY, steps=STEPS)
+    write_report(
+        f"collapse_{resolved.id}", seen, folder=Path("results/benchmarks"), what=__doc__, device=resolved.device
+    )
+
+
+@torch.no_grad()
+def sizes(layers: list[LowRankLinear], start: list[Tensor]) -> Figures:
+    """Norms over those of the weights as they were: of the update, the residual, and the product of the factors."""
+    kinds = {
+        "update": [layer.merged_weight() - weight for layer, weight in zip(layers, start, strict=True)],
+        "residual": [layer.residual for layer in layers],
+        "product": [layer.scale * layer.a @ layer.b for layer in layers],
+    }
+    return {kind: relative_norms(tensors, start).mean().item() for kind, tensors in kinds.items()}
+
+
+@torch.no_grad()
+def likeness(model: PreTrainedModel, sentences: Batch) -> float:
+    """The mean cosine between the vectors that the head reads of any two sentences: 1, if all are the same to it."""
+    training = model.training
+    hidden = model.eval().base_model(**sentences).last_hidden_state[:, 0].float()  # (sentences, hidden)
+    model.train(training)
+    unit = nn.functional.normalize(hidden, dim=-1)
+    cosines = unit @ unit.mT
+    return ((cosines.sum() - len(unit)) / (len(unit) * (len(unit) - 1))).item()
+
+
+if __name__ == "__main__":
+    main()

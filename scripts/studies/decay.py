@@ -1,0 +1,77 @@
+"""How far weight decay alone moves the weights that ROSA adapts.
+
+    python -m scripts.studies.decay task=cola model=mpnet_base protocol=fair data_dir=~/data
+
+ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both of them at every step: whatever the
+gradients do not rebuild is lost. Here a run is made without gradients, schedule and resamples and all, for each
+selection and period. Of the adapted layers: the mean and the greatest norm of the change over that of the weight.
+LoRA's product starts at zero and loses nothing; full fine-tuning moves every weight by what one factor loses, at its
+own learning rate. Figures of docs/explanations.md come from here. Four minutes on two CPU cores.
+"""
+
+import math
+import sys
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from rosa_bench.layers.low_rank import low_rank_layers
+from rosa_bench.lowrank import SELECTIONS
+from rosa_bench.methods.rosa import Rosa
+from rosa_bench.optim.schedule import lr_at
+from rosa_bench.runs.resolve import resolve
+from rosa_bench.runs.run import recipe
+from rosa_bench.training.state import Recipe
+from scripts.reporting import Figures, relative_norms, settings, write_report
+
+PERIODS = {"never resampled": 0.0, "resampled every 2 epochs": 2.0, "resampled every epoch": 1.0}
+
+
+def main() -> None:
+    """Decay for each selection and period, print, and write to results/benchmarks."""
+    config = settings(*sys.argv[1:], "method=rosa", "device=cpu")
+    problem = config.task.prepare(resolve(config, {}).context)
+    plan, steps_per_epoch = recipe(config, len(problem.train)), len(problem.train)
+    total = plan.epochs * steps_per_epoch
+    figures = {"one factor": {"lost": 1 - kept(plan, range(total), total)}}
+    assert isinstance(config.method, Rosa)
+    for select in SELECTIONS:
+        for words, period in PERIODS.items():
+            method = replace(config.method, select=select, resample_every=period, resample_unit="epochs")
+            figures[f"{select}, {words}"] = moved(deepcopy(problem.model), method, plan, steps_per_epoch)
+    name = f"decay_{config.task.name}_{config.model.name}_lr{config.lr:g}"
+    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+
+
+def kept(plan: Recipe, steps: range, total: int) -> float:
+    """What AdamW's decay leaves of a parameter over some of a run's steps, as a fraction."""
+    return math.prod(
+        1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.schedule) * plan.weight_decay for step in steps
+    )
+
+
+@torch.no_grad()
+def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) -> Figures:
+    """How far a run without gradients moves the adapted weights, as fractions of their norms."""
+    method.attach(model)
+    layers, total = low_rank_layers(model), plan.epochs * steps_per_epoch
+    start = [layer.merged_weight() for layer in layers]
+    ends = [*(step for step in range(total) if method.is_due(step, steps_per_epoch)), total]
+    for begin, end in zip([0, *ends], ends, strict=False):
+        left = kept(plan, range(begin, end), total)
+        for layer in layers:
+            layer.a.mul_(left)
+            layer.b.mul_(left)
+        if end < total:
+            method.resample(model, end)
+    changes = relative_norms(
+        [layer.merged_weight() - weight for layer, weight in zip(layers, start, strict=True)], start
+    )
+    return {"mean": changes.mean().item(), "greatest": changes.max().item()}
+
+
+if __name__ == "__main__":
+    main()

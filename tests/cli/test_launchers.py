@@ -1,0 +1,105 @@
+"""Sweeps through Hydra's launcher plugins, each for real; without the plugin its test is skipped."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+TINY = ("task=grammar", "model=tiny_bert", "limit_train=32", "limit_eval=32", "device=cpu", "epochs=1", "batch_size=4")
+
+
+class Sweep(NamedTuple):
+    status: int
+    out: str
+    err: str
+    records: dict[float, dict]  # by learning rate
+
+
+def sweep(folder: Path, *arguments: str, **environment: str) -> Sweep:
+    command = [sys.executable, "-m", "rosa_bench.cli.main", "-m", *TINY, "method=ft", *arguments]
+    variables = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        command, cwd=folder, env={**variables, **environment}, capture_output=True, text=True, check=False
+    )
+    records = [json.loads(path.read_text()) for path in (folder / "results/runs").glob("*.json")]
+    return Sweep(done.returncode, done.stdout, done.stderr, {record["config"]["lr"]: record for record in records})
+
+
+def needs(plugin: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher", reason=f"hydra-{plugin}-launcher is not installed")
+
+
+def assert_all_ran_and_one_failed(done: Sweep, *, threads: int, told: str) -> None:
+    assert done.status == 1, done.err
+    assert {lr: record["status"] for lr, record in done.records.items()} == {
+        1e30: "failed", 1e-3: "completed", 1e-4: "completed",
+    }  # fmt: skip
+    assert {record["device"]["threads"] for record in done.records.values()} == {threads}
+    assert told.count("the training loss is") == 1, told
+    assert f"rosa-bench: {done.records[1e30]['error']} (" in told
+    assert "rosa-bench: of 3 runs: 2 completed, 1 failed" in done.err or "1 failed, 2 completed" in done.err
+    assert "Traceback" not in done.err + told
+
+
+def test_joblib_runs_jobs_in_processes_that_share_the_cores(tmp_path: Path) -> None:
+    needs("joblib")
+    import joblib
+
+    done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,1e-3,1e-4")
+    assert_all_ran_and_one_failed(done, threads=max(1, joblib.cpu_count() // 2), told=done.err)
+    assert "n_jobs=2,backend=loky" in done.out
+
+
+def test_a_traceback_of_another_process_is_shown_on_demand(tmp_path: Path) -> None:
+    needs("joblib")
+    done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,2e30", ROSA_BENCH_TRACEBACK="1")
+    assert done.status == 1
+    assert done.err.count("Traceback (most recent call last)") == 2, done.err
+    assert "in run_job" in done.err
+    assert "TrainingFailedError: the training loss is" in done.err
+
+
+def test_submitit_runs_jobs_and_keeps_what_they_print(tmp_path: Path) -> None:
+    needs("submitit")
+    local = ("hydra/launcher=submitit_local", "+hydra.job.env_set.OMP_NUM_THREADS=1")
+    done = sweep(tmp_path, *local, "lr=1e30,1e-3,1e-4")
+    logs = list((tmp_path / "outputs/.submitit").glob("*/*_log.err"))
+    assert len(logs) == 3
+    assert_all_ran_and_one_failed(done, threads=1, told="".join(path.read_text() for path in logs))
+
+
+def test_ray_runs_jobs_on_a_local_cluster(tmp_path: Path) -> None:
+    needs("ray")
+    done = sweep(tmp_path, "+launch=ray", "lr=1e30,1e-3,1e-4", HOME=str(tmp_path))  # Ray writes a token to ~
+    assert_all_ran_and_one_failed(done, threads=1, told=done.err)
+
+
+def test_slurm_is_asked_for_an_array_with_the_settings(tmp_path: Path) -> None:
+    needs("submitit")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in {"srun": "exit 1", "sbatch": 'cp "$1" "$ASKED"; echo "no such partition" >&2; exit 1'}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    asked = tmp_path / "asked.sh"
+    path = f"{programs}:{os.environ['PATH']}"
+    done = sweep(tmp_path, "+launch=slurm", "hydra.launcher.partition=gpu", "lr=1e-3,1e-4", PATH=path, ASKED=str(asked))
+    lines = asked.read_text().splitlines()
+    for line in ("--array=0-1%2", "--cpus-per-task=4", "--gpus-per-node=1", "--partition=gpu", "--time=240"):
+        assert any(one.startswith(f"#SBATCH {line}") for one in lines), lines
+    assert "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK" in lines
+    assert done.status == 1
+    assert "rosa-bench: " in done.err
+    assert "no such partition" in done.err
+
+
+def test_a_launcher_that_is_not_installed_is_told_with_the_extras(tmp_path: Path) -> None:
+    done = sweep(tmp_path, "hydra/launcher=unheard_of", "lr=1e-3,1e-4")
+    assert done.status == 1
+    assert "rosa-bench: hydra/launcher=unheard_of is not known; choose one of: basic" in done.err
+    assert "rosa-bench[sweep]" in done.err
+    assert done.err.count("\n") == 1

@@ -1,0 +1,94 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rosa_bench.cli import models as catalog
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.models.weights.wheel import NEEDED, pulled_folder
+from rosa_bench.system.errors import UserError
+
+MODELS = conf_folder() / "model"
+NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is printed, on a wide screen."""
+    text = io.StringIO()
+    console = Console(file=text, width=300)
+    monkeypatch.setattr(catalog, "get_console", lambda: console)
+    return text
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path / "cache"))
+
+
+def lines(text: str) -> dict[str, str]:
+    """The table's lines by model."""
+    return {line.split()[0]: line for line in text.splitlines() if line.split() and line.split()[0] in NAMES}
+
+
+def test_every_file_is_a_model_of_its_own_name() -> None:
+    specs = catalog.load_specs(MODELS)
+    assert sorted(specs) == NAMES
+    assert all(spec.name == name for name, spec in specs.items())
+
+
+def test_every_model_is_shown_with_what_one_must_know_of_it(screen: io.StringIO) -> None:
+    catalog.show(MODELS)
+    shown = lines(screen.getvalue())
+    assert sorted(shown) == NAMES
+    for word in ("109.5 M", "Apache-2.0", "hub or wheel"):
+        assert word in shown["mpnet_base"]
+    [note] = [line for line in screen.getvalue().splitlines() if "not RoBERTa-base" in line]
+    assert note.startswith("minilm, mpnet_base: ")  # what a reader of their figures must know
+    assert "124.6 M" in shown["roberta_base"]
+    assert "random draw" in shown["tiny_bert"]
+    assert " k " in shown["tiny_bert"]
+
+
+def test_weights_are_here_when_they_are(screen: io.StringIO) -> None:
+    catalog.show(MODELS)
+    before = lines(screen.getvalue())
+    assert " no " in before["minilm"]
+    assert " yes " in before["tiny_bert"]
+    folder = pulled_folder(catalog.load_specs(MODELS)["minilm"])
+    assert folder is not None
+    folder.mkdir(parents=True)
+    for name in NEEDED:
+        (folder / name).touch()
+    screen.truncate(0)
+    catalog.show(MODELS)
+    after = lines(screen.getvalue())
+    assert "yes (wheel)" in after["minilm"]
+    assert " no " in after["mpnet_base"]
+
+
+def test_a_file_that_is_no_model_is_told_with_its_key(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text("name: toy\ntitle: Toy\ncolour: red\n")
+    with pytest.raises(UserError, match=r"model\.toy.*colour"):
+        catalog.load_specs(tmp_path)
+
+
+def test_an_unknown_model_is_told_with_the_choices() -> None:
+    with pytest.raises(UserError, match=r"model=unheard_of.*minilm, mlp1, mlp2, mpnet_base"):
+        catalog.pull_named(MODELS, "unheard_of")
+
+
+def test_a_pulled_model_is_said_to_be_where_it_is(
+    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pulled = []
+
+    def pull(model: object) -> Path:
+        pulled.append(model)
+        return tmp_path / "there"
+
+    monkeypatch.setattr(catalog, "pull", pull)
+    catalog.pull_named(MODELS, "minilm")
+    assert pulled == [catalog.load_specs(MODELS)["minilm"]]
+    assert f"minilm is in {tmp_path / 'there'}" in screen.getvalue()

@@ -1,0 +1,163 @@
+from dataclasses import dataclass, field
+
+import pytest
+from omegaconf import OmegaConf
+
+from rosa_bench.config.build import build, typed
+from rosa_bench.system.errors import UserError, at_least, one_of
+
+
+@dataclass(kw_only=True)
+class Inner:
+    depth: int
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    rate: float
+    pair: tuple[float, float] = (0.0, 1.0)
+    title: str | None = None
+    inner: Inner | None = None
+    extra: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("rate", self.rate, 0)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_values_become_what_their_types_say(wrapped: bool) -> None:
+    values = {"rate": 3, "inner": {"depth": 2, "names": ["a"]}, "extra": {"x": 1}, "pair": [1, 2]}
+    found = typed(Outer, OmegaConf.create(values) if wrapped else values)
+    assert found == Outer(rate=3.0, inner=Inner(depth=2, names=["a"]), extra={"x": 1.0}, pair=found.pair)
+    assert tuple(found.pair) == (1.0, 2.0)
+    assert type(found) is Outer
+    assert type(found.rate) is float
+    assert type(found.inner) is Inner
+
+
+@pytest.mark.parametrize(("values", "key"), [
+    ({"rate": "fast"}, "rate"),
+    ({"rate": None}, "rate"),
+    ({"rate": [1]}, "rate"),
+    ({"rate": 1, "speed": 2}, "speed"),
+    ({"rate": 1, "inner": {"depth": "deep"}}, "inner.depth"),
+    ({"rate": 1, "inner": {"depth": 1.5}}, "inner.depth"),
+    ({"rate": 1, "inner": {"depth": 1, "width": 2}}, "inner.width"),
+    ({"rate": 1, "extra": {"x": "y"}}, "extra.x"),
+    ({"title": "no rate"}, "rate"),
+    ({"rate": 1, "inner": {}}, "inner.depth"),
+    ({"rate": "${nowhere}"}, "rate"),
+])  # fmt: skip
+@pytest.mark.parametrize("at", ["", "method"])
+def test_what_does_not_fit_is_told_in_one_line_with_its_key(values: dict, key: str, at: str) -> None:
+    with pytest.raises(UserError) as raised:
+        typed(Outer, values, at=at)
+    message = str(raised.value)
+    assert message.startswith(f"{at}.{key}: " if at else f"{key}: ")
+    assert "\n" not in message
+
+
+def test_what_a_class_itself_refuses_is_told_as_it_says_it() -> None:
+    with pytest.raises(UserError, match=r"^rate=-1\.0 is out of range; it must be at least 0$"):
+        typed(Outer, {"rate": -1})
+
+
+def test_the_values_given_stay_as_they_are() -> None:
+    values = OmegaConf.create({"rate": 1, "inner": {"depth": 2}})
+    found = typed(Outer, values)
+    assert found.inner is not None
+    found.inner.names.append("new")
+    assert values == {"rate": 1, "inner": {"depth": 2}}
+    assert typed(Outer, values).inner == Inner(depth=2)
+
+
+# Kinds of one base
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Shape):
+    side: int
+
+
+SQUARE = f"{__name__}.Square"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("values", "expected"), [
+    ({"name": "a", "radius": 2}, Circle(name="a", radius=2.0)),
+    ({"_target_": None, "name": "a", "radius": 2}, Circle(name="a", radius=2.0)),
+    ({"_target_": SQUARE, "name": "b", "side": 3}, Square(name="b", side=3)),
+])  # fmt: skip
+def test_the_kind_is_the_one_named_or_else_the_default(values: dict, expected: Shape, wrapped: bool) -> None:
+    given = OmegaConf.create(values) if wrapped else values
+    found = build(Shape, given, at="shape", default=Circle)
+    assert found == expected
+    assert type(found) is type(expected)
+    assert given == values
+
+
+@pytest.mark.parametrize(("target", "reason"), [
+    ("nowhere_at_all.Circle", "cannot be imported"),
+    (f"{__name__}.Absent", "cannot be imported"),
+    ("Circle", "cannot be imported"),
+    ("", "cannot be imported"),
+    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass, of another family
+    ("math.pi", "is not a rosa_bench Shape"),
+    ("os.getcwd", "is not a rosa_bench Shape"),
+])  # fmt: skip
+def test_a_kind_that_is_none_is_told_in_one_line(target: str, reason: str) -> None:
+    with pytest.raises(UserError) as raised:
+        build(Shape, {"_target_": target, "name": "a", "radius": 2}, at="shape", default=Circle)
+    message = str(raised.value)
+    assert message.startswith(f"shape._target_={target} {reason}")
+    assert "\n" not in message
+
+
+def test_without_a_default_the_kind_must_be_named() -> None:
+    assert build(Shape, {"_target_": SQUARE, "name": "b", "side": 3}, at="shape") == Square(name="b", side=3)
+    with pytest.raises(UserError, match=r"^shape\._target_=None is not a rosa_bench Shape$"):
+        build(Shape, {"name": "b", "side": 3}, at="shape")
+
+
+@pytest.mark.parametrize(("values", "key"), [
+    ({"name": "a", "side": 2}, "side"),  # another kind's
+    ({"name": "a"}, "radius"),
+    ({"_target_": SQUARE, "name": "a", "side": "long"}, "side"),
+    ({"_target_": SQUARE, "name": "a", "radius": 2}, "radius"),
+])  # fmt: skip
+def test_a_kinds_own_keys_are_checked(values: dict, key: str) -> None:
+    with pytest.raises(UserError) as raised:
+        build(Shape, values, at="shape", default=Circle)
+    assert str(raised.value).startswith(f"shape.{key}: ")
+
+
+# The checks that settings share
+
+
+@pytest.mark.parametrize(("value", "least", "above", "fits"), [
+    (0, 0, False, True), (-1, 0, False, False), (0, 0, True, False), (1e-9, 0, True, True), (None, 5, False, True),
+    (float("nan"), 0, False, False), (float("inf"), 0, False, False), (float("nan"), 0, True, False),
+])  # fmt: skip
+def test_a_bound_is_kept(value: float | None, least: float, above: bool, fits: bool) -> None:
+    if fits:
+        at_least("key", value, least, above=above)
+    else:
+        with pytest.raises(UserError, match=rf"key={value} .*{'above' if above else 'at least'} {least}"):
+            at_least("key", value, least, above=above)
+
+
+def test_a_choice_is_one_of_those_there_are() -> None:
+    one_of("key", "b", ("a", "b"))
+    with pytest.raises(UserError, match=r"^key=c is not known; choose one of: a, b$"):
+        one_of("key", "c", ("a", "b"))

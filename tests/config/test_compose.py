@@ -1,0 +1,72 @@
+import hydra
+import pytest
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from rosa_bench.config.compose import composing
+from rosa_bench.config.folder import conf_folder
+
+PRESETS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
+
+
+def plain(raw: object) -> object:
+    return OmegaConf.to_container(raw, resolve=True)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("arguments", [
+    ["task=cola,rte", "method=lora,rosa", "rank=2,8", "lr=1e-3,2e-3"],
+    ["task=grammar", "model=tiny_bert,tiny_roberta", "method.select=random,block", "seed=range(3)"],
+    ["method=rosa", "optimizer.betas=[0.9,0.99],[0.9,0.999]", "limit_train=null,7"],
+    ["+experiment=figure2", "method=rosa", "task.true_rank=4,8"],
+    ["method=ft,lora", "++model.note=abc", "data_dir='~/a b'"],
+    ["rank=4"],
+])  # fmt: skip
+def test_a_job_is_composed_as_hydra_composes_it(arguments: list[str]) -> None:
+    with composing() as composer:
+        jobs = composer.expand(arguments)
+        assert jobs
+        for overrides in jobs:
+            assert plain(composer.compose(overrides)) == plain(hydra.compose("config", overrides=list(overrides)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_presets_jobs_are_those_of_hydras_own_sweeper(preset: str) -> None:
+    arguments = [f"+experiment={preset}", "seed=3,4"]
+    params = OmegaConf.load(conf_folder() / "experiment" / f"{preset}.yaml").hydra.sweeper.params
+    both = [*(f"{key}={value}" for key, value in params.items()), *arguments]
+    [expected] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(both), max_batch_size=None)
+    with composing() as composer:
+        assert composer.expand(arguments) == [tuple(job) for job in expected]
+
+
+def test_what_is_given_goes_before_what_a_preset_sweeps() -> None:
+    with composing() as composer:
+        jobs = composer.expand(["+experiment=figure2", "rank=3", "method=lora"])
+    assert sorted(jobs) == [
+        ("model=mlp1", "method=lora", "rank=3", "+experiment=figure2"),
+        ("model=mlp2", "method=lora", "rank=3", "+experiment=figure2"),
+    ]
+
+
+def test_settings_of_hydra_itself_are_no_jobs_business() -> None:
+    with composing() as composer:
+        assert composer.expand(["rank=1,2", "hydra.sweep.dir=elsewhere"]) == [("rank=1",), ("rank=2",)]
+
+
+@pytest.mark.parametrize("override", ["rnak=8", "method.rnak=8", "optimizer.momentum=0.9"])
+def test_an_unknown_setting_is_hydras_own_error(override: str) -> None:
+    with composing() as composer:
+        with pytest.raises(Exception) as ours:
+            composer.compose(("method=rosa", override))
+        with pytest.raises(Exception) as hydras:
+            hydra.compose("config", overrides=["method=rosa", override])
+    assert type(ours.value) is type(hydras.value)
+    assert str(ours.value) == str(hydras.value)
+
+
+def test_no_job_sees_what_another_was_given() -> None:
+    with composing() as composer:
+        first = composer.compose(("method=lora", "rank=2"))
+        second = composer.compose(("method=lora", "rank=4"))
+        assert (first.rank, first.method.rank, second.rank, second.method.rank) == (2, 2, 4, 4)

@@ -1,0 +1,384 @@
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields, replace
+from functools import cache
+
+import hydra
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from rosa_bench.config.build import build
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.low_rank import low_rank_layers
+from rosa_bench.methods.adapted import AdapterMethod, LowRankMethod
+from rosa_bench.methods.lora import Lora
+from rosa_bench.methods.rosa import Rosa
+from rosa_bench.metrics.load import load as load_metric
+from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.tasks.generation.task import GenerationTask
+
+Compose = Callable[..., RunConfig]
+
+# The paper's GLUE and SuperGLUE tasks, with the figure that its section 6.2 reports.
+PAPER_SCORES = {
+    "cola": "matthews_correlation",
+    "mrpc": "accuracy",
+    "qnli": "accuracy",
+    "rte": "accuracy",
+    "mnli": "accuracy",
+    "sst2": "accuracy",
+    "stsb": "pearson",
+    "boolq": "accuracy",
+    "wic": "accuracy",
+}
+PROTOCOLS = {
+    "paper": {
+        "train_head": False,
+        "train_biases": True,
+        "lora_init": "normal",
+        "optimizer_reset": "all",
+        "held_out_rows": 0.0,
+    },
+    "fair": {
+        "train_head": True,
+        "train_biases": False,
+        "lora_init": "kaiming",
+        "optimizer_reset": "factors",
+        "held_out_rows": 0.1,
+        "held_out_max": 1000,
+    },
+}
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    assert found, group
+    return found
+
+
+# Every file of the configuration folder
+
+
+@pytest.mark.parametrize("name", names("task"))
+def test_a_task_composes_and_its_metric_gives_the_reported_score(compose: Compose, name: str) -> None:
+    task = compose(f"task={name}").task
+    assert task.name == name
+    assert task.title
+    assert set(task.rows) <= set(task.splits)
+    match task:
+        case TextTask():
+            assert task.num_outputs == max(1, len(task.labels))
+            given: dict = {"predictions": [0, 1, 1], "references": [0, 1, 0]}
+        case GenerationTask():
+            assert {task.train, task.validation} < set(task.splits)
+            given = {"predictions": ["a b c d"], "references": [["a b c e", "b"]]}
+        case _:  # it computes its own
+            return
+    figures = load_metric(task.metric).module.compute(**given)
+    assert figures is not None
+    assert task.score in figures
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_a_model_composes(compose: Compose, name: str) -> None:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        raw = hydra.compose("config", overrides=[f"model={name}"])
+    model = build(Model, raw.model, at="model", default=Encoder)
+    assert model.name == name
+    assert model.title
+    assert model.licence
+    assert model.parameters is None or model.parameters > 0
+    re.compile(model.attention)
+    re.compile(model.head)
+
+
+@pytest.mark.parametrize("protocol", names("protocol"))
+@pytest.mark.parametrize("name", names("method"))
+def test_a_method_composes_with_a_learning_rate_for_every_protocol(compose: Compose, name: str, protocol: str) -> None:
+    config = compose(f"method={name}", f"protocol={protocol}")
+    assert config.method.name == name
+    assert config.protocol.name == protocol
+    assert config.lr == config.method.default_lr[protocol] > 0
+    assert set(config.method.default_lr) == set(names("protocol"))
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_job_of_an_experiment_composes(name: str) -> None:
+    sweep = OmegaConf.select(OmegaConf.load(conf_folder() / "experiment" / f"{name}.yaml"), "hydra.sweeper.params")
+    parser = OverridesParser.create()
+    swept = [parser.parse_override(f"{key}={value}") for key, value in (sweep or {}).items()]
+    choices = [
+        [f"{one.key_or_group}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [one.input_line or ""]
+        for one in swept
+    ]
+    first = [options[0] for options in choices]
+    jobs = {tuple(first)} | {
+        (*first[:place], option, *first[place + 1 :]) for place, options in enumerate(choices) for option in options
+    }
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        for job in sorted(jobs):  # every value of every swept key, the others at their first
+            parse(hydra.compose("config", overrides=[f"+experiment={name}", *job]))
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_an_experiments_head_names_its_command_and_what_it_costs(name: str) -> None:
+    text = (conf_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
+    lines = text.partition("\ndefaults:")[0].splitlines()
+    head = " ".join(line.removeprefix("#") for line in lines if line.startswith("#"))
+    assert re.search(rf"rosa-bench .*\+experiment={name}\b", head)
+    assert "Reproduces" in head
+    assert "Cost" in head
+
+
+# The recipe and the protocols
+
+
+@pytest.mark.parametrize("task", PAPER_SCORES)
+def test_the_recipe_is_the_papers(compose: Compose, task: str) -> None:
+    config = compose(f"task={task}")  # PROTOCOL.md, section 1
+    assert (config.epochs, config.max_length) == (10, 512)
+    assert config.batch_size in (16, 32)
+    assert compose("task=cola").batch_size == 32
+    optimizer = config.optimizer
+    assert tuple(optimizer.betas) == (0.9, 0.98)
+    assert (optimizer.eps, optimizer.weight_decay, optimizer.clip_norm) == (1e-6, 0.1, None)
+    assert optimizer.warmup(10_000) == 600
+    assert (config.model.name, config.protocol.name) == ("roberta_base", "paper")
+    assert config.task.score == PAPER_SCORES[task]
+
+
+@pytest.mark.parametrize(("fraction", "steps", "total", "expected"), [
+    (0.06, None, 1000, 60), (0.06, None, 1001, 61), (0.0, None, 10, 0), (1.0, None, 7, 7), (0.06, 500, 1000, 500),
+    (0.06, 0, 1000, 0),
+])  # fmt: skip
+def test_warmup_is_a_fraction_rounded_up_unless_it_is_given_in_steps(
+    compose: Compose, fraction: float, steps: int | None, total: int, expected: int
+) -> None:
+    optimizer = replace(compose().optimizer, warmup_fraction=fraction, warmup_steps=steps)
+    assert optimizer.warmup(total) == expected
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_is_what_the_specification_says(compose: Compose, name: str) -> None:
+    protocol = compose(f"protocol={name}").protocol  # PROTOCOL.md, section 3
+    assert {key: getattr(protocol, key) for key in PROTOCOLS[name]} == PROTOCOLS[name]
+
+
+def test_every_protocol_is_specified() -> None:
+    assert set(names("protocol")) == set(PROTOCOLS)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("name", names("method"))
+def test_the_protocols_values_reach_the_methods(compose: Compose, name: str, protocol: str) -> None:
+    method = compose(f"method={name}", f"protocol={protocol}").method
+    expected = PROTOCOLS[protocol]
+    if hasattr(method, "train_head"):
+        assert getattr(method, "train_head") == expected["train_head"]  # noqa: B009
+    if isinstance(method, AdapterMethod):
+        assert method.train_biases == expected["train_biases"]
+        assert method.targets == "attention"
+    if isinstance(method, LowRankMethod):
+        assert (method.rank, method.scale) == (8, 1.0)
+    if isinstance(method, Lora):
+        assert method.init == expected["lora_init"]
+    if isinstance(method, Rosa):
+        assert (method.select, method.init, method.resample_every, method.resample_unit) == (
+            "random",
+            "svd",
+            2,
+            "epochs",
+        )
+
+
+def test_rank_and_seed_reach_the_method_and_its_layers(compose: Compose, tiny_model: Callable) -> None:
+    for name in ("lora", "rosa"):
+        model = tiny_model("tiny_roberta")
+        method = compose("task=grammar", "model=tiny_roberta", f"method={name}", "rank=3", "seed=7").method
+        assert method.seed == 7
+        method.attach(model)
+        layers = low_rank_layers(model)
+        assert len(layers) == 2 * 4  # two blocks of query, key, value and output
+        assert {layer.a.shape[1] for layer in layers} == {3}
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_the_model_follows_the_task_unless_one_is_given(compose: Compose, order: int) -> None:
+    given = ["task=mrpc", "model=tiny_bert"]
+    assert compose("task=mrpc").model.name == "roberta_base"
+    assert compose(*(reversed(given) if order else given)).model.name == "tiny_bert"
+
+
+def test_lr_that_is_given_wins() -> None:
+    for name in names("method"):
+        assert parse(changed("lr=0.125", method=name)).lr == 0.125
+
+
+def test_half_decades_lead_along_one_grid() -> None:
+    """From any point of it, to the same points; and nowhere is a learning rate that is given as it is."""
+    grid = [6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2]
+    for start, lr in enumerate(grid):
+        steps = range(-start, len(grid) - start)
+        assert [parse(changed(f"lr={lr}", f"lr_half_decades={step}")).lr for step in steps] == grid
+    assert parse(changed("lr=0.00123", "lr_half_decades=0")).lr == 0.00123
+    assert parse(changed("lr_half_decades=2", method="lora")).lr == pytest.approx(10 * parse(changed(method="lora")).lr)
+
+
+# Wrong values: a message of one line, with the key, the value, and what would do
+
+WRONG = [
+    ("rank=0", "rank=0", "at least 1"),
+    ("rank=-1", "rank=-1", "at least 1"),
+    ("rank=1.5", "rank", "1.5", "Integer"),
+    ("rank=many", "rank", "many", "Integer"),
+    ("lr_half_decades=21", "lr_half_decades=21", "at most 20"),
+    ("lr_half_decades=-21", "lr_half_decades=-21", "at least -20"),
+    ("lr_half_decades=0.5", "lr_half_decades", "0.5", "Integer"),
+    ("lr=0", "lr=0.0", "above 0"),
+    ("lr=-1e-3", "lr=-0.001", "above 0"),
+    ("lr=nan", "lr=nan", "above 0"),
+    ("lr=inf", "lr=inf", "above 0"),
+    ("lr=null", "lr", "None", "float"),
+    ("seed=-1", "seed=-1", "at least 0"),
+    ("seed=null", "seed", "None", "int"),
+    ("epochs=0", "epochs=0", "at least 1"),
+    ("batch_size=0", "batch_size=0", "at least 1"),
+    ("accumulate=0", "accumulate=0", "at least 1"),
+    ("accumulate=33", "accumulate=33", "32"),
+    ("max_length=0", "max_length=0", "at least 1"),
+    ("limit_train=0", "limit_train=0", "at least 1"),
+    ("limit_eval=-5", "limit_eval=-5", "at least 1"),
+    ("precision=float16", "precision=float16", "auto, float32, bfloat16"),
+    ("compile=fast", "compile=fast", "none, default, max"),
+    ("compile=true", "compile=True", "none, default, max"),
+    ("compile=null", "compile", "None", "str"),
+    ("cuda_graphs=often", "cuda_graphs=often", "auto, always, never"),
+    ("group_by_length=perhaps", "group_by_length", "perhaps", "bool"),
+    ("resume=maybe", "resume=maybe", "auto, never"),
+    ("device=tpu", "device=tpu", "auto, cpu, cuda, cuda:N"),
+    ("save_model=perhaps", "save_model", "perhaps", "bool"),
+    ("protocol.optimizer_reset=some", "protocol.optimizer_reset=some", "factors, all"),
+    ("protocol.held_out_rows=1", "protocol.held_out_rows=1.0", "below 1"),
+    ("protocol.held_out_rows=-0.1", "protocol.held_out_rows=-0.1", "at least 0"),
+    ("protocol.held_out_max=0", "protocol.held_out_max=0", "at least 1"),
+    ("protocol.train_head=often", "train_head", "often", "bool"),
+    ("optimizer.betas=[0.9]", "optimizer.betas=[0.9]", "two numbers"),
+    ("optimizer.betas=[0.9,1]", "optimizer.betas=[0.9, 1.0]", "below 1"),
+    ("optimizer.eps=-1", "optimizer.eps=-1", "at least 0"),
+    ("optimizer.weight_decay=-1", "optimizer.weight_decay=-1", "at least 0"),
+    ("optimizer.warmup_fraction=1.5", "optimizer.warmup_fraction=1.5", "at most 1"),
+    ("optimizer.warmup_steps=-1", "optimizer.warmup_steps=-1", "at least 0"),
+    ("optimizer.schedule=step", "optimizer.schedule=step", "linear, cosine, constant"),
+    ("optimizer.clip_norm=0", "optimizer.clip_norm=0", "above 0"),
+    ("optimizer.momentum=0.9", "optimizer.momentum"),
+    ("method.rnak=3", "method.rnak"),
+    ("method.select=middle", "method.select=middle", "random, block, top, bottom"),
+    ("method.init=random", "method.init=random", "svd, svd_add, zero"),
+    ("method.init=svd_add", "method.init=svd_add", "method.resample_every=0"),
+    ("method.resample_every=-1", "method.resample_every=-1", "at least 0"),
+    ("method.resample_unit=days", "method.resample_unit=days", "epochs, steps"),
+    ("method.targets=(", "method.targets=(", "regular expression"),
+    ("method.rank=0", "rank=0", "at least 1"),
+    ("method._target_=os.path", "method._target_=os.path", "Method"),
+    ("method._target_=rosa_bench.no.where", "method._target_=rosa_bench.no.where", "import"),
+    ("task.colour=red", "task.colour"),
+    ("task.text=[]", "task.text=[]", "one column"),
+    ("task.labels=[]", "cola", "labels", "interval"),
+    ("model.hub=null", "roberta_base", "hub, wheel, path or random"),
+]
+
+
+@cache
+def composed(method: str) -> DictConfig:
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        return hydra.compose("config", overrides=[f"method={method}"])
+
+
+def changed(*overrides: str, method: str = "rosa") -> DictConfig:
+    """The default configuration with some values changed, as the command line would, but without composing it anew."""
+    free = OmegaConf.create(OmegaConf.to_container(composed(method)))
+    return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize(("override", "words"), [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG])
+def test_a_wrong_value_is_told_in_one_line(override: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as raised:
+        parse(changed(override))
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(("method", "override", "words"), [
+    ("lora", "method.init=svd", ("method.init=svd", "kaiming, normal")),
+    ("lora", "protocol.lora_init=svd", ("method.init=svd", "kaiming, normal")),
+    ("lora", "method.alpha=0", ("method.alpha=0", "above 0")),
+    ("ia3", "method.side=left", ("method.side=left", "input, output")),
+    ("ft", "method.rank=4", ("method.rank",)),
+])  # fmt: skip
+def test_a_wrong_value_of_another_method_is_told(method: str, override: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as raised:
+        parse(changed(override, method=method))
+    for word in words:
+        assert word in str(raised.value)
+
+
+def test_what_is_not_changed_is_right() -> None:
+    for method in ("rosa", "lora", "ia3", "ft"):
+        parse(changed("seed=1", method=method))  # or the laws above would hold of anything
+
+
+@pytest.mark.parametrize("key", ["pad_to_max", "group_by_length"])
+def test_what_is_done_with_texts_is_refused_where_there_are_none(compose: Compose, key: str) -> None:
+    assert getattr(compose("task=grammar", f"{key}=true"), key)
+    assert getattr(compose("task=restaurants", "model=tiny_gpt2", f"{key}=true"), key)
+    assert not getattr(compose("task=synthetic", "model=mlp1"), key)
+    with pytest.raises(UserError) as raised:
+        compose("task=synthetic", "model=mlp1", f"{key}=true")
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in (f"{key}=true", "task=synthetic", f"{key}=false"):
+        assert word in message
+
+
+@pytest.mark.parametrize(("key", "choices"), [
+    ("compile", ["none", "default", "max"]), ("cuda_graphs", ["auto", "always", "never"]),
+    ("group_by_length", [False, True]),
+])  # fmt: skip
+def test_every_way_to_be_faster_can_be_chosen_and_the_first_is_the_default(key: str, choices: list[object]) -> None:
+    assert [getattr(parse(changed(f"{key}={choice}")), key) for choice in choices] == choices
+    assert getattr(parse(changed("seed=1")), key) == choices[0]
+
+
+# A value that the configuration lets through fails later, in the middle of a run.
+
+
+@pytest.mark.parametrize("override", [f"seed={2**32}", f"seed={2**70}", "device=auto:1", "device=cpu:gpu"])
+def test_a_value_that_torch_or_numpy_would_refuse_is_refused_here(override: str) -> None:
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        parse(changed(override))
+
+
+def test_no_limit_is_infinite_and_no_bound_excludes_its_own_value(compose: Compose) -> None:
+    config = compose(
+        "rank=1", "seed=0", "epochs=1", "batch_size=1", "max_length=8", "limit_train=1", "limit_eval=null",
+        "optimizer.warmup_fraction=1", "optimizer.eps=0", "optimizer.warmup_steps=0", "protocol.held_out_rows=0.99",
+    )  # fmt: skip
+    assert config.limit_eval is None
+    assert math.isfinite(config.lr)
+
+
+def test_a_configuration_cannot_be_changed(compose: Compose) -> None:
+    config = compose()
+    for field in fields(config):
+        with pytest.raises(AttributeError):
+            setattr(config, field.name, getattr(config, field.name))

@@ -1,0 +1,313 @@
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.ipc
+import pytest
+import torch
+from tokenizers import processors
+from transformers import PreTrainedTokenizerFast
+
+from rosa_bench.data import token_cache as tokenised
+from rosa_bench.data.rows import Row
+from rosa_bench.data.token_cache import Tokens, fingerprint, tokenise
+from rosa_bench.models.weights.random import byte_tokenizer
+
+LONGEST = 12
+SINGLES = [Row(("é" * (number % 5) + "x" * (7 * number % 19),), number) for number in range(9)]  # one of them empty
+PAIRS = [Row(("a" * (1 + 3 * number % 11), "b" * (5 * number % 13)), number) for number in range(9)]
+ROWS = {"singles": SINGLES, "pairs": PAIRS}
+
+
+def typed_tokenizer() -> PreTrainedTokenizerFast:
+    """One that numbers the texts of a pair, as BERT's does."""
+    tokenizer = byte_tokenizer(max_length=512)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
+MAKE: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "bytes": lambda: byte_tokenizer(max_length=512),
+    "typed": typed_tokenizer,
+}
+
+
+class Counting(PreTrainedTokenizerFast):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        self.asked += 1
+        return super().__call__(*texts, **options)
+
+
+def counting(tokenizer: PreTrainedTokenizerFast | None = None) -> Counting:
+    made = tokenizer or byte_tokenizer(max_length=512)
+    made.__class__ = Counting
+    assert isinstance(made, Counting)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where tokens are kept, empty."""
+    monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path))
+    return tmp_path / "tokenised"
+
+
+@pytest.fixture
+def cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every set is large enough to be kept."""
+    monkeypatch.setattr(tokenised, "CACHED_FROM", 1)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*"))
+
+
+def examples(tokens: Tokens) -> dict[str, list[list[int]]]:
+    """Each column as one list of numbers for each example."""
+    lengths = tokens.lengths.tolist()
+    return {name: [part.tolist() for part in column.split(lengths)] for name, column in tokens.columns.items()}
+
+
+def encoded(rows: list[Row], tokenizer: PreTrainedTokenizerFast, max_length: int = LONGEST) -> dict[str, Any]:
+    """What the tokenizer itself says of each row by itself."""
+    ask: Any = tokenizer  # one text in a list: a bare empty one would be taken for none
+    each = [ask(*([text] for text in row.texts), truncation=True, max_length=max_length) for row in rows]
+    names = [name for name in tokenizer.model_input_names if name != "attention_mask"]
+    assert all(set(one["attention_mask"][0]) == {1} for one in each)  # so that the lengths say it as well
+    return {name: [one[name][0] for one in each] for name in names}
+
+
+def assert_equal(found: Tokens, expected: Tokens) -> None:
+    assert torch.equal(found.lengths, expected.lengths)
+    assert list(found.columns) == list(expected.columns)
+    assert all(torch.equal(found.columns[name], expected.columns[name]) for name in expected.columns)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("kind", MAKE)
+@pytest.mark.parametrize("cached_from", [1, 9, 10])
+def test_tokens_are_the_tokenizers_own(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, rows: str, cached_from: int
+) -> None:
+    monkeypatch.setattr(tokenised, "CACHED_FROM", cached_from)
+    tokens = tokenise(ROWS[rows], MAKE[kind](), max_length=LONGEST)
+    assert examples(tokens) == encoded(ROWS[rows], MAKE[kind]())
+    assert tokens.lengths.max() == LONGEST > tokens.lengths.min()  # some were cut, and not all
+    assert {tensor.dtype for tensor in (*tokens.columns.values(), tokens.lengths)} == {torch.int64}
+    assert len(files(folder)) == (cached_from <= len(ROWS[rows]))
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("count", [1, 7, 1000, 1001, 2345])  # `datasets` maps a thousand at a time
+def test_sets_of_any_size_come_back_whole(count: int) -> None:
+    rows = [Row((f"{number}" * (number % 3),), number) for number in range(count)]
+    for _ in range(2):
+        tokens = tokenise(rows, byte_tokenizer(max_length=512), max_length=LONGEST)
+        assert examples(tokens) == encoded(rows, byte_tokenizer(max_length=512))
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("kind", MAKE)
+def test_the_second_time_nothing_is_tokenised(folder: Path, kind: str, rows: str) -> None:
+    first, second = counting(MAKE[kind]()), counting(MAKE[kind]())
+    made = tokenise(ROWS[rows], first, max_length=LONGEST)
+    kept = files(folder)
+    assert_equal(tokenise(ROWS[rows], second, max_length=LONGEST), made)
+    assert (first.asked, second.asked) == (1, 0)
+    assert files(folder) == kept
+    assert len(kept) == 1 and re.fullmatch(r"[0-9a-f]{64}\.arrow", kept[0])
+
+
+def test_small_sets_are_tokenised_each_time_and_not_kept(folder: Path) -> None:
+    tokenizer = counting()
+    for _ in range(2):
+        tokenise(SINGLES, tokenizer, max_length=LONGEST)
+    assert tokenizer.asked == 2
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("cached")
+def test_what_is_kept_can_be_written_into_and_is_not_changed_on_disk() -> None:
+    first = tokenise(SINGLES, counting(), max_length=LONGEST)
+    expected = Tokens({name: column.clone() for name, column in first.columns.items()}, first.lengths.clone())
+    second = tokenise(SINGLES, counting(), max_length=LONGEST)
+    for tensor in (*second.columns.values(), second.lengths):
+        tensor.zero_()
+    assert_equal(tokenise(SINGLES, counting(), max_length=LONGEST), expected)
+
+
+# What a file's name is made from
+
+
+def with_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.add_tokens(["xx"])
+    return tokenizer
+
+
+def cut_left(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.truncation_side = "left"
+    return tokenizer
+
+
+def joined_as_bert(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.backend_tokenizer.post_processor = typed_tokenizer().backend_tokenizer.post_processor
+    return tokenizer
+
+
+def with_types(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    return tokenizer
+
+
+CHANGES: dict[str, Callable[[PreTrainedTokenizerFast], PreTrainedTokenizerFast]] = {
+    "a token": with_token,
+    "side": cut_left,
+    "joining": joined_as_bert,
+    "columns": with_types,
+}
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("change", CHANGES)
+def test_another_tokenizer_gives_another_file(folder: Path, change: str) -> None:
+    for make in (lambda tokenizer: tokenizer, CHANGES[change]):
+        tokens = tokenise(PAIRS, make(byte_tokenizer(max_length=512)), max_length=LONGEST)
+        assert examples(tokens) == encoded(PAIRS, make(byte_tokenizer(max_length=512)))
+    assert len(files(folder)) == 2
+
+
+@pytest.mark.usefixtures("cached")
+def test_other_texts_or_another_length_give_another_file(folder: Path) -> None:
+    a, b = Row(("ab", "c"), 0), Row(("d", "ef"), 1)
+    sets = [[a], [b], [a, b], [b, a], [Row(("a", "bc"), 0)], [Row(("c", "ab"), 0)], [Row(("ab",), 0)]]
+    tokenizer = byte_tokenizer(max_length=512)
+    for rows in sets:
+        for max_length in (6, 7):
+            tokens = tokenise(rows, tokenizer, max_length=max_length)
+            assert examples(tokens) == encoded(rows, tokenizer, max_length)
+    assert len(files(folder)) == 2 * len(sets)
+
+
+@pytest.mark.usefixtures("cached")
+def test_labels_are_no_part_of_it(folder: Path) -> None:
+    tokenise([Row(("ab",), 0)], counting(), max_length=LONGEST)
+    again = counting()
+    tokenise([Row(("ab",), 1.5)], again, max_length=LONGEST)
+    assert again.asked == 0 and len(files(folder)) == 1
+
+
+@pytest.mark.parametrize("library", ["tokenizers", "transformers"])
+def test_another_version_of_a_library_gives_another_name(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    texts, tokenizer = {"text0": ["ab"]}, byte_tokenizer(max_length=512)
+    before = fingerprint(texts, tokenizer, LONGEST)
+    monkeypatch.setattr(getattr(tokenised, library), "__version__", "0")
+    assert fingerprint(texts, tokenizer, LONGEST) != before
+
+
+@pytest.mark.parametrize("options", [
+    {"truncation": True, "max_length": 3}, {"padding": "max_length", "max_length": 30},
+    {"truncation": True, "padding": True, "max_length": 5}, {},
+], ids=str)  # fmt: skip
+def test_the_name_does_not_depend_on_what_a_tokenizer_was_asked_before(options: dict[str, Any]) -> None:
+    texts = {"text0": ["ab"]}
+    fresh, used = byte_tokenizer(max_length=512), byte_tokenizer(max_length=512)
+    used(["abcdef", "a"], **options)
+    assert not options or used.backend_tokenizer.to_str() != fresh.backend_tokenizer.to_str()  # it does remember that
+    assert fingerprint(texts, used, LONGEST) == fingerprint(texts, fresh, LONGEST)
+    assert examples(tokenise(PAIRS, used, max_length=LONGEST)) == encoded(PAIRS, fresh)
+
+
+class Undescribed:
+    """A tokenizer of Python alone, whose settings no one can list."""
+
+    model_input_names = ("input_ids", "attention_mask")
+    truncation_side = "right"
+
+    def __call__(self, texts: list[str], *, truncation: bool, max_length: int) -> dict[str, list[list[int]]]:
+        assert truncation
+        ids = [[ord(letter) for letter in text][:max_length] for text in texts]
+        return {"input_ids": ids, "attention_mask": [[1] * len(each) for each in ids]}
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_tokenizer_that_cannot_be_described_is_asked_each_time(folder: Path) -> None:
+    tokenizer: Any = Undescribed()
+    assert fingerprint({"text0": ["ab"]}, tokenizer, LONGEST) is None
+    tokens = tokenise([Row(("ab",), 0), Row(("c",), 0)], tokenizer, max_length=LONGEST)
+    assert examples(tokens) == {"input_ids": [[97, 98], [99]]}
+    assert not folder.exists()
+
+
+# Files
+
+
+def damage_nothing_left(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_another_kind(path: Path) -> None:
+    path.write_bytes(b"no table" * 500)
+
+
+def damage_cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_rows_missing(path: Path) -> None:
+    with pyarrow.ipc.open_stream(path.read_bytes()) as whole, pyarrow.ipc.new_stream(path, whole.schema) as part:
+        part.write(whole.read_next_batch())
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("damage", [damage_nothing_left, damage_another_kind, damage_cut_short, damage_rows_missing])
+def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[Path], None]) -> None:
+    rows = SINGLES * 150  # more than are written in one piece
+    made = tokenise(rows, counting(), max_length=LONGEST)
+    [path] = folder.glob("*.arrow")
+    expected = Tokens({name: column.clone() for name, column in made.columns.items()}, made.lengths.clone())
+    damage(path)
+    mending, after = counting(), counting()
+    assert_equal(tokenise(rows, mending, max_length=LONGEST), expected)
+    assert_equal(tokenise(rows, after, max_length=LONGEST), expected)
+    assert mending.asked > after.asked == 0
+    assert len(files(folder)) == 1
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("disabled", [False, True])
+def test_progress_bars_are_left_as_they_were(disabled: bool) -> None:
+    before = datasets.are_progress_bars_disabled()
+    (datasets.disable_progress_bars if disabled else datasets.enable_progress_bars)()
+    try:
+        tokenise(SINGLES, counting(), max_length=LONGEST)
+        assert datasets.are_progress_bars_disabled() == disabled
+    finally:
+        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
+
+
+@pytest.mark.usefixtures("cached")
+def test_several_can_make_the_same_file_at_once(folder: Path) -> None:
+    rows, found = SINGLES * 200, []
+    threads = [
+        threading.Thread(target=lambda: found.append(tokenise(rows, counting(), max_length=LONGEST))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    expected = Tokens.of(encoded(rows, byte_tokenizer(max_length=512)))
+    assert len(found) == 4
+    for tokens in found:
+        assert_equal(tokens, expected)
+    assert len(files(folder)) == 1

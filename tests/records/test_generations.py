@@ -1,0 +1,106 @@
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rosa_bench.records.generations import Generation, path, read, save, to_lines
+from rosa_bench.records.store import load_records, runs_folder
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import write_atomic
+
+# Line separators besides "\n", a byte order mark, and all else that a model may write.
+texts = st.one_of(
+    st.text(max_size=9), st.sampled_from(["", "a\nb", "a\r\n", "\u2028", "\x85", "\ufeff", "Café £20", '"\\'])
+)
+generations = st.builds(
+    Generation,
+    prompt=texts,
+    output=texts,
+    references=st.lists(texts.filter(str.strip), min_size=1, max_size=3).map(tuple),
+)
+GOOD = {"prompt": "name[Blue Spice]", "output": "Blue Spice.", "references": ["Blue Spice."]}
+
+
+@given(st.lists(generations, min_size=1, max_size=4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read(tmp_path: Path, rows: list[Generation]) -> None:
+    write_atomic(tmp_path / "rows.jsonl", to_lines(rows))
+    assert read(tmp_path / "rows.jsonl") == rows
+
+
+def test_a_line_is_an_object_of_three_keys_that_a_person_can_read() -> None:
+    row = Generation(prompt="name[Café]", output="a\nb", references=("Café", "c"))
+    line = to_lines([row, row]).splitlines()
+    assert line == ['{"prompt": "name[Café]", "output": "a\\nb", "references": ["Café", "c"]}'] * 2
+
+
+@pytest.mark.parametrize("text", [
+    json.dumps(GOOD),  # no line end
+    json.dumps(GOOD) + "\r\n",
+    json.dumps({"id": 3, **GOOD, "model": None}) + "\n",
+])  # fmt: skip
+def test_a_file_from_elsewhere_is_read(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text.encode())
+    assert read(tmp_path / "rows.jsonl") == [
+        Generation(prompt="name[Blue Spice]", output="Blue Spice.", references=("Blue Spice.",))
+    ]
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in GOOD.items() if name != key}
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("Blue Spice.", "no JSON"),
+    ("", "no JSON"),
+    (json.dumps(GOOD)[:-1], "no JSON"),
+    (json.dumps([GOOD]), "no JSON object with prompt, output and references"),
+    (json.dumps("prompt"), "no JSON object with prompt, output and references"),
+    *((json.dumps(without(key)), f"there is no {key}") for key in GOOD),
+    (json.dumps({**GOOD, "prompt": None}), "prompt is not a string"),
+    (json.dumps({**GOOD, "output": 3}), "output is not a string"),
+    (json.dumps({**GOOD, "references": "Blue Spice."}), "references is not a list"),
+    (json.dumps({**GOOD, "references": ["Blue Spice.", None]}), "references are not all strings"),
+    (json.dumps({**GOOD, "references": []}), "there are no references"),
+    (json.dumps({**GOOD, "references": ["Blue Spice.", " \n"]}), "a reference is blank"),
+])  # fmt: skip
+def test_a_bad_line_is_told_with_its_file_and_number(tmp_path: Path, line: str, said: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(f"{json.dumps(GOOD)}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=re.escape(f"{file}, line 2: ") + f".*{re.escape(said)}"):
+        read(file)
+
+
+@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not a text in UTF-8")])
+def test_a_file_that_holds_nothing_to_score_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match=rf"rows\.jsonl {said}"):
+        read(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("references", [(), ("",), ("a", "\t")])
+def test_nothing_can_be_written_that_could_not_be_read(references: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="reference"):
+        Generation(prompt="a", output="b", references=references)
+
+
+def test_generations_lie_beside_the_record_and_are_not_taken_for_one(tmp_path: Path) -> None:
+    place = path(tmp_path, "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789")
+    assert place == tmp_path / "runs" / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.generations.jsonl"
+    write_atomic(place, to_lines([Generation(prompt="a", output="b", references=("c",))]))
+    assert load_records(tmp_path) == []
+
+
+def test_none_are_ever_lost(tmp_path: Path) -> None:
+    told = [[Generation(prompt="a", output=f"{number}", references=("c",))] for number in range(4)]
+    for rows in told:
+        place = save(rows, tmp_path, "a-run")
+        assert place == path(tmp_path, "a-run")
+        assert read(place) == rows
+    aside = sorted((runs_folder(tmp_path) / "superseded").iterdir())
+    assert [one.name for one in aside] == [f"a-run-{number}.generations.jsonl" for number in (1, 2, 3)]
+    assert [read(one) for one in aside] == told[:3]

@@ -1,0 +1,75 @@
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import rosa_bench
+from rosa_bench.records.provenance import git_state, versions
+
+ME = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(
+        ["git", *ME, *arguments], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small repository in which the package seems to lie."""
+    for name in ("rosa_bench/provenance.py", "conf/config.yaml", "pyproject.toml", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("first")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "-m", "first")
+    monkeypatch.setattr(rosa_bench, "__path__", [str(tmp_path / "rosa_bench")])
+    return tmp_path
+
+
+def test_versions_are_those_that_are_installed() -> None:
+    found = versions()
+    assert found.pop("python") == platform.python_version()
+    assert found.pop("rosa-bench") == rosa_bench.__version__
+    assert {"torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy"} <= set(found)
+    assert found == {name: importlib.metadata.version(name) for name in found}
+
+
+def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+    assert git_state() == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+
+
+@pytest.mark.parametrize(("name", "dirty"), [
+    ("rosa_bench/provenance.py", True), ("rosa_bench/new.py", True), ("conf/config.yaml", True),
+    ("conf/new.yaml", True), ("pyproject.toml", True), ("README.md", False), ("results.json", False),
+])  # fmt: skip
+def test_a_change_to_what_makes_the_figures_is_told(checkout: Path, name: str, dirty: bool) -> None:
+    (checkout / name).write_text("second")
+    assert git_state()["dirty"] is dirty
+
+
+def test_outside_a_checkout_nothing_is_claimed(checkout: Path) -> None:
+    (checkout / ".git").rename(checkout / "elsewhere")
+    assert git_state() == {"commit": None, "dirty": None}
+
+
+def test_an_installed_package_does_not_claim_the_commit_of_the_folder_around_it(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside = checkout / ".venv/lib/rosa_bench"
+    inside.mkdir(parents=True)
+    monkeypatch.setattr(rosa_bench, "__path__", [str(inside)])
+    assert git_state() == {"commit": None, "dirty": None}
+
+
+def test_a_repository_without_a_commit_or_a_machine_without_git_claims_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(tmp_path, "init", "--quiet")
+    monkeypatch.setattr(rosa_bench, "__path__", [str(tmp_path / "rosa_bench")])
+    assert git_state() == {"commit": None, "dirty": None}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state() == {"commit": None, "dirty": None}

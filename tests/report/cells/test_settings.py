@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.settings import setting_of, variant_of, words
+
+MakeRecord = Callable[..., RunRecord]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")))
+def test_a_method_as_it_comes_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
+    record = make_record(f"method={name}", "rank=4")
+    method = record.config["method"]
+    assert variant_of(record).label == (f"{method['title']} (r=4)" if "rank" in method else method["title"])
+
+
+@pytest.mark.parametrize(
+    ("deviations", "label"),
+    [
+        ({"method.resample_every": [0, 2.0]}, "ROSA (r=8, resample_every=0)"),
+        ({"method.select": ["top", "random"], "method.init": ["zero", "svd"]}, "ROSA (r=8, init=zero, select=top)"),
+        ({"epochs": [3, 10]}, "ROSA (r=8)"),
+        ({"method.title": ["Mine", "ROSA"], "method.default_lr.paper": [1.0, 2.0]}, "ROSA (r=8)"),
+        # What a protocol brings with it is no change of the method's own ...
+        ({"protocol.train_head": [True, False], "method.train_head": [True, False]}, "ROSA (r=8)"),
+        ({"protocol.lora_init": ["kaiming", "normal"], "method.init": ["kaiming", "normal"]}, "ROSA (r=8)"),
+        # ... and what differs from it, is.
+        ({"protocol.train_head": [True, False], "method.train_biases": [True, False]}, "ROSA (r=8, train_biases=true)"),
+    ],
+)
+def test_changes_are_in_the_label(make_record: MakeRecord, deviations: dict[str, list[Any]], label: str) -> None:
+    assert variant_of(make_record(deviations=deviations)).label == label
+
+
+def test_numbers_compare_by_value(make_record: MakeRecord) -> None:
+    """``resample_every=0`` and ``resample_every=0.0`` on a command line are the same."""
+    one, other = (make_record(deviations={"method.resample_every": [value, 2.0]}) for value in (0, 0.0))
+    assert variant_of(one) == variant_of(other)
+
+
+def test_lists_among_deviations(make_record: MakeRecord) -> None:
+    setting = setting_of(make_record(deviations={"optimizer.betas": [[0.9, 0.999], [0.9, 0.98]]}))
+    assert [(change.key, words(change.value)) for change in setting.deviations] == [("optimizer.betas", "[0.9, 0.999]")]
+    assert len({setting}) == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, "none"), (True, "true"), (2.0, "2"), (1e-05, "1e-05"), ("a", "a")]
+)
+def test_words(value: Any, expected: str) -> None:
+    assert words(value) == expected

@@ -1,0 +1,126 @@
+"""Table 1: seconds, of runs that padded every batch to 512."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.rosa import Rosa
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import select
+from rosa_bench.report.tables import table1, table2, table4
+from rosa_bench.report.tables.table import Entry, Line
+
+Compose = Callable[..., RunConfig]
+MakeTimed = Callable[..., RunRecord]
+A100 = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
+
+
+@pytest.fixture
+def make_timed(make_record: Callable[..., RunRecord]) -> MakeTimed:
+    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs that took so long.
+
+    padded  whether to 512; none: as in a record that is older than the setting
+    """
+
+    def make(
+        *overrides: str, train: float = 30.0, resample: float | None = None, padded: bool | None = True, **changes: Any
+    ) -> RunRecord:
+        times = {"load": 1.0, "train": train, "evaluate": 9.0}
+        times |= {} if resample is None else {"resample": resample}
+        changes["deviations"] = changes.get("deviations", {}) | ({"pad_to_max": [True, False]} if padded else {})
+        padding = f"pad_to_max={str(bool(padded)).lower()}"
+        record = make_record("task=cola", "epochs=3", padding, *overrides, time_s=times, **changes)
+        if padded is None:
+            del record.config["pad_to_max"]
+        return record
+
+    return make
+
+
+def rows(lines: list[Line]) -> dict[str, list[Entry]]:
+    return {line.label: line.entries for line in lines}
+
+
+def test_an_epoch_and_a_factorisation_stand_beside_the_papers(make_timed: MakeTimed) -> None:
+    """ROSA: two factorisations in three epochs of 10 s, so an epoch that has one takes 10.5 s."""
+    every = {"method.resample_every": [1, 2.0]}
+    runs = [
+        make_timed("method=ft", train=36.0),
+        make_timed("method=rosa", "method.resample_every=1", "seed=0", resample=1.0, deviations=every),
+        make_timed("method=rosa", "method.resample_every=1", "seed=1", resample=2.0, deviations=every),
+        make_timed("method=ia3", train=600.0),
+    ]
+    (section,) = table1.build(select(runs)).sections
+    assert [column.title for column in section.columns] == ["Factorize Time (s)", "Epoch Time (s)"]
+    assert rows(section.lines) == {
+        "FT": [Entry(), Entry(mean="12.00", count=1, paper="157 ± 0.16")],
+        "LoRA": [Entry(), Entry(paper="152 ± 0.56")],
+        "ROSA (r=8, resample_every=1)": [
+            Entry(mean="0.750", spread="0.354", count=2, paper="4.03 ± 3.67"),
+            Entry(mean="10.75", spread="0.35", count=2, paper="153 ± 0.16"),
+        ],
+        "(IA)³": [Entry(), Entry(mean="200.0", count=1)],
+    }
+
+
+@pytest.mark.parametrize("every", [0, 0.5, 1, 1.5, 2, 3])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 10])
+@pytest.mark.parametrize("unit", ["epochs", "steps"])
+def test_factorisations_are_counted_as_rosa_makes_them(
+    make_record: Callable[..., RunRecord], compose: Compose, every: float, epochs: int, unit: str
+) -> None:
+    overrides = ("task=mrpc", f"epochs={epochs}", f"method.resample_every={every}", f"method.resample_unit={unit}")
+    method = compose(*overrides).method
+    assert isinstance(method, Rosa)
+    steps = 115  # 3,668 rows in batches of 32
+    made = sum(method.is_due(step, steps) for step in range(epochs * steps))
+    assert table1.resamples(make_record(*overrides)) == made
+
+
+@pytest.mark.parametrize("method", ["ft", "lora", "ia3"])
+def test_methods_without_a_factorisation_have_none(make_timed: MakeTimed, method: str) -> None:
+    run = make_timed(f"method={method}")
+    assert (table1.factorize_time_s(run), table1.epoch_time_s(run)) == (None, 10.0)
+
+
+@pytest.mark.parametrize("other", [{"padded": None}, {"padded": False}])
+def test_batches_padded_to_their_own_longest_are_another_thing(make_timed: MakeTimed, other: dict[str, Any]) -> None:
+    assert table1.build(select([make_timed(**other)])).sections == []
+
+
+@pytest.mark.parametrize("override", ["task=rte", "batch_size=16", "max_length=128"])
+def test_so_are_other_tasks_and_shapes(make_timed: MakeTimed, override: str) -> None:
+    assert table1.build(select([make_timed(override)])).sections == []
+
+
+def test_times_of_two_devices_never_stand_together(make_timed: MakeTimed) -> None:
+    runs = [make_timed("method=ft", "seed=0"), make_timed("method=ft", "seed=1", train=60.0, device=A100)]
+    assert len(select(runs)) == 1  # as scores, they may
+    table = table1.build(select(runs))
+    found = {section.facts["Device"]: rows(section.lines)["FT"][1].mean for section in table.sections}
+    assert found == {"NVIDIA H200, bfloat16": "10.00", "NVIDIA A100, bfloat16": "20.00"}
+    assert len({row["device"] for row in table.tidy}) == len(table.tidy) == 2
+
+
+def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
+    table = table1.build(select([make_timed("method=rosa", resample=0.5), make_timed("method=ft")]))
+    assert {(row["method"], row["factorize_time_s"], row["epoch_time_s"]) for row in table.tidy} == {
+        ("rosa", "0.5000", "10.5000"),
+        ("ft", "", "10.0000"),
+    }
+
+
+def test_a_run_made_for_its_time_stands_in_no_table_of_scores(make_timed: MakeTimed) -> None:
+    every = {"method.resample_every": [1, 2.0]}
+    scored = [make_timed(padded=False), make_timed("method.resample_every=1", padded=False, deviations=every)]
+    timed = [make_timed("seed=1", resample=1.0), make_timed("method.resample_every=1", resample=1.0, deviations=every)]
+    for table in (table2, table4):
+        alone, both = (table.build(select(runs)) for runs in (scored, [*scored, *timed]))
+        assert alone.sections
+        assert (both.sections, both.tidy) == (alone.sections, alone.tidy)
+        assert any("pad_to_max=true" in line for line in both.intro)
+        assert not any("pad_to_max" in line for line in alone.intro)
+        assert table.build(select(timed)).sections == []
+    assert len(table1.build(select([*scored, *timed])).sections) == 1

@@ -1,0 +1,64 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import select
+from rosa_bench.report.tables.table import Entry
+from rosa_bench.report.tables.train_loss import build
+
+MakeRecord = Callable[..., RunRecord]
+Ending = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def ending(make_record: MakeRecord) -> Ending:
+    """``ending(0.3, "task=cola")``: a run whose last epoch had this training loss, and whose others had 9."""
+
+    def make(loss: float, *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
+        record = make_record(*overrides, **changes)
+        record.scores["epochs"] = [{"train_loss": each, "scores": {}} for each in (9.0, loss)]
+        if spread is not None:
+            record.scores["selected"]["spread"] = record.scores["last"]["spread"] = spread
+        return record
+
+    return make
+
+
+def entries(records: list[RunRecord]) -> dict[str, list[Entry]]:
+    [section] = build(select(records)).sections
+    return {line.label: line.entries for line in section.lines}
+
+
+def test_the_last_epochs_loss_over_seeds_at_every_learning_rate(ending: Ending) -> None:
+    best = [ending(loss, "method=ft", "lr=2e-5", f"seed={seed}") for seed, loss in enumerate((0.1, 0.3))]
+    other = ending(0.5, "method=ft", "lr=6e-5", dev=0.01)
+    assert entries([*best, other]) == {
+        "FT, lr 2e-05": [Entry(mean="0.200", spread="0.141", count=2)],
+        "FT, lr 6e-05": [Entry(mean="0.500", count=1)],
+    }
+
+
+def test_collapsed_runs_are_no_part_of_a_mean(ending: Ending) -> None:
+    mixed = [ending(0.1, "method=ft"), ending(0.7, "method=ft", "seed=1", spread=0.0)]
+    lost = ending(0.7, "method=bitfit", "lr=2e-3", spread=0.0)
+    untold = ending(0.4, "method=lora", spread=None)
+    assert entries([*mixed, lost, untold]) == {
+        "FT, lr 6e-05": [Entry(mean="0.100", count=1)],
+        "BitFit, lr 0.002": [Entry(mean="collapsed")],
+        "LoRA (r=8), lr 6e-05": [Entry(mean="0.400", count=1)],
+    }
+
+
+def test_the_csv_file_has_every_run(ending: Ending) -> None:
+    runs = [ending(0.1, "method=ft"), ending(1 / 3, "method=ft", "seed=1", spread=0.0)]
+    untold = ending(0.4, "method=lora", spread=None)
+    assert [
+        (row["variant"], row["task"], row["seed"], float(row["train_loss"]), row["collapsed"])
+        for row in build(select([*runs, untold])).tidy
+    ] == [("FT", "cola", "0", 0.1, "0"), ("FT", "cola", "1", 1 / 3, "1"), ("LoRA (r=8)", "cola", "0", 0.4, "")]
+
+
+def test_runs_without_epochs_are_no_table(make_record: MakeRecord) -> None:
+    assert build(select([make_record()])).sections == []

@@ -1,0 +1,128 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import rosa_bench
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import save_record
+from rosa_bench.report import published
+from rosa_bench.report.make_tables import counted, make_tables
+from rosa_bench.system.errors import UserError
+
+MakeRecord = Callable[..., RunRecord]
+FILES = ["table2.csv", "table2.md", "table2.tex"]
+
+
+def test_tables_are_printed_and_written(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(dev=0.567), tmp_path)
+    save_record(make_record("seed=1", status="failed"), tmp_path)
+    make_tables(tmp_path, write=True)
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == FILES
+    assert all("56.7" in (tmp_path / "tables" / name).read_text(encoding="utf-8") for name in FILES)
+    assert "56.7" in printed
+    assert "1 completed run; not tabled: 1 failed" in printed
+    assert printed.splitlines()[-1].startswith(f"written to {tmp_path / 'tables' / 'table2.md'}")
+
+
+def test_a_table_without_a_figure_of_ours_is_not_made(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(), tmp_path)
+    save_record(make_record("rank=8", deviations={"method.resample_every": [1, 2.0]}), tmp_path)
+    make_tables(tmp_path, write=True)
+    printed = capsys.readouterr().out
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table2", "table4"}
+    assert printed.index("Table 2: ") < printed.index("Table 4: ")
+    assert "Table 5: " not in printed
+
+
+def test_without_writing_nothing_is_touched(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record(), tmp_path)
+    make_tables(tmp_path, write=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert "written" not in capsys.readouterr().out
+
+
+def test_made_twice_they_are_the_same(make_record: MakeRecord, tmp_path: Path) -> None:
+    texts = []
+    for _ in range(2):
+        save_record(make_record(), tmp_path)
+        make_tables(tmp_path, write=True)
+        texts.append([(tmp_path / "tables" / name).read_bytes() for name in FILES])
+    assert texts[0] == texts[1]
+
+
+def test_errors_are_never_tabled_among_scores(
+    make_record: MakeRecord, make_synthetic: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record("task=cola", dev=0.567), tmp_path)
+    make_tables(tmp_path, write=True)
+    alone = [(tmp_path / "tables" / name).read_bytes() for name in FILES]
+    printed = capsys.readouterr().out
+    for model in ("mlp1", "mlp2"):
+        save_record(make_synthetic([[0.5, 0.25]], f"model={model}"), tmp_path)
+    make_tables(tmp_path, write=True)
+    assert [(tmp_path / "tables" / name).read_bytes() for name in FILES] == alone
+    assert capsys.readouterr().out == printed
+
+
+def test_errors_alone_make_no_table(make_synthetic: MakeRecord, tmp_path: Path) -> None:
+    save_record(make_synthetic([[0.5, 0.25]]), tmp_path)
+    with pytest.raises(UserError, match="run something first"):
+        make_tables(tmp_path, write=True)
+    assert not (tmp_path / "tables").exists()
+
+
+def test_runs_made_for_their_time_alone_and_of_another_task_make_no_table(
+    make_record: MakeRecord, tmp_path: Path
+) -> None:
+    padded = {"pad_to_max": [True, False]}
+    save_record(make_record("task=rte", "pad_to_max=true", deviations=padded), tmp_path)
+    with pytest.raises(UserError, match=r"1 completed run, all with pad_to_max=true.*pad_to_max=false"):
+        make_tables(tmp_path, write=True)
+    assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize("status", [None, "failed"])
+def test_no_completed_run_is_told_in_one_line(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
+    if status:
+        save_record(make_record(status=status), tmp_path)
+    with pytest.raises(UserError, match=r"run something first.*results_dir=") as caught:
+        make_tables(tmp_path, write=True)
+    assert "\n" not in str(caught.value)
+    assert ("1 failed" in str(caught.value)) == (status is not None)
+    assert not (tmp_path / "tables").exists()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        (["completed"], "1 completed run"),
+        (["completed"] * 2, "2 completed runs"),
+        (["completed", "interrupted", "failed", "failed"], "1 completed run; not tabled: 2 failed, 1 interrupted"),
+    ],
+)
+def test_counted(make_record: MakeRecord, statuses: list[str], expected: str) -> None:
+    assert counted([make_record(status=status) for status in statuses]) == expected
+
+
+def test_the_report_imports_neither_torch_nor_the_like() -> None:
+    heavy = ("torch", "transformers", "datasets", "evaluate")
+    program = f"import sys, rosa_bench.report.make_tables; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_papers_tables_are_found_in_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rosa_bench, "__path__", [str(tmp_path / "rosa_bench")])
+    assert published.published_folder() == tmp_path / "results" / "published"
+    (tmp_path / "rosa_bench" / "published").mkdir(parents=True)
+    assert published.published_folder() == tmp_path / "rosa_bench" / "published"

@@ -1,0 +1,289 @@
+"""What is written: Markdown, LaTeX, CSV and the terminal, all of one table."""
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.header import AT_AN_END, UNSETTLED
+from rosa_bench.report.cells.select import select
+from rosa_bench.report.make_tables import tidy_csv
+from rosa_bench.report.tables import table2
+from rosa_bench.report.tables.scores import FAILED, LEFT_OUT
+from rosa_bench.report.tables.table import Column, Entry, Table
+from rosa_bench.report.writers.latex import escape, latex
+from rosa_bench.report.writers.markdown import entry_text, markdown
+from rosa_bench.report.writers.terminal import show
+from rosa_bench.report.writers.text import blocks, parameters, percent, probability, signed, span
+
+OverSeeds = Callable[..., list[RunRecord]]
+COUNTS = "7 completed runs; not tabled: 1 failed"
+
+
+@pytest.fixture
+def table(over_seeds: OverSeeds) -> Table:
+    """Two settings; every task; a regular expression, a subset, a lead, one seed, an lr left out."""
+    tasks = ("cola", "mrpc", "qnli", "rte", "stsb", "mnli", "sst2", "boolq", "wic")
+    runs = [run for task in tasks for run in over_seeds([0.61, 0.62, 0.63], f"task={task}", held_out=0.5)]
+    runs += over_seeds([0.51, 0.53], "method=lora", "rank=2", held_out=0.5)
+    runs += over_seeds([0.5], "method=lora", "rank=2", "lr=1", held_out=0.5)
+    runs += over_seeds([-0.021], "method=bitfit", held_out=0.5, trainable=100)
+    targets = {"method.targets": [r"query|a_b\.c*", "attention"]}
+    runs += over_seeds([0.44, 0.46], "task=rte", "rank=4", deviations=targets, held_out=0.5)
+    part = {"subset": True, "rows": {"train": 90, "held_out": 10, "validation": 50}}
+    runs += over_seeds([0.7, 0.8], "task=mnli", data=part, deviations={"limit_train": [100, None]})
+    return table2.build(select(runs))
+
+
+def markdown_tables(text: str) -> list[list[list[str]]]:
+    found = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    return [[re.split(r" (?<!\\)\| ", line[2:-2]) for line in one.splitlines()] for one in found]
+
+
+def test_markdown_is_one_even_table_a_setting(table: Table) -> None:
+    text = markdown(table, COUNTS)
+    tables = markdown_tables(text)
+    assert len(tables) == len(table.sections) == 2
+    for rows, section in zip(tables, table.sections, strict=True):
+        assert {len(row) for row in rows} == {len(section.columns) + 1}
+        assert len(rows) == len(section.lines) + 2
+        assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned, too
+    assert COUNTS in text
+
+
+def test_markdown_cells(table: Table) -> None:
+    (head, _, *rows), _ = markdown_tables(markdown(table, COUNTS))
+    shown = {
+        row[0].strip(): dict(zip([cell.strip() for cell in head], map(str.strip, row), strict=True)) for row in rows
+    }
+    assert shown["ROSA (r=8)"]["RTE"] == "**62.0** ± 1.0 (3)‡ / 72.56"
+    assert shown["ROSA (r=8)"]["WiC"] == "62.0 ± 1.0 (3)‡"
+    assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2)†‡ / 53.42"
+    assert shown["BitFit"]["CoLA"] == "-2.1 (1)‡ / –"
+    assert shown["BitFit"]["RTE"] == "–"
+    assert shown["FT"]["MNLI"] == "– / 86.296"
+    assert r"ROSA (r=4, targets=query\|a_b\\.c\*)" in shown
+
+
+@pytest.mark.parametrize(
+    ("entry", "paper", "expected"),
+    [
+        (Entry(), True, "–"),
+        (Entry(mean="1.0", count=1), True, "1.0 (1) / –"),
+        (Entry(mean="1.0", count=1), False, "1.0 (1)"),
+        (Entry(mean="1.0", spread="0.5", count=2, mark="†", paper="2", best=True), True, "<1.0> ± 0.5 (2)† / 2"),
+        (Entry(paper="2"), True, "– / 2"),
+    ],
+)
+def test_entry_text(entry: Entry, paper: bool, expected: str) -> None:
+    text = entry_text(entry, Column(title="", paper=paper), strong="'")
+    assert text == expected.replace("<", "'").replace(">", "'")
+
+
+def test_latex_has_balanced_columns_and_groups(table: Table) -> None:
+    text = latex(table, COUNTS)
+    tabulars = re.findall(r"\\begin\{tabular\}\{@\{\}(l)(r+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
+    assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is cut
+    for first, others, body in tabulars:
+        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+        assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(first + others)}
+        assert [body.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+    plain = re.sub(r"\\[{}$]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert plain.count("$") % 2 == 0
+    assert sorted(re.findall(r"\\begin\{(\w+)\}", text)) == sorted(re.findall(r"\\end\{(\w+)\}", text))
+
+
+def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
+    text = latex(table, COUNTS)
+    assert r"$\mathbf{62.0}_{\pm 1.0}$ (3)$^\ddagger$ / 72.56" in text  # seeds differ between cells, so they are shown
+    assert r"$52.0_{\pm 1.4}$ (2)$^\dagger$$^\ddagger$ / 53.42" in text
+    assert r"$-2.1$ (1)$^\ddagger$ / --" in text
+    assert r"query\textbar{}a\_b\textbackslash{}.c*" in text
+    assert text.isascii()
+
+
+def test_latex_leaves_out_a_number_of_seeds_that_is_the_same_in_all(table: Table) -> None:
+    second = latex(table, COUNTS).split(r"\begin{table}")[2]
+    assert r"$75.0_{\pm 7.1}$ / 87.09" in second
+    assert "Seeds: 2." in second
+
+
+@pytest.mark.parametrize("mark", [LEFT_OUT, AT_AN_END, UNSETTLED, FAILED])
+def test_latex_has_a_command_for_every_mark(mark: str) -> None:
+    assert escape(mark).isascii()
+
+
+def test_latex_escapes_its_own_characters() -> None:
+    assert escape(r"50 % of a_b & {c} $ # ~ ^ \d") == (
+        r"50 \% of a\_b \& \{c\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{}d"
+    )
+
+
+def test_csv_holds_the_tables_figures(table: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(table))))
+    shown = [
+        (str(number), line.label, one)
+        for number, section in enumerate(table.sections, start=1)
+        for line in section.lines
+        for one in line.entries[1:]
+        if one.mean
+    ]
+    assert len(rows) == len(shown)
+    for row, (number, label, one) in zip(rows, shown, strict=True):
+        assert (row["setting"], row["seeds"], row["paper_x100"]) == (number, str(one.count), one.paper or "")
+        assert percent(float(row["mean_x100"]) / 100) == one.mean
+        assert (percent(float(row["std_x100"]) / 100) if row["std_x100"] else None) == one.spread
+        assert (row["best"] == "true", row["lrs_left_out"] != "") == (one.best, LEFT_OUT in one.mark)
+        assert len(row["runs"].split()) == one.count
+        assert f"r={row['rank']}" in label or row["rank"] == ""
+
+
+def shown(table: Table, width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    show(table, console)
+    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.fixture
+def compared(over_seeds: OverSeeds) -> Table:
+    """LoRA and ROSA on two tasks, and a variant of one seed whose name is long and has signs of Markdown and LaTeX."""
+    runs = [run for task in ("cola", "rte") for run in over_seeds([0.4, 0.3, 0.2], f"task={task}", "method=lora")]
+    runs += over_seeds([0.5, 0.5, 0.5], "task=cola") + over_seeds([0.1, 0.0, -0.1], "task=rte")
+    changes = {"method.init": ["svd_add", "svd"], "method.resample_every": [0, 2.0], "method.head": ["a_b|c", "d"]}
+    return table2.build(select([*runs, *over_seeds([0.5], "task=rte", deviations=changes)]))
+
+
+def test_comparisons_stand_below_in_a_table_of_their_own(compared: Table) -> None:
+    _, (head, rule, *rows) = markdown_tables(markdown(compared, COUNTS))
+    assert len({sum(map(len, row)) for row in [head, rule, *rows]}) == 1
+    assert [[cell.strip() for cell in row] for row in [head, *rows]] == [
+        ["Method", "Task", "Difference", "95 % interval", "p", "Seeds", "Verdict"],
+        ["ROSA (r=8)", "CoLA", "+20.0", "-4.8 to +44.8", "0.07", "3", "within noise"],
+        ["ROSA (r=8)", "RTE", "-30.0", "-30.0 to -30.0", "–", "3", "below LoRA"],
+        [r"ROSA (r=8, head=a_b\|c, init=svd_add, resample_every=0)", "RTE", "+10.0", "–", "–", "1", "not known"],
+    ]
+
+
+def test_comparisons_are_a_paragraph_in_latex(compared: Table) -> None:
+    text = latex(compared, COUNTS)
+    assert "\\par Compared with LoRA at equal rank, paired over seeds.\n" in text
+    assert (
+        r"ROSA (r=8): CoLA $+20.0$ ($-4.8$ to $+44.8$), $p = 0.07$, 3 seeds: within noise; "
+        r"RTE $-30.0$ ($-30.0$ to $-30.0$), 3 seeds: below LoRA." in text
+    )
+    long = r"ROSA (r=8, head=a\_b\textbar{}c, init=svd\_add, resample\_every=0)"
+    assert f"{long}: RTE $+10.0$, 1 seed: not known." in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_comparisons_fit_the_terminal(compared: Table, width: int) -> None:
+    text = shown(compared, width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    for words in ("paired over seeds", "-4.8 to +44.8", "-30.0 to -30.0", "below LoRA"):
+        assert words in text
+
+
+def test_without_a_comparison_nothing_is_said_of_one(table: Table) -> None:
+    assert not any(section.contrasts for section in table.sections)
+    for text in (markdown(table, COUNTS), latex(table, COUNTS), shown(table, 80)):
+        assert "equal rank" not in text
+
+
+def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(compared))))
+    found = {(row["method"], row["task"], row["seeds"]): row for row in rows}
+    lora, rosa, one = found["lora", "cola", "3"], found["rosa", "cola", "3"], found["rosa", "rte", "1"]
+    names = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
+    assert [lora[name] for name in names] == [""] * 5
+    assert [rosa[name] for name in names] == ["20.0000", "-4.8414", "44.8414", "0.07418", "3"]
+    assert [one[name] for name in names] == ["10.0000", "", "", "", "1"]
+    ends = ("interval_low_x100", "interval_high_x100", "interval_of")
+    assert [lora[name] for name in ends] == ["20.0000", "40.0000", "seeds"]
+    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # the three seeds of one agree
+    assert [row["configurations_tried"] for row in (lora, rosa, one)] == ["3", "3", "1"]
+
+
+@pytest.mark.parametrize("width", [80, 120, 160, 400])
+def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width: int) -> None:
+    text = shown(table, width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    for section in table.sections:
+        for line in section.lines:
+            for one, column in zip(line.entries, section.columns, strict=True):
+                assert one.mean is None or entry_text(one, column) in text
+
+
+def test_the_terminal_shows_only_what_has_figures(table: Table) -> None:
+    _, second = re.split(r"^2\. ", shown(table, 120), flags=re.MULTILINE)
+    assert "MNLI" in second
+    assert "CoLA" not in second
+    assert "FT" not in second
+
+
+def test_the_terminal_takes_text_as_it_is(over_seeds: OverSeeds) -> None:
+    """Brackets in a regular expression are not rich's markup."""
+    runs = over_seeds([0.5], deviations={"method.targets": ["[bold]x[/]:smile:", "attention"]})
+    assert "targets=[bold]x[/]:smile:" in shown(table2.build(select(runs)), 120)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (0, "0"),
+        (768, "768"),
+        (1000, "1.00 k"),
+        (73_728, "73.7 k"),
+        (99_960, "100 k"),
+        (626_688, "627 k"),
+        (999_499, "999 k"),
+        (999_500, "1.00 M"),
+        (124_647_170, "125 M"),
+        (1_540_000_000, "1540 M"),
+    ],
+)
+def test_parameters(count: int, expected: str) -> None:
+    assert parameters(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(0.54321, "54.3"), (-0.0001, "0.0"), (-0.021, "-2.1"), (1.0, "100.0")]
+)
+def test_percent(fraction: float, expected: str) -> None:
+    assert percent(fraction) == expected
+
+
+@pytest.mark.parametrize(("fraction", "expected"), [(0.0123, "+1.2"), (-0.0004, "+0.0"), (-0.5, "-50.0")])
+def test_signed(fraction: float, expected: str) -> None:
+    assert signed(fraction) == expected
+
+
+@pytest.mark.parametrize(
+    ("p", "expected"), [(1.0, "1.00"), (0.0742, "0.07"), (0.01, "0.01"), (0.0042, "0.004"), (1e-9, "<0.001")]
+)
+def test_probability(p: float, expected: str) -> None:
+    assert probability(p) == expected
+
+
+@pytest.mark.parametrize(("values", "expected"), [({3}, "3"), ({1, 3, 2}, "1 to 3")])
+def test_span(values: set[int], expected: str) -> None:
+    assert span(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("widths", "room", "expected"),
+    [
+        ([], 10, []),
+        ([5, 5], 10, [[0, 1]]),
+        ([5, 6], 10, [[0], [1]]),
+        ([20, 1, 20], 10, [[0], [1], [2]]),  # what fits nowhere stands alone
+        ([4, 4, 4], 8, [[0, 1], [2]]),
+    ],
+)
+def test_blocks(widths: list[float], room: float, expected: list[list[int]]) -> None:
+    assert blocks(widths, room) == expected

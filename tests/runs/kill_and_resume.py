@@ -1,0 +1,306 @@
+"""Run by test_resume.py: kill a run, start it again each time, and compare it with one left alone.
+
+    python kill_and_resume.py random FOLDER KILLS SEED OVERRIDE...     at random moments
+    python kill_and_resume.py places FOLDER OVERRIDE...                at each of the worst places
+
+Prints JSON. The libraries are imported once, and each process is forked from there: what is killed is a real one.
+"""
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+
+from rosa_bench import lowrank
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.parse import parse
+from rosa_bench.methods.rosa import Rosa
+from rosa_bench.records.store import load_records
+from rosa_bench.runs import run
+from rosa_bench.runs.lock import locked
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.status import status_of
+from rosa_bench.tasks import prepared as base
+from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.training import checkpoint, state
+from rosa_bench.training import loop as train
+from rosa_bench.training import selection as best
+
+torch.set_num_threads(1)
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
+
+Change = Callable[[], None]
+
+
+def at_random(folder: Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:
+    """Kill until it has been done ``kills`` times, in as many whole runs as that takes.
+
+    Each process is left to go on for a few checkpoints, and then a random part of the time that one takes.
+    """
+    alone, killed = setup_in(folder / "alone", [*overrides, "checkpoint_s=1e6"]), setup_in(folder / "killed", overrides)
+    assert ended(fork(alone))
+    draw, results, steps, unfinished = random.Random(seed), [], [], 0
+    while len(steps) < kills:
+        for path in (folder / "killed").iterdir():
+            shutil.rmtree(path)
+        while True:
+            child = fork(killed)
+            if len(steps) < kills:
+                wait_for_steps(killed, child, draw.randint(0, 8))
+                time.sleep(draw.uniform(0, 0.03))
+                os.kill(child, signal.SIGKILL)
+            if ended(child):
+                break
+            steps.append(newest(killed))
+            unfinished += any(killed.checkpoints.glob(".step-*"))
+        results.append(result(killed))
+    return {"steps": steps, "unfinished": unfinished, "alone": result(alone), "killed": results}
+
+
+def newest(resolved: ResolvedRun) -> int:
+    """The step of the newest checkpoint."""
+    return max((int(path.name.split("-")[1]) for path in resolved.checkpoints.glob("step-*")), default=0)
+
+
+def wait_for_steps(resolved: ResolvedRun, child: int, steps: int) -> None:
+    """Until the run has gone on by so many, or has ended."""
+    goal = newest(resolved) + steps
+    while newest(resolved) < goal and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        time.sleep(0.002)
+
+
+def at_places(folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """Kill one run at each place in turn. Go on from half-way without parts of the state, which must show."""
+    alone, killed = setup_in(folder / "alone", [*overrides, "checkpoint_s=1e6"]), setup_in(folder / "killed", overrides)
+    assert ended(fork(alone))
+    statuses, lacking = {}, {}
+    for place, change in PLACES.items():
+        assert not ended(fork(killed, change)), f"{place}: never came there"
+        statuses[place] = status_of(killed).kind
+        if place == HALF_WAY:
+            for part in LACKING:
+                shutil.copytree(folder / "killed", folder / part)
+    for part, change in LACKING.items():
+        resolved = setup_in(folder / part, overrides)
+        assert ended(fork(resolved, change)), part
+        lacking[part] = result(resolved)
+    assert ended(fork(killed))
+    return {"alone": result(alone), "killed": result(killed), "statuses": statuses, "lacking": lacking}
+
+
+def setup_in(folder: Path, overrides: list[str]) -> ResolvedRun:
+    """Such a run, with its folders in this one."""
+    where = [f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'"]
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        resolved = resolve(parse(hydra.compose("config", overrides=[*overrides, *where])), {})
+    resolved.config.task.prepare(resolved.context)  # so that what it imports is there already
+    return resolved
+
+
+def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
+    """A new process that makes the run as the command line does, in a program changed so."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            digest_after_training(resolved)
+            change()
+            with locked(resolved.lock, resolved.id):
+                if status_of(resolved).kind != "completed":
+                    run.run(resolved)
+            status = 0
+        finally:
+            os._exit(status)
+    return child
+
+
+def digest_after_training(resolved: ResolvedRun) -> None:
+    """Have the last weights, which need not be the selected ones, noted in a file."""
+    fit = run.fit
+
+    def noting(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+        history = fit(model, *arguments, **options)
+        digest = hashlib.sha256()
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        (resolved.results_dir / "last weights").write_text(digest.hexdigest())
+        return history
+
+    run.fit = noting
+
+
+def ended(child: int) -> bool:
+    """Wait for a process: whether it came to its end by itself. Raises RuntimeError if that was a bad one."""
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return False
+    if os.WEXITSTATUS(status):
+        raise RuntimeError(f"the run ended with {os.WEXITSTATUS(status)}")
+    return True
+
+
+def result(resolved: ResolvedRun) -> dict[str, Any]:
+    """What must not differ: the figures, the weights, and what is left on disk."""
+    [record] = load_records(resolved.results_dir)
+    for epoch in record.scores["epochs"]:
+        del epoch["time_s"]
+    kept = ("id", "status", "config", "deviations", "data", "model", "device", "versions", "scores", "parameters")
+    return {
+        **{name: getattr(record, name) for name in kept},
+        "phases": [sorted(record.time_s), sorted(record.memory_bytes)],
+        "weights": hashlib.sha256((resolved.saved_model / "model.safetensors").read_bytes()).hexdigest(),
+        "last weights": (resolved.results_dir / "last weights").read_text(),
+        "left": sorted(path.name for path in resolved.output_dir.iterdir()),
+        "locks": sorted(path.name for path in resolved.lock.parent.iterdir()),
+    }
+
+
+# The places
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying(
+    target: Any, name: str, *, call: int = 1, after: bool = False, when: Callable[..., bool] | None = None
+) -> Change:
+    """Dies at the ``call``-th call of a function, before it or after, counting those ``when`` says to."""
+
+    def change() -> None:
+        real, calls = getattr(target, name), count(1)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            last = (when is None or when(*arguments)) and next(calls) == call
+            if last and not after:
+                die()
+            answer = real(*arguments, **options)
+            if last:
+                die()
+            return answer
+
+        setattr(target, name, wrapped)
+
+    return change
+
+
+def dying_inside_a_resample() -> None:
+    """Dies when half of the layers hold what they shall, and half what they did."""
+    real, calls = lowrank.factorize, count(1)
+
+    def factorize(*arguments: Any, **options: Any) -> Any:
+        residuals, *factors = real(*arguments, **options)
+        if next(calls) < 3:  # the first is the initialisation
+            return residuals, *factors
+        return half(residuals), *factors
+
+    def half(rows: torch.Tensor) -> Iterator[torch.Tensor]:
+        assert len(rows) > 1
+        yield from rows[: len(rows) // 2]
+        die()
+
+    lowrank.factorize = factorize
+
+
+def named(start: str) -> Callable[..., bool]:
+    return lambda path, *_: path.name.startswith(start)
+
+
+def dying_half_through_the_older() -> None:
+    """Dies when one file of the older checkpoint is removed, and the other is not."""
+    calls, real = count(1), shutil.rmtree
+
+    def rmtree(path: Path, **options: Any) -> None:
+        if path.name.startswith("step-") and next(calls) == 2:
+            (path / checkpoint.VALUES).unlink()
+            die()
+        real(path, **options)
+
+    shutil.rmtree = rmtree
+
+
+# In the order in which one run comes by them; what was done before a kill and after a checkpoint is done again.
+PLACES: dict[str, Change] = {
+    "before the first step": dying(train, "lr_at"),
+    "before a resample": dying(train, "resample", call=2),
+    "inside a resample": dying_inside_a_resample,
+    "after a resample": dying(train, "resample", call=2, after=True),
+    "after forgetting": dying(train, "reset_optimizer_state", call=2, after=True),
+    "before the step is counted": dying(torch.optim.AdamW, "step", call=2, after=True),
+    "checkpoint begun": dying(checkpoint, "save_file", call=2),
+    "tensors written": dying(checkpoint, "save_file", call=2, after=True),
+    "folder written": dying(Path, "rename", call=2, when=named(".step-")),
+    "folder renamed": dying(Path, "rename", call=2, after=True, when=named(".step-")),
+    "older half removed": dying_half_through_the_older,
+    "older removed": dying(shutil, "rmtree", call=2, after=True, when=named("step-")),
+    "before an evaluation": dying(base, "predict"),
+    "after an evaluation": dying(best.BestEpoch, "offer"),
+    "epoch offered": dying(best.BestEpoch, "offer", after=True),
+    "before the last evaluation": dying(base, "predict", call=2),
+    "before dev is scored": dying(base, "predict", call=2),
+    "after merging": dying(Rosa, "merge", after=True),
+    "dev scored": dying(base, "predict", call=2, after=True),
+    "model written": dying(Path, "rename", when=named(".model.")),
+    "model saved": dying(PreparedTask, "save_model", after=True),
+    "record saved": dying(run, "save_record", after=True),
+}
+HALF_WAY = "epoch offered"
+
+
+# What a state would be without its parts
+
+
+def zeroed(*parts: str) -> Change:
+    """Goes on from tensors of which those with these words in their names are zero."""
+
+    def change() -> None:
+        real = checkpoint.Checkpoints.load
+
+        def load(self: checkpoint.Checkpoints) -> checkpoint.Snapshot | None:
+            found = real(self)
+            assert found is not None
+            lost = [name for name in found.tensors if all(part in name for part in parts)]
+            assert lost
+            return checkpoint.Snapshot(
+                {**found.tensors, **{name: torch.zeros_like(found.tensors[name]) for name in lost}}, found.values
+            )
+
+        checkpoint.Checkpoints.load = load
+
+    return change
+
+
+def without_generators() -> None:
+    state.restore_random_state = lambda _state, _device: None
+
+
+LACKING: dict[str, Change] = {
+    "generators": without_generators,
+    "moments": zeroed("training.optimizer.", ".exp_avg."),
+    "step of the optimizer": zeroed("training.optimizer.step."),
+    "residuals": zeroed("training.model.", ".residual"),
+    "factors": zeroed("training.model.", ".a"),
+    "losses": zeroed("training.losses"),
+    "best weights": zeroed("best."),
+}
+
+
+if __name__ == "__main__":
+    what, folder, *rest = sys.argv[1:]
+    match what:
+        case "random":
+            answer = at_random(Path(folder), int(rest[0]), int(rest[1]), rest[2:])
+        case _:
+            answer = at_places(Path(folder), rest)
+    print(json.dumps(answer))

@@ -1,0 +1,113 @@
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.store import save_record
+from rosa_bench.runs.plan import Job, estimate_s, plan, show
+from rosa_bench.runs.resolve import resolve
+from rosa_bench.runs.run import run
+
+TINY = ("task=grammar", "model=tiny_roberta", "device=cpu", "epochs=1", "limit_train=16", "limit_eval=8")
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def kinds(jobs: list[Job]) -> Counter:
+    return Counter(job.kind for job in jobs)
+
+
+def shown(jobs: list[Job]) -> str:
+    text = io.StringIO()
+    show(jobs, Console(file=text, width=200))
+    return text.getvalue()
+
+
+def test_a_plan_runs_nothing_and_names_the_runs_that_a_sweep_would_make(compose: Callable[..., RunConfig]) -> None:
+    jobs = plan([*TINY, "method=lora,rosa", "rank=2,4"], str)
+    expected = [
+        resolve(compose(*TINY, f"method={method}", f"rank={rank}"), {}).id
+        for method in ("lora", "rosa")
+        for rank in (2, 4)
+    ]
+    assert [job.resolved.id for job in jobs if job.resolved] == expected
+    assert kinds(jobs) == {"new": 4}
+    assert not list(Path().rglob("*.json"))
+
+
+def test_a_rank_is_no_new_run_for_a_method_without_one() -> None:
+    jobs = plan([*TINY, "method=ft,lora", "rank=2,4,8"], str)
+    assert [(job.overrides[-2], job.kind) for job in jobs if job.kind == "duplicate"] == [
+        ("method=ft", "duplicate")
+    ] * 2
+    assert kinds(jobs) == {"new": 4, "duplicate": 2}
+
+
+def test_table_3_is_24_runs() -> None:
+    """Two methods have no rank: of 32 combinations, 8 say again what another said."""
+    jobs = plan(["+experiment=table3", "model=tiny_gpt2", "task=restaurants", "device=cpu"], str)
+    assert kinds(jobs) == {"new": 24, "duplicate": 8}
+    assert {job.resolved.config.protocol.name for job in jobs if job.resolved} == {"paper"}
+    assert "32 jobs: 24 new, 8 duplicate; 24 to run" in shown(jobs)
+
+
+def test_what_is_done_and_what_failed_is_told(compose: Callable[..., RunConfig]) -> None:
+    record = run(resolve(compose(*TINY, "method=ft"), {}))
+    other = resolve(compose(*TINY, "method=lora", "rank=2"), {})
+    save_record(replace(record, id=other.id, status="failed", error="the loss is nan at step 3"), Path("results"))
+    jobs = plan([*TINY, "method=ft,lora", "rank=2,4"], str)
+    assert kinds(jobs) == {"completed": 1, "duplicate": 1, "failed": 1, "new": 1}
+    text = shown(jobs)
+    assert "the loss is nan at step 3" in text
+    assert "4 jobs: " in text
+    assert "1 to run" in text
+
+
+def test_a_job_that_cannot_be_run_is_told_and_the_others_are_not_lost() -> None:
+    jobs = plan([*TINY, "rank=0,2"], str)
+    assert kinds(jobs) == {"invalid": 1, "new": 1}
+    [wrong] = [job for job in jobs if job.kind == "invalid"]
+    assert "rank=0 is out of range" in wrong.reason
+    assert wrong.resolved is None
+
+
+def test_a_damaged_record_of_a_job_is_told_before_anything_runs_and_a_foreign_file_is_passed_over(
+    compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = Path("results/runs") / f"{resolve(compose(*TINY, 'method=ft', 'seed=1'), {}).id}.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    (damaged.parent / "notes.json").write_text("[]")
+    jobs = plan([*TINY, "method=ft", "seed=0,1,2"], str)
+    assert [job.kind for job in jobs] == ["new", "invalid", "new"]
+    assert f"{damaged} is not a run's record" in jobs[1].reason
+    assert "3 jobs: 2 new, 1 invalid; 2 to run" in shown(jobs)
+    assert len(caplog.messages) == 2
+
+
+def test_an_estimate_is_that_of_runs_alike_by_the_epoch(compose: Callable[..., RunConfig]) -> None:
+    record = run(resolve(compose(*TINY, "method=ft"), {}))
+    alike = [replace(record, time_s={"total": seconds}) for seconds in (2.0, 4.0)]
+    longer = resolve(compose(*TINY, "method=ft", "epochs=5"), {})
+    assert estimate_s(longer, alike) == pytest.approx(15.0)
+    assert estimate_s(longer, [replace(alike[0], status="failed")]) is None
+    assert estimate_s(longer, [replace(alike[0], device={**record.device, "type": "cuda"})]) is None
+    for change in ("method=lora", "model=tiny_bert", "limit_train=17", "pad_to_max=true"):
+        assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), alike) is None
+
+
+def test_time_left_is_of_what_is_to_run_alone(compose: Callable[..., RunConfig]) -> None:
+    record = run(resolve(compose(*TINY, "method=ft"), {}))
+    save_record(replace(record, time_s={"total": 3600.0}), Path("results"))
+    text = shown(plan([*TINY, "method=ft", "seed=0,1,2"], str))
+    assert "2 to run, one after another: about 2 h" in text
+    assert "1 to run, one after another: not known" in shown(plan([*TINY, "method=lora"], str))
+    assert "nothing to run" in shown(plan([*TINY, "method=ft"], str))

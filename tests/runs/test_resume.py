@@ -1,0 +1,342 @@
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.run import run, sigterm_held_back
+from rosa_bench.system.errors import PreemptedError, UserError
+from rosa_bench.training import loop as train
+from rosa_bench.training.checkpoint import Checkpoints
+
+TINY = (
+    "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=120", "limit_eval=40", "batch_size=8", "epochs=3",
+    "lr=3e-3", "checkpoint_s=0", "save_model=true",
+)  # fmt: skip
+ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
+STEPS = 14  # an epoch, under protocol=fair
+KILLS = 5
+
+
+# Killed with SIGKILL
+
+
+def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
+    script = Path(__file__).parent / "kill_and_resume.py"
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)], env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, check=False, cwd=script.parents[1],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+# Together they are killed twenty times.
+@pytest.mark.parametrize("how", [
+    (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
+], ids=" ".join)  # fmt: skip
+def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, how: tuple[str, ...]) -> None:
+    found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
+    assert len(found["steps"]) >= KILLS
+    assert max(found["steps"]) >= KILLS  # it was training
+    for killed in found["killed"]:
+        assert killed == found["alone"]
+    assert found["alone"]["left"] == ["model"]  # and no checkpoints
+    assert found["alone"]["locks"] == []
+    assert len(found["alone"]["scores"]["epochs"]) == 3
+
+
+def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_path: Path) -> None:
+    found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
+    alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
+    assert statuses.pop("before the first step") == "new"
+    assert statuses.pop("record saved") == "completed"
+    assert set(statuses.values()) == {"unfinished"}
+    assert len(statuses) == 20
+    assert killed.pop("left") == ["checkpoints", "model"]  # the command line removes them, when it next meets the run
+    assert alone.pop("left") == ["model"]
+    assert killed == alone
+    # The comparison can fail: without any one part of what was saved, the same run ends elsewhere.
+    for part, without in found["lacking"].items():
+        assert without["scores"] != alone["scores"], part
+        assert (without["weights"], without["last weights"]) != (alone["weights"], alone["last weights"]) or (
+            part == "losses"  # which are told, and not trained on
+        )
+    assert len(found["lacking"]) == 7
+
+
+# Stopped in this process
+
+
+@pytest.fixture
+def make_setup(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., ResolvedRun]:
+    """``make_setup("place", "method=lora")``: such a run in that folder. By default, ROSA under protocol=fair."""
+
+    def make(place: str, *overrides: str) -> ResolvedRun:
+        where = (f"results_dir='{tmp_path / place / 'results'}'", f"output_dir='{tmp_path / place / 'outputs'}'")
+        return resolve(compose(*TINY, *ROSA, "protocol=fair", *overrides, *where), {})
+
+    return make
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> list[int]:
+    """Act once a run is about to make the step counted so from 0. Fills the list with the steps that are made."""
+    real, seen = train.lr_at, []
+
+    def lr_at(now: int, *arguments: Any) -> float:
+        seen.append(now)
+        if now == step:
+            action()
+        return real(now, *arguments)
+
+    monkeypatch.setattr(train, "lr_at", lr_at)
+    return seen
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def saved(resolved: ResolvedRun) -> list[str]:
+    return sorted(path.name for path in resolved.checkpoints.iterdir())
+
+
+def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], bytes]:
+    scores = {**record.scores, "epochs": [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]}
+    return scores, (resolved.saved_model / "model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def alone(make_setup: Callable[..., ResolvedRun]) -> tuple[dict[str, Any], bytes]:
+    """What becomes of such a run when it is left alone."""
+    resolved = make_setup("alone", "checkpoint_s=1e6")
+    return outcome(resolved, run(resolved))
+
+
+def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup("stopped", "checkpoint_s=1e6")  # none is due
+    with monkeypatch.context() as patched:
+        at_step(patched, 19, terminate)
+        with pytest.raises(PreemptedError, match="SIGTERM after step 20; the same command goes on"):
+            run(resolved)
+    assert saved(resolved) == ["step-000000020-epochs-000001"]
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "interrupted"
+    assert record.error and "after step 20" in record.error
+    assert len(record.scores["epochs"]) == 1
+    made = at_step(monkeypatch, -1, interrupt)
+    assert outcome(resolved, run(resolved)) == alone
+    assert made == list(range(20, 3 * STEPS))
+    assert not resolved.checkpoints.exists()
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "completed"
+
+
+def test_time_and_memory_of_all_parts_are_booked(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup(
+        "stopped", "method.resample_every=1", "method.resample_unit=epochs"
+    )  # so that one phase is long
+    with monkeypatch.context() as patched:
+        at_step(patched, 10, lambda: time.sleep(2))
+        at_step(patched, 12, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    [record] = load_records(resolved.results_dir)
+    before = record.time_s
+    after = run(resolved)
+    assert after.time_s["train"] > 2
+    assert after.time_s["load"] > before["load"]
+    assert after.time_s["total"] == pytest.approx(sum(s for name, s in after.time_s.items() if name != "total"))
+    assert after.scores["epochs"][0]["time_s"] > 2
+    assert [epoch["time_s"] for epoch in after.scores["epochs"]] == sorted(e["time_s"] for e in after.scores["epochs"])
+
+
+def test_resume_never_starts_anew_and_clears_what_was_there(
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup("anew")
+    with monkeypatch.context() as patched:
+        at_step(patched, 25, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    assert saved(resolved) == ["step-000000025-epochs-000001"]
+    made = at_step(monkeypatch, -1, interrupt)
+    assert outcome(resolved, run(make_setup("anew", "resume=never", "checkpoint_s=1e6"))) == alone
+    assert made == list(range(3 * STEPS))
+    assert not resolved.checkpoints.exists()
+
+
+def test_a_damaged_checkpoint_costs_time_and_no_figure(
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup("damaged")
+    with monkeypatch.context() as patched:
+        at_step(patched, 25, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    [tensors] = resolved.checkpoints.glob("*/*.safetensors")
+    tensors.write_bytes(tensors.read_bytes()[:-1])
+    made = at_step(monkeypatch, -1, interrupt)
+    assert outcome(resolved, run(resolved)) == alone
+    assert made[0] == 0
+
+
+def test_a_model_that_is_wanted_too_late_is_told(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Selected on dev by epoch, the best weights are kept only where they will be saved.
+    late = ("protocol=paper",)
+    with monkeypatch.context() as patched:
+        at_step(patched, 20, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_setup("late", *late, "save_model=false"))
+    with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
+        run(make_setup("late", *late))
+    assert run(make_setup("late", *late, "save_model=false")).status == "completed"
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved, other = make_setup("one"), make_setup("one", "lr=1e-3")
+    with monkeypatch.context() as patched:
+        at_step(patched, 3, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    other.checkpoints.parent.mkdir(parents=True)
+    resolved.checkpoints.rename(other.checkpoints)
+    with pytest.raises(UserError, match=r"another run \(lr: 0\.003, here 0\.001\).*resume=never"):
+        run(other)
+    assert [record.id for record in load_records(other.results_dir)] == [resolved.id]
+
+
+def test_checkpoints_are_written_when_due_alone(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[int, int]] = []
+    real = Checkpoints.save
+
+    def save(self: Checkpoints, step: int, epochs: int, snapshot: Any) -> None:
+        written.append((step, epochs))
+        real(self, step, epochs, snapshot)
+
+    monkeypatch.setattr(Checkpoints, "save", save)
+    run(make_setup("seldom", "checkpoint_s=1e6", "save_model=false"))
+    assert written == []
+    run(make_setup("often", "save_model=false"))
+    steps = [(step, (step - 1) // STEPS) for step in range(1, 3 * STEPS + 1)]
+    assert written == sorted([*steps, (STEPS, 1), (2 * STEPS, 2), (3 * STEPS, 3)])
+
+
+# SIGTERM
+
+
+def test_sigterm_is_held_back_inside_and_as_before_outside() -> None:
+    def before(_number: int, _frame: object) -> None: ...
+
+    earlier = signal.signal(signal.SIGTERM, before)
+    try:
+        with sigterm_held_back() as asked:
+            assert not asked()
+            terminate()
+            assert asked()
+        assert signal.getsignal(signal.SIGTERM) is before
+        with pytest.raises(KeyError), sigterm_held_back():
+            raise KeyError
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def test_another_thread_leaves_signals_alone() -> None:
+    found = []
+
+    def work() -> None:
+        with sigterm_held_back() as asked:
+            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(False, signal.SIG_DFL)]
+
+
+def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
+) -> None:
+    resolved = make_setup("program")
+    command = [
+        sys.executable, "-m", "rosa_bench.cli.main", *TINY, *ROSA, "protocol=fair",
+        f"results_dir={resolved.results_dir}", f"output_dir={resolved.output_dir.parent}",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    piped = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=piped, stderr=piped, text=True) as process:
+        while process.poll() is None and not any(resolved.checkpoints.glob("step-*")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate()
+    assert process.returncode == 143, out + err
+    assert err.startswith("rosa-bench: stopped by SIGTERM after step ")
+    assert err.count("\n") == 1
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "interrupted"
+    assert record.error and f"rosa-bench: {record.error}\n" == err
+    [name] = saved(resolved)
+    assert f"after step {int(name.split('-')[1])};" in record.error
+    assert not list(resolved.lock.parent.iterdir())
+
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"going on from step {int(name.split('-')[1])}" in done.stdout
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "completed"
+    assert outcome(resolved, record) == alone
+    assert not resolved.checkpoints.exists()
+
+
+def test_where_a_run_goes_on_is_told(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolved = make_setup("told", "save_model=false")
+    with monkeypatch.context() as patched:
+        at_step(patched, 4, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        run(resolved)
+    assert "going on from step 4" in caplog.messages
+
+
+def test_the_tensors_of_a_checkpoint_are_those_that_change(
+    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup("sizes", "protocol=paper")
+    at_step(monkeypatch, 4, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved)
+    [path] = resolved.checkpoints.glob("*/*.safetensors")
+    names = {name for name in load_file(path) if name.startswith("training.model.")}
+    assert any(name.endswith(".residual") for name in names)
+    assert not any("embeddings.word" in name for name in names)  # frozen: they come from the model's own files

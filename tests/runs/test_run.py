@@ -1,0 +1,453 @@
+import contextlib
+import gc
+import json
+import math
+import random
+import weakref
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import pearsonr
+from sklearn.metrics import matthews_corrcoef
+from torch.nn import functional
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import Batch, parts, to_device
+from rosa_bench.data.rows import Row
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.spec import Encoder
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_record, load_records
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.run import run, say_end
+from rosa_bench.runs.status import status_of
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.classification.rows import load_rows, load_splits
+from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.training.evaluation import score
+from rosa_bench.training.state import TrainingFailedError
+
+MakeSetup = Callable[..., ResolvedRun]
+
+METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
+TINY = (
+    "model=tiny_roberta", "device=cpu", "epochs=2", "limit_train=40", "limit_eval=24", "batch_size=8", "lr=3e-3",
+)  # fmt: skip
+BY_DEFAULT = ("task=grammar", "method=ft")
+
+
+@pytest.fixture
+def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
+    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: resolve(compose(*BY_DEFAULT, *TINY, *overrides), {"epochs": [2, 10]})
+
+
+def every_epoch(method: str) -> list[str]:
+    return ["method.resample_every=1"] if method == "rosa" else []
+
+
+def write_rows(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+# A run and its record
+
+
+@pytest.mark.parametrize("protocol", ["paper", "fair"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: str, protocol: str) -> None:
+    before = datetime.now(UTC)
+    resolved = make_setup(f"method={method}", f"protocol={protocol}", *every_epoch(method))
+    record = run(resolved)
+
+    assert load_records(resolved.results_dir) == [record]
+    assert (record.status, record.error, record.id) == ("completed", None, resolved.id)
+    assert record.deviations == {"epochs": [2, 10]}
+    assert record.config["method"]["name"] == method
+    assert record.config["protocol"]["name"] == protocol
+
+    held_out = 4 if protocol == "fair" else 0  # 10 % of 40
+    assert record.data["rows"] == {"train": 40 - held_out, "held_out": held_out, "validation": 24}
+    assert record.data["official_rows"] == {"train": 4000, "validation": 1000}
+    assert record.data["subset"] is True
+    assert record.data["synthetic"] is True
+    assert record.data["source"].startswith("embedded ")
+    assert len(record.data["fingerprint"]) == 64
+
+    total, trained = record.parameters["total"], record.parameters["trainable"]
+    assert 0 < trained <= total
+    assert (trained == total) == (method == "ft")
+
+    assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if method == "rosa" else [])}
+    assert all(seconds > 0 for seconds in record.time_s.values())
+    assert record.time_s["total"] == pytest.approx(sum(s for name, s in record.time_s.items() if name != "total"))
+    assert set(record.memory_bytes) == set(record.time_s) - {"total"}
+    assert all(peak > 0 for peak in record.memory_bytes.values())
+    assert record.model["source"] == "random"
+    assert record.model["config"]["hidden_size"] == 32
+    assert record.device["type"] == "cpu"
+    assert record.device["precision"] == "float32"
+    assert record.versions["torch"] == torch.__version__
+    assert {"commit", "dirty"} == set(record.git)
+    started = datetime.fromisoformat(record.started_at)
+    assert timedelta(seconds=-1) <= started - before <= timedelta(minutes=5)
+
+    scores = record.scores
+    assert scores["reported"] == "matthews_correlation"
+    assert "scikit-learn" in scores["signature"]
+    assert [set(epoch) for epoch in scores["epochs"]] == [{"train_loss", "scores", "time_s"}] * 2
+    assert scores["selected_on"] == ("held_out" if held_out else "validation")
+    by_epoch = [epoch["scores"]["matthews_correlation"] for epoch in scores["epochs"]]
+    assert scores["selection_score"] == max(by_epoch)
+    assert scores["selected"]["epoch"] == by_epoch.index(max(by_epoch)) + 1  # the first of equals
+    assert scores["last"]["epoch"] == 2
+    for shown in (scores["selected"], scores["last"]):
+        assert set(shown) == {"epoch", "matthews_correlation", "accuracy", "loss", "spread"}
+        assert math.isfinite(shown["loss"])
+    if not held_out:
+        assert scores["last"] == {"epoch": 2, **scores["epochs"][-1]["scores"]}
+
+
+def write_stsb(folder: Path) -> Path:
+    """Pairs whose likeness is their share of equal words."""
+    rng = random.Random(0)
+    for split, count in (("train", 40), ("validation", 20)):
+        rows = []
+        for _ in range(count):
+            first = [rng.choice("abcde") for _ in range(5)]
+            second = [letter if rng.random() < 0.5 else rng.choice("abcde") for letter in first]
+            label = sum(map(str.__eq__, first, second))
+            rows.append({"sentence1": " ".join(first), "sentence2": " ".join(second), "label": float(label)})
+        write_rows(folder / "glue/stsb", split, rows)
+    return folder
+
+
+def references(resolved: ResolvedRun) -> list[Row]:
+    """The dev rows of a run, loaded without it."""
+    config = resolved.config
+    assert isinstance(config.task, TextTask)
+    return load_splits(config.task, resolved.data_dir, limit_eval=config.limit_eval).validation
+
+
+def outputs(folder: Path, rows: list[Row]) -> torch.Tensor:
+    """What a saved model gives for each row by itself, loaded and run by transformers alone: (rows, outputs)."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        return torch.cat([model(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("method", "protocol"), [("rosa", "fair"), ("lora", "paper"), ("ia3", "fair"), ("ft", "paper")]
+)
+def test_the_saved_model_is_the_one_whose_scores_were_recorded(
+    make_setup: MakeSetup, method: str, protocol: str
+) -> None:
+    resolved = make_setup(
+        f"method={method}", f"protocol={protocol}", "save_model=true", "epochs=3", "lr=2e-2", *every_epoch(method)
+    )
+    record = run(resolved)
+    rows = references(resolved)
+    found = outputs(resolved.output_dir / "model", rows)
+    truth = torch.tensor([row.label for row in rows])
+    selected = record.scores["selected"]
+    assert selected["epoch"] < record.scores["last"]["epoch"]  # the best weights, and not the last
+    assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
+    assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
+    assert not list((resolved.output_dir / "model").glob("*.bin"))
+
+
+def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:
+    wide = "+model.random.initializer_range=0.3"  # at the usual 0.02, all outputs are all but equal
+    resolved = make_setup("task=stsb", f"data_dir={write_stsb(tmp_path / 'data')}", "save_model=true", "epochs=4", wide)
+    record = run(resolved)
+    rows = references(resolved)
+    found = outputs(resolved.output_dir / "model", rows)
+    truth = torch.tensor([row.label for row in rows])
+    selected = record.scores["selected"]
+    assert found.shape == (20, 1)
+    assert record.scores["reported"] == "pearson"
+    assert pearsonr(found.squeeze(-1).double(), truth).statistic == pytest.approx(selected["pearson"], abs=1e-4)  # pyright: ignore[reportAttributeAccessIssue]
+    assert functional.mse_loss(found.squeeze(-1), truth).item() == pytest.approx(selected["loss"], rel=1e-4)
+    losses = [epoch["train_loss"] for epoch in record.scores["epochs"]]
+    assert losses[-1] < losses[0]
+    assert record.data["rows"] == {"train": 40, "held_out": 0, "validation": 20}
+    assert record.data["subset"] is True  # of STS-B's 5749
+
+
+@pytest.mark.parametrize("method", ["rosa", "lora"])
+def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: MakeSetup, method: str) -> None:
+    def weights_and_scores(place: str, *overrides: str) -> tuple[bytes, dict[str, Any]]:
+        resolved = make_setup(
+            f"method={method}", "protocol=fair", "save_model=true", f"output_dir={place}", f"results_dir={place}",
+            *every_epoch(method), *overrides,
+        )  # fmt: skip
+        record = run(resolved)
+        epochs = [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]
+        return (resolved.output_dir / "model/model.safetensors").read_bytes(), {**record.scores, "epochs": epochs}
+
+    first, again, other = (weights_and_scores("a"), weights_and_scores("b"), weights_and_scores("c", "seed=1"))
+    assert first == again
+    assert first[0] != other[0]
+    assert first[1]["selected"] != other[1]["selected"]
+
+
+def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: MakeSetup, tmp_path: Path) -> None:
+    rng = random.Random(1)
+    rows = [{"sentence": "".join(rng.choices("abcdef ", k=12)), "label": rng.randrange(2)} for _ in range(60)]
+    for folder, flip in (("as they are", 0), ("flipped", 1)):
+        write_rows(tmp_path / folder / "glue/cola", "train", rows[:40])
+        flipped = [{**row, "label": row["label"] ^ flip} for row in rows[40:]]
+        write_rows(tmp_path / folder / "glue/cola", "validation", flipped)
+
+    def scores(folder: str, protocol: str) -> dict[str, Any]:
+        settings = ("task=cola", f"protocol={protocol}", "epochs=4", "task.score=accuracy")
+        return run(make_setup(*settings, f"data_dir='{tmp_path / folder}'")).scores
+
+    honest, flipped = (scores(folder, "fair") for folder in ("as they are", "flipped"))
+    assert honest["selected"]["epoch"] == flipped["selected"]["epoch"]
+    assert honest["selection_score"] == flipped["selection_score"]
+    assert [epoch["scores"] for epoch in honest["epochs"]] == [epoch["scores"] for epoch in flipped["epochs"]]
+    for shown in ("selected", "last"):  # while dev is scored with them
+        assert honest[shown]["accuracy"] == pytest.approx(1 - flipped[shown]["accuracy"])
+    on_dev = [scores(folder, "paper")["selection_score"] for folder in ("as they are", "flipped")]
+    assert on_dev[0] != on_dev[1]
+
+
+def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
+    make_setup: MakeSetup, caplog: pytest.LogCaptureFixture
+) -> None:
+    resolved = make_setup()
+    record = run(resolved)
+    for spread in (0.0, 0.9):
+        caplog.clear()
+        record.scores["last"]["spread"] = spread
+        say_end(resolved, record)
+        assert ("the same answer" in caplog.text) is (spread == 0)
+
+
+def test_attention_is_computed_by_kernels_with_right_gradients(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attend, cudnn = functional.scaled_dot_product_attention, []
+
+    def noting(*args: Any, **options: Any) -> torch.Tensor:
+        cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", noting)
+    run(make_setup())
+    assert cudnn
+    assert not any(cudnn)
+
+
+# Runs that break off
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
+    resolved = make_setup("lr=1e30")
+    with pytest.raises(TrainingFailedError, match=r"training loss is (nan|inf) at step \d+"):
+        run(resolved)
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "at step" in record.error
+    assert record.time_s["total"] > 0
+
+
+def test_a_run_without_memory_is_told_and_goes_on(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved = make_setup("epochs=2", "checkpoint_s=0")
+    with monkeypatch.context() as patch:
+        said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total")
+        interrupted_after_one_epoch(patch, said)
+        with pytest.raises(UserError, match=rf"{resolved.id}: CUDA out of memory; .*accumulate"):
+            run(resolved)
+    [record] = load_records(resolved.results_dir)
+    assert (record.status, record.error) == ("interrupted", "CUDA out of memory")
+    assert status_of(resolved).kind == "unfinished"
+    assert run(resolved).status == "completed"
+
+
+def interrupted_after_one_epoch(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException | type[BaseException] = KeyboardInterrupt
+) -> None:
+    calls = iter([score])
+
+    def interrupt(*arguments: Any, **options: Any) -> dict[str, float]:
+        for allowed in calls:
+            return allowed(*arguments, **options)
+        raise error
+
+    monkeypatch.setattr("rosa_bench.tasks.classification.prepare.score", interrupt)
+
+
+def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_after_one_epoch(monkeypatch)
+    resolved = make_setup("save_model=true")
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved)
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "interrupted"
+    assert record.error
+    assert len(record.scores["epochs"]) == 1
+    assert record.scores["selected"] is None
+    assert not resolved.output_dir.exists()  # no model of a run that did not end
+
+
+def test_an_interrupted_run_starts_over_and_takes_its_records_place(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup()
+    with monkeypatch.context() as patched:
+        interrupted_after_one_epoch(patched)
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved)
+    run(resolved)
+    [record] = load_records(resolved.results_dir)
+    assert record.status == "completed"
+    [aside] = (resolved.results_dir / "runs/superseded").iterdir()
+    assert load_record(aside).status == "interrupted"
+
+
+def test_a_completed_record_stays_when_the_run_later_breaks_off(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved = make_setup()
+    completed = run(resolved)
+    interrupted_after_one_epoch(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved)
+    assert load_records(resolved.results_dir) == [completed]
+    [aside] = (resolved.results_dir / "runs/superseded").iterdir()
+    assert load_record(aside).status == "interrupted"
+
+
+def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[weakref.ref] = []
+    left: list[int] = []
+    emptied: list[int] = []
+
+    prepare = TextTask.prepare
+
+    def watched(task: TextTask, context: Context) -> PreparedTask:
+        left.append(sum(model() is not None for model in models))
+        problem = prepare(task, context)
+        problem.model.cycle = [problem.model]  # pyright: ignore[reportArgumentType] - what no count of references frees
+        models.append(weakref.ref(problem.model))
+        return problem
+
+    monkeypatch.setattr(TextTask, "prepare", watched)
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(len(models)))
+    gc.disable()  # nothing is collected by chance
+    try:
+        run(make_setup())
+        with contextlib.suppress(TrainingFailedError):
+            run(make_setup("lr=1e30"))
+        run(make_setup("seed=1"))
+    finally:
+        gc.enable()
+    assert left == [0, 0, 0]
+    assert emptied == [0, 1, 2]  # before each model is made
+
+
+@pytest.mark.parametrize(
+    "override", ["max_length=513", "task.metric=unheard_of", "task.metric=base", "task.score=unheard_of"]
+)
+def test_a_mistake_found_after_loading_is_told_and_leaves_no_record(make_setup: MakeSetup, override: str) -> None:
+    resolved = make_setup(override)
+    with pytest.raises(UserError, match=override):
+        run(resolved)
+    assert load_records(resolved.results_dir) == []
+
+
+# What the settings do
+
+
+def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSetup) -> None:
+    resolved_runs = [make_setup(f"seed={seed}", "epochs=1", "lr=1e-30", "save_model=true") for seed in (0, 1)]
+    drawn = []
+    for seed, resolved in enumerate(resolved_runs):
+        run(resolved)
+        model = AutoModelForSequenceClassification.from_pretrained(resolved.output_dir / "model")
+        torch.manual_seed(seed)
+        assert isinstance(resolved.config.model, Encoder)
+        fresh = load_encoder(resolved.config.model, resolved.source, num_outputs=2).model.state_dict()
+        for name, tensor in model.state_dict().items():
+            torch.testing.assert_close(tensor, fresh[name], atol=1e-20, rtol=0)  # a step is about as long as lr
+        drawn.append(fresh)
+    assert not torch.equal(drawn[0]["classifier.dense.weight"], drawn[1]["classifier.dense.weight"])
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[list[int]] = []
+
+    def watched(batch: Batch, count: int) -> list[Batch]:
+        sizes.append([len(part["labels"]) for part in parts(batch, count)])
+        return parts(batch, count)
+
+    monkeypatch.setattr("rosa_bench.training.loop.parts", watched)
+    no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
+    uneven = ("batch_size=10", "limit_train=35")
+    whole, split = (run(make_setup(*uneven, *no_dropout, f"accumulate={count}")) for count in (1, 3))
+    assert sizes == [[4, 3, 3], [4, 3, 3], [4, 3, 3], [2, 2, 1]] * 2  # of the second run alone
+    assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
+    assert split.scores["selected"]["loss"] == pytest.approx(whole.scores["selected"]["loss"], rel=1e-4)
+
+
+def losses(record: RunRecord) -> list[float]:
+    return [epoch["train_loss"] for epoch in record.scores["epochs"]]
+
+
+@pytest.mark.parametrize("method", ["ft", "rosa"])
+def test_padding_is_masked_and_changes_no_figure(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    widths: list[int] = []
+
+    def watched(batch: Batch, device: torch.device) -> Batch:
+        widths.append(batch["input_ids"].shape[1])
+        return to_device(batch, device)
+
+    for module in ("training.loop", "training.evaluation"):
+        monkeypatch.setattr(f"rosa_bench.{module}.to_device", watched)
+    # Dropout would draw more numbers for longer rows.
+    no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
+    settings = (f"method={method}", "max_length=100", "protocol=fair", *no_dropout, *every_epoch(method))
+    plain = run(make_setup(*settings))
+    assert len(set(widths)) > 1
+    widths.clear()
+    padded = run(make_setup(*settings, "pad_to_max=true"))
+    assert set(widths) == {100}
+    assert padded.id != plain.id
+    assert losses(padded) == pytest.approx(losses(plain), rel=1e-4)
+    assert padded.scores["selection_score"] == plain.scores["selection_score"]
+    for which in ("selected", "last"):
+        assert padded.scores[which] == pytest.approx(plain.scores[which], rel=1e-4)
+
+
+def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) -> None:
+    exact, rounded = (run(make_setup("limit_eval=8", f"precision={name}")) for name in ("float32", "bfloat16"))
+    assert rounded.device["precision"] == "bfloat16"
+    assert losses(rounded) != losses(exact)
+    assert losses(rounded) == pytest.approx(losses(exact), abs=0.05)
+
+
+def test_rows_are_those_of_the_task(make_setup: MakeSetup) -> None:
+    resolved = make_setup()
+    assert isinstance(resolved.config.task, TextTask)
+    everything = load_rows(resolved.config.task, "validation", None)
+    assert len(everything) == 1000
+    assert set(references(resolved)) < set(everything)

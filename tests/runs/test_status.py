@@ -1,0 +1,106 @@
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import runs_folder, save_record
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.status import status_of
+from rosa_bench.system.errors import UserError
+
+MakeSetup = Callable[..., ResolvedRun]
+Leave = Callable[[ResolvedRun, str], RunRecord]
+
+
+@pytest.fixture
+def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
+    """``make_setup("lr=1")``: such a run in an empty folder, not begun."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: resolve(compose("task=grammar", "model=tiny_bert", "device=cpu", *overrides), {})
+
+
+@pytest.fixture
+def leave(make_record: Callable[..., RunRecord]) -> Callable[[ResolvedRun, str], RunRecord]:
+    """``leave(resolved, "failed")``: a record left behind, as that run would leave it."""
+
+    def make(resolved: ResolvedRun, status: str) -> RunRecord:
+        record = make_record("task=grammar", id=resolved.id, status=status)
+        save_record(record, resolved.results_dir)
+        return record
+
+    return make
+
+
+def leave_checkpoint(resolved: ResolvedRun, name: str = "step-000000003-epochs-000000") -> None:
+    (resolved.checkpoints / name).mkdir(parents=True)
+
+
+def test_without_anything_a_run_is_new(make_setup: MakeSetup, leave: Leave) -> None:
+    resolved = make_setup()
+    leave(make_setup("seed=1"), "completed")  # another one
+    assert status_of(resolved) == ("new", None)
+
+
+def test_a_folder_that_was_never_finished_is_no_checkpoint(make_setup: MakeSetup) -> None:
+    leave_checkpoint(make_setup(), ".step-000000003-epochs-000000.a1b2")
+    assert status_of(make_setup()) == ("new", None)
+
+
+def test_a_checkpoint_alone_is_of_an_unfinished_run(make_setup: MakeSetup) -> None:
+    leave_checkpoint(make_setup())
+    assert status_of(make_setup()) == ("unfinished", None)
+
+
+@pytest.mark.parametrize("status", ["interrupted", "running"])
+@pytest.mark.parametrize(("there", "kind"), [(True, "unfinished"), (False, "new")])
+def test_one_that_broke_off_goes_on_where_it_can(
+    make_setup: MakeSetup, leave: Leave, status: str, there: bool, kind: str
+) -> None:
+    record = leave(make_setup(), status)
+    if there:
+        leave_checkpoint(make_setup())
+    assert status_of(make_setup()) == (kind, record)
+
+
+@pytest.mark.parametrize(("status", "kind"), [("failed", "failed"), ("completed", "completed")])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_came_to_an_end_did_so_whatever_is_left(
+    make_setup: MakeSetup, leave: Leave, status: str, kind: str, there: bool
+) -> None:
+    record = leave(make_setup(), status)
+    if there:
+        leave_checkpoint(make_setup())
+    assert status_of(make_setup()) == (kind, record)
+
+
+def test_completed_without_the_model_that_is_wanted_it_is_new(make_setup: MakeSetup, leave: Leave) -> None:
+    record = leave(make_setup(), "completed")
+    wanted = make_setup("save_model=true")
+    assert wanted.id == record.id
+    assert status_of(wanted) == ("new", record)
+    assert status_of(make_setup()) == ("completed", record)
+    wanted.saved_model.mkdir(parents=True)
+    assert status_of(wanted) == ("completed", record)
+
+
+def test_completed_without_the_spectrum_that_is_wanted_it_is_new(make_setup: MakeSetup, leave: Leave) -> None:
+    record = leave(make_setup(), "completed")
+    wanted = make_setup("record_spectrum=true")
+    assert wanted.id == record.id
+    assert status_of(wanted) == ("new", record)
+    assert status_of(make_setup()) == ("completed", record)
+    has_it = replace(record, spectrum={"ranks": [1], "weights": {}})
+    save_record(has_it, wanted.results_dir)
+    assert status_of(wanted) == status_of(make_setup()) == ("completed", has_it)
+
+
+def test_a_damaged_record_is_told(make_setup: MakeSetup, leave: Leave) -> None:
+    resolved = make_setup()
+    leave(resolved, "completed")
+    [path] = runs_folder(resolved.results_dir).glob("*.json")
+    path.write_text("{")
+    with pytest.raises(UserError, match="not a run's record"):
+        status_of(resolved)

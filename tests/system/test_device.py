@@ -1,0 +1,119 @@
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from rosa_bench.system import device
+from rosa_bench.system.device import autocast, describe, resolve_device, resolve_precision
+from rosa_bench.system.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _no_one_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No one holds one of the devices that we pretend to have."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    device._own_gpu.cache_clear()
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = True) -> None:
+    """A machine with so many CUDA devices."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
+
+
+@pytest.mark.parametrize(("devices", "name", "expected"), [
+    (0, "auto", "cpu"), (0, "cpu", "cpu"), (1, "auto", "cuda:0"), (1, "cuda", "cuda:0"), (1, "cpu", "cpu"),
+    (2, "cuda:1", "cuda:1"), (2, "auto", "cuda:0"),
+])  # fmt: skip
+def test_a_device_is_resolved(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
+    pretend(monkeypatch, devices=devices)
+    assert resolve_device(name) == torch.device(expected)
+
+
+PROCESS = """
+import sys, tempfile, torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+tempfile.tempdir = sys.argv[1]
+from rosa_bench.system.device import resolve_device
+print(resolve_device("auto", own_gpu=True), resolve_device("auto", own_gpu=True), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_looking_at_a_device_takes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [str(resolve_device("auto")) for _ in range(3)] == ["cuda:0"] * 3
+    assert not list(tmp_path.iterdir())
+    assert str(resolve_device("auto", own_gpu=True)) == "cuda:0"
+    assert list(tmp_path.iterdir())
+
+
+def test_processes_share_the_devices_evenly_and_give_them_back(tmp_path: Path) -> None:
+    processes: list[subprocess.Popen] = []
+
+    def start() -> str:
+        command = [sys.executable, "-c", PROCESS, str(tmp_path)]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        stdout = processes[-1].stdout
+        assert stdout is not None
+        first, second = stdout.readline().split()
+        assert first == second  # one run after another in a process has the same device
+        return first
+
+    try:
+        assert [start() for _ in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+        processes[1].kill()
+        processes[1].wait()
+        assert start() == "cuda:1"
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize(("devices", "name"), [
+    (0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (2, "cuda:2"), (2, "cuda:-1"), (2, "cuda:x"), (2, "cuda:1:1"),
+])  # fmt: skip
+def test_a_device_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, devices: int, name: str) -> None:
+    pretend(monkeypatch, devices=devices)
+    with pytest.raises(UserError, match=f"device={name} .*{devices} CUDA devices.*device=auto"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("name", "device", "bfloat16", "expected"), [
+    ("auto", "cpu", True, "float32"), ("auto", "cuda", True, "bfloat16"), ("auto", "cuda", False, "float32"),
+    ("float32", "cuda", True, "float32"), ("bfloat16", "cpu", True, "bfloat16"),
+])  # fmt: skip
+def test_precision_follows_the_device_unless_given(
+    monkeypatch: pytest.MonkeyPatch, name: str, device: str, bfloat16: bool, expected: str
+) -> None:
+    pretend(monkeypatch, devices=1, bfloat16=bfloat16)
+    assert resolve_precision(name, torch.device(device)) == expected
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_products_are_made_in_the_precision_and_weights_stay(precision: str, dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(3, 2)
+    context = autocast(precision, CPU)
+    for _ in range(2):  # it can be entered again, at every step
+        with context():
+            assert layer(torch.ones(1, 3)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+    assert layer(torch.ones(1, 3)).dtype == torch.float32
+
+
+def test_a_device_is_described_for_a_record() -> None:
+    described = describe(CPU)
+    assert described["type"] == "cpu"
+    assert described["name"]
+    assert described["threads"] == torch.get_num_threads()
+    assert json.loads(json.dumps(described)) == described

@@ -1,0 +1,171 @@
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import check_writable, new_folder, remove_unfinished, sha256, write_atomic
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below ``folder``, hidden ones too, with the files' bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_write_atomic_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "deep" / "record.json"
+    for text in ("one ± ü\n", "two", ""):
+        write_atomic(path, text)
+        assert listing(path.parent) == {"record.json": text.encode("utf-8")}
+    write_atomic(path, b"\x89PNG\r\n\xff")
+    assert listing(path.parent) == {"record.json": b"\x89PNG\r\n\xff"}  # bytes are written as they are
+
+
+def test_write_atomic_leaves_a_file_that_others_can_read(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "record.json", "text")
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
+def test_write_atomic_keeps_the_old_file_when_it_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, there: bool
+) -> None:
+    path = tmp_path / "record.json"
+    if there:
+        path.write_text("old")
+    before = listing(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", fail)
+    if failing == "replace":
+        monkeypatch.setattr(Path, "replace", fail)
+    text = "\ud800" if failing == "write" else "new"  # half of a surrogate pair is in no encoding
+    with pytest.raises((OSError, UnicodeEncodeError)):
+        write_atomic(path, text)
+    assert listing(tmp_path) == before
+
+
+def test_write_atomic_syncs_before_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    path.write_text("old")
+    seen: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append(f"{os.fstat(handle).st_size} {path.read_text()}"))
+    write_atomic(path, "brand new")
+    assert seen == ["9 old"]  # all nine bytes handed over, and the old file still in place
+
+
+def test_new_folder_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "model"
+    with new_folder(path) as new:
+        (new / "weights").write_text("1")
+        assert not path.exists()
+        assert new.parent == path.parent  # the same file system, or the rename would be a copy
+    assert listing(path.parent) == {"model": None, "model/weights": b"1"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o755
+
+
+def test_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").write_text("1")
+    with new_folder(path) as new:
+        (new / "new").write_text("2")
+        assert listing(path) == {"old": b"1"}
+    assert listing(tmp_path) == {"model": None, "model/new": b"2"}
+
+
+@pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
+@pytest.mark.parametrize("there", [True, False])
+def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, there: bool, error: type[BaseException]) -> None:
+    path = tmp_path / "model"
+    if there:
+        path.mkdir()
+        (path / "old").write_text("1")
+    before = listing(tmp_path)
+    with pytest.raises(error), new_folder(path) as new:
+        (new / "half").write_text("2")
+        raise error
+    assert listing(tmp_path) == before
+
+
+def test_new_folder_replaces_what_a_killed_process_left_half_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    for folder in (path, tmp_path / ".model.earlier"):
+        folder.mkdir()
+        (folder / "old").write_text("1")
+    with new_folder(path) as new:
+        (new / "new").write_text("2")
+    assert listing(tmp_path) == {"model": None, "model/new": b"2"}
+
+
+def test_new_folder_syncs_its_files_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    seen: list[tuple[bool, bool]] = []
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: seen.append((stat.S_ISDIR(os.fstat(handle).st_mode), path.exists()))
+    )
+    with new_folder(path) as new:
+        (new / "deep").mkdir()
+        for name in ("one", "deep/two"):
+            (new / name).write_text("1")
+    assert seen == [(False, False), (False, False), (True, True)]  # the files, then the list of names
+
+
+def test_what_killed_processes_left_of_a_folder_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("model", "model.x", ".model.x", ".model.earlier", ".models", "other", ".other.x"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    remove_unfinished(tmp_path / "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".models", ".other.x", "model", "model.x", "other"]
+    remove_unfinished(tmp_path / "nowhere" / "model")
+
+
+@pytest.mark.parametrize(
+    "contents",
+    [[], [b""], [b"abc"], [b"abc", b"", b"de"], [bytes(range(256)) * 5000, b"x" * (1 << 20)]],
+    ids=["none", "empty", "one", "three", "more than a block"],
+)
+def test_sha256_equals_hashlib(tmp_path: Path, contents: list[bytes]) -> None:
+    paths = [tmp_path / str(number) for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    assert sha256(*paths) == hashlib.sha256(b"".join(contents)).hexdigest()
+
+
+def test_sha256_known_value(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"abc")
+    # FIPS 180-2, appendix B.1
+    assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "results"
+    for _ in range(2):
+        check_writable("results_dir", folder)
+        assert listing(tmp_path) == {"deep": None, "deep/results": None}
+
+
+@pytest.mark.parametrize(("name", "reason"), [("file", "File exists"), ("file/results", "Not a directory")])
+def test_check_writable_names_setting_folder_and_reason(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError) as caught:
+        check_writable("results_dir", tmp_path / name)
+    assert str(caught.value) == (
+        f"results_dir={tmp_path / name} cannot be written to ({reason}); choose another folder with results_dir="
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_check_writable_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        check_writable("results_dir", tmp_path)

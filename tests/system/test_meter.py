@@ -1,0 +1,161 @@
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rosa_bench.system import meter as measure
+from rosa_bench.system.meter import Meter, peak_bytes, reset_peak
+
+CPU = torch.device("cpu")
+MIB = 1 << 20
+
+
+class Clock:
+    """A clock that goes only when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A clock in the place of the meter's. Memory, which costs most of a phase's change, is left out."""
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    monkeypatch.setattr(measure, "reset_peak", lambda _device: None)
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: 0)
+    return clock
+
+
+def test_nested_phases_count_each_second_once(clock: Clock) -> None:
+    meter = Meter(CPU)
+    clock.now += 1  # outside any phase
+    with meter.phase("train"):
+        clock.now += 2
+        with meter.phase("resample"):
+            clock.now += 4
+            with meter.phase("load"):
+                clock.now += 8
+            clock.now += 16
+        clock.now += 32
+    clock.now += 64
+    with meter.phase("evaluate"):
+        clock.now += 128
+    # Powers of two: every sum says which stretches are in it.
+    assert meter.time_s == {"train": 2 + 32, "resample": 4 + 16, "load": 8, "evaluate": 128}
+
+
+def test_phases_of_one_name_add_up(clock: Clock) -> None:
+    meter = Meter(CPU)
+    for seconds in (1, 2):
+        with meter.phase("train"):
+            clock.now += seconds
+            with meter.phase("train"):
+                clock.now += 4
+    assert meter.time_s == {"train": 1 + 2 + 4 + 4}
+
+
+def test_an_error_ends_its_phases(clock: Clock) -> None:
+    meter = Meter(CPU)
+    with pytest.raises(KeyError), meter.phase("train"):
+        clock.now += 1
+        with meter.phase("resample"):
+            clock.now += 2
+            raise KeyError
+    clock.now += 4
+    with meter.phase("evaluate"):
+        clock.now += 8
+    assert meter.time_s == {"train": 1, "resample": 2, "evaluate": 8}
+
+
+def test_memory_is_the_highest_peak_of_a_phases_stretches(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = SimpleNamespace(peak=0)
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: state.peak)
+    monkeypatch.setattr(measure, "reset_peak", lambda _device: setattr(state, "peak", 0))
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        state.peak = 5
+        with meter.phase("resample"):
+            state.peak = 9
+        state.peak = 3
+    with meter.phase("evaluate"):
+        pass
+    assert meter.memory_bytes == {"train": 5, "resample": 9, "evaluate": 0}
+
+
+def test_totals_hold_the_phase_that_is_going_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    meter = Meter(CPU)
+    with meter.phase("train"):
+        clock.now += 1
+        with meter.phase("resample"):
+            clock.now += 2
+        clock.now += 4
+        monkeypatch.setattr(measure, "peak_bytes", lambda _device: 7)
+        totals = {"time_s": {"train": 1 + 4, "resample": 2}, "memory_bytes": {"train": 7, "resample": 0}}
+        assert meter.totals == totals
+        assert meter.totals == totals  # asking changes nothing
+    assert meter.totals == totals
+
+
+def test_a_run_that_goes_on_adds_seconds_and_keeps_the_higher_peak(clock: Clock) -> None:
+    first, meter = Meter(CPU), Meter(CPU)
+    with first.phase("load"), first.phase("train"):
+        clock.now += 1
+    with meter.phase("load"):
+        clock.now += 2
+    meter.memory_bytes.update(load=5, train=3)
+    meter.go_on_from({"time_s": first.totals["time_s"], "memory_bytes": {"load": 4, "train": 6}})
+    with meter.phase("train"):
+        clock.now += 4
+    assert meter.time_s == {"load": 2, "train": 1 + 4}
+    assert meter.memory_bytes == {"load": 5, "train": 6}
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot reset a process's peak")
+
+
+@linux
+def test_a_phase_that_allocates_has_the_higher_peak() -> None:
+    meter = Meter(CPU)
+    with meter.phase("before"):
+        pass
+    with meter.phase("outer"), meter.phase("large"):
+        torch.ones(200 * MIB // 4)  # float32, written to, and freed at once
+    with meter.phase("after"):
+        pass
+    for small in ("before", "outer", "after"):
+        assert meter.memory_bytes["large"] > meter.memory_bytes[small] + 150 * MIB
+
+
+@linux
+def test_the_peak_outlives_the_memory_until_it_is_reset() -> None:
+    reset_peak(CPU)
+    low = peak_bytes(CPU)
+    torch.ones(200 * MIB // 4)
+    assert peak_bytes(CPU) > low + 150 * MIB
+    reset_peak(CPU)
+    assert peak_bytes(CPU) < low + 50 * MIB
+
+
+def test_the_room_for_more_memory_is_known_on_a_gpu_alone() -> None:
+    with (meter := Meter(CPU)).phase("train"):
+        assert meter.headroom_bytes is None
+
+
+@pytest.mark.parametrize(("booked", "now", "held", "room"), [
+    ({}, 30, 10, 20),  # the peak of the phase that is going on
+    ({"load": 90, "evaluate": 50}, 30, 10, 80),  # that of one before
+    ({"load": 20}, 30, 30, 0),
+])  # fmt: skip
+def test_the_room_is_what_can_be_taken_without_raising_the_runs_peak(
+    monkeypatch: pytest.MonkeyPatch, booked: dict[str, int], now: int, held: int, room: int
+) -> None:
+    monkeypatch.setattr(measure, "peak_bytes", lambda _device: now)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: held)
+    meter = Meter(torch.device("cuda"))
+    meter.memory_bytes.update(booked)
+    assert meter.headroom_bytes == room

@@ -1,0 +1,253 @@
+"""What a task of writing is trained and scored on, beside plain transformers and sacrebleu."""
+
+import copy
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import sacrebleu
+import torch
+from torch.nn import functional
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import parts, targets
+from rosa_bench.metrics.load import load as load_metric
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.run import recipe
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.generation.prepare import LARGEST_LOSS
+from rosa_bench.tasks.generation.prompts import Prompt, load_prompts
+from rosa_bench.tasks.generation.task import GenerationTask
+from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.training.loop import backward
+
+MakeSetup = Callable[..., ResolvedRun]
+ProblemOf = Callable[..., PreparedTask]
+Tiny = Callable[..., PreTrainedModel]
+Loud = Callable[[PreTrainedModel], PreTrainedModel]
+
+TINY = (
+    "task=restaurants", "model=tiny_gpt2", "device=cpu", "limit_train=12", "limit_eval=5", "batch_size=4",
+    "task.decoding.beams=2", "task.decoding.max_new_tokens=8",
+)  # fmt: skip
+KINDS = ("tiny_gpt2", "tiny_llama")
+
+
+@pytest.fixture
+def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
+    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: resolve(compose(*TINY, *overrides), {})
+
+
+@pytest.fixture
+def problem_of(make_setup: MakeSetup) -> ProblemOf:
+    """``problem_of("model=tiny_llama", ...)``: what such a run works on."""
+
+    def make(*overrides: str) -> PreparedTask:
+        resolved = make_setup(*overrides)
+        return resolved.config.task.prepare(resolved.context)
+
+    return make
+
+
+def prompts_of(resolved: ResolvedRun, split: str) -> list[Prompt]:
+    """The prompts of a run, read without it."""
+    assert isinstance(resolved.config.task, GenerationTask)
+    return getattr(load_prompts(resolved.config.task, None, limit_train=12, limit_eval=5), split)
+
+
+def token_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[float]:
+    """The cross entropy of every token of every reference and of its end sign, one sequence at a time."""
+    found = []
+    for prompt in prompts:
+        for reference in prompt.references:
+            before = [0, *tokenizer(f"{prompt.text} ||", add_special_tokens=False)["input_ids"]]  # pyright: ignore
+            after = [*tokenizer(f" {reference}", add_special_tokens=False)["input_ids"], 2]  # pyright: ignore
+            with torch.inference_mode():
+                logits = model.eval()(torch.tensor([[*before, *after]])).logits[0]  # (tokens, vocabulary)
+            predicted = logits[len(before) - 1 : -1]
+            found += functional.cross_entropy(predicted, torch.tensor(after), reduction="none").tolist()
+    return found
+
+
+def tokenizer_of(problem: PreparedTask) -> PreTrainedTokenizerBase:
+    assert problem.tokenizer is not None
+    return problem.tokenizer
+
+
+# Perplexity
+
+
+@pytest.mark.parametrize(("kind", "batch_size", "protocol"), [
+    ("tiny_gpt2", 1, "paper"), ("tiny_gpt2", 3, "fair"), ("tiny_llama", 3, "paper"), ("tiny_llama", 64, "fair"),
+])  # fmt: skip
+def test_the_selecting_loss_is_the_mean_over_every_token_of_every_reference(
+    make_setup: MakeSetup, kind: str, batch_size: int, protocol: str, loud: Loud
+) -> None:
+    """Of references and end signs alone, under every protocol, so that perplexities may be compared."""
+    resolved = make_setup(f"model={kind}", f"batch_size={batch_size}", f"protocol={protocol}")
+    problem = resolved.config.task.prepare(resolved.context)
+    model = loud(problem.model)
+    losses = token_losses(model, tokenizer_of(problem), prompts_of(resolved, "validation"))
+    found = problem.select(model)
+    assert found.scores["loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
+    assert found.scores["perplexity"] == pytest.approx(math.exp(math.fsum(losses) / len(losses)), rel=1e-4)
+    assert set(found.scores) == {"loss", "perplexity"}
+    assert found.generations == ()
+    assert problem.selected_on == "validation_split"
+
+
+def test_a_loss_beyond_all_numbers_has_a_perplexity(problem_of: ProblemOf) -> None:
+    problem = problem_of()
+    with torch.no_grad():
+        problem.model.get_parameter("lm_head.weight").mul_(1e6)
+    scores = problem.select(problem.model).scores
+    assert scores["loss"] > LARGEST_LOSS
+    assert scores["perplexity"] == pytest.approx(math.exp(700)) and math.isfinite(scores["perplexity"])
+
+
+def test_a_loss_that_is_no_number_stays_none(problem_of: ProblemOf) -> None:
+    """So that the run ends with it."""
+    problem = problem_of()
+    with torch.no_grad():
+        problem.model.get_parameter("lm_head.weight").fill_(float("nan"))
+    assert math.isnan(problem.select(problem.model).scores["loss"])
+
+
+# What is reported
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_reported_is_what_the_model_writes_for_test(
+    make_setup: MakeSetup, kind: str, batch_size: int, loud: Loud
+) -> None:
+    resolved = make_setup(f"model={kind}", f"batch_size={batch_size}", "task.decoding.no_repeat_ngram=0")
+    problem = resolved.config.task.prepare(resolved.context)
+    model, tokenizer = loud(problem.model), tokenizer_of(problem)
+    assert problem.report is not None
+    found = problem.report(model)
+
+    prompts = prompts_of(resolved, "test")
+    assert [(one.prompt, list(one.references)) for one in found.generations] == [
+        (prompt.text, prompt.references) for prompt in prompts
+    ]
+    for one in found.generations:  # as transformers writes it by itself
+        ids = torch.tensor([[0, *tokenizer(f"{one.prompt} ||", add_special_tokens=False)["input_ids"]]])  # pyright: ignore
+        how = GenerationConfig(
+            num_beams=2, max_new_tokens=8, early_stopping=True, do_sample=False, eos_token_id=2, pad_token_id=1
+        )
+        [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)  # pyright: ignore
+        assert one.output == str(tokenizer.decode(tokens[ids.shape[1] :], skip_special_tokens=True)).strip()
+    assert len({one.output for one in found.generations}) > 1
+
+    outputs = [one.output for one in found.generations]
+    most = max(len(prompt.references) for prompt in prompts)
+    streams = [[(*prompt.references, *[None] * most)[n] for prompt in prompts] for n in range(most)]
+    for figure, lowercase in (("bleu", True), ("bleu_cased", False)):
+        expected = sacrebleu.corpus_bleu(outputs, streams, lowercase=lowercase).score / 100  # pyright: ignore
+        assert found.scores[figure] == pytest.approx(expected)
+    losses = token_losses(model, tokenizer, prompts)
+    assert found.scores["perplexity"] == pytest.approx(math.exp(math.fsum(losses) / len(losses)), rel=1e-4)
+    assert set(found.scores) == {*load_metric("generation").figures, "perplexity", "loss"}
+
+
+def test_a_model_that_says_what_people_said_has_a_perfect_score(
+    problem_of: ProblemOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any one of the references will do."""
+    problem = problem_of("task.decoding.max_new_tokens=100")
+    assert problem.report is not None
+    references = [one.references for one in problem.report(problem.model).generations]
+    last = [some[-1] for some in references]
+    monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", lambda *_, **__: last)
+    assert problem.report(problem.model).scores["bleu"] == pytest.approx(1)
+    monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", lambda *_, **__: last[::-1])
+    assert problem.report(problem.model).scores["bleu"] < 0.9  # each against its own
+
+
+def test_what_is_known_of_the_data_is_told(make_setup: MakeSetup) -> None:
+    resolved = make_setup()
+    problem = resolved.config.task.prepare(resolved.context)
+    assert problem.facts == {"prompts": {"validation": 5, "test": 5}}
+    assert problem.info.rows["train"] == 12 == problem.train.examples
+    assert problem.signature == load_metric("generation").signature
+
+
+@pytest.mark.parametrize(("protocol", "on_prompt"), [("paper", True), ("fair", False)])
+def test_the_protocol_says_whether_the_prompt_is_trained(problem_of: ProblemOf, protocol: str, on_prompt: bool) -> None:
+    problem = problem_of(f"protocol={protocol}")
+    for batch in problem.train.epoch():
+        counted = int(targets(batch)) == int(batch["attention_mask"].sum()) - len(batch["labels"])
+        assert counted is on_prompt
+
+
+# Lengths
+
+
+@pytest.mark.parametrize(("overrides", "told"), [
+    (("max_length=513",), "max_length=513"),
+    (("max_length=null",), "max_length=None"),
+    (("task.decoding.max_new_tokens=512",), "task.decoding.max_new_tokens=512"),
+    (("model.random.n_positions=64", "max_length=65"), "at most 64"),
+    (("max_length=20",), "max_length=20 cuts a reference"),
+])  # fmt: skip
+def test_lengths_that_the_model_or_the_texts_do_not_fit_are_told(
+    problem_of: ProblemOf, overrides: tuple[str, ...], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        problem_of(*overrides)
+
+
+def test_a_prompt_leaves_room_for_the_longest_output(problem_of: ProblemOf, caplog: pytest.LogCaptureFixture) -> None:
+    """Of 512 positions, 500 are kept for what is written: 12 are left for each prompt."""
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        problem = problem_of("task.decoding.max_new_tokens=500", "task.decoding.beams=1", "limit_eval=2")
+        assert "2 of 2 prompts are too long and lost their beginning" in caplog.messages
+    assert problem.report is not None
+    [first, second] = problem.report(problem.model).generations
+    assert min(len(first.prompt), len(second.prompt)) > 12  # kept whole beside the record
+
+
+# Parts of a batch
+
+
+@pytest.mark.parametrize("protocol", ["paper", "fair"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_of_ragged_sequences_give_the_gradient_of_the_whole(
+    problem_of: ProblemOf, kind: str, protocol: str, loud: Loud
+) -> None:
+    problem = problem_of(f"model={kind}", f"protocol={protocol}")
+    model = loud(problem.model).double().eval()
+    batch = next(problem.train.epoch())
+    assert len({int(targets(part)) for part in parts(batch, 4)}) > 1  # sequences have not as many labels
+
+    def gradient(into: int) -> tuple[float, dict[str, torch.Tensor]]:
+        own = copy.deepcopy(model)
+        loss = backward(own, batch, nullcontext, accumulate=into)
+        return loss.item(), {name: p.grad for name, p in own.named_parameters() if p.grad is not None}
+
+    whole_loss, whole = gradient(1)
+    assert set(whole) == {name for name, _ in model.named_parameters()}
+    for into in (2, 3, 4):
+        loss, summed = gradient(into)
+        assert loss == pytest.approx(whole_loss, rel=1e-6)
+        for name, expected in whole.items():  # transformers takes the logits, and with them the loss, in float32
+            torch.testing.assert_close(summed[name], expected, rtol=0, atol=1e-6 * expected.abs().max().item())
+
+
+def test_a_warm_up_longer_than_the_run_is_told(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_setup("epochs=2").config
+    assert config.optimizer.warmup_steps == 500
+    with caplog.at_level(logging.WARNING, logger="rosa_bench"):
+        assert recipe(config, 251).warmup_steps == 500
+        assert caplog.messages == []
+        assert recipe(config, 250).warmup_steps == 500
+    [said] = caplog.messages
+    assert said.startswith("the warm-up of 500 steps is as long as the whole run of 500")
+    assert "optimizer.warmup_steps=null" in said

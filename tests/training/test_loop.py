@@ -1,0 +1,497 @@
+import json
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, get_scheduler
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import Batch, Batches, TokenBatches
+from rosa_bench.data.token_cache import Tokens
+from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.methods.base import Method
+from rosa_bench.methods.lora import Lora
+from rosa_bench.methods.rosa import Rosa
+from rosa_bench.optim.schedule import SCHEDULES, lr_at
+from rosa_bench.runs.run import recipe as recipe_of
+from rosa_bench.system.meter import Meter
+from rosa_bench.training import loop as train
+from rosa_bench.training.checkpoint import Snapshot
+from rosa_bench.training.loop import backward, fit, reset_optimizer_state
+from rosa_bench.training.state import Epoch, Recipe, Scores, Training, TrainingFailedError, checked
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Fixed:
+    """What `fit` needs of batches: here the same ones every epoch, of two rows each."""
+
+    all: list[Batch]
+    batch_size: int = 2
+    given: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        for batch in self.all[start:]:
+            self.given.append(number)
+            yield batch
+
+
+class Regression(nn.Module):
+    """A linear model that returns its mean squared error, as a Hugging Face model returns its loss."""
+
+    def __init__(self, inputs: int = 3, outputs: int = 1) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, outputs)
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor, labels: Tensor) -> SimpleNamespace:
+        self.modes.append(self.training)
+        y = self.linear(x)
+        return SimpleNamespace(loss=(y - labels).square().mean(), logits=y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorder(Method):
+    """Trains everything, and notes when it was asked to resample and what the model was then."""
+
+    name: str = "recorder"
+    title: str = "Recorder"
+    seed: int = 0
+    head: str = "head"
+    default_lr: dict[str, float] = field(default_factory=dict)
+    due: tuple[int, ...] = ()
+    asked: list[tuple[int, int]] = field(default_factory=list)
+    resampled: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def trainable(self, model: nn.Module) -> Any:
+        return model.parameters()
+
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:
+        self.asked.append((step, steps_per_epoch))
+        return step in self.due
+
+    def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:  # noqa: ARG002
+        self.resampled[step] = [parameter.detach().clone() for parameter in model.parameters()]
+        return [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
+
+
+def regression_data(count: int, rows: int = 2) -> list[Batch]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        {"x": torch.randn(rows, 3, generator=generator), "labels": torch.randn(rows, 1, generator=generator)}
+        for _ in range(count)
+    ]
+
+
+def recipe(**changes: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "lr": 0.1, "epochs": 2, "warmup_steps": 0, "schedule": "linear", "betas": (0.9, 0.98), "eps": 1e-6,
+        "weight_decay": 0.0, "clip_norm": None, "accumulate": 1, "reset": "factors",
+    }  # fmt: skip
+    return Recipe(**{**settings, **changes})
+
+
+def run(model: nn.Module, method: Method, batches: Any, plan: Recipe, **options: Any) -> list[Epoch]:
+    options = {"evaluate": lambda: {"loss": 0.0}, "autocast": nullcontext, "meter": Meter(CPU), **options}
+    return fit(model, method, cast(Batches, batches), recipe=plan, **options)
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+# The learning rate
+
+
+def their_schedule(name: str, *, total: int, warmup: int) -> Callable[[int], float]:
+    """Transformers' own, as a function of the step."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    scheduler: Any = get_scheduler(name, optimizer, warmup, total)
+    return scheduler.lr_lambdas[0]
+
+
+@pytest.mark.parametrize(
+    ("total", "warmup"), [(1, 0), (1, 1), (10, 0), (10, 1), (10, 3), (10, 9), (10, 10), (10, 25), (1000, 60)]
+)
+@pytest.mark.parametrize(
+    ("schedule", "theirs", "end"),
+    [("linear", "linear", 0), ("cosine", "cosine", 0), ("constant", "constant_with_warmup", 1)],
+)
+def test_lr_equals_transformers_schedule(schedule: str, theirs: str, end: float, total: int, warmup: int) -> None:
+    expected = their_schedule(theirs, total=total, warmup=warmup)
+    for step in range(total):
+        assert lr_at(step, total, warmup, schedule) == pytest.approx(expected(step), abs=1e-15)
+    assert warmup > total or lr_at(total, total, warmup, schedule) == end
+
+
+def test_every_schedule_can_be_chosen_and_the_papers_is_the_default(compose: Callable[..., RunConfig]) -> None:
+    assert list(SCHEDULES) == ["linear", "cosine", "constant"]
+    chosen = [recipe_of(compose(f"optimizer.schedule={name}"), 10).schedule for name in SCHEDULES]
+    assert chosen == list(SCHEDULES)
+    assert all(recipe_of(compose(f"task={task}"), 10).schedule == "linear" for task in ("cola", "e2e_nlg", "synthetic"))
+
+
+# The gradient of a batch
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 5, 8])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+    tiny_model: Callable[..., PreTrainedModel], accumulate: int
+) -> None:
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(5, 261, (5, 6), generator=generator)  # 5 rows: the parts differ in size
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 1, 0, 1])}
+    whole, split = tiny_model("tiny_roberta").double(), tiny_model("tiny_roberta").double()
+    expected = whole(**batch).loss  # Hugging Face's own mean over the rows
+    expected.backward()
+    loss = backward(split, batch, nullcontext, accumulate=accumulate)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # losses are added up in float32
+    assert not loss.requires_grad
+    for one, other in zip(split.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
+def test_gradients_are_added_to_those_there_are() -> None:
+    model, (batch,) = Regression(), regression_data(1)
+    backward(model, batch, nullcontext)
+    once = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+    backward(model, batch, nullcontext)
+    for parameter, grad in zip(model.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * grad)
+
+
+def test_the_forward_pass_alone_is_under_autocast() -> None:
+    model, (batch,) = Regression(), regression_data(1)
+    kinds: list[torch.dtype] = []
+    model.linear.register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
+    loss = backward(model, batch, lambda: torch.autocast("cpu", torch.bfloat16), accumulate=2)
+    assert kinds == [torch.bfloat16] * 2
+    assert loss.dtype == torch.float32
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
+
+
+# Forgetting
+
+
+def trained_optimizer(model: nn.Module) -> torch.optim.AdamW:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    for batch in regression_data(3):
+        optimizer.zero_grad()
+        backward(model, batch, nullcontext)
+        optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("reset", ["factors", "all"])
+def test_forget_clears_the_state_of_the_replaced_or_of_all(reset: str) -> None:
+    model = Regression()
+    optimizer = trained_optimizer(model)
+    kept = {name: value.clone() for name, value in optimizer.state[model.linear.bias].items()}
+    reset_optimizer_state(optimizer, list(model.parameters())[:1], reset)
+    assert len(kept) == 3 and all(value.any() for value in kept.values())  # step, exp_avg, exp_avg_sq
+    assert not any(value.any() for value in optimizer.state[model.linear.weight].values())
+    for name, value in optimizer.state[model.linear.bias].items():
+        assert torch.equal(value, torch.zeros_like(value) if reset == "all" else kept[name])
+
+
+@pytest.mark.parametrize("reset", ["factors", "all"])
+def test_forget_before_the_first_step(reset: str) -> None:
+    model = Regression()
+    optimizer = torch.optim.AdamW(model.parameters())
+    reset_optimizer_state(optimizer, list(model.parameters())[:1], reset)
+    assert not optimizer.state[model.linear.weight]
+
+
+def test_after_forgetting_all_adamw_is_a_fresh_one() -> None:
+    model, fresh_model = Regression(), Regression()
+    optimizer = trained_optimizer(model)
+    reset_optimizer_state(optimizer, [], "all")
+    fresh_model.load_state_dict(model.state_dict())
+    fresh = torch.optim.AdamW(fresh_model.parameters(), lr=0.1)
+    for batch in regression_data(2):
+        for net, one in ((model, optimizer), (fresh_model, fresh)):
+            one.zero_grad()
+            backward(net, batch, nullcontext)
+            one.step()
+        assert all(map(torch.equal, weights(model), weights(fresh_model)))
+
+
+# The loop
+
+
+@pytest.mark.parametrize("resets", [(), (3,), (2, 3, 5)], ids=str)
+@pytest.mark.parametrize("clip_norm", [None, 0.05])
+@pytest.mark.parametrize(("accumulate", "schedule"), [(1, "linear"), (2, "cosine")])
+def test_fit_equals_a_loop_of_torch_and_transformers(
+    accumulate: int, schedule: str, clip_norm: float | None, resets: tuple[int, ...]
+) -> None:
+    data, epochs, warmup = regression_data(4, rows=4), 2, 3
+    model, reference = Regression(), Regression()
+    reference.load_state_dict(model.state_dict())
+    plan = recipe(
+        warmup_steps=warmup, schedule=schedule, weight_decay=0.1, eps=0.1, clip_norm=clip_norm, accumulate=accumulate,
+        reset="all",
+    )  # fmt: skip
+    run(model, Recorder(due=resets), Fixed(data), plan)
+
+    def fresh() -> torch.optim.AdamW:
+        return torch.optim.AdamW(reference.parameters(), lr=0.1, betas=(0.9, 0.98), eps=0.1, weight_decay=0.1)
+
+    optimizer = fresh()
+    fraction = their_schedule(schedule, total=4 * epochs, warmup=warmup)
+    for step, batch in enumerate(data * epochs):
+        if step in resets:  # the authors' code: a new AdamW, and the schedule goes on
+            optimizer = fresh()
+        optimizer.param_groups[0]["lr"] = 0.1 * fraction(step)
+        optimizer.zero_grad()
+        reference(**batch).loss.backward()
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(reference.parameters(), clip_norm)
+        optimizer.step()
+    for found, expected in zip(weights(model), weights(reference), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fit_resamples_exactly_when_due_and_before_the_step() -> None:
+    data, model, method = regression_data(3), Regression(), Recorder(due=(0, 2, 3, 7))
+    start = weights(model)
+    run(model, method, Fixed(data), recipe(epochs=3))
+    assert method.asked == [(step, 3) for step in range(9)]
+    assert list(method.resampled) == [0, 2, 3, 7]
+    assert all(map(torch.equal, method.resampled[0], start))
+    # What was there at step 2 is what two steps of training alone leave.
+    alone = Regression()
+    alone.load_state_dict(dict(zip(model.state_dict(), start, strict=True)))
+    with pytest.raises(IndexError):  # the third step finds no context for its forward pass
+        run(alone, Recorder(), Fixed(data), recipe(epochs=3), autocast=([nullcontext()] * 2).pop)
+    assert all(map(torch.equal, weights(alone), method.resampled[2]))
+
+
+@pytest.mark.parametrize("reset", ["factors", "all"])
+def test_fit_forgets_what_the_recipe_says(monkeypatch: pytest.MonkeyPatch, reset: str) -> None:
+    calls: list[tuple[list[int], str]] = []
+    monkeypatch.setattr(
+        train, "reset_optimizer_state", lambda _optimizer, replaced, how: calls.append(([*map(id, replaced)], how))
+    )
+    model = Regression()
+    run(model, Recorder(due=(1, 2)), Fixed(regression_data(3)), recipe(epochs=1, reset=reset))
+    assert calls == [([id(model.linear.weight)], reset)] * 2
+
+
+def test_fit_reports_each_epoch() -> None:
+    data, model, batches = regression_data(3), Regression(), Fixed(regression_data(3))
+    scores: list[Scores] = [{"loss": 3.0, "accuracy": 0.1}, {"loss": 2.0, "accuracy": 0.2}]
+    told: list[tuple[int, Epoch]] = []
+
+    def evaluate() -> Scores:
+        model.eval()  # as predicting does: the loop must turn training on again
+        return scores[len(told)]
+
+    history = run(
+        model, Recorder(), batches, recipe(lr=1e-30), evaluate=evaluate, end_epoch=lambda *one: told.append(one)
+    )
+    assert batches.given == [0, 0, 0, 1, 1, 1]
+    assert told == list(enumerate(history))
+    assert [epoch.scores for epoch in history] == scores
+    assert 0 < history[0].time_s <= history[1].time_s
+    assert model.modes == [True] * 6
+    # At this learning rate the model stands still, so that each epoch's loss is the mean over the batches.
+    expected = sum(model(**batch).loss.item() for batch in data) / 3
+    assert [epoch.train_loss for epoch in history] == pytest.approx([expected] * 2)
+
+
+def test_fit_books_its_phases() -> None:
+    meter = Meter(CPU)
+    run(Regression(), Recorder(due=(1,)), Fixed(regression_data(2)), recipe(), meter=meter)
+    assert set(meter.time_s) == set(meter.memory_bytes) == {"train", "resample", "evaluate"}
+
+
+def test_frozen_parameters_stay_and_get_no_gradient() -> None:
+    model = Regression()
+    model.linear.bias.requires_grad_(False)
+    weight, bias = weights(model)
+    run(model, Recorder(), Fixed(regression_data(2)), recipe(weight_decay=0.1))
+    assert torch.equal(model.linear.bias, bias) and model.linear.bias.grad is None
+    assert not torch.equal(model.linear.weight, weight)
+
+
+@pytest.mark.parametrize("method", ["rosa", "lora"])
+def test_a_seed_makes_a_run_the_same_bit_for_bit(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], method: str
+) -> None:
+    def trained(seed: int) -> tuple[list[Tensor], list[float]]:
+        config = compose("task=grammar", "model=tiny_roberta", f"method={method}", "rank=2", f"seed={seed}")
+        model = tiny_model("tiny_roberta")
+        torch.manual_seed(seed)  # dropout
+        config.method.attach(model)
+        texts = [[0, *range(10, 13 + row % 3), 2] for row in range(12)]
+        tokens, labels = Tokens.of({"input_ids": texts}), torch.tensor([0, 1] * 6)
+        batches = TokenBatches(tokens, labels, fills={"input_ids": 1}, longest=32, batch_size=4, seed=seed)
+        history = run(model, config.method, batches, recipe(lr=1e-2, epochs=3, reset="all"))
+        return weights(model), [epoch.train_loss for epoch in history]
+
+    (first, losses), (again, losses_again), (other, losses_other) = trained(0), trained(0), trained(1)
+    assert all(map(torch.equal, first, again)) and losses == losses_again
+    assert not all(map(torch.equal, first, other)) and losses != losses_other
+
+
+# Going on
+
+
+@pytest.mark.parametrize("reset", ["factors", "all"])
+@pytest.mark.parametrize("broken_off_after", range(8))
+def test_from_a_saved_state_it_goes_on_to_the_same_end(broken_off_after: int, reset: str) -> None:
+    # Six steps and two ends of an epoch: eight places to be saved at.
+    data, plan = regression_data(3), recipe(warmup_steps=2, weight_decay=0.1, reset=reset)
+    saved: list[tuple[int, int, Snapshot]] = []
+
+    def between(training: Training) -> None:
+        state = training.state
+        copies = {name: tensor.clone() for name, tensor in state.tensors.items()}
+        saved.append((training.step, len(training.history), Snapshot(copies, json.loads(json.dumps(state.values)))))
+
+    start = Regression().state_dict()
+    ends = []
+    for place in (None, broken_off_after):
+        model, method, batches = Regression(), Recorder(due=(2, 4)), Fixed(data)
+        model.load_state_dict(start)
+        told: list[tuple[int, Epoch]] = []
+        options = {"between": between} if place is None else {"start": saved[place][2]}
+        noting = partial(lambda into, *one: into.append(one), told)
+        history = run(model, method, batches, plan, end_epoch=noting, **options)
+        losses = [epoch.train_loss for epoch in history]
+        ends.append((weights(model), losses))
+        if place is not None:
+            step, epochs, _ = saved[place]
+            assert [asked for asked, _ in method.asked] == list(range(step, 6))
+            assert told == list(enumerate(history))[epochs:]
+            assert len(batches.given) == 6 - step
+    assert [(step, epochs) for step, epochs, _ in saved] == [
+        (1, 0), (2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (6, 1), (6, 2),
+    ]  # fmt: skip
+    assert all(map(torch.equal, ends[0][0], ends[1][0]))
+    assert ends[0][1] == ends[1][1]
+
+
+def test_a_loss_that_was_no_number_before_breaking_off_is_found_after() -> None:
+    data = regression_data(3)
+    data[0]["labels"] = torch.full((2, 1), math.nan)
+    saved: list[Snapshot] = []
+
+    def between(training: Training) -> None:
+        saved.append(training.state)
+        raise KeyboardInterrupt
+
+    model = Regression()
+    with pytest.raises(KeyboardInterrupt):
+        run(model, Recorder(), Fixed(data), recipe(epochs=1), between=between)
+    with pytest.raises(TrainingFailedError, match=r"training loss is nan at step 1$"):
+        run(model, Recorder(), Fixed(data), recipe(epochs=1), start=saved[0])
+
+
+# What is no number
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_loss_that_is_no_number_ends_the_run_with_its_step_named(step: int, bad: float) -> None:
+    data = regression_data(6)  # one epoch: each batch is a step
+    data[step - 1]["labels"] = torch.full((2, 1), bad)
+    with pytest.raises(TrainingFailedError, match=rf"training loss is (nan|inf) at step {step}$"):
+        run(Regression(), Recorder(), Fixed(data), recipe(epochs=1))
+
+
+def test_steps_are_counted_over_epochs() -> None:
+    data = regression_data(3)
+    batches = Fixed(data)
+
+    def evaluate() -> Scores:
+        data[1] = {**data[1], "labels": torch.full((2, 1), math.nan)}
+        return {"loss": 0.0}
+
+    with pytest.raises(TrainingFailedError, match=r"at step 5$"):
+        run(Regression(), Recorder(), batches, recipe(epochs=3), evaluate=evaluate)
+    assert batches.given == [0, 0, 0, 1, 1, 1]  # no third epoch
+
+
+def test_the_progress_bar_notices_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train.TrainingProgress, "due", lambda _self: True)
+    data = regression_data(6)
+    data[2]["labels"] = torch.full((2, 1), math.nan)
+    batches = Fixed(data)
+    with pytest.raises(TrainingFailedError, match=r"at step 3$"):
+        run(Regression(), Recorder(), batches, recipe(epochs=1))
+    assert len(batches.given) == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_evaluation_loss_that_is_no_number(bad: float) -> None:
+    with pytest.raises(TrainingFailedError, match=rf"evaluation loss is {bad} after epoch 1$"):
+        run(Regression(), Recorder(), Fixed(regression_data(2)), recipe(), evaluate=lambda: {"loss": bad})
+
+
+def test_a_loss_that_is_no_number_before_a_resample_within_the_epoch() -> None:
+    model, data = Regression(inputs=3, outputs=4), regression_data(6)
+    data[1]["labels"] = torch.full((2, 1), math.nan)
+    method = low_rank(Rosa, select="random", init="svd", resample_every=3, resample_unit="steps")
+    method.attach(model)
+    with pytest.raises(TrainingFailedError, match=r"training loss is nan at step 2$"):
+        run(model, method, Fixed(data), recipe(epochs=1))
+
+
+def test_checked_counts_from_one() -> None:
+    assert checked(torch.tensor([0.5, 2.0]), first_step=7) == [0.5, 2.0]
+    with pytest.raises(TrainingFailedError, match=r"is inf at step 9$"):
+        checked(torch.tensor([0.5, math.inf, math.nan]), first_step=7)
+
+
+# What it is all for
+
+
+def low_rank(kind: type[Lora | Rosa], **settings: Any) -> Method:
+    return kind(
+        name="low_rank", title="", seed=0, head="head", default_lr={}, targets="linear", attention="linear",
+        train_head=False, train_biases=False, rank=1, **settings,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("method", "reaches"),
+    [
+        (low_rank(Lora, alpha=1, init="kaiming"), False),
+        (low_rank(Rosa, select="random", init="svd", resample_every=0, resample_unit="steps"), False),
+        (low_rank(Rosa, select="random", init="svd", resample_every=25, resample_unit="steps"), True),
+    ],
+    ids=["lora", "never_resampled", "rosa"],
+)
+def test_rosa_fits_what_no_update_of_low_rank_can(method: Method, reaches: bool) -> None:
+    # Theorem 2 of the paper: rank-1 ROSA solves a least-squares problem, while an update of rank k leaves at least the
+    # error of the best one of rank k: the sum of the squares of all but the k largest singular values (Eckart-Young).
+    size = 4
+    model = Regression(size, size)
+    target = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(5))).Q
+    inputs = torch.eye(size)
+    batch = {"x": inputs, "labels": (model.linear(inputs) + inputs @ target).detach()}  # to be changed by ``target``
+    values = torch.linalg.svdvals(target)  # all of them 1
+    bound = {rank: values[rank:].square().sum().item() / size**2 for rank in (1, 2)}
+    method.attach(model)
+    run(model, method, Fixed([batch]), recipe(lr=0.05, epochs=400, reset="factors"))
+    error = model(**batch).loss.item()
+    if reaches:
+        assert error < 0.01 * bound[2]
+    else:
+        layer = model.linear
+        assert isinstance(layer, LowRankLinear)
+        # LoRA's update has rank 1; A' B' - A B of ROSA without resampling rank 2.
+        assert error > 0.999 * (bound[1] if isinstance(method, Lora) else bound[2])

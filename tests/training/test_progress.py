@@ -1,0 +1,146 @@
+import io
+import logging
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from rosa_bench.training import progress
+from rosa_bench.training.progress import LINES, REFRESH_S, ConsoleHandler, TrainingProgress
+
+Fields = Callable[[], dict]
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+@pytest.fixture
+def terminal() -> Console:
+    return Console(file=io.StringIO(), force_terminal=True, width=120)
+
+
+@pytest.fixture
+def bar(clock: Clock, terminal: Console) -> Iterator[TrainingProgress]:
+    """Three epochs of ten steps of four examples."""
+    with TrainingProgress(epochs=3, steps_per_epoch=10, batch_size=4, console=terminal) as bar:
+        yield bar
+
+
+def shown(bar: TrainingProgress) -> dict:
+    [task] = bar.bar.tasks
+    return {"step": task.completed, "total": task.total, **task.fields}
+
+
+def test_the_rate_is_of_the_examples_since_it_was_last_shown(bar: TrainingProgress, clock: Clock) -> None:
+    clock.now += 2
+    bar.show(10, loss=0.5, lr=1e-3)
+    assert shown(bar) | {"epoch": None} == {
+        "step": 10, "total": 30, "epoch": None, "epochs": 3, "loss": 0.5, "lr": 1e-3, "rate": 10 * 4 / 2,
+    }  # fmt: skip
+    clock.now += 1
+    bar.show(15, loss=0.25, lr=2e-3)
+    assert (shown(bar)["rate"], shown(bar)["loss"], shown(bar)["lr"]) == (5 * 4 / 1, 0.25, 2e-3)
+
+
+def test_evaluation_does_not_slow_the_rate(bar: TrainingProgress, clock: Clock) -> None:
+    clock.now += 2
+    bar.show(8, loss=0.5, lr=1e-3)
+    clock.now += 1000  # the rest of the epoch, and its evaluation
+    bar.end_epoch(0, loss=0.5, scores={}, seconds=1002)
+    clock.now += 1
+    bar.show(15, loss=0.5, lr=1e-3)
+    assert shown(bar)["rate"] == (15 - 10) * 4 / 1
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(1, 1), (9, 1), (11, 2), (19, 2), (21, 3), (30, 3)])
+def test_the_epoch_is_that_of_the_step(bar: TrainingProgress, clock: Clock, step: int, epoch: int) -> None:
+    clock.now += 1
+    bar.show(step, loss=0.5, lr=1e-3)
+    assert shown(bar)["epoch"] == epoch
+
+
+def test_figures_are_asked_for_a_few_times_a_second(bar: TrainingProgress, clock: Clock) -> None:
+    assert not bar.due()
+    clock.now += REFRESH_S / 2
+    assert not bar.due()
+    clock.now += REFRESH_S
+    assert bar.due()
+    bar.show(3, loss=0.5, lr=1e-3)
+    assert not bar.due()
+
+
+def test_a_terminal_shows_every_figure(bar: TrainingProgress, clock: Clock, terminal: Console) -> None:
+    clock.now += 2
+    bar.show(13, loss=0.123456, lr=2e-3)
+    bar.bar.refresh()
+    assert isinstance(terminal.file, io.StringIO)
+    text = terminal.file.getvalue()
+    for part in ("epoch 2/3", "step 13/30", "loss 0.1235", "lr 2.00e-03", "26 examples/s"):
+        assert part in text
+
+
+def test_elsewhere_there_is_no_bar(clock: Clock) -> None:
+    file = Console(file=io.StringIO(), force_terminal=False, width=120)
+    with TrainingProgress(epochs=1, steps_per_epoch=2, batch_size=1, console=file) as bar:
+        clock.now += 2
+        bar.show(1, loss=0.5, lr=1e-3)
+        bar.bar.refresh()
+    assert isinstance(file.file, io.StringIO)
+    assert file.file.getvalue() == ""
+
+
+def test_each_epoch_leaves_one_line(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        for epoch in range(3):
+            bar.end_epoch(epoch, loss=0.5, scores={"accuracy": 0.75, "loss": 0.25}, seconds=1.26)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [
+        f"epoch {number}/3  train loss 0.5000  accuracy 0.7500  loss 0.2500  (1.3 s)" for number in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 24, 25, 26, 30, 31, 49, 50, 51, 74, 499, 500, 501, 10_000])
+def test_a_long_run_is_no_longer_to_read_and_always_tells_its_last_epoch(
+    epochs: int, clock: Clock, terminal: Console, caplog: pytest.LogCaptureFixture
+) -> None:
+    bar = TrainingProgress(epochs=epochs, steps_per_epoch=2, batch_size=1, console=terminal)
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        for epoch in range(epochs):
+            bar.end_epoch(epoch, loss=0.5, scores={"loss": 0.25}, seconds=epoch)
+    told = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
+    assert told[-1] == epochs
+    assert told == sorted(set(told))
+    assert len(told) <= LINES == 25
+    assert len(told) == epochs if epochs <= LINES else len(told) > LINES / 2
+
+
+def test_a_line_shows_no_figure_of_a_part(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        bar.end_epoch(2, loss=0.5, scores={"mse": 0.375, "loss": 0.75, "mse.0": 0.25, "mse.1": 0.5}, seconds=1.26)
+    assert [record.getMessage() for record in caplog.records] == [
+        "epoch 3/3  train loss 0.5000  mse 0.3750  loss 0.7500  (1.3 s)"
+    ]
+
+
+def test_a_log_line_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Console(file=io.StringIO(), width=20)
+    monkeypatch.setattr(progress, "get_console", lambda: screen)
+    line = "[bold]no mark-up[/bold], and longer than the screen is wide: :smile:"
+    ConsoleHandler().emit(logging.makeLogRecord({"msg": line}))
+    assert isinstance(screen.file, io.StringIO)
+    assert screen.file.getvalue() == f"{line}\n"

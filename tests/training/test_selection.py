@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch import nn
+
+from rosa_bench.metrics.base import Metric
+from rosa_bench.system.errors import UserError
+from rosa_bench.training.selection import BestEpoch
+
+
+class Toy(nn.Module):
+    """A frozen and a trained parameter, and a buffer."""
+
+    residual: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Parameter(torch.zeros(2), requires_grad=False)
+        self.trained = nn.Parameter(torch.zeros(2))
+        self.register_buffer("residual", torch.zeros(2))
+
+    def set(self, value: float) -> None:
+        with torch.no_grad():
+            self.trained.fill_(value)
+            self.residual.fill_(-value)
+
+
+def offered(scores: list[float], *, keep_weights: bool = True, lower_is_better: bool = False) -> tuple[Toy, BestEpoch]:
+    """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
+    model = Toy()
+    best = BestEpoch(model, Metric("f1", lower_is_better), keep_weights=keep_weights)
+    for number, value in enumerate(scores):
+        model.set(number + 1)
+        best.offer(number, {"f1": value, "loss": -value})
+    return model, best
+
+
+@pytest.mark.parametrize(("scores", "number"), [
+    ([0.5], 0), ([0.1, 0.3, 0.2], 1), ([0.3, 0.2, 0.1], 0), ([0.1, 0.2, 0.3], 2), ([0.2, 0.3, 0.3], 1), ([0.0, 0.0], 0),
+    ([-0.5, -0.1], 1), ([float("-inf"), -1.0], 1),
+])  # fmt: skip
+def test_the_best_epoch_is_the_first_with_the_highest_score(scores: list[float], number: int) -> None:
+    model, best = offered(scores)
+    assert (best.number, best.score) == (number, max(scores))
+    best.restore()
+    assert model.trained.tolist() == [number + 1] * 2
+    assert model.residual.tolist() == [-number - 1] * 2
+
+
+@pytest.mark.parametrize(("scores", "number"), [
+    ([0.5], 0), ([0.3, 0.1, 0.2], 1), ([0.1, 0.2, 0.3], 0), ([0.3, 0.2, 0.1], 2), ([0.2, 0.1, 0.1], 1), ([0.0, 0.0], 0),
+    ([float("inf"), 1.0], 1), ([1.0, 0.0], 1),
+])  # fmt: skip
+def test_of_errors_the_best_epoch_is_the_first_with_the_lowest(scores: list[float], number: int) -> None:
+    model, best = offered(scores, lower_is_better=True)
+    assert (best.number, best.score) == (number, min(scores))
+    best.restore()
+    assert model.trained.tolist() == [number + 1] * 2
+    assert model.residual.tolist() == [-number - 1] * 2
+
+
+@pytest.mark.parametrize("lower_is_better", [False, True])
+def test_what_is_no_number_never_replaces_one(lower_is_better: bool) -> None:
+    model, best = offered([0.2, float("nan")], lower_is_better=lower_is_better)
+    assert (best.number, best.score) == (0, 0.2)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
+
+
+def test_weights_go_back_into_the_same_parameters() -> None:
+    model, best = offered([0.2, 0.1])
+    parameter, buffer = model.trained, model.residual
+    best.restore()
+    assert model.trained is parameter
+    assert model.residual is buffer
+    assert parameter.requires_grad
+
+
+def test_what_is_kept_does_not_move_with_the_model() -> None:
+    model, best = offered([0.2])
+    model.set(9)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
+    model.set(8)
+    best.restore()
+    assert model.trained.tolist() == [1, 1]
+
+
+def test_without_keeping_nothing_is_put_back() -> None:
+    model, best = offered([0.2, 0.1], keep_weights=False)
+    best.restore()
+    assert best.number == 0
+    assert model.trained.tolist() == [2, 2]
+
+
+# Going on
+
+
+@pytest.mark.parametrize("keep_weights", [True, False])
+@pytest.mark.parametrize("broken_off_after", [0, 1, 2, 3])
+def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int, keep_weights: bool) -> None:
+    scores = [0.1, 0.3, 0.2]
+    _, first = offered(scores[:broken_off_after], keep_weights=keep_weights)
+    model = Toy()
+    best = BestEpoch(model, Metric("f1", False), keep_weights=keep_weights)
+    best.state = first.state
+    for number in range(broken_off_after, len(scores)):
+        model.set(number + 1)
+        best.offer(number, {"f1": scores[number]})
+    assert (best.number, best.score) == (1, 0.3)
+    model.set(9)
+    best.restore()
+    assert model.trained.tolist() == [2 if keep_weights else 9] * 2
+
+
+def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
+    _, first = offered([0.1, 0.3], keep_weights=False)
+    best = BestEpoch(Toy(), Metric("f1", False), keep_weights=True)
+    with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
+        best.state = first.state
+    _, not_begun = offered([], keep_weights=False)
+    best.state = not_begun.state
+    assert best.number == -1
+
+
+def test_weights_that_are_no_longer_kept_do_not_grow_old() -> None:
+    _, first = offered([0.1], keep_weights=True)
+    model = Toy()
+    best = BestEpoch(model, Metric("f1", False), keep_weights=False)
+    best.state = first.state
+    best.offer(1, {"f1": 0.2})
+    assert best.state.tensors == {}

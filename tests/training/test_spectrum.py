@@ -1,0 +1,193 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.linear import StackedLinear
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.spec import Encoder
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_record, save_record
+from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.run import run
+from rosa_bench.training.spectrum import numeric_rank, spectrum, told_ranks, weights
+
+RANK, EPOCHS = 2, 3
+ROUNDED = 6e-5  # five digits are kept
+TINY = (
+    "task=grammar", "model=tiny_roberta", "device=cpu", f"epochs={EPOCHS}", "limit_train=40", "limit_eval=16",
+    "batch_size=8", f"rank={RANK}", "lr=3e-3", "record_spectrum=true", "optimizer.weight_decay=0",
+)  # fmt: skip
+
+
+@pytest.fixture
+def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: resolve(compose(*TINY, *overrides), {})
+
+
+def found_ranks(record: RunRecord) -> set[int]:
+    return {told["rank"] for told in record.spectrum["weights"].values()}
+
+
+def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
+    """W_T - W_0 of each attention weight by name, from the saved model and one drawn anew."""
+    assert isinstance(resolved.config.model, Encoder)
+    torch.manual_seed(resolved.config.seed)
+    before = load_encoder(resolved.config.model, resolved.source, num_outputs=2).model.state_dict()
+    after = load_file(resolved.saved_model / "model.safetensors")
+    for name in after:
+        if "attention" in name and name.endswith("weight") and "LayerNorm" not in name:
+            yield name.removesuffix(".weight"), after[name].double() - before[name].double()
+
+
+# Of a run
+
+
+@pytest.mark.parametrize("method", ["ft", "lora", "rosa", "ia3"])
+def test_a_record_has_the_singular_values_of_what_the_saved_model_differs_in(make_setup: Any, method: str) -> None:
+    resolved = make_setup(f"method={method}", "epochs=1", "save_model=true")  # one epoch: the saved one is the last
+    record = run(resolved)
+    assert load_record(resolved.results_dir / "runs" / record.path_name) == record
+    assert record.time_s["spectrum"] > 0
+    told = record.spectrum["weights"]
+    expected = dict(updates(resolved))
+    assert told.keys() == expected.keys()
+    assert len(told) == 8  # four a layer
+    for name, update in expected.items():
+        values = np.linalg.svd(update.numpy(), compute_uv=False)
+        sums = np.cumsum(values)[np.array(record.spectrum["ranks"]) - 1]
+        np.testing.assert_allclose(told[name]["sums"], sums, rtol=ROUNDED, atol=1e-6)
+        assert told[name]["sum"] == pytest.approx(values.sum(), rel=ROUNDED, abs=1e-6)
+        assert told[name]["norm"] == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
+
+
+def test_the_update_of_lora_has_its_rank_at_most(make_setup: Any) -> None:
+    assert found_ranks(run(make_setup("method=lora"))) == {RANK}
+
+
+@pytest.mark.parametrize(("every", "resamples"), [(0, 0), (2, 1), (1, 2)])
+def test_the_update_of_rosa_grows_with_its_resamples(make_setup: Any, every: int, resamples: int) -> None:
+    """Each span takes out a product of rank r and puts in another one: 2 r, and not r."""
+    ranks = found_ranks(run(make_setup("method=rosa", f"method.resample_every={every}", "lr=1e-2")))
+    assert max(ranks) <= 2 * RANK * (resamples + 1)
+    assert min(ranks) > 2 * RANK * resamples
+    if resamples:
+        assert min(ranks) > (resamples + 1) * RANK > RANK
+
+
+def test_full_fine_tuning_moves_a_weight_in_more_directions_than_either(make_setup: Any) -> None:
+    ranks = found_ranks(run(make_setup("method=ft")))
+    assert min(ranks) > 2 * RANK * EPOCHS
+
+
+def test_what_does_not_train_has_no_update(make_setup: Any) -> None:
+    record = run(make_setup("method=bitfit"))
+    assert all(told["rank"] == told["sum"] == told["norm"] == 0 for told in record.spectrum["weights"].values())
+
+
+@pytest.mark.parametrize("protocol", ["paper", "fair"])
+def test_it_is_the_last_epochs_whichever_is_selected_and_changes_no_figure(make_setup: Any, protocol: str) -> None:
+    settings = ("method=rosa", "method.resample_every=1", f"protocol={protocol}")
+    record = run(make_setup(*settings))
+    saving = run(make_setup(*settings, "save_model=true"))
+    plain = run(make_setup(*settings, "record_spectrum=false"))
+    assert record.id == saving.id == plain.id
+    assert plain.spectrum == {}
+    assert record.spectrum == saving.spectrum != {}
+    for key in ("selected", "last", "selection_score"):
+        assert record.scores[key] == plain.scores[key]
+
+
+@pytest.mark.parametrize("method", ["rosa", "ft"])
+def test_after_going_on_from_a_checkpoint_it_is_that_of_a_run_left_alone(
+    make_setup: Any, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from rosa_bench.training import loop as train
+
+    settings = (f"method={method}", *(["method.resample_every=1"] if method == "rosa" else []), "checkpoint_s=0")
+    alone = run(make_setup(*settings, "results_dir=alone", "output_dir=alone"))
+    real = train.lr_at
+
+    def stopping(step: int, *arguments: Any) -> float:
+        if step == 12:  # in the third epoch
+            raise KeyboardInterrupt
+        return real(step, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "lr_at", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            run(make_setup(*settings, "record_spectrum=false"))  # it need not have been asked for then
+    assert run(make_setup(*settings)).spectrum == alone.spectrum
+
+
+def test_a_stack_has_the_spectrum_of_each_of_its_weights(make_setup: Any) -> None:
+    small = ("task=synthetic", "model=mlp1", "task.replicates=3", "task.train_rows=64", "task.validation_rows=16")
+    record = run(make_setup(*small, "method=lora"))
+    assert list(record.spectrum["weights"]) == [f"layers.0[{number}]" for number in range(3)]
+    assert found_ranks(record) == {RANK}
+
+
+# Of two weights
+
+
+def test_every_rank_is_told_of_small_weights_and_few_of_large_ones() -> None:
+    assert told_ranks(1) == [1]
+    assert told_ranks(32) == list(range(1, 33))
+    for largest in (33, 40, 64, 768, 1024):
+        ranks = told_ranks(largest)
+        assert ranks[:32] == list(range(1, 33))
+        assert ranks == sorted(set(ranks))
+        assert ranks[-1] == largest
+        assert len(ranks) <= 64
+
+
+def test_weights_of_different_sizes_share_the_ranks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before = {name: torch.zeros(shape) for name, shape in {"wide": (100, 300), "small": (40, 10)}.items()}
+    after = {name: torch.randn(weight.shape, generator=generator) for name, weight in before.items()}
+    told = spectrum(before, after)
+    for name, weight in after.items():
+        values = np.linalg.svd(weight.double().numpy(), compute_uv=False)
+        ranks = [rank for rank in told["ranks"] if rank <= len(values)]
+        np.testing.assert_allclose(told["weights"][name]["sums"], np.cumsum(values)[np.array(ranks) - 1], rtol=ROUNDED)
+        assert told["weights"][name]["rank"] == len(values)
+    assert told["ranks"][-1] == 100
+
+
+@pytest.mark.parametrize("rank", [0, 1, 5, 31])
+def test_the_numeric_rank_is_that_of_the_update_and_not_of_its_rounding(rank: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 96, generator=generator)
+    moved = weight + torch.randn(64, rank, generator=generator) @ torch.randn(rank, 96, generator=generator) * 1e-2
+    values = torch.linalg.svdvals(moved.double() - weight.double())
+    assert numeric_rank(values, moved) == rank
+
+
+def test_a_record_stays_small_for_a_large_model(tmp_path: Path, make_record: Callable[..., RunRecord]) -> None:
+    """48 weights of 768 x 768, as RoBERTa-base has: copied from one, for time."""
+    generator = torch.Generator().manual_seed(0)
+    one = spectrum({"w": torch.zeros(768, 768)}, {"w": torch.randn(768, 768, generator=generator)})
+    many = {f"roberta.encoder.layer.{number}.attention.self.query": one["weights"]["w"] for number in range(48)}
+    sizes = [
+        save_record(make_record(id=name, spectrum=told), tmp_path).stat().st_size
+        for name, told in {"without": {}, "with": {**one, "weights": many}}.items()
+    ]
+    assert sizes[1] - sizes[0] < 100_000
+
+
+def test_weights_are_copies() -> None:
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 2), StackedLinear(torch.ones(2, 3, 3)))
+    kept = weights(layer, ["0", "1"])
+    before = {name: tensor.clone() for name, tensor in kept.items()}
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(1)
+    assert all(torch.equal(kept[name], before[name]) for name in kept)
