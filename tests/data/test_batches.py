@@ -362,7 +362,7 @@ def test_examples_that_fill_the_length_are_counted_in_the_log(caplog: pytest.Log
     with caplog.at_level("INFO", logger="rosa_bench"):
         batches([Row(("abc",), 1), Row(("a" * 20,), 1), Row(("b" * 30,), 0)], max_length=10)
         batches([Row(("abc",), 1)], max_length=10)
-    assert [record.getMessage().split(" fill")[0] for record in caplog.records] == ["2 of 3 examples"]
+    assert [record.getMessage().split(" reach")[0] for record in caplog.records] == ["2 of 3 examples"]
 
 
 # Parts

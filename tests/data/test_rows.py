@@ -204,7 +204,7 @@ def test_a_marked_word_is_set_between_signs(tmp_path: Path, text: str, start: in
 def test_a_span_outside_its_text_is_told(tmp_path: Path, span: tuple[Any, Any]) -> None:
     good = {"text": "abcde", "start": 0, "end": 5, "label": 1}
     write(tmp_path, [good, {**good, "start": span[0], "end": span[1]}])
-    with pytest.raises(UserError, match=r"row 2: start=.*, end=.* no span of text, of 5 characters"):
+    with pytest.raises(UserError, match=r"row 2: start=.*, end=.* not a span of text, which has 5 characters"):
         load_rows(MARKED, "train", tmp_path)
 
 

@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every set is large enough to be kept."""
-    monkeypatch.setattr(tokenised, "CACHED_FROM", 1)
+    monkeypatch.setattr(tokenised, "MIN_CACHED_EXAMPLES", 1)
 
 
 def files(folder: Path) -> list[str]:
@@ -99,7 +99,7 @@ def assert_equal(found: Tokens, expected: Tokens) -> None:
 def test_tokens_are_the_tokenizers_own(
     monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, rows: str, cached_from: int
 ) -> None:
-    monkeypatch.setattr(tokenised, "CACHED_FROM", cached_from)
+    monkeypatch.setattr(tokenised, "MIN_CACHED_EXAMPLES", cached_from)
     tokens = tokenise(ROWS[rows], MAKE[kind](), max_length=LONGEST)
     assert examples(tokens) == encoded(ROWS[rows], MAKE[kind]())
     assert tokens.lengths.max() == LONGEST > tokens.lengths.min()  # some were cut, and not all

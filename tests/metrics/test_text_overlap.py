@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rosa_bench import __version__
 from rosa_bench.config.folder import conf_folder
-from rosa_bench.metrics.text_overlap import FIGURES, SIGNATURE, score
+from rosa_bench.metrics.text_overlap import SCORES, SIGNATURE, score
 
 Item = tuple[str, list[str]]
 
@@ -105,7 +105,7 @@ def test_with_one_reference_each_lower_case_never_costs(items: list[Item]) -> No
 @given(corpora)
 def test_bleu_is_a_fraction_and_one_for_a_text_that_is_a_reference(items: list[Item]) -> None:
     figures = of(items)
-    assert tuple(figures) == FIGURES
+    assert tuple(figures) == SCORES
     assert 0 <= figures["bleu_cased"] <= 1 + 1e-12 and 0 <= figures["bleu"] <= 1 + 1e-12
     best = of([(references[0], references) for _, references in items])
     if any(len(references[0].split()) >= 4 for _, references in items):
@@ -114,13 +114,13 @@ def test_bleu_is_a_fraction_and_one_for_a_text_that_is_a_reference(items: list[I
 
 @pytest.mark.parametrize(("outputs", "references"), [([], []), (["a"], []), (["a"], [[]]), (["a"], [["a"], ["b"]])])
 def test_a_text_without_a_reference_is_refused(outputs: list[str], references: list[list[str]]) -> None:
-    with pytest.raises(ValueError, match="each text needs one"):
+    with pytest.raises(ValueError, match="each text needs at least one"):
         score(outputs, references)
 
 
 def test_the_signature_is_sacrebleus_own() -> None:
     named = dict(part.split("=") for part in SIGNATURE.split("; "))
-    assert tuple(named) == FIGURES
+    assert tuple(named) == SCORES
     for name, lowercase in (("bleu", True), ("bleu_cased", False)):
         scorer = sacrebleu.BLEU(lowercase=lowercase)
         scorer.corpus_score(["a", "b"], [["a", "b"], ["c", None]])  # pyright: ignore[reportArgumentType]

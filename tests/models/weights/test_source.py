@@ -88,5 +88,5 @@ def test_what_fixes_the_weights_names_no_place() -> None:
 
 
 def test_a_model_without_any_source_is_refused() -> None:
-    with pytest.raises(UserError, match=r"toy.*hub, wheel, path or random"):
+    with pytest.raises(UserError, match=r"toy has no weights.*model\.hub, model\.wheel, model\.path or model\.random"):
         model_of()

