@@ -1,11 +1,11 @@
 """Model declarations, composed from ``conf/model/<name>.yaml``. Imports nothing heavy."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rosa_bench.system.errors import UserError, at_least, one_of
-from rosa_bench.system.setting import setting
+from rosa_bench.system.errors import UserError, at_least
+from rosa_bench.system.setting import Checked, setting
 
 
 @dataclass(kw_only=True)
@@ -35,35 +35,29 @@ class Wheel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model(ABC):
-    """Declaration shared by every kind of model.
+class Model(Checked, ABC):
+    """Declaration shared by every kind of model."""
 
-    title       name in tables
-    parameters  number of parameters without a head; None if it depends on the task
-    attention   regular expression for the ends of the attention projections' names
-    head        regular expression for the ends of the names of the task head's modules
-    hub         id on the Hugging Face hub
-    revision    commit or tag on the hub
-    wheel       the same weights on the package index
-    path        local folder in Hugging Face format; takes precedence over every other source
-    note        what readers of a score must know about these weights
-    """
+    section: ClassVar[str] = "model"
 
-    name: str
-    title: str = setting("as in a table", identity=False)
+    name: str = setting("name of the model")
+    title: str = setting("name in tables", identity=False)
     parameters: int | None = setting(
-        "number of parameters without a head; null: the task decides", default=None, identity=False
+        "number of parameters without a head; None if it depends on the task", default=None, identity=False
     )
     licence: str = setting("licence of the weights", identity=False)
-    attention: str
-    head: str
+    attention: str = setting("regular expression for the ends of the attention projections' names")
+    head: str = setting("regular expression for the ends of the names of the task head's modules")
     hub: str | None = setting("id on the Hugging Face hub", default=None, identity=False)
     revision: str | None = setting("commit or tag on the hub", default=None, identity=False)
     wheel: Wheel | None = setting("the same weights on the package index", default=None, identity=False)
     path: str | None = setting(
-        "local folder in Hugging Face form; takes precedence", default=None, identity=False, published=False
+        "local folder in Hugging Face format; takes precedence over every other source",
+        default=None,
+        identity=False,
+        published=False,
     )
-    note: str = setting("what a reader must know of these weights", default="", identity=False)
+    note: str = setting("what readers of a score must know about these weights", default="", identity=False)
 
     described: ClassVar[str]
 
@@ -75,14 +69,14 @@ class Model(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Model):
-    """A pre-trained Transformer, or a randomly initialised one.
+    """A pre-trained Transformer, or a randomly initialised one."""
 
-    random  Hugging Face configuration, with its ``model_type``, of a model with random weights
-    """
-
-    random: dict[str, Any] | None = setting("configuration to fill with random weights", default=None, identity=False)
+    random: dict[str, Any] | None = setting(
+        "Hugging Face configuration, with its model_type, of a model with random weights", default=None, identity=False
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not any((self.hub, self.wheel, self.path, self.random)):
             raise UserError(f"model {self.name} has no weights; set model.hub, model.wheel, model.path or model.random")
 
@@ -100,33 +94,27 @@ class Encoder(Transformer):
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder(Transformer):
-    """A Transformer that continues a text.
+    """A Transformer that continues a text."""
 
-    lm_head  regular expression for the name of the layer that computes the logits
-    fused    number of projections in one weight matrix, by the end of the attention layer's name
-    """
-
-    lm_head: str
-    fused: dict[str, int] = field(default_factory=dict)
+    lm_head: str = setting("regular expression for the name of the layer that computes the logits")
+    fused: dict[str, int] = setting(
+        "number of projections in one weight matrix, by the end of the attention layer's name", default_factory=dict
+    )
 
     described: ClassVar[str] = "a decoder, such as gpt2"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Perceptron(Model):
-    """A multilayer perceptron without biases, with new random weights in each run. The task sets the outer widths.
+    """A multilayer perceptron without biases, with new random weights in each run. The task sets the outer widths."""
 
-    hidden      widths of the hidden layers; an empty list makes the model linear
-    activation  between layers: ``relu``, ``tanh`` or ``gelu``
-    """
-
-    hidden: list[int]
-    activation: str = "relu"
+    hidden: list[int] = setting("widths of the hidden layers; an empty list makes the model linear")
+    activation: str = setting("between layers: relu, tanh or gelu", default="relu", choices=("relu", "tanh", "gelu"))
 
     described: ClassVar[str] = "a perceptron, such as mlp1"
 
     def __post_init__(self) -> None:
-        one_of("model.activation", self.activation, ("relu", "tanh", "gelu"))
+        super().__post_init__()
         for width in self.hidden:
             at_least("model.hidden", width, 1)
         for key in ("hub", "wheel", "path"):

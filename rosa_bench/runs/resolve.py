@@ -14,7 +14,7 @@ from rosa_bench.records.store import runs_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import offline_if_unreachable
-from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.context import Context
 from rosa_bench.training.compile import check_compiler
 
 

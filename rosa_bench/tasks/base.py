@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import importlib
+from abc import ABC
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,55 +14,28 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import torch
-
-    from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
+    from rosa_bench.tasks.context import Context
     from rosa_bench.tasks.prepared import PreparedTask
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """Everything that a task may know about the run it is prepared for.
-
-    source         where the weights of ``model`` come from
-    held_out_rows  fraction of the train rows to select on, at most ``held_out_max`` rows; 0 selects on validation
-    """
-
-    model: Model
-    source: Source
-    device: torch.device
-    precision: str
-    seed: int
-    data_dir: Path | None
-    batch_size: int
-    max_length: int | None
-    pad_to_max: bool
-    group_by_length: bool
-    limit_train: int | None
-    limit_eval: int | None
-    held_out_rows: float
-    held_out_max: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task(DataSpec, ABC):
     """Declaration shared by every kind of task, and its preparation for a run.
 
-    title            name in tables
-    score            the metric that is reported
-    lower_is_better  direction of that metric
+    lower_is_better  direction of the metric ``score``
     has_text         whether examples are texts, which are truncated and padded
+    model_kind       the kind of model that it needs
+    prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
     """
 
-    title: str = setting("as in a table", identity=False)
-    score: str
+    title: str = setting("name in tables", identity=False)
+    score: str = setting("the metric that is reported")
 
     lower_is_better: ClassVar[bool] = False
     has_text: ClassVar[bool] = False
     model_kind: ClassVar[type[Model]]
+    prepared_by: ClassVar[str]
 
     @property
     def selects_by(self) -> Metric:
@@ -73,9 +47,9 @@ class Task(DataSpec, ABC):
         if not isinstance(model, self.model_kind):
             raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
 
-    @abstractmethod
     def prepare(self, context: Context) -> PreparedTask:
-        """Load or create the model, batches and evaluations of a run. Heavy imports belong inside.
+        """Load or create the model, batches and evaluations of a run, by ``prepare`` of the module `prepared_by`.
 
         Raises `UserError` if data or weights are missing or differ from the declaration.
         """
+        return importlib.import_module(self.prepared_by).prepare(self, context)

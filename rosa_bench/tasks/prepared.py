@@ -12,7 +12,7 @@ from rosa_bench.data.rows import DataInfo
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import new_folder
-from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.context import Context
 from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import Predictions, predict
 from rosa_bench.training.state import Scores

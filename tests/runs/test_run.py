@@ -28,9 +28,9 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run, say_end
 from rosa_bench.runs.status import status_of
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.base import Context
 from rosa_bench.tasks.classification.rows import load_rows, load_splits
 from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.evaluation import score
 from rosa_bench.training.state import TrainingFailedError

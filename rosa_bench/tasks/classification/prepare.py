@@ -11,9 +11,9 @@ from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Encoder
 from rosa_bench.system.errors import UserError, one_of
-from rosa_bench.tasks.base import Context
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.training.evaluation import score
 

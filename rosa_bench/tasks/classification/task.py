@@ -1,15 +1,12 @@
 """Declaration of a text classification or regression task. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import setting
 from rosa_bench.tasks.base import Task
-
-if TYPE_CHECKING:
-    from rosa_bench.tasks.base import Context
-    from rosa_bench.tasks.prepared import PreparedTask
 
 
 @dataclass(kw_only=True)
@@ -22,27 +19,19 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """Classification of, or regression on, one text or a pair.
+    """Classification of, or regression on, one text or a pair."""
 
-    text       column of the text, or the two columns of the pair
-    label      column of the label
-    labels     class names in the order of their indices; empty for regression
-    interval   smallest and largest label, for regression
-    marks      by text column, a word to enclose in markers
-    marker     the marker
-    metric     module of `rosa_bench.metrics`; ``score`` is one of its scores
-    """
-
-    text: list[str]
-    label: str = "label"
-    labels: list[str] = field(default_factory=list)
-    interval: list[float] = field(default_factory=list)
-    marks: dict[str, Mark] = field(default_factory=dict)
-    marker: str = "*"
-    metric: str
+    text: list[str] = setting("column of the text, or the two columns of the pair")
+    label: str = setting("column of the label", default="label")
+    labels: list[str] = setting("class names in the order of their indices; empty for regression", default_factory=list)
+    interval: list[float] = setting("smallest and largest label, for regression", default_factory=list)
+    marks: dict[str, Mark] = setting("by text column, a word to enclose in markers", default_factory=dict)
+    marker: str = setting("the marker", default="*")
+    metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
 
     has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Encoder
+    prepared_by: ClassVar[str] = "rosa_bench.tasks.classification.prepare"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,8 +54,3 @@ class TextTask(Task):
     def columns(self) -> list[str]:
         """All required columns."""
         return [*self.text, *self.numbers]
-
-    def prepare(self, context: "Context") -> "PreparedTask":
-        from rosa_bench.tasks.classification.prepare import prepare
-
-        return prepare(self, context)

@@ -11,7 +11,7 @@ from rosa_bench.models.spec import Decoder
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
-from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.generation.generate import generate
 from rosa_bench.tasks.generation.prompts import Prompt, load_prompts
 from rosa_bench.tasks.generation.sequences import Encoding

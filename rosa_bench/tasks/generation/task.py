@@ -1,61 +1,45 @@
 """Declaration of a text generation task. Imports nothing heavy."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rosa_bench.metrics.base import Metric
 from rosa_bench.models.spec import Decoder, Model
-from rosa_bench.system.errors import at_least
+from rosa_bench.system.setting import Checked, setting
 from rosa_bench.tasks.base import Task
-
-if TYPE_CHECKING:
-    from rosa_bench.tasks.base import Context
-    from rosa_bench.tasks.prepared import PreparedTask
 
 
 @dataclass(kw_only=True)
-class Decoding:
-    """Decoding settings: beam search, or greedy decoding with one beam.
+class Decoding(Checked):
+    """Decoding settings: beam search, or greedy decoding with one beam."""
 
-    beams            number of beams
-    no_repeat_ngram  length of the n-grams that may not be repeated within an output; 0 allows all
-    max_new_tokens   maximum length of an output, which is cut off there
-    length_penalty   exponent of the length in a beam's score
-    """
+    section: ClassVar[str] = "task.decoding"
 
-    beams: int
-    no_repeat_ngram: int
-    max_new_tokens: int
-    length_penalty: float
-
-    def __post_init__(self) -> None:
-        at_least("task.decoding.beams", self.beams, 1)
-        at_least("task.decoding.no_repeat_ngram", self.no_repeat_ngram, 0)
-        at_least("task.decoding.max_new_tokens", self.max_new_tokens, 1)
+    beams: int = setting("number of beams", at_least=1)
+    no_repeat_ngram: int = setting(
+        "length of the n-grams that may not be repeated within an output; 0 allows all", at_least=0
+    )
+    max_new_tokens: int = setting("maximum length of an output, which is cut off there", at_least=1)
+    length_penalty: float = setting("exponent of the length in a beam's score")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(Task):
-    """Generate a text from a prompt. Rows with the same prompt are references for one output.
+    """Generate a text from a prompt. Rows with the same prompt are references for one output."""
 
-    prompt, reference  columns; a sequence is the prompt, ``separator``, a space, the reference, and the EOS token
-    separator          text between prompt and reference
-    loss_on_prompt     whether the loss includes the prompt's tokens
-    test               name of the split that is scored once, at the end; ``validation`` selects the epoch
-    decoding           decoding settings
-    metric             module of `rosa_bench.metrics`; ``score`` is one of its scores
-    """
-
-    prompt: str
-    reference: str
-    separator: str
-    loss_on_prompt: bool
-    test: str = "test"
-    decoding: Decoding
-    metric: str
+    prompt: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
+    reference: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
+    separator: str = setting("text between prompt and reference")
+    loss_on_prompt: bool = setting("whether the loss includes the prompt's tokens")
+    test: str = setting(
+        "name of the split that is scored once, at the end; validation selects the epoch", default="test"
+    )
+    decoding: Decoding = setting("decoding settings")
+    metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
 
     has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Decoder
+    prepared_by: ClassVar[str] = "rosa_bench.tasks.generation.prepare"
 
     @property
     def selects_by(self) -> Metric:
@@ -70,8 +54,3 @@ class GenerationTask(Task):
     def columns(self) -> list[str]:
         """All required columns."""
         return [self.prompt, self.reference]
-
-    def prepare(self, context: "Context") -> "PreparedTask":
-        from rosa_bench.tasks.generation.prepare import prepare
-
-        return prepare(self, context)

@@ -13,7 +13,7 @@ from rosa_bench.data.source import describe_source
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.base import Context
+from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.tasks.regression.task import SyntheticTask
 from rosa_bench.tasks.regression.theory import best_errors, best_update

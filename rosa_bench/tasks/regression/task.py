@@ -7,41 +7,36 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.models.spec import Model, Perceptron
-from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.setting import setting
 from rosa_bench.tasks.base import Task
 
 if TYPE_CHECKING:
     from rosa_bench.optim.base import Optimizer
-    from rosa_bench.tasks.base import Context
-    from rosa_bench.tasks.prepared import PreparedTask
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticTask(Task):
     """Fit f* from x ~ N(0, I) and y = f*(x), starting at f. Each weight of f* is f's plus a rank-``true_rank`` matrix.
 
-    inputs, outputs  sizes of x and y
-    true_rank        rank of the matrix added to each weight
-    replicates       independent problems (f, f*, x) that one run trains in parallel, because one alone is too small to
-                     keep a processor busy; each has its own score ``mse.0``, ``mse.1``, ...
-    train_rows, validation_rows  number of x to draw
+    A run trains several independent problems (f, f*, x), its replicates: one alone is too small to keep a processor
+    busy. Each has its own score ``mse.0``, ``mse.1``, ...
     """
 
-    inputs: int
-    outputs: int
-    true_rank: int
-    replicates: int
-    train_rows: int
-    validation_rows: int
+    inputs: int = setting("size of x", at_least=1)
+    outputs: int = setting("size of y", at_least=1)
+    true_rank: int = setting("rank of the matrix added to each weight", at_least=1)
+    replicates: int = setting("independent problems that one run trains in parallel", at_least=1)
+    train_rows: int = setting("number of x to draw for training", at_least=1)
+    validation_rows: int = setting("number of x to draw for validation", at_least=1)
 
     lower_is_better: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Perceptron
+    prepared_by: ClassVar[str] = "rosa_bench.tasks.regression.prepare"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.score", self.score, ("mse",))
-        for key in ("inputs", "outputs", "true_rank", "replicates", "train_rows", "validation_rows"):
-            at_least(f"task.{key}", getattr(self, key), 1)
 
     def check(self, model: Model, optimizer: "Optimizer") -> None:
         super().check(model, optimizer)
@@ -55,8 +50,3 @@ class SyntheticTask(Task):
                     f"task.true_rank={self.true_rank} does not fit a {rows} x {columns} weight of model={model.name}; "
                     f"use at most {min(rows, columns)}, or larger task.inputs, task.outputs or model.hidden"
                 )
-
-    def prepare(self, context: "Context") -> "PreparedTask":
-        from rosa_bench.tasks.regression.prepare import prepare
-
-        return prepare(self, context)

@@ -1,0 +1,33 @@
+"""What a task is told about the run it is prepared for."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Everything that a task may know about the run it is prepared for.
+
+    source         where the weights of ``model`` come from
+    held_out_rows  fraction of the train rows to select on, at most ``held_out_max`` rows; 0 selects on validation
+    """
+
+    model: Model
+    source: Source
+    device: torch.device
+    precision: str
+    seed: int
+    data_dir: Path | None
+    batch_size: int
+    max_length: int | None
+    pad_to_max: bool
+    group_by_length: bool
+    limit_train: int | None
+    limit_eval: int | None
+    held_out_rows: float
+    held_out_max: int
