@@ -76,7 +76,7 @@ class Tracking:
     resuming    whether the run resumes from a checkpoint: it then continues the same run in the tracker, and no epoch
                 is sent twice
 
-    Raises `UserError` if the tracker cannot start. If it fails later, a warning is logged once and nothing more is sent.
+    Raises `UserError` if the tracker cannot start. If it fails later, one warning is logged and nothing more is sent.
     """
 
     def __init__(self, logger: Logger, *, run: str, settings: Mapping[str, Any], state_file: Path, resuming: bool):
