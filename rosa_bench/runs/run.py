@@ -29,7 +29,7 @@ from rosa_bench.system.errors import PreemptedError, UserError
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
 from rosa_bench.tasks.prepared import PreparedTask, Result
-from rosa_bench.trackers.base import Tracking, end_figures
+from rosa_bench.trackers.base import Tracking, final_metrics
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
@@ -111,7 +111,7 @@ def train_and_score(
     record.scores = scores  # so that a run that breaks off leaves what it had
     if earlier is not None:
         best.state = earlier.part("best")
-        meter.go_on_from(earlier.values["meter"])
+        meter.resume_from(earlier.values["meter"])
         scores["epochs"] += earlier.values["training"]["history"]
         log.info("going on from step %d", earlier.values["training"]["step"])
 
@@ -284,11 +284,11 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
 def tracked(record: RunRecord, resolved: ResolvedRun, *, goes_on: bool) -> Iterator[Tracking]:
     """Show the run in its logger, and there too how it ended, however it ended."""
     logger = resolved.config.logger
-    tracking = Tracking(logger, run=record.id, settings=record.config, kept=resolved.tracking, goes_on=goes_on)
+    tracking = Tracking(logger, run=record.id, settings=record.config, state_file=resolved.tracking, resuming=goes_on)
     try:
         yield tracking
     finally:
-        tracking.end(record.status, end_figures(record.scores, record.time_s, record.memory_bytes))
+        tracking.end(record.status, final_metrics(record.scores, record.time_s, record.memory_bytes))
 
 
 def say_start(resolved: ResolvedRun, record: RunRecord) -> None:

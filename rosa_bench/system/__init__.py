@@ -1,1 +1,1 @@
-"""What the project needs of the machine: devices, files, network, and errors."""
+"""Everything close to the machine: devices, memory, files, the network, and errors."""

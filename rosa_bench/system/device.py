@@ -1,4 +1,4 @@
-"""Which device a run uses, and in which precision it multiplies."""
+"""Choose the device of a run and the precision of its matrix products."""
 
 import itertools
 import os
@@ -16,9 +16,11 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` means here. Raises `UserError` if there is none.
+    """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` refers to on this machine.
 
-    With ``own_gpu`` ``auto`` is the GPU that fewest other processes of ours hold, and this process then holds it.
+    With ``own_gpu``, ``auto`` picks the GPU that the fewest other rosa_bench processes hold, and claims it.
+
+    Raises `UserError` if the device does not exist.
     """
     if name == "auto":
         gpu = f"cuda:{_own_gpu()}" if own_gpu and torch.cuda.is_available() else "cuda"
@@ -27,27 +29,28 @@ def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         number = name.partition(":")[2] or "0"
         if not number.isdecimal() or int(number) >= count:
-            raise UserError(f"device={name} is not on this machine, which has {count} CUDA devices; use device=auto")
+            devices = "1 CUDA device" if count == 1 else f"{count} CUDA devices"
+            raise UserError(f"device={name} does not exist: this machine has {devices}; use device=auto")
         return torch.device("cuda", int(number))
     return torch.device(name)
 
 
 @cache  # a process keeps its GPU
 def _own_gpu() -> int:
-    """The GPU that fewest other processes of ours hold, held by a lock until this process ends.
+    """Return the index of the GPU that the fewest other rosa_bench processes hold, and lock it.
 
-    A job's number would not do: jobs end out of order, and two would meet on one GPU while another is idle. The system
-    takes a lock back when its process ends, however it ends.
+    The operating system releases the lock when this process ends, however it ends. Assigning GPUs by job number would
+    not work: jobs end out of order, so two could share one GPU while another is idle.
     """
     folder = Path(tempfile.gettempdir()) / f"rosa-bench-gpus-{os.getuid()}"
     folder.mkdir(exist_ok=True)
     devices = torch.cuda.device_count()
     # Each GPU's first lock, then each GPU's second one, ...
-    return next(n % devices for n in itertools.count() if _is_locked(folder / f"{n % devices}-{n // devices}"))
+    return next(n % devices for n in itertools.count() if _try_lock(folder / f"{n % devices}-{n // devices}"))
 
 
-def _is_locked(path: Path) -> bool:
-    """Lock a file until this process ends; whether that could be done, no other having locked it."""
+def _try_lock(path: Path) -> bool:
+    """Lock a file until this process ends. Return False if another process holds the lock."""
     import fcntl
 
     file = os.open(path, os.O_CREAT | os.O_RDWR)
@@ -60,27 +63,27 @@ def _is_locked(path: Path) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """What ``auto`` means on a device: bfloat16 on a GPU that has it, float32 elsewhere."""
+    """Return ``name``, or for ``auto`` bfloat16 on a GPU that supports it and float32 elsewhere."""
     if name != "auto":
         return name
     return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def has_room(device: torch.device, size_bytes: int) -> bool:
-    """Whether data of this size may be held on ``device``: on a GPU an eighth of what is free, and no more."""
+    """Return whether data of this size may be stored on ``device``: on a GPU, at most an eighth of the free memory."""
     return device.type != "cuda" or size_bytes <= torch.cuda.mem_get_info(device)[0] / 8
 
 
-@cache  # the same one again for the same arguments
+@cache  # equal arguments return the same object
 def autocast(precision: str, device: torch.device) -> Autocast:
-    """A context for forward passes: weights stay float32, matrix products are made in ``precision``."""
+    """Return a context for forward passes: weights stay float32, matrix products use ``precision``."""
     if precision == "float32":
         return nullcontext
     return lambda: torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
-    """The device as a record names it."""
+    """Describe the device for a record."""
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
     return {"type": "cpu", "name": _processor(), "threads": torch.get_num_threads()}

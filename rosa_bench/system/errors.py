@@ -1,14 +1,14 @@
-"""The user's mistakes, told in one line, and the two checks that every settings class shares."""
+"""Errors that are shown to the user as one line, and two checks for settings."""
 
 from collections.abc import Collection
 
 
 class UserError(ValueError):
-    """A mistake the user can mend. Its message is one line: what is wrong, and what to do."""
+    """A mistake that the user can fix. Its message is one line: what is wrong, and what to do."""
 
 
 class PreemptedError(KeyboardInterrupt):
-    """The system asked the program to end. What was trained so far is in a checkpoint."""
+    """The system asked the program to stop. Training so far is saved in a checkpoint."""
 
 
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
@@ -22,5 +22,5 @@ def at_least(key: str, value: float | None, least: float, *, above: bool = False
     if value is None:
         return
     fits = (value > least if above else value >= least) and value < float("inf")
-    if not fits:  # NaN compares false with everything, so it ends here too
+    if not fits:  # NaN compares false with everything, so it is rejected too
         raise UserError(f"{key}={value} is out of range; it must be {'above' if above else 'at least'} {least:g}")

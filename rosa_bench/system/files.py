@@ -1,4 +1,4 @@
-"""Writing files so that nothing on disk is ever half-written or lost."""
+"""Write files and folders so that nothing on disk is ever half-written or lost."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ from rosa_bench.system.errors import UserError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write ``content`` (text as UTF-8) to ``path``: a temporary file beside it, synced, then renamed over it.
+    """Write ``content`` (text as UTF-8) to ``path`` through a temporary file that is synced and then renamed.
 
-    A reader sees the old file or the new one, never a part; a crash leaves the old one.
+    A reader sees either the old file or the new one, never part of one. A crash leaves the old file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -24,7 +24,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would hide a shared results folder from its other readers
+        Path(temporary).chmod(0o644)  # mkstemp's 0600 would lock others out of a shared results folder
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
@@ -32,7 +32,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def cache_folder() -> Path:
-    """Where pulled models and tokens are kept: ``ROSA_BENCH_CACHE``, else the user's cache folder."""
+    """Return the folder for downloaded models and tokenised data.
+
+    It is ``ROSA_BENCH_CACHE`` if set, else ``rosa_bench`` in the user's cache folder.
+    """
     if chosen := os.environ.get("ROSA_BENCH_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosa_bench"
@@ -40,9 +43,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder that becomes ``path`` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
-    Its files are synced before it takes the place of an earlier ``path``; a crash leaves the one or the other.
+    The files are synced before the folder replaces an existing ``path``. A crash leaves either the old or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -53,7 +56,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _sync(file)
         if path.exists():
-            shutil.rmtree(path.with_name(f".{path.name}.earlier"), ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(
+                path.with_name(f".{path.name}.earlier"), ignore_errors=True
+            )  # left by a process that was killed
             path.rename(earlier := path.with_name(f".{path.name}.earlier"))
             temporary.rename(path)
             shutil.rmtree(earlier)
@@ -65,13 +70,16 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what `new_folder` left of ``path`` in processes that were killed. For who alone writes there."""
-    for left in path.parent.glob(f".{path.name}.*"):
-        shutil.rmtree(left)
+    """Delete temporary folders that `new_folder` left beside ``path`` in processes that were killed.
+
+    Call it only when no other process writes to ``path``.
+    """
+    for leftover in path.parent.glob(f".{path.name}.*"):
+        shutil.rmtree(leftover)
 
 
 def _sync(path: Path) -> None:
-    """Make the system put a file, or a folder's list of names, on disk."""
+    """Flush a file, or a folder's directory entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -80,7 +88,7 @@ def _sync(path: Path) -> None:
 
 
 def sha256(*paths: Path) -> str:
-    """SHA-256 of the bytes of ``paths``, one after another, as 64 hexadecimal digits."""
+    """Return the SHA-256 of the concatenated contents of ``paths``, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -90,18 +98,18 @@ def sha256(*paths: Path) -> str:
 
 
 def package_folder() -> Path:
-    """Return the folder of the package ``rosa_bench`` itself."""
+    """Return the folder of the ``rosa_bench`` package."""
     return Path(rosa_bench.__path__[0])
 
 
 def shipped(inside: str, in_tree: str) -> Path:
-    """A folder that travels with the package: ``inside`` an installed one, else ``in_tree`` of the source tree."""
+    """Return a data folder of the package: ``inside`` an installed package, or ``in_tree`` of a source checkout."""
     package = package_folder()
     return package / inside if (package / inside).is_dir() else package.parent / in_tree
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """Make ``folder``, or raise `UserError` naming the setting ``key`` when nothing can be written there."""
+    """Create ``folder``. Raise `UserError`, naming the setting ``key``, if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,4 +1,4 @@
-"""Time and peak memory, phase by phase, of one run on one device."""
+"""Measure the time and peak memory of each phase of a run."""
 
 import gc
 import sys
@@ -15,10 +15,10 @@ _STATUS = Path("/proc/self/status")
 
 
 class Meter:
-    """Adds up seconds, and keeps the peak of memory, under the name of the phase they were spent in.
+    """Total time in seconds and peak memory in bytes, by phase, of one run on one device.
 
-    Phases nest: a resample inside training counts as resampling alone. The device is synchronised only where a
-    phase begins or ends, so that a training step is never made to wait.
+    Phases nest: a resample during training counts only as resampling. The device is synchronised only at the start
+    and end of a phase, so a training step never waits.
     """
 
     def __init__(self, device: torch.device):
@@ -30,7 +30,7 @@ class Meter:
 
     @property
     def totals(self) -> dict[str, Mapping[str, float]]:
-        """Everything so far, as a checkpoint keeps it: the phase that is going on too."""
+        """All totals so far, including the current phase, in the form that a checkpoint stores."""
         time_s, memory_bytes = dict(self.time_s), dict(self.memory_bytes)
         if self._phases:
             name = self._phases[-1]
@@ -38,8 +38,8 @@ class Meter:
             memory_bytes[name] = max(memory_bytes.get(name, 0), peak_bytes(self.device))
         return {"time_s": time_s, "memory_bytes": memory_bytes}
 
-    def go_on_from(self, totals: Mapping[str, Mapping[str, float]]) -> None:
-        """Add what an earlier part of the run took. The peak of memory is the greater one's."""
+    def resume_from(self, totals: Mapping[str, Mapping[str, float]]) -> None:
+        """Include the `totals` of an earlier part of the run: seconds add up, the higher memory peak counts."""
         for name, seconds in totals["time_s"].items():
             self.time_s[name] += seconds
         for name, peak in totals["memory_bytes"].items():
@@ -47,7 +47,7 @@ class Meter:
 
     @property
     def headroom_bytes(self) -> int | None:
-        """How much more memory can be taken now without raising the run's peak so far; none where that is not known."""
+        """Memory headroom below the run's peak so far, or None if unknown."""
         if self.device.type != "cuda":
             return None
         peak = max(peak_bytes(self.device), *self.memory_bytes.values(), 0)
@@ -55,7 +55,7 @@ class Meter:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count what happens inside the block as ``name``."""
+        """Attribute the time and memory of the block to the phase ``name``."""
         self._close()
         self._phases.append(name)
         try:
@@ -65,7 +65,7 @@ class Meter:
             self._phases.pop()
 
     def _close(self) -> None:
-        """End the current stretch: book its time and peak, and begin the next one from zero."""
+        """Add the time and peak since the last call to the current phase, and start again from zero."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -78,9 +78,9 @@ class Meter:
 
 
 def release_unused() -> None:
-    """Give back what earlier runs of this process left, so that neither peak nor room depend on the run before.
+    """Free memory left by earlier runs in this process, so that neither peak nor headroom depends on them.
 
-    A model goes with its last reference; one that is in a cycle, as hooks make them, only when it is looked for.
+    The garbage collector must run: hooks put a model into a reference cycle, which outlives its last reference.
     """
     gc.collect()
     if torch.cuda.is_initialized():
@@ -88,7 +88,7 @@ def release_unused() -> None:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Forget the peak of memory so far, so that one job of a sweep does not report another's."""
+    """Reset the memory peak, so that one job of a sweep does not report the peak of another."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR_REFS.exists():
@@ -96,7 +96,7 @@ def reset_peak(device: torch.device) -> None:
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory since `reset_peak`: of the CUDA allocator, or resident memory of this process on the CPU."""
+    """Return the peak memory since `reset_peak`: the CUDA allocator's, or on the CPU this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.exists():
@@ -104,5 +104,5 @@ def peak_bytes(device: torch.device) -> int:
         return int(line.split()[1]) * 1024
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # the whole life's peak: cannot be reset here
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # peak since the process started; it cannot be reset here
     return peak if sys.platform == "darwin" else peak * 1024

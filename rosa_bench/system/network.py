@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub can be reached."""
+"""Check whether the Hugging Face hub can be reached."""
 
 import os
 import socket
@@ -9,10 +9,11 @@ TIMEOUT_S = 5.0
 
 
 def offline_if_unreachable() -> None:
-    """Set ``HF_HUB_OFFLINE`` when the hub's host does not answer, so that cached copies are used at once.
+    """Set ``HF_HUB_OFFLINE`` if the hub does not answer, so that cached copies are used immediately.
 
-    The hub's client would retry for a minute before it looks into its cache. To be called before `transformers` or
-    `datasets` is imported: they read the variable then. Behind a proxy nothing is probed, because only the proxy knows.
+    Otherwise the hub's client retries for a minute before it uses its cache. Call this before importing `transformers`
+    or `datasets`, which read the variable on import. Behind a proxy nothing is probed, because a direct connection
+    says nothing about what the proxy can reach.
     """
     endpoint = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     if "HF_HUB_OFFLINE" in os.environ or urllib.request.getproxies():

@@ -14,21 +14,21 @@ from typing import Any, ClassVar
 from rosa_bench.system.errors import UserError, one_of
 
 KEY = "setting"
-ABSENT: Any = object()  # of `Setting.before`: the setting has always existed
+ABSENT: Any = object()  # value of `Setting.before` for a setting that has always existed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known about a setting besides its name, type and default.
+    """Everything about a setting except its name, type and default.
 
     help       one line for ``--help``
-    choices    the values allowed, if they are few
+    choices    the allowed values, if there are only a few
     at_least, above, at_most, below  the range of a number
-    identity   whether the setting can change a score, and so belongs to the identity of a run
-    free       whether every protocol leaves it to the experiment, so that setting it is no deviation
+    identity   whether the setting can change a score and is therefore part of a run's identity
+    free       whether every protocol leaves the choice to the experiment, so that setting it is not a deviation
     published  whether records show it; paths and tools of one machine are not shown
-    before     what was done before the setting existed: older records, which lack it, count as having this value
-    key        name on the command line, where it is not the field's
+    before     the value that describes the behaviour before the setting existed; assumed for older records
+    key        name on the command line, if it differs from the field's name
     """
 
     help: str
@@ -44,7 +44,7 @@ class Setting:
     key: str | None = None
 
     def check(self, key: str, value: Any) -> None:
-        """Raise `UserError`, naming ``key`` and what is allowed, unless ``value`` is. None is always allowed."""
+        """Raise `UserError`, naming ``key`` and the allowed values, if ``value`` is invalid. None is always valid."""
         if value is None:
             return
         if self.choices is not None:
@@ -59,20 +59,20 @@ class Setting:
         )
         bounded = any(bound is not None for bound, _, _ in bounds)
         for bound, words, fits in bounds:
-            if bound is not None and not fits(bound):  # NaN fits nothing
+            if bound is not None and not fits(bound):  # NaN fails every comparison
                 raise UserError(f"{key}={value} is out of range; it must be {words} {bound:g}")
         if bounded and abs(value) == float("inf"):
             raise UserError(f"{key}={value} is out of range; it must be finite")
 
 
 def setting(
-    help: str,  # noqa: A002 - it is what argparse and click call it
+    help: str,  # noqa: A002 - argparse and click use this name
     *,
     default: Any = MISSING,
     default_factory: Callable[[], Any] | Any = MISSING,
     **known: Any,
 ) -> Any:
-    """Return a dataclass field that is a setting; ``known`` are fields of `Setting`."""
+    """Return a dataclass field that declares a setting; ``known`` are further fields of `Setting`."""
     metadata = {KEY: Setting(help=help, **known)}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
@@ -81,18 +81,18 @@ UNDECLARED = Setting(help="")
 
 
 def setting_of(declared: dataclasses.Field) -> Setting:
-    """Return what is known about a dataclass field; a field that is no `setting` has no help and no limits."""
+    """Return the `Setting` of a dataclass field. A field not made by `setting` has no help and no limits."""
     return declared.metadata.get(KEY, UNDECLARED)
 
 
 def settings_of(kind: type | Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
-    """Yield the fields of a dataclass (or of an instance), each with what is known about it."""
+    """Yield each field of a dataclass (or of an instance) with its `Setting`."""
     for declared in dataclasses.fields(kind):
         yield declared, setting_of(declared)
 
 
 class Checked:
-    """Base of dataclasses whose settings are checked when an instance is made.
+    """Base class for dataclasses whose settings are checked when an instance is created.
 
     section  the prefix of its settings on the command line, such as ``optimizer``; empty at the top level
     """

@@ -1,7 +1,8 @@
-"""Runs shown in the tools that people already use: TensorBoard, Weights & Biases, MLflow, trackio.
+"""Report runs to experiment trackers: TensorBoard, Weights & Biases, MLflow or trackio.
 
-accelerate's trackers talk to the tools. Here is what they leave open: where a run is written, how one that broke off is
-gone on with, and how it ended. A record has all the figures that a tool is sent, so a tool that fails costs no run.
+accelerate's trackers talk to the tools. This package adds what they leave out: where a run is stored, how an
+interrupted run is continued, and how a run ended. Every number sent is also in the record, so a tracker that fails does
+not spoil the run.
 """
 
 import json
@@ -19,18 +20,20 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
 log = logging.getLogger(__name__)
-Figures = dict[str, float]
+Metrics = dict[str, float]
 Settings = dict[str, bool | int | float | str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logger:
-    """A tool that runs are shown in, as ``conf/logger`` sets it up. This one is no tool: it shows nothing.
+    """An experiment tracker as configured in ``conf/logger``. This base class, ``logger=none``, reports nothing.
 
-    packages  what must be importable; raises `UserError` where it is not
-    project   under which the tool groups runs
-    folder    where it writes on this machine, if it does
-    help      what to do when it cannot start
+    packages  packages that must be installed
+    project   the tracker's name for the group of runs
+    folder    where the tracker writes on this machine, if it does
+    help      advice for when the tracker cannot start
+
+    Raises `UserError` if a package is not installed.
     """
 
     name: str
@@ -41,125 +44,130 @@ class Logger:
 
     def __post_init__(self) -> None:
         if missing := [package for package in self.packages if find_spec(package) is None]:
-            what = (
-                f"the package {missing[0]}; install it" if len(missing) == 1 else f"{', '.join(missing)}; install them"
+            packages = "the package" if len(missing) == 1 else "the packages"
+            raise UserError(
+                f"logger={self.name} needs {packages} {', '.join(missing)}; run: pip install {' '.join(missing)}"
             )
-            raise UserError(f"logger={self.name} needs {what}: pip install {' '.join(missing)}")
 
     @property
-    def place(self) -> Path:
-        """``folder`` as a path that holds wherever the process goes."""
+    def path(self) -> Path:
+        """``folder`` as an absolute path, which stays valid when the working directory changes."""
         return Path(self.folder).expanduser().absolute()
 
     def start(self, run: str, settings: Settings, key: str | None) -> Any:
-        """Accelerate's tracker for a new run of that name or, given its ``key``, for one that is there already."""
+        """Return accelerate's tracker for a new run of this name or, given its ``key``, for an existing run."""
 
     def key(self, tracker: Any) -> str:
-        """By what the tool knows the run."""
+        """Return the tool's own identifier of the run."""
         raise NotImplementedError
 
     def end(self, tracker: Any, status: str, step: int) -> None:
-        """Say how the run ended, and let go of it."""
+        """Report how the run ended, and close it."""
         tracker.log({"status": status}, step=step)
         tracker.finish()
 
 
 class Tracking:
-    """One run as a logger shows it, from its start to its end.
+    """Report one run to a tracker, from start to end.
 
-    run       its name
-    settings  its configuration; what is nested gets dotted keys
-    kept      a file that remembers what was sent until the run is completed
-    goes_on   whether the run goes on from a checkpoint: then so does what is shown, and no epoch is sent twice
+    run         name of the run
+    settings    its configuration; nested settings get dotted keys
+    state_file  file that records what was sent, until the run is completed
+    resuming    whether the run resumes from a checkpoint: it then continues the same run in the tracker, and no epoch
+                is sent twice
 
-    Raises `UserError` if the tool cannot start. What it raises later is a warning, the first time, and no more is sent.
+    Raises `UserError` if the tracker cannot start. If it fails later, one warning is logged and nothing more is sent.
     """
 
-    def __init__(self, logger: Logger, *, run: str, settings: Mapping[str, Any], kept: Path, goes_on: bool):
-        self.logger, self.kept, self.failed = logger, kept, False
-        known = json.loads(kept.read_text(encoding="utf-8")) if goes_on and kept.exists() else {}
-        if known.get("logger") != logger.name:
-            known = {}
-        self.epochs, self.step = known.get("epochs", 0), known.get("step", 0)
-        self.tracker = self._start(run, flat(settings), known.get("key"))
+    def __init__(self, logger: Logger, *, run: str, settings: Mapping[str, Any], state_file: Path, resuming: bool):
+        self.logger, self.state_file, self.failed = logger, state_file, False
+        state = json.loads(state_file.read_text(encoding="utf-8")) if resuming and state_file.exists() else {}
+        if state.get("logger") != logger.name:
+            state = {}
+        self.epochs, self.step = state.get("epochs", 0), state.get("step", 0)
+        self.tracker = self._start(run, flatten(settings), state.get("key"))
         if self.tracker is not None:
-            self._keep()
+            self._save_state()
 
     def show_epochs(self, epochs: Sequence[Mapping[str, Any]], *, scored_on: str, steps_per_epoch: int) -> None:
-        """Send those of a record's ``epochs`` that were not sent before, each at the optimizer step at its end."""
+        """Send the ``epochs`` of a record that were not sent before, each at the optimizer step where it ends."""
         if self.tracker is None:
             return
         while self.epochs < len(epochs) and not self.failed:
-            with self._only_warned():
+            with self._errors_as_warnings():
                 step = (self.epochs + 1) * steps_per_epoch
-                self.tracker.log(epoch_figures(epochs[self.epochs], scored_on), step=step)
+                self.tracker.log(epoch_metrics(epochs[self.epochs], scored_on), step=step)
                 self.epochs, self.step = self.epochs + 1, step
-                self._keep()
+                self._save_state()
 
-    def end(self, status: str, figures: Figures) -> None:
-        """Send the last figures, and say how the run ended: its record's ``status``."""
+    def end(self, status: str, metrics: Metrics) -> None:
+        """Send the final metrics and the record's ``status``, and close the run."""
         if self.tracker is None:
             return
         if not self.failed:
-            with self._only_warned():
-                self.tracker.log(figures, step=self.step)
-        with self._only_warned():
+            with self._errors_as_warnings():
+                self.tracker.log(metrics, step=self.step)
+        with self._errors_as_warnings():
             self.logger.end(self.tracker, status, self.step)
         if status == "completed":
-            self.kept.unlink(missing_ok=True)
+            self.state_file.unlink(missing_ok=True)
 
     def _start(self, run: str, settings: Settings, key: str | None) -> Any:
         if not self.logger.packages:  # logger=none
             return None
         from accelerate import PartialState
 
-        PartialState(cpu=True)  # without it no tracker works; it is not to look for devices
+        PartialState(cpu=True)  # every tracker needs it; cpu=True keeps it from initialising devices
         try:
-            self.logger.place.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.logger.place / ".starting"):  # jobs that start at once would make one data base twice
+            self.logger.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.logger.path / ".starting"):  # jobs that start together would create one database twice
                 return self.logger.start(run, settings, key)
-        except Exception as error:  # the tools have no error in common
-            raise UserError(f"logger={self.logger.name} cannot start: {said(error)}; {self.logger.help}") from error
+        except Exception as error:  # the tools share no base class for errors
+            raise UserError(
+                f"logger={self.logger.name} cannot start: {describe_error(error)}; {self.logger.help}"
+            ) from error
 
-    def _keep(self) -> None:
-        known = {"logger": self.logger.name, "key": self.logger.key(self.tracker)}
-        write_atomic(self.kept, json.dumps({**known, "epochs": self.epochs, "step": self.step}))
+    def _save_state(self) -> None:
+        run = {"logger": self.logger.name, "key": self.logger.key(self.tracker)}
+        write_atomic(self.state_file, json.dumps({**run, "epochs": self.epochs, "step": self.step}))
 
     @contextmanager
-    def _only_warned(self) -> Iterator[None]:
-        """Let no error of the tool out, and tell the first. A server that is gone is not waited for again."""
+    def _errors_as_warnings(self) -> Iterator[None]:
+        """Suppress the tracker's errors and log the first as a warning. After it, nothing is sent to the tracker."""
         try:
             yield
         except Exception as error:
             if not self.failed:
-                log.warning("logger=%s failed and is sent no more: %s", self.logger.name, said(error))
+                log.warning(
+                    "logger=%s failed, so nothing more is sent to it: %s", self.logger.name, describe_error(error)
+                )
             self.failed = True
 
 
-def flat(settings: Mapping[str, Any]) -> Settings:
-    """Nested settings by dotted keys; what is no single value becomes JSON."""
-    found: Settings = {}
+def flatten(settings: Mapping[str, Any]) -> Settings:
+    """Flatten nested settings to dotted keys. Lists become JSON text."""
+    flat: Settings = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= {f"{key}.{name}": inner for name, inner in flat(value).items()}
+            flat |= {f"{key}.{name}": inner for name, inner in flatten(value).items()}
         else:
-            found[key] = value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
-    return found
+            flat[key] = value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+    return flat
 
 
-def epoch_figures(epoch: Mapping[str, Any], scored_on: str) -> Figures:
-    """What is sent of one of a record's epochs."""
+def epoch_metrics(epoch: Mapping[str, Any], scored_on: str) -> Metrics:
+    """Return the metrics to send for one epoch of a record."""
     scores = {f"{scored_on}/{name}": score for name, score in epoch["scores"].items()}
     return {"train/loss": epoch["train_loss"], **scores, "time_s": epoch["time_s"]}
 
 
-def end_figures(scores: Mapping[str, Any], time_s: Mapping[str, float], memory_bytes: Mapping[str, int]) -> Figures:
-    """What is sent of a record when its run has ended, also if it broke off: the scores that count, time and memory."""
+def final_metrics(scores: Mapping[str, Any], time_s: Mapping[str, float], memory_bytes: Mapping[str, int]) -> Metrics:
+    """Return the metrics to send when a run ends, completed or not: selected and last scores, time and memory."""
     chosen = {which: scores.get(which) or {} for which in ("selected", "last")}
-    figures = {f"{which}/{name}": figure for which, those in chosen.items() for name, figure in those.items()}
-    return {**figures, "total_time_s": time_s["total"], "peak_memory_bytes": max(memory_bytes.values(), default=0)}
+    metrics = {f"{which}/{name}": score for which, group in chosen.items() for name, score in group.items()}
+    return {**metrics, "total_time_s": time_s["total"], "peak_memory_bytes": max(memory_bytes.values(), default=0)}
 
 
-def said(error: Exception) -> str:
-    """An error's kind, and the first line of its message."""
+def describe_error(error: Exception) -> str:
+    """Return the type of an error and the first line of its message."""
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0].rstrip('. ')}"

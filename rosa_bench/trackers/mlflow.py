@@ -1,8 +1,4 @@
-"""Runs shown in the tools that people already use: TensorBoard, Weights & Biases, MLflow, trackio.
-
-accelerate's trackers talk to the tools. Here is what they leave open: where a run is written, how one that broke off is
-gone on with, and how it ended. A record has all the figures that a tool is sent, so a tool that fails costs no run.
-"""
+"""Report runs to MLflow."""
 
 import os
 from dataclasses import dataclass
@@ -13,7 +9,7 @@ from rosa_bench.trackers.base import Logger, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class MLflow(Logger):
-    """The server that MLFLOW_TRACKING_URI names, or a data base in ``folder``."""
+    """MLflow, on the server that MLFLOW_TRACKING_URI names, or else a database in ``folder``."""
 
     def start(self, run: str, settings: Settings, key: str | None) -> Any:
         import mlflow  # pyright: ignore[reportMissingImports]
@@ -21,8 +17,8 @@ class MLflow(Logger):
 
         artifacts = None
         if "MLFLOW_TRACKING_URI" not in os.environ:
-            mlflow.set_tracking_uri(f"sqlite:///{self.place / 'mlflow.db'}")  # pyright: ignore[reportAttributeAccessIssue]
-            artifacts = (self.place / "artifacts").as_uri()
+            mlflow.set_tracking_uri(f"sqlite:///{self.path / 'mlflow.db'}")  # pyright: ignore[reportAttributeAccessIssue]
+            artifacts = (self.path / "artifacts").as_uri()
         tracker = MLflowTracker(self.project, artifacts, run_id=key, run_name=run)
         tracker.start()
         if key is None:

@@ -1,8 +1,4 @@
-"""Runs shown in the tools that people already use: TensorBoard, Weights & Biases, MLflow, trackio.
-
-accelerate's trackers talk to the tools. Here is what they leave open: where a run is written, how one that broke off is
-gone on with, and how it ended. A record has all the figures that a tool is sent, so a tool that fails costs no run.
-"""
+"""Report runs to trackio."""
 
 import os
 from dataclasses import dataclass
@@ -13,10 +9,10 @@ from rosa_bench.trackers.base import Logger, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class Trackio(Logger):
-    """trackio: a data base in ``folder``, or wherever TRACKIO_DIR or TRACKIO_SPACE_ID say."""
+    """trackio, with a database in ``folder`` unless TRACKIO_DIR or TRACKIO_SPACE_ID names another place."""
 
     def start(self, run: str, settings: Settings, key: str | None) -> Any:
-        os.environ.setdefault("TRACKIO_DIR", str(self.place))  # read when trackio is imported
+        os.environ.setdefault("TRACKIO_DIR", str(self.path))  # trackio reads it on import
         from accelerate.tracking import TrackioTracker
 
         resume = "never" if key is None else "allow"

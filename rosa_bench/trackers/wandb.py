@@ -1,8 +1,4 @@
-"""Runs shown in the tools that people already use: TensorBoard, Weights & Biases, MLflow, trackio.
-
-accelerate's trackers talk to the tools. Here is what they leave open: where a run is written, how one that broke off is
-gone on with, and how it ended. A record has all the figures that a tool is sent, so a tool that fails costs no run.
-"""
+"""Report runs to Weights & Biases."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,13 +8,13 @@ from rosa_bench.trackers.base import Logger, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class WandB(Logger):
-    """Weights & Biases: its server, or with WANDB_MODE=offline files for ``wandb sync``."""
+    """Weights & Biases: its server, or with WANDB_MODE=offline, files for ``wandb sync``."""
 
     def start(self, run: str, settings: Settings, key: str | None) -> Any:
         from accelerate.tracking import WandBTracker
 
-        again = {} if key is None else {"id": key, "resume": "allow"}
-        tracker = WandBTracker(self.project, name=run, dir=self.place, config=settings, **again)
+        continued = {} if key is None else {"id": key, "resume": "allow"}
+        tracker = WandBTracker(self.project, name=run, dir=self.path, config=settings, **continued)
         tracker.start()
         return tracker
 

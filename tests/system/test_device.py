@@ -15,14 +15,14 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _no_one_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No one holds one of the devices that we pretend to have."""
+def _no_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other process holds one of the fake devices."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     device._own_gpu.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = True) -> None:
-    """A machine with so many CUDA devices."""
+    """Fake a machine with this many CUDA devices."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bfloat16)
@@ -32,7 +32,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = T
     (0, "auto", "cpu"), (0, "cpu", "cpu"), (1, "auto", "cuda:0"), (1, "cuda", "cuda:0"), (1, "cpu", "cpu"),
     (2, "cuda:1", "cuda:1"), (2, "auto", "cuda:0"),
 ])  # fmt: skip
-def test_a_device_is_resolved(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
+def test_device_names_resolve(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
     pretend(monkeypatch, devices=devices)
     assert resolve_device(name) == torch.device(expected)
 
@@ -48,7 +48,7 @@ sys.stdin.read()
 """
 
 
-def test_looking_at_a_device_takes_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolving_a_device_claims_it_only_with_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [str(resolve_device("auto")) for _ in range(3)] == ["cuda:0"] * 3
@@ -57,7 +57,7 @@ def test_looking_at_a_device_takes_none(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir())
 
 
-def test_processes_share_the_devices_evenly_and_give_them_back(tmp_path: Path) -> None:
+def test_processes_share_gpus_evenly_and_release_them(tmp_path: Path) -> None:
     processes: list[subprocess.Popen] = []
 
     def start() -> str:
@@ -66,7 +66,7 @@ def test_processes_share_the_devices_evenly_and_give_them_back(tmp_path: Path) -
         stdout = processes[-1].stdout
         assert stdout is not None
         first, second = stdout.readline().split()
-        assert first == second  # one run after another in a process has the same device
+        assert first == second  # all runs of one process use the same device
         return first
 
     try:
@@ -83,9 +83,9 @@ def test_processes_share_the_devices_evenly_and_give_them_back(tmp_path: Path) -
 @pytest.mark.parametrize(("devices", "name"), [
     (0, "cuda"), (0, "cuda:0"), (1, "cuda:1"), (2, "cuda:2"), (2, "cuda:-1"), (2, "cuda:x"), (2, "cuda:1:1"),
 ])  # fmt: skip
-def test_a_device_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, devices: int, name: str) -> None:
+def test_missing_device_raises(monkeypatch: pytest.MonkeyPatch, devices: int, name: str) -> None:
     pretend(monkeypatch, devices=devices)
-    with pytest.raises(UserError, match=f"device={name} .*{devices} CUDA devices.*device=auto"):
+    with pytest.raises(UserError, match=f"device={name} does not exist: .* {devices} CUDA devices?; use device=auto$"):
         resolve_device(name)
 
 
@@ -93,7 +93,7 @@ def test_a_device_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, dev
     ("auto", "cpu", True, "float32"), ("auto", "cuda", True, "bfloat16"), ("auto", "cuda", False, "float32"),
     ("float32", "cuda", True, "float32"), ("bfloat16", "cpu", True, "bfloat16"),
 ])  # fmt: skip
-def test_precision_follows_the_device_unless_given(
+def test_auto_precision_depends_on_the_device(
     monkeypatch: pytest.MonkeyPatch, name: str, device: str, bfloat16: bool, expected: str
 ) -> None:
     pretend(monkeypatch, devices=1, bfloat16=bfloat16)
@@ -101,17 +101,17 @@ def test_precision_follows_the_device_unless_given(
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_products_are_made_in_the_precision_and_weights_stay(precision: str, dtype: torch.dtype) -> None:
+def test_autocast_sets_the_precision_of_products_and_leaves_weights_alone(precision: str, dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(3, 2)
     context = autocast(precision, CPU)
-    for _ in range(2):  # it can be entered again, at every step
+    for _ in range(2):  # it can be entered again at every step
         with context():
             assert layer(torch.ones(1, 3)).dtype == dtype
     assert layer.weight.dtype == torch.float32
     assert layer(torch.ones(1, 3)).dtype == torch.float32
 
 
-def test_a_device_is_described_for_a_record() -> None:
+def test_describe_returns_json_for_the_record() -> None:
     described = describe(CPU)
     assert described["type"] == "cpu"
     assert described["name"]

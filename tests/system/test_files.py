@@ -10,7 +10,7 @@ from rosa_bench.system.files import check_writable, new_folder, remove_unfinishe
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below ``folder``, hidden ones too, with the files' bytes."""
+    """Return every file (with its bytes) and folder below ``folder``, including hidden ones."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
@@ -23,21 +23,21 @@ def test_write_atomic_writes_and_replaces(tmp_path: Path) -> None:
         write_atomic(path, text)
         assert listing(path.parent) == {"record.json": text.encode("utf-8")}
     write_atomic(path, b"\x89PNG\r\n\xff")
-    assert listing(path.parent) == {"record.json": b"\x89PNG\r\n\xff"}  # bytes are written as they are
+    assert listing(path.parent) == {"record.json": b"\x89PNG\r\n\xff"}  # bytes are written unchanged
 
 
-def test_write_atomic_leaves_a_file_that_others_can_read(tmp_path: Path) -> None:
+def test_write_atomic_makes_files_readable_by_others(tmp_path: Path) -> None:
     write_atomic(tmp_path / "record.json", "text")
     assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o644
 
 
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("failing", ["write", "fsync", "replace"])
 def test_write_atomic_keeps_the_old_file_when_it_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, there: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, exists: bool
 ) -> None:
     path = tmp_path / "record.json"
-    if there:
+    if exists:
         path.write_text("old")
     before = listing(tmp_path)
 
@@ -48,32 +48,32 @@ def test_write_atomic_keeps_the_old_file_when_it_fails(
         monkeypatch.setattr(os, "fsync", fail)
     if failing == "replace":
         monkeypatch.setattr(Path, "replace", fail)
-    text = "\ud800" if failing == "write" else "new"  # half of a surrogate pair is in no encoding
+    text = "\ud800" if failing == "write" else "new"  # a lone surrogate cannot be encoded
     with pytest.raises((OSError, UnicodeEncodeError)):
         write_atomic(path, text)
     assert listing(tmp_path) == before
 
 
-def test_write_atomic_syncs_before_it_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_atomic_syncs_before_replacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(f"{os.fstat(handle).st_size} {path.read_text()}"))
     write_atomic(path, "brand new")
-    assert seen == ["9 old"]  # all nine bytes handed over, and the old file still in place
+    assert seen == ["9 old"]  # all nine bytes written, old file still in place
 
 
-def test_new_folder_appears_whole(tmp_path: Path) -> None:
+def test_new_folder_appears_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "model"
     with new_folder(path) as new:
         (new / "weights").write_text("1")
         assert not path.exists()
-        assert new.parent == path.parent  # the same file system, or the rename would be a copy
+        assert new.parent == path.parent  # same file system, so that renaming does not copy
     assert listing(path.parent) == {"model": None, "model/weights": b"1"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
-def test_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+def test_new_folder_replaces_the_whole_old_folder(tmp_path: Path) -> None:
     path = tmp_path / "model"
     path.mkdir()
     (path / "old").write_text("1")
@@ -84,10 +84,10 @@ def test_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
-@pytest.mark.parametrize("there", [True, False])
-def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, there: bool, error: type[BaseException]) -> None:
+@pytest.mark.parametrize("exists", [True, False])
+def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, exists: bool, error: type[BaseException]) -> None:
     path = tmp_path / "model"
-    if there:
+    if exists:
         path.mkdir()
         (path / "old").write_text("1")
     before = listing(tmp_path)
@@ -97,7 +97,7 @@ def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, there: bool, 
     assert listing(tmp_path) == before
 
 
-def test_new_folder_replaces_what_a_killed_process_left_half_replaced(tmp_path: Path) -> None:
+def test_new_folder_cleans_up_after_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "model"
     for folder in (path, tmp_path / ".model.earlier"):
         folder.mkdir()
@@ -107,7 +107,7 @@ def test_new_folder_replaces_what_a_killed_process_left_half_replaced(tmp_path: 
     assert listing(tmp_path) == {"model": None, "model/new": b"2"}
 
 
-def test_new_folder_syncs_its_files_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_folder_syncs_files_before_it_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model"
     seen: list[tuple[bool, bool]] = []
     monkeypatch.setattr(
@@ -117,10 +117,10 @@ def test_new_folder_syncs_its_files_before_it_appears(tmp_path: Path, monkeypatc
         (new / "deep").mkdir()
         for name in ("one", "deep/two"):
             (new / name).write_text("1")
-    assert seen == [(False, False), (False, False), (True, True)]  # the files, then the list of names
+    assert seen == [(False, False), (False, False), (True, True)]  # the files, then the directory
 
 
-def test_what_killed_processes_left_of_a_folder_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_remove_unfinished_deletes_only_leftovers_of_that_folder(tmp_path: Path) -> None:
     for name in ("model", "model.x", ".model.x", ".model.earlier", ".models", "other", ".other.x"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()
@@ -132,7 +132,7 @@ def test_what_killed_processes_left_of_a_folder_is_removed_and_nothing_else(tmp_
 @pytest.mark.parametrize(
     "contents",
     [[], [b""], [b"abc"], [b"abc", b"", b"de"], [bytes(range(256)) * 5000, b"x" * (1 << 20)]],
-    ids=["none", "empty", "one", "three", "more than a block"],
+    ids=["no file", "empty", "one", "three", "more than one block"],
 )
 def test_sha256_equals_hashlib(tmp_path: Path, contents: list[bytes]) -> None:
     paths = [tmp_path / str(number) for number in range(len(contents))]
@@ -147,7 +147,7 @@ def test_sha256_known_value(tmp_path: Path) -> None:
     assert sha256(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_check_writable_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+def test_check_writable_creates_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "results"
     for _ in range(2):
         check_writable("results_dir", folder)

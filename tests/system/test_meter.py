@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rosa_bench.system import meter as measure
+from rosa_bench.system import meter as meter_module
 from rosa_bench.system.meter import Meter, peak_bytes, reset_peak
 
 CPU = torch.device("cpu")
@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 
 class Clock:
-    """A clock that goes only when told to."""
+    """A clock that a test advances by hand."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -23,11 +23,11 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock in the place of the meter's. Memory, which costs most of a phase's change, is left out."""
+    """Replace the meter's clock, and skip its memory readings, which are slow."""
     clock = Clock()
-    monkeypatch.setattr(measure, "time", clock)
-    monkeypatch.setattr(measure, "reset_peak", lambda _device: None)
-    monkeypatch.setattr(measure, "peak_bytes", lambda _device: 0)
+    monkeypatch.setattr(meter_module, "time", clock)
+    monkeypatch.setattr(meter_module, "reset_peak", lambda _device: None)
+    monkeypatch.setattr(meter_module, "peak_bytes", lambda _device: 0)
     return clock
 
 
@@ -45,11 +45,11 @@ def test_nested_phases_count_each_second_once(clock: Clock) -> None:
     clock.now += 64
     with meter.phase("evaluate"):
         clock.now += 128
-    # Powers of two: every sum says which stretches are in it.
+    # Powers of two, so each sum shows exactly which intervals it includes.
     assert meter.time_s == {"train": 2 + 32, "resample": 4 + 16, "load": 8, "evaluate": 128}
 
 
-def test_phases_of_one_name_add_up(clock: Clock) -> None:
+def test_phases_with_the_same_name_add_up(clock: Clock) -> None:
     meter = Meter(CPU)
     for seconds in (1, 2):
         with meter.phase("train"):
@@ -59,7 +59,7 @@ def test_phases_of_one_name_add_up(clock: Clock) -> None:
     assert meter.time_s == {"train": 1 + 2 + 4 + 4}
 
 
-def test_an_error_ends_its_phases(clock: Clock) -> None:
+def test_an_error_ends_all_open_phases(clock: Clock) -> None:
     meter = Meter(CPU)
     with pytest.raises(KeyError), meter.phase("train"):
         clock.now += 1
@@ -72,10 +72,10 @@ def test_an_error_ends_its_phases(clock: Clock) -> None:
     assert meter.time_s == {"train": 1, "resample": 2, "evaluate": 8}
 
 
-def test_memory_is_the_highest_peak_of_a_phases_stretches(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_of_a_phase_is_its_highest_peak(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     state = SimpleNamespace(peak=0)
-    monkeypatch.setattr(measure, "peak_bytes", lambda _device: state.peak)
-    monkeypatch.setattr(measure, "reset_peak", lambda _device: setattr(state, "peak", 0))
+    monkeypatch.setattr(meter_module, "peak_bytes", lambda _device: state.peak)
+    monkeypatch.setattr(meter_module, "reset_peak", lambda _device: setattr(state, "peak", 0))
     meter = Meter(CPU)
     with meter.phase("train"):
         state.peak = 5
@@ -87,35 +87,35 @@ def test_memory_is_the_highest_peak_of_a_phases_stretches(clock: Clock, monkeypa
     assert meter.memory_bytes == {"train": 5, "resample": 9, "evaluate": 0}
 
 
-def test_totals_hold_the_phase_that_is_going_on(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_totals_include_the_current_phase(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     meter = Meter(CPU)
     with meter.phase("train"):
         clock.now += 1
         with meter.phase("resample"):
             clock.now += 2
         clock.now += 4
-        monkeypatch.setattr(measure, "peak_bytes", lambda _device: 7)
+        monkeypatch.setattr(meter_module, "peak_bytes", lambda _device: 7)
         totals = {"time_s": {"train": 1 + 4, "resample": 2}, "memory_bytes": {"train": 7, "resample": 0}}
         assert meter.totals == totals
-        assert meter.totals == totals  # asking changes nothing
+        assert meter.totals == totals  # reading changes nothing
     assert meter.totals == totals
 
 
-def test_a_run_that_goes_on_adds_seconds_and_keeps_the_higher_peak(clock: Clock) -> None:
+def test_resuming_adds_seconds_and_keeps_the_higher_peak(clock: Clock) -> None:
     first, meter = Meter(CPU), Meter(CPU)
     with first.phase("load"), first.phase("train"):
         clock.now += 1
     with meter.phase("load"):
         clock.now += 2
     meter.memory_bytes.update(load=5, train=3)
-    meter.go_on_from({"time_s": first.totals["time_s"], "memory_bytes": {"load": 4, "train": 6}})
+    meter.resume_from({"time_s": first.totals["time_s"], "memory_bytes": {"load": 4, "train": 6}})
     with meter.phase("train"):
         clock.now += 4
     assert meter.time_s == {"load": 2, "train": 1 + 4}
     assert meter.memory_bytes == {"load": 5, "train": 6}
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot reset a process's peak")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak of a process")
 
 
 @linux
@@ -124,7 +124,7 @@ def test_a_phase_that_allocates_has_the_higher_peak() -> None:
     with meter.phase("before"):
         pass
     with meter.phase("outer"), meter.phase("large"):
-        torch.ones(200 * MIB // 4)  # float32, written to, and freed at once
+        torch.ones(200 * MIB // 4)  # float32, written and freed immediately
     with meter.phase("after"):
         pass
     for small in ("before", "outer", "after"):
@@ -132,7 +132,7 @@ def test_a_phase_that_allocates_has_the_higher_peak() -> None:
 
 
 @linux
-def test_the_peak_outlives_the_memory_until_it_is_reset() -> None:
+def test_peak_remains_after_memory_is_freed_until_reset() -> None:
     reset_peak(CPU)
     low = peak_bytes(CPU)
     torch.ones(200 * MIB // 4)
@@ -141,21 +141,21 @@ def test_the_peak_outlives_the_memory_until_it_is_reset() -> None:
     assert peak_bytes(CPU) < low + 50 * MIB
 
 
-def test_the_room_for_more_memory_is_known_on_a_gpu_alone() -> None:
+def test_headroom_is_unknown_on_the_cpu() -> None:
     with (meter := Meter(CPU)).phase("train"):
         assert meter.headroom_bytes is None
 
 
-@pytest.mark.parametrize(("booked", "now", "held", "room"), [
-    ({}, 30, 10, 20),  # the peak of the phase that is going on
-    ({"load": 90, "evaluate": 50}, 30, 10, 80),  # that of one before
+@pytest.mark.parametrize(("earlier", "current_peak", "allocated", "headroom"), [
+    ({}, 30, 10, 20),  # the peak of the current phase
+    ({"load": 90, "evaluate": 50}, 30, 10, 80),  # the peak of an earlier phase
     ({"load": 20}, 30, 30, 0),
 ])  # fmt: skip
-def test_the_room_is_what_can_be_taken_without_raising_the_runs_peak(
-    monkeypatch: pytest.MonkeyPatch, booked: dict[str, int], now: int, held: int, room: int
+def test_headroom_is_measured_from_the_peak_of_the_whole_run(
+    monkeypatch: pytest.MonkeyPatch, earlier: dict[str, int], current_peak: int, allocated: int, headroom: int
 ) -> None:
-    monkeypatch.setattr(measure, "peak_bytes", lambda _device: now)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: held)
+    monkeypatch.setattr(meter_module, "peak_bytes", lambda _device: current_peak)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _device: allocated)
     meter = Meter(torch.device("cuda"))
-    meter.memory_bytes.update(booked)
-    assert meter.headroom_bytes == room
+    meter.memory_bytes.update(earlier)
+    assert meter.headroom_bytes == headroom

@@ -10,7 +10,7 @@ from rosa_bench.system.network import offline_if_unreachable
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The addresses that were tried, on a machine that says nothing of the hub yet; all of them answer."""
+    """Record the addresses probed on a machine without hub settings. Every address answers."""
     tried: list[tuple[str, int]] = []
 
     class Connection:
@@ -23,7 +23,7 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
         return Connection()
 
     for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT"):
-        monkeypatch.setenv(name, "remembered")  # so that it is put back whatever happens to it
+        monkeypatch.setenv(name, "original")  # so that the variable is restored even if the code under test sets it
         monkeypatch.delenv(name)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr(socket, "create_connection", connect)
@@ -38,7 +38,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, error: type[OSError]) -> None:
 
 
 @pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, socket.gaierror, OSError])
-def test_a_hub_that_does_not_answer_is_not_asked_again(
+def test_unreachable_hub_switches_to_offline_mode(
     probes: list, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
 ) -> None:
     refuse(monkeypatch, error)
@@ -46,7 +46,7 @@ def test_a_hub_that_does_not_answer_is_not_asked_again(
     assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
-def test_a_hub_that_answers_is_used(probes: list[tuple[str, int]]) -> None:
+def test_reachable_hub_stays_online(probes: list[tuple[str, int]]) -> None:
     offline_if_unreachable()
     assert "HF_HUB_OFFLINE" not in os.environ
     assert probes == [("huggingface.co", 443)]
@@ -57,7 +57,7 @@ def test_a_hub_that_answers_is_used(probes: list[tuple[str, int]]) -> None:
     ("http://hub.example", ("hub.example", 80)),
     ("http://hub.example:8080/path", ("hub.example", 8080)),
 ])  # fmt: skip
-def test_a_mirror_is_probed_instead(
+def test_mirror_is_probed_instead_of_the_hub(
     probes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch, endpoint: str, address: tuple[str, int]
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
@@ -65,7 +65,7 @@ def test_a_mirror_is_probed_instead(
     assert probes == [address]
 
 
-def test_behind_a_proxy_nothing_is_probed(probes: list, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_probed_behind_a_proxy(probes: list, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
     refuse(monkeypatch, ConnectionRefusedError)
     offline_if_unreachable()
@@ -73,7 +73,7 @@ def test_behind_a_proxy_nothing_is_probed(probes: list, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
-def test_what_the_user_said_stands(probes: list, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_user_setting_is_respected(probes: list, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     refuse(monkeypatch, ConnectionRefusedError)
     offline_if_unreachable()
