@@ -45,6 +45,15 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 ENCODERS = ("tiny_bert", "tiny_roberta")
 
 

@@ -50,6 +50,7 @@ def load_pretrained(
         raise UserError(f"model.path={source.location} has no tokenizer: tokenizer_config.json is not there")
     # The revision is the hub's alone: a folder has none.
     options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
+    options["trust_remote_code"] = False  # left out, transformers asks at a terminal whether to run it
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         config = AutoConfig.from_pretrained(source.location, **options)
@@ -66,6 +67,10 @@ def load_pretrained(
         raise UserError(_not_found(spec, source, error)) from error
     except RuntimeError as error:  # transformers' word for weights whose shapes are not the configuration's
         raise UserError(f"the weights in {source.location} do not fit {misfit}") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(f"model={spec.name} comes with its own Python code, which is never run; choose another") from error
     use_fast_attention(model)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():

@@ -406,7 +406,7 @@ def test_cudnn_attends_not_in_the_block_and_then_as_before(cudnn_allowed: Callab
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("length", [64, 96, 128, 192, 320])
 @pytest.mark.parametrize("score", [0.0, -120.0])
 def test_gradients_are_right_however_low_all_scores_are(length: int, score: float) -> None:

@@ -45,6 +45,7 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
 
 
 # Together they are killed twenty times.
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
 ], ids=" ".join)  # fmt: skip
@@ -282,6 +283,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     assert found == [(False, signal.SIG_DFL)]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
 ) -> None:

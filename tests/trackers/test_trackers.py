@@ -163,7 +163,9 @@ ENDINGS = {
 each_tool = pytest.mark.parametrize(
     "name",
     [
-        name if name == "tensorboard" else pytest.param(name, marks=pytest.mark.filterwarnings("ignore"))
+        name
+        if name == "tensorboard"
+        else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")])
         for name in NAMES
         if name != "none"
     ],
@@ -396,6 +398,7 @@ def test_a_tool_that_cannot_start_ends_the_run_before_training(make_setup: Calla
     assert not runs_folder(resolved.results_dir).exists()
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_neither_asks_nor_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for variable in ("WANDB_API_KEY", "WANDB_MODE"):
