@@ -70,7 +70,7 @@ def load_pretrained(
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
-        raise UserError(f"model={spec.name} comes with its own Python code, which is never run; choose another") from error
+        raise UserError(f"model={spec.name} comes with Python code, which is never run; choose another") from error
     use_fast_attention(model)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():

@@ -37,6 +37,6 @@ def test_code_that_comes_with_a_model_is_refused_and_never_run(
     monkeypatch.setattr(builtins, "input", lambda *_: "y")  # a user who says yes to everything
     spec = compose("task=grammar", "model=tiny_bert", f"model.path={folder}").model
     assert isinstance(spec, Encoder)
-    with pytest.raises(UserError, match="model=tiny_bert comes with its own Python code, which is never run"):
+    with pytest.raises(UserError, match="model=tiny_bert comes with Python code, which is never run"):
         load_encoder(spec, locate(spec), num_outputs=2)
     assert not mark.exists()
