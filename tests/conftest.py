@@ -6,14 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from omegaconf import DictConfig
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -57,31 +55,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 ENCODERS = ("tiny_bert", "tiny_roberta")
 
 
-# Plain numbers: what they are set in takes Hydra a tenth of a second, and is composed once for all of them.
-NUMBERS = ("seed=", "lr=", "rank=")
+@cache
+def _composer() -> Composer:
+    return Composer()
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    numbers = [override for override in overrides if override.startswith(NUMBERS)]
-    raw = _raw(tuple(override for override in overrides if override not in numbers)).copy()
-    raw.merge_with_dotlist(numbers)
-    return parse(raw)
+    """Compose as Hydra does, and quickly: test_compose.py compares the two."""
+    with composing():
+        return parse(_composer().compose(overrides))
 
 
-@cache
-def _raw(overrides: tuple[str, ...]) -> DictConfig:
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return hydra.compose("config", overrides=list(overrides))
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., RunConfig]:
     """``compose("method=lora", "rank=2")``: the checked configuration of such a command line."""
     return lambda *overrides: _composed(overrides)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedModel]":
     """``tiny_model("tiny_bert", num_outputs=1)``: that model, the same weights each time, without dropout."""
     from rosa_bench.models.decoder import load_decoder

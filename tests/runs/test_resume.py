@@ -60,6 +60,7 @@ def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, h
     assert len(found["alone"]["scores"]["epochs"]) == 3
 
 
+@pytest.mark.slow
 def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_path: Path) -> None:
     found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
     alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
@@ -124,10 +125,12 @@ def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], b
     return scores, (resolved.saved_model / "model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def alone(make_setup: Callable[..., ResolvedRun]) -> tuple[dict[str, Any], bytes]:
-    """What becomes of such a run when it is left alone."""
-    resolved = make_setup("alone", "checkpoint_s=1e6")
+@pytest.fixture(scope="module")
+def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
+    """The outcome of such a run when nothing stops it. Made once: several tests compare with it."""
+    folder = tmp_path_factory.mktemp("alone")
+    where = (f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'")
+    resolved = resolve(compose(*TINY, *ROSA, "protocol=fair", "checkpoint_s=1e6", *where), {})
     return outcome(resolved, run(resolved))
 
 
