@@ -9,7 +9,7 @@ from rich.table import Table
 
 from rosa_bench.config.build import build
 from rosa_bench.models.spec import Encoder, Model
-from rosa_bench.models.weights.wheel import is_whole, pull, pulled_folder
+from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.system.errors import one_of
 
 
@@ -68,7 +68,7 @@ def _presence(model: Model) -> str:
     if model.drawn_from is not None:
         return "yes"
     folder = pulled_folder(model)
-    if folder is not None and is_whole(folder):
+    if folder is not None and is_complete(folder):
         return "yes (wheel)"
     if model.hub and isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
         return "yes (hub cache)"

@@ -1,1 +1,1 @@
-"""Rows and batches: read, tokenize, order and pad. Knows no task."""
+"""Read rows, tokenise them, and make ordered, padded batches. Independent of any task."""

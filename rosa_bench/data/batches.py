@@ -1,4 +1,4 @@
-"""From rows to batches of tensors. Texts are tokenised once, held where the model is, and padded batch by batch."""
+"""Turn rows into batches of tensors. Texts are tokenised once, kept on the model's device and padded per batch."""
 
 import bisect
 import logging
@@ -20,32 +20,33 @@ log = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
-IGNORED = -100  # a label that counts for nothing, by Hugging Face's convention
-# To these lengths batches are padded on a GPU: few kinds of batches, and above 16 less than a third of one is padding.
+IGNORED = -100  # label value that the loss ignores (Hugging Face convention)
+# On a GPU batches are padded up to one of these lengths. That gives few distinct shapes, and above length 16 less than
+# a third of a batch is padding.
 WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-GROUPED_BATCHES = 50  # so many are drawn at random, and put in order by length, as transformers' Trainer does it
+GROUPED_BATCHES = 50  # batches sampled at random, then sorted by length, as in transformers' Trainer
 
 
 class Batches(ABC):
-    """Examples in the order that a seed and an epoch say. A batch holds ``labels`` and the model's inputs.
+    """Batches of examples in an order set by the seed and the epoch. A batch holds ``labels`` and the model's inputs.
 
-    The order is a pure function of seed and epoch, so that any epoch can be had again. ``tensors`` are what batches are
-    gathered from; they lie on ``device``, and so do the batches. The model that they are for is on ``model_device``.
+    The order is a pure function of seed and epoch, so any epoch can be reproduced. Batches are gathered from
+    ``tensors``; both are on ``device``. ``model_device`` is the device of the model that uses them.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], *, examples: int, batch_size: int, seed: int | None = None):
         self.tensors = dict(tensors)
         self.device = self.model_device = torch.device("cpu")
-        self.examples = examples  # in an epoch
+        self.examples = examples  # per epoch
         self.batch_size = batch_size
         self.seed = seed
 
     def __len__(self) -> int:
-        """Batches in an epoch; the last one may be smaller."""
+        """Return the number of batches per epoch; the last one may be smaller."""
         return math.ceil(self.examples / self.batch_size)
 
     def to(self, device: torch.device) -> Self:
-        """Be for a model on ``device``, and hold the examples there from now on, if they fit beside it."""
+        """Serve a model on ``device``, and move the examples there if they fit next to it."""
         self.model_device = device
         if has_room(device, sum(tensor.nbytes for tensor in self.tensors.values())):
             self.device = device
@@ -53,23 +54,26 @@ class Batches(ABC):
         return self
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch ``number``, from the one numbered ``start`` on."""
+        """Yield the batches of epoch ``number``, beginning with batch ``start``."""
         order = self._order(number)
-        places = order.to(self.device)  # in one go, so that no batch makes the host wait
+        device_order = order.to(self.device)  # one transfer, so that no batch makes the host wait
         for first in range(start * self.batch_size, self.examples, self.batch_size):
             part = slice(first, first + self.batch_size)
-            yield self.batch(order[part], places[part])
+            yield self.batch(order[part], device_order[part])
 
     @abstractmethod
-    def batch(self, indices: Tensor, places: Tensor) -> Batch:
-        """The examples named: the model's inputs, and ``labels``. ``places`` are the indices too, on `device`."""
+    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
+        """Return the selected examples: the model's inputs and ``labels``.
+
+        ``device_indices`` is a copy of ``indices`` on ``self.device``.
+        """
 
     def fixed_order(self) -> Tensor:
-        """The order without a seed."""
+        """Return the order used without a seed."""
         return torch.arange(self.examples)
 
     def random_order(self, generator: torch.Generator) -> Tensor:
-        """An order with one."""
+        """Return a random order."""
         return torch.randperm(self.examples, generator=generator)
 
     def _order(self, epoch: int) -> Tensor:
@@ -79,14 +83,14 @@ class Batches(ABC):
 
 
 class TokenBatches(Batches):
-    """Tokenised examples, ``(examples, length)``. Without a seed they go by length, which wastes the least padding.
+    """Batches of tokenised examples, ``(examples, length)``. Without a seed they are sorted by length to save padding.
 
-    fills     what fills up each column where an example is shorter than its batch
-    labels    of each example; none where they are a column of the tokens
-    pad_to    the length of every batch; none: its own longest, on a GPU the next of `WIDTHS`
-    longest   the most tokens that the model takes
-    grouped   examples of like length come together, as far as `GROUPED_BATCHES` of them reach
-    masked    whether a batch without padding has a mask too; there attention is faster without one
+    fills     padding value of each column
+    labels    one label per example, or None if the tokens have a label column
+    pad_to    length of every batch; None: the longest example in the batch, on a GPU rounded up to one of `WIDTHS`
+    longest   largest number of tokens that the model accepts
+    grouped   put examples of similar length together, within groups of `GROUPED_BATCHES` batches
+    masked    whether a batch without padding also gets a mask; attention is faster without one
     """
 
     def __init__(
@@ -102,19 +106,22 @@ class TokenBatches(Batches):
         grouped: bool = False,
         masked: bool = False,
     ):
-        # Those on the device by the side of the columns; `lengths` stays, for the host must know how wide a batch is.
+        # `tensors` gets its own copy on the device; `self.lengths` stays on the host, which must know a batch's width.
         ends = tokens.lengths.cumsum(0)
-        own = {"starts": ends - tokens.lengths, "lengths": tokens.lengths}
-        given = {} if labels is None else {"labels": labels}
+        offsets = {"starts": ends - tokens.lengths, "lengths": tokens.lengths}
+        label_column = {} if labels is None else {"labels": labels}
         super().__init__(
-            {**tokens.columns, **own, **given}, examples=len(tokens.lengths), batch_size=batch_size, seed=seed
+            {**tokens.columns, **offsets, **label_column},
+            examples=len(tokens.lengths),
+            batch_size=batch_size,
+            seed=seed,
         )
         self.lengths = tokens.lengths
         self.fills, self.longest, self.pad_to = dict(fills), longest, pad_to
         self.grouped, self.masked = grouped, masked
 
     def width(self, longest: int) -> int:
-        """How long a batch is made whose longest example is so long."""
+        """Return the padded length of a batch whose longest example has ``longest`` tokens."""
         if self.pad_to is not None:
             return self.pad_to
         if self.model_device.type == "cpu":
@@ -122,18 +129,19 @@ class TokenBatches(Batches):
         at_least = bisect.bisect_left(WIDTHS, longest)
         return max(longest, min(self.longest, WIDTHS[at_least])) if at_least < len(WIDTHS) else longest
 
-    def batch(self, indices: Tensor, places: Tensor) -> Batch:
+    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
         lengths = self.lengths[indices]
         width = self.width(int(lengths.max()))
-        starts, ends = (self.tensors[name][places].unsqueeze(-1) for name in ("starts", "lengths"))  # (batch, 1)
+        starts = self.tensors["starts"][device_indices].unsqueeze(-1)  # (batch, 1)
+        sizes = self.tensors["lengths"][device_indices].unsqueeze(-1)
         columns = torch.arange(width, device=self.device)
-        hidden = columns >= ends  # (batch, width)
-        found = (starts + columns).masked_fill_(hidden, 0)
-        batch = {name: self.tensors[name][found].masked_fill_(hidden, fill) for name, fill in self.fills.items()}
+        padding = columns >= sizes  # (batch, width)
+        positions = (starts + columns).masked_fill_(padding, 0)
+        batch = {name: self.tensors[name][positions].masked_fill_(padding, fill) for name, fill in self.fills.items()}
         if self.masked or int(lengths.min()) < width:
-            batch["attention_mask"] = (~hidden).long()
+            batch["attention_mask"] = (~padding).long()
         if "labels" not in batch:
-            batch["labels"] = self.tensors["labels"][places]
+            batch["labels"] = self.tensors["labels"][device_indices]
         return batch
 
     def fixed_order(self) -> Tensor:
@@ -148,13 +156,13 @@ class TokenBatches(Batches):
 
 
 class TensorBatches(Batches):
-    """Examples that are tensors already: ``inputs`` and ``labels``, one row of each an example."""
+    """Batches of examples that are already tensors: one row of ``inputs`` and ``labels`` per example."""
 
     def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int | None = None):
         super().__init__({"inputs": inputs, "labels": labels}, examples=len(labels), batch_size=batch_size, seed=seed)
 
-    def batch(self, indices: Tensor, places: Tensor) -> Batch:  # noqa: ARG002 - both are the same
-        return {name: tensor.index_select(0, places) for name, tensor in self.tensors.items()}
+    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - the host needs no index here
+        return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}
 
 
 def encode(
@@ -167,21 +175,21 @@ def encode(
     pad_to_max: bool = False,
     grouped: bool = False,
 ) -> TokenBatches:
-    """Tokenise rows, cutting what is longer than ``max_length`` tokens (the longer text of a pair first).
+    """Tokenise rows and truncate them to ``max_length`` tokens (the longer text of a pair first).
 
-    With ``pad_to_max`` every batch is padded to ``max_length``, and not to its own longest.
+    Logs how many rows may have been truncated. Labels become int64 classes or float32 values, depending on their type.
+    With ``pad_to_max`` every batch is padded to ``max_length`` instead of its longest example.
 
-    Says in the log how many were cut. Labels become int64 classes or float32 values, as their type is. Raises
-    `UserError` for a ``max_length`` that leaves texts no room, and a tokenizer that has nothing to fill up with.
+    Raises `UserError` if ``max_length`` leaves no room for text, or the tokenizer has no padding token.
     """
     if tokenizer.pad_token_id is None:
-        raise UserError("the model's tokenizer has no padding token (pad_token), without which no batch can be made")
+        raise UserError("the model's tokenizer has no padding token, so texts cannot be batched; set its pad_token")
     tokens = tokenise(rows, tokenizer, max_length=max_length)
     longest = int(tokens.lengths.max())
     if longest > max_length:
-        raise UserError(f"max_length={max_length} has no room beside the tokens that join texts; use a larger one")
+        raise UserError(f"max_length={max_length} leaves no room for text besides the special tokens; use a larger one")
     if cut := int((tokens.lengths == max_length).sum()):
-        log.info("%d of %d examples fill the %d tokens there are, and may have been cut", cut, len(rows), max_length)
+        log.info("%d of %d examples reach max_length=%d and may have been truncated", cut, len(rows), max_length)
     known = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     return TokenBatches(
         tokens,
@@ -196,16 +204,16 @@ def encode(
 
 
 def parts(batch: Batch, count: int) -> list[Batch]:
-    """Split a batch by examples into ``count`` parts as equal as can be, fewer if it is small."""
+    """Split a batch by examples into ``count`` parts of nearly equal size, or fewer if the batch is small."""
     chunks = {name: tensor.tensor_split(min(count, len(tensor))) for name, tensor in batch.items()}
     return [dict(zip(chunks, part, strict=True)) for part in zip(*chunks.values(), strict=True)]
 
 
 def targets(batch: Batch) -> Tensor:
-    """How many labels of the batch count, on its device: what the model's loss is the mean over."""
+    """Count the labels that enter the loss, as a tensor on the batch's device. The model's loss is a mean over them."""
     return (batch["labels"] != IGNORED).sum()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch on ``device``."""
+    """Copy the batch to ``device``."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,4 +1,4 @@
-"""From a task's declaration to checked rows: a local folder, the hub, or a generator in this package."""
+"""Load the rows that a task declares: from a local folder, the hub, or a generator in this package."""
 
 import hashlib
 import json
@@ -17,18 +17,18 @@ from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 
 T = TypeVar("T")
-SUBSET_SEED = 0  # of limit_train and limit_eval: the same rows for every run, whatever its seed
+SUBSET_SEED = 0  # for limit_train and limit_eval: every run gets the same rows, whatever its seed
 
 
 class Row(NamedTuple):
-    """One example: its text or pair of texts, and its class number or value."""
+    """One example: a text or pair of texts, and its class index or value."""
 
     texts: tuple[str, ...]
     label: int | float
 
 
 class Table(NamedTuple):
-    """Rows as they stand, and where they are from, to name in an error."""
+    """Unchecked rows, and their source for error messages."""
 
     rows: list[dict[str, Any]]
     where: str
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a record says of the data of one run."""
+    """Description of a run's data, as stored in its record."""
 
     source: str
     synthetic: bool
@@ -49,7 +49,7 @@ class DataInfo:
 def read_table(
     task: DataSpec, split: str, data_dir: Path | None, *, columns: Sequence[str], numbers: Collection[str] = ()
 ) -> Table:
-    """The rows of a split as they stand, from wherever the task has them, with all ``columns`` there."""
+    """Read the rows of a split from the task's source. Raises `UserError` if rows or columns are missing."""
     if task.embedded is not None:
         table = Table(generate(task.embedded, split), f"task={task.name}, split {split}")
     elif data_dir is not None:
@@ -59,19 +59,19 @@ def read_table(
         table = Table(_from_hub(task, split), f"{task.hub.path if task.hub else task.name}, split {split}")
     if not table.rows:
         raise UserError(f"{table.where} has no rows")
-    there = list(dict.fromkeys(column for row in table.rows for column in row))
-    if missing := [column for column in columns if column not in there]:
-        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {', '.join(there)}")
+    present = list(dict.fromkeys(column for row in table.rows for column in row))
+    if missing := [column for column in columns if column not in present]:
+        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {', '.join(present)}")
     return table
 
 
-def held_out_size(count: int, fraction: float, most: int) -> int:
-    """How many of ``count`` train rows are held out: ``fraction`` of them, at most ``most``, at least one unless 0."""
-    return min(max(1, round(fraction * count)), most) if fraction else 0
+def held_out_size(count: int, fraction: float, maximum: int) -> int:
+    """Return how many of ``count`` train rows to hold out: ``fraction`` of them, from 1 to ``maximum``; 0 for 0.0."""
+    return min(max(1, round(fraction * count)), maximum) if fraction else 0
 
 
 def fingerprint(rows: Sequence[tuple]) -> str:
-    """SHA-256 of the rows themselves, in order: equal for equal data, wherever it came from."""
+    """Return the SHA-256 of the rows in order. Equal data have equal fingerprints, whatever their source."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row).encode() + b"\n")
@@ -81,45 +81,49 @@ def fingerprint(rows: Sequence[tuple]) -> str:
 def _from_hub(task: DataSpec, split: str) -> list[dict[str, Any]]:
     hub = task.hub
     if hub is None:
-        raise UserError(f"task={task.name} is not on the hub; name the folder that has it with data_dir=FOLDER")
+        raise UserError(
+            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
+        )
     try:
         if hub.files is not None:
             return _from_files(hub, hub.files.format(split=split))
         found = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
         return found.to_list()  # pyright: ignore[reportAttributeAccessIssue]
-    except OSError as error:  # no network, no such data set and no cached copy all end here
+    except OSError as error:  # no network, unknown data set, or no cached copy
         raise UserError(
             f"task={task.name} cannot be fetched from the hub ({hub.path}) and is not cached on this machine; "
-            f"connect, or name a folder that has {task.folder}/ with data_dir=FOLDER"
+            f"connect to the network, or set data_dir=FOLDER to a folder that contains {task.folder}/"
         ) from error
 
 
 def _from_files(hub: HubData, files: str) -> list[dict[str, Any]]:
-    """The rows of parquet files on the hub, which are fetched once: `datasets` would ask the hub for them each time.
+    """Read parquet files from the hub's cache, downloading them once. (`datasets` would contact the hub every time.)
 
-    Raises `OSError` where they cannot be fetched and are not cached.
+    Raises `OSError` if they cannot be downloaded and are not cached.
     """
     folder = Path(
         huggingface_hub.snapshot_download(hub.path, repo_type="dataset", revision=hub.revision, allow_patterns=files)
     )
     paths = sorted(folder.glob(files))
-    if not paths:  # without a network: others of that revision may be cached
+    if not paths:  # offline, with only other files of this revision cached
         raise FileNotFoundError(f"no {files} in {folder}")
     return [row for path in paths for row in read_rows(path, numbers=())]
 
 
-def _shuffled(count: int, seed: int) -> list[int]:
+def random_order(count: int, seed: int) -> list[int]:
+    """Return a random permutation of ``range(count)``."""
     import torch
 
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def _take(rows: list[T], indices: Sequence[int]) -> list[T]:
+def take(rows: list[T], indices: Sequence[int]) -> list[T]:
+    """Return the rows at ``indices``, in that order."""
     return [rows[index] for index in indices]
 
 
 def sample(rows: list[T], limit: int | None) -> list[T]:
-    """``limit`` random rows in their own order; all of them where there is no limit, or it is larger."""
+    """Return ``limit`` random rows in their original order, or all rows if there are no more than that."""
     if limit is None or limit >= len(rows):
         return rows
-    return _take(rows, sorted(_shuffled(len(rows), SUBSET_SEED)[:limit]))
+    return take(rows, sorted(random_order(len(rows), SUBSET_SEED)[:limit]))

@@ -1,4 +1,4 @@
-"""Texts as tokens, made once: large sets are kept on disk under a name that says what they were made from."""
+"""Tokenise texts once. Large sets are cached on disk under a hash of everything that the tokens depend on."""
 
 import hashlib
 import json
@@ -17,19 +17,19 @@ from transformers import PreTrainedTokenizerBase
 from rosa_bench.data.rows import Row
 from rosa_bench.system.files import cache_folder
 
-CACHED_FROM = 4096  # examples; fewer are tokenised in well under a second
-IMPLIED = "attention_mask"  # of what a tokenizer gives: all ones, which the lengths say as well
+MIN_CACHED_EXAMPLES = 4096  # fewer are tokenised in well under a second
+REDUNDANT = "attention_mask"  # all ones before padding, so the lengths are enough
 
 
 class Tokens(NamedTuple):
-    """Examples one after another: each column (tokens,) of all of them, and how long each is (examples,)."""
+    """Concatenated examples: columns of shape (tokens,), and the length of each example, shape (examples,)."""
 
     columns: dict[str, Tensor]
     lengths: Tensor
 
     @classmethod
     def of(cls, examples: Mapping[str, Sequence[Sequence[int]]]) -> "Tokens":
-        """From one list of numbers for each example, by column."""
+        """Make from columns that hold one list of integers per example."""
         columns = {
             name: torch.tensor([token for example in column for token in example], dtype=torch.int64)
             for name, column in examples.items()
@@ -38,42 +38,42 @@ class Tokens(NamedTuple):
 
 
 def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
-    """The tokens of rows, cut to ``max_length`` (the longer text of a pair first). `CACHED_FROM` on, made once for all.
+    """Tokenise rows and truncate them to ``max_length`` (the longer text of a pair first).
 
-    The file's name is a hash of the texts, the tokenizer, the length and the libraries' versions: it never goes stale.
+    Sets of at least `MIN_CACHED_EXAMPLES` rows are cached on disk. The file name is a hash of the texts, the tokenizer,
+    the length and the library versions, so a cached file never goes stale.
     """
     columns = zip(*(row.texts for row in rows), strict=True)
     texts = {f"text{number}": list(column) for number, column in enumerate(columns)}
 
     def encode(batch: Mapping[str, list[str]]) -> dict[str, Any]:
         encoded = tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)  # pyright: ignore[reportArgumentType]
-        return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded and name != IMPLIED}
+        return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded and name != REDUNDANT}
 
-    key = fingerprint(texts, tokenizer, max_length) if len(rows) >= CACHED_FROM else None
+    key = fingerprint(texts, tokenizer, max_length) if len(rows) >= MIN_CACHED_EXAMPLES else None
     if key is None:
         return Tokens.of(encode(texts))
     path = cache_folder() / "tokenised" / f"{key}.arrow"
     path.parent.mkdir(parents=True, exist_ok=True)
-    found = _whole(path, len(rows))
-    return found or _from_arrow(_mapped(texts, encode, path, key))
+    return _load_cached(path, len(rows)) or _from_arrow(_tokenise_to_file(texts, encode, path, key))
 
 
 def fingerprint(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
-    """SHA-256 of all that tokens depend on; none for a tokenizer that cannot be written down."""
+    """Return the SHA-256 of everything that the tokens depend on, or None if the tokenizer cannot be serialised."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    # What it was last asked to cut and pad to stands in it too, and is given anew each time.
+    # The serialised form also holds the last call's truncation and padding, which each call sets again.
     settings = json.loads(backend.to_str())
-    described = {key: value for key, value in settings.items() if key not in ("truncation", "padding")}
-    own = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, max_length]
-    libraries = [tokenizers.__version__, transformers.__version__]
-    told = json.dumps([described, own, libraries, texts], sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    backend_settings = {key: value for key, value in settings.items() if key not in ("truncation", "padding")}
+    attributes = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, max_length]
+    versions = [tokenizers.__version__, transformers.__version__]
+    content = json.dumps([backend_settings, attributes, versions, texts], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _mapped(texts: dict[str, list[str]], encode: Any, path: Path, key: str) -> datasets.Dataset:
-    """`datasets` writes to a temporary file and renames it, so that processes can do this side by side."""
+def _tokenise_to_file(texts: dict[str, list[str]], encode: Any, path: Path, key: str) -> datasets.Dataset:
+    """Tokenise into ``path``. `datasets` renames a temporary file, so several processes may do this at once."""
     hidden = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -85,8 +85,8 @@ def _mapped(texts: dict[str, list[str]], encode: Any, path: Path, key: str) -> d
             datasets.enable_progress_bars()
 
 
-def _whole(path: Path, examples: int) -> Tokens | None:
-    """The tokens on disk; none, and no file, where it is not there or not whole, as after a crash."""
+def _load_cached(path: Path, examples: int) -> Tokens | None:
+    """Load cached tokens. If the file is missing or incomplete, as after a crash, delete it and return None."""
     if not path.exists():
         return None
     try:

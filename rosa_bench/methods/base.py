@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,10 +29,10 @@ class Method(ABC):
     """
 
     name: str
-    title: str
+    title: str = setting("as in a table", identity=False)
     seed: int
     head: str
-    default_lr: dict[str, float]
+    default_lr: dict[str, float] = setting("learning rate by protocol: the best one measured", identity=False)
 
     def attach(self, model: nn.Module) -> None:
         """Freeze the model, insert the method's layers, and let its parameters train. The function stays the same."""

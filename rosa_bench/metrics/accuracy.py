@@ -1,11 +1,11 @@
-"""Accuracy: the fraction of examples whose class is right."""
+"""Accuracy: the fraction of examples that are classified correctly."""
 
 import sklearn
 from sklearn.metrics import accuracy_score
 
 from rosa_bench.metrics.labels import LabelMetric
 
-FIGURES = ("accuracy",)
+SCORES = ("accuracy",)
 SIGNATURE = f"accuracy|scikit-learn:{sklearn.__version__}"
 
 

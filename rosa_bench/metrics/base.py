@@ -1,10 +1,10 @@
-"""What a metric is to those who select by it. Imports nothing heavy."""
+"""The metric that selects an epoch or a run. Imports nothing heavy."""
 
 from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A metric by its name among a run's scores, and which way is better."""
+    """The name of one of a run's scores, and the direction in which it is better."""
 
     name: str
     lower_is_better: bool

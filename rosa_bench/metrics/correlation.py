@@ -1,4 +1,4 @@
-"""Pearson's and Spearman's correlation between predicted and true values."""
+"""Pearson and Spearman correlation between predicted and true values."""
 
 import numpy as np
 import scipy
@@ -6,12 +6,12 @@ from scipy.stats import pearsonr, spearmanr
 
 from rosa_bench.metrics.labels import LabelMetric
 
-FIGURES = ("pearson", "spearman")
+SCORES = ("pearson", "spearman")
 SIGNATURE = f"pearson+spearman|scipy:{scipy.__version__}"
 
 
 class Metric(LabelMetric):
-    """``pearson`` and ``spearman``, in -1..1; 0 where either side is constant and both are undefined."""
+    """``pearson`` and ``spearman``, in -1..1; 0 if either side is constant, where both are undefined."""
 
     label_type = "float64"
 

@@ -1,23 +1,23 @@
-"""BLEU and NIST of generated texts, each against all its references."""
+"""BLEU and NIST of generated texts, each compared with all of its references."""
 
 import datasets
 import evaluate
 
 from rosa_bench.metrics import text_overlap as overlap
 
-FIGURES = overlap.FIGURES
+SCORES = overlap.SCORES
 SIGNATURE = overlap.SIGNATURE
 
 
 class Metric(evaluate.Metric):
-    """``bleu`` (lower-cased) and ``bleu_cased``, in 0..1, and ``nist``, in bits, 0 or more."""
+    """``bleu`` (lower-cased) and ``bleu_cased``, in 0..1, and ``nist``, in bits, at least 0."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
             description=self.__doc__ or "",
             citation="",
-            inputs_description="predictions: one text an input; references: a list of one text or more for each",
+            inputs_description="predictions: one text per input; references: a list of one or more texts per input",
             features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
         )
 

@@ -1,4 +1,4 @@
-"""What our metrics share as `evaluate` modules: a description, and the type of what they compare."""
+"""Base class of the `evaluate` modules that compare labels."""
 
 from typing import ClassVar
 
@@ -7,7 +7,7 @@ import evaluate
 
 
 class LabelMetric(evaluate.Metric):
-    """Compares ``predictions`` with ``references``: class numbers, or values where ``label_type`` says so."""
+    """Compares ``predictions`` with ``references``: class indices, or values if ``label_type`` is a float."""
 
     label_type: ClassVar[str] = "int64"
 
@@ -16,6 +16,6 @@ class LabelMetric(evaluate.Metric):
         return evaluate.MetricInfo(
             description=self.__doc__ or "",
             citation="",
-            inputs_description="predictions and references, one an example",
+            inputs_description="predictions and references, one per example",
             features=datasets.Features({"predictions": label, "references": label}),
         )

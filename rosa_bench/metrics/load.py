@@ -1,4 +1,4 @@
-"""Load a metric: an `evaluate` module that ships with the package, so that none is downloaded."""
+"""Load a metric: an `evaluate` module that is part of this package, so nothing is downloaded."""
 
 import importlib
 from typing import NamedTuple
@@ -9,18 +9,20 @@ from rosa_bench.system.errors import UserError
 
 
 class LoadedMetric(NamedTuple):
-    """A metric ready to compute, the names of its figures, and what fixes them."""
+    """A metric, the names of its scores, and a signature that makes them reproducible."""
 
     module: evaluate.Metric
-    figures: tuple[str, ...]
+    scores: tuple[str, ...]
     signature: str
 
 
 def load(name: str) -> LoadedMetric:
-    """The metric of ``rosa_bench/metrics/<name>.py``. Raises `UserError` when there is none."""
+    """Load the metric ``rosa_bench/metrics/<name>.py``. Raises `UserError` if it does not exist."""
     try:
         file = importlib.import_module(f"rosa_bench.metrics.{name}")
-        figures, signature = file.FIGURES, file.SIGNATURE
-        return LoadedMetric(file.Metric(keep_in_memory=True), figures, signature)
+        scores, signature = file.SCORES, file.SIGNATURE
+        return LoadedMetric(file.Metric(keep_in_memory=True), scores, signature)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"task.metric={name} is no metric of rosa_bench.metrics") from error
+        raise UserError(
+            f"task.metric={name} does not exist; use a module of rosa_bench.metrics, such as accuracy"
+        ) from error

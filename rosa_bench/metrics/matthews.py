@@ -1,20 +1,20 @@
-"""Matthews' correlation between predicted and true classes: 0 for a constant guess, 1 for all right."""
+"""Matthews correlation between predicted and true classes: 0 for a constant guess, 1 if all are correct."""
 
 import sklearn
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from rosa_bench.metrics.labels import LabelMetric
 
-FIGURES = ("matthews_correlation", "accuracy")
+SCORES = ("matthews_correlation", "accuracy")
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{sklearn.__version__}"
 
 
 class Metric(LabelMetric):
-    """``matthews_correlation``, in -1..1, and ``accuracy`` beside it."""
+    """``matthews_correlation``, in -1..1, and ``accuracy``, in 0..1."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        alike = len({*references, *predictions}) == 1  # scikit-learn gives 0 too, and a warning
+        constant = len({*references, *predictions}) == 1  # scikit-learn also gives 0, but with a warning
         return {
-            "matthews_correlation": 0.0 if alike else float(matthews_corrcoef(references, predictions)),
+            "matthews_correlation": 0.0 if constant else float(matthews_corrcoef(references, predictions)),
             "accuracy": float(accuracy_score(references, predictions)),
         }

@@ -1,7 +1,7 @@
-"""Scores of generated texts by the n-grams that they share with their references: BLEU and NIST.
+"""Score generated texts by their n-gram overlap with references: BLEU and NIST.
 
-These are the E2E challenge's scores that need no Java. Its METEOR is a Java program, and its ROUGE-L and CIDEr count
-the tokens of one: the same formulas on other tokens would give other figures under the same names.
+These are the E2E challenge's scores that do not need Java. Its METEOR is a Java program, and its ROUGE-L and CIDEr use
+a Java tokenizer. The same formulas on other tokens would give different scores under the same names.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,19 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from rosa_bench import __version__
 from rosa_bench.metrics.nist import ORDER, corpus_nist
 
-FIGURES = ("bleu", "bleu_cased", "nist")
+SCORES = ("bleu", "bleu_cased", "nist")
 
 
 def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """``bleu`` (lower-cased) and ``bleu_cased``, in 0..1, and ``nist`` (lower-cased), in bits, of a whole corpus.
+    """Score a corpus: ``bleu`` (lower-cased) and ``bleu_cased``, in 0..1, and ``nist`` (lower-cased), in bits.
 
-    Each text has one reference or more, not all equally many, and all count. ``bleu`` is what the ROSA authors' scorer
-    gives. Raises `ValueError` where there is no text, or one without a reference.
+    Each text is compared with all of its references; their number may vary. ``bleu`` equals the score of the ROSA
+    authors' scorer. Raises `ValueError` if there are no texts or a text has no reference.
     """
     if not texts or len(texts) != len(references) or not all(references):
-        raise ValueError(f"{len(texts)} texts and {len(references)} lists of references: each text needs one or more")
+        raise ValueError(
+            f"got {len(texts)} texts and {len(references)} lists of references; each text needs at least one reference"
+        )
     return {
         "bleu": _bleu(lowercase=True).corpus_score(texts, _streams(references)).score / 100,
         "bleu_cased": _bleu(lowercase=False).corpus_score(texts, _streams(references)).score / 100,
@@ -33,18 +35,18 @@ def score(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str
 
 
 def _bleu(*, lowercase: bool) -> BLEU:
-    return BLEU(lowercase=lowercase, force=True)  # as it is, without a warning where a model writes " ." at the end
+    return BLEU(lowercase=lowercase, force=True)  # no warning if a text ends in " ."
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Every text's first reference, every text's second, and so on; None where a text has no more.
+    """Transpose the references: the first of every text, the second, and so on, with None for missing ones.
 
-    Not "", which sacrebleu takes as one more reference: it would excuse an output of a few words for being short.
+    sacrebleu would take "" as a reference, and then not penalise an output of a few words for being short.
     """
     return list(zip_longest(*references))
 
 
-_tokenize = Tokenizer13a()  # mteval-v13a's
+_tokenize = Tokenizer13a()  # as in mteval-v13a
 
 
 def _tokens(text: str) -> list[str]:
@@ -52,8 +54,8 @@ def _tokens(text: str) -> list[str]:
 
 
 def _signature(bleu: BLEU) -> str:
-    """sacrebleu's, less ``nrefs``: how many references there are is the data's, and ``var`` for E2E."""
-    bleu.corpus_score([""], [[""]])  # before which it has none
+    """Return sacrebleu's signature without ``nrefs``, which depends on the data and is ``var`` for E2E."""
+    bleu.corpus_score([""], [[""]])  # it has no signature before this
     return str(bleu.get_signature()).removeprefix("nrefs:1|")
 
 

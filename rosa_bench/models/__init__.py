@@ -1,1 +1,1 @@
-"""Models: how they are declared and loaded."""
+"""Model declarations and loading."""

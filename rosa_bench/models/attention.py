@@ -1,10 +1,13 @@
-"""Attention whose mask is made once a pass, without looking at it, in the form that the fast kernels take.
+"""Build the attention mask once per forward pass, without host synchronisation, in the form that fast kernels need.
 
-transformers' own mask for scaled dot-product attention asks the GPU whether anything is padded at all, and so makes the
-host wait in every pass. While a CUDA graph is captured it cannot ask, and version 5.17 made a mask repeated from
-key to key without memory of its own, for which only the slowest kernel is left: at 32 x 512 tokens three times the time
-and memory. And it is a mask of truth values, which every layer turns into numbers again. Here a batch without padding
-has no mask, as it comes from `rosa_bench.data.batches`, and any other one is turned into numbers once.
+The mask that transformers builds for scaled dot-product attention has three drawbacks:
+
+* It asks the GPU whether anything is padded, so the host waits in every pass.
+* It cannot ask while a CUDA graph is captured. Version 5.17 then makes a mask that is expanded over the keys without
+  memory of its own. Only the slowest kernel accepts that: three times the time and memory at 32 x 512 tokens.
+* The mask is boolean, and every layer converts it to floats again.
+
+Here a batch without padding has no mask, as `rosa_bench.data.batches` provides it. Other masks are converted once.
 """
 
 from collections.abc import Iterator
@@ -21,35 +24,35 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from rosa_bench.layers.low_rank import product_dtype
 
 NAME = "rosa_bench_sdpa"
-MASK_ALONE = "rosa_bench_mask"
+MASK_ONLY = "rosa_bench_mask"
 
 
 def use_fast_attention(model: PreTrainedModel) -> None:
-    """Let a model have our mask, if it attends by scaled dot-product attention or, as MPNet, only in a way of its own.
+    """Make a model use our mask if it uses scaled dot-product attention or, like MPNet, only its own implementation.
 
-    A model that was told to attend in another way keeps its mask. Biases of positions are made where the model is.
+    A model with another attention implementation keeps its mask. Position biases are computed on the model's device.
     """
-    chosen = model.config._attn_implementation
-    if chosen == "sdpa":
+    implementation = model.config._attn_implementation
+    if implementation == "sdpa":
         AttentionInterface.register(NAME, sdpa_attention_forward)
         AttentionMaskInterface.register(NAME, bias_mask)
         model.set_attn_implementation(NAME)
-    elif chosen == "eager" and not model._can_set_attn_implementation():
-        # Its layers never ask for an implementation; the mask alone goes by the name.
-        AttentionMaskInterface.register(MASK_ALONE, bias_mask)
-        model.config._attn_implementation = MASK_ALONE
+    elif implementation == "eager" and not model._can_set_attn_implementation():
+        # Its layers never look up an implementation; the name selects the mask only.
+        AttentionMaskInterface.register(MASK_ONLY, bias_mask)
+        model.config._attn_implementation = MASK_ONLY
     for module in model.modules():
-        if hasattr(module, "compute_position_bias"):  # a method of its own, so that a copy of the model has its own too
+        if hasattr(module, "compute_position_bias"):  # bound to the module, so that a copy of the model gets its own
             module.compute_position_bias = MethodType(position_bias_in_place, module)  # pyright: ignore[reportArgumentType]
 
 
 @contextmanager
 def without_cudnn_attention() -> Iterator[None]:
-    """Inside the block attention is computed by any kernel but cuDNN's, whose gradients are NaN for some batches.
+    """Disable cuDNN's attention kernel inside the block, because its gradients are NaN for some batches.
 
-    PyTorch 2.11 to 2.13 prefers that one on Hopper GPUs. Its backward pass overflows where there is a mask, the length
-    is 64 more than a multiple of 128, and all that a query may see scores below -88 (PyTorch's issue 196678): at a high
-    learning rate a single such batch ends the run.
+    PyTorch 2.11 to 2.13 prefers that kernel on Hopper GPUs. Its backward pass overflows if there is a mask, the length
+    is 64 more than a multiple of 128, and all visible scores of a query are below -88 (PyTorch issue 196678). At a high
+    learning rate one such batch ends the run.
     """
     before = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -60,34 +63,35 @@ def without_cudnn_attention() -> Iterator[None]:
 
 
 def position_bias_in_place(module: nn.Module, *args: Any, **options: Any) -> Tensor:
-    """The module's bias of positions, made on its own device from the start.
+    """Compute the module's position bias on its own device.
 
-    MPNet's, in transformers 5.17, numbers the positions on the CPU and brings them over in every pass: the host waits.
+    In transformers 5.17 MPNet creates the positions on the CPU and copies them in every pass, so the host waits.
     """
     with next(module.parameters()).device:
         return type(module).compute_position_bias(module, *args, **options)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
 
 
 def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """What is added to the scores, (batch, 1, queries, keys): 0, or the least number there is where a key is hidden.
+    """Return the bias added to the scores, (batch, 1, queries, keys): 0, or the dtype's minimum for a hidden key.
 
-    ``attention_mask`` (batch, keys): 1, or 0 where there is padding; none where there is none. Other arguments as of
-    transformers' ``sdpa_mask``, which makes the mask of truth values where it is not the same for every query.
+    ``attention_mask`` is (batch, keys), 1 for tokens and 0 for padding, or None without padding. The other arguments
+    are those of transformers' ``sdpa_mask``, which makes the boolean mask if it differs between queries.
     """
-    # Whether every query sees every key that is no padding: no one before the other, and no window.
+    # Whether every query sees every key except padding: neither causal nor windowed.
     plain = options.get("allow_is_bidirectional_skip") and options.get("local_size") is None
     if attention_mask is None and plain:
         return None
     queries, keys = options["q_length"], options["kv_length"]
     attention_mask = None if attention_mask is None else attention_mask.bool()
     if attention_mask is not None and plain and attention_mask.shape[-1] == keys:
-        seen = attention_mask[:, None, None]  # (batch, 1, 1, keys): the same for every query
+        visible = attention_mask[:, None, None]  # (batch, 1, 1, keys): the same for every query
     else:
         options["allow_is_bidirectional_skip"] = False
         options["allow_is_causal_skip"] = options.get("allow_is_causal_skip", True) and attention_mask is None
-        seen = sdpa_mask(attention_mask=attention_mask, **options)
-    if seen is None:
+        visible = sdpa_mask(attention_mask=attention_mask, **options)
+    if visible is None:
         return None
-    dtype = product_dtype(seen.device, options.get("dtype", torch.float32))
-    bias = torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
+    dtype = product_dtype(visible.device, options.get("dtype", torch.float32))
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    bias = bias.masked_fill_(~visible, torch.finfo(dtype).min)
     return bias.expand(-1, -1, queries, -1)

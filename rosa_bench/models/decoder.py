@@ -11,29 +11,35 @@ from rosa_bench.system.errors import UserError
 
 
 def load_decoder(spec: Decoder, source: Source) -> Loaded:
-    """Load ``spec`` from ``source``, to continue texts.
+    """Load ``spec`` from ``source`` as a causal language model.
 
-    Raises `UserError` as `load_pretrained` does, for a model without a causal head, and for one that looks ahead.
+    Raises `UserError` as `load_pretrained` does, and for a model without a causal head or with bidirectional attention.
     """
-    advice = "name a decoder, such as gpt2"
+    advice = "use a decoder, such as model=gpt2"
 
     def adjust(config: PretrainedConfig) -> None:
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
             raise UserError(f"model={spec.name} is a {config.model_type}, which has no causal head; {advice}")
 
     loaded = load_pretrained(
-        spec, source, architecture=AutoModelForCausalLM, adjust=adjust, misfit="what its config.json describes"
+        spec,
+        source,
+        architecture=AutoModelForCausalLM,
+        adjust=adjust,
+        expected="its config.json; use files that belong together",
     )
-    if loaded.drawn:
-        raise UserError(f"model={spec.name} has no {', '.join(loaded.drawn)}, and so no causal head; {advice}")
-    if not is_causal(loaded.model):  # BERT is in the mapping, as the decoder that it could be made into
-        raise UserError(f"model={spec.name} is a {loaded.model.config.model_type} that looks ahead; {advice}")
+    if loaded.missing:
+        raise UserError(f"model={spec.name} has no causal head: {', '.join(loaded.missing)} not found; {advice}")
+    if not is_causal(loaded.model):  # BERT is in the mapping because it can be configured as a decoder
+        raise UserError(
+            f"model={spec.name} is a {loaded.model.config.model_type}, which attends to later tokens; {advice}"
+        )
     return loaded
 
 
 @torch.inference_mode()
 def is_causal(model: PreTrainedModel) -> bool:
-    """Whether what the model says of a token is the same whatever comes after it."""
+    """Return whether a token's logits are independent of the tokens after it."""
     trained = model.training
     model.eval()
     two = model(torch.tensor([[0, 0], [0, 1]])).logits  # (2, 2, vocabulary)

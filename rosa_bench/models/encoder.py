@@ -8,14 +8,14 @@ from rosa_bench.models.weights.source import Source
 
 
 def load_encoder(spec: Encoder, source: Source, *, num_outputs: int) -> Loaded:
-    """Load ``spec`` from ``source`` with a head of ``num_outputs`` (1 = regression by squared error).
+    """Load ``spec`` from ``source`` with a head of ``num_outputs`` outputs (1 = regression with squared error).
 
-    The head, and random weights, are drawn from torch's global generator: seed it before. A fine-tuned model keeps its
+    The head and other random weights come from torch's global generator; seed it first. A fine-tuned model keeps its
     own head, which must have that size. Raises `UserError` as `load_pretrained` does.
     """
 
     def adjust(config: PretrainedConfig) -> None:
-        config.problem_type = None  # a fine-tuned model brings its own, which need not fit the new number of outputs
+        config.problem_type = None  # that of a fine-tuned model may not fit the new number of outputs
         config.num_labels = num_outputs
         config.problem_type = "regression" if num_outputs == 1 else "single_label_classification"
 
@@ -24,5 +24,5 @@ def load_encoder(spec: Encoder, source: Source, *, num_outputs: int) -> Loaded:
         source,
         architecture=AutoModelForSequenceClassification,
         adjust=adjust,
-        misfit=f"a head of {num_outputs} outputs; use a model without a head, or with one of that size",
+        expected=f"a head with {num_outputs} outputs; use a model without a head or with one of that size",
     )

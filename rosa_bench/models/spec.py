@@ -1,21 +1,23 @@
-"""What a model is: a declaration, composed from ``conf/model/<name>.yaml``. Imports nothing heavy."""
+"""Model declarations, composed from ``conf/model/<name>.yaml``. Imports nothing heavy."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.setting import setting
 
 
 @dataclass(kw_only=True)
 class Wheel:
-    """Weights that travel inside packages of the Python package index, as data: nothing in them is ever imported.
+    """Weights distributed inside wheels on the Python package index. Nothing in a wheel is ever imported.
 
-    requirements  ``name==version`` of each package, in order; ``sha256`` of each one's wheel
-    folder        of the weights and the tokenizer, inside the wheel, or inside the archive
-    pieces        where the wheels hold the pieces of one zip archive: how a piece's name ends, without its number
-    gguf          name of the weights in ``folder``, where they are a GGUF file in place of safetensors
-    quantisation  how that file holds the layers' weights, such as ``Q4_1``; pulled, they are float32
+    requirements  ``name==version`` of each package, in order
+    sha256        hash of each package's wheel
+    folder        folder of the weights and the tokenizer inside the wheel or archive
+    pieces        suffix of the pieces, without the number, if the wheels hold the pieces of one zip archive
+    gguf          file name in ``folder``, if the weights are a GGUF file instead of safetensors
+    quantisation  type of the layers' weights in that file, such as ``Q4_1``; they are converted to float32
     """
 
     requirements: list[str]
@@ -27,57 +29,62 @@ class Wheel:
 
     def __post_init__(self) -> None:
         if len(self.requirements) != len(self.sha256):
-            raise UserError("model.wheel must name one sha256 for each requirement")
+            raise UserError("model.wheel needs one sha256 for each requirement")
         if (self.gguf is None) != (self.quantisation is None):
-            raise UserError("model.wheel must name both gguf and quantisation, or neither")
+            raise UserError("model.wheel needs both gguf and quantisation, or neither")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
-    """What every kind of model declares.
+    """Declaration shared by every kind of model.
 
-    title       as in a table
-    parameters  in all, without a head; none where the task decides
-    attention   regular expression for the ends of the names of the attention projections
-    head        the same for the modules that are the task's head
-    hub         id on the Hugging Face hub; ``revision`` pins a commit or a tag
+    title       name in tables
+    parameters  number of parameters without a head; None if it depends on the task
+    attention   regular expression for the ends of the attention projections' names
+    head        regular expression for the ends of the names of the task head's modules
+    hub         id on the Hugging Face hub
+    revision    commit or tag on the hub
     wheel       the same weights on the package index
-    path        a local folder in Hugging Face form; goes before every other source
-    note        what a reader of a figure must know of these weights
+    path        local folder in Hugging Face format; takes precedence over every other source
+    note        what readers of a score must know about these weights
     """
 
     name: str
-    title: str
-    parameters: int | None = None
-    licence: str
+    title: str = setting("as in a table", identity=False)
+    parameters: int | None = setting(
+        "number of parameters without a head; null: the task decides", default=None, identity=False
+    )
+    licence: str = setting("licence of the weights", identity=False)
     attention: str
     head: str
-    hub: str | None = None
-    revision: str | None = None
-    wheel: Wheel | None = None
-    path: str | None = None
-    note: str = ""
+    hub: str | None = setting("id on the Hugging Face hub", default=None, identity=False)
+    revision: str | None = setting("commit or tag on the hub", default=None, identity=False)
+    wheel: Wheel | None = setting("the same weights on the package index", default=None, identity=False)
+    path: str | None = setting(
+        "local folder in Hugging Face form; takes precedence", default=None, identity=False, published=False
+    )
+    note: str = setting("what a reader must know of these weights", default="", identity=False)
 
     described: ClassVar[str]
 
     @property
     @abstractmethod
     def drawn_from(self) -> dict[str, Any] | None:
-        """What random weights are drawn from, where they are random."""
+        """The configuration that random weights are drawn from, or None for pre-trained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer(Model):
-    """A pre-trained Transformer, or the shape of a random one.
+    """A pre-trained Transformer, or a randomly initialised one.
 
-    random  a Hugging Face configuration (with its ``model_type``) to fill with random weights
+    random  Hugging Face configuration, with its ``model_type``, of a model with random weights
     """
 
-    random: dict[str, Any] | None = field(default=None)
+    random: dict[str, Any] | None = setting("configuration to fill with random weights", default=None, identity=False)
 
     def __post_init__(self) -> None:
         if not any((self.hub, self.wheel, self.path, self.random)):
-            raise UserError(f"model {self.name} must say where its weights are: hub, wheel, path or random")
+            raise UserError(f"model {self.name} has no weights; set model.hub, model.wheel, model.path or model.random")
 
     @property
     def drawn_from(self) -> dict[str, Any] | None:
@@ -86,7 +93,7 @@ class Transformer(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoder(Transformer):
-    """A Transformer that reads a text as a whole, and is given a head by its task."""
+    """A Transformer that reads a whole text. The task adds the head."""
 
     described: ClassVar[str] = "an encoder, such as roberta_base"
 
@@ -95,8 +102,8 @@ class Encoder(Transformer):
 class Decoder(Transformer):
     """A Transformer that continues a text.
 
-    lm_head  regular expression for the layer that turns states into logits
-    fused    how many projections each kind of attention layer holds in one matrix, by the ends of layers' names
+    lm_head  regular expression for the name of the layer that computes the logits
+    fused    number of projections in one weight matrix, by the end of the attention layer's name
     """
 
     lm_head: str
@@ -107,10 +114,10 @@ class Decoder(Transformer):
 
 @dataclass(frozen=True, kw_only=True)
 class Perceptron(Model):
-    """A multilayer perceptron without biases, drawn anew for each run. Its task says how wide its ends are.
+    """A multilayer perceptron without biases, with new random weights in each run. The task sets the outer widths.
 
-    hidden      widths of the hidden layers; none make it linear
-    activation  between layers: ``relu``, ``tanh``, ``gelu``
+    hidden      widths of the hidden layers; an empty list makes the model linear
+    activation  between layers: ``relu``, ``tanh`` or ``gelu``
     """
 
     hidden: list[int]
@@ -124,13 +131,15 @@ class Perceptron(Model):
             at_least("model.hidden", width, 1)
         for key in ("hub", "wheel", "path"):
             if getattr(self, key) is not None:
-                raise UserError(f"model.{key} is for pre-trained models; {self.name} is drawn anew for each run")
+                raise UserError(
+                    f"model.{key} is for pre-trained models; remove it, as {self.name} is initialised randomly"
+                )
 
     @property
     def drawn_from(self) -> dict[str, Any]:
         return {"hidden": self.hidden, "activation": self.activation}
 
     def shapes(self, inputs: int, outputs: int) -> list[tuple[int, int]]:
-        """(out, in) of each weight."""
+        """Return the shape (out, in) of each weight."""
         widths = [inputs, *self.hidden, outputs]
         return list(zip(widths[1:], widths[:-1], strict=True))

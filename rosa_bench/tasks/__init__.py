@@ -1,1 +1,1 @@
-"""Tasks by kind: what is declared, and how it is prepared for training."""
+"""Tasks, one folder per kind: the declaration, and its preparation for training."""

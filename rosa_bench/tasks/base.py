@@ -1,4 +1,4 @@
-"""What a task is: a declaration, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
+"""Base class of task declarations, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rosa_bench.data.spec import DataSpec
 from rosa_bench.metrics.base import Metric
 from rosa_bench.models.spec import Model
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a task needs to know of the run that it is prepared for, and nothing else.
+    """Everything that a task may know about the run it is prepared for.
 
     source         where the weights of ``model`` come from
-    held_out_rows  fraction of the train rows to select on, at most ``held_out_max``; 0 selects on validation
+    held_out_rows  fraction of the train rows to select on, at most ``held_out_max`` rows; 0 selects on validation
     """
 
     model: Model
@@ -47,14 +48,15 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Task(DataSpec, ABC):
-    """What every kind of task declares, and how it is prepared.
+    """Declaration shared by every kind of task, and its preparation for a run.
 
-    title     as in a table
-    score     the metric that is reported, ``lower_is_better`` or not
-    has_text  whether its examples are texts, which are cut and padded
+    title            name in tables
+    score            the metric that is reported
+    lower_is_better  direction of that metric
+    has_text         whether examples are texts, which are truncated and padded
     """
 
-    title: str
+    title: str = setting("as in a table", identity=False)
     score: str
 
     lower_is_better: ClassVar[bool] = False
@@ -63,17 +65,17 @@ class Task(DataSpec, ABC):
 
     @property
     def selects_by(self) -> Metric:
-        """The metric that selects the epoch: the reported one, unless computing it after every epoch costs too much."""
+        """The metric that selects the epoch: the reported one, unless it is too expensive to compute every epoch."""
         return Metric(self.score, self.lower_is_better)
 
-    def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: ARG002 - part of the contract
-        """Raise `UserError` unless the task can be run with ``model`` and ``optimizer``."""
+    def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: ARG002 - part of the interface
+        """Raise `UserError` unless the task works with ``model`` and ``optimizer``."""
         if not isinstance(model, self.model_kind):
             raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
 
     @abstractmethod
     def prepare(self, context: Context) -> PreparedTask:
-        """Load or make the model, the batches and the evaluations of a run. Heavy imports belong inside.
+        """Load or create the model, batches and evaluations of a run. Heavy imports belong inside.
 
-        Raises `UserError` for data or weights that are missing, or not as declared.
+        Raises `UserError` if data or weights are missing or differ from the declaration.
         """

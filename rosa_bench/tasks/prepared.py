@@ -1,4 +1,4 @@
-"""What every kind of task becomes before it is trained: a model, batches, and a way to score."""
+"""A task that is ready for training: a model, batches, and evaluations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,36 +17,39 @@ from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import Predictions, predict
 from rosa_bench.training.state import Scores
 
-EVALUATION_BATCHES = 4  # times as large as those of training: without gradients, more fits
+EVALUATION_BATCHES = 4  # evaluation batches are this many times larger, as they need no gradients
 
 
 class Result(NamedTuple):
-    """What an evaluation gives: figures, and what the model wrote, where it was made to write."""
+    """The result of an evaluation: scores, and the generated texts if there are any."""
 
     scores: Scores
     generations: tuple[Generation, ...] = ()
 
 
 class Evaluate(Protocol):
-    """An evaluation of a model. One that is done again and again may be replayed."""
+    """An evaluation of a model. ``replay`` may run its forward passes as captured CUDA graphs."""
 
     def __call__(self, model: PreTrainedModel, replay: Replay = eager) -> Result:
-        """The model's scores."""
+        """Score the model."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedTask:
-    """One task and one model, ready for a method.
+    """A task and a model, ready for a method to be attached.
 
-    model        in float32 on the CPU; given labels, it returns its loss, as Hugging Face's do
-    tokenizer    what belongs to the model, where texts go in
-    commit       of the model, where it came from the hub
-    select       evaluates after each epoch; ``loss`` and the figure that selects are among the scores
-    selected_on  by which rows: ``held_out`` of train, ``validation``, or ``validation_split`` where test is reported
-    report       evaluates at the end, on rows that did not select; none where those that did are reported
-    signature    fixes how the figures are computed
-    info         what a record says of the data; ``facts``, what else is known of it
+    model        in float32 on the CPU; like Hugging Face models, returns its loss if given labels
+    tokenizer    the model's tokenizer, if its inputs are texts
+    commit       the model's commit, if it came from the hub
+    train        the training batches
+    select       evaluation after each epoch; its scores include ``loss`` and the metric that selects the epoch
+    selected_on  rows used for selection: ``held_out`` (of train), ``validation``, or ``validation_split`` if test is
+                 reported
+    report       evaluation at the end, on rows not used for selection; None to report the scores of ``select``
+    signature    identifies how the scores are computed
+    info         description of the data for the record
+    facts        further entries for the record's description of the data
     """
 
     model: PreTrainedModel
@@ -61,7 +64,7 @@ class PreparedTask:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def save_model(self, folder: Path) -> None:
-        """Write the model and its tokenizer in Hugging Face form, whole or not at all."""
+        """Write the model and tokenizer in Hugging Face format, atomically."""
         with new_folder(folder) as new:
             self.model.save_pretrained(new)
             if self.tokenizer is not None:
@@ -70,7 +73,7 @@ class PreparedTask:
 
 @dataclass(frozen=True)
 class OnBatches:
-    """The evaluation that predicts all batches and scores that."""
+    """An evaluation that predicts all batches and scores the predictions."""
 
     batches: Batches
     context: Context

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from rosa_bench.cli.score import COLUMNS, show_scores
-from rosa_bench.metrics.text_overlap import FIGURES, SIGNATURE
+from rosa_bench.metrics.text_overlap import SCORES, SIGNATURE
 from rosa_bench.records.generations import Generation, to_lines
 from rosa_bench.system.errors import UserError
 
@@ -22,7 +22,7 @@ def shown(*paths: Path, width: int = 200) -> list[str]:
 
 
 def test_every_figure_has_a_column() -> None:
-    assert tuple(COLUMNS) == FIGURES
+    assert tuple(COLUMNS) == SCORES
 
 
 def test_a_row_has_figures_in_per_cent_and_nist_in_bits_and_below_is_what_fixes_them(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_long_name_is_folded_and_never_cut(tmp_path: Path) -> None:
     lines = shown(path, width=80)
     assert all(len(line) <= 80 for line in lines)
     rule = next(index for index, line in enumerate(lines) if line.startswith("─"))
-    assert "".join(line.split()[0] for line in lines[rule + 1 : -len(FIGURES)]) == str(path)
+    assert "".join(line.split()[0] for line in lines[rule + 1 : -len(SCORES)]) == str(path)
 
 
 def test_nothing_is_shown_where_one_file_is_bad(tmp_path: Path) -> None:

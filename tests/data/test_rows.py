@@ -32,7 +32,7 @@ def text_task(config: RunConfig) -> TextTask:
 
 
 def task_of(**changes: Any) -> TextTask:
-    """Two classes of one text, in the folder `toy`."""
+    """A two-class task with one text, in the folder `toy`."""
     settings: dict[str, Any] = {
         "name": "toy", "title": "Toy", "text": ["text"], "labels": ["no", "yes"], "metric": "accuracy",
         "score": "accuracy", "folder": "toy",
@@ -76,7 +76,7 @@ WRITERS: dict[str, Callable[[Rows], bytes]] = {
 def write(
     folder: Path, rows: Rows, ending: str = ".jsonl", *, splits: tuple[str, ...] = ("train", "validation")
 ) -> Path:
-    """A data folder whose ``splits`` all hold these rows."""
+    """A data folder with these rows in each of ``splits``."""
     (folder / "toy").mkdir(parents=True, exist_ok=True)
     for split in splits:
         (folder / "toy" / f"{split}{ending}").write_bytes(WRITERS[ending](rows))
@@ -90,11 +90,11 @@ def numbered(count: int) -> Rows:
 # Reading
 
 
-def test_every_reader_is_tried() -> None:
+def test_all_file_formats_are_tested() -> None:
     assert set(WRITERS) == set(ENDINGS)
 
 
-# What tab-separated values can hold: anything but tabs and line ends.
+# Everything that tab-separated values can hold: no tabs or line ends.
 TEXTS = [
     "plain",
     "  spaces about  ",
@@ -112,7 +112,7 @@ TEXTS = [
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("task", [TOY, PAIR, VALUE], ids=["one text", "pair", "regression"])
-def test_every_reader_gives_the_rows_that_were_written(tmp_path: Path, ending: str, task: TextTask) -> None:
+def test_every_format_round_trips(tmp_path: Path, ending: str, task: TextTask) -> None:
     columns = task.text
     labels = (
         [1, 0, 1, 1, 0, 0, 1, 0, 0, 1, 1] if task.labels else [0.0, 5.0, 2.5, 3.25, 0.1, 4.999, 1.0, 3.0, 2.0, 0.3, 5.0]
@@ -125,7 +125,7 @@ def test_every_reader_gives_the_rows_that_were_written(tmp_path: Path, ending: s
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".parquet", ".csv"])
-def test_line_ends_inside_a_text_stay(tmp_path: Path, ending: str) -> None:
+def test_line_ends_inside_a_text_are_kept(tmp_path: Path, ending: str) -> None:
     texts = ["two\nlines", "a tab\tinside", "\n", "end\n"]
     rows = [{"text": text, "label": 1} for text in texts]
     assert [row.texts[0] for row in load_rows(TOY, "train", write(tmp_path, rows, ending))] == texts
@@ -133,12 +133,12 @@ def test_line_ends_inside_a_text_stay(tmp_path: Path, ending: str) -> None:
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=8))
 @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_json_lines_keep_any_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_json_lines_round_trip_any_text(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     folder = write(tmp_path_factory.mktemp("data"), [{"text": text, "label": 0} for text in texts])
     assert [row.texts[0] for row in load_rows(TOY, "train", folder)] == texts
 
 
-# What readers of tables take for no value, a number or a date unless they are told not to.
+# Texts that table readers by default take for a missing value, a number or a date.
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize(
     "texts",
@@ -148,23 +148,23 @@ def test_json_lines_keep_any_text(tmp_path_factory: pytest.TempPathFactory, text
     ],
     ids=",".join,
 )
-def test_a_text_is_a_text_whatever_it_looks_like(tmp_path: Path, ending: str, texts: list[str]) -> None:
+def test_texts_are_never_converted(tmp_path: Path, ending: str, texts: list[str]) -> None:
     folder = write(tmp_path, [{"text": text, "label": 1} for text in texts], ending)
     assert [row.texts[0] for row in load_rows(TOY, "train", folder)] == texts
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_order_is_kept(tmp_path: Path, ending: str) -> None:
+def test_row_order_is_kept(tmp_path: Path, ending: str) -> None:
     found = load_rows(TOY, "train", write(tmp_path, numbered(300), ending))
     assert [row.texts[0] for row in found] == [f"row {number}" for number in range(300)]
 
 
-def test_other_columns_and_their_order_do_not_matter(tmp_path: Path) -> None:
+def test_extra_columns_and_column_order_do_not_matter(tmp_path: Path) -> None:
     write(tmp_path, [{"idx": 7, "label": 1, "extra": "x", "text": "a"}])
     assert load_rows(TOY, "train", tmp_path) == [Row(("a",), 1)]
 
 
-def test_labels_may_be_truth_values(tmp_path: Path) -> None:
+def test_labels_may_be_booleans(tmp_path: Path) -> None:
     write(tmp_path, [{"text": "a", "label": True}, {"text": "b", "label": False}])
     assert load_rows(TOY, "train", tmp_path) == [Row(("a",), 1), Row(("b",), 0)]
 
@@ -175,8 +175,8 @@ def test_the_embedded_task_needs_no_folder(compose: Callable[..., RunConfig]) ->
     assert {row.label for row in rows} == {0, 1}
 
 
-def test_a_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
-    # Unpacked archives keep the time of their making, so one place can hold other bytes with an equal time.
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    # Unpacked archives keep modification times, so a replaced file can have the same time.
     for text in ("before", "after"):
         write(tmp_path, [{"text": text, "label": 0}])
         for split in ("train", "validation"):
@@ -193,7 +193,7 @@ def test_a_file_that_has_changed_is_read_anew(tmp_path: Path) -> None:
     ("a bank", 2, 6, "a * bank *"),
     ("漢字 😀 x", 3, 4, "漢字 * 😀 * x"),
 ])  # fmt: skip
-def test_a_marked_word_is_set_between_signs(tmp_path: Path, text: str, start: int, end: int, expected: str) -> None:
+def test_a_marked_word_is_enclosed_in_markers(tmp_path: Path, text: str, start: int, end: int, expected: str) -> None:
     write(tmp_path, [{"text": text, "start": start, "end": end, "label": 1}])
     assert load_rows(MARKED, "train", tmp_path) == [Row((expected,), 1)]
     signed = task_of(marks={"text": Mark(start="start", end="end")}, marker="@")
@@ -201,10 +201,10 @@ def test_a_marked_word_is_set_between_signs(tmp_path: Path, text: str, start: in
 
 
 @pytest.mark.parametrize("span", [(-1, 3), (3, 3), (4, 2), (0, 6), (6, 7), (None, 2), (2, None)])
-def test_a_span_outside_its_text_is_told(tmp_path: Path, span: tuple[Any, Any]) -> None:
+def test_a_span_outside_its_text_is_an_error(tmp_path: Path, span: tuple[Any, Any]) -> None:
     good = {"text": "abcde", "start": 0, "end": 5, "label": 1}
     write(tmp_path, [good, {**good, "start": span[0], "end": span[1]}])
-    with pytest.raises(UserError, match=r"row 2: start=.*, end=.* no span of text, of 5 characters"):
+    with pytest.raises(UserError, match=r"row 2: start=.*, end=.* not a span of text, which has 5 characters"):
         load_rows(MARKED, "train", tmp_path)
 
 
@@ -223,7 +223,7 @@ def test_wic_marks_both_sentences(compose: Callable[..., RunConfig], tmp_path: P
     ([0, 2], 2), ([1, -1], 2), ([0, 10**12], 2), ([1.0, 0.5], 2), ([0, None], 2), (["yes", "no"], 1), (["1", "0"], 1),
     ([0.0, float("nan")], 2), ([0.0, float("inf")], 2), ([0.0, float("-inf")], 2),
 ])  # fmt: skip
-def test_a_label_that_is_no_class_is_told_with_its_place(tmp_path: Path, labels: list[Any], row: int) -> None:
+def test_an_invalid_class_error_names_the_row(tmp_path: Path, labels: list[Any], row: int) -> None:
     write(tmp_path, [{"text": "a", "label": label} for label in labels])
     path = re.escape(f"{tmp_path}/toy/train.jsonl")
     with pytest.raises(UserError, match=rf"{path}, row {row}: label .* is not one of 0\.\.1"):
@@ -231,20 +231,20 @@ def test_a_label_that_is_no_class_is_told_with_its_place(tmp_path: Path, labels:
 
 
 @pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf")])
-def test_a_value_outside_the_interval_is_told_with_its_place(tmp_path: Path, label: float | None) -> None:
+def test_an_out_of_range_value_error_names_the_row(tmp_path: Path, label: float | None) -> None:
     write(tmp_path, [{"text": "a", "label": 5.0}, {"text": "b", "label": label}])
     with pytest.raises(UserError, match=r"train\.jsonl, row 2: label .* is not between 0 and 5"):
         load_rows(VALUE, "train", tmp_path)
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path, ending: str) -> None:
+def test_missing_column_error_lists_the_columns(tmp_path: Path, ending: str) -> None:
     write(tmp_path, [{"words": "a", "label": 1}], ending)
     with pytest.raises(UserError, match=rf"train{re.escape(ending)}: no column text; the columns are words, label"):
         load_rows(TOY, "train", tmp_path)
 
 
-def test_a_missing_file_is_told_with_what_was_looked_for(tmp_path: Path) -> None:
+def test_missing_file_error_lists_the_names_tried(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a folder"):
         find_file(TOY, "train", tmp_path / "nowhere")
     write(tmp_path, numbered(1), splits=("train",))
@@ -277,7 +277,7 @@ DAMAGED = {
         for kind, content in kinds.items()
     ],
 )
-def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, ending: str, content: bytes) -> None:
+def test_unreadable_file_error_is_one_line(tmp_path: Path, ending: str, content: bytes) -> None:
     (tmp_path / "toy").mkdir()
     path = tmp_path / "toy" / f"train{ending}"
     path.write_bytes(content)
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(tmp_path: Path, ending: 
     assert "\n" not in str(raised.value)
 
 
-def test_without_a_network_both_ways_out_are_named() -> None:
+def test_offline_error_names_both_remedies() -> None:
     task = task_of(hub=HubData(path="nobody/nothing", name="toy"))
     with pytest.raises(UserError, match=r"toy.*nobody/nothing.*connect.*data_dir=FOLDER"):
         load_rows(task, "train", None)
@@ -303,53 +303,53 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("hundred"), numbered(100))
 
 
-def places(rows: list[Row]) -> list[int]:
+def numbers_in(rows: list[Row]) -> list[int]:
     return [int(row.texts[0].removeprefix("row ")) for row in rows]
 
 
-def test_without_limits_every_row_is_there_in_order(hundred: Path) -> None:
+def test_without_limits_all_rows_are_kept_in_order(hundred: Path) -> None:
     splits = load_splits(TOY, hundred)
-    assert places(splits.train) == places(splits.validation) == list(range(100))
+    assert numbers_in(splits.train) == numbers_in(splits.validation) == list(range(100))
     assert splits.held_out == []
 
 
-def test_limits_draw_the_same_rows_for_every_seed(hundred: Path) -> None:
+def test_limits_select_the_same_rows_for_every_seed(hundred: Path) -> None:
     drawn = [load_splits(TOY, hundred, limit_train=30, limit_eval=20, seed=seed) for seed in (0, 1)]
     for splits in drawn:
-        assert places(splits.train) == places(drawn[0].train)
-        assert places(splits.validation) == places(drawn[0].validation)
-    chosen = places(drawn[0].train)
+        assert numbers_in(splits.train) == numbers_in(drawn[0].train)
+        assert numbers_in(splits.validation) == numbers_in(drawn[0].validation)
+    chosen = numbers_in(drawn[0].train)
     assert len(set(chosen)) == 30
-    assert chosen == sorted(chosen) != list(range(30))  # a random choice, in its own order
-    assert len(places(drawn[0].validation)) == 20
+    assert chosen == sorted(chosen) != list(range(30))  # a random choice, in the original order
+    assert len(numbers_in(drawn[0].validation)) == 20
 
 
 @pytest.mark.parametrize("limit", [100, 101, 10_000])
-def test_a_limit_above_the_rows_there_are_is_none(hundred: Path, limit: int) -> None:
+def test_a_limit_above_the_number_of_rows_has_no_effect(hundred: Path, limit: int) -> None:
     splits = load_splits(TOY, hundred, limit_train=limit, limit_eval=limit)
-    assert places(splits.train) == places(splits.validation) == list(range(100))
+    assert numbers_in(splits.train) == numbers_in(splits.validation) == list(range(100))
 
 
 @pytest.mark.parametrize(("fraction", "most", "limit", "size"), [
     (0.1, 1000, None, 10), (0.1, 5, None, 5), (0.25, 1000, None, 25), (0.1, 1000, 44, 4), (0.1, 1000, 46, 5),
     (0.1, 1000, 3, 1),
 ])  # fmt: skip
-def test_held_out_rows_come_out_of_train(
+def test_held_out_rows_are_taken_from_train(
     hundred: Path, fraction: float, most: int, limit: int | None, size: int
 ) -> None:
     options: dict[str, Any] = {"held_out_rows": fraction, "held_out_max": most, "limit_train": limit}
     by_seed = [load_splits(TOY, hundred, seed=seed, **options) for seed in range(6)]
-    whole = set(places(load_splits(TOY, hundred, limit_train=limit).train))
+    whole = set(numbers_in(load_splits(TOY, hundred, limit_train=limit).train))
     for splits in by_seed:
         assert len(splits.held_out) == size
-        assert set(places(splits.train)).isdisjoint(places(splits.held_out))
-        assert {*places(splits.train), *places(splits.held_out)} == whole
-        assert places(splits.validation) == list(range(100))
-    assert len({tuple(sorted(places(splits.held_out))) for splits in by_seed}) > 1  # the seed draws them
+        assert set(numbers_in(splits.train)).isdisjoint(numbers_in(splits.held_out))
+        assert {*numbers_in(splits.train), *numbers_in(splits.held_out)} == whole
+        assert numbers_in(splits.validation) == list(range(100))
+    assert len({tuple(sorted(numbers_in(splits.held_out))) for splits in by_seed}) > 1  # drawn with the seed
     assert load_splits(TOY, hundred, seed=0, **options) == by_seed[0]
 
 
-def test_the_fair_protocols_slice_is_capped(compose: Callable[..., RunConfig]) -> None:
+def test_the_fair_protocol_caps_the_held_out_rows(compose: Callable[..., RunConfig]) -> None:
     config = compose("task=grammar", "protocol=fair")
     task = text_task(config)
     splits = load_splits(
@@ -360,7 +360,7 @@ def test_the_fair_protocols_slice_is_capped(compose: Callable[..., RunConfig]) -
     assert (len(capped.train), len(capped.held_out)) == (3000, 1000)
 
 
-def test_nothing_left_to_train_on_is_told(hundred: Path) -> None:
+def test_no_train_rows_left_is_an_error(hundred: Path) -> None:
     with pytest.raises(UserError, match=r"toy.*no train rows"):
         load_splits(TOY, hundred, limit_train=1, held_out_rows=0.5, held_out_max=10)
 
@@ -374,7 +374,7 @@ def test_nothing_left_to_train_on_is_told(hundred: Path) -> None:
     ({}, {"limit_train": 99}, True),
     ({}, {"limit_eval": 99}, True),
 ])  # fmt: skip
-def test_a_subset_is_called_one(
+def test_a_subset_is_recorded_as_one(
     hundred: Path, official: dict[str, int], limits: dict[str, Any], expected: bool
 ) -> None:
     info = load_splits(task_of(rows=official), hundred, **limits).info
@@ -390,7 +390,7 @@ def test_a_subset_is_called_one(
 # Fingerprints
 
 
-def test_equal_rows_have_equal_fingerprints_whatever_they_were_read_from(tmp_path: Path) -> None:
+def test_fingerprint_does_not_depend_on_the_file_format(tmp_path: Path) -> None:
     rows = [{"text": text, "label": 1} for text in TEXTS]
     found = {
         load_splits(TOY, write(tmp_path / ending.replace(".", "_"), rows, ending)).info.fingerprint
@@ -399,7 +399,7 @@ def test_equal_rows_have_equal_fingerprints_whatever_they_were_read_from(tmp_pat
     assert len(found) == 1
 
 
-def test_other_rows_have_another_fingerprint(hundred: Path) -> None:
+def test_different_rows_have_different_fingerprints(hundred: Path) -> None:
     rows = [Row(("a", "b"), 1), Row(("c", "d"), 0)]
     others = [
         rows[:1],
@@ -415,7 +415,7 @@ def test_other_rows_have_another_fingerprint(hundred: Path) -> None:
     assert whole != part
 
 
-def test_a_source_is_described_by_bytes_alone(tmp_path: Path) -> None:
+def test_a_source_is_described_by_file_contents_only(tmp_path: Path) -> None:
     one, copy = (write(tmp_path / name, numbered(3)) for name in ("one", "copy"))
     os.utime(copy / "toy/train.jsonl", (1e9, 1e9))
     assert describe_source(TOY, one) == describe_source(TOY, copy)
@@ -425,7 +425,7 @@ def test_a_source_is_described_by_bytes_alone(tmp_path: Path) -> None:
     assert load_splits(TOY, one).info.source == describe_source(TOY, one)
 
 
-def test_a_row_that_moves_to_another_split_makes_another_source(tmp_path: Path) -> None:
+def test_moving_a_row_between_splits_changes_the_source(tmp_path: Path) -> None:
     described = set()
     for cut in (2, 3):
         write(tmp_path / str(cut), numbered(5)[:cut], splits=("train",))
@@ -434,17 +434,17 @@ def test_a_row_that_moves_to_another_split_makes_another_source(tmp_path: Path) 
     assert len(described) == 2
 
 
-def test_the_hub_and_the_generator_are_described_by_name() -> None:
+def test_hub_and_generator_sources_are_described_by_name() -> None:
     hub = task_of(hub=HubData(path="nyu-mll/glue", name="cola", revision="abc"))
     assert describe_source(hub, None) == "hub nyu-mll/glue/cola@abc"
     assert describe_source(task_of(hub=HubData(path="a/b")), None) == "hub a/b@main"
     assert describe_source(task_of(embedded="grammar"), None) == "embedded grammar"
 
 
-# The real thing, where it is
+# Real data, if present
 
 DATA = conf_folder().parent.parent / "shared/data"
-# Rows of the train files there; all validation files are complete. QNLI's, MNLI's and BoolQ's train files are partial.
+# Rows of the local train files; QNLI's, MNLI's and BoolQ's are partial. All validation files are complete.
 TRAIN_ROWS = {
     "cola": 8551, "mrpc": 3668, "rte": 2490, "stsb": 5749, "sst2": 67349, "qnli": 18869, "mnli": 39679, "boolq": 2000,
     "wic": 5428,
@@ -454,7 +454,7 @@ PARTIAL = ("qnli", "mnli", "boolq")
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs the GLUE and SuperGLUE files beside the repository")
 @pytest.mark.parametrize("name", TRAIN_ROWS)
-def test_the_papers_tasks_load(compose: Callable[..., RunConfig], name: str) -> None:
+def test_the_papers_tasks_load_from_data_dir(compose: Callable[..., RunConfig], name: str) -> None:
     task = text_task(compose(f"task={name}"))
     splits = load_splits(task, DATA)
     assert len(splits.train) == TRAIN_ROWS[name]

@@ -23,7 +23,7 @@ ROWS = {"singles": SINGLES, "pairs": PAIRS}
 
 
 def typed_tokenizer() -> PreTrainedTokenizerFast:
-    """One that numbers the texts of a pair, as BERT's does."""
+    """A tokenizer with token types, like BERT's."""
     tokenizer = byte_tokenizer(max_length=512)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -39,7 +39,7 @@ MAKE: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 
 
 class Counting(PreTrainedTokenizerFast):
-    """Counts how often it is asked."""
+    """Counts its calls."""
 
     asked = 0
 
@@ -57,15 +57,15 @@ def counting(tokenizer: PreTrainedTokenizerFast | None = None) -> Counting:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where tokens are kept, empty."""
+    """An empty cache folder."""
     monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path))
     return tmp_path / "tokenised"
 
 
 @pytest.fixture
 def cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every set is large enough to be kept."""
-    monkeypatch.setattr(tokenised, "CACHED_FROM", 1)
+    """Cache sets of any size."""
+    monkeypatch.setattr(tokenised, "MIN_CACHED_EXAMPLES", 1)
 
 
 def files(folder: Path) -> list[str]:
@@ -73,17 +73,17 @@ def files(folder: Path) -> list[str]:
 
 
 def examples(tokens: Tokens) -> dict[str, list[list[int]]]:
-    """Each column as one list of numbers for each example."""
+    """Each column as one list of integers per example."""
     lengths = tokens.lengths.tolist()
     return {name: [part.tolist() for part in column.split(lengths)] for name, column in tokens.columns.items()}
 
 
 def encoded(rows: list[Row], tokenizer: PreTrainedTokenizerFast, max_length: int = LONGEST) -> dict[str, Any]:
-    """What the tokenizer itself says of each row by itself."""
-    ask: Any = tokenizer  # one text in a list: a bare empty one would be taken for none
+    """The tokenizer's output for each row alone."""
+    ask: Any = tokenizer  # in a list, because a bare empty text would count as missing
     each = [ask(*([text] for text in row.texts), truncation=True, max_length=max_length) for row in rows]
     names = [name for name in tokenizer.model_input_names if name != "attention_mask"]
-    assert all(set(one["attention_mask"][0]) == {1} for one in each)  # so that the lengths say it as well
+    assert all(set(one["attention_mask"][0]) == {1} for one in each)  # so the lengths are equivalent
     return {name: [one[name][0] for one in each] for name in names}
 
 
@@ -96,20 +96,20 @@ def assert_equal(found: Tokens, expected: Tokens) -> None:
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("kind", MAKE)
 @pytest.mark.parametrize("cached_from", [1, 9, 10])
-def test_tokens_are_the_tokenizers_own(
+def test_tokens_equal_the_tokenizers_output(
     monkeypatch: pytest.MonkeyPatch, folder: Path, kind: str, rows: str, cached_from: int
 ) -> None:
-    monkeypatch.setattr(tokenised, "CACHED_FROM", cached_from)
+    monkeypatch.setattr(tokenised, "MIN_CACHED_EXAMPLES", cached_from)
     tokens = tokenise(ROWS[rows], MAKE[kind](), max_length=LONGEST)
     assert examples(tokens) == encoded(ROWS[rows], MAKE[kind]())
-    assert tokens.lengths.max() == LONGEST > tokens.lengths.min()  # some were cut, and not all
+    assert tokens.lengths.max() == LONGEST > tokens.lengths.min()  # some were truncated, but not all
     assert {tensor.dtype for tensor in (*tokens.columns.values(), tokens.lengths)} == {torch.int64}
     assert len(files(folder)) == (cached_from <= len(ROWS[rows]))
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("count", [1, 7, 1000, 1001, 2345])  # `datasets` maps a thousand at a time
-def test_sets_of_any_size_come_back_whole(count: int) -> None:
+@pytest.mark.parametrize("count", [1, 7, 1000, 1001, 2345])  # `datasets` maps batches of a thousand
+def test_sets_of_any_size_are_restored_completely(count: int) -> None:
     rows = [Row((f"{number}" * (number % 3),), number) for number in range(count)]
     for _ in range(2):
         tokens = tokenise(rows, byte_tokenizer(max_length=512), max_length=LONGEST)
@@ -119,7 +119,7 @@ def test_sets_of_any_size_come_back_whole(count: int) -> None:
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("kind", MAKE)
-def test_the_second_time_nothing_is_tokenised(folder: Path, kind: str, rows: str) -> None:
+def test_a_second_call_does_not_tokenise(folder: Path, kind: str, rows: str) -> None:
     first, second = counting(MAKE[kind]()), counting(MAKE[kind]())
     made = tokenise(ROWS[rows], first, max_length=LONGEST)
     kept = files(folder)
@@ -129,7 +129,7 @@ def test_the_second_time_nothing_is_tokenised(folder: Path, kind: str, rows: str
     assert len(kept) == 1 and re.fullmatch(r"[0-9a-f]{64}\.arrow", kept[0])
 
 
-def test_small_sets_are_tokenised_each_time_and_not_kept(folder: Path) -> None:
+def test_small_sets_are_not_cached(folder: Path) -> None:
     tokenizer = counting()
     for _ in range(2):
         tokenise(SINGLES, tokenizer, max_length=LONGEST)
@@ -138,7 +138,7 @@ def test_small_sets_are_tokenised_each_time_and_not_kept(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("cached")
-def test_what_is_kept_can_be_written_into_and_is_not_changed_on_disk() -> None:
+def test_cached_tokens_are_writable_without_changing_the_file() -> None:
     first = tokenise(SINGLES, counting(), max_length=LONGEST)
     expected = Tokens({name: column.clone() for name, column in first.columns.items()}, first.lengths.clone())
     second = tokenise(SINGLES, counting(), max_length=LONGEST)
@@ -147,7 +147,7 @@ def test_what_is_kept_can_be_written_into_and_is_not_changed_on_disk() -> None:
     assert_equal(tokenise(SINGLES, counting(), max_length=LONGEST), expected)
 
 
-# What a file's name is made from
+# What the file name depends on
 
 
 def with_token(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
@@ -180,7 +180,7 @@ CHANGES: dict[str, Callable[[PreTrainedTokenizerFast], PreTrainedTokenizerFast]]
 
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("change", CHANGES)
-def test_another_tokenizer_gives_another_file(folder: Path, change: str) -> None:
+def test_a_different_tokenizer_uses_a_different_file(folder: Path, change: str) -> None:
     for make in (lambda tokenizer: tokenizer, CHANGES[change]):
         tokens = tokenise(PAIRS, make(byte_tokenizer(max_length=512)), max_length=LONGEST)
         assert examples(tokens) == encoded(PAIRS, make(byte_tokenizer(max_length=512)))
@@ -188,7 +188,7 @@ def test_another_tokenizer_gives_another_file(folder: Path, change: str) -> None
 
 
 @pytest.mark.usefixtures("cached")
-def test_other_texts_or_another_length_give_another_file(folder: Path) -> None:
+def test_different_texts_or_length_use_a_different_file(folder: Path) -> None:
     a, b = Row(("ab", "c"), 0), Row(("d", "ef"), 1)
     sets = [[a], [b], [a, b], [b, a], [Row(("a", "bc"), 0)], [Row(("c", "ab"), 0)], [Row(("ab",), 0)]]
     tokenizer = byte_tokenizer(max_length=512)
@@ -200,7 +200,7 @@ def test_other_texts_or_another_length_give_another_file(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("cached")
-def test_labels_are_no_part_of_it(folder: Path) -> None:
+def test_labels_do_not_affect_the_file_name(folder: Path) -> None:
     tokenise([Row(("ab",), 0)], counting(), max_length=LONGEST)
     again = counting()
     tokenise([Row(("ab",), 1.5)], again, max_length=LONGEST)
@@ -208,7 +208,7 @@ def test_labels_are_no_part_of_it(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("library", ["tokenizers", "transformers"])
-def test_another_version_of_a_library_gives_another_name(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+def test_a_different_library_version_uses_a_different_name(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     texts, tokenizer = {"text0": ["ab"]}, byte_tokenizer(max_length=512)
     before = fingerprint(texts, tokenizer, LONGEST)
     monkeypatch.setattr(getattr(tokenised, library), "__version__", "0")
@@ -219,17 +219,17 @@ def test_another_version_of_a_library_gives_another_name(monkeypatch: pytest.Mon
     {"truncation": True, "max_length": 3}, {"padding": "max_length", "max_length": 30},
     {"truncation": True, "padding": True, "max_length": 5}, {},
 ], ids=str)  # fmt: skip
-def test_the_name_does_not_depend_on_what_a_tokenizer_was_asked_before(options: dict[str, Any]) -> None:
+def test_the_name_does_not_depend_on_earlier_calls(options: dict[str, Any]) -> None:
     texts = {"text0": ["ab"]}
     fresh, used = byte_tokenizer(max_length=512), byte_tokenizer(max_length=512)
     used(["abcdef", "a"], **options)
-    assert not options or used.backend_tokenizer.to_str() != fresh.backend_tokenizer.to_str()  # it does remember that
+    assert not options or used.backend_tokenizer.to_str() != fresh.backend_tokenizer.to_str()  # it keeps them
     assert fingerprint(texts, used, LONGEST) == fingerprint(texts, fresh, LONGEST)
     assert examples(tokenise(PAIRS, used, max_length=LONGEST)) == encoded(PAIRS, fresh)
 
 
 class Undescribed:
-    """A tokenizer of Python alone, whose settings no one can list."""
+    """A pure Python tokenizer, which cannot be serialised."""
 
     model_input_names = ("input_ids", "attention_mask")
     truncation_side = "right"
@@ -241,7 +241,7 @@ class Undescribed:
 
 
 @pytest.mark.usefixtures("cached")
-def test_a_tokenizer_that_cannot_be_described_is_asked_each_time(folder: Path) -> None:
+def test_an_unserialisable_tokenizer_is_not_cached(folder: Path) -> None:
     tokenizer: Any = Undescribed()
     assert fingerprint({"text0": ["ab"]}, tokenizer, LONGEST) is None
     tokens = tokenise([Row(("ab",), 0), Row(("c",), 0)], tokenizer, max_length=LONGEST)
@@ -272,7 +272,7 @@ def damage_rows_missing(path: Path) -> None:
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("damage", [damage_nothing_left, damage_another_kind, damage_cut_short, damage_rows_missing])
 def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[Path], None]) -> None:
-    rows = SINGLES * 150  # more than are written in one piece
+    rows = SINGLES * 150  # more than are written in one batch
     made = tokenise(rows, counting(), max_length=LONGEST)
     [path] = folder.glob("*.arrow")
     expected = Tokens({name: column.clone() for name, column in made.columns.items()}, made.lengths.clone())
@@ -286,7 +286,7 @@ def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[Path], None]
 
 @pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("disabled", [False, True])
-def test_progress_bars_are_left_as_they_were(disabled: bool) -> None:
+def test_progress_bar_setting_is_restored(disabled: bool) -> None:
     before = datasets.are_progress_bars_disabled()
     (datasets.disable_progress_bars if disabled else datasets.enable_progress_bars)()
     try:
@@ -297,7 +297,7 @@ def test_progress_bars_are_left_as_they_were(disabled: bool) -> None:
 
 
 @pytest.mark.usefixtures("cached")
-def test_several_can_make_the_same_file_at_once(folder: Path) -> None:
+def test_several_processes_can_write_the_same_file(folder: Path) -> None:
     rows, found = SINGLES * 200, []
     threads = [
         threading.Thread(target=lambda: found.append(tokenise(rows, counting(), max_length=LONGEST))) for _ in range(4)

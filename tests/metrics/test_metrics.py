@@ -22,7 +22,7 @@ FILES = sorted(
     if "class Metric(" in path.read_text(encoding="utf-8") and path.stem != "base"
 )
 LOADED = {name: load_metric(name) for name in FILES}
-# Pairs of prediction and truth, and others of the same truth.
+# Pairs of prediction and reference, and different predictions for the same references.
 LABELS = ([(0, 0), (1, 1), (1, 0)], [(0, 1), (1, 0), (1, 0)])
 TEXTS = ([("A b c d e", ["a b c d e"]), ("", ["f", "g\n\u2028"])], [("a b c d f", ["a b c d e"]), ("z", ["f", "g"])])
 SAMPLES: dict[str, tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]]] = {
@@ -31,7 +31,7 @@ SAMPLES: dict[str, tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]]] 
 
 
 def compute(name: str, pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
-    """The metric's figures for pairs of prediction and truth."""
+    """The metric's scores for pairs of prediction and reference."""
     predictions, references = (list(column) for column in zip(*pairs, strict=True))
     figures = LOADED[name].module.compute(predictions=predictions, references=references)
     assert figures is not None
@@ -39,18 +39,18 @@ def compute(name: str, pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
 
 
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
-# Far enough apart that no sum of squares rounds to zero.
+# Spaced so that no sum of squares rounds to zero.
 values = st.integers(-1000, 1000).map(lambda number: number / 8)
 numbers = st.lists(st.tuples(values, values), min_size=2, max_size=30)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
-def test_accuracy_is_the_share_of_right_classes(pairs: Pairs) -> None:
+def test_accuracy_is_the_fraction_of_correct_classes(pairs: Pairs) -> None:
     assert compute("accuracy", pairs) == {"accuracy": sum(guess == truth for guess, truth in pairs) / len(pairs)}
 
 
 @given(classes)
-def test_matthews_is_the_formula_on_the_confusion_matrix(pairs: Pairs) -> None:
+def test_matthews_matches_the_confusion_matrix_formula(pairs: Pairs) -> None:
     tp, tn, fp, fn = (pairs.count(cell) for cell in ((1, 1), (0, 0), (1, 0), (0, 1)))
     product = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     expected = (tp * tn - fp * fn) / math.sqrt(product) if product else 0.0
@@ -61,7 +61,7 @@ def test_matthews_is_the_formula_on_the_confusion_matrix(pairs: Pairs) -> None:
 
 
 def ranks(column: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing the mean of theirs."""
+    """Ranks from 1; ties get their mean rank."""
     one, other = column[:, None], column[None, :]
     return (one > other).sum(1) + ((one == other).sum(1) + 1) / 2
 
@@ -73,7 +73,7 @@ def correlation(one: np.ndarray, two: np.ndarray) -> float:
 
 
 @given(numbers)
-def test_correlations_are_their_formulas(pairs: list[tuple[float, float]]) -> None:
+def test_correlations_match_their_formulas(pairs: list[tuple[float, float]]) -> None:
     one, two = np.array(pairs).T
     figures = compute("correlation", pairs)
     assert set(figures) == {"pearson", "spearman"}
@@ -93,19 +93,19 @@ def test_correlations_by_hand(pairs: list[tuple[float, float]], pearson: float, 
 @pytest.mark.parametrize(
     "pairs", [[(1, 0), (1, 1)], [(0, 0), (0, 1), (0, 1)], [(0, 1), (1, 1)], [(1, 1), (1, 1)], [(0, 0)]]
 )
-def test_a_constant_guess_or_truth_says_nothing(pairs: Pairs) -> None:
+def test_a_constant_side_gives_zero(pairs: Pairs) -> None:
     assert compute("matthews", pairs)["matthews_correlation"] == 0
     assert compute("correlation", pairs) == {"pearson": 0.0, "spearman": 0.0}
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_figures_are_plain_numbers_that_json_takes(name: str) -> None:
+def test_scores_are_plain_numbers_for_json(name: str) -> None:
     for value in compute(name, SAMPLES[name][0]).values():
         assert type(value) is float
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_metric_can_be_computed_again(name: str) -> None:
+def test_a_metric_can_be_computed_twice(name: str) -> None:
     one, other = SAMPLES[name]
     first = compute(name, one)
     assert compute(name, other) != first
@@ -113,19 +113,19 @@ def test_a_metric_can_be_computed_again(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_figures_that_are_declared_are_the_figures(name: str) -> None:
-    assert LOADED[name].figures == tuple(compute(name, SAMPLES[name][0]))
+def test_declared_scores_are_the_computed_ones(name: str) -> None:
+    assert LOADED[name].scores == tuple(compute(name, SAMPLES[name][0]))
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "generation"])  # that has sacrebleu's own form
-def test_a_signature_names_every_figure_and_what_computes_it(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in FILES if name != "generation"])  # which has sacrebleu's format
+def test_a_signature_names_every_score_and_its_library(name: str) -> None:
     figures, _, library = LOADED[name].signature.partition("|")
     assert set(figures.split("+")) == set(compute(name, LABELS[0]))
     project, _, version = library.partition(":")
     assert version == importlib.metadata.version(project)
 
 
-def test_texts_are_scored_as_they_are_given_each_with_its_own_number_of_references() -> None:
+def test_texts_may_have_different_numbers_of_references() -> None:
     predictions, references = (list(column) for column in zip(*TEXTS[0], strict=True))
     assert compute("generation", TEXTS[0]) == score(predictions, references)
 
@@ -135,6 +135,6 @@ def test_values_are_not_rounded_to_classes() -> None:
 
 
 @pytest.mark.parametrize("name", ["unheard_of", "base"])
-def test_a_metric_that_is_none_is_told(name: str) -> None:
+def test_an_unknown_metric_is_an_error(name: str) -> None:
     with pytest.raises(UserError, match=rf"task\.metric={name}"):
         load_metric(name)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from rosa_bench import __version__
 from rosa_bench.config.folder import conf_folder
-from rosa_bench.metrics.text_overlap import FIGURES, SIGNATURE, score
+from rosa_bench.metrics.text_overlap import SCORES, SIGNATURE, score
 
 Item = tuple[str, list[str]]
 
-# Words alike but for their case, punctuation that is split off, and none of it often enough to match always.
+# Words that differ only in case, and punctuation that is split off, with enough variety that texts rarely match.
 texts = st.lists(st.sampled_from(["the", "The", "cat", "Cat", "sat.", "£20-25", "is,"]), max_size=9).map(" ".join)
 corpora = st.lists(st.tuples(texts, st.lists(texts, min_size=1, max_size=4)), min_size=1, max_size=6)
 
@@ -28,13 +28,13 @@ def of(items: list[Item]) -> dict[str, float]:
 
 
 def repeated(items: list[Item]) -> list[list[str]]:
-    """The references as columns of equal length, without any gap: to name one again changes nothing in BLEU."""
+    """References as columns of equal length. Missing ones repeat another, which does not change BLEU."""
     most = max(len(references) for _, references in items)
     return [[references[min(column, len(references) - 1)] for _, references in items] for column in range(most)]
 
 
 def command_line(items: list[Item], folder: Path, *options: str) -> float:
-    """What ``python -m sacrebleu`` says of these texts: a figure of its own files and its own process."""
+    """The score of ``python -m sacrebleu`` on these texts, from files, in a separate process."""
     names = []
     for name, column in {"texts": [text for text, _ in items], **dict(enumerate(repeated(items)))}.items():
         (folder / f"{name}.txt").write_text("".join(f"{text}\n" for text in column), encoding="utf-8")
@@ -43,22 +43,22 @@ def command_line(items: list[Item], folder: Path, *options: str) -> float:
     return float(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout) / 100
 
 
-# Four, three, two and one n-gram of five, four, three and two.
+# Matches of orders 1 to 4: 4 of 5, 3 of 4, 2 of 3 and 1 of 2.
 FOUR_OF_FIVE = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)
 
 
 @pytest.mark.parametrize(("items", "bleu", "cased"), [
     ([("a b c d e", ["a b c d e"])], 1, 1),
     ([("a b c d e", ["a b c d f"])], FOUR_OF_FIVE, FOUR_OF_FIVE),
-    # The fifth word is another reference's.
+    # The fifth word is from another reference.
     ([("a b c d e", ["a b c d f", "x e"])], (3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4), (3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)),
     ([("A b c d e", ["a b c d e"])], 1, FOUR_OF_FIVE),
     ([("a b c d e.", ["a b c d e ."])], 1, 1),  # a full stop is a token of its own
-    # Short of seven words; the nearest in length counts, and not one that this text has not got.
+    # The closest reference length, seven, counts; a missing reference does not count as an empty one.
     ([("a b c d e", ["a b c d e f g", "a b c d e f g h i"])], math.exp(1 - 7 / 5), math.exp(1 - 7 / 5)),
-    # One text with three references, one with one, of which it has none of eight words.
+    # One text with three references, and an empty text whose only reference has eight words.
     ([("a b c d e", ["a b c d e", "a", "b"]), ("", ["a b c d e f g h"])], math.exp(1 - 13 / 5), math.exp(1 - 13 / 5)),
-    # Lower case can cost: no one reference has "a" twice, but one has "A" and one has "a".
+    # Lower-casing can reduce the score: no reference has "a" twice, but one has "A" and one has "a".
     ([("A a b c d", ["A z b c d", "y a b c d"])], FOUR_OF_FIVE, (3 / 4 * 2 / 3 * 1 / 2) ** (1 / 4)),
     ([("", ["a b"]), ("", ["c"])], 0, 0),
     ([("z", ["a b"])], 0, 0),
@@ -68,20 +68,20 @@ def test_bleu_by_hand(items: list[Item], bleu: float, cased: float) -> None:
     assert (figures["bleu"], figures["bleu_cased"]) == pytest.approx((bleu, cased))
 
 
-def test_a_reference_that_is_not_there_is_not_an_empty_one() -> None:
-    # Beside an empty one, two words of nine would be nearer to none than to nine.
+def test_a_missing_reference_is_not_an_empty_one() -> None:
+    # With an empty reference, a text of two words would be closer to length 0 than to 9.
     items = [("a b c d", ["a b c d"]), ("x y", ["x y c d e f g h i"]), ("p q r s", ["p q r s", "t"])]
     assert of(items)["bleu"] == pytest.approx(math.exp(1 - 17 / 10))
     assert of([(text, [*references, ""]) for text, references in items])["bleu"] > of(items)["bleu"]
 
 
-def test_nist_is_of_the_lower_cased_tokens_of_bleu() -> None:
-    # Six, all different: "£20 - 25 , riverside ."
+def test_nist_uses_the_lower_cased_tokens_of_bleu() -> None:
+    # Six distinct tokens: "£20 - 25 , riverside ."
     assert of([("£20-25, Riverside.", ["£20-25, riverside ."])])["nist"] == pytest.approx(math.log2(6))
 
 
 @given(corpora)
-def test_bleu_is_sacrebleus(items: list[Item]) -> None:
+def test_bleu_equals_sacrebleu(items: list[Item]) -> None:
     figures = of(items)
     outputs = [text for text, _ in items]
     for name, lowercase in (("bleu", True), ("bleu_cased", False)):
@@ -90,22 +90,22 @@ def test_bleu_is_sacrebleus(items: list[Item]) -> None:
 
 
 @given(corpora, st.randoms())
-def test_the_order_of_texts_and_of_references_does_not_matter(items: list[Item], shuffled: random.Random) -> None:
+def test_order_of_texts_and_references_does_not_matter(items: list[Item], shuffled: random.Random) -> None:
     other = [(text, shuffled.sample(references, len(references))) for text, references in items]
     shuffled.shuffle(other)
     assert of(other) == pytest.approx(of(items))
 
 
 @given(st.lists(st.tuples(texts, texts.map(lambda text: [text])), min_size=1, max_size=6))
-def test_with_one_reference_each_lower_case_never_costs(items: list[Item]) -> None:
+def test_with_one_reference_lower_casing_never_reduces_bleu(items: list[Item]) -> None:
     figures = of(items)
     assert figures["bleu"] >= figures["bleu_cased"] - 1e-12
 
 
 @given(corpora)
-def test_bleu_is_a_fraction_and_one_for_a_text_that_is_a_reference(items: list[Item]) -> None:
+def test_bleu_is_a_fraction_and_one_for_a_perfect_text(items: list[Item]) -> None:
     figures = of(items)
-    assert tuple(figures) == FIGURES
+    assert tuple(figures) == SCORES
     assert 0 <= figures["bleu_cased"] <= 1 + 1e-12 and 0 <= figures["bleu"] <= 1 + 1e-12
     best = of([(references[0], references) for _, references in items])
     if any(len(references[0].split()) >= 4 for _, references in items):
@@ -113,14 +113,14 @@ def test_bleu_is_a_fraction_and_one_for_a_text_that_is_a_reference(items: list[I
 
 
 @pytest.mark.parametrize(("outputs", "references"), [([], []), (["a"], []), (["a"], [[]]), (["a"], [["a"], ["b"]])])
-def test_a_text_without_a_reference_is_refused(outputs: list[str], references: list[list[str]]) -> None:
-    with pytest.raises(ValueError, match="each text needs one"):
+def test_a_text_without_a_reference_is_an_error(outputs: list[str], references: list[list[str]]) -> None:
+    with pytest.raises(ValueError, match="each text needs at least one"):
         score(outputs, references)
 
 
-def test_the_signature_is_sacrebleus_own() -> None:
+def test_the_signature_is_sacrebleus() -> None:
     named = dict(part.split("=") for part in SIGNATURE.split("; "))
-    assert tuple(named) == FIGURES
+    assert tuple(named) == SCORES
     for name, lowercase in (("bleu", True), ("bleu_cased", False)):
         scorer = sacrebleu.BLEU(lowercase=lowercase)
         scorer.corpus_score(["a", "b"], [["a", "b"], ["c", None]])  # pyright: ignore[reportArgumentType]
@@ -128,7 +128,7 @@ def test_the_signature_is_sacrebleus_own() -> None:
     assert named["nist"] == f"case:lc|tok:13a|n:5|sacrebleu:{sacrebleu.__version__}|rosa-bench:{__version__}"
 
 
-# People against people
+# Human references against each other
 
 RESTAURANTS = [
     ("Blue Spice is a coffee shop in the city centre.", [
@@ -152,13 +152,13 @@ E2E_TEST = conf_folder().parent.parent / "shared/data/e2e_nlg/test.jsonl.gz"
 
 
 @pytest.mark.skipif(not E2E_TEST.is_file(), reason="needs the E2E files beside the repository")
-def test_the_first_human_reference_of_e2es_test_split_held_out_against_the_others() -> None:
+def test_bleu_of_e2es_first_test_references_against_the_others() -> None:
     people = defaultdict(list)
     with gzip.open(E2E_TEST, "rt", encoding="utf-8") as file:
         for row in map(json.loads, file):
             people[row["meaning_representation"]].append(row["human_reference"])
     items = [(first, others) for first, *others in people.values() if others]
     assert (len(people), len(items), sum(len(others) for _, others in items)) == (630, 616, 4063)
-    # BLEU: python -m sacrebleu 2.6.0, with -lc and without, 60.4562 and 58.8509, each column of references in a file.
-    # NIST, and both again: the E2E challenge's own scorer (metrics/pymteval.py of its e2e-metrics), 8.89883.
+    # BLEU: python -m sacrebleu 2.6.0, with and without -lc: 60.4562 and 58.8509, one file per column of references.
+    # NIST 8.89883, and both BLEU scores again: the E2E challenge's scorer (metrics/pymteval.py in e2e-metrics).
     assert of(items) == pytest.approx({"bleu": 0.604562, "bleu_cased": 0.588509, "nist": 8.89883}, rel=1e-6)

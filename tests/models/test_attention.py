@@ -45,7 +45,7 @@ def full() -> Tensor:
 
 
 def padded(side: str) -> Tensor:
-    """A mask with no, some, and much padding."""
+    """A mask with rows of no, some and much padding."""
     mask = full()
     mask[1, 6:], mask[2, 2:] = 0, 0
     return mask if side == "right" else mask.flip(-1)
@@ -58,7 +58,7 @@ MASKS: dict[str, Callable[[], Tensor | None]] = {
 
 @contextmanager
 def watched() -> Iterator[list[Tensor | None]]:
-    """The masks that models which are loaded already get from ours."""
+    """Records the masks that our function gives to models already loaded."""
     made: list[Tensor | None] = []
 
     def noting(make: Callable[..., Tensor | None]) -> Callable[..., Tensor | None]:
@@ -85,7 +85,7 @@ def logits(model: PreTrainedModel, mask: Tensor | None) -> Tensor:
 @pytest.mark.parametrize("reference", ["sdpa", "eager"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_a_model_says_what_it_says_with_transformers_own_mask(
+def test_outputs_equal_those_with_transformers_mask(
     tiny_model: TinyModel, loud: Callable[[PreTrainedModel], PreTrainedModel], name: str, mask: str, reference: str
 ) -> None:
     model = loud(tiny_model(name))
@@ -94,25 +94,25 @@ def test_a_model_says_what_it_says_with_transformers_own_mask(
     found = logits(model, given)
     model.set_attn_implementation(reference)
     expected = logits(model, given)
-    if name in DECODERS and given is not None:  # what is said of padding is no one's business
+    if name in DECODERS and given is not None:  # outputs at padding do not matter
         found, expected = found[given.bool()], expected[given.bool()]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     other = logits(model, padded("right" if mask != "right" else "left"))
     if name in DECODERS and given is not None:
         other = other[given.bool()]
-    assert not torch.allclose(expected, other, rtol=1e-2, atol=1e-2)  # or the mask would not matter here
+    assert not torch.allclose(expected, other, rtol=1e-2, atol=1e-2)  # otherwise the mask would have no effect
 
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_gradients_are_those_with_transformers_own_mask(tiny_model: TinyModel, name: str, mask: str) -> None:
+def test_gradients_equal_those_with_transformers_mask(tiny_model: TinyModel, name: str, mask: str) -> None:
     def gradients(implementation: str) -> dict[str, Tensor]:
         model = tiny_model(name).double()
         model.set_attn_implementation(implementation)
         given = MASKS[mask]()
         labels = torch.tensor([0, 1, 1])
         if name in DECODERS:
-            # Not of a text's first token: where padding comes before it, it would be foretold from that.
+            # Not on a text's first token, which would be predicted from the padding before it.
             texts = full() if given is None else given
             labels = ids().masked_fill((texts == 0) | (texts.cumsum(-1) == 1), -100)
         model(input_ids=ids(), attention_mask=given, labels=labels).loss.backward()
@@ -126,7 +126,7 @@ def test_gradients_are_those_with_transformers_own_mask(tiny_model: TinyModel, n
 
 @pytest.mark.parametrize("mask", ["full", "right"])
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_under_autocast_the_mask_has_the_products_type(tiny_model: TinyModel, name: str, mask: str) -> None:
+def test_under_autocast_the_mask_has_the_autocast_dtype(tiny_model: TinyModel, name: str, mask: str) -> None:
     model = tiny_model(name)
     with watched() as made, torch.autocast("cpu", torch.bfloat16):
         found = logits(model, MASKS[mask]())
@@ -135,13 +135,13 @@ def test_under_autocast_the_mask_has_the_products_type(tiny_model: TinyModel, na
     with torch.autocast("cpu", torch.bfloat16):
         expected = logits(model, MASKS[mask]())
     shown = torch.ones(found.shape[:-1], dtype=torch.bool) if name in ENCODERS else padded("right").bool()
-    # Numbers in the place of truth values are no rounding: -inf and bfloat16's least both leave nothing of a score.
+    # A float mask adds no rounding error: -inf and bfloat16's minimum both give a weight of zero.
     torch.testing.assert_close(found[shown], expected[shown], rtol=0.02, atol=0.02)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_a_row_of_padding_alone_gives_numbers(tiny_model: TinyModel, side: str) -> None:
-    # So is each place before a text where padding is at the left: nothing comes before it that could be seen.
+def test_a_row_of_only_padding_gives_finite_outputs(tiny_model: TinyModel, side: str) -> None:
+    # The same holds for each left-padded position before a text: no token before it is visible.
     mask = padded(side)
     mask[2] = 0
     for name in (*ENCODERS, *DECODERS):
@@ -150,10 +150,10 @@ def test_a_row_of_padding_alone_gives_numbers(tiny_model: TinyModel, side: str) 
 
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", DECODERS)
-def test_texts_are_continued_as_with_transformers_own_mask(
+def test_generation_equals_that_with_transformers_mask(
     tiny_model: TinyModel, loud: Callable[[PreTrainedModel], PreTrainedModel], name: str, side: str
 ) -> None:
-    # With a cache there are more keys than queries.
+    # With a cache, there are more keys than queries.
     model = loud(tiny_model(name))
 
     def continued() -> Tensor:
@@ -170,7 +170,7 @@ def test_texts_are_continued_as_with_transformers_own_mask(
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_without_a_mask_none_is_made(tiny_model: TinyModel, name: str) -> None:
+def test_no_mask_is_made_without_padding(tiny_model: TinyModel, name: str) -> None:
     model = tiny_model(name)
     with watched() as made:
         logits(model, None)
@@ -179,13 +179,11 @@ def test_without_a_mask_none_is_made(tiny_model: TinyModel, name: str) -> None:
 
 @pytest.mark.parametrize("mask", ["full", "right", "left"])
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_a_mask_is_made_once_a_pass_in_a_form_that_the_fast_kernels_take(
-    tiny_model: TinyModel, name: str, mask: str
-) -> None:
+def test_a_mask_is_made_once_per_pass_for_the_fast_kernels(tiny_model: TinyModel, name: str, mask: str) -> None:
     model = tiny_model(name)
     with watched() as made:
         logits(model, MASKS[mask]())
-    [tensor] = made  # one for all layers
+    [tensor] = made  # shared by all layers
     assert tensor is not None
     assert tensor.shape == (BATCH, 1, LENGTH, LENGTH)
     assert tensor.is_floating_point()
@@ -215,7 +213,7 @@ def mask_of(kind: str, mask: Tensor | None, *, skip: bool = False, **options: An
 @pytest.mark.parametrize("kind", OPTIONS)
 @pytest.mark.parametrize("mask", ["full", "right", "left"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_mask_is_what_eager_attention_adds(kind: str, mask: str, dtype: torch.dtype) -> None:
+def test_the_mask_equals_the_bias_of_eager_attention(kind: str, mask: str, dtype: torch.dtype) -> None:
     given = MASKS[mask]()
     assert given is not None
     found = mask_of(kind, given.bool(), dtype=dtype)
@@ -228,10 +226,8 @@ def test_the_mask_is_what_eager_attention_adds(kind: str, mask: str, dtype: torc
 
 
 @pytest.mark.parametrize("rows", [(BATCH, 1, 1, LENGTH), (1, 1, 1, LENGTH), (1, 1, 1, 1), (1, 1, LENGTH, 1)], ids=str)
-def test_a_mask_that_repeats_itself_is_made_of_numbers_with_a_step_from_key_to_key(
-    monkeypatch: pytest.MonkeyPatch, rows: tuple[int, ...]
-) -> None:
-    # As some versions of transformers give it: the same truth values in other places, without memory of their own.
+def test_an_expanded_mask_becomes_contiguous_over_keys(monkeypatch: pytest.MonkeyPatch, rows: tuple[int, ...]) -> None:
+    # As in some versions of transformers: a boolean mask expanded over the keys, without memory of its own.
     seen = (torch.arange(math.prod(rows)) % 3 > 0).view(rows).expand(BATCH, 1, LENGTH, LENGTH)
     monkeypatch.setattr(attention, "sdpa_mask", lambda *_, **__: seen)
     bias = mask_of("causal", full())
@@ -241,7 +237,7 @@ def test_a_mask_that_repeats_itself_is_made_of_numbers_with_a_step_from_key_to_k
     assert bias.stride(-1) == 1
 
 
-def test_padding_is_told_once_for_all_queries() -> None:
+def test_the_padding_mask_is_shared_by_all_queries() -> None:
     bias = mask_of("bidirectional", full())
     assert bias is not None and bias.shape == (BATCH, 1, LENGTH, LENGTH)
     assert bias.untyped_storage().nbytes() == 4 * BATCH * LENGTH
@@ -249,7 +245,7 @@ def test_padding_is_told_once_for_all_queries() -> None:
 
 
 @pytest.mark.parametrize("mask", ["full", "right", None])
-def test_an_encoder_with_a_window_keeps_it_whatever_is_padded(mask: str | None) -> None:
+def test_an_encoder_keeps_its_window_with_padding(mask: str | None) -> None:
     window = sliding_window_bidirectional_mask_function(2)
     options: Any = {"mask_function": window, "allow_is_bidirectional_skip": True, "local_size": 2}
     given = None if mask is None else MASKS[mask]()
@@ -261,57 +257,57 @@ def test_an_encoder_with_a_window_keeps_it_whatever_is_padded(mask: str | None) 
     assert found is not None and torch.equal(found, expected.expand_as(found))
 
 
-def test_without_padding_there_is_none() -> None:
+def test_without_padding_the_mask_is_none_or_hides_nothing() -> None:
     assert mask_of("bidirectional", None) is None
     assert mask_of("causal", None, skip=True) is None
-    # Where an encoder may not go without, there is one that hides nothing.
+    # An encoder that requires a mask gets one that hides nothing.
     bias = mask_of("bidirectional", None, allow_is_bidirectional_skip=False)
     assert bias is not None and not bias.any()
     assert bias.shape == (BATCH, 1, LENGTH, LENGTH) and bias.stride(-1) == 1
 
 
-# Not looking
+# Host synchronisation
 
 
-class NotLooking(TorchDispatchMode):
-    """Refuses what makes the host wait for the device: asking a tensor for its values."""
+class NoHostSync(TorchDispatchMode):
+    """Raises if an operation makes the host wait for the device by reading a tensor's values."""
 
-    ASKING = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
+    SYNCHRONISING = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero")
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name().removeprefix("aten::").partition(".")[0] in self.ASKING:
-            raise AssertionError(f"{func} looks at values")
+        if func.name().removeprefix("aten::").partition(".")[0] in self.SYNCHRONISING:
+            raise AssertionError(f"{func} waits for the device")
         return func(*args, **(kwargs or {}))
 
 
-def test_looking_is_seen() -> None:
-    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+def test_no_host_sync_detects_synchronisation() -> None:
+    with pytest.raises(AssertionError, match="waits for the device"), NoHostSync():
         torch.ones(2).all().item()
-    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+    with pytest.raises(AssertionError, match="waits for the device"), NoHostSync():
         bool(torch.ones(2).all())
 
 
 @pytest.mark.parametrize("mask", ["full", "right", "left"])
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_a_pass_never_looks_at_the_masks_values(tiny_model: TinyModel, name: str, mask: str) -> None:
+def test_a_pass_never_synchronises_with_the_host(tiny_model: TinyModel, name: str, mask: str) -> None:
     model = tiny_model(name)
-    with NotLooking():
+    with NoHostSync():
         logits(model, MASKS[mask]())
     model.set_attn_implementation("sdpa")
-    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
-        logits(model, MASKS[mask]())  # which is what ours is for
+    with pytest.raises(AssertionError, match="waits for the device"), NoHostSync():
+        logits(model, MASKS[mask]())  # our mask avoids this
 
 
 @pytest.mark.parametrize("kind", ["bidirectional", "causal", "window"])
 @pytest.mark.parametrize("mask", ["full", "right", "left"])
-def test_the_mask_is_made_without_looking_at_values(kind: str, mask: str) -> None:
+def test_making_the_mask_does_not_synchronise_with_the_host(kind: str, mask: str) -> None:
     given = MASKS[mask]()
     assert given is not None
-    with NotLooking():
+    with NoHostSync():
         mask_of(kind, given.bool())
 
 
-# Which models
+# Supported models
 
 
 def mpnet() -> PreTrainedModel:
@@ -324,14 +320,14 @@ def mpnet() -> PreTrainedModel:
 
 
 @pytest.mark.parametrize("mask", MASKS)
-def test_a_model_that_attends_in_its_own_way_has_the_mask_alone(mask: str, tmp_path: Path) -> None:
+def test_a_model_with_its_own_attention_gets_only_the_mask(mask: str, tmp_path: Path) -> None:
     model = mpnet()
     assert model.config._attn_implementation == "eager"
     expected = logits(model, MASKS[mask]())
-    with pytest.raises(AssertionError, match="looks at values"), NotLooking():
+    with pytest.raises(AssertionError, match="waits for the device"), NoHostSync():
         logits(model, full())
     use_fast_attention(model)
-    with NotLooking():
+    with NoHostSync():
         found = logits(model, MASKS[mask]())
     torch.testing.assert_close(found, expected)
     model.save_pretrained(tmp_path)
@@ -340,7 +336,7 @@ def test_a_model_that_attends_in_its_own_way_has_the_mask_alone(mask: str, tmp_p
     torch.testing.assert_close(logits(loaded, MASKS[mask]()), expected)
 
 
-def test_another_implementation_that_was_chosen_stays(tiny_model: TinyModel) -> None:
+def test_another_chosen_implementation_is_kept(tiny_model: TinyModel) -> None:
     model = tiny_model("tiny_roberta")
     model.set_attn_implementation("eager")
     use_fast_attention(model)
@@ -348,7 +344,7 @@ def test_another_implementation_that_was_chosen_stays(tiny_model: TinyModel) -> 
 
 
 class Positions(nn.Module):
-    """Makes its positions where it likes, as MPNet of transformers 5.17 does."""
+    """Creates its positions on the default device, like MPNet in transformers 5.17."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -358,7 +354,7 @@ class Positions(nn.Module):
         return torch.arange(start, x.shape[1])
 
 
-def test_a_bias_of_positions_is_made_where_the_module_is() -> None:
+def test_position_bias_is_made_on_the_modules_device() -> None:
     model: Any = mpnet()
     model.add_module("positions", Positions())
     use_fast_attention(model)
@@ -370,7 +366,7 @@ def test_a_bias_of_positions_is_made_where_the_module_is() -> None:
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_a_saved_model_is_an_ordinary_one(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
+def test_a_saved_model_is_an_ordinary_transformers_model(tiny_model: TinyModel, tmp_path: Path, name: str) -> None:
     model = tiny_model(name)
     model.save_pretrained(tmp_path)
     for path in tmp_path.glob("*.json"):
@@ -383,7 +379,7 @@ def test_a_saved_model_is_an_ordinary_one(tiny_model: TinyModel, tmp_path: Path,
     torch.testing.assert_close(found, expected)
 
 
-# Which kernels
+# Kernels
 
 
 @pytest.fixture
@@ -394,7 +390,9 @@ def cudnn_allowed() -> Iterator[Callable[[bool], None]]:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_cudnn_attends_not_in_the_block_and_then_as_before(cudnn_allowed: Callable[[bool], None], before: bool) -> None:
+def test_cudnn_attention_is_disabled_in_the_block_and_restored(
+    cudnn_allowed: Callable[[bool], None], before: bool
+) -> None:
     cudnn_allowed(before)
     others = [torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()]
     with without_cudnn_attention():
@@ -409,12 +407,12 @@ def test_cudnn_attends_not_in_the_block_and_then_as_before(cudnn_allowed: Callab
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [64, 96, 128, 192, 320])
 @pytest.mark.parametrize("score", [0.0, -120.0])
-def test_gradients_are_right_however_low_all_scores_are(length: int, score: float) -> None:
+def test_gradients_are_correct_for_very_low_scores(length: int, score: float) -> None:
     width, generator = 64, torch.Generator().manual_seed(length)
     query, key, value, above = (
         torch.randn(2, 3, length, width, generator=generator).to("cuda", torch.bfloat16) for _ in range(4)
     )
-    query[..., 0], key[..., 0] = 1, score * math.sqrt(width)  # added to what any query has for any key
+    query[..., 0], key[..., 0] = 1, score * math.sqrt(width)  # added to every score
     seen = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
     mask = torch.zeros(seen.shape, dtype=torch.bfloat16, device="cuda").masked_fill(~seen, -1e38)[None, None]
 
@@ -429,5 +427,5 @@ def test_gradients_are_right_however_low_all_scores_are(length: int, score: floa
         expected = gradients(torch.float32)
     for one, other in zip(found, expected, strict=True):
         assert one.isfinite().all()
-        # But for the first column, in which the query's gradient is the rounding of a sum to 0, times the key's 960.
+        # Except the first column, where the query's gradient is the rounding error of a zero sum, times the key's 960.
         torch.testing.assert_close(one[..., 1:], other[..., 1:], rtol=5e-2, atol=5e-2)

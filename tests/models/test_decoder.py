@@ -22,7 +22,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder
-from rosa_bench.models.pretrained import Loaded, longest_input
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate
@@ -59,12 +59,12 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def at(spec: Decoder, folder: Path) -> Decoder:
-    """The same model, from a folder."""
+    """The same model, loaded from a folder."""
     return replace(spec, random=None, path=str(folder))
 
 
 def drawn(model_type: str, **settings: Any) -> PreTrainedModel:
-    """A bare model of random weights."""
+    """A bare model with random weights."""
     return AutoModel.from_config(AutoConfig.for_model(model_type, **{**OTHER, **settings}))
 
 
@@ -81,33 +81,33 @@ def tokens_of(length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_the_seed_draws_the_weights(spec_of: SpecOf, name: str) -> None:
+def test_random_weights_depend_on_the_seed(spec_of: SpecOf, name: str) -> None:
     one, again, other = (load(spec_of(name), seed=seed).model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert {key for key in one if not torch.equal(one[key], other[key])} >= {"lm_head.weight"}
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_model_comes_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None:
+def test_a_model_is_loaded_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None:
     loaded = load(spec_of(name))
     assert {(p.dtype, p.device.type) for p in loaded.model.parameters()} == {(torch.float32, "cpu")}
     assert loaded.commit is None
-    assert loaded.drawn == ()
+    assert loaded.missing == ()
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_the_longest_input_is_the_longest_that_the_model_takes(spec_of: SpecOf, name: str) -> None:
+def test_the_longest_input_is_the_models_limit(spec_of: SpecOf, name: str) -> None:
     loaded = load(spec_of(name))
-    assert longest_input(loaded) == 512
+    assert max_input_length(loaded) == 512
     assert logits(loaded.model, tokens_of(512)).isfinite().all()
-    if name == "tiny_gpt2":  # Llama's positions are turned, not looked up
+    if name == "tiny_gpt2":  # Llama has rotary positions, not a table
         with pytest.raises((IndexError, RuntimeError)):
             logits(loaded.model, tokens_of(513))
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
 
 
-# What a model's file declares
+# Declarations
 
 # The published configurations: huggingface.co/<id>/raw/main/config.json.
 PUBLISHED = {
@@ -128,20 +128,20 @@ def config_of(spec: Decoder) -> PretrainedConfig:
 
 
 @pytest.mark.parametrize("name", [*RANDOM, *PUBLISHED])
-def test_every_model_says_how_large_it_is(spec_of: SpecOf, name: str) -> None:
+def test_declared_size_of_every_model(spec_of: SpecOf, name: str) -> None:
     with torch.device("meta"):
         bare, whole = (kind.from_config(config_of(spec_of(name))) for kind in (AutoModel, AutoModelForCausalLM))
     counts = [sum(parameter.numel() for parameter in model.parameters()) for model in (bare, whole)]
     assert counts == [spec_of(name).parameters] * 2  # a tied head adds nothing
 
 
-def test_every_decoder_is_among_them() -> None:
+def test_every_decoders_size_is_tested() -> None:
     specs = load_specs(conf_folder() / "model")
     assert {name for name, spec in specs.items() if isinstance(spec, Decoder)} == {*RANDOM, *PUBLISHED}
 
 
 @pytest.mark.parametrize("name", [*RANDOM, *PUBLISHED])
-def test_what_a_file_says_of_names_is_what_the_model_has(spec_of: SpecOf, name: str) -> None:
+def test_declared_names_exist_in_the_model(spec_of: SpecOf, name: str) -> None:
     spec = spec_of(name)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(spec))
@@ -165,22 +165,22 @@ def test_what_a_file_says_of_names_is_what_the_model_has(spec_of: SpecOf, name: 
             assert width in weight.shape
 
 
-# A folder of one's own
+# Local folders
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_saved_model_comes_back(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
+def test_a_saved_model_is_restored(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
     saved = load(spec_of(name))
     save(saved.model, tmp_path)
     back = load(at(spec_of(name), tmp_path), seed=1)
     assert torch.equal(logits(back.model, tokens_of(9)), logits(saved.model, tokens_of(9)))
-    assert back.drawn == ()
-    assert longest_input(back) == longest_input(saved)
+    assert back.missing == ()
+    assert max_input_length(back) == max_input_length(saved)
     assert back.model.get_output_embeddings().weight is back.model.get_input_embeddings().weight  # pyright: ignore
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_saved_body_has_its_head_where_that_is_the_embedding(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
+def test_a_saved_body_with_a_tied_head_is_complete(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
     saved = load(spec_of(name)).model
     body = saved.base_model
     assert isinstance(body, PreTrainedModel)
@@ -190,34 +190,34 @@ def test_a_saved_body_has_its_head_where_that_is_the_embedding(spec_of: SpecOf, 
     assert torch.equal(logits(back.model, tokens_of(9)), logits(saved, tokens_of(9)))
 
 
-def test_a_model_without_its_head_is_refused(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_a_model_without_its_head_is_an_error(spec_of: SpecOf, tmp_path: Path) -> None:
     spec = replace(spec_of("tiny_llama"), random={**(spec_of("tiny_llama").random or {}), "tie_word_embeddings": False})
     save(load(spec).model, tmp_path)
-    assert load(at(spec, tmp_path), seed=1).drawn == ()
+    assert load(at(spec, tmp_path), seed=1).missing == ()
     weights = load_file(tmp_path / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"model=tiny_llama has no lm_head\.weight, .*no causal head.*gpt2"):
+    with pytest.raises(UserError, match=r"model=tiny_llama has no causal head: lm_head\.weight not found.*gpt2"):
         load(at(spec, tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
-def test_an_encoder_is_refused_even_with_a_head_to_say_words(spec_of: SpecOf, tmp_path: Path, kind: str) -> None:
-    """transformers would make a decoder of it, which it is not."""
+def test_an_encoder_with_a_language_model_head_is_an_error(spec_of: SpecOf, tmp_path: Path, kind: str) -> None:
+    """transformers would load it as a decoder, which it is not."""
     config = AutoConfig.for_model(kind, **OTHER)
     save(AutoModelForCausalLM.from_config(config), tmp_path)
-    with pytest.raises(UserError, match=f"model=tiny_gpt2 is a {kind} that looks ahead.*gpt2"):
+    with pytest.raises(UserError, match=f"model=tiny_gpt2 is a {kind}, which attends to later tokens.*gpt2"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
-def test_an_encoders_body_is_refused(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_an_encoders_body_is_an_error(spec_of: SpecOf, tmp_path: Path) -> None:
     save(drawn("bert"), tmp_path)
-    with pytest.raises(UserError, match=r"model=tiny_gpt2 has no cls\..*, and so no causal head.*gpt2"):
+    with pytest.raises(UserError, match=r"model=tiny_gpt2 has no causal head: cls\..* not found.*gpt2"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "distilbert"])
-def test_a_kind_without_a_causal_head_is_refused(spec_of: SpecOf, tmp_path: Path, kind: str) -> None:
+def test_a_model_type_without_a_causal_head_is_an_error(spec_of: SpecOf, tmp_path: Path, kind: str) -> None:
     save(drawn(kind, **({"dim": 32, "n_layers": 1, "n_heads": 4} if kind == "distilbert" else {})), tmp_path)
     with pytest.raises(UserError, match=f"model=tiny_gpt2 is a {kind}, which has no causal head.*gpt2"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
@@ -226,7 +226,7 @@ def test_a_kind_without_a_causal_head_is_refused(spec_of: SpecOf, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_looking_ahead_is_seen_and_the_model_left_as_it_was(spec_of: SpecOf, name: str) -> None:
+def test_is_causal_detects_attention_to_later_tokens_and_keeps_the_mode(spec_of: SpecOf, name: str) -> None:
     model = load(spec_of(name)).model
     for training in (True, False):
         model.train(training)
@@ -239,7 +239,7 @@ def test_looking_ahead_is_seen_and_the_model_left_as_it_was(spec_of: SpecOf, nam
 @pytest.mark.parametrize(
     ("name", "key"), [("tiny_gpt2", "h.1.attn.c_attn.weight"), ("tiny_llama", "layers.1.self_attn.k_proj.weight")]
 )
-def test_damaged_weights_are_told_with_their_name(
+def test_damaged_weights_error_names_the_weight(
     spec_of: SpecOf, tmp_path: Path, name: str, key: str, value: float
 ) -> None:
     saved = load(spec_of(name)).model
@@ -247,26 +247,26 @@ def test_damaged_weights_are_told_with_their_name(
     with torch.no_grad():
         saved.get_parameter(found)[3, 4] = value
     save(saved, tmp_path)
-    with pytest.raises(UserError, match=rf"model={name} is damaged: {re.escape(found)} holds NaN or Inf"):
+    with pytest.raises(UserError, match=rf"model={name} is damaged: {re.escape(found)} contains NaN or Inf"):
         load(at(spec_of(name), tmp_path))
 
 
-def test_weights_of_another_shape_are_told(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_weights_of_another_shape_are_an_error(spec_of: SpecOf, tmp_path: Path) -> None:
     saved = load(spec_of("tiny_gpt2")).model
     save(saved, tmp_path)
     saved.config.n_embd = 16
     saved.config.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} do not fit what its config\.json describes"):
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} do not fit its config\.json"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
-def test_a_folder_without_a_tokenizer_is_told(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_an_error(spec_of: SpecOf, tmp_path: Path) -> None:
     load(spec_of("tiny_gpt2")).model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))} has no tokenizer"):
         load(at(spec_of("tiny_gpt2"), tmp_path))
 
 
-# Tasks and models that do not go together
+# Incompatible tasks and models
 
 
 @pytest.mark.parametrize(("task", "model", "expected"), [
@@ -275,7 +275,7 @@ def test_a_folder_without_a_tokenizer_is_told(spec_of: SpecOf, tmp_path: Path) -
     ("restaurants", "mlp1", "task=restaurants is not for model=mlp1; it needs a decoder, such as gpt2"),
     ("synthetic", "gpt2", "task=synthetic is not for model=gpt2; it needs a perceptron, such as mlp1"),
 ])  # fmt: skip
-def test_a_model_of_another_kind_is_told_in_one_line(compose: Compose, task: str, model: str, expected: str) -> None:
+def test_wrong_kind_of_model_error_is_one_line(compose: Compose, task: str, model: str, expected: str) -> None:
     with pytest.raises(UserError) as raised:
         compose(f"task={task}", f"model={model}")
     assert str(raised.value) == expected

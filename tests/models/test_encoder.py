@@ -23,7 +23,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.pretrained import Loaded, longest_input
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.random import SPECIAL, byte_tokenizer
 from rosa_bench.models.weights.source import locate
@@ -67,7 +67,7 @@ def tokens_of(length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_one_output_is_a_regression_and_more_are_classes(spec_of: SpecOf, name: str) -> None:
+def test_one_output_means_regression_and_more_mean_classes(spec_of: SpecOf, name: str) -> None:
     labels = {1: torch.tensor([0.5, 3.0]), 2: torch.tensor([0, 1]), 3: torch.tensor([2, 0])}
     for count, truth in labels.items():
         model = load(spec_of(name), num_outputs=count).model.eval()
@@ -81,7 +81,7 @@ def test_one_output_is_a_regression_and_more_are_classes(spec_of: SpecOf, name: 
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_the_seed_draws_the_weights(spec_of: SpecOf, name: str) -> None:
+def test_random_weights_depend_on_the_seed(spec_of: SpecOf, name: str) -> None:
     one, again, other = (load(spec_of(name), seed=seed).model.state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[key], again[key]) for key in one)
     differing = {key for key in one if not torch.equal(one[key], other[key])}
@@ -90,7 +90,7 @@ def test_the_seed_draws_the_weights(spec_of: SpecOf, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_model_comes_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None:
+def test_a_model_is_loaded_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None:
     loaded = load(spec_of(name))
     assert {(p.dtype, p.device.type) for p in loaded.model.parameters()} == {(torch.float32, "cpu")}
     assert loaded.commit is None
@@ -100,27 +100,27 @@ def test_a_model_comes_in_float32_on_the_cpu(spec_of: SpecOf, name: str) -> None
 
 
 @pytest.mark.parametrize("spec_name", [*RANDOM, "mpnet"])
-def test_the_longest_input_is_the_longest_that_the_model_takes(spec_of: SpecOf, spec_name: str) -> None:
+def test_the_longest_input_is_the_models_limit(spec_of: SpecOf, spec_name: str) -> None:
     spec = replace(spec_of("tiny_bert"), random=MPNET) if spec_name == "mpnet" else spec_of(spec_name)
     loaded = load(spec)
-    longest = longest_input(loaded)
+    longest = max_input_length(loaded)
     assert longest == (64 if spec_name == "mpnet" else 512)  # of 66, 514 and 512 rows
     assert outputs(loaded.model, tokens_of(longest)).isfinite().all()
     with pytest.raises((IndexError, RuntimeError)):
         outputs(loaded.model, tokens_of(longest + 1))
 
 
-def test_a_tokenizers_own_limit_counts_too(spec_of: SpecOf) -> None:
+def test_the_tokenizers_limit_also_applies(spec_of: SpecOf) -> None:
     loaded = load(spec_of("tiny_bert"))
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
-    assert longest_input(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=100))) == 100
+    assert max_input_length(loaded._replace(tokenizer=byte_tokenizer(max_length=10**30))) == 512
 
 
-# What a model's file declares
+# Declarations
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_every_random_model_says_how_large_it_is(spec_of: SpecOf, name: str) -> None:
+def test_declared_size_of_every_random_model(spec_of: SpecOf, name: str) -> None:
     spec = spec_of(name)
     assert spec.random is not None
     assert spec.parameters == size(type(load(spec).model.config)(**spec.random))
@@ -139,23 +139,23 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_every_published_model_says_how_large_it_is(spec_of: SpecOf, name: str) -> None:
+def test_declared_size_of_every_published_model(spec_of: SpecOf, name: str) -> None:
     assert spec_of(name).parameters == size(PUBLISHED[name])
 
 
-def test_every_encoder_is_among_them() -> None:
+def test_every_encoders_size_is_tested() -> None:
     specs = load_specs(conf_folder() / "model")
     assert {name for name, spec in specs.items() if isinstance(spec, Encoder)} == {*RANDOM, *PUBLISHED}
 
 
 def size(config: PretrainedConfig) -> int:
-    """Parameters of the bare model."""
+    """Number of parameters without a head."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
 
 
 @pytest.mark.parametrize("name", [*RANDOM, *PUBLISHED])
-def test_attention_means_the_four_projections_of_every_block(spec_of: SpecOf, name: str) -> None:
+def test_attention_matches_the_four_projections_of_every_block(spec_of: SpecOf, name: str) -> None:
     spec = spec_of(name)
     if name in PUBLISHED:
         with torch.device("meta"):
@@ -172,11 +172,11 @@ def test_attention_means_the_four_projections_of_every_block(spec_of: SpecOf, na
     assert not [key for key in heads if ".layer." in key]
 
 
-# A folder of one's own
+# Local folders
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_saved_model_comes_back(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
+def test_a_saved_model_is_restored(spec_of: SpecOf, tmp_path: Path, name: str) -> None:
     saved = load(spec_of(name))
     saved.model.save_pretrained(tmp_path)
     saved.tokenizer.save_pretrained(tmp_path)
@@ -184,11 +184,11 @@ def test_a_saved_model_comes_back(spec_of: SpecOf, tmp_path: Path, name: str) ->
     back = load(spec, seed=1)
     assert torch.equal(outputs(back.model, tokens_of(9)), outputs(saved.model, tokens_of(9)))
     assert back.tokenizer("a pair", "é 漢")["input_ids"] == saved.tokenizer("a pair", "é 漢")["input_ids"]
-    assert longest_input(back) == longest_input(saved)
+    assert max_input_length(back) == max_input_length(saved)
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_saved_body_gets_a_head_of_the_tasks_size(spec_of: SpecOf, tmp_path: Path, num_outputs: int) -> None:
+def test_a_model_without_a_head_gets_one_of_the_tasks_size(spec_of: SpecOf, tmp_path: Path, num_outputs: int) -> None:
     saved = load(spec_of("tiny_bert"))
     body = saved.model.base_model
     assert isinstance(body, PreTrainedModel)
@@ -201,7 +201,7 @@ def test_a_saved_body_gets_a_head_of_the_tasks_size(spec_of: SpecOf, tmp_path: P
 
 
 @pytest.mark.parametrize("num_outputs", [1, 3])
-def test_a_saved_head_of_another_size_is_told_or_replaced(spec_of: SpecOf, tmp_path: Path, num_outputs: int) -> None:
+def test_a_head_of_another_size_is_an_error_or_replaced(spec_of: SpecOf, tmp_path: Path, num_outputs: int) -> None:
     saved = load(spec_of("tiny_bert"), num_outputs=2)
     saved.model.save_pretrained(tmp_path)
     saved.tokenizer.save_pretrained(tmp_path)
@@ -214,7 +214,7 @@ def test_a_saved_head_of_another_size_is_told_or_replaced(spec_of: SpecOf, tmp_p
         assert outputs(model, tokens_of(5)).shape == (2, num_outputs)
 
 
-def test_a_folder_without_a_tokenizer_is_told(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer_is_an_error(spec_of: SpecOf, tmp_path: Path) -> None:
     load(spec_of("tiny_bert")).model.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path)):
         load(replace(spec_of("tiny_bert"), random=None, path=str(tmp_path)))
@@ -232,9 +232,9 @@ def test_pickled_weights_are_not_loaded(spec_of: SpecOf, tmp_path: Path) -> None
         load_encoder(spec, source, num_outputs=2)
 
 
-def test_a_kind_of_model_that_does_not_exist_is_told(spec_of: SpecOf) -> None:
+def test_an_unknown_model_type_is_an_error(spec_of: SpecOf) -> None:
     spec = replace(spec_of("tiny_bert"), random={"model_type": "unheard_of"})
-    with pytest.raises(UserError, match=r"model\.random\.model_type=unheard_of"):
+    with pytest.raises(UserError, match=r"model\.random with model_type=unheard_of"):
         load(spec)
 
 
@@ -242,7 +242,7 @@ def test_a_kind_of_model_that_does_not_exist_is_told(spec_of: SpecOf) -> None:
 
 
 @given(st.text(max_size=60).filter(lambda text: not any(special in text for special in SPECIAL)))
-def test_the_byte_tokenizer_loses_nothing(text: str) -> None:
+def test_the_byte_tokenizer_is_lossless(text: str) -> None:
     tokenizer = byte_tokenizer(max_length=512)
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
@@ -264,7 +264,7 @@ def test_the_byte_tokenizer_has_robertas_special_tokens() -> None:
     assert len(tokenizer(string.printable * 20, truncation=True)["input_ids"]) == 512
 
 
-def test_the_byte_tokenizer_comes_back_from_a_folder(tmp_path: Path) -> None:
+def test_the_byte_tokenizer_is_restored_from_a_folder(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer(max_length=77)
     tokenizer.save_pretrained(tmp_path)
     back = AutoTokenizer.from_pretrained(tmp_path)
@@ -273,11 +273,11 @@ def test_the_byte_tokenizer_comes_back_from_a_folder(tmp_path: Path) -> None:
     assert back.decode(back("a , b .")["input_ids"], skip_special_tokens=True) == "a , b ."
 
 
-def test_damaged_weights_are_told_with_their_name(spec_of: SpecOf, tmp_path: Path) -> None:
+def test_damaged_weights_error_names_the_weight(spec_of: SpecOf, tmp_path: Path) -> None:
     saved = load(spec_of("tiny_bert"))
     with torch.no_grad():
         saved.model.get_parameter("bert.encoder.layer.1.attention.self.query.weight")[3, 4] = float("inf")
     saved.model.save_pretrained(tmp_path)
     saved.tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"layer\.1\.attention\.self\.query\.weight holds NaN or Inf"):
+    with pytest.raises(UserError, match=r"layer\.1\.attention\.self\.query\.weight contains NaN or Inf"):
         load(replace(spec_of("tiny_bert"), random=None, path=str(tmp_path)))

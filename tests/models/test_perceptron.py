@@ -44,7 +44,7 @@ def spec(request: pytest.FixtureRequest, spec_of: SpecOf) -> Perceptron:
 
 
 def references(model: PerceptronForRegression, spec: Perceptron) -> list[nn.Sequential]:
-    """Each replicate by itself, of PyTorch's own layers with the same weights."""
+    """Each replicate as a network of PyTorch layers with the same weights."""
     found = []
     for replicate in range(model.config.replicates):
         modules: list[nn.Module] = []
@@ -61,7 +61,7 @@ def data(width: int) -> Tensor:
     return torch.randn(ROWS, REPLICATES, width)
 
 
-def test_it_is_one_sequential_network_a_replicate(spec: Perceptron) -> None:
+def test_each_replicate_equals_a_sequential_network(spec: Perceptron) -> None:
     model, x, labels = make_perceptron(spec, **SIZES), data(INPUTS), data(OUTPUTS)
     result = model(inputs=x, labels=labels)
     alone = references(model, spec)
@@ -69,7 +69,7 @@ def test_it_is_one_sequential_network_a_replicate(spec: Perceptron) -> None:
     assert result.logits.shape == (ROWS, REPLICATES, OUTPUTS)
     torch.testing.assert_close(result.logits, expected)
 
-    # The loss is each one's own mean squared error, summed: so each one's gradient is what it would be alone.
+    # The loss is the sum of the replicates' mean squared errors, so each has the gradient that it would have alone.
     losses = [functional.mse_loss(expected[:, number], labels[:, number]) for number in range(REPLICATES)]
     torch.testing.assert_close(result.loss, sum(losses))
     result.loss.backward()
@@ -80,7 +80,7 @@ def test_it_is_one_sequential_network_a_replicate(spec: Perceptron) -> None:
             torch.testing.assert_close(weights.grad[number], own.grad)
 
 
-def test_without_labels_there_is_no_loss(spec: Perceptron) -> None:
+def test_no_loss_without_labels(spec: Perceptron) -> None:
     assert make_perceptron(spec, **SIZES)(inputs=data(INPUTS)).loss is None
 
 
@@ -94,11 +94,11 @@ def test_shapes_are_those_of_the_weights(spec: Perceptron) -> None:
     [([], [(5, 12)]), ([8], [(8, 12), (5, 8)]), ([8, 3], [(8, 12), (3, 8), (5, 3)])],
     ids=str,
 )
-def test_shapes_are_out_in(spec_of: SpecOf, hidden: list[int], expected: list[tuple[int, int]]) -> None:
+def test_declared_shapes_are_out_in(spec_of: SpecOf, hidden: list[int], expected: list[tuple[int, int]]) -> None:
     assert spec_of(f"model.hidden={hidden}").shapes(12, 5) == expected
 
 
-def test_weights_are_drawn_as_linear_layers_draw_theirs(spec_of: SpecOf) -> None:
+def test_weights_are_initialised_like_linear_layers(spec_of: SpecOf) -> None:
     model = make_perceptron(spec_of("model=mlp2"), inputs=100, outputs=32, replicates=4)
     for weights, columns in zip(model.parameters(), (100, 64), strict=True):
         bound = columns**-0.5
@@ -108,7 +108,7 @@ def test_weights_are_drawn_as_linear_layers_draw_theirs(spec_of: SpecOf) -> None
         assert len({own.sum().item() for own in weights}) == 4
 
 
-def test_the_global_seed_fixes_the_weights(spec: Perceptron) -> None:
+def test_weights_are_a_function_of_the_global_seed(spec: Perceptron) -> None:
     def drawn(seed: int) -> list[Tensor]:
         torch.manual_seed(seed)
         return list(make_perceptron(spec, **SIZES).parameters())
@@ -117,11 +117,11 @@ def test_the_global_seed_fixes_the_weights(spec: Perceptron) -> None:
     assert not any(map(torch.equal, drawn(0), drawn(1)))
 
 
-def test_saved_and_loaded_it_gives_the_same_bits(spec: Perceptron, tmp_path: Path) -> None:
+def test_a_saved_model_is_restored_exactly(spec: Perceptron, tmp_path: Path) -> None:
     model, x = make_perceptron(spec, **SIZES), data(INPUTS)
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
-    torch.manual_seed(1)  # what is drawn while loading must not be what stays
+    torch.manual_seed(1)  # weights drawn while loading must be overwritten
     loaded = PerceptronForRegression.from_pretrained(tmp_path)
     assert (loaded.config.widths, loaded.config.activation, loaded.config.replicates) == (
         [INPUTS, *spec.hidden, OUTPUTS], spec.activation, REPLICATES,
@@ -134,8 +134,8 @@ def test_saved_and_loaded_it_gives_the_same_bits(spec: Perceptron, tmp_path: Pat
 
 
 @pytest.mark.parametrize(("override", "words"), [
-    ("model.path=somewhere", ["model.path", "mlp2 is drawn anew for each run"]),
-    ("+model.hub=some/where", ["model.hub", "mlp2 is drawn anew for each run"]),
+    ("model.path=somewhere", ["model.path", "mlp2 is initialised randomly"]),
+    ("+model.hub=some/where", ["model.hub", "mlp2 is initialised randomly"]),
     ("model.activation=sigmoid", ["model.activation=sigmoid", "relu, tanh, gelu"]),
     ("model.hidden=[0]", ["model.hidden=0", "at least 1"]),
     ("model.hidden=[8,-1]", ["model.hidden=-1", "at least 1"]),
@@ -143,7 +143,7 @@ def test_saved_and_loaded_it_gives_the_same_bits(spec: Perceptron, tmp_path: Pat
     ("model.hidden=[wide]", ["model.hidden", "wide"]),
     ("+model.width=8", ["model.width"]),
 ])  # fmt: skip
-def test_a_declaration_that_is_none_is_told_in_one_line(compose: Compose, override: str, words: list[str]) -> None:
+def test_invalid_declaration_error_is_one_line(compose: Compose, override: str, words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         compose("task=synthetic", "model=mlp2", override)
     message = str(caught.value)
@@ -152,12 +152,12 @@ def test_a_declaration_that_is_none_is_told_in_one_line(compose: Compose, overri
         assert word in message
 
 
-def test_weights_from_packages_are_refused(spec: Perceptron) -> None:
+def test_a_wheel_is_an_error(spec: Perceptron) -> None:
     with pytest.raises(UserError, match=r"^model\.wheel is for pre-trained models"):
         replace(spec, wheel=Wheel(requirements=[], sha256=[], folder="x"))
 
 
-def test_what_it_is_drawn_from_says_its_form(spec: Perceptron) -> None:
+def test_drawn_from_gives_the_architecture(spec: Perceptron) -> None:
     source = locate(spec)
     assert source.kind == "random"
     assert source.identity == {"config": {"hidden": spec.hidden, "activation": spec.activation}}

@@ -34,7 +34,7 @@ TINY = (
     "task=restaurants", "model=tiny_gpt2", "device=cpu", "epochs=2", "limit_train=20", "limit_eval=4", "batch_size=8",
     "lr=3e-3", "optimizer.warmup_steps=null", "task.decoding.beams=2", "task.decoding.max_new_tokens=10",
 )  # fmt: skip
-FIGURES = {*load_metric("generation").figures, "perplexity", "loss"}
+FIGURES = {*load_metric("generation").scores, "perplexity", "loss"}
 # Steps that grow without end, so that the first epoch is the best.
 WORSE = ("epochs=3", "lr=0.3", "optimizer.warmup_steps=8", "save_model=true")  # of nine
 

@@ -1,20 +1,20 @@
-"""Programs that generate data, by name. A task's yaml names one in ``embedded``; nothing else can be called."""
+"""Data generators by name. A task's yaml names one of them in ``embedded``; nothing else can be called."""
 
 import importlib
 from typing import Any
 
-# Name -> the module and function that make the rows of a split, where rows are what a program makes.
+# Name -> "module:function" that returns the rows of a split, or None if the generator does not make rows.
 GENERATORS: dict[str, str | None] = {
     "grammar": "rosa_bench.data.generators.grammar:sentences",
     "restaurants": "rosa_bench.data.generators.restaurants:load",
-    "synthetic_regression": None,  # tensors, made by `rosa_bench.tasks.regression.prepare`
+    "synthetic_regression": None,  # makes tensors; see `rosa_bench.tasks.regression.prepare`
 }
 
 
 def generate(name: str, split: str) -> list[dict[str, Any]]:
-    """Return the rows of ``split`` from the generator ``name``, which must be one that makes rows."""
+    """Return the rows of ``split`` from the generator ``name``. Raises ValueError if it does not make rows."""
     target = GENERATORS[name]
     if target is None:
-        raise ValueError(f"generator {name} makes no rows")
+        raise ValueError(f"generator {name} does not make rows")
     module, _, function = target.partition(":")
     return getattr(importlib.import_module(module), function)(split)

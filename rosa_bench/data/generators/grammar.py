@@ -1,12 +1,13 @@
-"""Sentence acceptability without a download: a synthetic stand-in for CoLA, to try the runner with.
+"""Sentence acceptability without a download: a synthetic stand-in for CoLA, for trying out the runner.
 
-Every example is half of a minimal pair, as in BLiMP (Warstadt et al., 2020, arXiv:1912.00582): one sentence is
-acceptable, the other differs from it in one word or in the order alone and is not. We differ from BLiMP in two ways.
-The label is asked of each sentence by itself, so number, gender, distractor and auxiliary are counterbalanced: no word
-and no length tells the label, only what stands where. And the two splits share their function words alone: what carries
-over from one to the other is grammar, not vocabulary.
+Each example is half of a minimal pair, as in BLiMP (Warstadt et al., 2020, arXiv:1912.00582): one sentence is
+acceptable; the other differs only in one word or in word order and is not. We differ from BLiMP in two ways:
 
-As in linguistics, a star marks an unacceptable sentence.
+* Sentences are labelled one at a time. Number, gender, distractor and auxiliary are therefore counterbalanced, so
+  neither a single word nor the length predicts the label; only word order does.
+* The two splits share only their function words. What transfers between them is grammar, not vocabulary.
+
+As is usual in linguistics, a star marks an unacceptable sentence.
 """
 
 import re
@@ -16,12 +17,12 @@ from random import Random
 
 from rosa_bench.data.generators.grammar_words import TRAIN, VALIDATION, Draw, GrammarWords
 
-Pair = tuple[str, str]  # acceptable, unacceptable; `_sentence` spells them
+Pair = tuple[str, str]  # acceptable, unacceptable; `_sentence` does the spelling
 
 SIZES = {"train": 4000, "validation": 1000}  # sentences
-LEXICONS = {"train": TRAIN, "validation": VALIDATION}
+WORDS = {"train": TRAIN, "validation": VALIDATION}
 
-SINGULAR, PLURAL = 0, 1  # a number indexes whatever agrees: a noun, or one of these
+SINGULAR, PLURAL = 0, 1  # grammatical number; indexes a noun's forms or one of these pairs
 BE = ("is", "are")
 BE_PAST = ("was", "were")
 HAVE = ("has", "have")
@@ -32,8 +33,8 @@ PLACES = ("near", "behind", "beside")
 MODALS = ("will", "could", "should", "might")
 
 
-def _exchanged(frame: Callable[[str, str], str], first: str, second: str) -> Pair:
-    """Fill a frame's two places in the acceptable order, then in the other; an empty string leaves its place empty."""
+def _swapped(frame: Callable[[str, str], str], first: str, second: str) -> Pair:
+    """Fill a frame's two slots in the acceptable order, then swapped. An empty string leaves a slot empty."""
     return frame(first, second), frame(second, first)
 
 
@@ -61,7 +62,7 @@ def subject_verb_agreement(draw: Draw) -> Pair:
 
 
 def reflexive(draw: Draw) -> Pair:
-    """A reflexive agrees with the subject of its own clause (Principle A); another name in the sentence does not count.
+    """A reflexive agrees with the subject of its own clause (Principle A), not with another name in the sentence.
 
     "The queen that Peter blamed defended herself." / *"The queen that Peter blamed defended himself."
     """
@@ -95,7 +96,7 @@ def determiner_noun_agreement(draw: Draw) -> Pair:
 
 
 def argument_structure(draw: Draw) -> Pair:
-    """A verb selects its complement: an object or none, "that" or "whether", a gerund or an infinitive.
+    """A verb selects its complement: object or no object, "that" or "whether", gerund or infinitive.
 
     "Mary inspected the lamp." / *"Mary arrived the lamp.", and "Mary arrived near it." / *"Mary inspected near it."
     """
@@ -118,7 +119,7 @@ def argument_structure(draw: Draw) -> Pair:
 
 
 def question_formation(draw: Draw) -> Pair:
-    """A question fronts the auxiliary of its main clause: not a relative clause's, not none, and none is left behind.
+    """A question fronts the auxiliary of its main clause, exactly once, and not that of a relative clause.
 
     "Will the pilot who might sleep inspect the lamp?" / *"Might the pilot who sleep will inspect the lamp?"
     """
@@ -136,12 +137,12 @@ def question_formation(draw: Draw) -> Pair:
     return draw.level(
         (question, f"{inner} the {person} who {rest} {main} {predicate}?"),
         (question, f"{main} the {person} who {rest} {inner} {predicate}?"),
-        _exchanged(lambda a, b: f"{why} {a} the {person} {b} {doing.base}?", "did", ""),
+        _swapped(lambda a, b: f"{why} {a} the {person} {b} {doing.base}?", "did", ""),
     )
 
 
 def negative_polarity(draw: Draw) -> Pair:
-    """A polarity item ("ever", "any") needs a negation or a condition that c-commands it, not just one before it.
+    """A polarity item ("ever", "any") must be c-commanded by a negation or a condition, not merely preceded by one.
 
     "No pilot that the nurse trusted has ever arrived." / *"The pilot that no nurse trusted has ever arrived."
     """
@@ -157,18 +158,18 @@ def negative_polarity(draw: Draw) -> Pair:
     finding = draw.level(f"ever {seen} {it}", f"{seen} any {thing.plural}")
     return draw.level(
         # The licensor moves:
-        _exchanged(lambda a, b: f"{a} {one} that {b} {two} {attitude.past} {has} {finding}.", no, "the"),
-        _exchanged(lambda a, b: f"{a} {one} {has} {came}, but {b} {two} {has} {finding}.", "the", no),
-        _exchanged(lambda a, b: f"the {one} who {has} {a} {came} {has} {b} {finding}.", "", "not"),
+        _swapped(lambda a, b: f"{a} {one} that {b} {two} {attitude.past} {has} {finding}.", no, "the"),
+        _swapped(lambda a, b: f"{a} {one} {has} {came}, but {b} {two} {has} {finding}.", "the", no),
+        _swapped(lambda a, b: f"the {one} who {has} {a} {came} {has} {b} {finding}.", "", "not"),
         # The polarity item moves:
-        _exchanged(lambda a, b: f"the {one} that {no} {two} {has} {a} {trusted} {has} {b} {came}.", "ever", ""),
-        _exchanged(lambda a, b: f"the {one} who {has} not {a} {seen} {it} {has} {b} {came}.", "ever", ""),
-        _exchanged(lambda a, b: f"if the {one} {a} {comes}, the {two} will {b} {other_verb.base}.", "ever", ""),
+        _swapped(lambda a, b: f"the {one} that {no} {two} {has} {a} {trusted} {has} {b} {came}.", "ever", ""),
+        _swapped(lambda a, b: f"the {one} who {has} not {a} {seen} {it} {has} {b} {came}.", "ever", ""),
+        _swapped(lambda a, b: f"if the {one} {a} {comes}, the {two} will {b} {other_verb.base}.", "ever", ""),
     )
 
 
 def island(draw: Draw) -> Pair:
-    """No question word leaves an island (Ross, 1967): an adverbial or relative clause, a noun phrase's left branch.
+    """A question word cannot leave an island (Ross, 1967): adverbial clause, relative clause, left branch of a noun.
 
     "What did the nurse who admired the lamp inspect?" / *"What did the nurse who admired inspect the lamp?"
     """
@@ -181,14 +182,14 @@ def island(draw: Draw) -> Pair:
     which = draw.pick((("which", "whose"), ("which", "whose", "how many"))[number])
     modified = f"{draw.level('', draw.pick(words.qualities))} {noun}"
     return draw.level(
-        _exchanged(lambda a, b: f"what did the {one} {see} {a} {when} the {two} {saw} {b}?", "", f"the {noun}"),
-        _exchanged(lambda a, b: f"what did the {one} who {saw} {a} {see} {b}?", f"the {noun}", ""),
-        _exchanged(lambda a, b: f"{which} {a} did the {one} {see} {b}?", modified, ""),
+        _swapped(lambda a, b: f"what did the {one} {see} {a} {when} the {two} {saw} {b}?", "", f"the {noun}"),
+        _swapped(lambda a, b: f"what did the {one} who {saw} {a} {see} {b}?", f"the {noun}", ""),
+        _swapped(lambda a, b: f"{which} {a} did the {one} {see} {b}?", modified, ""),
     )
 
 
 def tense_aspect(draw: Draw) -> Pair:
-    """An auxiliary selects the form of its verb: "has" the participle, "is" the progressive, a modal or "did" the base.
+    """An auxiliary selects the verb form: "has" the participle, "is" the progressive, modals and "did" the base form.
 
     "The nurse has not inspected the lamp." / *"The nurse has not inspecting the lamp."
     """
@@ -205,7 +206,7 @@ def tense_aspect(draw: Draw) -> Pair:
 
 
 def pronoun_case(draw: Draw) -> Pair:
-    """A pronoun is nominative as a subject, accusative as an object or after a preposition.
+    """A pronoun is nominative as a subject, and accusative as an object or after a preposition.
 
     "The pilot near the lamp trusted him." / *"The pilot near the lamp trusted he."
     """
@@ -225,7 +226,7 @@ def pronoun_case(draw: Draw) -> Pair:
 
 
 def there_insertion(draw: Draw) -> Pair:
-    """The noun phrase that "there" introduces is indefinite (the definiteness effect; Milsark, 1974).
+    """A noun phrase introduced by "there" is indefinite (the definiteness effect; Milsark, 1974).
 
     "There was a lamp near every table." / *"There was every lamp near a table."
     """
@@ -237,10 +238,10 @@ def there_insertion(draw: Draw) -> Pair:
     lamp, near, table = draw.level(person, thing)[number], draw.pick(PLACES), place[number]
     was = BE_PAST[number]
     return draw.level(
-        _exchanged(lambda a, b: f"there {was} {a} {lamp} {near} {b} {table}.", weak, strong),
-        _exchanged(lambda a, b: f"{was} there {a} {lamp} {near} {b} {table}?", weak, strong),
-        _exchanged(lambda a, b: f"there could be {a} {lamp} {near} {b} {table}.", weak, strong),
-        _exchanged(lambda a, b: f"there {words.seemed} to be {a} {lamp} {near} {b} {table}.", weak, strong),
+        _swapped(lambda a, b: f"there {was} {a} {lamp} {near} {b} {table}.", weak, strong),
+        _swapped(lambda a, b: f"{was} there {a} {lamp} {near} {b} {table}?", weak, strong),
+        _swapped(lambda a, b: f"there could be {a} {lamp} {near} {b} {table}.", weak, strong),
+        _swapped(lambda a, b: f"there {words.seemed} to be {a} {lamp} {near} {b} {table}.", weak, strong),
     )
 
 
@@ -260,23 +261,21 @@ PHENOMENA: tuple[str, ...] = tuple(TEMPLATES)
 
 
 def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
-    """The rows of a split, shuffled: the sentence, its label (1 acceptable, 0 not), its phenomenon, its place as idx.
+    """Return the shuffled rows of a split: sentence, label (1 acceptable, 0 not), phenomenon and idx.
 
-    The labels are balanced within every phenomenon, and no sentence comes twice. The same split and seed give the same
-    rows in every process.
-
-    Raises:
-        ValueError: there is no such split.
+    Labels are balanced within each phenomenon and no sentence is repeated. The same split and seed give the same rows
+    in every process. Raises ValueError for an unknown split.
     """
     if split not in SIZES:
-        raise ValueError(f"the grammar task has no split {split!r}: choose one of {', '.join(SIZES)}")
-    rng = Random(f"{split} {seed}")  # a text seed is hashed by SHA-512, not by hash(), so it outlives the process
+        raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
+    rng = Random(f"{split} {seed}")  # a string seed is hashed by SHA-512, not hash(): equal in all processes
     taken: set[str] = set()
     rows: list[tuple[str, int, str]] = []
     for turn in range(SIZES[split] // 2):
-        index, whose = divmod(turn, len(PHENOMENA))
-        acceptable, unacceptable = _new_pair(PHENOMENA[whose], LEXICONS[split], rng, index=index, taken=taken)
-        rows += [(acceptable, 1, PHENOMENA[whose]), (unacceptable, 0, PHENOMENA[whose])]
+        index, which = divmod(turn, len(PHENOMENA))
+        phenomenon = PHENOMENA[which]
+        acceptable, unacceptable = _new_pair(phenomenon, WORDS[split], rng, index=index, taken=taken)
+        rows += [(acceptable, 1, phenomenon), (unacceptable, 0, phenomenon)]
     rng.shuffle(rows)
     return [
         {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
@@ -285,7 +284,7 @@ def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
 
 
 def _new_pair(phenomenon: str, words: GrammarWords, rng: Random, *, index: int, taken: set[str]) -> Pair:
-    """Draw from the same cell of the design until both sentences are new, and mark them as taken."""
+    """Draw from one cell of the design until both sentences are new, and add them to ``taken``."""
     while True:
         acceptable, unacceptable = map(_sentence, TEMPLATES[phenomenon](Draw(words, rng, index=index)))
         if taken.isdisjoint((acceptable, unacceptable)):
@@ -294,7 +293,7 @@ def _new_pair(phenomenon: str, words: GrammarWords, rng: Random, *, index: int, 
 
 
 def _sentence(words: str) -> str:
-    """Spell a template's output: single spaces, none before a mark, "an" before a vowel, a capital first."""
+    """Fix the spelling: single spaces, none before punctuation, "an" before a vowel, initial capital."""
     text = re.sub(r" (?=[.?,])", "", " ".join(words.split()))
     text = re.sub(r"\ba (?=[aeiou])", "an ", text)
     return text[0].upper() + text[1:]

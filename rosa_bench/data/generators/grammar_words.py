@@ -1,11 +1,11 @@
-"""The words of the grammar task, and how a minimal pair draws them.
+"""Vocabulary of the grammar task, and the sampling of words for a minimal pair.
 
-The two vocabularies share no content word. Entries are chosen for what the templates of the grammar task need, so a new
-word has to keep these promises:
+The two vocabularies share no content word. The templates of the grammar task rely on these rules, so a new word must
+follow them:
 
-* `actions` take exactly one object, a thing, and are at home in the progressive; `doings` can never take an object;
-* no base form equals the past or the participle, and no noun has one form for both numbers;
-* the article goes by the first letter (no "hour", no "unicorn"), and a gendered noun or name leaves no doubt.
+* `actions` take exactly one object, a thing, and sound natural in the progressive; `doings` never take an object;
+* no base form equals the past or the participle, and no noun has the same singular and plural;
+* the first letter decides the article (no "hour", no "unicorn"), and gendered nouns and names are unambiguous.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Noun(NamedTuple):
-    """A countable noun; ``noun[number]`` is its form, number being 0 (singular) or 1 (plural)."""
+    """A countable noun. ``noun[0]`` is the singular, ``noun[1]`` the plural."""
 
     singular: str
     plural: str
@@ -33,7 +33,7 @@ class Verb(NamedTuple):
 
 
 class GrammarWords(NamedTuple):
-    """The content words of one split, by the role they can play in a template."""
+    """The content words of one split, by their role in a template."""
 
     people: tuple[Noun, ...]
     men: tuple[Noun, ...]
@@ -43,12 +43,12 @@ class GrammarWords(NamedTuple):
     things: tuple[Noun, ...]
     qualities: tuple[str, ...]  # adjectives for a thing
     states: tuple[str, ...]  # adjectives for a person
-    frequencies: tuple[str, ...]  # adverbs that go with a habit
-    actions: tuple[Verb, ...]  # a person does it to a thing
-    attitudes: tuple[Verb, ...]  # a person does it to a person, possibly the same one
-    doings: tuple[Verb, ...]  # a person does it, to nothing and nobody
+    frequencies: tuple[str, ...]  # adverbs of habit
+    actions: tuple[Verb, ...]  # done by a person to a thing
+    attitudes: tuple[Verb, ...]  # done by a person to a person, possibly the same one
+    doings: tuple[Verb, ...]  # done by a person, without an object
     seemed: str  # a raising verb, in the past
-    # Verbs in the past, by the one complement that they take among the two compared:
+    # Past-tense verbs that take one complement of the pair compared, but not the other:
     claimed: tuple[str, ...]  # a clause with "that", not with "whether"
     inquired: tuple[str, ...]  # a clause with "whether", not with "that"
     enjoyed: tuple[str, ...]  # a gerund, not an infinitive
@@ -223,14 +223,14 @@ CLOSED_CLASSES = {
     "conjunctions": "but if whether after before to",
 }
 FUNCTION_WORDS: frozenset[str] = frozenset(word for words in CLOSED_CLASSES.values() for word in words.split())
-"""The words that the two splits share: those of the templates themselves."""
+"""Function words of the templates, which both splits share."""
 
 
 class Draw:
-    """What one minimal pair is made from: random words, and its own cell of a factorial design.
+    """Draws the ingredients of a minimal pair: random words, and the levels of its cell in a factorial design.
 
-    The pair's index, written in mixed radix, gives the levels of its factors one after another. Over consecutive
-    indices all combinations of levels therefore come up equally often, which independent coin tosses only approach.
+    The pair's index, written in mixed radix, gives the levels of its factors in turn. Over consecutive indices all
+    combinations of levels therefore occur equally often, which independent coin tosses only approximate.
     """
 
     def __init__(self, words: GrammarWords, rng: Random, *, index: int):
@@ -239,15 +239,15 @@ class Draw:
         self._cell = index
 
     def level(self, *levels: T) -> T:
-        """The level of the next factor."""
+        """Return the level of the next factor."""
         self._cell, chosen = divmod(self._cell, len(levels))
         return levels[chosen]
 
     def pick(self, entries: Sequence[T]) -> T:
-        """A random entry."""
+        """Return a random entry."""
         return self._rng.choice(entries)
 
     def pick_two(self, entries: Sequence[T]) -> tuple[T, T]:
-        """Two different random entries."""
+        """Return two distinct random entries."""
         first, second = self._rng.sample(entries, 2)
         return first, second

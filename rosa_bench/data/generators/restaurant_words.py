@@ -1,10 +1,11 @@
-"""The words of the restaurants task: what can be true of a restaurant, and every way to say it.
+"""Vocabulary of the restaurants task: possible facts about a restaurant and the phrases for each.
 
-A new phrase has to keep these promises:
+A new phrase must follow these rules:
 
-* it says its own attribute, nothing of another, and nothing twice; a name says nothing but itself;
-* the article goes by the first letter (no "hour", no "unique"), and "a" before a vowel is spelled later;
-* each thing has predicates with two different first words, so that two things said together need not share a verb.
+* it states its own attribute once and no other; a name states nothing else;
+* the first letter decides the article (no "hour", no "unique"); write "a" here, "an" is substituted later;
+* the predicates of each fact start with at least two different words, so that two facts in one sentence need not share
+  a verb.
 """
 
 from itertools import product
@@ -12,19 +13,19 @@ from typing import NamedTuple
 
 
 class Forms(NamedTuple):
-    """The ways to say one thing, by where they can stand in a sentence."""
+    """Phrases for one fact, by their position in a sentence."""
 
-    before: tuple[str, ...]  # an adjective before the noun; the only place that may have none
-    after: tuple[str, ...]  # a phrase after the noun
-    does: tuple[str, ...]  # a predicate of the restaurant
-    clause: tuple[str, ...]  # a clause with a subject of its own, and no pronoun: "it" could be a meal
+    before: tuple[str, ...]  # adjectives before the noun; the only field that may be empty
+    after: tuple[str, ...]  # phrases after the noun
+    does: tuple[str, ...]  # predicates of the restaurant
+    clause: tuple[str, ...]  # clauses with their own subject and no pronoun: "it" could be a meal
 
 
 def _say(words: tuple[str, ...], *, before: str = "", after: str, does: str, clause: str) -> Forms:
-    """Every way with every one of ``words`` in place of its star. Bars separate the ways."""
+    """Expand phrases separated by bars: each star is replaced by each of ``words``."""
     forms = (
-        tuple(way.replace("*", word) for way in ways.split(" | ") for word in words) if ways else ()
-        for ways in (before, after, does, clause)
+        tuple(phrase.replace("*", word) for phrase in phrases.split(" | ") for word in words) if phrases else ()
+        for phrases in (before, after, does, clause)
     )
     return Forms(*forms)
 
@@ -170,11 +171,11 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "familyFriendly": tuple(FORMS["familyFriendly"]),
     "near": LANDMARKS,
 }
-"""The values of each attribute, in the order of a meaning representation."""
+"""Values of each attribute, in the order of a meaning representation."""
 
 
 def place(area: str | None, landmark: str | None) -> Forms:
-    """Where it is. An area and a landmark are told together, in either order."""
+    """Return phrases for the location. An area and a landmark are stated together, in either order."""
     areas = AREAS[area] if area else ()
     nears = tuple(f"{near} {landmark}" for near in NEAR) if landmark else ()
     both = tuple(f"{one} {two}" for pair in product(areas, nears) for one, two in (pair, pair[::-1]))

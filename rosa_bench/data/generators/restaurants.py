@@ -1,11 +1,13 @@
-"""Data-to-text generation without a download: a synthetic stand-in for E2E NLG, to try the runner with.
+"""Data-to-text generation without a download: a synthetic stand-in for E2E NLG, for trying out the runner.
 
-A row is a meaning representation, a list of attributes of a restaurant, and one reference, a text that expresses it, in
-the columns of E2E (Novikova et al., 2017, arXiv:1706.09254). We differ from E2E in three ways. The references come from
-the templates below and are nobody's; each says every attribute exactly once, where people leave out and add; and the
-names, foods and values are our own (`rosa_bench.data.generators.restaurant_words`).
+A row holds a meaning representation (a list of restaurant attributes) and one reference text that expresses it, in the
+columns of E2E (Novikova et al., 2017, arXiv:1706.09254). We differ from E2E in three ways:
 
-A reference opens with one sentence on the restaurant by name; one or two more tell of "it" what is left.
+* The references come from the templates below, not from people.
+* Each reference states every attribute exactly once, whereas people omit and add some.
+* The names, foods and values are our own (`rosa_bench.data.generators.restaurant_words`).
+
+A reference starts with a sentence that names the restaurant. Up to two more sentences cover the remaining attributes.
 """
 
 import re
@@ -19,15 +21,15 @@ T = TypeVar("T")
 Meaning = dict[str, str]  # value by attribute, in the order of ATTRIBUTES
 
 SIZES = {"train": 800, "validation": 60, "test": 60}  # meaning representations
-REFERENCES = {"train": (1, 2, 3, 4), "validation": (3, 4, 5, 6), "test": (3, 4, 5, 6)}  # of one of them, in turn
-MORE = range(2, 7)  # attributes of a meaning representation besides the name
+REFERENCES = {"train": (1, 2, 3, 4), "validation": (3, 4, 5, 6), "test": (3, 4, 5, 6)}  # per meaning, in rotation
+EXTRA_ATTRIBUTES = range(2, 7)  # number of attributes besides the name
 SEED = "restaurants"
 
-# What fills the blanks of a template:
+# Blanks of a template:
 #   {name}                  the restaurant's name
 #   {noun}                  "a", up to two adjectives, and the eatType
 #   {where}                 area and landmark, as a phrase
-#   {after} {does} {clause} any one thing, in that form (`Forms`)
+#   {after} {does} {clause} any one fact, in that form (`Forms`)
 OPENINGS = (
     "{name} is {noun}.",
     "{name} is {noun} {where}.",
@@ -57,28 +59,25 @@ OPENINGS_WITHOUT_NOUN = (
     "{where} there is a place called {name} that {does}.",
     "there is a place called {name} that {does}.",
 )
-# By how many things they tell. Clauses come last, so that no "it" follows another subject.
+# By the number of facts stated. Clauses come last, so that "it" never follows a different subject.
 CONTINUATIONS = {1: ("it {does}.",), 2: ("it {does} and {does}.",)}
 ENDINGS = {
     1: ("it {does}.", "{clause}."),
     2: ("it {does} and {does}.", "it {does}, and {clause}.", "{clause}, and {clause}."),
 }
-# By how many things the opening leaves to tell: how many the continuations may tell, each in its turn.
+# By the number of facts left after the opening: how many facts each following sentence may state.
 CUTS = {0: ((),), 1: ((1,),), 2: ((2,), (1, 1)), 3: ((2, 1), (1, 2)), 4: ((2, 2),)}
 
 
 def load(split: str) -> list[dict[str, str]]:
-    """The rows of a split: ``meaning_representation`` and ``human_reference``, those of one meaning together.
+    """Return the rows of a split: ``meaning_representation`` and ``human_reference``, grouped by meaning.
 
-    No meaning representation comes twice, in one split or in two, and its references all differ. The rows are the same
-    in every process and Python version.
-
-    Raises:
-        ValueError: there is no such split.
+    No meaning representation is repeated within or across splits, and its references are all different. The rows are
+    the same in every process and Python version. Raises ValueError for an unknown split.
     """
     if split not in SIZES:
-        raise ValueError(f"the restaurants task has no split {split!r}: choose one of {', '.join(SIZES)}")
-    rng = Random(f"{SEED} {split}")  # a text seed is hashed by SHA-512, not by hash(), so it outlives the process
+        raise ValueError(f"the restaurants task has no split {split!r}; choose one of {', '.join(SIZES)}")
+    rng = Random(f"{SEED} {split}")  # a string seed is hashed by SHA-512, not hash(): equal in all processes
     rows = []
     for turn, meaning in enumerate(_meanings()[split]):
         written = ", ".join(f"{attribute}[{value}]" for attribute, value in meaning.items())
@@ -90,20 +89,20 @@ def load(split: str) -> list[dict[str, str]]:
 
 
 def _meanings() -> dict[str, list[Meaning]]:
-    """The meaning representations of all splits, from one stream: so no two are equal."""
+    """Draw the meaning representations of all splits from one stream, so that no two are equal."""
     rng = Random(SEED)
     others = [attribute for attribute in ATTRIBUTES if attribute != "name"]
     drawn: dict[tuple[tuple[str, str], ...], Meaning] = {}
     while len(drawn) < sum(SIZES.values()):
-        told = {"name", *_shuffled(others, rng)[: _pick(MORE, rng)]}
-        meaning = {attribute: _pick(values, rng) for attribute, values in ATTRIBUTES.items() if attribute in told}
+        chosen = {"name", *_shuffled(others, rng)[: _pick(EXTRA_ATTRIBUTES, rng)]}
+        meaning = {attribute: _pick(values, rng) for attribute, values in ATTRIBUTES.items() if attribute in chosen}
         drawn[tuple(meaning.items())] = meaning
     rest = iter(drawn.values())
     return {split: [next(rest) for _ in range(size)] for split, size in SIZES.items()}
 
 
 def _references(meaning: Meaning, count: int, rng: Random) -> list[str]:
-    """``count`` different texts that express ``meaning``, of which there must be so many: here always more than ten."""
+    """Return ``count`` different texts that express ``meaning``. More than ten exist for every meaning."""
     texts: dict[str, None] = {}  # a set that keeps its order
     while len(texts) < count:
         texts[Draft(meaning, rng).write()] = None
@@ -111,7 +110,7 @@ def _references(meaning: Meaning, count: int, rng: Random) -> list[str]:
 
 
 class Draft:
-    """One reference in the making. A template, filled by ``format_map``, asks it for its blanks from left to right."""
+    """A reference being written. ``format_map`` asks it for the blanks of a template from left to right."""
 
     def __init__(self, meaning: Meaning, rng: Random):
         self._meaning, self._rng = meaning, rng
@@ -119,12 +118,12 @@ class Draft:
         if "area" in meaning or "near" in meaning:
             self._forms["place"] = place(meaning.get("area"), meaning.get("near"))
         self._left = _shuffled(list(self._forms), rng)
-        # In the sentence at hand:
-        self._spare = 0  # how many things have no blank of their own
-        self._verbs: set[str] = set()  # the first words of its predicates
+        # State of the current sentence:
+        self._spare = 0  # facts without a blank of their own
+        self._verbs: set[str] = set()  # first words of its predicates
 
     def write(self) -> str:
-        """Choose the sentences and fill them: at most three, until nothing is left to tell."""
+        """Choose and fill up to three sentences that together state every fact."""
         openings = OPENINGS if "eatType" in self._meaning else OPENINGS_WITHOUT_NOUN
         sentences = [self._sentence(_pick([opening for opening in openings if self._fits(opening)], self._rng))]
         for count in _pick(CUTS[len(self._left)], self._rng):
@@ -133,20 +132,20 @@ class Draft:
         return " ".join(sentences)
 
     def _fits(self, opening: str) -> bool:
-        left = len(self._left) - _things(opening)
+        left = len(self._left) - _count_facts(opening)
         return left in CUTS and ("{where}" not in opening or "place" in self._left)
 
     def _sentence(self, template: str) -> str:
-        """Fill a template; spell "an" before a vowel, and a capital first."""
-        self._spare = len(self._left) - _things(template)
+        """Fill a template; write "an" before a vowel and an initial capital."""
+        self._spare = len(self._left) - _count_facts(template)
         self._verbs.clear()
         if "{where}" in template:
-            self._left.sort(key=lambda thing: thing == "place")  # last, where no other blank takes it
+            self._left.sort(key=lambda fact: fact == "place")  # last, so that no other blank takes it
         text = re.sub(r"\ba (?=[aeiou])", "an ", template.format_map(self), flags=re.IGNORECASE)
         return text[0].upper() + text[1:]
 
     def __getitem__(self, blank: str) -> str:
-        """The words for one blank of a template; what they tell is no longer left."""
+        """Return the words for one blank, and mark the facts they state as used."""
         if blank == "name":
             return self._meaning["name"]
         if blank == "noun":
@@ -163,19 +162,19 @@ class Draft:
 
     def _noun(self) -> str:
         most = min(self._spare, _pick((0, 1, 1, 2), self._rng))
-        told = [thing for thing in self._left if self._forms[thing].before][:most]
-        self._left = [thing for thing in self._left if thing not in told]
-        adjectives = {thing: _pick(self._forms[thing].before, self._rng) for thing in self._forms if thing in told}
-        food = adjectives.pop("food", "")  # next to the noun, after no comma: "a cheap Greek inn"
+        stated = [fact for fact in self._left if self._forms[fact].before][:most]
+        self._left = [fact for fact in self._left if fact not in stated]
+        adjectives = {fact: _pick(self._forms[fact].before, self._rng) for fact in self._forms if fact in stated}
+        food = adjectives.pop("food", "")  # directly before the noun, without a comma: "a cheap Greek inn"
         return " ".join(filter(None, ("a", ", ".join(adjectives.values()), food, self._meaning["eatType"])))
 
 
-def _things(template: str) -> int:
-    """How many things a template surely tells; its noun may tell more."""
+def _count_facts(template: str) -> int:
+    """Count the facts that a template always states; its noun may state more."""
     return len(re.findall(r"\{(?:where|after|does|clause)\}", template))
 
 
-# Of `Random`, only random() is promised to give the same numbers in every version of Python.
+# Python guarantees the same numbers in every version only for `Random.random`.
 
 
 def _pick(entries: Sequence[T], rng: Random) -> T:

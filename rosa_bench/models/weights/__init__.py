@@ -1,1 +1,1 @@
-"""Where weights come from: the hub, a wheel, a local folder or a random draw."""
+"""Sources of model weights: the hub, a wheel, a local folder or random initialisation."""

@@ -1,13 +1,13 @@
-"""A tokenizer that needs no files, for models of random weights: one token for each byte."""
+"""A byte-level tokenizer that needs no files, for models with random weights."""
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # in RoBERTa's order, so that <pad> is 1 there too
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")  # RoBERTa's order, so that <pad> is 1
 
 
 def byte_tokenizer(*, max_length: int) -> PreTrainedTokenizerFast:
-    """A reversible tokenizer of 261 tokens: five special ones, then the 256 bytes. Pairs as RoBERTa joins them."""
+    """Make a lossless tokenizer of 261 tokens: five special ones, then 256 bytes. Pairs are joined as in RoBERTa."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate((*SPECIAL, *alphabet))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))

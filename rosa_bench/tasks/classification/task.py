@@ -1,4 +1,4 @@
-"""What a task is: a declaration, composed from ``conf/task/<name>.yaml``. Imports nothing heavy."""
+"""Declaration of a text classification or regression task. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Mark:
-    """A word to point at inside a text: the columns of its first character and of the one after its last."""
+    """A word to mark in a text: the columns with the index of its first character and of the one after its last."""
 
     start: str
     end: str
@@ -24,12 +24,13 @@ class Mark:
 class TextTask(Task):
     """Classification of, or regression on, one text or a pair.
 
-    text       the columns of the text, or of the pair
-    marks      by text column, a word to set between ``marker`` signs
-    label      the column of the label
-    labels     names of the classes in the order of their numbers; none means regression
-    interval   for regression, the least and the greatest label
-    metric     module of `rosa_bench.metrics`; ``score`` is one of its figures
+    text       column of the text, or the two columns of the pair
+    label      column of the label
+    labels     class names in the order of their indices; empty for regression
+    interval   smallest and largest label, for regression
+    marks      by text column, a word to enclose in markers
+    marker     the marker
+    metric     module of `rosa_bench.metrics`; ``score`` is one of its scores
     """
 
     text: list[str]
@@ -46,23 +47,23 @@ class TextTask(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= len(self.text) <= 2:
-            raise UserError(f"task.text={self.text} must name one column, or two for a pair")
+            raise UserError(f"task.text={self.text} must list one column, or two for a pair")
         if bool(self.labels) == bool(self.interval):
-            raise UserError(f"task {self.name} must name either its classes (labels) or its interval, for regression")
+            raise UserError(f"task {self.name} needs either task.labels (classification) or task.interval (regression)")
 
     @property
     def num_outputs(self) -> int:
-        """How many figures the model's head gives for an example: one a class, or one for regression."""
+        """Size of the model's head: one output per class, or one for regression."""
         return len(self.labels) or 1
 
     @property
     def numbers(self) -> list[str]:
-        """The columns that hold numbers: the spans of marked words, and the label."""
+        """Columns that hold numbers: the spans of marked words, and the label."""
         return [*(column for mark in self.marks.values() for column in (mark.start, mark.end)), self.label]
 
     @property
     def columns(self) -> list[str]:
-        """Every column that must be there."""
+        """All required columns."""
         return [*self.text, *self.numbers]
 
     def prepare(self, context: "Context") -> "PreparedTask":

@@ -1,1 +1,1 @@
-"""Writing texts from prompts."""
+"""Text generation from prompts."""

@@ -1,4 +1,4 @@
-"""Texts written by a causal language model: batched, padded on the left, by beam search."""
+"""Generate texts with a causal language model: batched, left-padded beam search."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -21,17 +21,17 @@ from rosa_bench.training.progress import progress_over
 
 
 class NoRepeatInOutput(LogitsProcessor):
-    """Forbids a run of ``size`` tokens to come twice in an output.
+    """Prevents an n-gram of ``size`` tokens from being repeated within an output.
 
-    transformers' own counts the prompt too, so that an output could not say what the prompt says in the same words.
+    transformers' own processor includes the prompt, so an output could not repeat the prompt's words.
     """
 
     def __init__(self, size: int, prompt_length: int):
-        self.forbid = NoRepeatNGramLogitsProcessor(size)
+        self.processor = NoRepeatNGramLogitsProcessor(size)
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return self.forbid(input_ids[:, self.prompt_length :], scores)  # pyright: ignore[reportArgumentType]
+        return self.processor(input_ids[:, self.prompt_length :], scores)  # pyright: ignore[reportArgumentType]
 
 
 @torch.inference_mode()
@@ -46,42 +46,42 @@ def generate(
     batch_size: int,
     autocast: Callable[[], AbstractContextManager],
 ) -> list[str]:
-    """Continue each of ``prompts``, lists of tokens, until the ``end`` sign; the texts come back in their order.
+    """Continue each of ``prompts`` (lists of tokens) up to the ``end`` token, and return the texts in the same order.
 
-    Prompts of like length go together, which wastes the least padding. None depends on those beside it, but for
-    rounding.
+    Prompts of similar length are batched together to save padding. Apart from rounding, an output does not depend on
+    the other prompts in its batch.
     """
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     texts = [""] * len(prompts)
     starts = range(0, len(prompts), batch_size)
     for start in progress_over(starts, "writing"):
-        chosen = by_length[start : start + batch_size]
-        ids, mask = padded_left([prompts[number] for number in chosen], padding)
-        with autocast(), without_habits(model):
-            written = model.generate(  # pyright: ignore[reportCallIssue]
+        batch = by_length[start : start + batch_size]
+        ids, mask = pad_left([prompts[number] for number in batch], padding)
+        with autocast(), without_own_config(model):
+            generated = model.generate(  # pyright: ignore[reportCallIssue]
                 ids.to(model.device),
                 attention_mask=mask.to(model.device),
-                generation_config=settings(decoding, end=end, padding=padding),
+                generation_config=generation_config(decoding, end=end, padding=padding),
                 **{cache_argument(model): beam_cache(model.config)},
-                logits_processor=forbidden(decoding, prompt_length=ids.shape[1]),
+                logits_processor=logits_processors(decoding, prompt_length=ids.shape[1]),
             )
-        outputs = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
-        for number, text in zip(chosen, outputs, strict=True):
+        outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+        for number, text in zip(batch, outputs, strict=True):
             texts[number] = text.strip()
     return texts
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """What transformers calls the cache: ``cache``, or ``past_key_values`` in its earlier versions."""
+    """Return the name of the model's cache argument: ``cache``, or ``past_key_values`` in older transformers."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 @contextmanager
-def without_habits(model: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model has no settings of its own for writing, as its generation_config.json may bring.
+def without_own_config(model: PreTrainedModel) -> Iterator[None]:
+    """Ignore the settings of the model's generation_config.json inside the block.
 
-    transformers would take from them whatever `settings` leaves open, such as a penalty on repetition.
+    transformers would use them for everything that `generation_config` leaves unset, such as a repetition penalty.
     """
     own, model.generation_config = model.generation_config, GenerationConfig()
     try:
@@ -90,8 +90,8 @@ def without_habits(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
-def settings(decoding: Decoding, *, end: int, padding: int) -> GenerationConfig:
-    """What transformers' ``generate`` is told."""
+def generation_config(decoding: Decoding, *, end: int, padding: int) -> GenerationConfig:
+    """Return the settings for transformers' ``generate``."""
     return GenerationConfig(
         do_sample=False,
         num_beams=decoding.beams,
@@ -104,14 +104,14 @@ def settings(decoding: Decoding, *, end: int, padding: int) -> GenerationConfig:
     )
 
 
-def forbidden(decoding: Decoding, *, prompt_length: int) -> LogitsProcessorList:
-    """What an output may not do."""
+def logits_processors(decoding: Decoding, *, prompt_length: int) -> LogitsProcessorList:
+    """Return the constraints on an output."""
     size = decoding.no_repeat_ngram
     return LogitsProcessorList([NoRepeatInOutput(size, prompt_length)] if size else [])
 
 
-def padded_left(prompts: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Tokens and mask, (prompts, longest), each prompt at the right end, where the output begins."""
+def pad_left(prompts: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    """Return tokens and mask, (prompts, longest), with each prompt at the right end, where its output begins."""
     longest = max(map(len, prompts))
     ids = torch.tensor([[padding] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])

@@ -1,4 +1,4 @@
-"""Texts to be written by a decoder from what a prompt says."""
+"""Prepare a generation task: a decoder that writes texts from prompts."""
 
 import math
 
@@ -6,7 +6,7 @@ from transformers import PreTrainedModel, set_seed
 
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
-from rosa_bench.models.pretrained import longest_input
+from rosa_bench.models.pretrained import max_input_length
 from rosa_bench.models.spec import Decoder
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
@@ -20,23 +20,23 @@ from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask
 from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import mean_loss
 
-LARGEST_LOSS = 700.0  # whose exponential is still a number
+MAX_LOSS = 700.0  # its exponential is still finite
 
 
 def prepare(task: GenerationTask, context: Context) -> PreparedTask:
-    """Load prompts, model and metric of a generation task. Raises `UserError` as `Task.prepare` does."""
+    """Load the prompts, model and metric. Raises `UserError` as `Task.prepare` does."""
     metric = load_metric(task.metric)
-    one_of("task.score", task.score, metric.figures)
+    one_of("task.score", task.score, metric.scores)
     splits = load_prompts(task, context.data_dir, limit_train=context.limit_train, limit_eval=context.limit_eval)
     set_seed(context.seed)
-    assert isinstance(context.model, Decoder)  # the task has checked it
+    assert isinstance(context.model, Decoder)  # checked by the task
     loaded = load_decoder(context.model, context.source)
-    longest = longest_input(loaded)
-    room = longest - task.decoding.max_new_tokens  # for the prompt
-    if context.max_length is None or context.max_length > longest or room < 1:
+    longest = max_input_length(loaded)
+    prompt_limit = longest - task.decoding.max_new_tokens
+    if context.max_length is None or context.max_length > longest or prompt_limit < 1:
         raise UserError(
-            f"max_length={context.max_length} and task.decoding.max_new_tokens={task.decoding.max_new_tokens} are not "
-            f"what {context.model.name} takes: at most {longest}, and fewer new ones"
+            f"max_length={context.max_length} and task.decoding.max_new_tokens={task.decoding.max_new_tokens} do not "
+            f"suit model={context.model.name}; use max_length of at most {longest}, and fewer new tokens"
         )
     encoding = Encoding(
         loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
@@ -49,11 +49,11 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
 
         def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
             loss = mean_loss(model, batches, device=context.device, autocast=precision, replay=replay)
-            return Result({"perplexity": math.exp(min(loss, LARGEST_LOSS)), "loss": loss})
+            return Result({"perplexity": math.exp(min(loss, MAX_LOSS)), "loss": loss})
 
         return evaluate
 
-    prompts = encoding.prompts([prompt.text for prompt in splits.test], room=min(room, context.max_length))
+    prompts = encoding.prompts([prompt.text for prompt in splits.test], limit=min(prompt_limit, context.max_length))
     test_perplexity = perplexity(splits.test)
 
     def report(model: PreTrainedModel, replay: Replay = eager) -> Result:
@@ -68,12 +68,12 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
             autocast=precision,
         )
         references = [prompt.references for prompt in splits.test]
-        figures = metric.module.compute(predictions=outputs, references=references) or {}
+        scores = metric.module.compute(predictions=outputs, references=references) or {}
         generations = tuple(
             Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
             for prompt, output in zip(splits.test, outputs, strict=True)
         )
-        return Result({**figures, **test_perplexity(model, replay).scores}, generations)
+        return Result({**scores, **test_perplexity(model, replay).scores}, generations)
 
     return PreparedTask(
         model=loaded.model,

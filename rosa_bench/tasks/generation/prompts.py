@@ -1,4 +1,4 @@
-"""From a generation task's declaration to checked rows: prompts, each with the texts that people wrote for it."""
+"""Load and check the rows of a generation task: prompts, each with its reference texts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from rosa_bench.tasks.generation.task import GenerationTask
 
 
 class Pair(NamedTuple):
-    """A prompt and one text for it."""
+    """A prompt and one reference for it."""
 
     prompt: str
     reference: str
 
 
 class Prompt(NamedTuple):
-    """A prompt and all the texts for it: what one output is compared with."""
+    """A prompt and all of its references, which one output is compared with."""
 
     text: str
     references: list[str]
@@ -31,7 +31,7 @@ class Prompt(NamedTuple):
 
 
 class PromptSplits(NamedTuple):
-    """The rows of one run: ``validation`` selects, ``test`` is scored."""
+    """The rows of one run: ``validation`` selects the epoch, ``test`` is scored."""
 
     train: list[Pair]
     validation: list[Prompt]
@@ -44,12 +44,12 @@ def load_prompts(
 ) -> PromptSplits:
     """Load, check and limit a task's rows.
 
-    ``limit_train`` draws random rows, ``limit_eval`` random prompts of validation and of test, with all their
-    references, once for all seeds. Raises `UserError` for data that is not there or not as the task declares it.
+    ``limit_train`` selects random rows. ``limit_eval`` selects random prompts of validation and of test, with all their
+    references. The selection is the same for all seeds. Raises `UserError` if data are missing or not as declared.
     """
     rows = {split: load_pairs(task, split, data_dir) for split in task.splits}
     train = sample(rows[task.train], limit_train)
-    validation, test = (sample(grouped(rows[split]), limit_eval) for split in (task.validation, task.test))
+    validation, test = (sample(group_by_prompt(rows[split]), limit_eval) for split in (task.validation, task.test))
     kept = {
         task.train: train,
         task.validation: [pair for prompt in validation for pair in prompt.pairs],
@@ -72,20 +72,20 @@ def load_prompts(
 
 
 def load_pairs(task: GenerationTask, split: str, data_dir: Path | None) -> list[Pair]:
-    """All rows of a split, each with a prompt and a reference that say something."""
+    """Load all rows of a split. Raises `UserError` for an empty prompt or reference."""
     table = read_table(task, split, data_dir, columns=task.columns)
     pairs = []
     for number, values in enumerate(table.rows, start=1):
         for column in task.columns:
             text = values.get(column)
             if not isinstance(text, str) or not text.strip():
-                raise UserError(f"{table.where}, row {number}: column {column} holds {text!r}, not a text")
+                raise UserError(f"{table.where}, row {number}: column {column} contains {text!r}, not a text")
         pairs.append(Pair(values[task.prompt].strip(), values[task.reference].strip()))
     return pairs
 
 
-def grouped(pairs: Sequence[Pair]) -> list[Prompt]:
-    """The prompts in the order in which they first come, each with its references in theirs."""
+def group_by_prompt(pairs: Sequence[Pair]) -> list[Prompt]:
+    """Collect the references of each prompt. Prompts and references keep the order of first appearance."""
     references: dict[str, list[str]] = defaultdict(list)
     for prompt, reference in pairs:
         references[prompt].append(reference)

@@ -1,4 +1,4 @@
-"""From prompts and references to batches for a causal language model, and to prompts alone, to go on from."""
+"""Encode prompts and references as batches for a causal language model, and prompts alone for generation."""
 
 import logging
 from collections.abc import Sequence
@@ -14,17 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class Encoding:
-    """How a tokenizer writes prompts and references: no token joins the two, and an end sign closes each reference.
+    """Encodes prompts and references separately, so that no token spans both. References end with the EOS token.
 
-    With ``pad_to_max`` every batch of sequences is padded to ``max_length``, and not to its own longest. Raises
-    `UserError` for a tokenizer without an end sign.
+    With ``pad_to_max`` every batch of sequences is padded to ``max_length`` instead of its longest sequence. Raises
+    `UserError` for a tokenizer without an EOS token.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, *, separator: str, max_length: int, pad_to_max: bool = False
     ):
         if tokenizer.eos_token_id is None:
-            raise UserError("the model's tokenizer has no end sign (eos_token), without which no text would ever end")
+            raise UserError(
+                "the model's tokenizer has no EOS token, so generated texts would never end; set its eos_token"
+            )
         self.tokenizer = tokenizer
         self.separator = separator
         self.max_length = max_length
@@ -35,15 +37,14 @@ class Encoding:
 
     @property
     def padding(self) -> int:
-        """What fills a batch up: the end sign, which every model knows. A mask says where, so that nothing is lost."""
+        """Padding token: the EOS token, which every model has. The mask tells padding from a real EOS."""
         return self.end
 
-    def prompts(self, texts: Sequence[str], *, room: int) -> list[list[int]]:
-        """The tokens of prompts, cut from the left to ``room``; says in the log how many were."""
-        found = self._tokens([text + self.separator for text in texts])
-        cut = [self._fitted(tokens, room) for tokens in found]
-        self._say_cut(sum(len(before) + len(self.start) > room for before in found), len(texts))
-        return cut
+    def prompts(self, texts: Sequence[str], *, limit: int) -> list[list[int]]:
+        """Tokenise prompts and truncate them from the left to ``limit`` tokens; logs how many were truncated."""
+        prompts = self._tokens([text + self.separator for text in texts])
+        self._log_truncated(sum(len(prompt) + len(self.start) > limit for prompt in prompts), len(texts))
+        return [self._truncate(prompt, limit) for prompt in prompts]
 
     def sequences(
         self,
@@ -54,25 +55,28 @@ class Encoding:
         seed: int | None = None,
         grouped: bool = False,
     ) -> TokenBatches:
-        """Batches of prompt, reference and end sign. Where they are too long, the prompt loses its beginning.
+        """Make batches of prompt, reference and EOS token. If too long, the start of the prompt is dropped.
 
-        Labels are the tokens themselves (the model shifts them), without the prompt's unless ``loss_on_prompt``, and
-        without the first, before which nothing comes. ``grouped``: see `TokenBatches`.
+        Labels are the tokens themselves; the model shifts them. The first token is never a label, and the prompt's
+        tokens only with ``loss_on_prompt``. ``grouped``: see `TokenBatches`.
 
-        Raises `UserError` for a reference that does not fit by itself.
+        Raises `UserError` for a reference that does not fit without its prompt.
         """
         prompts = self._tokens([prompt + self.separator for prompt, _ in pairs])
         references = [[*tokens, self.end] for tokens in self._tokens([f" {reference}" for _, reference in pairs])]
         longest = max(map(len, references)) + len(self.start)
         if longest >= self.max_length:
-            raise UserError(f"max_length={self.max_length} cuts a reference of {longest} tokens; use a larger one")
-        given = [
-            self._fitted(prompt, self.max_length - len(reference))
+            raise UserError(
+                f"max_length={self.max_length} would truncate a reference of {longest} tokens; use a larger one"
+            )
+        truncated = [
+            self._truncate(prompt, self.max_length - len(reference))
             for prompt, reference in zip(prompts, references, strict=True)
         ]
-        self._say_cut(sum(len(a) < len(self.start) + len(b) for a, b in zip(given, prompts, strict=True)), len(pairs))
-        unlabelled = [1 if loss_on_prompt else max(1, len(prompt)) for prompt in given]
-        sequences = [[*prompt, *reference] for prompt, reference in zip(given, references, strict=True)]
+        count = sum(len(a) < len(self.start) + len(b) for a, b in zip(truncated, prompts, strict=True))
+        self._log_truncated(count, len(pairs))
+        unlabelled = [1 if loss_on_prompt else max(1, len(prompt)) for prompt in truncated]
+        sequences = [[*prompt, *reference] for prompt, reference in zip(truncated, references, strict=True)]
         labels = [[IGNORED] * count + sequence[count:] for count, sequence in zip(unlabelled, sequences, strict=True)]
         return TokenBatches(
             Tokens.of({"input_ids": sequences, "labels": labels}),
@@ -83,16 +87,16 @@ class Encoding:
             seed=seed,
             pad_to=self.pad_to,
             grouped=grouped,
-            masked=True,  # padding is the end sign: without a mask models take a text's own end for it
+            masked=True,  # without a mask, models would take the EOS token of a text for padding
         )
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
         return self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
 
-    def _fitted(self, prompt: list[int], room: int) -> list[int]:
-        """The start sign, if there is one, and the end of the prompt: ``room`` tokens at most."""
-        return [*self.start, *prompt[max(0, len(prompt) + len(self.start) - room) :]]
+    def _truncate(self, prompt: list[int], limit: int) -> list[int]:
+        """Return the BOS token, if the model uses one, and the end of the prompt: at most ``limit`` tokens."""
+        return [*self.start, *prompt[max(0, len(prompt) + len(self.start) - limit) :]]
 
-    def _say_cut(self, count: int, of: int) -> None:
+    def _log_truncated(self, count: int, total: int) -> None:
         if count:
-            log.info("%d of %d prompts are too long and lost their beginning", count, of)
+            log.info("%d of %d prompts are too long and were truncated from the left", count, total)

@@ -1,4 +1,4 @@
-"""A task of writing a text from what a prompt says. Imports nothing heavy."""
+"""Declaration of a text generation task. Imports nothing heavy."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Decoding:
-    """How a text is written: beam search, or greedily with one beam.
+    """Decoding settings: beam search, or greedy decoding with one beam.
 
-    no_repeat_ngram  no run of so many tokens comes twice in an output; 0 lets them
-    max_new_tokens   the most an output may have; one that reaches it is cut there
+    beams            number of beams
+    no_repeat_ngram  length of the n-grams that may not be repeated within an output; 0 allows all
+    max_new_tokens   maximum length of an output, which is cut off there
+    length_penalty   exponent of the length in a beam's score
     """
 
     beams: int
@@ -34,13 +36,14 @@ class Decoding:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(Task):
-    """Write what ``prompt`` says as ``reference`` does. Rows with equal prompts are references for one output.
+    """Generate a text from a prompt. Rows with the same prompt are references for one output.
 
-    prompt, reference  columns; a sequence is the prompt, ``separator``, a space, the reference, and an end sign
-    loss_on_prompt     whether predicting the prompt is trained too
-    test               name of the split that is scored, once, at the end; ``validation`` selects
-    decoding           how outputs are written
-    metric             module of `rosa_bench.metrics`; ``score`` is one of its figures
+    prompt, reference  columns; a sequence is the prompt, ``separator``, a space, the reference, and the EOS token
+    separator          text between prompt and reference
+    loss_on_prompt     whether the loss includes the prompt's tokens
+    test               name of the split that is scored once, at the end; ``validation`` selects the epoch
+    decoding           decoding settings
+    metric             module of `rosa_bench.metrics`; ``score`` is one of its scores
     """
 
     prompt: str
@@ -56,7 +59,7 @@ class GenerationTask(Task):
 
     @property
     def selects_by(self) -> Metric:
-        """Perplexity: writing the validation outputs after every epoch would cost more than training does."""
+        """Perplexity: generating the validation outputs after every epoch would cost more than training."""
         return Metric("perplexity", lower_is_better=True)
 
     @property
@@ -65,7 +68,7 @@ class GenerationTask(Task):
 
     @property
     def columns(self) -> list[str]:
-        """Every column that must be there."""
+        """All required columns."""
         return [self.prompt, self.reference]
 
     def prepare(self, context: "Context") -> "PreparedTask":

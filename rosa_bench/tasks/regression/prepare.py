@@ -1,4 +1,4 @@
-"""Regressions whose answer is known, and with it what any update of a rank can reach."""
+"""Prepare a synthetic regression with a known solution, and compute the best error for each rank."""
 
 import copy
 import hashlib
@@ -20,17 +20,17 @@ from rosa_bench.tasks.regression.theory import best_errors, best_update
 from rosa_bench.training.evaluation import Predictions
 from rosa_bench.training.state import Scores
 
-STREAM = 982_451_653  # a prime that keeps these draws apart from others made of the same seed
+STREAM = 982_451_653  # a prime that separates this random stream from others with the same seed
 
 
 def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
-    """Draw the networks and the rows of a synthetic regression. Raises `UserError` as `Task.prepare` does."""
+    """Draw the networks and rows of a synthetic regression. Raises `UserError` as `Task.prepare` does."""
     set_seed(context.seed)
-    assert isinstance(context.model, Perceptron)  # the task has checked it
+    assert isinstance(context.model, Perceptron)  # checked by the task
     sizes = {"inputs": task.inputs, "outputs": task.outputs, "replicates": task.replicates}
     model = make_perceptron(context.model, **sizes)
     generator = torch.Generator().manual_seed(STREAM * (context.seed + 1))
-    target = moved(model, task.true_rank, generator)
+    target = make_target(model, task.true_rank, generator)
 
     drawn = min(task.train_rows, context.limit_train or task.train_rows)
     held_out = held_out_size(drawn, context.held_out_rows, context.held_out_max)
@@ -40,7 +40,9 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
         "validation": min(task.validation_rows, context.limit_eval or task.validation_rows),
     }
     if not rows["train"]:
-        raise UserError(f"task={task.name} has no train rows left after limit_train and the held-out slice")
+        raise UserError(
+            f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
+        )
     splits = {name: sample(target, count, generator) for name, count in rows.items()}
 
     def batches(name: str, *, size: int = 1, seed: int | None = None) -> TensorBatches:
@@ -70,11 +72,11 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
 
 
 @torch.no_grad()
-def moved(model: PerceptronForRegression, true_rank: int, generator: torch.Generator) -> PerceptronForRegression:
-    """A copy of the networks with a random matrix of ``true_rank`` added to each weight: f*.
+def make_target(model: PerceptronForRegression, true_rank: int, generator: torch.Generator) -> PerceptronForRegression:
+    """Return f*: a copy of the networks with a random matrix of rank ``true_rank`` added to each weight.
 
-    The matrix is a product of two Gaussian ones, its entries of variance 1 / in: inputs of variance 1 move outputs by
-    1. The authors' scale is not known.
+    The matrix is the product of two Gaussian matrices. Its entries have variance 1 / in, so inputs of variance 1 change
+    the outputs with variance 1. The authors' scale is not known.
     """
     target = copy.deepcopy(model)
     for weight in target.parameters():  # (replicates, out, in)
@@ -87,42 +89,42 @@ def moved(model: PerceptronForRegression, true_rank: int, generator: torch.Gener
 
 @torch.no_grad()
 def sample(target: PerceptronForRegression, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """x ~ N(0, I), (count, replicates, in), and y = f*(x), (count, replicates, out)."""
+    """Draw x ~ N(0, I), (count, replicates, in), and compute y = f*(x), (count, replicates, out)."""
     config = target.config
     inputs = torch.randn(count, config.replicates, config.widths[0], generator=generator)
     return inputs, target(inputs).logits.contiguous()
 
 
 def mean_squared_errors(predictions: Predictions) -> Scores:
-    """``mse``, the mean over replicates, and each one's own: ``mse.0``, ``mse.1``, ..."""
+    """Compute ``mse``, the mean over replicates, and the error of each replicate: ``mse.0``, ``mse.1``, ..."""
     each = (predictions.outputs - predictions.labels).square().mean((0, 2))  # (replicates)
     if not each.isfinite().all():
         return {"loss": float("nan")}
-    own = {f"mse.{number}": value for number, value in enumerate(each.tolist())}
-    return {"mse": each.mean().item(), "loss": predictions.loss, **own}
+    by_replicate = {f"mse.{number}": value for number, value in enumerate(each.tolist())}
+    return {"mse": each.mean().item(), "loss": predictions.loss, **by_replicate}
 
 
 @torch.no_grad()
 def best_of_rank(
     model: PerceptronForRegression, splits: dict[str, tuple[Tensor, Tensor]]
 ) -> dict[str, list[list[float]]]:
-    """What the best update of rank 0, 1, ... of a linear network reaches, by replicate, as mean squared errors.
+    """Return the mean squared errors of a linear network after the best update of rank 0, 1, ..., by replicate.
 
-    ``train``: LoRA's bound on the rows that it trains on (Theorem 2). ``validation``: that same update on dev.
+    ``train`` is LoRA's bound on the training rows (Theorem 2). ``validation`` is the error of the same update on dev.
     """
     layout = {name: [tensor.double().movedim(0, -2) for tensor in pair] for name, pair in splits.items()}
     (x, y), (dev_x, dev_y) = layout["train"], layout["validation"]  # (replicates, rows, in or out)
-    [weight] = [parameter.double().mT for parameter in model.parameters()]  # (replicates, in, out), as the paper has it
+    [weight] = [parameter.double().mT for parameter in model.parameters()]  # (replicates, in, out), as in the paper
     bound = best_errors(x, weight, y) / y[0].numel()
-    most = bound.shape[-1] - 1
-    a, b = best_update(x, weight, y, most)  # its first columns and rows are the best update of each smaller rank
-    updated = (weight + a[..., :rank] @ b[..., :rank, :] for rank in range(most + 1))
+    max_rank = bound.shape[-1] - 1
+    a, b = best_update(x, weight, y, max_rank)  # its leading columns and rows are the best update of each smaller rank
+    updated = (weight + a[..., :rank] @ b[..., :rank, :] for rank in range(max_rank + 1))
     dev = [(dev_x @ weights - dev_y).square().mean((-2, -1)) for weights in updated]
     return {"train": bound.tolist(), "validation": torch.stack(dev, -1).tolist()}
 
 
 def fingerprint(splits: dict[str, tuple[Tensor, Tensor]]) -> str:
-    """SHA-256 of the drawn numbers themselves."""
+    """Return the SHA-256 of the drawn numbers."""
     digest = hashlib.sha256()
     for tensors in splits.values():
         for tensor in tensors:

@@ -1,4 +1,4 @@
-"""A regression whose answer is known: a network, moved by an update of a known rank. Imports nothing heavy.
+"""Declaration of a synthetic regression: recover an update of known rank. Imports nothing heavy.
 
 Source: arXiv 2407.07802, section 4.1 and Figure 2; the sizes are those of the authors' code (``conf/task``).
 """
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticTask(Task):
-    """Find f* from x ~ N(0, I) and y = f*(x), starting at f; each weight of f* is f's plus one of rank ``true_rank``.
+    """Fit f* from x ~ N(0, I) and y = f*(x), starting at f. Each weight of f* is f's plus a rank-``true_rank`` matrix.
 
     inputs, outputs  sizes of x and y
-    replicates       independent problems (f, f*, x) that one run trains side by side: one alone is too small to keep a
-                     processor busy. None touches another; each has its own figure ``mse.0``, ``mse.1``, ...
-    train_rows, validation_rows  how many x to draw
+    true_rank        rank of the matrix added to each weight
+    replicates       independent problems (f, f*, x) that one run trains in parallel, because one alone is too small to
+                     keep a processor busy; each has its own score ``mse.0``, ``mse.1``, ...
+    train_rows, validation_rows  number of x to draw
     """
 
     inputs: int
@@ -45,7 +46,9 @@ class SyntheticTask(Task):
     def check(self, model: Model, optimizer: "Optimizer") -> None:
         super().check(model, optimizer)
         if optimizer.clip_norm is not None and self.replicates > 1:
-            raise UserError("optimizer.clip_norm would let replicates touch each other; use task.replicates=1 with it")
+            raise UserError(
+                "optimizer.clip_norm would make replicates depend on each other; use it with task.replicates=1"
+            )
         for rows, columns in model.shapes(self.inputs, self.outputs):  # pyright: ignore[reportAttributeAccessIssue]
             if self.true_rank > min(rows, columns):
                 raise UserError(

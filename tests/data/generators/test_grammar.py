@@ -22,7 +22,7 @@ from rosa_bench.data.generators.grammar import PHENOMENA, sentences
 from rosa_bench.data.generators.grammar_words import FUNCTION_WORDS, TRAIN, VALIDATION
 
 SIZES = {"train": 4000, "validation": 1000}
-LEXICONS = {"train": TRAIN, "validation": VALIDATION}
+VOCABULARIES = {"train": TRAIN, "validation": VALIDATION}
 SPLITS = tuple(SIZES)
 WORD = r"[A-Za-z]+"
 OPENS_A_QUESTION = r"(wh\w+|how|is|are|was|were|has|have|did|will|could|should|might)\b"
@@ -45,13 +45,13 @@ def words(sentence: str) -> list[str]:
     return re.findall(WORD, sentence.lower())
 
 
-def entries(lexicon: str | tuple) -> Iterator[str]:
-    """Every word of a lexicon, whatever it is nested in."""
+def flatten(lexicon: str | tuple) -> Iterator[str]:
+    """All words of a vocabulary, flattened."""
     if isinstance(lexicon, str):
         yield lexicon.lower()
     else:
         for part in lexicon:
-            yield from entries(part)
+            yield from flatten(part)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -73,15 +73,15 @@ def test_every_sentence_is_distinct_within_and_across_splits() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_seed_decides_the_rows(split: str) -> None:
+def test_rows_are_a_function_of_the_seed(split: str) -> None:
     assert sentences(split) == sentences(split, seed=0)
     assert sentences(split, seed=1) == sentences(split, seed=1)
     mine, other = ([row["sentence"] for row in sentences(split, seed=seed)] for seed in (0, 1))
     assert mine != other
-    assert set(mine) != set(other)  # other sentences, not only another order
+    assert set(mine) != set(other)  # different sentences, not just a different order
 
 
-def test_the_rows_do_not_depend_on_the_process() -> None:
+def test_rows_are_the_same_in_every_process() -> None:
     program = (
         "import hashlib; from rosa_bench.data.generators.grammar import sentences;"
         "print(hashlib.sha256(repr([sentences(s) for s in ('train', 'validation')]).encode()).hexdigest())"
@@ -101,28 +101,28 @@ def test_the_rows_do_not_depend_on_the_process() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_rows_are_shuffled(split: str) -> None:
-    # Sorted by phenomenon or by label, or a pair's halves side by side, there would be long runs or none.
+    # Rows sorted by phenomenon or label, or with the halves of a pair adjacent, would have long runs or none.
     rows = sentences(split)
     changes = sum(one["label"] != two["label"] for one, two in pairwise(rows)) / len(rows)
     assert 0.4 < changes < 0.6
     assert {row["phenomenon"] for row in rows[:100]} == set(PHENOMENA)
 
 
-def test_the_splits_share_function_words_alone() -> None:
+def test_splits_share_only_function_words() -> None:
     train, validation = ({word for text in texts(split) for word in words(text)} for split in SPLITS)
     assert train & validation == FUNCTION_WORDS
-    assert FUNCTION_WORDS.isdisjoint([*entries(TRAIN), *entries(VALIDATION)])
+    assert FUNCTION_WORDS.isdisjoint([*flatten(TRAIN), *flatten(VALIDATION)])
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_word_is_a_function_word_or_from_the_splits_own_lexicon(split: str) -> None:
+def test_every_word_is_a_function_word_or_in_the_splits_vocabulary(split: str) -> None:
     used = {word for text in texts(split) for word in words(text)}
-    assert used - FUNCTION_WORDS <= set(entries(LEXICONS[split]))
+    assert used - FUNCTION_WORDS <= set(flatten(VOCABULARIES[split]))
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_form(split: str) -> None:
-    names = {*LEXICONS[split].male_names, *LEXICONS[split].female_names, "I"}
+def test_spelling_and_punctuation(split: str) -> None:
+    names = {*VOCABULARIES[split].male_names, *VOCABULARIES[split].female_names, "I"}
     for text in texts(split):
         assert re.fullmatch(rf"[A-Z][a-z]*(?:,? {WORD})+[.?]", text), text
         assert set(re.findall(r" ([A-Z][a-z]*)", text)) <= names, text
@@ -134,7 +134,7 @@ def test_form(split: str) -> None:
 
 @pytest.mark.parametrize("phenomenon", PHENOMENA)
 @pytest.mark.parametrize("split", SPLITS)
-def test_neither_length_nor_mark_tells_the_label(split: str, phenomenon: str) -> None:
+def test_length_and_punctuation_do_not_predict_the_label(split: str, phenomenon: str) -> None:
     shapes: tuple[Counter[tuple[int, str]], ...] = (Counter(), Counter())
     characters = [0, 0]
     for text, label in zip(texts(split, phenomenon), labels(split, phenomenon), strict=True):
@@ -145,34 +145,34 @@ def test_neither_length_nor_mark_tells_the_label(split: str, phenomenon: str) ->
 
 
 @pytest.mark.parametrize("phenomenon", PHENOMENA)
-def test_no_single_word_tells_the_label(phenomenon: str) -> None:
+def test_no_single_word_predicts_the_label(phenomenon: str) -> None:
     for split in SPLITS:
         truth = labels(split, phenomenon)
         present = [set(words(text)) for text in texts(split, phenomenon)]
         rows_with = Counter(word for found in present for word in found)
         watched = {word for word, count in rows_with.items() if 10 <= count < len(present)}
-        # Of the validation split's own words each phenomenon has only a few rows, and none of them was trained on.
+        # In the validation split each of its own words has few rows per phenomenon, and none occurs in train.
         for word in watched if split == "train" else watched & FUNCTION_WORDS:
             assert abs(correlation(truth, [word in found for found in present])) < 0.15, (split, word)
 
 
 def bag(longest: int = 1) -> Pipeline:
-    """Logistic regression on counts of words and marks, or of sequences of them up to `longest`."""
+    """Logistic regression on counts of words and punctuation, as n-grams up to length `longest`."""
     counts = CountVectorizer(token_pattern=r"\w+|[.,?]", ngram_range=(1, longest))
     return make_pipeline(counts, LogisticRegression(max_iter=1000))
 
 
 @pytest.mark.parametrize("phenomenon", [None, *PHENOMENA])
-def test_a_bag_of_words_learns_nothing_that_carries_over(phenomenon: str | None) -> None:
+def test_a_bag_of_words_does_not_transfer_to_validation(phenomenon: str | None) -> None:
     model = bag().fit(texts("train", phenomenon), labels("train", phenomenon))
     predicted = model.predict(texts("validation", phenomenon))
     assert abs(matthews_corrcoef(labels("validation", phenomenon), predicted)) < 0.2
 
 
-def test_a_bag_of_words_learns_nothing_across_the_training_rows() -> None:
-    # With the halves of a pair in different folds, the held-out half has the label opposite to its twin's, which
-    # drags the score below zero and could hide a cue. Both have the same nouns and names: folding by one of them
-    # keeps the halves together.
+def test_a_bag_of_words_does_not_generalise_within_train() -> None:
+    # If the halves of a pair were in different folds, the held-out half would have the opposite label of its twin.
+    # That pushes the score below zero and could hide a cue. Both halves have the same nouns and names, so grouping by
+    # one of them keeps the halves together.
     x, y = texts("train"), labels("train")
     assert matthews_corrcoef(y, cross_val_predict(bag(), x, y, cv=StratifiedKFold(5))) < 0.2
     together = cross_val_predict(bag(), x, y, groups=[first_nominal(text) for text in x], cv=GroupKFold(5))
@@ -180,18 +180,18 @@ def test_a_bag_of_words_learns_nothing_across_the_training_rows() -> None:
 
 
 def first_nominal(sentence: str) -> str:
-    """The alphabetically first noun or name of a training sentence."""
-    nominals = set(entries((TRAIN.people, TRAIN.men, TRAIN.women, TRAIN.things, TRAIN.male_names, TRAIN.female_names)))
+    """The alphabetically first noun or name in a training sentence."""
+    nominals = set(flatten((TRAIN.people, TRAIN.men, TRAIN.women, TRAIN.things, TRAIN.male_names, TRAIN.female_names)))
     return min(nominals.intersection(words(sentence)))
 
 
-def test_order_does_tell_the_label() -> None:
-    # Otherwise the laws above would hold of labels tossed at random. Pairs of neighbours see local order only.
+def test_word_order_predicts_the_label() -> None:
+    # Without this, random labels would pass the tests above. Bigrams see local order only.
     model = bag(longest=2).fit(texts("train"), labels("train"))
     assert matthews_corrcoef(labels("validation"), model.predict(texts("validation"))) > 0.25
 
 
 @pytest.mark.parametrize("split", ["test", "", "Train"])
-def test_an_unknown_split_is_refused_with_the_choices(split: str) -> None:
+def test_unknown_split_error_lists_the_choices(split: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(split)) + ".*train, validation"):
         sentences(split)

@@ -1,4 +1,4 @@
-"""The slot checker here reads a reference as a person would, by its own patterns; it knows nothing of the generator."""
+"""The slot checker here parses references with its own patterns, independently of the generator."""
 
 import hashlib
 import json
@@ -72,7 +72,7 @@ MEANS: dict[str, dict[str, str]] = {
         "|(?:families|children) are not welcome",
     },
 }
-# Words that say nothing about a restaurant.
+# Words that state no attribute.
 GLUE = (
     "a an and is it you that which there the place where called located lies stands can be found will find in has with "
     "serves serving offers offering specialises cooking dishes food menu kitchen charges gets for meal"
@@ -91,7 +91,7 @@ def texts(split: str) -> list[str]:
 
 @cache
 def references(split: str) -> dict[str, list[str]]:
-    """The texts by meaning representation."""
+    """References by meaning representation."""
     found: dict[str, list[str]] = {}
     for row in rows(split):
         found.setdefault(row["meaning_representation"], []).append(row["human_reference"])
@@ -105,12 +105,12 @@ def attributes(meaning: str) -> list[tuple[str, str]]:
 
 @cache
 def values(attribute: str) -> list[str]:
-    """The values that an attribute has in any row."""
+    """All values of an attribute in any row."""
     return sorted({dict(attributes(row["meaning_representation"])).get(attribute, "") for row in rows("train")} - {""})
 
 
-def understood(text: str) -> tuple[list[tuple[str, str]], set[str]]:
-    """What a text says, as often as it says it, in the order of a meaning representation; and the words left over."""
+def parse(text: str) -> tuple[list[tuple[str, str]], set[str]]:
+    """Parse the stated attributes, with repetitions, in the order of a meaning representation, and the other words."""
     said = []
     for attribute, prefix in (("near", "(?:near|close to|next to|around the corner from) "), ("name", "")):
         for value in values(attribute):
@@ -137,7 +137,7 @@ def test_sizes() -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_rows_are_those_of_e2e(split: str) -> None:
+def test_rows_have_the_columns_and_format_of_e2e(split: str) -> None:
     assert all(list(row) == ["meaning_representation", "human_reference"] for row in rows(split))
     for meaning in references(split):
         there = [attribute for attribute, _ in attributes(meaning)]
@@ -146,21 +146,21 @@ def test_rows_are_those_of_e2e(split: str) -> None:
         assert there == [attribute for attribute in ORDER if attribute in there]
 
 
-def test_no_meaning_is_in_two_splits() -> None:
+def test_splits_share_no_meaning() -> None:
     assert len({meaning for split in SPLITS for meaning in references(split)}) == 920
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_references_of_one_meaning_stand_together_and_differ(split: str) -> None:
+def test_references_of_a_meaning_are_adjacent_and_distinct(split: str) -> None:
     meanings = [row["meaning_representation"] for row in rows(split)]
     assert meanings == [meaning for meaning, found in references(split).items() for _ in found]
     assert all(len({text.lower() for text in found}) == len(found) for found in references(split).values())
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_every_reference_says_each_attribute_once_and_nothing_else(split: str) -> None:
+def test_every_reference_states_each_attribute_once_and_nothing_else(split: str) -> None:
     for row in rows(split):
-        said, left_over = understood(row["human_reference"])
+        said, left_over = parse(row["human_reference"])
         assert said == attributes(row["meaning_representation"]), row
         assert left_over <= set(GLUE.split()), row
 
@@ -181,8 +181,8 @@ def test_every_reference_says_each_attribute_once_and_nothing_else(split: str) -
         ("Next to Hotel Aurora, in the old town.", [("area", "old town"), ("near", "Hotel Aurora")]),
     ],
 )
-def test_the_slot_checker_sees_what_is_there(text: str, said: list[tuple[str, str]]) -> None:
-    assert understood(text)[0] == said
+def test_the_slot_checker_finds_stated_attributes(text: str, said: list[tuple[str, str]]) -> None:
+    assert parse(text)[0] == said
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -210,20 +210,20 @@ def test_articles(split: str) -> None:
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_it_is_always_the_restaurant(split: str) -> None:
-    # The first sentence is about the restaurant; once a later clause has another subject, no "it" follows.
+def test_it_always_refers_to_the_restaurant(split: str) -> None:
+    # The first sentence is about the restaurant. After a clause with another subject there must be no "it".
     for text in texts(split):
         subjects = re.findall(r"(?:\. |, and )(\w+)", text)
         pronouns = [subject.lower() == "it" for subject in subjects]
         assert pronouns == sorted(pronouns, reverse=True), text
 
 
-def test_every_value_and_every_phrase_comes_up_in_training() -> None:
+def test_every_value_and_phrase_occurs_in_train() -> None:
     for attribute, choices in ATTRIBUTES.items():
         assert values(attribute) == sorted(choices)
 
     def plain(text: str) -> str:
-        """One food and one score for all, and one spelling of the article."""
+        """Replace foods and scores by one placeholder each, and "an" by "a"."""
         text = re.sub("|".join(MEANS["food"]), "Greek", text)
         return re.sub(r"\ban ", "a ", re.sub(r"\b(2|3|4|two|three|four)(?= (stars )?out of)", "3", text))
 
@@ -232,28 +232,28 @@ def test_every_value_and_every_phrase_comes_up_in_training() -> None:
     assert {phrase for phrase in phrases if phrase.lower() not in everything} == set()
 
 
-def test_letters_outside_ascii_are_there() -> None:
+def test_non_ascii_letters_occur() -> None:
     for split in SPLITS:
         assert set("é£") <= set("".join(texts(split)))
 
 
 @pytest.mark.parametrize("split", EVALUATED)
-def test_references_differ_as_those_of_people_do(split: str) -> None:
-    """Each reference against the others of its meaning: one sentence plan alone would score near 100, noise near 0."""
+def test_references_are_as_diverse_as_human_ones(split: str) -> None:
+    """BLEU of a reference against the others: a single sentence plan would score near 100, noise near 0."""
     turns = [
         (text, [*found[:i], *found[i + 1 :]]) for found in references(split).values() for i, text in enumerate(found)
     ]
-    # The scorer wants as many for each; one that comes twice changes nothing.
+    # The scorer needs equally many references for each text; repeating one changes nothing.
     streams = [[others[i % len(others)] for _, others in turns] for i in range(5)]
     assert 25 < corpus_bleu([text for text, _ in turns], streams, lowercase=True).score < 70
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_rows_are_the_same_everywhere(split: str) -> None:
+def test_rows_have_a_fixed_hash(split: str) -> None:
     assert hashlib.sha256(json.dumps(load(split)).encode()).hexdigest() == FINGERPRINTS[split]
 
 
-def test_the_rows_do_not_depend_on_the_process() -> None:
+def test_rows_are_the_same_in_every_process() -> None:
     program = (
         "import hashlib, json; from rosa_bench.data.generators.restaurants import load;"
         "print(*(hashlib.sha256(json.dumps(load(s)).encode()).hexdigest() for s in ('train', 'validation', 'test')))"
@@ -271,6 +271,6 @@ def test_the_rows_do_not_depend_on_the_process() -> None:
 
 
 @pytest.mark.parametrize("split", ["dev", "", "Train"])
-def test_an_unknown_split_is_refused_with_the_choices(split: str) -> None:
+def test_unknown_split_error_lists_the_choices(split: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(split)) + ".*train, validation, test"):
         load(split)

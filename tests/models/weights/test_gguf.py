@@ -1,4 +1,4 @@
-"""GGUF out of a wheel, against a small Llama that the test writes as llama.cpp does."""
+"""Convert GGUF files from wheels, tested on a small Llama written in llama.cpp's format."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.models.spec import Decoder, Wheel
 from rosa_bench.models.weights.source import locate
-from rosa_bench.models.weights.wheel import is_whole, pull, pulled_folder
+from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.system.errors import UserError
 
 gguf = pytest.importorskip("gguf")
@@ -29,7 +29,7 @@ pytest.importorskip("accelerate")
 
 NAME = "toy.Q4_1.gguf"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = ["Ġ Ġ", "c a", "ca f", "1 9"]  # the last is never to be used, for each digit stands alone
+MERGES = ["Ġ Ġ", "c a", "ca f", "1 9"]  # the last must never be used, because each digit is its own token
 SHAPE = LlamaConfig(
     vocab_size=len(SPECIAL) + 256 + len(MERGES),
     hidden_size=64,
@@ -53,7 +53,7 @@ OURS_OF = {
 
 
 class Toy(NamedTuple):
-    """A GGUF file; what its weights stand for; and the weights before they were quantised. By transformers' names."""
+    """A GGUF file, its dequantised weights, and the weights before quantisation, by transformers' names."""
 
     file: bytes
     weights: dict[str, np.ndarray]
@@ -61,7 +61,7 @@ class Toy(NamedTuple):
 
 
 def alphabet() -> list[str]:
-    """How a byte-level vocabulary writes the bytes 0 to 255: what is printable as itself, the rest from 256 on."""
+    """Characters for the bytes 0 to 255 in a byte-level vocabulary: printable ones as they are, others from 256 up."""
     plain = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
@@ -71,20 +71,20 @@ TOKENS = [*SPECIAL, *alphabet(), *(merge.replace(" ", "") for merge in MERGES)]
 
 
 def halves_interleaved(weight: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp's order of a projection's rows: in each head, the i-th of the first half before that of the second."""
+    """Reorder a projection's rows as in llama.cpp: in each head, alternate between its first and second half."""
     rows = np.arange(len(weight)).reshape(heads, 2, -1)
     return weight[rows.transpose(0, 2, 1).ravel()]
 
 
 def halves_apart(weight: np.ndarray, heads: int) -> np.ndarray:
-    """The order back: in each head, the even rows, then the odd ones."""
+    """Undo `halves_interleaved`: in each head, the even rows, then the odd ones."""
     rows = np.arange(len(weight)).reshape(heads, -1)
     return weight[np.concatenate([rows[:, ::2], rows[:, 1::2]], axis=1).ravel()]
 
 
 @cache
 def toy(layers: str = "Q4_1", leave_out: str = "", add: str = "") -> Toy:
-    """A Llama with grouped queries, its layers quantised as ``layers``, its tied embedding in Q8_0."""
+    """A Llama with grouped queries, layers quantised as ``layers``, and a tied embedding in Q8_0."""
     torch.manual_seed(0)
     model = LlamaForCausalLM(SHAPE)
     with torch.no_grad():
@@ -149,11 +149,11 @@ def _written(writer: Any) -> bytes:
 
 
 def wheel_of(file: bytes, name: str = NAME) -> bytes:
-    """A wheel with this file, and a trap for whoever imports it."""
+    """A wheel with this file, and code that fails the test if it is imported."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, content in (("__init__.py", b"raise RuntimeError('imported')"), (name, file)):
-            archive.writestr(zipfile.ZipInfo(f"some_package/{path}"), content)  # of no time: the same bytes always
+            archive.writestr(zipfile.ZipInfo(f"some_package/{path}"), content)  # fixed time: reproducible bytes
     return buffer.getvalue()
 
 
@@ -184,7 +184,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[list[str]]]:
-    """``index(wheel)``: a package index that has this wheel. Returns the list of pip's calls."""
+    """``index(wheel)`` simulates a package index with this wheel. Returns the list of pip calls."""
 
     def serve(wheel: bytes) -> list[list[str]]:
         calls: list[list[str]] = []
@@ -204,31 +204,31 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], list[list[str]]]
 
 @pytest.fixture
 def pulled(index: Callable) -> Path:
-    """The folder of the toy, pulled."""
+    """The folder of the pulled toy model."""
     wheel = wheel_of(toy().file)
     index(wheel)
     return pull(model_of(wheel))
 
 
-# What is right
+# Valid files
 
 
-def test_the_weights_are_what_the_quantised_ones_stand_for(pulled: Path) -> None:
+def test_weights_are_dequantised_exactly(pulled: Path) -> None:
     found = load_file(pulled / "model.safetensors")
-    assert set(found) == set(toy().weights)  # the embedding once: the output is tied to it
+    assert set(found) == set(toy().weights)  # the embedding counts once, as the output is tied to it
     for name, expected in toy().weights.items():
         assert found[name].dtype == np.float32
         np.testing.assert_array_equal(found[name], expected, err_msg=name)
 
 
-def test_each_weight_is_within_half_a_step_of_what_it_was_before_it_was_quantised(pulled: Path) -> None:
+def test_each_weight_is_within_half_a_quantisation_step_of_the_original(pulled: Path) -> None:
     for name, value in load_file(pulled / "model.safetensors").items():
         before = toy().before[name]
-        step = 0 if before.ndim == 1 else np.ptp(before) / 15  # 4 bits; the embedding's 8 are finer still
+        step = 0 if before.ndim == 1 else np.ptp(before) / 15  # for 4 bits; the embedding's 8 bits are more precise
         assert np.abs(value - before).max() <= 0.55 * step, name
 
 
-def test_the_model_is_the_one_that_was_written(pulled: Path) -> None:
+def test_the_model_equals_the_original(pulled: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(pulled, use_safetensors=True)
     for key in (
         *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -249,12 +249,12 @@ TEXTS = ("£25, café, in 1999", "x = 10\n\n  33", "½ — “naïve”", "<|im_
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_the_tokenizer_gives_a_text_back(pulled: Path, text: str) -> None:
+def test_the_tokenizer_is_lossless(pulled: Path, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(pulled)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_the_tokenizer_is_the_file_s(pulled: Path) -> None:
+def test_the_tokenizer_comes_from_the_file(pulled: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(pulled)
     assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == TOKENS
     assert [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id] == [
@@ -265,10 +265,10 @@ def test_the_tokenizer_is_the_file_s(pulled: Path) -> None:
     ]
     assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a"
     assert tokenizer.tokenize("café") == ["caf", "Ã", "©"]
-    assert tokenizer.tokenize("a  19") == ["a", "ĠĠ", "1", "9"]  # each digit alone, without the spaces before it
+    assert tokenizer.tokenize("a  19") == ["a", "ĠĠ", "1", "9"]  # each digit alone, without the space before it
 
 
-def test_nothing_is_written_on_the_way(index: Callable, capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed(index: Callable, capfd: pytest.CaptureFixture[str]) -> None:
     wheel = wheel_of(toy().file)
     index(wheel)
     capfd.readouterr()
@@ -287,17 +287,17 @@ def test_a_second_pull_does_nothing(index: Callable) -> None:
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
 
 
-def test_others_may_read_the_cache(pulled: Path) -> None:
+def test_the_cache_is_readable_by_others(pulled: Path) -> None:
     assert {oct(path.stat().st_mode & 0o777) for path in pulled.iterdir()} == {"0o644"}
 
 
-def test_nothing_but_the_model_is_left(pulled: Path, cache_folder: Path) -> None:
+def test_only_the_model_remains(pulled: Path, cache_folder: Path) -> None:
     assert list(cache_folder.rglob("*.gguf")) == []
     assert [path.name for path in (cache_folder / "models").iterdir()] == [pulled.name]
     assert json.loads((pulled / "config.json").read_text())["dtype"] == "float32"
 
 
-def test_what_fixes_the_weights_says_what_they_were(pulled: Path) -> None:
+def test_the_identity_names_the_quantisation(pulled: Path) -> None:
     wheel = wheel_of(toy().file)
     source = locate(model_of(wheel))
     assert (source.kind, source.location) == ("wheel", str(pulled))
@@ -308,7 +308,7 @@ def test_what_fixes_the_weights_says_what_they_were(pulled: Path) -> None:
     }
 
 
-# What is not
+# Invalid files
 
 
 def assert_refused(model: Decoder, cache_folder: Path, *words: str) -> None:
@@ -318,16 +318,16 @@ def assert_refused(model: Decoder, cache_folder: Path, *words: str) -> None:
     assert "\n" not in message
     for word in words:
         assert word in message
-    assert not list(cache_folder.rglob("*toy*"))  # no folder, whole, empty or temporary
+    assert not list(cache_folder.rglob("*toy*"))  # no complete, empty or temporary folder
 
 
-def test_another_wheel_than_the_declared_one_is_refused(index: Callable, cache_folder: Path) -> None:
+def test_a_wheel_with_another_hash_is_an_error(index: Callable, cache_folder: Path) -> None:
     index(wheel_of(toy().file))
     assert_refused(model_of(b"another"), cache_folder, "toy==1.0", "sha256")
 
 
 @pytest.mark.parametrize(("layers", "declared"), [("Q8_0", "Q4_1"), ("Q4_1", "Q8_0"), ("F16", "Q4_1")])
-def test_another_quantisation_than_the_declared_one_is_refused(
+def test_another_quantisation_than_declared_is_an_error(
     index: Callable, cache_folder: Path, layers: str, declared: str
 ) -> None:
     wheel = wheel_of(toy(layers).file)
@@ -336,51 +336,51 @@ def test_another_quantisation_than_the_declared_one_is_refused(
 
 
 @pytest.mark.parametrize("left", [0.001, 0.3, 0.6, 0.99])
-def test_a_file_that_is_cut_is_refused(index: Callable, cache_folder: Path, left: float) -> None:
+def test_a_truncated_file_is_an_error(index: Callable, cache_folder: Path, left: float) -> None:
     file = toy().file
     wheel = wheel_of(file[: int(left * len(file))])
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "damaged")
 
 
-def test_a_file_of_another_kind_is_refused(index: Callable, cache_folder: Path) -> None:
+def test_a_file_of_another_format_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(b"PK" * 100)
     index(wheel)
-    assert_refused(model_of(wheel), cache_folder, NAME, "no GGUF file")
+    assert_refused(model_of(wheel), cache_folder, NAME, "not a GGUF file")
 
 
-def test_an_architecture_that_transformers_does_not_know_is_refused(index: Callable, cache_folder: Path) -> None:
+def test_an_unknown_architecture_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(toy().file.replace(b"llama", b"lxama"))
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "lxama")
 
 
-def test_a_file_without_a_tokenizer_is_refused(index: Callable, cache_folder: Path) -> None:
+def test_a_file_without_a_tokenizer_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(toy().file.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.xokens"))
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "transformers cannot read", "tokens")
 
 
-def test_a_weight_that_is_not_there_is_not_drawn_at_random(index: Callable, cache_folder: Path) -> None:
+def test_a_missing_weight_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(toy(leave_out="blk.1.ffn_up.weight").file)
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "model.layers.1.mlp.up_proj.weight")
 
 
-def test_a_weight_that_is_not_known_is_not_left_out(index: Callable, cache_folder: Path) -> None:
+def test_an_unknown_weight_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(toy(add="blk.0.attn_unheard_of.weight").file)
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "has 21 weights", "reads 20")
 
 
-def test_a_wheel_without_the_file_is_refused(index: Callable, cache_folder: Path) -> None:
+def test_a_wheel_without_the_file_is_an_error(index: Callable, cache_folder: Path) -> None:
     wheel = wheel_of(toy().file, name="other.gguf")
     index(wheel)
     assert_refused(model_of(wheel), cache_folder, NAME, "some_package")
 
 
 @pytest.mark.parametrize("missing", [["gguf"], ["accelerate"], ["gguf", "accelerate"]])
-def test_a_missing_package_is_told_before_anything_is_downloaded(
+def test_a_missing_package_is_an_error_before_any_download(
     index: Callable, cache_folder: Path, monkeypatch: pytest.MonkeyPatch, missing: list[str]
 ) -> None:
     wheel = wheel_of(toy().file)
@@ -391,15 +391,15 @@ def test_a_missing_package_is_told_before_anything_is_downloaded(
 
 
 @pytest.mark.parametrize("given", [{"gguf": "a.gguf"}, {"quantisation": "Q4_1"}])
-def test_a_gguf_file_is_declared_with_its_quantisation(given: dict[str, str]) -> None:
+def test_a_gguf_file_needs_its_quantisation(given: dict[str, str]) -> None:
     with pytest.raises(UserError, match="both gguf and quantisation"):
         Wheel(requirements=["a==1"], sha256=["0" * 64], folder="x", **given)
 
 
-# The models that are declared
+# Declared models
 
 
-def test_smollm2_says_how_large_it_is() -> None:
+def test_declared_size_of_smollm2() -> None:
     shape = LlamaConfig(
         vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
         num_key_value_heads=3, tie_word_embeddings=True,
@@ -409,11 +409,11 @@ def test_smollm2_says_how_large_it_is() -> None:
     assert load_specs(conf_folder() / "model")["smollm2_135m"].parameters == size
 
 
-def test_smollm2_where_it_is_pulled_speaks_english(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ROSA_BENCH_CACHE")  # the user's own
+def test_pulled_smollm2_predicts_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROSA_BENCH_CACHE")  # the user's real cache
     spec = load_specs(conf_folder() / "model")["smollm2_135m"]
     folder = pulled_folder(spec)
-    if folder is None or not is_whole(folder):
+    if folder is None or not is_complete(folder):
         pytest.skip("smollm2_135m is not on this machine")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()

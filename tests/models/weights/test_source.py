@@ -28,10 +28,10 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def test_a_folder_goes_before_a_wheel_and_a_wheel_before_the_hub(tmp_path: Path) -> None:
+def test_sources_are_tried_in_the_order_folder_wheel_hub(tmp_path: Path) -> None:
     everything: dict[str, Any] = {"hub": "some/where", "wheel": WHEEL}
     model = model_of(**everything)
-    assert locate(model).kind == "hub"  # the wheel is not there yet
+    assert locate(model).kind == "hub"  # the wheel has not been pulled yet
     folder = pulled_folder(model)
     assert folder is not None
     fill(folder, *FILES)
@@ -43,7 +43,7 @@ def test_a_folder_goes_before_a_wheel_and_a_wheel_before_the_hub(tmp_path: Path)
 
 
 @pytest.mark.parametrize("absent", FILES)
-def test_a_pulled_folder_that_lacks_a_file_does_not_count(absent: str) -> None:
+def test_an_incomplete_pulled_folder_is_ignored(absent: str) -> None:
     model = model_of(hub="some/where", wheel=WHEEL)
     folder = pulled_folder(model)
     assert folder is not None
@@ -51,7 +51,7 @@ def test_a_pulled_folder_that_lacks_a_file_does_not_count(absent: str) -> None:
     assert locate(model).kind == "hub"
 
 
-def test_a_wheel_that_is_not_pulled_is_told_with_the_command() -> None:
+def test_missing_wheel_error_names_the_pull_command() -> None:
     with pytest.raises(UserError, match=r"model=toy.*rosa-bench models pull toy"):
         locate(model_of(wheel=WHEEL))
 
@@ -59,7 +59,7 @@ def test_a_wheel_that_is_not_pulled_is_told_with_the_command() -> None:
 @pytest.mark.parametrize(
     "names", [None, (), ("config.json",), ("model.safetensors",), ("config.json", "pytorch_model.bin")]
 )
-def test_a_folder_that_is_no_model_is_told(tmp_path: Path, names: tuple[str, ...] | None) -> None:
+def test_a_folder_without_a_model_is_an_error(tmp_path: Path, names: tuple[str, ...] | None) -> None:
     folder = tmp_path / "own"
     if names is not None:
         fill(folder, *names)
@@ -67,13 +67,13 @@ def test_a_folder_that_is_no_model_is_told(tmp_path: Path, names: tuple[str, ...
         locate(model_of(path=str(folder), hub="some/where"))
 
 
-def test_a_home_folder_may_be_written_as_a_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_means_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     fill(tmp_path / "own", *FILES)
     assert locate(model_of(path="~/own")).location == str(tmp_path / "own")
 
 
-def test_sharded_weights_count_whole(tmp_path: Path) -> None:
+def test_all_shards_enter_the_hash(tmp_path: Path) -> None:
     shards = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
     folder = fill(tmp_path / "own", "config.json", *shards)
     before = locate(model_of(path=str(folder))).identity
@@ -81,12 +81,12 @@ def test_sharded_weights_count_whole(tmp_path: Path) -> None:
     assert locate(model_of(path=str(folder))).identity != before
 
 
-def test_what_fixes_the_weights_names_no_place() -> None:
+def test_the_identity_contains_no_path() -> None:
     assert locate(model_of(hub="some/where")).identity == {"id": "some/where", "revision": "main"}
     assert locate(model_of(hub="some/where", revision="abc")).identity == {"id": "some/where", "revision": "abc"}
     assert locate(model_of(random={"model_type": "bert"})).identity == {"config": {"model_type": "bert"}}
 
 
-def test_a_model_without_any_source_is_refused() -> None:
-    with pytest.raises(UserError, match=r"toy.*hub, wheel, path or random"):
+def test_a_model_without_a_source_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"toy has no weights.*model\.hub, model\.wheel, model\.path or model\.random"):
         model_of()

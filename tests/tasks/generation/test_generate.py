@@ -1,4 +1,4 @@
-"""Laws of generation: what is written for a prompt depends on nothing beside it."""
+"""Generation: the output for a prompt depends only on the prompt, the model and the settings."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.generation.generate import generate, padded_left
+from rosa_bench.tasks.generation.generate import generate, pad_left
 from rosa_bench.tasks.generation.task import Decoding
 
 TOKENIZER = byte_tokenizer(max_length=512)
@@ -20,7 +20,7 @@ PROMPTS = [
 ]
 
 
-def said(tokens: list[int]) -> str:
+def decoded(tokens: list[int]) -> str:
     [text] = TOKENIZER.batch_decode([tokens], skip_special_tokens=True)
     return text.strip()
 
@@ -43,29 +43,29 @@ Loud = Callable[[PreTrainedModel], PreTrainedModel]
 @pytest.mark.parametrize(
     "how", [decoding(), decoding(beams=5), decoding(beams=3, no_repeat_ngram=2, max_new_tokens=30)]
 )
-def test_an_output_does_not_depend_on_its_neighbours(tiny_model: Tiny, kind: str, how: Decoding, loud: Loud) -> None:
+def test_an_output_does_not_depend_on_its_batch(tiny_model: Tiny, kind: str, how: Decoding, loud: Loud) -> None:
     model = loud(tiny_model(kind))
     alone = [write(model, [prompt], how)[0] for prompt in PROMPTS]
-    assert len(set(alone)) > 1  # it matters what was read
+    assert len(set(alone)) > 1  # the output depends on the prompt
     for batch_size in (2, 5):
         assert write(model, PROMPTS, how, batch_size) == alone
     assert write(model, PROMPTS[::-1], how, 3) == alone[::-1]
 
 
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
-def test_greedy_is_the_likeliest_token_at_each_step(tiny_model: Tiny, kind: str, loud: Loud) -> None:
+def test_greedy_decoding_takes_the_likeliest_token(tiny_model: Tiny, kind: str, loud: Loud) -> None:
     model = loud(tiny_model(kind))
     for prompt, text in zip(PROMPTS, write(model, PROMPTS, decoding()), strict=True):
         tokens = list(prompt)
         with torch.inference_mode():
             while len(tokens) < len(prompt) + 12 and tokens[len(prompt) :][-1:] != [END]:
                 tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
-        assert text == said(tokens[len(prompt) :])
+        assert text == decoded(tokens[len(prompt) :])
 
 
-def test_beams_find_what_is_at_least_as_likely(tiny_model: Tiny, loud: Loud) -> None:
+def test_beam_search_finds_an_output_at_least_as_likely(tiny_model: Tiny, loud: Loud) -> None:
     model = loud(tiny_model("tiny_gpt2"))
-    two = decoding(max_new_tokens=2, beams=200)  # of 261 x 261 pairs: all that can be best
+    two = decoding(max_new_tokens=2, beams=200)  # of 261 x 261 pairs: all that can win
     prompt = PROMPTS[0]
     with torch.inference_mode():
         first = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
@@ -74,7 +74,7 @@ def test_beams_find_what_is_at_least_as_likely(tiny_model: Tiny, loud: Loud) -> 
     pairs[END] = first[END]
     best = divmod(int(pairs.argmax()), 261)
     tokens = [END] if best[0] == END else list(best)
-    assert write(model, [prompt], two) == [said(tokens)]
+    assert write(model, [prompt], two) == [decoded(tokens)]
 
 
 HABITS = {
@@ -87,7 +87,7 @@ HABITS = {
 
 
 @pytest.mark.parametrize("how", [decoding(), decoding(beams=3, no_repeat_ngram=3)])
-def test_a_models_own_habits_do_not_count_and_stay_its_own(tiny_model: Tiny, how: Decoding, loud: Loud) -> None:
+def test_a_models_generation_config_is_ignored_and_kept(tiny_model: Tiny, how: Decoding, loud: Loud) -> None:
     model = loud(tiny_model("tiny_gpt2"))
     plain = write(model, PROMPTS, how)
     for habit, value in HABITS.items():
@@ -100,7 +100,7 @@ def test_a_models_own_habits_do_not_count_and_stay_its_own(tiny_model: Tiny, how
 
 
 class Numbers:
-    """In a tokenizer's place: an output is its tokens, up to the end sign, as numbers."""
+    """Stands in for a tokenizer: decodes an output to its token ids up to EOS."""
 
     def batch_decode(self, rows: torch.Tensor, *, skip_special_tokens: bool) -> list[str]:
         assert skip_special_tokens
@@ -115,24 +115,24 @@ def tokens_of(model: PreTrainedModel, prompts: list[list[int]], how: Decoding) -
     return [[int(number) for number in text.split()] for text in written]
 
 
-def test_no_run_of_tokens_comes_twice_in_an_output(tiny_model: Tiny) -> None:
-    model = tiny_model("tiny_gpt2")  # quiet: left alone, it says the same again and again
+def test_no_ngram_is_repeated_within_an_output(tiny_model: Tiny) -> None:
+    model = tiny_model("tiny_gpt2")  # without the constraint, it repeats itself
     free, held = (tokens_of(model, PROMPTS, decoding(no_repeat_ngram=size, max_new_tokens=30)) for size in (0, 3))
     assert any(repeats(tokens, 3) for tokens in free)
     assert not any(repeats(tokens, 3) for tokens in held)
 
 
-def test_an_output_may_say_what_the_prompt_says(tiny_model: Tiny) -> None:
-    """transformers' own rule would forbid it, and with it every name that is so many tokens long."""
+def test_an_output_may_repeat_the_prompt(tiny_model: Tiny) -> None:
+    """transformers' own processor would forbid this, and with it every name of that many tokens."""
     model = always_saying(tiny_model("tiny_gpt2"), 50)
     prompt = [50] * 9
     assert tokens_of(model, [prompt], decoding(max_new_tokens=4, no_repeat_ngram=4)) == [[50] * 4]
     [longer] = tokens_of(model, [prompt], decoding(max_new_tokens=5, no_repeat_ngram=4))
-    assert longer[:4] == [50] * 4 and longer[4] != 50  # but not itself
+    assert longer[:4] == [50] * 4 and longer[4] != 50  # but not repeat itself
 
 
 def always_saying(model: PreTrainedModel, token: int) -> PreTrainedModel:
-    """The model with a head to which one token is likeliest, whatever was read."""
+    """The model with a head that prefers one token for every input."""
     head = torch.nn.Linear(32, 261)
     with torch.no_grad():
         head.weight.zero_()
@@ -148,20 +148,20 @@ def repeats(tokens: list[int], size: int) -> bool:
 
 
 @pytest.mark.parametrize("beams", [1, 4])
-def test_writing_stops_at_the_end_sign_and_at_the_most_tokens(tiny_model: Tiny, beams: int) -> None:
+def test_generation_stops_at_eos_and_at_max_new_tokens(tiny_model: Tiny, beams: int) -> None:
     model = tiny_model("tiny_gpt2")
     assert {len(tokens) for tokens in tokens_of(model, PROMPTS, decoding(beams=beams))} == {12}
     assert write(always_saying(model, END), PROMPTS, decoding(beams=beams)) == [""] * len(PROMPTS)
 
 
-def test_prompts_stand_at_the_right_end() -> None:
-    ids, mask = padded_left([[7, 8], [9]], PAD)
+def test_prompts_are_left_padded() -> None:
+    ids, mask = pad_left([[7, 8], [9]], PAD)
     assert ids.tolist() == [[7, 8], [PAD, 9]]
     assert mask.tolist() == [[1, 1], [0, 1]]
 
 
 @pytest.mark.parametrize("wrong", [{"beams": 0}, {"no_repeat_ngram": -1}, {"max_new_tokens": 0}])
-def test_settings_out_of_range_are_told(wrong: dict) -> None:
+def test_settings_out_of_range_are_an_error(wrong: dict) -> None:
     [key] = wrong
     with pytest.raises(UserError, match=f"task.decoding.{key}"):
         decoding(**wrong)

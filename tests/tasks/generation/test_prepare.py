@@ -1,4 +1,4 @@
-"""What a task of writing is trained and scored on, beside plain transformers and sacrebleu."""
+"""Preparation of generation tasks, compared with plain transformers and sacrebleu."""
 
 import copy
 import logging
@@ -19,7 +19,7 @@ from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.generation.prepare import LARGEST_LOSS
+from rosa_bench.tasks.generation.prepare import MAX_LOSS
 from rosa_bench.tasks.generation.prompts import Prompt, load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
 from rosa_bench.tasks.prepared import PreparedTask
@@ -39,14 +39,14 @@ KINDS = ("tiny_gpt2", "tiny_llama")
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """``make_setup("method=lora")`` resolves a tiny run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*TINY, *overrides), {})
 
 
 @pytest.fixture
 def problem_of(make_setup: MakeSetup) -> ProblemOf:
-    """``problem_of("model=tiny_llama", ...)``: what such a run works on."""
+    """``problem_of("model=tiny_llama", ...)`` prepares the task of such a run."""
 
     def make(*overrides: str) -> PreparedTask:
         resolved = make_setup(*overrides)
@@ -56,13 +56,13 @@ def problem_of(make_setup: MakeSetup) -> ProblemOf:
 
 
 def prompts_of(resolved: ResolvedRun, split: str) -> list[Prompt]:
-    """The prompts of a run, read without it."""
+    """The prompts of a run, loaded independently."""
     assert isinstance(resolved.config.task, GenerationTask)
     return getattr(load_prompts(resolved.config.task, None, limit_train=12, limit_eval=5), split)
 
 
 def token_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[Prompt]) -> list[float]:
-    """The cross entropy of every token of every reference and of its end sign, one sequence at a time."""
+    """Cross entropy of every token of every reference and its EOS token, one sequence at a time."""
     found = []
     for prompt in prompts:
         for reference in prompt.references:
@@ -86,10 +86,10 @@ def tokenizer_of(problem: PreparedTask) -> PreTrainedTokenizerBase:
 @pytest.mark.parametrize(("kind", "batch_size", "protocol"), [
     ("tiny_gpt2", 1, "paper"), ("tiny_gpt2", 3, "fair"), ("tiny_llama", 3, "paper"), ("tiny_llama", 64, "fair"),
 ])  # fmt: skip
-def test_the_selecting_loss_is_the_mean_over_every_token_of_every_reference(
+def test_the_selection_loss_is_the_mean_over_all_reference_tokens(
     make_setup: MakeSetup, kind: str, batch_size: int, protocol: str, loud: Loud
 ) -> None:
-    """Of references and end signs alone, under every protocol, so that perplexities may be compared."""
+    """Only references and EOS tokens count, under every protocol, so that perplexities are comparable."""
     resolved = make_setup(f"model={kind}", f"batch_size={batch_size}", f"protocol={protocol}")
     problem = resolved.config.task.prepare(resolved.context)
     model = loud(problem.model)
@@ -102,29 +102,29 @@ def test_the_selecting_loss_is_the_mean_over_every_token_of_every_reference(
     assert problem.selected_on == "validation_split"
 
 
-def test_a_loss_beyond_all_numbers_has_a_perplexity(problem_of: ProblemOf) -> None:
+def test_perplexity_of_a_huge_loss_is_finite(problem_of: ProblemOf) -> None:
     problem = problem_of()
     with torch.no_grad():
         problem.model.get_parameter("lm_head.weight").mul_(1e6)
     scores = problem.select(problem.model).scores
-    assert scores["loss"] > LARGEST_LOSS
+    assert scores["loss"] > MAX_LOSS
     assert scores["perplexity"] == pytest.approx(math.exp(700)) and math.isfinite(scores["perplexity"])
 
 
-def test_a_loss_that_is_no_number_stays_none(problem_of: ProblemOf) -> None:
-    """So that the run ends with it."""
+def test_perplexity_of_a_nan_loss_is_nan(problem_of: ProblemOf) -> None:
+    """A NaN must end the run."""
     problem = problem_of()
     with torch.no_grad():
         problem.model.get_parameter("lm_head.weight").fill_(float("nan"))
     assert math.isnan(problem.select(problem.model).scores["loss"])
 
 
-# What is reported
+# Report
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_reported_is_what_the_model_writes_for_test(
+def test_the_report_scores_the_texts_generated_for_test(
     make_setup: MakeSetup, kind: str, batch_size: int, loud: Loud
 ) -> None:
     resolved = make_setup(f"model={kind}", f"batch_size={batch_size}", "task.decoding.no_repeat_ngram=0")
@@ -137,7 +137,7 @@ def test_what_is_reported_is_what_the_model_writes_for_test(
     assert [(one.prompt, list(one.references)) for one in found.generations] == [
         (prompt.text, prompt.references) for prompt in prompts
     ]
-    for one in found.generations:  # as transformers writes it by itself
+    for one in found.generations:  # as generated by plain transformers
         ids = torch.tensor([[0, *tokenizer(f"{one.prompt} ||", add_special_tokens=False)["input_ids"]]])  # pyright: ignore
         how = GenerationConfig(
             num_beams=2, max_new_tokens=8, early_stopping=True, do_sample=False, eos_token_id=2, pad_token_id=1
@@ -154,13 +154,11 @@ def test_what_is_reported_is_what_the_model_writes_for_test(
         assert found.scores[figure] == pytest.approx(expected)
     losses = token_losses(model, tokenizer, prompts)
     assert found.scores["perplexity"] == pytest.approx(math.exp(math.fsum(losses) / len(losses)), rel=1e-4)
-    assert set(found.scores) == {*load_metric("generation").figures, "perplexity", "loss"}
+    assert set(found.scores) == {*load_metric("generation").scores, "perplexity", "loss"}
 
 
-def test_a_model_that_says_what_people_said_has_a_perfect_score(
-    problem_of: ProblemOf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any one of the references will do."""
+def test_generating_a_reference_gives_a_perfect_score(problem_of: ProblemOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any reference gives a perfect score."""
     problem = problem_of("task.decoding.max_new_tokens=100")
     assert problem.report is not None
     references = [one.references for one in problem.report(problem.model).generations]
@@ -168,10 +166,10 @@ def test_a_model_that_says_what_people_said_has_a_perfect_score(
     monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", lambda *_, **__: last)
     assert problem.report(problem.model).scores["bleu"] == pytest.approx(1)
     monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", lambda *_, **__: last[::-1])
-    assert problem.report(problem.model).scores["bleu"] < 0.9  # each against its own
+    assert problem.report(problem.model).scores["bleu"] < 0.9  # each with its own references
 
 
-def test_what_is_known_of_the_data_is_told(make_setup: MakeSetup) -> None:
+def test_the_number_of_prompts_is_recorded(make_setup: MakeSetup) -> None:
     resolved = make_setup()
     problem = resolved.config.task.prepare(resolved.context)
     assert problem.facts == {"prompts": {"validation": 5, "test": 5}}
@@ -180,7 +178,9 @@ def test_what_is_known_of_the_data_is_told(make_setup: MakeSetup) -> None:
 
 
 @pytest.mark.parametrize(("protocol", "on_prompt"), [("paper", True), ("fair", False)])
-def test_the_protocol_says_whether_the_prompt_is_trained(problem_of: ProblemOf, protocol: str, on_prompt: bool) -> None:
+def test_the_protocol_decides_whether_the_loss_includes_the_prompt(
+    problem_of: ProblemOf, protocol: str, on_prompt: bool
+) -> None:
     problem = problem_of(f"protocol={protocol}")
     for batch in problem.train.epoch():
         counted = int(targets(batch)) == int(batch["attention_mask"].sum()) - len(batch["labels"])
@@ -190,28 +190,28 @@ def test_the_protocol_says_whether_the_prompt_is_trained(problem_of: ProblemOf, 
 # Lengths
 
 
-@pytest.mark.parametrize(("overrides", "told"), [
+@pytest.mark.parametrize(("overrides", "message"), [
     (("max_length=513",), "max_length=513"),
     (("max_length=null",), "max_length=None"),
     (("task.decoding.max_new_tokens=512",), "task.decoding.max_new_tokens=512"),
     (("model.random.n_positions=64", "max_length=65"), "at most 64"),
-    (("max_length=20",), "max_length=20 cuts a reference"),
+    (("max_length=20",), "max_length=20 would truncate a reference"),
 ])  # fmt: skip
-def test_lengths_that_the_model_or_the_texts_do_not_fit_are_told(
-    problem_of: ProblemOf, overrides: tuple[str, ...], told: str
-) -> None:
-    with pytest.raises(UserError, match=told):
+def test_unsuitable_lengths_are_an_error(problem_of: ProblemOf, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         problem_of(*overrides)
 
 
-def test_a_prompt_leaves_room_for_the_longest_output(problem_of: ProblemOf, caplog: pytest.LogCaptureFixture) -> None:
-    """Of 512 positions, 500 are kept for what is written: 12 are left for each prompt."""
+def test_prompts_are_truncated_to_leave_room_for_the_output(
+    problem_of: ProblemOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of 512 positions, 500 are reserved for the output, which leaves 12 for the prompt."""
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         problem = problem_of("task.decoding.max_new_tokens=500", "task.decoding.beams=1", "limit_eval=2")
-        assert "2 of 2 prompts are too long and lost their beginning" in caplog.messages
+        assert "2 of 2 prompts are too long and were truncated from the left" in caplog.messages
     assert problem.report is not None
     [first, second] = problem.report(problem.model).generations
-    assert min(len(first.prompt), len(second.prompt)) > 12  # kept whole beside the record
+    assert min(len(first.prompt), len(second.prompt)) > 12  # stored untruncated beside the record
 
 
 # Parts of a batch
@@ -219,13 +219,13 @@ def test_a_prompt_leaves_room_for_the_longest_output(problem_of: ProblemOf, capl
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_of_ragged_sequences_give_the_gradient_of_the_whole(
+def test_parts_of_ragged_sequences_give_the_gradient_of_the_batch(
     problem_of: ProblemOf, kind: str, protocol: str, loud: Loud
 ) -> None:
     problem = problem_of(f"model={kind}", f"protocol={protocol}")
     model = loud(problem.model).double().eval()
     batch = next(problem.train.epoch())
-    assert len({int(targets(part)) for part in parts(batch, 4)}) > 1  # sequences have not as many labels
+    assert len({int(targets(part)) for part in parts(batch, 4)}) > 1  # sequences have different numbers of labels
 
     def gradient(into: int) -> tuple[float, dict[str, torch.Tensor]]:
         own = copy.deepcopy(model)
@@ -237,11 +237,11 @@ def test_parts_of_ragged_sequences_give_the_gradient_of_the_whole(
     for into in (2, 3, 4):
         loss, summed = gradient(into)
         assert loss == pytest.approx(whole_loss, rel=1e-6)
-        for name, expected in whole.items():  # transformers takes the logits, and with them the loss, in float32
+        for name, expected in whole.items():  # transformers computes logits and loss in float32
             torch.testing.assert_close(summed[name], expected, rtol=0, atol=1e-6 * expected.abs().max().item())
 
 
-def test_a_warm_up_longer_than_the_run_is_told(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warm_up_longer_than_the_run_is_logged(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
     config = make_setup("epochs=2").config
     assert config.optimizer.warmup_steps == 500
     with caplog.at_level(logging.WARNING, logger="rosa_bench"):

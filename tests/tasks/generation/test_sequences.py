@@ -1,4 +1,4 @@
-"""Prompts and references as tokens: what is a label, what is padding, and what is cut."""
+"""Encoding of prompts and references: labels, padding and truncation."""
 
 import re
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.prompts import Pair
 from rosa_bench.tasks.generation.sequences import Encoding
 
-START, PAD, END = 0, 1, 2  # of the byte tokenizer
+START, PAD, END = 0, 1, 2  # in the byte tokenizer
 SEPARATOR = " ||"
 
 
 def with_start() -> PreTrainedTokenizerFast:
-    """One that begins what it reads with a start sign, as Llama's does."""
+    """A tokenizer that prepends a BOS token, like Llama's."""
     return byte_tokenizer(max_length=512)
 
 
 def without_start() -> PreTrainedTokenizerFast:
-    """One that adds no sign, as GPT-2's does, though it has a start sign."""
+    """A tokenizer that has a BOS token but does not prepend it, like GPT-2's."""
     tokenizer = byte_tokenizer(max_length=512)
     tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return tokenizer
@@ -39,14 +39,14 @@ def without_padding() -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def padding_by_the_end_sign() -> PreTrainedTokenizerFast:
+def padding_with_eos() -> PreTrainedTokenizerFast:
     tokenizer = with_start()
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 KINDS = {
-    make.__name__: make() for make in (with_start, without_start, without_padding, padding_by_the_end_sign)
+    make.__name__: make() for make in (with_start, without_start, without_padding, padding_with_eos)
 }  # fmt: skip
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
 
@@ -69,24 +69,24 @@ def batches(
 
 
 def tokens(text: str) -> list[int]:
-    """One a byte, of a text in ASCII."""
+    """Tokens of an ASCII text, one per byte."""
     vocabulary = KINDS["with_start"].get_vocab()
     return [vocabulary[letter.replace(" ", "Ġ")] for letter in text]
 
 
-def given_tokens(prompt: str, kind: str) -> list[int]:
-    """What stands before the reference."""
-    starts = kind in ("with_start", "padding_by_the_end_sign")
+def prompt_tokens(prompt: str, kind: str) -> list[int]:
+    """Tokens before the reference."""
+    starts = kind in ("with_start", "padding_with_eos")
     return [*([START] if starts else []), *tokens(prompt + SEPARATOR)]
 
 
 def distinct(count: int) -> list[Pair]:
-    """Pairs of different texts and lengths."""
+    """Pairs with distinct texts and lengths."""
     return [Pair("p" * (1 + 5 * number % 7), f"{number}" + "x" * (7 * number % 19)) for number in range(count)]
 
 
 def rows(data: TokenBatches, epoch: int = 0) -> list[tuple[list[int], list[int]]]:
-    """The tokens and labels of each sequence of an epoch, in order, without what the mask leaves out."""
+    """Tokens and labels of each sequence in an epoch, in order, without padding."""
     found = []
     for batch in data.epoch(epoch):
         for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
@@ -105,15 +105,15 @@ def only(data: TokenBatches) -> Batch:
 
 @EVERY_KIND
 @pytest.mark.parametrize("pair", [Pair("ab", "cde"), Pair("a", "b"), Pair("name[X], food[Y]", "X has Y, || and so on")])
-def test_labels_are_the_reference_and_its_end_sign(kind: str, pair: Pair) -> None:
+def test_labels_are_the_reference_and_its_eos_token(kind: str, pair: Pair) -> None:
     [(ids, labels)] = rows(batches([pair], kind))
-    before, after = given_tokens(pair.prompt, kind), [*tokens(f" {pair.reference}"), END]
+    before, after = prompt_tokens(pair.prompt, kind), [*tokens(f" {pair.reference}"), END]
     assert ids == [*before, *after]
     assert labels == [*([IGNORED] * len(before)), *after]
 
 
 @EVERY_KIND
-def test_with_loss_on_the_prompt_all_but_the_first_token_are_labels(kind: str) -> None:
+def test_loss_on_prompt_makes_all_tokens_but_the_first_labels(kind: str) -> None:
     for ids, labels in rows(batches(distinct(6), kind, on_prompt=True)):
         assert labels == [IGNORED, *ids[1:]]
         assert ids[-1] == END
@@ -121,19 +121,19 @@ def test_with_loss_on_the_prompt_all_but_the_first_token_are_labels(kind: str) -
 
 @EVERY_KIND
 @pytest.mark.parametrize("on_prompt", [False, True])
-def test_labels_that_count_are_counted(kind: str, on_prompt: bool) -> None:
-    """The model's loss is the mean over them; its shift by one takes none of them away."""
+def test_targets_counts_the_labels_in_the_loss(kind: str, on_prompt: bool) -> None:
+    """The model's loss is the mean over them; the shift by one drops none of them."""
     pairs = distinct(5)
     batch = only(batches(pairs, kind, on_prompt=on_prompt, size=5))
     expected = sum(
-        len(pair.reference) + 2 + (len(given_tokens(pair.prompt, kind)) - 1 if on_prompt else 0) for pair in pairs
+        len(pair.reference) + 2 + (len(prompt_tokens(pair.prompt, kind)) - 1 if on_prompt else 0) for pair in pairs
     )
     assert targets(batch) == (batch["labels"][:, 1:] != IGNORED).sum() == expected
 
 
 @pytest.mark.parametrize("max_length", [8, 9])
-def test_a_first_token_is_no_label_even_where_a_prompt_is_cut_away(max_length: int) -> None:
-    """Nothing comes before it. Of the prompt, one token or two are left, and the reference has seven."""
+def test_the_first_token_is_never_a_label(max_length: int) -> None:
+    """Nothing precedes it. One or two tokens of the prompt are left, and the reference has seven."""
     [(ids, labels)] = rows(batches([Pair("abc", "defgh")], "without_start", max_length=max_length))
     assert len(ids) == max_length
     assert labels[0] == IGNORED
@@ -145,11 +145,11 @@ def test_a_first_token_is_no_label_even_where_a_prompt_is_cut_away(max_length: i
 
 @EVERY_KIND
 @pytest.mark.parametrize("on_prompt", [False, True])
-def test_padding_is_known_by_its_place_and_not_by_its_sign(kind: str, on_prompt: bool) -> None:
-    """Where the end sign fills up, each sequence's own end sign still is read and is a label."""
+def test_padding_is_recognised_by_position_not_by_token(kind: str, on_prompt: bool) -> None:
+    """If padding is the EOS token, each sequence's own EOS token is still attended to and is a label."""
     batch = only(batches([Pair("a", "b"), Pair("abcdef", "ghijklm")], kind, on_prompt=on_prompt, size=2))
     ids, mask, labels = (batch[name] for name in ("input_ids", "attention_mask", "labels"))
-    lengths = [len(given_tokens("a", kind)) + 3, len(given_tokens("abcdef", kind)) + 9]
+    lengths = [len(prompt_tokens("a", kind)) + 3, len(prompt_tokens("abcdef", kind)) + 9]
     assert mask.sum(1).tolist() == lengths
     for row, length in enumerate(lengths):
         assert mask[row, :length].all()
@@ -159,14 +159,14 @@ def test_padding_is_known_by_its_place_and_not_by_its_sign(kind: str, on_prompt:
     assert ids.shape == (2, max(lengths))
 
 
-def test_a_batch_is_padded_to_its_own_longest() -> None:
+def test_a_batch_is_padded_to_its_longest_sequence() -> None:
     widths = [batch["input_ids"].shape[1] for batch in batches(distinct(12), size=3).epoch()]
-    assert widths == sorted(set(widths))  # without a seed, short ones come first
+    assert widths == sorted(set(widths))  # without a seed, short sequences come first
     lengths = [len(ids) for ids, _ in rows(batches(distinct(12), size=3))]
     assert widths == [max(lengths[start : start + 3]) for start in range(0, 12, 3)]
 
 
-def test_a_batch_holds_what_the_model_takes() -> None:
+def test_a_batch_has_the_model_inputs() -> None:
     for batch in batches(distinct(5)).epoch():
         assert set(batch) == {"input_ids", "attention_mask", "labels"}
         assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
@@ -182,42 +182,42 @@ def test_a_sequence_does_not_depend_on_its_neighbours(kind: str) -> None:
         assert {tuple(ids): labels for ids, labels in rows(batches(pairs, kind, size=size, seed=seed))} == alone
 
 
-# Signs
+# Special tokens
 
 
-def test_a_tokenizer_without_an_end_sign_is_refused() -> None:
+def test_a_tokenizer_without_an_eos_token_is_an_error() -> None:
     tokenizer = byte_tokenizer(max_length=512)
     tokenizer.eos_token = None
-    with pytest.raises(UserError, match="no end sign"):
+    with pytest.raises(UserError, match="no EOS token"):
         Encoding(tokenizer, separator=SEPARATOR, max_length=512)
 
 
-def test_a_tokenizer_without_any_other_sign_will_do() -> None:
+def test_a_tokenizer_needs_no_other_special_token() -> None:
     tokenizer = without_padding()
     tokenizer.bos_token = None
     made = Encoding(tokenizer, separator=SEPARATOR, max_length=512)
     assert made.start == []
     assert made.padding == made.end == END
-    assert made.prompts(["a"], room=9) == [tokens("a ||")]
+    assert made.prompts(["a"], limit=9) == [tokens("a ||")]
 
 
 @EVERY_KIND
-def test_a_prompt_to_go_on_from_is_what_stands_before_a_reference(kind: str) -> None:
+def test_a_prompt_to_continue_equals_the_start_of_its_sequence(kind: str) -> None:
     pairs = distinct(8)
-    found = encoding(kind).prompts([pair.prompt for pair in pairs], room=100)
-    assert found == [given_tokens(pair.prompt, kind) for pair in pairs]
+    found = encoding(kind).prompts([pair.prompt for pair in pairs], limit=100)
+    assert found == [prompt_tokens(pair.prompt, kind) for pair in pairs]
     for pair, prompt in zip(pairs, found, strict=True):
         [(ids, _)] = rows(batches([pair], kind))
         assert ids[: len(prompt)] == prompt
 
 
-# What is too long
+# Truncation
 
 
 @EVERY_KIND
-def test_a_prompt_loses_its_beginning_and_a_reference_nothing(kind: str) -> None:
+def test_prompts_are_truncated_from_the_left_and_references_never(kind: str) -> None:
     pair = Pair("abcdefghijklmnop", "qrs")
-    whole = given_tokens(pair.prompt, kind)
+    whole = prompt_tokens(pair.prompt, kind)
     after = [*tokens(" qrs"), END]
     starts = whole[0] == START
     for max_length in range(len(after) + 2 + starts, len(whole) + len(after) + 3):
@@ -225,39 +225,39 @@ def test_a_prompt_loses_its_beginning_and_a_reference_nothing(kind: str) -> None
         assert len(ids) == min(max_length, len(whole) + len(after))
         assert ids[-len(after) :] == labels[-len(after) :] == after
         left = ids[: -len(after)]
-        assert starts == (left[0] == START)  # the start sign stays
+        assert starts == (left[0] == START)  # the BOS token is kept
         own = left[starts:]
-        assert own == whole[len(whole) - len(own) :]  # and so does the prompt's end, with the separator
+        assert own == whole[len(whole) - len(own) :]  # and so is the prompt's end, with the separator
         assert set(labels[: len(left)]) == {IGNORED}
 
 
 @EVERY_KIND
-@given(length=st.integers(1, 30), room=st.integers(1, 30))
-def test_a_prompt_to_go_on_from_fits_its_room(kind: str, length: int, room: int) -> None:
+@given(length=st.integers(1, 30), limit=st.integers(1, 30))
+def test_a_prompt_to_continue_fits_the_limit(kind: str, length: int, limit: int) -> None:
     text = "".join(chr(97 + number % 26) for number in range(length))
-    [found] = encoding(kind).prompts([text], room=room)
-    whole = given_tokens(text, kind)
-    assert len(found) == min(room, len(whole))
+    [found] = encoding(kind).prompts([text], limit=limit)
+    whole = prompt_tokens(text, kind)
+    assert len(found) == min(limit, len(whole))
     signs = whole[: len(whole) - len(tokens(text + SEPARATOR))]
-    assert found == [*signs, *whole[len(signs) :][max(0, len(whole) - room) :]]
+    assert found == [*signs, *whole[len(signs) :][max(0, len(whole) - limit) :]]
 
 
 @EVERY_KIND
-def test_prompts_that_were_cut_are_counted_in_the_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    fits = len(given_tokens("abcd", kind))
+def test_truncated_prompts_are_counted_in_the_log(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    fits = len(prompt_tokens("abcd", kind))
     with caplog.at_level("INFO", logger="rosa_bench"):
-        encoding(kind).prompts(["abcd", "abc"], room=fits)
+        encoding(kind).prompts(["abcd", "abc"], limit=fits)
         batches([Pair("abcd", "x")], kind, max_length=fits + 3)
         assert caplog.messages == []
-        encoding(kind).prompts(["abcde", "abcd", "a" * 50], room=fits)
+        encoding(kind).prompts(["abcde", "abcd", "a" * 50], limit=fits)
         batches([Pair("abcde", "x"), Pair("abcd", "x"), Pair("abcd", "xy")], kind, max_length=fits + 3)
-    assert caplog.messages == ["2 of 3 prompts are too long and lost their beginning"] * 2
+    assert caplog.messages == ["2 of 3 prompts are too long and were truncated from the left"] * 2
 
 
 @EVERY_KIND
-def test_a_reference_that_does_not_fit_is_told_and_never_cut(kind: str) -> None:
-    """Twelve tokens with the space and the end sign, besides the start sign; one of the prompt must find room."""
-    pair, signs = Pair("a", "0123456789"), given_tokens("", kind)[: -len(SEPARATOR)]
+def test_a_reference_that_does_not_fit_is_an_error(kind: str) -> None:
+    """It has twelve tokens with the space and EOS, plus BOS. At least one token of the prompt must also fit."""
+    pair, signs = Pair("a", "0123456789"), prompt_tokens("", kind)[: -len(SEPARATOR)]
     least = 12 + len(signs) + 1
     [(ids, _)] = rows(batches([pair], kind, max_length=least))
     assert len(ids) == least
@@ -270,10 +270,10 @@ def test_a_reference_that_does_not_fit_is_told_and_never_cut(kind: str) -> None:
 
 
 @given(st.integers(1, 17), st.integers(1, 8), st.one_of(st.none(), st.integers(0, 2**31)), st.integers(0, 50))
-def test_an_epoch_is_every_sequence_once(count: int, size: int, seed: int | None, epoch: int) -> None:
+def test_an_epoch_has_every_sequence_once(count: int, size: int, seed: int | None, epoch: int) -> None:
     pairs = distinct(count)
     data = batches(pairs, size=size, seed=seed)
-    expected = [[*given_tokens(pair.prompt, "with_start"), *tokens(f" {pair.reference}"), END] for pair in pairs]
+    expected = [[*prompt_tokens(pair.prompt, "with_start"), *tokens(f" {pair.reference}"), END] for pair in pairs]
     assert sorted(ids for ids, _ in rows(data, epoch)) == sorted(expected)
     sizes = [len(batch["labels"]) for batch in data.epoch(epoch)]
     assert len(data) == len(sizes) == -(-count // size)
@@ -281,7 +281,7 @@ def test_an_epoch_is_every_sequence_once(count: int, size: int, seed: int | None
     assert data.examples == count
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
+def test_order_depends_only_on_seed_and_epoch() -> None:
     pairs = distinct(20)
 
     def order(data: TokenBatches, epoch: int) -> tuple[Any, ...]:
@@ -290,14 +290,14 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
     orders = {(seed, epoch): order(batches(pairs, seed=seed), epoch) for seed in range(3) for epoch in range(3)}
     assert len(set(orders.values())) == len(orders)
     data = batches(pairs, seed=1)
-    for epoch in (2, 0, 1, 2):  # in whatever order they are asked for, and again
+    for epoch in (2, 0, 1, 2):  # in any order, and repeatedly
         assert order(data, epoch) == orders[1, epoch]
     still = batches(pairs, seed=None)
     assert order(still, 0) == order(still, 3)
 
 
 @given(st.integers(1, 17), st.integers(1, 8), st.one_of(st.none(), st.integers(0, 99)), st.integers(0, 5))
-def test_an_epoch_goes_on_from_any_batch(count: int, size: int, seed: int | None, epoch: int) -> None:
+def test_an_epoch_can_resume_at_any_batch(count: int, size: int, seed: int | None, epoch: int) -> None:
     data = batches(distinct(count), size=size, seed=seed)
     whole = list(data.epoch(epoch))
     for start in range(len(data) + 1):

@@ -20,7 +20,7 @@ from rosa_bench.runs.run import recipe, run
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
-from rosa_bench.tasks.regression.prepare import STREAM, moved
+from rosa_bench.tasks.regression.prepare import STREAM, make_target
 from rosa_bench.training.loop import fit
 from rosa_bench.training.state import Epoch
 
@@ -30,8 +30,8 @@ MakeSetup = Callable[..., ResolvedRun]
 INPUTS, OUTPUTS, TRUE_RANK, REPLICATES, TRAIN, VALIDATION, HIDDEN = 12, 5, 3, 2, 80, 40, 8
 TINY = (
     "task=synthetic", "task.inputs=12", "task.outputs=5", "task.true_rank=3", "task.replicates=2",
-    "task.train_rows=80", "task.validation_rows=40", "epochs=3", "batch_size=16", "rank=2", "resample_every=1",
-    "device=cpu",
+    "task.train_rows=80", "task.validation_rows=40", "epochs=3", "batch_size=16", "rank=2",
+    "+default.method.resample_every=1", "device=cpu",
 )  # fmt: skip
 MODELS = {"mlp1": ("model=mlp1",), "mlp2": ("model=mlp2", "model.hidden=[8]")}
 SHAPES = {"mlp1": [(5, 12)], "mlp2": [(8, 12), (5, 8)]}
@@ -39,14 +39,14 @@ SHAPES = {"mlp1": [(5, 12)], "mlp2": [(8, 12), (5, 8)]}
 
 @pytest.fixture
 def make_setup(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """``make_setup("method=lora")`` resolves a tiny run in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*TINY, *overrides), {})
 
 
 @pytest.fixture
 def problem_of(make_setup: MakeSetup) -> Callable[..., PreparedTask]:
-    """``problem_of("model=mlp2", ...)``: what such a run works on."""
+    """``problem_of("model=mlp2", ...)`` prepares the task of such a run."""
 
     def make(*overrides: str) -> PreparedTask:
         resolved = make_setup(*overrides)
@@ -80,7 +80,7 @@ def weights(problem: PreparedTask) -> list[Tensor]:
 
 
 def reference(layers: list[Tensor], x: Tensor) -> Tensor:
-    """The outputs of each replicate's network with a ReLU between its layers, by PyTorch's own functions."""
+    """Outputs of each replicate's network with ReLU between layers, computed with PyTorch's functions."""
     outputs = []
     for replicate in range(x.shape[1]):
         hidden = x[:, replicate]
@@ -91,34 +91,34 @@ def reference(layers: list[Tensor], x: Tensor) -> Tensor:
 
 
 def squared_errors(outputs: Tensor, labels: Tensor) -> list[float]:
-    """The mean squared error of each replicate."""
+    """Mean squared error of each replicate."""
     return [functional.mse_loss(outputs[:, n], labels[:, n]).item() for n in range(outputs.shape[1])]
 
 
-# What is drawn
+# Random draws
 
 
 @pytest.mark.parametrize("true_rank", [1, 3])
 @pytest.mark.parametrize("model", MODELS)
-def test_each_weight_is_moved_by_a_matrix_of_the_true_rank(compose: Compose, model: str, true_rank: int) -> None:
+def test_each_weight_changes_by_a_matrix_of_the_true_rank(compose: Compose, model: str, true_rank: int) -> None:
     spec = compose(*TINY, *MODELS[model]).model
     assert isinstance(spec, Perceptron)
     start = make_perceptron(spec, inputs=INPUTS, outputs=OUTPUTS, replicates=REPLICATES)
     before = [parameter.detach().clone() for parameter in start.parameters()]
-    target = moved(start, true_rank, torch.Generator().manual_seed(0))
+    target = make_target(start, true_rank, torch.Generator().manual_seed(0))
     for old, kept, new in zip(before, start.parameters(), target.parameters(), strict=True):
         assert torch.equal(old, kept)
         for own in (new - old).detach().double():
             assert torch.linalg.matrix_rank(own, atol=1e-5, rtol=0.0) == true_rank
 
 
-def test_the_move_is_as_large_as_the_inputs_are(problem_of: ProblemOf) -> None:
+def test_the_change_of_the_outputs_has_the_inputs_variance(problem_of: ProblemOf) -> None:
     problem = problem_of("task.inputs=64", "task.outputs=48", "task.true_rank=24", "task.replicates=4")
     x, y = tensors(problem.train)
     assert (y - reference(weights(problem), x)).square().mean().item() == pytest.approx(1, abs=0.1)
 
 
-def test_labels_are_those_of_a_map_that_differs_from_the_model_by_the_true_rank(problem_of: ProblemOf) -> None:
+def test_labels_come_from_a_map_that_differs_by_the_true_rank(problem_of: ProblemOf) -> None:
     problem = problem_of("model=mlp1")
     (start,) = weights(problem)
     for batches in (problem.train, validation_of(problem)):
@@ -126,15 +126,15 @@ def test_labels_are_those_of_a_map_that_differs_from_the_model_by_the_true_rank(
         for replicate in range(REPLICATES):
             one_x, one_y = x[:, replicate].double(), y[:, replicate].double()
             linear_map = torch.linalg.lstsq(one_x, one_y).solution
-            torch.testing.assert_close(one_x @ linear_map, one_y, rtol=0, atol=1e-5)  # nothing is left to explain
+            torch.testing.assert_close(one_x @ linear_map, one_y, rtol=0, atol=1e-5)  # no residual
             move = linear_map.mT - start[replicate].double()
             assert torch.linalg.matrix_rank(move, atol=1e-5, rtol=0.0) == TRUE_RANK
 
 
-def test_a_perceptrons_labels_are_the_moved_networks_outputs(problem_of: ProblemOf) -> None:
+def test_a_perceptrons_labels_are_the_targets_outputs(problem_of: ProblemOf) -> None:
     problem = problem_of(*MODELS["mlp2"], "seed=5")
     assert isinstance(problem.model, PerceptronForRegression)
-    target = moved(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
+    target = make_target(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
     for batches in (problem.train, validation_of(problem)):
         x, y = tensors(batches)
         torch.testing.assert_close(y, reference(list(target.parameters()), x).detach())
@@ -142,9 +142,7 @@ def test_a_perceptrons_labels_are_the_moved_networks_outputs(problem_of: Problem
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_inputs_are_standard_normal_and_no_two_splits_or_replicates_share_one(
-    problem_of: ProblemOf, model: str
-) -> None:
+def test_inputs_are_standard_normal_and_all_distinct(problem_of: ProblemOf, model: str) -> None:
     problem = problem_of(*MODELS[model], "protocol=fair")
     drawn = [tensors(batches)[0] for batches in (problem.train, held_out_of(problem), validation_of(problem))]
     assert kstest(torch.cat(drawn).flatten().numpy(), "norm").pvalue > 1e-3
@@ -153,7 +151,7 @@ def test_inputs_are_standard_normal_and_no_two_splits_or_replicates_share_one(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_seed_fixes_the_problem_and_another_draws_another(problem_of: ProblemOf, model: str) -> None:
+def test_the_problem_is_a_function_of_the_seed(problem_of: ProblemOf, model: str) -> None:
     first, again, other = (problem_of(*MODELS[model], f"seed={seed}") for seed in (0, 0, 1))
     for left, right in ((first.train, again.train), (validation_of(first), validation_of(again))):
         assert all(map(torch.equal, tensors(left), tensors(right)))
@@ -177,7 +175,7 @@ def test_methods_are_compared_on_the_same_problem(problem_of: ProblemOf) -> None
 
 
 @pytest.mark.parametrize("key", ["task.true_rank=2", "task.inputs=13", "task.outputs=4", "task.replicates=3"])
-def test_the_fingerprint_is_of_what_was_drawn(problem_of: ProblemOf, key: str) -> None:
+def test_the_fingerprint_is_the_hash_of_the_drawn_numbers(problem_of: ProblemOf, key: str) -> None:
     assert problem_of(key).info.fingerprint != problem_of().info.fingerprint
 
 
@@ -214,7 +212,7 @@ def test_sizes(
     assert [weight.shape for weight in weights(problem)] == [(REPLICATES, *shape) for shape in SHAPES[model]]
 
 
-# Side by side
+# Replicates
 
 
 def trained(model: PerceptronForRegression, x: Tensor, y: Tensor, config: RunConfig) -> list[Epoch]:
@@ -232,7 +230,7 @@ def trained(model: PerceptronForRegression, x: Tensor, y: Tensor, config: RunCon
         ("method=lora", "protocol=paper"),
         ("method=lora", "protocol=fair"),
         ("method=ia3",),
-        ("method=rosa", "method.select=top"),  # the one selection that draws nothing
+        ("method=rosa", "method.select=top"),  # the only deterministic selection
     ],
     ids=" ".join,
 )
@@ -262,7 +260,7 @@ def test_each_replicate_trains_as_it_would_alone(make_setup: MakeSetup, model: s
     for network in (stack, *singles):
         config.method.merge(network)
     for place, (start, stacked) in enumerate(zip(before, stack.parameters(), strict=True)):
-        assert not torch.isclose(start, stacked).flatten(1).all(1).any()  # each did train
+        assert not torch.isclose(start, stacked).flatten(1).all(1).any()  # each of them trained
         for number, single in enumerate(singles):
             (own,) = list(single.parameters())[place]
             torch.testing.assert_close(stacked[number], own, rtol=1e-8, atol=1e-8)
@@ -270,13 +268,13 @@ def test_each_replicate_trains_as_it_would_alone(make_setup: MakeSetup, model: s
         assert epoch.train_loss == pytest.approx(sum(one.train_loss for one in each), rel=1e-5)
 
 
-# What an update of a rank can reach
+# Best error for each rank
 
 
 def reached(x: np.ndarray, y: np.ndarray, start: np.ndarray, rank: int) -> np.ndarray:
-    """The weights (in, out) after the best update of this rank: least squares, then its fit cut to the rank.
+    """Weights (in, out) after the best update of this rank: least squares, with the fit truncated to the rank.
 
-    Source: reduced-rank regression (Izenman 1975), by numpy alone.
+    Source: reduced-rank regression (Izenman 1975), with numpy only.
     """
     full = np.linalg.lstsq(x, y - x @ start, rcond=None)[0]
     right = np.linalg.svd(x @ full)[2][:rank]
@@ -303,7 +301,7 @@ def test_best_of_rank_against_least_squares_and_svd(problem_of: ProblemOf, train
             assert best[split][replicate] == pytest.approx(expected, rel=1e-6, abs=1e-10)
 
 
-def test_best_of_rank_falls_from_the_untouched_models_loss_to_none_at_the_true_rank(problem_of: ProblemOf) -> None:
+def test_best_of_rank_falls_from_the_initial_loss_to_zero_at_the_true_rank(problem_of: ProblemOf) -> None:
     problem = problem_of("model=mlp1")
     best = problem.facts["best_of_rank"]
     for split, batches in (("train", problem.train), ("validation", validation_of(problem))):
@@ -317,15 +315,15 @@ def test_best_of_rank_falls_from_the_untouched_models_loss_to_none_at_the_true_r
         assert max(each[TRUE_RANK:]) < 1e-10  # y is float32
 
 
-def test_only_a_linear_model_has_such_a_bound(problem_of: ProblemOf) -> None:
+def test_only_a_linear_model_has_best_of_rank(problem_of: ProblemOf) -> None:
     assert problem_of(*MODELS["mlp2"]).facts == {}
 
 
-LONG = ("epochs=500", "batch_size=80", "lr=0.05", "protocol.lora_init=kaiming")  # one step an epoch
+LONG = ("epochs=500", "batch_size=80", "lr=0.05")  # one step per epoch
 
 
 def train_errors(make_setup: MakeSetup, *overrides: str) -> tuple[list[float], list[list[float]]]:
-    """Each replicate's mean squared error on train at the end, and its bounds."""
+    """Each replicate's final mean squared error on train, and its bounds."""
     resolved = make_setup("model=mlp1", *LONG, *overrides)
     problem = resolved.config.task.prepare(resolved.context)
     x, y = tensors(problem.train)
@@ -338,14 +336,14 @@ def train_errors(make_setup: MakeSetup, *overrides: str) -> tuple[list[float], l
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_lora_trained_to_its_end_is_on_its_bound_and_never_below(make_setup: MakeSetup, rank: int) -> None:
-    errors, bounds = train_errors(make_setup, "method=lora", f"rank={rank}")
+def test_lora_converges_to_its_bound_and_never_below(make_setup: MakeSetup, rank: int) -> None:
+    errors, bounds = train_errors(make_setup, "method=lora", "method.init=kaiming", f"rank={rank}")
     for error, bound in zip(errors, bounds, strict=True):
         assert bound[rank] * (1 - 1e-6) <= error <= bound[rank] * 1.01
 
 
 def test_rosa_goes_below_loras_bound(make_setup: MakeSetup) -> None:
-    errors, bounds = train_errors(make_setup, "method=rosa", "rank=1", "resample_every=25")
+    errors, bounds = train_errors(make_setup, "method=rosa", "rank=1", "method.resample_every=25")
     for error, bound in zip(errors, bounds, strict=True):
         assert error < bound[1] / 2
 
@@ -356,7 +354,7 @@ def test_rosa_goes_below_loras_bound(make_setup: MakeSetup) -> None:
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 @pytest.mark.parametrize("method", ["ft", "lora", "rosa", "ia3"])
 @pytest.mark.parametrize("model", MODELS)
-def test_a_run_leaves_a_whole_record(make_setup: MakeSetup, model: str, method: str, protocol: str) -> None:
+def test_a_run_writes_a_complete_record(make_setup: MakeSetup, model: str, method: str, protocol: str) -> None:
     resolved = make_setup(*MODELS[model], f"method={method}", f"protocol={protocol}")
     record = run(resolved)
     assert load_records(resolved.results_dir) == [record]
@@ -368,7 +366,7 @@ def test_a_run_leaves_a_whole_record(make_setup: MakeSetup, model: str, method: 
     assert ("best_of_rank" in record.data) == (model == "mlp1")
 
     total = sum(rows * columns for rows, columns in SHAPES[model])
-    factors = sum(2 * (rows + columns) for rows, columns in SHAPES[model])  # of rank 2
+    factors = sum(2 * (rows + columns) for rows, columns in SHAPES[model])  # rank 2
     trained = {"ft": total, "lora": factors, "rosa": factors, "ia3": sum(columns for _, columns in SHAPES[model])}
     assert record.parameters == {"total": REPLICATES * total, "trainable": REPLICATES * trained[method]}
     assert ("resample" in record.time_s) == (method == "rosa")
@@ -395,7 +393,7 @@ def test_a_run_leaves_a_whole_record(make_setup: MakeSetup, model: str, method: 
 def test_the_saved_model_is_the_one_whose_errors_were_recorded(
     make_setup: MakeSetup, model: str, method: str, protocol: str
 ) -> None:
-    # A rate that rises to the end, and beyond what is stable: the best epoch is not the last.
+    # The learning rate keeps rising until training is unstable, so the best epoch is not the last.
     rising = ("lr=2", "optimizer.warmup_steps=15")
     resolved = make_setup(*MODELS[model], f"method={method}", f"protocol={protocol}", *rising, "save_model=true")
     record = run(resolved)
@@ -409,11 +407,11 @@ def test_the_saved_model_is_the_one_whose_errors_were_recorded(
     assert found != pytest.approx([last["mse.0"], last["mse.1"]], rel=1e-2)
 
 
-def test_clipping_is_possible_where_there_is_one_replicate(make_setup: MakeSetup) -> None:
+def test_clipping_is_allowed_with_one_replicate(make_setup: MakeSetup) -> None:
     assert run(make_setup("task.replicates=1", "optimizer.clip_norm=1")).status == "completed"
 
 
-# Mistakes
+# User errors
 
 
 @pytest.mark.parametrize(("overrides", "words"), [
@@ -437,7 +435,7 @@ def test_clipping_is_possible_where_there_is_one_replicate(make_setup: MakeSetup
     (["method.targets=query"], ["method.targets=query", "layers.0"]),
     (["protocol=fair", "limit_train=1"], ["synthetic", "no train rows", "limit_train"]),
 ])  # fmt: skip
-def test_a_mistake_is_told_in_one_line_and_leaves_no_record(
+def test_a_user_error_is_one_line_and_leaves_no_record(
     make_setup: MakeSetup, tmp_path: Path, overrides: list[str], words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -450,7 +448,7 @@ def test_a_mistake_is_told_in_one_line_and_leaves_no_record(
 
 
 @pytest.mark.parametrize("method", ["lora", "rosa"])
-def test_at_the_real_sizes_a_rank_that_does_not_fit_says_the_shape(
+def test_rank_error_at_the_real_sizes_names_the_shape(
     compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -462,6 +460,6 @@ def test_at_the_real_sizes_a_rank_that_does_not_fit_says_the_shape(
     ("cola", "mlp1", "an encoder"), ("grammar", "mlp2", "an encoder"),
     ("synthetic", "roberta_base", "a perceptron"), ("synthetic", "tiny_bert", "a perceptron"),
 ])  # fmt: skip
-def test_a_task_says_which_kind_of_model_it_needs(compose: Compose, task: str, model: str, kind: str) -> None:
+def test_wrong_model_error_names_the_kind_needed(compose: Compose, task: str, model: str, kind: str) -> None:
     with pytest.raises(UserError, match=rf"^task={task} is not for model={model}; it needs {kind}, such as \w+$"):
         compose(f"task={task}", f"model={model}")

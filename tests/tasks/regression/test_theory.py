@@ -20,7 +20,7 @@ from rosa_bench.tasks.regression.theory import (
     steps_needed,
 )
 
-# Singular values are 0 or in [0.5, 2], so that a rank is never in doubt, nor an error "strictly above" another.
+# Singular values are 0 or in [0.5, 2], so that ranks and strict inequalities between errors are unambiguous.
 SMALLEST, LARGEST = 0.5, 2.0
 
 
@@ -37,21 +37,21 @@ def orthonormal(rows: int, columns: int, generator: torch.Generator) -> Tensor:
 
 
 def graded(rows: int, columns: int, rank: int, generator: torch.Generator) -> Tensor:
-    """A matrix of this rank: distinct singular values, random directions."""
+    """A matrix of this rank with distinct singular values and random directions."""
     values = torch.linspace(LARGEST, SMALLEST, rank, dtype=torch.float64)
     return orthonormal(rows, rank, generator) * values @ orthonormal(columns, rank, generator).mT
 
 
 @dataclass(frozen=True)
-class PreparedTask:
-    """Built from its answers: ``Y = X W_0 + D + E``, D within the range of X and of known rank, E orthogonal to it."""
+class LeastSquaresProblem:
+    """Built from its solution: ``Y = X W_0 + D + E``, D in the range of X with known rank, E orthogonal to it."""
 
     x: Tensor  # (n, d)
     w0: Tensor  # (d, p)
     y: Tensor  # (n, p)
     gap: Tensor  # D, (n, p)
     gap_rank: int
-    least: float  # ||E||_F^2, the least error of any W
+    least: float  # ||E||_F^2, the smallest error of any W
     rank: int  # R
 
     @property
@@ -71,7 +71,7 @@ class PreparedTask:
 
 def problem(
     n: int, d: int, p: int, *, x_rank: int, gap_rank: int, rank: int, misfit: bool, seed: int = 0
-) -> PreparedTask:
+) -> LeastSquaresProblem:
     generator = seeded(seed)
     everything = orthonormal(n, n, generator)
     inside, outside = everything[:, :x_rank], everything[:, x_rank:]
@@ -80,12 +80,12 @@ def problem(
     gap = inside @ graded(x_rank, p, gap_rank, generator)
     amount = torch.randn(outside.shape[1], p, dtype=torch.float64, generator=generator) * misfit
     y = x @ w0 + gap + outside @ amount
-    return PreparedTask(x, w0, y, gap, gap_rank, float(amount.square().sum()), rank)
+    return LeastSquaresProblem(x, w0, y, gap, gap_rank, float(amount.square().sum()), rank)
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> PreparedTask:
-    """X tall, wide and square, of any rank; a gap of any rank, 0 too; with and without a zero-error solution."""
+def problems(draw: st.DrawFn) -> LeastSquaresProblem:
+    """X tall, wide or square, of any rank; a gap of any rank, including 0; with or without a zero-error solution."""
     n, d, p = (draw(st.integers(1, 10)) for _ in range(3))
     x_rank = draw(st.integers(0, min(n, d)))
     return problem(
@@ -100,19 +100,19 @@ def problems(draw: st.DrawFn) -> PreparedTask:
     )
 
 
-def fixed(rank: int = 2, *, n: int = 10, x_rank: int = 5, misfit: bool = True, seed: int = 0) -> PreparedTask:
-    """One of them: 6 x 7 weights, a gap of rank 5."""
+def fixed(rank: int = 2, *, n: int = 10, x_rank: int = 5, misfit: bool = True, seed: int = 0) -> LeastSquaresProblem:
+    """One such problem: 6 x 7 weights and a gap of rank 5."""
     return problem(n, 6, 7, x_rank=x_rank, gap_rank=5, rank=rank, misfit=misfit, seed=seed)
 
 
-def errors(case: PreparedTask, weights: list[Tensor]) -> list[float]:
-    """By numpy, and without the least error: what each weight still has to gain."""
+def errors(case: LeastSquaresProblem, weights: list[Tensor]) -> list[float]:
+    """Excess error of each weight over the optimum, computed with numpy."""
     x, y = case.x.numpy(), case.y.numpy()
     return [float(np.linalg.norm(x @ weight.numpy() - y) ** 2) - case.least for weight in weights]
 
 
 def rank_of(matrix: Tensor) -> int:
-    """With a tolerance between rounding and the singular values of these problems."""
+    """Rank with a tolerance between rounding errors and these problems' singular values."""
     return int(np.linalg.matrix_rank(matrix.numpy(), tol=1e-9))
 
 
@@ -120,14 +120,14 @@ def rank_of(matrix: Tensor) -> int:
 
 
 @given(problems())
-def test_projected_is_the_fit_of_numpys_least_squares(case: PreparedTask) -> None:
+def test_projected_equals_numpys_least_squares_fit(case: LeastSquaresProblem) -> None:
     solution = np.linalg.lstsq(case.x.numpy(), case.y.numpy(), rcond=None)[0]
     np.testing.assert_allclose(projected(case.x, case.y), case.x.numpy() @ solution, rtol=0, atol=1e-12)
     assert optimum(case.x, case.y).item() == pytest.approx(case.least, rel=1e-12, abs=1e-24)
 
 
 @given(problems())
-def test_projected_is_an_orthogonal_projection_onto_the_range_of_x(case: PreparedTask) -> None:
+def test_projected_is_an_orthogonal_projection_onto_the_range_of_x(case: LeastSquaresProblem) -> None:
     projection = projected(case.x, torch.eye(case.x.shape[0], dtype=torch.float64))
     torch.testing.assert_close(projection, projection.mT, rtol=0, atol=1e-13)
     torch.testing.assert_close(projection @ projection, projection, rtol=0, atol=1e-13)
@@ -136,7 +136,7 @@ def test_projected_is_an_orthogonal_projection_onto_the_range_of_x(case: Prepare
 
 
 @given(problems(), st.integers(0, 99))
-def test_error_is_numpys_norm_and_never_below_the_optimum(case: PreparedTask, seed: int) -> None:
+def test_error_equals_numpys_norm_and_is_at_least_the_optimum(case: LeastSquaresProblem, seed: int) -> None:
     weight = drawn(*case.w0.shape, seed=seed)
     found = error(case.x, weight, case.y).item()
     assert found == pytest.approx(np.linalg.norm(case.x.numpy() @ weight.numpy() - case.y.numpy()) ** 2, rel=1e-12)
@@ -147,7 +147,7 @@ def test_error_is_numpys_norm_and_never_below_the_optimum(case: PreparedTask, se
 
 
 @given(problems())
-def test_the_best_update_attains_the_bound(case: PreparedTask) -> None:
+def test_the_best_update_attains_the_bound(case: LeastSquaresProblem) -> None:
     for rank in range(1, min(case.w0.shape) + 1):
         a, b = best_update(*case.data, rank)
         assert a.shape == (case.w0.shape[0], rank) and b.shape == (rank, case.w0.shape[1])
@@ -156,7 +156,7 @@ def test_the_best_update_attains_the_bound(case: PreparedTask) -> None:
 
 
 @given(problems())
-def test_best_errors_are_the_tail_sums_for_every_rank(case: PreparedTask) -> None:
+def test_best_errors_equal_the_tail_sums_for_every_rank(case: LeastSquaresProblem) -> None:
     found = best_errors(*case.data)
     assert found.shape == (min(case.w0.shape) + 1,)
     expected = [case.least + tail for tail in case.tails]
@@ -165,7 +165,7 @@ def test_best_errors_are_the_tail_sums_for_every_rank(case: PreparedTask) -> Non
 
 
 @given(problems(), st.integers(0, 99))
-def test_no_random_update_is_below_the_bound_nor_any_near_the_best(case: PreparedTask, seed: int) -> None:
+def test_no_random_or_perturbed_update_is_below_the_bound(case: LeastSquaresProblem, seed: int) -> None:
     bound = case.least + case.tails[case.rank]
     best = best_update(*case.data, case.rank)
     generator = seeded(seed)
@@ -179,8 +179,8 @@ def test_no_random_update_is_below_the_bound_nor_any_near_the_best(case: Prepare
             assert found.min().item() >= bound * (1 - 1e-12) - 1e-20
 
 
-def by_optimiser(case: PreparedTask, seed: int) -> float:
-    """The error that LBFGS gets to over A and B, from a random start."""
+def by_optimiser(case: LeastSquaresProblem, seed: int) -> float:
+    """The error that LBFGS reaches over A and B from a random start."""
     d, p = case.w0.shape
     a, b = drawn(d, case.rank, seed=seed).requires_grad_(), drawn(case.rank, p, seed=seed + 100).requires_grad_()
     optimiser = torch.optim.LBFGS(
@@ -202,7 +202,7 @@ def by_optimiser(case: PreparedTask, seed: int) -> float:
     [fixed(rank=1), fixed(rank=3), fixed(rank=2, x_rank=6), fixed(rank=2, n=5), fixed(rank=2, misfit=False)],
     ids=["rank 1", "rank 3", "full column rank", "n < d", "zero error possible"],
 )
-def test_an_optimiser_over_a_and_b_comes_to_the_bound_and_not_below(case: PreparedTask) -> None:
+def test_an_optimiser_over_a_and_b_converges_to_the_bound(case: LeastSquaresProblem) -> None:
     bound = best_errors(*case.data)[case.rank].item()
     found = [by_optimiser(case, seed) for seed in range(6)]
     assert min(found) >= bound * (1 - 1e-12)
@@ -213,7 +213,7 @@ def test_an_optimiser_over_a_and_b_comes_to_the_bound_and_not_below(case: Prepar
 
 
 @given(problems())
-def test_the_optimum_is_reached_after_t_steps_and_not_before(case: PreparedTask) -> None:
+def test_the_optimum_is_reached_after_exactly_t_steps(case: LeastSquaresProblem) -> None:
     assert steps_needed(*case.data, case.rank) == case.steps
     gains = errors(case, iterates(*case.data, case.rank, case.steps + 2))
     assert all(gain >= 0.99 * SMALLEST**2 for gain in gains[: case.steps])
@@ -221,14 +221,14 @@ def test_the_optimum_is_reached_after_t_steps_and_not_before(case: PreparedTask)
 
 
 @given(problems())
-def test_each_step_takes_its_share_of_the_steps_needed(case: PreparedTask) -> None:
+def test_each_step_reduces_the_steps_needed_by_one(case: LeastSquaresProblem) -> None:
     weights = iterates(*case.data, case.rank, case.steps + 2)
     left = [steps_needed(case.x, weight, case.y, case.rank) for weight in weights]
     assert left == [*range(case.steps, 0, -1), 0, 0, 0]
 
 
 @given(problems())
-def test_each_step_is_of_low_rank_and_their_sum_is_not(case: PreparedTask) -> None:
+def test_each_step_has_low_rank_and_their_sum_does_not(case: LeastSquaresProblem) -> None:
     weights = iterates(*case.data, case.rank, case.steps + 1)
     assert torch.equal(weights[0], case.w0)
     for step in range(case.steps + 1):
@@ -237,33 +237,33 @@ def test_each_step_is_of_low_rank_and_their_sum_is_not(case: PreparedTask) -> No
 
 
 @given(problems())
-def test_t_steps_of_rank_r_are_one_of_rank_t_times_r(case: PreparedTask) -> None:
+def test_t_steps_of_rank_r_equal_one_step_of_rank_t_times_r(case: LeastSquaresProblem) -> None:
     gains = errors(case, iterates(*case.data, case.rank, min(case.w0.shape) // case.rank))
     assert gains == pytest.approx(case.tails[:: case.rank], rel=1e-9, abs=1e-11)
 
 
 @given(problems(), st.integers(-30, 30), st.integers(-30, 30))
-def test_steps_needed_do_not_depend_on_units(case: PreparedTask, inputs: int, outputs: int) -> None:
+def test_steps_needed_do_not_depend_on_units(case: LeastSquaresProblem, inputs: int, outputs: int) -> None:
     x, w0, y = case.x * 10.0**inputs, case.w0 * 10.0 ** (outputs - inputs), case.y * 10.0**outputs
     assert steps_needed(x, w0, y, case.rank) == case.steps
     solution = torch.from_numpy(np.linalg.lstsq(x.numpy(), y.numpy(), rcond=None)[0])
     assert steps_needed(x, solution, y, case.rank) == 0
 
 
-def test_a_small_gap_is_a_gap() -> None:
+def test_a_small_gap_counts() -> None:
     case = fixed(rank=1)
     assert steps_needed(case.x, case.w0, case.x @ case.w0 + 1e-9 * case.gap, 1) == case.gap_rank == 5
 
 
-def test_rounding_of_what_x_does_not_see_is_no_gap() -> None:
-    case = fixed(x_rank=5)  # of 6 columns: one direction of W's is unseen
+def test_rounding_errors_do_not_count_as_a_gap() -> None:
+    case = fixed(x_rank=5)  # of 6 columns: X does not see one direction of W
     solution = torch.from_numpy(np.linalg.lstsq(case.x.numpy(), case.y.numpy(), rcond=None)[0])
     unseen = torch.linalg.svd(case.x).Vh[5:].mT @ torch.ones(1, case.w0.shape[1], dtype=torch.float64)
     assert steps_needed(case.x, solution + 1e6 * unseen, case.y, 1) == 0
 
 
-def test_the_printed_rank_is_larger_where_no_solution_has_zero_error() -> None:
-    # X sees the first of two outputs' rows only; no weight can explain the second.
+def test_the_papers_rank_is_larger_if_no_solution_has_zero_error() -> None:
+    # X covers only the first of two rows; no weight can explain the second.
     x, w0 = torch.tensor([[1.0], [0.0]]), torch.zeros(1, 2)
     y = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     assert rank_of(x @ w0 - y) == 2
@@ -276,7 +276,7 @@ def test_the_printed_rank_is_larger_where_no_solution_has_zero_error() -> None:
 
 
 @given(problems())
-def test_the_printed_rank_is_an_upper_bound_and_right_where_some_solution_has_zero_error(case: PreparedTask) -> None:
+def test_the_papers_rank_is_an_upper_bound_and_exact_for_zero_error(case: LeastSquaresProblem) -> None:
     printed = math.ceil(rank_of(case.x @ case.w0 - case.y) / case.rank)
     assert steps_needed(*case.data, case.rank) <= printed
     if case.least == 0:
@@ -287,11 +287,11 @@ def test_the_printed_rank_is_an_upper_bound_and_right_where_some_solution_has_ze
 
 
 @given(problems(), st.sampled_from(["random", "block", "top", "bottom"]))
-def test_the_error_of_algorithm_1_never_rises(case: PreparedTask, select: str) -> None:
+def test_the_error_of_algorithm_1_never_increases(case: LeastSquaresProblem, select: str) -> None:
     weights = algorithm1(*case.data, case.rank, 5, select=select, generator=seeded())
     for before, after in pairwise(errors(case, weights)):
         assert after <= before + 1e-10
-    # Nor does any singular value of the gap, so its rank does not either.
+    # Nor does any singular value of the gap, and hence its rank.
     solution = np.linalg.lstsq(case.x.numpy(), case.y.numpy(), rcond=None)[0]
     gaps = [np.linalg.svd(case.x.numpy() @ (solution - weight.numpy()), compute_uv=False) for weight in weights]
     for before, after in pairwise(gaps):
@@ -299,7 +299,7 @@ def test_the_error_of_algorithm_1_never_rises(case: PreparedTask, select: str) -
 
 
 @given(problems(), st.sampled_from(["zero", "svd_add"]))
-def test_algorithm_1_is_the_theorems_where_nothing_is_taken_out(case: PreparedTask, init: str) -> None:
+def test_algorithm_1_equals_the_theorem_if_nothing_is_removed(case: LeastSquaresProblem, init: str) -> None:
     weights = algorithm1(*case.data, case.rank, case.steps + 1, init=init, generator=seeded())
     assert errors(case, weights)[: case.steps + 1] == pytest.approx(
         [case.tails[min(step * case.rank, len(case.tails) - 1)] for step in range(case.steps + 1)], rel=1e-9, abs=1e-11
@@ -307,8 +307,8 @@ def test_algorithm_1_is_the_theorems_where_nothing_is_taken_out(case: PreparedTa
 
 
 @given(problems())
-def test_a_step_of_algorithm_1_puts_directions_back_and_takes_the_best_out_of_the_gap(case: PreparedTask) -> None:
-    # By numpy alone: W's largest directions, A_0 B_0, and what is left of D + X A_0 B_0 without its R largest.
+def test_a_step_of_algorithm_1_restores_directions_and_removes_the_best_from_the_gap(case: LeastSquaresProblem) -> None:
+    # With numpy only: W's largest directions A_0 B_0, and D + X A_0 B_0 minus its R largest components.
     x, solution = case.x.numpy(), np.linalg.lstsq(case.x.numpy(), case.y.numpy(), rcond=None)[0]
     for before, after in pairwise(algorithm1(*case.data, case.rank, 3, select="top")):
         left, values, right = np.linalg.svd(before.numpy(), full_matrices=False)
@@ -319,19 +319,19 @@ def test_a_step_of_algorithm_1_puts_directions_back_and_takes_the_best_out_of_th
 
 
 def test_a_step_of_algorithm_1_may_change_nothing() -> None:
-    # The example of the module's docstring, by hand: the gap is diag(0, 0.5).
+    # The example in the module's docstring: the gap is diag(0, 0.5).
     x, w0, y = torch.eye(2), torch.diag(torch.tensor([3.0, 2.0])), torch.diag(torch.tensor([3.0, 2.5]))
     assert steps_needed(x, w0, y, 1) == 1
     assert [error(x, weight, y).item() for weight in iterates(x, w0, y, 1, 1)] == pytest.approx([0.25, 0])
-    # Without diag(3, 0), putting it back is the best that a rank of 1 can do.
+    # If diag(3, 0) is removed, the best rank-1 update is to put it back.
     for weight in algorithm1(x, w0, y, 1, 5, select="top"):
         torch.testing.assert_close(weight, w0.double())
-    # Without diag(0, 2), the remainder is of rank 1.
+    # If diag(0, 2) is removed, the remainder has rank 1.
     assert error(x, algorithm1(x, w0, y, 1, 1, select="bottom")[-1], y).item() == pytest.approx(0)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_algorithm_1_is_not_done_after_t_steps_but_later(seed: int) -> None:
+def test_algorithm_1_needs_more_than_t_steps(seed: int) -> None:
     case = fixed(seed=seed)
     steps = steps_needed(*case.data, case.rank)
     gains = errors(case, algorithm1(*case.data, case.rank, 60, generator=seeded(seed)))
@@ -340,7 +340,7 @@ def test_algorithm_1_is_not_done_after_t_steps_but_later(seed: int) -> None:
     assert gains[-1] < 1e-9 * gains[0]
 
 
-def test_the_rank_of_algorithm_1s_gap_need_not_fall() -> None:
+def test_the_rank_of_algorithm_1s_gap_need_not_decrease() -> None:
     case = problem(10, 6, 7, x_rank=5, gap_rank=3, rank=1, misfit=True)
     target = case.x @ case.w0 + case.gap
 
@@ -351,7 +351,7 @@ def test_the_rank_of_algorithm_1s_gap_need_not_fall() -> None:
     assert ranks(algorithm1(*case.data, 1, 4, generator=seeded())) == [3, 3, 3, 3, 3]
 
 
-def test_the_generator_alone_decides_algorithm_1() -> None:
+def test_algorithm_1_depends_only_on_the_generator() -> None:
     case = fixed()
     state = torch.get_rng_state()
     first, second, other = (algorithm1(*case.data, 2, 2, generator=seeded(seed))[-1] for seed in (1, 1, 2))
@@ -359,10 +359,10 @@ def test_the_generator_alone_decides_algorithm_1() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-# Shapes, types and mistakes
+# Shapes, dtypes and errors
 
 
-def test_batches_give_what_their_problems_give_alone() -> None:
+def test_batched_results_equal_single_ones() -> None:
     cases = [fixed(x_rank=x_rank, misfit=misfit, seed=x_rank) for x_rank in (5, 6) for misfit in (True, False)]
     x, w0, y = (torch.stack(parts).unflatten(0, (2, 2)) for parts in zip(*(case.data for case in cases), strict=True))
 
@@ -373,7 +373,7 @@ def test_batches_give_what_their_problems_give_alone() -> None:
     check(projected(x, y), [projected(case.x, case.y) for case in cases])
     check(optimum(x, y), [optimum(case.x, case.y) for case in cases])
     check(best_errors(x, w0, y), [best_errors(*case.data) for case in cases])
-    # A direction's sign is anyone's choice, the product's is not.
+    # The sign of a direction is arbitrary; the product is not.
     a, b = best_update(x, w0, y, 2)
     check(a @ b, [torch.matmul(*best_update(*case.data, 2)) for case in cases])
     check(iterates(x, w0, y, 2, 2)[-1], [iterates(*case.data, 2, 2)[-1] for case in cases])
@@ -402,7 +402,7 @@ def test_everything_is_computed_in_float64() -> None:
 
 @pytest.mark.parametrize("rank", [-1, 0, 4])
 @pytest.mark.parametrize(("d", "p"), [(3, 7), (7, 3)])
-def test_rank_out_of_range(d: int, p: int, rank: int) -> None:
+def test_rank_out_of_range_is_an_error(d: int, p: int, rank: int) -> None:
     x, w0, y = torch.ones(9, d), torch.ones(d, p), torch.ones(9, p)
     message = rf"rank {rank} does not fit a {d} x {p} weight.* 1\.\.3"
     with pytest.raises(ValueError, match=message):
@@ -411,5 +411,5 @@ def test_rank_out_of_range(d: int, p: int, rank: int) -> None:
         steps_needed(x, w0, y, rank)
     with pytest.raises(ValueError, match=message):
         iterates(x, w0, y, rank, 1)
-    with pytest.raises(ValueError, match=rf"rank {rank} does not fit"):  # factorize sees the transpose
+    with pytest.raises(ValueError, match=rf"rank {rank} does not fit"):  # factorize gets the transpose
         algorithm1(x, w0, y, rank, 1)
