@@ -1,47 +1,65 @@
-# make quickstart, make test: on a fresh clone, with Python 3.11 or later, make and a package index, nothing else.
+# Works on a fresh clone with Python 3.11 or later, make and a package index; nothing else is needed.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# One process per core. Each takes neighbouring tests, which share what they build.
+PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
-.PHONY: install quickstart test check tables figures report bench clean
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-gpu test-all check hooks tables figures report bench clean
 
-install: $(VENV)/installed
+help:                ## print this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-# Made anew when the dependencies change. pip, and not another installer, takes a CPU build of torch where one is on offer.
+install: $(VENV)/installed  ## create .venv with the package and the tools for development
+
+# Runs again when the dependencies change. We use pip because it picks a CPU build of torch where one is offered.
 $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "torch>=2.11,<2.14"
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
-quickstart: install  ## FT, LoRA, (IA)^3 and ROSA on a small real encoder and a synthetic task, and their table
+quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA on a synthetic task; print the table
 	$(BIN)/rosa-bench models pull minilm
 	$(BIN)/rosa-bench -m +experiment=quickstart
 	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
-test: install        ## the tests
-	$(BIN)/pytest -n auto
+test: install        ## run the quick tests: under four minutes on two cores
+	$(PYTEST) -m "not slow and not gpu"
 
-check: install       ## style, types, and the direction of imports
+test-slow: install   ## run the slow tests: random kills, launchers, the browser, real trackers
+	$(PYTEST) -m "slow and not gpu"
+
+test-gpu: install    ## run the tests that need a GPU, one at a time
+	$(BIN)/pytest -m gpu
+
+test-all: install    ## run every test; those that need a GPU are skipped without one
+	$(PYTEST)
+
+check: install       ## check style, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-tables: install      ## the tables of results/, from its records
+hooks: install       ## run the quick checks before every git commit
+	$(BIN)/pre-commit install
+
+tables: install      ## make the tables in results/ from its records
 	$(BIN)/rosa-bench tables
 
-figures: install     ## the figures of results/, from its records
+figures: install     ## make the figures in results/ from its records
 	$(BIN)/rosa-bench figures
 
-report: install      ## results/report.html: the tables, the figures and all runs on one page
+report: install      ## make results/report.html: tables, figures and every run on one page
 	$(BIN)/rosa-bench report
 
-bench: install       ## times and memory, into results/benchmarks; DATA=folder for whole runs on CoLA
+bench: install       ## measure time and memory into results/benchmarks; DATA=folder adds whole runs on CoLA
 	$(BIN)/python -m scripts.benchmarks.resample
 	$(BIN)/python -m scripts.benchmarks.step
 	$(BIN)/python -m scripts.benchmarks.whole_run results/benchmarks $(DATA)
 	$(BIN)/python -m scripts.benchmarks.generation
 
-clean:
+clean:               ## delete .venv, outputs and caches
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""What every test shares: checked tensor shapes, no network, one thread, and tiny models."""
+"""Shared by every test: checked tensor shapes, no network, one thread, tiny models and made-up records."""
 
 import os
 import tempfile
@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from omegaconf import DictConfig
 
-from rosa_bench.config.compose import composing
+from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -21,13 +20,13 @@ from rosa_bench.records.record import RunRecord
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Before any Hugging Face library is imported: they read these once. What is imported above imports none of them.
+# Hugging Face libraries read these once, when they are imported. Nothing imported above imports one.
 _FOLDER = tempfile.TemporaryDirectory(prefix="rosa-bench-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
 os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
-# Before these are imported: from then on, each call checks the shapes of its tensors.
+# Set before these modules are imported: every call then checks the shapes of its tensors.
 install_import_hook(
     ["rosa_bench.lowrank", "rosa_bench.layers", "rosa_bench.tasks.regression.theory", "rosa_bench.training.spectrum"],
     "beartype.beartype",
@@ -35,7 +34,7 @@ install_import_hook(
 
 torch.set_num_threads(1)  # several workers share the cores
 
-# The same examples every time, and none kept on disk: a failure is seen by everyone or by no one.
+# The same examples every time, and none stored on disk, so a failure is the same for everyone.
 settings.register_profile("rosa_bench", derandomize=True, database=None, deadline=None)
 settings.load_profile("rosa_bench")
 
@@ -44,36 +43,39 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked ``gpu`` on a machine without one."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 ENCODERS = ("tiny_bert", "tiny_roberta")
 
 
-# Plain numbers: what they are set in takes Hydra a tenth of a second, and is composed once for all of them.
-NUMBERS = ("seed=", "lr=", "rank=")
+@cache
+def _composer() -> Composer:
+    return Composer()
 
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    numbers = [override for override in overrides if override.startswith(NUMBERS)]
-    raw = _raw(tuple(override for override in overrides if override not in numbers)).copy()
-    raw.merge_with_dotlist(numbers)
-    return parse(raw)
+    """Compose as Hydra does, and quickly: test_compose.py compares the two."""
+    with composing():
+        return parse(_composer().compose(overrides))
 
 
-@cache
-def _raw(overrides: tuple[str, ...]) -> DictConfig:
-    with composing() as composer:
-        return composer.compose(overrides)
-
-
-@pytest.fixture
+@pytest.fixture(scope="session")
 def compose() -> Callable[..., RunConfig]:
-    """``compose("method=lora", "rank=2")``: the checked configuration of such a command line."""
+    """``compose("method=lora", "rank=2")``: the checked configuration for these overrides."""
     return lambda *overrides: _composed(overrides)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedModel]":
-    """``tiny_model("tiny_bert", num_outputs=1)``: that model, the same weights each time, without dropout."""
+    """``tiny_model("tiny_bert", num_outputs=1)``: the model in eval mode, with the same weights every time."""
     from rosa_bench.models.decoder import load_decoder
     from rosa_bench.models.encoder import load_encoder
     from rosa_bench.models.spec import Decoder, Encoder
@@ -93,11 +95,13 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 @pytest.fixture
 def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
-    """``make_record("task=cola", dev=0.5, ...)``: a completed record of such a command line, as a run makes it.
+    """``make_record("task=cola", dev=0.5, ...)``: a completed record for these overrides, as a run writes it.
 
-    dev, held_out  score of the selected epoch; ``held_out`` makes it one that was selected on held-out rows
+    dev            score of the selected epoch on validation
+    held_out       score on held-out rows, if those select the epoch
     last           dev score of the last epoch
-    deviations     as in the record; ``changes`` are top-level fields of the record to replace
+    deviations     as in the record
+    changes        other top-level fields of the record to replace
     """
 
     def make(
@@ -151,7 +155,7 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
 
 @pytest.fixture
 def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
-    """``loud(model)``: the model with weights so large that what it says depends on what it read."""
+    """``loud(model)``: the model with weights so large that its output depends clearly on its input."""
 
     def make(model: "PreTrainedModel") -> "PreTrainedModel":
         generator = torch.Generator().manual_seed(3)
@@ -166,5 +170,5 @@ def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """No test depends on the tests before it."""
+    """Seed torch, so that no test depends on the tests before it."""
     torch.manual_seed(0)

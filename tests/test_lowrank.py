@@ -269,7 +269,7 @@ def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Solve
     assert exact.all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("shape", [TALL, WIDE, (300, 200)], ids=str)
 def test_the_ways_of_a_gpu_give_what_those_of_the_cpu_do(shape: tuple[int, int]) -> None:
     weight = drawn(4, *shape)

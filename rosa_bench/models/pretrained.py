@@ -52,6 +52,7 @@ def load_pretrained(
             f"model.path={source.location} has no tokenizer; add tokenizer_config.json and its tokenizer files"
         )
     options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
+    options["trust_remote_code"] = False  # left out, transformers asks at a terminal whether to run it
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         config = AutoConfig.from_pretrained(source.location, **options)
@@ -68,6 +69,10 @@ def load_pretrained(
         raise UserError(_not_found(spec, source, error)) from error
     except RuntimeError as error:  # raised by transformers if shapes differ from the configuration
         raise UserError(f"the weights in {source.location} do not fit {expected}") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(f"model={spec.name} comes with Python code, which is never run; choose another") from error
     use_fast_attention(model)
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():

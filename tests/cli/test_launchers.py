@@ -54,6 +54,7 @@ def test_joblib_runs_jobs_in_processes_that_share_the_cores(tmp_path: Path) -> N
     assert "n_jobs=2,backend=loky" in done.out
 
 
+@pytest.mark.slow
 def test_a_traceback_of_another_process_is_shown_on_demand(tmp_path: Path) -> None:
     needs("joblib")
     done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,2e30", ROSA_BENCH_TRACEBACK="1")
@@ -63,6 +64,7 @@ def test_a_traceback_of_another_process_is_shown_on_demand(tmp_path: Path) -> No
     assert "TrainingFailedError: the training loss is" in done.err
 
 
+@pytest.mark.slow
 def test_submitit_runs_jobs_and_keeps_what_they_print(tmp_path: Path) -> None:
     needs("submitit")
     local = ("hydra/launcher=submitit_local", "+hydra.job.env_set.OMP_NUM_THREADS=1")
@@ -72,12 +74,14 @@ def test_submitit_runs_jobs_and_keeps_what_they_print(tmp_path: Path) -> None:
     assert_all_ran_and_one_failed(done, threads=1, told="".join(path.read_text() for path in logs))
 
 
+@pytest.mark.slow
 def test_ray_runs_jobs_on_a_local_cluster(tmp_path: Path) -> None:
     needs("ray")
     done = sweep(tmp_path, "+launch=ray", "lr=1e30,1e-3,1e-4", HOME=str(tmp_path))  # Ray writes a token to ~
     assert_all_ran_and_one_failed(done, threads=1, told=done.err)
 
 
+@pytest.mark.slow
 def test_slurm_is_asked_for_an_array_with_the_settings(tmp_path: Path) -> None:
     needs("submitit")
     programs = tmp_path / "programs"

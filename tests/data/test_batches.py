@@ -231,7 +231,7 @@ def test_pad_to_max_gives_one_width(device: str) -> None:
     assert {data.width(longest) for longest in range(1, 51)} == {50}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("seed", [None, 2])
 def test_on_a_gpu_batches_are_only_wider(seed: int | None) -> None:
     rows = distinct(23)

@@ -404,7 +404,7 @@ def test_cudnn_attention_is_disabled_in_the_block_and_restored(
     assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("length", [64, 96, 128, 192, 320])
 @pytest.mark.parametrize("score", [0.0, -120.0])
 def test_gradients_are_correct_for_very_low_scores(length: int, score: float) -> None:

@@ -45,6 +45,7 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
 
 
 # Together they are killed twenty times.
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
 ], ids=" ".join)  # fmt: skip
@@ -59,6 +60,7 @@ def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, h
     assert len(found["alone"]["scores"]["epochs"]) == 3
 
 
+@pytest.mark.slow
 def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_path: Path) -> None:
     found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
     alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
@@ -123,10 +125,12 @@ def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], b
     return scores, (resolved.saved_model / "model.safetensors").read_bytes()
 
 
-@pytest.fixture
-def alone(make_setup: Callable[..., ResolvedRun]) -> tuple[dict[str, Any], bytes]:
-    """What becomes of such a run when it is left alone."""
-    resolved = make_setup("alone", "checkpoint_s=1e6")
+@pytest.fixture(scope="module")
+def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
+    """The outcome of such a run when nothing stops it. Made once: several tests compare with it."""
+    folder = tmp_path_factory.mktemp("alone")
+    where = (f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'")
+    resolved = resolve(compose(*TINY, *ROSA, "protocol=fair", "checkpoint_s=1e6", *where), {})
     return outcome(resolved, run(resolved))
 
 
@@ -282,6 +286,7 @@ def test_another_thread_leaves_signals_alone() -> None:
     assert found == [(False, signal.SIG_DFL)]
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
 ) -> None:

@@ -162,7 +162,9 @@ ENDINGS = {
 each_tool = pytest.mark.parametrize(
     "name",
     [
-        name if name == "tensorboard" else pytest.param(name, marks=pytest.mark.filterwarnings("ignore"))
+        name
+        if name == "tensorboard"
+        else pytest.param(name, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore")])
         for name in NAMES
         if name != "none"
     ],
@@ -393,6 +395,7 @@ def test_tracker_that_cannot_start_stops_the_run_before_training(make_setup: Cal
     assert not runs_folder(resolved.results_dir).exists()
 
 
+@pytest.mark.slow
 def test_wandb_without_a_login_neither_prompts_nor_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     for variable in ("WANDB_API_KEY", "WANDB_MODE"):

@@ -21,7 +21,7 @@ from rosa_bench.training.state import Recipe, Training
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 CHOICES = ["auto", "always", "never"]
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+needs_gpu = pytest.mark.gpu
 Batch = dict[str, Tensor]
 
 

@@ -13,6 +13,8 @@ from rosa_bench.report.make_page import make_report
 
 api = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra dev)")
 
+pytestmark = pytest.mark.slow
+
 MakeRecord = Callable[..., RunRecord]
 Opened = Callable[[list[RunRecord]], Any]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
