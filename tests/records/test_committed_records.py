@@ -14,6 +14,7 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -22,6 +23,15 @@ NOT_WEIGHTS = ("source", "commit")  # of what a record says of its model
 
 FOLDERS = (RESULTS, RESULTS / "quickstart")
 RUNS_OF = sorted({path.name.partition("-")[0] for folder in FOLDERS for path in (folder / "runs").rglob("*.json")})
+
+
+@cache
+def committed() -> dict[str, list[RunRecord]]:
+    """Return the committed records by task."""
+    found: dict[str, list[RunRecord]] = {}
+    for record in (record for folder in FOLDERS for record in load_records(folder)):
+        found.setdefault(record.config["task"]["name"], []).append(record)
+    return found
 
 
 @cache
@@ -59,9 +69,7 @@ def merged(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
 def test_each_committed_run_resolved_today_has_the_id_that_it_has(task: str) -> None:
     """The same settings, composed and checked today, give the same id: the run still counts as completed."""
     names, expected = [], []
-    for record in (record for folder in FOLDERS for record in load_records(folder)):
-        if record.config["task"]["name"] != task:
-            continue
+    for record in committed()[task]:
         config = replace(checked(json.dumps(record.config | PLAIN)), **{field: record.config[field] for field in PLAIN})
         known = identity(
             config,

@@ -255,6 +255,7 @@ def test_tracked_run_equals_its_record(make_setup: Callable[..., ResolvedRun], n
     assert not resolved.tracking.exists()
 
 
+@pytest.mark.slow
 @each_tool
 def test_failed_run_is_marked_failed_and_keeps_its_metrics(make_setup: Callable[..., ResolvedRun], name: str) -> None:
     resolved = make_setup(name, "method=ft", "lr=1e30")
@@ -267,6 +268,7 @@ def test_failed_run_is_marked_failed_and_keeps_its_metrics(make_setup: Callable[
     assert_sent(tracked, expected(record), expected_at_end(record))
 
 
+@pytest.mark.slow
 @each_tool
 def test_resumed_run_stays_one_run_with_each_epoch_once(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch, name: str
@@ -294,6 +296,7 @@ def test_resumed_run_stays_one_run_with_each_epoch_once(
     assert not resolved.tracking.exists()
 
 
+@pytest.mark.slow
 @each_tool
 def test_restarted_run_becomes_a_new_run(make_setup: Callable[..., ResolvedRun], name: str) -> None:
     resolved = make_setup(name, "epochs=1", "resume=never")
@@ -305,6 +308,7 @@ def test_restarted_run_becomes_a_new_run(make_setup: Callable[..., ResolvedRun],
         assert_sent(one, expected(record), expected_at_end(record))
 
 
+@pytest.mark.slow
 def test_switching_trackers_sends_earlier_epochs_too(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +322,7 @@ def test_switching_trackers_sends_earlier_epochs_too(
 # What a logger must not change
 
 
+@pytest.mark.slow
 def test_logger_changes_neither_id_nor_scores(make_setup: Callable[..., ResolvedRun]) -> None:
     plain, tracked = make_setup("none", "results_dir=plain"), make_setup("tensorboard", "results_dir=tracked")
     assert plain.id == tracked.id
@@ -330,6 +335,7 @@ def test_logger_changes_neither_id_nor_scores(make_setup: Callable[..., Resolved
     assert left.scores == right.scores
 
 
+@pytest.mark.slow
 def test_without_a_logger_no_tracker_is_imported_and_nothing_written(tmp_path: Path) -> None:
     program = (
         "import sys\n"
