@@ -51,8 +51,9 @@ def load_pretrained(
         raise UserError(
             f"model.path={source.location} has no tokenizer; add tokenizer_config.json and its tokenizer files"
         )
-    options = {"revision": spec.revision or "main"} if source.kind == "hub" else {}
-    options["trust_remote_code"] = False  # left out, transformers asks at a terminal whether to run it
+    options: dict[str, Any] = {"trust_remote_code": False}  # by default transformers asks whether to run such code
+    if source.kind == "hub":
+        options["revision"] = spec.revision or "main"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         config = AutoConfig.from_pretrained(source.location, **options)
