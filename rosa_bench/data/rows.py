@@ -15,6 +15,7 @@ from rosa_bench.data.readers import read_rows
 from rosa_bench.data.source import find_file
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import generator
 
 T = TypeVar("T")
 SUBSET_SEED = 0  # of limit_train and limit_eval: the same rows for every run, whatever its seed
@@ -111,7 +112,7 @@ def _from_files(hub: HubData, files: str) -> list[dict[str, Any]]:
 def _shuffled(count: int, seed: int) -> list[int]:
     import torch
 
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randperm(count, generator=generator(seed, "rows")).tolist()
 
 
 def _take(rows: list[T], indices: Sequence[int]) -> list[T]:

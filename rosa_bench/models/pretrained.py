@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from rosa_bench.layers.positions import positions
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.random import byte_tokenizer
@@ -76,14 +77,6 @@ def load_pretrained(
 def longest_input(loaded: Loaded) -> int:
     """The most tokens that the model and its tokenizer take."""
     return min(int(loaded.tokenizer.model_max_length), positions(loaded.model))
-
-
-def positions(model: PreTrainedModel) -> int:
-    """How many tokens have a position. RoBERTa and MPNet, whose positions skip the padding's, have fewer than rows."""
-    for name, table in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return model.config.max_position_embeddings
 
 
 def random_config(spec: Model) -> PretrainedConfig:
