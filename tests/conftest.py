@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
 from omegaconf import DictConfig
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.compose import composing
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -62,8 +61,8 @@ def _composed(overrides: tuple[str, ...]) -> RunConfig:
 
 @cache
 def _raw(overrides: tuple[str, ...]) -> DictConfig:
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return hydra.compose("config", overrides=list(overrides))
+    with composing() as composer:
+        return composer.compose(overrides)
 
 
 @pytest.fixture

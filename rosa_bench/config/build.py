@@ -46,13 +46,14 @@ def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, d
     Raises `UserError` for a class that is none, and as `typed` does for a wrong key, type or value.
     """
     target = settings.get("_target_")
-    kind = default if target is None else _imported(str(target), at)
+    kind = default if target is None else imported(str(target), at)
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise UserError(f"{at}._target_={target} is not a rosa_bench {base.__name__}")
     return typed(kind, {str(key): value for key, value in settings.items() if key != "_target_"}, at=at)
 
 
-def _imported(target: str, at: str) -> Any:
+def imported(target: str, at: str) -> Any:
+    """Import what a ``_target_`` names. Raises `UserError`, naming the key ``at``, where there is no such thing."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

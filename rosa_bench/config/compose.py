@@ -4,16 +4,59 @@ import copy
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import MISSING, Field
+from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import Plain, Shorthand
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import settings_of
 
 Overrides = tuple[str, ...]
+
+
+def register() -> None:
+    """Make our defaults and resolvers known to Hydra. Done when this module is imported, in every process.
+
+    The defaults of single settings are those of their declarations; ``conf/config.yaml`` builds on them.
+    """
+    declared = [*settings_of(Plain), *settings_of(Shorthand)]
+    node = {field.name: default_of(field) for field, _ in declared}
+    ConfigStore.instance().store(name="settings", node=node)
+    OmegaConf.register_new_resolver("default_for", default_for, replace=True)
+
+
+def default_of(declared: Field) -> Any:
+    """Return the default of a dataclass field as a configuration has it; ``???`` if the field must be given."""
+    if declared.default_factory is not MISSING:
+        return declared.default_factory()
+    return "???" if declared.default is MISSING else declared.default
+
+
+def default_for(key: str, *, _root_: DictConfig) -> Any:
+    """Return the default of a setting of a group, such as ``method.lr``, from ``default_lr`` in the group's yaml.
+
+    It is looked up in the configuration's own ``default``, then by protocol, by recipe, and under ``otherwise``.
+    Raises `UserError` if it is in none of them.
+    """
+    if (given := OmegaConf.select(_root_, f"default.{key}")) is not None:
+        return given
+    group, _, name = key.partition(".")
+    choices = _root_[group][f"default_{name}"]
+    for choice in (_root_.protocol.name, _root_.recipe, "otherwise"):
+        if choice in choices:
+            return choices[choice]
+    chosen = _root_[group].name
+    raise UserError(
+        f"{group}={chosen} has no default {name} for protocol={_root_.protocol.name} and this task; set {key} yourself"
+    )
 
 
 @contextmanager
@@ -59,3 +102,6 @@ class Composer:
         """Whether an override sets one value that is there already, and chooses nothing."""
         key, _, _ = override.partition("=")
         return key[:1] not in ("+", "~") and "/" not in key and "@" not in key and not (conf_folder() / key).is_dir()
+
+
+register()

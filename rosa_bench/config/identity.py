@@ -1,48 +1,20 @@
-"""The record of one run: everything a reader needs to believe a figure, as one JSON file."""
+"""What a run is: the settings that can change its scores, and the id made from them."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from functools import cache
 from typing import Any
 
-from rosa_bench.config.schema import RunConfig
+from rosa_bench.config.groups import GROUPS, kinds
+from rosa_bench.config.schema import Protocol, RunConfig
+from rosa_bench.system.setting import ABSENT, Setting, settings_of
 
-# Settings that cannot change a figure. `rank` counts through the method, where that has one.
-NOT_IDENTITY = (
-    "rank",
-    "data_dir",
-    "device",
-    "precision",
-    "output_dir",
-    "results_dir",
-    "resume",
-    "retry_failed",
-    "checkpoint_s",
-    "save_model",
-    "logger",
-    "record_spectrum",
-    "cuda_graphs",
-)
-NOT_IDENTITY_OF = {
-    "task": ("title", "rows", "hub", "folder"),
-    "model": ("title", "parameters", "licence", "hub", "revision", "wheel", "path", "random", "note"),
-    "method": ("title", "default_lr"),
-    "protocol": ("title", "lm_head", "loss_on_prompt"),  # these count through the method, and the task
+# Settings that are gone. Identities of runs made before hold them still, so they are put back.
+REMOVED_SINCE: dict[str, Mapping[str, Any]] = {
+    "protocol.lora_init": {"paper": "normal", "fair": "kaiming"},  # by protocol; now LoRA's own yaml says it
 }
-# Settings that some records are older than, each with what was done before it could be set. An identity leaves them out
-# where they say just that, so that those runs keep their names.
-ADDED_SINCE: dict[str, Any] = {
-    "pad_to_max": False,
-    "group_by_length": False,
-    "compile": "none",
-    "method.lm_head": None,
-    "method.fused": None,
-    "method.split_qkv": False,
-    "optimizer.schedule": "linear",
-}
-
-
 # Identities hold the names that generators had when the first records were made.
 GENERATOR_NAMES = {
     "grammar": "rosa_bench.data.grammar:sentences",
@@ -51,36 +23,24 @@ GENERATOR_NAMES = {
 }
 
 
-def identity(
-    config: Mapping[str, Any], *, data: str, model: dict[str, Any], device: str, precision: str
-) -> dict[str, Any]:
+def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str, precision: str) -> dict[str, Any]:
     """Return everything that can change the scores of a run, and nothing else.
 
-    ``config`` is a `RunConfig` as a dictionary, or the configuration in a record. ``data`` and ``model`` fix the rows
-    and the weights by what they are, not by where they lie.
+    ``data`` and ``model`` fix the rows and the weights by what they are, not by where they are stored.
     """
-    settings = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    for group, unimportant in NOT_IDENTITY_OF.items():
-        settings[group] = {key: value for key, value in settings[group].items() if key not in unimportant}
-    if (generator := settings["task"].get("embedded")) in GENERATOR_NAMES:
+    settings = _identity(config)
+    for key, by_protocol in REMOVED_SINCE.items():
+        group, _, name = key.partition(".")
+        if config.protocol.name in by_protocol:
+            settings[group][name] = by_protocol[config.protocol.name]
+    if (generator := config.task.embedded) in GENERATOR_NAMES:
         settings["task"]["embedded"] = GENERATOR_NAMES[generator]
         data = data.replace(f"embedded {generator}", f"embedded {GENERATOR_NAMES[generator]}")
-    for key, before in ADDED_SINCE.items():
-        *group, name = key.split(".")
-        place = settings[group[0]] if group else settings
-        if name in place and place[name] == before:
-            del place[name]
     return {**settings, "data": data, "weights": model, "device": device, "precision": precision}
 
 
-def is_identity(key: str) -> bool:
-    """Whether a setting, by its dotted key, can change a figure; of ``rank`` its method's says so."""
-    group, *rest = key.split(".")
-    return group not in NOT_IDENTITY and (not rest or rest[0] not in NOT_IDENTITY_OF.get(group, ()))
-
-
 def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
-    """``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; a method without a rank has no such part."""
+    """Return ``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; a method without a rank has no such part."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     rank = [f"r{config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
     names = [config.task.name, config.model.name, config.method.name, *rank]
@@ -88,9 +48,67 @@ def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
 
 
 def public_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration for a record: without folders and tools of the machine that it was made on."""
-    settings = asdict(config)
-    for key in ("data_dir", "output_dir", "results_dir", "resume", "retry_failed", "checkpoint_s", "logger"):
-        del settings[key]
-    settings["model"]["path"] = None
-    return settings
+    """Return the configuration for a record: without folders and tools of the machine that it was made on."""
+    return _public(config)
+
+
+def free_settings() -> list[str]:
+    """Return the settings that every protocol leaves to the experiment."""
+    return [declared.name for declared, known in settings_of(RunConfig) if known.free]
+
+
+def is_identity(key: str) -> bool:
+    """Return whether a setting, by its dotted key, can change a score. ``rank`` counts through its method."""
+    return all(known.identity for known in _declarations(key))
+
+
+def value_before(key: str) -> Any:
+    """Return the value of a setting in records that are older than it, by its dotted key; `ABSENT` if it has none."""
+    return next((known.before for known in _declarations(key) if known.before is not ABSENT), ABSENT)
+
+
+def _declarations(key: str) -> list[Setting]:
+    """Return what is declared of a dotted key; a key inside a group has a declaration for each class that has it."""
+    group, _, rest = key.partition(".")
+    top = _declared(RunConfig).get(group)
+    if top is None:
+        return []
+    if not top.identity or not rest:
+        return [top]
+    classes = kinds(group) if group in GROUPS else (Protocol,)
+    name = rest.partition(".")[0]
+    return [_declared(kind)[name] for kind in classes if name in _declared(kind)]
+
+
+def _identity(instance: Any) -> dict[str, Any]:
+    """Return the settings of a dataclass that can change a score, less those at the value they had before they were."""
+    found: dict[str, Any] = {}
+    for declared, known in settings_of(instance):
+        value = getattr(instance, declared.name)
+        if not known.identity or (type(value) is type(known.before) and value == known.before):
+            continue
+        found[declared.name] = _identity(value) if dataclasses.is_dataclass(value) else _plain(value)
+    return found
+
+
+def _public(instance: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for declared, known in settings_of(instance):
+        if known.published:
+            value = getattr(instance, declared.name)
+            found[declared.name] = _public(value) if dataclasses.is_dataclass(value) else _plain(value)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value with dataclasses inside containers as dictionaries."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+@cache
+def _declared(kind: type) -> dict[str, Setting]:
+    return {declared.name: known for declared, known in settings_of(kind)}

@@ -1,15 +1,17 @@
-"""The settings of one run, typed and checked. Past this point no one reads a raw configuration.
+"""The settings of one run, each declared once: type, default, help, range, and what it means for identity.
 
-Imports neither torch nor transformers, so that a wrong setting is told at once.
+Imports neither torch nor transformers, so that a wrong setting is reported at once.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Model
 from rosa_bench.optim.base import Optimizer
-from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import Checked, setting
 from rosa_bench.tasks.base import Task
 from rosa_bench.trackers.base import Logger
 
@@ -17,118 +19,149 @@ FARTHEST_SHIFT = 20  # half-decades: ten powers of ten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """The rules under which methods are compared. Methods take their defaults from here (``conf/method``).
+class Protocol(Checked):
+    """The rules under which methods are compared. Methods and tasks take their defaults from here."""
 
-    train_head, train_biases  what trains beside a PEFT method's own parameters
-    lora_init        LoRA's initialisation
-    lm_head          of a language model: the layer that methods adapt beside its attention, none where they do not
-    loss_on_prompt   whether a language model is trained to write the prompt as well
-    optimizer_reset  whose optimizer state a resample clears: ``factors`` or ``all``
-    held_out_rows    fraction of train to select on; 0 selects on dev itself, and by epoch
-    held_out_max     at most so many rows
-    """
+    section: ClassVar[str] = "protocol"
 
-    name: str
-    title: str
-    train_head: bool
-    train_biases: bool
-    lora_init: str
-    lm_head: str | None
-    loss_on_prompt: bool
-    optimizer_reset: str
-    held_out_rows: float
-    held_out_max: int
-
-    def __post_init__(self) -> None:
-        one_of("protocol.optimizer_reset", self.optimizer_reset, ("factors", "all"))
-        at_least("protocol.held_out_rows", self.held_out_rows, 0)
-        at_least("protocol.held_out_max", self.held_out_max, 1)
-        if self.held_out_rows >= 1:
-            raise UserError(f"protocol.held_out_rows={self.held_out_rows} is a fraction of train; it must be below 1")
+    name: str = setting("name of the protocol")
+    title: str = setting("as in a table", identity=False)
+    train_head: bool = setting("train the task's head under every method")
+    train_biases: bool = setting("train the biases of adapted layers")
+    lm_head: str | None = setting(
+        "of a language model: the output layer, which methods adapt too; null: they do not",
+        identity=False,  # counts through the method
+    )
+    loss_on_prompt: bool = setting(
+        "train a language model to write the prompt as well",
+        identity=False,  # counts through the task
+    )
+    optimizer_reset: str = setting(
+        "whose optimizer state a resample clears: of the replaced factors, or of everything", choices=("factors", "all")
+    )
+    held_out_rows: float = setting(
+        "fraction of the train rows to select on; 0 selects on dev itself", at_least=0, below=1
+    )
+    held_out_max: int = setting("at most so many held-out rows", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plain:
-    """The settings that are single values: what omegaconf checks the types of."""
+class Plain(Checked):
+    """The settings that are single values, in the order in which ``--help`` shows them.
 
-    rank: int
-    lr: float
-    seed: int
-    epochs: int
-    batch_size: int
-    accumulate: int
-    max_length: int | None
-    pad_to_max: bool
-    group_by_length: bool
-    compile: str
-    cuda_graphs: str
-    precision: str
-    device: str
-    data_dir: str | None
-    limit_train: int | None
-    limit_eval: int | None
-    output_dir: str
-    results_dir: str
-    resume: str
-    retry_failed: bool
-    checkpoint_s: float
-    save_model: bool
-    record_spectrum: bool
+    A setting without a default gets its value from the task's recipe or, like ``lr``, from the method.
+    """
+
+    rank: int = setting(
+        "rank of LoRA's and ROSA's factors",
+        default=8, at_least=1, free=True,
+        identity=False,  # counts through the method, if that has a rank
+    )  # fmt: skip
+    lr: float = setting("peak learning rate; default: the method's under the protocol", above=0, free=True)
+    seed: int = setting("seed of every random choice", default=0, at_least=0, below=2**32, free=True)
+    epochs: int = setting("passes over the train rows; default: the recipe's", at_least=1)
+    batch_size: int = setting("examples per optimizer step; default: the recipe's", at_least=1)
+    accumulate: int = setting("split each batch into this many parts; same gradient", default=1, at_least=1, free=True)
+    max_length: int | None = setting("longest input in tokens; default: the recipe's", at_least=1)
+    pad_to_max: bool = setting(
+        "pad every batch to max_length, as for Table 1's times, instead of its longest example",
+        default=False, before=False,
+    )  # fmt: skip
+    group_by_length: bool = setting(
+        "batch texts of similar length: less padding, another order of the examples", default=False, before=False
+    )
+    compile: str = setting(
+        "compile the model with TorchInductor; takes half a minute or more, pays for long runs",
+        default="none", choices=("none", "default", "max"), free=True, before="none",
+    )  # fmt: skip
+    cuda_graphs: str = setting(
+        "capture and replay steps on a GPU; auto: unless a step synchronises with the host",
+        default="auto", choices=("auto", "always", "never"), identity=False, free=True,
+    )  # fmt: skip
+    precision: str = setting(
+        "type of matrix products; auto: bfloat16 on a GPU that has it, else float32",
+        default="auto", choices=("auto", "float32", "bfloat16"), free=True,
+        identity=False,  # counts as what auto means on the device
+    )  # fmt: skip
+    device: str = setting(
+        "auto, cpu, cuda or cuda:N",
+        default="auto", free=True,
+        identity=False,  # counts as the type of device that auto means
+    )  # fmt: skip
+    data_dir: str | None = setting(
+        "folder with your own copy of the data; null: the hub",
+        default=None, identity=False, free=True, published=False,
+    )  # fmt: skip
+    limit_train: int | None = setting(
+        "use this many random train rows, the same for every seed", default=None, at_least=1
+    )
+    limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1)
+    output_dir: str = setting(
+        "folder for saved models and checkpoints", default="outputs", identity=False, free=True, published=False
+    )
+    results_dir: str = setting(
+        "folder for records, tables and figures", default="results", identity=False, free=True, published=False
+    )
+    resume: str = setting(
+        "auto: skip completed runs and continue interrupted ones; never: start again",
+        default="auto", choices=("auto", "never"), identity=False, free=True, published=False,
+    )  # fmt: skip
+    retry_failed: bool = setting("run failed runs again", default=False, identity=False, free=True, published=False)
+    checkpoint_s: float = setting(
+        "seconds between checkpoints, at least", default=300, at_least=0, identity=False, free=True, published=False
+    )
+    save_model: bool = setting(
+        "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True
+    )
+    record_spectrum: bool = setting(
+        "record the singular values of every adapted weight's update, for Figure 5",
+        default=False, identity=False, free=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        at_least("rank", self.rank, 1)
-        at_least("lr", self.lr, 0, above=True)
-        at_least("seed", self.seed, 0)
-        at_least("checkpoint_s", self.checkpoint_s, 0)
-        if self.seed >= 2**32:
-            raise UserError(f"seed={self.seed} is out of range; it must be below 2^32")
-        for key in ("epochs", "batch_size", "accumulate", "max_length", "limit_train", "limit_eval"):
-            at_least(key, getattr(self, key), 1)
+        super().__post_init__()
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate={self.accumulate} splits a batch of {self.batch_size} into too many parts")
-        one_of("precision", self.precision, ("auto", "float32", "bfloat16"))
-        one_of("compile", self.compile, ("none", "default", "max"))
-        one_of("cuda_graphs", self.cuda_graphs, ("auto", "always", "never"))
-        one_of("resume", self.resume, ("auto", "never"))
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(_Plain):
+class RunConfig(Plain):
     """Everything that one run is made from."""
 
-    task: Task
-    model: Model
-    method: Method
-    protocol: Protocol
-    optimizer: Optimizer
-    logger: Logger
+    task: Task = setting("what is learned")
+    model: Model = setting("what is fine-tuned")
+    method: Method = setting("how it is fine-tuned")
+    protocol: Protocol = setting("the rules of the comparison")
+    optimizer: Optimizer = setting("the optimizer and its schedule")
+    logger: Logger = setting("where runs can be followed", identity=False, free=True, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.task.check(self.model, self.optimizer)
-        if self.pad_to_max and not self.task.has_text:
-            raise UserError(f"pad_to_max=true pads text, and task={self.task.name} has none; use pad_to_max=false")
-        if self.group_by_length and not self.task.has_text:
-            raise UserError(
-                f"group_by_length=true is for texts, and task={self.task.name} has none; use group_by_length=false"
-            )
+        for key, value in (("pad_to_max", self.pad_to_max), ("group_by_length", self.group_by_length)):
+            if value and not self.task.has_text:
+                raise UserError(f"{key}=true is for texts, and task={self.task.name} has none; use {key}=false")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Shift:
-    """Where a run's learning rate lies from ``lr``: so many half-decades above it, or below."""
+class Shorthand(Checked):
+    """Settings that only feed others: no run has them."""
 
-    lr_half_decades: int
-
-    def __post_init__(self) -> None:
-        at_least("lr_half_decades", self.lr_half_decades, -FARTHEST_SHIFT)
-        if self.lr_half_decades > FARTHEST_SHIFT:
-            raise UserError(f"lr_half_decades={self.lr_half_decades} is out of range; at most {FARTHEST_SHIFT}")
+    recipe: str = setting(
+        "recipe of the task: where methods and optimizers look up their defaults", default="otherwise"
+    )
+    default: dict[str, Any] = setting(
+        "defaults for those methods of a sweep that have a setting: +default.method.resample_every=1",
+        default_factory=dict,
+    )
+    lr_half_decades: int = setting(
+        "half-decades to add to lr: -1,0,1 sweeps 6e-4, 2e-3, 6e-3 around 2e-3",
+        default=0, at_least=-FARTHEST_SHIFT, at_most=FARTHEST_SHIFT,
+    )  # fmt: skip
 
 
 def half_decades(lr: float, count: int) -> float:
-    """The learning rate so many half-decades above ``lr``, to one digit: from 2e-3 on 6e-3, 2e-2, 6e-2."""
+    """Return the learning rate ``count`` half-decades above ``lr``, to one digit: from 2e-3 on 6e-3, 2e-2, 6e-2."""
     return float(f"{lr * 10 ** (count / 2):.0e}") if count else lr

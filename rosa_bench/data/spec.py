@@ -1,9 +1,10 @@
 """Where a data set is, as a task's yaml declares it. Imports nothing heavy."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rosa_bench.data.generators import GENERATORS
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.setting import setting
 
 
 @dataclass(kw_only=True)
@@ -33,11 +34,11 @@ class DataSpec:
     name: str
     train: str = "train"
     validation: str = "validation"
-    rows: dict[str, int] = field(default_factory=dict)
+    rows: dict[str, int] = setting("official number of rows by split", default_factory=dict, identity=False)
     synthetic: bool = False
     embedded: str | None = None
-    folder: str | None = None
-    hub: HubData | None = None
+    folder: str | None = setting("folder under data_dir", default=None, identity=False)
+    hub: HubData | None = setting("data set on the hub", default=None, identity=False)
 
     def __post_init__(self) -> None:
         if self.hub is None and self.folder is None and self.embedded is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError, at_least
 from rosa_bench.system.seeds import generator
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     import torch
@@ -37,9 +38,9 @@ class AdapterMethod(Method):
 
     targets: str
     attention: str
-    lm_head: str | None = None
-    fused: dict[str, int] | None = None
-    split_qkv: bool = False
+    lm_head: str | None = setting("output layer to adapt as well", default=None, before=None)
+    fused: dict[str, int] | None = setting("projections held in one matrix", default=None, before=None)
+    split_qkv: bool = setting("adapt each of those by itself", default=False, before=False)
     train_head: bool
     train_biases: bool
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,10 +50,10 @@ class Method(ABC):
     """
 
     name: str
-    title: str
+    title: str = setting("as in a table", identity=False)
     seed: int
     head: str
-    default_lr: dict[str, float]
+    default_lr: dict[str, float] = setting("learning rate by protocol: the best one measured", identity=False)
 
     supports_graphs: ClassVar[bool] = True
 

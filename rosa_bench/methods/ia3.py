@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.system.errors import one_of
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,7 @@ class IA3(AdapterMethod):
     """One scaling vector a layer, on its ``input`` (the authors' GLUE code) or ``output`` (their E2E code)."""
 
     side: str
+    default_side: dict[str, str] = setting("side by recipe", default_factory=dict, identity=False, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

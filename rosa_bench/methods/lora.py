@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import LowRankMethod
 from rosa_bench.system.errors import at_least, one_of
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,7 @@ class Lora(LowRankMethod):
 
     alpha: float
     init: str
+    default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

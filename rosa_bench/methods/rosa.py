@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rosa_bench.methods.adapted import LowRankMethod
 from rosa_bench.methods.base import Changed, Method
 from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,9 @@ class Rosa(LowRankMethod):
     init: str
     resample_every: float
     resample_unit: str
+    default_resample_every: dict[str, float] = setting(
+        "resample_every by recipe, in epochs", default_factory=dict, identity=False, published=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

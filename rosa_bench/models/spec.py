@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.setting import setting
 
 
 @dataclass(kw_only=True)
@@ -47,16 +48,20 @@ class Model(ABC):
     """
 
     name: str
-    title: str
-    parameters: int | None = None
-    licence: str
+    title: str = setting("as in a table", identity=False)
+    parameters: int | None = setting(
+        "number of parameters without a head; null: the task decides", default=None, identity=False
+    )
+    licence: str = setting("licence of the weights", identity=False)
     attention: str
     head: str
-    hub: str | None = None
-    revision: str | None = None
-    wheel: Wheel | None = None
-    path: str | None = None
-    note: str = ""
+    hub: str | None = setting("id on the Hugging Face hub", default=None, identity=False)
+    revision: str | None = setting("commit or tag on the hub", default=None, identity=False)
+    wheel: Wheel | None = setting("the same weights on the package index", default=None, identity=False)
+    path: str | None = setting(
+        "local folder in Hugging Face form; takes precedence", default=None, identity=False, published=False
+    )
+    note: str = setting("what a reader must know of these weights", default="", identity=False)
 
     described: ClassVar[str]
 
@@ -73,7 +78,7 @@ class Transformer(Model):
     random  a Hugging Face configuration (with its ``model_type``) to fill with random weights
     """
 
-    random: dict[str, Any] | None = field(default=None)
+    random: dict[str, Any] | None = setting("configuration to fill with random weights", default=None, identity=False)
 
     def __post_init__(self) -> None:
         if not any((self.hub, self.wheel, self.path, self.random)):

@@ -7,14 +7,14 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from rosa_bench.config.identity import ADDED_SINCE, is_identity
+from rosa_bench.config.identity import is_identity, value_before
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import ABSENT
 
 APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
-ABSENT = object()  # a setting that a run's method does not have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def value_of(run: RunRecord, key: str) -> Any:
     place: Any = run.config
     for name in path.split("."):
         if not isinstance(place, dict) or name not in place:
-            return frozen(ADDED_SINCE.get(path, ABSENT))
+            return frozen(value_before(path))
         place = place[name]
     return frozen(place)
 

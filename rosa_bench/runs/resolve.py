@@ -1,6 +1,6 @@
 """What is decided about a run before any data or model is loaded, and before transformers is imported."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,5 +117,5 @@ def resolve(
     data, source = inputs or find_inputs(config)
     device = resolve_device(config.device, own_gpu=own_gpu)
     precision = resolve_precision(config.precision, device)
-    known = identity(asdict(config), data=data, model=source.identity, device=device.type, precision=precision)
+    known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
     return ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))

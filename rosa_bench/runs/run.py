@@ -223,8 +223,8 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
         epochs=config.epochs,
         warmup_steps=warmup_steps,
         schedule=optimizer.schedule,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
+        betas=optimizer.betas,  # pyright: ignore[reportAttributeAccessIssue]
+        eps=optimizer.eps,  # pyright: ignore[reportAttributeAccessIssue]
         weight_decay=optimizer.weight_decay,
         clip_norm=optimizer.clip_norm,
         accumulate=config.accumulate,

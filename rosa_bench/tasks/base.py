@@ -10,6 +10,7 @@ from rosa_bench.data.spec import DataSpec
 from rosa_bench.metrics.base import Metric
 from rosa_bench.models.spec import Model
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +55,7 @@ class Task(DataSpec, ABC):
     has_text  whether its examples are texts, which are cut and padded
     """
 
-    title: str
+    title: str = setting("as in a table", identity=False)
     score: str
 
     lower_is_better: ClassVar[bool] = False

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from rosa_bench.config.identity import ADDED_SINCE
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import question
@@ -206,7 +205,7 @@ def test_a_change_that_came_with_the_protocols_needs_not_be_asked_for(over_seeds
 
 def test_a_run_older_than_a_setting_has_it_as_it_was(over_seeds: OverSeeds) -> None:
     key = "optimizer.schedule"
-    changed = {key: ["constant", ADDED_SINCE[key]]}
+    changed = {key: ["constant", "linear"]}
     old, new = over_seeds([0.5]), over_seeds([0.6], f"{key}=constant", deviations=changed)
     del old[0].config["optimizer"]["schedule"]
     [section] = sections(f"{key}=constant,linear", [*old, *new])

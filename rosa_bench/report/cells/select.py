@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from rosa_bench.config.identity import NOT_IDENTITY_OF
+from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
@@ -240,7 +240,7 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     """
     parts: list[tuple[set, list[RunRecord]]] = []
     for run in runs:
-        task = frozen({key: value for key, value in run.config["task"].items() if key not in NOT_IDENTITY_OF["task"]})
+        task = frozen({key: value for key, value in run.config["task"].items() if is_identity(f"task.{key}")})
         marks = {(task, run.data["source"]), (task, run.data["fingerprint"])}
         alike = [part for part in parts if part[0] & marks]
         others = [part for part in parts if not part[0] & marks]

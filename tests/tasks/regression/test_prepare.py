@@ -30,8 +30,8 @@ MakeSetup = Callable[..., ResolvedRun]
 INPUTS, OUTPUTS, TRUE_RANK, REPLICATES, TRAIN, VALIDATION, HIDDEN = 12, 5, 3, 2, 80, 40, 8
 TINY = (
     "task=synthetic", "task.inputs=12", "task.outputs=5", "task.true_rank=3", "task.replicates=2",
-    "task.train_rows=80", "task.validation_rows=40", "epochs=3", "batch_size=16", "rank=2", "resample_every=1",
-    "device=cpu",
+    "task.train_rows=80", "task.validation_rows=40", "epochs=3", "batch_size=16", "rank=2",
+    "+default.method.resample_every=1", "device=cpu",
 )  # fmt: skip
 MODELS = {"mlp1": ("model=mlp1",), "mlp2": ("model=mlp2", "model.hidden=[8]")}
 SHAPES = {"mlp1": [(5, 12)], "mlp2": [(8, 12), (5, 8)]}
@@ -321,7 +321,7 @@ def test_only_a_linear_model_has_such_a_bound(problem_of: ProblemOf) -> None:
     assert problem_of(*MODELS["mlp2"]).facts == {}
 
 
-LONG = ("epochs=500", "batch_size=80", "lr=0.05", "protocol.lora_init=kaiming")  # one step an epoch
+LONG = ("epochs=500", "batch_size=80", "lr=0.05")  # one step an epoch
 
 
 def train_errors(make_setup: MakeSetup, *overrides: str) -> tuple[list[float], list[list[float]]]:
@@ -339,13 +339,13 @@ def train_errors(make_setup: MakeSetup, *overrides: str) -> tuple[list[float], l
 
 @pytest.mark.parametrize("rank", [1, 2])
 def test_lora_trained_to_its_end_is_on_its_bound_and_never_below(make_setup: MakeSetup, rank: int) -> None:
-    errors, bounds = train_errors(make_setup, "method=lora", f"rank={rank}")
+    errors, bounds = train_errors(make_setup, "method=lora", "method.init=kaiming", f"rank={rank}")
     for error, bound in zip(errors, bounds, strict=True):
         assert bound[rank] * (1 - 1e-6) <= error <= bound[rank] * 1.01
 
 
 def test_rosa_goes_below_loras_bound(make_setup: MakeSetup) -> None:
-    errors, bounds = train_errors(make_setup, "method=rosa", "rank=1", "resample_every=25")
+    errors, bounds = train_errors(make_setup, "method=rosa", "rank=1", "method.resample_every=25")
     for error, bound in zip(errors, bounds, strict=True):
         assert error < bound[1] / 2
 

@@ -1,0 +1,39 @@
+"""The configuration groups whose yaml chooses a class: the contract of each, and the classes there are."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from rosa_bench.config.build import imported
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.methods.base import Method
+from rosa_bench.models.spec import Encoder, Model
+from rosa_bench.optim.base import Optimizer
+from rosa_bench.tasks.base import Task
+from rosa_bench.tasks.classification.task import TextTask
+from rosa_bench.trackers.base import Logger
+
+
+class Group(NamedTuple):
+    """``base``, the contract; and ``default``, the class of a yaml without ``_target_``."""
+
+    base: type
+    default: type | None = None
+
+
+GROUPS = {
+    "task": Group(Task, TextTask),
+    "model": Group(Model, Encoder),
+    "method": Group(Method),
+    "optimizer": Group(Optimizer),
+    "logger": Group(Logger, Logger),
+}
+
+
+@cache
+def kinds(group: str) -> tuple[type, ...]:
+    """Return the classes that the yamls of a group choose from."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob("*.yaml"))]
+    targets = sorted({target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)})
+    default = GROUPS[group].default
+    return (*([default] if default else []), *(imported(target, at=group) for target in targets))
