@@ -45,6 +45,7 @@ class AdapterMethod(Method):
     train_biases: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split_qkv and not self.fused:
             raise UserError("method.split_qkv=true is for models that hold several projections in one matrix, as gpt2")
         try:

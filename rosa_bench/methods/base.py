@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from rosa_bench.optim.base import ParameterGroup
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.setting import setting
+from rosa_bench.system.setting import Checked, setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-Groups = list[dict[str, Any]]
+Groups = list[ParameterGroup]
 
 
 class Changed(NamedTuple):
@@ -37,7 +38,7 @@ class Changed(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method(ABC):
+class Method(Checked, ABC):
     """Everything the training loop knows about a method. The defaults suit one that trains a fixed set of parameters.
 
     name        as on the command line
@@ -55,6 +56,7 @@ class Method(ABC):
     head: str
     default_lr: dict[str, float] = setting("learning rate by protocol: the best one measured", identity=False)
 
+    section: ClassVar[str] = "method"
     supports_graphs: ClassVar[bool] = True
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
@@ -72,7 +74,7 @@ class Method(ABC):
             raise UserError(f"method={self.name} finds nothing to train in this model; choose another method")
         return model
 
-    def insert(self, model: nn.Module) -> None:  # noqa: B027 - optional
+    def insert(self, model: nn.Module) -> None:
         """Replace layers of the model. The function must stay the same. By default nothing is replaced."""
 
     @abstractmethod
@@ -87,9 +89,7 @@ class Method(ABC):
         chosen = {id(parameter) for parameter in self.trainable(model)}
         return [{"params": [parameter for parameter in model.parameters() if id(parameter) in chosen]}]
 
-    def optimizer(
-        self, groups: Groups, configured: Callable[[Groups], torch.optim.Optimizer]
-    ) -> torch.optim.Optimizer:
+    def optimizer(self, groups: Groups, configured: Callable[[Groups], torch.optim.Optimizer]) -> torch.optim.Optimizer:
         """Make the optimizer: by default the one that the run's settings configure."""
         return configured(groups)
 
@@ -100,7 +100,7 @@ class Method(ABC):
         """
         return None
 
-    def after_backward(self, model: nn.Module) -> None:  # noqa: B027 - optional
+    def after_backward(self, model: nn.Module) -> None:
         """Act on the gradients before the optimizer's step. Part of the captured step: tensor operations only."""
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Changed, Method
-from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -35,12 +35,6 @@ class Blockwise(Method):
     every: int = setting("steps from one choice of blocks to the next", at_least=1)
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
-
-    def __post_init__(self) -> None:
-        at_least("method.blocks", self.blocks, 1)
-        at_least("method.every", self.every, 1)
-        one_of("method.order", self.order, ORDERS)
-        one_of("method.rest", self.rest, REST)
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         from rosa_bench.layers.blocks import transformer_blocks

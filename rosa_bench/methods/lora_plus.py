@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Groups
 from rosa_bench.methods.lora import Lora
-from rosa_bench.system.errors import at_least
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -24,15 +23,12 @@ class LoraPlus(Lora):
 
     ratio: float = setting("learning rate of A (out x r) over that of everything else", above=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("method.ratio", self.ratio, 0, above=True)
-
     def parameter_groups(self, model: nn.Module) -> Groups:
         from rosa_bench.layers.low_rank import low_rank_layers
 
-        fast = {id(layer.a) for layer in low_rank_layers(model)}
+        scaled = {id(layer.a) for layer in low_rank_layers(model)}
         [group] = super().parameter_groups(model)
-        slow = [parameter for parameter in group["params"] if id(parameter) not in fast]
-        quick = [parameter for parameter in group["params"] if id(parameter) in fast]
-        return [{"params": slow}, {"params": quick, "lr_scale": self.ratio}]
+        return [
+            {"params": [parameter for parameter in group["params"] if id(parameter) not in scaled]},
+            {"params": [parameter for parameter in group["params"] if id(parameter) in scaled], "lr_scale": self.ratio},
+        ]

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Method
-from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -40,8 +40,7 @@ class PromptTuning(Method):
     supports_graphs: ClassVar[bool] = False  # PEFT copies the prompt's indices to the GPU in every step
 
     def __post_init__(self) -> None:
-        at_least("method.tokens", self.tokens, 1)
-        one_of("method.init", self.init, INITS)
+        super().__post_init__()
         if find_spec("peft") is None:
             raise UserError("method=prompt_tuning needs the package peft; install it: pip install 'rosa-bench[peft]'")
 

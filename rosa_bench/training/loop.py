@@ -85,8 +85,8 @@ def optimisation(training: Training, autocast: Callable[[], AbstractContextManag
         if penalty is not None:
             penalty.backward()
         method.after_backward(model)
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(training.trainable, recipe.clip_norm)
+        if recipe.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(training.trainable, recipe.optimizer.clip_norm)
         training.optimizer.step()
         training.optimizer.zero_grad(set_to_none=True)
         return loss

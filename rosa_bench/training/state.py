@@ -4,11 +4,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.methods.base import Changed, Groups, Method
+from rosa_bench.methods.base import Changed, Method
+from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
 
@@ -23,24 +25,20 @@ class TrainingFailedError(RuntimeError):
 class Recipe:
     """How a run is optimised. Durations are in optimizer steps; a batch is split into ``accumulate`` parts.
 
-    schedule  of the learning rate after the warm-up, one of `rosa_bench.optim.schedule.SCHEDULES`
-    reset     whose optimizer state is cleared when the method replaces parameters: ``factors`` (those) or ``all``
+    optimizer  its settings, with the schedule of the learning rate and the clipping of gradients
+    reset      whose optimizer state is cleared when the method replaces parameters: ``factors`` (those) or ``all``
     """
 
     lr: float
     epochs: int
     warmup_steps: int
-    schedule: str
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    clip_norm: float | None
+    optimizer: Optimizer
     accumulate: int
     reset: str
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0: a pure function, so nothing is rebuilt on a resume."""
-        return self.lr * lr_at(step, self.epochs * steps_per_epoch, self.warmup_steps, self.schedule)
+        return self.lr * lr_at(step, self.epochs * steps_per_epoch, self.warmup_steps, self.optimizer.schedule)
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,14 @@ class Training:
     resamples  how often the method has changed the model; None if it went on from a checkpoint without the count
     """
 
-    def __init__(
-        self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device
-    ):
+    def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
         self.model, self.method, self.recipe = model, method, recipe
         self.device, self.steps_per_epoch = device, steps_per_epoch
-        self.optimizer = method.optimizer(method.parameter_groups(model), self._configured)
+        configured = partial(recipe.optimizer.make, lr=recipe.lr, device=device)
+        self.optimizer = method.optimizer(method.parameter_groups(model), configured)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # groups may share one tensor, and each has its own rate
+                group["lr"] = group["lr"].clone()
         self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step = 0
         self.lr = recipe.lr
@@ -75,19 +75,6 @@ class Training:
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
-
-    def _configured(self, groups: Groups) -> torch.optim.Optimizer:
-        """Make AdamW with the recipe's settings."""
-        recipe, on_gpu = self.recipe, self.device.type == "cuda"
-        return torch.optim.AdamW(
-            # On a GPU the learning rate is a tensor for each group: a captured step reads it anew.
-            [{**group, "lr": torch.tensor(recipe.lr, device=self.device) if on_gpu else recipe.lr} for group in groups],
-            betas=recipe.betas,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-            capturable=on_gpu,
-        )
 
     @property
     def index(self) -> int:
@@ -121,7 +108,7 @@ class Training:
             self.resamples += 1
 
     def checked_losses(self) -> list[float]:
-        """Return the epoch's losses so far. Raises `TrainingFailedError` naming the first step with a non-finite one."""
+        """Return the epoch's losses so far. Raises `TrainingFailedError` naming the first step that is not finite."""
         return checked(self.losses[: self.index], first_step=self.step - self.index)
 
     @property
@@ -175,7 +162,7 @@ def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[n
 
 
 def checked(losses: Tensor, *, first_step: int) -> list[float]:
-    """Return the losses as numbers. Raises `TrainingFailedError` naming the first step with a non-finite one."""
+    """Return the losses as numbers. Raises `TrainingFailedError` naming the first step that is not finite."""
     values = losses.tolist()
     for offset, value in enumerate(values):
         if not math.isfinite(value):

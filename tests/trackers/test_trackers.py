@@ -24,8 +24,8 @@ from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
 from rosa_bench.trackers import base as tracking
 from rosa_bench.trackers import tensorboard
-from rosa_bench.training import loop as train
-from rosa_bench.training.state import TrainingFailedError
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Training, TrainingFailedError
 
 NAMES = sorted(path.stem for path in (conf_folder() / "logger").glob("*.yaml"))
 TINY = (
@@ -216,18 +216,21 @@ def assert_sent(shown: Shown, *figures: dict[tuple[int, str], float]) -> None:
     assert sent == pytest.approx({key: value for those in figures for key, value in those.items()}, rel=1e-6)
 
 
-def interrupted(resolved: ResolvedRun, monkeypatch: pytest.MonkeyPatch, *, before_step: int) -> RunRecord:
-    """Run, and be stopped from the keyboard before that step, counted from 0."""
-    real = train.lr_at
+class Interrupt(Observer):
+    """Stops a run, as Ctrl-C does, before the step with this number, counted from 0."""
 
-    def lr_at(step: int, *arguments: Any) -> float:
-        if step == before_step:
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_start(self, training: Training) -> None:
+        if training.step == self.step:
             raise KeyboardInterrupt
-        return real(step, *arguments)
 
-    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
-        patched.setattr(train, "lr_at", lr_at)
-        run(resolved)
+
+def interrupted(resolved: ResolvedRun, *, before_step: int) -> RunRecord:
+    """Run until a keyboard interrupt before that step, counted from 0."""
+    with suppress(KeyboardInterrupt):
+        run(resolved, [Interrupt(before_step)])
     return load_record(runs_folder(resolved.results_dir) / f"{resolved.id}.json")
 
 
@@ -273,14 +276,14 @@ def test_a_run_that_goes_on_is_shown_as_one_with_each_epoch_once(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Stopped in epoch 2 after a checkpoint, in epoch 3 without a newer one: epoch 2 is trained twice."""
-    first = interrupted(make_setup(name, "checkpoint_s=0"), monkeypatch, before_step=STEPS + 2)
+    first = interrupted(make_setup(name, "checkpoint_s=0"), before_step=STEPS + 2)
     resolved = make_setup(name)
     [shown] = RUNS[name](resolved)
     key = shown.key
     assert shown.ending == ENDINGS[name]["interrupted"]
     assert_sent(shown, expected(first), expected_at_end(first))
 
-    second = interrupted(resolved, monkeypatch, before_step=2 * STEPS + 3)
+    second = interrupted(resolved, before_step=2 * STEPS + 3)
     assert [len(record.scores["epochs"]) for record in (first, second)] == [1, 2]
     record = run(resolved)
     [shown] = RUNS[name](resolved)
@@ -309,7 +312,7 @@ def test_a_run_that_starts_anew_is_shown_as_another(make_setup: Callable[..., Re
 def test_epochs_that_another_tool_was_sent_are_shown_too(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(make_setup("none", "checkpoint_s=0"), monkeypatch, before_step=STEPS + 2)
+    interrupted(make_setup("none", "checkpoint_s=0"), before_step=STEPS + 2)
     resolved = make_setup("tensorboard")
     record = run(resolved)
     [shown] = tensorboard_runs(resolved)
@@ -380,7 +383,7 @@ def test_what_a_failing_tool_was_not_sent_is_sent_when_the_run_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(TensorBoardTracker, "log", lambda *_, **__: 1 / 0)
-        interrupted(resolved, monkeypatch, before_step=STEPS + 2)
+        interrupted(resolved, before_step=STEPS + 2)
     record = run(resolved)
     [shown] = tensorboard_runs(resolved)
     assert_sent(shown, expected(record), expected_at_end(record))
