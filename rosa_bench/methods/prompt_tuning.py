@@ -7,6 +7,7 @@ heads read the first position, which is the first trained vector.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -59,7 +60,9 @@ class PromptTuning(Method):
             task_type=TaskType.SEQ_CLS, num_virtual_tokens=self.tokens, modules_to_save=self._head_names(model)
         )
         room = room_for_text(model, self.tokens)
-        wrapped = PeftModelForSequenceClassification(model, config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+            wrapped = PeftModelForSequenceClassification(model, config)
         wrapped.requires_grad_(False)
         for parameter in self.trainable(wrapped):
             parameter.requires_grad_(True)

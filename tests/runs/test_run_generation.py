@@ -290,7 +290,7 @@ def test_test_rows_have_no_part_in_the_selection(
     ("in an epoch", ("method=rosa", "protocol=paper", "method.resample_every=2", "method.resample_unit=steps")),
     ("while it writes", ("method=ft", "protocol=fair")),
 ])  # fmt: skip
-def test_broken_off_a_run_ends_as_one_left_alone(
+def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
     make_setup: MakeSetup,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,

@@ -328,7 +328,7 @@ class Moments(Observer):
     def __init__(self) -> None:
         self.left: list[tuple[bool, bool]] = []
 
-    def on_method_change(self, training: Training, changed: Changed) -> None:
+    def on_method_change(self, training: Training, changed: Changed) -> None:  # noqa: ARG002 - a hook point
         model: Any = training.model
         states = (training.optimizer.state[parameter] for parameter in (model.linear.weight, model.linear.bias))
         weight, bias = (any(bool(value.any()) for value in state.values()) for state in states)
@@ -444,7 +444,7 @@ def test_a_method_may_bring_its_own_optimizer() -> None:
         with torch.no_grad():
             for parameter in reference.parameters():
                 assert parameter.grad is not None
-                parameter -= 0.1 * parameter.grad
+                parameter.sub_(0.1 * parameter.grad)
     torch.testing.assert_close(weights(model), weights(reference))
 
 
