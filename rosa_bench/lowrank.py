@@ -74,13 +74,19 @@ def factorize(
 
 
 def merge(
-    residual: Float[Tensor, "*n out in"], a: Float[Tensor, "*n out r"], b: Float[Tensor, "*n r in"]
+    residual: Float[Tensor, "*n out in"], a: Float[Tensor, "*n out r"], b: Float[Tensor, "*n r in"], scale: float = 1.0
 ) -> Float[Tensor, "*n out in"]:
-    """Fold the trained factors back into the weight: ``residual + a @ b``.
+    """Fold the trained factors back into the weight: ``residual + scale * a @ b``, in the residual's type.
 
-    Source: Algorithm 1, line 4. The inverse of `factorize` with ``init="svd"``, up to rounding.
+    Every layer adds its product here and nowhere else. Source: Algorithm 1, line 4. The inverse of `factorize` with
+    ``init="svd"``, up to rounding.
     """
-    return residual + a @ b
+    if residual.ndim == 2:
+        return torch.addmm(residual, a, b, alpha=scale)
+    if residual.ndim == 3:
+        return torch.baddbmm(residual, a, b, alpha=scale)
+    flat = (tensor.reshape(-1, *tensor.shape[-2:]) for tensor in (residual, a, b))
+    return torch.baddbmm(*flat, alpha=scale).reshape(residual.shape)
 
 
 def select_indices(

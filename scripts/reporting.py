@@ -28,6 +28,7 @@ from rosa_bench.system.files import write_atomic
 from rosa_bench.system.meter import Meter, peak_bytes, reset_peak
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.loop import fit
+from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Training
 
 Figures = dict[str, float]
@@ -64,11 +65,12 @@ def train_watched(
     ``look`` is called after every ``every`` of them, with the mean training loss since the last time.
     """
 
-    def between(training: Training) -> None:
-        if training.step % every == 0 and training.index:
-            look(training, training.losses[training.index - every : training.index].mean().item())
-        if training.step == min(steps, len(problem.train) - 1):
-            raise EnoughError
+    class Look(Observer):
+        def on_step_end(self, training: Training) -> None:
+            if training.step % every == 0 and training.index:
+                look(training, training.losses[training.index - every : training.index].mean().item())
+            if training.step == min(steps, len(problem.train) - 1):
+                raise EnoughError
 
     with suppress(EnoughError):
         fit(
@@ -79,7 +81,7 @@ def train_watched(
             evaluate=lambda: problem.select(problem.model).scores,
             autocast=autocast(resolved.precision, resolved.device),
             meter=Meter(resolved.device),
-            between=between,
+            observers=[Look()],
         )
 
 

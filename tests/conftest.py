@@ -16,9 +16,12 @@ from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
+from rosa_bench.training.observer import Observer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from rosa_bench.training.state import Training
 
 # Hugging Face libraries read these once, when they are imported. Nothing imported above imports one.
 _FOLDER = tempfile.TemporaryDirectory(prefix="rosa-bench-tests-")
@@ -71,6 +74,25 @@ def _composed(overrides: tuple[str, ...]) -> RunConfig:
 def compose() -> Callable[..., RunConfig]:
     """``compose("method=lora", "rank=2")``: the checked configuration for these overrides."""
     return lambda *overrides: _composed(overrides)
+
+
+class AtStep(Observer):
+    """Acts when a run is about to make the step with this number, counted from 0. ``steps`` lists those begun."""
+
+    def __init__(self, step: int, action: Callable[[], None]):
+        self.step, self.action = step, action
+        self.steps: list[int] = []
+
+    def on_step_start(self, training: "Training") -> None:
+        self.steps.append(training.step)
+        if training.step == self.step:
+            self.action()
+
+
+@pytest.fixture
+def at_step() -> type[AtStep]:
+    """``at_step(3, action)``: an observer that acts before the fourth step and lists the steps."""
+    return AtStep
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from rosa_bench.data.rows import Row
 from rosa_bench.data.token_cache import Tokens, tokenise
 from rosa_bench.system.device import has_room
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import generator
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Batches(ABC):
     def _order(self, epoch: int) -> Tensor:
         if self.seed is None:
             return self.fixed_order()
-        return self.random_order(torch.Generator().manual_seed(1_000_003 * self.seed + epoch))
+        return self.random_order(generator(self.seed, "epoch order", epoch))
 
 
 class TokenBatches(Batches):

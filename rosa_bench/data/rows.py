@@ -15,6 +15,7 @@ from rosa_bench.data.readers import read_rows
 from rosa_bench.data.source import find_file
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import generator
 
 T = TypeVar("T")
 SUBSET_SEED = 0  # for limit_train and limit_eval: every run gets the same rows, whatever its seed
@@ -114,7 +115,7 @@ def random_order(count: int, seed: int) -> list[int]:
     """Return a random permutation of ``range(count)``."""
     import torch
 
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return torch.randperm(count, generator=generator(seed, "rows")).tolist()
 
 
 def take(rows: list[T], indices: Sequence[int]) -> list[T]:

@@ -12,6 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.linear import Linear, linear, weight_of
+from rosa_bench.lowrank import merge
 
 
 class LowRankLinear(Adapter):
@@ -50,7 +51,7 @@ class LowRankLinear(Adapter):
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale)
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
-        return _formed(self.residual, self.a, self.b, self.scale)
+        return merge(self.residual, self.a, self.b, self.scale)
 
     def extra_repr(self) -> str:
         *_, rows, columns = self.shape
@@ -84,7 +85,7 @@ class _LowRankLinear(torch.autograd.Function):
     ) -> Tensor:
         dtype = product_dtype(x.device, x.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            weight = _formed(residual, a, b, scale).to(dtype)
+            weight = merge(residual, a, b, scale).to(dtype)
             x = x.to(dtype)
             y = linear(x, weight, None if bias is None else bias.to(dtype))
         ctx.save_for_backward(x, weight, a, b)
@@ -115,10 +116,6 @@ def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
 def scaled(tensor: Tensor, scale: float) -> Tensor:
     """``scale * tensor``; the tensor itself for 1, which on a GPU saves two kernels a layer in every step."""
     return tensor if scale == 1 else tensor * scale
-
-
-def _formed(residual: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    return (torch.addmm if residual.ndim == 2 else torch.baddbmm)(residual, a, b, alpha=scale)
 
 
 def low_rank_layers(model: nn.Module) -> list[LowRankLinear]:

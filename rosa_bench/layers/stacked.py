@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers, product_dtype, scaled
+from rosa_bench.lowrank import merge
 
 # Elements of a weight. A larger one is better served by its own layer, which never makes a gradient of that size.
 LARGEST = 1 << 20
@@ -125,7 +126,7 @@ class _Materialise(torch.autograd.Function):
         ctx.save_for_backward(a, b)
         ctx.scale = scale  # pyright: ignore[reportAttributeAccessIssue]
         with torch.autocast(a.device.type, enabled=False):
-            return torch.baddbmm(residual, a, b, alpha=scale).to(dtype).unbind()
+            return merge(residual, a, b, scale).to(dtype).unbind()
 
     @staticmethod
     @once_differentiable

@@ -1,8 +1,4 @@
-"""What every method is to the training loop, and what the methods share.
-
-A method is its own settings: a frozen dataclass that checks itself, composed from ``conf/method/<name>.yaml``. The
-files of this package import torch only inside functions, so that a wrong setting is told before torch is even loaded.
-"""
+"""What the methods that replace linear layers share."""
 
 from __future__ import annotations
 
@@ -12,17 +8,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError, at_least
+from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from rosa_bench.layers.adapter import Adapter
     from rosa_bench.layers.linear import Linear
     from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.methods.base import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +27,13 @@ class AdapterMethod(Method):
     """A method that replaces linear layers.
 
     targets       ``attention``, ``all-linear`` (all but the head), or a regular expression for ends of layers' names
-    attention     what ``attention`` stands for in this model
-    lm_head       what turns a language model's states into logits, if ``attention`` and ``all-linear`` include it
-    fused         by the ends of layers' names, how many projections the model holds in one matrix
-    split_qkv     whether each of those is adapted by itself
+    attention     the layers that ``attention`` means in this model
+    lm_head       the layer that turns a language model's states into logits, if ``attention`` and ``all-linear``
+                  include it
+    fused         how many projections one matrix of the model holds, by the ends of layers' names
+    split_qkv     whether each of those projections gets an adapter of its own
     train_head    whether the task's head trains too
-    train_biases  whether the biases of the replaced layers do
+    train_biases  whether the biases of the replaced layers train too
     """
 
     targets: str
@@ -47,6 +45,7 @@ class AdapterMethod(Method):
     train_biases: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.split_qkv and not self.fused:
             raise UserError("method.split_qkv=true is for models that hold several projections in one matrix, as gpt2")
         try:
@@ -55,7 +54,7 @@ class AdapterMethod(Method):
             raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
 
     def target_names(self, model: nn.Module) -> list[str]:
-        """Names of the layers to replace. Raises `UserError` when there are none."""
+        """Return the names of the layers to replace. Raises `UserError` when there are none."""
         from rosa_bench.layers.surgery import linear_names, name_matches
 
         if self.targets == "all-linear":
@@ -63,14 +62,14 @@ class AdapterMethod(Method):
             return [
                 name
                 for name in linear_names(model, ".*")
-                # A layer inside the head has the head's name, then a dot, before its own.
+                # A layer inside the head is named after the head: the head's name, a dot, its own name.
                 if not name_matches(rf"({self.head})(\..*)?", name) and model.get_submodule(name) is not logits
             ]
         attention = "|".join(filter(None, (self.attention, self.lm_head)))
         return linear_names(model, attention if self.targets == "attention" else self.targets)
 
     def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
-        """Put ``make(layer)`` in the place of each target, or of each block of one that is split."""
+        """Replace each target by ``make(layer)``, or each block of a target that is split."""
         from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
 
         names = []
@@ -80,7 +79,7 @@ class AdapterMethod(Method):
             names += split_linear(model, name, count) if count > 1 else [name]
         replace_linears(model, names, make)
 
-    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - of the contract
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
         return self.target_names(model)
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
@@ -93,10 +92,17 @@ class AdapterMethod(Method):
         if self.train_head:
             yield from self.head_parameters(model)
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """As `Method.state`, without the adapters' frozen weights: attaching to the same model makes them again."""
+        from rosa_bench.layers.adapter import adapters
+
+        frozen = {f"{name}.{buffer}" for name, layer in adapters(model) for buffer, _ in layer.named_buffers()}
+        return {name: tensor for name, tensor in super().state(model).items() if name not in frozen}
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowRankMethod(AdapterMethod):
-    """A method whose layers are ``residual + scale A B``. What it writes into them is its own affair."""
+    """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
     rank: int
 
@@ -111,7 +117,7 @@ class LowRankMethod(AdapterMethod):
 
     @abstractmethod
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
-        """Give the layers, which hold W and zero factors, their first residuals and factors."""
+        """Fill the layers, which hold W and zero factors, with their first residuals and factors."""
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.linear import weight_of
@@ -123,10 +129,8 @@ class LowRankMethod(AdapterMethod):
         self.initialise(low_rank_layers(model), self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:
-        """The random numbers of one step: a function of seed and step alone, so that a resumed run draws the same."""
-        import torch
-
-        return torch.Generator().manual_seed(1_000_003 * self.seed + step)
+        """Return the random numbers of one step: a function of seed and step, so a resumed run draws the same."""
+        return generator(self.seed, "subspace", step)
 
     def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:
         *_, rows, columns = shape

@@ -1,8 +1,8 @@
-"""ROSA: a random subspace of each weight trains, and another one is drawn every so often.
+"""ROSA: a random subspace of each weight trains, and a new one is drawn at regular intervals.
 
 Source: Hameed et al., "ROSA: Random Subspace Adaptation for Efficient Fine-Tuning", arXiv 2407.07802, Algorithm 1.
-We differ in that the first subspace is drawn before the first step, as the authors' code does, and that a resample
-writes into the same parameters, so that no optimizer, schedule or captured graph has to be made again.
+We differ in two points. The first subspace is drawn before the first step, as in the authors' code. A resample writes
+into the same parameters, so the optimizer, the schedule and captured graphs stay valid.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import LowRankMethod
+from rosa_bench.methods.base import Changed, Method
 from rosa_bench.system.errors import UserError, at_least, one_of
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from rosa_bench.layers.low_rank import LowRankLinear
 
 log = logging.getLogger(__name__)
 
-# For the first factorisation on a GPU, before training has shown how much it takes: less than the least it ever does.
+# Memory for the first factorisation on a GPU, before training has shown its peak: less than any run takes.
 HEADROOM_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rosa(LowRankMethod):
-    """``W = residual + A B`` with A B a part of W's own singular value decomposition.
+    """``W = residual + A B``, where A B is a part of W's own singular value decomposition.
 
     select          which singular directions train: ``random``, ``block``, ``top``, ``bottom`` (Table 5)
-    init            what becomes of them: ``svd``, ``svd_add`` (Table 4), ``zero``
-    resample_every  period of merging and drawing anew, in ``resample_unit``; 0 = never (Table 4)
+    init            what the factors start from: ``svd``, ``svd_add`` (Table 4), ``zero``
+    resample_every  period of merging and drawing again, in ``resample_unit``; 0 means never (Table 4)
     resample_unit   ``epochs`` or ``steps``
     """
 
@@ -62,26 +63,35 @@ class Rosa(LowRankMethod):
         if whole:
             rows, columns = whole[0]
             log.warning(
-                "rank %d is the full rank of %d of the %d adapted weights (%d x %d): those train whole, saving nothing",
+                "rank %d is the full rank of %d of the %d adapted weights (%d x %d): they train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
         self._factorize(layers, generator, HEADROOM_BYTES if layers[0].residual.is_cuda else None)
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:
-        if not self.resample_every:
-            return False
-        unit = steps_per_epoch if self.resample_unit == "epochs" else 1
-        return step > 0 and step % max(1, round(self.resample_every * unit)) == 0
+        period = resample_period(self.resample_every, self.resample_unit, steps_per_epoch)
+        return period is not None and step > 0 and step % period == 0
+
+    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:
+        return Changed(reset=self.resample(model, step, headroom_bytes=headroom_bytes))
 
     def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:
+        """Merge and draw a new subspace, inside the same parameters. Return the parameters that were replaced.
+
+        Raises ValueError if a weight holds NaN or Inf.
+        """
         from rosa_bench.layers.low_rank import low_rank_layers
 
         layers = low_rank_layers(model)
         self._factorize(layers, self.generator(step), headroom_bytes)
         return [factor for layer in layers for factor in (layer.a, layer.b)]
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """As `Method.state`, with the residuals: every resample changes them."""
+        return Method.state(self, model)
+
     def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, headroom_bytes: int | None) -> None:
-        """Merge, then split along freshly drawn directions, in place; as many weights of one shape together as fit."""
+        """Merge, then split along new directions, in place. Equal shapes go together, as many as memory allows."""
         import torch
 
         from rosa_bench.lowrank import WORKSPACE, factorize, stacks
@@ -96,3 +106,13 @@ class Rosa(LowRankMethod):
                     layer.residual.copy_(residual)
                     layer.a.copy_(a)
                     layer.b.copy_(b)
+
+
+def resample_period(every: float, unit: str, steps_per_epoch: int) -> int | None:
+    """Return the steps from one resample to the next, at least 1, or None if there are no resamples.
+
+    ``unit`` is ``epochs`` or ``steps``. The first resample comes one period after the first step.
+    """
+    if not every:
+        return None
+    return max(1, round(every * (steps_per_epoch if unit == "epochs" else 1)))

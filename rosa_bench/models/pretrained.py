@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from rosa_bench.layers.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.random import byte_tokenizer
@@ -86,14 +86,6 @@ def load_pretrained(
 def max_input_length(loaded: Loaded) -> int:
     """Return the largest number of tokens that both the model and its tokenizer accept."""
     return min(int(loaded.tokenizer.model_max_length), num_positions(loaded.model))
-
-
-def num_positions(model: PreTrainedModel) -> int:
-    """Return the number of positions. RoBERTa and MPNet reserve the first rows of their position table for padding."""
-    for name, table in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
-            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return model.config.max_position_embeddings
 
 
 def random_config(spec: Model) -> PretrainedConfig:

@@ -88,6 +88,7 @@ class RunRecord:
     status      ``completed``, ``failed`` or ``interrupted``; ``error`` says why
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     scores      ``reported`` names the figure, ``epochs`` has all of every epoch, ``selected`` and ``last`` those on dev
+    resamples   how often the method changed the model before a step; None in records older than the count
     spectrum    of the updates of adapted weights, where it was asked for (`rosa_bench.training.spectrum`)
     """
 
@@ -106,6 +107,7 @@ class RunRecord:
     time_s: dict[str, float] = field(default_factory=dict)
     memory_bytes: dict[str, int] = field(default_factory=dict)
     spectrum: dict[str, Any] = field(default_factory=dict)
+    resamples: int | None = None
     error: str | None = None
     schema: int = SCHEMA
 

@@ -2,12 +2,11 @@
 
 import copy
 import logging
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.generations import Generation
@@ -23,18 +23,21 @@ from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import runs_folder, save_record
+from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import autocast, describe
-from rosa_bench.system.errors import PreemptedError, UserError
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking, final_metrics
-from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
+from rosa_bench.training.checkpoint import Checkpoints, Snapshot
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
 from rosa_bench.training.loop import fit
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.progress import TrainingProgress
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
 from rosa_bench.training.state import Epoch, Recipe, Training
@@ -42,10 +45,11 @@ from rosa_bench.training.state import Epoch, Recipe, Training
 log = logging.getLogger(__name__)
 
 
-def run(resolved: ResolvedRun) -> RunRecord:
-    """Load, train, evaluate and record. A run that breaks off is recorded too, and its error raised again.
+def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
+    """Load, train, evaluate and record. An interrupted run is recorded too, and its error raised again.
 
-    With ``resume=auto`` a run that broke off before goes on from its checkpoint, to the same figures.
+    With ``resume=auto`` an interrupted run goes on from its checkpoint, to the same scores. ``observers`` watch the
+    training, or act in it (`rosa_bench.training.observer`).
     """
     release_unused()
     config, meter = resolved.config, Meter(resolved.device)
@@ -55,7 +59,8 @@ def run(resolved: ResolvedRun) -> RunRecord:
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
         problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
-        config.method.attach(problem.model)
+        model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
+        problem = replace(problem, model=model)
         record.parameters["trainable"] = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
     earlier = checkpoints.load() if config.resume == "auto" else None
@@ -73,12 +78,36 @@ def run(resolved: ResolvedRun) -> RunRecord:
             earlier=earlier,
             initial=initial,
             tracking=tracking,
+            observers=observers,
         )
         if generations:
             record.scores["generations"] = save_generations(generations, resolved.results_dir, resolved.id).name
     checkpoints.clear()
     say_end(resolved, record)
     return record
+
+
+def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
+    """Yield the training batches in the order of the first epoch, each made only when it is asked for."""
+    for batch in train.epoch():
+        yield to_device(batch, device)
+
+
+class Recording(Observer):
+    """Puts each epoch, and the number of resamples, into the record, and shows the epochs in the run's tracker."""
+
+    def __init__(self, record: RunRecord, tracking: Tracking):
+        self.record, self.tracking = record, tracking
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        scores = self.record.scores
+        scores["epochs"].append(asdict(epoch))
+        self.tracking.show_epochs(
+            scores["epochs"], scored_on=scores["selected_on"], steps_per_epoch=training.steps_per_epoch
+        )
+
+    def on_train_end(self, training: Training) -> None:
+        self.record.resamples = training.resamples
 
 
 def train_and_score(
@@ -91,13 +120,18 @@ def train_and_score(
     earlier: Snapshot | None,
     initial: dict[str, Tensor],
     tracking: Tracking,
+    observers: Iterable[Observer],
 ) -> tuple[Generation, ...]:
-    """Train, choose the epoch as the protocol says, merge, and score, into the record. Returns what the model wrote.
+    """Train, select the epoch by the protocol's rule, merge and score. The scores go into the record.
 
-    ``initial`` are the weights whose updates' spectrum is to be recorded, as they were before training.
+    ``initial`` holds the weights before training, of which the update's spectrum is recorded. Returns generated texts.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
-    best = BestEpoch(model, task.selects_by, keep_weights=problem.report is not None or config.save_model)
+    best = BestEpoch(
+        partial(config.method.state, model),
+        task.selects_by,
+        keep_weights=problem.report is not None or config.save_model,
+    )
     scores = {
         "reported": task.score,
         "lower_is_better": task.lower_is_better,
@@ -108,50 +142,36 @@ def train_and_score(
         "selected": None,
         "last": None,
     }
-    record.scores = scores  # so that a run that breaks off leaves what it had
+    record.scores = scores  # now, so that an interrupted run leaves what it has
     if earlier is not None:
         best.state = earlier.part("best")
         meter.resume_from(earlier.values["meter"])
         scores["epochs"] += earlier.values["training"]["history"]
-        log.info("going on from step %d", earlier.values["training"]["step"])
-
-    def end_epoch(number: int, epoch: Epoch) -> None:
-        scores["epochs"].append(asdict(epoch))
-        best.offer(number, epoch.scores)
-        tracking.show_epochs(scores["epochs"], scored_on=scores["selected_on"], steps_per_epoch=len(problem.train))
-
-    with sigterm_held_back() as asked_to_end:
-
-        def between(training: Training) -> None:
-            ending = asked_to_end()  # once: what comes later is for the next step
-            if ending or checkpoints.due():
-                state = joined(training=training.state, best=best.state, meter=Snapshot({}, meter.totals))
-                checkpoints.save(training.step, len(training.history), state)
-            if ending:
-                raise PreemptedError(f"stopped by SIGTERM after step {training.step}; the same command goes on from it")
-
-        with fast(model, resolved) as replay:
-            history = fit(
-                model,
-                config.method,
-                problem.train,
-                recipe=recipe(config, len(problem.train)),
-                evaluate=lambda: problem.select(model, replay).scores,
-                autocast=autocast(resolved.precision, resolved.device),
-                meter=meter,
-                replay=replay,
-                end_epoch=end_epoch,
-                between=between,
-                start=None if earlier is None else earlier.part("training"),
-            )
+        log.info("continuing from step %d", earlier.values["training"]["step"])
+    steps_per_epoch = len(problem.train)
+    bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
+    with sigterm_held_back() as asked_to_end, fast(model, resolved) as replay:
+        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_end=asked_to_end)
+        history = fit(
+            model,
+            config.method,
+            problem.train,
+            recipe=recipe(config, steps_per_epoch),
+            evaluate=lambda: problem.select(model, replay).scores,
+            autocast=autocast(resolved.precision, resolved.device),
+            meter=meter,
+            replay=replay,
+            observers=(bar, best, Recording(record, tracking), *observers, saving),
+            start=None if earlier is None else earlier.part("training"),
+        )
     if initial:
-        with meter.phase("spectrum"):  # of the last epoch's weights: the best one's are not always kept
+        with meter.phase("spectrum"):  # of the last epoch's weights: the best epoch's are not always kept
             record.spectrum = spectrum(initial, weights(model, list(initial)))
     with meter.phase("evaluate"):
         last, selected = final_results(resolved, problem, best, history)
     if config.save_model:
         remove_unfinished(resolved.saved_model)
-        problem.save_model(resolved.saved_model)
+        problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
     scores["selection_score"] = best.score
     scores["selected"] = {"epoch": best.number + 1, **selected.scores}
@@ -161,11 +181,12 @@ def train_and_score(
 
 @contextmanager
 def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
-    """Inside the block passes through the model take the fastest sound way, and whole steps can be replayed."""
+    """Use the fastest exact kernels inside the block, and yield a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
+    graphs = config.cuda_graphs if config.method.supports_graphs else "never"
     with (
         without_cudnn_attention(),
-        replaying(device, config.cuda_graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
+        replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
         materialised(model, largest=LARGEST if device.type == "cuda" else 0),
         compiled(model, config.compile),
     ):
@@ -175,14 +196,14 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
 def final_results(
     resolved: ResolvedRun, problem: PreparedTask, best: BestEpoch, history: list[Epoch]
 ) -> tuple[Result, Result]:
-    """Of the last epoch and of the selected one, the model merged: it is left as it was in the selected one.
+    """Return the results of the last and of the selected epoch. The model is left merged, as of the selected one.
 
-    Where other rows than the reported selected, those are scored now; else their scores are known.
+    If the reported rows are not those that selected, they are scored now. Otherwise their scores are known.
     """
     model, method = problem.model, resolved.config.method
     last = None
     if problem.report is not None and best.number < len(history) - 1:
-        copied = copy.deepcopy(model)  # merging cannot be undone
+        copied = copy.deepcopy(model)  # because merging cannot be undone
         method.merge(copied)
         last = problem.report(copied)
         del copied
@@ -194,39 +215,21 @@ def final_results(
     return last or selected, selected
 
 
-@contextmanager
-def sigterm_held_back() -> Iterator[Callable[[], bool]]:
-    """Inside the block SIGTERM ends nothing; what it yields says whether one has come. For the main thread alone."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
-    """The optimisation settings, with durations turned into steps."""
+    """Return the optimisation settings, with durations in steps."""
     optimizer, total_steps = config.optimizer, config.epochs * steps_per_epoch
     warmup_steps = optimizer.warmup(total_steps)
     if optimizer.warmup_steps is not None and warmup_steps >= total_steps:
         log.warning(
             "the warm-up of %d steps is as long as the whole run of %d, which never reaches its learning rate; "
-            "set optimizer.warmup_steps=null for a fraction of the run, or a smaller one",
+            "set optimizer.warmup_steps=null for a fraction of the run, or a smaller number",
             warmup_steps, total_steps,
         )  # fmt: skip
     return Recipe(
         lr=config.lr,
         epochs=config.epochs,
         warmup_steps=warmup_steps,
-        schedule=optimizer.schedule,
-        betas=optimizer.betas,  # pyright: ignore[reportAttributeAccessIssue]
-        eps=optimizer.eps,  # pyright: ignore[reportAttributeAccessIssue]
-        weight_decay=optimizer.weight_decay,
-        clip_norm=optimizer.clip_norm,
+        optimizer=optimizer,
         accumulate=config.accumulate,
         reset=config.protocol.optimizer_reset,
     )

@@ -63,10 +63,10 @@ class PreparedTask:
     info: DataInfo
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def save_model(self, folder: Path) -> None:
-        """Write the model and tokenizer in Hugging Face format, atomically."""
+    def save_model(self, folder: Path, write: Callable[[PreTrainedModel, Path], None]) -> None:
+        """Write the model, by ``write``, and its tokenizer into a new folder, atomically."""
         with new_folder(folder) as new:
-            self.model.save_pretrained(new)
+            write(self.model, new)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(new)
 

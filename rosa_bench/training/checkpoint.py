@@ -1,6 +1,6 @@
-"""What a run leaves on disk while it trains, so that one that breaks off goes on to the same end, bit for bit.
+"""Checkpoints: an interrupted run goes on from one and ends with the same bits as a run left alone.
 
-A checkpoint is a folder of two files, tensors as safetensors and all else as JSON: nothing of it is ever executed.
+A checkpoint is a folder of two files: tensors as safetensors, everything else as JSON. Nothing in it is ever executed.
 """
 
 import json
@@ -26,41 +26,41 @@ TENSORS, VALUES = "tensors.safetensors", "values.json"
 
 
 class Snapshot(NamedTuple):
-    """A state: tensors by name, and values that JSON can hold."""
+    """A state: tensors by name, and values that fit into JSON."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def part(self, name: str) -> "Snapshot":
-        """What was `joined` under this name."""
+        """Return the state that was `joined` under this name."""
         inside = {key.removeprefix(f"{name}."): it for key, it in self.tensors.items() if key.startswith(f"{name}.")}
         return Snapshot(inside, self.values.get(name, {}))
 
 
 def joined(**parts: Snapshot) -> Snapshot:
-    """Several states as one; each comes back by its name from `Snapshot.part`."""
+    """Combine several states into one. `Snapshot.part` returns each by its name."""
     tensors = {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()}
     return Snapshot(tensors, {name: part.values for name, part in parts.items()})
 
 
 class Checkpoints:
-    """The checkpoints of one run: ``<folder>/step-<n>-epochs-<n>``, of which only the newest is kept.
+    """The checkpoints of one run, in ``<folder>/step-<n>-epochs-<n>``. Only the newest is kept.
 
-    identity  what the run is (`rosa_bench.config.identity.identity`): another run's checkpoint is refused
-    every_s   seconds between two checkpoints, at least
+    identity  of the run (`rosa_bench.config.identity.identity`); a checkpoint of another run is refused
+    every_s   least number of seconds between two checkpoints
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, every_s: float):
         self.folder, self.every_s = folder, every_s
-        self.identity = json.loads(json.dumps(identity))  # as it comes back from disk
+        self.identity = json.loads(json.dumps(identity))  # as it is read back from disk
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
-        """Whether enough time has passed since the last one."""
+        """Return whether enough time has passed since the last checkpoint."""
         return time.monotonic() - self._saved_at >= self.every_s
 
     def save(self, step: int, epochs: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint, whole or not at all; the one before goes only when this one is safe."""
+        """Write a checkpoint, whole or not at all. The previous one is removed only after that."""
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
             save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
@@ -72,10 +72,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
     def load(self) -> Snapshot | None:
-        """The newest checkpoint that is whole; none where there is none.
-
-        Raises `UserError` for one that belongs to another run.
-        """
+        """Return the newest intact checkpoint, or None. Raises `UserError` if it belongs to another run."""
         remove_unfinished(self.folder / "step-*")
         for path in reversed(self._found()):
             try:
@@ -83,27 +80,27 @@ class Checkpoints:
                 tensors = load_file(path / TENSORS)
                 identity = values.pop("identity")
             except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-                log.warning("%s cannot be read and is passed over: %s", path, error)
+                log.warning("skipping %s, which cannot be read: %s", path, error)
                 continue
             if identity != self.identity:
                 raise UserError(
-                    f"{path} is of another run ({', '.join(differences(identity, self.identity))}); move it away, "
-                    "or start anew with resume=never"
+                    f"{path} belongs to another run ({', '.join(differences(identity, self.identity))}); move it away, "
+                    "or start again with resume=never"
                 )
             return Snapshot(tensors, values)
         return None
 
     def clear(self) -> None:
-        """Remove them all, once they are of no more use."""
+        """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
-        """What is there, oldest first."""
+        """Return the checkpoints on disk, oldest first."""
         return sorted(self.folder.glob("step-*"))
 
 
 def differences(left: Any, right: Any, at: str = "") -> list[str]:
-    """Where two values out of JSON differ: ``method.rank: 4, here 8``."""
+    """List where two JSON values differ: ``method.rank: 4, here 8``."""
     if isinstance(left, dict) and isinstance(right, dict):
         keys = [*left, *(key for key in right if key not in left)]
         found = (differences(left.get(key), right.get(key), f"{at}.{key}".strip(".")) for key in keys)
@@ -112,7 +109,7 @@ def differences(left: Any, right: Any, at: str = "") -> list[str]:
 
 
 def random_state(device: torch.device) -> Snapshot:
-    """Where every random generator stands: Python's, NumPy's, torch's, and the device's own."""
+    """Return the state of every random generator: Python's, NumPy's, torch's and the device's."""
     tensors = {"torch": torch.get_rng_state()}
     if device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(device)
@@ -121,7 +118,7 @@ def random_state(device: torch.device) -> Snapshot:
 
 
 def restore_random_state(state: Snapshot, device: torch.device) -> None:
-    """Put every generator back to where it stood."""
+    """Put every random generator back into an earlier state."""
     torch.set_rng_state(state.tensors["torch"])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state.tensors["cuda"], device)

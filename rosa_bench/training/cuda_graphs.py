@@ -103,6 +103,12 @@ class Replayed:
             return recorded.outputs.clone()
         return tuple(output.clone() for output in recorded.outputs)
 
+    def drop(self) -> None:
+        """Forget everything captured and counted so far."""
+        self.recorded.clear()
+        self.runs.clear()
+        self.plain.clear()
+
     def _record(self, batch: Mapping[str, Tensor]) -> Recorded:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
@@ -121,6 +127,13 @@ class Replayed:
             if collects:
                 gc.enable()
         return Recorded(graph, inputs, outputs)
+
+
+def drop_captured(replay: Replay) -> None:
+    """Drop every captured graph: each kind of batch is warmed up and captured anew when it next comes."""
+    if isinstance(replay, Replayer):
+        for replayed in replay.replayed.values():
+            replayed.drop()
 
 
 @contextmanager

@@ -1,22 +1,24 @@
-"""What a person sees while a run trains: a live bar on a terminal, one line an epoch elsewhere."""
+"""What a person sees while a run trains: a live bar on a terminal, and one log line per epoch."""
 
 import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from types import TracebackType
 from typing import TypeVar
 
 from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Epoch, Training
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 REFRESH_S = 0.25
-LINES = 25  # at most, of epochs
+LINES = 25  # at most so many epochs leave a line
 
 
 class ConsoleHandler(logging.Handler):
@@ -27,17 +29,17 @@ class ConsoleHandler(logging.Handler):
 
 
 def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items one after another, with a bar while they last."""
+    """Yield the items one by one, with a progress bar."""
     console = get_console()
     columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
         yield from bar.track(items, description=what)
 
 
-class TrainingProgress:
-    """Shows epoch, step, loss, learning rate, examples a second and time left.
+class TrainingProgress(Observer):
+    """Shows epoch, step, loss, learning rate, examples per second and time left.
 
-    It asks for figures (`due`) only a few times a second, so that a GPU is not made to wait for the host at every step.
+    It reads the losses only a few times a second (`due`), because reading them makes a GPU and the host wait.
     """
 
     def __init__(self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None):
@@ -61,18 +63,30 @@ class TrainingProgress:
         self._shown = (0.0, 0)  # when, and at which step, the bar was last drawn
         self._rate = 0.0
 
-    def __enter__(self) -> "TrainingProgress":
-        self.bar.start()
-        self._shown = (time.monotonic(), 0)
-        return self
+    def on_train_start(self, training: Training) -> None:
+        self.start(training.step)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def on_step_end(self, training: Training) -> None:
+        if self.due():
+            self.show(training.step, loss=training.checked_losses()[-1], lr=training.lr)
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        self.end_epoch(number, loss=epoch.train_loss, scores=epoch.scores, seconds=epoch.time_s)
+
+    def on_train_end(self, training: Training) -> None:  # noqa: ARG002 - a hook point
+        self.stop()
+
+    def start(self, step: int = 0) -> None:
+        """Start to draw, ``step`` steps having been made earlier."""
+        self.bar.start()
+        self._shown = (time.monotonic(), step)
+
+    def stop(self) -> None:
+        """Remove the bar from the terminal."""
         self.bar.stop()
 
     def due(self) -> bool:
-        """Whether it is time to draw again."""
+        """Return whether it is time to draw again."""
         return time.monotonic() - self._shown[0] >= REFRESH_S
 
     def show(self, step: int, *, loss: float, lr: float) -> None:
@@ -84,10 +98,7 @@ class TrainingProgress:
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
-        """Leave a line that stays, of one epoch in so many that a long run is no longer to read than a short one.
-
-        The last epoch always has one.
-        """
+        """Log one line, for at most `LINES` epochs of a run, evenly spaced. The last epoch always has one."""
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
         if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs:
             return

@@ -1,38 +1,46 @@
-"""The epoch that counts: the one with the best score on the selection data, and its weights if wanted."""
+"""The selected epoch: the one with the best score on the selection data, and its weights if they are needed."""
 
 import operator
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from rosa_bench.metrics.base import Metric
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.checkpoint import Snapshot
-from rosa_bench.training.state import Scores, changing_tensors
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Epoch, Scores, Training
 
 
-class BestEpoch:
-    """Remembers the epoch with the best score, the first of equals, and its weights if they will be wanted again."""
+class BestEpoch(Observer):
+    """Remembers the epoch with the best score, the first if several are equal.
 
-    def __init__(self, model: nn.Module, selects_by: Metric, *, keep_weights: bool):
-        self.model, self.selects_by, self.keep_weights = model, selects_by.name, keep_weights
+    tensors       returns what training can change, by name (`rosa_bench.methods.base.Method.state`)
+    keep_weights  whether to keep that epoch's weights too
+    """
+
+    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], selects_by: Metric, *, keep_weights: bool):
+        self.tensors, self.selects_by, self.keep_weights = tensors, selects_by.name, keep_weights
         self.is_better = operator.lt if selects_by.lower_is_better else operator.gt
         self.number, self.score = -1, float("nan")
-        self._weights: dict[str, torch.Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        self.offer(number, epoch.scores)
 
     def offer(self, number: int, scores: Scores) -> None:
         """Consider epoch ``number``, counted from 0."""
         better = self.is_better(scores[self.selects_by], self.score)
-        if self.number >= 0 and not better:  # so that NaN never replaces a figure
+        if self.number >= 0 and not better:  # written so that NaN never replaces a number
             return
         self.number, self.score = number, scores[self.selects_by]
         if self.keep_weights:
-            changing = changing_tensors(self.model).items()
-            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in changing}
+            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}
 
     @property
     def state(self) -> Snapshot:
-        """What a checkpoint keeps of it."""
+        """What a checkpoint keeps."""
         return Snapshot(self._weights, {"number": self.number, "score": self.score})
 
     @state.setter
@@ -40,14 +48,14 @@ class BestEpoch:
         self.number, self.score = state.values["number"], state.values["score"]
         if self.keep_weights and self.number >= 0 and not state.tensors:
             raise UserError(
-                "the best epoch's weights were not kept when the run began, as save_model=false had it; "
-                "go on with save_model=false, or start anew with resume=never"
+                "the best epoch's weights were not kept when the run began with save_model=false; "
+                "go on with save_model=false, or start again with resume=never"
             )
         self._weights = state.tensors if self.keep_weights else {}
 
     def restore(self) -> None:
-        """Put the best epoch's weights back into the model, where they were kept."""
+        """Put the best epoch's weights back into the model, if they were kept."""
         with torch.no_grad():
-            for name, tensor in changing_tensors(self.model).items():
+            for name, tensor in self.tensors().items():
                 if name in self._weights:
                     tensor.copy_(self._weights[name])

@@ -1,44 +1,49 @@
-"""The one training loop. It knows methods by their contract, models by Hugging Face's, and no one's name."""
+"""What a run's training is at any moment, and how a checkpoint holds it."""
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from rosa_bench.methods.base import Changed, Method
+from rosa_bench.optim.base import Optimizer
+from rosa_bench.optim.schedule import lr_at
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
 
 Scores = dict[str, float]
 
 
 class TrainingFailedError(RuntimeError):
-    """The run cannot go on: the loss is no number any more. The message names the step."""
+    """The run cannot go on, for example because the loss is NaN. The message names the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a run is optimised. Durations are in optimizer steps; ``accumulate`` is how many parts a batch is split into.
+    """How a run is optimised. Durations are in optimizer steps; a batch is split into ``accumulate`` parts.
 
-    schedule  of the learning rate after the warm-up, one of `rosa_bench.optim.schedule.SCHEDULES`
-    reset     whose optimizer state a resample clears: that of the replaced ``factors``, or ``all``
+    optimizer  its settings, with the schedule of the learning rate and the clipping of gradients
+    reset      whose optimizer state is cleared when the method replaces parameters: ``factors`` (those) or ``all``
     """
 
     lr: float
     epochs: int
     warmup_steps: int
-    schedule: str
-    betas: tuple[float, float]
-    eps: float
-    weight_decay: float
-    clip_norm: float | None
+    optimizer: Optimizer
     accumulate: int
     reset: str
+
+    def lr_at(self, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of a step, counted from 0: a pure function, so nothing is rebuilt on a resume."""
+        return self.lr * lr_at(step, self.epochs * steps_per_epoch, self.warmup_steps, self.optimizer.schedule)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave: mean training loss, scores on the selection data, and the time since the start."""
+    """Results of one epoch: mean training loss, scores on the selection data, and seconds since the start."""
 
     train_loss: float
     scores: Scores
@@ -46,64 +51,83 @@ class Epoch:
 
 
 class Training:
-    """Where `fit` stands between two steps, and all that decides how it goes on.
+    """The state of `fit` between two steps: everything that decides how it goes on.
 
-    step     optimizer steps made
-    losses   (steps an epoch), on the device: those of the epoch that is not yet over
-    history  of the epochs that are
+    step       optimizer steps made
+    losses     (steps per epoch), on the device: those of the current epoch so far
+    history    the finished epochs
+    lr         learning rate of the latest step, before any group's ``lr_scale``
+    resamples  how often the method has changed the model; None if it went on from a checkpoint without the count
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
-        self.model, self.device, self.steps_per_epoch = model, device, steps_per_epoch
-        self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        on_gpu = device.type == "cuda"
-        self.optimizer = torch.optim.AdamW(
-            self.trainable,
-            torch.tensor(recipe.lr, device=device) if on_gpu else recipe.lr,  # there a captured step reads it anew
-            betas=recipe.betas,
-            eps=recipe.eps,
-            weight_decay=recipe.weight_decay,
-            fused=True,
-            capturable=on_gpu,
-        )
+    def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
+        self.model, self.method, self.recipe = model, method, recipe
+        self.device, self.steps_per_epoch = device, steps_per_epoch
+        configured = partial(recipe.optimizer.make, lr=recipe.lr, device=device)
+        self.optimizer = method.optimizer(method.parameter_groups(model), configured)
+        for group in self.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # groups may share one tensor, and each has its own rate
+                group["lr"] = group["lr"].clone()
+        self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step = 0
+        self.lr = recipe.lr
+        self.resamples: int | None = 0
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
 
     @property
     def index(self) -> int:
-        """Steps made in the epoch that is not yet over."""
+        """Steps made in the current epoch."""
         return self.step - len(self.history) * self.steps_per_epoch
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start, without those between breaking off and going on."""
+        """Seconds since the start, without the time between an interruption and going on."""
         return time.perf_counter() - self._started
 
     def set_lr(self, lr: float) -> None:
-        """Let the next step have this learning rate."""
+        """Set the learning rate of the next step, multiplied by each group's ``lr_scale``."""
+        self.lr = lr
         for group in self.optimizer.param_groups:
+            own = lr * group.get("lr_scale", 1.0)
             if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(lr)
+                group["lr"].fill_(own)
             else:
-                group["lr"] = lr
+                group["lr"] = own
+
+    def follow(self, changed: Changed) -> None:
+        """Bring the optimizer up to date with a change that the method made."""
+        if changed.retrain:
+            for parameter in self.trainable:
+                if not parameter.requires_grad:
+                    self.optimizer.state.pop(parameter, None)
+                    parameter.grad = None
+        reset_optimizer_state(self.optimizer, changed.reset, self.recipe.reset)
+        if self.resamples is not None:
+            self.resamples += 1
 
     def checked_losses(self) -> list[float]:
-        """The epoch's losses so far. Raises `TrainingFailedError` naming the first step whose loss is not finite."""
+        """Return the epoch's losses so far. Raises `TrainingFailedError` naming the first step that is not finite."""
         return checked(self.losses[: self.index], first_step=self.step - self.index)
 
     @property
     def state(self) -> Snapshot:
-        """Everything, as a checkpoint keeps it."""
+        """Everything, as a checkpoint holds it."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
             f"optimizer.{key}.{names[parameter]}": value
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
         }
-        weights = {f"model.{name}": tensor.detach() for name, tensor in changing_tensors(self.model).items()}
-        own = {"step": self.step, "history": [asdict(epoch) for epoch in self.history], "elapsed_s": self.elapsed_s}
+        weights = {f"model.{name}": tensor.detach() for name, tensor in self.method.state(self.model).items()}
+        own = {
+            "step": self.step,
+            "history": [asdict(epoch) for epoch in self.history],
+            "elapsed_s": self.elapsed_s,
+            "resamples": self.resamples,
+            "frozen": [names[parameter] for parameter in self.trainable if not parameter.requires_grad],
+        }
         generators = joined(random=random_state(self.device))
         return Snapshot(
             {**weights, **moments, "losses": self.losses, **generators.tensors}, {**own, **generators.values}
@@ -112,27 +136,33 @@ class Training:
     @state.setter
     def state(self, state: Snapshot) -> None:
         with torch.no_grad():
-            for name, tensor in changing_tensors(self.model).items():
+            for name, tensor in self.method.state(self.model).items():
                 tensor.copy_(state.tensors[f"model.{name}"])
             self.losses.copy_(state.tensors["losses"])
         parameters = dict(self.model.named_parameters())
         for name, tensor in state.part("optimizer").tensors.items():
             key, _, parameter = name.partition(".")
             self.optimizer.state[parameters[parameter]][key] = tensor.to(self.device)  # pyright: ignore[reportArgumentType]
+        if (frozen := state.values.get("frozen")) is not None:
+            idle = {id(parameters[name]) for name in frozen}
+            for parameter in self.trainable:
+                parameter.requires_grad_(id(parameter) not in idle)
         restore_random_state(state.part("random"), self.device)
         self.step = state.values["step"]
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
+        self.resamples = state.values.get("resamples")
         self._started = time.perf_counter() - state.values["elapsed_s"]
 
 
-def changing_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What training can change: trained parameters, and buffers, among them the residuals that resampling moves."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return {**trained, **dict(model.named_buffers())}
+def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
+    """Clear the optimizer's state in place: that of the ``replaced`` parameters, or of everything."""
+    for parameter in list(optimizer.state) if reset == "all" else replaced:
+        for value in optimizer.state.get(parameter, {}).values():
+            value.zero_()
 
 
 def checked(losses: Tensor, *, first_step: int) -> list[float]:
-    """The losses as numbers. Raises `TrainingFailedError` naming the first step whose loss is not finite."""
+    """Return the losses as numbers. Raises `TrainingFailedError` naming the first step that is not finite."""
     values = losses.tolist()
     for offset, value in enumerate(values):
         if not math.isfinite(value):

@@ -6,37 +6,37 @@ Prints the seconds alone. What a captured graph launches is counted kernel by ke
 """
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from rosa_bench.runs import run as running
 from rosa_bench.runs.resolve import resolve
-from rosa_bench.training.state import Epoch
+from rosa_bench.runs.run import run
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Epoch, Training
 from scripts.reporting import settings
+
+
+class LastEpoch(Observer):
+    """Profiles the last of a run's ``epochs``."""
+
+    def __init__(self, profiler: profile, epochs: int):
+        self.profiler, self.epochs = profiler, epochs
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        if number == self.epochs - 2:
+            self.profiler.start()
+
+    def on_train_end(self, training: Training) -> None:  # noqa: ARG002 - a hook point
+        torch.cuda.synchronize()
+        self.profiler.stop()
 
 
 def main(arguments: list[str]) -> None:
     """Make the run, its last epoch profiled."""
     config = settings(*arguments)
     profiler = profile(activities=[ProfilerActivity.CUDA])
-    fit = running.fit
-
-    def profiled(*given: Any, end_epoch: Callable[[int, Epoch], None], **options: Any) -> list[Epoch]:
-        def ends(number: int, epoch: Epoch) -> None:
-            end_epoch(number, epoch)
-            if number == config.epochs - 2:
-                profiler.start()
-
-        history = fit(*given, end_epoch=ends, **options)
-        torch.cuda.synchronize()
-        profiler.stop()
-        return history
-
-    running.fit = profiled
-    running.run(resolve(config, {}))
+    run(resolve(config, {}), [LastEpoch(profiler, config.epochs)])
     kernels = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     seconds = sum(event.duration_ns() for event in kernels if event.device_type().name == "CUDA") / 1e9
     sys.stdout.write(f"{seconds:.4f}\n")

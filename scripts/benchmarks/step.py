@@ -11,7 +11,7 @@ product, measured here, as a fraction of the step's: a frozen weight has no grad
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.methods.ft import FullFineTuning
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.system.device import autocast, resolve_precision
 from rosa_bench.training.compile import WARM_UPS, compiled
@@ -34,12 +35,15 @@ from rosa_bench.training.state import Recipe, Training
 from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, with_extra_bytes, write_report
 
 RANK = 8
-RECIPE = Recipe(
-    lr=1e-4, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1, clip_norm=None, accumulate=1,
-    schedule="linear", reset="all",
-)  # fmt: skip
 REPEATS = 15
 Step = Callable[[Batch], Tensor]
+
+
+class AsItIs(FullFineTuning):
+    """Trains what requires a gradient already, whoever made the model."""
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
 def main(folder: Path, most_compiled: str | None) -> None:
@@ -117,8 +121,11 @@ def ready(
 ) -> Callable[[], object]:
     """A step of a new model that was run a few times, so that it is compiled and captured, if it is to be."""
     model = make()
-    training = Training(model, RECIPE, steps_per_epoch=1, device=device)
-    step: Step = optimisation(training, RECIPE, autocast(resolve_precision("auto", device), device))
+    config = settings("task=cola", "method=ft")
+    recipe = Recipe(lr=1e-4, epochs=1, warmup_steps=0, optimizer=config.optimizer, accumulate=1, reset="all")
+    method = AsItIs(**vars(config.method))
+    training = Training(model, method, recipe, steps_per_epoch=1, device=device)
+    step: Step = optimisation(training, autocast(resolve_precision("auto", device), device))
     stack.enter_context(materialised(model, largest=LARGEST if device.type == "cuda" else 0))
     stack.enter_context(compiled(model, choice))
     with replaying(device, graphs, warm_ups=WARM_UPS) as replay:

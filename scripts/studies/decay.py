@@ -49,7 +49,8 @@ def main() -> None:
 def kept(plan: Recipe, steps: range, total: int) -> float:
     """What AdamW's decay leaves of a parameter over some of a run's steps, as a fraction."""
     return math.prod(
-        1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.schedule) * plan.weight_decay for step in steps
+        1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.optimizer.schedule) * plan.optimizer.weight_decay
+        for step in steps
     )
 
 

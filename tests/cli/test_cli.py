@@ -459,7 +459,7 @@ def test_a_full_disk_when_the_record_is_written_is_told_and_harms_nothing(
     assert list(here.rglob("step-*"))  # what was trained is not lost
     again = rosa_bench(*TINY)
     assert again.status == 0
-    assert "going on from step" in again.out
+    assert "continuing from step" in again.out
     assert len(records(here)) == 2
     assert not list(here.rglob("step-*"))
 

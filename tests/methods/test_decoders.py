@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,14 +22,13 @@ from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.layers.scaled import ScaledLinear
-from rosa_bench.methods.base import Method
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
 Tiny = Callable[..., PreTrainedModel]
 
-ADAPTING = ("lora", "rosa", "ia3")
+ADAPTING = ("lora", "lora_plus", "rosa", "ia3")
 TOKENS = torch.randint(5, 261, (3, 11), generator=torch.Generator().manual_seed(1))
 ALL = "method.targets=all-linear"
 
@@ -48,7 +48,7 @@ def output_weight(model: PreTrainedModel) -> Tensor:
     return model.get_parameter("lm_head.weight")
 
 
-def attach(compose: Compose, model: PreTrainedModel, name: str, *overrides: str) -> Method:
+def attach(compose: Compose, model: PreTrainedModel, name: str, *overrides: str) -> Any:
     spec = "tiny_gpt2" if model.config.model_type == "gpt2" else "tiny_llama"
     method = compose("task=restaurants", f"model={spec}", f"method={name}", "rank=4", *overrides).method
     method.attach(model)

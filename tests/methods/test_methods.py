@@ -66,6 +66,16 @@ def biases(model: str, protocol: str) -> set[str]:
     return suffixed(body, "bias") | (head(model) if TRAIN_HEAD[protocol] else set())
 
 
+def prompt(model: str, protocol: str) -> set[str]:
+    """The prompt, and PEFT's copies of the head's modules."""
+    copied = {
+        "tiny_roberta": ("classifier.modules_to_save.default.dense", "classifier.modules_to_save.default.out_proj"),
+        "tiny_bert": ("bert.pooler.modules_to_save.default.dense", "classifier.modules_to_save.default"),
+    }
+    trained = suffixed((f"base_model.{name}" for name in copied[model]), "weight", "bias")
+    return {"prompt_encoder.default.embedding.weight"} | (trained if TRAIN_HEAD[protocol] else set())
+
+
 # Method -> names of the parameters that train, from model, protocol and the names of all the model's own.
 TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "ft": lambda _model, _protocol, own: own,
@@ -74,7 +84,13 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "ia3": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "factor") | beside(model, protocol),
     "lora": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
     "rosa": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "lora_plus": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "blockwise": lambda _model, _protocol, own: own,  # by default two blocks, and these models have two
+    "prompt_tuning": lambda model, protocol, _own: prompt(model, protocol),
 }
+WRAPPING = ("prompt_tuning",)  # put the model into another, whose function differs and which cannot be merged
+MERGEABLE = [name for name in METHODS if name not in WRAPPING]
+DRAWING = ("lora", "lora_plus", "rosa", "prompt_tuning")  # start from random numbers
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
@@ -108,8 +124,8 @@ def method_of(compose: Callable[..., RunConfig]) -> Callable[..., Method]:
 @pytest.fixture
 def attach(untouched: Callable[[str], PreTrainedModel], method_of: Callable[..., Method]) -> Attach:
     def make(model: str, method: str, protocol: str = "paper", **changes: Any) -> tuple[PreTrainedModel, Method]:
-        net, chosen = untouched(model), method_of(model, method, protocol, **changes)
-        chosen.attach(net)
+        chosen = method_of(model, method, protocol, **changes)
+        net: Any = chosen.attach(untouched(model))
         return net, chosen
 
     return make
@@ -146,7 +162,7 @@ def assert_close(found: Tensor, expected: Tensor) -> None:
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MERGEABLE)
 def test_attaching_keeps_the_function(attach: Attach, untouched: Any, method: str, model: str, protocol: str) -> None:
     net, _ = attach(model, method, protocol)
     assert_close(logits(net), logits(untouched(model)))
@@ -204,14 +220,14 @@ def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, 
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MERGEABLE)
 def test_merging_leaves_a_plain_model_of_the_same_function(
     attach: Attach, untouched: Any, method: str, model: str, protocol: str
 ) -> None:
     net, chosen = attach(model, method, protocol)
     train(net)
     trained = logits(net)
-    chosen.merge(net)
+    assert chosen.merge(net) is True
     plain = untouched(model)
     assert not [name for name, module in net.named_modules() if isinstance(module, Adapter)]
     assert {name: type(module) for name, module in net.named_modules()} == {
@@ -234,7 +250,43 @@ def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) 
     first, again, other = state(0, noise=1), state(0, noise=2), state(1, noise=1)
     assert all(torch.equal(first[name], again[name]) for name in first)
     differing = {name for name in first if not torch.equal(first[name], other[name])}
-    assert bool(differing) == (method in ("lora", "rosa"))  # the only ones that draw
+    assert bool(differing) == (method in DRAWING)
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", WRAPPING)
+def test_what_cannot_be_merged_says_so_and_stays(attach: Attach, method: str, model: str, protocol: str) -> None:
+    net, chosen = attach(model, method, protocol)
+    train(net)
+    before, trained = {name: tensor.clone() for name, tensor in net.state_dict().items()}, logits(net)
+    assert chosen.merge(net) is False
+    assert torch.equal(logits(net), trained)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_state_of_a_method_restores_what_training_changed(attach: Attach, method: str, protocol: str) -> None:
+    net, chosen = attach("tiny_bert", method, protocol)
+    train(net)
+    if chosen.is_due(50, 25):
+        chosen.before_step(net, 50)
+    kept, expected = {name: t.detach().clone() for name, t in chosen.state(net).items()}, logits(net)
+    fresh, again = attach("tiny_bert", method, protocol)
+    with torch.no_grad():
+        for name, tensor in again.state(fresh).items():
+            tensor.copy_(kept[name])
+    assert torch.equal(logits(fresh), expected)
+
+
+@pytest.mark.parametrize("protocol", TRAIN_HEAD)
+@pytest.mark.parametrize("method", METHODS)
+def test_the_optimizer_gets_each_parameter_that_trains_once(attach: Attach, method: str, protocol: str) -> None:
+    net, chosen = attach("tiny_bert", method, protocol)
+    found = [id(parameter) for group in chosen.parameter_groups(net) for parameter in group["params"]]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -14,20 +14,20 @@ from transformers import PreTrainedModel
 from rosa_bench import lowrank
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
-from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import Changed, Method
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 
 RANK = 2
 LAYERS = 8  # the attention's, in two layers of four
-Attach = Callable[..., tuple[PreTrainedModel, Method]]
+Attach = Callable[..., tuple[PreTrainedModel, Any]]
 
 
 @pytest.fixture
 def attach(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> Attach:
     """A small RoBERTa in float64 with ``method`` attached, its weights so large that a change in one shows outside."""
 
-    def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Method]:
+    def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Any]:
         chosen = compose("task=grammar", "model=tiny_roberta", f"method={method}", f"rank={RANK}").method
         chosen = replace(chosen, **changes)
         net = roughened(tiny_model("tiny_roberta").double())
@@ -101,7 +101,8 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
     identities = [(id(tensor), tensor.data_ptr()) for tensor in tensors]
     names = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     train(net)
-    replaced = method.resample(net, 5)
+    replaced, retrain, recapture = method.before_step(net, 5)
+    assert not retrain and not recapture  # the optimizer and captured graphs stay valid
     again = [tensor for layer in low_rank_layers(net) for tensor in parts(layer)]
     assert [(id(tensor), tensor.data_ptr()) for tensor in again] == identities
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == names
@@ -159,11 +160,11 @@ def test_a_resample_leaves_no_trace_in_autograd(attach: Attach) -> None:
 
 
 def test_the_other_methods_never_resample(attach: Attach) -> None:
-    for name in ("ft", "head_only", "bitfit", "ia3", "lora"):
+    for name in ("ft", "head_only", "bitfit", "ia3", "lora", "lora_plus"):
         net, method = attach(name)
         before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
         assert not any(method.is_due(step, 3) for step in range(30))
-        assert method.resample(net, 3) == []
+        assert method.before_step(net, 3) == Changed()
         assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
@@ -172,7 +173,7 @@ def ranks(net: nn.Module, method: Method, *, resamples: int) -> list[int]:
     original = merged(net)
     for step in range(resamples + 1):
         if step:
-            method.resample(net, step)
+            method.before_step(net, step)
         train(net)
     updates = [after - before for after, before in zip(merged(net), original, strict=True)]
     # float64 rounds at 1e-15 and AdamW moves by 1e-2 a step: 1e-9 is far from both.

@@ -19,11 +19,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 
 from rosa_bench import lowrank
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.compose import composing
 from rosa_bench.config.parse import parse
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.records.store import load_records
@@ -31,16 +30,16 @@ from rosa_bench.runs import run
 from rosa_bench.runs.lock import locked
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.status import status_of
-from rosa_bench.tasks import prepared as base
-from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.tasks.prepared import OnBatches, PreparedTask
 from rosa_bench.training import checkpoint, state
-from rosa_bench.training import loop as train
-from rosa_bench.training import selection as best
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.state import Training
 
 torch.set_num_threads(1)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
 
-Change = Callable[[], None]
+Change = Callable[[], Observer | None]  # changes the program, or gives what watches the run
 
 
 def at_random(folder: Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:
@@ -100,44 +99,41 @@ def at_places(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def setup_in(folder: Path, overrides: list[str]) -> ResolvedRun:
-    """Such a run, with its folders in this one."""
+    """Return such a run, with its folders in this one."""
     where = [f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'"]
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        resolved = resolve(parse(hydra.compose("config", overrides=[*overrides, *where])), {})
+    with composing() as composer:
+        resolved = resolve(parse(composer.compose((*overrides, *where))), {})
     resolved.config.task.prepare(resolved.context)  # so that what it imports is there already
     return resolved
 
 
 def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
-    """A new process that makes the run as the command line does, in a program changed so."""
+    """Start a process that makes the run as the command line does, in a program changed so."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            digest_after_training(resolved)
-            change()
+            observers = [observer for observer in (change(), Digest(resolved)) if observer is not None]
             with locked(resolved.lock, resolved.id):
                 if status_of(resolved).kind != "completed":
-                    run.run(resolved)
+                    run.run(resolved, observers)
             status = 0
         finally:
             os._exit(status)
     return child
 
 
-def digest_after_training(resolved: ResolvedRun) -> None:
-    """Have the last weights, which need not be the selected ones, noted in a file."""
-    fit = run.fit
+class Digest(Observer):
+    """Writes a hash of the last weights, which need not be the selected ones, into a file."""
 
-    def noting(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
-        history = fit(model, *arguments, **options)
+    def __init__(self, resolved: ResolvedRun):
+        self.path = resolved.results_dir / "last weights"
+
+    def on_train_end(self, training: Training) -> None:
         digest = hashlib.sha256()
-        for name, tensor in model.state_dict().items():
+        for name, tensor in training.model.state_dict().items():
             digest.update(name.encode() + tensor.numpy().tobytes())
-        (resolved.results_dir / "last weights").write_text(digest.hexdigest())
-        return history
-
-    run.fit = noting
+        self.path.write_text(digest.hexdigest())
 
 
 def ended(child: int) -> bool:
@@ -155,11 +151,25 @@ def result(resolved: ResolvedRun) -> dict[str, Any]:
     [record] = load_records(resolved.results_dir)
     for epoch in record.scores["epochs"]:
         del epoch["time_s"]
-    kept = ("id", "status", "config", "deviations", "data", "model", "device", "versions", "scores", "parameters")
+    kept = (
+        "id",
+        "status",
+        "resamples",
+        "config",
+        "deviations",
+        "data",
+        "model",
+        "device",
+        "versions",
+        "scores",
+        "parameters",
+    )
     return {
         **{name: getattr(record, name) for name in kept},
         "phases": [sorted(record.time_s), sorted(record.memory_bytes)],
-        "weights": hashlib.sha256((resolved.saved_model / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": [
+            hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(resolved.saved_model.glob("*.safetensors"))
+        ],
         "last weights": (resolved.results_dir / "last weights").read_text(),
         "left": sorted(path.name for path in resolved.output_dir.iterdir()),
         "locks": sorted(path.name for path in resolved.lock.parent.iterdir()),
@@ -195,8 +205,29 @@ def dying(
     return change
 
 
+class DyingAt(Observer):
+    """Dies at the ``call``-th call of a hook, counting those for which ``when`` holds."""
+
+    def __init__(self, hook: str, *, call: int = 1, when: Callable[[Training], bool] = lambda _training: True):
+        calls = count(1)
+
+        def die_in_turn(training: Training, *_: Any) -> None:
+            if when(training) and next(calls) == call:
+                die()
+
+        setattr(self, hook, die_in_turn)
+
+
+def at_hook(hook: str, **options: Any) -> Change:
+    return lambda: DyingAt(hook, **options)
+
+
+def resample_is_due(training: Training) -> bool:
+    return training.method.is_due(training.step, training.steps_per_epoch)
+
+
 def dying_inside_a_resample() -> None:
-    """Dies when half of the layers hold what they shall, and half what they did."""
+    """Dies when half of the layers hold their new subspace, and half the old one."""
     real, calls = lowrank.factorize, count(1)
 
     def factorize(*arguments: Any, **options: Any) -> Any:
@@ -232,11 +263,11 @@ def dying_half_through_the_older() -> None:
 
 # In the order in which one run comes by them; what was done before a kill and after a checkpoint is done again.
 PLACES: dict[str, Change] = {
-    "before the first step": dying(train, "lr_at"),
-    "before a resample": dying(train, "resample", call=2),
+    "before the first step": at_hook("on_step_start"),
+    "before a resample": at_hook("on_step_start", call=2, when=resample_is_due),
     "inside a resample": dying_inside_a_resample,
-    "after a resample": dying(train, "resample", call=2, after=True),
-    "after forgetting": dying(train, "reset_optimizer_state", call=2, after=True),
+    "after a resample": dying(Rosa, "before_step", call=2, after=True),
+    "after clearing the optimizer's state": at_hook("on_method_change", call=2),
     "before the step is counted": dying(torch.optim.AdamW, "step", call=2, after=True),
     "checkpoint begun": dying(checkpoint, "save_file", call=2),
     "tensors written": dying(checkpoint, "save_file", call=2, after=True),
@@ -244,13 +275,13 @@ PLACES: dict[str, Change] = {
     "folder renamed": dying(Path, "rename", call=2, after=True, when=named(".step-")),
     "older half removed": dying_half_through_the_older,
     "older removed": dying(shutil, "rmtree", call=2, after=True, when=named("step-")),
-    "before an evaluation": dying(base, "predict"),
-    "after an evaluation": dying(best.BestEpoch, "offer"),
-    "epoch offered": dying(best.BestEpoch, "offer", after=True),
-    "before the last evaluation": dying(base, "predict", call=2),
-    "before dev is scored": dying(base, "predict", call=2),
+    "before an evaluation": dying(OnBatches, "__call__"),
+    "after an evaluation": dying(BestEpoch, "on_epoch_end"),
+    "epoch offered": at_hook("on_epoch_end"),
+    "before the last evaluation": dying(OnBatches, "__call__", call=2),
+    "before dev is scored": dying(OnBatches, "__call__", call=2),
     "after merging": dying(Rosa, "merge", after=True),
-    "dev scored": dying(base, "predict", call=2, after=True),
+    "dev scored": dying(OnBatches, "__call__", call=2, after=True),
     "model written": dying(Path, "rename", when=named(".model.")),
     "model saved": dying(PreparedTask, "save_model", after=True),
     "record saved": dying(run, "save_record", after=True),

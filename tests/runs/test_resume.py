@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.runs.checkpointing import sigterm_held_back
 from rosa_bench.runs.resolve import ResolvedRun, resolve
-from rosa_bench.runs.run import run, sigterm_held_back
+from rosa_bench.runs.run import run
 from rosa_bench.system.errors import PreemptedError, UserError
-from rosa_bench.training import loop as train
 from rosa_bench.training.checkpoint import Checkpoints
 
 TINY = (
@@ -44,10 +44,12 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-# Together they are killed twenty times.
+# Together they are killed 35 times.
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
+    ("method=lora_plus", "protocol=fair"), ("method=prompt_tuning", "protocol=fair"),
+    ("method=blockwise", "method.blocks=1", "method.every=3", "method.order=shuffled", "protocol=fair"),
 ], ids=" ".join)  # fmt: skip
 def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, how: tuple[str, ...]) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
@@ -94,20 +96,6 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..
     return make
 
 
-def at_step(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], None]) -> list[int]:
-    """Act once a run is about to make the step counted so from 0. Fills the list with the steps that are made."""
-    real, seen = train.lr_at, []
-
-    def lr_at(now: int, *arguments: Any) -> float:
-        seen.append(now)
-        if now == step:
-            action()
-        return real(now, *arguments)
-
-    monkeypatch.setattr(train, "lr_at", lr_at)
-    return seen
-
-
 def interrupt() -> None:
     raise KeyboardInterrupt
 
@@ -135,37 +123,30 @@ def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFa
 
 
 def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
-    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("stopped", "checkpoint_s=1e6")  # none is due
-    with monkeypatch.context() as patched:
-        at_step(patched, 19, terminate)
-        with pytest.raises(PreemptedError, match="SIGTERM after step 20; the same command goes on"):
-            run(resolved)
+    with pytest.raises(PreemptedError, match="SIGTERM after step 20; the same command continues"):
+        run(resolved, [at_step(19, terminate)])
     assert saved(resolved) == ["step-000000020-epochs-000001"]
     [record] = load_records(resolved.results_dir)
     assert record.status == "interrupted"
     assert record.error and "after step 20" in record.error
     assert len(record.scores["epochs"]) == 1
-    made = at_step(monkeypatch, -1, interrupt)
-    assert outcome(resolved, run(resolved)) == alone
-    assert made == list(range(20, 3 * STEPS))
+    made = at_step(-1, interrupt)
+    assert outcome(resolved, run(resolved, [made])) == alone
+    assert made.steps == list(range(20, 3 * STEPS))
     assert not resolved.checkpoints.exists()
     [record] = load_records(resolved.results_dir)
     assert record.status == "completed"
 
 
-def test_time_and_memory_of_all_parts_are_booked(
-    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_and_memory_of_all_parts_are_booked(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     resolved = make_setup(
         "stopped", "method.resample_every=1", "method.resample_unit=epochs"
     )  # so that one phase is long
-    with monkeypatch.context() as patched:
-        at_step(patched, 10, lambda: time.sleep(2))
-        at_step(patched, 12, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved, [at_step(10, lambda: time.sleep(2)), at_step(12, interrupt)])
     [record] = load_records(resolved.results_dir)
     before = record.time_s
     after = run(resolved)
@@ -177,57 +158,47 @@ def test_time_and_memory_of_all_parts_are_booked(
 
 
 def test_resume_never_starts_anew_and_clears_what_was_there(
-    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("anew")
-    with monkeypatch.context() as patched:
-        at_step(patched, 25, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved, [at_step(25, interrupt)])
     assert saved(resolved) == ["step-000000025-epochs-000001"]
-    made = at_step(monkeypatch, -1, interrupt)
-    assert outcome(resolved, run(make_setup("anew", "resume=never", "checkpoint_s=1e6"))) == alone
-    assert made == list(range(3 * STEPS))
+    made = at_step(-1, interrupt)
+    assert outcome(resolved, run(make_setup("anew", "resume=never", "checkpoint_s=1e6"), [made])) == alone
+    assert made.steps == list(range(3 * STEPS))
     assert not resolved.checkpoints.exists()
 
 
 def test_a_damaged_checkpoint_costs_time_and_no_figure(
-    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], monkeypatch: pytest.MonkeyPatch
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("damaged")
-    with monkeypatch.context() as patched:
-        at_step(patched, 25, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved, [at_step(25, interrupt)])
     [tensors] = resolved.checkpoints.glob("*/*.safetensors")
     tensors.write_bytes(tensors.read_bytes()[:-1])
-    made = at_step(monkeypatch, -1, interrupt)
-    assert outcome(resolved, run(resolved)) == alone
-    assert made[0] == 0
+    made = at_step(-1, interrupt)
+    assert outcome(resolved, run(resolved, [made])) == alone
+    assert made.steps[0] == 0
 
 
-def test_a_model_that_is_wanted_too_late_is_told(
-    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_that_is_wanted_too_late_is_told(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     # Selected on dev by epoch, the best weights are kept only where they will be saved.
     late = ("protocol=paper",)
-    with monkeypatch.context() as patched:
-        at_step(patched, 20, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(make_setup("late", *late, "save_model=false"))
+    with pytest.raises(KeyboardInterrupt):
+        run(make_setup("late", *late, "save_model=false"), [at_step(20, interrupt)])
     with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
         run(make_setup("late", *late))
     assert run(make_setup("late", *late, "save_model=false")).status == "completed"
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
-    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+    make_setup: Callable[..., ResolvedRun], at_step: Any
 ) -> None:
     resolved, other = make_setup("one"), make_setup("one", "lr=1e-3")
-    with monkeypatch.context() as patched:
-        at_step(patched, 3, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved, [at_step(3, interrupt)])
     other.checkpoints.parent.mkdir(parents=True)
     resolved.checkpoints.rename(other.checkpoints)
     with pytest.raises(UserError, match=r"another run \(lr: 0\.003, here 0\.001\).*resume=never"):
@@ -314,7 +285,7 @@ def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
 
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"going on from step {int(name.split('-')[1])}" in done.stdout
+    assert f"continuing from step {int(name.split('-')[1])}" in done.stdout
     [record] = load_records(resolved.results_dir)
     assert record.status == "completed"
     assert outcome(resolved, record) == alone
@@ -322,25 +293,22 @@ def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
 
 
 def test_where_a_run_goes_on_is_told(
-    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_setup: Callable[..., ResolvedRun], at_step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolved = make_setup("told", "save_model=false")
-    with monkeypatch.context() as patched:
-        at_step(patched, 4, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+    with pytest.raises(KeyboardInterrupt):
+        run(resolved, [at_step(4, interrupt)])
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         run(resolved)
-    assert "going on from step 4" in caplog.messages
+    assert "continuing from step 4" in caplog.messages
 
 
 def test_the_tensors_of_a_checkpoint_are_those_that_change(
-    make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
+    make_setup: Callable[..., ResolvedRun], at_step: Any
 ) -> None:
     resolved = make_setup("sizes", "protocol=paper")
-    at_step(monkeypatch, 4, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        run(resolved)
+        run(resolved, [at_step(4, interrupt)])
     [path] = resolved.checkpoints.glob("*/*.safetensors")
     names = {name for name in load_file(path) if name.startswith("training.model.")}
     assert any(name.endswith(".residual") for name in names)

@@ -51,8 +51,12 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: p
     return lambda *overrides: resolve(compose(*BY_DEFAULT, *TINY, *overrides), {"epochs": [2, 10]})
 
 
+CHANGING = {"rosa": ["method.resample_every=1"], "blockwise": ["method.blocks=1", "method.every=3"]}
+
+
 def every_epoch(method: str) -> list[str]:
-    return ["method.resample_every=1"] if method == "rosa" else []
+    """Settings with which a method that changes while it trains does so in these short runs."""
+    return CHANGING.get(method, [])
 
 
 def write_rows(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
@@ -88,7 +92,8 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert 0 < trained <= total
     assert (trained == total) == (method == "ft")
 
-    assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if method == "rosa" else [])}
+    assert record.resamples == {"rosa": 1, "blockwise": 3}.get(method, 0)  # in 2 epochs of 5 steps
+    assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if record.resamples else [])}
     assert all(seconds > 0 for seconds in record.time_s.values())
     assert record.time_s["total"] == pytest.approx(sum(s for name, s in record.time_s.items() if name != "total"))
     assert set(record.memory_bytes) == set(record.time_s) - {"total"}
@@ -148,7 +153,15 @@ def outputs(folder: Path, rows: list[Row]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("method", "protocol"), [("rosa", "fair"), ("lora", "paper"), ("ia3", "fair"), ("ft", "paper")]
+    ("method", "protocol"),
+    [
+        ("rosa", "fair"),
+        ("lora", "paper"),
+        ("ia3", "fair"),
+        ("ft", "paper"),
+        ("lora_plus", "fair"),
+        ("blockwise", "fair"),
+    ],
 )
 def test_the_saved_model_is_the_one_whose_scores_were_recorded(
     make_setup: MakeSetup, method: str, protocol: str
@@ -165,6 +178,27 @@ def test_the_saved_model_is_the_one_whose_scores_were_recorded(
     assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
     assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
     assert not list((resolved.output_dir / "model").glob("*.bin"))
+
+
+@pytest.mark.parametrize("protocol", ["fair", "paper"])
+@pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
+def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSetup, model: str, protocol: str) -> None:
+    from peft import PeftModel
+
+    resolved = make_setup(
+        f"model={model}", "method=prompt_tuning", f"protocol={protocol}", "save_model=true", "epochs=3", "lr=3e-1"
+    )
+    record = run(resolved)
+    base = resolved.config.task.prepare(resolved.context).model  # as it was before training
+    loaded = PeftModel.from_pretrained(base, str(resolved.saved_model)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(resolved.saved_model)
+    rows = references(resolved)
+    with torch.inference_mode():
+        found = torch.cat([loaded(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
+    truth, selected = torch.tensor([row.label for row in rows]), record.scores["selected"]
+    assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
+    assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
+    assert {path.suffix for path in resolved.saved_model.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
 def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.records import generations
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records, runs_folder
-from rosa_bench.runs import run as run_module
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.tasks.generation import prepare as generation
 from rosa_bench.tasks.generation.prompts import load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
-from rosa_bench.training import loop as train
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Training
 
 MakeSetup = Callable[..., ResolvedRun]
 
@@ -175,27 +175,24 @@ def test_a_model_learns(make_setup: MakeSetup, method: str, protocol: str, lr: s
     assert record.scores["selected"]["perplexity"] < 60
 
 
-class Watched:
-    """What `fit` left, merged, and each model that was made to write, as weights by name."""
+class Watched(Observer):
+    """What training left, merged, and each model that was made to write, as weights by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.at_the_end: dict[str, Tensor] = {}
         self.wrote: list[dict[str, Tensor]] = []
-        real_fit, real_generate = run_module.fit, generation.generate
-
-        def fit(model: nn.Module, method: Any, *arguments: Any, **options: Any) -> Any:
-            history = real_fit(model, method, *arguments, **options)
-            merged = copy.deepcopy(model)
-            method.merge(merged)
-            self.at_the_end = weights(merged)
-            return history
+        real_generate = generation.generate
 
         def generate(model: nn.Module, *arguments: Any, **options: Any) -> list[str]:
             self.wrote.append(weights(model))
             return real_generate(model, *arguments, **options)  # pyright: ignore[reportArgumentType]
 
-        monkeypatch.setattr(run_module, "fit", fit)
         monkeypatch.setattr(generation, "generate", generate)
+
+    def on_train_end(self, training: Training) -> None:
+        merged = copy.deepcopy(training.model)
+        training.method.merge(merged)
+        self.at_the_end = weights(merged)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -214,7 +211,7 @@ def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside
     resolved = make_setup(
         f"method={method}", f"protocol={protocol}", "task.decoding.no_repeat_ngram=0", *WORSE, *every_epoch(method)
     )
-    record = run(resolved)
+    record = run(resolved, [watched])
     scores = record.scores
     assert scores["selected"]["epoch"] < scores["last"]["epoch"] == 3
     last, selected = watched.wrote
@@ -258,7 +255,7 @@ def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(monkeypatch)
-    record = run(make_setup("method=ft", "protocol=fair"))
+    record = run(make_setup("method=ft", "protocol=fair"), [watched])
     assert record.scores["selected"] == record.scores["last"]
     assert len(watched.wrote) == 1
     assert equal(watched.wrote[0], watched.at_the_end)
@@ -293,8 +290,13 @@ def test_test_rows_have_no_part_in_the_selection(
     ("in an epoch", ("method=rosa", "protocol=paper", "method.resample_every=2", "method.resample_unit=steps")),
     ("while it writes", ("method=ft", "protocol=fair")),
 ])  # fmt: skip
-def test_broken_off_a_run_ends_as_one_left_alone(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, how: tuple[str, ...]
+def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
+    make_setup: MakeSetup,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    at_step: Any,
+    where: str,
+    how: tuple[str, ...],
 ) -> None:
     def setup_at(place: str, *overrides: str) -> ResolvedRun:
         folders = (f"results_dir='{tmp_path / place / 'results'}'", f"output_dir='{tmp_path / place / 'outputs'}'")
@@ -305,32 +307,22 @@ def test_broken_off_a_run_ends_as_one_left_alone(
     assert expected[0]["selected"]["epoch"] < 3  # its weights have to come back too
 
     resolved = setup_at("broken", "checkpoint_s=0")
-    steps: list[int] = []
-    real = train.lr_at
-
-    def lr_at(step: int, *arguments: Any) -> float:
-        steps.append(step)
-        if where == "in an epoch" and step == 5:
-            raise KeyboardInterrupt
-        return real(step, *arguments)
 
     def interrupt(*_arguments: Any, **_options: Any) -> list[str]:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(train, "lr_at", lr_at)
         if where == "while it writes":
             patched.setattr(generation, "generate", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run(resolved)
+            run(resolved, [at_step(5 if where == "in an epoch" else -1, interrupt)])
     [record] = load_records(resolved.results_dir)
     assert record.status == "interrupted"
     assert "generations" not in record.scores
 
-    made: list[int] = []
-    monkeypatch.setattr(train, "lr_at", lambda step, *arguments: (made.append(step), real(step, *arguments))[1])
-    assert outcome(resolved, run(resolved)) == expected
-    assert made == (list(range(5, 9)) if where == "in an epoch" else [])
+    made = at_step(-1, interrupt)
+    assert outcome(resolved, run(resolved, [made])) == expected
+    assert made.steps == (list(range(5, 9)) if where == "in an epoch" else [])
     assert (resolved.saved_model / "model.safetensors").read_bytes() == (
         alone.saved_model / "model.safetensors"
     ).read_bytes()

@@ -23,8 +23,8 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
 from rosa_bench.trackers import base, tensorboard
-from rosa_bench.training import loop as train
-from rosa_bench.training.state import TrainingFailedError
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Training, TrainingFailedError
 
 NAMES = sorted(path.stem for path in (conf_folder() / "logger").glob("*.yaml"))
 TINY = (
@@ -217,18 +217,21 @@ def assert_sent(tracked: TrackedRun, *figures: dict[tuple[int, str], float]) -> 
     assert sent == pytest.approx({key: value for those in figures for key, value in those.items()}, rel=1e-6)
 
 
-def interrupted(resolved: ResolvedRun, monkeypatch: pytest.MonkeyPatch, *, before_step: int) -> RunRecord:
-    """Run, with a keyboard interrupt before this step (counted from 0)."""
-    real = train.lr_at
+class Interrupt(Observer):
+    """Stops a run, as Ctrl-C does, before the step with this number, counted from 0."""
 
-    def lr_at(step: int, *arguments: Any) -> float:
-        if step == before_step:
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_start(self, training: Training) -> None:
+        if training.step == self.step:
             raise KeyboardInterrupt
-        return real(step, *arguments)
 
-    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
-        patched.setattr(train, "lr_at", lr_at)
-        run(resolved)
+
+def interrupted(resolved: ResolvedRun, *, before_step: int) -> RunRecord:
+    """Run until a keyboard interrupt before that step, counted from 0."""
+    with suppress(KeyboardInterrupt):
+        run(resolved, [Interrupt(before_step)])
     return load_record(runs_folder(resolved.results_dir) / f"{resolved.id}.json")
 
 
@@ -274,14 +277,14 @@ def test_resumed_run_stays_one_run_with_each_epoch_once(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Interrupted in epoch 2 after a checkpoint, and in epoch 3 without a newer one, so epoch 2 is trained twice."""
-    first = interrupted(make_setup(name, "checkpoint_s=0"), monkeypatch, before_step=STEPS + 2)
+    first = interrupted(make_setup(name, "checkpoint_s=0"), before_step=STEPS + 2)
     resolved = make_setup(name)
     [tracked] = RUNS[name](resolved)
     key = tracked.key
     assert tracked.ending == ENDINGS[name]["interrupted"]
     assert_sent(tracked, expected(first), expected_at_end(first))
 
-    second = interrupted(resolved, monkeypatch, before_step=2 * STEPS + 3)
+    second = interrupted(resolved, before_step=2 * STEPS + 3)
     assert [len(record.scores["epochs"]) for record in (first, second)] == [1, 2]
     record = run(resolved)
     [tracked] = RUNS[name](resolved)
@@ -312,7 +315,7 @@ def test_restarted_run_becomes_a_new_run(make_setup: Callable[..., ResolvedRun],
 def test_switching_trackers_sends_earlier_epochs_too(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted(make_setup("none", "checkpoint_s=0"), monkeypatch, before_step=STEPS + 2)
+    interrupted(make_setup("none", "checkpoint_s=0"), before_step=STEPS + 2)
     resolved = make_setup("tensorboard")
     record = run(resolved)
     [tracked] = tensorboard_runs(resolved)
@@ -385,7 +388,7 @@ def test_resuming_sends_what_a_failing_tracker_missed(
 
     with monkeypatch.context() as patched:
         patched.setattr(TensorBoardTracker, "log", lambda *_, **__: 1 / 0)
-        interrupted(resolved, monkeypatch, before_step=STEPS + 2)
+        interrupted(resolved, before_step=STEPS + 2)
     record = run(resolved)
     [tracked] = tensorboard_runs(resolved)
     assert_sent(tracked, expected(record), expected_at_end(record))

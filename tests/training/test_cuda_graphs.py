@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,12 +80,15 @@ def training(
         method = compose("task=grammar", "model=tiny_roberta", "method=rosa", "rank=2").method
         model = tiny_model("tiny_roberta").to(GPU).train()  # pyright: ignore[reportArgumentType]
         method.attach(model)
-        recipe = Recipe(
-            lr=1e-2, epochs=1, warmup_steps=0, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1,
-            schedule="linear", reset="factors", **{"clip_norm": 1.0, "accumulate": 1, **changes},
+        optimizer = replace(
+            compose("task=grammar", "model=tiny_roberta").optimizer, weight_decay=0.1,
+            clip_norm=changes.pop("clip_norm", 1.0),
         )  # fmt: skip
-        made = Training(model, recipe, steps_per_epoch=100, device=GPU)
-        return made, method, optimisation(made, recipe, nullcontext)
+        recipe = Recipe(
+            lr=1e-2, epochs=1, warmup_steps=0, optimizer=optimizer, reset="factors", **{"accumulate": 1, **changes}
+        )
+        made = Training(model, method, recipe, steps_per_epoch=100, device=GPU)
+        return made, method, optimisation(made, nullcontext)
 
     return make
 

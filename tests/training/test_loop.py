@@ -3,7 +3,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,16 +15,26 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TokenBatches
 from rosa_bench.data.token_cache import Tokens
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import Changed, Groups, Method
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
+from rosa_bench.optim.adamw import AdamW
 from rosa_bench.optim.schedule import SCHEDULES, lr_at
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.meter import Meter
-from rosa_bench.training import loop as train
 from rosa_bench.training.checkpoint import Snapshot
-from rosa_bench.training.loop import backward, fit, reset_optimizer_state
-from rosa_bench.training.state import Epoch, Recipe, Scores, Training, TrainingFailedError, checked
+from rosa_bench.training.loop import backward, fit
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.progress import TrainingProgress
+from rosa_bench.training.state import (
+    Epoch,
+    Recipe,
+    Scores,
+    Training,
+    TrainingFailedError,
+    checked,
+    reset_optimizer_state,
+)
 
 CPU = torch.device("cpu")
 
@@ -81,9 +90,41 @@ class Recorder(Method):
         self.asked.append((step, steps_per_epoch))
         return step in self.due
 
-    def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:  # noqa: ARG002
+    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
         self.resampled[step] = [parameter.detach().clone() for parameter in model.parameters()]
-        return [parameter for name, parameter in model.named_parameters() if name.endswith("weight")]
+        return Changed(reset=[parameter for name, parameter in model.named_parameters() if name.endswith("weight")])
+
+
+class Watcher(Observer):
+    """Notes the hooks that are called, with the step. ``between`` is called after every step and every epoch."""
+
+    def __init__(self, between: Callable[[Training], None] = lambda _training: None):
+        self.between = between
+        self.calls: list[tuple[str, int]] = []
+        self.epochs: list[tuple[int, Epoch]] = []
+        self.changes: list[Changed] = []
+
+    def on_train_start(self, training: Training) -> None:
+        self.calls.append(("train start", training.step))
+
+    def on_step_start(self, training: Training) -> None:
+        self.calls.append(("step start", training.step))
+
+    def on_method_change(self, training: Training, changed: Changed) -> None:
+        self.calls.append(("change", training.step))
+        self.changes.append(changed)
+
+    def on_step_end(self, training: Training) -> None:
+        self.calls.append(("step end", training.step))
+        self.between(training)
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:
+        self.calls.append(("epoch end", training.step))
+        self.epochs.append((number, epoch))
+        self.between(training)
+
+    def on_train_end(self, training: Training) -> None:
+        self.calls.append(("train end", training.step))
 
 
 def regression_data(count: int, rows: int = 2) -> list[Batch]:
@@ -95,11 +136,13 @@ def regression_data(count: int, rows: int = 2) -> list[Batch]:
 
 
 def recipe(**changes: Any) -> Recipe:
-    settings: dict[str, Any] = {
-        "lr": 0.1, "epochs": 2, "warmup_steps": 0, "schedule": "linear", "betas": (0.9, 0.98), "eps": 1e-6,
-        "weight_decay": 0.0, "clip_norm": None, "accumulate": 1, "reset": "factors",
+    settings: dict[str, Any] = {"lr": 0.1, "epochs": 2, "warmup_steps": 0, "accumulate": 1, "reset": "factors"}
+    optimizer: dict[str, Any] = {
+        "name": "adamw", "schedule": "linear", "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.0,
+        "clip_norm": None, "warmup_fraction": 0.0, "warmup_steps": None, "default_betas": {}, "default_eps": {},
     }  # fmt: skip
-    return Recipe(**{**settings, **changes})
+    optimizer |= {key: changes.pop(key) for key in list(changes) if key in optimizer and key != "warmup_steps"}
+    return Recipe(**{**settings, **changes}, optimizer=AdamW(**optimizer))
 
 
 def run(model: nn.Module, method: Method, batches: Any, plan: Recipe, **options: Any) -> list[Epoch]:
@@ -136,10 +179,11 @@ def test_lr_equals_transformers_schedule(schedule: str, theirs: str, end: float,
 
 
 def test_every_schedule_can_be_chosen_and_the_papers_is_the_default(compose: Callable[..., RunConfig]) -> None:
+    tasks = ("cola", "e2e_nlg", "synthetic")  # one of each recipe
     assert list(SCHEDULES) == ["linear", "cosine", "constant"]
-    chosen = [recipe_of(compose(f"optimizer.schedule={name}"), 10).schedule for name in SCHEDULES]
+    chosen = [recipe_of(compose(f"optimizer.schedule={name}"), 10).optimizer.schedule for name in SCHEDULES]
     assert chosen == list(SCHEDULES)
-    assert all(recipe_of(compose(f"task={task}"), 10).schedule == "linear" for task in ("cola", "e2e_nlg", "synthetic"))
+    assert all(recipe_of(compose(f"task={task}"), 10).optimizer.schedule == "linear" for task in tasks)
 
 
 # The gradient of a batch
@@ -278,31 +322,177 @@ def test_fit_resamples_exactly_when_due_and_before_the_step() -> None:
     assert all(map(torch.equal, weights(alone), method.resampled[2]))
 
 
+class Moments(Observer):
+    """Notes, after each change, whether the optimizer still has something of the weight and of the bias."""
+
+    def __init__(self) -> None:
+        self.left: list[tuple[bool, bool]] = []
+
+    def on_method_change(self, training: Training, changed: Changed) -> None:  # noqa: ARG002 - a hook point
+        model: Any = training.model
+        states = (training.optimizer.state[parameter] for parameter in (model.linear.weight, model.linear.bias))
+        weight, bias = (any(bool(value.any()) for value in state.values()) for state in states)
+        self.left.append((weight, bias))
+
+
 @pytest.mark.parametrize("reset", ["factors", "all"])
-def test_fit_forgets_what_the_recipe_says(monkeypatch: pytest.MonkeyPatch, reset: str) -> None:
-    calls: list[tuple[list[int], str]] = []
-    monkeypatch.setattr(
-        train, "reset_optimizer_state", lambda _optimizer, replaced, how: calls.append(([*map(id, replaced)], how))
-    )
+def test_fit_clears_the_optimizer_state_that_the_recipe_says(reset: str) -> None:
+    watcher = Moments()
+    run(
+        Regression(), Recorder(due=(1, 2)), Fixed(regression_data(3)), recipe(epochs=1, reset=reset),
+        observers=[watcher],
+    )  # fmt: skip
+    assert watcher.left == [(False, reset == "factors")] * 2
+
+
+def test_observers_are_called_at_every_hook_point_in_order() -> None:
+    first, second = Watcher(), Watcher()
+    run(Regression(), Recorder(due=(1,)), Fixed(regression_data(2)), recipe(), observers=[first, second])
+    assert first.calls == second.calls == [
+        ("train start", 0),
+        ("step start", 0), ("step end", 1), ("step start", 1), ("change", 1), ("step end", 2), ("epoch end", 2),
+        ("step start", 2), ("step end", 3), ("step start", 3), ("step end", 4), ("epoch end", 4),
+        ("train end", 4),
+    ]  # fmt: skip
+
+
+def test_training_ends_for_its_observers_too_if_it_breaks_off() -> None:
+    def stop(_training: Training) -> None:
+        raise KeyboardInterrupt
+
+    watcher = Watcher(stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(Regression(), Recorder(), Fixed(regression_data(2)), recipe(), observers=[watcher])
+    assert watcher.calls[-2:] == [("step end", 1), ("train end", 1)]
+
+
+# What a method may do beside training a fixed set of parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Penalised(Recorder):
+    """Adds half the squared norm of the weight to the loss, and doubles the gradient of the bias."""
+
+    def penalty(self, model: Any) -> Tensor:
+        return model.linear.weight.square().sum() / 2
+
+    def after_backward(self, model: Any) -> None:
+        model.linear.bias.grad.mul_(2)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_penalty_is_trained_on_and_not_reported(accumulate: int) -> None:
+    data, model, reference = regression_data(3, rows=4), Regression(), Regression()
+    reference.load_state_dict(model.state_dict())
+    history = run(model, Penalised(), Fixed(data), recipe(epochs=1, accumulate=accumulate))
+    optimizer = torch.optim.AdamW(reference.parameters(), betas=(0.9, 0.98), eps=1e-6, weight_decay=0)
+    losses = []
+    for step, batch in enumerate(data):
+        loss = reference(**batch).loss
+        (loss + reference.linear.weight.square().sum() / 2).backward()
+        assert reference.linear.bias.grad is not None
+        reference.linear.bias.grad.mul_(2)
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 3)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-6)
+    assert history[0].train_loss == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoRates(Recorder):
+    """Trains the bias at three times the learning rate of the weight."""
+
+    def parameter_groups(self, model: Any) -> Groups:
+        return [{"params": [model.linear.weight]}, {"params": [model.linear.bias], "lr_scale": 3.0}]
+
+
+def test_each_group_has_its_own_scale_of_the_scheduled_learning_rate() -> None:
+    data, model, reference = regression_data(4), Regression(), Regression()
+    reference.load_state_dict(model.state_dict())
+    run(model, TwoRates(), Fixed(data), recipe(epochs=1, schedule="cosine", weight_decay=0.1))
+    optimizer = torch.optim.AdamW(
+        [{"params": [reference.linear.weight]}, {"params": [reference.linear.bias]}],
+        betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1,
+    )  # fmt: skip
+    fraction = their_schedule("cosine", total=4, warmup=0)
+    for step, batch in enumerate(data):
+        for group, scale in zip(optimizer.param_groups, (1, 3), strict=True):
+            group["lr"] = 0.1 * scale * fraction(step)
+        optimizer.zero_grad()
+        reference(**batch).loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descent(Recorder):
+    """Brings an optimizer of its own."""
+
+    def optimizer(self, groups: Groups, configured: Any) -> torch.optim.Optimizer:  # noqa: ARG002
+        return torch.optim.SGD(groups, lr=1.0)
+
+
+def test_a_method_may_bring_its_own_optimizer() -> None:
+    data, model, reference = regression_data(3), Regression(), Regression()
+    reference.load_state_dict(model.state_dict())
+    run(model, Descent(), Fixed(data), recipe(epochs=1, schedule="constant"))
+    for batch in data:
+        reference.zero_grad()
+        reference(**batch).loss.backward()
+        with torch.no_grad():
+            for parameter in reference.parameters():
+                assert parameter.grad is not None
+                parameter.sub_(0.1 * parameter.grad)
+    torch.testing.assert_close(weights(model), weights(reference))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alternating(Recorder):
+    """Trains the weight in even steps and the bias in odd ones."""
+
+    def before_step(self, model: Any, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+        model.linear.weight.requires_grad_(step % 2 == 0)
+        model.linear.bias.requires_grad_(step % 2 == 1)
+        return Changed(retrain=True)
+
+
+def test_what_stops_training_stands_still_and_loses_its_optimizer_state() -> None:
     model = Regression()
-    run(model, Recorder(due=(1, 2)), Fixed(regression_data(3)), recipe(epochs=1, reset=reset))
-    assert calls == [([id(model.linear.weight)], reset)] * 2
+    seen: list[tuple[list[Tensor], int]] = []
+
+    def note(training: Training) -> None:
+        seen.append((weights(model), len(training.optimizer.state)))
+
+    method = Alternating(due=tuple(range(4)))
+    run(model, method, Fixed(regression_data(4)), recipe(epochs=1), observers=[Watcher(note)])
+    for step in range(1, 4):
+        (weight, bias), (before, bias_before) = seen[step][0], seen[step - 1][0]
+        assert torch.equal(weight, before) == (step % 2 == 1)
+        assert torch.equal(bias, bias_before) == (step % 2 == 0)
+    assert [states for _, states in seen] == [1] * 5
+
+
+def test_the_changes_of_a_method_are_counted() -> None:
+    counts: list[int | None] = []
+    watcher = Watcher(lambda training: counts.append(training.resamples))
+    run(Regression(), Recorder(due=(1, 3)), Fixed(regression_data(4)), recipe(epochs=1), observers=[watcher])
+    assert counts == [0, 1, 1, 2, 2]
 
 
 def test_fit_reports_each_epoch() -> None:
     data, model, batches = regression_data(3), Regression(), Fixed(regression_data(3))
     scores: list[Scores] = [{"loss": 3.0, "accuracy": 0.1}, {"loss": 2.0, "accuracy": 0.2}]
-    told: list[tuple[int, Epoch]] = []
+    watcher = Watcher()
 
     def evaluate() -> Scores:
         model.eval()  # as predicting does: the loop must turn training on again
-        return scores[len(told)]
+        return scores[len(watcher.epochs)]
 
-    history = run(
-        model, Recorder(), batches, recipe(lr=1e-30), evaluate=evaluate, end_epoch=lambda *one: told.append(one)
-    )
+    history = run(model, Recorder(), batches, recipe(lr=1e-30), evaluate=evaluate, observers=[watcher])
     assert batches.given == [0, 0, 0, 1, 1, 1]
-    assert told == list(enumerate(history))
+    assert watcher.epochs == list(enumerate(history))
     assert [epoch.scores for epoch in history] == scores
     assert 0 < history[0].time_s <= history[1].time_s
     assert model.modes == [True] * 6
@@ -366,16 +556,16 @@ def test_from_a_saved_state_it_goes_on_to_the_same_end(broken_off_after: int, re
     for place in (None, broken_off_after):
         model, method, batches = Regression(), Recorder(due=(2, 4)), Fixed(data)
         model.load_state_dict(start)
-        told: list[tuple[int, Epoch]] = []
-        options = {"between": between} if place is None else {"start": saved[place][2]}
-        noting = partial(lambda into, *one: into.append(one), told)
-        history = run(model, method, batches, plan, end_epoch=noting, **options)
+        watcher = Watcher(between) if place is None else Watcher()
+        start_from = None if place is None else saved[place][2]
+        history = run(model, method, batches, plan, observers=[watcher], start=start_from)
         losses = [epoch.train_loss for epoch in history]
         ends.append((weights(model), losses))
         if place is not None:
             step, epochs, _ = saved[place]
             assert [asked for asked, _ in method.asked] == list(range(step, 6))
-            assert told == list(enumerate(history))[epochs:]
+            assert watcher.epochs == list(enumerate(history))[epochs:]
+            assert len(method.resampled) == sum(step <= due for due in (2, 4))
             assert len(batches.given) == 6 - step
     assert [(step, epochs) for step, epochs, _ in saved] == [
         (1, 0), (2, 0), (3, 0), (3, 1), (4, 1), (5, 1), (6, 1), (6, 2),
@@ -395,7 +585,7 @@ def test_a_loss_that_was_no_number_before_breaking_off_is_found_after() -> None:
 
     model = Regression()
     with pytest.raises(KeyboardInterrupt):
-        run(model, Recorder(), Fixed(data), recipe(epochs=1), between=between)
+        run(model, Recorder(), Fixed(data), recipe(epochs=1), observers=[Watcher(between)])
     with pytest.raises(TrainingFailedError, match=r"training loss is nan at step 1$"):
         run(model, Recorder(), Fixed(data), recipe(epochs=1), start=saved[0])
 
@@ -426,12 +616,13 @@ def test_steps_are_counted_over_epochs() -> None:
 
 
 def test_the_progress_bar_notices_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train.TrainingProgress, "due", lambda _self: True)
+    monkeypatch.setattr(TrainingProgress, "due", lambda _self: True)
+    bar = TrainingProgress(epochs=1, steps_per_epoch=6, batch_size=2)
     data = regression_data(6)
     data[2]["labels"] = torch.full((2, 1), math.nan)
     batches = Fixed(data)
     with pytest.raises(TrainingFailedError, match=r"at step 3$"):
-        run(Regression(), Recorder(), batches, recipe(epochs=1))
+        run(Regression(), Recorder(), batches, recipe(epochs=1), observers=[bar])
     assert len(batches.given) == 3
 
 

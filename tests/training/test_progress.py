@@ -37,8 +37,10 @@ def terminal() -> Console:
 @pytest.fixture
 def bar(clock: Clock, terminal: Console) -> Iterator[TrainingProgress]:
     """Three epochs of ten steps of four examples."""
-    with TrainingProgress(epochs=3, steps_per_epoch=10, batch_size=4, console=terminal) as bar:
-        yield bar
+    bar = TrainingProgress(epochs=3, steps_per_epoch=10, batch_size=4, console=terminal)
+    bar.start()
+    yield bar
+    bar.stop()
 
 
 def shown(bar: TrainingProgress) -> dict:
@@ -55,6 +57,15 @@ def test_the_rate_is_of_the_examples_since_it_was_last_shown(bar: TrainingProgre
     clock.now += 1
     bar.show(15, loss=0.25, lr=2e-3)
     assert (shown(bar)["rate"], shown(bar)["loss"], shown(bar)["lr"]) == (5 * 4 / 1, 0.25, 2e-3)
+
+
+def test_after_a_resume_the_rate_counts_new_steps_only(clock: Clock, terminal: Console) -> None:
+    bar = TrainingProgress(epochs=3, steps_per_epoch=10, batch_size=4, console=terminal)
+    bar.start(20)
+    clock.now += 2
+    bar.show(25, loss=0.5, lr=1e-3)
+    bar.stop()
+    assert shown(bar)["rate"] == 5 * 4 / 2
 
 
 def test_evaluation_does_not_slow_the_rate(bar: TrainingProgress, clock: Clock) -> None:
@@ -96,10 +107,12 @@ def test_a_terminal_shows_every_figure(bar: TrainingProgress, clock: Clock, term
 
 def test_elsewhere_there_is_no_bar(clock: Clock) -> None:
     file = Console(file=io.StringIO(), force_terminal=False, width=120)
-    with TrainingProgress(epochs=1, steps_per_epoch=2, batch_size=1, console=file) as bar:
-        clock.now += 2
-        bar.show(1, loss=0.5, lr=1e-3)
-        bar.bar.refresh()
+    bar = TrainingProgress(epochs=1, steps_per_epoch=2, batch_size=1, console=file)
+    bar.start()
+    clock.now += 2
+    bar.show(1, loss=0.5, lr=1e-3)
+    bar.bar.refresh()
+    bar.stop()
     assert isinstance(file.file, io.StringIO)
     assert file.file.getvalue() == ""
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -24,10 +26,15 @@ class Toy(nn.Module):
             self.residual.fill_(-value)
 
 
+def changing(model: Toy) -> dict[str, torch.Tensor]:
+    """What training can change, as a method says it."""
+    return {"trained": model.trained, "residual": model.residual}
+
+
 def offered(scores: list[float], *, keep_weights: bool = True, lower_is_better: bool = False) -> tuple[Toy, BestEpoch]:
     """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
     model = Toy()
-    best = BestEpoch(model, Metric("f1", lower_is_better), keep_weights=keep_weights)
+    best = BestEpoch(partial(changing, model), Metric("f1", lower_is_better), keep_weights=keep_weights)
     for number, value in enumerate(scores):
         model.set(number + 1)
         best.offer(number, {"f1": value, "loss": -value})
@@ -101,7 +108,7 @@ def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int,
     scores = [0.1, 0.3, 0.2]
     _, first = offered(scores[:broken_off_after], keep_weights=keep_weights)
     model = Toy()
-    best = BestEpoch(model, Metric("f1", False), keep_weights=keep_weights)
+    best = BestEpoch(partial(changing, model), Metric("f1", False), keep_weights=keep_weights)
     best.state = first.state
     for number in range(broken_off_after, len(scores)):
         model.set(number + 1)
@@ -114,7 +121,7 @@ def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int,
 
 def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
     _, first = offered([0.1, 0.3], keep_weights=False)
-    best = BestEpoch(Toy(), Metric("f1", False), keep_weights=True)
+    best = BestEpoch(partial(changing, Toy()), Metric("f1", False), keep_weights=True)
     with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
         best.state = first.state
     _, not_begun = offered([], keep_weights=False)
@@ -125,7 +132,7 @@ def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
 def test_weights_that_are_no_longer_kept_do_not_grow_old() -> None:
     _, first = offered([0.1], keep_weights=True)
     model = Toy()
-    best = BestEpoch(model, Metric("f1", False), keep_weights=False)
+    best = BestEpoch(partial(changing, model), Metric("f1", False), keep_weights=False)
     best.state = first.state
     best.offer(1, {"f1": 0.2})
     assert best.state.tensors == {}

@@ -4,6 +4,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
+from rosa_bench.methods.rosa import resample_period
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Group
@@ -62,14 +63,16 @@ def epoch_time_s(run: RunRecord) -> float:
 
 
 def resamples(run: RunRecord) -> int:
-    """How often the method drew anew: `Rosa.is_due`, counted. The first subspace, drawn before training, is none."""
+    """Return how many resamples a run made, not counting the subspace drawn before training.
+
+    Older records lack the count, which follows from ROSA's period.
+    """
+    if run.resamples is not None:
+        return run.resamples
     config = run.config
-    every = config["method"].get("resample_every")
-    if not every:
-        return 0
-    steps_per_epoch = -(-run.data["rows"]["train"] // config["batch_size"])
-    unit = steps_per_epoch if config["method"]["resample_unit"] == "epochs" else 1
-    return (config["epochs"] * steps_per_epoch - 1) // max(1, round(every * unit))
+    method, steps_per_epoch = config["method"], -(-run.data["rows"]["train"] // config["batch_size"])
+    period = resample_period(method.get("resample_every", 0), method.get("resample_unit", "epochs"), steps_per_epoch)
+    return 0 if period is None else (config["epochs"] * steps_per_epoch - 1) // period
 
 
 def _by_variant(runs: Iterable[RunRecord]) -> dict[Variant, list[RunRecord]]:

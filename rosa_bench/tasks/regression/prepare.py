@@ -13,14 +13,13 @@ from rosa_bench.data.source import describe_source
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import generator
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.tasks.regression.task import SyntheticTask
 from rosa_bench.tasks.regression.theory import best_errors, best_update
 from rosa_bench.training.evaluation import Predictions
 from rosa_bench.training.state import Scores
-
-STREAM = 982_451_653  # a prime that separates this random stream from others with the same seed
 
 
 def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
@@ -29,8 +28,8 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
     assert isinstance(context.model, Perceptron)  # checked by the task
     sizes = {"inputs": task.inputs, "outputs": task.outputs, "replicates": task.replicates}
     model = make_perceptron(context.model, **sizes)
-    generator = torch.Generator().manual_seed(STREAM * (context.seed + 1))
-    target = make_target(model, task.true_rank, generator)
+    draws = generator(context.seed, "regression")
+    target = make_target(model, task.true_rank, draws)
 
     drawn = min(task.train_rows, context.limit_train or task.train_rows)
     held_out = held_out_size(drawn, context.held_out_rows, context.held_out_max)
@@ -43,7 +42,7 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
-    splits = {name: sample(target, count, generator) for name, count in rows.items()}
+    splits = {name: sample(target, count, draws) for name, count in rows.items()}
 
     def batches(name: str, *, size: int = 1, seed: int | None = None) -> TensorBatches:
         return TensorBatches(*splits[name], batch_size=size * context.batch_size, seed=seed).to(context.device)

@@ -20,7 +20,7 @@ from rosa_bench.runs.run import recipe, run
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
-from rosa_bench.tasks.regression.prepare import STREAM, make_target
+from rosa_bench.tasks.regression.prepare import make_target
 from rosa_bench.training.loop import fit
 from rosa_bench.training.state import Epoch
 
@@ -134,7 +134,7 @@ def test_labels_come_from_a_map_that_differs_by_the_true_rank(problem_of: Proble
 def test_a_perceptrons_labels_are_the_targets_outputs(problem_of: ProblemOf) -> None:
     problem = problem_of(*MODELS["mlp2"], "seed=5")
     assert isinstance(problem.model, PerceptronForRegression)
-    target = make_target(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * STREAM))
+    target = make_target(problem.model, TRUE_RANK, torch.Generator().manual_seed(6 * 982_451_653))
     for batches in (problem.train, validation_of(problem)):
         x, y = tensors(batches)
         torch.testing.assert_close(y, reference(list(target.parameters()), x).detach())

@@ -1,0 +1,90 @@
+"""Block-wise training: only a few transformer blocks train at a time, and other ones are chosen every n steps.
+
+LISA is ``order=random rest=all``: a few random blocks, with embeddings and head always on. BAdam is ``blocks=1
+rest=head`` with ``order=ascending``, ``descending`` or ``shuffled``: one block at a time, in order. Only what trains
+has gradients and optimizer state.
+
+Sources: Pan et al., "LISA: Layerwise Importance Sampling for Memory-Efficient Large Language Model Fine-Tuning",
+arXiv 2403.17919. Luo et al., "BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models",
+arXiv 2404.02827. We differ from both in that the learning rate follows the run's schedule, whatever the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rosa_bench.methods.base import Changed, Method
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import generator
+from rosa_bench.system.setting import setting
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+ORDERS = ("random", "ascending", "descending", "shuffled")
+REST = ("all", "head", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blockwise(Method):
+    """Trains ``blocks`` of the model's blocks at a time, in full, and chooses anew every ``every`` steps."""
+
+    blocks: int = setting("transformer blocks that train at a time", at_least=1)
+    every: int = setting("steps from one choice of blocks to the next", at_least=1)
+    order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
+    rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
+
+    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
+        from rosa_bench.layers.blocks import transformer_blocks
+
+        if self.blocks > (count := len(transformer_blocks(model))):
+            raise UserError(f"method.blocks={self.blocks} is more than the model's {count}; use at most {count}")
+        model = super().attach(model, calibration)
+        self._choose(model, 0)
+        return model
+
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
+        """Return the parameters of all blocks, and of the rest that trains all the time."""
+        from rosa_bench.layers.blocks import transformer_blocks
+
+        if self.rest == "all":
+            return model.parameters()
+        in_blocks = [parameter for block in transformer_blocks(model) for parameter in block.parameters()]
+        return [*in_blocks, *(self.head_parameters(model) if self.rest == "head" else [])]
+
+    def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002 - part of the contract
+        return step > 0 and step % self.every == 0
+
+    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+        return Changed(reset=self._choose(model, step), retrain=True, recapture=True)
+
+    def chosen(self, step: int, count: int) -> list[int]:
+        """Return which of ``count`` blocks train at a step: a function of seed and step alone."""
+        turn = step // self.every
+        if self.order == "random":
+            return self._permutation(turn, count)[: self.blocks]
+        places = range(turn * self.blocks, (turn + 1) * self.blocks)
+        if self.order == "shuffled":  # at the border of two rounds a block may come twice, and one fewer trains
+            return sorted({self._permutation(place // count, count)[place % count] for place in places})
+        last = count - 1
+        return [place % count if self.order == "ascending" else last - place % count for place in places]
+
+    def _permutation(self, turn: int, count: int) -> list[int]:
+        import torch
+
+        return torch.randperm(count, generator=generator(self.seed, "blocks", turn)).tolist()
+
+    def _choose(self, model: nn.Module, step: int) -> list[nn.Parameter]:
+        """Let the blocks of this step train and no others. Return the parameters that start to train."""
+        from rosa_bench.layers.blocks import transformer_blocks
+
+        stack = transformer_blocks(model)
+        chosen, started = self.chosen(step, len(stack)), []
+        for number, block in enumerate(stack):
+            for parameter in block.parameters():
+                if number in chosen and not parameter.requires_grad:
+                    started.append(parameter)
+                parameter.requires_grad_(number in chosen)
+        return started

@@ -1,0 +1,131 @@
+"""Which blocks train when, and that nothing else does."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import PreTrainedModel
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.methods.blockwise import ORDERS, Blockwise
+from rosa_bench.system.errors import UserError
+
+Compose = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def method(compose: Compose) -> Callable[..., Blockwise]:
+    """``method(blocks=1)``: block-wise training with these settings."""
+
+    def make(**changes: Any) -> Blockwise:
+        chosen = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
+        assert isinstance(chosen, Blockwise)
+        return replace(chosen, **changes)
+
+    return make
+
+
+def turns(method: Blockwise, count: int, number: int) -> list[list[int]]:
+    return [method.chosen(turn * method.every, count) for turn in range(number)]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_a_choice_holds_until_the_next_is_due(method: Callable[..., Blockwise], order: str, blocks: int) -> None:
+    chosen = method(order=order, blocks=blocks, every=5)
+    for step in range(1, 40):
+        same = chosen.chosen(step, 12) == chosen.chosen(step - 1, 12)
+        assert chosen.is_due(step, 7) == (step % 5 == 0)
+        assert same or chosen.is_due(step, 7)
+    assert not chosen.is_due(0, 7)
+
+
+def test_in_order_each_block_has_its_turn(method: Callable[..., Blockwise]) -> None:
+    assert turns(method(order="ascending", blocks=1), 3, 5) == [[0], [1], [2], [0], [1]]
+    assert turns(method(order="descending", blocks=1), 3, 5) == [[2], [1], [0], [2], [1]]
+    assert turns(method(order="ascending", blocks=2), 3, 3) == [[0, 1], [2, 0], [1, 2]]
+
+
+def test_shuffled_takes_each_block_once_before_any_comes_again(method: Callable[..., Blockwise]) -> None:
+    chosen = method(order="shuffled", blocks=1)
+    rounds = [[block for [block] in turns(chosen, 6, 30)][start : start + 6] for start in range(0, 30, 6)]
+    assert all(sorted(one) == list(range(6)) for one in rounds)
+    assert len({tuple(one) for one in rounds}) > 1
+
+
+def test_random_draws_distinct_blocks_all_alike_often(method: Callable[..., Blockwise]) -> None:
+    drawn = turns(method(order="random", blocks=2), 6, 600)
+    assert all(len(set(blocks)) == 2 for blocks in drawn)
+    counts = [sum(block in blocks for blocks in drawn) for block in range(6)]
+    # Binomial with n = 600 and p = 1/3: mean 200, standard deviation 11.5; five of those.
+    assert all(abs(count - 200) < 58 for count in counts)
+    assert turns(method(order="random", blocks=2, seed=1), 6, 20) != drawn[:20]
+
+
+def requiring(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+REST: dict[str, Callable[[str], bool]] = {
+    "all": lambda name: not name.startswith("roberta.encoder.layer."),
+    "head": lambda name: name.startswith("classifier."),
+    "none": lambda _name: False,
+}
+
+
+@pytest.mark.parametrize("rest", REST)
+def test_only_the_chosen_blocks_and_the_rest_train(
+    method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel], rest: str
+) -> None:
+    model, chosen = tiny_model("tiny_roberta"), method(blocks=1, every=2, order="ascending", rest=rest)
+    chosen.attach(model)
+    stack, trains = "roberta.encoder.layer", REST[rest]
+    for step, number in ((0, 0), (2, 1), (4, 0)):
+        if step:
+            assert chosen.is_due(step, 10)
+            changed = chosen.before_step(model, step)
+            assert changed.retrain and changed.recapture
+            started = {id(parameter) for parameter in changed.reset}
+            assert started == {id(p) for p in model.get_submodule(f"{stack}.{number}").parameters()}
+        block = {f"{stack}.{number}.{name}" for name, _ in model.get_submodule(f"{stack}.{number}").named_parameters()}
+        assert requiring(model) == block | {name for name, _ in model.named_parameters() if trains(name)}
+
+
+def test_more_blocks_than_there_are(
+    method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    with pytest.raises(UserError, match=r"method\.blocks=3 is more than the model's 2"):
+        method(blocks=3).attach(tiny_model("tiny_roberta"))
+
+
+@pytest.mark.parametrize(("name", "stack"), [
+    ("tiny_roberta", "roberta.encoder.layer"), ("tiny_bert", "bert.encoder.layer"), ("tiny_gpt2", "transformer.h"),
+    ("tiny_llama", "model.layers"),
+])  # fmt: skip
+def test_the_blocks_of_each_architecture(tiny_model: Callable[..., PreTrainedModel], name: str, stack: str) -> None:
+    model = tiny_model(name)
+    expected: Any = model.get_submodule(stack)
+    assert [id(block) for block in transformer_blocks(model)] == [id(block) for block in expected]
+
+
+def test_a_model_without_blocks() -> None:
+    with pytest.raises(UserError, match="no stack of blocks"):
+        transformer_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
+
+
+def test_a_setting_out_of_range(compose: Compose) -> None:
+    wrong = {"blocks=0": "at least 1", "every=0": "at least 1", "order=best": "choose", "rest=body": "choose"}
+    for setting, message in wrong.items():
+        with pytest.raises(UserError, match=rf"method\.{setting}.*{message}"):
+            compose("task=grammar", "model=tiny_roberta", "method=blockwise", f"method.{setting}")
+
+
+def test_lisa_and_badam_are_settings_of_it(compose: Compose) -> None:
+    lisa = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
+    assert isinstance(lisa, Blockwise)
+    assert (lisa.order, lisa.rest) == ("random", "all")
+    badam = ("method.blocks=1", "method.order=shuffled", "method.rest=head")
+    compose("task=grammar", "model=tiny_roberta", "method=blockwise", *badam)
