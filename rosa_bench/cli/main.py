@@ -39,13 +39,13 @@ def dispatch(arguments: list[str]) -> None:
         case [name, *_] if name[:1].isalpha() and "=" not in name:
             load(name)  # raises: it names the nearest command
         case _:
-            call(DEFAULT, arguments)
+            call(DEFAULT, arguments, program=arguments[:1] != [] and arguments[0] in HELP)
 
 
-def call(name: str, arguments: list[str]) -> None:
-    """Call a command, or show its help if the arguments ask for it."""
+def call(name: str, arguments: list[str], *, program: bool = False) -> None:
+    """Call a command, or show its help, or that of the whole ``program``, if the arguments ask for it."""
     if any(argument in HELP for argument in arguments):
-        show_help(None if name == DEFAULT and arguments[0] in HELP else name)
+        show_help(None if program else name)
         return
     load(name).main([_with_home(argument) for argument in arguments])
 

