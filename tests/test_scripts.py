@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
+"""Benchmarks and studies run at tiny sizes; what can be known of their figures is checked."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from rosa_bench.api import compose
 from rosa_bench.runs.run import recipe
 
 CPU = torch.device("cpu")
@@ -121,7 +122,7 @@ def test_decay_takes_from_the_chosen_directions_alone(
     spectra = [torch.linalg.svdvals(layer.weight.detach().double()) for layer in layers]
     chosen = slice(0, rank) if select == "top" else slice(-rank, None)
     shares = [(spectrum[chosen].norm() / spectrum.norm()).item() for spectrum in spectra]
-    config = script.settings(*DECAY, f"rank={rank}", f"method.select={select}", "method.resample_every=0")
+    config = compose([*DECAY, f"rank={rank}", f"method.select={select}", "method.resample_every=0"])
     found = decay.moved(model, config.method, recipe(config, 25), 25)
     lost = 1 - LEFT**2
     assert found == pytest.approx({"mean": lost * sum(shares) / len(shares), "greatest": lost * max(shares)}, rel=1e-3)
@@ -132,7 +133,7 @@ def test_decay_of_a_whole_weight_is_one_however_often_it_is_resampled(
     script: ModuleType, tiny_model: Callable[..., Any], period: str
 ) -> None:
     decay, model = import_module("scripts.studies.decay"), tiny_model("tiny_roberta")
-    config = script.settings(*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}")
+    config = compose([*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}"])
     plan = recipe(config, 25)
     assert decay.kept(plan, range(100), 100) == pytest.approx(LEFT)
     found = decay.moved(model, config.method, plan, 25)

@@ -19,12 +19,13 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rosa_bench.api import compose
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.base import Method
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.tasks.generation.generate import generate
 from rosa_bench.tasks.generation.task import Decoding
-from scripts.reporting import Figures, interleaved, settings, write_report
+from scripts.reporting import Figures, interleaved, write_report
 
 PROMPTS, TOKENS, BEAMS, RANK = 64, 64, 5, 8
 DECODING = Decoding(beams=BEAMS, no_repeat_ngram=4, max_new_tokens=TOKENS, length_penalty=1.0)
@@ -99,7 +100,7 @@ def decoder(device: torch.device) -> PreTrainedModel:
 
 def lora() -> Method:
     """LoRA on the attention's layers."""
-    return settings("task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}").method
+    return compose(["task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}"]).method
 
 
 if __name__ == "__main__":

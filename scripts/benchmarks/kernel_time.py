@@ -12,15 +12,14 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.runs import run as running
-from rosa_bench.runs.resolve import resolve
 from rosa_bench.training.state import Epoch
-from scripts.reporting import settings
 
 
 def main(arguments: list[str]) -> None:
     """Make the run, its last epoch profiled."""
-    config = settings(*arguments)
+    config = compose([*arguments])
     profiler = profile(activities=[ProfilerActivity.CUDA])
     fit = running.fit
 
@@ -36,7 +35,7 @@ def main(arguments: list[str]) -> None:
         return history
 
     running.fit = profiled
-    running.run(resolve(config, {}))
+    running.run(resolve(config))
     kernels = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     seconds = sum(event.duration_ns() for event in kernels if event.device_type().name == "CUDA") / 1e9
     sys.stdout.write(f"{seconds:.4f}\n")

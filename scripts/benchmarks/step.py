@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, RobertaConfig
 
+from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.stacked import LARGEST, materialised
@@ -31,7 +32,7 @@ from rosa_bench.training.compile import WARM_UPS, compiled
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.state import Recipe, Training
-from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, with_extra_bytes, write_report
+from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, with_extra_bytes, write_report
 
 RANK = 8
 RECIPE = Recipe(
@@ -148,7 +149,7 @@ def encoder(device: torch.device) -> PreTrainedModel:
 def ours(method: str, device: torch.device) -> nn.Module:
     """The model with a method of this package attached, under the protocol ``fair``."""
     model = encoder(device)
-    chosen = settings(f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair").method
+    chosen = compose([f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair"]).method
     chosen.attach(model)
     return model
 

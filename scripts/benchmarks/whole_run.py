@@ -24,8 +24,9 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig
 
+from rosa_bench.api import compose
 from rosa_bench.tasks.classification.rows import load_rows
-from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, write_report
+from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, write_report
 
 CLI = [sys.executable, "-m", "rosa_bench.cli.main"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -139,7 +140,7 @@ def folders(work: Path) -> list[str]:
 
 def make_model(folder: Path, data_dir: Path | None) -> Path:
     """RoBERTa-base with random weights, in Hugging Face form, with a tokenizer made from the sentences at hand."""
-    task = settings("task=grammar" if data_dir is None else "task=cola").task
+    task = compose(["task=grammar" if data_dir is None else "task=cola"]).task
     texts = [row.texts[0] for row in load_rows(task, "train", data_dir)]  # pyright: ignore[reportArgumentType]
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     made = ByteLevelBPETokenizer(add_prefix_space=False)

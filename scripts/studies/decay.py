@@ -18,22 +18,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.lowrank import SELECTIONS
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.schedule import lr_at
-from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import recipe
 from rosa_bench.training.state import Recipe
-from scripts.reporting import Figures, relative_norms, settings, write_report
+from scripts.reporting import Figures, relative_norms, write_report
 
 PERIODS = {"never resampled": 0.0, "resampled every 2 epochs": 2.0, "resampled every epoch": 1.0}
 
 
 def main() -> None:
     """Decay for each selection and period, print, and write to results/benchmarks."""
-    config = settings(*sys.argv[1:], "method=rosa", "device=cpu")
-    problem = config.task.prepare(resolve(config, {}).context)
+    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
+    problem = config.task.prepare(resolve(config).context)
     plan, steps_per_epoch = recipe(config, len(problem.train)), len(problem.train)
     total = plan.epochs * steps_per_epoch
     figures = {"one factor": {"lost": 1 - kept(plan, range(total), total)}}

@@ -10,10 +10,9 @@ import torch
 from rich import box, get_console
 from rich.table import Table
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.data.batches import Batches
-from rosa_bench.runs.resolve import resolve
 from rosa_bench.tasks.regression.theory import algorithm1
-from scripts.reporting import settings
 
 STEPS = (1, 5, 24, 25, 100)
 RANKS = (1, 2, 4, 6, 8)
@@ -21,8 +20,8 @@ RANKS = (1, 2, 4, 6, 8)
 
 def main() -> None:
     """Make the problem that the runs are trained on, and solve it step by step."""
-    config = settings("task=synthetic", "model=mlp1", "method=rosa")
-    problem = config.task.prepare(resolve(config, {}).context)
+    config = compose(["task=synthetic", "model=mlp1", "method=rosa"])
+    problem = config.task.prepare(resolve(config).context)
     [weight] = problem.model.parameters()  # (replicates, out, in)
     (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rosa_bench.runs.resolve import resolve
-from scripts.reporting import Figures, settings, write_report
+from rosa_bench.api import compose, resolve
+from scripts.reporting import Figures, write_report
 
 SEEDS = (0, 1, 2)
 ITERATIONS = 20
@@ -26,10 +26,10 @@ ITERATIONS = 20
 
 def main() -> None:
     """Print the bounds for some draws of the head, and write them to results/benchmarks."""
-    config = settings(*sys.argv[1:], "protocol=paper", "device=cpu")
+    config = compose([*sys.argv[1:], "protocol=paper", "device=cpu"])
     figures = {}
     for seed in SEEDS:
-        resolved = resolve(replace(config, seed=seed), {})
+        resolved = resolve(replace(config, seed=seed))
         figures[f"seed {seed}"] = bounds(config.task.prepare(resolved.context).model)
     name = f"frozen_head_{config.task.name}_{config.model.name}"
     write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))

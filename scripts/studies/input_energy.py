@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.data.batches import Batch
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.runs.resolve import resolve
-from scripts.reporting import Figures, settings, write_report
+from scripts.reporting import Figures, write_report
 
 
 class Inputs(NamedTuple):
@@ -37,9 +37,9 @@ class Inputs(NamedTuple):
 
 def main() -> None:
     """Measure, print, and write to results/benchmarks."""
-    config = settings(*sys.argv[1:], "method=rosa", "device=cpu")
+    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
     assert isinstance(config.method, Rosa)
-    problem = config.task.prepare(resolve(config, {}).context)
+    problem = config.task.prepare(resolve(config).context)
     layers = {name: problem.model.get_submodule(name) for name in config.method.target_names(problem.model)}
     batches = problem.select.batches.epoch()  # pyright: ignore[reportAttributeAccessIssue]
     kinds: dict[str, list[Figures]] = defaultdict(list)
