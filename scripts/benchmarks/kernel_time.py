@@ -1,8 +1,8 @@
-"""Seconds that a GPU spends in kernels during the last epoch of a run, whose settings are the arguments.
+"""Seconds a GPU spends in kernels during the last epoch of a run; the arguments are the run's settings.
 
     python -m scripts.benchmarks.kernel_time task=grammar model=tiny_roberta method=rosa epochs=2
 
-Prints the seconds alone. What a captured graph launches is counted kernel by kernel, the gaps between them are not.
+Prints only the seconds. Kernels of a captured graph are counted one by one, without the gaps between them.
 """
 
 import sys
@@ -18,8 +18,8 @@ from rosa_bench.training.state import Epoch
 
 
 def main(arguments: list[str]) -> None:
-    """Make the run, its last epoch profiled."""
-    config = compose([*arguments])
+    """Make the run and profile its last epoch."""
+    config = compose(arguments)
     profiler = profile(activities=[ProfilerActivity.CUDA])
     fit = running.fit
 

@@ -2,11 +2,11 @@
 
     python -m scripts.studies.decay task=cola model=mpnet_base protocol=fair data_dir=~/data
 
-ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both of them at every step: whatever the
-gradients do not rebuild is lost. Here a run is made without gradients, schedule and resamples and all, for each
-selection and period. Of the adapted layers: the mean and the greatest norm of the change over that of the weight.
-LoRA's product starts at zero and loses nothing; full fine-tuning moves every weight by what one factor loses, at its
-own learning rate. Figures of docs/explanations.md come from here. Four minutes on two CPU cores.
+ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both at every step; what the gradients do not
+rebuild is lost. This script makes a run without gradients, with its schedule and resamples, for each selection and
+period. It reports the mean and the largest relative change of the adapted weights. LoRA's product starts at zero and
+loses nothing. Full fine-tuning shrinks every weight as one factor shrinks, at its own learning rate. Source of figures
+in docs/explanations.md. Four minutes on two CPU cores.
 """
 
 import math
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def kept(plan: Recipe, steps: range, total: int) -> float:
-    """What AdamW's decay leaves of a parameter over some of a run's steps, as a fraction."""
+    """Return the fraction of a parameter that AdamW's decay leaves over some of a run's steps."""
     return math.prod(
         1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.schedule) * plan.weight_decay for step in steps
     )
@@ -55,7 +55,7 @@ def kept(plan: Recipe, steps: range, total: int) -> float:
 
 @torch.no_grad()
 def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) -> Figures:
-    """How far a run without gradients moves the adapted weights, as fractions of their norms."""
+    """Return how far a run without gradients moves the adapted weights, relative to their norms."""
     method.attach(model)
     layers, total = low_rank_layers(model), plan.epochs * steps_per_epoch
     start = [layer.merged_weight() for layer in layers]

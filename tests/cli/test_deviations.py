@@ -18,7 +18,7 @@ from rosa_bench.system.errors import UserError
 def deviations(
     rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[dict[str, list[Any]]]]:
-    """What each job of a command line would record as deviations; nothing is run."""
+    """List the deviations that each job of a command line would record; nothing is run."""
 
     def listed(*arguments: str) -> list[dict[str, list[Any]]]:
         found = []
@@ -75,7 +75,7 @@ def test_deviations_from_the_protocol_are_listed_with_its_value(
     ["protocol=fair", "method=bitfit", "optimizer.warmup_steps=7", "optimizer.clip_norm=null"],
     ["task=e2e_nlg", "method=lora", "optimizer.warmup_steps=null"],
 ])  # fmt: skip
-def test_what_next_asks_for_is_of_the_very_setting_that_it_was_asked_of(
+def test_the_commands_of_next_compose_to_the_same_settings(
     deviations: Callable, compose: Callable, make_record: Callable[..., RunRecord], arguments: list[str]
 ) -> None:
     [changed] = deviations(*arguments)

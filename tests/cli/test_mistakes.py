@@ -63,13 +63,13 @@ def test_a_mistake_is_reported_in_one_line_and_leaves_no_record(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_device_that_is_not_there_is_told(rosa_bench: Callable[..., Any], here: Path, device: str) -> None:
+def test_a_missing_device_is_reported(rosa_bench: Callable[..., Any], here: Path, device: str) -> None:
     rosa_bench(*TINY, f"device={device}").assert_one_line_error(f"device={device}", "device=auto")
     assert not list(here.rglob("*.json"))
 
 
 @pytest.mark.parametrize("key", ["output_dir", "results_dir"])
-def test_a_folder_that_cannot_be_written_is_told(rosa_bench: Callable[..., Any], here: Path, key: str) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(rosa_bench: Callable[..., Any], here: Path, key: str) -> None:
     (here / "taken").write_text("a file")
     rosa_bench(*TINY, f"{key}=taken").assert_one_line_error(f"{key}=taken", f"another folder with {key}=")
     assert (here / "taken").read_text() == "a file"
@@ -89,7 +89,7 @@ GOOD = [{"sentence": "a", "label": 1}, {"sentence": "b", "label": 0}]
     ("train", [*GOOD, {"sentence": "c"}], ["row 3", "label None"]),
     ("train", [{"sentence": 5, "label": 1}], ["row 1", "sentence", "5"]),
 ])  # fmt: skip
-def test_a_bad_row_is_told_with_its_file_and_number(
+def test_a_bad_row_is_reported_with_its_file_and_number(
     rosa_bench: Callable[..., Any], here: Path, split: str, rows: list[dict[str, Any]], words: list[str]
 ) -> None:
     for name in ("train", "validation"):
@@ -103,15 +103,15 @@ def test_a_bad_row_is_told_with_its_file_and_number(
     assert not list(here.rglob("*.json"))
 
 
-def test_reading_files_writes_nothing_of_its_own_to_stderr(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_reading_files_prints_nothing_to_stderr(rosa_bench: Callable[..., Any], here: Path) -> None:
     write_rows(here, "data/glue/cola/train.jsonl", [{"text": "a", "label": 1}])
     write_rows(here, "data/glue/cola/validation.jsonl", GOOD)
     rosa_bench(*TINY, "task=cola", "data_dir=data").assert_one_line_error("train.jsonl", "no column sentence")
 
 
-def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Any]) -> None:
-    told = rosa_bench(*TINY, "model=roberta_base").err
-    assert "model.path=FOLDER" in told
+def test_the_remedy_in_an_error_message_works(rosa_bench: Callable[..., Any]) -> None:
+    shown = rosa_bench(*TINY, "model=roberta_base").err
+    assert "model.path=FOLDER" in shown
     rosa_bench(*TINY, "model=roberta_base", "model.path=FOLDER").assert_one_line_error(
         "model.path=FOLDER", "config.json"
     )
@@ -135,7 +135,7 @@ def test_the_ways_out_that_an_error_names_are_open(rosa_bench: Callable[..., Any
     (["score", "nowhere.jsonl"], ["nowhere.jsonl", "No such file"]),
     (["score", "."], [".", "Is a directory"]),
 ])  # fmt: skip
-def test_a_mistake_in_another_command_is_told(
+def test_a_mistake_in_another_command_is_reported(
     rosa_bench: Callable[..., Any], arguments: list[str], words: list[str]
 ) -> None:
     rosa_bench(*arguments).assert_one_line_error(*words)
@@ -168,7 +168,7 @@ def test_score_needs_no_model(here: Path) -> None:
     assert two[:5] == ["two.jsonl", "2", "1", "to", "2"]
 
 
-def test_a_file_that_cannot_be_scored_is_told_before_any_figure(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_file_that_cannot_be_scored_is_reported_before_any_figure(rosa_bench: Callable[..., Any], here: Path) -> None:
     write_rows(here, "good.jsonl", [GENERATION])
     write_rows(here, "bad.jsonl", [GENERATION, {**GENERATION, "references": []}])
     outcome = rosa_bench("score", "good.jsonl", "bad.jsonl")
@@ -193,7 +193,7 @@ def test_sigterm_ends_with_its_own_status(rosa_bench: Callable[..., Any], monkey
         assert rosa_bench(*TINY, *jobs)[::2] == (143, "rosa-bench: stopped by SIGTERM after step 3\n")
 
 
-def test_an_unforeseen_error_is_named_with_the_way_to_more(
+def test_an_unforeseen_error_is_named_and_its_traceback_offered(
     rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_raw: object) -> None:

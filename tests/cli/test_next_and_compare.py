@@ -41,7 +41,7 @@ def test_next_prints_commands_that_run(rosa_bench: Callable[..., Any], tmp_path:
     ("method.rank=2,8", ["rank=2", "rank=8"]),
     ("epochs=10", ["rank=2", "rank=8"]),
 ])  # fmt: skip
-def test_next_is_of_the_runs_that_are_meant_and_adds_what_changes_no_figure(
+def test_next_is_restricted_to_the_given_runs_and_adds_what_changes_no_score(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord], meant: str, ranks: list[str]
 ) -> None:
     for settings in (["method=lora", "rank=2"], ["method=lora", "rank=8"], ["method=ft", "epochs=3"]):
@@ -62,7 +62,7 @@ def test_next_is_of_the_runs_that_are_meant_and_adds_what_changes_no_figure(
     (["deivce=cpu"], ["deivce is not a setting"]),
     ([], ["results_dir=results", "no runs"]),
 ])  # fmt: skip
-def test_a_mistake_of_next_is_told(
+def test_a_mistake_of_next_is_reported(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord],
     arguments: list[str], words: list[str],
 ) -> None:  # fmt: skip
@@ -71,7 +71,7 @@ def test_a_mistake_of_next_is_told(
     rosa_bench("next", *arguments).assert_one_line_error(*words)
 
 
-def test_compare_shows_differences_and_tells_mistakes(
+def test_compare_shows_differences_and_reports_mistakes(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
 ) -> None:
     rosa_bench("compare", "method=rosa,lora").assert_one_line_error("results_dir=results", "no completed run")

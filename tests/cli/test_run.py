@@ -71,13 +71,13 @@ def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., 
     assert len(list(here.rglob("*.json"))) == 4
 
 
-def test_a_failing_job_does_not_stop_a_sweep_and_each_is_told(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_failing_job_does_not_stop_a_sweep_and_each_is_reported(rosa_bench: Callable[..., Any], here: Path) -> None:
     outcome = rosa_bench("-m", *TINY, "method=lora", "rank=33,34,2")
     assert outcome.status == 1
     assert [record.config["method"]["rank"] for record in records(here)] == [2]
-    told = [line for line in outcome.err.splitlines() if line.startswith("rosa-bench: ")]
+    shown = [line for line in outcome.err.splitlines() if line.startswith("rosa-bench: ")]
     for rank in (33, 34):
-        assert any(f"rank={rank} does not fit" in line for line in told), outcome.err
+        assert any(f"rank={rank} does not fit" in line for line in shown), outcome.err
     assert "Traceback" not in outcome.err
 
 
@@ -92,12 +92,12 @@ def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..
     assert "1 of 2 jobs cannot be run; none was started" in outcome.err
     assert rosa_bench(*TINY, "seed=1").status == 0
     assert path.read_text() == "{"
-    told = rosa_bench("tables")
-    assert (told.status, "1 completed run" in told.out) == (0, True)
-    assert "1 of 2 files in results/runs could not be read; see above" in told.out + told.err  # wherever the log goes
+    shown = rosa_bench("tables")
+    assert (shown.status, "1 completed run" in shown.out) == (0, True)
+    assert "1 of 2 files in results/runs could not be read; see above" in shown.out + shown.err  # wherever the log goes
 
 
-def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[..., Any], here: Path) -> None:
     outcome = rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30")
     outcome.assert_one_line_error("TrainingFailedError", "training loss", "step")
     [record] = records(here)
@@ -106,7 +106,7 @@ def test_a_loss_that_is_no_number_fails_with_its_step(rosa_bench: Callable[..., 
     assert outcome.err.startswith(f"rosa-bench: {record.error} (")
 
 
-def test_what_failed_is_run_again_on_demand_alone(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any], here: Path) -> None:
     arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30")
     assert rosa_bench(*arguments).status == 1
     [path] = here.rglob("*.json")
@@ -122,7 +122,7 @@ def test_what_failed_is_run_again_on_demand_alone(rosa_bench: Callable[..., Any]
     assert len(list((here / "results/runs/superseded").iterdir())) == 2
 
 
-def test_a_failure_that_was_mended_is_made_good(
+def test_a_failed_run_completes_once_the_cause_is_gone(
     rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **_options: object) -> None:
@@ -137,7 +137,7 @@ def test_a_failure_that_was_mended_is_made_good(
     assert rosa_bench(*TINY).status == 0  # and is no longer in the way
 
 
-def test_a_full_disk_when_the_record_is_written_is_told_and_harms_nothing(
+def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **_options: object) -> None:
@@ -159,7 +159,7 @@ def test_a_full_disk_when_the_record_is_written_is_told_and_harms_nothing(
     assert not list(here.rglob("step-*"))
 
 
-def test_a_run_that_another_process_makes_is_told_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_run_of_another_process_is_reported_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:
     assert rosa_bench(*TINY).status == 0
     [path] = here.rglob("*.json")
     with locked(path.parent / ".locks" / path.stem, "it"):
@@ -179,7 +179,7 @@ def test_checkpoints_that_a_completed_run_could_not_remove_are_removed(
     assert not list(here.rglob("step-*"))
 
 
-def test_a_completed_run_is_run_again_for_its_model_alone(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_completed_run_is_run_again_for_its_model_only(rosa_bench: Callable[..., Any], here: Path) -> None:
     assert rosa_bench(*TINY).status == 0
     assert not list(here.rglob("model.safetensors"))
     assert rosa_bench(*TINY, "save_model=true").status == 0
@@ -189,7 +189,7 @@ def test_a_completed_run_is_run_again_for_its_model_alone(rosa_bench: Callable[.
     assert saved.stat().st_mtime_ns == written
 
 
-def test_a_home_folder_may_be_written_as_a_shell_does(rosa_bench: Callable[..., Any]) -> None:
+def test_a_tilde_stands_for_the_home_folder(rosa_bench: Callable[..., Any]) -> None:
     for key in ("data_dir", "model.path"):
         outcome = rosa_bench(*TINY, "task=cola", f"{key}=~/nowhere-at-all")
         outcome.assert_one_line_error(
@@ -198,12 +198,14 @@ def test_a_home_folder_may_be_written_as_a_shell_does(rosa_bench: Callable[..., 
 
 
 @pytest.mark.parametrize(("gpus", "jobs_per_gpu", "expected"), [(0, 1, -1), (0, 3, -1), (1, 1, 1), (2, 3, 6)])
-def test_so_many_jobs_run_at_once(monkeypatch: pytest.MonkeyPatch, gpus: int, jobs_per_gpu: int, expected: int) -> None:
+def test_the_number_of_jobs_at_once_follows_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, jobs_per_gpu: int, expected: int
+) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     assert running.processes(jobs_per_gpu) == expected
 
 
 @pytest.mark.parametrize("wrong", [0, -1])
-def test_no_job_for_a_gpu_is_a_mistake(wrong: int) -> None:
+def test_less_than_one_job_per_gpu_is_refused(wrong: int) -> None:
     with pytest.raises(UserError, match=f"jobs_per_gpu={wrong}"):
         running.processes(wrong)
