@@ -1,1 +1,120 @@
-"""What the command line, scripts and tests call: compose a run, run it, load records."""
+"""The library: compose a run's settings, run it, and load records.
+
+The command line, the scripts and the tests use these functions too.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rosa_bench.config.compose import composing
+from rosa_bench.config.deviations import GROUPS, deviations, deviations_of
+from rosa_bench.config.overrides import check_overrides, composition_errors
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import Records
+from rosa_bench.records.store import load_records as load_from_folder
+from rosa_bench.system.errors import UserError
+
+if TYPE_CHECKING:
+    from rosa_bench.runs.resolve import ResolvedRun
+
+log = logging.getLogger(__name__)
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the checked settings of a run, from overrides as on the command line.
+
+    Raises `UserError`, which names the key, for a setting, choice or value that is not allowed.
+
+    >>> config = compose(["task=synthetic", "model=mlp1", "method=rosa", "rank=2", "epochs=3"])
+    >>> config.method.name, config.method.rank, config.epochs
+    ('rosa', 2, 3)
+    >>> compose(["task=clao"])
+    Traceback (most recent call last):
+    rosa_bench.system.errors.UserError: task=clao is not known; did you mean cola? Choose one of: ...
+    """
+    return _composed(overrides)[0]
+
+
+def run(config: RunConfig | Sequence[str]) -> RunRecord:
+    """Run what ``config`` describes, and return its record, which is also written to its ``results_dir``.
+
+    ``config`` holds settings from `compose`, or overrides as on the command line. A completed run is not run again: its
+    record is returned, unless ``resume=never``. Raises `UserError` if the run is not possible or another process is
+    running it, and whatever error stops it.
+
+    >>> record = run(["task=synthetic", "model=mlp1", "epochs=1", "task.replicates=1", "task.train_rows=64",
+    ...               "task.validation_rows=16", "device=cpu"])
+    >>> record.status, record.config["method"]["name"]
+    ('completed', 'rosa')
+    >>> run(compose(["task=synthetic", "model=mlp1", "epochs=1", "task.replicates=1", "task.train_rows=64",
+    ...              "task.validation_rows=16", "device=cpu"])).id == record.id
+    True
+    >>> [run.id for run in load_records("results")] == [record.id]
+    True
+    """
+    if isinstance(config, RunConfig):
+        with composing():
+            return complete(config, deviations_of(config))
+    return complete(*_composed(config))
+
+
+def load_records(path: str | Path = "results") -> Records:
+    """Return all run records in a results folder, in the order of their file names.
+
+    Files that are not records are skipped and named in the log.
+
+    >>> load_records("a_folder_without_records")
+    []
+    """
+    return load_from_folder(Path(path).expanduser())
+
+
+def resolve(config: RunConfig) -> "ResolvedRun":
+    """Find the data, the weights and the device of a run, and its id, without running it.
+
+    Raises `UserError` if any of them is missing.
+    """
+    from rosa_bench.runs import resolve as resolving
+
+    with composing():
+        return resolving.resolve(config, deviations_of(config))
+
+
+def complete(config: RunConfig, differing: Mapping[str, list[Any]]) -> RunRecord:
+    """Return the record of a completed run, running it first if needed.
+
+    ``differing`` are its deviations from the protocol. Raises `UserError` if the run failed before and neither
+    ``retry_failed`` nor ``resume=never`` is set.
+    """
+    from rosa_bench.runs import resolve as resolving
+    from rosa_bench.runs.lock import locked
+    from rosa_bench.runs.status import status_of
+
+    resolved = resolving.resolve(config, dict(differing), own_gpu=True)
+    with locked(resolved.lock, resolved.id):
+        kind, record = status_of(resolved)
+        if record is not None and kind == "completed" and config.resume == "auto":
+            shutil.rmtree(resolved.checkpoints, ignore_errors=True)  # left by a process that was killed
+            log.info("%s is completed already; resume=never runs it again", resolved.id)
+            return record
+        if kind == "failed" and config.resume == "auto" and not config.retry_failed:
+            reason = record.error if record else ""
+            raise UserError(f"{resolved.id} failed before ({reason}); retry_failed=true runs it again")
+        from rosa_bench.runs import run as running
+
+        return running.run(resolved)
+
+
+def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]]:
+    """Return the settings that overrides compose to, and their deviations from the protocol."""
+    if isinstance(overrides, str):
+        raise UserError(f"{overrides!r} is one string; pass a list of overrides, such as ['task=cola', 'rank=8']")
+    check_overrides(overrides)
+    with composing() as composer, composition_errors():
+        raw = composer.compose(tuple(overrides))
+        return parse(raw), deviations(raw, {group: raw[group].name for group in GROUPS})

@@ -1,4 +1,4 @@
-"""What the benchmarks share: times and norms that can be compared, and a report of figures."""
+"""What benchmarks and studies share: preparing and training a run, timing, and writing a report."""
 
 import json
 import re
@@ -11,17 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-import hydra
 import torch
 from rich import box, get_console
 from rich.table import Table
 from torch import Tensor
 
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.parse import parse
-from rosa_bench.config.schema import RunConfig
+from rosa_bench import api
 from rosa_bench.records.provenance import git_state, versions
-from rosa_bench.runs.resolve import ResolvedRun, resolve
+from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.device import autocast, describe
 from rosa_bench.system.files import write_atomic
@@ -38,15 +35,9 @@ ROBERTA_BASE = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab
 SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}  # MiniLM-L6
 
 
-def settings(*overrides: str) -> RunConfig:
-    """The composed and checked settings of a command line."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return parse(hydra.compose("config", list(overrides)))
-
-
 def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
-    """The run of a command line, about to train: its model where it trains, its method attached."""
-    resolved = resolve(settings(*overrides), {})
+    """Return a run that is about to train: its model on its device, its method attached."""
+    resolved = api.resolve(api.compose(overrides))
     problem = resolved.config.task.prepare(resolved.context)
     problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
     resolved.config.method.attach(problem.model)
@@ -54,15 +45,15 @@ def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
 
 
 class EnoughError(Exception):
-    """All that was wanted was seen."""
+    """The wanted number of steps is done."""
 
 
 def train_watched(
     problem: PreparedTask, resolved: ResolvedRun, look: Callable[[Training, float], None], *, every: int, steps: int
 ) -> None:
-    """Train the first ``steps`` of a run, schedule and all, but for one epoch at most.
+    """Train the first ``steps`` steps of a run with its schedule, within the first epoch.
 
-    ``look`` is called after every ``every`` of them, with the mean training loss since the last time.
+    ``look`` is called after every ``every`` steps with the mean training loss since the last call.
     """
 
     class Look(Observer):
@@ -86,7 +77,7 @@ def train_watched(
 
 
 def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
-    """Median seconds of each action, all of them taken in turn so that a noisy moment hits them alike."""
+    """Return the median seconds of each action. They take turns, so that a noisy moment affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for action in actions.values():
         action()  # warm up
@@ -101,7 +92,7 @@ def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) ->
 
 
 def with_extra_bytes(action: Callable[[], T], device: torch.device) -> tuple[T, int]:
-    """What ``action`` returns, and how much GPU memory it takes at its peak beside what is taken; 0 on a CPU."""
+    """Return the result of ``action``, and its peak GPU memory above what was already allocated; 0 on a CPU."""
     if device.type == "cpu":
         return action(), 0
     before = torch.cuda.memory_allocated(device)
@@ -110,25 +101,25 @@ def with_extra_bytes(action: Callable[[], T], device: torch.device) -> tuple[T, 
 
 
 def wait_for_gpu() -> None:
-    """Return when what was asked of a GPU is done."""
+    """Wait until the GPU has finished its queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def relative_norms(tensors: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
-    """The Frobenius norm of each tensor over that of its weight, (tensors,)."""
+    """Return the Frobenius norm of each tensor divided by that of its weight, (tensors,)."""
     return torch.stack([one.norm() / weight.norm() for one, weight in zip(tensors, weights, strict=True)])
 
 
 def short_name(device: torch.device, name: str) -> str:
-    """A device as a file's name has it: ``cpu``, ``h200``, ``geforce-rtx-4090``."""
+    """Return a device's name for file names: ``cpu``, ``h200``, ``geforce-rtx-4090``."""
     return "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia "))
 
 
 def write_report(
     name: str, figures: Mapping[str, Figures], *, folder: Path, what: str | None, device: torch.device
 ) -> None:
-    """Print the figures as a table, and write them with what made them: ``<name>_<device>_<date>.json``."""
+    """Print figures as a table, and write them with their provenance to ``<name>_<device>_<date>.json``."""
     now = datetime.now(UTC)
     described = describe(device)
     report = {

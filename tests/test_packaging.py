@@ -18,6 +18,7 @@ GROUPS = (
     "task",
     "model",
     "method",
+    "optimizer",
     "protocol",
     "recipe",
     "experiment",
@@ -51,7 +52,7 @@ def test_a_wheel_carries_every_folder_where_the_package_looks_for_it() -> None:
     }
 
 
-def test_inside_a_wheel_its_own_folders_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_uses_its_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "rosa_bench"
     for folder in ("conf", "published"):
         (package / folder).mkdir(parents=True)
@@ -60,7 +61,7 @@ def test_inside_a_wheel_its_own_folders_are_taken(tmp_path: Path, monkeypatch: p
     assert published_folder() == package / "published"
 
 
-def test_every_folder_that_a_source_archive_names_is_there() -> None:
+def test_every_path_of_the_source_archive_exists() -> None:
     for name in project()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
         assert (ROOT / name.lstrip("/")).exists(), name
 
@@ -72,18 +73,18 @@ def test_the_command_is_installed_and_resolves() -> None:
     assert command.load() is getattr(importlib.import_module(module), function)
 
 
-def test_the_version_is_one() -> None:
+def test_the_version_is_the_same_everywhere() -> None:
     assert importlib.metadata.version("rosa-bench") == rosa_bench.__version__
     assert re.fullmatch(r"\d+\.\d+\.\d+", rosa_bench.__version__)
 
 
-# What comes with a declared dependency, and by which name a package is imported.
+# Import names that differ from the declared package, or that come with another one.
 SUPPLIED = {
     "hydra": "hydra-core", "sklearn": "scikit-learn", "numpy": "scipy", "huggingface_hub": "transformers",
     "tokenizers": "transformers", "markdown_it": "markdown-it-py", "markupsafe": "jinja2",
 }  # fmt: skip
 
-# Files that may import what an extra brings, which they look for first.
+# Files that may import packages of an extra; they check first that those are installed.
 OPTIONAL = {
     "rosa_bench/report": "report", "rosa_bench/trackers": "tracking", "rosa_bench/models/weights/gguf.py": "gguf",
 }  # fmt: skip

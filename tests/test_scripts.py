@@ -1,4 +1,4 @@
-"""The benchmarks run, at sizes that take no time: what they measure is not looked at here, only that they do."""
+"""Benchmarks and studies run at tiny sizes; what can be known of their figures is checked."""
 
 import json
 import math
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from rosa_bench.api import compose
 from rosa_bench.runs.run import recipe
 
 CPU = torch.device("cpu")
@@ -23,7 +24,7 @@ LEFT = math.prod(1 - 0.1 * 0.1 * (step / 10 if step < 10 else (100 - step) / 90)
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The folder of programs as a place to import from, as it is when one of them is run."""
+    """Make scripts importable, as they are when one of them is run from the root of a clone."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     yield import_module("scripts.reporting")
 
@@ -41,7 +42,7 @@ def test_a_gpu_has_a_short_name_for_files(script: ModuleType, name: str, expecte
     assert script.short_name(CPU, "Some Processor") == "cpu"
 
 
-def test_resampling_is_measured_and_told_for_all_weights(script: ModuleType) -> None:
+def test_resampling_is_timed_for_all_weights(script: ModuleType) -> None:
     resample = import_module("scripts.benchmarks.resample")
     figures = resample.cost(6, 16, CPU, repeats=1, timed=2)
     assert set(figures) == {"ours_s", "svd_loop_s", "speedup"}
@@ -49,7 +50,7 @@ def test_resampling_is_measured_and_told_for_all_weights(script: ModuleType) -> 
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
-def test_steps_of_all_kinds_are_measured_beside_each_other(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_of_all_kinds_are_timed(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     step = import_module("scripts.benchmarks.step")
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setattr(step, "SMALL", tiny)
@@ -71,8 +72,8 @@ class Linear(torch.nn.Module):
         return self.head(features[:, 0])
 
 
-def test_a_frozen_head_reaches_as_far_as_is_said(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
-    """Of a linear head it has a closed form: the length of the centred slope, at the far point of the ellipsoid."""
+def test_a_frozen_linear_head_has_the_closed_form_bounds(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+    """Closed form for a linear head: the length of the centred slope, at the far point of the ellipsoid."""
     frozen_head = import_module("scripts.studies.frozen_head")
     model = tiny_model("tiny_roberta", num_outputs=1)
     model.classifier = Linear(model.config.hidden_size)
@@ -104,7 +105,7 @@ def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest
     assert all(-1 <= figures["likeness"] <= 1 for figures in seen.values())
 
 
-def test_sentences_that_are_one_are_alike(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+def test_equal_sentences_have_likeness_one(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
     collapse = import_module("scripts.studies.collapse")
     model, tokens = tiny_model("tiny_bert"), torch.arange(5, 35).view(6, 5)
     assert collapse.likeness(model, {"input_ids": tokens}) < 0.999
@@ -112,34 +113,34 @@ def test_sentences_that_are_one_are_alike(script: ModuleType, tiny_model: Callab
 
 
 @pytest.mark.parametrize("select", ["top", "bottom"])
-def test_decay_takes_from_the_chosen_directions_alone(
+def test_decay_shrinks_the_chosen_directions_only(
     script: ModuleType, tiny_model: Callable[..., Any], select: str
 ) -> None:
-    """Never resampled: of a weight its share of the spectrum is held, and of that the square of a factor stays."""
+    """Without resampling, the chosen share of the spectrum shrinks by the square of one factor's decay."""
     decay, model, rank = import_module("scripts.studies.decay"), tiny_model("tiny_roberta"), 3
     layers = [layer for name, layer in model.named_modules() if name.endswith(ATTENTION)]
     spectra = [torch.linalg.svdvals(layer.weight.detach().double()) for layer in layers]
     chosen = slice(0, rank) if select == "top" else slice(-rank, None)
     shares = [(spectrum[chosen].norm() / spectrum.norm()).item() for spectrum in spectra]
-    config = script.settings(*DECAY, f"rank={rank}", f"method.select={select}", "method.resample_every=0")
+    config = compose([*DECAY, f"rank={rank}", f"method.select={select}", "method.resample_every=0"])
     found = decay.moved(model, config.method, recipe(config, 25), 25)
     lost = 1 - LEFT**2
     assert found == pytest.approx({"mean": lost * sum(shares) / len(shares), "greatest": lost * max(shares)}, rel=1e-3)
 
 
 @pytest.mark.parametrize("period", ["0", "1", "0.4"])
-def test_decay_of_a_whole_weight_is_one_however_often_it_is_resampled(
+def test_decay_at_full_rank_does_not_depend_on_resampling(
     script: ModuleType, tiny_model: Callable[..., Any], period: str
 ) -> None:
     decay, model = import_module("scripts.studies.decay"), tiny_model("tiny_roberta")
-    config = script.settings(*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}")
+    config = compose([*DECAY, f"rank={model.config.hidden_size}", f"method.resample_every={period}"])
     plan = recipe(config, 25)
     assert decay.kept(plan, range(100), 100) == pytest.approx(LEFT)
     found = decay.moved(model, config.method, plan, 25)
     assert found == pytest.approx({"mean": 1 - LEFT**2, "greatest": 1 - LEFT**2}, rel=1e-3)
 
 
-def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
+def test_needed_operations_grow_with_the_trained_parameters(script: ModuleType) -> None:
     step = import_module("scripts.benchmarks.step")
     forward = 2 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 32 * 16  # of the weights alone
     rosa, full = (step.needed_operations(method, 32, 16) for method in ("rosa", "ft"))
@@ -147,7 +148,7 @@ def test_what_a_step_needs_grows_with_what_trains(script: ModuleType) -> None:
     assert 3 * forward < full < 3.1 * forward
 
 
-def test_energy_is_that_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
+def test_energy_is_the_mean_square_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
     """A weight whose singular vectors are the axes, the last one's value being smallest."""
     module = import_module("scripts.studies.input_energy")
     x = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
@@ -161,7 +162,7 @@ def test_energy_is_that_of_the_inputs_along_the_triplets(script: ModuleType) -> 
     }
 
 
-def test_what_a_layer_is_given_is_counted_without_padding(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+def test_padding_does_not_count_as_input_of_a_layer(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
     module, model = import_module("scripts.studies.input_energy"), tiny_model("tiny_roberta")
     layers = {name: layer for name, layer in model.named_modules() if name.endswith("attention.self.query")}
     tokens = torch.arange(5, 35).view(6, 5)

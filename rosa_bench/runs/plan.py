@@ -1,6 +1,6 @@
-"""``rosa-bench plan``: what a sweep would run, what is done, what failed before, and how long the rest will take.
+"""The plan of a sweep: what it would run, what is completed, what failed before, and how long the rest will take.
 
-The same look at every job is taken before the first job of a sweep starts.
+A sweep checks its jobs in the same way before the first one starts.
 """
 
 from collections import Counter
@@ -28,9 +28,9 @@ TO_RUN = ("unfinished", "new")
 class Job:
     """One combination of a sweep.
 
-    resolved   what it would run; none where it cannot be run
-    kind    how that run stands (`rosa_bench.runs.status`), ``duplicate`` of an earlier job's, or ``invalid``
-    reason  why it failed before, or is invalid
+    resolved  the run it would make; None if it is not possible
+    kind      status of that run (`rosa_bench.runs.status`), ``duplicate`` of an earlier job's run, or ``invalid``
+    reason    why the run failed before, or why the job is invalid
     """
 
     overrides: Overrides
@@ -40,7 +40,7 @@ class Job:
 
 
 def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[Job]:
-    """Every job of a sweep, checked as far as can be without starting it. ``explain`` puts an error into words."""
+    """Return every job of a sweep, checked as far as possible without starting it. ``explain`` words an error."""
     inputs: dict[str, Inputs] = {}
     seen: set[str] = set()
     jobs = []
@@ -50,7 +50,7 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
                 config = parse(composer.compose(overrides))
                 resolved = resolve(config, {}, inputs=_remembered(inputs, config))
                 found = status_of(resolved)
-            except Exception as error:  # whatever it is, the user is to read it before anything runs
+            except Exception as error:  # of whatever kind: the user should read it before anything runs
                 jobs.append(Job(overrides, None, "invalid", explain(error)))
                 continue
             reason = (found.record.error or "") if found.kind == "failed" and found.record is not None else ""
@@ -60,7 +60,7 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
 
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
-    """Where a job's rows and weights are, looked up once for all jobs that share them."""
+    """Return where a job's rows and weights are. They are looked up once for all jobs that share them."""
     key = repr((config.task, config.model, config.data_dir))
     if key not in known:
         known[key] = find_inputs(config)
@@ -68,9 +68,9 @@ def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
 
 
 def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | None:
-    """About how long a run will take: as completed ones of its task, model, method and kind of device did, an epoch.
+    """Estimate the seconds a run takes from completed runs with its task, model, method and type of device.
 
-    None where there are none. Machines differ; so does their load.
+    Time scales with epochs. Returns None if there is no such run. Machines and their load differ, so this is rough.
     """
     config = resolved.config
     alike = [
@@ -87,7 +87,7 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:
-    """Print the plan: a row for each task, model, protocol, method and rank, then what must be known of single jobs."""
+    """Print one row per task, model, protocol, method and rank, then the jobs that failed before."""
     totals = Counter(job.kind for job in jobs)
     kinds = [kind for kind in (*KINDS, "duplicate") if totals[kind]]
     table = Table("runs of", box=box.SIMPLE, pad_edge=False)
@@ -110,9 +110,9 @@ def show(jobs: Sequence[Job], console: Console) -> None:
         left += times
         table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))
     console.print(table)
-    said = ", ".join(f"{count} {kind}" for kind, count in totals.items())
+    counted = ", ".join(f"{count} {kind}" for kind, count in totals.items())
     todo = f"{len(left)} to run, one after another: {_duration(left)}" if left else "nothing to run"
-    console.print(f"{len(jobs)} jobs: {said}; {todo}", soft_wrap=True)
+    console.print(f"{len(jobs)} jobs: {counted}; {todo}", soft_wrap=True)
     for job in jobs:
         if job.kind == "failed":
             console.print(f"failed before: {' '.join(job.overrides)}: {job.reason}", markup=False, soft_wrap=True)
@@ -124,7 +124,7 @@ def _label(config: RunConfig) -> str:
 
 
 def _duration(times: Sequence[float | None]) -> str:
-    """``about 12 min``; with what is not known said so."""
+    """Return a duration such as ``about 12 min``, with the number of runs whose time is not known."""
     known = [time for time in times if time is not None]
     if not times:
         return ""

@@ -1,6 +1,7 @@
 """Errors that are shown to the user as one line, and two checks for settings."""
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
@@ -11,10 +12,18 @@ class PreemptedError(KeyboardInterrupt):
     """The system asked the program to stop. Training so far is saved in a checkpoint."""
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean NAME?"`` with the known name nearest to a misspelt word, or an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise UserError(f"{key}={value} is not known; choose one of: {', '.join(choices)}")
+        meant = did_you_mean(value, choices)
+        choose = " Choose one of" if meant else "; choose one of"
+        raise UserError(f"{key}={value} is not known{meant}{choose}: {', '.join(choices)}")
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

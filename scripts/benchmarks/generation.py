@@ -1,10 +1,10 @@
-"""What writing texts costs: merged adapters against none, adapters left in, and batches against one by one.
+"""Cost of generation: merged adapters against none, unmerged adapters, and batches against single prompts.
 
     python -m scripts.benchmarks.generation [results/benchmarks] [threads]
 
 Prints a table and writes it as JSON. The model is a GPT-2 of 6 layers, 384 wide, with random weights (12 of 768 on a
 GPU). Every output is exactly 64 tokens long, written by beam search with 5 beams that repeats no run of 4 tokens. Times
-are medians of interleaved repetitions; what counts is their ratio in one run.
+are medians of interleaved repetitions; compare their ratios within one run.
 """
 
 import copy
@@ -19,29 +19,30 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
+from rosa_bench.api import compose
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.base import Method
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.tasks.generation.generate import generate
 from rosa_bench.tasks.generation.task import Decoding
-from scripts.reporting import Figures, interleaved, settings, write_report
+from scripts.reporting import Figures, interleaved, write_report
 
 PROMPTS, TOKENS, BEAMS, RANK = 64, 64, 5, 8
 DECODING = Decoding(beams=BEAMS, no_repeat_ngram=4, max_new_tokens=TOKENS, length_penalty=1.0)
-NEVER = -1  # an end sign that no token is
+NEVER = -1  # an end token that no token equals
 
 
 def main(folder: Path, threads: int) -> None:
     """Run every benchmark, print and write the figures."""
     torch.set_num_threads(threads)
-    transformers_logging.set_verbosity_error()  # of the end sign that never comes
+    transformers_logging.set_verbosity_error()  # about the end token that never comes
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"latency": latency(device), "batching": batching(device)}
     write_report("generation", figures, folder=folder, what=__doc__, device=device)
 
 
 def latency(device: torch.device) -> Figures:
-    """Tokens a second of the untouched model, merged LoRA, and LoRA left in: ours, and HF PEFT's two branches."""
+    """Tokens per second: the untouched model, merged LoRA, and unmerged LoRA (ours, and HF PEFT's two branches)."""
     plain = decoder(device)
     unmerged = copy.deepcopy(plain)
     method = lora()
@@ -70,7 +71,7 @@ def batching(device: torch.device) -> Figures:
 
 
 def writing(model: PreTrainedModel, given: list[list[int]], *, size: int) -> Callable[[], object]:
-    """An action that continues all of ``given``."""
+    """Return an action that continues every prompt in ``given``."""
     return lambda: generate(
         model,
         byte_tokenizer(max_length=512),
@@ -84,22 +85,22 @@ def writing(model: PreTrainedModel, given: list[list[int]], *, size: int) -> Cal
 
 
 def prompts(count: int) -> list[list[int]]:
-    """So many prompts of 20 to 60 random tokens: E2E's lengths."""
+    """Return ``count`` prompts of 20 to 60 random tokens, like E2E's."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(20, 61, (count,), generator=generator).tolist()
     return [torch.randint(5, 261, (length,), generator=generator).tolist() for length in lengths]
 
 
 def decoder(device: torch.device) -> PreTrainedModel:
-    """GPT-2's architecture with random weights."""
+    """Return GPT-2's architecture with random weights."""
     torch.manual_seed(0)
     small = {"n_embd": 384, "n_layer": 6, "n_head": 12} if device.type == "cpu" else {}
     return GPT2LMHeadModel(GPT2Config(vocab_size=8192, **small)).eval().to(device)  # pyright: ignore[reportArgumentType]
 
 
 def lora() -> Method:
-    """LoRA on the attention's layers."""
-    return settings("task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}").method
+    """Return LoRA on the attention layers."""
+    return compose(["task=restaurants", "model=tiny_gpt2", "method=lora", "protocol=fair", f"rank={RANK}"]).method
 
 
 if __name__ == "__main__":

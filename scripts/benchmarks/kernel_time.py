@@ -1,8 +1,8 @@
-"""Seconds that a GPU spends in kernels during the last epoch of a run, whose settings are the arguments.
+"""Seconds a GPU spends in kernels during the last epoch of a run; the arguments are the run's settings.
 
     python -m scripts.benchmarks.kernel_time task=grammar model=tiny_roberta method=rosa epochs=2
 
-Prints the seconds alone. What a captured graph launches is counted kernel by kernel, the gaps between them are not.
+Prints only the seconds. Kernels of a captured graph are counted one by one, without the gaps between them.
 """
 
 import sys
@@ -10,11 +10,10 @@ import sys
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from rosa_bench.runs.resolve import resolve
+from rosa_bench.api import compose, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
-from scripts.reporting import settings
 
 
 class LastEpoch(Observer):
@@ -33,10 +32,10 @@ class LastEpoch(Observer):
 
 
 def main(arguments: list[str]) -> None:
-    """Make the run, its last epoch profiled."""
-    config = settings(*arguments)
+    """Make the run and profile its last epoch."""
+    config = compose(arguments)
     profiler = profile(activities=[ProfilerActivity.CUDA])
-    run(resolve(config, {}), [LastEpoch(profiler, config.epochs)])
+    run(resolve(config), [LastEpoch(profiler, config.epochs)])
     kernels = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
     seconds = sum(event.duration_ns() for event in kernels if event.device_type().name == "CUDA") / 1e9
     sys.stdout.write(f"{seconds:.4f}\n")

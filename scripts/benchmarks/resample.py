@@ -1,8 +1,8 @@
-"""What a resample costs: ours against one SVD after another, by size of the weights, and what memory it takes.
+"""Time and memory of a resample: ours against one SVD after another, by size of the weights.
 
     python -m scripts.benchmarks.resample [results/benchmarks]
 
-Prints a table and writes it as JSON. Times are medians; what counts is their ratio in one run. On a GPU: 48 weights of
+Prints a table and writes it as JSON. Times are medians; compare their ratios within one run. On a GPU: 48 weights of
 768 x 768 (RoBERTa-base's attention) and 128 of 4096 x 4096 (Llama-2-7B's, of which a few are timed and the time of all
 is their share of it); on a CPU 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768.
 """
@@ -47,10 +47,10 @@ def cost(
     timed: int | None = None,
     headroom_bytes: int | None = None,
 ) -> Figures:
-    """Seconds to factorise ``count`` square weights at random directions, and by torch.linalg.svd one by one.
+    """Return seconds to factorise ``count`` square weights at random directions, and by torch.linalg.svd one by one.
 
-    ``timed`` of them are, where given, and the time of all is told; ``headroom_bytes`` bounds the memory, on a GPU. The
-    extra memory is in weights of this size in float32.
+    With ``timed``, only that many weights are timed and the time is scaled up. ``headroom_bytes`` bounds the memory on
+    a GPU. Extra memory is in units of one weight in float32.
     """
     measured = timed or count
     weights = torch.randn(measured, size, size, generator=torch.Generator().manual_seed(0)).to(device) / size**0.5
@@ -64,7 +64,7 @@ def cost(
 
 
 def factorized(weights: Tensor, headroom_bytes: int) -> None:
-    """Draw anew for all weights, as ROSA's resample does, in as many batches as there is room for."""
+    """Factorise all weights as ROSA's resample does, in batches that fit into ``headroom_bytes``."""
     generator = torch.Generator().manual_seed(0)
     shapes = [weight.shape for weight in weights]
     for positions in stacks(shapes, limit_bytes=headroom_bytes // WORKSPACE if weights.is_cuda else 1 << 23):
@@ -72,7 +72,7 @@ def factorized(weights: Tensor, headroom_bytes: int) -> None:
 
 
 def by_svd(weights: Tensor) -> None:
-    """As the authors' code does it: a whole SVD of one weight after another."""
+    """Compute a full SVD of each weight in turn, as the authors' code does."""
     for weight in weights:
         torch.linalg.svd(weight, full_matrices=False)
 

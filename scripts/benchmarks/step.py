@@ -1,13 +1,13 @@
-"""What a training step costs: ours, by how it is run, against full fine-tuning, HF PEFT and the two-branch form.
+"""Cost of a training step: ours, by way of running it, against full fine-tuning, HF PEFT and the two-branch form.
 
     python -m scripts.benchmarks.step [results/benchmarks] [none|default|max]
 
 Prints a table and writes it as JSON. Forward, backward and AdamW on one batch; the second argument is the most that is
-compiled (on a GPU by default ``default``, else ``none``). Times are medians of interleaved repetitions; what counts is
-their ratio in one run. RoBERTa-base with random weights in bfloat16 on a GPU, MiniLM-L6's shape in float32 on a CPU.
+compiled (on a GPU by default ``default``, else ``none``). Times are medians of interleaved repetitions; compare their
+ratios within one run. RoBERTa-base with random weights in bfloat16 on a GPU, MiniLM-L6's shape in float32 on a CPU.
 
-``of_limit`` is the time that the floating-point operations really needed would take at the rate of one large bfloat16
-product, measured here, as a fraction of the step's: a frozen weight has no gradient, so none is counted.
+``of_limit`` is a lower bound on the step's time, as a fraction of the step's: the floating-point operations needed, at
+the measured rate of one large bfloat16 product. Frozen weights need no gradient, so none is counted.
 """
 
 import sys
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, RobertaConfig
 
+from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.stacked import LARGEST, materialised
@@ -32,7 +33,7 @@ from rosa_bench.training.compile import WARM_UPS, compiled
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.state import Recipe, Training
-from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, with_extra_bytes, write_report
+from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, with_extra_bytes, write_report
 
 RANK = 8
 REPEATS = 15
@@ -76,7 +77,7 @@ def layer() -> Figures:
 
 
 def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device) -> Figures:
-    """Milliseconds and peak memory of a step, by method and way; ratios to full fine-tuning and PEFT's LoRA, eager."""
+    """Milliseconds and peak memory of a step by variant, and ratios to eager full fine-tuning and PEFT's LoRA."""
     on_gpu = device.type == "cuda"
     plain = {
         "ft": lambda: ours("ft", device),
@@ -119,9 +120,9 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
 def ready(
     stack: ExitStack, make: Callable[[], nn.Module], batch: Batch, *, choice: str, graphs: str, device: torch.device
 ) -> Callable[[], object]:
-    """A step of a new model that was run a few times, so that it is compiled and captured, if it is to be."""
+    """Return a step of a new model, warmed up so that it is compiled and captured if that is wanted."""
     model = make()
-    config = settings("task=cola", "method=ft")
+    config = compose(["task=cola", "method=ft"])
     recipe = Recipe(lr=1e-4, epochs=1, warmup_steps=0, optimizer=config.optimizer, accumulate=1, reset="all")
     method = AsItIs(**vars(config.method))
     training = Training(model, method, recipe, steps_per_epoch=1, device=device)
@@ -136,32 +137,32 @@ def ready(
 
 
 def random_batch(rows: int, length: int, device: torch.device) -> Batch:
-    """Sentences of one length: nothing is padded."""
+    """Return random sentences of one length, without padding."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, 30000, (rows, length), generator=generator)
     return {"input_ids": ids.to(device), "labels": torch.randint(2, (rows,), generator=generator).to(device)}
 
 
 def encoder(device: torch.device) -> PreTrainedModel:
-    """RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
+    """Return RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
     torch.manual_seed(0)
     config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
-    config.problem_type = "single_label_classification"  # or it would be compiled anew when it is known
+    config.problem_type = "single_label_classification"  # or it would be compiled again once known
     model = AutoModelForSequenceClassification.from_config(config).to(device).train()
     use_fast_attention(model)
     return model
 
 
 def ours(method: str, device: torch.device) -> nn.Module:
-    """The model with a method of this package attached, under the protocol ``fair``."""
+    """Return the model with one of our methods attached, under the protocol ``fair``."""
     model = encoder(device)
-    chosen = settings(f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair").method
+    chosen = compose([f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair"]).method
     chosen.attach(model)
     return model
 
 
 def peft_lora(device: torch.device) -> nn.Module:
-    """The same with Hugging Face's own LoRA, on the same layers, its head trained too."""
+    """Return the model with HF PEFT's LoRA on the same layers and a trained head."""
     targets = r".*(attention\.self\.(query|key|value)|attention\.output\.dense)"
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets, modules_to_save=["classifier"])
     return get_peft_model(encoder(device), config)  # pyright: ignore[reportReturnType]
@@ -183,7 +184,7 @@ class TwoBranches(nn.Module):
 
 
 def two_branches(device: torch.device) -> nn.Module:
-    """LoRA of this package, its layers in the two-branch form."""
+    """Return our LoRA with its layers in the two-branch form."""
     model = ours("lora", device)
     for name, module in list(model.named_modules()):
         if isinstance(module, LowRankLinear):
@@ -193,10 +194,10 @@ def two_branches(device: torch.device) -> nn.Module:
 
 
 def needed_operations(method: str, rows: int, length: int) -> float:
-    """Floating-point operations that a step of RoBERTa-base cannot do without, two for each product and sum.
+    """Return the floating-point operations that a step of RoBERTa-base needs, two for each multiply-add.
 
-    Forward: every weight of its layers once a token, and the scores and the sums of attention. Backward: gradients of
-    inputs, as many; of attention twice as many; of weights where they train, of factors where those do.
+    Forward: every weight of the layers once per token, plus attention's scores and sums. Backward: as many for the
+    gradients of inputs, twice as many for attention, and the gradients of the weights or factors that train.
     """
     layers, width, inner, tokens = 12, 768, 3072, rows * length
     weights = layers * (4 * width**2 + 2 * width * inner)
@@ -206,7 +207,7 @@ def needed_operations(method: str, rows: int, length: int) -> float:
 
 
 def bfloat16_rate(device: torch.device) -> float:
-    """Floating-point operations a second of one large matrix product."""
+    """Return the floating-point operations per second of one large matrix product."""
     size = 8192
     left, right = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     return 2 * size**3 / interleaved({"product": lambda: left @ right}, repeats=20)["product"]

@@ -1,4 +1,4 @@
-"""What whole runs cost: start-up, epochs, what is not spent in kernels, peak memory, and several runs on one GPU.
+"""Cost of whole runs: start-up, epochs, time outside kernels, peak memory, and several runs on one GPU.
 
     python -m scripts.benchmarks.whole_run [results/benchmarks] [data_dir]
 
@@ -24,8 +24,9 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast, RobertaConfig
 
+from rosa_bench.api import compose
 from rosa_bench.tasks.classification.rows import load_rows
-from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, settings, write_report
+from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, write_report
 
 CLI = [sys.executable, "-m", "rosa_bench.cli.main"]
 ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -51,7 +52,7 @@ def main(folder: Path, data_dir: Path | None) -> None:
 
 
 def start_up() -> Figures:
-    """Seconds until help is printed, and until a wrong setting is told."""
+    """Return seconds until help is printed, and until a wrong setting is reported."""
     return interleaved(
         {
             "help_s": lambda: subprocess.run([*CLI, "--help"], capture_output=True, check=True),
@@ -62,9 +63,9 @@ def start_up() -> Figures:
 
 
 def whole_run(command: list[str], work: Path) -> Figures:
-    """A run of ROSA, resampled every epoch, the second time: by then tokens and compiled kernels are on disk.
+    """Time a second run of ROSA, resampled every epoch: tokens and compiled kernels are on disk by then.
 
-    ``beside_epochs_s`` is start-up and end; kernels are those of an epoch, its resample and its evaluation included.
+    ``beside_epochs_s`` is start-up and end. Kernels of an epoch include its resample and evaluation.
     """
     command = [*command, "method=rosa", "method.resample_every=1"]
     once([*command, "epochs=1"], work / "first")
@@ -87,19 +88,20 @@ def whole_run(command: list[str], work: Path) -> Figures:
 
 
 def kernels_s(command: list[str], work: Path) -> float:
-    """Seconds that the GPU spends in kernels during the last epoch of such a run, profiled in a process of its own."""
-    program = Path(__file__).with_name("kernel_time.py")
-    return float(printed([sys.executable, str(program), *command, *folders(work)]).split()[-1])
+    """Return seconds the GPU spends in kernels during the last epoch of a run, profiled in its own process."""
+    return float(
+        printed([sys.executable, "-m", "scripts.benchmarks.kernel_time", *command, *folders(work)]).split()[-1]
+    )
 
 
 def peaks(command: list[str], work: Path) -> Figures:
-    """Peak memory by phase, of a run of two epochs."""
+    """Return peak memory by phase in a run of two epochs."""
     record, _ = once([*command, "epochs=2"], work)
     return {f"{phase}_MB": value / 1e6 for phase, value in record["memory_bytes"].items()}
 
 
 def side_by_side(command: list[str], work: Path) -> Figures:
-    """How many times as many epochs as alone get done where so many runs share the GPU, start-up aside."""
+    """Return the throughput in epochs of several runs that share the GPU, relative to one run, without start-up."""
     figures: Figures = {}
     alone = 0.0
     for count in (1, 2, 4, 8):
@@ -114,7 +116,7 @@ def side_by_side(command: list[str], work: Path) -> Figures:
 
 
 def once(command: list[str], work: Path) -> tuple[dict[str, Any], float]:
-    """The record of a run, and the seconds that its process took."""
+    """Make a run; return its record and the seconds its process took."""
     started = time.perf_counter()
     printed([*CLI, *command, *folders(work)])
     wall_s = time.perf_counter() - started
@@ -125,7 +127,7 @@ def once(command: list[str], work: Path) -> tuple[dict[str, Any], float]:
 
 
 def printed(command: list[str]) -> str:
-    """What a command prints. Raises RuntimeError with all of it if it fails."""
+    """Return what a command prints. Raises RuntimeError with its output if it fails."""
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     if found.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{found.stdout}\n{found.stderr}")
@@ -133,13 +135,13 @@ def printed(command: list[str]) -> str:
 
 
 def folders(work: Path) -> list[str]:
-    """Settings that keep all that a run writes in one place."""
+    """Return settings that keep everything a run writes in one folder."""
     return [f"results_dir={work}", f"output_dir={work}"]
 
 
 def make_model(folder: Path, data_dir: Path | None) -> Path:
-    """RoBERTa-base with random weights, in Hugging Face form, with a tokenizer made from the sentences at hand."""
-    task = settings("task=grammar" if data_dir is None else "task=cola").task
+    """Save RoBERTa-base with random weights and a tokenizer trained on the task's sentences; return its folder."""
+    task = compose(["task=grammar" if data_dir is None else "task=cola"]).task
     texts = [row.texts[0] for row in load_rows(task, "train", data_dir)]  # pyright: ignore[reportArgumentType]
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     made = ByteLevelBPETokenizer(add_prefix_space=False)
@@ -160,7 +162,7 @@ def make_model(folder: Path, data_dir: Path | None) -> Path:
 
 
 def peak_memory(work: Path) -> Figures:
-    """Peak resident memory of short runs on a CPU, in bytes, medians of three; ratios to LoRA's."""
+    """Return peak resident bytes of short runs on a CPU, medians of three, and ratios to LoRA's."""
     shape = [f"model.random.{key}={value}" for key, value in {**SMALL, "vocab_size": 30522}.items()]
     command = ["task=grammar", "model=tiny_bert", *shape, "epochs=3", "limit_train=320", "limit_eval=32", "device=cpu"]
     medians = {}

@@ -1,11 +1,11 @@
-"""What happens inside a model as it collapses: the first steps of a run, watched.
+"""Watch what happens inside a model as it collapses, in the first steps of a run.
 
     python -m scripts.studies.collapse task=cola model=mpnet_base protocol=fair method=lora lr=6e-3 data_dir=~/data
 
-Runs a low-rank method as ``rosa-bench`` would, schedule and all, but for one epoch at most, and looks every 20 steps at
-the training loss since; at the norms of the update, the residual and the product of the factors, each over that of the
-weight as it was (means over the adapted layers); and at how alike what the head reads of different sentences is: the
-mean cosine between any two of 32. Figures of docs/explanations.md come from here. Some minutes a run on two CPU cores.
+Trains a low-rank method as ``rosa-bench`` would, with its schedule, for at most one epoch. Every 20 steps it reports:
+the training loss since the last report; the norms of the update, the residual and the product of the factors, each
+relative to the initial weight (means over the adapted layers); and the mean cosine between the vectors that the head
+reads, over all pairs of 32 sentences. Source of figures in docs/explanations.md. A few minutes per run on two cores.
 """
 
 import sys
@@ -24,7 +24,7 @@ EVERY, STEPS, SENTENCES = 20, 240, 32
 
 
 def main() -> None:
-    """Train, look, print and write what was seen to results/benchmarks."""
+    """Train, watch, print, and write the figures to results/benchmarks."""
     resolved, problem = ready(*sys.argv[1:])
     model = problem.model
     layers = low_rank_layers(model)
@@ -46,7 +46,7 @@ def main() -> None:
 
 @torch.no_grad()
 def sizes(layers: list[LowRankLinear], start: list[Tensor]) -> Figures:
-    """Norms over those of the weights as they were: of the update, the residual, and the product of the factors."""
+    """Return the norms of update, residual and product of factors, relative to the initial weights."""
     kinds = {
         "update": [layer.merged_weight() - weight for layer, weight in zip(layers, start, strict=True)],
         "residual": [layer.residual for layer in layers],
@@ -57,7 +57,7 @@ def sizes(layers: list[LowRankLinear], start: list[Tensor]) -> Figures:
 
 @torch.no_grad()
 def likeness(model: PreTrainedModel, sentences: Batch) -> float:
-    """The mean cosine between the vectors that the head reads of any two sentences: 1, if all are the same to it."""
+    """Return the mean cosine between the vectors that the head reads, over pairs of sentences; 1 if all are equal."""
     training = model.training
     hidden = model.eval().base_model(**sentences).last_hidden_state[:, 0].float()  # (sentences, hidden)
     model.train(training)

@@ -2,11 +2,11 @@
 
     python -m scripts.studies.decay task=cola model=mpnet_base protocol=fair data_dir=~/data
 
-ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both of them at every step: whatever the
-gradients do not rebuild is lost. Here a run is made without gradients, schedule and resamples and all, for each
-selection and period. Of the adapted layers: the mean and the greatest norm of the change over that of the weight.
-LoRA's product starts at zero and loses nothing; full fine-tuning moves every weight by what one factor loses, at its
-own learning rate. Figures of docs/explanations.md come from here. Four minutes on two CPU cores.
+ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both at every step; what the gradients do not
+rebuild is lost. This script makes a run without gradients, with its schedule and resamples, for each selection and
+period. It reports the mean and the largest relative change of the adapted weights. LoRA's product starts at zero and
+loses nothing. Full fine-tuning shrinks every weight as one factor shrinks, at its own learning rate. Source of figures
+in docs/explanations.md. Four minutes on two CPU cores.
 """
 
 import math
@@ -18,22 +18,22 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.lowrank import SELECTIONS
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.schedule import lr_at
-from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import recipe
 from rosa_bench.training.state import Recipe
-from scripts.reporting import Figures, relative_norms, settings, write_report
+from scripts.reporting import Figures, relative_norms, write_report
 
 PERIODS = {"never resampled": 0.0, "resampled every 2 epochs": 2.0, "resampled every epoch": 1.0}
 
 
 def main() -> None:
     """Decay for each selection and period, print, and write to results/benchmarks."""
-    config = settings(*sys.argv[1:], "method=rosa", "device=cpu")
-    problem = config.task.prepare(resolve(config, {}).context)
+    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
+    problem = config.task.prepare(resolve(config).context)
     plan, steps_per_epoch = recipe(config, len(problem.train)), len(problem.train)
     total = plan.epochs * steps_per_epoch
     figures = {"one factor": {"lost": 1 - kept(plan, range(total), total)}}
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def kept(plan: Recipe, steps: range, total: int) -> float:
-    """What AdamW's decay leaves of a parameter over some of a run's steps, as a fraction."""
+    """Return the fraction of a parameter that AdamW's decay leaves over some of a run's steps."""
     return math.prod(
         1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.optimizer.schedule) * plan.optimizer.weight_decay
         for step in steps
@@ -56,7 +56,7 @@ def kept(plan: Recipe, steps: range, total: int) -> float:
 
 @torch.no_grad()
 def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) -> Figures:
-    """How far a run without gradients moves the adapted weights, as fractions of their norms."""
+    """Return how far a run without gradients moves the adapted weights, relative to their norms."""
     method.attach(model)
     layers, total = low_rank_layers(model), plan.epochs * steps_per_epoch
     start = [layer.merged_weight() for layer in layers]

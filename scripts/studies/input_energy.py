@@ -1,13 +1,13 @@
-"""How much of what a weight is given lies along the directions that ROSA trains.
+"""How much of a weight's input lies along the directions that ROSA trains.
 
     python -m scripts.studies.input_energy task=cola model=mpnet_base protocol=fair data_dir=~/data
 
-ROSA trains a product A B that starts as some of a weight's singular triplets, so each row v of B is a right singular
-vector, and what a step on A does to the output for an input x grows with v x. Of each kind of adapted layer, over the
-tokens of the rows that select: the mean square of v x over the ``rank`` largest and the smallest triplets, over that of
-all (random ones are expected to have 1); and which part of it is the square of the mean, so that it is the same for
-every token of every sentence. Means over layers, and the most there is in one. Figures of docs/explanations.md come
-from here. A minute on two CPU cores.
+ROSA's product A B starts as some of a weight's singular triplets, so each row v of B is a right singular vector. The
+effect of a step on A on the output for an input x grows with v x. For each kind of adapted layer, over the tokens of
+the selection rows, this script reports the mean square of v x over the ``rank`` largest and smallest triplets, relative
+to that over all triplets (1 is expected for random ones). It also reports the share that is the square of the mean,
+which is the same for every token. Figures are means over layers, and the largest of any layer. Source of figures in
+docs/explanations.md. A minute on two CPU cores.
 """
 
 import sys
@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench.api import compose, resolve
 from rosa_bench.data.batches import Batch
 from rosa_bench.methods.rosa import Rosa
-from rosa_bench.runs.resolve import resolve
-from scripts.reporting import Figures, settings, write_report
+from scripts.reporting import Figures, write_report
 
 
 class Inputs(NamedTuple):
-    """What a layer is given, over tokens: the mean of x (in,), and of x xᵀ (in, in), in float64."""
+    """Statistics of a layer's input over tokens: the mean of x (in,), and of x xᵀ (in, in), in float64."""
 
     mean: Tensor
     second: Tensor
@@ -37,9 +37,9 @@ class Inputs(NamedTuple):
 
 def main() -> None:
     """Measure, print, and write to results/benchmarks."""
-    config = settings(*sys.argv[1:], "method=rosa", "device=cpu")
+    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
     assert isinstance(config.method, Rosa)
-    problem = config.task.prepare(resolve(config, {}).context)
+    problem = config.task.prepare(resolve(config).context)
     layers = {name: problem.model.get_submodule(name) for name in config.method.target_names(problem.model)}
     batches = problem.select.batches.epoch()  # pyright: ignore[reportAttributeAccessIssue]
     kinds: dict[str, list[Figures]] = defaultdict(list)
@@ -54,7 +54,7 @@ def main() -> None:
 
 @torch.no_grad()
 def inputs_of(model: PreTrainedModel, layers: Mapping[str, nn.Module], batches: Iterable[Batch]) -> dict[str, Inputs]:
-    """What each layer is given as the model reads these rows; padding is not counted."""
+    """Return statistics of each layer's input as the model reads these rows, without padding."""
     sums: dict[str, Inputs] = {}
     tokens = torch.tensor(0)
 
@@ -77,7 +77,7 @@ def inputs_of(model: PreTrainedModel, layers: Mapping[str, nn.Module], batches: 
 
 @torch.no_grad()
 def energies(weight: Tensor, inputs: Inputs, *, rank: int) -> dict[str, Figures]:
-    """Of the largest and the smallest triplets of a weight (out, in), and of all."""
+    """Return the energies along the largest and smallest triplets of a weight (out, in), and along all."""
     directions = torch.linalg.svd(weight.double(), full_matrices=False).Vh  # (triplets, in)
     square = torch.einsum("ti,ij,tj->t", directions, inputs.second, directions)
     constant = (directions @ inputs.mean) ** 2
@@ -92,7 +92,7 @@ def energies(weight: Tensor, inputs: Inputs, *, rank: int) -> dict[str, Figures]
 
 
 def over_layers(found: list[Figures]) -> Figures:
-    """The means of several layers' figures, and the greatest energy."""
+    """Return the means of several layers' figures, and the largest energy."""
     means = {key: fmean(figures[key] for figures in found) for key in found[0]}
     return {**means, "greatest energy": max(figures["energy"] for figures in found)}
 

@@ -1,11 +1,11 @@
-"""How near attention comes to scores at which cuDNN's gradients overflow: the first steps of a run, watched.
+"""How close attention comes to scores at which cuDNN's gradients overflow, in the first steps of a run.
 
     python -m scripts.studies.lowest_scores task=e2e_nlg model=smollm2_135m method=lora protocol=fair lr=0.02 epochs=1
 
-With a mask, and at some lengths, those gradients are no numbers as soon as the logsumexp of all that one query sees is
-below -88.7 (`rosa_bench.models.attention.without_cudnn_attention`). Trains as ``rosa-bench`` would, and looks every 20
-steps at the training loss since; at the least logsumexp of any query of the next batch; and at the share of layers
-where it is below that. Figures of docs/explanations.md come from here. Half an hour for 440 steps on two CPU cores.
+With a mask, and at some lengths, those gradients are not finite once the logsumexp of all scores of one query is below
+-88.7 (`rosa_bench.models.attention.without_cudnn_attention`). Trains as ``rosa-bench`` would. Every 20 steps it reports
+the training loss since the last report, the smallest logsumexp of any query of the next batch, and the share of layers
+where it is below that bound. Source of figures in docs/explanations.md. Half an hour for 440 steps on two CPU cores.
 """
 
 import sys
@@ -23,13 +23,13 @@ from rosa_bench.training.state import Training
 from scripts.reporting import ready, train_watched, write_report
 
 EVERY, STEPS = 20, 440
-OVERFLOW = -88.7  # the exponential of its opposite is the greatest float32
+OVERFLOW = -88.7  # exp(88.7) is about the largest float32
 
 
 def main() -> None:
-    """Train, look, print and write what was seen to results/benchmarks."""
+    """Train, watch, print, and write the figures to results/benchmarks."""
     resolved, problem = ready(*sys.argv[1:])
-    lowest: list[float] = []  # of each layer, in a pass that is watched
+    lowest: list[float] = []  # one per layer, in a watched forward pass
     seen = {}
 
     def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **options: Any):
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def least_logsumexp(query: Tensor, key: Tensor, mask: Tensor | None, *, scale: float) -> float:
-    """Of any query, over what it sees: query (batch, heads, queries, width), key (batch, groups, keys, width)."""
+    """Return the smallest logsumexp of any query's scores: query (batch, heads, queries, width)."""
     key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
     scores = query.float() @ key.float().mT * scale  # (batch, heads, queries, keys)
     return (scores if mask is None else scores + mask.float()).logsumexp(-1).min().item()

@@ -101,7 +101,7 @@ def test_slurm_is_asked_for_an_array_with_the_settings(tmp_path: Path) -> None:
     assert "no such partition" in done.err
 
 
-def test_a_launcher_that_is_not_installed_is_told_with_the_extras(tmp_path: Path) -> None:
+def test_a_launcher_that_is_not_installed_is_reported_with_the_extras(tmp_path: Path) -> None:
     done = sweep(tmp_path, "hydra/launcher=unheard_of", "lr=1e-3,1e-4")
     assert done.status == 1
     assert "rosa-bench: hydra/launcher=unheard_of is not known; choose one of: basic" in done.err

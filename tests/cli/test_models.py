@@ -38,7 +38,7 @@ def test_every_file_is_a_model_of_its_own_name() -> None:
     assert all(spec.name == name for name, spec in specs.items())
 
 
-def test_every_model_is_shown_with_what_one_must_know_of_it(screen: io.StringIO) -> None:
+def test_every_model_is_listed_with_size_licence_source_and_note(screen: io.StringIO) -> None:
     catalog.show(MODELS)
     shown = lines(screen.getvalue())
     assert sorted(shown) == NAMES
@@ -51,7 +51,7 @@ def test_every_model_is_shown_with_what_one_must_know_of_it(screen: io.StringIO)
     assert " k " in shown["tiny_bert"]
 
 
-def test_weights_are_here_when_they_are(screen: io.StringIO) -> None:
+def test_pulled_weights_are_listed_as_present(screen: io.StringIO) -> None:
     catalog.show(MODELS)
     before = lines(screen.getvalue())
     assert " no " in before["minilm"]
@@ -68,20 +68,18 @@ def test_weights_are_here_when_they_are(screen: io.StringIO) -> None:
     assert " no " in after["mpnet_base"]
 
 
-def test_a_file_that_is_no_model_is_told_with_its_key(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_reported_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text("name: toy\ntitle: Toy\ncolour: red\n")
     with pytest.raises(UserError, match=r"model\.toy.*colour"):
         catalog.load_specs(tmp_path)
 
 
-def test_an_unknown_model_is_told_with_the_choices() -> None:
+def test_an_unknown_model_is_reported_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"model=unheard_of.*minilm, mlp1, mlp2, mpnet_base"):
         catalog.pull_named(MODELS, "unheard_of")
 
 
-def test_a_pulled_model_is_said_to_be_where_it_is(
-    screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_pull_prints_where_the_model_is(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pulled = []
 
     def pull(model: object) -> Path:

@@ -21,11 +21,11 @@ def shown(*paths: Path, width: int = 200) -> list[str]:
     return [line.strip() for line in file.getvalue().splitlines() if line.strip()]
 
 
-def test_every_figure_has_a_column() -> None:
+def test_every_score_has_a_column() -> None:
     assert tuple(COLUMNS) == SCORES
 
 
-def test_a_row_has_figures_in_per_cent_and_nist_in_bits_and_below_is_what_fixes_them(tmp_path: Path) -> None:
+def test_scores_are_in_per_cent_nist_in_bits_and_their_signature_follows(tmp_path: Path) -> None:
     path = tmp_path / "[red].jsonl"  # which rich must not take for a colour
     path.write_text(to_lines(ROWS), encoding="utf-8")
     head, _, row, *signature = shown(path)
@@ -36,7 +36,7 @@ def test_a_row_has_figures_in_per_cent_and_nist_in_bits_and_below_is_what_fixes_
     assert signature == SIGNATURE.split("; ")
 
 
-def test_each_file_has_a_row_and_the_same_number_of_references_is_said_once(tmp_path: Path) -> None:
+def test_each_file_has_a_row_and_equal_reference_counts_are_shown_once(tmp_path: Path) -> None:
     paths = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
     for path, row in zip(paths, ROWS, strict=True):
         path.write_text(to_lines([row]), encoding="utf-8")
@@ -54,7 +54,7 @@ def test_a_long_name_is_folded_and_never_cut(tmp_path: Path) -> None:
     assert "".join(line.split()[0] for line in lines[rule + 1 : -len(SCORES)]) == str(path)
 
 
-def test_nothing_is_shown_where_one_file_is_bad(tmp_path: Path) -> None:
+def test_nothing_is_shown_if_one_file_is_bad(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.jsonl", tmp_path / "bad.jsonl"
     good.write_text(to_lines(ROWS), encoding="utf-8")
     bad.write_text("", encoding="utf-8")

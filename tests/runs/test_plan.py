@@ -43,7 +43,7 @@ def test_a_plan_runs_nothing_and_names_the_runs_that_a_sweep_would_make(compose:
     assert not list(Path().rglob("*.json"))
 
 
-def test_a_rank_is_no_new_run_for_a_method_without_one() -> None:
+def test_ranks_are_duplicates_for_a_method_without_a_rank() -> None:
     jobs = plan([*TINY, "method=ft,lora", "rank=2,4,8"], str)
     assert [(job.overrides[-2], job.kind) for job in jobs if job.kind == "duplicate"] == [
         ("method=ft", "duplicate")
@@ -52,14 +52,14 @@ def test_a_rank_is_no_new_run_for_a_method_without_one() -> None:
 
 
 def test_table_3_is_24_runs() -> None:
-    """Two methods have no rank: of 32 combinations, 8 say again what another said."""
+    """Two methods have no rank, so 8 of the 32 combinations repeat another."""
     jobs = plan(["+experiment=table3", "model=tiny_gpt2", "task=restaurants", "device=cpu"], str)
     assert kinds(jobs) == {"new": 24, "duplicate": 8}
     assert {job.resolved.config.protocol.name for job in jobs if job.resolved} == {"paper"}
     assert "32 jobs: 24 new, 8 duplicate; 24 to run" in shown(jobs)
 
 
-def test_what_is_done_and_what_failed_is_told(compose: Callable[..., RunConfig]) -> None:
+def test_completed_and_failed_jobs_are_shown(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     other = resolve(compose(*TINY, "method=lora", "rank=2"), {})
     save_record(replace(record, id=other.id, status="failed", error="the loss is nan at step 3"), Path("results"))
@@ -71,7 +71,7 @@ def test_what_is_done_and_what_failed_is_told(compose: Callable[..., RunConfig])
     assert "1 to run" in text
 
 
-def test_a_job_that_cannot_be_run_is_told_and_the_others_are_not_lost() -> None:
+def test_a_job_that_cannot_be_run_is_reported_and_the_others_are_kept() -> None:
     jobs = plan([*TINY, "rank=0,2"], str)
     assert kinds(jobs) == {"invalid": 1, "new": 1}
     [wrong] = [job for job in jobs if job.kind == "invalid"]
@@ -79,7 +79,7 @@ def test_a_job_that_cannot_be_run_is_told_and_the_others_are_not_lost() -> None:
     assert wrong.resolved is None
 
 
-def test_a_damaged_record_of_a_job_is_told_before_anything_runs_and_a_foreign_file_is_passed_over(
+def test_a_damaged_record_of_a_job_is_reported_before_anything_runs_and_a_foreign_file_is_skipped(
     compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = Path("results/runs") / f"{resolve(compose(*TINY, 'method=ft', 'seed=1'), {}).id}.json"
@@ -93,7 +93,7 @@ def test_a_damaged_record_of_a_job_is_told_before_anything_runs_and_a_foreign_fi
     assert len(caplog.messages) == 2
 
 
-def test_an_estimate_is_that_of_runs_alike_by_the_epoch(compose: Callable[..., RunConfig]) -> None:
+def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     alike = [replace(record, time_s={"total": seconds}) for seconds in (2.0, 4.0)]
     longer = resolve(compose(*TINY, "method=ft", "epochs=5"), {})
@@ -104,7 +104,7 @@ def test_an_estimate_is_that_of_runs_alike_by_the_epoch(compose: Callable[..., R
         assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), alike) is None
 
 
-def test_time_left_is_of_what_is_to_run_alone(compose: Callable[..., RunConfig]) -> None:
+def test_time_left_counts_only_jobs_that_would_run(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     save_record(replace(record, time_s={"total": 3600.0}), Path("results"))
     text = shown(plan([*TINY, "method=ft", "seed=0,1,2"], str))

@@ -1,0 +1,55 @@
+"""Show what a setting is worth, all else equal: differences task by task and overall, paired over seeds.
+
+Usage: rosa-bench compare KEY=VALUE,VALUE ... [KEY=VALUE ...]
+
+The setting with several values is compared: each value minus the last. The others restrict the runs.
+
+Examples:
+  rosa-bench compare method=rosa,lora model=mpnet_base
+  rosa-bench compare method=rosa method.resample_every=1,2,0 protocol=fair lr=6e-4
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.setting import Checked, setting
+
+
+@dataclass
+class Options(Checked):
+    """Options of ``rosa-bench compare``."""
+
+    results_dir: str = setting("folder with the records in runs/", default="results")
+
+
+def main(arguments: list[str]) -> None:
+    """Print the comparison."""
+    from rich import get_console
+    from rich.text import Text
+
+    from rosa_bench.config.overrides import check_setting, settings
+    from rosa_bench.records.store import load_records
+    from rosa_bench.report.compare import HOW, compare
+    from rosa_bench.report.comparison import question
+    from rosa_bench.report.make_tables import tabled
+    from rosa_bench.report.writers.terminal import show_sections
+
+    own, others = split(arguments, lambda key: key in names_of(Options))
+    for argument in others:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            near = did_you_mean(key, [*settings(), *names_of(Options)])
+            raise UserError(f"{argument} is not KEY=VALUE{near}; for example: rosa-bench compare method=rosa,lora")
+        check_setting(key.lstrip("+"))
+    options, asked = parse_options(Options, own), question(others)
+    found = load_records(Path(options.results_dir).expanduser())
+    runs = tabled(found)
+    if not any(run.status == "completed" for run in runs):
+        raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
+    sections = compare(asked, runs)
+    console = get_console()
+    console.print(Text(HOW, style="dim"))
+    show_sections(sections, console)
+    found.remind()

@@ -1,0 +1,50 @@
+"""What a person reads of an error, and the exit status that goes with it."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rosa_bench.system.errors import PreemptedError, UserError
+
+
+@contextmanager
+def errors_reported() -> Iterator[None]:
+    """Print errors from the block as one line and exit: status 1, or 130 after Ctrl-C, or 143 after SIGTERM."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read our output has closed it, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it exits
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        report(str(error) or "stopped")
+        sys.exit(143 if isinstance(error, PreemptedError) else 130)
+    except Exception as error:
+        if tracebacks_wanted():
+            raise
+        report(explain(error))
+        sys.exit(1)
+
+
+def report(message: str) -> None:
+    """Write a message for the user to stderr."""
+    print(f"rosa-bench: {message}", file=sys.stderr)
+
+
+def tracebacks_wanted() -> bool:
+    """Return whether errors are shown with their tracebacks."""
+    return os.environ.get("ROSA_BENCH_TRACEBACK") == "1"
+
+
+def explain(error: BaseException) -> str:
+    """Return one line about an error: for a user's mistake what to do, for anything else its kind and message."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+        from rosa_bench.config.overrides import explain_composition
+
+        return explain_composition(error)  # pyright: ignore[reportArgumentType]
+    return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"

@@ -1,0 +1,61 @@
+"""Print the commands for runs that the tables still lack; run nothing.
+
+Usage: rosa-bench next [KEY=VALUE ...]
+
+Settings that tell runs apart (task=cola,rte method=rosa rank=2) restrict it to such runs. Settings that change no score
+(device=, data_dir=, +launch=joblib) are added to every command.
+
+Examples:
+  rosa-bench next
+  rosa-bench next task=cola,rte method=rosa seeds=3 data_dir=~/data
+  rosa-bench next | sh
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import Checked, setting
+
+
+@dataclass
+class Options(Checked):
+    """Options of ``rosa-bench next``."""
+
+    results_dir: str = setting("folder with the records in runs/", default="results")
+    seeds: int = setting("how many seeds the chosen learning rate should have", default=5, at_least=1)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the commands."""
+    from rich import get_console
+
+    from rosa_bench.config.compose import composing
+    from rosa_bench.config.overrides import check_overrides, check_setting
+    from rosa_bench.records.store import load_records
+    from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
+    from rosa_bench.report.make_tables import tabled
+    from rosa_bench.report.next import next_commands
+
+    bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
+    own, others = split(arguments, lambda key: key in {*names_of(Options), *bare})
+    options = parse_options(Options, own)
+    check_overrides(others)
+    about, added = split(others, tells_runs_apart)
+    among = values_of(about)
+    for key in among:
+        check_setting(key)
+    if chosen_here := among.keys() & {"lr", "seed"}:
+        raise UserError(f"rosa-bench next chooses lr and seed itself; leave out: {', '.join(sorted(chosen_here))}")
+    with composing() as composer:
+        composer.expand(added)  # a mistake is reported here, not by every command that is printed
+    found = load_records(Path(options.results_dir).expanduser())
+    kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
+    if not kept:
+        of = f" of {' '.join(about)}" if about else ""
+        raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")
+    added += [argument for argument in own if argument.startswith("results_dir=")]
+    for command in next_commands(kept, seeds=options.seeds, more=added):
+        get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough
+    found.remind()

@@ -1,0 +1,41 @@
+"""Options of a command, given as KEY=VALUE and checked against a dataclass."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TypeVar
+
+from rosa_bench.system.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
+    """Return an instance of the dataclass ``kind``, filled from KEY=VALUE arguments.
+
+    Raises `UserError` for an argument of another form, an unknown key, and a value of another type or out of range.
+    """
+    from omegaconf import OmegaConf
+
+    from rosa_bench.config.build import typed
+
+    known = names_of(kind)
+    listed = f"(options: {', '.join(known)})"
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals:
+            near = "" if key in known else did_you_mean(key, known)
+            raise UserError(f"{argument} is not KEY=VALUE{near} {listed}")
+        if key not in known:
+            raise UserError(f"{key} is not an option{did_you_mean(key, known)} {listed}")
+    return typed(kind, OmegaConf.from_dotlist(list(arguments)))
+
+
+def names_of(kind: type) -> list[str]:
+    """Return the names of a command's options."""
+    return [field.name for field in fields(kind)]
+
+
+def split(arguments: Sequence[str], wanted: Callable[[str], bool]) -> tuple[list[str], list[str]]:
+    """Split KEY=VALUE arguments into those whose key is ``wanted``, and the others."""
+    ours = [argument for argument in arguments if wanted(argument.partition("=")[0])]
+    return ours, [argument for argument in arguments if argument not in ours]

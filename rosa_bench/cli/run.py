@@ -1,0 +1,145 @@
+"""Run one experiment, or with -m a sweep: every combination of comma-separated values.
+
+Usage: rosa-bench run [-m] KEY=VALUE ...
+       rosa-bench [-m] KEY=VALUE ...      (the same)
+
+A completed run is not run again. An interrupted one continues from its checkpoint. Every job of a sweep is checked
+before the first one starts; a job that fails does not stop the others. Hydra's own flags work too: --cfg job prints the
+settings of a run, --hydra-help lists the rest.
+
+Exit status: 0 if every run is completed, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
+
+Examples:
+  rosa-bench task=cola method=rosa rank=8
+  rosa-bench -m task=cola,mrpc method=lora,rosa lr=2e-3,2e-4 seed=0,1,2
+  rosa-bench -m +experiment=quickstart
+"""
+
+import logging
+import os
+import sys
+import traceback
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from rosa_bench.cli.messages import errors_reported, explain, report, tracebacks_wanted
+from rosa_bench.system.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+MULTIRUN = ("-m", "--multirun")
+STATUS_WORDS = {"new": "not run"}
+
+
+def main(arguments: list[str]) -> None:
+    """Make one run, or a sweep."""
+    from omegaconf import OmegaConf
+
+    from rosa_bench.config import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
+    from rosa_bench.config.overrides import check_overrides
+
+    OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
+    flags, overrides = separate(arguments)
+    check_overrides(overrides)
+    multirun = [flag for flag in flags if flag in MULTIRUN]
+    if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):
+        sweep(overrides)
+    else:
+        hand_to_hydra([*flags, *overrides])
+
+
+def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into flags with their values, and overrides, so that their order does not matter.
+
+    Raises `UserError` for an unknown flag, and for a word that is neither.
+
+    >>> separate(["task=cola", "-m", "seed=0,1", "--cfg", "job"])
+    (['-m', '--cfg', 'job'], ['task=cola', 'seed=0,1'])
+    """
+    from hydra._internal.utils import get_args_parser
+
+    overrides = [argument for argument in arguments if argument[:1] not in ("", "-") and _is_override(argument)]
+    flags = [argument for argument in arguments if argument not in overrides]
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message.removeprefix('argument ')}; rosa-bench --help and --hydra-help list what there is")
+
+    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    for word in parser.parse_args(flags).overrides:
+        raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
+    return flags, overrides
+
+
+def sweep(overrides: list[str]) -> None:
+    """Check every job of a sweep, let Hydra run them, and exit with status 1 unless all are completed."""
+    from rosa_bench.cli.plan import refuse_invalid
+    from rosa_bench.runs.plan import plan
+    from rosa_bench.runs.status import status_of
+
+    jobs = plan(overrides, explain)
+    refuse_invalid(jobs, "; none was started")
+    hand_to_hydra([MULTIRUN[0], *overrides])
+    counts = Counter(status_of(job.resolved).kind for job in jobs if job.resolved and job.kind != "duplicate")
+    if set(counts) != {"completed"}:
+        listed = ", ".join(f"{count} {STATUS_WORDS.get(kind, kind)}" for kind, count in counts.items())
+        report(f"of {counts.total()} runs: {listed}")
+        sys.exit(1)
+    log.info("%d runs, all completed", counts.total())
+
+
+def hand_to_hydra(arguments: list[str]) -> None:
+    """Let Hydra compose the configurations of these arguments, and call `experiment` with each."""
+    import hydra
+
+    from rosa_bench.config.folder import conf_folder
+
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
+    sys.argv[1:] = arguments  # the only place where Hydra looks for them
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
+
+
+def experiment(raw: "DictConfig") -> None:
+    """Make the run of one composed configuration. A sweep continues after a run that failed."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode == RunMode.RUN:
+        with errors_reported():
+            run_job(raw)
+        return
+    try:
+        run_job(raw)
+    except Exception as error:  # the end of the sweep says how every run went
+        if tracebacks_wanted():
+            traceback.print_exception(error)  # here: an error from another process arrives without it
+        else:
+            report(explain(error))
+
+
+def run_job(raw: "DictConfig") -> None:
+    """Check the settings, and make the run unless it is completed."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from rosa_bench import api
+    from rosa_bench.config.deviations import deviations
+    from rosa_bench.config.parse import parse
+
+    config = parse(raw)
+    api.complete(config, deviations(raw, HydraConfig.get().runtime.choices))
+
+
+def processes(jobs_per_gpu: int) -> int:
+    """Return how many jobs run at once on this machine: ``jobs_per_gpu`` on each GPU; without one -1, one per core."""
+    if not isinstance(jobs_per_gpu, int) or jobs_per_gpu < 1:
+        raise UserError(f"jobs_per_gpu={jobs_per_gpu} is out of range; it must be at least 1")
+    import torch
+
+    return torch.cuda.device_count() * jobs_per_gpu or -1
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument or argument.startswith("~")

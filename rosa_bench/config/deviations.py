@@ -1,0 +1,56 @@
+"""Where the settings of a run differ from its protocol's."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from rosa_bench.config.identity import free_settings, is_identity
+from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import Plain, RunConfig
+
+GROUPS = ("task", "model", "method", "protocol")
+
+
+def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return the settings in which a run differs from its protocol: key -> [value, the protocol's value].
+
+    The protocol's values are what the same task, model, method and protocol compose to when nothing else is given.
+    ``choices`` are the names chosen in the configuration groups. Hydra must be initialised.
+    """
+    expected = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
+    for key in free_settings():
+        expected[key] = raw[key]
+    return _differing(_plain(raw), _plain(expected))
+
+
+def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
+    """Return the deviations of checked settings, whatever they were made from. Hydra must be initialised."""
+    expected = hydra.compose("config", overrides=[f"{group}={getattr(config, group).name}" for group in GROUPS])
+    for key in {field.name for field in fields(Plain)} & set(free_settings()):
+        expected[key] = getattr(config, key)
+    return _differing(asdict(config), asdict(parse(expected)))
+
+
+def _differing(settings: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[Any]]:
+    left, right = _flat(expected), _flat(settings)
+    known = {field.name for field in fields(RunConfig)}  # the rest only feeds these
+    return {
+        key: [value, left.get(key)]
+        for key, value in right.items()
+        if value != left.get(key) and key.partition(".")[0] in known and is_identity(key)
+    }
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportReturnType]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

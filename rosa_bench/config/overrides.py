@@ -1,0 +1,103 @@
+"""Mistakes in overrides such as ``task=cola``: each becomes one line that names the key and the nearest known one."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import GROUPS, kinds
+from rosa_bench.config.schema import Protocol, RunConfig, Shorthand
+from rosa_bench.system.errors import UserError, did_you_mean
+
+OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines of its messages that say nothing to a user
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raise `UserError` for an override that Hydra would accept although it cannot mean anything.
+
+    That is one that removes a setting (``~lr``), or adds one that does not exist (``++unknown=5``).
+    """
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if override.startswith("~") and not key.startswith("hydra"):
+            raise UserError(f"{override} removes a setting, which every run needs; set it to another value instead")
+        if override.startswith("+") and not _can_be_added(key):
+            raise UserError(f"{key} is not a setting{_meant(key, settings(), also=groups())}")
+        root, _, rest = key.partition(".")
+        if override.startswith("+") and rest and root in GROUPS and f"{root}._target_" not in " ".join(overrides):
+            check_setting(key)
+
+
+def check_setting(key: str) -> None:
+    """Raise `UserError` unless a dotted key is a setting of some run."""
+    root, _, rest = key.partition(".")
+    known = [field.name for field in fields(RunConfig)]
+    if root not in known:
+        raise UserError(f"{key} is not a setting{_meant(root, known)}")
+    name, inside = rest.partition(".")[0], _inside(root)
+    if name and name not in inside:
+        raise UserError(f"{key} is not a setting{_meant(name, inside, section=root)}")
+
+
+def settings() -> list[str]:
+    """Return the names of the settings at the top level."""
+    return [field.name for kind in (RunConfig, Shorthand) for field in fields(kind)]
+
+
+def groups() -> list[str]:
+    """Return the names of the configuration groups."""
+    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
+
+
+@contextmanager
+def composition_errors() -> Iterator[None]:
+    """Raise what Hydra and omegaconf raise inside the block as `UserError`."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain_composition(error)) from error
+
+
+def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
+    """Return one line about an error of Hydra or omegaconf."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
+        return f"{group}={name} is not known{_choices(name, error.options)}{plugin}"
+    if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
+        return str(error.__context__)  # raised by one of our resolvers
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
+        known, section = [str(key) for key in cause.parent_node], str(cause.full_key).rpartition(".")[0]
+        return f"{cause.full_key} is not a setting{_meant(str(cause.key), known, section=section)}"
+    lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
+    return "; ".join(line.removesuffix(".") for line in lines if line and not line.startswith(OF_OMEGACONF))
+
+
+def _choices(name: str, known: Sequence[str]) -> str:
+    near = did_you_mean(name, known)
+    return f"{near}{' Choose' if near else '; choose'} one of: {', '.join(known)}"
+
+
+def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section: str = "") -> str:
+    """Return the setting that a word may stand for, or else all that there are."""
+    shown = [key for key in known if key not in ("hydra", "_target_") and not key.startswith("default_")]
+    if near := did_you_mean(word, [*shown, *also]):
+        return (near.replace("mean ", f"mean {section}.") if section else near) + " rosa-bench --help lists settings"
+    return f" (settings: {', '.join(shown)})" if shown else ""
+
+
+def _can_be_added(key: str) -> bool:
+    """Whether ``+key=...`` can mean something: it chooses from a group, or sets a known setting."""
+    group = key.partition("@")[0]
+    return group.partition("/")[0] in {*groups(), "hydra"} or key.partition(".")[0] in {*settings(), "hydra"}
+
+
+def _inside(group: str) -> list[str]:
+    """Return the settings that any choice of a group has."""
+    classes = kinds(group) if group in GROUPS else (Protocol,) if group == "protocol" else ()
+    return list(dict.fromkeys(field.name for kind in classes for field in fields(kind)))

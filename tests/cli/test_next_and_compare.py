@@ -1,0 +1,84 @@
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import save_record
+
+TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")
+
+
+def test_next_prints_commands_that_run(rosa_bench: Callable[..., Any], tmp_path: Path) -> None:
+    few = [*TINY, "method=ft", "epochs=1", "limit_train=16", "limit_eval=8", f"results_dir={tmp_path}"]
+    assert rosa_bench(*few, "lr=2e-3").status == 0
+    outcome = rosa_bench("next", "seeds=1", "device=cpu", f"results_dir={tmp_path}")
+    [command] = outcome.out.splitlines()
+    assert {"lr=0.0006,0.006", "seed=0", "device=cpu", f"results_dir={tmp_path}"} <= set(shlex.split(command))
+    assert rosa_bench(*shlex.split(command)[1:]).status == 0
+    assert rosa_bench("next", "seeds=1", f"results_dir={tmp_path}", "task=grammar,cola").status == 0
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # as head does when it has read enough
+    arguments = [
+        sys.executable,
+        "-c",
+        "from rosa_bench.cli.main import main; main()",
+        "next",
+        f"results_dir={tmp_path}",
+    ]
+    done = subprocess.run(arguments, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize(("meant", "ranks"), [
+    ("rank=2", ["rank=2"]),
+    ("method.rank=2,8", ["rank=2", "rank=8"]),
+    ("epochs=10", ["rank=2", "rank=8"]),
+])  # fmt: skip
+def test_next_is_restricted_to_the_given_runs_and_adds_what_changes_no_score(
+    rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord], meant: str, ranks: list[str]
+) -> None:
+    for settings in (["method=lora", "rank=2"], ["method=lora", "rank=8"], ["method=ft", "epochs=3"]):
+        save_record(make_record(*settings), here / "results")
+    more = ["logger=tensorboard", "logger.folder=runs", "save_model=true"]
+    commands = [shlex.split(line) for line in rosa_bench("next", meant, *more).out.splitlines()]
+    assert [[word for word in command if word.startswith("rank=")] for command in commands] == [[it] for it in ranks]
+    assert all(command[-3:] == more for command in commands)
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["seeds=many"], ["seeds", "many"]),
+    (["seeds=0"], ["seeds=0", "at least 1"]),
+    (["cola"], ["cola is not KEY=VALUE"]),
+    (["task=col"], ["no runs of task=col"]),
+    (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),
+    (["lr=2e-3", "seed=1"], ["lr, seed", "leave out"]),
+    (["deivce=cpu"], ["deivce is not a setting"]),
+    ([], ["results_dir=results", "no runs"]),
+])  # fmt: skip
+def test_a_mistake_of_next_is_reported(
+    rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord],
+    arguments: list[str], words: list[str],
+) -> None:  # fmt: skip
+    if arguments:
+        save_record(make_record("task=cola"), here / "results")
+    rosa_bench("next", *arguments).assert_one_line_error(*words)
+
+
+def test_compare_shows_differences_and_reports_mistakes(
+    rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    rosa_bench("compare", "method=rosa,lora").assert_one_line_error("results_dir=results", "no completed run")
+    for method, dev in (("rosa", 0.5), ("lora", 0.4)):
+        save_record(make_record(f"method={method}", dev=dev), here / "elsewhere")
+    outcome = rosa_bench("compare", "method=rosa,lora", "results_dir=elsewhere")
+    assert outcome.status == 0
+    assert [words for words in ("rosa less lora", "+10.0 (1)", "seed by seed") if words not in outcome.out] == []
+    rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("nothing has several values")
+    rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()

@@ -1,0 +1,211 @@
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rosa_bench.cli import run as running
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
+from rosa_bench.runs.lock import locked
+from rosa_bench.system.errors import UserError
+
+TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")
+LR = ("batch_size=8", "lr=1e-3")  # four steps, so that something is learned
+
+
+def records(folder: Path) -> list[RunRecord]:
+    return load_records(folder / "results")
+
+
+def test_a_run_leaves_one_record_and_is_not_run_again(
+    rosa_bench: Callable[..., Any], process: Callable[..., Any], here: Path
+) -> None:
+    arguments = (*TINY, *LR, "method=rosa", "results_dir=res", "output_dir=out")
+    first = process(*arguments)  # the real thing, once
+    assert (first.status, first.err) == (0, "")
+    [path] = here.rglob("*.json")
+    assert path.parent == here / "res/runs"
+    assert path.name in first.out
+    before = path.read_bytes()
+    assert json.loads(before)["status"] == "completed"
+
+    again = rosa_bench(*arguments)
+    assert again.status == 0
+    assert "completed already" in again.out
+    assert "resume=never" in again.out
+    assert list(here.rglob("*.json")) == [path]
+    assert path.read_bytes() == before
+
+    anew = rosa_bench(*arguments, "resume=never")
+    assert anew.status == 0
+    [aside] = (here / "res/runs/superseded").iterdir()
+    assert aside.read_bytes() == before
+    after = json.loads(path.read_bytes())
+    assert after["status"] == "completed"
+    assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
+
+
+def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[..., Any], here: Path) -> None:
+    small = ("task=synthetic", "device=cpu", "task.train_rows=64", "task.validation_rows=16", "epochs=2")
+    outcome = rosa_bench("-m", *small, "model=mlp1,mlp2", "method=lora,ft", "rank=2")
+    assert (outcome.status, outcome.err) == (0, "")
+    made = {(record.config["model"]["name"], record.config["method"]["name"]) for record in records(here)}
+    assert made == {(model, method) for model in ("mlp1", "mlp2") for method in ("lora", "ft")}
+    assert rosa_bench("figures").status == 0
+    written = {path.name for path in (here / "results/figures").iterdir()}
+    assert written == {"figure2.md", "figure2.png", "figure2.svg"}
+    rosa_bench("tables").assert_one_line_error("run something first")  # its figures are errors, and no scores
+    assert rosa_bench("report").status == 0
+    assert all(record.id in (here / "results/report.html").read_text() for record in records(here))
+
+
+def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:
+    outcome = rosa_bench("-m", *TINY, "method=ft,ia3", "seed=0,1")
+    assert outcome.status == 0
+    made = {(record.config["method"]["name"], record.config["seed"]) for record in records(here)}
+    assert made == {("ft", 0), ("ft", 1), ("ia3", 0), ("ia3", 1)}
+    assert len(list(here.rglob("*.json"))) == 4
+
+
+def test_a_failing_job_does_not_stop_a_sweep_and_each_is_reported(rosa_bench: Callable[..., Any], here: Path) -> None:
+    outcome = rosa_bench("-m", *TINY, "method=lora", "rank=33,34,2")
+    assert outcome.status == 1
+    assert [record.config["method"]["rank"] for record in records(here)] == [2]
+    shown = [line for line in outcome.err.splitlines() if line.startswith("rosa-bench: ")]
+    for rank in (33, 34):
+        assert any(f"rank={rank} does not fit" in line for line in shown), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..., Any], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [path] = here.rglob("*.json")
+    path.write_text("{")
+    rosa_bench(*TINY).assert_one_line_error(f"{path.relative_to(here)} is not a run's record", "move it away")
+    outcome = rosa_bench("-m", *TINY, "seed=0,1")
+    assert outcome.status == 1
+    assert "not a run's record" in outcome.err
+    assert "1 of 2 jobs cannot be run; none was started" in outcome.err
+    assert rosa_bench(*TINY, "seed=1").status == 0
+    assert path.read_text() == "{"
+    shown = rosa_bench("tables")
+    assert (shown.status, "1 completed run" in shown.out) == (0, True)
+    assert "1 of 2 files in results/runs could not be read; see above" in shown.out + shown.err  # wherever the log goes
+
+
+def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[..., Any], here: Path) -> None:
+    outcome = rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30")
+    outcome.assert_one_line_error("TrainingFailedError", "training loss", "step")
+    [record] = records(here)
+    assert record.status == "failed"
+    assert record.error is not None
+    assert outcome.err.startswith(f"rosa-bench: {record.error} (")
+
+
+def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any], here: Path) -> None:
+    arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30")
+    assert rosa_bench(*arguments).status == 1
+    [path] = here.rglob("*.json")
+    before = path.read_bytes()
+    rosa_bench(*arguments).assert_one_line_error(
+        "failed before (TrainingFailedError: the training loss", "retry_failed=true"
+    )
+    assert list(here.rglob("*.json")) == [path] and path.read_bytes() == before  # it was not run
+    for again in ("retry_failed=true", "resume=never"):
+        outcome = rosa_bench(*arguments, again)
+        outcome.assert_one_line_error("TrainingFailedError", "training loss")
+        assert "failed before" not in outcome.err
+    assert len(list((here / "results/runs/superseded").iterdir())) == 2
+
+
+def test_a_failed_run_completes_once_the_cause_is_gone(
+    rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoints")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rosa_bench.training.checkpoint.save_file", full)
+        rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("checkpoints: No space left on device")
+    rosa_bench(*TINY).assert_one_line_error("failed before", "No space left on device", "retry_failed=true")
+    assert rosa_bench(*TINY, "retry_failed=true").status == 0
+    assert [record.status for record in records(here)] == ["completed"]
+    assert rosa_bench(*TINY).status == 0  # and is no longer in the way
+
+
+def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
+    rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "a file")
+
+    assert rosa_bench(*TINY, "seed=1").status == 0
+    [other] = here.rglob("*.json")
+    before = other.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("rosa_bench.system.files.os.fdopen", full)
+        rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("No space left on device")
+    assert [path for path in (here / "results/runs").iterdir() if path.is_file()] == [other]  # nothing half-written
+    assert other.read_bytes() == before
+    assert list(here.rglob("step-*"))  # what was trained is not lost
+    again = rosa_bench(*TINY)
+    assert again.status == 0
+    assert "continuing from step" in again.out
+    assert len(records(here)) == 2
+    assert not list(here.rglob("step-*"))
+
+
+def test_a_run_of_another_process_is_reported_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [path] = here.rglob("*.json")
+    with locked(path.parent / ".locks" / path.stem, "it"):
+        rosa_bench(*TINY).assert_one_line_error(path.stem, f"process {os.getpid()} on this machine")
+        assert rosa_bench(*TINY, "seed=1").status == 0  # another run is free
+    assert rosa_bench(*TINY).status == 0
+
+
+def test_checkpoints_that_a_completed_run_could_not_remove_are_removed(
+    rosa_bench: Callable[..., Any], here: Path
+) -> None:
+    assert rosa_bench(*TINY).status == 0
+    [record] = records(here)
+    (here / "outputs" / record.id / "checkpoints/step-000000004-epochs-000001").mkdir(parents=True)
+    outcome = rosa_bench(*TINY)
+    assert (outcome.status, "completed already" in outcome.out) == (0, True)
+    assert not list(here.rglob("step-*"))
+
+
+def test_a_completed_run_is_run_again_for_its_model_only(rosa_bench: Callable[..., Any], here: Path) -> None:
+    assert rosa_bench(*TINY).status == 0
+    assert not list(here.rglob("model.safetensors"))
+    assert rosa_bench(*TINY, "save_model=true").status == 0
+    [saved] = here.rglob("model.safetensors")
+    written = saved.stat().st_mtime_ns
+    assert rosa_bench(*TINY, "save_model=true").status == 0
+    assert saved.stat().st_mtime_ns == written
+
+
+def test_a_tilde_stands_for_the_home_folder(rosa_bench: Callable[..., Any]) -> None:
+    for key in ("data_dir", "model.path"):
+        outcome = rosa_bench(*TINY, "task=cola", f"{key}=~/nowhere-at-all")
+        outcome.assert_one_line_error(
+            f"{key}={Path.home()}/nowhere-at-all" if key == "model.path" else "nowhere-at-all"
+        )
+
+
+@pytest.mark.parametrize(("gpus", "jobs_per_gpu", "expected"), [(0, 1, -1), (0, 3, -1), (1, 1, 1), (2, 3, 6)])
+def test_the_number_of_jobs_at_once_follows_the_gpus(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, jobs_per_gpu: int, expected: int
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert running.processes(jobs_per_gpu) == expected
+
+
+@pytest.mark.parametrize("wrong", [0, -1])
+def test_less_than_one_job_per_gpu_is_refused(wrong: int) -> None:
+    with pytest.raises(UserError, match=f"jobs_per_gpu={wrong}"):
+        running.processes(wrong)

@@ -1,0 +1,97 @@
+import doctest
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import rosa_bench
+from rosa_bench import api
+from rosa_bench.cli import help as cli_help
+from rosa_bench.cli import run as cli_run
+from rosa_bench.config.deviations import deviations_of
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.system.errors import UserError
+
+SMALL = ["task=synthetic", "model=mlp1", "task.replicates=1", "task.train_rows=64", "task.validation_rows=16"]
+TINY = [*SMALL, "epochs=1", "device=cpu"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("module", [api, cli_help, cli_run], ids=lambda module: module.__name__)
+def test_the_examples_in_docstrings_are_right(module: object) -> None:
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyright: ignore[reportArgumentType]
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    program = (
+        "import sys; before = set(sys.modules); import rosa_bench\n"
+        "print(sorted(name for name in set(sys.modules) - before if name.startswith('rosa_bench')))\n"
+        "print(set(rosa_bench.__all__) <= set(dir(rosa_bench)), callable(rosa_bench.compose))\n"
+        "print({'torch', 'transformers'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "['rosa_bench']\nTrue True\nset()\n"
+
+
+def test_every_public_name_can_be_loaded_and_no_other() -> None:
+    assert all(hasattr(rosa_bench, name) for name in rosa_bench.__all__)
+    with pytest.raises(AttributeError, match="unheard_of"):
+        _ = rosa_bench.unheard_of  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["taks=cola"], "taks is not a setting; did you mean task"),
+    (["rank=0"], "rank=0 is out of range"),
+    (["++unknown=5"], "unknown is not a setting"),
+    (["~lr"], "removes a setting"),
+    (["rank=eight"], "eight"),
+    ("task=cola", "one string"),
+])  # fmt: skip
+def test_a_mistake_is_a_user_error_of_one_line(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        rosa_bench.compose(overrides)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_composed_settings_are_those_of_the_command_line(compose: Callable[..., RunConfig]) -> None:
+    assert rosa_bench.compose([*TINY, "method=lora", "rank=2"]) == compose(*TINY, "method=lora", "rank=2")
+
+
+def test_changed_settings_are_run_with_their_deviations() -> None:
+    config = replace(rosa_bench.compose([*TINY, "method=ft"]), epochs=2)
+    record = rosa_bench.run(config)
+    assert record.deviations["epochs"][0] == 2
+    assert rosa_bench.run([*TINY, "method=ft", "epochs=2"]).started_at == record.started_at  # the same run
+
+
+@pytest.mark.parametrize("overrides", [
+    [], ["method=lora", "rank=4", "method.alpha=8"], ["protocol=fair", "epochs=3", "seed=3", "lr=1e-3"],
+    ["method.resample_every=1", "optimizer.betas=[0.9,0.999]", "limit_train=64"],
+])  # fmt: skip
+def test_deviations_of_settings_are_those_of_their_overrides(overrides: list[str]) -> None:
+    config, expected = api._composed(overrides)
+    with api.composing():
+        found = deviations_of(config)
+    assert {key: list(map(_listed, pair)) for key, pair in found.items()} == expected
+
+
+def _listed(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def test_a_completed_run_is_run_again_on_demand_only() -> None:
+    first = rosa_bench.run([*TINY, "method=ft"])
+    again = rosa_bench.run([*TINY, "method=ft", "resume=never"])
+    assert again.id == first.id
+    assert [record.id for record in rosa_bench.load_records("results")] == [first.id]
+    assert len(list(Path("results/runs/superseded").iterdir())) == 1
