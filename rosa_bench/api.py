@@ -5,7 +5,7 @@ The command line, the scripts and the tests use these functions too.
 
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
     from rosa_bench.runs.resolve import ResolvedRun
+    from rosa_bench.training.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +41,12 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     return _composed(overrides)[0]
 
 
-def run(config: RunConfig | Sequence[str]) -> RunRecord:
+def run(config: RunConfig | Sequence[str], observers: "Iterable[Observer]" = ()) -> RunRecord:
     """Run what ``config`` describes, and return its record, which is also written to its ``results_dir``.
 
-    ``config`` holds settings from `compose`, or overrides as on the command line. A completed run is not run again: its
-    record is returned, unless ``resume=never``. Raises `UserError` if the run is not possible or another process is
+    ``config`` holds settings from `compose`, or overrides as on the command line. ``observers`` are called at the hook
+    points of the training loop (`rosa_bench.training.observer`). A completed run is not run again: its record is
+    returned, unless ``resume=never``. Raises `UserError` if the run is not possible or another process is
     running it, and whatever error stops it.
 
     >>> record = run(["task=synthetic", "model=mlp1", "epochs=1", "task.replicates=1", "task.train_rows=64",
@@ -59,8 +61,8 @@ def run(config: RunConfig | Sequence[str]) -> RunRecord:
     """
     if isinstance(config, RunConfig):
         with composing():
-            return complete(config, deviations_of(config))
-    return complete(*_composed(config))
+            return complete(config, deviations_of(config), observers)
+    return complete(*_composed(config), observers)
 
 
 def load_records(path: str | Path = "results") -> Records:
@@ -85,7 +87,7 @@ def resolve(config: RunConfig) -> "ResolvedRun":
         return resolving.resolve(config, deviations_of(config))
 
 
-def complete(config: RunConfig, differing: Mapping[str, list[Any]]) -> RunRecord:
+def complete(config: RunConfig, differing: Mapping[str, list[Any]], observers: "Iterable[Observer]" = ()) -> RunRecord:
     """Return the record of a completed run, running it first if needed.
 
     ``differing`` are its deviations from the protocol. Raises `UserError` if the run failed before and neither
@@ -107,7 +109,7 @@ def complete(config: RunConfig, differing: Mapping[str, list[Any]]) -> RunRecord
             raise UserError(f"{resolved.id} failed before ({reason}); retry_failed=true runs it again")
         from rosa_bench.runs import run as running
 
-        return running.run(resolved)
+        return running.run(resolved, observers)
 
 
 def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]]:
