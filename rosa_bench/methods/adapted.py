@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Method
-from rosa_bench.system.errors import UserError, at_least
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterMethod(Method):
-    """A method that replaces linear layers.
+    """A method that replaces linear layers."""
 
-    targets       ``attention``, ``all-linear`` (all but the head), or a regular expression for ends of layers' names
-    attention     the layers that ``attention`` means in this model
-    lm_head       the layer that turns a language model's states into logits, if ``attention`` and ``all-linear``
-                  include it
-    fused         how many projections one matrix of the model holds, by the ends of layers' names
-    split_qkv     whether each of those projections gets an adapter of its own
-    train_head    whether the task's head trains too
-    train_biases  whether the biases of the replaced layers train too
-    """
-
-    targets: str
-    attention: str
-    lm_head: str | None = setting("output layer to adapt as well", default=None, before=None)
-    fused: dict[str, int] | None = setting("projections held in one matrix", default=None, before=None)
-    split_qkv: bool = setting("adapt each of those by itself", default=False, before=False)
-    train_head: bool
-    train_biases: bool
+    targets: str = setting(
+        "attention, all-linear (all but the head), or a regular expression for ends of layers' names"
+    )
+    attention: str = setting("the layers that attention means in this model")
+    lm_head: str | None = setting(
+        "the layer that turns a language model's states into logits, if attention and all-linear include it",
+        default=None,
+        before=None,
+    )
+    fused: dict[str, int] | None = setting(
+        "how many projections one matrix of the model holds, by the ends of layers' names", default=None, before=None
+    )
+    split_qkv: bool = setting(
+        "whether each of those projections gets an adapter of its own", default=False, before=False
+    )
+    train_head: bool = setting("whether the task's head trains too")
+    train_biases: bool = setting("whether the biases of the replaced layers train too")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -104,11 +104,7 @@ class AdapterMethod(Method):
 class LowRankMethod(AdapterMethod):
     """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
-    rank: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("rank", self.rank, 1)
+    rank: int = setting("rank of the factors", at_least=1, key="rank")
 
     @property
     def scale(self) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rosa_bench.optim.base import ParameterGroup
 from rosa_bench.system.errors import UserError
@@ -41,20 +41,20 @@ class Changed(NamedTuple):
 class Method(Checked, ABC):
     """Everything the training loop knows about a method. The defaults suit one that trains a fixed set of parameters.
 
-    name        as on the command line
-    title       as in a table
-    seed        of every random choice that the method makes
-    head        regular expression for the modules that are the task's head
-    default_lr  learning rate by protocol when none is given: the best one measured
 
-    supports_graphs  whether a training step with this method can be captured as a CUDA graph
     """
+    supports_graphs  whether a training step with this method can be captured as a CUDA graph
 
-    name: str
+    name: str = setting("as on the command line")
     title: str = setting("as in a table", identity=False)
-    seed: int
-    head: str
-    default_lr: dict[str, float] = setting("learning rate by protocol: the best one measured", identity=False)
+    seed: int = setting("of every random choice that the method makes")
+    head: str = setting("regular expression for the modules that are the task's head")
+    default_lr: dict[str, float] = setting(
+        "learning rate by protocol when none is given: the best one measured", identity=False
+    )
+    look: dict[str, Any] = setting(
+        "order, colour, marker and line in figures", default_factory=dict, identity=False, published=False
+    )
 
     section: ClassVar[str] = "method"
     supports_graphs: ClassVar[bool] = True

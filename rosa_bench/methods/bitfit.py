@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Method
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class BitFit(Method):
     """Every bias of the body trains, those of layer normalisation too; the head as the protocol says."""
 
-    train_head: bool
+    train_head: bool = setting("whether the task's head trains too")
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         head = self.head_parameters(model)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import AdapterMethod
-from rosa_bench.system.errors import one_of
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -21,12 +20,8 @@ if TYPE_CHECKING:
 class IA3(AdapterMethod):
     """One scaling vector a layer, on its ``input`` (the authors' GLUE code) or ``output`` (their E2E code)."""
 
-    side: str
+    side: str = setting("what is scaled: the input or the output of each layer", choices=("input", "output"))
     default_side: dict[str, str] = setting("side by recipe", default_factory=dict, identity=False, published=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        one_of("method.side", self.side, ("input", "output"))
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.scaled import ScaledLinear

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import LowRankMethod
-from rosa_bench.system.errors import at_least, one_of
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -27,14 +26,9 @@ class Lora(LowRankMethod):
                       not compare
     """
 
-    alpha: float
-    init: str
+    alpha: float = setting("scale of A B, times the rank", above=0)
+    init: str = setting("what the factors start from", choices=("kaiming", "normal"))
     default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least("method.alpha", self.alpha, 0, above=True)
-        one_of("method.init", self.init, ("kaiming", "normal"))
 
     @property
     def scale(self) -> float:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.methods.adapted import LowRankMethod
 from rosa_bench.methods.base import Changed, Method
-from rosa_bench.system.errors import UserError, at_least, one_of
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -30,28 +30,20 @@ HEADROOM_BYTES = 1 << 28
 
 @dataclass(frozen=True, kw_only=True)
 class Rosa(LowRankMethod):
-    """``W = residual + A B``, where A B is a part of W's own singular value decomposition.
+    """``W = residual + A B``, where A B is a part of W's own singular value decomposition."""
 
-    select          which singular directions train: ``random``, ``block``, ``top``, ``bottom`` (Table 5)
-    init            what the factors start from: ``svd``, ``svd_add`` (Table 4), ``zero``
-    resample_every  period of merging and drawing again, in ``resample_unit``; 0 means never (Table 4)
-    resample_unit   ``epochs`` or ``steps``
-    """
-
-    select: str
-    init: str
-    resample_every: float
-    resample_unit: str
+    select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
+    init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero"))
+    resample_every: float = setting(
+        "period of merging and drawing again, in resample_unit; 0 means never (Table 4)", at_least=0
+    )
+    resample_unit: str = setting("unit of resample_every", choices=("epochs", "steps"))
     default_resample_every: dict[str, float] = setting(
         "resample_every by recipe, in epochs", default_factory=dict, identity=False, published=False
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("method.select", self.select, ("random", "block", "top", "bottom"))
-        one_of("method.init", self.init, ("svd", "svd_add", "zero"))
-        at_least("method.resample_every", self.resample_every, 0)
-        one_of("method.resample_unit", self.resample_unit, ("epochs", "steps"))
         if self.init == "svd_add" and self.resample_every:
             raise UserError(
                 "method.init=svd_add would add to the weights again at every resample; "

@@ -1,0 +1,37 @@
+"""How each method looks in figures, as its yaml says."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rosa_bench.config.folder import conf_folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Place in legends, colour, marker and line style, as matplotlib names them."""
+
+    order: int = 1000  # after all that say where they stand
+    colour: str = "#999999"
+    marker: str = "."
+    line: Any = "-"
+
+
+UNKNOWN = Look()
+
+
+@cache
+def looks() -> dict[str, Look]:
+    """Return the look of every method in ``conf/method``, by name, in the order of legends."""
+    found = {}
+    for path in (conf_folder() / "method").glob("*.yaml"):
+        look = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["look"]  # pyright: ignore[reportArgumentType, reportCallIssue, reportIndexIssue]
+        found[path.stem] = Look(**look)  # pyright: ignore[reportCallIssue]
+    return dict(sorted(found.items(), key=lambda pair: pair[1].order))
+
+
+def look_of(method: str) -> Look:
+    """Return the look of a method; grey and dotted markers for one that has no yaml here."""
+    return looks().get(method, UNKNOWN)
