@@ -31,7 +31,7 @@ class AdapterMethod(Method):
     )
     attention: str = setting("the layers that attention means in this model")
     lm_head: str | None = setting(
-        "the layer that turns a language model's states into logits, if attention and all-linear include it",
+        "a language model's output layer, if attention and all-linear include it",
         default=None,
         before=None,
     )

@@ -41,9 +41,8 @@ class Changed(NamedTuple):
 class Method(Checked, ABC):
     """Everything the training loop knows about a method. The defaults suit one that trains a fixed set of parameters.
 
-
-    """
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
+    """
 
     name: str = setting("as on the command line")
     title: str = setting("as in a table", identity=False)
