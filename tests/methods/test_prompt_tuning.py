@@ -29,9 +29,10 @@ def prompt_of(model: Any) -> Tensor:
 
 def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model: Tiny) -> None:
     base, ids = tiny_model("tiny_roberta"), torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
+    vocabulary = base.get_input_embeddings().weight.detach()
     mask = (ids != 1).long()
     model: Any = method_of(compose, tokens=3).attach(tiny_model("tiny_roberta"))
-    embedded = torch.cat([prompt_of(model).expand(2, -1, -1), base.get_input_embeddings()(ids)], 1)
+    embedded = torch.cat([prompt_of(model).expand(2, -1, -1), vocabulary[ids]], 1)
     whole_mask = torch.cat([torch.ones(2, 3).long(), mask], 1)
     with torch.no_grad():
         expected = base(inputs_embeds=embedded, attention_mask=whole_mask).logits

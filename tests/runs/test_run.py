@@ -180,6 +180,7 @@ def test_the_saved_model_is_the_one_whose_scores_were_recorded(
     assert not list((resolved.output_dir / "model").glob("*.bin"))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT loads by an old name
 @pytest.mark.parametrize("protocol", ["fair", "paper"])
 @pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
 def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSetup, model: str, protocol: str) -> None:
