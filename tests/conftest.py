@@ -17,7 +17,7 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -145,7 +145,7 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
                 "last": {"epoch": 10, reported: dev if last is None else last},
             },
         }
-        return RunRecord(**values | changes)
+        return from_values(values | changes)
 
     return make
 

@@ -351,12 +351,12 @@ def _compare(arguments: list[str]) -> None:
 
     from rosa_bench.records.store import load_records
     from rosa_bench.report.compare import HOW, compare
-    from rosa_bench.report.comparison import question
+    from rosa_bench.report.comparison import comparison
     from rosa_bench.report.make_tables import tabled
     from rosa_bench.report.writers.terminal import show_sections
 
     own, others = _split(arguments, lambda key: key in vars(CompareOptions()))
-    options, asked = _options(CompareOptions, own), question(others)
+    options, asked = _options(CompareOptions, own), comparison(others)
     found = load_records(Path(options.results_dir).expanduser())
     runs = tabled(found)
     if not any(run.status == "completed" for run in runs):

@@ -335,7 +335,7 @@ def test_a_run_leaves_one_record_and_is_not_run_again(rosa_bench: Callable[..., 
     first = subprocess_call(*arguments, folder=here)  # the real thing, once
     assert (first.status, first.err) == (0, "")
     [path] = here.rglob("*.json")
-    assert path.parent == here / "res/runs"
+    assert path.parent == here / "res/runs/grammar/tiny_roberta"
     assert path.name in first.out
     before = path.read_bytes()
     assert json.loads(before)["status"] == "completed"
@@ -454,7 +454,7 @@ def test_a_full_disk_when_the_record_is_written_is_told_and_harms_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("rosa_bench.system.files.os.fdopen", full)
         assert_told(rosa_bench(*TINY, "checkpoint_s=0"), "No space left on device")
-    assert [path for path in (here / "results/runs").iterdir() if path.is_file()] == [other]  # nothing half-written
+    assert list((here / "results/runs").rglob("*.json")) == [other]  # nothing half-written
     assert other.read_bytes() == before
     assert list(here.rglob("step-*"))  # what was trained is not lost
     again = rosa_bench(*TINY)

@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -190,22 +190,22 @@ def make_setup(
 
 def expected(record: RunRecord) -> dict[tuple[int, str], float]:
     """What a record says should have been sent of its epochs."""
-    on = record.scores["selected_on"]
+    on = record.scores.selected_on
     return {
         (number * STEPS, name): value
-        for number, epoch in enumerate(record.scores["epochs"], 1)
+        for number, epoch in enumerate(record.scores.epochs, 1)
         for name, value in [
-            ("train/loss", epoch["train_loss"]), ("time_s", epoch["time_s"]),
-            *((f"{on}/{score}", value) for score, value in epoch["scores"].items()),
+            ("train/loss", epoch.train_loss), ("time_s", epoch.time_s or 0),
+            *((f"{on}/{score}", value) for score, value in epoch.scores.items()),
         ]
     }  # fmt: skip
 
 
 def expected_at_end(record: RunRecord) -> dict[tuple[int, str], float]:
-    step = STEPS * len(record.scores["epochs"])
+    step = STEPS * len(record.scores.epochs)
     figures = {"total_time_s": record.time_s["total"], "peak_memory_bytes": max(record.memory_bytes.values())}
     for which in ("selected", "last"):
-        figures |= {f"{which}/{name}": value for name, value in (record.scores[which] or {}).items()}
+        figures |= {f"{which}/{name}": value for name, value in getattr(record, which).items()}
     return {(step, name): value for name, value in figures.items()}
 
 
@@ -228,7 +228,7 @@ def interrupted(resolved: ResolvedRun, monkeypatch: pytest.MonkeyPatch, *, befor
     with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
         patched.setattr(train, "lr_at", lr_at)
         run(resolved)
-    return load_record(runs_folder(resolved.results_dir) / f"{resolved.id}.json")
+    return load_record(resolved.record_path)
 
 
 # What is shown
@@ -281,7 +281,7 @@ def test_a_run_that_goes_on_is_shown_as_one_with_each_epoch_once(
     assert_sent(shown, expected(first), expected_at_end(first))
 
     second = interrupted(resolved, monkeypatch, before_step=2 * STEPS + 3)
-    assert [len(record.scores["epochs"]) for record in (first, second)] == [1, 2]
+    assert [len(record.scores.epochs) for record in (first, second)] == [1, 2]
     record = run(resolved)
     [shown] = RUNS[name](resolved)
     assert shown.key == key
@@ -324,10 +324,11 @@ def test_a_logger_changes_neither_a_runs_name_nor_its_figures(make_setup: Callab
     assert plain.id == followed.id
     assert plain.identity == followed.identity
     left, right = run(plain), run(followed)
-    assert asdict(left)["config"] == asdict(right)["config"]
+    assert left.config == right.config
     assert "logger" not in left.config
     for record in (left, right):
-        record.scores["epochs"] = [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]
+        for epoch in record.scores.epochs:
+            epoch.time_s = None
     assert left.scores == right.scores
 
 
@@ -366,7 +367,7 @@ def test_a_tool_that_fails_is_warned_of_once_and_costs_no_run(
     with caplog.at_level(logging.WARNING, "rosa_bench.trackers.base"):
         record = run(resolved)
     assert record.status == "completed"
-    assert len(record.scores["epochs"]) == 3
+    assert len(record.scores.epochs) == 3
     assert asked == [STEPS, "finish"]
     [warning] = [one.getMessage() for one in caplog.records if one.name == "rosa_bench.trackers.base"]
     assert warning == "logger=tensorboard failed and is sent no more: ConnectionError: the server is gone"
