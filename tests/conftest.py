@@ -15,7 +15,7 @@ from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values
 from rosa_bench.training.observer import Observer
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
                 "last": {"epoch": 10, reported: dev if last is None else last},
             },
         }
-        return RunRecord(**values | changes)
+        return from_values(values | changes)
 
     return make
 

@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides import check_setting, settings
     from rosa_bench.records.store import load_records
     from rosa_bench.report.compare import HOW, compare
-    from rosa_bench.report.comparison import question
+    from rosa_bench.report.comparison import comparison
     from rosa_bench.report.make_tables import tabled
     from rosa_bench.report.writers.terminal import show_sections
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
             near = did_you_mean(key, [*settings(), *names_of(Options)])
             raise UserError(f"{argument} is not KEY=VALUE{near}; for example: rosa-bench compare method=rosa,lora")
         check_setting(key.lstrip("+"))
-    options, asked = parse_options(Options, own), question(others)
+    options, asked = parse_options(Options, own), comparison(others)
     found = load_records(Path(options.results_dir).expanduser())
     runs = tabled(found)
     if not any(run.status == "completed" for run in runs):

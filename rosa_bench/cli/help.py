@@ -59,7 +59,7 @@ def version_text() -> str:
     from rosa_bench.records.provenance import git_state
 
     git = git_state()
-    if git["commit"] is None:
+    if git.commit is None:
         return f"rosa-bench {__version__}"
     return f"rosa-bench {__version__} (commit {git['commit'][:10]}{', with changes' if git['dirty'] else ''})"
 

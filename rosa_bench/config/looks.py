@@ -27,8 +27,8 @@ def looks() -> dict[str, Look]:
     """Return the look of every method in ``conf/method``, by name, in the order of legends."""
     found = {}
     for path in (conf_folder() / "method").glob("*.yaml"):
-        look = OmegaConf.to_container(OmegaConf.load(path), resolve=False)["look"]  # pyright: ignore[reportArgumentType, reportCallIssue, reportIndexIssue]
-        found[path.stem] = Look(**look)  # pyright: ignore[reportCallIssue]
+        settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        found[path.stem] = Look(**settings.get("look", {}))
     return dict(sorted(found.items(), key=lambda pair: pair[1].order))
 
 

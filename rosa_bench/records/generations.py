@@ -1,6 +1,6 @@
-"""What a model wrote, kept beside its record so that it can be read, and scored again without the model.
+"""Generated texts, kept next to the run's record so that they can be read, and scored again without the model.
 
-JSON lines, in UTF-8, one object an input: ``{"prompt": ..., "output": ..., "references": [..., ...]}``.
+JSON lines in UTF-8, one object per input: ``{"prompt": ..., "output": ..., "references": [..., ...]}``.
 """
 
 import json
@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rosa_bench.records.store import free_name, runs_folder
+from rosa_bench.records.store import free_name, superseded_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One input: what the model was given, what it wrote (perhaps nothing), and what people wrote instead.
+    """One input: the prompt, the model's output (may be empty), and the references that people wrote.
 
-    Raises `ValueError` unless there are references and none of them is blank.
+    Raises `ValueError` if there are no references, or a blank one.
     """
 
     prompt: str
@@ -32,39 +32,39 @@ class Generation:
             raise ValueError("a reference is blank")
 
 
-def path(results_dir: Path, run_id: str) -> Path:
-    """Where a run's generations lie: beside its record."""
-    return runs_folder(results_dir) / f"{run_id}.generations.jsonl"
+def path(record: Path) -> Path:
+    """Where a run's generations are: next to its record."""
+    return record.with_name(f"{record.stem}.generations.jsonl")
 
 
 def to_lines(rows: Iterable[Generation]) -> str:
-    """The text of a file that `read` takes."""
+    """The text of a file that `read` reads."""
     return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
-def save(rows: Iterable[Generation], results_dir: Path, run_id: str) -> Path:
-    """Write a run's generations beside its record; earlier ones of the same run are put aside, never lost."""
-    place = path(results_dir, run_id)
+def save(rows: Iterable[Generation], record: Path, results_dir: Path) -> Path:
+    """Write a run's generations next to its ``record``. Earlier ones of the run are kept as superseded."""
+    place = path(record)
     if place.exists():
-        aside = free_name(runs_folder(results_dir) / "superseded", run_id, ".generations.jsonl")
+        aside = free_name(superseded_folder(results_dir), record.stem, ".generations.jsonl")
         write_atomic(aside, place.read_bytes())
     write_atomic(place, to_lines(rows))
     return place
 
 
 def read(path: Path) -> list[Generation]:
-    """The generations of a file, in its order; keys besides the three are passed over.
+    """The generations of a file, in its order. Other keys are ignored.
 
-    Raises `UserError`, which names the file and the line, for one that is not as it should be.
+    Raises `UserError`, with the file and the line, for a line that is not a generation.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text in UTF-8, so it holds no generations") from error
-    # Not splitlines: what a model writes may hold U+2028 and its like, which JSON need not escape as it does "\n".
+        raise UserError(f"{path} is not UTF-8 text, so it holds no generations") from error
+    # Not splitlines: an output may contain U+2028 and the like, which JSON does not have to escape.
     lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:
-        raise UserError(f"{path} is empty; a file of generations has one JSON object a line")
+        raise UserError(f"{path} is empty; a file of generations has one JSON object per line")
     return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
 
 
@@ -72,9 +72,9 @@ def _parse(line: str, where: str) -> Generation:
     try:
         values = json.loads(line)
     except ValueError as error:
-        raise UserError(f"{where}: this is no JSON ({error})") from error
+        raise UserError(f"{where}: this is not JSON ({error})") from error
     if not isinstance(values, dict):
-        raise UserError(f"{where}: this is no JSON object with prompt, output and references")
+        raise UserError(f"{where}: this is not a JSON object with prompt, output and references")
     references = _value(values, "references", list, where)
     if not all(isinstance(reference, str) for reference in references):
         raise UserError(f"{where}: references are not all strings")

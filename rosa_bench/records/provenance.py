@@ -1,34 +1,34 @@
-"""Which code a run was made with: versions of the libraries, and the commit of this one."""
+"""Which code made a run: versions of the libraries, and the commit of this package."""
 
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from rosa_bench import __version__
+from rosa_bench.records.record import Git
 from rosa_bench.system.files import package_folder
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every library that can change a figure."""
+    """Versions of Python and of every library that can change a score."""
     ours = {"python": platform.python_version(), "rosa-bench": __version__}
     return {**ours, **{name: version(name) for name in LIBRARIES}}
 
 
-def git_state() -> dict[str, Any]:
-    """The commit that this package is checked out at, and whether it was changed since; None outside a checkout."""
+def git_state() -> Git:
+    """The commit of this package's checkout, and whether it was modified."""
     root = package_folder().parent
     if not (root / ".git").exists():
-        return {"commit": None, "dirty": None}
+        return Git()
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
         changes = _git(root, "status", "--porcelain", "--", "rosa_bench", "conf", "pyproject.toml")
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(changes.strip())}
+        return Git()
+    return Git(commit=commit, dirty=bool(changes.strip()))
 
 
 def _git(root: Path, *arguments: str) -> str:

@@ -1,123 +1,273 @@
-"""The record of one run: everything a reader needs to believe a figure, as one JSON file."""
+"""The record of one run: everything a reader needs to trust a score, as one JSON file."""
 
-from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import Annotated, Any
 
-from rosa_bench.records.shape import MAYBE_TEXT, NUMBER, misfit
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, decoded
+from rosa_bench.records.settings import Settings
 
 SCHEMA = 1
-# Of the labels' standard deviation. A classifier of a thousand rows is below it if all get one class, and else above.
+# Fraction of the labels' standard deviation. With a thousand rows and two classes, predictions are below it only if all
+# rows get one class.
 LEAST_SPREAD = 0.05
+# Rows that may select the epoch: held out of train, dev itself, or a validation split beside the reported test split.
+SELECTED_ON = ("held_out", "validation", "validation_split")
 
 
-def is_moment(value: Any) -> bool:
-    """Whether a value is a date and time with its zone, so that any two can be put in order."""
-    try:
-        return datetime.fromisoformat(value).tzinfo is not None
-    except (TypeError, ValueError):
-        return False
+class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Number of rows in each split that the run used."""
+
+    train: int
+    held_out: int
+    validation: int
+    test: int | None = None
+
+    @property
+    def by_split(self) -> dict[str, int]:
+        """The numbers by the name of the split, for the splits that the task has."""
+        return msgspec.to_builtins(self)
+
+    @property
+    def total(self) -> int:
+        """Rows of all splits together."""
+        return sum(self.by_split.values())
 
 
-SPECTRUM: dict[Any, Any] = {
-    "ranks": [int],
-    "weights": {...: {"rank": int, "norm": NUMBER, "norm_before": NUMBER, "sum": NUMBER, "sums": [NUMBER]}},
-}
-# What tables and figures count on in every record, and in one of a completed run (`rosa_bench.records.shape`).
-SHAPE: dict[Any, Any] = {
-    "id": str,
-    "status": str,
-    "config": {
-        "lr": lambda lr: isinstance(lr, NUMBER) and lr > 0,
-        "seed": int,
-        "epochs": int,
-        "batch_size": int,
-        "max_length": (int, type(None)),
-        "limit_train": (int, type(None)),
-        "task": {"name": str, "title": str, "train": str, "validation": str},
-        "model": {"name": str, "title": str, "note?": MAYBE_TEXT},
-        "method": {"name": str, "title": str, "rank?": int, "resample_every?": NUMBER, "resample_unit?": str},
-        "protocol": {"name": str, "title": str},
-    },
-    "deviations": {...: lambda pair: isinstance(pair, list) and len(pair) == 2},
-    "data": {
-        "source": str,
-        "fingerprint": str,
-        "synthetic": bool,
-        "subset": bool,
-        "rows": {"train": int, "held_out": int, "validation": int},
-        "official_rows": {...: int},
-    },
-    "model": {"source": str, "requirements?": [str], "id?": MAYBE_TEXT, "revision?": str, "commit?": MAYBE_TEXT},
-    "device": {"type": str, "name": str, "precision": str},
-    "versions": dict,
-    "git": dict,
-    "started_at": is_moment,
-    "parameters?": {...: int},
-    "scores?": dict,
-    "time_s?": {...: NUMBER},
-    "memory_bytes?": {...: NUMBER},
-    "spectrum?": lambda spectrum: spectrum == {} or not misfit(spectrum, SPECTRUM),
-    "error?": MAYBE_TEXT,
-    "schema?": {SCHEMA},
-}
+class BestOfRank(msgspec.Struct, kw_only=True):
+    """Lowest loss that any update of each rank reaches: one list per replicate, with an entry per rank from 0 on."""
+
+    train: list[list[float]]
+    validation: list[list[float]]
 
 
-def completed_shape(reported: str, selects: str) -> dict[str, Any]:
-    """As `SHAPE`, of what only a completed run has: its ``reported`` figure, and each epoch's that ``selects``."""
-    figure = {reported: NUMBER}
-    return {
-        "parameters": {"trainable": int},
-        "scores": {
-            "reported": str,
-            "lower_is_better?": bool,
-            "epochs": [{"train_loss": NUMBER, "scores": {...: NUMBER, selects: NUMBER}}],
-            "selected_by?": {"name": str, "lower_is_better": bool},
-            "selected_on": {"held_out", "validation", "validation_split"},
-            "selection_score": NUMBER,
-            "selected": figure,
-            "last": figure,
-        },
-    }
+class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The data of one run.
+
+    official_rows  rows of each split as published, to tell whether this is a subset
+    fingerprint    hash of the rows that the run used, in order
+    prompts        of a generation task: distinct prompts per split
+    best_of_rank   of a synthetic regression: closed-form bounds
+    facts          what else the task reports about its data
+    """
+
+    source: str
+    synthetic: bool
+    rows: Rows
+    official_rows: dict[str, int]
+    subset: bool
+    fingerprint: str
+    prompts: dict[str, int] | None = None
+    best_of_rank: BestOfRank | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(kw_only=True)
-class RunRecord:
+class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Where the run was made. ``threads``: CPU threads, on a CPU."""
+
+    type: str
+    name: str
+    threads: int | None = None
+    precision: str
+
+
+class Git(msgspec.Struct, kw_only=True):
+    """Commit of this package, and whether it was modified. None outside a checkout."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Parameters(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Number of parameters in the model, and of those that train."""
+
+    total: int | None = None
+    trainable: int | None = None
+
+
+class EpochScores(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One epoch: mean training loss, scores on the selection rows, seconds since training started."""
+
+    train_loss: float
+    scores: dict[str, float]
+    time_s: float | None = None
+
+
+class Criterion(msgspec.Struct, kw_only=True):
+    """The metric that chooses the epoch, and whether lower is better."""
+
+    name: str = ""
+    lower_is_better: bool = False
+
+
+class Scores(msgspec.Struct, kw_only=True):
+    """Scores of a run, as fractions. A run that did not finish has those it got to.
+
+    reported         metric that tables show
+    selected_by      metric that chose the epoch: the reported one unless the record says otherwise
+    selected_on      rows that chose it: one of `SELECTED_ON`
+    signature        versions and options of the metric's implementation
+    selected, last   scores of the selected and of the last epoch, on the reported rows
+    selection_score  score that the epoch was selected by
+    generations      name of the file with the generated texts, next to the record
+    """
+
+    reported: str = ""
+    lower_is_better: bool = False
+    selected_by: Criterion = field(default_factory=Criterion)
+    selected_on: str = ""
+    signature: str = ""
+    epochs: list[EpochScores] = field(default_factory=list)
+    selected: Result | None = None
+    last: Result | None = None
+    selection_score: float | UnsetType = UNSET
+    generations: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if not self.selected_by.name:  # a record made before the two could differ
+            self.selected_by = Criterion(name=self.reported, lower_is_better=self.lower_is_better)
+
+
+class WeightSpectrum(msgspec.Struct, kw_only=True):
+    """Singular values of one weight's update, summed (`rosa_bench.training.spectrum`)."""
+
+    rank: int
+    norm: float
+    norm_before: float
+    sum: float
+    sums: list[float]
+
+
+class Spectrum(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """Spectra of the updates of adapted weights, by name. Empty if they were not asked for."""
+
+    ranks: list[int] = field(default_factory=list)
+    weights: dict[str, WeightSpectrum] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.ranks and not self.weights:
+            raise ValueError("has ranks and no weights")
+
+    def __bool__(self) -> bool:
+        return bool(self.weights)
+
+
+class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     """One run. Scores are fractions, times seconds, memory bytes.
 
     status      ``completed``, ``failed`` or ``interrupted``; ``error`` says why
+    config      all settings, as they were given; ``settings`` is a typed view of it
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
-    scores      ``reported`` names the figure, ``epochs`` has all of every epoch, ``selected`` and ``last`` those on dev
-    resamples   how often the method changed the model before a step; None in records older than the count
-    spectrum    of the updates of adapted weights, where it was asked for (`rosa_bench.training.spectrum`)
+    spectrum    spectra of the updates of adapted weights, if asked for
+    resamples   how many times the method resampled. None in older records: see `resample_count`
     """
 
     id: str
     status: str
     config: dict[str, Any]
-    deviations: dict[str, list[Any]]
-    data: dict[str, Any]
-    model: dict[str, Any]
-    device: dict[str, Any]
+    deviations: dict[str, Annotated[list[Any], Meta(min_length=2, max_length=2)]]
+    data: Data
+    model: Weights
+    device: Device
     versions: dict[str, str]
-    git: dict[str, Any]
+    git: Git
     started_at: str
-    parameters: dict[str, int] = field(default_factory=dict)
-    scores: dict[str, Any] = field(default_factory=dict)
-    time_s: dict[str, float] = field(default_factory=dict)
-    memory_bytes: dict[str, int] = field(default_factory=dict)
-    spectrum: dict[str, Any] = field(default_factory=dict)
+    parameters: Parameters = field(default_factory=Parameters)
+    scores: Scores = field(default_factory=Scores)
     resamples: int | None = None
+    time_s: Seconds = field(default_factory=Seconds)
+    memory_bytes: PeakBytes = field(default_factory=PeakBytes)
+    spectrum: Spectrum = field(default_factory=Spectrum)
     error: str | None = None
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        try:
+            _ = self.settings
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{error} - at `$.config`") from error
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Typed view of ``config``."""
+        return msgspec.convert(self.config, Settings)
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """Any setting in ``config`` by its dotted key, such as ``method.rank``; ``default`` if there is none."""
+        place: Any = self.config
+        for name in key.split("."):
+            if not isinstance(place, dict) or name not in place:
+                return default
+            place = place[name]
+        return place
+
     @property
     def path_name(self) -> str:
-        """The file's name in ``results/runs``."""
+        """Name of the record's file."""
         return f"{self.id}.json"
+
+    @cached_property
+    def started(self) -> datetime:
+        """When the run started. Raises `ValueError` if ``started_at`` is not an ISO date and time."""
+        return datetime.fromisoformat(self.started_at)
+
+    @property
+    def selected(self) -> Result:
+        """Scores of the selected epoch; empty if the run did not finish."""
+        return self.scores.selected or Result()
+
+    @property
+    def last(self) -> Result:
+        """Scores of the last epoch; empty if the run did not finish."""
+        return self.scores.last or Result()
+
+    @property
+    def score(self) -> float:
+        """The reported score of the selected epoch. Raises `KeyError` if the run did not finish."""
+        return self.selected[self.scores.reported]
+
+    @property
+    def last_score(self) -> float:
+        """As `score`, for the last epoch."""
+        return self.last[self.scores.reported]
+
+    @property
+    def selection_score(self) -> float:
+        """The score that the epoch was selected by; NaN if the run did not finish."""
+        found = self.scores.selection_score
+        return float("nan") if found is UNSET else found
 
     @property
     def has_collapsed(self) -> bool | None:
-        """Whether the last epoch's model gives all rows (nearly) the same; none where the run does not tell."""
-        spread = self.scores.get("last", {}).get("spread")
-        return None if spread is None else not spread >= LEAST_SPREAD  # no number: nothing was told apart
+        """Whether the last epoch's model predicts (nearly) the same for all rows. None if not recorded."""
+        spread = self.last.spread
+        return None if spread is None else not spread >= LEAST_SPREAD  # NaN: all predictions are alike
+
+    @property
+    def resample_count(self) -> int:
+        """How many times the method resampled. The first subspace, drawn before training, does not count.
+
+        Records that do not say so are older than 0.2; their runs resampled after every period but not after the last
+        step.
+        """
+        if self.resamples is not None:
+            return self.resamples
+        settings, method = self.settings, self.settings.method
+        if not method.resample_every:
+            return 0
+        steps_per_epoch = -(-self.data.rows.train // settings.batch_size)
+        unit = steps_per_epoch if method.resample_unit == "epochs" else 1
+        return (settings.epochs * steps_per_epoch - 1) // max(1, round(method.resample_every * unit))
+
+
+def from_values(values: dict[str, Any]) -> RunRecord:
+    """Make a record from JSON values. Raises `msgspec.ValidationError` for a missing or wrong value."""
+    return msgspec.convert(values, RunRecord, dec_hook=decoded)
+
+
+def to_values(record: RunRecord) -> dict[str, Any]:
+    """The record as JSON values."""
+    return msgspec.to_builtins(record)

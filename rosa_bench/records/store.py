@@ -1,105 +1,156 @@
-"""The record of one run: everything a reader needs to believe a figure, as one JSON file."""
+"""Records on disk: one JSON file per run, in ``runs/<task>/<model>/`` of a results folder.
+
+Older versions kept all records in ``runs/`` itself. Such a record stays where it is, and later records of the same run
+take its place there.
+"""
 
 import itertools
 import json
 import logging
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
 
-from rosa_bench.records.record import SCHEMA, SHAPE, RunRecord, completed_shape
-from rosa_bench.records.shape import misfit
+import msgspec
+
+from rosa_bench.records.mappings import decoded
+from rosa_bench.records.mistake import mistake_in, mistake_in_values
+from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
 log = logging.getLogger(__name__)
 
+_decoder = msgspec.json.Decoder(RunRecord, dec_hook=decoded)
+
 
 def runs_folder(results_dir: Path) -> Path:
-    """Where records are kept under a results folder."""
+    """The folder below which a results folder has its records."""
     return results_dir / "runs"
 
 
-def save_record(record: RunRecord, results_dir: Path) -> Path:
-    """Write a record; an earlier one of the same run, or a damaged file in its place, is put aside, never lost.
+def superseded_folder(results_dir: Path) -> Path:
+    """Where replaced records and generations are kept."""
+    return runs_folder(results_dir) / "superseded"
 
-    What is not completed does not take the place of what is: it is then itself put aside.
+
+def record_path(results_dir: Path, run_id: str, *, task: str, model: str) -> Path:
+    """Where a run's record is, or goes if it has none yet. ``task`` and ``model`` are its names for them."""
+    flat = runs_folder(results_dir) / f"{run_id}.json"
+    nested = runs_folder(results_dir) / task / model / flat.name
+    return flat if flat.is_file() and not nested.is_file() else nested
+
+
+def path_of(record: RunRecord, results_dir: Path) -> Path:
+    """Where a record is or goes."""
+    settings = record.settings
+    return record_path(results_dir, record.id, task=settings.task.name, model=settings.model.name)
+
+
+def save_record(record: RunRecord, results_dir: Path) -> Path:
+    """Write a record and return where. An earlier record of the run, or a damaged file, is kept as superseded.
+
+    A run that did not complete does not replace one that did: its record itself goes to the superseded ones.
     """
-    folder = runs_folder(results_dir)
-    path = folder / record.path_name
-    text = json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n"
+    path = path_of(record, results_dir)
+    text = json.dumps(to_values(record), indent=1, ensure_ascii=False) + "\n"
     if path.exists():
-        aside = free_name(folder / "superseded", record.id)
+        aside = free_name(superseded_folder(results_dir), record.id)
         if record.status != "completed" and _is_completed(path):
             path = aside
         else:
-            write_atomic(aside, path.read_bytes())  # a copy: until the new one is written, the old one stays
+            write_atomic(aside, path.read_bytes())  # a copy: the old record stays until the new one is written
     write_atomic(path, text)
     return path
 
 
 def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
-    """The first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that is not taken."""
+    """The first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that does not exist."""
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}{ending}").exists())
 
 
 def load_record(path: Path) -> RunRecord:
-    """Read a record. Raises `UserError` for a file that is none, or that a later version wrote."""
+    """Read a record. Raises `UserError` for a file that is not one, or that a later version wrote."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; move it away") from error
+    try:
+        record = _decoder.decode(content)
+    except (ValueError, RecursionError):
+        record = _load_slowly(content, path)
+    _check_schema(record.schema, path)
+    if reason := mistake_in(record):
+        raise _not_a_record(path, reason)
+    return record
+
+
+def _load_slowly(content: bytes, path: Path) -> RunRecord:
+    """As `load_record`, for what msgspec rejects: NaN and Infinity, which Python writes, and files with mistakes."""
+    try:
+        values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not a run's record: {error}; mend it or move it away") from error
-    schema = values.get("schema", SCHEMA) if isinstance(values, dict) else SCHEMA
+        raise _not_a_record(path, error) from error
+    if isinstance(values, dict):
+        _check_schema(values.get("schema", SCHEMA), path)
+    if reason := mistake_in_values(values):
+        raise _not_a_record(path, reason)
+    return from_values(values)
+
+
+def _check_schema(schema: object, path: Path) -> None:
     if isinstance(schema, int) and schema > SCHEMA:
         raise UserError(f"{path} has schema {schema}, and this version reads {SCHEMA}; update rosa-bench to read it")
-    if reason := _misfit(values):
-        raise UserError(f"{path} is not a run's record: {reason}; mend it or move it away")
-    return RunRecord(**{field.name: values[field.name] for field in fields(RunRecord) if field.name in values})
 
 
-def _misfit(values: Any) -> str | None:
-    """Where these values out of JSON are no record, in words; none where they are one."""
-    found = misfit(values, SHAPE)
-    if found or values["status"] != "completed":
-        return found
-    scores = values.get("scores", {})
-    reported, selected_by = str(scores.get("reported")), scores.get("selected_by")
-    selects = selected_by.get("name") if isinstance(selected_by, dict) else reported
-    return misfit(values, completed_shape(reported, str(selects)))
+def _not_a_record(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} is not a run's record: {reason}; fix it or move it away")
 
 
 class Records(list[RunRecord]):
-    """The records of a folder in the order of their files' names.
+    """The records of a folder, in the order of their file names.
 
-    unread  ``2 of 139 files in results/runs could not be read; see above``; empty where all could
+    unread  ``2 of 139 files in results/runs could not be read; see above``; empty if all could
     """
 
     unread: str = ""
 
     def remind(self) -> None:
-        """Say again, at a command's end, how many files could not be read."""
+        """Say again, at the end of a command, how many files could not be read."""
         if self.unread:
             log.warning("%s", self.unread)
 
 
 def load_records(results_dir: Path) -> Records:
-    """All records under a results folder. A file that is none is named in the log, with the reason, and passed over."""
-    folder, records = runs_folder(results_dir), Records()
-    paths = sorted(folder.glob("*.json"))
+    """All records below a results folder. Files that are not records are skipped, named and counted.
+
+    If a run has a flat and a nested record, the one counts that is completed; of two such, the one started later.
+    """
+    folder, found = runs_folder(results_dir), Records()
+    paths = sorted([*folder.glob("*.json"), *folder.glob("*/*/*.json")], key=lambda path: (path.name, path))
+    counted: dict[str, RunRecord] = {}
+    unread = 0
     for path in paths:
         try:
-            records.append(load_record(path))
+            record = load_record(path)
         except UserError as error:
             log.warning("%s", error)
-    if missing := len(paths) - len(records):
-        records.unread = f"{missing} of {len(paths)} files in {folder} could not be read; see above"
-    return records
+            unread += 1
+            continue
+        if path.name in counted:
+            log.warning("%s is a second record of its run; only one of the two counts", path)
+            record = max(counted[path.name], record, key=_precedence)
+        counted[path.name] = record
+    found.extend(counted.values())
+    if unread:
+        found.unread = f"{unread} of {len(paths)} files in {folder} could not be read; see above"
+    return found
+
+
+def _precedence(record: RunRecord) -> tuple:
+    return record.status == "completed", record.started
 
 
 def _is_completed(path: Path) -> bool:
-    """Whether a file is the record of a completed run; a damaged one is not."""
+    """Whether a file is the record of a completed run. A damaged one is not."""
     try:
         return load_record(path).status == "completed"
     except UserError:

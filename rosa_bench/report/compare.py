@@ -24,7 +24,7 @@ from rosa_bench.report.cells.header import (
 from rosa_bench.report.cells.select import COUNTED, Cell, Group, cell_of, open_ended, split_by_data
 from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
 from rosa_bench.report.cells.statistics import Difference, paired_over_tasks
-from rosa_bench.report.comparison import ABSENT, Question, value_of
+from rosa_bench.report.comparison import ABSENT, Comparison, value_of
 from rosa_bench.report.tables.table import Column, Entry, Line, Section
 from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
@@ -38,7 +38,7 @@ HOW = (
 )
 
 
-def compare(asked: Question, runs: Sequence[RunRecord]) -> list[Section]:
+def compare(asked: Comparison, runs: Sequence[RunRecord]) -> list[Section]:
     """A section of differences for each setting and rank that has any among the completed ones of ``runs``.
 
     They are chosen as for the tables: of each side's learning rates the best one, unless ``lr`` is asked for. Raises
@@ -80,7 +80,7 @@ def _order(place: Setting, runs: Mapping[tuple[int, str], int]) -> tuple[int, in
     return len(place.deviations), -runs[place.distance], place.model, place.protocol
 
 
-def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:
+def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
     """Which runs would have been compared, had more of their methods' settings been asked for."""
     changes = Counter(
         " ".join(f"{change.key}={words(change.value)}" for change in further)
@@ -91,7 +91,7 @@ def _left_out(asked: Question, admitted: Iterable[RunRecord]) -> str:
     return f"; runs left out, for what was not asked for: {said}" if said else ""
 
 
-def _by_rank(asked: Question, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
+def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
     """Runs of each rank, with those of methods that have none; all in one where ranks are compared."""
     ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) is not ABSENT})
     if "rank" in asked.keys or not ranks:
@@ -99,9 +99,9 @@ def _by_rank(asked: Question, runs: list[RunRecord]) -> list[tuple[int | None, l
     return [(rank, [run for run in runs if value_of(run, "rank") in (rank, ABSENT)]) for rank in ranks]
 
 
-def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
+def _section(asked: Comparison, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
     """The differences of one setting and rank; none without any."""
-    titles = {run.config["task"]["name"]: run.config["task"]["title"] for run in runs}
+    titles = {run.settings.task.name: run.settings.task.title for run in runs}
     *sides, last = asked.sides
     found: dict[tuple[Hashable, ...], dict[str, tuple[Cell, Cell]]] = {}
     for side in sides:
@@ -118,7 +118,7 @@ def _section(asked: Question, place: Setting, rank: int | None, runs: list[RunRe
     whole = [Column(title="all")] if len(tasks) > 1 else []
     return Section(
         heading=heading(group) + ("" if rank is None else f", r={rank}"),
-        facts={"Model": model_words(used[0]), "Device": device_words(used), **_facts(asked, chosen)},
+        header={"Model": model_words(used[0]), "Device": device_words(used), **_header(asked, chosen)},
         head=", ".join(asked.keys),
         columns=[*(Column(title=titles[task], note=numbers.get(task)) for task in tasks), *whole],
         lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks) for side, pairs in found.items()],
@@ -130,9 +130,9 @@ def _side(side: tuple[Hashable, ...]) -> str:
     return ", ".join(map(words, side))
 
 
-def _pair(asked: Question, side: tuple[Hashable, ...], task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
+def _pair(asked: Comparison, side: tuple[Hashable, ...], task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
     """The cells of a side and of the last on a task's largest data that both have; none without a seed in common."""
-    for part in split_by_data(run for run in runs if run.config["task"]["name"] == task):
+    for part in split_by_data(run for run in runs if run.settings.task.name == task):
         ours, theirs = (cell_of(run for run in part if asked.admits(run, [one])) for one in (side, asked.sides[-1]))
         if ours and theirs and _difference([(ours, theirs)]):
             return ours, theirs
@@ -162,34 +162,34 @@ def _entry(difference: Difference | None, some: str = "") -> Entry:
     )
 
 
-def _chosen(asked: Question, found: Mapping[tuple[Hashable, ...], Mapping[str, tuple[Cell, Cell]]]) -> Chosen:
+def _chosen(asked: Comparison, found: Mapping[tuple[Hashable, ...], Mapping[str, tuple[Cell, Cell]]]) -> Chosen:
     """The cells of each side, where learning rates were not asked for but chosen."""
     if "lr" in asked.settings:
         return {}
     sides = [(side, ours) for side, pairs in found.items() for ours, _ in pairs.values()]
     last = [(asked.sides[-1], theirs) for pairs in found.values() for _, theirs in pairs.values()]
-    return {(_side(side), cell.runs[0].config["task"]["title"]): cell for side, cell in [*sides, *last]}
+    return {(_side(side), cell.runs[0].settings.task.title): cell for side, cell in [*sides, *last]}
 
 
-def _facts(asked: Question, chosen: Chosen) -> dict[str, str]:
+def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
     """What was given, and the learning rates that were chosen, marked as in the tables."""
     given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
-    told = {"Of runs with": ", ".join(given)} if given else {}
+    lines = {"Of runs with": ", ".join(given)} if given else {}
     ends = open_ended(chosen)
     by_lr: dict[str, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, title), cell in chosen.items():
-        marks = {AT_AN_END: (side, title) in ends, UNSETTLED: cell.rival is not None}
+        marks = {AT_AN_END: (side, title) in ends, UNSETTLED: cell.runner_up is not None}
         by_lr[side][cell.lr].append(title + "".join(mark for mark, holds in marks.items() if holds))
-    return told | {f"lr of {side}": _rates(sorted(titles.items())) for side, titles in by_lr.items()}
+    return lines | {f"lr of {side}": _rates(sorted(titles.items())) for side, titles in by_lr.items()}
 
 
 def _doubts(chosen: Chosen) -> list[str]:
     """The notes on the marks of learning rates."""
-    rivals: dict[str, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
+    runners_up: dict[str, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, title), cell in chosen.items():
-        if cell.rival is not None:
-            rivals[side][cell.rival].append(title)
-    which = "; ".join(f"{side} {_rates(titles.items())}" for side, titles in rivals.items())
+        if cell.runner_up is not None:
+            runners_up[side][cell.runner_up].append(title)
+    which = "; ".join(f"{side} {_rates(titles.items())}" for side, titles in runners_up.items())
     return [*([END_NOTE] if open_ended(chosen) else []), *([f"{UNSETTLED_NOTE}{which}"] if which else [])]
 
 

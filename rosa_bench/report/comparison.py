@@ -18,7 +18,7 @@ APART = ("task", "model", "protocol", "seed")  # several values of these are not
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class Comparison:
     """What is compared: sides, each but the last less the last.
 
     keys   the settings in which they differ
@@ -51,8 +51,8 @@ class Question:
         return found in values or (found is ABSENT and key != self.keys[0] and _is_of_a_method(key))
 
 
-def question(arguments: Sequence[str]) -> Question:
-    """The question that a command line asks. Raises `UserError` unless some setting has several values."""
+def comparison(arguments: Sequence[str]) -> Comparison:
+    """The comparison that a command line asks for. Raises `UserError` unless some setting has several values."""
     if odd := [argument for argument in arguments if "=" not in argument]:
         raise UserError(f"{odd[0]} is not KEY=VALUE; a comparison is asked for as in: method=rosa,lora protocol=fair")
     settings = values_of(arguments)
@@ -62,7 +62,7 @@ def question(arguments: Sequence[str]) -> Question:
     if len({len(values) for values in compared.values()}) > 1:
         counts = ", ".join(f"{key} {len(values)}" for key, values in compared.items())
         raise UserError(f"settings that change together need as many values each: {counts}")
-    return Question(
+    return Comparison(
         keys=tuple(compared),
         sides=tuple(dict.fromkeys(zip(*compared.values(), strict=True))),
         given={key: values for key, values in settings.items() if key not in compared},
@@ -87,12 +87,7 @@ def tells_runs_apart(key: str) -> bool:
 def value_of(run: RunRecord, key: str) -> Any:
     """What a run has for a setting, by its dotted key, even if it is older than that; `ABSENT` if it has none."""
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
-    place: Any = run.config
-    for name in path.split("."):
-        if not isinstance(place, dict) or name not in place:
-            return frozen(value_before(path))
-        place = place[name]
-    return frozen(place)
+    return frozen(run.setting(path, value_before(path)))
 
 
 def _plain(value: Any) -> Hashable:

@@ -59,7 +59,7 @@ def page(records: Sequence[RunRecord]) -> str:
         library=b64encode(script).decode(),
         library_style=style,
         counts=counted(records),
-        facts=facts(records),
+        header=header(records),
         tables=[table_html(table) for table in build_tables(tabled(records))],
         figures=[
             (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption))
@@ -93,7 +93,7 @@ def counted(records: Iterable[RunRecord]) -> str:
     return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES)}"
 
 
-def facts(records: Iterable[RunRecord]) -> dict[str, str]:
+def header(records: Iterable[RunRecord]) -> dict[str, str]:
     """When the runs were made, on what, and by which versions."""
     days = sorted({record.started_at[:10] for record in records})
     versions: dict[str, set[str]] = defaultdict(set)
@@ -102,6 +102,6 @@ def facts(records: Iterable[RunRecord]) -> dict[str, str]:
             versions[package].add(version)
     return {
         "Started": " to ".join(dict.fromkeys((days[0], days[-1]))),
-        "Devices": ", ".join(sorted({record.device["name"] for record in records})),
+        "Devices": ", ".join(sorted({record.device.name for record in records})),
         "Versions": "; ".join(f"{package} {', '.join(sorted(some))}" for package, some in versions.items()) or MISSING,
     }

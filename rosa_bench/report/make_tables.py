@@ -1,7 +1,5 @@
-"""``rosa-bench tables``: from records to Markdown, LaTeX and CSV, and to the terminal."""
+"""``rosa-bench tables``: write tables as Markdown, LaTeX and CSV from records, and print them."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,12 +9,14 @@ from rich.text import Text
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.select import Group, lower_is_better, select
+from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.tables import collapses, table1, table2, table3, table4, table5, train_loss
+from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.latex import latex
 from rosa_bench.report.writers.markdown import markdown
 from rosa_bench.report.writers.terminal import show
+from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
@@ -33,9 +33,9 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:
-    """Make every table from the records under ``results_dir``, ``write`` them to its ``tables``, and print them.
+    """Make every table from the records under ``results_dir`` and print it. ``write`` puts them into its ``tables``.
 
-    A file that is no record is named in the log and passed over. Raises `UserError` when there is no completed run.
+    Files that are not records are skipped and named in the log. Raises `UserError` if there is no completed run.
     """
     found = load_records(results_dir)
     records = tabled(found)
@@ -53,7 +53,12 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
             "batches of 32 on CoLA alone; run with pad_to_max=false for a table of scores"
         )
     # Written before anything is printed: a reader who closes the pipe early still has the files.
-    paths = [path for table in tables if write for path in write_table(table, results_dir / "tables", counted(records))]
+    paths = []
+    if write:
+        folder = results_dir / "tables"
+        paths = [path for table in tables for path in write_table(table, folder, counted(records))]
+        paths.append(folder / "runs.csv")
+        write_atomic(paths[-1], tidy_csv(run_rows(found)))
     console = get_console()
     for table in tables:
         show(table, console)
@@ -65,32 +70,23 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
 
 def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Those of ``records`` that tables are made of: scores, and no errors."""
-    return [record for record in records if not lower_is_better(record)]
+    """The records that tables show: those whose metric is a score, not an error."""
+    return [record for record in records if not record.scores.lower_is_better]
 
 
 def build_tables(records: Iterable[RunRecord]) -> list[Table]:
-    """Every table that ``records`` have a figure for."""
+    """Every table that has an entry from these records."""
     groups = select(records)
     return [table for build in BUILDERS if (table := build(groups)).sections]
 
 
 def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
-    """Write a table as Markdown, LaTeX and CSV; returns where. ``counts`` says what it was made from."""
-    texts = {".md": markdown(table, counts), ".tex": latex(table, counts), ".csv": tidy_csv(table)}
+    """Write a table as Markdown, LaTeX and CSV, and return the paths. ``counts`` says how many runs it is made from."""
+    texts = {".md": markdown(table, counts), ".tex": latex(table, counts), ".csv": tidy_csv(table.tidy)}
     paths = [folder / f"{table.name}{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
         write_atomic(path, text)
     return paths
-
-
-def tidy_csv(table: Table) -> str:
-    """The figures of a table, one row a cell."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(table.tidy[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(table.tidy)
-    return file.getvalue()
 
 
 def counted(records: list[RunRecord]) -> str:

@@ -39,12 +39,12 @@ def _ordered(group: Group) -> list[Cell]:
 
 
 def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
-    """Learning rates and seeds that a cell wants: its rival's, those beside the chosen one at an end, or more of it."""
+    """Learning rates and seeds to run: those of the runner-up, the next ones beyond an end, or more seeds."""
     have = list(cell.by_seed)
-    if cell.rival is not None and cell.rival not in cell.lrs_failed:
-        theirs = {run.config["seed"] for run in cell.by_lr[cell.rival]}
+    if cell.runner_up is not None and cell.runner_up not in cell.lrs_failed:
+        theirs = {run.settings.seed for run in cell.by_lr[cell.runner_up]}
         lacks = sorted(set(have) - theirs)
-        yield ([cell.rival], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
+        yield ([cell.runner_up], lacks) if lacks else ([cell.lr], sorted(theirs - set(have)))
         return
     beyond = [half_decades(cell.lr, step) for step, end in zip((-1, 1), cell.ends, strict=True) if cell.lr == end]
     if beyond:
@@ -55,9 +55,8 @@ def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
 
 def _settings(run: RunRecord) -> list[str]:
     """What composes a run but for its learning rate and its seed."""
-    config = run.config
-    groups = [f"{group}={config[group]['name']}" for group in GROUPS]
-    rank = [f"rank={config['method']['rank']}"] if "rank" in config["method"] else []
+    groups = [f"{group}={run.setting(f'{group}.name')}" for group in GROUPS]
+    rank = [] if run.settings.method.rank is None else [f"rank={run.settings.method.rank}"]
     return [*groups, *rank, *(f"{key}={_typed(value)}" for key, (value, _) in sorted(run.deviations.items()))]
 
 

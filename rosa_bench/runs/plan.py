@@ -74,14 +74,16 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
     """
     config = resolved.config
     alike = [
-        record.time_s["total"] / record.config["epochs"]
+        record.time_s.total / record.settings.epochs
         for record in records
         if record.status == "completed"
-        and "total" in record.time_s
-        and record.device["type"] == resolved.device.type
-        and all(record.config[group]["name"] == getattr(config, group).name for group in ("task", "model", "method"))
-        and record.config["limit_train"] == config.limit_train
-        and record.config.get("pad_to_max", False) == config.pad_to_max
+        and record.time_s.total is not None
+        and record.device.type == resolved.device.type
+        and record.settings.task.name == config.task.name
+        and record.settings.model.name == config.model.name
+        and record.settings.method.name == config.method.name
+        and record.settings.limit_train == config.limit_train
+        and record.settings.pad_to_max == config.pad_to_max
     ]
     return fmean(alike) * config.epochs if alike else None
 

@@ -10,7 +10,7 @@ from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.weights.source import Source, locate
-from rosa_bench.records.store import runs_folder
+from rosa_bench.records.store import record_path, runs_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import offline_if_unreachable
@@ -60,6 +60,11 @@ class ResolvedRun:
     def results_dir(self) -> Path:
         """Where the record goes."""
         return Path(self.config.results_dir).expanduser()
+
+    @property
+    def record_path(self) -> Path:
+        """The run's record: where it is, or will be."""
+        return record_path(self.results_dir, self.id, task=self.config.task.name, model=self.config.model.name)
 
     @property
     def output_dir(self) -> Path:

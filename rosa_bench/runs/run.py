@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from msgspec import convert
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,9 +21,20 @@ from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.generations import Generation
 from rosa_bench.records.generations import save as save_generations
+from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
+from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.provenance import git_state, versions
-from rosa_bench.records.record import RunRecord
-from rosa_bench.records.store import runs_folder, save_record
+from rosa_bench.records.record import (
+    Criterion,
+    Data,
+    Device,
+    EpochScores,
+    Parameters,
+    RunRecord,
+    Scores,
+    Spectrum,
+)
+from rosa_bench.records.store import save_record
 from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import autocast, describe
@@ -61,7 +73,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
-        record.parameters["trainable"] = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
+        record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
     earlier = checkpoints.load() if config.resume == "auto" else None
     say_start(resolved, record)
@@ -81,7 +93,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             observers=observers,
         )
         if generations:
-            record.scores["generations"] = save_generations(generations, resolved.results_dir, resolved.id).name
+            record.scores.generations = save_generations(generations, resolved.record_path, resolved.results_dir).name
     checkpoints.clear()
     say_end(resolved, record)
     return record
@@ -101,10 +113,9 @@ class Recording(Observer):
 
     def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
         scores = self.record.scores
-        scores["epochs"].append(asdict(epoch))
-        self.tracking.show_epochs(
-            scores["epochs"], scored_on=scores["selected_on"], steps_per_epoch=training.steps_per_epoch
-        )
+        scores.epochs.append(EpochScores(**asdict(epoch)))
+        epochs = [structs.asdict(one) for one in scores.epochs]
+        self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=training.steps_per_epoch)
 
     def on_train_end(self, training: Training) -> None:
         self.record.resamples = training.resamples
@@ -132,21 +143,18 @@ def train_and_score(
         task.selects_by,
         keep_weights=problem.report is not None or config.save_model,
     )
-    scores = {
-        "reported": task.score,
-        "lower_is_better": task.lower_is_better,
-        "selected_by": task.selects_by._asdict(),
-        "selected_on": problem.selected_on,
-        "signature": problem.signature,
-        "epochs": [],
-        "selected": None,
-        "last": None,
-    }
+    scores = Scores(
+        reported=task.score,
+        lower_is_better=task.lower_is_better,
+        selected_by=Criterion(**task.selects_by._asdict()),
+        selected_on=problem.selected_on,
+        signature=problem.signature,
+    )
     record.scores = scores  # now, so that an interrupted run leaves what it has
     if earlier is not None:
         best.state = earlier.part("best")
         meter.resume_from(earlier.values["meter"])
-        scores["epochs"] += earlier.values["training"]["history"]
+        scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
     bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
@@ -166,16 +174,16 @@ def train_and_score(
         )
     if initial:
         with meter.phase("spectrum"):  # of the last epoch's weights: the best epoch's are not always kept
-            record.spectrum = spectrum(initial, weights(model, list(initial)))
+            record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
         last, selected = final_results(resolved, problem, best, history)
     if config.save_model:
         remove_unfinished(resolved.saved_model)
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
-    scores["selection_score"] = best.score
-    scores["selected"] = {"epoch": best.number + 1, **selected.scores}
-    scores["last"] = {"epoch": len(history), **last.scores}
+    scores.selection_score = best.score
+    scores.selected = RecordedResult({"epoch": best.number + 1, **selected.scores})
+    scores.last = RecordedResult({"epoch": len(history), **last.scores})
     return selected.generations
 
 
@@ -242,14 +250,21 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
         status="running",
         config=public_config(resolved.config),
         deviations=resolved.deviations,
-        data={**asdict(problem.info), **problem.facts},
-        model={"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit},
-        device={**describe(resolved.device), "precision": resolved.precision},
+        data=data_of(problem),
+        model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
+        device=convert({**describe(resolved.device), "precision": resolved.precision}, Device),
         versions=versions(),
         git=git_state(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        parameters={"total": sum(p.numel() for p in problem.model.parameters())},
+        parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),
     )
+
+
+def data_of(problem: PreparedTask) -> Data:
+    """What a record says about the data. Facts that it has no field for are kept under ``facts``."""
+    named = {name: value for name, value in problem.facts.items() if name in Data.__struct_fields__}
+    others = {name: value for name, value in problem.facts.items() if name not in named}
+    return convert({**asdict(problem.info), **named, "facts": others}, Data)
 
 
 @contextmanager
@@ -275,8 +290,8 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        record.time_s = {**meter.time_s, "total": sum(meter.time_s.values())}
-        record.memory_bytes = dict(meter.memory_bytes)
+        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        record.memory_bytes = PeakBytes(meter.memory_bytes)
         if record.status != "refused":
             path = save_record(record, results_dir)
             if record.status != "completed":
@@ -291,16 +306,16 @@ def tracked(record: RunRecord, resolved: ResolvedRun, *, goes_on: bool) -> Itera
     try:
         yield tracking
     finally:
-        tracking.end(record.status, final_metrics(record.scores, record.time_s, record.memory_bytes))
+        scores = {"selected": record.selected, "last": record.last}
+        tracking.end(record.status, final_metrics(scores, record.time_s, record.memory_bytes))
 
 
 def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
     """One line on what is about to run."""
-    trained, total = record.parameters["trainable"], record.parameters["total"]
-    rows = record.data["rows"]
+    trained, total = record.parameters.trainable, record.parameters.total
     log.info(
         "%s: %s of %s parameters train, on %d rows (%s), %s in %s",
-        resolved.id, f"{trained:,}", f"{total:,}", rows["train"], record.data["source"].split(" ")[0],
+        resolved.id, f"{trained:,}", f"{total:,}", record.data.rows.train, record.data.source.split(" ")[0],
         resolved.device, resolved.precision,
     )  # fmt: skip
     for key, (value, expected) in resolved.deviations.items():
@@ -309,14 +324,13 @@ def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
 
 def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
     """One line on how it went, and where the record is."""
-    reported, scores = record.scores["reported"], record.scores
-    selected, last = (scores[which][reported] for which in ("selected", "last"))
-    said = "%.3g" if scores["lower_is_better"] else "%.2f"
-    times = 1 if scores["lower_is_better"] else 100  # a fraction is told in hundredths, an error as it is
+    scores, selected, last = record.scores, record.score, record.last_score
+    said = "%.3g" if scores.lower_is_better else "%.2f"
+    times = 1 if scores.lower_is_better else 100  # a fraction is told in hundredths, an error as it is
     log.info(
         f"%s {said} at epoch %d of %d (last: {said}), in %.1f s; %s",
-        reported, times * selected, scores["selected"]["epoch"], scores["last"]["epoch"], times * last,
-        record.time_s["total"], runs_folder(resolved.results_dir) / record.path_name,
+        scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
+        record.time_s.total, resolved.record_path,
     )  # fmt: skip
     if record.has_collapsed:
         log.warning(

@@ -1,22 +1,22 @@
-"""What has become of a run so far, as its record and its checkpoints tell."""
+"""The status of a run, from its record and checkpoints."""
 
 from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.records.store import load_record, runs_folder
+from rosa_bench.records.store import load_record
 from rosa_bench.runs.resolve import ResolvedRun
 
 
 class RunStatus(NamedTuple):
-    """``new``, ``unfinished``, ``failed`` or ``completed``, and the record where there is one."""
+    """``new``, ``unfinished``, ``failed`` or ``completed``, and the record if there is one."""
 
     kind: str
     record: RunRecord | None
 
 
 def status_of(resolved: ResolvedRun) -> RunStatus:
-    """How a run stands. A completed one whose model or spectrum is wanted and not there is ``new`` again."""
-    path = runs_folder(resolved.results_dir) / f"{resolved.id}.json"
+    """The status of a run. A completed run is ``new`` again if its model or spectrum is asked for and missing."""
+    path = resolved.record_path
     record = load_record(path) if path.is_file() else None
     if record is not None and record.status == "completed":
         model_wanted = resolved.config.save_model and not resolved.saved_model.is_dir()

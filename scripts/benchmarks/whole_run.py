@@ -120,7 +120,7 @@ def once(command: list[str], work: Path) -> tuple[dict[str, Any], float]:
     started = time.perf_counter()
     printed([*CLI, *command, *folders(work)])
     wall_s = time.perf_counter() - started
-    [path] = Path(work, "runs").glob("*.json")
+    [path] = Path(work, "runs").rglob("*.json")
     record = json.loads(path.read_text())
     shutil.rmtree(work)
     return record, wall_s

@@ -73,10 +73,10 @@ def test_each_committed_run_resolved_today_has_the_id_that_it_has(task: str) -> 
         config = replace(checked(json.dumps(record.config | PLAIN)), **{field: record.config[field] for field in PLAIN})
         known = identity(
             config,
-            data=record.data["source"],
+            data=record.data.source,
             model={key: value for key, value in record.model.items() if key not in NOT_WEIGHTS},
-            device=record.device["type"],
-            precision=record.device["precision"],
+            device=record.device.type,
+            precision=record.device.precision,
         )
         names.append(run_id(config, known))
         expected.append(record.id)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rosa_bench.records.generations import Generation, path, read, save, to_lines
-from rosa_bench.records.store import load_records, runs_folder
+from rosa_bench.records.store import load_records, runs_folder, superseded_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
@@ -55,11 +55,11 @@ def without(key: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("line", "said"), [
-    ("Blue Spice.", "no JSON"),
-    ("", "no JSON"),
-    (json.dumps(GOOD)[:-1], "no JSON"),
-    (json.dumps([GOOD]), "no JSON object with prompt, output and references"),
-    (json.dumps("prompt"), "no JSON object with prompt, output and references"),
+    ("Blue Spice.", "not JSON"),
+    ("", "not JSON"),
+    (json.dumps(GOOD)[:-1], "not JSON"),
+    (json.dumps([GOOD]), "not a JSON object with prompt, output and references"),
+    (json.dumps("prompt"), "not a JSON object with prompt, output and references"),
     *((json.dumps(without(key)), f"there is no {key}") for key in GOOD),
     (json.dumps({**GOOD, "prompt": None}), "prompt is not a string"),
     (json.dumps({**GOOD, "output": 3}), "output is not a string"),
@@ -75,7 +75,7 @@ def test_a_bad_line_is_told_with_its_file_and_number(tmp_path: Path, line: str, 
         read(file)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not a text in UTF-8")])
+@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not UTF-8 text")])
 def test_a_file_that_holds_nothing_to_score_is_told(tmp_path: Path, content: bytes, said: str) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content)
     with pytest.raises(UserError, match=rf"rows\.jsonl {said}"):
@@ -89,18 +89,22 @@ def test_nothing_can_be_written_that_could_not_be_read(references: tuple[str, ..
 
 
 def test_generations_lie_beside_the_record_and_are_not_taken_for_one(tmp_path: Path) -> None:
-    place = path(tmp_path, "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789")
-    assert place == tmp_path / "runs" / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.generations.jsonl"
+    folder = runs_folder(tmp_path) / "e2e" / "gpt2"
+    place = path(folder / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.json")
+    assert place == folder / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.generations.jsonl"
     write_atomic(place, to_lines([Generation(prompt="a", output="b", references=("c",))]))
     assert load_records(tmp_path) == []
 
 
 def test_none_are_ever_lost(tmp_path: Path) -> None:
-    told = [[Generation(prompt="a", output=f"{number}", references=("c",))] for number in range(4)]
-    for rows in told:
-        place = save(rows, tmp_path, "a-run")
-        assert place == path(tmp_path, "a-run")
+    record, written = (
+        runs_folder(tmp_path) / "a" / "b" / "a-run.json",
+        [[Generation(prompt="a", output=f"{number}", references=("c",))] for number in range(4)],
+    )
+    for rows in written:
+        place = save(rows, record, tmp_path)
+        assert place == path(record)
         assert read(place) == rows
-    aside = sorted((runs_folder(tmp_path) / "superseded").iterdir())
+    aside = sorted(superseded_folder(tmp_path).iterdir())
     assert [one.name for one in aside] == [f"a-run-{number}.generations.jsonl" for number in (1, 2, 3)]
-    assert [read(one) for one in aside] == told[:3]
+    assert [read(one) for one in aside] == written[:3]

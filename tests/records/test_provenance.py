@@ -7,6 +7,7 @@ import pytest
 
 import rosa_bench
 from rosa_bench.records.provenance import git_state, versions
+from rosa_bench.records.record import Git
 
 ME = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
 
@@ -39,7 +40,7 @@ def test_versions_are_those_that_are_installed() -> None:
 
 
 def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
-    assert git_state() == {"commit": git(checkout, "rev-parse", "HEAD"), "dirty": False}
+    assert git_state() == Git(commit=git(checkout, "rev-parse", "HEAD"), dirty=False)
 
 
 @pytest.mark.parametrize(("name", "dirty"), [
@@ -48,12 +49,12 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
 ])  # fmt: skip
 def test_a_change_to_what_makes_the_figures_is_told(checkout: Path, name: str, dirty: bool) -> None:
     (checkout / name).write_text("second")
-    assert git_state()["dirty"] is dirty
+    assert git_state().dirty is dirty
 
 
 def test_outside_a_checkout_nothing_is_claimed(checkout: Path) -> None:
     (checkout / ".git").rename(checkout / "elsewhere")
-    assert git_state() == {"commit": None, "dirty": None}
+    assert git_state() == Git()
 
 
 def test_an_installed_package_does_not_claim_the_commit_of_the_folder_around_it(
@@ -62,7 +63,7 @@ def test_an_installed_package_does_not_claim_the_commit_of_the_folder_around_it(
     inside = checkout / ".venv/lib/rosa_bench"
     inside.mkdir(parents=True)
     monkeypatch.setattr(rosa_bench, "__path__", [str(inside)])
-    assert git_state() == {"commit": None, "dirty": None}
+    assert git_state() == Git()
 
 
 def test_a_repository_without_a_commit_or_a_machine_without_git_claims_nothing(
@@ -70,6 +71,6 @@ def test_a_repository_without_a_commit_or_a_machine_without_git_claims_nothing(
 ) -> None:
     git(tmp_path, "init", "--quiet")
     monkeypatch.setattr(rosa_bench, "__path__", [str(tmp_path / "rosa_bench")])
-    assert git_state() == {"commit": None, "dirty": None}
+    assert git_state() == Git()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert git_state() == {"commit": None, "dirty": None}
+    assert git_state() == Git()

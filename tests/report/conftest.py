@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values, to_values
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -97,13 +97,12 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
             "generations": "a.generations.jsonl",
         }
         record = make_record("task=e2e_nlg", f"epochs={len(perplexities)}", *overrides, scores=scores, **changes)
-        rows = record.config["task"]["rows"]
-        record.data |= {
+        values, rows = to_values(record), record.setting("task.rows")
+        values["data"] |= {
             "rows": {"train": rows["train"], "held_out": 0, "validation": rows["validation"], "test": rows["test"]},
             "official_rows": rows,
             "prompts": {"validation": 547, "test": 630},
         } | (data or {})
-        record.id = f"{record.id}-{bleu}-{perplexities}"
-        return record
+        return from_values({**values, "id": f"{record.id}-{bleu}-{perplexities}"})
 
     return make

@@ -9,7 +9,7 @@ from scipy.stats import ttest_1samp
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.compare import compare
-from rosa_bench.report.comparison import question
+from rosa_bench.report.comparison import comparison
 from rosa_bench.report.tables.table import Section
 from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
@@ -21,7 +21,7 @@ TIMED = {"pad_to_max": [True, False]}  # for Table 1's times: no scores
 
 
 def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
-    return compare(question(arguments.split()), runs)
+    return compare(comparison(arguments.split()), runs)
 
 
 def told(section: Section) -> dict[str, dict[str, str | None]]:
@@ -33,7 +33,7 @@ def told(section: Section) -> dict[str, dict[str, str | None]]:
 
 
 def asked_and_chosen(section: Section) -> dict[str, str]:
-    return {name: text for name, text in section.facts.items() if name not in ("Model", "Device")}
+    return {name: text for name, text in section.header.items() if name not in ("Model", "Device")}
 
 
 def by_scipy(differences: np.ndarray) -> str:
@@ -149,16 +149,16 @@ def test_a_doubtful_learning_rate_is_marked_as_in_the_tables(over_seeds: OverSee
     lora = [*over_seeds([0.5] * 2, "method=lora", "lr=2e-3"), *over_seeds([0.6], "method=lora", "lr=6e-3")]
     rosa = [*over_seeds([0.5] * 2, "method=rosa", "lr=2e-3"), *over_seeds([0.4] * 2, "method=rosa", "lr=6e-4")]
     failed = make_record("method=rosa", "lr=6e-3", status="failed", scores={})
-    title = lora[0].config["task"]["title"]
+    title = lora[0].settings.task.title
     for more, mark in (([], "‡"), ([failed], "")):
         [section] = sections("method=rosa,lora", [*rosa, *more, *lora])
-        assert section.facts["lr of rosa"] == f"0.002 on {title}{mark}"
-        assert section.facts["lr of lora"] == f"0.002 on {title}‡§"
+        assert section.header["lr of rosa"] == f"0.002 on {title}{mark}"
+        assert section.header["lr of lora"] == f"0.002 on {title}‡§"
         at_an_end, unsettled = section.notes
         assert (at_an_end[0], unsettled[0], unsettled[-len(title) - 14 :]) == ("‡", "§", f"lora 0.006 on {title}")
     settled = [*lora, *over_seeds([0.1], "method=lora", "lr=6e-4"), *over_seeds([0.1] * 2, "method=lora", "lr=6e-3")]
     [section] = sections("method=rosa,lora", [*rosa, failed, *settled])
-    assert (section.facts["lr of lora"], section.notes) == (f"0.002 on {title}", [])
+    assert (section.header["lr of lora"], section.notes) == (f"0.002 on {title}", [])
     [given] = sections("method=rosa,lora lr=2e-3", [*rosa, *lora])
     assert given.notes == []
 
@@ -185,7 +185,7 @@ def test_each_setting_stands_by_itself_the_nearest_to_the_protocol_first(over_se
     heading = "RoBERTa-base, protocol paper, cuda bfloat16"
     assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
     other = [run for name in ("rosa", "lora") for run in over_seeds([0.5] * 2, f"method={name}", "model=minilm")]
-    models = [section.facts["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
+    models = [section.header["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
     assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the one with the most runs first
     [asked] = sections("method=rosa,lora epochs=1", runs)
     assert told(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
@@ -229,8 +229,8 @@ def test_stand_ins_subsets_and_devices_are_told(make_record: MakeRecord) -> None
         make_record("model=mpnet_base", "method=lora", data=part, device=h100),
     ]
     [section] = sections("method=rosa,lora", runs)
-    assert "not RoBERTa-base" in section.facts["Model"]
-    assert section.facts["Device"] == "cuda (NVIDIA H100, NVIDIA H200), bfloat16"
+    assert "not RoBERTa-base" in section.header["Model"]
+    assert section.header["Device"] == "cuda (NVIDIA H100, NVIDIA H200), bfloat16"
     assert section.columns[0].note == 1
     assert section.notes == ["1 CoLA: a subset, 100 of 8,551 official train rows"]
 
@@ -267,4 +267,4 @@ def test_a_mistake_is_told(make_record: MakeRecord, arguments: str, words: str) 
     ],
 )
 def test_values_are_written_as_in_a_sweep(argument: str, expected: tuple[object, ...]) -> None:
-    assert question([argument]).sides == tuple((value,) for value in expected)
+    assert comparison([argument]).sides == tuple((value,) for value in expected)

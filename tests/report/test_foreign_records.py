@@ -3,13 +3,12 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord, to_values
 from rosa_bench.records.store import load_records, runs_folder, save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import figure6, lr_sensitivity
@@ -29,7 +28,7 @@ def good(make_record: MakeRecord) -> list[RunRecord]:
     records = [make_record(f"lr={lr}", "epochs=1") for lr in ("1e-3", "1e-4")]
     for record in records:
         figure = {"matthews_correlation": 0.5, "loss": 1.0}
-        record.scores["epochs"] = [{"train_loss": 1.0, "scores": figure, "time_s": 1.0}]
+        record.scores.epochs = [EpochScores(train_loss=1.0, scores=figure, time_s=1.0)]
         record.deviations["epochs"] = [1, 10]
     return records
 
@@ -90,7 +89,7 @@ def test_whatever_one_value_is_replaced_by_it_is_refused_or_does_no_harm(
 ) -> None:
     record, beside = good
     save_record(beside, tmp_path)
-    values, path = asdict(record), runs_folder(tmp_path) / record.path_name
+    values, path = to_values(record), runs_folder(tmp_path) / record.path_name
     refused = 0
     for *inside, last in places(values):
         changed = copy.deepcopy(values)

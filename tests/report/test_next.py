@@ -63,9 +63,9 @@ def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[Ru
     [command] = commands([*runs, beyond])
     assert command[-2:] == ["lr=0.006", "seed=1"]
     assert commands([*runs, beyond], seeds=1) == []
-    rival = tried({6e-5: [0.9], 6e-4: [0.6] * 2, 2e-3: [0.5] * 2, 2e-4: [0.5] * 2}, "method=ft")
-    assert commands(rival)[0][-2:] == ["lr=6e-05", "seed=1"]
-    assert commands([*rival, *tried({6e-5: [0.0] * 2}, "method=ft", status="failed")]) == []
+    runner_up = tried({6e-5: [0.9], 6e-4: [0.6] * 2, 2e-3: [0.5] * 2, 2e-4: [0.5] * 2}, "method=ft")
+    assert commands(runner_up)[0][-2:] == ["lr=6e-05", "seed=1"]
+    assert commands([*runner_up, *tried({6e-5: [0.0] * 2}, "method=ft", status="failed")]) == []
     assert commands([*runs, *tried({2e-2: [0.0]}, "method=lora", status="failed")])[0][-2:] == ["lr=0.02", "seed=0"]
 
 

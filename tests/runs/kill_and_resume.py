@@ -149,8 +149,8 @@ def ended(child: int) -> bool:
 def result(resolved: ResolvedRun) -> dict[str, Any]:
     """What must not differ: the figures, the weights, and what is left on disk."""
     [record] = load_records(resolved.results_dir)
-    for epoch in record.scores["epochs"]:
-        del epoch["time_s"]
+    for epoch in record.scores.epochs:
+        epoch.time_s = None
     kept = (
         "id",
         "status",

@@ -1,13 +1,14 @@
 import io
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.mappings import Seconds
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.plan import Job, estimate_s, plan, show
 from rosa_bench.runs.resolve import resolve
@@ -82,7 +83,7 @@ def test_a_job_that_cannot_be_run_is_reported_and_the_others_are_kept() -> None:
 def test_a_damaged_record_of_a_job_is_reported_before_anything_runs_and_a_foreign_file_is_skipped(
     compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged = Path("results/runs") / f"{resolve(compose(*TINY, 'method=ft', 'seed=1'), {}).id}.json"
+    damaged = resolve(compose(*TINY, "method=ft", "seed=1"), {}).record_path
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
     (damaged.parent / "notes.json").write_text("[]")
@@ -95,18 +96,18 @@ def test_a_damaged_record_of_a_job_is_reported_before_anything_runs_and_a_foreig
 
 def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
-    alike = [replace(record, time_s={"total": seconds}) for seconds in (2.0, 4.0)]
+    alike = [replace(record, time_s=Seconds(total=seconds)) for seconds in (2.0, 4.0)]
     longer = resolve(compose(*TINY, "method=ft", "epochs=5"), {})
     assert estimate_s(longer, alike) == pytest.approx(15.0)
     assert estimate_s(longer, [replace(alike[0], status="failed")]) is None
-    assert estimate_s(longer, [replace(alike[0], device={**record.device, "type": "cuda"})]) is None
+    assert estimate_s(longer, [replace(alike[0], device=replace(record.device, type="cuda"))]) is None
     for change in ("method=lora", "model=tiny_bert", "limit_train=17", "pad_to_max=true"):
         assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), alike) is None
 
 
 def test_time_left_counts_only_jobs_that_would_run(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
-    save_record(replace(record, time_s={"total": 3600.0}), Path("results"))
+    save_record(replace(record, time_s=Seconds(total=3600.0)), Path("results"))
     text = shown(plan([*TINY, "method=ft", "seed=0,1,2"], str))
     assert "2 to run, one after another: about 2 h" in text
     assert "1 to run, one after another: not known" in shown(plan([*TINY, "method=lora"], str))

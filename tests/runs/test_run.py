@@ -22,7 +22,7 @@ from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import Git, RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run, say_end
@@ -77,18 +77,19 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert load_records(resolved.results_dir) == [record]
     assert (record.status, record.error, record.id) == ("completed", None, resolved.id)
     assert record.deviations == {"epochs": [2, 10]}
-    assert record.config["method"]["name"] == method
-    assert record.config["protocol"]["name"] == protocol
+    assert record.settings.method.name == method
+    assert record.settings.protocol.name == protocol
 
     held_out = 4 if protocol == "fair" else 0  # 10 % of 40
-    assert record.data["rows"] == {"train": 40 - held_out, "held_out": held_out, "validation": 24}
-    assert record.data["official_rows"] == {"train": 4000, "validation": 1000}
-    assert record.data["subset"] is True
-    assert record.data["synthetic"] is True
-    assert record.data["source"].startswith("embedded ")
-    assert len(record.data["fingerprint"]) == 64
+    assert record.data.rows.by_split == {"train": 40 - held_out, "held_out": held_out, "validation": 24}
+    assert record.data.official_rows == {"train": 4000, "validation": 1000}
+    assert record.data.subset is True
+    assert record.data.synthetic is True
+    assert record.data.source.startswith("embedded ")
+    assert len(record.data.fingerprint) == 64
 
-    total, trained = record.parameters["total"], record.parameters["trainable"]
+    total, trained = record.parameters.total, record.parameters.trainable
+    assert trained and total
     assert 0 < trained <= total
     assert (trained == total) == (method == "ft")
 
@@ -100,14 +101,14 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert all(peak > 0 for peak in record.memory_bytes.values())
     assert record.model["source"] == "random"
     assert record.model["config"]["hidden_size"] == 32
-    assert record.device["type"] == "cpu"
-    assert record.device["precision"] == "float32"
+    assert record.device.type == "cpu"
+    assert record.device.precision == "float32"
     assert record.versions["torch"] == torch.__version__
-    assert {"commit", "dirty"} == set(record.git)
+    assert isinstance(record.git, Git)
     started = datetime.fromisoformat(record.started_at)
     assert timedelta(seconds=-1) <= started - before <= timedelta(minutes=5)
 
-    scores = record.scores
+    scores = to_values(record)["scores"]
     assert scores["reported"] == "matthews_correlation"
     assert "scikit-learn" in scores["signature"]
     assert [set(epoch) for epoch in scores["epochs"]] == [{"train_loss", "scores", "time_s"}] * 2
@@ -173,8 +174,8 @@ def test_the_saved_model_is_the_one_whose_scores_were_recorded(
     rows = references(resolved)
     found = outputs(resolved.output_dir / "model", rows)
     truth = torch.tensor([row.label for row in rows])
-    selected = record.scores["selected"]
-    assert selected["epoch"] < record.scores["last"]["epoch"]  # the best weights, and not the last
+    selected = record.selected
+    assert selected["epoch"] < record.last["epoch"]  # the best weights, and not the last
     assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
     assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
     assert not list((resolved.output_dir / "model").glob("*.bin"))
@@ -209,15 +210,15 @@ def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_pa
     rows = references(resolved)
     found = outputs(resolved.output_dir / "model", rows)
     truth = torch.tensor([row.label for row in rows])
-    selected = record.scores["selected"]
+    selected = record.selected
     assert found.shape == (20, 1)
-    assert record.scores["reported"] == "pearson"
+    assert record.scores.reported == "pearson"
     assert pearsonr(found.squeeze(-1).double(), truth).statistic == pytest.approx(selected["pearson"], abs=1e-4)  # pyright: ignore[reportAttributeAccessIssue]
     assert functional.mse_loss(found.squeeze(-1), truth).item() == pytest.approx(selected["loss"], rel=1e-4)
-    losses = [epoch["train_loss"] for epoch in record.scores["epochs"]]
+    losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses[-1] < losses[0]
-    assert record.data["rows"] == {"train": 40, "held_out": 0, "validation": 20}
-    assert record.data["subset"] is True  # of STS-B's 5749
+    assert record.data.rows.by_split == {"train": 40, "held_out": 0, "validation": 20}
+    assert record.data.subset is True  # of STS-B's 5749
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora"])
@@ -228,8 +229,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: 
             *every_epoch(method), *overrides,
         )  # fmt: skip
         record = run(resolved)
-        epochs = [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]
-        return (resolved.output_dir / "model/model.safetensors").read_bytes(), {**record.scores, "epochs": epochs}
+        scores = to_values(record)["scores"]
+        epochs = [{**epoch, "time_s": 0} for epoch in scores["epochs"]]
+        return (resolved.output_dir / "model/model.safetensors").read_bytes(), {**scores, "epochs": epochs}
 
     first, again, other = (weights_and_scores("a"), weights_and_scores("b"), weights_and_scores("c", "seed=1"))
     assert first == again
@@ -247,7 +249,7 @@ def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: Mak
 
     def scores(folder: str, protocol: str) -> dict[str, Any]:
         settings = ("task=cola", f"protocol={protocol}", "epochs=4", "task.score=accuracy")
-        return run(make_setup(*settings, f"data_dir='{tmp_path / folder}'")).scores
+        return to_values(run(make_setup(*settings, f"data_dir='{tmp_path / folder}'")))["scores"]
 
     honest, flipped = (scores(folder, "fair") for folder in ("as they are", "flipped"))
     assert honest["selected"]["epoch"] == flipped["selected"]["epoch"]
@@ -266,7 +268,7 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
     record = run(resolved)
     for spread in (0.0, 0.9):
         caplog.clear()
-        record.scores["last"]["spread"] = spread
+        record.last["spread"] = spread
         say_end(resolved, record)
         assert ("the same answer" in caplog.text) is (spread == 0)
 
@@ -334,8 +336,8 @@ def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monk
     [record] = load_records(resolved.results_dir)
     assert record.status == "interrupted"
     assert record.error
-    assert len(record.scores["epochs"]) == 1
-    assert record.scores["selected"] is None
+    assert len(record.scores.epochs) == 1
+    assert record.scores.selected is None
     assert not resolved.output_dir.exists()  # no model of a run that did not end
 
 
@@ -439,11 +441,11 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(
     whole, split = (run(make_setup(*uneven, *no_dropout, f"accumulate={count}")) for count in (1, 3))
     assert sizes == [[4, 3, 3], [4, 3, 3], [4, 3, 3], [2, 2, 1]] * 2  # of the second run alone
     assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
-    assert split.scores["selected"]["loss"] == pytest.approx(whole.scores["selected"]["loss"], rel=1e-4)
+    assert split.selected["loss"] == pytest.approx(whole.selected["loss"], rel=1e-4)
 
 
 def losses(record: RunRecord) -> list[float]:
-    return [epoch["train_loss"] for epoch in record.scores["epochs"]]
+    return [epoch.train_loss for epoch in record.scores.epochs]
 
 
 @pytest.mark.parametrize("method", ["ft", "rosa"])
@@ -468,14 +470,14 @@ def test_padding_is_masked_and_changes_no_figure(
     assert set(widths) == {100}
     assert padded.id != plain.id
     assert losses(padded) == pytest.approx(losses(plain), rel=1e-4)
-    assert padded.scores["selection_score"] == plain.scores["selection_score"]
+    assert padded.selection_score == plain.selection_score
     for which in ("selected", "last"):
-        assert padded.scores[which] == pytest.approx(plain.scores[which], rel=1e-4)
+        assert getattr(padded, which) == pytest.approx(getattr(plain, which), rel=1e-4)
 
 
 def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) -> None:
     exact, rounded = (run(make_setup("limit_eval=8", f"precision={name}")) for name in ("float32", "bfloat16"))
-    assert rounded.device["precision"] == "bfloat16"
+    assert rounded.device.precision == "bfloat16"
     assert losses(rounded) != losses(exact)
     assert losses(rounded) == pytest.approx(losses(exact), abs=0.05)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from msgspec import UNSET
 from rich.console import Console
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -18,7 +19,7 @@ from rosa_bench.cli.score import show_scores
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.records import generations
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records, runs_folder
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
@@ -52,13 +53,14 @@ def every_epoch(method: str) -> list[str]:
 
 def written(resolved: ResolvedRun, record: RunRecord) -> list[generations.Generation]:
     """The texts that the record points to."""
-    return generations.read(runs_folder(resolved.results_dir) / record.scores["generations"])
+    return generations.read(generations.path(resolved.record_path))
 
 
 def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], bytes]:
     """All of a run but its times."""
-    scores = {**record.scores, "epochs": [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]}
-    return scores, generations.path(resolved.results_dir, resolved.id).read_bytes()
+    scores = to_values(record)["scores"]
+    scores["epochs"] = [{**epoch, "time_s": 0} for epoch in scores["epochs"]]
+    return scores, generations.path(resolved.record_path).read_bytes()
 
 
 # A run and its record
@@ -73,17 +75,17 @@ def test_methods_run_under_every_protocol(make_setup: MakeSetup, method: str, pr
 
     assert load_records(resolved.results_dir) == [record]
     assert (record.status, record.error, record.id) == ("completed", None, resolved.id)
-    assert set(record.data["rows"]) == {"train", "held_out", "validation", "test"}
-    assert (record.data["rows"]["train"], record.data["rows"]["held_out"]) == (20, 0)  # there is a split to select on
-    assert record.data["prompts"] == {"validation": 4, "test": 4}
-    assert (record.data["subset"], record.data["synthetic"]) == (True, True)
+    assert set(record.data.rows.by_split) == {"train", "held_out", "validation", "test"}
+    assert (record.data.rows.train, record.data.rows.held_out) == (20, 0)  # there is a split to select on
+    assert record.data.prompts == {"validation": 4, "test": 4}
+    assert (record.data.subset, record.data.synthetic) == (True, True)
     phases = {"load", "train", "evaluate", *(["resample"] if method == "rosa" else [])}
     assert set(record.time_s) == {*phases, "total"}
     assert set(record.memory_bytes) == phases
-    assert record.parameters["trainable"] > 0
-    assert record.parameters["total"] == 50_208
+    assert record.parameters.trainable
+    assert record.parameters.total == 50_208
 
-    scores = record.scores
+    scores = to_values(record)["scores"]
     assert (scores["reported"], scores["lower_is_better"]) == ("bleu", False)
     assert scores["selected_by"] == {"name": "perplexity", "lower_is_better": True}
     assert scores["selected_on"] == "validation_split"
@@ -108,14 +110,14 @@ def test_the_texts_lie_beside_the_record_and_have_its_scores(
     halves = [prompt.references[-1][: len(prompt.references[-1]) // 2].upper() for prompt in prompts]
     monkeypatch.setattr(generation, "generate", lambda *_, **__: halves)  # a model so small says nothing of worth
     record = run(resolved)
-    assert record.scores["generations"] == f"{resolved.id}.generations.jsonl"
+    assert record.scores.generations == f"{resolved.id}.generations.jsonl"
     assert [(row.prompt, list(row.references), row.output) for row in written(resolved, record)] == [
         (prompt.text, prompt.references, half) for prompt, half in zip(prompts, halves, strict=True)
     ]
     text = io.StringIO()
-    show_scores([generations.path(resolved.results_dir, resolved.id)], Console(file=text, width=300))
+    show_scores([generations.path(resolved.record_path)], Console(file=text, width=300))
     [line] = [line for line in text.getvalue().splitlines() if resolved.id in line]
-    selected = record.scores["selected"]
+    selected = record.selected
     assert selected["bleu"] > selected["bleu_cased"] and selected["nist"] > 0
     shown = [f"{100 * selected['bleu']:.2f}", f"{100 * selected['bleu_cased']:.2f}", f"{selected['nist']:.2f}"]
     assert line.split()[-3:] == shown
@@ -124,7 +126,7 @@ def test_the_texts_lie_beside_the_record_and_have_its_scores(
 def test_texts_of_an_earlier_run_are_put_aside(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup()
     first = run(resolved)
-    before = generations.path(resolved.results_dir, resolved.id).read_bytes()
+    before = generations.path(resolved.record_path).read_bytes()
     monkeypatch.setattr(generation, "generate", lambda *arguments, **_: ["said anew"] * len(arguments[2]))
     again = run(make_setup("resume=never"))
     assert {row.output for row in written(resolved, again)} == {"said anew"}
@@ -158,7 +160,7 @@ def test_what_became_of_a_run_is_said(make_setup: MakeSetup, caplog: pytest.LogC
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         record = run(make_setup())
     [said] = [message for message in caplog.messages if message.startswith("bleu ")]
-    assert said.startswith(f"bleu {100 * record.scores['selected']['bleu']:.2f} at epoch ")
+    assert said.startswith(f"bleu {100 * record.selected['bleu']:.2f} at epoch ")
     assert not any("warm-up" in message for message in caplog.messages)
 
 
@@ -169,10 +171,10 @@ def test_what_became_of_a_run_is_said(make_setup: MakeSetup, caplog: pytest.LogC
 def test_a_model_learns(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
     """Of 256 bytes, all are as likely to a model that knows nothing: a perplexity of about 261."""
     record = run(make_setup(f"method={method}", f"protocol={protocol}", f"lr={lr}", "epochs=6", *every_epoch(method)))
-    losses = [epoch["train_loss"] for epoch in record.scores["epochs"]]
+    losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses == sorted(losses, reverse=True)
-    assert record.scores["epochs"][-1]["scores"]["perplexity"] < 60
-    assert record.scores["selected"]["perplexity"] < 60
+    assert record.scores.epochs[-1].scores["perplexity"] < 60
+    assert record.selected["perplexity"] < 60
 
 
 class Watched(Observer):
@@ -212,7 +214,7 @@ def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside
         f"method={method}", f"protocol={protocol}", "task.decoding.no_repeat_ngram=0", *WORSE, *every_epoch(method)
     )
     record = run(resolved, [watched])
-    scores = record.scores
+    scores = to_values(record)["scores"]
     assert scores["selected"]["epoch"] < scores["last"]["epoch"] == 3
     last, selected = watched.wrote
     assert equal(last, watched.at_the_end)
@@ -256,7 +258,7 @@ def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
 ) -> None:
     watched = Watched(monkeypatch)
     record = run(make_setup("method=ft", "protocol=fair"), [watched])
-    assert record.scores["selected"] == record.scores["last"]
+    assert record.scores.selected == record.scores.last
     assert len(watched.wrote) == 1
     assert equal(watched.wrote[0], watched.at_the_end)
 
@@ -272,7 +274,7 @@ def test_test_rows_have_no_part_in_the_selection(
 
     def scores(place: str) -> dict[str, Any]:
         resolved = make_setup(*WORSE, "method=ft", f"results_dir='{tmp_path / place}'")
-        return {**run(resolved).scores, "generations": None}
+        return {**to_values(run(resolved))["scores"], "generations": None}
 
     honest = scores("honest")
     monkeypatch.setattr(generation, "load_prompts", without_sense)
@@ -318,7 +320,7 @@ def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
             run(resolved, [at_step(5 if where == "in an epoch" else -1, interrupt)])
     [record] = load_records(resolved.results_dir)
     assert record.status == "interrupted"
-    assert "generations" not in record.scores
+    assert record.scores.generations is UNSET
 
     made = at_step(-1, interrupt)
     assert outcome(resolved, run(resolved, [made])) == expected

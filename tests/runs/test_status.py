@@ -1,11 +1,11 @@
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, Spectrum, WeightSpectrum
 from rosa_bench.records.store import runs_folder, save_record
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.status import status_of
@@ -92,7 +92,10 @@ def test_completed_without_the_spectrum_that_is_wanted_it_is_new(make_setup: Mak
     assert wanted.id == record.id
     assert status_of(wanted) == ("new", record)
     assert status_of(make_setup()) == ("completed", record)
-    has_it = replace(record, spectrum={"ranks": [1], "weights": {}})
+    has_it = replace(
+        record,
+        spectrum=Spectrum(ranks=[1], weights={"a": WeightSpectrum(rank=0, norm=0, norm_before=1, sum=0, sums=[0])}),
+    )
     save_record(has_it, wanted.results_dir)
     assert status_of(wanted) == status_of(make_setup()) == ("completed", has_it)
 
@@ -100,7 +103,7 @@ def test_completed_without_the_spectrum_that_is_wanted_it_is_new(make_setup: Mak
 def test_a_damaged_record_is_told(make_setup: MakeSetup, leave: Leave) -> None:
     resolved = make_setup()
     leave(resolved, "completed")
-    [path] = runs_folder(resolved.results_dir).glob("*.json")
+    [path] = runs_folder(resolved.results_dir).rglob("*.json")
     path.write_text("{")
     with pytest.raises(UserError, match="not a run's record"):
         status_of(resolved)

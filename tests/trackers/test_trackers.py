@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -191,22 +191,22 @@ def make_setup(
 
 def expected(record: RunRecord) -> dict[tuple[int, str], float]:
     """Return what should have been sent for the epochs of a record."""
-    on = record.scores["selected_on"]
+    on = record.scores.selected_on
     return {
         (number * STEPS, name): value
-        for number, epoch in enumerate(record.scores["epochs"], 1)
+        for number, epoch in enumerate(record.scores.epochs, 1)
         for name, value in [
-            ("train/loss", epoch["train_loss"]), ("time_s", epoch["time_s"]),
-            *((f"{on}/{score}", value) for score, value in epoch["scores"].items()),
+            ("train/loss", epoch.train_loss), ("time_s", epoch.time_s or 0),
+            *((f"{on}/{score}", value) for score, value in epoch.scores.items()),
         ]
     }  # fmt: skip
 
 
 def expected_at_end(record: RunRecord) -> dict[tuple[int, str], float]:
-    step = STEPS * len(record.scores["epochs"])
+    step = STEPS * len(record.scores.epochs)
     figures = {"total_time_s": record.time_s["total"], "peak_memory_bytes": max(record.memory_bytes.values())}
     for which in ("selected", "last"):
-        figures |= {f"{which}/{name}": value for name, value in (record.scores[which] or {}).items()}
+        figures |= {f"{which}/{name}": value for name, value in getattr(record, which).items()}
     return {(step, name): value for name, value in figures.items()}
 
 
@@ -232,7 +232,7 @@ def interrupted(resolved: ResolvedRun, *, before_step: int) -> RunRecord:
     """Run until a keyboard interrupt before that step, counted from 0."""
     with suppress(KeyboardInterrupt):
         run(resolved, [Interrupt(before_step)])
-    return load_record(runs_folder(resolved.results_dir) / f"{resolved.id}.json")
+    return load_record(resolved.record_path)
 
 
 # What a tracker stores
@@ -285,7 +285,7 @@ def test_resumed_run_stays_one_run_with_each_epoch_once(
     assert_sent(tracked, expected(first), expected_at_end(first))
 
     second = interrupted(resolved, before_step=2 * STEPS + 3)
-    assert [len(record.scores["epochs"]) for record in (first, second)] == [1, 2]
+    assert [len(record.scores.epochs) for record in (first, second)] == [1, 2]
     record = run(resolved)
     [tracked] = RUNS[name](resolved)
     assert tracked.key == key
@@ -331,10 +331,11 @@ def test_logger_changes_neither_id_nor_scores(make_setup: Callable[..., Resolved
     assert plain.id == tracked.id
     assert plain.identity == tracked.identity
     left, right = run(plain), run(tracked)
-    assert asdict(left)["config"] == asdict(right)["config"]
+    assert left.config == right.config
     assert "logger" not in left.config
     for record in (left, right):
-        record.scores["epochs"] = [{**epoch, "time_s": 0} for epoch in record.scores["epochs"]]
+        for epoch in record.scores.epochs:
+            epoch.time_s = None
     assert left.scores == right.scores
 
 
@@ -374,7 +375,7 @@ def test_failing_tracker_warns_once_and_the_run_completes(
     with caplog.at_level(logging.WARNING, "rosa_bench.trackers.base"):
         record = run(resolved)
     assert record.status == "completed"
-    assert len(record.scores["epochs"]) == 3
+    assert len(record.scores.epochs) == 3
     assert asked == [STEPS, "finish"]
     [warning] = [one.getMessage() for one in caplog.records if one.name == "rosa_bench.trackers.base"]
     assert warning == "logger=tensorboard failed, so nothing more is sent to it: ConnectionError: the server is gone"

@@ -71,7 +71,7 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
     beside_paper = any(task in published.columns for task in group.tasks)
     paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
     paper_columns = published.columns if beside_paper else {}
-    others = {task: run.config["task"]["title"] for task, run in group.tasks.items() if task not in paper_columns}
+    others = {task: run.settings.task.title for task, run in group.tasks.items() if task not in paper_columns}
     rows = published.rows if beside_paper else []
     return Grid(
         group=group,

@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
@@ -26,18 +26,18 @@ UNSETTLED_NOTE = f"{UNSETTLED} not settled: ahead where both were run, or of the
 def heading(group: Group) -> str:
     """A setting's name."""
     setting = group.setting
-    title = group.runs[0].config["model"]["title"]
+    title = group.runs[0].settings.model.title
     changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
     return ", ".join([title, f"protocol {setting.protocol}", f"{setting.device} {setting.precision}", *changes])
 
 
-def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
+def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     """What stands above a setting's table."""
     group = grid.group
-    setting, protocol = group.setting, group.runs[0].config["protocol"]
-    told = {
+    setting, protocol = group.setting, group.runs[0].settings.protocol
+    known = {
         "Model": model_words(group.runs[0]),
-        "Protocol": f"{protocol['name']}: {protocol['title']}",
+        "Protocol": f"{protocol.name}: {protocol.title}",
         "Changed": "; ".join(_changed(change) for change in setting.deviations) or "nothing",
         "Device": device_words(group.runs),
         "Metric": _metrics(grid),
@@ -46,35 +46,35 @@ def facts(grid: Grid, published: PublishedTable) -> dict[str, str]:
         "Seeds": _seeds(list(group.cells.values())),
     }
     if tried := _tuning(grid):
-        told["Tuning"] = tried
+        known["Tuning"] = tried
     if grid.printed:
-        told["Paper"] = f"{published.source}: {published.model}, single runs"
-    return told
+        known["Paper"] = f"{published.source}: {published.model}, single runs"
+    return known
 
 
 def model_words(run: RunRecord) -> str:
     """A run's model, what must be said of it, and where its weights come from."""
-    model = run.config["model"]
-    note = model.get("note") or ""
-    said = f" ({note})" if note not in model["title"] else ""
-    return f"{model['title']}{said}; weights from {_weights(run.model)}"
+    model = run.settings.model
+    note = model.note or ""
+    said = f" ({note})" if note not in model.title else ""
+    return f"{model.title}{said}; weights from {_weights(run.model)}"
 
 
 def device_words(runs: Sequence[RunRecord]) -> str:
     """The devices that runs of one setting were made on: ``cuda (NVIDIA H100 80GB HBM3), bfloat16``."""
-    names = sorted({run.device["name"] for run in runs})
-    return f"{runs[0].device['type']} ({', '.join(names)}), {runs[0].device['precision']}"
+    names = sorted({run.device.name for run in runs})
+    return f"{runs[0].device.type} ({', '.join(names)}), {runs[0].device.precision}"
 
 
 def data_note(run: RunRecord) -> str | None:
     """What must be said of a run's data, if anything: that it is a part of the official rows, or synthetic."""
-    task, have, official = run.config["task"], run.data["rows"], run.data["official_rows"]
-    said = ["synthetic, made by a program"] if run.data["synthetic"] else []
-    if run.data["subset"]:
+    task, have, official = run.settings.task, run.data.rows, run.data.official_rows
+    said = ["synthetic, made by a program"] if run.data.synthetic else []
+    if run.data.subset:
         counts = {
-            "train": (have["train"] + have["held_out"], official.get(task["train"])),
-            "dev": (have["validation"], official.get(task["validation"])),
-            **({"test": (have["test"], official.get(task["test"]))} if writes_texts(run) else {}),
+            "train": (have.train + have.held_out, official.get(task.train)),
+            "dev": (have.validation, official.get(task.validation)),
+            **({} if have.test is None else {"test": (have.test, official.get(task.test or ""))}),
         }
         partial = [
             f"{rows(count)} of {rows(whole)} official {split} rows"
@@ -92,14 +92,16 @@ def numbered_notes(tasks: Mapping[str, RunRecord], titles: Mapping[str, str]) ->
     return numbers, [f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()]
 
 
-def _weights(model: dict[str, Any]) -> str:
+def _weights(weights: Weights) -> str:
     """The source of weights and what fixes them, short."""
-    if model.get("requirements"):
-        first, *more = model["requirements"]
-        return f"{model['source']} {first}{f' and {len(more)} more' if more else ''}"
-    if "id" in model:
-        return f"{model['source']} {model['id']} ({(model.get('commit') or model.get('revision', ''))[:12]})"
-    return f"{model['source']} sha256 {model['sha256'][:12]}" if "sha256" in model else f"a {model['source']} draw"
+    if weights.requirements:
+        first, *more = weights.requirements
+        return f"{weights.source} {first}{f' and {len(more)} more' if more else ''}"
+    if weights.id is not None:
+        return f"{weights.source} {weights.id} ({weights.commit[:12]})"
+    if weights.sha256:
+        return f"{weights.source} sha256 {weights.sha256[:12]}"
+    return f"a {weights.source} draw"
 
 
 def _changed(change: Deviation) -> str:
@@ -110,21 +112,21 @@ def _metrics(grid: Grid) -> str:
     """``accuracy: MRPC, QNLI; pearson: STS-B``."""
     titles: dict[str, list[str]] = defaultdict(list)
     for task, run in grid.filled.items():
-        titles[run.scores["reported"].replace("_", " ")].append(grid.tasks[task])
+        titles[run.scores.reported.replace("_", " ")].append(grid.tasks[task])
     return "; ".join(f"{metric}: {', '.join(tasks)}" for metric, tasks in titles.items())
 
 
 def _rows(grid: Grid) -> str:
     """``train + held out / dev, files: CoLA 7,696 + 855 / 1,043; ...``."""
     runs = grid.filled
-    sources = " and ".join(sorted({run.data["source"].partition(" ")[0] for run in runs.values()}))
+    sources = " and ".join(sorted({run.data.source.partition(" ")[0] for run in runs.values()}))
     counts = []
     for task, run in runs.items():
-        have = run.data["rows"]
-        train = [rows(have["train"]), *([rows(have["held_out"])] if have["held_out"] else [])]
-        others = [rows(have[split]) for split in ("validation", "test") if split in have]
+        have = run.data.rows
+        train = [rows(have.train), *([rows(have.held_out)] if have.held_out else [])]
+        others = [rows(have.validation), *([] if have.test is None else [rows(have.test)])]
         counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
-    held_out = " + held out" if any(run.data["rows"]["held_out"] for run in runs.values()) else ""
+    held_out = " + held out" if any(run.data.rows.held_out for run in runs.values()) else ""
     test = " / test" if any(map(writes_texts, runs.values())) else ""
     return f"train{held_out} / dev{test}, {sources}: {'; '.join(counts)}"
 
@@ -134,7 +136,7 @@ def _selection(cells: list[Cell]) -> str:
     unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
     many = f"epoch and the best of {span(counts)} learning rates{unequal}"
     what = "epoch (one learning rate was tried)" if counts == {1} else many
-    kinds = sorted({run.scores["selected_on"] for cell in cells for run in cell.runs})
+    kinds = sorted({run.scores.selected_on for cell in cells for run in cell.runs})
     return "; ".join(SELECTION[kind].format(what=what) for kind in kinds)
 
 

@@ -11,8 +11,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
@@ -20,10 +19,10 @@ from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_o
 from rosa_bench.report.cells.statistics import Interval, interval
 
 # What a learning rate is chosen by, by ``scores.selected_on``.
-CRITERIA: dict[str, Callable[[dict[str, Any]], float]] = {
-    "held_out": lambda scores: scores["selection_score"],
-    "validation_split": lambda scores: scores["selection_score"],
-    "validation": lambda scores: scores["selected"][scores["reported"]],
+CRITERIA: dict[str, Callable[[RunRecord], float]] = {
+    "held_out": lambda run: run.selection_score,
+    "validation_split": lambda run: run.selection_score,
+    "validation": lambda run: run.score,
 }
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # a run that was interrupted says nothing yet
@@ -37,9 +36,9 @@ class Cell:
     shared      the seeds on which they were: those that all of them have. Without any, each was taken with its own
     lrs_left    those that were not, having too few seeds
     lrs_failed  those at which a run failed: its loss was no number any more, or the program broke off
-    rival       one that may have to take the chosen one's place: not compared, and ahead on the seeds that both have;
-                or ahead of the mean, each with all its own seeds, if it was compared or if the chosen one collapsed on
-                some. Of several the one ahead by most
+    runner_up   learning rate that may turn out to be better than the chosen one. Either it was not compared and is
+                ahead on the seeds that both have; or its mean over all its seeds is ahead, if it was compared or if the
+                chosen one collapsed on some seeds. Of several, the one ahead by most
     tried       all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
     """
 
@@ -49,39 +48,37 @@ class Cell:
     shared: tuple[int, ...]
     lrs_left: tuple[float, ...]
     lrs_failed: tuple[float, ...]
-    rival: float | None
+    runner_up: float | None
     tried: tuple[RunRecord, ...]
 
     @property
     def mean(self) -> float:
         """Mean of the reported dev score of the selected epoch, a fraction."""
-        return statistics.fmean(reported(run) for run in self.runs)
+        return statistics.fmean(run.score for run in self.runs)
 
     @property
     def std(self) -> float | None:
         """Sample standard deviation over seeds; none for one seed, and where a score is no number."""
-        scores = [reported(run) for run in self.runs]
+        scores = [run.score for run in self.runs]
         return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
     @property
     def by_seed(self) -> dict[int, float]:
         """The reported dev scores, by seed."""
-        return {run.config["seed"]: reported(run) for run in self.runs}
+        return {run.settings.seed: run.score for run in self.runs}
 
     @property
     def interval(self) -> Interval | None:
         """The 95 % interval of `mean`, if one is known."""
         run = self.runs[0]
-        return interval(
-            list(self.by_seed.values()), metric=run.scores["reported"], dev_rows=run.data["rows"]["validation"]
-        )
+        return interval(list(self.by_seed.values()), metric=run.scores.reported, dev_rows=run.data.rows.validation)
 
     @property
     def by_lr(self) -> dict[float, list[RunRecord]]:
         """All that were tried, by learning rate, from the smallest on."""
         found: dict[float, list[RunRecord]] = defaultdict(list)
         for run in self.tried:
-            found[run.config["lr"]].append(run)
+            found[run.settings.lr].append(run)
         return dict(found)
 
     @property
@@ -94,8 +91,8 @@ class Cell:
     def is_inside(self) -> bool:
         """Whether a smaller and a greater learning rate than the chosen one were tried; if not, another may be better.
 
-        One that has too few seeds to be compared will do: were it ahead on them, it would be the `rival`. So will one
-        at which a run failed.
+        One with too few seeds to be compared counts, because it would be the `runner_up` if it were ahead on them. So
+        does one at which a run failed.
         """
         return self.lr not in self.ends
 
@@ -112,12 +109,12 @@ class Cell:
     @property
     def last_mean(self) -> float:
         """As `mean`, of the last epoch."""
-        return statistics.fmean(run.scores["last"][run.scores["reported"]] for run in self.runs)
+        return statistics.fmean(run.last_score for run in self.runs)
 
     @property
     def trainable(self) -> int:
         """Parameters that train."""
-        return self.runs[0].parameters["trainable"]
+        return self.runs[0].parameters.trainable or 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,25 +140,9 @@ class Group:
         return [run for cell in self.cells.values() for run in cell.runs]
 
 
-def reported(run: RunRecord) -> float:
-    """The dev score of a run's selected epoch, a fraction."""
-    return run.scores["selected"][run.scores["reported"]]
-
-
-def lower_is_better(run: RunRecord) -> bool:
-    """Whether the reported figure is an error; if not, it is a fraction of what could be reached."""
-    return run.scores.get("lower_is_better", False)
-
-
-def selects_by(run: RunRecord) -> tuple[str, bool]:
-    """The figure that epochs and learning rates are chosen by, and whether less of it is better."""
-    figure = run.scores.get("selected_by", {"name": run.scores["reported"], "lower_is_better": lower_is_better(run)})
-    return figure["name"], figure["lower_is_better"]
-
-
 def writes_texts(run: RunRecord) -> bool:
     """Whether the task is to write texts, which are scored on a test split."""
-    return "prompts" in run.data
+    return run.data.prompts is not None
 
 
 def select(records: Iterable[RunRecord]) -> list[Group]:
@@ -172,7 +153,7 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
     by_task: dict[tuple[Setting, str], list[RunRecord]] = defaultdict(list)
     for record in records:
         if record.status in COUNTED:
-            by_task[setting_of(record), record.config["task"]["name"]].append(record)
+            by_task[setting_of(record), record.settings.task.name].append(record)
 
     groups: dict[tuple[Setting, int], dict[tuple[Variant, str], Cell]] = defaultdict(dict)
     for (setting, task), runs in by_task.items():
@@ -202,8 +183,8 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
     seed and learning rate, the one started last counts. Of equal learning rates, the smaller wins.
     """
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
-    for run in sorted(runs, key=lambda run: (datetime.fromisoformat(run.started_at), run.id)):
-        by_lr[run.config["lr"]][run.config["seed"]] = run
+    for run in sorted(runs, key=lambda run: (run.started, run.id)):
+        by_lr[run.settings.lr][run.settings.seed] = run
     most, *fewer = sorted(map(len, by_lr.values()), reverse=True)
     enough = fewer[0] if fewer and fewer[0] > 1 else most
     compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) >= enough}
@@ -220,8 +201,8 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
         lrs=tuple(sorted(compared)),
         shared=tuple(sorted(shared)),
         lrs_left=tuple(sorted(left)),
-        lrs_failed=tuple(sorted({run.config["lr"] for run in failed})),
-        rival=_rival(by_lr, best, left),
+        lrs_failed=tuple(sorted({run.settings.lr for run in failed})),
+        runner_up=_runner_up(by_lr, best, left),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
 
@@ -240,24 +221,24 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     """
     parts: list[tuple[set, list[RunRecord]]] = []
     for run in runs:
-        task = frozen({key: value for key, value in run.config["task"].items() if is_identity(f"task.{key}")})
-        marks = {(task, run.data["source"]), (task, run.data["fingerprint"])}
+        task = frozen({key: value for key, value in run.setting("task").items() if is_identity(f"task.{key}")})
+        marks = {(task, run.data.source), (task, run.data.fingerprint)}
         alike = [part for part in parts if part[0] & marks]
         others = [part for part in parts if not part[0] & marks]
         merged = set().union(marks, *(part[0] for part in alike)), [*(r for part in alike for r in part[1]), run]
         parts = [*others, merged]
-    return sorted((part[1] for part in parts), key=lambda part: (-sum(part[0].data["rows"].values()), -len(part)))
+    return sorted((part[1] for part in parts), key=lambda part: (-part[0].data.rows.total, -len(part)))
 
 
 def _criterion(runs: Iterable[RunRecord]) -> float:
     """What a learning rate is chosen by, the higher the better: a mean over seeds. An undefined one always loses."""
     mean = statistics.fmean(
-        CRITERIA[run.scores["selected_on"]](run.scores) * (-1 if selects_by(run)[1] else 1) for run in runs
+        CRITERIA[run.scores.selected_on](run) * (-1 if run.scores.selected_by.lower_is_better else 1) for run in runs
     )
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _rival(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
+def _runner_up(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
     """The learning rate that may have to take the best one's place, as `Cell` has it; ``left`` were not compared."""
     breaks = any(run.has_collapsed for run in by_lr[best].values())  # maybe on seeds that those left were not run with
     leads: dict[float, float] = {}

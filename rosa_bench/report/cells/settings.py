@@ -72,22 +72,22 @@ class Setting:
 def setting_of(record: RunRecord) -> Setting:
     """The setting a run was made in."""
     return Setting(
-        model=record.config["model"]["name"],
+        model=record.settings.model.name,
         weights=json.dumps(record.model, sort_keys=True),
-        protocol=record.config["protocol"]["name"],
-        device=record.device["type"],
-        precision=record.device["precision"],
+        protocol=record.settings.protocol.name,
+        device=record.device.type,
+        precision=record.device.precision,
         deviations=tuple(change for change in _deviations(record) if not change.key.startswith(METHOD)),
     )
 
 
 def variant_of(record: RunRecord) -> Variant:
     """The row a run belongs to."""
-    method = record.config["method"]
+    method = record.settings.method
     changes = _deviations(record)
     rest = [change for change in changes if not change.key.startswith(METHOD)]
     own = (change for change in changes if change.key.startswith(METHOD) and not _follows(change, rest))
-    return Variant(method["name"], method.get("rank"), tuple(own), title=method["title"])
+    return Variant(method.name, method.rank, tuple(own), title=method.title)
 
 
 def frozen(value: Any) -> Hashable:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.header import data_note, heading
-from rosa_bench.report.cells.select import Cell, Group, lower_is_better, selects_by, writes_texts
+from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import COLOURS, DASHES, MARKERS, OTHER_COLOUR, WIDTH_IN, faded, letter
 from rosa_bench.report.writers.text import rows, span
@@ -57,18 +57,20 @@ class Panel:
     @property
     def reported(self) -> str:
         """The reported score's name, and what it is of."""
-        return f"{_named(self.run.scores['reported'])} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
+        return f"{_named(self.run.scores.reported)} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
 
     @property
     def each_epoch(self) -> str:
         """The name of the figure that every epoch has, and what it is of."""
-        name, is_error = selects_by(self.run)
-        return f"{_named(name)}{'' if is_error else ' × 100'},\non {SCORED_ON[self.run.scores['selected_on']]}"
+        by = self.run.scores.selected_by
+        return (
+            f"{_named(by.name)}{'' if by.lower_is_better else ' × 100'},\non {SCORED_ON[self.run.scores.selected_on]}"
+        )
 
     @property
     def title(self) -> str:
         """The task and the setting."""
-        return f"{self.run.config['task']['title']}: {heading(self.group)}"
+        return f"{self.run.settings.task.title}: {heading(self.group)}"
 
 
 def plain(cells: Cells) -> Cells:
@@ -94,7 +96,9 @@ def panels_of(
     for group in groups:
         for task in group.tasks:
             found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
-            scored = {variant: cell for variant, cell in found.items() if cell and not lower_is_better(cell.runs[0])}
+            scored = {
+                variant: cell for variant, cell in found.items() if cell and not cell.runs[0].scores.lower_is_better
+            }
             cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
@@ -146,9 +150,9 @@ def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], 
     return line
 
 
-def plot_epochs(ax: Axes, cell: Cell, value: Callable[[dict[str, Any]], float], **looks: Any) -> None:
+def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float], **looks: Any) -> None:
     """Draw what ``value`` gives for each epoch of a cell's runs, against epochs."""
-    plot_against_epochs(ax, list(zip(*(map(value, run.scores["epochs"]) for run in cell.runs), strict=True)), **looks)
+    plot_against_epochs(ax, list(zip(*(map(value, run.scores.epochs) for run in cell.runs), strict=True)), **looks)
 
 
 def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: Any) -> None:
@@ -160,13 +164,13 @@ def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: An
 
 def has_epochs(cell: Cell) -> bool:
     """Whether every run has scores of its epochs."""
-    return all(run.scores["epochs"] for run in cell.runs)
+    return all(run.scores.epochs for run in cell.runs)
 
 
-def score_of(run: RunRecord) -> Callable[[dict[str, Any]], float]:
+def score_of(run: RunRecord) -> Callable[[EpochScores], float]:
     """From an epoch to the figure that selects among epochs: a score times 100, an error as it is."""
-    name, is_error = selects_by(run)
-    return lambda epoch: (1 if is_error else 100) * epoch["scores"][name]
+    by = run.scores.selected_by
+    return lambda epoch: (1 if by.lower_is_better else 100) * epoch.scores[by.name]
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
@@ -207,12 +211,12 @@ def sources(panels: Sequence[Panel]) -> str:
     """A line a panel: its setting, device, rows and seeds, and what must be said of its data."""
     said = []
     for number, panel in enumerate(panels):
-        devices = ", ".join(sorted({run.device["name"] for run in panel.runs}))
-        have, note = panel.run.data["rows"], data_note(panel.run)
-        held_out = f", {rows(have['held_out'])} held out of train" if have["held_out"] else ""
+        devices = ", ".join(sorted({run.device.name for run in panel.runs}))
+        have, note = panel.run.data.rows, data_note(panel.run)
+        held_out = f", {rows(have.held_out)} held out of train" if have.held_out else ""
         seeds = {len(cell.runs) for cell in panel.cells.values()}
-        train, dev = f"{rows(have['train'])} train", f"{rows(have['validation'])} dev"
-        counts = f"{train}, {dev} and {rows(have['test'])} test" if writes_texts(panel.run) else f"{train} and {dev}"
+        train, dev = f"{rows(have.train)} train", f"{rows(have.validation)} dev"
+        counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
         said.append(
             f"- {letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
             f"seeds: {span(seeds)}."

@@ -47,13 +47,13 @@ class Drawing:
     caption: str
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``; returns where."""
+        """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``. Returns the paths."""
         paths = []
         for kind in UNDATED:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
-        write_atomic(paths[-1], f"![{self.name}]({self.name}.png)\n\n{self.caption}\n")
+        write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption}\n")
         return paths
 
     def picture(self, kind: str) -> bytes:

@@ -39,7 +39,7 @@ class Panel:
     @property
     def title(self) -> str:
         """The model's name."""
-        return self.runs[0].config["model"]["title"]
+        return self.runs[0].settings.model.title
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -99,7 +99,7 @@ def panel_of(group: Group) -> Panel:
     curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
     bounds = {}
     for variant, cell in cells.items():
-        reached = [run.data.get("best_of_rank", {}).get("validation", []) for run in cell.runs]
+        reached = [run.data.best_of_rank.validation if run.data.best_of_rank else [] for run in cell.runs]
         if variant.method == BOUND_OF and variant.rank is not None and all(reached):
             bounds[variant.rank] = float(np.mean([replicate[variant.rank] for run in reached for replicate in run]))
     return Panel(group, curves, bounds)
@@ -107,8 +107,8 @@ def panel_of(group: Group) -> Panel:
 
 def losses(run: RunRecord) -> np.ndarray:
     """A run's validation loss, (replicates, epochs)."""
-    own = f"{run.scores['reported']}."
-    epochs = [epoch["scores"] for epoch in run.scores["epochs"]]
+    own = f"{run.scores.reported}."
+    epochs = [epoch.scores for epoch in run.scores.epochs]
     return np.array([[scores[name] for scores in epochs] for name in epochs[0] if name.startswith(own)])
 
 
@@ -121,7 +121,8 @@ def plot(ax: Axes, panel: Panel) -> None:
         colour = faded(COLOURS.get(variant.method, OTHER_COLOUR), strength)
         dashes = "--" if variant.method == BOUND_OF else "-"
         ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
-        ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
+        shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
+        shade.set_rasterized(True)  # hundreds of epochs: as vectors, the shades of one figure took a megabyte
     for number, bound in enumerate(panel.bounds.values()):
         ax.axhline(bound, color="black", linewidth=0.8, linestyle=":", label="_" if number else "LoRA's bound")
     ax.set_yscale("log")
@@ -130,19 +131,19 @@ def plot(ax: Axes, panel: Panel) -> None:
 def caption(panels: list[Panel]) -> str:
     """What the figure shows and how it was made, and the final losses."""
     run = panels[0].runs[0]
-    task, setting = run.config["task"], panels[0].group.setting
+    settings, setting = run.settings, panels[0].group.setting
     changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
     said = [
         "**Figure 2.** Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
         f"2407.07802. A random network f is fine-tuned to f\\*, whose weights are f's plus random matrices of rank "
-        f"{task['true_rank']}: {task['inputs']} inputs, {task['outputs']} outputs, {run.data['rows']['train']:,} train "
-        f"and {run.data['rows']['validation']:,} validation rows. Lines: mean; shades: range over "
-        f"{'–'.join(map(str, sorted(counts)))} independent problems. Dotted: LoRA's bound, the validation loss of the "
-        "best update of each rank in closed form (Theorem 2), on the linear map. "
-        f"AdamW, lr {run.config['lr']:g} decaying to 0, batch {run.config['batch_size']}, {run.config['epochs']} "
+        f"{settings.task.true_rank}: {settings.task.inputs} inputs, {settings.task.outputs} outputs, "
+        f"{run.data.rows.train:,} train and {run.data.rows.validation:,} validation rows. Lines: mean; shades: range "
+        f"over {'–'.join(map(str, sorted(counts)))} independent problems. Dotted: LoRA's bound, the validation loss of "
+        "the best update of each rank in closed form (Theorem 2), on the linear map. "
+        f"AdamW, lr {settings.lr:g} decaying to 0, batch {settings.batch_size}, {settings.epochs} "
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
-        f"{run.device['name']}, {run.device['precision']}.",
+        f"{run.device.name}, {run.device.precision}.",
         _losses_table(panels),
     ]
     return "\n\n".join(said)
@@ -150,10 +151,10 @@ def caption(panels: list[Panel]) -> str:
 
 def _resampling(panels: list[Panel]) -> str:
     periods = {
-        f"{run.config['method']['resample_every']:g} {run.config['method']['resample_unit']}"
+        f"{run.settings.method.resample_every:g} {run.settings.method.resample_unit}"
         for panel in panels
         for run in panel.runs
-        if run.config["method"].get("resample_every")
+        if run.settings.method.resample_every
     }
     return f", ROSA resampled every {' or '.join(sorted(periods))}" if periods else ""
 

@@ -9,13 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import Panel, look, panels_of, ranks_of, set_title, sources
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 from rosa_bench.report.writers.text import parameters
 
-PHASES = ("train", "resample")
 MIB = 2**20
 # By the device's type.
 MEASURED = {
@@ -27,7 +25,10 @@ MEASURED = {
 
 def draw(groups: list[Group]) -> Drawing | None:
     """The figure, a row a setting, task and device; none without a run whose memory was measured."""
-    panels = [_measured(panel) for panel in panels_of(groups, lambda cell: any(map(peak_bytes, cell.runs)))]
+    panels = [
+        _measured(panel)
+        for panel in panels_of(groups, lambda cell: any(run.memory_bytes.training for run in cell.runs))
+    ]
     if not panels:
         return None
     ranks, counts = ranks_of(panels), [len(panel.cells) for panel in panels]
@@ -45,17 +46,12 @@ def draw(groups: list[Group]) -> Drawing | None:
     return Drawing("figure3", figure, _caption(panels))
 
 
-def peak_bytes(run: RunRecord) -> int:
-    """The peak of memory while training, resamples with it; 0 if it was not measured."""
-    return max(run.memory_bytes.get(phase, 0) for phase in PHASES)
-
-
 def _measured(panel: Panel) -> Panel:
     """The panel with the runs whose memory was measured, on the commonest device alone: kernels take different room."""
-    counts = Counter(run.device["name"] for run in panel.runs if peak_bytes(run))
+    counts = Counter(run.device.name for run in panel.runs if run.memory_bytes.training)
     name = min(counts, key=lambda one: (-counts[one], one))
     kept = {
-        variant: tuple(run for run in cell.runs if peak_bytes(run) and run.device["name"] == name)
+        variant: tuple(run for run in cell.runs if run.memory_bytes.training and run.device.name == name)
         for variant, cell in panel.cells.items()
     }
     return replace(
@@ -65,9 +61,9 @@ def _measured(panel: Panel) -> Panel:
 
 def _plot_memory(ax: Axes, panel: Panel, ranks: list[int]) -> None:
     """Draw bars of the mean over seeds, with their range, and write the mean beside."""
-    greatest = max(map(peak_bytes, panel.runs)) / MIB
+    greatest = max(run.memory_bytes.training or 0 for run in panel.runs) / MIB
     for place, (variant, cell) in enumerate(panel.cells.items()):
-        peaks = np.array([peak_bytes(run) / MIB for run in cell.runs])
+        peaks = np.array([(run.memory_bytes.training or 0) / MIB for run in cell.runs])
         ends = [[peaks.mean() - peaks.min()], [peaks.max() - peaks.mean()]]
         style = {"elinewidth": 0.8, "capsize": 2, "ecolor": "#555555"}
         ax.barh(place, peaks.mean(), 0.7, color=look(variant, ranks)["color"], xerr=ends, error_kw=style)
@@ -92,11 +88,11 @@ def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
 
 def _caption(panels: list[Panel]) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
-    config = panels[0].run.config
+    settings = panels[0].run.settings
     said = (
         "**Figure 3.** Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
         "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
-        f"range. Batches of {config['batch_size']}, at most {config['max_length']} tokens a row. Measured on "
+        f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED[kind]}' for kind in kinds)}."
     )
     return f"{said}\n\n{sources(panels)}"

@@ -86,14 +86,14 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
 def updates(cell: Cell) -> Iterator[Update]:
     """The updates of every run and weight of a cell; those that are exactly zero have no curve, and are left out."""
     for run in cell.runs:
-        for name, told in run.spectrum["weights"].items():
-            if told["sum"] > 0:
+        for name, weight in run.spectrum.weights.items():
+            if weight.sum > 0:
                 yield Update(
                     kind=re.sub(r"^.*\.\d+\.", "", name),
-                    rank=told["rank"],
-                    relative=told["norm"] / told["norm_before"] if told["norm_before"] else inf,
-                    ranks=tuple(run.spectrum["ranks"][: len(told["sums"])]),
-                    shares=tuple(value / told["sum"] for value in told["sums"]),
+                    rank=weight.rank,
+                    relative=weight.norm / weight.norm_before if weight.norm_before else inf,
+                    ranks=tuple(run.spectrum.ranks[: len(weight.sums)]),
+                    shares=tuple(value / weight.sum for value in weight.sums),
                 )
 
 
@@ -108,8 +108,8 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> Non
         if not some:
             continue
         style = look(variant, ranks)
-        told = min((one.ranks for one in some), key=len)  # of weights of different sizes, as far as all have values
-        plot_range(ax, told, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
+        shown = min((one.ranks for one in some), key=len)  # of weights of different sizes, as far as all have values
+        plot_range(ax, shown, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
         ax.plot([median(one.rank for one in some)], [1], **points)
         ax.plot([], [], label=variant.label, **style)  # for the legend: the line and its marker

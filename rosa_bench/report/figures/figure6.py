@@ -32,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         ):
             for variant, cell in panel.cells.items():
                 style = look(variant, ranks)
-                plot_epochs(left, cell, lambda epoch: epoch["train_loss"], label=variant.label, **style)
+                plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=variant.label, **style)
                 plot_epochs(right, cell, score_of(panel.run), label=variant.label, **style)
             set_title(left, number, panel, width=110)
             left.set_ylabel("train loss")

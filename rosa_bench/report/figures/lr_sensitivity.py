@@ -10,7 +10,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, reported, select, writes_texts
+from rosa_bench.report.cells.select import Cell, select, writes_texts
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import (
     Cells,
@@ -80,7 +80,7 @@ def _mark_half_decades(ax: Axes) -> None:
 
 def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
     """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
-    scores = {lr: [100 * reported(run) for run in runs] for lr, runs in chosen.by_lr.items()}
+    scores = {lr: [100 * run.score for run in runs] for lr, runs in chosen.by_lr.items()}
     plot_range(ax, list(scores), list(scores.values()), label=variant.label, **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}

@@ -87,9 +87,9 @@ def _pairs(cell: Cell, never: Cell) -> Pairs:
 def _losses(cell: Cell) -> dict[tuple[float, int], list[float]]:
     """Train losses of the epochs, by learning rate and seed."""
     return {
-        (run.config["lr"], run.config["seed"]): [epoch["train_loss"] for epoch in run.scores["epochs"]]
+        (run.settings.lr, run.settings.seed): [epoch.train_loss for epoch in run.scores.epochs]
         for run in cell.tried
-        if run.scores["epochs"] and not run.has_collapsed
+        if run.scores.epochs and not run.has_collapsed
     }
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import selects_by, writes_texts
+from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.figures.drawing import COLOURS, OTHER_COLOUR
 from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
-from rosa_bench.report.page.run_list import metric
 from rosa_bench.report.writers.html import fill
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def details_html(run: RunRecord) -> "Markup":
         plots=plots(run),
         size=(WIDTH, HEIGHT),
         axes=(LEFT, RIGHT, BOTTOM),
-        colour=COLOURS.get(run.config["method"]["name"], OTHER_COLOUR),
+        colour=COLOURS.get(run.settings.method.name, OTHER_COLOUR),
         facts={name: dict(flat(values)) for name, values in _facts(run).items() if values},
         settings={name: dict(flat(values)) for name, values in _settings(run).items()},
         expected={key: words(frozen(value)) for key, (_, value) in run.deviations.items()},
@@ -36,16 +37,16 @@ def details_html(run: RunRecord) -> "Markup":
 
 def plots(run: RunRecord) -> list[Plot]:
     """Training loss, and loss and the figure that selects on the rows that do, against epochs; as far as known."""
-    epochs = run.scores.get("epochs", [])
-    rows = SELECTED_ON["held_out" if run.data["rows"]["held_out"] else "validation"]
-    name, is_error = selects_by(run) if "reported" in run.scores else (metric(run), False)
+    epochs, by = run.scores.epochs, run.scores.selected_by
+    rows = SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
     curves = {
-        "training loss": [epoch["train_loss"] for epoch in epochs],
-        f"loss on {rows}": [epoch["scores"]["loss"] for epoch in epochs if "loss" in epoch["scores"]],
-        f"{name.replace('_', ' ')} on {rows}": [epoch["scores"][name] * (1 if is_error else 100) for epoch in epochs],
+        "training loss": [epoch.train_loss for epoch in epochs],
+        f"loss on {rows}": [epoch.scores["loss"] for epoch in epochs if "loss" in epoch.scores],
+        f"{by.name.replace('_', ' ')} on {rows}": [
+            epoch.scores[by.name] * (1 if by.lower_is_better else 100) for epoch in epochs
+        ],
     }
-    selected = (run.scores.get("selected") or {}).get("epoch")
-    placed = (plot(title, values, selected=selected) for title, values in curves.items())
+    placed = (plot(title, values, selected=run.selected.epoch) for title, values in curves.items())
     return [one for one in placed if one]
 
 
@@ -60,20 +61,20 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 def _facts(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     """What it came to, and its provenance, under headings."""
-    scores = run.scores
-    chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if key in scores}
+    scores, data = to_builtins(run.scores), to_builtins(run.data)
+    chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
     reported = "test" if writes_texts(run) else "dev"
     return {
-        f"Scores on {reported}, selected epoch": scores.get("selected") or {},
-        f"Scores on {reported}, last epoch": scores.get("last") or {},
+        f"Scores on {reported}, selected epoch": run.selected,
+        f"Scores on {reported}, last epoch": run.last,
         "Selection": chosen,
-        "Data": {key: run.data[key] for key in DATA if key in run.data},
+        "Data": {key: data[key] for key in DATA if key in data},
         "Weights": run.model,
-        "Parameters": run.parameters,
-        "Device": run.device,
+        "Parameters": to_builtins(run.parameters),
+        "Device": to_builtins(run.device),
         "Time, s": run.time_s,
         "Peak memory, MiB": {phase: f"{count / MIB:,.0f}" for phase, count in run.memory_bytes.items()},
-        "Code": run.git,
+        "Code": to_builtins(run.git),
         "Versions": run.versions,
     }
 

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import lower_is_better
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.report.figures.figure3 import MIB, peak_bytes
+from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.writers.text import MISSING, parameters, rows
 
 
@@ -42,29 +42,21 @@ class Field:
 
 def scale(run: RunRecord) -> int:
     """What a run's reported figure is multiplied by to be shown: 100 for a score, 1 for an error."""
-    return 1 if lower_is_better(run) else 100
+    return 1 if run.scores.lower_is_better else 100
 
 
 def score_text(run: RunRecord, score: float) -> str:
     """A reported figure, scaled already: a score as in the tables, an error with four digits."""
-    return f"{score:.4g}" if lower_is_better(run) else f"{score:z.1f}"
+    return f"{score:.4g}" if run.scores.lower_is_better else f"{score:z.1f}"
 
 
 def metric(run: RunRecord) -> str:
-    """The reported figure's name."""
-    return run.scores.get("reported", run.config["task"]["score"]).replace("_", " ")
+    """The reported metric's name."""
+    return (run.scores.reported or run.settings.task.score).replace("_", " ")
 
 
-def _title(group: str) -> Callable[[RunRecord], str]:
-    return lambda run: run.config[group]["title"]
-
-
-def _score(which: str) -> Callable[[RunRecord], float | None]:
-    def score(run: RunRecord) -> float | None:
-        scores = run.scores.get(which)  # of a run that broke off there are none
-        return scores[run.scores["reported"]] * scale(run) if scores else None
-
-    return score
+def _score(run: RunRecord, result: Result) -> float | None:
+    return result[run.scores.reported] * scale(run) if result else None  # a run that broke off has none
 
 
 def _changes(run: RunRecord) -> str:
@@ -72,23 +64,28 @@ def _changes(run: RunRecord) -> str:
 
 
 FIELDS = (
-    Field("Task", "choice", _title("task")),
-    Field("Model", "choice", _title("model")),
-    Field("Method", "choice", _title("method")),
-    Field("Rank", "number", lambda run: run.config["method"].get("rank")),
-    Field("lr", "number", lambda run: run.config["lr"]),
-    Field("Seed", "number", lambda run: run.config["seed"]),
-    Field("Protocol", "choice", lambda run: run.config["protocol"]["name"]),
+    Field("Task", "choice", lambda run: run.settings.task.title),
+    Field("Model", "choice", lambda run: run.settings.model.title),
+    Field("Method", "choice", lambda run: run.settings.method.title),
+    Field("Rank", "number", lambda run: run.settings.method.rank),
+    Field("lr", "number", lambda run: run.settings.lr),
+    Field("Seed", "number", lambda run: run.settings.seed),
+    Field("Protocol", "choice", lambda run: run.settings.protocol.name),
     Field("Status", "choice", lambda run: run.status),
     Field("Metric", "choice", metric),
-    Field("Score", "number", _score("selected"), score_text),
-    Field("Epoch", "number", lambda run: (run.scores.get("selected") or {}).get("epoch")),
-    Field("Last", "number", _score("last"), score_text),
-    Field("Trainable", "number", lambda run: run.parameters.get("trainable"), lambda _, count: parameters(count)),
-    Field("Time (s)", "number", lambda run: run.time_s.get("total"), lambda _, time_s: f"{time_s:.1f}"),
-    Field("Memory (MiB)", "number", lambda run: peak_bytes(run) / MIB or None, lambda _, mib: rows(round(mib))),
-    Field("Device", "choice", lambda run: run.device["name"]),
-    Field("Precision", "choice", lambda run: run.device["precision"]),
+    Field("Score", "number", lambda run: _score(run, run.selected), score_text),
+    Field("Epoch", "number", lambda run: run.selected.epoch),
+    Field("Last", "number", lambda run: _score(run, run.last), score_text),
+    Field("Trainable", "number", lambda run: run.parameters.trainable, lambda _, count: parameters(count)),
+    Field("Time (s)", "number", lambda run: run.time_s.total, lambda _, time_s: f"{time_s:.1f}"),
+    Field(
+        "Memory (MiB)",
+        "number",
+        lambda run: run.memory_bytes.training and run.memory_bytes.training / MIB,
+        lambda _, mib: rows(round(mib)),
+    ),
+    Field("Device", "choice", lambda run: run.device.name),
+    Field("Precision", "choice", lambda run: run.device.precision),
     Field("Deviations", "text", _changes),
     Field("Started", "text", lambda run: run.started_at[:16].replace("T", " ")),
     Field("Run", "text", lambda run: run.id),

@@ -2,7 +2,7 @@
 
 from rosa_bench.records.record import LEAST_SPREAD, RunRecord
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.by_lr import Told, table_by_lr
+from rosa_bench.report.tables.by_lr import Summary, table_by_lr
 from rosa_bench.report.tables.table import Entry, Table
 
 INTRO = [
@@ -16,14 +16,14 @@ INTRO = [
 
 def build(groups: list[Group]) -> Table:
     """Every variant, learning rate and task whose runs say how their predictions spread."""
-    return table_by_lr(groups, _told, name="collapses", title="Collapsed runs", intro=INTRO)
+    return table_by_lr(groups, _summary, name="collapses", title="Collapsed runs", intro=INTRO)
 
 
-def _told(runs: list[RunRecord]) -> Told | None:
+def _summary(runs: list[RunRecord]) -> Summary | None:
     told = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
     if not told:
         return None
-    return Told(
+    return Summary(
         entry=Entry(mean=f"{sum(told)} of {len(told)}"),
         tidy=[{"runs": str(len(told)), "collapsed": str(sum(told))}],
     )

@@ -10,7 +10,7 @@ from rosa_bench.report.cells.header import (
     END_NOTE,
     UNSETTLED,
     UNSETTLED_NOTE,
-    facts,
+    header,
     heading,
     numbered_notes,
 )
@@ -39,7 +39,7 @@ COMPARED = (
 
 
 # Further columns: a heading, and the entry of a row.
-Beside = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
+ExtraColumns = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
 
 
 def score_table(
@@ -49,11 +49,11 @@ def score_table(
     *,
     scored: str = "dev",
     more: Sequence[str] = (),
-    beside: Beside = lambda _grid: [],
+    extra_columns: ExtraColumns = lambda _grid: [],
 ) -> Table:
     """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
 
-    ``scored`` is the split that scores are of; ``more`` goes to what is said above; ``beside`` adds columns.
+    ``scored`` is the split that scores are of; ``more`` goes to what is said above; ``extra_columns`` adds columns.
     Runs that were made for their time are left out, and it is said: as a setting of their own they would stand beside
     the same runs with the usual padding.
     """
@@ -62,7 +62,7 @@ def score_table(
     runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
     ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
-    sections = [_section(grid, published, beside(grid)) for grid in grids]
+    sections = [_section(grid, published, extra_columns(grid)) for grid in grids]
     compared = [COMPARED] if any(section.contrasts for section in sections) else []
     timed = [TIMED] if len(untimed) < len(groups) else []
     return Table(
@@ -136,7 +136,7 @@ def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str
 
 
 def _section(
-    grid: Grid, published: PublishedTable, beside: Iterable[tuple[str, Callable[[Variant], Entry]]]
+    grid: Grid, published: PublishedTable, extra_columns: Iterable[tuple[str, Callable[[Variant], Entry]]]
 ) -> Section:
     numbers, notes = numbered_notes(grid.filled, grid.tasks)
     in_paper = {task for _, task in grid.printed}
@@ -144,12 +144,12 @@ def _section(
     columns += [
         Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
     ]
-    columns += [Column(title=title) for title, _ in beside]
+    columns += [Column(title=title) for title, _ in extra_columns]
     return Section(
         heading=heading(grid.group),
-        facts=facts(grid, published),
+        header=header(grid, published),
         columns=columns,
-        lines=[_line(grid, variant, [entry(variant) for _, entry in beside]) for variant in grid.variants],
+        lines=[_line(grid, variant, [entry(variant) for _, entry in extra_columns]) for variant in grid.variants],
         notes=[
             *notes,
             *_left_out(grid),
@@ -161,7 +161,7 @@ def _section(
     )
 
 
-def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
+def _line(grid: Grid, variant: Variant, extra: list[Entry]) -> Line:
     cells = {task: grid.cell(variant, task) for task in grid.tasks}
     counts = sorted({cell.trainable for cell in cells.values() if cell})
     texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
@@ -175,7 +175,7 @@ def _line(grid: Grid, variant: Variant, beside: list[Entry]) -> Line:
         )
         for task, cell in cells.items()
     ]
-    return Line(label=grid.label(variant), entries=[trainable, *entries, *beside])
+    return Line(label=grid.label(variant), entries=[trainable, *entries, *extra])
 
 
 def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
@@ -184,7 +184,7 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
     marks = {
         LEFT_OUT: cell.lrs_left,
         AT_AN_END: open_ended,
-        UNSETTLED: cell.rival is not None,
+        UNSETTLED: cell.runner_up is not None,
         FAILED: cell.lrs_failed,
     }
     return Entry(
@@ -238,7 +238,7 @@ def _at_an_end(grid: Grid) -> list[str]:
 
 def _unsettled(grid: Grid) -> list[str]:
     """The note on learning rates that may have to take the chosen one's place."""
-    which = _lrs(grid, lambda cell: () if cell.rival is None else (cell.rival,))
+    which = _lrs(grid, lambda cell: () if cell.runner_up is None else (cell.runner_up,))
     return [f"{UNSETTLED_NOTE}{which}"] if which else []
 
 

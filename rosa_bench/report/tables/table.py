@@ -59,13 +59,13 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The runs of one setting: what they share (``facts``: name -> text), their table, notes to it, and comparisons.
+    """The runs of one setting: what they share (``header``: name -> text), their table, notes to it, and comparisons.
 
     head  what stands above the rows' names
     """
 
     heading: str
-    facts: dict[str, str]
+    header: dict[str, str]
     columns: list[Column]
     lines: list[Line]
     head: str = "Method"

@@ -4,7 +4,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from rosa_bench.methods.rosa import resample_period
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Group
@@ -29,7 +28,7 @@ def build(groups: list[Group]) -> Table:
     for number, group in enumerate(groups):
         for run in group.runs:
             if is_timed(run):
-                timed[number, run.device["name"]].append(run)
+                timed[number, run.device.name].append(run)
     sections = [_section(groups[number], runs, published) for (number, _), runs in sorted(timed.items())]
     tidy = [row for (number, _), runs in sorted(timed.items()) for row in _tidy(groups[number], runs)]
     return Table(
@@ -46,33 +45,20 @@ def is_timed(run: RunRecord) -> bool:
 
     A record older than ``pad_to_max`` is of a run whose batches were padded to their own longest.
     """
-    config = run.config
-    shape = (config["task"]["name"], config["batch_size"], config["max_length"])
-    return shape == (TASK, BATCH_SIZE, LENGTH) and config.get("pad_to_max", False) and "train" in run.time_s
+    settings = run.settings
+    shape = (settings.task.name, settings.batch_size, settings.max_length)
+    return shape == (TASK, BATCH_SIZE, LENGTH) and settings.pad_to_max and run.time_s.train is not None
 
 
 def factorize_time_s(run: RunRecord) -> float | None:
     """Seconds of one factorisation, the optimizer's reset included; none for a run without any."""
-    count, total = resamples(run), run.time_s.get("resample")
+    count, total = run.resample_count, run.time_s.resample
     return total / count if count and total is not None else None
 
 
 def epoch_time_s(run: RunRecord) -> float:
     """Seconds of training for one epoch with one factorisation, whatever the run's period of resampling."""
-    return run.time_s["train"] / run.config["epochs"] + (factorize_time_s(run) or 0)
-
-
-def resamples(run: RunRecord) -> int:
-    """Return how many resamples a run made, not counting the subspace drawn before training.
-
-    Older records lack the count, which follows from ROSA's period.
-    """
-    if run.resamples is not None:
-        return run.resamples
-    config = run.config
-    method, steps_per_epoch = config["method"], -(-run.data["rows"]["train"] // config["batch_size"])
-    period = resample_period(method.get("resample_every", 0), method.get("resample_unit", "epochs"), steps_per_epoch)
-    return 0 if period is None else (config["epochs"] * steps_per_epoch - 1) // period
+    return (run.time_s.train or 0) / run.settings.epochs + (factorize_time_s(run) or 0)
 
 
 def _by_variant(runs: Iterable[RunRecord]) -> dict[Variant, list[RunRecord]]:
@@ -94,19 +80,19 @@ def _section(group: Group, runs: list[RunRecord], published: PublishedTable) -> 
         ]
     lines += [_line(variant.label, some, {}) for variant, some in ours.items() if variant.method not in methods]
     return Section(
-        heading=f"{heading(group)}, {runs[0].device['name']}",
-        facts=_facts(group, runs[0], published),
+        heading=f"{heading(group)}, {runs[0].device.name}",
+        header=_header(group, runs[0], published),
         columns=[Column(title=title, paper=True) for title in published.columns.values()],
         lines=lines,
     )
 
 
-def _facts(group: Group, run: RunRecord, published: PublishedTable) -> dict[str, str]:
+def _header(group: Group, run: RunRecord, published: PublishedTable) -> dict[str, str]:
     changes = [f"{change.key}={words(change.value)}" for change in group.setting.deviations]
-    model, rows = run.config["model"], run.data["rows"]["train"]
+    model, rows = run.settings.model, run.data.rows.train
     return {
-        "Model": model["title"] + (f" ({model['note']})" if model.get("note") else ""),
-        "Device": f"{run.device['name']}, {run.device['precision']}",
+        "Model": model.title + (f" ({model.note})" if model.note else ""),
+        "Device": f"{run.device.name}, {run.device.precision}",
         "Epoch": f"{rows:,} train rows in batches of {BATCH_SIZE}, padded to {LENGTH}",
         "Changed": "; ".join(changes) or "nothing",
         "Paper": f"{published.source}: {published.model}",
@@ -140,12 +126,12 @@ def _tidy(group: Group, runs: list[RunRecord]) -> list[dict[str, str]]:
             "run": run.id,
             "model": group.setting.model,
             "protocol": group.setting.protocol,
-            "device": run.device["name"],
-            "precision": run.device["precision"],
+            "device": run.device.name,
+            "precision": run.device.precision,
             "method": variant.method,
             "rank": "" if variant.rank is None else str(variant.rank),
-            "epochs": str(run.config["epochs"]),
-            "resamples": str(resamples(run)),
+            "epochs": str(run.settings.epochs),
+            "resamples": str(run.resample_count),
             "factorize_time_s": "" if (each := factorize_time_s(run)) is None else f"{each:.4f}",
             "epoch_time_s": f"{epoch_time_s(run):.4f}",
         }

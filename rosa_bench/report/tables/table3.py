@@ -11,7 +11,7 @@ from rosa_bench.report.tables.scores import of_tasks, score_table
 from rosa_bench.report.tables.table import Entry, Table
 from rosa_bench.report.writers.text import percent
 
-# Figures of the same outputs that stand beside the reported one, with their headings; those in hundredths first.
+# Further metrics of the same outputs, with their headings. Fractions, shown times 100, come first.
 FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
 OTHERS = {"nist": "NIST", "cider": "CIDEr", "perplexity": "perplexity"}
 MORE = (
@@ -23,26 +23,28 @@ MORE = (
 def build(groups: list[Group]) -> Table:
     """The paper's rows, and every other variant and task of writing that has runs."""
     writing = of_tasks(groups, writes_texts)
-    return score_table("table3", writing, load_published("table3"), scored="test", more=[MORE], beside=_beside)
+    return score_table(
+        "table3", writing, load_published("table3"), scored="test", more=[MORE], extra_columns=_extra_columns
+    )
 
 
-def _beside(grid: Grid) -> list[tuple[str, Callable[[Variant], Entry]]]:
-    """A column for each further figure of each task, where the records have it."""
+def _extra_columns(grid: Grid) -> list[tuple[str, Callable[[Variant], Entry]]]:
+    """A column per further metric and task, if the records have it."""
     columns = []
     for task, run in grid.filled.items():
         title = f" ({grid.tasks[task]})" if len(grid.filled) > 1 else ""
-        for figure, name in {**FRACTIONS, **OTHERS}.items():
-            if figure in run.scores["selected"] and figure != run.scores["reported"]:
-                columns.append((f"{name}{title}", _entries(grid, task, figure)))
+        for metric, name in {**FRACTIONS, **OTHERS}.items():
+            if metric in run.selected and metric != run.scores.reported:
+                columns.append((f"{name}{title}", _entries(grid, task, metric)))
     return columns
 
 
-def _entries(grid: Grid, task: str, figure: str) -> Callable[[Variant], Entry]:
+def _entries(grid: Grid, task: str, metric: str) -> Callable[[Variant], Entry]:
     def entry(variant: Variant) -> Entry:
         cell = grid.cell(variant, task)
         if cell is None:
             return Entry()
-        mean = statistics.fmean(run.scores["selected"][figure] for run in cell.runs)
-        return Entry(mean=percent(mean) if figure in FRACTIONS else f"{mean:.2f}")
+        mean = statistics.fmean(run.selected[metric] for run in cell.runs)
+        return Entry(mean=percent(mean) if metric in FRACTIONS else f"{mean:.2f}")
 
     return entry

@@ -29,12 +29,12 @@ def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
 
 
 def _setting(number: int, group: Group) -> dict[str, str]:
-    setting, model = group.setting, group.runs[0].config["model"]
+    setting, model = group.setting, group.runs[0].settings.model
     changes = {change.key: change.value for change in setting.deviations}
     return {
         "setting": str(number),
         "model": setting.model,
-        "model_note": model.get("note") or "",
+        "model_note": model.note or "",
         "weights": setting.weights,
         "protocol": setting.protocol,
         "device": setting.device,
@@ -46,11 +46,11 @@ def _setting(number: int, group: Group) -> dict[str, str]:
 def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
     run, around = cell.runs[0], cell.interval
     return {
-        "task": run.config["task"]["name"],
-        "metric": run.scores["reported"],
-        **{f"{split}_rows": str(count) for split, count in run.data["rows"].items()},
-        "subset": str(run.data["subset"]).lower(),
-        "synthetic": str(run.data["synthetic"]).lower(),
+        "task": run.settings.task.name,
+        "metric": run.scores.reported,
+        **{f"{split}_rows": str(count) for split, count in run.data.rows.by_split.items()},
+        "subset": str(run.data.subset).lower(),
+        "synthetic": str(run.data.synthetic).lower(),
         "method": variant.method,
         "rank": "" if variant.rank is None else str(variant.rank),
         "method_settings": json.dumps({change.key: change.value for change in variant.changes}),
@@ -60,7 +60,7 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "configurations_tried": str(len(cell.tried)),
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
         "lrs_failed": " ".join(f"{lr:g}" for lr in cell.lrs_failed),
-        "selected_on": run.scores["selected_on"],
+        "selected_on": run.scores.selected_on,
         "seeds": str(len(cell.runs)),
         "mean_x100": _x100(cell.mean),
         "std_x100": _x100(cell.std),

@@ -4,7 +4,7 @@ import statistics
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.by_lr import Told, table_by_lr
+from rosa_bench.report.tables.by_lr import Summary, table_by_lr
 from rosa_bench.report.tables.table import Entry, Table
 
 INTRO = [
@@ -19,27 +19,27 @@ INTRO = [
 
 def build(groups: list[Group]) -> Table:
     """Every variant, learning rate and task whose runs have kept their epochs."""
-    return table_by_lr(groups, _told, name="train_loss", title="Training loss", intro=INTRO)
+    return table_by_lr(groups, _summary, name="train_loss", title="Training loss", intro=INTRO)
 
 
-def _told(runs: list[RunRecord]) -> Told | None:
-    runs = [run for run in runs if run.scores["epochs"]]
+def _summary(runs: list[RunRecord]) -> Summary | None:
+    runs = [run for run in runs if run.scores.epochs]
     if not runs:
         return None
     fitted = [_loss(run) for run in runs if not run.has_collapsed]
     spread = f"{statistics.stdev(fitted):.3f}" if len(fitted) > 1 else None
     mean = Entry(mean=f"{statistics.fmean(fitted):.3f}", spread=spread, count=len(fitted)) if fitted else None
-    return Told(entry=mean or Entry(mean="collapsed"), tidy=[_tidy(run) for run in runs])
+    return Summary(entry=mean or Entry(mean="collapsed"), tidy=[_tidy(run) for run in runs])
 
 
 def _tidy(run: RunRecord) -> dict[str, str]:
     collapsed = run.has_collapsed
     return {
-        "seed": str(run.config["seed"]),
+        "seed": str(run.settings.seed),
         "train_loss": repr(_loss(run)),
         "collapsed": "" if collapsed is None else str(int(collapsed)),
     }
 
 
 def _loss(run: RunRecord) -> float:
-    return run.scores["epochs"][-1]["train_loss"]
+    return run.scores.epochs[-1].train_loss

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def table_html(table: Table) -> "Markup":
-    """A table's sections, each with its facts, its figures, their notes and comparisons."""
+    """A table's sections, each with its header, its figures, their notes and comparisons."""
     return fill("table.html", table=table)
 
 

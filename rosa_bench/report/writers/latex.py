@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def _section(table: Table, number: int, section: Section) -> str:
-    facts = [f"{name}: {escape(text)}." for name, text in section.facts.items()]
+    header = [f"{name}: {escape(text)}." for name, text in section.header.items()]
     return "\n".join([
         "",
         r"\begin{table}[tp]",
@@ -39,7 +39,7 @@ def _section(table: Table, number: int, section: Section) -> str:
         *(_tabular(section, block) for block in _blocks(section)),
         r"\begin{minipage}{\linewidth}\raggedright",
         *map(escape, table.intro),
-        *facts,
+        *header,
         *(f"{_note(note)}." for note in section.notes),
         *_contrasts(section),
         r"\end{minipage}",

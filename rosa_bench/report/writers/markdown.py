@@ -54,7 +54,7 @@ def contrast_texts(contrast: Contrast) -> list[str]:
 
 
 def _section(number: int, section: Section) -> str:
-    facts = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.facts.items())
+    header = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.header.items())
     head = [_plain(section.head), *(_plain(column_text(column)) for column in section.columns)]
     body = [
         [
@@ -66,7 +66,7 @@ def _section(number: int, section: Section) -> str:
     rows = _aligned([head, *body], left={0})
     notes = "\n".join(f"- {_plain(note_text(note))}" for note in section.notes)
     return "\n\n".join(
-        filter(None, [f"## {number}. {_plain(section.heading)}", facts, rows, notes, *_contrasts(section)])
+        filter(None, [f"## {number}. {_plain(section.heading)}", header, rows, notes, *_contrasts(section)])
     )
 
 

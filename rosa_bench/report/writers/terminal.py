@@ -34,10 +34,10 @@ def show_sections(sections: Iterable[Section], console: Console) -> None:
 def _show_section(section: Section, console: Console) -> None:
     lines = [line for line in section.lines if not line.is_empty]
     filled = [index for index in range(len(section.columns)) if any(line.entries[index].mean for line in lines)]
-    facts = RichTable.grid(padding=(0, GAP, 0, 0))
-    for name, text in section.facts.items():
-        facts.add_row(Text(name, style="dim"), Text(text))
-    console.print(facts)
+    header = RichTable.grid(padding=(0, GAP, 0, 0))
+    for name, text in section.header.items():
+        header.add_row(Text(name, style="dim"), Text(text))
+    console.print(header)
     for block in _blocks(section, lines, filled, console.width):
         console.print()
         console.print(_block(section, lines, block))

@@ -78,7 +78,7 @@ def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) 
 
 
 @pytest.mark.parametrize(
-    ("others", "rival"),
+    ("others", "runner_up"),
     [
         ({1e-2: [0.7]}, 1e-2),  # ahead on the seed that both have, if not of the mean
         ({1e-2: [0.5]}, None),  # behind on it, if ahead of the mean
@@ -88,20 +88,20 @@ def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) 
     ],
 )
 def test_a_rival_is_ahead_where_both_were_run(
-    over_seeds: OverSeeds, others: dict[float, list[float]], rival: float | None
+    over_seeds: OverSeeds, others: dict[float, list[float]], runner_up: float | None
 ) -> None:
     few = [run for lr, scores in others.items() for run in over_seeds(scores, f"lr={lr}")]
     cell = only_cell([*over_seeds([0.6, 0.0, 1.0], "lr=1e-3"), *over_seeds([0.1] * 3, "lr=1e-1"), *few])
-    assert (cell.lr, cell.rival) == (1e-3, rival)
+    assert (cell.lr, cell.runner_up) == (1e-3, runner_up)
 
 
 def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
     elsewhere = make_record("lr=1e-2", "seed=7", dev=0.9)
-    assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), elsewhere]).rival is None
+    assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), elsewhere]).runner_up is None
 
 
 @pytest.mark.parametrize(
-    ("later", "theirs", "rival"),
+    ("later", "theirs", "runner_up"),
     [
         ([0.0], [], 1e-2),  # what came later puts the chosen one behind
         ([0.6], [], None),
@@ -110,26 +110,26 @@ def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: Ove
     ],
 )
 def test_a_compared_one_is_a_rival_by_all_its_seeds(
-    over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], rival: float | None
+    over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], runner_up: float | None
 ) -> None:
     """Its later seed is another than the chosen one's, so that the two share the first two alone."""
     chosen = over_seeds([0.6, 0.6, *later], "lr=1e-3")
     other = [*over_seeds([0.5, 0.5], "lr=1e-2"), *(make_record("lr=1e-2", "seed=7", dev=score) for score in theirs)]
     cell = only_cell([*chosen, *other])
-    assert (cell.lr, cell.lrs, cell.rival) == (1e-3, (1e-3, 1e-2), rival)
+    assert (cell.lr, cell.lrs, cell.runner_up) == (1e-3, (1e-3, 1e-2), runner_up)
 
 
-@pytest.mark.parametrize(("collapsed", "rival"), [(True, 1e-4), (False, None)])
+@pytest.mark.parametrize(("collapsed", "runner_up"), [(True, 1e-4), (False, None)])
 def test_where_the_chosen_one_collapsed_all_its_seeds_count(
-    over_seeds: OverSeeds, collapsed: bool, rival: float | None
+    over_seeds: OverSeeds, collapsed: bool, runner_up: float | None
 ) -> None:
     """It collapsed on seeds that the other ones were not run with, so where both were run does not tell."""
     chosen = over_seeds([0.8, 0.2, 0.2], "lr=1e-3")
     for run in chosen:
-        run.scores["last"]["spread"] = 0.0 if collapsed and run.config["seed"] else 0.9
+        run.last["spread"] = 0.0 if collapsed and run.settings.seed else 0.9
     others = [*over_seeds([0.7], "lr=1e-4"), *over_seeds([0.6], "lr=1e-5"), *over_seeds([0.1], "lr=1e-2")]
     cell = only_cell([*chosen, *others])
-    assert (cell.lr, cell.rival) == (1e-3, rival)
+    assert (cell.lr, cell.runner_up) == (1e-3, runner_up)
 
 
 @pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
@@ -142,14 +142,14 @@ def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_e
     assert only_cell([*over_seeds([0.9] * 2, f"lr={best}"), *fewer_seeds]).at_an_end
 
 
-@pytest.mark.parametrize(("beyond", "rival"), [(0.1, None), (0.7, 1e-2)])
+@pytest.mark.parametrize(("beyond", "runner_up"), [(0.1, None), (0.7, 1e-2)])
 def test_one_seed_beyond_shows_that_a_choice_is_at_no_end_or_is_its_rival(
-    over_seeds: OverSeeds, beyond: float, rival: float | None
+    over_seeds: OverSeeds, beyond: float, runner_up: float | None
 ) -> None:
     below = [*over_seeds([0.5] * 2, "lr=1e-4"), *over_seeds([0.6] * 2, "lr=1e-3")]
     assert only_cell(below).at_an_end
     cell = only_cell([*below, *over_seeds([beyond], "lr=1e-2")])
-    assert (cell.lr, cell.lrs_left, cell.at_an_end, cell.rival) == (1e-3, (1e-2,), False, rival)
+    assert (cell.lr, cell.lrs_left, cell.at_an_end, cell.runner_up) == (1e-3, (1e-2,), False, runner_up)
 
 
 def test_where_a_run_failed_the_choice_is_at_no_end(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
@@ -275,7 +275,7 @@ def test_equal_rows_from_two_sources_are_one_data(make_record: MakeRecord) -> No
     """The link may be indirect: a run on files with the hub's fingerprint makes all runs on those files comparable."""
     hub = make_record("seed=0", held_out=0.5)
     files = [make_record(f"seed={seed}", held_out=0.5, data={"source": "files sha256:0"}) for seed in (0, 1)]
-    assert hub.data["fingerprint"] == files[0].data["fingerprint"] != files[1].data["fingerprint"]
+    assert hub.data.fingerprint == files[0].data.fingerprint != files[1].data.fingerprint
     for order in ([hub, *files], [hub, *files[::-1]], [files[1], hub, files[0]]):
         assert len(split_by_data(order)) == 1
 
@@ -292,4 +292,4 @@ def test_another_reported_score_is_another_task(make_record: MakeRecord) -> None
 
 def test_choose_needs_no_seed_in_common(make_record: MakeRecord) -> None:
     cell = choose([make_record("seed=3", dev=0.1), make_record("seed=7", dev=0.3)])
-    assert [run.config["seed"] for run in cell.runs] == [3, 7]
+    assert [run.settings.seed for run in cell.runs] == [3, 7]

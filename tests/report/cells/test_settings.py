@@ -13,8 +13,8 @@ MakeRecord = Callable[..., RunRecord]
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")))
 def test_a_method_as_it_comes_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
     record = make_record(f"method={name}", "rank=4")
-    method = record.config["method"]
-    assert variant_of(record).label == (f"{method['title']} (r=4)" if "rank" in method else method["title"])
+    method = record.settings.method
+    assert variant_of(record).label == (method.title if method.rank is None else f"{method.title} (r=4)")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.mappings import PeakBytes
+from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import figure3, figure4, figure6, lr_sensitivity
 from rosa_bench.report.figures.drawing import Drawing
@@ -46,14 +47,13 @@ def scored(make_record: MakeRecord) -> MakeRecord:
     ) -> RunRecord:
         record = make_record("task=cola", *overrides, **{"dev": max(scores), **changes})
         losses = losses or [1 - score for score in scores]
-        reported = record.scores["reported"]
-        record.scores["epochs"] = [
-            {"train_loss": loss, "scores": {reported: score, "loss": 9.0}, "time_s": 1.0}
+        reported = record.scores.reported
+        record.scores.epochs = [
+            EpochScores(train_loss=loss, scores={reported: score, "loss": 9.0}, time_s=1.0)
             for score, loss in zip(scores, losses, strict=True)
         ]
-        record.memory_bytes = (
-            {"load": 900 * MIB, "train": 100 * MIB, "evaluate": 800 * MIB} if memory is None else memory
-        )
+        measured = {"load": 900 * MIB, "train": 100 * MIB, "evaluate": 800 * MIB} if memory is None else memory
+        record.memory_bytes = PeakBytes(measured)
         return record
 
     return make
@@ -113,23 +113,23 @@ def bars(ax: Axes) -> list[float]:
 
 
 def label(record: RunRecord) -> str:
-    rank = f" (r={record.config['method']['rank']})" if "rank" in record.config["method"] else ""
-    return f"{record.config['method']['title']}{rank}"
+    method = record.settings.method
+    return method.title if method.rank is None else f"{method.title} (r={method.rank})"
 
 
 def of(records: Iterable[RunRecord], protocol: str, variant: str) -> list[RunRecord]:
-    return [one for one in records if one.config["protocol"]["name"] == protocol and label(one) == variant]
+    return [one for one in records if one.settings.protocol.name == protocol and label(one) == variant]
 
 
 def chosen_lr(records: list[RunRecord]) -> float:
     """Independent of `select`: the learning rate whose mean of what selects is the highest."""
-    lrs = sorted({record.config["lr"] for record in records})
+    lrs = sorted({record.settings.lr for record in records})
     means = [
         np.mean(
             [
-                one.scores["selection_score"] if one.scores["selected_on"] == "held_out" else reported(one)
+                one.selection_score if one.scores.selected_on == "held_out" else reported(one)
                 for one in records
-                if one.config["lr"] == lr
+                if one.settings.lr == lr
             ]
         )
         for lr in lrs
@@ -138,7 +138,7 @@ def chosen_lr(records: list[RunRecord]) -> float:
 
 
 def reported(record: RunRecord) -> float:
-    return record.scores["selected"]["matthews_correlation"]
+    return record.selected["matthews_correlation"]
 
 
 def assert_mean_and_range(ax: Axes, variant: str, x: Sequence[float], values: np.ndarray) -> None:
@@ -168,9 +168,9 @@ def test_figure_6_has_the_epochs_of_the_chosen_learning_rate(runs: list[RunRecor
         assert list(lines(left)) == list(lines(right)) == VARIANTS
         for variant in VARIANTS:
             same = of(runs, protocol, variant)
-            best = [run.scores["epochs"] for run in same if run.config["lr"] == chosen_lr(same)]
-            losses = np.array([[epoch["train_loss"] for epoch in epochs] for epochs in best])
-            scores = np.array([[epoch["scores"]["matthews_correlation"] for epoch in epochs] for epochs in best])
+            best = [run.scores.epochs for run in same if run.settings.lr == chosen_lr(same)]
+            losses = np.array([[epoch.train_loss for epoch in epochs] for epochs in best])
+            scores = np.array([[epoch.scores["matthews_correlation"] for epoch in epochs] for epochs in best])
             assert losses.shape == scores.shape == (3, 4)
             assert_mean_and_range(left, variant, [1, 2, 3, 4], losses)
             assert_mean_and_range(right, variant, [1, 2, 3, 4], 100 * scores)
@@ -183,8 +183,8 @@ def test_figure_4_has_each_method_at_its_ranks_and_ft_in_both(runs: list[RunReco
             assert list(lines(ax)) == ["FT", f"{method} (r=2)", f"{method} (r=8)"]
             for variant in lines(ax):
                 same = of(runs, protocol, variant)
-                best = [run.scores["epochs"] for run in same if run.config["lr"] == chosen_lr(same)]
-                scores = [[epoch["scores"]["matthews_correlation"] for epoch in epochs] for epochs in best]
+                best = [run.scores.epochs for run in same if run.settings.lr == chosen_lr(same)]
+                scores = [[epoch.scores["matthews_correlation"] for epoch in epochs] for epochs in best]
                 assert_mean_and_range(ax, variant, [1, 2, 3, 4], 100 * np.array(scores))
 
 
@@ -197,8 +197,8 @@ def test_the_sensitivity_has_every_learning_rate_and_marks_the_chosen(runs: list
         assert list(lines(ax)) == VARIANTS
         for variant, point in zip(VARIANTS, marked(ax), strict=True):
             same = of(runs, protocol, variant)
-            lrs = sorted({run.config["lr"] for run in same})
-            scores = np.array([[reported(run) for run in same if run.config["lr"] == lr] for lr in lrs]).T
+            lrs = sorted({run.settings.lr for run in same})
+            scores = np.array([[reported(run) for run in same if run.settings.lr == lr] for lr in lrs]).T
             assert_mean_and_range(ax, variant, lrs, 100 * scores)
             best = chosen_lr(same)
             assert point == pytest.approx((best, 100 * scores.mean(0)[lrs.index(best)]))
@@ -234,8 +234,8 @@ def test_changed_variants_stand_beside_the_one_that_they_were_changed_from(
     [ax] = by_title(drawing)[SETTINGS["paper"]]
     assert list(lines(ax)) == ["ROSA (r=8)", "ROSA (r=8, resample_every=0)"]
     plain = of(runs, "paper", "ROSA (r=8)")
-    lrs = sorted({run.config["lr"] for run in plain})
-    scores = np.array([[reported(run) for run in plain if run.config["lr"] == lr] for lr in lrs]).T
+    lrs = sorted({run.settings.lr for run in plain})
+    scores = np.array([[reported(run) for run in plain if run.settings.lr == lr] for lr in lrs]).T
     assert_mean_and_range(ax, "ROSA (r=8)", lrs, 100 * scores)
     assert_mean_and_range(ax, "ROSA (r=8, resample_every=0)", [1e-4, 1e-3], np.array([[1, 10]]))
 
@@ -369,9 +369,9 @@ def test_the_axis_says_on_which_rows_the_epochs_are_scored(runs: list[RunRecord]
     for name in ("figure4", "figure6"):
         labels = [ax.get_ylabel() for ax in by_title(drawn(name, runs))[SETTINGS[protocol]]]
         assert f"Matthews correlation × 100,\n{where}" in labels
-    [ax] = by_title(
-        drawn("lr_sensitivity", [run for run in runs if run.config["protocol"]["name"] == protocol])
-    ).popitem()[1]
+    [ax] = by_title(drawn("lr_sensitivity", [run for run in runs if run.settings.protocol.name == protocol])).popitem()[
+        1
+    ]
     assert ax.get_ylabel() == "Matthews correlation × 100, on dev"
 
 

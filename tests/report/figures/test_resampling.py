@@ -7,7 +7,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.report.figures.resampling import draw
@@ -22,9 +22,10 @@ def fitted(make_record: MakeRecord) -> MakeRecord:
 
     def make(losses: Sequence[float], *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record("task=cola", *overrides, dev=0.5, **changes)
-        scores = {record.scores["reported"]: 0.5, "loss": 9.0}
-        record.scores["epochs"] = [{"train_loss": loss, "scores": scores, "time_s": 1.0} for loss in losses]
-        record.scores["last"]["spread"] = spread
+        scores = {record.scores.reported: 0.5, "loss": 9.0}
+        record.scores.epochs = [EpochScores(train_loss=loss, scores=scores) for loss in losses]
+        if spread is not None:
+            record.last["spread"] = spread
         return record
 
     return make

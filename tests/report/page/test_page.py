@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord, Scores, from_values, to_values
 from rosa_bench.records.store import load_records, save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.make_page import counted, make_report, page
@@ -88,9 +88,9 @@ class Reader(HTMLParser):
 
 
 def with_epochs(record: RunRecord, scores: list[float]) -> RunRecord:
-    reported = record.scores["reported"]
-    record.scores["epochs"] = [
-        {"train_loss": 1 / number, "scores": {reported: score, "loss": 2 / number}, "time_s": 1.0}
+    reported = record.scores.reported
+    record.scores.epochs = [
+        EpochScores(train_loss=1 / number, scores={reported: score, "loss": 2 / number}, time_s=1.0)
         for number, score in enumerate(scores, start=1)
     ]
     return record
@@ -99,7 +99,7 @@ def with_epochs(record: RunRecord, scores: list[float]) -> RunRecord:
 def broken(record: RunRecord) -> RunRecord:
     """A run as it is recorded when it breaks off in its first epoch."""
     record.status, record.error = "failed", "loss is nan at step 3"
-    record.scores = {"reported": record.scores["reported"], "epochs": [], "selected": None, "last": None}
+    record.scores = Scores(reported=record.scores.reported)
     return record
 
 
@@ -284,16 +284,17 @@ def test_nothing_is_fetched(records: list[RunRecord]) -> None:
 
 def hostile(make_record: MakeRecord, words: str) -> RunRecord:
     """A run in which everything that may be said by others says ``words``."""
-    run = with_epochs(make_record(id=words, error=words, deviations={"limit_train": [words, words]}), [0.1, 0.2])
+    values = to_values(make_record(id=words, error=words, deviations={"limit_train": [words, words]}))
     for group in ("task", "model", "method", "protocol"):
-        run.config[group]["title"] = words
-    run.config["model"]["note"] = run.config["task"]["folder"] = words
-    run.device |= {"name": words}
-    run.model |= {"id": words}
-    run.data |= {"source": words, "fingerprint": words}
-    run.versions |= {words: words}
-    run.scores |= {"signature": words}
-    run.scores["epochs"][0]["scores"][words] = 0.5
+        values["config"][group]["title"] = words
+    values["config"]["model"]["note"] = values["config"]["task"]["folder"] = words
+    values["device"] |= {"name": words}
+    values["model"] |= {"id": words}
+    values["data"] |= {"source": words, "fingerprint": words}
+    values["versions"] |= {words: words}
+    values["scores"] |= {"signature": words}
+    run = with_epochs(from_values(values), [0.1, 0.2])
+    run.scores.epochs[0].scores[words] = 0.5
     return run
 
 
@@ -355,7 +356,7 @@ def test_a_cell(entry: Entry, paper: bool) -> None:
     column = Column(title="CoLA", note=1, paper=paper)
     section = Section(
         heading="h",
-        facts={"Seeds": "2"},
+        header={"Seeds": "2"},
         columns=[column],
         lines=[Line(label="FT", entries=[entry])],
         notes=["1 a note"],

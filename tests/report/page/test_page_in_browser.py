@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report.make_page import make_report
 
@@ -65,8 +65,8 @@ def records(make_record: MakeRecord) -> list[RunRecord]:
     """Five runs of ROSA, more of other methods than a page holds, one that failed."""
     runs = [make_record(f"seed={seed}", dev=dev, id=f"rosa-{seed}") for seed, dev in enumerate(SCORES)]
     for run in runs:
-        run.scores["epochs"] = [
-            {"train_loss": 1 / number, "scores": {"matthews_correlation": 0.1, "loss": 0.5}, "time_s": 1.0}
+        run.scores.epochs = [
+            EpochScores(train_loss=1 / number, scores={"matthews_correlation": 0.1, "loss": 0.5}, time_s=1.0)
             for number in (1, 2, 3)
         ]
     methods = ("ft", "lora", "ia3", "bitfit")
@@ -76,7 +76,7 @@ def records(make_record: MakeRecord) -> list[RunRecord]:
         for seed in range(8)
     ]
     failed = make_record("method=ft", "seed=9", id="ft-9", status="failed", error="loss is nan at step 3")
-    failed.scores |= {"selected": None, "last": None}
+    failed.scores.selected = failed.scores.last = None
     return [*runs, failed]
 
 

@@ -17,9 +17,9 @@ def spreading(make_record: MakeRecord) -> Spreading:
 
     def make(spread: float | None, *overrides: str, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)
-        record.scores["selected"]["spread"] = 0.9
+        record.selected["spread"] = 0.9
         if spread is not None:
-            record.scores["last"]["spread"] = spread
+            record.last["spread"] = spread
         return record
 
     return make

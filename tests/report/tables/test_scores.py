@@ -75,14 +75,14 @@ def test_without_the_papers_tasks_there_are_no_figures_of_the_paper(make_record:
     assert [line.label for line in section.lines] == ["FT", "ROSA (r=1)"]
     assert not any(column.paper for column in section.columns)
     assert not any(one.paper for line in section.lines for one in line.entries)
-    assert "Paper" not in section.facts
+    assert "Paper" not in section.header
     assert section.notes == ["1 Grammar (synthetic): synthetic, made by a program"]
 
 
 def test_another_number_of_epochs_is_another_section(make_record: MakeRecord) -> None:
     records = [make_record(f"seed={seed}", deviations={"epochs": [epochs, 10]}) for seed in (0, 1) for epochs in (3, 5)]
     table = table_of([*records, make_record()])
-    assert [section.facts["Changed"] for section in table.sections] == [
+    assert [section.header["Changed"] for section in table.sections] == [
         "nothing",
         "epochs=3 (protocol: 10)",
         "epochs=5 (protocol: 10)",
@@ -101,7 +101,7 @@ def test_a_subset_is_told(make_record: MakeRecord) -> None:
     (column,) = (column for column in section.columns if column.title == "MNLI")
     assert column.note == 1
     assert section.notes == ["1 MNLI: a subset, 50,000 of 392,702 official train rows"]
-    assert "MNLI 49,000 + 1,000 / 9,815" in section.facts["Rows"]
+    assert "MNLI 49,000 + 1,000 / 9,815" in section.header["Rows"]
 
 
 def test_a_subset_on_both_sides_is_told_once(make_record: MakeRecord) -> None:
@@ -159,22 +159,22 @@ def test_a_cell_that_had_no_choice_is_marked_where_others_had_one(over_seeds: Ov
     ],
 )
 def test_facts_say_how_selection_was_done(make_record: MakeRecord, make: dict[str, Any], expected: str) -> None:
-    assert section_of([make_record(**make)]).facts["Selection"].startswith(expected)
+    assert section_of([make_record(**make)]).header["Selection"].startswith(expected)
 
 
 def test_facts_say_when_cells_were_not_tuned_alike(make_record: MakeRecord) -> None:
     records = [make_record("method=ft", f"lr={lr}") for lr in (1e-5, 1e-4)]
     alike, unlike = section_of(records), section_of([*records, make_record("method=lora")])
-    assert alike.facts["Selection"].startswith("epoch and the best of 2 learning rates by dev")
-    assert "1 to 2 learning rates (not the same number in every cell)" in unlike.facts["Selection"]
+    assert alike.header["Selection"].startswith("epoch and the best of 2 learning rates by dev")
+    assert "1 to 2 learning rates (not the same number in every cell)" in unlike.header["Selection"]
     fewer_seeds = section_of([*records, make_record("method=ft", "lr=1e-5", "seed=1")])
-    assert fewer_seeds.facts["Selection"].startswith("epoch and the best of 2 learning rates by dev")
+    assert fewer_seeds.header["Selection"].startswith("epoch and the best of 2 learning rates by dev")
 
 
 def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:
-    facts = section_of([make_record("task=cola", "model=mpnet_base")]).facts
-    assert "not RoBERTa-base" in facts["Model"]
-    assert facts["Paper"] == "arXiv 2407.07802, Table 2: RoBERTa-base, single runs"
+    header = section_of([make_record("task=cola", "model=mpnet_base")]).header
+    assert "not RoBERTa-base" in header["Model"]
+    assert header["Paper"] == "arXiv 2407.07802, Table 2: RoBERTa-base, single runs"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:
     ],
 )
 def test_facts_name_the_weights(make_record: MakeRecord, weights: dict[str, Any], expected: str) -> None:
-    assert section_of([make_record(model=weights)]).facts["Model"].endswith(f"; weights from {expected}")
+    assert section_of([make_record(model=weights)]).header["Model"].endswith(f"; weights from {expected}")
 
 
 def test_a_head_that_differs_by_task_shows_as_a_range(make_record: MakeRecord) -> None:
@@ -201,13 +201,13 @@ def test_facts_say_how_much_each_was_tuned_where_that_differs(over_seeds: OverSe
     runs = [
         run for lr in (1, 2) for name in ("lora", "rosa") for run in over_seeds([0.5] * 3, f"lr={lr}", f"method={name}")
     ]
-    assert "Tuning" not in section_of(runs).facts
+    assert "Tuning" not in section_of(runs).header
     more = [*over_seeds([0.5], "method=rosa", "lr=3"), *over_seeds([0.5], "method=ft")]
-    assert section_of([*runs, *more]).facts["Tuning"].endswith(": 1 for FT; 6 for LoRA (r=8); 7 for ROSA (r=8)")
+    assert section_of([*runs, *more]).header["Tuning"].endswith(": 1 for FT; 6 for LoRA (r=8); 7 for ROSA (r=8)")
     other = over_seeds([0.5, 0.5], "method=ft", "task=rte")
     assert (
         section_of([*runs, *more, *other])
-        .facts["Tuning"]
+        .header["Tuning"]
         .endswith(": 1 to 2 for FT; 6 for LoRA (r=8); 7 for ROSA (r=8)")
     )
 

@@ -90,7 +90,7 @@ def test_table_5_calls_colas_column_cola_and_tells_what_the_paper_calls_it(over_
     table = table5.build(select(over_seeds([0.6], deviations=ROSA["top"])))
     assert [column.title for column in only_section(table).columns] == ["Trainable", "CoLA"]
     assert "headed MRPC" in " ".join(table.intro)
-    assert "matthews correlation: CoLA" in only_section(table).facts["Metric"]
+    assert "matthews correlation: CoLA" in only_section(table).header["Metric"]
 
 
 @pytest.mark.parametrize("build", [table4.build, table5.build])
@@ -105,7 +105,7 @@ def test_runs_of_table_2_alone_make_no_other_table(
 def test_a_setting_without_a_row_of_its_own_is_left_out(over_seeds: OverSeeds) -> None:
     short = {"epochs": [3, 10]}
     runs = [*made(over_seeds, TABLE4), *over_seeds([0.5], "method=lora", deviations=short)]
-    assert only_section(table4.build(select(runs))).facts["Changed"] == "nothing"
+    assert only_section(table4.build(select(runs))).header["Changed"] == "nothing"
 
 
 def test_rosas_rows_are_compared_with_lora(over_seeds: OverSeeds) -> None:

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.tables.table import Entry
 from rosa_bench.report.tables.train_loss import build
@@ -18,9 +18,9 @@ def ending(make_record: MakeRecord) -> Ending:
 
     def make(loss: float, *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)
-        record.scores["epochs"] = [{"train_loss": each, "scores": {}} for each in (9.0, loss)]
+        record.scores.epochs = [EpochScores(train_loss=each, scores={}) for each in (9.0, loss)]
         if spread is not None:
-            record.scores["selected"]["spread"] = record.scores["last"]["spread"] = spread
+            record.selected["spread"] = record.last["spread"] = spread
         return record
 
     return make

@@ -12,7 +12,6 @@ from rich.console import Console
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import AT_AN_END, UNSETTLED
 from rosa_bench.report.cells.select import select
-from rosa_bench.report.make_tables import tidy_csv
 from rosa_bench.report.tables import table2
 from rosa_bench.report.tables.scores import FAILED, LEFT_OUT
 from rosa_bench.report.tables.table import Column, Entry, Table
@@ -20,6 +19,7 @@ from rosa_bench.report.writers.latex import escape, latex
 from rosa_bench.report.writers.markdown import entry_text, markdown
 from rosa_bench.report.writers.terminal import show
 from rosa_bench.report.writers.text import blocks, parameters, percent, probability, signed, span
+from rosa_bench.report.writers.tidy_csv import tidy_csv
 
 OverSeeds = Callable[..., list[RunRecord]]
 COUNTS = "7 completed runs; not tabled: 1 failed"
@@ -126,7 +126,7 @@ def test_latex_escapes_its_own_characters() -> None:
 
 
 def test_csv_holds_the_tables_figures(table: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(tidy_csv(table))))
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(table.tidy))))
     shown = [
         (str(number), line.label, one)
         for number, section in enumerate(table.sections, start=1)
@@ -196,7 +196,7 @@ def test_without_a_comparison_nothing_is_said_of_one(table: Table) -> None:
 
 
 def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
-    rows = list(csv.DictReader(io.StringIO(tidy_csv(compared))))
+    rows = list(csv.DictReader(io.StringIO(tidy_csv(compared.tidy))))
     found = {(row["method"], row["task"], row["seeds"]): row for row in rows}
     lora, rosa, one = found["lora", "cola", "3"], found["rosa", "cola", "3"], found["rosa", "rte", "1"]
     names = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")

@@ -14,6 +14,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batches, TensorBatches
 from rosa_bench.models.perceptron import PerceptronConfig, PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
+from rosa_bench.records.record import Parameters, to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import recipe, run
@@ -360,18 +361,18 @@ def test_a_run_writes_a_complete_record(make_setup: MakeSetup, model: str, metho
     assert load_records(resolved.results_dir) == [record]
     assert (record.status, record.error) == ("completed", None)
     assert record.model["source"] == "random"
-    assert record.data["source"] == "embedded synthetic_regression"
+    assert record.data.source == "embedded synthetic_regression"
     held_out = 8 if protocol == "fair" else 0
-    assert record.data["rows"] == {"train": 80 - held_out, "held_out": held_out, "validation": 40}
-    assert ("best_of_rank" in record.data) == (model == "mlp1")
+    assert record.data.rows.by_split == {"train": 80 - held_out, "held_out": held_out, "validation": 40}
+    assert (record.data.best_of_rank is not None) == (model == "mlp1")
 
     total = sum(rows * columns for rows, columns in SHAPES[model])
     factors = sum(2 * (rows + columns) for rows, columns in SHAPES[model])  # rank 2
     trained = {"ft": total, "lora": factors, "rosa": factors, "ia3": sum(columns for _, columns in SHAPES[model])}
-    assert record.parameters == {"total": REPLICATES * total, "trainable": REPLICATES * trained[method]}
+    assert record.parameters == Parameters(total=REPLICATES * total, trainable=REPLICATES * trained[method])
     assert ("resample" in record.time_s) == (method == "rosa")
 
-    scores = record.scores
+    scores = to_values(record)["scores"]
     assert (scores["reported"], scores["lower_is_better"]) == ("mse", True)
     assert torch.__version__ in scores["signature"]
     shown = [scores["selected"], scores["last"], *(epoch["scores"] for epoch in scores["epochs"])]
@@ -397,7 +398,7 @@ def test_the_saved_model_is_the_one_whose_errors_were_recorded(
     rising = ("lr=2", "optimizer.warmup_steps=15")
     resolved = make_setup(*MODELS[model], f"method={method}", f"protocol={protocol}", *rising, "save_model=true")
     record = run(resolved)
-    selected, last = record.scores["selected"], record.scores["last"]
+    selected, last = record.selected, record.last
     assert selected["epoch"] < last["epoch"] == 3
     saved = PerceptronForRegression.from_pretrained(resolved.saved_model)
     assert [parameter.shape for parameter in saved.parameters()] == [(REPLICATES, *shape) for shape in SHAPES[model]]

@@ -1,0 +1,112 @@
+"""Parts of a record whose keys are open, such as scores by metric, with names for the keys that readers need.
+
+Each is a dictionary, written to JSON as it is. Msgspec knows no such type: `decoded` checks and makes one.
+"""
+
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+
+Kind = TypeVar("Kind")
+
+
+class _Weights(msgspec.Struct):
+    source: str
+    requirements: list[str] | None = None
+    sha256: list[str] | str | None = None
+    id: str | None = None
+    revision: str | None = None
+    commit: str | None = None
+
+
+class Weights(dict[str, Any]):
+    """Where a model's weights come from, and what fixes them: hashes of files, or id and commit on the hub."""
+
+    json_type: ClassVar[Any] = _Weights
+
+    @property
+    def source(self) -> str:
+        """Kind of source: ``hub``, ``wheel``, ``folder`` or ``random``."""
+        return self["source"]
+
+    @property
+    def requirements(self) -> list[str]:
+        """Pinned packages that hold the weights."""
+        return self.get("requirements") or []
+
+    @property
+    def sha256(self) -> str | list[str] | None:
+        """Hash of the weights' file, or one hash per file."""
+        return self.get("sha256")
+
+    @property
+    def id(self) -> str | None:
+        """Name on the hub."""
+        return self.get("id")
+
+    @property
+    def commit(self) -> str:
+        """Commit on the hub, or the revision that was asked for if the commit is unknown."""
+        return self.get("commit") or self.get("revision") or ""
+
+
+class Result(dict[str, float]):
+    """The scores of one epoch's model, by metric. Empty if the run did not get that far."""
+
+    json_type: ClassVar[Any] = dict[str, int | float]
+
+    @property
+    def epoch(self) -> int | None:
+        """Number of the epoch, from 1."""
+        number = self.get("epoch")
+        return None if number is None else int(number)
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the predictions, divided by that of the labels. None in older records."""
+        return self.get("spread")
+
+
+class Seconds(dict[str, float]):
+    """Wall-clock time by phase, in seconds."""
+
+    json_type: ClassVar[Any] = dict[str, int | float]
+
+    @property
+    def total(self) -> float | None:
+        """Sum over all phases."""
+        return self.get("total")
+
+    @property
+    def train(self) -> float | None:
+        """Training, without evaluation and resampling."""
+        return self.get("train")
+
+    @property
+    def resample(self) -> float | None:
+        """All resamples together."""
+        return self.get("resample")
+
+
+class PeakBytes(dict[str, int]):
+    """Peak memory by phase, in bytes."""
+
+    json_type: ClassVar[Any] = dict[str, int]
+
+    @property
+    def training(self) -> int | None:
+        """Peak while training or resampling. None if it was not measured."""
+        return max(self.get("train", 0), self.get("resample", 0)) or None
+
+
+def decoded(kind: type[Kind], value: Any) -> Kind:
+    """Make one of the mappings above from JSON values: msgspec's hook for types that it does not know.
+
+    Raises `ValueError`, with the place inside ``value``, if a value has the wrong type. Msgspec adds the place of
+    ``value`` itself, which it does not do for its own errors.
+    """
+    try:
+        msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    return kind(value)  # pyright: ignore[reportCallIssue]

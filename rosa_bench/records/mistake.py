@@ -1,0 +1,115 @@
+"""What is wrong with a file that should be a record, and where."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from rosa_bench.records.record import SCHEMA, SELECTED_ON, RunRecord, from_values
+
+SHOWN = 40  # characters of a value
+PLACE = re.compile(r" - at `\$([^`]*)`")
+ANY_KEY = "[...]"  # how msgspec names a value of a mapping with open keys
+
+
+def mistake_in(record: RunRecord) -> str | None:
+    """The first thing that makes a well-typed record unusable, such as ``scores.selected.f1 is missing``."""
+    return next(_mistakes(record), None)
+
+
+def _mistakes(record: RunRecord) -> Iterator[str]:
+    if record.schema != SCHEMA:
+        yield f"schema is {record.schema}"
+    try:
+        has_zone = record.started.tzinfo is not None
+    except ValueError:
+        has_zone = False
+    if not has_zone:
+        yield f"started_at is {_shown(record.started_at)}, not a date and time with a time zone"
+    if record.status == "completed":
+        yield from _mistakes_of_completed(record)
+
+
+def _mistakes_of_completed(record: RunRecord) -> Iterator[str]:
+    scores = record.scores
+    if not scores.reported:
+        yield "scores.reported is missing"
+    if scores.selected_on not in SELECTED_ON:
+        yield f"scores.selected_on is {_shown(scores.selected_on)}, not one of {', '.join(SELECTED_ON)}"
+    if scores.selection_score is UNSET:
+        yield "scores.selection_score is missing"
+    for number, epoch in enumerate(scores.epochs):
+        if scores.selected_by.name not in epoch.scores:
+            yield f"scores.epochs.{number}.scores.{scores.selected_by.name} is missing"
+    for name, result in (("selected", scores.selected), ("last", scores.last)):
+        if result is None or scores.reported not in result:
+            yield f"scores.{name}.{scores.reported} is missing"
+    if record.parameters.trainable is None:
+        yield "parameters.trainable is missing"
+
+
+def mistake_in_values(values: Any) -> str | None:
+    """The first place where JSON values do not have a record's types: ``config.seed is "0", not int``.
+
+    None if they have them.
+    """
+    found = _error(values)
+    if found is None:
+        return None
+    path, what = _path(values, found), PLACE.sub("", found)
+    if missing := re.search(r"missing required field `(\w+)`", what):
+        return ".".join([*map(str, path), missing[1]]) + " is missing"
+    expected = re.match(r"Expected (.*?)(, got .*)?$", what)
+    reason = f"not {expected[1].replace('`', '')}" if expected else what
+    return f"{'.'.join(map(str, path)) or 'it'} is {_shown(_at(values, path))}, {reason}"
+
+
+def _error(values: Any) -> str | None:
+    """Msgspec's message about the values, with the place from the top; None if there is nothing wrong."""
+    try:
+        from_values(values)
+    except msgspec.ValidationError as error:
+        return _from_top(str(error))
+    return None
+
+
+def _from_top(message: str) -> str:
+    """The message with one place, where msgspec names several: each inside the next."""
+    place = "".join(reversed(PLACE.findall(message)))
+    return f"{PLACE.sub('', message)} - at `${place}`"
+
+
+def _path(values: Any, message: str) -> list[str | int]:
+    """The keys and positions that lead to the wrong value."""
+    path: list[str | int] = []
+    for step in re.findall(r"\.\w+|\[\d+\]|\[\.\.\.\]", PLACE.findall(message)[0]):
+        if step == ANY_KEY:
+            path.append(_wrong_key(values, path, message))
+        else:
+            path.append(step[1:] if step.startswith(".") else int(step[1:-1]))
+    return path
+
+
+def _wrong_key(values: Any, path: list[str | int], message: str) -> str:
+    """The key of a mapping whose value is wrong: alone in the mapping, it gives the same message."""
+    for key, value in _at(values, path).items():
+        alone = copy.deepcopy(values)
+        _at(alone, path[:-1])[path[-1]] = {key: value}
+        if _error(alone) == message:
+            return key
+    return "?"
+
+
+def _at(values: Any, path: list[str | int]) -> Any:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,0 +1,14 @@
+"""Rows of text as a CSV file."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+
+
+def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
+    """The rows under a header with the keys of the first."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,139 @@
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rosa_bench.config.identity import public_config
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.runs.resolve import resolve
+
+Compose = Callable[..., RunConfig]
+Name = Callable[..., str]
+
+TINY = ("task=grammar", "model=tiny_roberta", "method=lora", "lr=2e-4", "device=cpu")
+
+
+@pytest.fixture
+def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Name:
+    """``name("lr=1")``: what the run of such a command line is called, with a tiny model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # whether there is one or not
+    return lambda *overrides: resolve(compose(*TINY, *overrides), {}).id
+
+
+@pytest.mark.parametrize("override", [
+    "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "pad_to_max=true",
+    "group_by_length=true", "compile=default", "compile=max",
+    "limit_train=8", "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2",
+    "protocol.train_head=true", "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1",
+    "optimizer.warmup_steps=5",
+    "method=rosa", "method=ft", "method.alpha=3", "method.init=kaiming", "method.targets=all-linear",
+    "method.train_biases=false", "model=tiny_bert", "model.random.hidden_size=64", "model.head=nothing",
+    "model.attention=query", "task.metric=accuracy", "task.score=accuracy", "+task.marker=_",
+])  # fmt: skip
+def test_whatever_can_change_a_figure_changes_the_name(name: Name, override: str) -> None:
+    assert name(override) != name()
+
+
+@pytest.mark.parametrize("override", ["method.resample_every=1", "method.resample_unit=steps", "method.select=top"])
+def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override: str) -> None:
+    assert name("method=rosa", override) != name("method=rosa")
+
+
+@pytest.mark.parametrize("overrides", [
+    ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
+    ["record_spectrum=true"], ["retry_failed=true"], ["checkpoint_s=5"],
+    ["cuda_graphs=never"], ["cuda_graphs=always"], ["compile=none"], ["group_by_length=false"],
+    ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
+    ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
+    ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
+])  # fmt: skip
+def test_nothing_else_does(name: Name, overrides: list[str]) -> None:
+    assert name(*overrides) == name()
+
+
+def test_a_run_is_named_as_before_a_setting_was_added(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)
+    known = resolve(compose(*TINY), {}).identity
+    for name in ("pad_to_max", "group_by_length", "compile", "lm_head", "fused", "split_qkv", "schedule"):
+        assert f'"{name}"' not in json.dumps(known)
+    assert "name" not in known["optimizer"]
+    for key, value in (("pad_to_max", True), ("group_by_length", True), ("compile", "default")):
+        identity = resolve(compose(*TINY, f"{key}={str(value).lower()}"), {}).identity
+        assert identity == {**known, key: value}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="device=auto means another device")
+def test_auto_is_the_device_that_it_means(name: Name) -> None:
+    assert name("device=auto") == name("device=cpu")
+
+
+@pytest.mark.parametrize("method", ["ft", "ia3", "bitfit", "head_only"])
+def test_the_rank_means_nothing_to_a_method_without_one(name: Name, method: str) -> None:
+    assert name(f"method={method}", "rank=2") == name(f"method={method}", "rank=8")
+
+
+def test_the_name_begins_with_what_a_person_looks_for(name: Name) -> None:
+    assert re.fullmatch(r"grammar-tiny_roberta-lora-r4-lr0\.002-s3-[0-9a-f]{10}", name("rank=4", "lr=2e-3", "seed=3"))
+    assert re.fullmatch(r"grammar-tiny_roberta-ft-lr0\.0002-s0-[0-9a-f]{10}", name("method=ft"))
+
+
+def write_data(folder: Path, train: str, validation: str) -> Path:
+    (folder / "glue/cola").mkdir(parents=True)
+    (folder / "glue/cola/train.jsonl").write_text(train)
+    (folder / "glue/cola/validation.jsonl").write_text(validation)
+    return folder
+
+
+def test_data_counts_by_its_bytes_and_not_by_its_place(name: Name, tmp_path: Path) -> None:
+    rows = [f'{{"sentence": "{letter}", "label": 1}}\n' for letter in "abc"]
+    folders = {
+        "original": (rows[0] + rows[1], rows[2]),
+        "copy": (rows[0] + rows[1], rows[2]),
+        "another row": (rows[0] + rows[2], rows[2]),
+        "another order": (rows[1] + rows[0], rows[2]),
+        "another split": (rows[0], rows[1] + rows[2]),
+    }
+    names = {
+        key: name("task=cola", f"data_dir='{write_data(tmp_path / key, *texts)}'") for key, texts in folders.items()
+    }
+    assert names["original"] == names["copy"]
+    assert names["another row"] != names["original"]
+    assert names["another order"] != names["original"]
+    assert names["another split"] != names["original"]
+    assert name("task=cola") != names["original"]  # the hub's
+
+
+def write_model(folder: Path, config: str, weights: bytes) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_weights_count_by_their_bytes_and_not_by_their_place(name: Name, tmp_path: Path) -> None:
+    folders = {"original": ("{}", b"1"), "copy": ("{}", b"1"), "weights": ("{}", b"2"), "shape": ("{ }", b"1")}
+    names = {key: name(f"+model.path={write_model(tmp_path / key, *of)}") for key, of in folders.items()}
+    assert names["original"] == names["copy"]
+    assert len({names["original"], names["weights"], names["shape"], name()}) == 4
+
+
+def test_a_model_of_another_revision_is_another(name: Name) -> None:
+    hub = ("model=roberta_base", "rank=8")
+    assert name(*hub, "+model.revision=abc") != name(*hub)
+
+
+def test_the_public_configuration_says_nothing_of_the_machine(compose: Compose) -> None:
+    config = compose(
+        *TINY, "data_dir=/home/me/d", "output_dir=/home/me/o", "results_dir=/home/me/r", "+model.path=/home/me/m"
+    )
+    assert "/home/me" not in json.dumps(public_config(config))
+    unpublished = {"default_init", "look"}
+    shown = {key: value for key, value in asdict(config.method).items() if key not in unpublished}
+    assert public_config(config)["method"] == shown

@@ -1,0 +1,187 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from rosa_bench.records.record import SCHEMA, RunRecord, to_values
+from rosa_bench.records.store import load_record, load_records, record_path, runs_folder, save_record, superseded_folder
+from rosa_bench.system.errors import UserError
+
+Make = Callable[..., RunRecord]
+LATER = "2026-01-02T04:00:00+00:00"
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "interrupted"])
+def test_a_record_is_read_back_unchanged(record: Make, tmp_path: Path, status: str) -> None:
+    written = record(status, error="because" if status == "failed" else None)
+    path = save_record(written, tmp_path)
+    assert path == tmp_path / "runs" / "x" / "x" / f"{written.id}.json"
+    assert load_record(path) == written
+    assert load_records(tmp_path) == [written]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_json_does_not_have_are_read_back(record: Make, tmp_path: Path, number: float) -> None:
+    written = record()
+    written.scores.epochs[0].train_loss = number
+    path = save_record(written, tmp_path)
+    assert repr(load_record(path).scores.epochs[0].train_loss) == repr(number)
+
+
+def test_another_program_finds_plain_json(record: Make, tmp_path: Path) -> None:
+    values = json.loads(save_record(record(), tmp_path).read_bytes().decode("utf-8"))
+    assert values["status"] == "completed"
+    assert values["schema"] == SCHEMA
+    assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # every digit
+    assert values["config"]["task"]["title"] == "é — 漢"
+
+
+def test_a_folder_without_records_is_empty(tmp_path: Path) -> None:
+    assert load_records(tmp_path) == []
+
+
+def test_a_field_of_a_later_version_does_not_hide_a_record(record: Make, tmp_path: Path) -> None:
+    path = save_record(record(), tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
+    assert load_record(path) == record()
+
+
+def test_a_later_schema_is_refused(record: Make, tmp_path: Path) -> None:
+    path = save_record(replace(record(), schema=SCHEMA + 1), tmp_path)
+    message = f"{path} has schema {SCHEMA + 1}, and this version reads {SCHEMA}; update rosa-bench to read it"
+    with pytest.raises(UserError) as raised:
+        load_record(path)
+    assert str(raised.value) == message
+    path.write_text(json.dumps({"schema": SCHEMA + 1, "scores": "of another shape"}))
+    with pytest.raises(UserError) as raised:
+        load_record(path)
+    assert str(raised.value) == message
+
+
+# Nothing is lost
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "interrupted"])
+@pytest.mark.parametrize("earlier_status", ["failed", "interrupted"])
+def test_a_replaced_record_is_kept(record: Make, tmp_path: Path, earlier_status: str, status: str) -> None:
+    earlier = save_record(record(earlier_status), tmp_path).read_bytes()
+    later = record(status, started_at=LATER)
+    assert load_record(save_record(later, tmp_path)) == later
+    assert load_records(tmp_path) == [later]
+    [aside] = superseded_folder(tmp_path).iterdir()
+    assert aside.read_bytes() == earlier
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_only_a_completed_record_replaces_a_completed_one(record: Make, tmp_path: Path, status: str) -> None:
+    completed = record()
+    place = save_record(completed, tmp_path)
+    before = place.read_bytes()
+    broken = record(status, started_at=LATER)
+    path = save_record(broken, tmp_path)
+    assert load_record(path) == broken
+    assert path.parent == superseded_folder(tmp_path)
+    assert load_records(tmp_path) == [completed]
+    assert place.read_bytes() == before
+
+
+def test_no_record_is_ever_lost(record: Make, tmp_path: Path) -> None:
+    # Short runs begin within the same second, which is the precision of `started_at`.
+    for number in range(4):
+        save_record(record(versions={"number": str(number)}), tmp_path)
+    kept = [load_record(path) for path in runs_folder(tmp_path).rglob("*.json")]
+    assert sorted(one.versions["number"] for one in kept) == ["0", "1", "2", "3"]
+
+
+def test_a_damaged_earlier_record_does_not_cost_a_run_its_results(record: Make, tmp_path: Path) -> None:
+    path = save_record(record(), tmp_path)
+    path.write_text("half a reco")
+    save_record(record(), tmp_path)  # at the end of a run, hours after it began
+    kept = [found.read_text() for found in runs_folder(tmp_path).rglob("*.json")]
+    assert "half a reco" in kept
+    assert json.dumps(to_values(record()), indent=1, ensure_ascii=False) + "\n" in kept
+
+
+# Folders of older versions, in which all records lie side by side
+
+
+def flatten(path: Path, results_dir: Path) -> Path:
+    return path.rename(runs_folder(results_dir) / path.name)
+
+
+def test_flat_and_nested_records_are_found_in_the_order_of_their_names(record: Make, tmp_path: Path) -> None:
+    records = [record(id=name) for name in "abcd"]
+    paths = [save_record(one, tmp_path) for one in records]
+    for path in paths[::2]:
+        flatten(path, tmp_path)
+    assert load_records(tmp_path) == records
+
+
+def test_a_flat_record_stays_in_its_place(record: Make, tmp_path: Path) -> None:
+    earlier = record()
+    flat = flatten(save_record(earlier, tmp_path), tmp_path)
+    before = flat.read_bytes()
+    assert record_path(tmp_path, earlier.id, task="x", model="x") == flat
+    later = record(started_at=LATER)
+    assert save_record(later, tmp_path) == flat
+    assert load_records(tmp_path) == [later]
+    [aside] = superseded_folder(tmp_path).iterdir()
+    assert aside.read_bytes() == before
+
+
+@pytest.mark.parametrize(("nested", "flat", "counts"), [
+    (("completed", "2026-01-01"), ("failed", "2026-01-02"), "nested"),
+    (("failed", "2026-01-02"), ("completed", "2026-01-01"), "flat"),
+    (("completed", "2026-01-01"), ("completed", "2026-01-02"), "flat"),
+    (("completed", "2026-01-02"), ("completed", "2026-01-01"), "nested"),
+])  # fmt: skip
+def test_a_run_with_two_records_counts_once(
+    record: Make, tmp_path: Path, nested: tuple[str, str], flat: tuple[str, str], counts: str
+) -> None:
+    made = {
+        place: record(status, started_at=f"{day}T00:00:00+00:00")
+        for place, (status, day) in {"flat": flat, "nested": nested}.items()
+    }
+    flatten(save_record(made["flat"], tmp_path), tmp_path)
+    place = runs_folder(tmp_path) / "x" / "x" / made["nested"].path_name
+    place.write_text(json.dumps(to_values(made["nested"])))
+    assert load_records(tmp_path) == [made[counts]]
+
+
+# Files that are not records
+
+
+def test_good_records_are_read_and_other_files_are_named_and_counted(
+    record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = record()
+    folder = save_record(good, tmp_path).parent
+    for number, text in enumerate(["", '{"id": "x", "sta', "[1, 2]", '{"name": "rosa"}']):
+        (folder / f"{number}.json").write_text(text)
+    (folder / "link.json").symlink_to("nowhere")
+    (folder / "folder.json").mkdir()
+    (folder / "later.json").write_text(json.dumps({**to_values(good), "schema": SCHEMA + 1}))
+    found = load_records(tmp_path)
+    assert found == [good]
+    assert found.unread == f"7 of 8 files in {runs_folder(tmp_path)} could not be read; see above"
+    names = ["0.json", "1.json", "2.json", "3.json", "folder.json", "later.json", "link.json"]
+    assert [message.partition(" ")[0] for message in caplog.messages] == [str(folder / name) for name in names]
+    found.remind()
+    assert caplog.messages[-1] == found.unread
+
+
+def test_with_good_records_alone_there_is_no_message(
+    record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_record(record(), tmp_path)
+    found = load_records(tmp_path)
+    found.remind()
+    assert (found.unread, caplog.messages) == ("", [])
+
+
+def test_a_run_that_broke_off_needs_no_scores(record: Make, tmp_path: Path) -> None:
+    for status in ("failed", "interrupted", "running"):
+        save_record(record(status, id=status, scores={}, parameters={}), tmp_path)
+    assert len(load_records(tmp_path)) == 3
