@@ -292,7 +292,7 @@ WRONG = [
     ("task.colour=red", "task.colour"),
     ("task.text=[]", "task.text=[]", "one column"),
     ("task.labels=[]", "cola", "labels", "interval"),
-    ("model.hub=null", "roberta_base", "hub, wheel, path or random"),
+    ("model.hub=null", "roberta_base", "model.wheel, model.path or model.random"),
 ]
 
 
