@@ -28,7 +28,10 @@ def looks() -> dict[str, Look]:
     found = {}
     for path in (conf_folder() / "method").glob("*.yaml"):
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        found[path.stem] = Look(**settings.get("look", {}))
+        look = settings.get("look", {})
+        if isinstance(look.get("line"), list):  # matplotlib: an offset, and lengths of dashes and gaps
+            look["line"] = (look["line"][0], tuple(look["line"][1]))
+        found[path.stem] = Look(**look)
     return dict(sorted(found.items(), key=lambda pair: pair[1].order))
 
 

@@ -162,7 +162,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     config      all settings, as they were given; ``settings`` is a typed view of it
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     spectrum    spectra of the updates of adapted weights, if asked for
-    resamples   how many times the method resampled. None in older records: see `resample_count`
+    resamples   how many times the method resampled. None in records older than the count
     """
 
     id: str
@@ -245,22 +245,6 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """Whether the last epoch's model predicts (nearly) the same for all rows. None if not recorded."""
         spread = self.last.spread
         return None if spread is None else not spread >= LEAST_SPREAD  # NaN: all predictions are alike
-
-    @property
-    def resample_count(self) -> int:
-        """How many times the method resampled. The first subspace, drawn before training, does not count.
-
-        Records that do not say so are older than 0.2; their runs resampled after every period but not after the last
-        step.
-        """
-        if self.resamples is not None:
-            return self.resamples
-        settings, method = self.settings, self.settings.method
-        if not method.resample_every:
-            return 0
-        steps_per_epoch = -(-self.data.rows.train // settings.batch_size)
-        unit = steps_per_epoch if method.resample_unit == "epochs" else 1
-        return (settings.epochs * steps_per_epoch - 1) // max(1, round(method.resample_every * unit))
 
 
 def from_values(values: dict[str, Any]) -> RunRecord:

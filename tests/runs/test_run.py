@@ -197,7 +197,7 @@ def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSe
     rows = references(resolved)
     with torch.inference_mode():
         found = torch.cat([loaded(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
-    truth, selected = torch.tensor([row.label for row in rows]), record.scores["selected"]
+    truth, selected = torch.tensor([row.label for row in rows]), record.selected
     assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
     assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
     assert {path.suffix for path in resolved.saved_model.iterdir()} <= {".json", ".safetensors", ".md"}

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rosa_bench.config.looks import look_of, looks
 from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import COLOURS, DASHES, MARKERS, OTHER_COLOUR, WIDTH_IN, faded, letter
+from rosa_bench.report.figures.drawing import WIDTH_IN, faded, letter
 from rosa_bench.report.writers.text import rows, span
 
 MOST = 4  # panels in a figure, if it does not say how many
@@ -122,10 +123,11 @@ def ranks_of(panels: Iterable[Panel]) -> list[int]:
 def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
     """How a variant's line looks: colour, dashes and marker are the method's, and it is paler for a lower rank."""
     strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)
+    own = look_of(variant.method)
     return {
-        "color": faded(COLOURS.get(variant.method, OTHER_COLOUR), strength),
-        "linestyle": DASHES.get(variant.method, "-"),
-        "marker": MARKERS.get(variant.method, "."),
+        "color": faded(own.colour, strength),
+        "linestyle": own.line,
+        "marker": own.marker,
         "markersize": 3.5,
         "linewidth": 1.2,
     }
@@ -230,6 +232,6 @@ def _named(figure: str) -> str:
 
 def _place(variant: Variant) -> tuple[int, str, int, str]:
     """Where a variant stands: the paper's methods first, full fine-tuning before all; changed ones after plain ones."""
-    known = list(MARKERS)
+    known = list(looks())
     place = known.index(variant.method) if variant.method in known else len(known)
     return place, variant.method, variant.rank or 0, variant.label

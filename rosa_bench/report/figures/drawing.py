@@ -21,19 +21,6 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one litera
     "savefig.dpi": 200,
     "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
 }
-# Okabe and Ito's colours, told apart by colour-blind readers, and in grey.
-COLOURS = {
-    "ft": "#000000",
-    "lora": "#0072B2",
-    "rosa": "#D55E00",
-    "ia3": "#009E73",
-    "bitfit": "#CC79A7",
-    "head_only": "#56B4E9",
-}
-OTHER_COLOUR = "#999999"  # of a method that has none
-# Where there is no colour at all, these tell methods apart.
-MARKERS = {"ft": "s", "lora": "o", "rosa": "D", "ia3": "^", "bitfit": "v", "head_only": "X"}
-DASHES: dict[str, Any] = {"lora": "--", "ia3": "-.", "bitfit": ":", "head_only": (0, (6, 1.5, 1, 1.5, 1, 1.5))}
 UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # what savefig would else write of itself, by kind
 WIDTH_IN = 7.0  # across both columns of an article
 

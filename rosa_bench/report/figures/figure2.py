@@ -8,11 +8,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rosa_bench.config.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.figures.curves import has_epochs
-from rosa_bench.report.figures.drawing import COLOURS, OTHER_COLOUR, STYLE, WIDTH_IN, Drawing, faded, letter
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing, faded, letter
 
 TASK = "synthetic"
 LOWEST = 1e-6  # of the axis: what is below stands in the caption, and would press all else together
@@ -118,7 +119,7 @@ def plot(ax: Axes, panel: Panel) -> None:
     for variant, curve in panel.curves.items():
         strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
         epochs = np.arange(1, curve.shape[1] + 1)
-        colour = faded(COLOURS.get(variant.method, OTHER_COLOUR), strength)
+        colour = faded(look_of(variant.method).colour, strength)
         dashes = "--" if variant.method == BOUND_OF else "-"
         ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)

@@ -8,7 +8,7 @@ from msgspec import to_builtins
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.report.figures.drawing import COLOURS, OTHER_COLOUR
+from rosa_bench.config.looks import look_of
 from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.writers.html import fill
@@ -28,7 +28,7 @@ def details_html(run: RunRecord) -> "Markup":
         plots=plots(run),
         size=(WIDTH, HEIGHT),
         axes=(LEFT, RIGHT, BOTTOM),
-        colour=COLOURS.get(run.settings.method.name, OTHER_COLOUR),
+        colour=look_of(run.settings.method.name).colour,
         facts={name: dict(flat(values)) for name, values in _facts(run).items() if values},
         settings={name: dict(flat(values)) for name, values in _settings(run).items()},
         expected={key: words(frozen(value)) for key, (_, value) in run.deviations.items()},

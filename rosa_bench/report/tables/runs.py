@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
+from rosa_bench.report.tables.table1 import resamples
 from rosa_bench.records.record import RunRecord
 
 LIBRARIES = ("torch", "transformers")
@@ -41,7 +42,7 @@ def _values(run: RunRecord) -> dict[str, object]:
         "trainable_parameters": run.parameters.trainable,
         "time_s": run.time_s.total,
         "peak_memory_bytes": max(run.memory_bytes.values(), default=None),
-        "resamples": run.resample_count if run.status == "completed" else run.resamples,
+        "resamples": resamples(run) if run.status == "completed" else run.resamples,
         "device": run.device.name,
         "precision": run.device.precision,
         "subset": run.data.subset,

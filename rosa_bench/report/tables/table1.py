@@ -4,6 +4,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
+from rosa_bench.methods.rosa import resample_period
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Group
@@ -52,8 +53,21 @@ def is_timed(run: RunRecord) -> bool:
 
 def factorize_time_s(run: RunRecord) -> float | None:
     """Seconds of one factorisation, the optimizer's reset included; none for a run without any."""
-    count, total = run.resample_count, run.time_s.resample
+    count, total = resamples(run), run.time_s.resample
     return total / count if count and total is not None else None
+
+
+def resamples(run: RunRecord) -> int:
+    """Return how many resamples a run made, not counting the subspace drawn before training.
+
+    In records older than the count it follows from ROSA's period.
+    """
+    if run.resamples is not None:
+        return run.resamples
+    settings, method = run.settings, run.settings.method
+    steps_per_epoch = -(-run.data.rows.train // settings.batch_size)
+    period = resample_period(method.resample_every or 0, method.resample_unit or "epochs", steps_per_epoch)
+    return 0 if period is None else (settings.epochs * steps_per_epoch - 1) // period
 
 
 def epoch_time_s(run: RunRecord) -> float:
@@ -131,7 +145,7 @@ def _tidy(group: Group, runs: list[RunRecord]) -> list[dict[str, str]]:
             "method": variant.method,
             "rank": "" if variant.rank is None else str(variant.rank),
             "epochs": str(run.settings.epochs),
-            "resamples": str(run.resample_count),
+            "resamples": str(resamples(run)),
             "factorize_time_s": "" if (each := factorize_time_s(run)) is None else f"{each:.4f}",
             "epoch_time_s": f"{epoch_time_s(run):.4f}",
         }
