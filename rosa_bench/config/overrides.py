@@ -67,7 +67,8 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
-        return f"{group}={name} is not known{_choices(name, error.options)}{plugin}"
+        listed = ", ".join(error.options)
+        return f"{group}={name} is not known; choose one of: {listed}{plugin}{did_you_mean(name, error.options)}"
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
         return str(error.__context__)  # raised by one of our resolvers
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
@@ -76,11 +77,6 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
         return f"{cause.full_key} is not a setting{_meant(str(cause.key), known, section=section)}"
     lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
     return "; ".join(line.removesuffix(".") for line in lines if line and not line.startswith(OF_OMEGACONF))
-
-
-def _choices(name: str, known: Sequence[str]) -> str:
-    near = did_you_mean(name, known)
-    return f"{near}{' Choose' if near else '; choose'} one of: {', '.join(known)}"
 
 
 def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section: str = "") -> str:

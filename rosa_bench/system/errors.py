@@ -21,9 +21,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless ``value`` is one of ``choices``."""
     if value not in choices:
-        meant = did_you_mean(value, choices)
-        choose = " Choose one of" if meant else "; choose one of"
-        raise UserError(f"{key}={value} is not known{meant}{choose}: {', '.join(choices)}")
+        listed = ", ".join(choices)
+        raise UserError(f"{key}={value} is not known; choose one of: {listed}{did_you_mean(value, choices)}")
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

@@ -27,6 +27,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
     (["+experiment=unheard_of"], ["experiment=unheard_of", "quickstart"]),
+    (["hydra/launcher=unheard_of", "-m", "seed=0,1"], ["hydra/launcher=unheard_of", "basic", "rosa-bench[sweep]"]),
     (["rnak=8"], ["rnak is not a setting; did you mean rank?"]),
     (["optimizer.momentum=0.9"], ["optimizer.momentum", "betas", "eps", "weight_decay"]),
     (["method.rnak=8"], ["method.rnak", "did you mean method.rank?"]),
