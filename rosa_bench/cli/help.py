@@ -61,7 +61,7 @@ def version_text() -> str:
     git = git_state()
     if git.commit is None:
         return f"rosa-bench {__version__}"
-    return f"rosa-bench {__version__} (commit {git['commit'][:10]}{', with changes' if git['dirty'] else ''})"
+    return f"rosa-bench {__version__} (commit {git.commit[:10]}{', with changes' if git.dirty else ''})"
 
 
 def options_text(*kinds: type) -> str:

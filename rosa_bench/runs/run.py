@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from msgspec import convert
+from msgspec import convert, structs
 from torch import Tensor
 from transformers import PreTrainedModel
 

@@ -27,10 +27,19 @@ def prompt_of(model: Any) -> Tensor:
     return model.get_parameter("prompt_encoder.default.embedding.weight")
 
 
+def weight_of_embeddings(model: PreTrainedModel) -> Tensor:
+    return model.get_parameter("roberta.embeddings.word_embeddings.weight").detach()
+
+
 def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model: Tiny) -> None:
+<<<<<<< HEAD
     base: Any = tiny_model("tiny_roberta")
     ids = torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
     vocabulary: Tensor = base.get_input_embeddings().weight.detach()
+=======
+    base, ids = tiny_model("tiny_roberta"), torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
+    vocabulary = weight_of_embeddings(base)
+>>>>>>> wt-C
     mask = (ids != 1).long()
     model: Any = method_of(compose, tokens=3).attach(tiny_model("tiny_roberta"))
     embedded = torch.cat([prompt_of(model).expand(2, -1, -1), vocabulary[ids]], 1)
@@ -42,7 +51,7 @@ def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model
 
 
 def test_a_prompt_starts_as_embeddings_of_the_vocabulary_or_at_their_scale(compose: Compose, tiny_model: Tiny) -> None:
-    vocabulary = tiny_model("tiny_roberta").get_input_embeddings().weight.detach()
+    vocabulary = weight_of_embeddings(tiny_model("tiny_roberta"))
     start = prompt_of(method_of(compose, tokens=9).attach(tiny_model("tiny_roberta")))
     assert all(any(torch.equal(row, token) for token in vocabulary) for row in start)
     normal = prompt_of(method_of(compose, tokens=90, init="normal").attach(tiny_model("tiny_roberta")))

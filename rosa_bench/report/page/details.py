@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import to_builtins
 
+from rosa_bench.config.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.config.looks import look_of
 from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.writers.html import fill
