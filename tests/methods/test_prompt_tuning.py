@@ -32,14 +32,8 @@ def weight_of_embeddings(model: PreTrainedModel) -> Tensor:
 
 
 def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model: Tiny) -> None:
-<<<<<<< HEAD
-    base: Any = tiny_model("tiny_roberta")
-    ids = torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
-    vocabulary: Tensor = base.get_input_embeddings().weight.detach()
-=======
     base, ids = tiny_model("tiny_roberta"), torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
     vocabulary = weight_of_embeddings(base)
->>>>>>> wt-C
     mask = (ids != 1).long()
     model: Any = method_of(compose, tokens=3).attach(tiny_model("tiny_roberta"))
     embedded = torch.cat([prompt_of(model).expand(2, -1, -1), vocabulary[ids]], 1)
