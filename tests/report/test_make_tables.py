@@ -23,7 +23,8 @@ def test_tables_are_printed_and_written(
     save_record(make_record("seed=1", status="failed"), tmp_path)
     make_tables(tmp_path, write=True)
     printed = capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == FILES
+    assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == ["runs.csv", *FILES]
+    assert "0.567" in (tmp_path / "tables/runs.csv").read_text()
     assert all("56.7" in (tmp_path / "tables" / name).read_text(encoding="utf-8") for name in FILES)
     assert "56.7" in printed
     assert "1 completed run; not tabled: 1 failed" in printed
@@ -37,7 +38,7 @@ def test_a_table_without_a_figure_of_ours_is_not_made(
     save_record(make_record("rank=8", deviations={"method.resample_every": [1, 2.0]}), tmp_path)
     make_tables(tmp_path, write=True)
     printed = capsys.readouterr().out
-    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"table2", "table4"}
+    assert {path.stem for path in (tmp_path / "tables").iterdir()} == {"runs", "table2", "table4"}
     assert printed.index("Table 2: ") < printed.index("Table 4: ")
     assert "Table 5: " not in printed
 

@@ -27,7 +27,7 @@ def leave(make_record: Callable[..., RunRecord]) -> Callable[[ResolvedRun, str],
     """``leave(resolved, "failed")``: a record left behind, as that run would leave it."""
 
     def make(resolved: ResolvedRun, status: str) -> RunRecord:
-        record = make_record("task=grammar", id=resolved.id, status=status)
+        record = make_record("task=grammar", "model=tiny_bert", id=resolved.id, status=status)
         save_record(record, resolved.results_dir)
         return record
 

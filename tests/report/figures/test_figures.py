@@ -241,7 +241,7 @@ def test_figures_are_written_and_their_captions_printed(
     assert (folder / "figure2.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert ET.parse(folder / "figure2.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     text = (folder / "figure2.md").read_text(encoding="utf-8")
-    assert text == f"![figure2](figure2.png)\n\n{drawn(runs).caption}\n"
+    assert text == f"![figure2](figure2.svg)\n\n{drawn(runs).caption}\n"
     printed = capsys.readouterr().out
     assert "Figure 2." in printed
     assert "0.5 (0.45 to 0.55)" in printed
