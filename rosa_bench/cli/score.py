@@ -5,7 +5,7 @@ Usage: rosa-bench score FILE ...
 Each FILE has one JSON object per line, with prompt, output and references, as a run leaves it beside its record.
 
 Examples:
-  rosa-bench score results/runs/*.generations.jsonl
+  rosa-bench score results/runs/e2e_nlg/smollm2_135m/*.generations.jsonl
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
 
     if not arguments:
-        raise UserError("usage: rosa-bench score FILE ..., such as results/runs/*.generations.jsonl")
+        raise UserError("usage: rosa-bench score FILE ..., such as results/runs/e2e_nlg/smollm2_135m/*.generations.jsonl")
     show_scores([Path(argument).expanduser() for argument in arguments], get_console())
 
 
