@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import torch
 from rich import box, get_console
 from rich.table import Table
@@ -127,7 +128,7 @@ def write_report(
         "command": " ".join(["python", *sys.argv]).replace(f"{Path.home()}/", "~/"),
         "device": described,
         "versions": versions(),
-        "git": git_state(),
+        "git": msgspec.to_builtins(git_state()),
         "measured_at": now.isoformat(timespec="seconds"),
         "figures": figures,
     }

@@ -87,6 +87,7 @@ SUPPLIED = {
 # Files that may import packages of an extra; they check first that those are installed.
 OPTIONAL = {
     "rosa_bench/report": "report", "rosa_bench/trackers": "tracking", "rosa_bench/models/weights/gguf.py": "gguf",
+    "rosa_bench/methods/prompt_tuning.py": "peft",
 }  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
 
     if not arguments:
-        raise UserError("usage: rosa-bench score FILE ..., such as results/runs/e2e_nlg/smollm2_135m/*.generations.jsonl")
+        raise UserError("usage: rosa-bench score FILE ...; rosa-bench score --help has an example")
     show_scores([Path(argument).expanduser() for argument in arguments], get_console())
 
 

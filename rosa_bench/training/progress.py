@@ -21,13 +21,6 @@ REFRESH_S = 0.25
 LINES = 25  # at most so many epochs leave a line
 
 
-class ConsoleHandler(logging.Handler):
-    """Writes log lines through rich's console, above a live bar if there is one."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        get_console().print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
 def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
     """Yield the items one by one, with a progress bar."""
     console = get_console()

@@ -28,7 +28,7 @@ def test_a_run_leaves_one_record_and_is_not_run_again(
     first = process(*arguments)  # the real thing, once
     assert (first.status, first.err) == (0, "")
     [path] = here.rglob("*.json")
-    assert path.parent == here / "res/runs"
+    assert path.parent == here / "res/runs/grammar/tiny_bert"
     assert path.name in first.out
     before = path.read_bytes()
     assert json.loads(before)["status"] == "completed"
@@ -149,7 +149,7 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("rosa_bench.system.files.os.fdopen", full)
         rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("No space left on device")
-    assert [path for path in (here / "results/runs").iterdir() if path.is_file()] == [other]  # nothing half-written
+    assert list((here / "results/runs").rglob("*.json")) == [other]  # nothing half-written
     assert other.read_bytes() == before
     assert list(here.rglob("step-*"))  # what was trained is not lost
     again = rosa_bench(*TINY)
@@ -162,7 +162,7 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
 def test_a_run_of_another_process_is_reported_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:
     assert rosa_bench(*TINY).status == 0
     [path] = here.rglob("*.json")
-    with locked(path.parent / ".locks" / path.stem, "it"):
+    with locked(here / "results/runs/.locks" / path.stem, "it"):
         rosa_bench(*TINY).assert_one_line_error(path.stem, f"process {os.getpid()} on this machine")
         assert rosa_bench(*TINY, "seed=1").status == 0  # another run is free
     assert rosa_bench(*TINY).status == 0

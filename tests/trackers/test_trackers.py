@@ -451,7 +451,7 @@ def test_missing_package_is_reported_before_torch_is_imported(tmp_path: Path, pa
 
 def test_missing_package_is_reported_before_the_first_job_of_a_sweep(tmp_path: Path) -> None:
     done = command_line("-m", *TINY, "seed=0,1", "logger=trackio", "logger.packages=[unheard_of]", folder=tmp_path)
-    message = "rosa-bench: logger=trackio needs the package unheard_of; install it: pip install unheard_of\n"
+    message = "rosa-bench: logger=trackio needs the package unheard_of; run: pip install unheard_of\n"
     assert (done.returncode, done.stderr) == (1, message)  # both jobs share the mistake, so it is reported once
     assert not list(tmp_path.rglob("*.json"))
 

@@ -201,12 +201,12 @@ def test_a_step_that_makes_the_host_wait_is_run_as_it_is_and_told(caplog: pytest
     assert found == [[2.0 * number**2] * 2 for number in range(5)]
     assert calls == 5
     [told] = [record.getMessage() for record in caplog.records]
-    assert "host wait" in told and "test_graphs.py:" in told
+    assert "host wait" in told and "test_cuda_graphs.py:" in told
 
 
 FAILING = """
 import torch
-from rosa_bench.graphs import replaying
+from rosa_bench.training.cuda_graphs import replaying
 x = torch.ones(2, device="cuda")
 with replaying(x.device, "always") as replay:
     step = replay(lambda batch: batch["x"] * batch["x"].sum().item())

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from rosa_bench.system.console import ConsoleHandler
 from rosa_bench.training import progress
-from rosa_bench.training.progress import LINES, REFRESH_S, ConsoleHandler, TrainingProgress
+from rosa_bench.training.progress import LINES, REFRESH_S, TrainingProgress
 
 Fields = Callable[[], dict]
 
@@ -152,7 +153,7 @@ def test_a_line_shows_no_figure_of_a_part(bar: TrainingProgress, caplog: pytest.
 
 def test_a_log_line_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), width=20)
-    monkeypatch.setattr(progress, "get_console", lambda: screen)
+    monkeypatch.setattr("rosa_bench.system.console.get_console", lambda: screen)
     line = "[bold]no mark-up[/bold], and longer than the screen is wide: :smile:"
     ConsoleHandler().emit(logging.makeLogRecord({"msg": line}))
     assert isinstance(screen.file, io.StringIO)

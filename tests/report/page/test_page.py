@@ -170,7 +170,7 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
     run = make_record(
         "method=rosa",
         "lr=0.00123",
-        "resample_every=7",
+        "method.resample_every=7",
         deviations={"method.resample_every": [7.0, 2.0]},
         data={"subset": True, "fingerprint": "f" * 64},
         model={"source": "wheel", "sha256": ["a" * 64]},
