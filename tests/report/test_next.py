@@ -45,7 +45,7 @@ def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
         ({6e-4: [0.5, 0.5, 0.9], 2e-3: [0.6] * 2}, ("0.002", "2")),  # the same, but what is lacking is the chosen one's
     ],
 )
-def test_each_cell_wants_what_its_choice_lacks(
+def test_each_cell_gets_the_runs_it_needs(
     tried: Callable[..., list[RunRecord]], scores: dict[float, list[float]], expected: tuple[str, str] | None
 ) -> None:
     found = commands(tried(scores, "task=cola", "method=ft"))
@@ -57,7 +57,7 @@ def test_each_cell_wants_what_its_choice_lacks(
         assert command[-2:] == [f"lr={expected[0]}", f"seed={expected[1]}"]
 
 
-def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[RunRecord]]) -> None:
+def test_failed_learning_rates_are_not_suggested_again(tried: Callable[..., list[RunRecord]]) -> None:
     runs = tried({2e-3: [0.5], 6e-3: [0.6]}, "method=ft")
     [beyond] = tried({2e-2: [0.0]}, "method=ft", status="failed")
     [command] = commands([*runs, beyond])
@@ -69,12 +69,12 @@ def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[Ru
     assert commands([*runs, *tried({2e-2: [0.0]}, "method=lora", status="failed")])[0][-2:] == ["lr=0.02", "seed=0"]
 
 
-def test_every_cell_is_asked_and_what_is_given_is_added(tried: Callable[..., list[RunRecord]]) -> None:
+def test_every_cell_has_a_command_with_the_extra_arguments(tried: Callable[..., list[RunRecord]]) -> None:
     both = [run for task in ("cola", "rte") for run in tried({2e-3: [0.5]}, f"task={task}", "method=lora")]
     first, second = commands(both, more=["data_dir=a b"])
     assert {"task=cola", "data_dir=a b"} <= set(first)
     assert {"task=rte", "data_dir=a b"} <= set(second)
 
 
-def test_runs_made_for_their_time_want_nothing(make_record: MakeRecord) -> None:
+def test_timed_runs_need_nothing(make_record: MakeRecord) -> None:
     assert commands([make_record(deviations={"pad_to_max": [True, False]})]) == []

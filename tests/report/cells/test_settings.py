@@ -11,7 +11,7 @@ MakeRecord = Callable[..., RunRecord]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")))
-def test_a_method_as_it_comes_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
+def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
     record = make_record(f"method={name}", "rank=4")
     method = record.settings.method
     assert variant_of(record).label == (method.title if method.rank is None else f"{method.title} (r=4)")

@@ -89,14 +89,14 @@ def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord])
     assert [float(np.asarray(marker.get_xdata())[0]) for marker in markers] == [4.5, 5.5]  # ranks 5 and 4; 6 and 5
 
 
-def test_ranks_and_norms_stand_below(runs: list[RunRecord]) -> None:
+def test_ranks_and_norms_are_in_the_caption(runs: list[RunRecord]) -> None:
     caption = drawn(runs).caption
     assert "| (a) rank; relative norm | lr | attention.self.query | attention.output.dense |" in caption
     assert "| LoRA (r=2) | 6e-05 | 2; 0.25 | 3; 0.05 |" in caption
     assert "| ROSA (r=2) | 0.0006 | 4 to 5; 0.25 | 5 to 6; 0.05 |" in caption
 
 
-def test_runs_without_a_spectrum_have_no_say(runs: list[RunRecord], make_record: Callable[..., RunRecord]) -> None:
+def test_runs_without_a_spectrum_are_ignored(runs: list[RunRecord], make_record: Callable[..., RunRecord]) -> None:
     better = [make_record("task=cola", *LORA, "lr=1e-2", f"seed={seed}", dev=0.9) for seed in range(3)]
     assert drawn([*runs, *better]).caption == drawn(runs).caption
     assert draw(better) is None
@@ -131,7 +131,7 @@ def test_the_same_records_give_the_same_bytes(runs: list[RunRecord], tmp_path: P
     assert written[0] == written[1]
 
 
-def test_nothing_is_cut_off_and_no_title_covers_another(runs: list[RunRecord]) -> None:
+def test_nothing_is_cut_off_and_no_titles_overlap(runs: list[RunRecord]) -> None:
     figure = drawn(runs).figure
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for ax in figure.axes for text in (ax.title, ax.xaxis.label) if text.get_text()]

@@ -96,7 +96,7 @@ def test_each_model_has_its_panel(runs: list[RunRecord]) -> None:
     assert [len(columns(drawn(some))) for some in (runs[:4], runs[4:])] == [1, 1]
 
 
-def test_a_curve_is_the_mean_over_replicates_in_the_shade_of_their_range(runs: list[RunRecord]) -> None:
+def test_a_curve_is_the_mean_over_replicates_shaded_by_their_range(runs: list[RunRecord]) -> None:
     for panel in columns(drawn(runs)):
         for ax in panel:
             lines = curves(ax)
@@ -112,7 +112,7 @@ def test_a_curve_is_the_mean_over_replicates_in_the_shade_of_their_range(runs: l
                     assert (heights.min(), heights.max()) == (each.min(), each.max())
 
 
-def test_the_bounds_are_drawn_where_they_are_known(runs: list[RunRecord]) -> None:
+def test_known_bounds_are_drawn(runs: list[RunRecord]) -> None:
     linear, other = columns(drawn(runs))
     for ax in linear:
         assert levels(ax) == pytest.approx([0.17, 0.42])  # of the ranks that LoRA was run with, and of no others
@@ -134,7 +134,7 @@ def test_replicates_of_all_seeds_are_drawn_together(make_synthetic: MakeRecord) 
         assert levels(ax) == pytest.approx([0.35])
 
 
-def test_no_bound_is_drawn_where_a_run_has_none(make_synthetic: MakeRecord) -> None:
+def test_no_bound_is_drawn_if_a_run_has_none(make_synthetic: MakeRecord) -> None:
     losses = [[1.0, 0.5, 0.4]]
     records = [
         make_synthetic(losses, "method=lora", "rank=1", "seed=0", bounds=[[1.0, 0.1]]),
@@ -145,7 +145,7 @@ def test_no_bound_is_drawn_where_a_run_has_none(make_synthetic: MakeRecord) -> N
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("low", [1e-3, 1e-12])
-def test_no_panel_cuts_anothers_curves(make_synthetic: MakeRecord, order: int, low: float) -> None:
+def test_no_panel_cuts_off_another_panels_curves(make_synthetic: MakeRecord, order: int, low: float) -> None:
     """Panels share an axis: its ends must be those of all of them, down to where the axis ends by intent."""
     ends = [low, 0.9][::order]
     records = [
@@ -160,9 +160,7 @@ def test_no_panel_cuts_anothers_curves(make_synthetic: MakeRecord, order: int, l
                 assert height < LOWEST or any(bottom <= height <= top for bottom, top in views)
 
 
-def test_variants_with_changed_settings_of_their_own_stay_out(
-    make_synthetic: MakeRecord, runs: list[RunRecord]
-) -> None:
+def test_changed_variants_are_left_out(make_synthetic: MakeRecord, runs: list[RunRecord]) -> None:
     changed = [
         make_synthetic(
             [[0.5, 0.5, 0.5], [0.6, 0.6, 0.6]], *MLP1, "method=rosa", "rank=1", f"method.resample_every={period}",
@@ -197,7 +195,7 @@ def test_other_tasks_are_not_drawn(make_record: MakeRecord, runs: list[RunRecord
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
-def test_runs_that_did_not_end_are_not_drawn(make_synthetic: MakeRecord, status: str) -> None:
+def test_unfinished_runs_are_not_drawn(make_synthetic: MakeRecord, status: str) -> None:
     assert draw(select([make_synthetic([[1.0, 0.5, 0.4]], status=status)])) is None
 
 
@@ -221,7 +219,7 @@ def test_the_caption_has_the_final_losses_and_the_bounds(runs: list[RunRecord]) 
         assert words in drawing.caption
 
 
-def test_what_one_model_was_not_run_with_has_a_dash(runs: list[RunRecord]) -> None:
+def test_a_variant_missing_for_one_model_has_a_dash(runs: list[RunRecord]) -> None:
     linear, fine_tuned = runs[:4], runs[4]
     rows = table(drawn([*linear, fine_tuned]))
     assert rows["FT"] == ["0.002 (0.001 to 0.003)"] * 2 + [""]
@@ -258,7 +256,7 @@ def test_the_same_records_give_the_same_files(runs: list[RunRecord], tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["nothing", "failed", "text"])
-def test_without_anything_to_draw_it_says_what_to_run(
+def test_without_anything_to_draw_the_error_says_what_to_run(
     make_record: MakeRecord, make_synthetic: MakeRecord, tmp_path: Path, kind: str
 ) -> None:
     some: dict[str, list[RunRecord]] = {
@@ -271,7 +269,7 @@ def test_without_anything_to_draw_it_says_what_to_run(
     assert not (tmp_path / "figures").exists()
 
 
-def test_the_command_imports_neither_torch_nor_the_like(runs: list[RunRecord], tmp_path: Path) -> None:
+def test_the_command_does_not_import_torch(runs: list[RunRecord], tmp_path: Path) -> None:
     save(runs, tmp_path / "res")
     heavy = ("torch", "transformers", "datasets", "evaluate")
     program = (

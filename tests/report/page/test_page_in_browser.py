@@ -102,7 +102,7 @@ def fits(view: Any) -> bool:
     return view.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_filter_leaves_the_runs_of_one_method(opened: Opened, records: list[RunRecord]) -> None:
+def test_a_filter_keeps_the_runs_of_one_method(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     api.expect(view.locator("#runs tbody tr")).to_have_count(25)
     tick(view, "Method", "ROSA")
@@ -114,7 +114,7 @@ def test_a_filter_leaves_the_runs_of_one_method(opened: Opened, records: list[Ru
     assert_shows(view, "Run", ["ft-9"])
 
 
-def test_a_click_sorts_by_score_as_by_a_number(opened: Opened, records: list[RunRecord]) -> None:
+def test_a_click_sorts_scores_numerically(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     tick(view, "Method", "ROSA")
     assert_shows(view, "Score", ["62.5", "4.0", "51.0", "-10.0", "57.0"])
@@ -125,7 +125,7 @@ def test_a_click_sorts_by_score_as_by_a_number(opened: Opened, records: list[Run
     assert_shows(view, "Score", ["62.5", "57.0", "51.0", "4.0", "-10.0"])
 
 
-def test_any_column_is_filtered_by_typing(opened: Opened, records: list[RunRecord]) -> None:
+def test_any_column_can_be_filtered_by_typing(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     view.get_by_placeholder("Search all columns").fill("ia3-4")
     view.get_by_text("1 to 1 of 1 runs (of 38)").wait_for()
@@ -180,7 +180,7 @@ def test_a_run_that_failed_says_why_and_can_be_linked_to(opened: Opened, records
     assert "loss is nan at step 3" in panel.inner_text()
 
 
-def test_words_of_a_record_are_text(opened: Opened, make_record: MakeRecord) -> None:
+def test_text_from_a_record_is_not_markup(opened: Opened, make_record: MakeRecord) -> None:
     words = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>% &amp;"
     view = opened([make_record(id="strange%41'\"<b>", status="failed", error=words, device={
         "type": "cpu", "name": words, "precision": words

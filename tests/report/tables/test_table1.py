@@ -45,7 +45,7 @@ def rows(lines: list[Line]) -> dict[str, list[Entry]]:
     return {line.label: line.entries for line in lines}
 
 
-def test_an_epoch_and_a_factorisation_stand_beside_the_papers(make_timed: MakeTimed) -> None:
+def test_epoch_and_factorisation_times_are_next_to_the_papers(make_timed: MakeTimed) -> None:
     """ROSA: two factorisations in three epochs of 10 s, so an epoch that has one takes 10.5 s."""
     every = {"method.resample_every": [1, 2.0]}
     runs = [
@@ -70,7 +70,7 @@ def test_an_epoch_and_a_factorisation_stand_beside_the_papers(make_timed: MakeTi
 @pytest.mark.parametrize("every", [0, 0.5, 1, 1.5, 2, 3])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10])
 @pytest.mark.parametrize("unit", ["epochs", "steps"])
-def test_factorisations_are_counted_as_rosa_makes_them(
+def test_factorisations_are_counted_by_rosas_period(
     make_record: Callable[..., RunRecord], compose: Compose, every: float, epochs: int, unit: str
 ) -> None:
     overrides = ("task=mrpc", f"epochs={epochs}", f"method.resample_every={every}", f"method.resample_unit={unit}")
@@ -89,16 +89,16 @@ def test_methods_without_a_factorisation_have_none(make_timed: MakeTimed, method
 
 
 @pytest.mark.parametrize("other", [{"padded": None}, {"padded": False}])
-def test_batches_padded_to_their_own_longest_are_another_thing(make_timed: MakeTimed, other: dict[str, Any]) -> None:
+def test_batches_padded_to_their_own_longest_are_not_timed(make_timed: MakeTimed, other: dict[str, Any]) -> None:
     assert table1.build(select([make_timed(**other)])).sections == []
 
 
 @pytest.mark.parametrize("override", ["task=rte", "batch_size=16", "max_length=128"])
-def test_so_are_other_tasks_and_shapes(make_timed: MakeTimed, override: str) -> None:
+def test_other_tasks_and_shapes_are_not_timed(make_timed: MakeTimed, override: str) -> None:
     assert table1.build(select([make_timed(override)])).sections == []
 
 
-def test_times_of_two_devices_never_stand_together(make_timed: MakeTimed) -> None:
+def test_times_of_two_devices_are_never_mixed(make_timed: MakeTimed) -> None:
     runs = [make_timed("method=ft", "seed=0"), make_timed("method=ft", "seed=1", train=60.0, device=A100)]
     assert len(select(runs)) == 1  # as scores, they may
     table = table1.build(select(runs))
@@ -107,7 +107,7 @@ def test_times_of_two_devices_never_stand_together(make_timed: MakeTimed) -> Non
     assert len({row["device"] for row in table.tidy}) == len(table.tidy) == 2
 
 
-def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
+def test_there_is_one_tidy_row_per_run(make_timed: MakeTimed) -> None:
     table = table1.build(select([make_timed("method=rosa", resample=0.5), make_timed("method=ft")]))
     assert {(row["method"], row["factorize_time_s"], row["epoch_time_s"]) for row in table.tidy} == {
         ("rosa", "0.5000", "10.5000"),
@@ -115,7 +115,7 @@ def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
     }
 
 
-def test_a_run_made_for_its_time_stands_in_no_table_of_scores(make_timed: MakeTimed) -> None:
+def test_a_timed_run_is_in_no_table_of_scores(make_timed: MakeTimed) -> None:
     every = {"method.resample_every": [1, 2.0]}
     scored = [make_timed(padded=False), make_timed("method.resample_every=1", padded=False, deviations=every)]
     timed = [make_timed("seed=1", resample=1.0), make_timed("method.resample_every=1", resample=1.0, deviations=every)]

@@ -45,7 +45,7 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     return [[re.split(r" (?<!\\)\| ", line[2:-2]) for line in one.splitlines()] for one in found]
 
 
-def test_markdown_is_one_even_table_a_setting(table: Table) -> None:
+def test_markdown_has_one_aligned_table_per_setting(table: Table) -> None:
     text = markdown(table, COUNTS)
     tables = markdown_tables(text)
     assert len(tables) == len(table.sections) == 2
@@ -85,7 +85,7 @@ def test_entry_text(entry: Entry, paper: bool, expected: str) -> None:
     assert text == expected.replace("<", "'").replace(">", "'")
 
 
-def test_latex_has_balanced_columns_and_groups(table: Table) -> None:
+def test_latex_has_balanced_columns_and_braces(table: Table) -> None:
     text = latex(table, COUNTS)
     tabulars = re.findall(r"\\begin\{tabular\}\{@\{\}(l)(r+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
     assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is cut
@@ -108,7 +108,7 @@ def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
     assert text.isascii()
 
 
-def test_latex_leaves_out_a_number_of_seeds_that_is_the_same_in_all(table: Table) -> None:
+def test_latex_omits_the_number_of_seeds_if_it_is_the_same_everywhere(table: Table) -> None:
     second = latex(table, COUNTS).split(r"\begin{table}")[2]
     assert r"$75.0_{\pm 7.1}$ / 87.09" in second
     assert "Seeds: 2." in second
@@ -119,13 +119,13 @@ def test_latex_has_a_command_for_every_mark(mark: str) -> None:
     assert escape(mark).isascii()
 
 
-def test_latex_escapes_its_own_characters() -> None:
+def test_latex_escapes_special_characters() -> None:
     assert escape(r"50 % of a_b & {c} $ # ~ ^ \d") == (
         r"50 \% of a\_b \& \{c\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{}d"
     )
 
 
-def test_csv_holds_the_tables_figures(table: Table) -> None:
+def test_csv_has_the_tables_figures(table: Table) -> None:
     rows = list(csv.DictReader(io.StringIO(tidy_csv(table.tidy))))
     shown = [
         (str(number), line.label, one)
@@ -159,7 +159,7 @@ def compared(over_seeds: OverSeeds) -> Table:
     return table2.build(select([*runs, *over_seeds([0.5], "task=rte", deviations=changes)]))
 
 
-def test_comparisons_stand_below_in_a_table_of_their_own(compared: Table) -> None:
+def test_comparisons_have_their_own_table_below(compared: Table) -> None:
     _, (head, rule, *rows) = markdown_tables(markdown(compared, COUNTS))
     assert len({sum(map(len, row)) for row in [head, rule, *rows]}) == 1
     assert [[cell.strip() for cell in row] for row in [head, *rows]] == [
@@ -189,7 +189,7 @@ def test_comparisons_fit_the_terminal(compared: Table, width: int) -> None:
         assert words in text
 
 
-def test_without_a_comparison_nothing_is_said_of_one(table: Table) -> None:
+def test_without_comparisons_none_are_mentioned(table: Table) -> None:
     assert not any(section.contrasts for section in table.sections)
     for text in (markdown(table, COUNTS), latex(table, COUNTS), shown(table, 80)):
         assert "equal rank" not in text
@@ -210,7 +210,7 @@ def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 120, 160, 400])
-def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width: int) -> None:
+def test_terminal_output_fits_the_width_and_cuts_no_figure(table: Table, width: int) -> None:
     text = shown(table, width)
     assert max(map(cell_len, text.splitlines())) <= width
     for section in table.sections:
@@ -219,14 +219,14 @@ def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width:
                 assert one.mean is None or entry_text(one, column) in text
 
 
-def test_the_terminal_shows_only_what_has_figures(table: Table) -> None:
+def test_the_terminal_shows_only_rows_and_columns_with_figures(table: Table) -> None:
     _, second = re.split(r"^2\. ", shown(table, 120), flags=re.MULTILINE)
     assert "MNLI" in second
     assert "CoLA" not in second
     assert "FT" not in second
 
 
-def test_the_terminal_takes_text_as_it_is(over_seeds: OverSeeds) -> None:
+def test_the_terminal_prints_text_verbatim(over_seeds: OverSeeds) -> None:
     """Brackets in a regular expression are not rich's markup."""
     runs = over_seeds([0.5], deviations={"method.targets": ["[bold]x[/]:smile:", "attention"]})
     assert "targets=[bold]x[/]:smile:" in shown(table2.build(select(runs)), 120)
