@@ -1,4 +1,4 @@
-"""What one setting is worth, against SciPy on the scores themselves, and which runs have a say in it."""
+"""The effect of one setting, checked against SciPy on the scores, and which runs are included."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from rosa_bench.system.errors import UserError
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
 NEVER = {"method.resample_every": [0, 2.0]}
-TIMED = {"pad_to_max": [True, False]}  # for Table 1's times: no scores
+TIMED = {"pad_to_max": [True, False]}  # for Table 1's times, not for scores
 
 
 def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
@@ -25,7 +25,7 @@ def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
 
 
 def figures(section: Section) -> dict[str, dict[str, str | None]]:
-    """The figures of a section, by row and column."""
+    """Texts of a section's cells, by row and column."""
     titles = [column.title for column in section.columns]
     return {
         line.label: dict(zip(titles, (entry.mean for entry in line.entries), strict=True)) for line in section.lines
@@ -61,7 +61,7 @@ def test_each_value_minus_the_last_by_task_and_over_all_tasks(over_seeds: OverSe
         "2 less 0": {
             "CoLA": by_scipy(less["cola"]),
             "RTE": by_scipy(less["rte"]),
-            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # of the seeds that both have
+            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # on the seeds that both have
         }
     }
     [turned] = sections("method.resample_every=0,2 task=cola", runs)
@@ -125,7 +125,7 @@ def test_settings_with_equally_many_values_change_together(over_seeds: OverSeeds
     assert section.head == "method, method.init"
     assert figures(section) == {
         "rosa, svd less lora, kaiming": {"CoLA": "-20.0 (1)"},
-        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting: no condition
+        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting, so it always matches
     }
     ranks = [*over_seeds([0.5], "method=rosa", "rank=4"), *over_seeds([0.6], "method=lora", "rank=2")]
     [section] = sections("method=rosa,lora rank=4,2", ranks)
@@ -190,7 +190,7 @@ def test_each_setting_has_its_own_section_nearest_to_the_protocol_first(over_see
     assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
     other = [run for name in ("rosa", "lora") for run in over_seeds([0.5] * 2, f"method={name}", "model=minilm")]
     models = [section.header["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
-    assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the one with the most runs first
+    assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the model with the most runs first
     [asked] = sections("method=rosa,lora epochs=1", runs)
     assert figures(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
     [between] = sections("epochs=1,10 method=lora", runs)

@@ -1,4 +1,4 @@
-"""A folder in which some files are no records: tables and figures are made of the others, and no reader dies of it."""
+"""A folder with files that are not records: tables and figures use the others, and no reader crashes."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ BAD = {"a.json": "", "b.json": '{"id": "x", "sta', "c.json": "[1, 2]", "d.json":
 
 @pytest.fixture
 def good(make_record: MakeRecord) -> list[RunRecord]:
-    """Runs that both tables and figures are made of."""
+    """Runs that give both tables and figures."""
     records = [make_record(f"lr={lr}", "epochs=1") for lr in ("1e-3", "1e-4")]
     for record in records:
         figure = {"matthews_correlation": 0.5, "loss": 1.0}
@@ -73,7 +73,7 @@ def test_if_nothing_can_be_made_the_error_counts_unreadable_files(tmp_path: Path
 
 
 def places(values: Any, at: tuple = ()) -> Iterator[tuple]:
-    """The way to every value inside ``values``, without versions and the like, which nobody reads."""
+    """Yield the path to every value in ``values``, except versions and similar fields that nothing reads."""
     for key in values if isinstance(values, dict) else range(len(values)):
         yield (*at, key)
         if isinstance(values[key], dict | list):

@@ -1,4 +1,4 @@
-"""The paper's tables, typed here once more from the paper."""
+"""The paper's tables, typed in again independently from the paper."""
 
 import re
 

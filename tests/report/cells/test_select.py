@@ -67,7 +67,7 @@ def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> 
 
 
 def test_extra_seeds_of_one_lr_do_not_affect_the_choice(over_seeds: OverSeeds) -> None:
-    """Compared on the seeds that both have: here the first two, whatever the later ones of one of them are."""
+    """They are compared on the seeds that both have, here the first two, whatever the later scores of one are."""
     for later in (0.0, 1.0):
         good = over_seeds([0.6, 0.6, later, later], "lr=1e-3")
         cell = only_cell([*good, *over_seeds([0.5, 0.5], "lr=1e-2"), *over_seeds([0.9], "lr=1")])
@@ -80,10 +80,10 @@ def test_extra_seeds_of_one_lr_do_not_affect_the_choice(over_seeds: OverSeeds) -
 @pytest.mark.parametrize(
     ("others", "runner_up"),
     [
-        ({1e-2: [0.7]}, 1e-2),  # ahead on the seed that both have, if not of the mean
-        ({1e-2: [0.5]}, None),  # behind on it, if ahead of the mean
-        ({1e-2: [0.7], 1e-4: [0.8]}, 1e-4),  # the one that is ahead by most
-        ({1e-2: [0.8], 1e-4: [0.8]}, 1e-4),  # of equal ones the smaller
+        ({1e-2: [0.7]}, 1e-2),  # ahead on the shared seed, though not of the mean
+        ({1e-2: [0.5]}, None),  # behind on it, though ahead of the mean
+        ({1e-2: [0.7], 1e-4: [0.8]}, 1e-4),  # the one with the largest lead
+        ({1e-2: [0.8], 1e-4: [0.8]}, 1e-4),  # the smaller wins a tie
         ({1e-2: [math.nan]}, None),
     ],
 )
@@ -103,16 +103,16 @@ def test_a_runner_up_needs_a_shared_seed(make_record: MakeRecord, over_seeds: Ov
 @pytest.mark.parametrize(
     ("later", "theirs", "runner_up"),
     [
-        ([0.0], [], 1e-2),  # what came later puts the chosen one behind
+        ([0.0], [], 1e-2),  # a later seed puts the chosen lr behind
         ([0.6], [], None),
-        ([], [0.9], 1e-2),  # or the other one ahead
+        ([], [0.9], 1e-2),  # or the other lr ahead
         ([], [0.5], None),
     ],
 )
 def test_a_compared_lr_is_the_runner_up_by_the_mean_over_all_its_seeds(
     over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], runner_up: float | None
 ) -> None:
-    """Its later seed is another than the chosen one's, so that the two share the first two alone."""
+    """Its later seed differs from the chosen lr's, so the two share only the first two seeds."""
     chosen = over_seeds([0.6, 0.6, *later], "lr=1e-3")
     other = [*over_seeds([0.5, 0.5], "lr=1e-2"), *(make_record("lr=1e-2", "seed=7", dev=score) for score in theirs)]
     cell = only_cell([*chosen, *other])
@@ -123,7 +123,7 @@ def test_a_compared_lr_is_the_runner_up_by_the_mean_over_all_its_seeds(
 def test_if_the_chosen_lr_collapsed_all_its_seeds_count(
     over_seeds: OverSeeds, collapsed: bool, runner_up: float | None
 ) -> None:
-    """It collapsed on seeds that the other ones were not run with, so where both were run does not tell."""
+    """It collapsed on seeds that the others lack, so shared seeds are not enough to decide."""
     chosen = over_seeds([0.8, 0.2, 0.2], "lr=1e-3")
     for run in chosen:
         run.last["spread"] = 0.0 if collapsed and run.settings.seed else 0.9

@@ -1,4 +1,4 @@
-"""Intervals and paired differences, against enumeration, printed examples and other routes through SciPy."""
+"""Intervals and paired differences, checked against enumeration, published examples and other SciPy functions."""
 
 import itertools
 import math
@@ -27,7 +27,7 @@ def of_seeds(scores: list[float]) -> Interval:
     return found
 
 
-# Of the seeds
+# Over seeds
 
 
 @pytest.mark.parametrize("scores", [[0.1, 0.2, 0.4, 0.3], [0.5, 0.51, 0.7, 0.4, 0.45], [0.1, 0.1, 0.1, 0.9]])
@@ -39,7 +39,7 @@ def test_the_bootstrap_is_close_to_the_enumeration_of_all_resamples(scores: list
 
 
 def test_three_seeds_have_their_range_as_interval() -> None:
-    """One resample in 27 is the lowest score alone: more than the 2.5 % to be cut off."""
+    """One resample in 27 has only the lowest score, which is more than the 2.5 % cut off."""
     found = of_seeds([0.4, 0.1, 0.2])
     assert (found.low, found.high) == pytest.approx((0.1, 0.4))
 
@@ -60,13 +60,13 @@ def test_the_interval_contains_the_mean_and_stays_within_the_range_of_seeds(scor
 
 
 def test_coverage_is_close_to_nominal() -> None:
-    """Of 30 normal scores, 95 % less a little; over 400 trials that has a standard error of 1.1 %."""
+    """For 30 normal scores, coverage is slightly below 95 %; over 400 trials its standard error is 1.1 %."""
     random = np.random.default_rng(1)
     found = [of_seeds(list(random.normal(0.5, 0.1, 30))) for _ in range(400)]
     assert 0.90 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 0.98
 
 
-# Of the dev set
+# Over the dev set
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_fishers_z_by_hand() -> None:
 @pytest.mark.parametrize("metric", [*CORRELATIONS, "accuracy"])
 def test_identical_seeds_have_the_dev_set_interval(metric: str) -> None:
     assert interval([0.5, 0.5, 0.5], metric=metric, dev_rows=100) == interval([0.5], metric=metric, dev_rows=100)
-    assert known(interval([0.3, 0.1 + 0.2], metric=metric, dev_rows=100)).of == DEV_SET  # but for rounding
+    assert known(interval([0.3, 0.1 + 0.2], metric=metric, dev_rows=100)).of == DEV_SET  # equal up to rounding
 
 
 @pytest.mark.parametrize("metric", CORRELATIONS)
@@ -152,13 +152,13 @@ def test_fishers_z_needs_four_rows(rows: int) -> None:
 
 
 def test_a_difference_by_hand() -> None:
-    """Differences 0.1, 0.2, 0.3: mean 0.2, error 0.1 / sqrt(3), t = sqrt(12); a t-table has 4.3027 at 2 degrees."""
+    """Differences 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3), t = sqrt(12); critical t is 4.3027 at 2 df."""
     found = paired({0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.4, 1: 0.3, 2: 0.2})
     assert found is not None
     assert found.seeds == 3
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
-    assert found.p == pytest.approx(1 - math.sqrt(6 / 7))  # two degrees: p = 1 - t / sqrt(t^2 + 2), t^2 = 12
+    assert found.p == pytest.approx(1 - math.sqrt(6 / 7))  # at 2 df: p = 1 - t / sqrt(t^2 + 2), t^2 = 12
     assert found.within_noise
 
 
@@ -192,7 +192,7 @@ def test_only_shared_seeds_count() -> None:
 
 
 def test_pairing_removes_the_effect_of_the_seed() -> None:
-    """Spread wide over seeds, the difference nearly the same in each: told apart by pairs, and not without them."""
+    """Scores vary widely over seeds but differences do not: paired they are significant, unpaired they are not."""
     theirs = {0: 0.2, 1: 0.5, 2: 0.8}
     found = paired({0: 0.25, 1: 0.551, 2: 0.849}, theirs)
     assert found is not None

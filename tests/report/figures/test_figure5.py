@@ -1,4 +1,4 @@
-"""Figure 5: the curves are the recorded sums, and only of runs that have them."""
+"""Figure 5: the curves are the recorded sums, from the runs that have them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,9 @@ KINDS = ["attention.self.query", "attention.output.dense"]
 
 @pytest.fixture
 def measured(make_record: Callable[..., RunRecord]) -> Callable[..., RunRecord]:
-    """``measured([[5, 2, 0], ...], "method=lora")``: a run in which weights moved by these singular values, by layer.
+    """``measured([[5, 2, 0], ...], "method=lora")``: a run whose updates have these singular values, by layer.
 
-    kinds  of each layer's weights; from one to the next the rank is one more, and the relative norm smaller
+    kinds  kinds of weights in each layer; from one to the next the rank grows by one and the relative norm shrinks
     """
 
     def make(values: list[list[float]], *overrides: str, kinds: list[str] = KINDS, **changes: Any) -> RunRecord:
@@ -30,9 +30,9 @@ def measured(make_record: Callable[..., RunRecord]) -> Callable[..., RunRecord]:
         for number, some in enumerate(values):
             sums = np.cumsum(some).tolist()
             for place, kind in enumerate(kinds):
-                told = [sums[rank - 1] for rank in RANKS if rank <= len(sums)]
+                recorded = [sums[rank - 1] for rank in RANKS if rank <= len(sums)]
                 size = {"rank": int(np.count_nonzero(some)) + place, "norm": 2.0, "norm_before": 8.0 + 32 * place}
-                weights[f"roberta.encoder.layer.{number}.{kind}"] = {**size, "sum": sums[-1], "sums": told}
+                weights[f"roberta.encoder.layer.{number}.{kind}"] = {**size, "sum": sums[-1], "sums": recorded}
         return make_record("task=cola", *overrides, spectrum={"ranks": RANKS, "weights": weights}, **changes)
 
     return make
@@ -59,13 +59,13 @@ def panels(drawing: Drawing) -> dict[str, Axes]:
 
 
 def colours_of(drawing: Drawing) -> dict[str, Any]:
-    """The colour of each variant, as the legend has it."""
+    """The colour of each variant in the legend."""
     [legend] = drawing.figure.legends
     return {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
 
 
 def of_colour(ax: Axes, colour: object) -> list[Line2D]:
-    """A curve, and its marker."""
+    """Return a variant's curve and its marker."""
     return [line for line in ax.lines if line.get_color() == colour and len(np.asarray(line.get_xdata()))]
 
 
@@ -77,7 +77,7 @@ def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord])
         assert list(colours) == ["FT", "LoRA (r=2)", "ROSA (r=2)"]
         curve, _ = of_colour(ax, colours["LoRA (r=2)"])
         np.testing.assert_array_equal(np.asarray(curve.get_xdata()), RANKS)
-        # Two layers of two seeds: their first values are 3/4, 1/2, 1/2 and 9/10 of all.
+        # Two layers of two seeds: their first values are 3/4, 1/2, 1/2 and 9/10 of the sum.
         np.testing.assert_allclose(np.asarray(curve.get_ydata()), [(0.75 + 0.5 + 0.5 + 0.9) / 4, 1, 1, 1])
         curve, _ = of_colour(ax, colours["FT"])
         np.testing.assert_allclose(

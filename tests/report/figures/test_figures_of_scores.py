@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 6 and the sensitivity to the learning rate: what they draw is what the records say."""
+"""Figures 3, 4 and 6 and learning rate sensitivity: they draw the values in the records."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -36,7 +36,7 @@ FT, LORA, LORA2, ROSA, ROSA2 = (
 
 @pytest.fixture
 def scored(make_record: MakeRecord) -> MakeRecord:
-    """``scored([0.1, 0.3], "method=lora")``: a run with these scores of its epochs; the best is the dev score too."""
+    """``scored([0.1, 0.3], "method=lora")``: a run with these scores, one per epoch; the best is also its dev score."""
 
     def make(
         scores: Sequence[float],
@@ -61,7 +61,7 @@ def scored(make_record: MakeRecord) -> MakeRecord:
 
 @pytest.fixture
 def runs(scored: MakeRecord) -> list[RunRecord]:
-    """Five variants, three learning rates, three seeds, in two settings: all figures are made of them."""
+    """Five variants, three learning rates and three seeds in two settings: enough for all figures."""
     records = []
     for protocol in ((), FAIR):
         for method in (FT, LORA, LORA2, ROSA, ROSA2):
@@ -87,7 +87,7 @@ def drawn(name: str, records: Iterable[RunRecord]) -> Drawing:
 
 
 def by_title(drawing: Drawing) -> dict[str, list[Axes]]:
-    """The axes of each panel, from left to right, by the panel's title without its letter, on one line."""
+    """Axes of each panel from left to right, keyed by the panel's title on one line without its letter."""
     found: dict[str, list[Axes]] = {}
     for ax in drawing.figure.axes:
         if title := ax.get_title(loc="left"):
@@ -102,13 +102,13 @@ def lines(ax: Axes) -> dict[str, Line2D]:
 
 
 def marked(ax: Axes) -> list[tuple[float, float]]:
-    """The points of the larger markers."""
+    """Positions of the larger markers."""
     large = [line for line in ax.lines if line.get_markersize() == lr_sensitivity.CHOSEN_SIZE]
     return [(float(np.asarray(line.get_xdata())[0]), float(np.asarray(line.get_ydata())[0])) for line in large]
 
 
 def bars(ax: Axes) -> list[float]:
-    """The lengths of horizontal bars, from above."""
+    """Lengths of the horizontal bars, from top to bottom."""
     return [bar.get_width() for some in ax.containers if isinstance(some, BarContainer) for bar in some]
 
 
@@ -122,7 +122,7 @@ def of(records: Iterable[RunRecord], protocol: str, variant: str) -> list[RunRec
 
 
 def chosen_lr(records: list[RunRecord]) -> float:
-    """Independent of `select`: the learning rate whose mean of what selects is the highest."""
+    """Independently of `select`, find the learning rate with the highest mean selection score."""
     lrs = sorted({record.settings.lr for record in records})
     means = [
         np.mean(
@@ -157,7 +157,7 @@ VARIANTS = ["FT", "LoRA (r=2)", "LoRA (r=8)", "ROSA (r=2)", "ROSA (r=8)"]
 SETTINGS = {name: f"CoLA: RoBERTa-base, protocol {name}, cuda bfloat16" for name in ("paper", "fair")}
 
 
-# What is drawn
+# Drawing
 
 
 def test_figure_6_shows_the_epochs_of_the_chosen_learning_rate(runs: list[RunRecord]) -> None:
@@ -203,7 +203,7 @@ def test_sensitivity_shows_every_learning_rate_and_marks_the_chosen_one(runs: li
             best = chosen_lr(same)
             assert point == pytest.approx((best, 100 * scores.mean(0)[lrs.index(best)]))
             misled += best != lrs[int(scores.mean(0).argmax())]
-    assert misled  # somewhere the held-out rows choose another than dev would
+    assert misled  # in some case held-out rows and dev choose differently
 
 
 def test_a_learning_rate_with_fewer_seeds_has_an_open_marker_and_is_never_chosen(scored: MakeRecord) -> None:
@@ -220,7 +220,7 @@ def test_a_learning_rate_with_fewer_seeds_has_an_open_marker_and_is_never_chosen
 def changed(
     scored: MakeRecord, *overrides: str, lrs: Sequence[str] = ("1e-3", "1e-4"), **changes: Any
 ) -> list[RunRecord]:
-    """ROSA with settings of its own changed: ``resample_every=0`` and the like, one run a learning rate."""
+    """ROSA with changed settings such as ``resample_every=0``, one run per learning rate."""
     deviations = {f"method.{key}": [value, "else"] for key, value in changes.items()}
     return [scored([float(lr) * 100], *ROSA, *overrides, f"lr={lr}", deviations=deviations) for lr in lrs]
 
@@ -291,7 +291,7 @@ def test_figure_3_says_what_was_measured(scored: MakeRecord, kind: str, said: st
     assert ("shared GPU" in caption) == (kind == "cuda")
 
 
-# What is kept apart, and what stays out
+# Separation and exclusion
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -319,7 +319,7 @@ def test_settings_are_never_mixed(scored: MakeRecord, name: str) -> None:
 
 @pytest.mark.parametrize("name", DRAW)
 def test_cola_comes_first_then_tasks_with_most_runs_up_to_a_limit(scored: MakeRecord, name: str) -> None:
-    """CoLA before what has more runs; another model's CoLA after all of the one that has most; changed rules last."""
+    """CoLA comes before tasks with more runs; the model with most runs before others; deviating settings last."""
     sets = {"cola": 1, "rte": 2, "mrpc": 6, "qnli": 5, "sst2": 4}
     groups = [(f"task={task}", "model=roberta_base", {}, count) for task, count in sets.items()]
     groups += [("task=cola", "model=minilm", {}, 3), ("task=cola", "model=roberta_base", {"epochs": [2, 10]}, 7)]
@@ -403,7 +403,7 @@ def test_sensitivity_needs_two_learning_rates_in_one_setting(scored: MakeRecord)
     assert DRAW["lr_sensitivity"](apart) is None
 
 
-# What is written
+# Output
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -420,7 +420,7 @@ def test_nothing_is_cut_off_and_no_labels_overlap(runs: list[RunRecord], name: s
 
 
 def test_many_changed_variants_are_distinguishable_and_legible(scored: MakeRecord) -> None:
-    """More than there are colours, with long names, on a wide range of learning rates, under two protocols."""
+    """More variants than colours, with long names, a wide range of learning rates, and two protocols."""
     some = [
         run
         for protocol in ("paper", "fair")
@@ -439,7 +439,7 @@ def test_many_changed_variants_are_distinguishable_and_legible(scored: MakeRecor
 
 
 def assert_readable(figure: Figure) -> None:
-    """Titles, labels and legend are on the page and apart, laid out as in the file; an axis's numbers are apart too."""
+    """Assert that titles, labels and legend are on the page and do not overlap, nor do an axis's numbers."""
     figure.draw_without_rendering()
     texts = [
         text for ax in figure.axes for text in (ax.xaxis.label, ax.yaxis.label, ax._left_title)  # pyright: ignore

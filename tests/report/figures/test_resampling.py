@@ -18,7 +18,7 @@ NEVER, EVERY = "ROSA (r=8, resample_every=0)", "ROSA (r=8)"
 
 @pytest.fixture
 def fitted(make_record: MakeRecord) -> MakeRecord:
-    """``fitted([2.0, 1.0], "method=lora", spread=0.0)``: a run with these train losses of its epochs."""
+    """``fitted([2.0, 1.0], "method=lora", spread=0.0)``: a run with these train losses, one per epoch."""
 
     def make(losses: Sequence[float], *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record("task=cola", *overrides, dev=0.5, **changes)

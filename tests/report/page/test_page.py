@@ -1,4 +1,4 @@
-"""The page of ``rosa-bench report``, read by the standard library's parser; test_page_in_browser.py opens it."""
+"""The page of ``rosa-bench report``, parsed by the standard library. See also test_page_in_browser.py."""
 
 import gzip
 import os
@@ -79,7 +79,7 @@ class Reader(HTMLParser):
 
     @property
     def details(self) -> "dict[str, Reader]":
-        """What a chosen run shows, by its id."""
+        """Details of each run, keyed by id."""
         return {
             attributes["id"].removeprefix("run:"): Reader(gzip.decompress(b64decode(text, validate=True)).decode())
             for attributes, text in self.scripts
@@ -97,7 +97,7 @@ def with_epochs(record: RunRecord, scores: list[float]) -> RunRecord:
 
 
 def broken(record: RunRecord) -> RunRecord:
-    """A run as it is recorded when it breaks off in its first epoch."""
+    """A record of a run that crashed in its first epoch."""
     record.status, record.error = "failed", "loss is nan at step 3"
     record.scores = Scores(reported=record.scores.reported)
     return record
@@ -105,7 +105,7 @@ def broken(record: RunRecord) -> RunRecord:
 
 @pytest.fixture
 def records(make_record: MakeRecord, make_synthetic: MakeRecord, over_seeds: OverSeeds) -> list[RunRecord]:
-    """Scores of two methods on two tasks, an error, a run that broke off, and one that had not begun to train."""
+    """Scores of two methods on two tasks, an error metric, a crashed run, and one that had not begun to train."""
     runs = [with_epochs(run, [0.1, 0.3, 0.2]) for run in over_seeds([0.61, 0.62, 0.63], held_out=0.5)]
     runs += over_seeds([0.51, 0.53, 0.52], "method=lora", held_out=0.5, deviations={"epochs": [3, 10]})
     runs += [
@@ -116,7 +116,7 @@ def records(make_record: MakeRecord, make_synthetic: MakeRecord, over_seeds: Ove
     return runs
 
 
-# What stands in it
+# Contents
 
 
 def test_every_run_is_in_the_list_with_every_field(records: list[RunRecord]) -> None:
@@ -179,7 +179,7 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
         time_s={"load": 1.5, "total": 61.25},
         memory_bytes={"train": 300 << 20},
     )
-    told = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", details_html(run)))
+    shown = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", details_html(run)))
     for key, words in {
         "source": "wheel", "sha256": f"[{'a' * 64}]", "fingerprint": "f" * 64, "subset": "true", "rows.held_out": "0",
         "synthetic": "false", "commit": "c" * 40, "dirty": "true", "torch": "2.99", "total": "61.25", "train": "300",
@@ -187,10 +187,10 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
         "lr": "0.00123", "seed": "0", "epochs": "10", "task.hub.path": "nyu-mll/glue", "method.name": "rosa",
         "method.resample_every": '<mark>7</mark> <span class="quiet">(protocol: 2)</span>',
     }.items():  # fmt: skip
-        assert told[key] == words, key
+        assert shown[key] == words, key
     for key, value in run.config.items():
         for setting in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
-            assert any(f"{name}.".startswith(f"{setting}.") for name in told), setting
+            assert any(f"{name}.".startswith(f"{setting}.") for name in shown), setting
 
 
 def test_details_of_a_crashed_run_say_why(records: list[RunRecord]) -> None:
@@ -219,8 +219,8 @@ def test_curves_show_the_values_of_the_epochs(records: list[RunRecord]) -> None:
 def test_tables_and_figures_come_before_the_list(records: list[RunRecord]) -> None:
     text = page(records)
     places = [
-        text.index(said)
-        for said in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
+        text.index(part)
+        for part in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
     ]
     assert places == sorted(places)
     pictures = [attributes["src"] for tag, attributes in Reader(text).tags if tag == "img"]
@@ -263,7 +263,7 @@ def test_the_head_says_when_and_by_which_versions(make_record: MakeRecord) -> No
     assert "torch 2.0, 2.1; python 3.11" in text
 
 
-# It is one file, and text stays text
+# A single file, with all text escaped
 
 
 def test_nothing_is_fetched(records: list[RunRecord]) -> None:
@@ -283,7 +283,7 @@ def test_nothing_is_fetched(records: list[RunRecord]) -> None:
 
 
 def hostile(make_record: MakeRecord, words: str) -> RunRecord:
-    """A run in which everything that may be said by others says ``words``."""
+    """A run with ``words`` in every field that may hold text from outside."""
     values = to_values(make_record(id=words, error=words, deviations={"limit_train": [words, words]}))
     for group in ("task", "model", "method", "protocol"):
         values["config"][group]["title"] = words

@@ -1,4 +1,4 @@
-"""The page of ``rosa-bench report``, opened in a real browser without a network."""
+"""The page of ``rosa-bench report``, opened in a real browser that is offline."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,15 +36,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
-    """``opened(records)``: their page, open. At the end: nothing was asked of a network, and no error was told."""
+    """``opened(records)`` opens their page. Teardown checks that it made no request and reported no error."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, offline=True)
     view = context.new_page()
     asked: list[str] = []
-    told: list[str] = []
+    messages: list[str] = []
     view.on("request", lambda request: asked.append(request.url))
-    view.on("console", lambda message: told.append(message.text))
-    view.on("pageerror", lambda error: told.append(str(error)))
-    view.on("dialog", lambda dialog: told.append(dialog.message))
+    view.on("console", lambda message: messages.append(message.text))
+    view.on("pageerror", lambda error: messages.append(str(error)))
+    view.on("dialog", lambda dialog: messages.append(dialog.message))
 
     def open_page(records: list[RunRecord]) -> Any:
         for record in records:
@@ -56,13 +56,13 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
 
     yield open_page
     context.close()
-    assert told == []
+    assert messages == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.fixture
 def records(make_record: MakeRecord) -> list[RunRecord]:
-    """Five runs of ROSA, more of other methods than a page holds, one that failed."""
+    """Five runs of ROSA, more runs of other methods than fit a page, and one failed run."""
     runs = [make_record(f"seed={seed}", dev=dev, id=f"rosa-{seed}") for seed, dev in enumerate(SCORES)]
     for run in runs:
         run.scores.epochs = [
@@ -81,7 +81,7 @@ def records(make_record: MakeRecord) -> list[RunRecord]:
 
 
 def assert_shows(view: Any, title: str, texts: list[str]) -> None:
-    """Wait until a column's texts, in the rows that are shown, are these: the page sorts and filters when it can."""
+    """Wait until the visible rows have these texts in a column, because the page sorts and filters asynchronously."""
     titles = [text.strip() for text in view.locator("#runs thead th").all_inner_texts()]
     cells = view.locator(f"#runs tbody tr td:nth-child({titles.index(title) + 1})")
     api.expect(cells).to_have_text(texts)
@@ -160,11 +160,11 @@ def test_a_chosen_run_shows_its_curves_settings_and_provenance(
     assert fits(view)
 
     after = view.screenshot(path=tmp_path / "report.png")
-    size = tuple(int.from_bytes(after[start : start + 4]) for start in (16, 20))  # where a PNG says it
+    size = tuple(int.from_bytes(after[start : start + 4]) for start in (16, 20))  # where a PNG stores its size
     assert size == (WIDTH, HEIGHT)
     assert after != before
 
-    view.get_by_role("cell", name="62.5", exact=True).first.click()  # another takes its place
+    view.get_by_role("cell", name="62.5", exact=True).first.click()  # another run replaces it
     panel.get_by_role("heading", name="rosa-0").wait_for()
     assert "rosa-2" not in panel.inner_text()
     panel.get_by_label("Close").click()

@@ -31,7 +31,7 @@ def test_everything_drawn_is_inside_the_axes(values: list[float]) -> None:
 
 @pytest.mark.parametrize("values", [[3.0, 2.0, 2.5, 0.1], [3.0, 1e-6, 2.5, 1e-3], [-3.0, 20.0, 1.0]])
 def test_ticks_and_points_share_one_scale(values: list[float]) -> None:
-    """A value between two ticks is drawn between them, and a greater one higher; the page's y points down."""
+    """A value between two ticks is drawn between them, and a larger one higher; y points down on the page."""
     found = placed(values)
     [line] = found.lines
     heights = [*((float(label), y) for y, label in found.y_ticks), *zip(values, (y for _, y in line), strict=True)]

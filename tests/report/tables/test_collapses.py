@@ -13,7 +13,7 @@ Spreading = Callable[..., RunRecord]
 
 @pytest.fixture
 def spreading(make_record: MakeRecord) -> Spreading:
-    """``spreading(0.9, "task=cola")``: a run whose last epoch's predictions spread so much; none: not recorded."""
+    """``spreading(0.9, "task=cola")``: a run with this final spread of predictions; None if not recorded."""
 
     def make(spread: float | None, *overrides: str, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)

@@ -113,14 +113,14 @@ def test_a_subset_of_train_and_dev_has_one_note(make_record: MakeRecord) -> None
 
 def test_learning_rates_not_compared_are_marked_and_noted(over_seeds: OverSeeds) -> None:
     some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
-    told = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
+    not_compared = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
     section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
-    assert entry(section, "FT", "CoLA").mark == "†‡"  # an end too: one that was not compared was tried
+    assert entry(section, "FT", "CoLA").mark == "†‡"  # at an end too: the lr that was not compared was tried
     assert entry(section, "LoRA (r=8)", "CoLA").mark == "‡"
-    assert section.notes == [told, OPEN_ENDED]
+    assert section.notes == [not_compared, OPEN_ENDED]
     better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
     unsettled = "§ not settled: ahead where both were run, or of the mean over all its seeds: FT 0.02 on CoLA"
-    assert better.notes == [told, OPEN_ENDED, unsettled]
+    assert better.notes == [not_compared, OPEN_ENDED, unsettled]
     assert entry(better, "FT", "CoLA").mark == "†‡§"
 
 
@@ -218,7 +218,7 @@ def test_the_header_says_how_much_each_variant_was_tuned_if_it_differs(over_seed
         # Differences 0.1, 0.2, 0.3: half of the interval is 4.3027 x 0.1 / sqrt(3)
         ([0.4, 0.3, 0.2], [0.5, 0.5, 0.5], ("+20.0", "-4.8 to +44.8", "0.07", 3, "within noise")),
         ([0.5, 0.5, 0.5], [0.1, 0.11, 0.12], ("-39.0", "-41.5 to -36.5", "<0.001", 3, "below LoRA")),
-        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # no noise at all
+        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # zero variance
         ([0.0, 0.0], [0.0, 0.0], ("+0.0", "+0.0 to +0.0", None, 2, "within noise")),
         ([0.1], [0.9, 0.9], ("+80.0", None, None, 1, "not known")),
     ],
@@ -269,11 +269,11 @@ def cells(scores: dict[str, list[float]], over_seeds: OverSeeds) -> dict[Variant
     [
         ({"ft": [0.8, 0.82], "lora": [0.5, 0.52]}, "ft"),
         ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.6, 0.6]}, "ft"),
-        ({"ft": [0.5, 0.7], "lora": [0.5, 0.52]}, None),  # ahead, but one seed of its own is behind
-        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.80, 0.81]}, None),  # ahead of one, not of the other
-        ({"ft": [0.8], "lora": [0.5, 0.52]}, None),  # one seed has no deviation
+        ({"ft": [0.5, 0.7], "lora": [0.5, 0.52]}, None),  # ahead, but its seeds vary too much
+        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.80, 0.81]}, None),  # ahead of one but not of the other
+        ({"ft": [0.8], "lora": [0.5, 0.52]}, None),  # one seed has no standard deviation
         ({"ft": [0.8, 0.82], "lora": [0.5]}, None),
-        ({"ft": [0.8, 0.82]}, None),  # nobody to lead
+        ({"ft": [0.8, 0.82]}, None),  # no other row to beat
         ({"ft": [0.8, 0.8], "lora": [0.8, 0.8]}, None),
         ({"ft": [0.8, 0.8], "lora": [0.7, 0.7]}, "ft"),
     ],
@@ -291,7 +291,7 @@ def test_only_a_lead_beyond_noise_is_marked(
 def test_a_lead_counts_at_the_five_percent_level(over_seeds: OverSeeds, high: list[float], marked: bool) -> None:
     """Welch's t by hand: means 0.04 (0.03) apart, variances 4e-4 and 1e-4 over three seeds each: t = 3.10 (2.32).
 
-    Welch's degrees of freedom are 2.94, where a t-table has 2.37 for one side of five percent.
+    Welch's degrees of freedom are 2.94, for which the one-sided 5 % critical value in a t-table is 2.37.
     """
     low = [0.49, 0.50, 0.51]
     assert (leader(cells({"ft": high, "lora": low}, over_seeds)) is not None) == marked

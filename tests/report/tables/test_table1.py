@@ -1,4 +1,4 @@
-"""Table 1: seconds, of runs that padded every batch to 512."""
+"""Table 1: times of runs that padded every batch to 512."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ A100 = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
 
 @pytest.fixture
 def make_timed(make_record: Callable[..., RunRecord]) -> MakeTimed:
-    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs that took so long.
+    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs with these times in seconds.
 
-    padded  whether to 512; none: as in a record that is older than the setting
+    padded  whether padded to 512; None as in a record older than the setting
     """
 
     def make(
@@ -46,7 +46,7 @@ def rows(lines: list[Line]) -> dict[str, list[Entry]]:
 
 
 def test_epoch_and_factorisation_times_are_next_to_the_papers(make_timed: MakeTimed) -> None:
-    """ROSA: two factorisations in three epochs of 10 s, so an epoch that has one takes 10.5 s."""
+    """ROSA: two factorisations in three epochs of 10 s, so an epoch with one takes 10.5 s."""
     every = {"method.resample_every": [1, 2.0]}
     runs = [
         make_timed("method=ft", train=36.0),
@@ -79,7 +79,7 @@ def test_factorisations_are_counted_by_rosas_period(
     steps = 115  # 3,668 rows in batches of 32
     made = sum(method.is_due(step, steps) for step in range(epochs * steps))
     assert table1.resamples(make_record(*overrides)) == made  # an older record
-    assert table1.resamples(make_record(*overrides, resamples=made + 1)) == made + 1  # what the record says counts
+    assert table1.resamples(make_record(*overrides, resamples=made + 1)) == made + 1  # the recorded count wins
 
 
 @pytest.mark.parametrize("method", ["ft", "lora", "ia3"])
@@ -100,7 +100,7 @@ def test_other_tasks_and_shapes_are_not_timed(make_timed: MakeTimed, override: s
 
 def test_times_of_two_devices_are_never_mixed(make_timed: MakeTimed) -> None:
     runs = [make_timed("method=ft", "seed=0"), make_timed("method=ft", "seed=1", train=60.0, device=A100)]
-    assert len(select(runs)) == 1  # as scores, they may
+    assert len(select(runs)) == 1  # scores of two devices may be mixed
     table = table1.build(select(runs))
     found = {section.header["Device"]: rows(section.lines)["FT"][1].mean for section in table.sections}
     assert found == {"NVIDIA H200, bfloat16": "10.00", "NVIDIA A100, bfloat16": "20.00"}

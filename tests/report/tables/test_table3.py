@@ -1,4 +1,4 @@
-"""Runs of a task of writing in tables and figures: Table 3, and what of them is in none other."""
+"""Runs of a generation task in tables and figures: Table 3, and their absence from the other tables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def entry(section: Section, row: str, column: str) -> Entry:
     return line.entries[[one.title for one in section.columns].index(column)]
 
 
-# Which runs, and which figures
+# Runs and scores
 
 
 def test_the_papers_rows_have_its_figures(make_written: MakeRecord) -> None:
@@ -60,7 +60,7 @@ def test_our_scores_are_next_to_the_papers_with_further_metrics_of_the_same_text
     ]  # fmt: skip
     assert entry(section, "LoRA (r=8)", "E2E, BLEU") == Entry(mean="62.0", spread="1.4", count=2, paper="67")
     assert entry(section, "LoRA (r=8)", "BLEU, cased") == Entry(mean="52.0")
-    assert entry(section, "LoRA (r=8)", "NIST") == Entry(mean="7.50")  # as it is
+    assert entry(section, "LoRA (r=8)", "NIST") == Entry(mean="7.50")  # unscaled
     assert entry(section, "LoRA (r=8)", "perplexity") == Entry(mean="7.50")
     assert entry(section, "FT", "NIST") == Entry(mean="7.25")
     assert [entry(section, "ROSA (r=8)", column.title).mean for column in section.columns] == [None] * 5
@@ -85,7 +85,7 @@ def test_generation_and_understanding_have_separate_tables(make_written: MakeRec
 def test_generation_and_understanding_are_separate_within_one_setting(
     make_written: MakeRecord, make_record: MakeRecord
 ) -> None:
-    """Of one model, protocol and device."""
+    """With the same model, protocol and device."""
     both = [make_written([9.0]), make_record("task=cola", dev=0.4)]
     values = to_values(both[1])
     values["config"]["model"] = both[0].config["model"]
@@ -109,7 +109,7 @@ def test_the_synthetic_stand_in_has_no_paper_figures(make_written: MakeRecord) -
 
 
 def test_the_learning_rate_has_the_lowest_dev_perplexity(make_written: MakeRecord) -> None:
-    """And neither BLEU nor perplexity on test."""
+    """Neither BLEU nor perplexity on test decides."""
     runs = [
         make_written([30.0, 9.0], "method=lora", "lr=1e-2", bleu=0.9, perplexity=2.0),
         make_written([30.0, 8.0], "method=lora", "lr=1e-3", bleu=0.5, perplexity=6.0),
@@ -131,7 +131,7 @@ def test_a_non_finite_perplexity_never_wins(make_written: MakeRecord, undefined:
     assert [row["lr"] for row in table_of(runs).tidy] == ["0.001"]
 
 
-# What is said
+# Text
 
 
 def test_the_header_counts_the_rows_of_all_three_splits(make_written: MakeRecord) -> None:
@@ -188,7 +188,7 @@ def test_the_table_is_printed_and_written(
 
 @pytest.fixture
 def sweep(make_written: MakeRecord) -> list[RunRecord]:
-    """FT, LoRA and ROSA of two ranks and learning rates and two seeds: perplexity prefers 1e-3, BLEU 1e-2."""
+    """FT, LoRA and ROSA with two ranks, learning rates and seeds. Perplexity prefers 1e-3, BLEU 1e-2."""
     methods = [("method=ft",), *((f"method={name}", f"rank={rank}") for name in ("lora", "rosa") for rank in (4, 8))]
     return [
         make_written(
@@ -212,7 +212,7 @@ def test_figure_6_shows_the_perplexity_of_every_epoch_unscaled(sweep: list[RunRe
     assert drawing is not None
     left, right = drawing.figure.axes
     assert right.get_ylabel() == "Perplexity,\non dev"
-    assert ys(right, "FT") == [20.0, 9.5]  # of the chosen learning rate, the mean of two seeds
+    assert ys(right, "FT") == [20.0, 9.5]  # mean of two seeds at the chosen learning rate
     assert ys(right, "ROSA (r=8)") == [24.0, 13.5]
     assert ys(left, "FT") == [5.0, 4.0]
 

@@ -1,4 +1,4 @@
-"""Tables 4 and 5: which runs belong to them."""
+"""Tables 4 and 5: which runs they include."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ TABLE5 = {
 
 @pytest.fixture
 def others(over_seeds: OverSeeds) -> list[RunRecord]:
-    """Runs that neither table has: of Table 2, of another rank, of another way to select, and of another task."""
+    """Runs in neither table: Table 2's, another rank, another selection, and another task."""
     return [
         *over_seeds([0.1], "method=rosa"),
         *over_seeds([0.1], "method=ia3"),
@@ -47,7 +47,7 @@ def others(over_seeds: OverSeeds) -> list[RunRecord]:
 
 
 def made(over_seeds: OverSeeds, rows: dict[str, tuple[str, dict[str, Any]]]) -> list[RunRecord]:
-    """A run for each row, with scores 0.20, 0.21, ... in the rows' order."""
+    """One run per row, with scores 0.20, 0.21, ... in row order."""
     return [
         run
         for number, (method, deviations) in enumerate(rows.values())
@@ -81,8 +81,8 @@ def test_table_4_has_the_papers_figures_and_both_tasks(over_seeds: OverSeeds) ->
 
 def test_the_papers_row_names_are_explained_by_our_settings(over_seeds: OverSeeds) -> None:
     runs = over_seeds([0.6], deviations=ROSA["svd_add"])
-    said = " ".join(table4.build(select(runs)).intro)
-    assert "ROSA SVD Init is method=rosa rank=8 method.init=svd_add method.resample_every=0;" in said
+    intro = " ".join(table4.build(select(runs)).intro)
+    assert "ROSA SVD Init is method=rosa rank=8 method.init=svd_add method.resample_every=0;" in intro
     assert " is method=" not in " ".join(table2.build(select(runs)).intro)
 
 

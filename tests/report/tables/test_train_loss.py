@@ -14,7 +14,7 @@ Ending = Callable[..., RunRecord]
 
 @pytest.fixture
 def ending(make_record: MakeRecord) -> Ending:
-    """``ending(0.3, "task=cola")``: a run whose last epoch had this training loss, and whose others had 9."""
+    """``ending(0.3, "task=cola")``: a run with this training loss in its last epoch, and 9 in the others."""
 
     def make(loss: float, *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)

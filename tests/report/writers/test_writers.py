@@ -1,4 +1,4 @@
-"""What is written: Markdown, LaTeX, CSV and the terminal, all of one table."""
+"""One table as Markdown, LaTeX, CSV and terminal output."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ COUNTS = "7 completed runs; not tabled: 1 failed"
 
 @pytest.fixture
 def table(over_seeds: OverSeeds) -> Table:
-    """Two settings; every task; a regular expression, a subset, a lead, one seed, an lr left out."""
+    """Two settings and every task, with a regular expression, a subset, a leader, a single seed, and an lr left out."""
     tasks = ("cola", "mrpc", "qnli", "rte", "stsb", "mnli", "sst2", "boolq", "wic")
     runs = [run for task in tasks for run in over_seeds([0.61, 0.62, 0.63], f"task={task}", held_out=0.5)]
     runs += over_seeds([0.51, 0.53], "method=lora", "rank=2", held_out=0.5)
@@ -52,7 +52,7 @@ def test_markdown_has_one_aligned_table_per_setting(table: Table) -> None:
     for rows, section in zip(tables, table.sections, strict=True):
         assert {len(row) for row in rows} == {len(section.columns) + 1}
         assert len(rows) == len(section.lines) + 2
-        assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned, too
+        assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned too
     assert COUNTS in text
 
 
@@ -88,7 +88,7 @@ def test_entry_text(entry: Entry, paper: bool, expected: str) -> None:
 def test_latex_has_balanced_columns_and_braces(table: Table) -> None:
     text = latex(table, COUNTS)
     tabulars = re.findall(r"\\begin\{tabular\}\{@\{\}(l)(r+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is cut
+    assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is split
     for first, others, body in tabulars:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(first + others)}
@@ -152,7 +152,7 @@ def shown(table: Table, width: int) -> str:
 
 @pytest.fixture
 def compared(over_seeds: OverSeeds) -> Table:
-    """LoRA and ROSA on two tasks, and a variant of one seed whose name is long and has signs of Markdown and LaTeX."""
+    """LoRA and ROSA on two tasks, and a variant with one seed and a long name with Markdown and LaTeX characters."""
     runs = [run for task in ("cola", "rte") for run in over_seeds([0.4, 0.3, 0.2], f"task={task}", "method=lora")]
     runs += over_seeds([0.5, 0.5, 0.5], "task=cola") + over_seeds([0.1, 0.0, -0.1], "task=rte")
     changes = {"method.init": ["svd_add", "svd"], "method.resample_every": [0, 2.0], "method.head": ["a_b|c", "d"]}
@@ -205,7 +205,7 @@ def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
     assert [one[name] for name in names] == ["10.0000", "", "", "", "1"]
     ends = ("interval_low_x100", "interval_high_x100", "interval_of")
     assert [lora[name] for name in ends] == ["20.0000", "40.0000", "seeds"]
-    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # the three seeds of one agree
+    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # one of them has three equal seeds
     assert [row["configurations_tried"] for row in (lora, rosa, one)] == ["3", "3", "1"]
 
 
@@ -227,7 +227,7 @@ def test_the_terminal_shows_only_rows_and_columns_with_figures(table: Table) -> 
 
 
 def test_the_terminal_prints_text_verbatim(over_seeds: OverSeeds) -> None:
-    """Brackets in a regular expression are not rich's markup."""
+    """Brackets in a regular expression are not rich markup."""
     runs = over_seeds([0.5], deviations={"method.targets": ["[bold]x[/]:smile:", "attention"]})
     assert "targets=[bold]x[/]:smile:" in shown(table2.build(select(runs)), 120)
 
@@ -281,7 +281,7 @@ def test_span(values: set[int], expected: str) -> None:
         ([], 10, []),
         ([5, 5], 10, [[0, 1]]),
         ([5, 6], 10, [[0], [1]]),
-        ([20, 1, 20], 10, [[0], [1], [2]]),  # what fits nowhere stands alone
+        ([20, 1, 20], 10, [[0], [1], [2]]),  # a width that fits nowhere gets its own block
         ([4, 4, 4], 8, [[0, 1], [2]]),
     ],
 )
