@@ -276,7 +276,7 @@ def test_span(values: set[int], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("widths", "room", "expected"),
+    ("widths", "available", "expected"),
     [
         ([], 10, []),
         ([5, 5], 10, [[0, 1]]),
@@ -285,5 +285,5 @@ def test_span(values: set[int], expected: str) -> None:
         ([4, 4, 4], 8, [[0, 1], [2]]),
     ],
 )
-def test_blocks(widths: list[float], room: float, expected: list[list[int]]) -> None:
-    assert blocks(widths, room) == expected
+def test_blocks(widths: list[float], available: float, expected: list[list[int]]) -> None:
+    assert blocks(widths, available) == expected
