@@ -1,9 +1,9 @@
-"""``rosa-bench compare``: what one setting is worth, all else equal: task by task, and over all of them.
+"""``rosa-bench compare``: the effect of one setting, all else equal, on each task and over all tasks.
 
-It is asked for as runs are, ``method=rosa method.resample_every=1,2,0 protocol=fair``: the setting with several values
-is what is compared, each value less the last, in pairs of runs with the same seed. Settings with as many values each
-change together: ``method=rosa,lora method.init=svd,kaiming``. Of what is not given a method's own settings are as the
-protocol has them; each model, protocol, rank and further setting stands by itself, as in the tables.
+The arguments look like those of a run: ``method=rosa method.resample_every=1,2,0 protocol=fair``. The setting with
+several values is compared: each value minus the last, in pairs of runs with the same seed. Settings with equally many
+values change together: ``method=rosa,lora method.init=svd,kaiming``. A method's own settings that are not given must be
+the protocol's. Each model, protocol, rank and other setting gets its own section, as in the tables.
 """
 
 from collections import Counter, defaultdict
@@ -29,9 +29,9 @@ from rosa_bench.report.tables.table import Column, Entry, Line, Section
 from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
 
-Chosen = Mapping[tuple[str, str], Cell]  # of a side, in words, and a task, by its title
+Chosen = Mapping[tuple[str, str], Cell]  # keyed by a side in words and a task's title
 
-SHOWN = 3  # kinds of runs left out that an error names
+SHOWN = 3  # the most kinds of excluded runs that an error lists
 HOW = (
     "Scores times 100: mean difference (95 % interval; seeds) by Student's t of the differences, seed by seed, not "
     "corrected for how many are looked at. All: the mean over the tasks, of the seeds that all of them have."
@@ -39,10 +39,10 @@ HOW = (
 
 
 def compare(asked: Comparison, runs: Sequence[RunRecord]) -> list[Section]:
-    """A section of differences for each setting and rank that has any among the completed ones of ``runs``.
+    """Compare the completed ``runs``: one section of differences per setting and rank that has any.
 
-    They are chosen as for the tables: of each side's learning rates the best one, unless ``lr`` is asked for. Raises
-    `UserError` where there is nothing to compare.
+    As in the tables, each side uses its best learning rate, unless ``lr`` is given. Raises `UserError` if there is
+    nothing to compare.
     """
     for key, values in asked.settings.items():
         _check(key, values, runs)
@@ -61,38 +61,38 @@ def compare(asked: Comparison, runs: Sequence[RunRecord]) -> list[Section]:
     ]
     if not sections:
         left_out = _left_out(asked, admitted)
-        raise UserError(f"no two runs differ in {' and '.join(asked.keys)} alone and share a task and a seed{left_out}")
+        raise UserError(f"no two runs share a task and a seed and differ only in {' and '.join(asked.keys)}{left_out}")
     return sections
 
 
 def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
-    """Raises `UserError` for a setting or a value that no run has."""
+    """Raise `UserError` if no run has this setting or one of these values."""
     there = {value_of(run, key) for run in runs} - {ABSENT}
     if not there:
-        raise UserError(f"{key} is no setting of these runs; rosa-bench --cfg job shows what settings there are")
+        raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
     if absent := [value for value in values if value not in there]:
         have = ", ".join(sorted(map(words, there)))
-        raise UserError(f"no run has {key}={words(absent[0])}; there are: {have}")
+        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
 
 
 def _order(place: Setting, runs: Mapping[tuple[int, str], int]) -> tuple[int, int, str, str]:
-    """The nearest to its protocol first, then the model with the most runs."""
+    """Sort key: nearest to its protocol first, then the model with the most runs."""
     return len(place.deviations), -runs[place.distance], place.model, place.protocol
 
 
 def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
-    """Which runs would have been compared, had more of their methods' settings been asked for."""
+    """List runs that were excluded because their methods have changes that were not given as arguments."""
     changes = Counter(
         " ".join(f"{change.key}={words(change.value)}" for change in further)
         for run in admitted
         if (further := asked.not_asked(variant_of(run).changes))
     )
-    said = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
-    return f"; runs left out, for what was not asked for: {said}" if said else ""
+    listed = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
+    return f"; runs excluded because of settings not given: {listed}" if listed else ""
 
 
 def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
-    """Runs of each rank, with those of methods that have none; all in one where ranks are compared."""
+    """Group runs by rank; runs of methods without a rank join every group. One group if ranks are compared."""
     ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) is not ABSENT})
     if "rank" in asked.keys or not ranks:
         return [(None, runs)]
@@ -100,7 +100,7 @@ def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None,
 
 
 def _section(asked: Comparison, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
-    """The differences of one setting and rank; none without any."""
+    """Build the section of one setting and rank; None if it has no differences."""
     titles = {run.settings.task.name: run.settings.task.title for run in runs}
     *sides, last = asked.sides
     found: dict[tuple[Hashable, ...], dict[str, tuple[Cell, Cell]]] = {}
@@ -131,7 +131,7 @@ def _side(side: tuple[Hashable, ...]) -> str:
 
 
 def _pair(asked: Comparison, side: tuple[Hashable, ...], task: str, runs: list[RunRecord]) -> tuple[Cell, Cell] | None:
-    """The cells of a side and of the last on a task's largest data that both have; none without a seed in common."""
+    """Return a side's cell and the last side's, on a task's largest shared data; None if they share no seed."""
     for part in split_by_data(run for run in runs if run.settings.task.name == task):
         ours, theirs = (cell_of(run for run in part if asked.admits(run, [one])) for one in (side, asked.sides[-1]))
         if ours and theirs and _difference([(ours, theirs)]):
@@ -152,7 +152,7 @@ def _line(label: str, pairs: Mapping[str, tuple[Cell, Cell]], tasks: Sequence[st
 
 
 def _entry(difference: Difference | None, some: str = "") -> Entry:
-    """``-2.5 (-4.3 to -0.8; 5)``, bold where the interval leaves 0 out."""
+    """Format ``-2.5 (-4.3 to -0.8; 5)``, bold if the interval excludes 0."""
     if difference is None:
         return Entry()
     low, high = difference.low, difference.high
@@ -163,7 +163,7 @@ def _entry(difference: Difference | None, some: str = "") -> Entry:
 
 
 def _chosen(asked: Comparison, found: Mapping[tuple[Hashable, ...], Mapping[str, tuple[Cell, Cell]]]) -> Chosen:
-    """The cells of each side, where learning rates were not asked for but chosen."""
+    """Return the cells of each side if their learning rates were chosen; empty if ``lr`` was given."""
     if "lr" in asked.settings:
         return {}
     sides = [(side, ours) for side, pairs in found.items() for ours, _ in pairs.values()]
@@ -172,7 +172,7 @@ def _chosen(asked: Comparison, found: Mapping[tuple[Hashable, ...], Mapping[str,
 
 
 def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
-    """What was given, and the learning rates that were chosen, marked as in the tables."""
+    """Say which settings were given and which learning rates were chosen, marked as in the tables."""
     given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
     lines = {"Of runs with": ", ".join(given)} if given else {}
     ends = open_ended(chosen)
@@ -184,7 +184,7 @@ def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
 
 
 def _doubts(chosen: Chosen) -> list[str]:
-    """The notes on the marks of learning rates."""
+    """Write the notes that explain the marks on learning rates."""
     runners_up: dict[str, dict[float, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, title), cell in chosen.items():
         if cell.runner_up is not None:
@@ -194,5 +194,5 @@ def _doubts(chosen: Chosen) -> list[str]:
 
 
 def _rates(titles: Iterable[tuple[float, list[str]]]) -> str:
-    """``0.0006 on MRPC; 0.002 on CoLA, RTE``."""
+    """Format ``0.0006 on MRPC; 0.002 on CoLA, RTE``."""
     return "; ".join(f"{lr:g} on {', '.join(tasks)}" for lr, tasks in titles)

@@ -1,4 +1,4 @@
-"""What a command line says of runs that are there: which are meant, and what ``rosa-bench compare`` shall tell."""
+"""Parse command lines that select recorded runs, for ``rosa-bench compare`` and ``rosa-bench next``."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -14,16 +14,16 @@ from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import ABSENT
 
-APART = ("task", "model", "protocol", "seed")  # several values of these are not compared with each other
+APART = ("task", "model", "protocol", "seed")  # several values of these select runs, and are not compared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What is compared: sides, each but the last less the last.
+    """A comparison of several sides: each but the last, minus the last.
 
-    keys   the settings in which they differ
-    sides  the values of these, a tuple a side
-    given  what else a run must have: one of these values of each of these settings
+    keys   the settings in which the sides differ
+    sides  one tuple per side: its values of ``keys``
+    given  further conditions: for each setting, the values that a run may have
     """
 
     keys: tuple[str, ...]
@@ -32,36 +32,36 @@ class Comparison:
 
     @property
     def settings(self) -> dict[str, tuple[Hashable, ...]]:
-        """All that is asked for: key -> values."""
+        """All settings on the command line: key -> values."""
         return {**dict(zip(self.keys, zip(*self.sides, strict=True), strict=True)), **self.given}
 
     def admits(self, run: RunRecord, sides: Iterable[tuple[Hashable, ...]]) -> bool:
-        """Whether a run is of one of these sides, and has what is given."""
+        """Whether a run belongs to one of these sides and meets the conditions in ``given``."""
         return any(
             all(self._has(run, key, (value,)) for key, value in zip(self.keys, side, strict=True)) for side in sides
         ) and all(self._has(run, key, values) for key, values in self.given.items())
 
     def not_asked(self, changes: Iterable[Deviation]) -> tuple[Deviation, ...]:
-        """Those of a run's changes that nothing was said of."""
+        """Return the changes whose settings are not on the command line."""
         return tuple(change for change in changes if change.key not in self.settings)
 
     def _has(self, run: RunRecord, key: str, values: tuple[Hashable, ...]) -> bool:
-        """Whether a run has one of these values. A rank, say, is no condition for a method without one."""
+        """Whether a run has one of these values. A method without the setting, such as a rank, passes too."""
         found = value_of(run, key)
         return found in values or (found is ABSENT and key != self.keys[0] and _is_of_a_method(key))
 
 
 def comparison(arguments: Sequence[str]) -> Comparison:
-    """The comparison that a command line asks for. Raises `UserError` unless some setting has several values."""
+    """Parse a comparison from a command line. Raises `UserError` unless some setting has several values."""
     if odd := [argument for argument in arguments if "=" not in argument]:
-        raise UserError(f"{odd[0]} is not KEY=VALUE; a comparison is asked for as in: method=rosa,lora protocol=fair")
+        raise UserError(f"{odd[0]} is not KEY=VALUE; write for example: method=rosa,lora protocol=fair")
     settings = values_of(arguments)
     compared = {key: values for key, values in settings.items() if len(values) > 1 and key not in APART}
     if not compared:
-        raise UserError("nothing has several values; give them to what is to be compared, as in method=rosa,lora")
+        raise UserError("no setting has several values to compare; give some, for example method=rosa,lora")
     if len({len(values) for values in compared.values()}) > 1:
         counts = ", ".join(f"{key} {len(values)}" for key, values in compared.items())
-        raise UserError(f"settings that change together need as many values each: {counts}")
+        raise UserError(f"settings that change together need equally many values: {counts}")
     return Comparison(
         keys=tuple(compared),
         sides=tuple(dict.fromkeys(zip(*compared.values(), strict=True))),
@@ -70,7 +70,7 @@ def comparison(arguments: Sequence[str]) -> Comparison:
 
 
 def values_of(arguments: Sequence[str]) -> dict[str, tuple[Hashable, ...]]:
-    """The settings on a command line, by their dotted keys, each with its values."""
+    """Parse the settings on a command line: dotted key -> values."""
     settings: dict[str, tuple[Hashable, ...]] = {}
     for override in OverridesParser.create().parse_overrides(list(arguments)):
         values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
@@ -79,19 +79,19 @@ def values_of(arguments: Sequence[str]) -> dict[str, tuple[Hashable, ...]]:
 
 
 def tells_runs_apart(key: str) -> bool:
-    """Whether runs with other values of a setting are other runs; if not, it only says where and how they are made."""
+    """Whether a setting is part of a run's identity. Other settings only say where and how a run is made."""
     known = {field.name for field in fields(RunConfig)}
     return key == "rank" or (key.partition(".")[0] in known and is_identity(key))
 
 
 def value_of(run: RunRecord, key: str) -> Any:
-    """What a run has for a setting, by its dotted key, even if it is older than that; `ABSENT` if it has none."""
+    """Return a run's value for a dotted key, or `ABSENT`. Runs older than the setting get the value it had then."""
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
     return frozen(run.setting(path, value_before(path)))
 
 
 def _plain(value: Any) -> Hashable:
-    """A value out of Hydra's grammar as one out of a record."""
+    """Convert a value parsed by Hydra to the form that records hold."""
     return value.text if isinstance(value, QuotedString) else frozen(value)
 
 

@@ -1,4 +1,4 @@
-"""``rosa-bench figures``: from records to PNG and SVG, each with its caption."""
+"""``rosa-bench figures``: draw figures from records as PNG and SVG, each with its caption."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from rosa_bench.report.figures import figure2, figure3, figure4, figure5, figure
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.system.errors import UserError
 
-# Another figure is another file like figure2.py, and its name here. Each gives none where it has nothing to draw.
+# To add a figure, add a file like figure2.py and list it here. A drawer returns None if it has nothing to draw.
 DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     figure2.draw,
     figure3.draw,
@@ -22,7 +22,7 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     figure6.draw,
     resampling.draw,
 )
-# These need all runs, and not the chosen ones alone: of every learning rate, or to choose among those with a spectrum.
+# These need all runs, not only the selected ones: every learning rate, or a selection among runs with a spectrum.
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
     figure5.draw,
     lr_sensitivity.draw,
@@ -31,17 +31,17 @@ DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
 
 
 def make_figures(results_dir: Path) -> None:
-    """Draw every figure that the records under ``results_dir`` allow, into its ``figures``, and print the captions.
+    """Draw every figure that the records under ``results_dir`` allow into its ``figures``, and print the captions.
 
-    A file that is no record is named in the log and passed over. Raises `UserError` when there is no figure.
+    Files that are not records are skipped and named in the log. Raises `UserError` if there is nothing to draw.
     """
     records = load_records(results_dir)
     drawings = draw_figures(records)
     if not drawings:
         unread = f" ({records.unread})" if records.unread else ""
         raise UserError(
-            f"results_dir={results_dir} holds no completed run that a figure is made of{unread}; "
-            "run one of its presets first, as rosa-bench -m +experiment=figure2 does"
+            f"results_dir={results_dir} has no completed run that a figure needs{unread}; "
+            "run an experiment first, for example rosa-bench -m +experiment=figure2"
         )
     console = get_console()
     for drawing in drawings:
@@ -52,7 +52,7 @@ def make_figures(results_dir: Path) -> None:
 
 
 def draw_figures(records: list[RunRecord]) -> list[Drawing]:
-    """Every figure that ``records`` allow."""
+    """Return every figure that ``records`` allow."""
     groups = select(records)
     drawn = [*(draw(groups) for draw in DRAWERS), *(draw(records) for draw in DRAWERS_OF_ALL_RUNS)]
     return [drawing for drawing in drawn if drawing]

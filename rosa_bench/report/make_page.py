@@ -1,4 +1,4 @@
-"""``rosa-bench report``: tables, figures and all runs on one page, a file that needs no other and no network."""
+"""``rosa-bench report``: tables, figures and all runs on one page: a single file that needs no network."""
 
 import gzip
 from base64 import b64encode
@@ -25,25 +25,23 @@ from rosa_bench.system.files import write_atomic
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-NEEDED = ("itables", "jinja2", "markdown_it")  # of the extra "report"
+NEEDED = ("itables", "jinja2", "markdown_it")  # packages of the extra "report"
 STATUSES = ("completed", "failed", "interrupted")
 
 
 def make_report(results_dir: Path) -> None:
-    """Write the page of the records under ``results_dir`` to its ``report.html``.
+    """Write a page about the records under ``results_dir`` to its ``report.html``.
 
-    A file that is no record is named in the log and passed over. Raises `UserError` when there is no record, or when a
-    package of the extra ``report`` is not installed.
+    Files that are not records are skipped and named in the log. Raises `UserError` if there are no records, or if a
+    package of the extra ``report`` is missing.
     """
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(
-            f'rosa-bench report needs {", ".join(missing)}; install what it needs: pip install "rosa-bench[report]"'
-        )
+        raise UserError(f'rosa-bench report needs {", ".join(missing)}; install with: pip install "rosa-bench[report]"')
     records = load_records(results_dir)
     if not records:
         raise UserError(
-            f"results_dir={results_dir} holds no runs; run something first, as rosa-bench task=cola does, "
-            "or name the folder that has runs/ with results_dir="
+            f"results_dir={results_dir} has no runs; run something first, for example rosa-bench task=cola, "
+            "or set results_dir= to the folder that contains runs/"
         )
     path = results_dir / "report.html"
     write_atomic(path, page(records))
@@ -52,7 +50,7 @@ def make_report(results_dir: Path) -> None:
 
 
 def page(records: Sequence[RunRecord]) -> str:
-    """The whole document: the same text for the same records."""
+    """Return the whole document. The same records give the same text."""
     script, style = library()
     return fill(
         "page.html",
@@ -73,12 +71,12 @@ def page(records: Sequence[RunRecord]) -> str:
 
 
 def packed(text: str) -> str:
-    """Text for page.js to unpack: gzip, without a time in it, in base64."""
+    """Compress text for page.js to unpack: base64 of gzip without a timestamp."""
     return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def library() -> tuple[bytes, "Markup"]:
-    """DataTables as a JavaScript module, and its style sheet, as they come with itables."""
+    """Return DataTables as a JavaScript module, and its style sheet, both from itables."""
     from itables import options
     from markupsafe import Markup
 
@@ -87,14 +85,14 @@ def library() -> tuple[bytes, "Markup"]:
 
 
 def counted(records: Iterable[RunRecord]) -> str:
-    """``12 runs: 9 completed, 1 failed, 2 interrupted``."""
+    """Count runs by status: ``12 runs: 9 completed, 1 failed, 2 interrupted``."""
     counts = Counter(record.status for record in records)
     runs = f"{counts.total()} run{'' if counts.total() == 1 else 's'}"
     return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES)}"
 
 
 def header(records: Iterable[RunRecord]) -> dict[str, str]:
-    """When the runs were made, on what, and by which versions."""
+    """Say when the runs were made, on which devices, and with which package versions."""
     days = sorted({record.started_at[:10] for record in records})
     versions: dict[str, set[str]] = defaultdict(set)
     for record in records:

@@ -20,7 +20,7 @@ from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
-# Another table is another file like table2.py, and its name here.
+# To add a table, add a file like table2.py and list it here.
 BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table1.build,
     table2.build,
@@ -33,26 +33,26 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:
-    """Make every table from the records under ``results_dir`` and print it. ``write`` puts them into its ``tables``.
+    """Make and print every table from the records under ``results_dir``. With ``write``, save them in its ``tables``.
 
     Files that are not records are skipped and named in the log. Raises `UserError` if there is no completed run.
     """
     found = load_records(results_dir)
     records = tabled(found)
     if not any(record.status == "completed" for record in records):
-        said = f"no completed run ({counted(records)})" if records else "no runs"
-        said += f" ({found.unread})" if found.unread else ""
+        lack = f"no completed run ({counted(records)})" if records else "no runs"
+        lack += f" ({found.unread})" if found.unread else ""
         raise UserError(
-            f"results_dir={results_dir} holds {said}; run something first, as rosa-bench task=cola does, "
-            "or name the folder that has runs/ with results_dir="
+            f"results_dir={results_dir} has {lack}; run something first, for example rosa-bench task=cola, "
+            "or set results_dir= to the folder that contains runs/"
         )
     tables = build_tables(records)
     if not tables:
         raise UserError(
-            f"results_dir={results_dir} holds {counted(records)}, all with pad_to_max=true, which is for Table 1's "
-            "batches of 32 on CoLA alone; run with pad_to_max=false for a table of scores"
+            f"results_dir={results_dir} has {counted(records)}, all with pad_to_max=true, which only Table 1 uses "
+            "(batches of 32 on CoLA); run with pad_to_max=false for a table of scores"
         )
-    # Written before anything is printed: a reader who closes the pipe early still has the files.
+    # Write before printing, so that the files exist even if the reader closes the pipe early.
     paths = []
     if write:
         folder = results_dir / "tables"
@@ -70,18 +70,18 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
 
 def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """The records that tables show: those whose metric is a score, not an error."""
+    """Keep the records that tables show: those whose metric is a score, not an error."""
     return [record for record in records if not record.scores.lower_is_better]
 
 
 def build_tables(records: Iterable[RunRecord]) -> list[Table]:
-    """Every table that has an entry from these records."""
+    """Build every table that has an entry from these records."""
     groups = select(records)
     return [table for build in BUILDERS if (table := build(groups)).sections]
 
 
 def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
-    """Write a table as Markdown, LaTeX and CSV, and return the paths. ``counts`` says how many runs it is made from."""
+    """Write a table as Markdown, LaTeX and CSV, and return the paths. ``counts`` states the number of runs."""
     texts = {".md": markdown(table, counts), ".tex": latex(table, counts), ".csv": tidy_csv(table.tidy)}
     paths = [folder / f"{table.name}{ending}" for ending in texts]
     for path, text in zip(paths, texts.values(), strict=True):
@@ -90,7 +90,7 @@ def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
 
 
 def counted(records: list[RunRecord]) -> str:
-    """``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
+    """Count runs by status: ``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
     counts = Counter(record.status for record in records)
     completed = counts.pop("completed", 0)
     others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

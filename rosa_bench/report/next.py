@@ -1,8 +1,8 @@
-"""``rosa-bench next``: the runs that the tables still lack before their learning rates and their spread can be trusted.
+"""``rosa-bench next``: list the runs that the tables still need before their learning rates and spread can be trusted.
 
-A learning rate that may have to take the chosen one's place is wanted with the seeds that one of the two lacks. One at
-an end of those tried may not be the best: the next one beyond it is wanted, with one seed, which shows whether more are
-worth it. One that is inside is wanted with more, for it is what stands in the table.
+If a cell has a runner-up learning rate, it needs the seeds that either of the two lacks. If the chosen learning rate is
+at an end of those tried, a better one may lie beyond: the next one is run with one seed, which shows whether more are
+worthwhile. If the chosen learning rate is inside the range, it needs more seeds, because it appears in the table.
 """
 
 import re
@@ -17,10 +17,10 @@ from rosa_bench.report.cells.settings import GROUPS
 
 
 def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[str] = ()) -> list[str]:
-    """One command for each cell of the tables of ``records`` that wants runs, in the order of its settings.
+    """Return one command for each cell in the tables of ``records`` that needs runs, ordered by setting.
 
-    ``seeds``: how many the chosen learning rate shall have. ``more`` is added to every command. A learning rate at
-    which a run failed is not asked for again.
+    ``seeds`` is how many the chosen learning rate should have. ``more`` is added to every command. A learning rate at
+    which a run failed is not suggested again.
     """
     return [
         shlex.join(
@@ -29,7 +29,7 @@ def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[st
         for group in select(records)
         if not group.setting.is_timed
         for cell in _ordered(group)
-        for lrs, some in _wanted(cell, seeds)
+        for lrs, some in _needed(cell, seeds)
     ]
 
 
@@ -38,8 +38,8 @@ def _ordered(group: Group) -> list[Cell]:
     return [group.cells[place] for place in places if place in group.cells]
 
 
-def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
-    """Learning rates and seeds to run: those of the runner-up, the next ones beyond an end, or more seeds."""
+def _needed(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
+    """Yield learning rates and seeds to run: for the runner-up, beyond an end, or more seeds for the chosen one."""
     have = list(cell.by_seed)
     if cell.runner_up is not None and cell.runner_up not in cell.lrs_failed:
         theirs = {run.settings.seed for run in cell.by_lr[cell.runner_up]}
@@ -54,14 +54,14 @@ def _wanted(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
 
 
 def _settings(run: RunRecord) -> list[str]:
-    """What composes a run but for its learning rate and its seed."""
+    """Return the arguments that compose a run, without its learning rate and seed."""
     groups = [f"{group}={run.setting(f'{group}.name')}" for group in GROUPS]
     rank = [] if run.settings.method.rank is None else [f"rank={run.settings.method.rank}"]
     return [*groups, *rank, *(f"{key}={_typed(value)}" for key, (value, _) in sorted(run.deviations.items()))]
 
 
 def _typed(value: Any) -> str:
-    """A value out of JSON as Hydra's grammar has it."""
+    """Format a JSON value in Hydra's grammar."""
     match value:
         case None:
             return "null"

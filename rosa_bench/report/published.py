@@ -1,4 +1,4 @@
-"""The paper's tables, as printed (``results/published``)."""
+"""The paper's tables as printed (``results/published``)."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +13,10 @@ from rosa_bench.system.files import shipped
 
 @dataclass(kw_only=True)
 class PublishedRow:
-    """One printed row. ``figures`` are strings, by the same keys as the table's columns, so that no digit is lost.
+    """One printed row. ``figures`` has the same keys as the table's columns, and string values, to keep every digit.
 
     title     the row's name without its rank
-    settings  what makes the variant in our terms, where the method's name and rank do not
+    settings  settings that define the variant beyond its method and rank
     """
 
     title: str
@@ -28,14 +28,14 @@ class PublishedRow:
 
     @property
     def variant(self) -> Variant:
-        """The row in the terms of our records."""
+        """The variant in our records that this row corresponds to."""
         changes = (Deviation(key, frozen(value), None) for key, value in sorted(self.settings.items()))
         return Variant(self.method, self.rank, tuple(changes), title=self.title)
 
 
 @dataclass(kw_only=True)
 class PublishedTable:
-    """One printed table. ``columns``: our task's name (or another key) -> the column's printed heading."""
+    """One printed table. ``columns`` maps our task's name (or another key) to the printed heading."""
 
     source: str
     title: str
@@ -47,11 +47,11 @@ class PublishedTable:
 
 
 def published_folder() -> Path:
-    """Where the printed tables are: inside an installed package, else at the top of the source tree."""
+    """Return the folder of the printed tables, in the installed package or else in the source tree."""
     return shipped("published", "results/published")
 
 
 def load_published(name: str) -> PublishedTable:
-    """A printed table by its file's name: ``table1`` to ``table5``. Raises `UserError` for a file that is none."""
+    """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table."""
     values = OmegaConf.load(published_folder() / f"{name}.yaml")
     return typed(PublishedTable, values, at=name)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""Factories of many records of one kind; `make_record` makes one."""
+"""Factories for several records of one kind; `make_record` makes a single one."""
 
 from collections.abc import Callable, Iterable
 from statistics import fmean
@@ -13,7 +13,7 @@ MakeRecord = Callable[..., RunRecord]
 
 @pytest.fixture
 def over_seeds(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
-    """``over_seeds([0.5, 0.6], "method=lora")``: one record a dev score, of seeds 0, 1, ..."""
+    """``over_seeds([0.5, 0.6], "method=lora")``: one record per dev score, with seeds 0, 1, ..."""
 
     def make(dev: Iterable[float], *overrides: str, **changes: Any) -> list[RunRecord]:
         return [make_record(*overrides, f"seed={seed}", dev=score, **changes) for seed, score in enumerate(dev)]
@@ -25,8 +25,8 @@ def over_seeds(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
 def make_synthetic(make_record: MakeRecord) -> MakeRecord:
     """``make_synthetic([[0.5, 0.1], [0.6, 0.2]], "method=lora")``: a run with these losses, (replicates, epochs).
 
-    bounds     ``best_of_rank`` on dev, (replicates, ranks from 0 on)
-    held_out   score of the selected epoch on held-out rows, where those selected
+    bounds     ``best_of_rank`` on dev, (replicates, ranks from 0)
+    held_out   score of the selected epoch on held-out rows, if those select
     """
 
     def make(
@@ -63,9 +63,9 @@ def make_synthetic(make_record: MakeRecord) -> MakeRecord:
 
 @pytest.fixture
 def make_written(make_record: MakeRecord) -> MakeRecord:
-    """``make_written([30.0, 9.0], "method=lora", bleu=0.6)``: a run with these perplexities of its epochs on dev.
+    """``make_written([30.0, 9.0], "method=lora", bleu=0.6)``: a run with these dev perplexities, one per epoch.
 
-    bleu, bleu_cased, nist, perplexity  of the selected epoch on test; ``last`` is the last epoch's BLEU there
+    bleu, bleu_cased, nist, perplexity  on test, for the selected epoch; ``last`` is BLEU on test for the last epoch
     """
 
     def make(

@@ -1,4 +1,4 @@
-"""What one setting is worth, against SciPy on the scores themselves, and which runs have a say in it."""
+"""The effect of one setting, checked against SciPy on the scores, and which runs are included."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,15 +17,15 @@ from rosa_bench.system.errors import UserError
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
 NEVER = {"method.resample_every": [0, 2.0]}
-TIMED = {"pad_to_max": [True, False]}  # for Table 1's times: no scores
+TIMED = {"pad_to_max": [True, False]}  # for Table 1's times, not for scores
 
 
 def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
     return compare(comparison(arguments.split()), runs)
 
 
-def told(section: Section) -> dict[str, dict[str, str | None]]:
-    """The figures of a section, by row and column."""
+def figures(section: Section) -> dict[str, dict[str, str | None]]:
+    """Texts of a section's cells, by row and column."""
     titles = [column.title for column in section.columns]
     return {
         line.label: dict(zip(titles, (entry.mean for entry in line.entries), strict=True)) for line in section.lines
@@ -47,7 +47,7 @@ def never(over_seeds: OverSeeds) -> OverSeeds:
     return lambda dev, *more: over_seeds(dev, "method=rosa", "method.resample_every=0", *more, deviations=NEVER)
 
 
-def test_each_value_less_the_last_task_by_task_and_over_all(over_seeds: OverSeeds, never: OverSeeds) -> None:
+def test_each_value_minus_the_last_by_task_and_over_all_tasks(over_seeds: OverSeeds, never: OverSeeds) -> None:
     every_2 = {"cola": [0.5, 0.62, 0.55], "rte": [0.7, 0.71]}
     kept = {"cola": [0.6, 0.61, 0.52], "rte": [0.65, 0.75]}
     runs = [
@@ -57,18 +57,18 @@ def test_each_value_less_the_last_task_by_task_and_over_all(over_seeds: OverSeed
     less = {task: np.subtract(every_2[task], kept[task]) for task in kept}
     [section] = sections("method.resample_every=2,0", runs)
     assert section.head == "method.resample_every"
-    assert told(section) == {
+    assert figures(section) == {
         "2 less 0": {
             "CoLA": by_scipy(less["cola"]),
             "RTE": by_scipy(less["rte"]),
-            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # of the seeds that both have
+            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # on the seeds that both have
         }
     }
     [turned] = sections("method.resample_every=0,2 task=cola", runs)
-    assert told(turned) == {"0 less 2": {"CoLA": by_scipy(-less["cola"])}}
+    assert figures(turned) == {"0 less 2": {"CoLA": by_scipy(-less["cola"])}}
 
 
-def test_a_figure_is_strong_where_its_interval_leaves_0_out(over_seeds: OverSeeds) -> None:
+def test_a_difference_is_bold_if_its_interval_excludes_0(over_seeds: OverSeeds) -> None:
     lora = over_seeds([0.5, 0.5, 0.5], "method=lora")
     for rosa, strong in (([0.6, 0.61, 0.62], True), ([0.6, 0.4, 0.62], False), ([0.6], False)):
         [section] = sections("method=rosa,lora", [*lora, *over_seeds(rosa, "method=rosa")])
@@ -83,13 +83,13 @@ def test_a_row_without_some_of_the_tasks_says_so(over_seeds: OverSeeds) -> None:
         for run in over_seeds([0.5], f"method={method}", f"task={task}")
     ]
     [section] = sections("method=ft,bitfit,ia3,lora", [*runs, *over_seeds([0.5], "method=ia3", "task=mrpc")])
-    assert told(section) == {
+    assert figures(section) == {
         "ft less lora": {"CoLA": "+0.0 (1)", "RTE": "+0.0 (1)", "all": "+0.0 (1)"},
         "bitfit less lora": {"CoLA": "+0.0 (1)", "RTE": None, "all": "+0.0 (1, 1 of 2 tasks)"},
     }
 
 
-def test_ranks_models_and_protocols_stand_by_themselves(over_seeds: OverSeeds) -> None:
+def test_ranks_models_and_protocols_have_their_own_sections(over_seeds: OverSeeds) -> None:
     ft = over_seeds([0.9], "method=ft")
     lora = [run for rank, dev in ((2, 0.5), (8, 0.6)) for run in over_seeds([dev], "method=lora", f"rank={rank}")]
     others = [
@@ -99,7 +99,7 @@ def test_ranks_models_and_protocols_stand_by_themselves(over_seeds: OverSeeds) -
         for run in over_seeds([dev], setting, f"method={method}")
     ]
     found = sections("method=ft,lora", [*ft, *lora, *others])
-    assert {section.heading: told(section)["ft less lora"]["CoLA"] for section in found} == {
+    assert {section.heading: figures(section)["ft less lora"]["CoLA"] for section in found} == {
         "MiniLM-L6, protocol paper, cuda bfloat16, r=8": "-10.0 (1)",
         "RoBERTa-base, protocol fair, cuda bfloat16, r=8": "-10.0 (1)",
         "RoBERTa-base, protocol paper, cuda bfloat16, r=2": "+40.0 (1)",
@@ -108,12 +108,12 @@ def test_ranks_models_and_protocols_stand_by_themselves(over_seeds: OverSeeds) -
     [one] = sections("method=ft,lora rank=2 model=roberta_base protocol=paper,fair", [*ft, *lora, *others])
     assert one.heading == "RoBERTa-base, protocol paper, cuda bfloat16, r=2"
     [ranks] = sections("rank=2,8 method=lora model=roberta_base", [*ft, *lora, *others])
-    assert (ranks.heading, told(ranks)) == (
+    assert (ranks.heading, figures(ranks)) == (
         "RoBERTa-base, protocol paper, cuda bfloat16", {"2 less 8": {"CoLA": "-10.0 (1)"}}
     )  # fmt: skip
 
 
-def test_settings_with_as_many_values_change_together(over_seeds: OverSeeds) -> None:
+def test_settings_with_equally_many_values_change_together(over_seeds: OverSeeds) -> None:
     kaiming = over_seeds([0.7], "method=lora", "method.init=kaiming", deviations={"method.init": ["kaiming", "normal"]})
     runs = [
         *over_seeds([0.5], "method=rosa"),
@@ -123,26 +123,26 @@ def test_settings_with_as_many_values_change_together(over_seeds: OverSeeds) -> 
     ]
     [section] = sections("method=rosa,ft,lora method.init=svd,svd,kaiming", runs)
     assert section.head == "method, method.init"
-    assert told(section) == {
+    assert figures(section) == {
         "rosa, svd less lora, kaiming": {"CoLA": "-20.0 (1)"},
-        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting: no condition
+        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting, so it always matches
     }
     ranks = [*over_seeds([0.5], "method=rosa", "rank=4"), *over_seeds([0.6], "method=lora", "rank=2")]
     [section] = sections("method=rosa,lora rank=4,2", ranks)
-    assert told(section) == {"rosa, 4 less lora, 2": {"CoLA": "-10.0 (1)"}}
+    assert figures(section) == {"rosa, 4 less lora, 2": {"CoLA": "-10.0 (1)"}}
 
 
 def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSeeds) -> None:
     scores = {("ft", "1e-4"): 0.5, ("ft", "1e-3"): 0.7, ("lora", "1e-4"): 0.6, ("lora", "1e-3"): 0.4}
     runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
     [chosen] = sections("method=ft,lora", runs)
-    assert told(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
+    assert figures(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
     assert asked_and_chosen(chosen) == {"lr of ft": "0.001 on CoLA‡", "lr of lora": "0.0001 on CoLA‡"}
     [given] = sections("method=ft,lora lr=1e-4", runs)
-    assert told(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
+    assert figures(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
     assert asked_and_chosen(given) == {"Of runs with": "lr=0.0001"}
     [between] = sections("lr=1e-3,1e-4 method=ft", runs)
-    assert told(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
+    assert figures(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
 
 
 def test_a_doubtful_learning_rate_is_marked_as_in_the_tables(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
@@ -163,16 +163,18 @@ def test_a_doubtful_learning_rate_is_marked_as_in_the_tables(over_seeds: OverSee
     assert given.notes == []
 
 
-def test_what_a_method_was_changed_in_must_be_asked_for(over_seeds: OverSeeds, never: OverSeeds) -> None:
+def test_changes_to_a_method_must_be_given_explicitly(over_seeds: OverSeeds, never: OverSeeds) -> None:
     rosa, kept, lora = over_seeds([0.5], "method=rosa"), never([0.9]), over_seeds([0.6], "method=lora")
     for asked, expected in {"": "-10.0", "method.resample_every=0": "+30.0"}.items():
         [section] = sections(f"method=rosa,lora {asked}", [*rosa, *kept, *lora])
-        assert told(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
-    with pytest.raises(UserError, match=r"left out, for what was not asked for: 1 with method.resample_every=0$"):
+        assert figures(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
+    with pytest.raises(
+        UserError, match=r"runs excluded because of settings not given: 1 with method.resample_every=0$"
+    ):
         sections("method=rosa,lora", [*kept, *lora])
 
 
-def test_each_setting_stands_by_itself_the_nearest_to_the_protocol_first(over_seeds: OverSeeds) -> None:
+def test_each_setting_has_its_own_section_nearest_to_the_protocol_first(over_seeds: OverSeeds) -> None:
     short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
     runs = [
         *over_seeds([0.2], "method=rosa", "epochs=1", **short),
@@ -181,47 +183,49 @@ def test_each_setting_stands_by_itself_the_nearest_to_the_protocol_first(over_se
         *over_seeds([0.6], "method=lora"),
         *(run for name in ("rosa", "lora") for run in over_seeds([0.9], f"method={name}", deviations=TIMED)),
     ]
-    found = {section.heading: told(section)["rosa less lora"]["CoLA"] for section in sections("method=rosa,lora", runs)}
+    found = {
+        section.heading: figures(section)["rosa less lora"]["CoLA"] for section in sections("method=rosa,lora", runs)
+    }
     heading = "RoBERTa-base, protocol paper, cuda bfloat16"
     assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
     other = [run for name in ("rosa", "lora") for run in over_seeds([0.5] * 2, f"method={name}", "model=minilm")]
     models = [section.header["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
-    assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the one with the most runs first
+    assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the model with the most runs first
     [asked] = sections("method=rosa,lora epochs=1", runs)
-    assert told(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
+    assert figures(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
     [between] = sections("epochs=1,10 method=lora", runs)
-    assert told(between) == {"1 less 10": {"CoLA": "-50.0 (1)"}}
+    assert figures(between) == {"1 less 10": {"CoLA": "-50.0 (1)"}}
 
 
-def test_a_change_that_came_with_the_protocols_needs_not_be_asked_for(over_seeds: OverSeeds) -> None:
+def test_a_change_that_follows_from_the_protocol_need_not_be_given(over_seeds: OverSeeds) -> None:
     trained = {"protocol.train_head": [True, False], "method.train_head": [True, False]}
     runs = [
         *over_seeds([0.5], "method=lora"),
         *over_seeds([0.6], "method=lora", "protocol.train_head=true", deviations=trained),
     ]
     [section] = sections("protocol.train_head=true,false", runs)
-    assert told(section) == {"true less false": {"CoLA": "+10.0 (1)"}}
+    assert figures(section) == {"true less false": {"CoLA": "+10.0 (1)"}}
 
 
-def test_a_run_older_than_a_setting_has_it_as_it_was(over_seeds: OverSeeds) -> None:
+def test_a_run_older_than_a_setting_has_the_old_value(over_seeds: OverSeeds) -> None:
     key = "optimizer.schedule"
     changed = {key: ["constant", "linear"]}
     old, new = over_seeds([0.5]), over_seeds([0.6], f"{key}=constant", deviations=changed)
     del old[0].config["optimizer"]["schedule"]
     [section] = sections(f"{key}=constant,linear", [*old, *new])
-    assert told(section) == {"constant less linear": {"CoLA": "+10.0 (1)"}}
+    assert figures(section) == {"constant less linear": {"CoLA": "+10.0 (1)"}}
 
 
 def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:
     part = {"source": "files", "fingerprint": "part", "rows": {"train": 10, "held_out": 0, "validation": 5}}
     rosa, lora = make_record("method=rosa", dev=0.5), make_record("method=lora", dev=0.3)
     other = make_record("method=lora", dev=0.9, data=part)
-    assert told(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa less lora": {"CoLA": "+20.0 (1)"}}
-    with pytest.raises(UserError, match="no two runs differ in method alone"):
+    assert figures(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa less lora": {"CoLA": "+20.0 (1)"}}
+    with pytest.raises(UserError, match="differ only in method"):
         sections("method=rosa,lora", [rosa, other])
 
 
-def test_stand_ins_subsets_and_devices_are_told(make_record: MakeRecord) -> None:
+def test_stand_ins_subsets_and_devices_are_named(make_record: MakeRecord) -> None:
     part = {"subset": True, "rows": {"train": 100, "held_out": 0, "validation": 1043}}
     h100 = {"type": "cuda", "name": "NVIDIA H100", "precision": "bfloat16"}
     runs = [
@@ -238,19 +242,19 @@ def test_stand_ins_subsets_and_devices_are_told(make_record: MakeRecord) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("", "nothing has several values"),
-        ("method=rosa task=cola,rte seed=0,1", "nothing has several values"),
-        ("method=rosa,rosa", "no two runs differ in method alone"),
-        ("method=rosa,lora rank=2,4,8", "need as many values each: method 2, rank 3"),
-        ("method=rosa,lara", "no run has method=lara; there are: lora, rosa"),
-        ("method=rosa,lora task=col", "no run has task=col; there are: cola"),
-        ("metod=rosa,lora", "metod is no setting of these runs"),
-        ("method.select=top,random", "no run has method.select=top; there are: random"),
-        ("method=rosa,lora seed=1", "no two runs differ in method alone"),
+        ("", "no setting has several values"),
+        ("method=rosa task=cola,rte seed=0,1", "no setting has several values"),
+        ("method=rosa,rosa", "differ only in method"),
+        ("method=rosa,lora rank=2,4,8", "need equally many values: method 2, rank 3"),
+        ("method=rosa,lara", "no run has method=lara; values found: lora, rosa"),
+        ("method=rosa,lora task=col", "no run has task=col; values found: cola"),
+        ("metod=rosa,lora", "these runs have no setting metod"),
+        ("method.select=top,random", "no run has method.select=top; values found: random"),
+        ("method=rosa,lora seed=1", "differ only in method"),
         ("method=rosa,lora rosa", "rosa is not KEY=VALUE"),
     ],
 )
-def test_a_mistake_is_told(make_record: MakeRecord, arguments: str, words: str) -> None:
+def test_mistakes_raise_clear_errors(make_record: MakeRecord, arguments: str, words: str) -> None:
     runs = [make_record("method=rosa"), make_record("method=rosa", "seed=1"), make_record("method=lora")]
     with pytest.raises(UserError, match=words):
         sections(arguments, runs)
@@ -266,5 +270,5 @@ def test_a_mistake_is_told(make_record: MakeRecord, arguments: str, words: str) 
         ("method.select=choice(top,random)", ("top", "random")),
     ],
 )
-def test_values_are_written_as_in_a_sweep(argument: str, expected: tuple[object, ...]) -> None:
+def test_values_use_hydras_sweep_syntax(argument: str, expected: tuple[object, ...]) -> None:
     assert comparison([argument]).sides == tuple((value,) for value in expected)

@@ -1,4 +1,4 @@
-"""A folder in which some files are no records: tables and figures are made of the others, and no reader dies of it."""
+"""A folder with files that are not records: tables and figures use the others, and no reader crashes."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ BAD = {"a.json": "", "b.json": '{"id": "x", "sta', "c.json": "[1, 2]", "d.json":
 
 @pytest.fixture
 def good(make_record: MakeRecord) -> list[RunRecord]:
-    """Runs that both tables and figures are made of."""
+    """Runs that give both tables and figures."""
     records = [make_record(f"lr={lr}", "epochs=1") for lr in ("1e-3", "1e-4")]
     for record in records:
         figure = {"matthews_correlation": 0.5, "loss": 1.0}
@@ -46,7 +46,7 @@ COMMANDS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_what_is_made_is_made_of_the_good_ones_and_the_others_are_counted_last(
+def test_good_records_are_used_and_the_others_are_counted_at_the_end(
     good: list[RunRecord], tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
 ) -> None:
     for record in good:
@@ -65,7 +65,7 @@ def test_what_is_made_is_made_of_the_good_ones_and_the_others_are_counted_last(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_where_nothing_can_be_made_the_count_is_told_as_the_reason(tmp_path: Path, command: str) -> None:
+def test_if_nothing_can_be_made_the_error_counts_unreadable_files(tmp_path: Path, command: str) -> None:
     leave(tmp_path, BAD)
     with pytest.raises(UserError, match=r"5 of 5 files in .* could not be read; see above"):
         COMMANDS[command](tmp_path)
@@ -73,7 +73,7 @@ def test_where_nothing_can_be_made_the_count_is_told_as_the_reason(tmp_path: Pat
 
 
 def places(values: Any, at: tuple = ()) -> Iterator[tuple]:
-    """The way to every value inside ``values``, without versions and the like, which nobody reads."""
+    """Yield the path to every value in ``values``, except versions and similar fields that nothing reads."""
     for key in values if isinstance(values, dict) else range(len(values)):
         yield (*at, key)
         if isinstance(values[key], dict | list):
@@ -84,7 +84,7 @@ GONE = object()
 
 
 @pytest.mark.parametrize("other", [GONE, None, [], "x"], ids=["gone", "null", "a list", "a text"])
-def test_whatever_one_value_is_replaced_by_it_is_refused_or_does_no_harm(
+def test_a_record_with_any_value_replaced_is_rejected_or_harmless(
     good: list[RunRecord], tmp_path: Path, other: object
 ) -> None:
     record, beside = good

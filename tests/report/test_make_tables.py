@@ -31,7 +31,7 @@ def test_tables_are_printed_and_written(
     assert printed.splitlines()[-1].startswith(f"written to {tmp_path / 'tables' / 'table2.md'}")
 
 
-def test_a_table_without_a_figure_of_ours_is_not_made(
+def test_a_table_without_our_figures_is_not_made(
     make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_record(make_record(), tmp_path)
@@ -43,7 +43,7 @@ def test_a_table_without_a_figure_of_ours_is_not_made(
     assert "Table 5: " not in printed
 
 
-def test_without_writing_nothing_is_touched(
+def test_without_write_no_file_changes(
     make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_record(make_record(), tmp_path)
@@ -52,7 +52,7 @@ def test_without_writing_nothing_is_touched(
     assert "written" not in capsys.readouterr().out
 
 
-def test_made_twice_they_are_the_same(make_record: MakeRecord, tmp_path: Path) -> None:
+def test_tables_are_deterministic(make_record: MakeRecord, tmp_path: Path) -> None:
     texts = []
     for _ in range(2):
         save_record(make_record(), tmp_path)
@@ -61,7 +61,7 @@ def test_made_twice_they_are_the_same(make_record: MakeRecord, tmp_path: Path) -
     assert texts[0] == texts[1]
 
 
-def test_errors_are_never_tabled_among_scores(
+def test_errors_never_appear_among_scores(
     make_record: MakeRecord, make_synthetic: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_record(make_record("task=cola", dev=0.567), tmp_path)
@@ -75,16 +75,14 @@ def test_errors_are_never_tabled_among_scores(
     assert capsys.readouterr().out == printed
 
 
-def test_errors_alone_make_no_table(make_synthetic: MakeRecord, tmp_path: Path) -> None:
+def test_errors_alone_give_no_table(make_synthetic: MakeRecord, tmp_path: Path) -> None:
     save_record(make_synthetic([[0.5, 0.25]]), tmp_path)
     with pytest.raises(UserError, match="run something first"):
         make_tables(tmp_path, write=True)
     assert not (tmp_path / "tables").exists()
 
 
-def test_runs_made_for_their_time_alone_and_of_another_task_make_no_table(
-    make_record: MakeRecord, tmp_path: Path
-) -> None:
+def test_only_timed_runs_of_another_task_give_no_table(make_record: MakeRecord, tmp_path: Path) -> None:
     padded = {"pad_to_max": [True, False]}
     save_record(make_record("task=rte", "pad_to_max=true", deviations=padded), tmp_path)
     with pytest.raises(UserError, match=r"1 completed run, all with pad_to_max=true.*pad_to_max=false"):
@@ -93,7 +91,7 @@ def test_runs_made_for_their_time_alone_and_of_another_task_make_no_table(
 
 
 @pytest.mark.parametrize("status", [None, "failed"])
-def test_no_completed_run_is_told_in_one_line(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
+def test_no_completed_run_gives_a_one_line_error(make_record: MakeRecord, tmp_path: Path, status: str | None) -> None:
     if status:
         save_record(make_record(status=status), tmp_path)
     with pytest.raises(UserError, match=r"run something first.*results_dir=") as caught:
@@ -115,7 +113,7 @@ def test_counted(make_record: MakeRecord, statuses: list[str], expected: str) ->
     assert counted([make_record(status=status) for status in statuses]) == expected
 
 
-def test_the_report_imports_neither_torch_nor_the_like() -> None:
+def test_the_report_does_not_import_torch() -> None:
     heavy = ("torch", "transformers", "datasets", "evaluate")
     program = f"import sys, rosa_bench.report.make_tables; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -16,7 +16,7 @@ def commands(records: list[RunRecord], *, seeds: int = 2, more: Sequence[str] = 
 
 @pytest.fixture
 def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
-    """``tried({1e-3: [0.5, 0.6]}, "method=lora")``: runs with these dev scores, by learning rate, one a seed."""
+    """``tried({1e-3: [0.5, 0.6]}, "method=lora")``: runs with these dev scores, by learning rate, one per seed."""
 
     def make(scores: dict[float, list[float]], *overrides: str, **changes: Any) -> list[RunRecord]:
         return [
@@ -31,21 +31,21 @@ def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
-        ({2e-4: [0.5], 6e-4: [0.7], 2e-3: [0.6]}, ("0.0006", "1")),  # inside: more seeds
-        ({2e-4: [0.5] * 2, 6e-4: [0.7] * 2, 2e-3: [0.6] * 2}, None),  # inside, and seeds enough
-        ({2e-4: [0.5], 6e-4: [0.6], 2e-3: [0.7]}, ("0.006", "0")),  # at the upper end: one beyond it
-        ({2e-4: [0.7] * 2, 6e-4: [0.6] * 2}, ("6e-05", "0")),  # at the lower one
-        ({2e-3: [0.7] * 2}, ("0.0006,0.006", "0")),  # one alone: both beside it
-        ({6e-5: [0.9], 6e-4: [0.5] * 3, 2e-3: [0.6] * 3}, ("6e-05", "1,2")),  # not compared, and ahead: its other seeds
+        ({2e-4: [0.5], 6e-4: [0.7], 2e-3: [0.6]}, ("0.0006", "1")),  # inside the range: more seeds
+        ({2e-4: [0.5] * 2, 6e-4: [0.7] * 2, 2e-3: [0.6] * 2}, None),  # inside the range, with enough seeds
+        ({2e-4: [0.5], 6e-4: [0.6], 2e-3: [0.7]}, ("0.006", "0")),  # at the upper end: one lr beyond it
+        ({2e-4: [0.7] * 2, 6e-4: [0.6] * 2}, ("6e-05", "0")),  # at the lower end
+        ({2e-3: [0.7] * 2}, ("0.0006,0.006", "0")),  # a single lr: one on each side
+        ({6e-5: [0.9], 6e-4: [0.5] * 3, 2e-3: [0.6] * 3}, ("6e-05", "1,2")),  # not compared, but ahead: its other seeds
         ({6e-5: [0.1], 6e-4: [0.5] * 3, 2e-3: [0.6] * 3}, ("0.006", "0")),  # not compared, and behind
-        ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.1]}, None),  # beyond it one seed is behind
-        ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.7]}, ("0.006", "1,2")),  # or ahead
-        ({6e-4: [0.5] * 2, 2e-3: [0.6] * 5}, ("0.006", "0")),  # at an end: one of the seeds that decide
-        ({6e-4: [0.5] * 2, 2e-3: [0.6, 0.6, 0.0]}, ("0.0006", "2")),  # compared, and ahead of the mean over all seeds
-        ({6e-4: [0.5, 0.5, 0.9], 2e-3: [0.6] * 2}, ("0.002", "2")),  # the same, but what is lacking is the chosen one's
+        ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.1]}, None),  # one seed beyond it is behind
+        ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.7]}, ("0.006", "1,2")),  # one seed beyond it is ahead
+        ({6e-4: [0.5] * 2, 2e-3: [0.6] * 5}, ("0.006", "0")),  # at an end: one of the shared seeds
+        ({6e-4: [0.5] * 2, 2e-3: [0.6, 0.6, 0.0]}, ("0.0006", "2")),  # compared, and ahead by the mean over all seeds
+        ({6e-4: [0.5, 0.5, 0.9], 2e-3: [0.6] * 2}, ("0.002", "2")),  # the same, but the chosen lr lacks the seed
     ],
 )
-def test_each_cell_wants_what_its_choice_lacks(
+def test_each_cell_gets_the_runs_it_needs(
     tried: Callable[..., list[RunRecord]], scores: dict[float, list[float]], expected: tuple[str, str] | None
 ) -> None:
     found = commands(tried(scores, "task=cola", "method=ft"))
@@ -57,7 +57,7 @@ def test_each_cell_wants_what_its_choice_lacks(
         assert command[-2:] == [f"lr={expected[0]}", f"seed={expected[1]}"]
 
 
-def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[RunRecord]]) -> None:
+def test_failed_learning_rates_are_not_suggested_again(tried: Callable[..., list[RunRecord]]) -> None:
     runs = tried({2e-3: [0.5], 6e-3: [0.6]}, "method=ft")
     [beyond] = tried({2e-2: [0.0]}, "method=ft", status="failed")
     [command] = commands([*runs, beyond])
@@ -69,12 +69,12 @@ def test_where_a_run_failed_none_is_asked_for_again(tried: Callable[..., list[Ru
     assert commands([*runs, *tried({2e-2: [0.0]}, "method=lora", status="failed")])[0][-2:] == ["lr=0.02", "seed=0"]
 
 
-def test_every_cell_is_asked_and_what_is_given_is_added(tried: Callable[..., list[RunRecord]]) -> None:
+def test_every_cell_has_a_command_with_the_extra_arguments(tried: Callable[..., list[RunRecord]]) -> None:
     both = [run for task in ("cola", "rte") for run in tried({2e-3: [0.5]}, f"task={task}", "method=lora")]
     first, second = commands(both, more=["data_dir=a b"])
     assert {"task=cola", "data_dir=a b"} <= set(first)
     assert {"task=rte", "data_dir=a b"} <= set(second)
 
 
-def test_runs_made_for_their_time_want_nothing(make_record: MakeRecord) -> None:
+def test_timed_runs_need_nothing(make_record: MakeRecord) -> None:
     assert commands([make_record(deviations={"pad_to_max": [True, False]})]) == []

@@ -1,4 +1,4 @@
-"""The paper's tables, typed here once more from the paper."""
+"""The paper's tables, typed in again independently from the paper."""
 
 import re
 
@@ -50,7 +50,7 @@ OTHERS = {
 }
 
 
-def test_table_2_is_the_papers() -> None:
+def test_table_2_matches_the_paper() -> None:
     head, *rows = (line.split() for line in TABLE2.strip().splitlines())
     table = load_published("table2")
     assert list(table.columns.values()) == head
@@ -60,7 +60,7 @@ def test_table_2_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_the_others_are_the_papers(name: str) -> None:
+def test_the_other_tables_match_the_paper(name: str) -> None:
     rows = load_published(name).rows
     assert [
         (row.method, row.rank, row.settings, row.trainable_millions, list(row.figures.values())) for row in rows
@@ -75,20 +75,20 @@ def test_every_row_has_every_column(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["table2", "table4", "table5"])
-def test_columns_and_methods_are_ours(name: str) -> None:
+def test_columns_and_methods_exist_in_our_configuration(name: str) -> None:
     table = load_published(name)
     assert all((conf_folder() / "task" / f"{task}.yaml").is_file() for task in table.columns)
     assert all((conf_folder() / "method" / f"{row.method}.yaml").is_file() for row in table.rows)
 
 
 @pytest.mark.parametrize("name", ["table4", "table5"])
-def test_settings_are_ones_that_the_method_has(name: str) -> None:
+def test_settings_exist_in_the_method(name: str) -> None:
     for row in load_published(name).rows:
         text = (conf_folder() / "method" / f"{row.method}.yaml").read_text(encoding="utf-8")
         assert all(re.search(rf"^{key.removeprefix('method.')}:", text, re.MULTILINE) for key in row.settings)
 
 
-def test_oddities_are_told() -> None:
+def test_oddities_are_noted() -> None:
     notes = " ".join(load_published("table5").notes)
     assert "MRPC" in notes
     assert "CoLA" in notes
@@ -97,5 +97,5 @@ def test_oddities_are_told() -> None:
     assert random.figures["cola"] == factorize.figures["cola"]
 
 
-def test_there_are_five() -> None:
+def test_there_are_five_tables() -> None:
     assert {path.stem for path in published_folder().glob("*.yaml")} == set(NAMES)

@@ -13,15 +13,15 @@ from rosa_bench.report.published import PublishedTable
 
 LEVEL = 0.05
 BASELINE = "lora"
-# What every adapter has: a variant is compared with a baseline in which these are the same.
+# Settings that every adapter has. A variant and its baseline must agree on them.
 SHARED = ("method.targets", "method.attention", "method.train_head", "method.train_biases")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The rows and columns of one setting: which variants, which tasks, and what the paper has for them.
+    """The rows and columns of one setting: variants, tasks, and the paper's figures for them.
 
-    titles  of the paper's rows that it names by what they are; the others are called after method, rank and changes
+    titles  the paper's own row names; every other row is named after its method, rank and changes
     """
 
     group: Group
@@ -33,19 +33,19 @@ class Grid:
 
     @property
     def filled(self) -> dict[str, RunRecord]:
-        """The tasks that have figures of ours, in order, each with one of its runs for what they all share."""
+        """The tasks with figures of ours, in column order. Each maps to one run, which represents all of its runs."""
         return {task: self.group.tasks[task] for task in self.tasks if task in self.group.tasks}
 
     def label(self, variant: Variant) -> str:
-        """What a row is called."""
+        """The name of a row."""
         return self.titles.get(variant, variant.label)
 
     def cell(self, variant: Variant, task: str) -> Cell | None:
-        """Our figure for a row and column, if there is one."""
+        """Our figure for a row and column, or None."""
         return self.group.cells.get((variant, task))
 
     def against_baseline(self, variant: Variant, task: str) -> Difference | None:
-        """Our figure less LoRA's of equal rank, where there are both, with a seed in common."""
+        """Our figure minus LoRA's at the same rank, or None unless both exist and share a seed."""
         lora = Variant(
             BASELINE, variant.rank, tuple(change for change in variant.changes if change.key in SHARED), title=""
         )
@@ -54,12 +54,12 @@ class Grid:
 
     @cached_property
     def open_ended(self) -> set[tuple[Variant, str]]:
-        """The figures beyond whose learning rate another may be better."""
+        """The cells whose learning rate lies at an end of those tried, so that a better one may lie beyond it."""
         return open_ended(self.group.cells)
 
     @cached_property
     def leaders(self) -> dict[str, Variant | None]:
-        """The row to mark as best in each column, if one is."""
+        """The row to mark as best in each column, or None."""
         return {
             task: leader({variant: cell for variant in self.variants if (cell := self.cell(variant, task))})
             for task in self.tasks
@@ -67,7 +67,10 @@ class Grid:
 
 
 def grid_of(group: Group, published: PublishedTable) -> Grid:
-    """The paper's rows and columns stay, filled or not, unless the setting has none of the paper's tasks."""
+    """Lay out the grid of one setting.
+
+    The paper's rows and columns are kept even if empty, unless the setting has none of the paper's tasks.
+    """
     beside_paper = any(task in published.columns for task in group.tasks)
     paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
     paper_columns = published.columns if beside_paper else {}
@@ -84,10 +87,10 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
 
 
 def leader(cells: dict[Variant, Cell]) -> Variant | None:
-    """The variant that is ahead of every other by more than chance would do, if there is one.
+    """Return the variant that beats every other by more than chance, or None.
 
-    Chance: Welch's t-test over seeds, one-sided, at `LEVEL`, against each other variant; so it needs another variant to
-    lead, and at least two seeds on both sides. A comparison inside the noise has no winner.
+    The test is Welch's t-test over seeds, one-sided, at `LEVEL`, against each other variant in turn. So a leader needs
+    at least one other variant to beat, and at least two seeds on both sides. A comparison within noise has no winner.
     """
     if len(cells) < 2:
         return None
@@ -99,7 +102,7 @@ def leader(cells: dict[Variant, Cell]) -> Variant | None:
 def _leads(one: Cell, other: Cell) -> bool:
     if one.std is None or other.std is None:
         return False
-    if one.std == other.std == 0:  # no noise at all: the test would divide by it
+    if one.std == other.std == 0:  # zero variance: the test would divide by zero
         return one.mean > other.mean
     sides = (one.mean, one.std, len(one.runs), other.mean, other.std, len(other.runs))
     return ttest_ind_from_stats(*sides, equal_var=False, alternative="greater").pvalue < LEVEL

@@ -1,4 +1,4 @@
-"""What the runs of one setting share, and what a reader must know of them, in words."""
+"""Describe in words what the runs of one setting share, and what a reader must know about them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,20 @@ from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.writers.text import rows, span
 
-# By ``scores.selected_on``; {what} is what was chosen.
+# Keyed by ``scores.selected_on``; {what} is replaced by what was chosen.
 SELECTION = {
     "held_out": "{what} by rows held out of train; dev is scored once, at the end",
     "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
     "validation": "{what} by dev itself, as in the paper: the best of many flatters",
 }
-# Marks on figures whose learning rate is open to doubt, and what is said of them below.
+# Marks on figures whose learning rate is in doubt, and the notes that explain them.
 AT_AN_END, UNSETTLED = "‡", "§"
 END_NOTE = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
 UNSETTLED_NOTE = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: "
 
 
 def heading(group: Group) -> str:
-    """A setting's name."""
+    """Name a setting."""
     setting = group.setting
     title = group.runs[0].settings.model.title
     changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
@@ -32,7 +32,7 @@ def heading(group: Group) -> str:
 
 
 def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
-    """What stands above a setting's table."""
+    """Build the header above a setting's table: name -> text."""
     group = grid.group
     setting, protocol = group.setting, group.runs[0].settings.protocol
     known = {
@@ -53,7 +53,7 @@ def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
 
 
 def model_words(run: RunRecord) -> str:
-    """A run's model, what must be said of it, and where its weights come from."""
+    """Describe a run's model: its title, any note about it, and the source of its weights."""
     model = run.settings.model
     note = model.note or ""
     said = f" ({note})" if note not in model.title else ""
@@ -61,13 +61,13 @@ def model_words(run: RunRecord) -> str:
 
 
 def device_words(runs: Sequence[RunRecord]) -> str:
-    """The devices that runs of one setting were made on: ``cuda (NVIDIA H100 80GB HBM3), bfloat16``."""
+    """List the devices that the runs of one setting used: ``cuda (NVIDIA H100 80GB HBM3), bfloat16``."""
     names = sorted({run.device.name for run in runs})
     return f"{runs[0].device.type} ({', '.join(names)}), {runs[0].device.precision}"
 
 
 def data_note(run: RunRecord) -> str | None:
-    """What must be said of a run's data, if anything: that it is a part of the official rows, or synthetic."""
+    """Say that a run's data is synthetic or a subset of the official rows; None if neither."""
     task, have, official = run.settings.task, run.data.rows, run.data.official_rows
     said = ["synthetic, made by a program"] if run.data.synthetic else []
     if run.data.subset:
@@ -86,14 +86,17 @@ def data_note(run: RunRecord) -> str | None:
 
 
 def numbered_notes(tasks: Mapping[str, RunRecord], titles: Mapping[str, str]) -> tuple[dict[str, int], list[str]]:
-    """The numbers of those tasks whose data must be noted, for their columns, and the notes. One run a task will do."""
+    """Number the tasks whose data needs a note, and write the notes. ``tasks`` maps each task to any one of its runs.
+
+    Returns the number for each such task's column heading, and the notes.
+    """
     said = {task: note for task, run in tasks.items() if (note := data_note(run))}
     numbers = {task: number for number, task in enumerate(said, start=1)}
     return numbers, [f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()]
 
 
 def _weights(weights: Weights) -> str:
-    """The source of weights and what fixes them, short."""
+    """Name the source of the weights and what pins them, briefly."""
     if weights.requirements:
         first, *more = weights.requirements
         return f"{weights.source} {first}{f' and {len(more)} more' if more else ''}"
@@ -141,7 +144,7 @@ def _selection(cells: list[Cell]) -> str:
 
 
 def _tuning(grid: Grid) -> str | None:
-    """How many configurations each variant was chosen among, where that is not the same."""
+    """Say how many configurations were tried for each variant, or None if all had the same number."""
     tried: dict[str, list[str]] = defaultdict(list)
     for variant in grid.variants:
         if counts := {len(cell.tried) for task in grid.tasks if (cell := grid.cell(variant, task))}:

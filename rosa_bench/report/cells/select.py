@@ -1,9 +1,11 @@
-"""Which runs a table's cell is made of: pure functions from records to chosen cells.
+"""Choose the runs behind each cell of a table: pure functions from records to cells.
 
-The learning rate is chosen as the records say that the epoch was (``scores.selected_on``): where it was on rows held
-out of train (``held_out``), or on a validation split beside the reported test split (``validation_split``), what is
-reported is never looked at; where it was on dev itself (``validation``), by the dev score of the selected epoch, which
-is the paper's way: the maximum over learning rates and epochs.
+The learning rate is chosen by the same rows as the epoch (``scores.selected_on``):
+
+held_out          rows held out of train; the reported score is never looked at
+validation_split  a validation split beside the reported test split; the reported score is never looked at
+validation        dev itself, by the dev score of the selected epoch. This is the paper's way: the maximum over
+                  learning rates and epochs
 """
 
 import math
@@ -18,28 +20,28 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
 
-# What a learning rate is chosen by, by ``scores.selected_on``.
+# The criterion for a learning rate, keyed by ``scores.selected_on``.
 CRITERIA: dict[str, Callable[[RunRecord], float]] = {
     "held_out": lambda run: run.selection_score,
     "validation_split": lambda run: run.selection_score,
     "validation": lambda run: run.score,
 }
 Key = TypeVar("Key", bound=Hashable)
-COUNTED = ("completed", "failed")  # a run that was interrupted says nothing yet
+COUNTED = ("completed", "failed")  # an interrupted run proves nothing yet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The runs behind one figure: one setting, variant, task and learning rate, one run a seed.
+    """The runs behind one figure: one setting, variant, task and learning rate, with one run per seed.
 
-    lrs         the learning rates that were compared
-    shared      the seeds on which they were: those that all of them have. Without any, each was taken with its own
-    lrs_left    those that were not, having too few seeds
-    lrs_failed  those at which a run failed: its loss was no number any more, or the program broke off
-    runner_up   learning rate that may turn out to be better than the chosen one. Either it was not compared and is
-                ahead on the seeds that both have; or its mean over all its seeds is ahead, if it was compared or if the
-                chosen one collapsed on some seeds. Of several, the one ahead by most
-    tried       all that it was chosen among, compared or not: a run for each learning rate and seed, in their order
+    lrs         learning rates that were compared
+    shared      seeds that all of ``lrs`` have, on which they were compared. If empty, each used its own seeds
+    lrs_left    learning rates that were not compared because they have too few seeds
+    lrs_failed  learning rates at which a run failed: the loss became non-finite, or the program crashed
+    runner_up   learning rate that may turn out better than the chosen one. Either it was not compared and is ahead on
+                the seeds that both have; or its mean over all its seeds is ahead, and it was compared or the chosen
+                one collapsed on some seeds. If there are several, the one with the largest lead
+    tried       all candidates, compared or not: one run per learning rate and seed, sorted by both
     """
 
     runs: tuple[RunRecord, ...]
@@ -53,29 +55,29 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Mean of the reported dev score of the selected epoch, a fraction."""
+        """Mean reported score of the selected epoch, as a fraction."""
         return statistics.fmean(run.score for run in self.runs)
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; none for one seed, and where a score is no number."""
+        """Sample standard deviation over seeds; None for a single seed or if any score is not finite."""
         scores = [run.score for run in self.runs]
         return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """The reported dev scores, by seed."""
+        """The reported scores by seed."""
         return {run.settings.seed: run.score for run in self.runs}
 
     @property
     def interval(self) -> Interval | None:
-        """The 95 % interval of `mean`, if one is known."""
+        """The 95 % interval of `mean`, or None if unknown."""
         run = self.runs[0]
         return interval(list(self.by_seed.values()), metric=run.scores.reported, dev_rows=run.data.rows.validation)
 
     @property
     def by_lr(self) -> dict[float, list[RunRecord]]:
-        """All that were tried, by learning rate, from the smallest on."""
+        """All runs tried, by learning rate in increasing order."""
         found: dict[float, list[RunRecord]] = defaultdict(list)
         for run in self.tried:
             found[run.settings.lr].append(run)
@@ -83,50 +85,50 @@ class Cell:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The smallest and the greatest learning rate that was tried, also where that failed."""
+        """The smallest and the largest learning rate tried, including those that failed."""
         lrs = [*self.by_lr, *self.lrs_failed]
         return min(lrs), max(lrs)
 
     @property
     def is_inside(self) -> bool:
-        """Whether a smaller and a greater learning rate than the chosen one were tried; if not, another may be better.
+        """Whether smaller and larger learning rates than the chosen one were tried; if not, another may be better.
 
-        One with too few seeds to be compared counts, because it would be the `runner_up` if it were ahead on them. So
-        does one at which a run failed.
+        A learning rate with too few seeds to be compared counts, because it would be the `runner_up` if it were ahead.
+        So does one at which a run failed.
         """
         return self.lr not in self.ends
 
     @property
     def had_choice(self) -> bool:
-        """Whether another learning rate was tried, with however few seeds, or failed."""
+        """Whether another learning rate was tried, even if it failed or had few seeds."""
         return self.ends != (self.lr, self.lr)
 
     @property
     def at_an_end(self) -> bool:
-        """Whether there was a choice, and the chosen learning rate is the smallest or the greatest that was tried."""
+        """Whether several learning rates were tried and the chosen one is the smallest or the largest of them."""
         return self.had_choice and not self.is_inside
 
     @property
     def last_mean(self) -> float:
-        """As `mean`, of the last epoch."""
+        """Like `mean`, for the last epoch."""
         return statistics.fmean(run.last_score for run in self.runs)
 
     @property
     def trainable(self) -> int:
-        """Parameters that train."""
+        """Number of trainable parameters."""
         return self.runs[0].parameters.trainable or 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The chosen cells of one setting, by variant and task."""
+    """The cells of one setting, by variant and task."""
 
     setting: Setting
     cells: dict[tuple[Variant, str], Cell]
 
     @property
     def tasks(self) -> dict[str, RunRecord]:
-        """The tasks that have a cell, by name, each with one of its runs for what they all share."""
+        """The tasks that have a cell, by name. Each maps to one run, which represents all of its runs."""
         return {task: cell.runs[0] for (_, task), cell in sorted(self.cells.items(), key=lambda item: item[0][1])}
 
     @property
@@ -141,14 +143,14 @@ class Group:
 
 
 def writes_texts(run: RunRecord) -> bool:
-    """Whether the task is to write texts, which are scored on a test split."""
+    """Whether the task generates text, which is scored on a test split."""
     return run.data.prompts is not None
 
 
 def select(records: Iterable[RunRecord]) -> list[Group]:
-    """Groups of cells that may be compared, from the completed ones among ``records``, and what failed beside them.
+    """Group the completed and failed ``records`` into cells that may be compared.
 
-    A task whose data differs between runs of one setting is split: each data in a group of its own.
+    If the data of a task differs between runs of one setting, each version of the data gets its own group.
     """
     by_task: dict[tuple[Setting, str], list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -168,7 +170,7 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
 
 
 def cell_of(runs: Iterable[RunRecord]) -> Cell | None:
-    """As `choose`, out of ``runs`` of every status; none if none is completed."""
+    """Like `choose`, from ``runs`` of any status; None if no run is completed."""
     by_status: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_status[run.status].append(run)
@@ -176,11 +178,12 @@ def cell_of(runs: Iterable[RunRecord]) -> Cell | None:
 
 
 def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
-    """The cell of one setting, variant and task: of its completed ``runs`` those at the best learning rate.
+    """Choose the best learning rate of one setting, variant and task, and return its completed ``runs`` as a cell.
 
-    Compared are those with the most seeds that two of them have, on the seeds that all of these share: the best one may
-    then be given more, and is not compared by them. But a single seed is not compared with several. Of runs with one
-    seed and learning rate, the one started last counts. Of equal learning rates, the smaller wins.
+    Let n be the second-largest number of seeds at any learning rate. Learning rates with at least n seeds are compared,
+    on the seeds that all of them share. So extra seeds for the best one do not affect the comparison. If n is 1, only
+    the learning rates with the most seeds are compared: a single seed is never compared with several. If a seed and
+    learning rate were run twice, the run started last counts. If learning rates tie, the smaller wins.
     """
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: (run.started, run.id)):
@@ -208,16 +211,19 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
 
 
 def open_ended(cells: Mapping[Key, Cell]) -> set[Key]:
-    """Where any had a choice: those whose learning rate is at an end of the ones tried, or the only one."""
+    """Return the cells whose learning rate is at an end of those tried, or is the only one.
+
+    Returns an empty set if no cell had more than one learning rate to choose from.
+    """
     had_choice = any(cell.had_choice for cell in cells.values())
     return {key for key, cell in cells.items() if had_choice and not cell.is_inside}
 
 
 def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Runs of one task, split into those on the same data: from one source, or with one fingerprint.
+    """Split the runs of one task by data. Runs share data if their source or their fingerprint is the same.
 
-    The largest data comes first, then what has the most runs. A fingerprint alone would not do: it covers the held-out
-    split, which a seed draws.
+    The largest data comes first; ties go to the data with the most runs. The fingerprint alone is not enough, because
+    it covers the held-out split, which depends on the seed.
     """
     parts: list[tuple[set, list[RunRecord]]] = []
     for run in runs:
@@ -231,7 +237,7 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
 
 
 def _criterion(runs: Iterable[RunRecord]) -> float:
-    """What a learning rate is chosen by, the higher the better: a mean over seeds. An undefined one always loses."""
+    """Return the mean over seeds that ranks learning rates; higher is better. A non-finite mean always loses."""
     mean = statistics.fmean(
         CRITERIA[run.scores.selected_on](run) * (-1 if run.scores.selected_by.lower_is_better else 1) for run in runs
     )
@@ -239,17 +245,18 @@ def _criterion(runs: Iterable[RunRecord]) -> float:
 
 
 def _runner_up(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
-    """The learning rate that may have to take the best one's place, as `Cell` has it; ``left`` were not compared."""
-    breaks = any(run.has_collapsed for run in by_lr[best].values())  # maybe on seeds that those left were not run with
+    """Return the runner-up as `Cell` defines it; ``left`` are the learning rates that were not compared."""
+    # The best one may have collapsed on seeds that those left were not run with.
+    has_collapsed = any(run.has_collapsed for run in by_lr[best].values())
     leads: dict[float, float] = {}
     for lr in by_lr.keys() - {best}:
-        ways = {True, not breaks} if lr in left else {False}
-        leads[lr] = max(_lead(by_lr[lr], by_lr[best], paired=paired) for paired in ways)
+        pairings = {True, not has_collapsed} if lr in left else {False}
+        leads[lr] = max(_lead(by_lr[lr], by_lr[best], paired=paired) for paired in pairings)
     return max((lr for lr in leads if leads[lr] > 0), key=lambda lr: (leads[lr], -lr), default=None)
 
 
 def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord], *, paired: bool) -> float:
-    """How far the one is ahead of the other by what chooses; ``paired``: on the seeds that both have, 0 without any."""
+    """Return the lead of ``ours`` by the criterion. If ``paired``, on shared seeds alone; 0 if there are none."""
     if paired:
         both = ours.keys() & theirs.keys()
         ours, theirs = ({seed: runs[seed] for seed in both} for runs in (ours, theirs))

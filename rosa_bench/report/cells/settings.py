@@ -1,4 +1,4 @@
-"""What may be compared with what: runs of one setting, and in it the variants of methods."""
+"""Decide which runs are comparable: settings, and variants of methods within a setting."""
 
 import json
 from collections.abc import Hashable, Iterable
@@ -8,13 +8,13 @@ from typing import Any
 from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
 
-GROUPS = ("task", "model", "protocol", "method")  # whose settings a run chooses by one name
+GROUPS = ("task", "model", "protocol", "method")  # config groups: a run picks each by name
 METHOD = "method."
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A setting that differs from the protocol's. ``expected``, the protocol's value, is for the reader alone."""
+    """A setting that differs from the protocol. ``expected``, the protocol's value, is only shown, never compared."""
 
     key: str
     value: Hashable
@@ -23,7 +23,7 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of a table: a method, its rank if it has one, and the changes made to it. ``title`` is as in a table."""
+    """A table row: a method, its rank if it has one, and changes to its settings. ``title`` is the display name."""
 
     method: str
     rank: int | None
@@ -32,12 +32,12 @@ class Variant:
 
     @property
     def plain(self) -> "Variant":
-        """The variant without the changes."""
+        """This variant without its changes."""
         return replace(self, changes=())
 
     @property
     def label(self) -> str:
-        """For example ``ROSA (r=8, resample_every=0)``."""
+        """The row's name, for example ``ROSA (r=8, resample_every=0)``."""
         rank = [] if self.rank is None else [f"r={self.rank}"]
         marks = [*rank, *(f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in self.changes)]
         return f"{self.title} ({', '.join(marks)})" if marks else self.title
@@ -45,10 +45,10 @@ class Variant:
 
 @dataclass(frozen=True)
 class Setting:
-    """Everything that must be equal for two runs to stand in one table.
+    """Everything that must be equal for two runs to appear in one table.
 
-    weights     where the model's weights come from, down to hashes or revisions, as JSON
-    deviations  from the protocol, the method's own left out: those make a `Variant`
+    weights     source of the model's weights, down to hashes or revisions, as JSON
+    deviations  from the protocol, except in the method's own settings, which define a `Variant`
     """
 
     model: str
@@ -60,17 +60,17 @@ class Setting:
 
     @property
     def distance(self) -> tuple[int, str]:
-        """How far from its protocol, with which model: the nearest come first, then the model with the most runs."""
+        """Sort key: the number of deviations, then the model. The nearest to its protocol comes first."""
         return len(self.deviations), self.model
 
     @property
     def is_timed(self) -> bool:
-        """Whether its runs were made for Table 1: padding all batches alike costs time, and changes no score."""
+        """Whether its runs were made for Table 1. Padding all batches to one length costs time but changes no score."""
         return any(change.key == "pad_to_max" for change in self.deviations)
 
 
 def setting_of(record: RunRecord) -> Setting:
-    """The setting a run was made in."""
+    """Return the setting of a run."""
     return Setting(
         model=record.settings.model.name,
         weights=json.dumps(record.model, sort_keys=True),
@@ -82,7 +82,7 @@ def setting_of(record: RunRecord) -> Setting:
 
 
 def variant_of(record: RunRecord) -> Variant:
-    """The row a run belongs to."""
+    """Return the variant, and so the table row, of a run."""
     method = record.settings.method
     changes = _deviations(record)
     rest = [change for change in changes if not change.key.startswith(METHOD)]
@@ -91,14 +91,14 @@ def variant_of(record: RunRecord) -> Variant:
 
 
 def frozen(value: Any) -> Hashable:
-    """A value out of JSON as one that compares and hashes."""
+    """Turn a JSON value into one that can be hashed and compared."""
     if isinstance(value, dict):
         return tuple(sorted((key, frozen(inner)) for key, inner in value.items()))
     return tuple(frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
 def words(value: Hashable) -> str:
-    """A setting's value as it would be typed."""
+    """Format a setting's value as a user would type it."""
     match value:
         case tuple():
             return f"[{', '.join(words(inner) for inner in value)}]"
@@ -113,7 +113,7 @@ def words(value: Hashable) -> str:
 
 
 def _deviations(record: RunRecord) -> list[Deviation]:
-    """All deviations that can change a figure, by key."""
+    """Return the deviations that can change a result, sorted by key."""
     return [
         Deviation(key, frozen(value), frozen(expected))
         for key, (value, expected) in sorted(record.deviations.items())
@@ -122,6 +122,6 @@ def _deviations(record: RunRecord) -> list[Deviation]:
 
 
 def _follows(change: Deviation, others: Iterable[Deviation]) -> bool:
-    """Whether a method's change was not asked for, but came with one of its protocol (``${protocol.train_head}``)."""
+    """Whether a change to a method only follows from a change to its protocol (``${protocol.train_head}``)."""
     name, pair = change.key.removeprefix(METHOD), (change.value, change.expected)
     return any(other.key.endswith(name) and (other.value, other.expected) == pair for other in others)

@@ -1,6 +1,6 @@
-"""How far chance may have moved a figure: intervals of a mean, and differences paired over seeds. Fractions throughout.
+"""Confidence intervals of a mean, and differences paired over seeds. All scores are fractions.
 
-SciPy does the work; what is chosen here is which of its methods answers which question.
+SciPy does the computation. This module only chooses the method for each question.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,13 +12,13 @@ from scipy.stats import binomtest, bootstrap, norm, ttest_rel
 
 LEVEL = 0.95
 DRAWS = 9999
-ROUNDING = 1e-9  # scores nearer to each other than this are equal
+ROUNDING = 1e-9  # scores closer than this count as equal
 SEEDS, DEV_SET = "seeds", "dev set"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A 95 % interval of a score. ``of``: drawn anew, what would move it: ``seeds`` or ``dev set``."""
+    """A 95 % interval of a score. ``of`` is the source of the variation: ``seeds`` or ``dev set``."""
 
     low: float
     high: float
@@ -27,10 +27,10 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A score less another's, paired over the seeds that both have.
+    """One score minus another, paired over the seeds that both have.
 
-    low, high  the 95 % interval of the mean difference; none for one seed
-    p          of the paired t-test, two-sided; none for one seed, and where every seed differs by the same
+    low, high  95 % interval of the mean difference; None for one seed
+    p          two-sided p of the paired t-test; None for one seed, or if all seeds have the same difference
     """
 
     mean: float
@@ -41,20 +41,20 @@ class Difference:
 
     @property
     def within_noise(self) -> bool:
-        """Whether the interval holds 0, or there is none."""
+        """Whether the interval contains 0, or there is no interval."""
         return self.low is None or self.high is None or self.low <= 0 <= self.high
 
 
 def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval | None:
-    """The interval of the mean of ``scores``, one a seed; none for a score that is no number.
+    """Return the interval of the mean of ``scores``, one per seed; None if any score is not finite.
 
-    Of the seeds: the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13), with a fixed random state. BCa is
-    not taken: its correction is estimated from the scores, which are few here, and it may leave the mean out. Of two or
-    three seeds it is their range, and narrower than 95 % in truth.
+    Over seeds it is the percentile bootstrap (Efron and Tibshirani, 1993, chapter 13) with a fixed random state. BCa is
+    not used: its correction is estimated from the scores, of which there are few, and it may exclude the mean. For two
+    or three seeds the interval is their range, and covers less than 95 %.
 
-    One seed, and seeds that all agree, show no spread: the interval is then the dev set's, for the metrics of
-    `DEV_INTERVALS`. It measures another thing: how the score would move with other dev rows, the model staying as it
-    is. It does not know that an epoch or a learning rate was chosen by the same rows.
+    A single seed, or seeds that all agree, show no spread. Then the interval is over the dev set, for the metrics in
+    `DEV_INTERVALS`. This measures something else: how the score of the same model would vary with other dev rows. It
+    ignores that an epoch or a learning rate was chosen on the same rows.
     """
     if not np.isfinite(scores).all():
         return None
@@ -68,9 +68,9 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """Ours less theirs, both by seed; none without a seed in common, or for a score that is no number.
+    """Return ours minus theirs, both by seed; None if they share no seed or a score is not finite.
 
-    Interval and p by Student's t of the differences. No correction for how many differences are looked at.
+    The interval and p come from Student's t on the differences. There is no correction for multiple comparisons.
     """
     common = sorted(ours.keys() & theirs.keys())
     left, right = [ours[seed] for seed in common], [theirs[seed] for seed in common]
@@ -80,7 +80,7 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
     mean = float(differences.mean())
     if len(common) == 1:
         return Difference(mean=mean, low=None, high=None, p=None, seeds=1)
-    if np.ptp(differences) <= ROUNDING:  # no noise at all: the test would divide by it
+    if np.ptp(differences) <= ROUNDING:  # zero variance: the test would divide by zero
         mean = 0.0 if abs(mean) <= ROUNDING else mean
         return Difference(mean=mean, low=mean, high=mean, p=None, seeds=len(common))
     test = ttest_rel(left, right)
@@ -89,33 +89,33 @@ def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference
 
 
 def paired_over_tasks(pairs: Sequence[tuple[Mapping[int, float], Mapping[int, float]]]) -> Difference | None:
-    """As `paired`, of means over tasks: each seed counts once, and only if every task has it on both sides."""
+    """Like `paired`, for means over tasks. A seed counts once, and only if every task has it on both sides."""
     seeds = set.intersection(*(ours.keys() & theirs.keys() for ours, theirs in pairs))
     means = ({seed: fmean(side[seed] for side in sides) for seed in seeds} for sides in zip(*pairs, strict=True))
     return paired(*means)
 
 
 def _wilson(accuracy: float, rows: int) -> Interval:
-    """Of a share of rows (Wilson, 1927)."""
+    """Interval of a proportion of rows (Wilson, 1927)."""
     found = binomtest(round(accuracy * rows), rows).proportion_ci(LEVEL, method="wilson")
     return Interval(low=float(found.low), high=float(found.high), of=DEV_SET)
 
 
 def _fisher(correlation: float, rows: int) -> Interval | None:
-    """Of a correlation, by Fisher's z (1921), as `scipy.stats.pearsonr` has it for data that we have not.
+    """Interval of a correlation by Fisher's z (1921), as in `scipy.stats.pearsonr`, but without the data.
 
-    Matthews' is Pearson's of two binary variables, which are not normal: for it this is an approximation. Exactly 0 is
-    what predictions that are all alike get by convention: it has no interval.
+    Matthews' correlation is Pearson's for two binary variables. These are not normal, so the interval is approximate. A
+    score of exactly 0 has no interval: by convention it is the score of constant predictions.
     """
     if rows <= 3 or correlation == 0:
         return None
-    with np.errstate(divide="ignore"):  # of 1 and -1, whose interval is themselves
+    with np.errstate(divide="ignore"):  # at 1 and -1, which are their own intervals
         z = np.arctanh(correlation)
     half = norm.ppf((1 + LEVEL) / 2) / np.sqrt(rows - 3)
     return Interval(low=float(np.tanh(z - half)), high=float(np.tanh(z + half)), of=DEV_SET)
 
 
-# By ``scores.reported``.
+# Keyed by ``scores.reported``.
 DEV_INTERVALS: dict[str, Callable[[float, int], Interval | None]] = {
     "accuracy": _wilson,
     "matthews_correlation": _fisher,

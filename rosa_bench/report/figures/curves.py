@@ -1,4 +1,4 @@
-"""What the figures of scores share: panels of one setting and task, lines with their range over seeds, and words."""
+"""Shared by the figures of scores: panels of one setting and task, lines with their range over seeds, and text."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -21,15 +21,15 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, faded, letter
 from rosa_bench.report.writers.text import rows, span
 
-MOST = 4  # panels in a figure, if it does not say how many
-FIRST_TASK = "cola"  # the paper's Figures 3, 4 and 6 are of it
-LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in letters: how many fit, and what a line before its label takes of them
+MOST = 4  # default limit on the panels in a figure
+FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
+LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in characters: the page's width, and the space of a line before its label
 NO_BREAK = "\N{NO-BREAK SPACE}"
-# By ``scores.selected_on``: the rows that every epoch was scored on.
+# The rows that every epoch was scored on, keyed by ``scores.selected_on``.
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
-# Figures whose names are abbreviations.
+# Metrics whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
-# Of changed variants, which stand beside few others. Eight colours and seven markers: no pair comes twice in 56.
+# For changed variants. With eight colours and seven markers, no pair repeats within 56 variants.
 CHANGED_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999", "#882255", "#999933")
 CHANGED_MARKERS = "^vPXs*<"
 
@@ -39,7 +39,7 @@ Cells = dict[Variant, Cell]
 
 @dataclass(frozen=True)
 class Panel:
-    """One setting and task: the cells of the variants that are drawn, in a fixed order."""
+    """One setting and task, with the cells of the variants to draw, in a fixed order."""
 
     group: Group
     task: str
@@ -52,17 +52,17 @@ class Panel:
 
     @property
     def run(self) -> RunRecord:
-        """One of them, for what they all share."""
+        """Any one of the runs, to read what they all share."""
         return self.runs[0]
 
     @property
     def reported(self) -> str:
-        """The reported score's name, and what it is of."""
+        """Axis label for the reported score: its name and split."""
         return f"{_named(self.run.scores.reported)} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
 
     @property
     def each_epoch(self) -> str:
-        """The name of the figure that every epoch has, and what it is of."""
+        """Axis label for the score of every epoch: its name and rows."""
         by = self.run.scores.selected_by
         return (
             f"{_named(by.name)}{'' if by.lower_is_better else ' × 100'},\non {SCORED_ON[self.run.scores.selected_on]}"
@@ -75,7 +75,7 @@ class Panel:
 
 
 def plain(cells: Cells) -> Cells:
-    """Those of variants whose own settings are not changed."""
+    """Keep the cells of variants without changes."""
     return {variant: cell for variant, cell in cells.items() if not variant.changes}
 
 
@@ -87,11 +87,12 @@ def panels_of(
     among: Callable[[Cells], Cells] = plain,
     most: int = MOST,
 ) -> list[Panel]:
-    """The panels of a figure, ``most`` at most: nearest to their protocol first, then of the model with the most runs.
+    """Choose the panels of a figure, at most ``most``.
 
-    Of these CoLA's come first, then the tasks by how many runs they have, each under one protocol after the other.
-    A panel has the cells ``among`` all that are ``drawable``, and is one if these are ``enough``. Tasks whose figure is
-    an error have no score: they are left out.
+    Panels nearest to their protocol come first, then those of the model with the most runs. Among these CoLA comes
+    first, then the tasks with the most runs; a task's protocols are kept together. A panel holds the cells that
+    ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. Tasks that report an error
+    instead of a score are left out.
     """
     panels = []
     for group in groups:
@@ -116,12 +117,12 @@ def panels_of(
 
 
 def ranks_of(panels: Iterable[Panel]) -> list[int]:
-    """All ranks in a figure, in order."""
+    """List all ranks in a figure, sorted."""
     return sorted({variant.rank for panel in panels for variant in panel.cells if variant.rank is not None})
 
 
 def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
-    """How a variant's line looks: colour, dashes and marker are the method's, and it is paler for a lower rank."""
+    """Style a variant's line: the method's colour, dashes and marker, with a paler colour for a lower rank."""
     strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)
     own = look_of(variant.method)
     return {
@@ -134,7 +135,7 @@ def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
 
 
 def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
-    """How each variant's line looks: its method's look, with a colour and a marker of its own where it is changed."""
+    """Style each variant's line like its method. A changed variant gets its own colour and marker."""
     ranks = ranks_of(panels)
     styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
     changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
@@ -144,7 +145,7 @@ def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
 
 
 def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], **looks: Any) -> Line2D:
-    """Draw the mean of the values at each x, and their range as a shade."""
+    """Draw the mean of the values at each x, and shade their range."""
     groups = [np.asarray(some) for some in values]
     [line] = ax.plot(x, [some.mean() for some in groups], **looks)
     low, high = [some.min() for some in groups], [some.max() for some in groups]
@@ -153,30 +154,30 @@ def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], 
 
 
 def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float], **looks: Any) -> None:
-    """Draw what ``value`` gives for each epoch of a cell's runs, against epochs."""
+    """Draw ``value`` of each epoch of a cell's runs, against epochs."""
     plot_against_epochs(ax, list(zip(*(map(value, run.scores.epochs) for run in cell.runs), strict=True)), **looks)
 
 
 def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: Any) -> None:
-    """Draw the mean and the range of the values of each epoch."""
+    """Draw the mean and the range of each epoch's values; ``values`` has one sequence per epoch."""
     plot_range(ax, range(1, len(values) + 1), values, **looks)
     ax.set_xlabel("epoch")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def has_epochs(cell: Cell) -> bool:
-    """Whether every run has scores of its epochs."""
+    """Whether every run recorded the scores of its epochs."""
     return all(run.scores.epochs for run in cell.runs)
 
 
 def score_of(run: RunRecord) -> Callable[[EpochScores], float]:
-    """From an epoch to the figure that selects among epochs: a score times 100, an error as it is."""
+    """Return a function from an epoch to its selection score: scores times 100, errors unchanged."""
     by = run.scores.selected_by
     return lambda epoch: (1 if by.lower_is_better else 100) * epoch.scores[by.name]
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """A figure with axes of about this height for each panel, titled: two beside each other where there are several."""
+    """Make a figure with titled axes of about this height for each panel, in two columns if there are several."""
     columns = min(2, len(panels))
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(WIDTH_IN, 0.9 + height_in * lines), layout="constrained")
@@ -189,18 +190,18 @@ def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = 
 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
-    """Write which task and setting a panel is of above its first axes."""
+    """Write a panel's task and setting above its first axes."""
     ax.set_title(titled(number, panel, width=width), loc="left")
 
 
 def titled(number: int, panel: Panel, *, width: int) -> str:
-    """Which task and setting a panel is of, in lines of at most ``width`` characters, broken after commas."""
+    """Return a panel's task and setting, in lines of at most ``width`` characters, broken after commas."""
     unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {panel.title}".split(", "))
     return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
 
 
 def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
-    """One legend for all panels, below them: each variant once, in order."""
+    """Add one legend below all panels, with each variant once, in order."""
     handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
     variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
     lines = [handles[variant.label] for variant in variants if variant.label in handles]
@@ -210,8 +211,8 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
 
 
 def sources(panels: Sequence[Panel]) -> str:
-    """A line a panel: its setting, device, rows and seeds, and what must be said of its data."""
-    said = []
+    """Write one line per panel: its setting, device, rows and seeds, and any note on its data."""
+    lines = []
     for number, panel in enumerate(panels):
         devices = ", ".join(sorted({run.device.name for run in panel.runs}))
         have, note = panel.run.data.rows, data_note(panel.run)
@@ -219,19 +220,19 @@ def sources(panels: Sequence[Panel]) -> str:
         seeds = {len(cell.runs) for cell in panel.cells.values()}
         train, dev = f"{rows(have.train)} train", f"{rows(have.validation)} dev"
         counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
-        said.append(
+        lines.append(
             f"- {letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
             f"seeds: {span(seeds)}."
         )
-    return "\n".join(said)
+    return "\n".join(lines)
 
 
-def _named(figure: str) -> str:
-    return SPELT.get(figure, figure.replace("_", " ").capitalize())
+def _named(metric: str) -> str:
+    return SPELT.get(metric, metric.replace("_", " ").capitalize())
 
 
 def _place(variant: Variant) -> tuple[int, str, int, str]:
-    """Where a variant stands: the paper's methods first, full fine-tuning before all; changed ones after plain ones."""
+    """Sort key: full fine-tuning, then the paper's other methods, then the rest; changed variants after plain ones."""
     known = list(looks())
     place = known.index(variant.method) if variant.method in known else len(known)
     return place, variant.method, variant.rank or 0, variant.label

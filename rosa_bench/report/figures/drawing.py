@@ -1,4 +1,4 @@
-"""What a figure is before it is a file, and how all of ours look."""
+"""A drawn figure with its caption, and the style that all figures share."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rosa_bench.system.files import write_atomic
 
-STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one literal each
+STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of literals
     "font.size": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -21,20 +21,20 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib has a type for the keys, one litera
     "savefig.dpi": 200,
     "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
 }
-UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # what savefig would else write of itself, by kind
+UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that savefig would add
 WIDTH_IN = 7.0  # across both columns of an article
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure with the text that belongs under it, in Markdown."""
+    """A figure and its caption in Markdown."""
 
     name: str
     figure: Figure
     caption: str
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.svg``, and the caption with the picture as ``.md``. Returns the paths."""
+        """Write ``<name>.png``, ``.svg``, and ``.md`` with the picture and its caption. Return the paths."""
         paths = []
         for kind in UNDATED:
             paths.append(folder / f"{self.name}.{kind}")
@@ -44,7 +44,7 @@ class Drawing:
         return paths
 
     def picture(self, kind: str) -> bytes:
-        """The figure as a ``png`` or ``svg``: the same bytes for the same records."""
+        """Render the figure as ``png`` or ``svg``. The same records give the same bytes."""
         FigureCanvasAgg(self.figure)
         picture = BytesIO()
         with mpl.rc_context(STYLE):
@@ -53,11 +53,11 @@ class Drawing:
 
 
 def faded(colour: str, strength: float) -> tuple[float, float, float]:
-    """A colour mixed with white."""
+    """Mix a colour with white. ``strength`` 1 keeps the colour, 0 gives white."""
     red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
     return red, green, blue
 
 
 def letter(number: int) -> str:
-    """``(a)``, ``(b)``, ..."""
+    """Return a panel's letter: ``(a)``, ``(b)``, ..."""
     return f"({'abcdefgh'[number]})"

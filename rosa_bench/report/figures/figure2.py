@@ -1,4 +1,4 @@
-"""Figure 2: validation loss on the synthetic regressions, and what LoRA of each rank cannot go below."""
+"""Figure 2: validation loss on the synthetic regressions, and the lower bound for LoRA at each rank."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from rosa_bench.report.figures.curves import has_epochs
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing, faded, letter
 
 TASK = "synthetic"
-LOWEST = 1e-6  # of the axis: what is below stands in the caption, and would press all else together
+LOWEST = 1e-6  # bottom of the axis: lower values would flatten the rest, and are in the caption
 BOUND_OF = "lora"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One model's curves: by variant, the loss (replicates, epochs). ``bounds``: by rank, the mean bound on dev."""
+    """One model's curves. ``curves``: variant -> losses (replicates, epochs); ``bounds``: rank -> mean bound on dev."""
 
     group: Group
     curves: dict[Variant, np.ndarray]
     bounds: dict[int, float]
 
     def of(self, method: str) -> list[np.ndarray]:
-        """The curves of one method."""
+        """Return the curves of one method."""
         return [curve for variant, curve in self.curves.items() if variant.method == method]
 
     @property
@@ -44,7 +44,7 @@ class Panel:
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """The figure, one panel a model, from runs without changes to a method's own settings; none without such runs."""
+    """Draw one panel per model from runs without changes to their method; None if there are no such runs."""
     panels = [panel_of(group) for group in nearest_to_protocol(groups)]
     if not panels:
         return None
@@ -69,7 +69,7 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 
 def nearest_to_protocol(groups: Iterable[Group]) -> list[Group]:
-    """For each model, of the settings that it was run in, the one with the fewest deviations, then the most runs."""
+    """For each model, return the setting with the fewest deviations; ties go to the one with the most runs."""
     best: dict[str, Group] = {}
     for group in groups:
         if TASK not in group.tasks or not plain_cells(group):
@@ -85,7 +85,7 @@ def _rank(group: Group) -> tuple[int, int, str]:
 
 
 def plain_cells(group: Group) -> dict[Variant, Cell]:
-    """The cells of variants whose own settings are not changed, by method and rank."""
+    """Return the cells of variants without changes, sorted by method and rank."""
     cells = {
         variant: cell
         for (variant, task), cell in group.cells.items()
@@ -95,7 +95,7 @@ def plain_cells(group: Group) -> dict[Variant, Cell]:
 
 
 def panel_of(group: Group) -> Panel:
-    """The curves of one model, and its bounds where its records have them."""
+    """Collect one model's curves, and its bounds if its records have them."""
     cells = plain_cells(group)
     curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
     bounds = {}
@@ -107,14 +107,14 @@ def panel_of(group: Group) -> Panel:
 
 
 def losses(run: RunRecord) -> np.ndarray:
-    """A run's validation loss, (replicates, epochs)."""
+    """Return a run's validation losses, (replicates, epochs)."""
     own = f"{run.scores.reported}."
     epochs = [epoch.scores for epoch in run.scores.epochs]
     return np.array([[scores[name] for scores in epochs] for name in epochs[0] if name.startswith(own)])
 
 
 def plot(ax: Axes, panel: Panel) -> None:
-    """Draw mean and range of each curve, darker for a higher rank, and the bounds."""
+    """Draw the mean and range of each curve, darker for a higher rank, and the bounds."""
     ranks = sorted({variant.rank for variant in panel.curves if variant.rank is not None})
     for variant, curve in panel.curves.items():
         strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
@@ -123,19 +123,19 @@ def plot(ax: Axes, panel: Panel) -> None:
         dashes = "--" if variant.method == BOUND_OF else "-"
         ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
-        shade.set_rasterized(True)  # hundreds of epochs: as vectors, the shades of one figure took a megabyte
+        shade.set_rasterized(True)  # hundreds of epochs: as vectors, one figure's shading took a megabyte
     for number, bound in enumerate(panel.bounds.values()):
         ax.axhline(bound, color="black", linewidth=0.8, linestyle=":", label="_" if number else "LoRA's bound")
     ax.set_yscale("log")
 
 
 def caption(panels: list[Panel]) -> str:
-    """What the figure shows and how it was made, and the final losses."""
+    """Write what the figure shows, how it was made, and the final losses."""
     run = panels[0].runs[0]
     settings, setting = run.settings, panels[0].group.setting
     changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
-    said = [
+    paragraphs = [
         "**Figure 2.** Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
         f"2407.07802. A random network f is fine-tuned to f\\*, whose weights are f's plus random matrices of rank "
         f"{settings.task.true_rank}: {settings.task.inputs} inputs, {settings.task.outputs} outputs, "
@@ -147,7 +147,7 @@ def caption(panels: list[Panel]) -> str:
         f"{run.device.name}, {run.device.precision}.",
         _losses_table(panels),
     ]
-    return "\n\n".join(said)
+    return "\n\n".join(paragraphs)
 
 
 def _resampling(panels: list[Panel]) -> str:
@@ -161,7 +161,7 @@ def _resampling(panels: list[Panel]) -> str:
 
 
 def _losses_table(panels: list[Panel]) -> str:
-    """Final losses, mean (least to greatest), a row a variant and a column a panel, with the bound beside."""
+    """Tabulate final losses as mean (least to greatest): one row per variant, one column per panel, then the bounds."""
     variants = list(dict.fromkeys(variant for panel in panels for variant in panel.curves))
     bounded = [panel for panel in panels if panel.bounds]
     head = ["final loss", *(panel.title for panel in panels), *(f"bound, {panel.title}" for panel in bounded)]

@@ -1,4 +1,4 @@
-"""Figure 3: peak memory of each method, beside how many parameters it trains."""
+"""Figure 3: peak memory and number of trainable parameters of each method."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,7 +15,7 @@ from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 from rosa_bench.report.writers.text import parameters
 
 MIB = 2**20
-# By the device's type.
+# What peak memory means, keyed by device type.
 MEASURED = {
     "cuda": "the greatest sum of the CUDA allocator's blocks in use by tensors: this process's own, whatever else runs "
     "on a shared GPU, and without the CUDA context",
@@ -24,7 +24,7 @@ MEASURED = {
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """The figure, a row a setting, task and device; none without a run whose memory was measured."""
+    """Draw one row per setting, task and device; None if no run has its memory measured."""
     panels = [
         _measured(panel)
         for panel in panels_of(groups, lambda cell: any(run.memory_bytes.training for run in cell.runs))
@@ -47,7 +47,7 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 
 def _measured(panel: Panel) -> Panel:
-    """The panel with the runs whose memory was measured, on the commonest device alone: kernels take different room."""
+    """Keep the measured runs on the most common device, because kernels on other devices need different memory."""
     counts = Counter(run.device.name for run in panel.runs if run.memory_bytes.training)
     name = min(counts, key=lambda one: (-counts[one], one))
     kept = {
@@ -60,7 +60,7 @@ def _measured(panel: Panel) -> Panel:
 
 
 def _plot_memory(ax: Axes, panel: Panel, ranks: list[int]) -> None:
-    """Draw bars of the mean over seeds, with their range, and write the mean beside."""
+    """Draw bars of the mean over seeds with their range, each labelled with its mean."""
     greatest = max(run.memory_bytes.training or 0 for run in panel.runs) / MIB
     for place, (variant, cell) in enumerate(panel.cells.items()):
         peaks = np.array([(run.memory_bytes.training or 0) / MIB for run in cell.runs])
@@ -73,14 +73,14 @@ def _plot_memory(ax: Axes, panel: Panel, ranks: list[int]) -> None:
 
 
 def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
-    """Draw a point a variant, for the axis has no zero, and write the count beside."""
+    """Draw one labelled point per variant. There are no bars, because a logarithmic axis has no zero."""
     counts = [cell.trainable for cell in panel.cells.values()]
     for place, (variant, count) in enumerate(zip(panel.cells, counts, strict=True)):
         ax.plot(count, place, **look(variant, ranks) | {"markersize": 5, "linestyle": "none"})
         ax.annotate(parameters(count), (count, place), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_xscale("log")
     ax.set_xlim(min(counts) / 3, max(counts) * 12)
-    ax.xaxis.set_minor_formatter(NullFormatter())  # numbers between the decades would cover each other
+    ax.xaxis.set_minor_formatter(NullFormatter())  # labels between the decades would overlap
     ax.set_xlabel("trainable parameters (logarithmic)")
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)
@@ -89,10 +89,10 @@ def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
 def _caption(panels: list[Panel]) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
     settings = panels[0].run.settings
-    said = (
+    text = (
         "**Figure 3.** Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
         "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
         f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED[kind]}' for kind in kinds)}."
     )
-    return f"{said}\n\n{sources(panels)}"
+    return f"{text}\n\n{sources(panels)}"

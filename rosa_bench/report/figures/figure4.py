@@ -1,4 +1,4 @@
-"""Figure 4: how fast ROSA converges with its rank, and LoRA beside it."""
+"""Figure 4: convergence of ROSA by rank, next to LoRA."""
 
 from collections.abc import Iterable
 from itertools import cycle
@@ -27,7 +27,7 @@ RANK_MARKERS = "osD^vPX*"
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """The figure, a row a setting and task: ROSA on the left, LoRA on the right, FT in both; none without two ranks."""
+    """Draw one row per setting and task: ROSA left, LoRA right, FT in both. None unless ROSA has two ranks."""
     panels = panels_of(groups, has_epochs, _has_ranks)
     if not panels:
         return None
@@ -58,10 +58,10 @@ def _has_ranks(variants: Iterable[Variant]) -> bool:
 
 
 def _caption(panels: list[Panel]) -> str:
-    said = (
+    text = (
         "**Figure 4.** What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
         "several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, LoRA, where it was run, on the right, "
         "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
         "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
     )
-    return f"{said}\n\n{sources(panels)}"
+    return f"{text}\n\n{sources(panels)}"

@@ -1,4 +1,4 @@
-"""Figure 5: in how many directions each method moves the weights it adapts."""
+"""Figure 5: the rank of each method's weight updates."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -36,10 +36,10 @@ COLUMNS = 4  # a layer has four attention weights
 class Update:
     """The update W_T - W_0 of one weight in one run.
 
-    kind      of the layer: its name without its number
-    rank      numeric
-    relative  its Frobenius norm, divided by the weight's own before training
-    shares    of the sum of its singular values, what the greatest ``ranks[i]`` of them have
+    kind      the layer's name without its number
+    rank      numerical rank
+    relative  Frobenius norm of the update divided by that of the weight before training
+    shares    share of the sum of singular values that the largest ``ranks[i]`` of them have
     """
 
     kind: str
@@ -50,7 +50,7 @@ class Update:
 
 
 def draw(records: Sequence[RunRecord]) -> Drawing | None:
-    """The figure, a row a setting and task, a column a kind of layer; none without a run whose spectrum is recorded."""
+    """Draw one row per setting and task, one column per kind of layer; None if no run has recorded its spectrum."""
     panels = panels_of(select(record for record in records if record.spectrum), lambda cell: any(updates(cell)))
     if not panels:
         return None
@@ -84,7 +84,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
 
 
 def updates(cell: Cell) -> Iterator[Update]:
-    """The updates of every run and weight of a cell; those that are exactly zero have no curve, and are left out."""
+    """Yield the updates of every run and weight of a cell. Updates of exactly zero have no curve and are skipped."""
     for run in cell.runs:
         for name, weight in run.spectrum.weights.items():
             if weight.sum > 0:
@@ -98,17 +98,17 @@ def updates(cell: Cell) -> Iterator[Update]:
 
 
 def kinds(found: dict[Variant, list[Update]]) -> list[str]:
-    """The kinds of layers that were adapted, in the model's order."""
+    """List the kinds of layers that were adapted, in the model's order."""
     return list(dict.fromkeys(one.kind for some in found.values() for one in some))
 
 
 def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> None:
-    """Draw the mean over layers and seeds, their range, and a marker at the median numeric rank."""
+    """Draw the mean over layers and seeds, their range, and a marker at the median numerical rank."""
     for variant, some in found.items():
         if not some:
             continue
         style = look(variant, ranks)
-        shown = min((one.ranks for one in some), key=len)  # of weights of different sizes, as far as all have values
+        shown = min((one.ranks for one in some), key=len)  # weights differ in size: stop where the shortest ends
         plot_range(ax, shown, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
         ax.plot([median(one.rank for one in some)], [1], **points)
@@ -120,7 +120,7 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> Non
 
 
 def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> str:
-    said = (
+    text = (
         "**Figure 5.** In how many directions training moved each adapted weight, after Figure 5 of arXiv 2407.07802: "
         "the greatest singular values of W_T - W_0, summed, as a share of the sum of all, against how many they are "
         "(logarithmic). W_0 is the weight before training, W_T after the last epoch, with adapters merged. Lines: mean "
@@ -130,11 +130,11 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
-    return "\n\n".join([said, sources(panels), *tables])
+    return "\n\n".join([text, sources(panels), *tables])
 
 
 def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> str:
-    """Numeric rank, and how far the weights moved, a row a variant and a column a kind of layer."""
+    """Tabulate numerical rank and relative norm: one row per variant, one column per kind of layer."""
     head = [f"{letter(number)} rank; relative norm", "lr", *kinds(found)]
     rows = [head, ["---"] * len(head)]
     for variant, some in found.items():

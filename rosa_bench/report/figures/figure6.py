@@ -1,4 +1,4 @@
-"""Figure 6: train loss and what selects the epoch against epochs, at the chosen learning rate."""
+"""Figure 6: train loss and the selection score against epochs, at the chosen learning rate."""
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -20,7 +20,7 @@ from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """The figure, a row a setting and task: train loss left, what selects the epoch right; none without such runs."""
+    """Draw one row per setting and task: train loss left, selection score right; None if no run has epochs."""
     panels = panels_of(groups, has_epochs)
     if not panels:
         return None
@@ -42,10 +42,10 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 
 def _caption(panels: list[Panel]) -> str:
-    said = (
+    text = (
         "**Figure 6.** Train loss (left; mean over the epoch's steps) and what selects the epoch (right; a score, or "
         "the perplexity where texts are written) against epochs, after Figure 6 of arXiv 2407.07802, each method at "
         "its chosen learning rate. Lines: mean over seeds; shades: their range. Each epoch is scored on the rows that "
         "the epoch is selected by, which the axis names."
     )
-    return f"{said}\n\n{sources(panels)}"
+    return f"{text}\n\n{sources(panels)}"

@@ -1,4 +1,4 @@
-"""Beyond the paper: how the dev score depends on the learning rate, and which one was chosen."""
+"""Not in the paper: dev score against learning rate, with the chosen learning rate marked."""
 
 from statistics import fmean
 from typing import Any
@@ -30,12 +30,12 @@ MOST = 8  # panels: four tasks under two protocols
 
 
 def draw(records: list[RunRecord]) -> Drawing | None:
-    """The figure, a panel a setting and task where a method was run with several learning rates; none without one."""
+    """Draw one panel per setting and task where a method has several learning rates; None if there are none."""
     return _drawing("lr_sensitivity", "", panels_of(select(records), bool, _is_varied, most=MOST))
 
 
 def draw_changed(records: list[RunRecord]) -> Drawing | None:
-    """The same of changed variants, each beside the method as it is; none where none has several learning rates."""
+    """Draw the same for changed variants next to the unchanged method; None if none has several learning rates."""
     panels = panels_of(select(records), bool, _is_varied, among=_changed, most=MOST)
     return _drawing("lr_sensitivity_changed", " of methods with a changed setting, beside the method without", panels)
 
@@ -45,7 +45,7 @@ def _is_varied(cells: Cells) -> bool:
 
 
 def _changed(cells: Cells) -> Cells:
-    """The changed variants that were run with several learning rates, and those that they were changed from."""
+    """Keep changed variants with several learning rates, and the plain variants that they are changed from."""
     varied = {variant for variant, cell in cells.items() if variant.changes and len(cell.by_lr) > 1}
     shown = varied | {variant.plain for variant in varied}
     return {variant: cell for variant, cell in cells.items() if variant in shown}
@@ -70,7 +70,7 @@ def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
 
 
 def _mark_half_decades(ax: Axes) -> None:
-    """Make the axis logarithmic, with a tick at 2 and 6 of each decade: the grid that learning rates are swept on."""
+    """Make the axis logarithmic, with ticks at 2 and 6 of each decade, which is the grid of learning rate sweeps."""
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")
     ax.xaxis.set_major_locator(LogLocator(subs=(2, 6), numticks=12))
@@ -79,7 +79,7 @@ def _mark_half_decades(ax: Axes) -> None:
 
 
 def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
-    """Draw a variant's line, the points with fewer seeds open, and its chosen learning rate once more, larger."""
+    """Draw a variant's line, with open markers for fewer seeds and a larger one for the chosen learning rate."""
     scores = {lr: [100 * run.score for run in runs] for lr, runs in chosen.by_lr.items()}
     plot_range(ax, list(scores), list(scores.values()), label=variant.label, **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
@@ -93,20 +93,20 @@ def _ring(colour: ColorType) -> dict[str, Any]:
 
 
 def _caption(of: str, panels: list[Panel]) -> str:
-    said = (
+    text = (
         f"**Sensitivity to the learning rate**{of} (not in the paper). Dev score of each run's selected epoch against "
         "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "
         "markers: the learning rate that the tables choose, in protocol fair by rows held out of train, which is why "
         "it need not be the highest."
     )
     if any(writes_texts(panel.run) for panel in panels):
-        said += " Where texts are written, the score is that on test, and perplexity on dev chooses."
+        text += " Where texts are written, the score is that on test, and perplexity on dev chooses."
     if any(cell.lrs_left for panel in panels for cell in panel.cells.values()):
-        said += " Open markers: fewer seeds than others have, so not compared."
+        text += " Open markers: fewer seeds than others have, so not compared."
     at_ends = [
         f"{letter(number)} {', '.join(labels)}"
         for number, panel in enumerate(panels)
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
-    return f"{said}{ends if at_ends else ''}\n\n{sources(panels)}"
+    return f"{text}{ends if at_ends else ''}\n\n{sources(panels)}"

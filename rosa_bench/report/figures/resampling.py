@@ -1,4 +1,4 @@
-"""Beyond the paper: what resampling does to the training loss, epoch by epoch, beside a ROSA that never resamples."""
+"""Not in the paper: the training loss of each epoch, compared with a ROSA that never resamples."""
 
 import math
 from collections.abc import Iterable
@@ -23,12 +23,12 @@ from rosa_bench.report.figures.drawing import STYLE, Drawing
 
 PERIOD = "method.resample_every"
 MOST = 6  # panels
-# Of two runs, by their learning rate and seed: in each epoch a variant's train loss, and the never resampled one's.
+# (lr, seed) -> for each epoch, the train losses of the variant and of the run that never resamples.
 Pairs = dict[tuple[float, int], list[tuple[float, float]]]
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """The figure, a panel a setting and task that has pairs of runs to compare; none without any."""
+    """Draw one panel per setting and task with pairs of runs to compare; None if there are none."""
     panels = panels_of(groups, bool, _pairs_by_variant, among=_comparable, most=MOST)
     if not panels:
         return None
@@ -51,7 +51,7 @@ def _percent_above(ours: float, never: float) -> float:
 
 
 def _comparable(cells: Cells) -> Cells:
-    """Variants that never resample, those that differ from one by the period alone, and LoRA's of their rank."""
+    """Keep variants that never resample, those that differ from them only in the period, and LoRA at their rank."""
     shown = {variant for variant in cells if _never(variant, cells) is not None}
     return {variant: cell for variant, cell in cells.items() if variant in shown}
 
@@ -61,7 +61,7 @@ def _is_never(variant: Variant) -> bool:
 
 
 def _never(variant: Variant, cells: Iterable[Variant]) -> Variant | None:
-    """The one among ``cells`` that a variant is compared with, which may be itself."""
+    """Return the variant in ``cells`` that this one is compared with, possibly itself, or None."""
     changed = {change.key for change in variant.changes}
     for other in filter(_is_never, cells):
         same_but_for_period = variant.method == other.method and changed <= {PERIOD}
@@ -71,21 +71,21 @@ def _never(variant: Variant, cells: Iterable[Variant]) -> Variant | None:
 
 
 def _pairs_by_variant(cells: Cells) -> dict[Variant, Pairs]:
-    """Of each variant but those that never resample; variants without a pair are left out."""
+    """Pair the runs of each variant that resamples, or of LoRA; variants without a pair are left out."""
     others = ((variant, cell, _never(variant, cells)) for variant, cell in cells.items() if not _is_never(variant))
     found = {variant: _pairs(cell, cells[never]) for variant, cell, never in others if never is not None}
     return {variant: pairs for variant, pairs in found.items() if pairs}
 
 
 def _pairs(cell: Cell, never: Cell) -> Pairs:
-    """Runs that collapsed have no pair: their loss tells the labels' frequencies alone."""
+    """Pair runs by learning rate and seed. Collapsed runs are left out: their loss only shows label frequencies."""
     ours, theirs = _losses(cell), _losses(never)
     both = sorted(ours.keys() & theirs.keys())
     return {place: list(zip(ours[place], theirs[place], strict=True)) for place in both}
 
 
 def _losses(cell: Cell) -> dict[tuple[float, int], list[float]]:
-    """Train losses of the epochs, by learning rate and seed."""
+    """Return the train loss of each epoch, keyed by learning rate and seed."""
     return {
         (run.settings.lr, run.settings.seed): [epoch.train_loss for epoch in run.scores.epochs]
         for run in cell.tried
@@ -106,9 +106,9 @@ def _caption(panels: list[Panel]) -> str:
 
 
 def _counts(cells: Cells) -> str:
-    """``ROSA (r=8) 6 (0.0006, 0.002), ...``."""
-    said = []
+    """Count the pairs and list their learning rates: ``ROSA (r=8) 6 (0.0006, 0.002), ...``."""
+    counts = []
     for variant, pairs in _pairs_by_variant(cells).items():
         lrs = sorted({lr for lr, _seed in pairs})
-        said.append(f"{variant.label} {len(pairs)} ({', '.join(f'{lr:g}' for lr in lrs)})")
-    return ", ".join(said)
+        counts.append(f"{variant.label} {len(pairs)} ({', '.join(f'{lr:g}' for lr in lrs)})")
+    return ", ".join(counts)

@@ -1,4 +1,4 @@
-"""One run for a reader: how it went, and everything that it was made of."""
+"""The details of one run: its curves, settings and provenance."""
 
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ from rosa_bench.report.writers.html import fill
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-DATA = ("source", "rows", "official_rows", "subset", "synthetic", "fingerprint")  # the rest is for the figures
+DATA = ("source", "rows", "official_rows", "subset", "synthetic", "fingerprint")  # the other fields are for figures
 SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev"}
 
 
 def details_html(run: RunRecord) -> "Markup":
-    """Its curves, its settings with those that are not the protocol's, and its provenance."""
+    """Render a run's curves, its settings with deviations marked, and its provenance."""
     return fill(
         "run.html",
         run=run,
@@ -29,14 +29,14 @@ def details_html(run: RunRecord) -> "Markup":
         size=(WIDTH, HEIGHT),
         axes=(LEFT, RIGHT, BOTTOM),
         colour=look_of(run.settings.method.name).colour,
-        facts={name: dict(flat(values)) for name, values in _facts(run).items() if values},
+        facts={name: dict(flat(values)) for name, values in _outcome(run).items() if values},
         settings={name: dict(flat(values)) for name, values in _settings(run).items()},
         expected={key: words(frozen(value)) for key, (_, value) in run.deviations.items()},
     )
 
 
 def plots(run: RunRecord) -> list[Plot]:
-    """Training loss, and loss and the figure that selects on the rows that do, against epochs; as far as known."""
+    """Plot training loss, and the loss and score on the selection rows, against epochs. Unknown curves are left out."""
     epochs, by = run.scores.epochs, run.scores.selected_by
     rows = SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
     curves = {
@@ -51,7 +51,7 @@ def plots(run: RunRecord) -> list[Plot]:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every value in words, by its dotted key."""
+    """Yield every value as text, with its dotted key."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
             yield from flat(value, f"{prefix}{key}.")
@@ -59,8 +59,8 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield f"{prefix}{key}", words(frozen(value))
 
 
-def _facts(run: RunRecord) -> dict[str, Mapping[str, Any]]:
-    """What it came to, and its provenance, under headings."""
+def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
+    """Return scores, costs and provenance, grouped under headings."""
     scores, data = to_builtins(run.scores), to_builtins(run.data)
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
     reported = "test" if writes_texts(run) else "dev"
@@ -80,6 +80,6 @@ def _facts(run: RunRecord) -> dict[str, Mapping[str, Any]]:
 
 
 def _settings(run: RunRecord) -> dict[str, Mapping[str, Any]]:
-    """The configuration: what is set at the top, then group by group."""
+    """Return the configuration: top-level settings first, then each group."""
     groups = {key: {key: value} for key, value in run.config.items() if isinstance(value, dict)}
     return {"run": {key: value for key, value in run.config.items() if key not in groups}, **groups}

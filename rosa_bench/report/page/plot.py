@@ -1,4 +1,4 @@
-"""A small plot of one curve as numbers, which a template draws: thousands of runs have three each."""
+"""Lay out a small plot of one curve, as numbers that a template draws. Thousands of runs have three plots each."""
 
 import math
 from collections.abc import Sequence
@@ -7,22 +7,22 @@ from itertools import groupby
 
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-WIDTH, HEIGHT = 320, 140  # of the drawing, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 52, 310, 8, 116  # of the axes inside it
-POINTS = 150  # at most so many of a curve are drawn
-MARKED = 30  # at most so many have a mark each
-LOG_FROM = 100  # a positive curve that spans more than this factor has a logarithmic axis
-DEPTH = 1e-30  # of its height is where that axis ends: what is less lies on its edge
+WIDTH, HEIGHT = 320, 140  # size of the drawing, in its own units
+LEFT, RIGHT, TOP, BOTTOM = 52, 310, 8, 116  # edges of the axes inside the drawing
+POINTS = 150  # the most points drawn per curve
+MARKED = 30  # curves with at most this many points have a mark at each
+LOG_FROM = 100  # a positive curve that spans more than this factor gets a logarithmic axis
+DEPTH = 1e-30  # a logarithmic axis ends at this fraction of the maximum; smaller values lie on its edge
 
-LEVEL = 1e-3  # a curve that spans less than this part of its height is drawn level: its ticks would read the same
+LEVEL = 1e-3  # a curve whose range is below this fraction of its height is drawn level, as its ticks would look equal
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A curve against epochs, placed: where its points lie, and its axes' ticks with their labels.
+    """The layout of a curve against epochs: positions of its points, and ticks with their labels.
 
-    lines  the curve, in pieces: it is broken where a value is not finite
-    marks  points that are shown by a dot each, with what they are in words
+    lines  the curve in pieces, broken where a value is not finite
+    marks  points shown as dots, each with a description
     """
 
     title: str
@@ -33,9 +33,9 @@ class Plot:
 
 
 def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot | None:
-    """Place the values of epochs 1, 2, ...; a long curve is thinned. None if no value is finite.
+    """Lay out the values of epochs 1, 2, ..., and thin a long curve. Returns None if no value is finite.
 
-    ``selected``: the epoch that always has a mark.
+    The epoch ``selected`` always has a mark.
     """
     curve = {epoch: value for epoch, value in enumerate(values, start=1) if math.isfinite(value)}
     if not curve:
@@ -65,13 +65,13 @@ def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot |
 
 
 def _axis(low: float, high: float) -> tuple[bool, list[float]]:
-    """Whether an axis from ``low`` to ``high`` is logarithmic, and its ticks; the first and last enclose both.
+    """Return whether an axis is logarithmic, and its ticks, which enclose ``low`` and ``high``.
 
-    A logarithmic one is cut at `DEPTH`.
+    A logarithmic axis is cut off at `DEPTH`.
     """
     if low > 0 and high / low > LOG_FROM:
         low = max(low, DEPTH * high)
         return True, [float(tick) for tick in LogLocator(numticks=5).tick_values(low, high)]
     is_level = high - low < LEVEL * max(abs(low), abs(high)) or high == low
-    room = (abs(low) / 10 or 1) if is_level else 0
-    return False, [float(tick) for tick in MaxNLocator(4).tick_values(low - room, high + room)]
+    margin = (abs(low) / 10 or 1) if is_level else 0
+    return False, [float(tick) for tick in MaxNLocator(4).tick_values(low - margin, high + margin)]

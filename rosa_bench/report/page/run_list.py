@@ -1,4 +1,4 @@
-"""The list of all runs: its columns, and what each shows of a run."""
+"""The list of all runs: its columns, and how each shows a run."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ def _words(_run: RunRecord, value: Any) -> str:
 class Field:
     """A column of the list.
 
-    kind   how it is filtered: ``choice`` by ticking some of its few values, ``number`` and ``text`` by typing
-    value  of a run; None where it has none
-    text   how a run's value is shown
+    kind   how it is filtered: ``choice`` by ticking values, ``number`` and ``text`` by typing
+    value  returns a run's value, or None
+    text   formats a run's value
     """
 
     title: str
@@ -30,33 +30,33 @@ class Field:
     text: Callable[[RunRecord, Any], str] = _words
 
     def shown(self, run: RunRecord) -> str:
-        """What stands in the cell."""
+        """Return the text of a run's cell."""
         value = self.value(run)
         return MISSING if value is None or value == "" else self.text(run, value)
 
     def number(self, run: RunRecord) -> str:
-        """What a cell with a number is sorted and filtered by: all digits that count, no unit; empty without one."""
+        """Return the number that a cell is sorted and filtered by, with 8 digits and no unit; empty if unknown."""
         value = self.value(run)
         return "" if value is None else f"{value:.8g}"
 
 
 def scale(run: RunRecord) -> int:
-    """What a run's reported figure is multiplied by to be shown: 100 for a score, 1 for an error."""
+    """Return the factor by which a run's reported metric is shown: 100 for a score, 1 for an error."""
     return 1 if run.scores.lower_is_better else 100
 
 
 def score_text(run: RunRecord, score: float) -> str:
-    """A reported figure, scaled already: a score as in the tables, an error with four digits."""
+    """Format a reported metric after scaling: a score as in the tables, an error with four digits."""
     return f"{score:.4g}" if run.scores.lower_is_better else f"{score:z.1f}"
 
 
 def metric(run: RunRecord) -> str:
-    """The reported metric's name."""
+    """Return the name of the reported metric."""
     return (run.scores.reported or run.settings.task.score).replace("_", " ")
 
 
 def _score(run: RunRecord, result: Result) -> float | None:
-    return result[run.scores.reported] * scale(run) if result else None  # a run that broke off has none
+    return result[run.scores.reported] * scale(run) if result else None  # a run that crashed has none
 
 
 def _changes(run: RunRecord) -> str:

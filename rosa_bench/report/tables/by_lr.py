@@ -1,4 +1,4 @@
-"""Tables with a row for every variant and learning rate that was tried, also those that no table of scores shows."""
+"""Tables with one row for every variant and learning rate tried, including those that no table of scores shows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What runs of one variant, learning rate and task, one a seed, say: in the table, and in rows of the CSV file."""
+    """Summary of the runs of one variant, learning rate and task, one per seed: a table entry and rows for the CSV."""
 
     entry: Entry
     tidy: list[dict[str, str]]
 
 
-# By variant and learning rate, in order, and task.
+# (variant, learning rate) in row order -> task -> summary.
 Cells = dict[tuple[Variant, float], dict[str, Summary]]
 
 
@@ -30,7 +30,7 @@ def table_by_lr(
     title: str,
     intro: list[str],
 ) -> Table:
-    """The table of what ``summarise`` makes of each cell's runs; none where they do not summarise."""
+    """Build a table by applying ``summarise`` to the runs of each cell. Where it returns None, the cell is empty."""
     summaries = [(group, cells) for group in groups if (cells := _cells(group, summarise))]
     return Table(
         name=name,
@@ -47,7 +47,7 @@ def _cells(group: Group, summarise: Callable[[list[RunRecord]], Summary | None])
         by_lr = {task: cell.by_lr for (one, task), cell in group.cells.items() if one == variant}
         for lr in sorted({lr for runs in by_lr.values() for lr in runs}):
             summaries = {
-                task: summaries for task, runs in by_lr.items() if lr in runs and (summaries := summarise(runs[lr]))
+                task: summary for task, runs in by_lr.items() if lr in runs and (summary := summarise(runs[lr]))
             }
             if summaries:
                 found[variant, lr] = summaries

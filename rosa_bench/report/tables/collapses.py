@@ -1,4 +1,4 @@
-"""Beyond the paper: how many runs ended by giving all rows the same, by method and learning rate."""
+"""Not in the paper: how many runs ended with the same prediction for all rows, by method and learning rate."""
 
 from rosa_bench.records.record import LEAST_SPREAD, RunRecord
 from rosa_bench.report.cells.select import Group
@@ -15,15 +15,15 @@ INTRO = [
 
 
 def build(groups: list[Group]) -> Table:
-    """Every variant, learning rate and task whose runs say how their predictions spread."""
+    """Build the table for every variant, learning rate and task whose runs recorded the spread of their predictions."""
     return table_by_lr(groups, _summary, name="collapses", title="Collapsed runs", intro=INTRO)
 
 
 def _summary(runs: list[RunRecord]) -> Summary | None:
-    told = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
-    if not told:
+    known = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
+    if not known:
         return None
     return Summary(
-        entry=Entry(mean=f"{sum(told)} of {len(told)}"),
-        tidy=[{"runs": str(len(told)), "collapsed": str(sum(told))}],
+        entry=Entry(mean=f"{sum(known)} of {len(known)}"),
+        tidy=[{"runs": str(len(known)), "collapsed": str(sum(known))}],
     )

@@ -12,7 +12,7 @@ LIBRARIES = ("torch", "transformers")
 
 
 def run_rows(records: Iterable[RunRecord]) -> list[dict[str, str]]:
-    """One row per run, of every status and task. Scores are as recorded, not times 100; a missing value is empty."""
+    """Return one row per run, of any status and task. Scores are fractions, not times 100; a missing value is empty."""
     return [{key: _text(value) for key, value in _values(record).items()} for record in records]
 
 

@@ -1,4 +1,4 @@
-"""Tables of scores: a row a variant, a column a task, ours beside the paper's. Tables 2, 3, 4 and 5 have this form."""
+"""Tables of scores: one row per variant, one column per task, ours beside the paper's. Used for Tables 2 to 5."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ COMPARED = (
 )
 
 
-# Further columns: a heading, and the entry of a row.
+# From a grid to further columns, each a heading and a function from a row to its entry.
 ExtraColumns = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
 
 
@@ -51,11 +51,10 @@ def score_table(
     more: Sequence[str] = (),
     extra_columns: ExtraColumns = lambda _grid: [],
 ) -> Table:
-    """The table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
+    """Build table ``name``: the paper's rows and columns first, then every other variant and task of ``groups``.
 
-    ``scored`` is the split that scores are of; ``more`` goes to what is said above; ``extra_columns`` adds columns.
-    Runs that were made for their time are left out, and it is said: as a setting of their own they would stand beside
-    the same runs with the usual padding.
+    ``scored`` is the split that is scored; ``more`` is added to the introduction; ``extra_columns`` adds columns. Runs
+    made for Table 1's times are left out with a note, because they would repeat the same runs with other padding.
     """
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
@@ -83,13 +82,13 @@ def score_table(
 
 
 def _named(published: PublishedTable) -> list[str]:
-    """What the paper's names of rows mean in our settings."""
-    said = [
+    """Explain the paper's row names in terms of our settings."""
+    names = [
         " ".join([f"{row.title} is", f"method={row.method}", *([f"rank={row.rank}"] if row.rank else []), *_typed(row)])
         for row in published.rows
         if row.settings
     ]
-    return [f"Names: {'; '.join(said)}."] if said else []
+    return [f"Names: {'; '.join(names)}."] if names else []
 
 
 def _typed(row: PublishedRow) -> list[str]:
@@ -97,7 +96,7 @@ def _typed(row: PublishedRow) -> list[str]:
 
 
 def of_tasks(groups: Iterable[Group], keep: Callable[[RunRecord], bool]) -> list[Group]:
-    """The cells of the tasks to ``keep``, of the settings that have any."""
+    """Keep the cells of tasks for which ``keep`` is true, and drop settings without any."""
     found = []
     for group in groups:
         cells = {place: cell for place, cell in group.cells.items() if keep(cell.runs[0])}
@@ -107,9 +106,9 @@ def of_tasks(groups: Iterable[Group], keep: Callable[[RunRecord], bool]) -> list
 
 
 def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]:
-    """The cells that the paper's table has, of the settings that have one of the table's own.
+    """Keep the cells that the paper's table has, in settings with at least one of the table's own rows.
 
-    Its own rows are those with settings: the others (FT, LoRA) stand in Table 2 as well, and are here to compare with.
+    The table's own rows are those with ``settings``. The others (FT, LoRA) are also in Table 2, and serve as baselines.
     """
     rows = {row.variant: bool(row.settings) for row in published.rows}
     found = []
@@ -125,7 +124,7 @@ def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]
 
 
 def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str], int]) -> tuple:
-    """Settings with the paper's tasks come first, then those nearest to their protocol, of the model with most runs."""
+    """Sort key: settings with the paper's tasks, then the nearest to their protocol, then the model with most runs."""
     setting = group.setting
     return (
         not set(group.tasks) & set(published.columns),
@@ -226,30 +225,30 @@ def _contrast(label: str, column: str, difference: Difference) -> Contrast:
 
 
 def _left_out(grid: Grid) -> list[str]:
-    """The note on learning rates that were not compared."""
+    """Write the note on learning rates that were not compared."""
     which = _lrs(grid, lambda cell: cell.lrs_left)
     return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {which}"] if which else []
 
 
 def _at_an_end(grid: Grid) -> list[str]:
-    """The note on learning rates beyond which none was tried."""
+    """Write the note on learning rates at an end of those tried."""
     return [END_NOTE] if grid.open_ended else []
 
 
 def _unsettled(grid: Grid) -> list[str]:
-    """The note on learning rates that may have to take the chosen one's place."""
+    """Write the note on runner-up learning rates."""
     which = _lrs(grid, lambda cell: () if cell.runner_up is None else (cell.runner_up,))
     return [f"{UNSETTLED_NOTE}{which}"] if which else []
 
 
 def _failed(grid: Grid) -> list[str]:
-    """The note on learning rates at which a run failed."""
+    """Write the note on learning rates at which a run failed."""
     which = _lrs(grid, lambda cell: cell.lrs_failed)
     return [f"{FAILED} learning rates at which a run failed, and has no figure: {which}"] if which else []
 
 
 def _lrs(grid: Grid, lrs_of: Callable[[Cell], tuple[float, ...]]) -> str:
-    """Some of each cell's learning rates: ``FT 2e-05, 6e-05 on CoLA, MRPC; LoRA (r=8) 0.006 on CoLA``."""
+    """List learning rates by variant and task: ``FT 2e-05, 6e-05 on CoLA, MRPC; LoRA (r=8) 0.006 on CoLA``."""
     titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
     for variant in grid.variants:
         for task, title in grid.tasks.items():

@@ -1,4 +1,4 @@
-"""A finished table before it is written: what the builders make, and the writers of Markdown, LaTeX and others take."""
+"""A finished table in memory: made by the builders, and written as Markdown, LaTeX and other formats."""
 
 from dataclasses import dataclass, field
 
@@ -7,11 +7,11 @@ CONTRASTS = "Compared with LoRA at equal rank, paired over seeds"
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One cell, in words: our figure beside the paper's; either may be missing.
+    """One cell as text: our figure and the paper's. Either may be missing.
 
-    spread  of the mean over ``count`` runs; none for one run, or where it means nothing
-    mark    a sign that one of the section's notes explains
-    best    better than every other row of its column, by more than chance would do
+    spread  standard deviation over ``count`` runs; None for one run, or if it is not meaningful
+    mark    symbol that one of the section's notes explains
+    best    better than every other row in its column by more than chance
     """
 
     mean: str | None = None
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column's heading. ``note``: its note's number; ``paper``: whether the paper's figures stand in it."""
+    """A column's heading. ``note`` is the number of its note; ``paper`` says whether it has figures from the paper."""
 
     title: str
     note: int | None = None
@@ -33,20 +33,20 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row: its name, and an entry a column."""
+    """A row: its name, and one entry per column."""
 
     label: str
     entries: list[Entry]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no figure of ours."""
+        """Whether the row has no figure of ours."""
         return all(entry.mean is None for entry in self.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A row's figure less LoRA's of equal rank, in one column, in words. ``interval`` and ``p`` may be unknown."""
+    """A row's figure minus LoRA's at the same rank, in one column, as text. ``interval`` and ``p`` may be unknown."""
 
     label: str
     column: str
@@ -59,9 +59,9 @@ class Contrast:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """The runs of one setting: what they share (``header``: name -> text), their table, notes to it, and comparisons.
+    """The runs of one setting: what they share (``header``: name -> text), their table, its notes, and comparisons.
 
-    head  what stands above the rows' names
+    head  heading of the column of row names
     """
 
     heading: str
@@ -75,9 +75,11 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of the paper, made again: one section a setting. ``tidy`` has the same figures, one row a cell.
+    """A reproduction of one of the paper's tables, with one section per setting.
 
-    name   of its files; ``intro`` tells how to read it
+    name   stem of its files
+    intro  paragraphs on how to read it
+    tidy   the same figures, one row per cell
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Table 1: what an epoch of CoLA costs, padded to 512, and ROSA's factorisation in it, by setting and device."""
+"""Table 1: time of an epoch of CoLA padded to 512, and of ROSA's factorisation, by setting and device."""
 
 import statistics
 from collections import defaultdict
@@ -23,9 +23,9 @@ INTRO = [
 
 
 def build(groups: list[Group]) -> Table:
-    """The paper's methods, and every other that was timed in the same way."""
+    """Build the table: the paper's methods first, then every other method timed in the same way."""
     published = load_published("table1")
-    timed: dict[tuple[int, str], list[RunRecord]] = defaultdict(list)  # times of two devices never stand together
+    timed: dict[tuple[int, str], list[RunRecord]] = defaultdict(list)  # never mix times of two devices
     for number, group in enumerate(groups):
         for run in group.runs:
             if is_timed(run):
@@ -42,9 +42,9 @@ def build(groups: list[Group]) -> Table:
 
 
 def is_timed(run: RunRecord) -> bool:
-    """Whether a run trained on what the paper timed: CoLA, 32 sequences a batch, every one padded to 512.
+    """Whether a run trained on what the paper timed: CoLA in batches of 32 sequences, all padded to 512.
 
-    A record older than ``pad_to_max`` is of a run whose batches were padded to their own longest.
+    In records older than ``pad_to_max``, each batch was padded to its own longest sequence.
     """
     settings = run.settings
     shape = (settings.task.name, settings.batch_size, settings.max_length)
@@ -52,7 +52,7 @@ def is_timed(run: RunRecord) -> bool:
 
 
 def factorize_time_s(run: RunRecord) -> float | None:
-    """Seconds of one factorisation, the optimizer's reset included; none for a run without any."""
+    """Return the seconds per factorisation, including the optimizer's reset; None if the run made none."""
     count, total = resamples(run), run.time_s.resample
     return total / count if count and total is not None else None
 
@@ -60,7 +60,7 @@ def factorize_time_s(run: RunRecord) -> float | None:
 def resamples(run: RunRecord) -> int:
     """Return how many resamples a run made, not counting the subspace drawn before training.
 
-    In records older than the count it follows from ROSA's period.
+    Records older than this count derive it from ROSA's period.
     """
     if run.resamples is not None:
         return run.resamples
@@ -71,7 +71,7 @@ def resamples(run: RunRecord) -> int:
 
 
 def epoch_time_s(run: RunRecord) -> float:
-    """Seconds of training for one epoch with one factorisation, whatever the run's period of resampling."""
+    """Return the training seconds of one epoch with one factorisation, whatever the run's resampling period."""
     return (run.time_s.train or 0) / run.settings.epochs + (factorize_time_s(run) or 0)
 
 
@@ -134,7 +134,7 @@ def _entry(seconds: list[float], paper: str | None) -> Entry:
 
 
 def _tidy(group: Group, runs: list[RunRecord]) -> list[dict[str, str]]:
-    """One row a run."""
+    """Return one row per run."""
     return [
         {
             "run": run.id,

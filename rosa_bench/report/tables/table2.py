@@ -7,6 +7,6 @@ from rosa_bench.report.tables.table import Table
 
 
 def build(groups: list[Group]) -> Table:
-    """The paper's rows and tasks, and every other variant and task of understanding that has runs."""
+    """Build the table: the paper's rows and tasks, then every other variant and understanding task with runs."""
     understanding = of_tasks(groups, lambda run: not writes_texts(run))
     return score_table("table2", understanding, load_published("table2"))

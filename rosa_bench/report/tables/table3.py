@@ -1,4 +1,4 @@
-"""Table 3: methods and ranks on E2E, whose outputs are written and compared with what people wrote."""
+"""Table 3: methods and ranks on E2E, whose generated texts are compared with human references."""
 
 import statistics
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from rosa_bench.report.tables.scores import of_tasks, score_table
 from rosa_bench.report.tables.table import Entry, Table
 from rosa_bench.report.writers.text import percent
 
-# Further metrics of the same outputs, with their headings. Fractions, shown times 100, come first.
+# Further metrics of the same outputs, with their headings. Fractions (shown times 100) come first.
 FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
 OTHERS = {"nist": "NIST", "cider": "CIDEr", "perplexity": "perplexity"}
 MORE = (
@@ -21,7 +21,7 @@ MORE = (
 
 
 def build(groups: list[Group]) -> Table:
-    """The paper's rows, and every other variant and task of writing that has runs."""
+    """Build the table: the paper's rows, then every other variant and generation task with runs."""
     writing = of_tasks(groups, writes_texts)
     return score_table(
         "table3", writing, load_published("table3"), scored="test", more=[MORE], extra_columns=_extra_columns
@@ -29,7 +29,7 @@ def build(groups: list[Group]) -> Table:
 
 
 def _extra_columns(grid: Grid) -> list[tuple[str, Callable[[Variant], Entry]]]:
-    """A column per further metric and task, if the records have it."""
+    """Return one column per further metric and task that the records have."""
     columns = []
     for task, run in grid.filled.items():
         title = f" ({grid.tasks[task]})" if len(grid.filled) > 1 else ""

@@ -1,4 +1,4 @@
-"""Table 4: what each part of ROSA adds."""
+"""Table 4: ablation of ROSA's components."""
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.published import load_published
@@ -7,6 +7,6 @@ from rosa_bench.report.tables.table import Table
 
 
 def build(groups: list[Group]) -> Table:
-    """The paper's rows and tasks alone, of the settings that have one of ROSA's."""
+    """Build the table with only the paper's rows and tasks, for settings that have at least one ROSA row."""
     published = load_published("table4")
     return score_table("table4", belonging(groups, published), published)

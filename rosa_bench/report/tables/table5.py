@@ -9,9 +9,9 @@ from rosa_bench.report.tables.table import Table
 
 
 def build(groups: list[Group]) -> Table:
-    """The paper's rows and task alone, of the settings that have one of ROSA's.
+    """Build the table with only the paper's rows and task, for settings that have at least one ROSA row.
 
-    The column is CoLA's: that is what ours is, and what the paper's caption, text and figures say against its heading.
+    The column is CoLA: ours is, and the paper's caption, text and figures say so, although its heading does not.
     """
     published = replace(load_published("table5"), columns={"cola": "CoLA"})
     return score_table("table5", belonging(groups, published), published)

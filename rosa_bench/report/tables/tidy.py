@@ -1,4 +1,4 @@
-"""The figures of a table of scores as plain rows, one a cell, for programs to read."""
+"""Convert a table of scores to plain rows, one per cell, for programs to read."""
 
 import json
 
@@ -7,12 +7,12 @@ from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.statistics import Difference
 
-# The difference and the ends of its interval, times 100; p; how many seeds both have.
+# The difference and its interval's ends, times 100; p; the number of shared seeds.
 VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
 
 
 def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
-    """One row for each cell with a figure of ours, in the table's order."""
+    """Return one row for each cell with a figure of ours, in the table's order."""
     ordered = [(variant, task) for variant in grid.variants for task in grid.tasks]
     return [
         {
@@ -72,7 +72,7 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
 
 
 def _against_baseline(difference: Difference | None) -> dict[str, str]:
-    """The cells of `VS_LORA`, empty where there is nothing to compare with."""
+    """Return the values of the `VS_LORA` columns, empty if there is nothing to compare with."""
     if difference is None:
         return dict.fromkeys(VS_LORA, "")
     p = "" if difference.p is None else f"{difference.p:.4g}"

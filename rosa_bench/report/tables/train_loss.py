@@ -1,4 +1,4 @@
-"""Beyond the paper: how well each method fitted its training data, by learning rate. A score says nothing of that."""
+"""Not in the paper: how well each method fits its training data, by learning rate. Scores do not show this."""
 
 import statistics
 
@@ -18,7 +18,7 @@ INTRO = [
 
 
 def build(groups: list[Group]) -> Table:
-    """Every variant, learning rate and task whose runs have kept their epochs."""
+    """Build the table for every variant, learning rate and task whose runs recorded their epochs."""
     return table_by_lr(groups, _summary, name="train_loss", title="Training loss", intro=INTRO)
 
 

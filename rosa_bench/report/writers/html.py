@@ -1,4 +1,4 @@
-"""HTML, of a table and of a caption. Text becomes markup in ``templates/`` alone, where all of it is escaped."""
+"""Write a table or a caption as HTML. Text becomes markup only in ``templates/``, which escape everything."""
 
 from functools import cache
 from pathlib import Path
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def table_html(table: Table) -> "Markup":
-    """A table's sections, each with its header, its figures, their notes and comparisons."""
+    """Render a table: each section with its header, figures, notes and comparisons."""
     return fill("table.html", table=table)
 
 
 def caption_html(caption: str) -> "Markup":
-    """A figure's caption, out of Markdown: emphasis, lists and tables; a link or a picture in it stays text."""
+    """Render a figure's Markdown caption. Emphasis, lists and tables become markup; links and images stay text."""
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
@@ -28,7 +28,7 @@ def caption_html(caption: str) -> "Markup":
 
 
 def fill(template: str, **values: object) -> "Markup":
-    """A template of ``templates/``, filled in. What is not `Markup` already is escaped."""
+    """Fill in a template from ``templates/``. Values that are not `Markup` are escaped."""
     from markupsafe import Markup
 
     return Markup(_environment().get_template(template).render(values))

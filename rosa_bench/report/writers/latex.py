@@ -1,10 +1,10 @@
-"""A table as LaTeX, for an article that loads booktabs and no other package."""
+"""Write a table as LaTeX, for a document that loads only booktabs."""
 
 from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, blocks
 
-TEXT_WIDTH = 345  # of LaTeX's article, in points
-# Generous widths, in points: of a character of \scriptsize, of one of its subscripts, of the gap between columns.
+TEXT_WIDTH = 345  # text width of LaTeX's article class, in points
+# Generous widths in points: a \scriptsize character, a subscript character, the gap between columns.
 CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
 SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -15,7 +15,7 @@ SPECIAL = str.maketrans({
 
 
 def latex(table: Table, counts: str) -> str:
-    """One ``table`` environment a section. ``counts`` says what it was made from."""
+    """Return one ``table`` environment per section. ``counts`` states the number of runs."""
     head = [r"% Needs \usepackage{booktabs}. Made by rosa-bench tables; changes will be overwritten.", f"% {counts}"]
     return (
         "\n".join([*head, *(_section(table, number, section) for number, section in enumerate(table.sections, 1))])
@@ -24,7 +24,7 @@ def latex(table: Table, counts: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text in which no character is a command of LaTeX's."""
+    """Escape characters that are special in LaTeX."""
     return text.translate(SPECIAL)
 
 
@@ -48,7 +48,7 @@ def _section(table: Table, number: int, section: Section) -> str:
 
 
 def _tabular(section: Section, block: list[int]) -> str:
-    """Some of the columns, under one another with the others on the page."""
+    """Write one block of columns as a ``tabular``; the blocks of a section are stacked on the page."""
     columns = [section.columns[index] for index in block]
     head = [escape(section.head), *(_heading(column) for column in columns)]
     counted = _is_counted(section)
@@ -68,7 +68,7 @@ def _tabular(section: Section, block: list[int]) -> str:
 
 
 def _blocks(section: Section) -> list[list[int]]:
-    """The columns' positions, cut so that each block fits the page."""
+    """Split the columns' indices into blocks that fit the page."""
     counted = _is_counted(section)
 
     def width(index: int) -> float:
@@ -81,7 +81,7 @@ def _blocks(section: Section) -> list[list[int]]:
 
 
 def _is_counted(section: Section) -> bool:
-    """Whether cells must show their number of seeds: not where it is the same in all, and told below the table."""
+    """Whether cells must show their number of seeds. If it is the same in all, the text below the table says it."""
     return len({entry.count for line in section.lines for entry in line.entries if entry.count}) > 1
 
 
@@ -90,7 +90,7 @@ def _heading(column: Column) -> str:
 
 
 def _cell(entry: Entry, column: Column, *, counted: bool) -> str:
-    """``$\\mathbf{54.3}_{\\pm 1.2}$ / 54.27``."""
+    """Format a cell: ``$\\mathbf{54.3}_{\\pm 1.2}$ / 54.27``."""
     if entry.mean is None and entry.paper is None:
         return escape(MISSING)
     ours = escape(_words(entry))
@@ -107,26 +107,26 @@ def _words(entry: Entry) -> str:
 
 
 def _width(entry: Entry, column: Column, *, counted: bool) -> float:
-    """About how wide a cell is, in points."""
+    """Estimate the width of a cell in points."""
     count = f" ({entry.count})" if counted and entry.count else ""
     beside = f" / {entry.paper or MISSING}" if column.paper else ""
     return CHARACTER * len(_words(entry) + count + entry.mark + beside) + SUBSCRIPT * len(f"±{entry.spread or ''}")
 
 
 def _contrasts(section: Section) -> list[str]:
-    """As a paragraph: a table of them would be wider than the page."""
+    """Write the comparisons as a paragraph, because a table of them would be wider than the page."""
     if not section.contrasts:
         return []
     labels = dict.fromkeys(one.label for one in section.contrasts)
-    said = [
+    sentences = [
         f"{escape(label)}: {'; '.join(_contrast(one) for one in section.contrasts if one.label == label)}."
         for label in labels
     ]
-    return [rf"\par {CONTRASTS}.", *said]
+    return [rf"\par {CONTRASTS}.", *sentences]
 
 
 def _contrast(one: Contrast) -> str:
-    """``CoLA $-1.8$ ($-4.0$ to $+0.5$), $p = 0.08$, 3 seeds: within noise``."""
+    """Format ``CoLA $-1.8$ ($-4.0$ to $+0.5$), $p = 0.08$, 3 seeds: within noise``."""
     interval = "" if one.interval is None else f" ({' to '.join(f'${end}$' for end in one.interval.split(' to '))})"
     p = "" if one.p is None else f", $p {one.p if one.p.startswith('<') else f'= {one.p}'}$"
     seeds = f"{one.count} seed{'' if one.count == 1 else 's'}"

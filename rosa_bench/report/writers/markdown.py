@@ -1,11 +1,11 @@
-"""A table as Markdown that reads well unrendered, too."""
+"""Write a table as Markdown that is also readable as plain text."""
 
 import re
 
 from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, raised
 
-# A comparison's columns, and which hold figures.
+# Columns of a comparison -> whether they hold numbers.
 CONTRAST_HEAD = {
     "Method": False,
     "Task": False,
@@ -18,7 +18,7 @@ CONTRAST_HEAD = {
 
 
 def markdown(table: Table, counts: str) -> str:
-    """The whole document. ``counts`` says what it was made from."""
+    """Return the whole document. ``counts`` states the number of runs."""
     parts = [f"# {_plain(table.title)}", *map(_plain, table.intro), _plain(counts)]
     return (
         "\n\n".join([*parts, *(_section(number, section) for number, section in enumerate(table.sections, 1))]) + "\n"
@@ -26,7 +26,7 @@ def markdown(table: Table, counts: str) -> str:
 
 
 def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
-    """``54.3 ± 1.2 (3) / 54.27``; ``strong`` is put around the best mean."""
+    """Format ``54.3 ± 1.2 (3) / 54.27``; ``strong`` is put around the best mean."""
     if entry.mean is None and entry.paper is None:
         return MISSING
     quote = strong if entry.best else ""
@@ -37,18 +37,18 @@ def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
 
 
 def column_text(column: Column) -> str:
-    """A column's heading, with its note's number."""
+    """Return a column's heading with the number of its note."""
     return f"{column.title}{raised(column.note)}" if column.note else column.title
 
 
 def note_text(note: str) -> str:
-    """A note, with its number as it stands in the heading."""
+    """Return a note, with its number as in the heading."""
     number, _, text = note.partition(" ")
     return f"{raised(int(number))} {text}" if number.isdecimal() else note
 
 
 def contrast_texts(contrast: Contrast) -> list[str]:
-    """A comparison's cells, under `CONTRAST_HEAD`."""
+    """Return a comparison's cells in the order of `CONTRAST_HEAD`."""
     texts = [contrast.label, contrast.column, contrast.difference, contrast.interval, contrast.p, str(contrast.count)]
     return [*(text or MISSING for text in texts), contrast.verdict]
 
@@ -79,7 +79,7 @@ def _contrasts(section: Section) -> list[str]:
 
 
 def _aligned(rows: list[list[str]], *, left: set[int]) -> str:
-    """Rows under a head, with their bars one below the other; the columns that are not ``left`` are set right."""
+    """Align the rows of a table, the first being its head. Columns in ``left`` are left-aligned, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rule = ["-" * width if index in left else "-" * (width - 1) + ":" for index, width in enumerate(widths)]
     head, *body = rows
@@ -95,5 +95,5 @@ def _row(cells: list[str], widths: list[int], left: set[int]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which no character is Markdown."""
+    """Escape characters that are special in Markdown."""
     return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""A table in a terminal: only what has figures of ours, in as many blocks as the width asks for."""
+"""Print a table to the terminal: only rows and columns with figures of ours, in blocks that fit the width."""
 
 from collections.abc import Iterable
 
@@ -12,8 +12,8 @@ from rosa_bench.report.tables.table import CONTRASTS, Line, Section, Table
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.report.writers.text import blocks
 
-GAP = 2  # columns of blank after a cell
-DIVIDER = 1  # and between two columns of a table
+GAP = 2  # blank characters after a cell
+DIVIDER = 1  # extra character between two columns
 
 
 def show(table: Table, console: Console) -> None:
@@ -24,7 +24,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def show_sections(sections: Iterable[Section], console: Console) -> None:
-    """Print sections, numbered."""
+    """Print numbered sections."""
     for number, section in enumerate(sections, start=1):
         console.print()
         console.print(Text(f"{number}. {section.heading}", style="bold"))
@@ -52,7 +52,10 @@ def _show_section(section: Section, console: Console) -> None:
         console.print(_contrasts(section))
 
 
-LEAST_WIDTHS = {"Method": 10, "Task": 6}  # of a comparison's columns that may wrap: names can be long
+LEAST_WIDTHS = {
+    "Method": 10,
+    "Task": 6,
+}  # minimum widths of the comparison columns that may wrap, because names can be long
 
 
 def _contrasts(section: Section) -> RichTable:
@@ -66,7 +69,7 @@ def _contrasts(section: Section) -> RichTable:
 
 
 def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) -> list[list[int]]:
-    """The columns' positions, cut so that each block fits the width, if any one column does."""
+    """Split the columns' indices into blocks that fit the width. A column that is too wide gets its own block."""
 
     def needed(index: int) -> int:
         column = section.columns[index]
@@ -74,9 +77,7 @@ def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) 
         return GAP + DIVIDER + max(map(cell_len, texts))
 
     label = max(cell_len(text) for text in [section.head, *(line.label for line in lines)])
-    return [
-        [filled[position] for position in block] for block in blocks([needed(index) for index in filled], width - label)
-    ]
+    return [[filled[index] for index in block] for block in blocks([needed(index) for index in filled], width - label)]
 
 
 def _empty() -> RichTable:

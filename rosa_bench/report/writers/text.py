@@ -1,4 +1,4 @@
-"""Figures and counts in words."""
+"""Format numbers as text."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,24 +7,24 @@ SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(fraction: float) -> str:
-    """A fraction times 100, with one decimal; never ``-0.0``."""
+    """Format a fraction times 100, with one decimal; never ``-0.0``."""
     return f"{100 * fraction:z.1f}"
 
 
 def signed(fraction: float) -> str:
-    """As `percent`, its sign always shown."""
+    """Like `percent`, but always with a sign."""
     return f"{100 * fraction:+z.1f}"
 
 
 def probability(p: float) -> str:
-    """``0.04``, ``0.004``, ``<0.001``: as many digits as tell it from zero."""
+    """Format a p-value with enough digits to differ from zero: ``0.04``, ``0.004``, ``<0.001``."""
     if p < 0.001:
         return "<0.001"
     return f"{p:.2f}" if p >= 0.01 else f"{p:.3f}"
 
 
 def parameters(count: int) -> str:
-    """A number of parameters with three digits: ``768``, ``1.54 k``, ``627 k``, ``125 M``."""
+    """Format a number of parameters with three digits: ``768``, ``1.54 k``, ``627 k``, ``125 M``."""
     if count < 1000:
         return str(count)
     value, unit = (count / 1e3, "k") if count < 999_500 else (count / 1e6, "M")
@@ -33,28 +33,31 @@ def parameters(count: int) -> str:
 
 
 def span(values: Collection[int]) -> str:
-    """``3``, or ``1 to 3``."""
+    """Format the range of values: ``3`` or ``1 to 3``."""
     return f"{min(values)} to {max(values)}" if min(values) != max(values) else str(min(values))
 
 
 def rows(count: int) -> str:
-    """A count with its thousands marked."""
+    """Format a count with thousands separators."""
     return f"{count:,}"
 
 
 def raised(number: int) -> str:
-    """A note's number, as a superscript."""
+    """Format a note's number as a superscript."""
     return str(number).translate(SUPERSCRIPTS)
 
 
-def blocks(widths: Sequence[float], room: float) -> list[list[int]]:
-    """Positions of columns, in order, cut so that each block's widths fit ``room``; one alone may exceed it."""
-    cut: list[list[int]] = []
+def blocks(widths: Sequence[float], available: float) -> list[list[int]]:
+    """Split column indices, in order, into blocks whose total width fits ``available``.
+
+    A column wider than ``available`` gets its own block.
+    """
+    split: list[list[int]] = []
     left = 0.0
-    for position, width in enumerate(widths):
-        if not cut or width > left:
-            cut.append([])
-            left = room
-        cut[-1].append(position)
+    for index, width in enumerate(widths):
+        if not split or width > left:
+            split.append([])
+            left = available
+        split[-1].append(index)
         left -= width
-    return cut
+    return split

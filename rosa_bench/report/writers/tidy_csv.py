@@ -1,4 +1,4 @@
-"""Rows of text as a CSV file."""
+"""Write rows of text as CSV."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 
 def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """The rows under a header with the keys of the first."""
+    """Return CSV text of the rows, under a header with the keys of the first row."""
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -29,7 +29,7 @@ def test_held_out_selection_takes_the_lr_with_the_best_held_out_mean(over_seeds:
     assert (cell.lr, cell.mean, cell.lrs) == (1e-3, pytest.approx(0.1), (1e-4, 1e-3))
 
 
-def test_of_errors_the_lr_with_the_lowest_mean_is_chosen(make_synthetic: MakeRecord) -> None:
+def test_for_errors_the_lr_with_the_lowest_mean_is_chosen(make_synthetic: MakeRecord) -> None:
     by_dev = [make_synthetic([[loss]], f"lr={lr}", "protocol=paper") for lr, loss in ((1, 0.3), (2, 0.1), (3, 0.2))]
     assert only_cell(by_dev).lr == 2
     held_out = {1: (0.1, 0.3), 2: (0.3, 0.2), 3: (0.2, 0.1)}  # lr -> loss on dev, and on held-out rows
@@ -66,8 +66,8 @@ def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> 
     assert (cell.lr, cell.lrs, cell.lrs_left) == (1e-3, (1e-3,), (1e-2, 1.0))
 
 
-def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) -> None:
-    """Compared on the seeds that both have: here the first two, whatever the later ones of one of them are."""
+def test_extra_seeds_of_one_lr_do_not_affect_the_choice(over_seeds: OverSeeds) -> None:
+    """They are compared on the seeds that both have, here the first two, whatever the later scores of one are."""
     for later in (0.0, 1.0):
         good = over_seeds([0.6, 0.6, later, later], "lr=1e-3")
         cell = only_cell([*good, *over_seeds([0.5, 0.5], "lr=1e-2"), *over_seeds([0.9], "lr=1")])
@@ -80,14 +80,14 @@ def test_more_seeds_for_one_lr_do_not_decide_between_lrs(over_seeds: OverSeeds) 
 @pytest.mark.parametrize(
     ("others", "runner_up"),
     [
-        ({1e-2: [0.7]}, 1e-2),  # ahead on the seed that both have, if not of the mean
-        ({1e-2: [0.5]}, None),  # behind on it, if ahead of the mean
-        ({1e-2: [0.7], 1e-4: [0.8]}, 1e-4),  # the one that is ahead by most
-        ({1e-2: [0.8], 1e-4: [0.8]}, 1e-4),  # of equal ones the smaller
+        ({1e-2: [0.7]}, 1e-2),  # ahead on the shared seed, though not of the mean
+        ({1e-2: [0.5]}, None),  # behind on it, though ahead of the mean
+        ({1e-2: [0.7], 1e-4: [0.8]}, 1e-4),  # the one with the largest lead
+        ({1e-2: [0.8], 1e-4: [0.8]}, 1e-4),  # the smaller wins a tie
         ({1e-2: [math.nan]}, None),
     ],
 )
-def test_a_rival_is_ahead_where_both_were_run(
+def test_the_runner_up_is_ahead_on_shared_seeds(
     over_seeds: OverSeeds, others: dict[float, list[float]], runner_up: float | None
 ) -> None:
     few = [run for lr, scores in others.items() for run in over_seeds(scores, f"lr={lr}")]
@@ -95,7 +95,7 @@ def test_a_rival_is_ahead_where_both_were_run(
     assert (cell.lr, cell.runner_up) == (1e-3, runner_up)
 
 
-def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
+def test_a_runner_up_needs_a_shared_seed(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
     elsewhere = make_record("lr=1e-2", "seed=7", dev=0.9)
     assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), elsewhere]).runner_up is None
 
@@ -103,16 +103,16 @@ def test_a_rival_needs_a_seed_in_common(make_record: MakeRecord, over_seeds: Ove
 @pytest.mark.parametrize(
     ("later", "theirs", "runner_up"),
     [
-        ([0.0], [], 1e-2),  # what came later puts the chosen one behind
+        ([0.0], [], 1e-2),  # a later seed puts the chosen lr behind
         ([0.6], [], None),
-        ([], [0.9], 1e-2),  # or the other one ahead
+        ([], [0.9], 1e-2),  # or the other lr ahead
         ([], [0.5], None),
     ],
 )
-def test_a_compared_one_is_a_rival_by_all_its_seeds(
+def test_a_compared_lr_is_the_runner_up_by_the_mean_over_all_its_seeds(
     over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], runner_up: float | None
 ) -> None:
-    """Its later seed is another than the chosen one's, so that the two share the first two alone."""
+    """Its later seed differs from the chosen lr's, so the two share only the first two seeds."""
     chosen = over_seeds([0.6, 0.6, *later], "lr=1e-3")
     other = [*over_seeds([0.5, 0.5], "lr=1e-2"), *(make_record("lr=1e-2", "seed=7", dev=score) for score in theirs)]
     cell = only_cell([*chosen, *other])
@@ -120,10 +120,10 @@ def test_a_compared_one_is_a_rival_by_all_its_seeds(
 
 
 @pytest.mark.parametrize(("collapsed", "runner_up"), [(True, 1e-4), (False, None)])
-def test_where_the_chosen_one_collapsed_all_its_seeds_count(
+def test_if_the_chosen_lr_collapsed_all_its_seeds_count(
     over_seeds: OverSeeds, collapsed: bool, runner_up: float | None
 ) -> None:
-    """It collapsed on seeds that the other ones were not run with, so where both were run does not tell."""
+    """It collapsed on seeds that the others lack, so shared seeds are not enough to decide."""
     chosen = over_seeds([0.8, 0.2, 0.2], "lr=1e-3")
     for run in chosen:
         run.last["spread"] = 0.0 if collapsed and run.settings.seed else 0.9
@@ -133,7 +133,7 @@ def test_where_the_chosen_one_collapsed_all_its_seeds_count(
 
 
 @pytest.mark.parametrize(("best", "at_an_end"), [(1e-4, True), (1e-3, False), (1e-2, True)])
-def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_end: bool) -> None:
+def test_a_chosen_lr_at_an_end_is_detected(over_seeds: OverSeeds, best: float, at_an_end: bool) -> None:
     runs = [run for lr in (1e-4, 1e-3, 1e-2) for run in over_seeds([0.9 if lr == best else 0.5], f"lr={lr}")]
     cell = only_cell(runs)
     assert (cell.lr, cell.at_an_end, list(cell.by_lr)) == (best, at_an_end, [1e-4, 1e-3, 1e-2])
@@ -143,7 +143,7 @@ def test_a_choice_at_an_end_is_known(over_seeds: OverSeeds, best: float, at_an_e
 
 
 @pytest.mark.parametrize(("beyond", "runner_up"), [(0.1, None), (0.7, 1e-2)])
-def test_one_seed_beyond_shows_that_a_choice_is_at_no_end_or_is_its_rival(
+def test_one_seed_beyond_the_chosen_lr_makes_it_inside_or_a_runner_up(
     over_seeds: OverSeeds, beyond: float, runner_up: float | None
 ) -> None:
     below = [*over_seeds([0.5] * 2, "lr=1e-4"), *over_seeds([0.6] * 2, "lr=1e-3")]
@@ -152,7 +152,7 @@ def test_one_seed_beyond_shows_that_a_choice_is_at_no_end_or_is_its_rival(
     assert (cell.lr, cell.lrs_left, cell.at_an_end, cell.runner_up) == (1e-3, (1e-2,), False, runner_up)
 
 
-def test_where_a_run_failed_the_choice_is_at_no_end(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+def test_a_failed_lr_beyond_the_chosen_one_makes_it_inside(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [*over_seeds([0.5], "lr=1e-4"), *over_seeds([0.6], "lr=1e-3")]
     for status, at_an_end in (("failed", False), ("interrupted", True)):
         cell = only_cell([*runs, make_record("lr=1e-2", status=status, scores={})])
@@ -161,13 +161,13 @@ def test_where_a_run_failed_the_choice_is_at_no_end(over_seeds: OverSeeds, make_
     assert only_cell([*runs, another_seed]).at_an_end
 
 
-def test_every_run_tried_is_counted_and_repeats_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+def test_every_run_is_counted_and_repeats_count_once(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [*over_seeds([0.5, 0.5, 0.5], "lr=1e-3"), *over_seeds([0.9], "lr=1e-2"), *over_seeds([0.4] * 3, "lr=1")]
     failed = make_record("lr=10", status="failed", scores={})
     assert len(only_cell([*runs, make_record("lr=1", dev=0.3, id="again"), failed]).tried) == 7
 
 
-def test_the_interval_is_of_the_seeds_or_of_the_dev_rows(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+def test_the_interval_is_over_seeds_or_over_dev_rows(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     some = only_cell(over_seeds([0.4, 0.5, 0.7], "task=rte")).interval
     assert some is not None
     assert (some.low, some.high, some.of) == (pytest.approx(0.4), pytest.approx(0.7), "seeds")
@@ -177,7 +177,7 @@ def test_the_interval_is_of_the_seeds_or_of_the_dev_rows(over_seeds: OverSeeds, 
     assert (one.low, one.high, one.of) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5), "dev set")
 
 
-def test_of_equal_lrs_the_smaller_wins(over_seeds: OverSeeds) -> None:
+def test_the_smaller_lr_wins_a_tie(over_seeds: OverSeeds) -> None:
     records = [record for lr in (1e-3, 1e-4, 1e-2) for record in over_seeds([0.25, 0.75], f"lr={lr}")]
     assert only_cell(records).lr == 1e-4
 
@@ -188,18 +188,18 @@ def test_an_undefined_score_loses(over_seeds: OverSeeds) -> None:
 
 @given(scores=st.lists(SCORES, min_size=2, max_size=6))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-def test_the_figures_are_mean_and_sample_deviation(over_seeds: OverSeeds, scores: list[float]) -> None:
+def test_mean_and_sample_standard_deviation(over_seeds: OverSeeds, scores: list[float]) -> None:
     cell = only_cell(over_seeds(scores))
     assert cell.mean == pytest.approx(statistics.mean(scores))
     assert cell.std == pytest.approx(statistics.stdev(scores))
     assert len(cell.runs) == len(scores)
 
 
-def test_one_seed_has_no_deviation(make_record: MakeRecord) -> None:
+def test_one_seed_has_no_standard_deviation(make_record: MakeRecord) -> None:
     assert only_cell([make_record(dev=0.5)]).std is None
 
 
-def test_the_last_epoch_is_kept_apart(over_seeds: OverSeeds) -> None:
+def test_the_last_epoch_has_its_own_mean(over_seeds: OverSeeds) -> None:
     cell = only_cell(over_seeds([0.5, 0.7], last=0.25))
     assert (cell.mean, cell.last_mean) == (pytest.approx(0.6), 0.25)
 
@@ -211,7 +211,7 @@ def test_only_completed_runs_count(make_record: MakeRecord, status: str) -> None
     assert only_cell([make_record(dev=0.5), broken]).mean == 0.5
 
 
-def test_a_repeated_seed_counts_once_and_the_last_start_wins(make_record: MakeRecord) -> None:
+def test_a_repeated_seed_counts_once_and_the_last_started_run_wins(make_record: MakeRecord) -> None:
     times = {"2026-01-02T10:00:00+00:00": 0.2, "2026-01-02T12:00:00+00:00": 0.3, "2026-01-02T13:00:00+02:00": 0.4}
     records = [make_record(dev=dev, started_at=time, git={"commit": time}) for time, dev in times.items()]
     for order in (records, records[::-1]):
@@ -219,12 +219,12 @@ def test_a_repeated_seed_counts_once_and_the_last_start_wins(make_record: MakeRe
         assert (cell.mean, len(cell.runs)) == (0.3, 1)  # 13:00 two hours east of Greenwich is 11:00 there
 
 
-def test_repeats_do_not_pass_for_more_seeds(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
+def test_repeats_do_not_count_as_more_seeds(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
     repeats = [make_record("lr=1e-2", dev=0.9, id=str(number)) for number in range(5)]
     assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), *repeats]).lr == 1e-3
 
 
-def test_the_order_of_records_is_of_no_account(over_seeds: OverSeeds) -> None:
+def test_the_order_of_records_does_not_matter(over_seeds: OverSeeds) -> None:
     cells = [(lr, method) for lr in (1e-3, 1e-4) for method in ("lora", "rosa")]
     records = [run for lr, method in cells for run in over_seeds([0.5, 0.6], f"lr={lr}", f"method={method}")]
     shuffled = random.Random(0).sample(records, len(records))
@@ -251,7 +251,7 @@ def test_settings_are_never_mixed(make_record: MakeRecord, other: dict[str, Any]
 
 
 @pytest.mark.parametrize("override", ["protocol=fair", "model=mpnet_base"])
-def test_neither_are_protocols_and_models(make_record: MakeRecord, override: str) -> None:
+def test_protocols_and_models_are_never_mixed(make_record: MakeRecord, override: str) -> None:
     assert len(select([make_record("task=cola"), make_record("task=cola", override)])) == 2
 
 
@@ -259,19 +259,19 @@ def test_neither_are_protocols_and_models(make_record: MakeRecord, override: str
     ("override", "deviations"),
     [("rank=2", {}), ("method=lora", {}), ("method.select=top", {"method.select": ["top", "random"]})],
 )
-def test_a_variant_is_a_cell_of_its_own_in_the_same_setting(
+def test_each_variant_has_its_own_cell_in_the_same_setting(
     make_record: MakeRecord, override: str, deviations: dict[str, list]
 ) -> None:
     (group,) = select([make_record(), make_record(override, deviations=deviations)])
     assert len(group.cells) == 2
 
 
-def test_a_device_of_another_name_and_another_commit_may_be_compared(make_record: MakeRecord) -> None:
+def test_runs_on_another_device_name_or_commit_are_comparable(make_record: MakeRecord) -> None:
     other = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
     assert len(select([make_record(), make_record("seed=1", device=other, git={"commit": "0"})])) == 1
 
 
-def test_equal_rows_from_two_sources_are_one_data(make_record: MakeRecord) -> None:
+def test_equal_rows_from_two_sources_count_as_the_same_data(make_record: MakeRecord) -> None:
     """The link may be indirect: a run on files with the hub's fingerprint makes all runs on those files comparable."""
     hub = make_record("seed=0", held_out=0.5)
     files = [make_record(f"seed={seed}", held_out=0.5, data={"source": "files sha256:0"}) for seed in (0, 1)]
@@ -290,6 +290,6 @@ def test_another_reported_score_is_another_task(make_record: MakeRecord) -> None
     assert len(split_by_data([make_record("task=stsb"), make_record("task=stsb", "task.score=spearman")])) == 2
 
 
-def test_choose_needs_no_seed_in_common(make_record: MakeRecord) -> None:
+def test_choose_needs_no_shared_seed(make_record: MakeRecord) -> None:
     cell = choose([make_record("seed=3", dev=0.1), make_record("seed=7", dev=0.3)])
     assert [run.settings.seed for run in cell.runs] == [3, 7]

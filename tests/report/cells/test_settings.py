@@ -11,7 +11,7 @@ MakeRecord = Callable[..., RunRecord]
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")))
-def test_a_method_as_it_comes_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
+def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord, name: str) -> None:
     record = make_record(f"method={name}", "rank=4")
     method = record.settings.method
     assert variant_of(record).label == (method.title if method.rank is None else f"{method.title} (r=4)")
@@ -24,10 +24,10 @@ def test_a_method_as_it_comes_is_named_by_title_and_rank(make_record: MakeRecord
         ({"method.select": ["top", "random"], "method.init": ["zero", "svd"]}, "ROSA (r=8, init=zero, select=top)"),
         ({"epochs": [3, 10]}, "ROSA (r=8)"),
         ({"method.title": ["Mine", "ROSA"], "method.default_lr.paper": [1.0, 2.0]}, "ROSA (r=8)"),
-        # What a protocol brings with it is no change of the method's own ...
+        # A change that follows from the protocol is not the method's own ...
         ({"protocol.train_head": [True, False], "method.train_head": [True, False]}, "ROSA (r=8)"),
         ({"protocol.lora_init": ["kaiming", "normal"], "method.init": ["kaiming", "normal"]}, "ROSA (r=8)"),
-        # ... and what differs from it, is.
+        # ... but a different change is.
         ({"protocol.train_head": [True, False], "method.train_biases": [True, False]}, "ROSA (r=8, train_biases=true)"),
     ],
 )
@@ -36,7 +36,7 @@ def test_changes_are_in_the_label(make_record: MakeRecord, deviations: dict[str,
 
 
 def test_numbers_compare_by_value(make_record: MakeRecord) -> None:
-    """``resample_every=0`` and ``resample_every=0.0`` on a command line are the same."""
+    """On a command line, ``resample_every=0`` and ``resample_every=0.0`` are the same."""
     one, other = (make_record(deviations={"method.resample_every": [value, 2.0]}) for value in (0, 0.0))
     assert variant_of(one) == variant_of(other)
 

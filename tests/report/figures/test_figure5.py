@@ -1,4 +1,4 @@
-"""Figure 5: the curves are the recorded sums, and only of runs that have them."""
+"""Figure 5: the curves are the recorded sums, from the runs that have them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +20,9 @@ KINDS = ["attention.self.query", "attention.output.dense"]
 
 @pytest.fixture
 def measured(make_record: Callable[..., RunRecord]) -> Callable[..., RunRecord]:
-    """``measured([[5, 2, 0], ...], "method=lora")``: a run in which weights moved by these singular values, by layer.
+    """``measured([[5, 2, 0], ...], "method=lora")``: a run whose updates have these singular values, by layer.
 
-    kinds  of each layer's weights; from one to the next the rank is one more, and the relative norm smaller
+    kinds  kinds of weights in each layer; from one to the next the rank grows by one and the relative norm shrinks
     """
 
     def make(values: list[list[float]], *overrides: str, kinds: list[str] = KINDS, **changes: Any) -> RunRecord:
@@ -30,9 +30,9 @@ def measured(make_record: Callable[..., RunRecord]) -> Callable[..., RunRecord]:
         for number, some in enumerate(values):
             sums = np.cumsum(some).tolist()
             for place, kind in enumerate(kinds):
-                told = [sums[rank - 1] for rank in RANKS if rank <= len(sums)]
+                recorded = [sums[rank - 1] for rank in RANKS if rank <= len(sums)]
                 size = {"rank": int(np.count_nonzero(some)) + place, "norm": 2.0, "norm_before": 8.0 + 32 * place}
-                weights[f"roberta.encoder.layer.{number}.{kind}"] = {**size, "sum": sums[-1], "sums": told}
+                weights[f"roberta.encoder.layer.{number}.{kind}"] = {**size, "sum": sums[-1], "sums": recorded}
         return make_record("task=cola", *overrides, spectrum={"ranks": RANKS, "weights": weights}, **changes)
 
     return make
@@ -59,13 +59,13 @@ def panels(drawing: Drawing) -> dict[str, Axes]:
 
 
 def colours_of(drawing: Drawing) -> dict[str, Any]:
-    """The colour of each variant, as the legend has it."""
+    """The colour of each variant in the legend."""
     [legend] = drawing.figure.legends
     return {text.get_text(): line.get_color() for text, line in zip(legend.texts, legend.get_lines(), strict=True)}
 
 
 def of_colour(ax: Axes, colour: object) -> list[Line2D]:
-    """A curve, and its marker."""
+    """Return a variant's curve and its marker."""
     return [line for line in ax.lines if line.get_color() == colour and len(np.asarray(line.get_xdata()))]
 
 
@@ -77,7 +77,7 @@ def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord])
         assert list(colours) == ["FT", "LoRA (r=2)", "ROSA (r=2)"]
         curve, _ = of_colour(ax, colours["LoRA (r=2)"])
         np.testing.assert_array_equal(np.asarray(curve.get_xdata()), RANKS)
-        # Two layers of two seeds: their first values are 3/4, 1/2, 1/2 and 9/10 of all.
+        # Two layers of two seeds: their first values are 3/4, 1/2, 1/2 and 9/10 of the sum.
         np.testing.assert_allclose(np.asarray(curve.get_ydata()), [(0.75 + 0.5 + 0.5 + 0.9) / 4, 1, 1, 1])
         curve, _ = of_colour(ax, colours["FT"])
         np.testing.assert_allclose(
@@ -89,14 +89,14 @@ def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord])
     assert [float(np.asarray(marker.get_xdata())[0]) for marker in markers] == [4.5, 5.5]  # ranks 5 and 4; 6 and 5
 
 
-def test_ranks_and_norms_stand_below(runs: list[RunRecord]) -> None:
+def test_ranks_and_norms_are_in_the_caption(runs: list[RunRecord]) -> None:
     caption = drawn(runs).caption
     assert "| (a) rank; relative norm | lr | attention.self.query | attention.output.dense |" in caption
     assert "| LoRA (r=2) | 6e-05 | 2; 0.25 | 3; 0.05 |" in caption
     assert "| ROSA (r=2) | 0.0006 | 4 to 5; 0.25 | 5 to 6; 0.05 |" in caption
 
 
-def test_runs_without_a_spectrum_have_no_say(runs: list[RunRecord], make_record: Callable[..., RunRecord]) -> None:
+def test_runs_without_a_spectrum_are_ignored(runs: list[RunRecord], make_record: Callable[..., RunRecord]) -> None:
     better = [make_record("task=cola", *LORA, "lr=1e-2", f"seed={seed}", dev=0.9) for seed in range(3)]
     assert drawn([*runs, *better]).caption == drawn(runs).caption
     assert draw(better) is None
@@ -131,7 +131,7 @@ def test_the_same_records_give_the_same_bytes(runs: list[RunRecord], tmp_path: P
     assert written[0] == written[1]
 
 
-def test_nothing_is_cut_off_and_no_title_covers_another(runs: list[RunRecord]) -> None:
+def test_nothing_is_cut_off_and_no_titles_overlap(runs: list[RunRecord]) -> None:
     figure = drawn(runs).figure
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for ax in figure.axes for text in (ax.title, ax.xaxis.label) if text.get_text()]

@@ -24,7 +24,7 @@ MakeRecord = Callable[..., RunRecord]
 FILES = ["figure2.md", "figure2.png", "figure2.svg"]
 EPOCHS = np.array([1, 2, 3])
 MLP1, MLP2 = ("model=mlp1",), ("model=mlp2",)
-# (replicates, epochs) by method and rank. Means of the last: 0.5, ...; each below is easily told by a person.
+# (replicates, epochs) by method and rank. Means of the last epoch: 0.5, ..., chosen to be easy to tell apart.
 LOSSES = {
     ("method=ft",): [[1.0, 0.1, 0.001], [1.2, 0.3, 0.003]],
     ("method=lora", "rank=1"): [[1.0, 0.7, 0.45], [1.2, 0.9, 0.55]],
@@ -41,7 +41,7 @@ BOUNDS = [
 
 @pytest.fixture
 def runs(make_synthetic: MakeRecord) -> list[RunRecord]:
-    """FT, LoRA of two ranks and ROSA, on both models."""
+    """FT, LoRA with two ranks, and ROSA, on both models."""
     linear = [make_synthetic(losses, *MLP1, *which, bounds=BOUNDS) for which, losses in LOSSES.items()]
     return [*linear, *(make_synthetic(losses, *MLP2, *which) for which, losses in LOSSES.items())]
 
@@ -53,7 +53,7 @@ def drawn(records: Iterable[RunRecord]) -> Drawing:
 
 
 def columns(drawing: Drawing) -> list[list[Axes]]:
-    """The axes of each panel: one below the other, of the same curves in other ranges."""
+    """Axes of each panel: two, stacked, with the same curves in different ranges."""
     found: dict[int, list[Axes]] = {}
     for ax in drawing.figure.axes:
         place = ax.get_subplotspec()
@@ -63,19 +63,19 @@ def columns(drawing: Drawing) -> list[list[Axes]]:
 
 
 def curves(ax: Axes) -> dict[str, Line2D]:
-    """The lines that run over the epochs, by label."""
+    """The curves over epochs, by label."""
     return {str(line.get_label()): line for line in ax.lines if len(np.asarray(line.get_xdata())) == len(EPOCHS)}
 
 
 def levels(ax: Axes) -> list[float]:
-    """The heights of the lines that run across."""
+    """Heights of the horizontal lines."""
     across = [line for line in ax.lines if len(np.asarray(line.get_xdata())) == 2]
     assert all(len(set(np.asarray(line.get_ydata()))) == 1 for line in across)
     return sorted(float(np.asarray(line.get_ydata())[0]) for line in across)
 
 
 def table(drawing: Drawing) -> dict[str, list[str]]:
-    """The caption's rows, by their first cell."""
+    """Rows of the caption's table, by their first cell."""
     lines = [line.strip("|").split("|") for line in drawing.caption.splitlines() if line.startswith("|")]
     rows = [[cell.strip() for cell in line] for line in lines]
     return {first: others for first, *others in rows}
@@ -86,7 +86,7 @@ def save(records: Iterable[RunRecord], folder: Path) -> None:
         save_record(record, folder)
 
 
-# What is drawn
+# Drawing
 
 
 def test_each_model_has_its_panel(runs: list[RunRecord]) -> None:
@@ -96,7 +96,7 @@ def test_each_model_has_its_panel(runs: list[RunRecord]) -> None:
     assert [len(columns(drawn(some))) for some in (runs[:4], runs[4:])] == [1, 1]
 
 
-def test_a_curve_is_the_mean_over_replicates_in_the_shade_of_their_range(runs: list[RunRecord]) -> None:
+def test_a_curve_is_the_mean_over_replicates_shaded_by_their_range(runs: list[RunRecord]) -> None:
     for panel in columns(drawn(runs)):
         for ax in panel:
             lines = curves(ax)
@@ -112,10 +112,10 @@ def test_a_curve_is_the_mean_over_replicates_in_the_shade_of_their_range(runs: l
                     assert (heights.min(), heights.max()) == (each.min(), each.max())
 
 
-def test_the_bounds_are_drawn_where_they_are_known(runs: list[RunRecord]) -> None:
+def test_known_bounds_are_drawn(runs: list[RunRecord]) -> None:
     linear, other = columns(drawn(runs))
     for ax in linear:
-        assert levels(ax) == pytest.approx([0.17, 0.42])  # of the ranks that LoRA was run with, and of no others
+        assert levels(ax) == pytest.approx([0.17, 0.42])  # only the ranks that LoRA was run with
     for ax in other:
         assert levels(ax) == []
 
@@ -134,7 +134,7 @@ def test_replicates_of_all_seeds_are_drawn_together(make_synthetic: MakeRecord) 
         assert levels(ax) == pytest.approx([0.35])
 
 
-def test_no_bound_is_drawn_where_a_run_has_none(make_synthetic: MakeRecord) -> None:
+def test_no_bound_is_drawn_if_a_run_has_none(make_synthetic: MakeRecord) -> None:
     losses = [[1.0, 0.5, 0.4]]
     records = [
         make_synthetic(losses, "method=lora", "rank=1", "seed=0", bounds=[[1.0, 0.1]]),
@@ -145,8 +145,8 @@ def test_no_bound_is_drawn_where_a_run_has_none(make_synthetic: MakeRecord) -> N
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("low", [1e-3, 1e-12])
-def test_no_panel_cuts_anothers_curves(make_synthetic: MakeRecord, order: int, low: float) -> None:
-    """Panels share an axis: its ends must be those of all of them, down to where the axis ends by intent."""
+def test_no_panel_cuts_off_another_panels_curves(make_synthetic: MakeRecord, order: int, low: float) -> None:
+    """Panels share an axis, so its limits must include all curves, down to the intended lower limit."""
     ends = [low, 0.9][::order]
     records = [
         make_synthetic([[1.1, 1.0, height]], *model, *method)
@@ -160,9 +160,7 @@ def test_no_panel_cuts_anothers_curves(make_synthetic: MakeRecord, order: int, l
                 assert height < LOWEST or any(bottom <= height <= top for bottom, top in views)
 
 
-def test_variants_with_changed_settings_of_their_own_stay_out(
-    make_synthetic: MakeRecord, runs: list[RunRecord]
-) -> None:
+def test_changed_variants_are_left_out(make_synthetic: MakeRecord, runs: list[RunRecord]) -> None:
     changed = [
         make_synthetic(
             [[0.5, 0.5, 0.5], [0.6, 0.6, 0.6]], *MLP1, "method=rosa", "rank=1", f"method.resample_every={period}",
@@ -197,11 +195,11 @@ def test_other_tasks_are_not_drawn(make_record: MakeRecord, runs: list[RunRecord
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
-def test_runs_that_did_not_end_are_not_drawn(make_synthetic: MakeRecord, status: str) -> None:
+def test_unfinished_runs_are_not_drawn(make_synthetic: MakeRecord, status: str) -> None:
     assert draw(select([make_synthetic([[1.0, 0.5, 0.4]], status=status)])) is None
 
 
-# What is said
+# Caption
 
 
 def test_the_caption_has_the_final_losses_and_the_bounds(runs: list[RunRecord]) -> None:
@@ -221,14 +219,14 @@ def test_the_caption_has_the_final_losses_and_the_bounds(runs: list[RunRecord]) 
         assert words in drawing.caption
 
 
-def test_what_one_model_was_not_run_with_has_a_dash(runs: list[RunRecord]) -> None:
+def test_a_variant_missing_for_one_model_has_a_dash(runs: list[RunRecord]) -> None:
     linear, fine_tuned = runs[:4], runs[4]
     rows = table(drawn([*linear, fine_tuned]))
     assert rows["FT"] == ["0.002 (0.001 to 0.003)"] * 2 + [""]
     assert rows["ROSA (r=1)"] == ["0.06 (0.04 to 0.08)", "–", ""]
 
 
-# What is written
+# Output
 
 
 def test_figures_are_written_and_their_captions_printed(
@@ -258,7 +256,7 @@ def test_the_same_records_give_the_same_files(runs: list[RunRecord], tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["nothing", "failed", "text"])
-def test_without_anything_to_draw_it_says_what_to_run(
+def test_without_anything_to_draw_the_error_says_what_to_run(
     make_record: MakeRecord, make_synthetic: MakeRecord, tmp_path: Path, kind: str
 ) -> None:
     some: dict[str, list[RunRecord]] = {
@@ -271,7 +269,7 @@ def test_without_anything_to_draw_it_says_what_to_run(
     assert not (tmp_path / "figures").exists()
 
 
-def test_the_command_imports_neither_torch_nor_the_like(runs: list[RunRecord], tmp_path: Path) -> None:
+def test_the_command_does_not_import_torch(runs: list[RunRecord], tmp_path: Path) -> None:
     save(runs, tmp_path / "res")
     heavy = ("torch", "transformers", "datasets", "evaluate")
     program = (

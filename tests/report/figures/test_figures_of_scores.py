@@ -1,4 +1,4 @@
-"""Figures 3, 4 and 6 and the sensitivity to the learning rate: what they draw is what the records say."""
+"""Figures 3, 4 and 6 and learning rate sensitivity: they draw the values in the records."""
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
@@ -36,7 +36,7 @@ FT, LORA, LORA2, ROSA, ROSA2 = (
 
 @pytest.fixture
 def scored(make_record: MakeRecord) -> MakeRecord:
-    """``scored([0.1, 0.3], "method=lora")``: a run with these scores of its epochs; the best is the dev score too."""
+    """``scored([0.1, 0.3], "method=lora")``: a run with these scores, one per epoch; the best is also its dev score."""
 
     def make(
         scores: Sequence[float],
@@ -61,7 +61,7 @@ def scored(make_record: MakeRecord) -> MakeRecord:
 
 @pytest.fixture
 def runs(scored: MakeRecord) -> list[RunRecord]:
-    """Five variants, three learning rates, three seeds, in two settings: all figures are made of them."""
+    """Five variants, three learning rates and three seeds in two settings: enough for all figures."""
     records = []
     for protocol in ((), FAIR):
         for method in (FT, LORA, LORA2, ROSA, ROSA2):
@@ -87,7 +87,7 @@ def drawn(name: str, records: Iterable[RunRecord]) -> Drawing:
 
 
 def by_title(drawing: Drawing) -> dict[str, list[Axes]]:
-    """The axes of each panel, from left to right, by the panel's title without its letter, on one line."""
+    """Axes of each panel from left to right, keyed by the panel's title on one line without its letter."""
     found: dict[str, list[Axes]] = {}
     for ax in drawing.figure.axes:
         if title := ax.get_title(loc="left"):
@@ -102,13 +102,13 @@ def lines(ax: Axes) -> dict[str, Line2D]:
 
 
 def marked(ax: Axes) -> list[tuple[float, float]]:
-    """The points of the larger markers."""
+    """Positions of the larger markers."""
     large = [line for line in ax.lines if line.get_markersize() == lr_sensitivity.CHOSEN_SIZE]
     return [(float(np.asarray(line.get_xdata())[0]), float(np.asarray(line.get_ydata())[0])) for line in large]
 
 
 def bars(ax: Axes) -> list[float]:
-    """The lengths of horizontal bars, from above."""
+    """Lengths of the horizontal bars, from top to bottom."""
     return [bar.get_width() for some in ax.containers if isinstance(some, BarContainer) for bar in some]
 
 
@@ -122,7 +122,7 @@ def of(records: Iterable[RunRecord], protocol: str, variant: str) -> list[RunRec
 
 
 def chosen_lr(records: list[RunRecord]) -> float:
-    """Independent of `select`: the learning rate whose mean of what selects is the highest."""
+    """Independently of `select`, find the learning rate with the highest mean selection score."""
     lrs = sorted({record.settings.lr for record in records})
     means = [
         np.mean(
@@ -157,10 +157,10 @@ VARIANTS = ["FT", "LoRA (r=2)", "LoRA (r=8)", "ROSA (r=2)", "ROSA (r=8)"]
 SETTINGS = {name: f"CoLA: RoBERTa-base, protocol {name}, cuda bfloat16" for name in ("paper", "fair")}
 
 
-# What is drawn
+# Drawing
 
 
-def test_figure_6_has_the_epochs_of_the_chosen_learning_rate(runs: list[RunRecord]) -> None:
+def test_figure_6_shows_the_epochs_of_the_chosen_learning_rate(runs: list[RunRecord]) -> None:
     panels = by_title(drawn("figure6", runs))
     assert set(panels) == set(SETTINGS.values())
     for protocol, title in SETTINGS.items():
@@ -176,7 +176,7 @@ def test_figure_6_has_the_epochs_of_the_chosen_learning_rate(runs: list[RunRecor
             assert_mean_and_range(right, variant, [1, 2, 3, 4], 100 * scores)
 
 
-def test_figure_4_has_each_method_at_its_ranks_and_ft_in_both(runs: list[RunRecord]) -> None:
+def test_figure_4_shows_each_method_at_its_ranks_and_ft_in_both(runs: list[RunRecord]) -> None:
     panels = by_title(drawn("figure4", runs))
     for protocol, title in SETTINGS.items():
         for ax, method in zip(panels[title], ("ROSA", "LoRA"), strict=True):
@@ -188,7 +188,7 @@ def test_figure_4_has_each_method_at_its_ranks_and_ft_in_both(runs: list[RunReco
                 assert_mean_and_range(ax, variant, [1, 2, 3, 4], 100 * np.array(scores))
 
 
-def test_the_sensitivity_has_every_learning_rate_and_marks_the_chosen(runs: list[RunRecord]) -> None:
+def test_sensitivity_shows_every_learning_rate_and_marks_the_chosen_one(runs: list[RunRecord]) -> None:
     panels = by_title(drawn("lr_sensitivity", runs))
     misled = 0
     for protocol, title in SETTINGS.items():
@@ -203,10 +203,10 @@ def test_the_sensitivity_has_every_learning_rate_and_marks_the_chosen(runs: list
             best = chosen_lr(same)
             assert point == pytest.approx((best, 100 * scores.mean(0)[lrs.index(best)]))
             misled += best != lrs[int(scores.mean(0).argmax())]
-    assert misled  # somewhere the held-out rows choose another than dev would
+    assert misled  # in some case held-out rows and dev choose differently
 
 
-def test_a_learning_rate_with_fewer_seeds_is_drawn_open_and_never_marked(scored: MakeRecord) -> None:
+def test_a_learning_rate_with_fewer_seeds_has_an_open_marker_and_is_never_chosen(scored: MakeRecord) -> None:
     compared = [scored([0.3], f"lr={lr}", f"seed={seed}") for lr in ("1e-3", "1e-4") for seed in (0, 1)]
     drawing = drawn("lr_sensitivity", [*compared, scored([0.9], "lr=1e-2", "seed=0")])
     [ax] = drawing.figure.axes
@@ -220,12 +220,12 @@ def test_a_learning_rate_with_fewer_seeds_is_drawn_open_and_never_marked(scored:
 def changed(
     scored: MakeRecord, *overrides: str, lrs: Sequence[str] = ("1e-3", "1e-4"), **changes: Any
 ) -> list[RunRecord]:
-    """ROSA with settings of its own changed: ``resample_every=0`` and the like, one run a learning rate."""
+    """ROSA with changed settings such as ``resample_every=0``, one run per learning rate."""
     deviations = {f"method.{key}": [value, "else"] for key, value in changes.items()}
     return [scored([float(lr) * 100], *ROSA, *overrides, f"lr={lr}", deviations=deviations) for lr in lrs]
 
 
-def test_changed_variants_stand_beside_the_one_that_they_were_changed_from(
+def test_changed_variants_are_drawn_with_the_one_they_are_changed_from(
     scored: MakeRecord, runs: list[RunRecord]
 ) -> None:
     never, top = changed(scored, resample_every=0), changed(scored, lrs=["1e-3"], select="top")
@@ -240,12 +240,12 @@ def test_changed_variants_stand_beside_the_one_that_they_were_changed_from(
     assert_mean_and_range(ax, "ROSA (r=8, resample_every=0)", [1e-4, 1e-3], np.array([[1, 10]]))
 
 
-def test_no_figure_of_changed_variants_without_one_that_was_swept(scored: MakeRecord, runs: list[RunRecord]) -> None:
+def test_no_figure_of_changed_variants_without_a_sweep(scored: MakeRecord, runs: list[RunRecord]) -> None:
     assert lr_sensitivity.draw_changed(runs) is None
     assert lr_sensitivity.draw_changed([*runs, *changed(scored, lrs=["1e-3"], select="top")]) is None
 
 
-def test_figure_3_has_the_peak_of_training_and_resampling_alone(scored: MakeRecord) -> None:
+def test_figure_3_shows_the_peak_of_training_and_resampling_only(scored: MakeRecord) -> None:
     trained = {"load": 9000 * MIB, "evaluate": 8000 * MIB}
     records = [
         *(scored([0.5], *FT, f"seed={seed}", memory=trained | {"train": (500 + seed) * MIB}, trainable=10**8)
@@ -263,7 +263,7 @@ def test_figure_3_has_the_peak_of_training_and_resampling_alone(scored: MakeReco
     assert [text.get_text() for text in right.texts] == ["100 M", "100 k", "100 k"]
 
 
-def test_figure_3_is_of_one_device(scored: MakeRecord) -> None:
+def test_figure_3_uses_one_device(scored: MakeRecord) -> None:
     def on(name: str, peak: int, *overrides: str) -> RunRecord:
         device = {"type": "cuda", "name": name, "precision": "bfloat16"}
         return scored([0.5], *overrides, device=device, memory={"train": peak * MIB})
@@ -275,7 +275,7 @@ def test_figure_3_is_of_one_device(scored: MakeRecord) -> None:
     assert "(B)" not in drawing.caption
 
 
-def test_figure_3_is_of_the_runs_that_were_measured(scored: MakeRecord) -> None:
+def test_figure_3_uses_only_measured_runs(scored: MakeRecord) -> None:
     some = scored([0.5], *FT, "seed=0", memory={"train": 100 * MIB})
     records = [some, scored([0.5], *FT, "seed=1", memory={}), scored([0.5], *LORA, memory={})]
     assert bars(drawn("figure3", records).figure.axes[0]) == [100]
@@ -291,7 +291,7 @@ def test_figure_3_says_what_was_measured(scored: MakeRecord, kind: str, said: st
     assert ("shared GPU" in caption) == (kind == "cuda")
 
 
-# What is kept apart, and what stays out
+# Separation and exclusion
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -318,8 +318,8 @@ def test_settings_are_never_mixed(scored: MakeRecord, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_cola_is_first_then_what_has_most_runs_and_not_all_are_drawn(scored: MakeRecord, name: str) -> None:
-    """CoLA before what has more runs; another model's CoLA after all of the one that has most; changed rules last."""
+def test_cola_comes_first_then_tasks_with_most_runs_up_to_a_limit(scored: MakeRecord, name: str) -> None:
+    """CoLA comes before tasks with more runs; the model with most runs before others; deviating settings last."""
     sets = {"cola": 1, "rte": 2, "mrpc": 6, "qnli": 5, "sst2": 4}
     groups = [(f"task={task}", "model=roberta_base", {}, count) for task, count in sets.items()]
     groups += [("task=cola", "model=minilm", {}, 3), ("task=cola", "model=roberta_base", {"epochs": [2, 10]}, 7)]
@@ -337,7 +337,7 @@ def test_cola_is_first_then_what_has_most_runs_and_not_all_are_drawn(scored: Mak
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_a_task_is_drawn_under_one_protocol_after_the_other(scored: MakeRecord, name: str) -> None:
+def test_the_protocols_of_a_task_are_drawn_next_to_each_other(scored: MakeRecord, name: str) -> None:
     counts = {("rte", "fair"): 3, ("mrpc", "fair"): 4, ("rte", "paper"): 2}
     records = [
         scored([0.1, 0.2], f"task={task}", f"protocol={protocol}", *method, f"lr={lr}", f"seed={seed}")
@@ -351,9 +351,7 @@ def test_a_task_is_drawn_under_one_protocol_after_the_other(scored: MakeRecord, 
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_variants_with_changed_settings_of_their_own_stay_out(
-    scored: MakeRecord, runs: list[RunRecord], name: str
-) -> None:
+def test_changed_variants_are_left_out(scored: MakeRecord, runs: list[RunRecord], name: str) -> None:
     changed = [
         scored([0.9] * 4, *method, "method.resample_every=0", f"lr={lr}", deviations={"method.resample_every": [0, 2]})
         for method in (ROSA, ROSA2)
@@ -364,7 +362,7 @@ def test_variants_with_changed_settings_of_their_own_stay_out(
 
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
-def test_the_axis_says_on_which_rows_the_epochs_are_scored(runs: list[RunRecord], protocol: str) -> None:
+def test_the_axis_names_the_rows_that_epochs_are_scored_on(runs: list[RunRecord], protocol: str) -> None:
     where = {"paper": "on dev", "fair": "on held-out train rows"}[protocol]
     for name in ("figure4", "figure6"):
         labels = [ax.get_ylabel() for ax in by_title(drawn(name, runs))[SETTINGS[protocol]]]
@@ -376,7 +374,7 @@ def test_the_axis_says_on_which_rows_the_epochs_are_scored(runs: list[RunRecord]
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_there_is_none_without_anything_to_draw(
+def test_there_is_no_figure_without_anything_to_draw(
     make_record: MakeRecord, make_synthetic: MakeRecord, scored: MakeRecord, name: str
 ) -> None:
     assert DRAW[name]([]) is None
@@ -393,19 +391,19 @@ def test_there_is_none_without_anything_to_draw(
     assert DRAW[name](errors) is None
 
 
-def test_figure_4_needs_two_ranks_of_rosa_in_one_setting(scored: MakeRecord) -> None:
+def test_figure_4_needs_two_rosa_ranks_in_one_setting(scored: MakeRecord) -> None:
     assert DRAW["figure4"]([scored([0.5], *method) for method in (FT, LORA, LORA2, ROSA)]) is None
     apart = [scored([0.5], *ROSA), scored([0.5], *ROSA2, deviations={"epochs": [1, 10]})]
     assert DRAW["figure4"](apart) is None
     assert len(drawn("figure4", [scored([0.5], *method) for method in (ROSA, ROSA2)]).figure.axes) == 1
 
 
-def test_the_sensitivity_needs_two_learning_rates_in_one_setting(scored: MakeRecord) -> None:
+def test_sensitivity_needs_two_learning_rates_in_one_setting(scored: MakeRecord) -> None:
     apart = [scored([0.5], "lr=1e-3"), scored([0.5], "lr=1e-4", deviations={"epochs": [1, 10]})]
     assert DRAW["lr_sensitivity"](apart) is None
 
 
-# What is written
+# Output
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -417,12 +415,12 @@ def test_the_same_records_give_the_same_bytes(runs: list[RunRecord], tmp_path: P
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_nothing_is_cut_off_and_no_label_covers_another(runs: list[RunRecord], name: str) -> None:
+def test_nothing_is_cut_off_and_no_labels_overlap(runs: list[RunRecord], name: str) -> None:
     assert_readable(drawn(name, runs).figure)
 
 
-def test_many_changed_variants_can_be_told_apart_and_read(scored: MakeRecord) -> None:
-    """More than there are colours, with long names, on a wide range of learning rates, under two protocols."""
+def test_many_changed_variants_are_distinguishable_and_legible(scored: MakeRecord) -> None:
+    """More variants than colours, with long names, a wide range of learning rates, and two protocols."""
     some = [
         run
         for protocol in ("paper", "fair")
@@ -441,7 +439,7 @@ def test_many_changed_variants_can_be_told_apart_and_read(scored: MakeRecord) ->
 
 
 def assert_readable(figure: Figure) -> None:
-    """Titles, labels and legend are on the page and apart, laid out as in the file; an axis's numbers are apart too."""
+    """Assert that titles, labels and legend are on the page and do not overlap, nor do an axis's numbers."""
     figure.draw_without_rendering()
     texts = [
         text for ax in figure.axes for text in (ax.xaxis.label, ax.yaxis.label, ax._left_title)  # pyright: ignore

@@ -18,7 +18,7 @@ NEVER, EVERY = "ROSA (r=8, resample_every=0)", "ROSA (r=8)"
 
 @pytest.fixture
 def fitted(make_record: MakeRecord) -> MakeRecord:
-    """``fitted([2.0, 1.0], "method=lora", spread=0.0)``: a run with these train losses of its epochs."""
+    """``fitted([2.0, 1.0], "method=lora", spread=0.0)``: a run with these train losses, one per epoch."""
 
     def make(losses: Sequence[float], *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record("task=cola", *overrides, dev=0.5, **changes)
@@ -51,7 +51,7 @@ def heights(ax: Axes) -> dict[str, list[float]]:
     return {str(line.get_label()): np.asarray(line.get_ydata(), float).tolist() for line in lines}
 
 
-def test_each_epoch_is_compared_with_the_run_of_the_same_learning_rate_and_seed(fitted: MakeRecord) -> None:
+def test_each_epoch_is_compared_with_the_run_at_the_same_learning_rate_and_seed(fitted: MakeRecord) -> None:
     records = [
         never(fitted, [2.0, 1.0], "lr=1e-3", "seed=0"),
         never(fitted, [4.0, 1.0], "lr=1e-4", "seed=1"),
@@ -86,18 +86,18 @@ def test_runs_that_collapsed_have_no_pair(fitted: MakeRecord) -> None:
     assert heights(ax)[EVERY] == [100]
 
 
-def test_a_loss_of_nothing_has_no_height(fitted: MakeRecord) -> None:
+def test_a_zero_loss_is_not_drawn(fitted: MakeRecord) -> None:
     [ax] = drawn([never(fitted, [0.0, 1.0]), fitted([1.0, 2.0], "method=rosa")]).figure.axes
     assert heights(ax)[EVERY] == pytest.approx([float("nan"), 100], nan_ok=True)
 
 
-def test_a_lora_with_a_start_of_its_own_is_beside_it_too(fitted: MakeRecord) -> None:
+def test_lora_with_another_initialisation_is_shown_too(fitted: MakeRecord) -> None:
     own = fitted([2.0], "method=lora", deviations={"method.init": ["kaiming", "normal"]})
     [ax] = drawn([never(fitted, [1.0], "lr=6e-5"), own]).figure.axes
     assert heights(ax)["LoRA (r=8, init=kaiming)"] == [100]
 
 
-def test_there_is_none_without_a_pair(fitted: MakeRecord, make_record: MakeRecord) -> None:
+def test_there_is_no_figure_without_a_pair(fitted: MakeRecord, make_record: MakeRecord) -> None:
     one, other = never(fitted, [1.0], "seed=0"), fitted([1.0], "method=rosa", "seed=1")
     assert draw([]) is None
     assert draw(select([one])) is None

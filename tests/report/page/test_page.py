@@ -1,4 +1,4 @@
-"""The page of ``rosa-bench report``, read by the standard library's parser; test_page_in_browser.py opens it."""
+"""The page of ``rosa-bench report``, parsed by the standard library. See also test_page_in_browser.py."""
 
 import gzip
 import os
@@ -79,7 +79,7 @@ class Reader(HTMLParser):
 
     @property
     def details(self) -> "dict[str, Reader]":
-        """What a chosen run shows, by its id."""
+        """Details of each run, keyed by id."""
         return {
             attributes["id"].removeprefix("run:"): Reader(gzip.decompress(b64decode(text, validate=True)).decode())
             for attributes, text in self.scripts
@@ -97,7 +97,7 @@ def with_epochs(record: RunRecord, scores: list[float]) -> RunRecord:
 
 
 def broken(record: RunRecord) -> RunRecord:
-    """A run as it is recorded when it breaks off in its first epoch."""
+    """A record of a run that crashed in its first epoch."""
     record.status, record.error = "failed", "loss is nan at step 3"
     record.scores = Scores(reported=record.scores.reported)
     return record
@@ -105,7 +105,7 @@ def broken(record: RunRecord) -> RunRecord:
 
 @pytest.fixture
 def records(make_record: MakeRecord, make_synthetic: MakeRecord, over_seeds: OverSeeds) -> list[RunRecord]:
-    """Scores of two methods on two tasks, an error, a run that broke off, and one that had not begun to train."""
+    """Scores of two methods on two tasks, an error metric, a crashed run, and one that had not begun to train."""
     runs = [with_epochs(run, [0.1, 0.3, 0.2]) for run in over_seeds([0.61, 0.62, 0.63], held_out=0.5)]
     runs += over_seeds([0.51, 0.53, 0.52], "method=lora", held_out=0.5, deviations={"epochs": [3, 10]})
     runs += [
@@ -116,17 +116,17 @@ def records(make_record: MakeRecord, make_synthetic: MakeRecord, over_seeds: Ove
     return runs
 
 
-# What stands in it
+# Contents
 
 
-def test_every_run_is_in_the_list_with_all_that_is_shown_of_it(records: list[RunRecord]) -> None:
+def test_every_run_is_in_the_list_with_every_field(records: list[RunRecord]) -> None:
     reader = Reader(page(records))
     head, *rows = reader.tables[-1]
     assert head == [field.title for field in FIELDS]
     assert rows == [[field.shown(run) for field in FIELDS] for run in records]
 
 
-def test_the_list_shows_what_the_record_says(records: list[RunRecord]) -> None:
+def test_the_list_shows_the_values_of_the_record(records: list[RunRecord]) -> None:
     shown = {run.id: {field.title: field.shown(run) for field in FIELDS} for run in records}
     rosa, _, _, lora, _, _, fine_tuned, synthetic, failed, interrupted = shown.values()
     assert [rosa[name] for name in ("Task", "Model", "Method", "Rank", "Protocol", "Status")] == [
@@ -147,7 +147,7 @@ def test_the_list_shows_what_the_record_says(records: list[RunRecord]) -> None:
     ]  # fmt: skip
 
 
-def test_numbers_sort_and_filter_by_value_and_not_by_unit(records: list[RunRecord]) -> None:
+def test_numbers_sort_and_filter_by_value_regardless_of_unit(records: list[RunRecord]) -> None:
     reader = Reader(page(records))
     found = [attributes for tag, attributes in reader.tags if tag == "td" and "data-order" in attributes]
     numbers = [field.title for field in FIELDS if field.kind == "number"]
@@ -159,7 +159,7 @@ def test_numbers_sort_and_filter_by_value_and_not_by_unit(records: list[RunRecor
     assert scores == ["61", "62", "63", "51", "53", "52", "50", "1e-07", "", ""]
 
 
-def test_every_run_has_its_details_behind_its_link(records: list[RunRecord]) -> None:
+def test_every_runs_link_opens_its_details(records: list[RunRecord]) -> None:
     reader = Reader(page(records))
     assert list(reader.details) == [run.id for run in records]
     links = [attributes["href"] for tag, attributes in reader.tags if tag == "a" and "run:" in attributes["href"]]
@@ -179,7 +179,7 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
         time_s={"load": 1.5, "total": 61.25},
         memory_bytes={"train": 300 << 20},
     )
-    told = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", details_html(run)))
+    shown = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", details_html(run)))
     for key, words in {
         "source": "wheel", "sha256": f"[{'a' * 64}]", "fingerprint": "f" * 64, "subset": "true", "rows.held_out": "0",
         "synthetic": "false", "commit": "c" * 40, "dirty": "true", "torch": "2.99", "total": "61.25", "train": "300",
@@ -187,13 +187,13 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
         "lr": "0.00123", "seed": "0", "epochs": "10", "task.hub.path": "nyu-mll/glue", "method.name": "rosa",
         "method.resample_every": '<mark>7</mark> <span class="quiet">(protocol: 2)</span>',
     }.items():  # fmt: skip
-        assert told[key] == words, key
+        assert shown[key] == words, key
     for key, value in run.config.items():
         for setting in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
-            assert any(f"{name}.".startswith(f"{setting}.") for name in told), setting
+            assert any(f"{name}.".startswith(f"{setting}.") for name in shown), setting
 
 
-def test_details_of_a_run_that_broke_off_say_why(records: list[RunRecord]) -> None:
+def test_details_of_a_crashed_run_say_why(records: list[RunRecord]) -> None:
     failed, interrupted = Reader(details_html(records[-2])), Reader(details_html(records[-1]))
     assert "loss is nan at step 3" in failed.text
     for reader in (failed, interrupted):
@@ -201,7 +201,7 @@ def test_details_of_a_run_that_broke_off_say_why(records: list[RunRecord]) -> No
         assert not any(tag == "svg" for tag, _ in reader.tags)
 
 
-def test_curves_are_those_of_the_epochs(records: list[RunRecord]) -> None:
+def test_curves_show_the_values_of_the_epochs(records: list[RunRecord]) -> None:
     reader = Reader(details_html(records[0]))
     drawn = [attributes["aria-label"] for tag, attributes in reader.tags if tag == "svg"]
     assert drawn == [
@@ -219,8 +219,8 @@ def test_curves_are_those_of_the_epochs(records: list[RunRecord]) -> None:
 def test_tables_and_figures_come_before_the_list(records: list[RunRecord]) -> None:
     text = page(records)
     places = [
-        text.index(said)
-        for said in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
+        text.index(part)
+        for part in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
     ]
     assert places == sorted(places)
     pictures = [attributes["src"] for tag, attributes in Reader(text).tags if tag == "img"]
@@ -231,7 +231,7 @@ def test_tables_and_figures_come_before_the_list(records: list[RunRecord]) -> No
         assert b64decode(data, validate=True).startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_what_there_is_not_is_left_out(records: list[RunRecord]) -> None:
+def test_missing_parts_are_left_out(records: list[RunRecord]) -> None:
     reader = Reader(page(records[-2:]))
     assert "2 runs: 0 completed, 1 failed, 1 interrupted" in reader.text
     ids = {attributes.get("id") for _, attributes in reader.tags}
@@ -263,7 +263,7 @@ def test_the_head_says_when_and_by_which_versions(make_record: MakeRecord) -> No
     assert "torch 2.0, 2.1; python 3.11" in text
 
 
-# It is one file, and text stays text
+# A single file, with all text escaped
 
 
 def test_nothing_is_fetched(records: list[RunRecord]) -> None:
@@ -283,7 +283,7 @@ def test_nothing_is_fetched(records: list[RunRecord]) -> None:
 
 
 def hostile(make_record: MakeRecord, words: str) -> RunRecord:
-    """A run in which everything that may be said by others says ``words``."""
+    """A run with ``words`` in every field that may hold text from outside."""
     values = to_values(make_record(id=words, error=words, deviations={"limit_train": [words, words]}))
     for group in ("task", "model", "method", "protocol"):
         values["config"][group]["title"] = words
@@ -298,7 +298,7 @@ def hostile(make_record: MakeRecord, words: str) -> RunRecord:
     return run
 
 
-def test_no_word_of_a_record_becomes_markup(make_record: MakeRecord) -> None:
+def test_no_text_of_a_record_becomes_markup(make_record: MakeRecord) -> None:
     plain, strange = (Reader(page([hostile(make_record, words)])) for words in ("plain", HOSTILE))
 
     def skeleton(reader: Reader) -> list[tuple[str, list[str]]]:
@@ -312,7 +312,7 @@ def test_no_word_of_a_record_becomes_markup(make_record: MakeRecord) -> None:
     assert "49" not in strange.details[HOSTILE].text
 
 
-def test_a_caption_may_have_emphasis_lists_and_tables_and_nothing_else() -> None:
+def test_a_caption_may_only_have_emphasis_lists_and_tables() -> None:
     odd = "![picture](http://x.org/a.png) <http://x.org> <b>"
     caption = f"**Bold** [link](http://x.org) {odd}\n\n- one\n\n| a |\n| - |\n| b |"
     reader = Reader(caption_html(caption))
@@ -324,7 +324,7 @@ def test_a_caption_may_have_emphasis_lists_and_tables_and_nothing_else() -> None
 # Tables
 
 
-def test_a_tables_cells_read_as_in_markdown(over_seeds: OverSeeds) -> None:
+def test_html_cells_have_the_same_text_as_markdown(over_seeds: OverSeeds) -> None:
     runs = over_seeds([0.61, 0.62, 0.63]) + over_seeds([0.31, 0.32, 0.36], "method=lora")
     runs += over_seeds([0.5], "method=lora", "lr=1") + over_seeds([0.7], "task=rte", "method=bitfit")
     table = table2.build(select(runs))
@@ -381,7 +381,9 @@ def test_the_same_records_give_the_same_file(records: list[RunRecord], tmp_path:
     assert pages[0] == pages[1]
 
 
-def test_what_was_written_is_told(records: list[RunRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_what_it_wrote(
+    records: list[RunRecord], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for run in records:
         save_record(run, tmp_path)
     make_report(tmp_path)
@@ -391,15 +393,15 @@ def test_what_was_written_is_told(records: list[RunRecord], tmp_path: Path, caps
     )
 
 
-def test_no_run_is_told_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no runs; run something first.*results_dir=") as caught:
+def test_no_run_gives_a_one_line_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has no runs; run something first.*results_dir=") as caught:
         make_report(tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("package", ["itables", "jinja2", "markdown_it"])
-def test_a_missing_package_is_told_with_the_command_that_installs_it(
+def test_a_missing_package_is_named_with_its_install_command(
     make_record: MakeRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     save_record(make_record(), tmp_path)
@@ -409,7 +411,7 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it(
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_imports_neither_torch_nor_the_like_and_writes_the_same_in_another_process(
+def test_the_command_does_not_import_torch_and_is_deterministic_across_processes(
     records: list[RunRecord], tmp_path: Path
 ) -> None:
     for run in records:

@@ -1,4 +1,4 @@
-"""The page of ``rosa-bench report``, opened in a real browser without a network."""
+"""The page of ``rosa-bench report``, opened in a real browser that is offline."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -36,15 +36,15 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
-    """``opened(records)``: their page, open. At the end: nothing was asked of a network, and no error was told."""
+    """``opened(records)`` opens their page. Teardown checks that it made no request and reported no error."""
     context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT}, offline=True)
     view = context.new_page()
     asked: list[str] = []
-    told: list[str] = []
+    messages: list[str] = []
     view.on("request", lambda request: asked.append(request.url))
-    view.on("console", lambda message: told.append(message.text))
-    view.on("pageerror", lambda error: told.append(str(error)))
-    view.on("dialog", lambda dialog: told.append(dialog.message))
+    view.on("console", lambda message: messages.append(message.text))
+    view.on("pageerror", lambda error: messages.append(str(error)))
+    view.on("dialog", lambda dialog: messages.append(dialog.message))
 
     def open_page(records: list[RunRecord]) -> Any:
         for record in records:
@@ -56,13 +56,13 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Opened]:
 
     yield open_page
     context.close()
-    assert told == []
+    assert messages == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.fixture
 def records(make_record: MakeRecord) -> list[RunRecord]:
-    """Five runs of ROSA, more of other methods than a page holds, one that failed."""
+    """Five runs of ROSA, more runs of other methods than fit a page, and one failed run."""
     runs = [make_record(f"seed={seed}", dev=dev, id=f"rosa-{seed}") for seed, dev in enumerate(SCORES)]
     for run in runs:
         run.scores.epochs = [
@@ -81,7 +81,7 @@ def records(make_record: MakeRecord) -> list[RunRecord]:
 
 
 def assert_shows(view: Any, title: str, texts: list[str]) -> None:
-    """Wait until a column's texts, in the rows that are shown, are these: the page sorts and filters when it can."""
+    """Wait until the visible rows have these texts in a column, because the page sorts and filters asynchronously."""
     titles = [text.strip() for text in view.locator("#runs thead th").all_inner_texts()]
     cells = view.locator(f"#runs tbody tr td:nth-child({titles.index(title) + 1})")
     api.expect(cells).to_have_text(texts)
@@ -102,7 +102,7 @@ def fits(view: Any) -> bool:
     return view.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_filter_leaves_the_runs_of_one_method(opened: Opened, records: list[RunRecord]) -> None:
+def test_a_filter_keeps_the_runs_of_one_method(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     api.expect(view.locator("#runs tbody tr")).to_have_count(25)
     tick(view, "Method", "ROSA")
@@ -114,7 +114,7 @@ def test_a_filter_leaves_the_runs_of_one_method(opened: Opened, records: list[Ru
     assert_shows(view, "Run", ["ft-9"])
 
 
-def test_a_click_sorts_by_score_as_by_a_number(opened: Opened, records: list[RunRecord]) -> None:
+def test_a_click_sorts_scores_numerically(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     tick(view, "Method", "ROSA")
     assert_shows(view, "Score", ["62.5", "4.0", "51.0", "-10.0", "57.0"])
@@ -125,7 +125,7 @@ def test_a_click_sorts_by_score_as_by_a_number(opened: Opened, records: list[Run
     assert_shows(view, "Score", ["62.5", "57.0", "51.0", "4.0", "-10.0"])
 
 
-def test_any_column_is_filtered_by_typing(opened: Opened, records: list[RunRecord]) -> None:
+def test_any_column_can_be_filtered_by_typing(opened: Opened, records: list[RunRecord]) -> None:
     view = opened(records)
     view.get_by_placeholder("Search all columns").fill("ia3-4")
     view.get_by_text("1 to 1 of 1 runs (of 38)").wait_for()
@@ -160,11 +160,11 @@ def test_a_chosen_run_shows_its_curves_settings_and_provenance(
     assert fits(view)
 
     after = view.screenshot(path=tmp_path / "report.png")
-    size = tuple(int.from_bytes(after[start : start + 4]) for start in (16, 20))  # where a PNG says it
+    size = tuple(int.from_bytes(after[start : start + 4]) for start in (16, 20))  # where a PNG stores its size
     assert size == (WIDTH, HEIGHT)
     assert after != before
 
-    view.get_by_role("cell", name="62.5", exact=True).first.click()  # another takes its place
+    view.get_by_role("cell", name="62.5", exact=True).first.click()  # another run replaces it
     panel.get_by_role("heading", name="rosa-0").wait_for()
     assert "rosa-2" not in panel.inner_text()
     panel.get_by_label("Close").click()
@@ -180,7 +180,7 @@ def test_a_run_that_failed_says_why_and_can_be_linked_to(opened: Opened, records
     assert "loss is nan at step 3" in panel.inner_text()
 
 
-def test_words_of_a_record_are_text(opened: Opened, make_record: MakeRecord) -> None:
+def test_text_from_a_record_is_not_markup(opened: Opened, make_record: MakeRecord) -> None:
     words = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>% &amp;"
     view = opened([make_record(id="strange%41'\"<b>", status="failed", error=words, device={
         "type": "cpu", "name": words, "precision": words

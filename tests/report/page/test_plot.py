@@ -17,7 +17,7 @@ def placed(values: list[float], selected: int | None = None) -> Plot:
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.floats(1e-12, 1e6) | st.sampled_from([NAN, INF]), min_size=1, max_size=400))
-def test_all_that_is_drawn_lies_inside_the_axes(values: list[float]) -> None:
+def test_everything_drawn_is_inside_the_axes(values: list[float]) -> None:
     found = plot("loss", values, selected=1)
     if found is None:
         assert not any(map(math.isfinite, values))
@@ -31,7 +31,7 @@ def test_all_that_is_drawn_lies_inside_the_axes(values: list[float]) -> None:
 
 @pytest.mark.parametrize("values", [[3.0, 2.0, 2.5, 0.1], [3.0, 1e-6, 2.5, 1e-3], [-3.0, 20.0, 1.0]])
 def test_ticks_and_points_share_one_scale(values: list[float]) -> None:
-    """A value between two ticks is drawn between them, and a greater one higher; the page's y points down."""
+    """A value between two ticks is drawn between them, and a larger one higher; y points down on the page."""
     found = placed(values)
     [line] = found.lines
     heights = [*((float(label), y) for y, label in found.y_ticks), *zip(values, (y for _, y in line), strict=True)]
@@ -39,7 +39,7 @@ def test_ticks_and_points_share_one_scale(values: list[float]) -> None:
     assert [x for x, _ in line] == sorted(x for x, _ in line)
 
 
-def test_a_curve_of_many_magnitudes_has_even_steps_for_even_factors() -> None:
+def test_a_curve_over_many_magnitudes_is_drawn_logarithmically() -> None:
     [line] = placed([1.0, 1e-2, 1e-4, 1e-6]).lines
     steps = [below - above for (_, above), (_, below) in pairwise(line)]
     assert steps == pytest.approx([steps[0]] * 3, abs=0.11)  # rounded to tenths
@@ -73,7 +73,7 @@ def test_a_long_curve_keeps_its_ends_and_its_selected_epoch() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, MARKED])
-def test_a_short_curve_has_a_mark_an_epoch_and_whole_epochs_below(count: int) -> None:
+def test_a_short_curve_has_one_mark_per_epoch_and_integer_ticks(count: int) -> None:
     found = placed([0.5] * count)
     assert len(found.marks) == count
     assert found.x_ticks
@@ -83,7 +83,7 @@ def test_a_short_curve_has_a_mark_an_epoch_and_whole_epochs_below(count: int) ->
 
 
 @pytest.mark.parametrize("value", [0.0, 0.7, -3.0])
-def test_a_level_curve_is_level(value: float) -> None:
+def test_a_constant_curve_is_drawn_level(value: float) -> None:
     for values in ([value, value], [value, value * (1 + 1e-9)]):
         found = placed(values)
         assert len({y for line in found.lines for _, y in line}) == 1
@@ -91,5 +91,5 @@ def test_a_level_curve_is_level(value: float) -> None:
 
 
 @pytest.mark.parametrize("values", [[], [NAN], [INF, -INF]])
-def test_nothing_finite_is_no_plot(values: list[float]) -> None:
+def test_no_finite_value_gives_no_plot(values: list[float]) -> None:
     assert plot("loss", values, selected=None) is None

@@ -13,7 +13,7 @@ Spreading = Callable[..., RunRecord]
 
 @pytest.fixture
 def spreading(make_record: MakeRecord) -> Spreading:
-    """``spreading(0.9, "task=cola")``: a run whose last epoch's predictions spread so much; none: not recorded."""
+    """``spreading(0.9, "task=cola")``: a run with this final spread of predictions; None if not recorded."""
 
     def make(spread: float | None, *overrides: str, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)
@@ -29,13 +29,13 @@ def spreading(make_record: MakeRecord) -> Spreading:
     ("spread", "collapsed"),
     [(0.0, True), (0.049, True), (0.05, False), (1.2, False), (float("nan"), True), (None, None)],
 )
-def test_a_run_has_collapsed_if_its_last_predictions_do_not_spread(
+def test_a_run_collapsed_if_its_last_predictions_are_constant(
     spreading: Spreading, spread: float | None, collapsed: bool | None
 ) -> None:
     assert spreading(spread).has_collapsed is collapsed
 
 
-def test_they_are_counted_by_method_learning_rate_and_task(spreading: Spreading) -> None:
+def test_collapses_are_counted_by_method_learning_rate_and_task(spreading: Spreading) -> None:
     lora = [
         spreading(spread, "task=cola", "method=lora", f"lr={lr}", f"seed={seed}", dev=0.1 if spread else 0.0)
         for lr, spreads in {2e-3: (0.9, 0.8), 6e-3: (0.0, 0.8)}.items()
@@ -54,5 +54,5 @@ def test_they_are_counted_by_method_learning_rate_and_task(spreading: Spreading)
     ]  # fmt: skip
 
 
-def test_runs_that_do_not_tell_are_no_table(spreading: Spreading) -> None:
+def test_runs_without_recorded_spread_give_no_table(spreading: Spreading) -> None:
     assert build(select([spreading(None)])).sections == []

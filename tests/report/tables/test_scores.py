@@ -32,14 +32,14 @@ def entry(section: Section, row: str, column: str) -> Entry:
     return line.entries[[one.title for one in section.columns].index(column)]
 
 
-def test_the_papers_rows_and_columns_stand_first_and_stay(make_record: MakeRecord) -> None:
+def test_the_papers_rows_and_columns_come_first_and_are_kept(make_record: MakeRecord) -> None:
     section = section_of([make_record("task=wic"), make_record("task=rte", "method=bitfit"), make_record("rank=3")])
     assert [line.label for line in section.lines] == [*PAPER_ROWS, "BitFit", "ROSA (r=3)"]
     assert [column.title for column in section.columns] == ["Trainable", *PAPER_COLUMNS, "WiC"]
     assert [column.paper for column in section.columns] == [True] * 9 + [False]
 
 
-def test_the_nearest_to_its_protocol_stands_first_then_the_model_with_the_most_runs(over_seeds: OverSeeds) -> None:
+def test_nearest_to_protocol_comes_first_then_the_model_with_the_most_runs(over_seeds: OverSeeds) -> None:
     short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
     records = [
         *over_seeds([0.5], "model=minilm"),
@@ -55,7 +55,7 @@ def test_the_nearest_to_its_protocol_stands_first_then_the_model_with_the_most_r
     ]
 
 
-def test_ours_stands_beside_the_papers(over_seeds: OverSeeds) -> None:
+def test_our_scores_are_next_to_the_papers(over_seeds: OverSeeds) -> None:
     section = section_of(over_seeds([0.53, 0.54, 0.558], "task=cola", "method=lora"))
     expected = Entry(mean="54.3", spread="1.4", count=3, paper="54.27")
     assert entry(section, "LoRA (r=8)", "CoLA") == expected
@@ -63,13 +63,13 @@ def test_ours_stands_beside_the_papers(over_seeds: OverSeeds) -> None:
     assert entry(section, "FT", "MNLI") == Entry(paper="86.296")
 
 
-def test_missing_on_either_side(make_record: MakeRecord) -> None:
+def test_a_score_may_be_missing_on_either_side(make_record: MakeRecord) -> None:
     section = section_of([make_record("task=cola", "method=bitfit", dev=-0.0001)])
     assert entry(section, "BitFit", "CoLA") == Entry(mean="0.0", count=1)
     assert entry(section, "BitFit", "RTE") == Entry()
 
 
-def test_without_the_papers_tasks_there_are_no_figures_of_the_paper(make_record: MakeRecord) -> None:
+def test_without_the_papers_tasks_there_are_no_paper_figures(make_record: MakeRecord) -> None:
     section = section_of([make_record("task=grammar", "rank=1"), make_record("task=grammar", "method=ft")])
     assert [column.title for column in section.columns] == ["Trainable", "Grammar (synthetic)"]
     assert [line.label for line in section.lines] == ["FT", "ROSA (r=1)"]
@@ -79,7 +79,7 @@ def test_without_the_papers_tasks_there_are_no_figures_of_the_paper(make_record:
     assert section.notes == ["1 Grammar (synthetic): synthetic, made by a program"]
 
 
-def test_another_number_of_epochs_is_another_section(make_record: MakeRecord) -> None:
+def test_another_number_of_epochs_gets_its_own_section(make_record: MakeRecord) -> None:
     records = [make_record(f"seed={seed}", deviations={"epochs": [epochs, 10]}) for seed in (0, 1) for epochs in (3, 5)]
     table = table_of([*records, make_record()])
     assert [section.header["Changed"] for section in table.sections] == [
@@ -95,7 +95,7 @@ def test_the_papers_tasks_come_before_others(make_record: MakeRecord) -> None:
     assert [section.columns[-1].title for section in table.sections] == ["BoolQ", "Grammar (synthetic)"]
 
 
-def test_a_subset_is_told(make_record: MakeRecord) -> None:
+def test_a_subset_is_noted(make_record: MakeRecord) -> None:
     rows = {"train": 49_000, "held_out": 1000, "validation": 9815}
     section = section_of([make_record("task=mnli", held_out=0.5, data={"subset": True, "rows": rows})])
     (column,) = (column for column in section.columns if column.title == "MNLI")
@@ -104,27 +104,27 @@ def test_a_subset_is_told(make_record: MakeRecord) -> None:
     assert "MNLI 49,000 + 1,000 / 9,815" in section.header["Rows"]
 
 
-def test_a_subset_on_both_sides_is_told_once(make_record: MakeRecord) -> None:
+def test_a_subset_of_train_and_dev_has_one_note(make_record: MakeRecord) -> None:
     rows = {"train": 100, "held_out": 0, "validation": 50}
     section = section_of([make_record("task=grammar", data={"subset": True, "rows": rows})])
     expected = "synthetic, made by a program; a subset, 100 of 4,000 official train rows, 50 of 1,000 official dev rows"
     assert section.notes == [f"1 Grammar (synthetic): {expected}"]
 
 
-def test_learning_rates_left_out_are_marked_and_told(over_seeds: OverSeeds) -> None:
+def test_learning_rates_not_compared_are_marked_and_noted(over_seeds: OverSeeds) -> None:
     some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
-    told = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
+    not_compared = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
     section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
-    assert entry(section, "FT", "CoLA").mark == "†‡"  # an end too: one that was not compared was tried
+    assert entry(section, "FT", "CoLA").mark == "†‡"  # at an end too: the lr that was not compared was tried
     assert entry(section, "LoRA (r=8)", "CoLA").mark == "‡"
-    assert section.notes == [told, OPEN_ENDED]
+    assert section.notes == [not_compared, OPEN_ENDED]
     better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
     unsettled = "§ not settled: ahead where both were run, or of the mean over all its seeds: FT 0.02 on CoLA"
-    assert better.notes == [told, OPEN_ENDED, unsettled]
+    assert better.notes == [not_compared, OPEN_ENDED, unsettled]
     assert entry(better, "FT", "CoLA").mark == "†‡§"
 
 
-def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:
+def test_a_chosen_lr_at_an_end_is_marked_and_noted(over_seeds: OverSeeds) -> None:
     def ft(scores: dict[str, float]) -> list[RunRecord]:
         return [run for lr, score in scores.items() for run in over_seeds([score], "method=ft", f"lr={lr}")]
 
@@ -135,14 +135,14 @@ def test_a_choice_at_an_end_is_marked_and_told(over_seeds: OverSeeds) -> None:
     assert end.notes == [OPEN_ENDED]
 
 
-def test_a_learning_rate_at_which_a_run_failed_is_told(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+def test_a_learning_rate_at_which_a_run_failed_is_noted(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     runs = [run for lr, score in ((1e-4, 0.2), (1e-3, 0.3)) for run in over_seeds([score], "method=ft", f"lr={lr}")]
     section = section_of([*runs, make_record("method=ft", "lr=1e-2", status="failed", scores={})])
     assert entry(section, "FT", "CoLA").mark == "¶"
     assert section.notes == ["¶ learning rates at which a run failed, and has no figure: FT 0.01 on CoLA"]
 
 
-def test_a_cell_that_had_no_choice_is_marked_where_others_had_one(over_seeds: OverSeeds) -> None:
+def test_a_cell_with_one_lr_is_marked_if_others_had_several(over_seeds: OverSeeds) -> None:
     tuned = [run for lr in (1e-5, 1e-4, 1e-3) for run in over_seeds([0.5], "method=ft", f"lr={lr}")]
     lora = over_seeds([0.5], "method=lora")
     assert entry(section_of(lora), "LoRA (r=8)", "CoLA").mark == ""
@@ -158,11 +158,11 @@ def test_a_cell_that_had_no_choice_is_marked_where_others_had_one(over_seeds: Ov
         ({}, "epoch (one learning rate was tried) by dev itself, as in the paper"),
     ],
 )
-def test_facts_say_how_selection_was_done(make_record: MakeRecord, make: dict[str, Any], expected: str) -> None:
+def test_the_header_says_how_selection_was_done(make_record: MakeRecord, make: dict[str, Any], expected: str) -> None:
     assert section_of([make_record(**make)]).header["Selection"].startswith(expected)
 
 
-def test_facts_say_when_cells_were_not_tuned_alike(make_record: MakeRecord) -> None:
+def test_the_header_says_if_cells_were_tuned_unequally(make_record: MakeRecord) -> None:
     records = [make_record("method=ft", f"lr={lr}") for lr in (1e-5, 1e-4)]
     alike, unlike = section_of(records), section_of([*records, make_record("method=lora")])
     assert alike.header["Selection"].startswith("epoch and the best of 2 learning rates by dev")
@@ -171,7 +171,7 @@ def test_facts_say_when_cells_were_not_tuned_alike(make_record: MakeRecord) -> N
     assert fewer_seeds.header["Selection"].startswith("epoch and the best of 2 learning rates by dev")
 
 
-def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:
+def test_the_header_names_the_stand_in(make_record: MakeRecord) -> None:
     header = section_of([make_record("task=cola", "model=mpnet_base")]).header
     assert "not RoBERTa-base" in header["Model"]
     assert header["Paper"] == "arXiv 2407.07802, Table 2: RoBERTa-base, single runs"
@@ -188,16 +188,16 @@ def test_facts_name_the_stand_in(make_record: MakeRecord) -> None:
         ({"source": "random", "config": {}, "commit": None}, "a random draw"),
     ],
 )
-def test_facts_name_the_weights(make_record: MakeRecord, weights: dict[str, Any], expected: str) -> None:
+def test_the_header_names_the_weights(make_record: MakeRecord, weights: dict[str, Any], expected: str) -> None:
     assert section_of([make_record(model=weights)]).header["Model"].endswith(f"; weights from {expected}")
 
 
-def test_a_head_that_differs_by_task_shows_as_a_range(make_record: MakeRecord) -> None:
+def test_trainable_parameters_that_differ_by_task_show_as_a_range(make_record: MakeRecord) -> None:
     section = section_of([make_record("task=stsb", trainable=1_100), make_record("task=mnli", trainable=1_300)])
     assert entry(section, "ROSA (r=8)", "Trainable").mean == "1.10 k–1.30 k"
 
 
-def test_facts_say_how_much_each_was_tuned_where_that_differs(over_seeds: OverSeeds) -> None:
+def test_the_header_says_how_much_each_variant_was_tuned_if_it_differs(over_seeds: OverSeeds) -> None:
     runs = [
         run for lr in (1, 2) for name in ("lora", "rosa") for run in over_seeds([0.5] * 3, f"lr={lr}", f"method={name}")
     ]
@@ -218,7 +218,7 @@ def test_facts_say_how_much_each_was_tuned_where_that_differs(over_seeds: OverSe
         # Differences 0.1, 0.2, 0.3: half of the interval is 4.3027 x 0.1 / sqrt(3)
         ([0.4, 0.3, 0.2], [0.5, 0.5, 0.5], ("+20.0", "-4.8 to +44.8", "0.07", 3, "within noise")),
         ([0.5, 0.5, 0.5], [0.1, 0.11, 0.12], ("-39.0", "-41.5 to -36.5", "<0.001", 3, "below LoRA")),
-        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # no noise at all
+        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # zero variance
         ([0.0, 0.0], [0.0, 0.0], ("+0.0", "+0.0 to +0.0", None, 2, "within noise")),
         ([0.1], [0.9, 0.9], ("+80.0", None, None, 1, "not known")),
     ],
@@ -269,16 +269,16 @@ def cells(scores: dict[str, list[float]], over_seeds: OverSeeds) -> dict[Variant
     [
         ({"ft": [0.8, 0.82], "lora": [0.5, 0.52]}, "ft"),
         ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.6, 0.6]}, "ft"),
-        ({"ft": [0.5, 0.7], "lora": [0.5, 0.52]}, None),  # ahead, but one seed of its own is behind
-        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.80, 0.81]}, None),  # ahead of one, not of the other
-        ({"ft": [0.8], "lora": [0.5, 0.52]}, None),  # one seed has no deviation
+        ({"ft": [0.5, 0.7], "lora": [0.5, 0.52]}, None),  # ahead, but its seeds vary too much
+        ({"ft": [0.8, 0.82], "lora": [0.5, 0.52], "rosa": [0.80, 0.81]}, None),  # ahead of one but not of the other
+        ({"ft": [0.8], "lora": [0.5, 0.52]}, None),  # one seed has no standard deviation
         ({"ft": [0.8, 0.82], "lora": [0.5]}, None),
-        ({"ft": [0.8, 0.82]}, None),  # nobody to lead
+        ({"ft": [0.8, 0.82]}, None),  # no other row to beat
         ({"ft": [0.8, 0.8], "lora": [0.8, 0.8]}, None),
         ({"ft": [0.8, 0.8], "lora": [0.7, 0.7]}, "ft"),
     ],
 )
-def test_only_a_lead_beyond_the_noise_is_marked(
+def test_only_a_lead_beyond_noise_is_marked(
     over_seeds: OverSeeds, scores: dict[str, list[float]], expected: str | None
 ) -> None:
     best = leader(cells(scores, over_seeds))
@@ -288,10 +288,10 @@ def test_only_a_lead_beyond_the_noise_is_marked(
 
 
 @pytest.mark.parametrize(("high", "marked"), [([0.52, 0.54, 0.56], True), ([0.51, 0.53, 0.55], False)])
-def test_a_lead_counts_from_five_percent_on(over_seeds: OverSeeds, high: list[float], marked: bool) -> None:
+def test_a_lead_counts_at_the_five_percent_level(over_seeds: OverSeeds, high: list[float], marked: bool) -> None:
     """Welch's t by hand: means 0.04 (0.03) apart, variances 4e-4 and 1e-4 over three seeds each: t = 3.10 (2.32).
 
-    Welch's degrees of freedom are 2.94, where a t-table has 2.37 for one side of five percent.
+    Welch's degrees of freedom are 2.94, for which the one-sided 5 % critical value in a t-table is 2.37.
     """
     low = [0.49, 0.50, 0.51]
     assert (leader(cells({"ft": high, "lora": low}, over_seeds)) is not None) == marked

@@ -1,4 +1,4 @@
-"""Table 1: seconds, of runs that padded every batch to 512."""
+"""Table 1: times of runs that padded every batch to 512."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,9 +19,9 @@ A100 = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
 
 @pytest.fixture
 def make_timed(make_record: Callable[..., RunRecord]) -> MakeTimed:
-    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs that took so long.
+    """``make_timed("method=ft", train=30.0, resample=0.0)``: a run of 3 epochs with these times in seconds.
 
-    padded  whether to 512; none: as in a record that is older than the setting
+    padded  whether padded to 512; None as in a record older than the setting
     """
 
     def make(
@@ -45,8 +45,8 @@ def rows(lines: list[Line]) -> dict[str, list[Entry]]:
     return {line.label: line.entries for line in lines}
 
 
-def test_an_epoch_and_a_factorisation_stand_beside_the_papers(make_timed: MakeTimed) -> None:
-    """ROSA: two factorisations in three epochs of 10 s, so an epoch that has one takes 10.5 s."""
+def test_epoch_and_factorisation_times_are_next_to_the_papers(make_timed: MakeTimed) -> None:
+    """ROSA: two factorisations in three epochs of 10 s, so an epoch with one takes 10.5 s."""
     every = {"method.resample_every": [1, 2.0]}
     runs = [
         make_timed("method=ft", train=36.0),
@@ -70,7 +70,7 @@ def test_an_epoch_and_a_factorisation_stand_beside_the_papers(make_timed: MakeTi
 @pytest.mark.parametrize("every", [0, 0.5, 1, 1.5, 2, 3])
 @pytest.mark.parametrize("epochs", [1, 2, 3, 10])
 @pytest.mark.parametrize("unit", ["epochs", "steps"])
-def test_factorisations_are_counted_as_rosa_makes_them(
+def test_factorisations_are_counted_by_rosas_period(
     make_record: Callable[..., RunRecord], compose: Compose, every: float, epochs: int, unit: str
 ) -> None:
     overrides = ("task=mrpc", f"epochs={epochs}", f"method.resample_every={every}", f"method.resample_unit={unit}")
@@ -79,7 +79,7 @@ def test_factorisations_are_counted_as_rosa_makes_them(
     steps = 115  # 3,668 rows in batches of 32
     made = sum(method.is_due(step, steps) for step in range(epochs * steps))
     assert table1.resamples(make_record(*overrides)) == made  # an older record
-    assert table1.resamples(make_record(*overrides, resamples=made + 1)) == made + 1  # what the record says counts
+    assert table1.resamples(make_record(*overrides, resamples=made + 1)) == made + 1  # the recorded count wins
 
 
 @pytest.mark.parametrize("method", ["ft", "lora", "ia3"])
@@ -89,25 +89,25 @@ def test_methods_without_a_factorisation_have_none(make_timed: MakeTimed, method
 
 
 @pytest.mark.parametrize("other", [{"padded": None}, {"padded": False}])
-def test_batches_padded_to_their_own_longest_are_another_thing(make_timed: MakeTimed, other: dict[str, Any]) -> None:
+def test_batches_padded_to_their_own_longest_are_not_timed(make_timed: MakeTimed, other: dict[str, Any]) -> None:
     assert table1.build(select([make_timed(**other)])).sections == []
 
 
 @pytest.mark.parametrize("override", ["task=rte", "batch_size=16", "max_length=128"])
-def test_so_are_other_tasks_and_shapes(make_timed: MakeTimed, override: str) -> None:
+def test_other_tasks_and_shapes_are_not_timed(make_timed: MakeTimed, override: str) -> None:
     assert table1.build(select([make_timed(override)])).sections == []
 
 
-def test_times_of_two_devices_never_stand_together(make_timed: MakeTimed) -> None:
+def test_times_of_two_devices_are_never_mixed(make_timed: MakeTimed) -> None:
     runs = [make_timed("method=ft", "seed=0"), make_timed("method=ft", "seed=1", train=60.0, device=A100)]
-    assert len(select(runs)) == 1  # as scores, they may
+    assert len(select(runs)) == 1  # scores of two devices may be mixed
     table = table1.build(select(runs))
     found = {section.header["Device"]: rows(section.lines)["FT"][1].mean for section in table.sections}
     assert found == {"NVIDIA H200, bfloat16": "10.00", "NVIDIA A100, bfloat16": "20.00"}
     assert len({row["device"] for row in table.tidy}) == len(table.tidy) == 2
 
 
-def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
+def test_there_is_one_tidy_row_per_run(make_timed: MakeTimed) -> None:
     table = table1.build(select([make_timed("method=rosa", resample=0.5), make_timed("method=ft")]))
     assert {(row["method"], row["factorize_time_s"], row["epoch_time_s"]) for row in table.tidy} == {
         ("rosa", "0.5000", "10.5000"),
@@ -115,7 +115,7 @@ def test_the_tidy_rows_are_the_runs(make_timed: MakeTimed) -> None:
     }
 
 
-def test_a_run_made_for_its_time_stands_in_no_table_of_scores(make_timed: MakeTimed) -> None:
+def test_a_timed_run_is_in_no_table_of_scores(make_timed: MakeTimed) -> None:
     every = {"method.resample_every": [1, 2.0]}
     scored = [make_timed(padded=False), make_timed("method.resample_every=1", padded=False, deviations=every)]
     timed = [make_timed("seed=1", resample=1.0), make_timed("method.resample_every=1", resample=1.0, deviations=every)]

@@ -1,4 +1,4 @@
-"""Runs of a task of writing in tables and figures: Table 3, and what of them is in none other."""
+"""Runs of a generation task in tables and figures: Table 3, and their absence from the other tables."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +37,10 @@ def entry(section: Section, row: str, column: str) -> Entry:
     return line.entries[[one.title for one in section.columns].index(column)]
 
 
-# Which runs, and which figures
+# Runs and scores
 
 
-def test_the_papers_rows_stand_there_with_its_figures(make_written: MakeRecord) -> None:
+def test_the_papers_rows_have_its_figures(make_written: MakeRecord) -> None:
     section = section_of([make_written([9.0], "method=ft"), make_written([9.0], "method=lora", "rank=2")])
     assert [line.label for line in section.lines] == [*PAPER_ROWS, "LoRA (r=2)"]
     assert [entry(section, row, "E2E, BLEU").paper for row in PAPER_ROWS] == PAPER
@@ -49,7 +49,7 @@ def test_the_papers_rows_stand_there_with_its_figures(make_written: MakeRecord) 
     ]  # fmt: skip
 
 
-def test_ours_stands_beside_the_papers_with_the_other_figures_of_the_same_texts(make_written: MakeRecord) -> None:
+def test_our_scores_are_next_to_the_papers_with_further_metrics_of_the_same_texts(make_written: MakeRecord) -> None:
     runs = [
         make_written([9.0], "method=lora", f"seed={seed}", bleu=bleu, bleu_cased=bleu - 0.1, nist=nist, perplexity=nist)
         for seed, (bleu, nist) in enumerate([(0.61, 7.0), (0.63, 8.0)])
@@ -60,21 +60,19 @@ def test_ours_stands_beside_the_papers_with_the_other_figures_of_the_same_texts(
     ]  # fmt: skip
     assert entry(section, "LoRA (r=8)", "E2E, BLEU") == Entry(mean="62.0", spread="1.4", count=2, paper="67")
     assert entry(section, "LoRA (r=8)", "BLEU, cased") == Entry(mean="52.0")
-    assert entry(section, "LoRA (r=8)", "NIST") == Entry(mean="7.50")  # as it is
+    assert entry(section, "LoRA (r=8)", "NIST") == Entry(mean="7.50")  # unscaled
     assert entry(section, "LoRA (r=8)", "perplexity") == Entry(mean="7.50")
     assert entry(section, "FT", "NIST") == Entry(mean="7.25")
     assert [entry(section, "ROSA (r=8)", column.title).mean for column in section.columns] == [None] * 5
 
 
-def test_figures_that_the_records_lack_have_no_column(make_written: MakeRecord) -> None:
+def test_metrics_that_the_records_lack_have_no_column(make_written: MakeRecord) -> None:
     run = make_written([9.0])
     del run.selected["nist"]
     assert [column.title for column in section_of([run]).columns][2:] == ["BLEU, cased", "perplexity"]
 
 
-def test_writing_and_understanding_stand_in_tables_of_their_own(
-    make_written: MakeRecord, make_record: MakeRecord
-) -> None:
+def test_generation_and_understanding_have_separate_tables(make_written: MakeRecord, make_record: MakeRecord) -> None:
     runs = [make_written([9.0], "method=lora"), make_record("task=cola", "method=lora", dev=0.4)]
     groups = select(runs)
     assert [row["task"] for row in table2.build(groups).tidy] == ["cola"]
@@ -84,8 +82,10 @@ def test_writing_and_understanding_stand_in_tables_of_their_own(
     assert table3.build(select(runs[1:])).sections == []
 
 
-def test_so_they_do_where_one_setting_has_both(make_written: MakeRecord, make_record: MakeRecord) -> None:
-    """Of one model, protocol and device."""
+def test_generation_and_understanding_are_separate_within_one_setting(
+    make_written: MakeRecord, make_record: MakeRecord
+) -> None:
+    """With the same model, protocol and device."""
     both = [make_written([9.0]), make_record("task=cola", dev=0.4)]
     values = to_values(both[1])
     values["config"]["model"] = both[0].config["model"]
@@ -96,7 +96,7 @@ def test_so_they_do_where_one_setting_has_both(make_written: MakeRecord, make_re
         assert {row["task"] for row in build([group]).tidy} == {task}
 
 
-def test_the_synthetic_stand_in_has_no_figures_of_the_paper(make_written: MakeRecord) -> None:
+def test_the_synthetic_stand_in_has_no_paper_figures(make_written: MakeRecord) -> None:
     run = make_written([9.0], "task=restaurants", "method=ft", data={"synthetic": True})
     section = section_of([run])
     assert [line.label for line in section.lines] == ["FT"]
@@ -108,8 +108,8 @@ def test_the_synthetic_stand_in_has_no_figures_of_the_paper(make_written: MakeRe
 # The learning rate
 
 
-def test_the_lowest_perplexity_on_dev_chooses_the_learning_rate(make_written: MakeRecord) -> None:
-    """And neither BLEU nor perplexity on test."""
+def test_the_learning_rate_has_the_lowest_dev_perplexity(make_written: MakeRecord) -> None:
+    """Neither BLEU nor perplexity on test decides."""
     runs = [
         make_written([30.0, 9.0], "method=lora", "lr=1e-2", bleu=0.9, perplexity=2.0),
         make_written([30.0, 8.0], "method=lora", "lr=1e-3", bleu=0.5, perplexity=6.0),
@@ -126,15 +126,15 @@ def test_the_lowest_perplexity_on_dev_chooses_the_learning_rate(make_written: Ma
 
 
 @pytest.mark.parametrize("undefined", [float("nan"), float("inf")])
-def test_a_perplexity_that_is_no_number_never_wins(make_written: MakeRecord, undefined: float) -> None:
+def test_a_non_finite_perplexity_never_wins(make_written: MakeRecord, undefined: float) -> None:
     runs = [make_written([undefined], "lr=1e-2", bleu=0.9), make_written([500.0], "lr=1e-3", bleu=0.1)]
     assert [row["lr"] for row in table_of(runs).tidy] == ["0.001"]
 
 
-# What is said
+# Text
 
 
-def test_facts_count_the_rows_of_all_three_splits(make_written: MakeRecord) -> None:
+def test_the_header_counts_the_rows_of_all_three_splits(make_written: MakeRecord) -> None:
     section = section_of([make_written([9.0])])
     assert section.header["Rows"] == "train / dev / test, hub: E2E, BLEU 42,061 / 4,672 / 4,693"
     assert section.header["Metric"] == "bleu: E2E, BLEU"
@@ -155,7 +155,7 @@ def test_the_intro_says_that_test_is_scored(make_written: MakeRecord) -> None:
     ({"train": 2000, "validation": 300, "test": 60},
      "a subset, 2,000 of 42,061 official train rows, 300 of 4,672 official dev rows, 60 of 4,693 official test rows"),
 ])  # fmt: skip
-def test_a_subset_is_told_of_every_split(
+def test_subsets_of_every_split_are_noted(
     make_written: MakeRecord, changes: dict[str, int], expected: str | None
 ) -> None:
     rows = {"held_out": 0, **COUNTS, **changes}
@@ -164,7 +164,7 @@ def test_a_subset_is_told_of_every_split(
     assert section_of([run]).notes == ([f"1 E2E, BLEU: {expected}"] if expected else [])
 
 
-def test_the_tidy_rows_have_the_counts_and_what_selected(make_written: MakeRecord) -> None:
+def test_tidy_rows_have_row_counts_and_the_selection(make_written: MakeRecord) -> None:
     [row] = table_of([make_written([9.0], "method=lora", bleu=0.612, last=0.4)]).tidy
     assert {split: row[f"{split}_rows"] for split in COUNTS} == {split: str(count) for split, count in COUNTS.items()}
     assert (row["metric"], row["selected_on"], row["paper_x100"]) == ("bleu", "validation_split", "67")
@@ -190,7 +190,7 @@ def test_the_table_is_printed_and_written(
 
 @pytest.fixture
 def sweep(make_written: MakeRecord) -> list[RunRecord]:
-    """FT, LoRA and ROSA of two ranks and learning rates and two seeds: perplexity prefers 1e-3, BLEU 1e-2."""
+    """FT, LoRA and ROSA with two ranks, learning rates and seeds. Perplexity prefers 1e-3, BLEU 1e-2."""
     methods = [("method=ft",), *((f"method={name}", f"rank={rank}") for name in ("lora", "rosa") for rank in (4, 8))]
     return [
         make_written(
@@ -209,17 +209,17 @@ def ys(ax: Any, label: str) -> list[float]:
     return np.asarray(line.get_ydata()).tolist()
 
 
-def test_figure_6_has_the_perplexity_of_every_epoch_as_it_is(sweep: list[RunRecord]) -> None:
+def test_figure_6_shows_the_perplexity_of_every_epoch_unscaled(sweep: list[RunRecord]) -> None:
     drawing = figure6.draw(select(sweep))
     assert drawing is not None
     left, right = drawing.figure.axes
     assert right.get_ylabel() == "Perplexity,\non dev"
-    assert ys(right, "FT") == [20.0, 9.5]  # of the chosen learning rate, the mean of two seeds
+    assert ys(right, "FT") == [20.0, 9.5]  # mean of two seeds at the chosen learning rate
     assert ys(right, "ROSA (r=8)") == [24.0, 13.5]
     assert ys(left, "FT") == [5.0, 4.0]
 
 
-def test_figure_4_has_it_by_rank(sweep: list[RunRecord]) -> None:
+def test_figure_4_shows_perplexity_by_rank(sweep: list[RunRecord]) -> None:
     drawing = figure4.draw(select(sweep))
     assert drawing is not None
     left, right = drawing.figure.axes
@@ -228,7 +228,7 @@ def test_figure_4_has_it_by_rank(sweep: list[RunRecord]) -> None:
     assert ys(right, "LoRA (r=8)") == [22.0, 11.5]
 
 
-def test_the_sensitivity_is_of_test_and_marks_what_dev_chose(sweep: list[RunRecord]) -> None:
+def test_sensitivity_shows_test_scores_and_marks_the_choice_by_dev(sweep: list[RunRecord]) -> None:
     drawing = lr_sensitivity.draw(sweep)
     assert drawing is not None
     [ax] = drawing.figure.axes
@@ -239,7 +239,7 @@ def test_the_sensitivity_is_of_test_and_marks_what_dev_chose(sweep: list[RunReco
     assert np.asarray(marked[0].get_ydata()).tolist() == pytest.approx([50.5])
 
 
-def test_captions_tell_dev_from_test(sweep: list[RunRecord], make_record: MakeRecord) -> None:
+def test_captions_distinguish_dev_from_test(sweep: list[RunRecord], make_record: MakeRecord) -> None:
     drawing, other = lr_sensitivity.draw(sweep), lr_sensitivity.draw([make_record(f"lr={lr}") for lr in (1e-3, 1e-4)])
     assert drawing is not None and other is not None
     assert "4,672 dev and 4,693 test rows" in drawing.caption
@@ -247,7 +247,7 @@ def test_captions_tell_dev_from_test(sweep: list[RunRecord], make_record: MakeRe
     assert "test" not in other.caption
 
 
-def test_figures_are_made_of_such_runs_alone(sweep: list[RunRecord], tmp_path: Path) -> None:
+def test_generation_runs_alone_give_figures(sweep: list[RunRecord], tmp_path: Path) -> None:
     for record in sweep:
         save_record(record, tmp_path)
     make_figures(tmp_path)

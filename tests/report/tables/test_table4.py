@@ -1,4 +1,4 @@
-"""Tables 4 and 5: which runs belong to them."""
+"""Tables 4 and 5: which runs they include."""
 
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +35,7 @@ TABLE5 = {
 
 @pytest.fixture
 def others(over_seeds: OverSeeds) -> list[RunRecord]:
-    """Runs that neither table has: of Table 2, of another rank, of another way to select, and of another task."""
+    """Runs in neither table: Table 2's, another rank, another selection, and another task."""
     return [
         *over_seeds([0.1], "method=rosa"),
         *over_seeds([0.1], "method=ia3"),
@@ -47,7 +47,7 @@ def others(over_seeds: OverSeeds) -> list[RunRecord]:
 
 
 def made(over_seeds: OverSeeds, rows: dict[str, tuple[str, dict[str, Any]]]) -> list[RunRecord]:
-    """A run for each row, with scores 0.20, 0.21, ... in the rows' order."""
+    """One run per row, with scores 0.20, 0.21, ... in row order."""
     return [
         run
         for number, (method, deviations) in enumerate(rows.values())
@@ -61,7 +61,7 @@ def only_section(table: Table) -> Section:
 
 
 @pytest.mark.parametrize(("build", "rows"), [(table4.build, TABLE4), (table5.build, TABLE5)])
-def test_each_row_finds_its_runs_and_no_other_run_gets_in(
+def test_each_row_has_its_own_runs_and_no_others(
     over_seeds: OverSeeds, others: list[RunRecord], build: Callable[..., Table], rows: dict
 ) -> None:
     section = only_section(build(select([*made(over_seeds, rows), *others])))
@@ -79,14 +79,14 @@ def test_table_4_has_the_papers_figures_and_both_tasks(over_seeds: OverSeeds) ->
     assert [line.entries[2].mean for line in section.lines] == [None, None, None, None, "90.0"]
 
 
-def test_the_papers_names_of_rows_are_told_in_our_settings(over_seeds: OverSeeds) -> None:
+def test_the_papers_row_names_are_explained_by_our_settings(over_seeds: OverSeeds) -> None:
     runs = over_seeds([0.6], deviations=ROSA["svd_add"])
-    said = " ".join(table4.build(select(runs)).intro)
-    assert "ROSA SVD Init is method=rosa rank=8 method.init=svd_add method.resample_every=0;" in said
+    intro = " ".join(table4.build(select(runs)).intro)
+    assert "ROSA SVD Init is method=rosa rank=8 method.init=svd_add method.resample_every=0;" in intro
     assert " is method=" not in " ".join(table2.build(select(runs)).intro)
 
 
-def test_table_5_calls_colas_column_cola_and_tells_what_the_paper_calls_it(over_seeds: OverSeeds) -> None:
+def test_table_5_names_its_column_cola_and_notes_the_papers_heading(over_seeds: OverSeeds) -> None:
     table = table5.build(select(over_seeds([0.6], deviations=ROSA["top"])))
     assert [column.title for column in only_section(table).columns] == ["Trainable", "CoLA"]
     assert "headed MRPC" in " ".join(table.intro)
@@ -94,7 +94,7 @@ def test_table_5_calls_colas_column_cola_and_tells_what_the_paper_calls_it(over_
 
 
 @pytest.mark.parametrize("build", [table4.build, table5.build])
-def test_runs_of_table_2_alone_make_no_other_table(
+def test_runs_of_table_2_alone_give_no_other_table(
     over_seeds: OverSeeds, others: list[RunRecord], build: Callable[..., Table]
 ) -> None:
     runs = [*over_seeds([0.5], "method=ft"), *over_seeds([0.5], "method=lora"), *others]
@@ -102,7 +102,7 @@ def test_runs_of_table_2_alone_make_no_other_table(
     assert table2.build(select(runs)).sections
 
 
-def test_a_setting_without_a_row_of_its_own_is_left_out(over_seeds: OverSeeds) -> None:
+def test_a_setting_without_one_of_the_tables_own_rows_is_left_out(over_seeds: OverSeeds) -> None:
     short = {"epochs": [3, 10]}
     runs = [*made(over_seeds, TABLE4), *over_seeds([0.5], "method=lora", deviations=short)]
     assert only_section(table4.build(select(runs))).header["Changed"] == "nothing"

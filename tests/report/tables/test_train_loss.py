@@ -14,7 +14,7 @@ Ending = Callable[..., RunRecord]
 
 @pytest.fixture
 def ending(make_record: MakeRecord) -> Ending:
-    """``ending(0.3, "task=cola")``: a run whose last epoch had this training loss, and whose others had 9."""
+    """``ending(0.3, "task=cola")``: a run with this training loss in its last epoch, and 9 in the others."""
 
     def make(loss: float, *overrides: str, spread: float | None = 0.9, **changes: Any) -> RunRecord:
         record = make_record(*overrides, **changes)
@@ -31,7 +31,7 @@ def entries(records: list[RunRecord]) -> dict[str, list[Entry]]:
     return {line.label: line.entries for line in section.lines}
 
 
-def test_the_last_epochs_loss_over_seeds_at_every_learning_rate(ending: Ending) -> None:
+def test_last_epoch_loss_over_seeds_at_every_learning_rate(ending: Ending) -> None:
     best = [ending(loss, "method=ft", "lr=2e-5", f"seed={seed}") for seed, loss in enumerate((0.1, 0.3))]
     other = ending(0.5, "method=ft", "lr=6e-5", dev=0.01)
     assert entries([*best, other]) == {
@@ -40,7 +40,7 @@ def test_the_last_epochs_loss_over_seeds_at_every_learning_rate(ending: Ending) 
     }
 
 
-def test_collapsed_runs_are_no_part_of_a_mean(ending: Ending) -> None:
+def test_collapsed_runs_are_excluded_from_means(ending: Ending) -> None:
     mixed = [ending(0.1, "method=ft"), ending(0.7, "method=ft", "seed=1", spread=0.0)]
     lost = ending(0.7, "method=bitfit", "lr=2e-3", spread=0.0)
     untold = ending(0.4, "method=lora", spread=None)
@@ -60,5 +60,5 @@ def test_the_csv_file_has_every_run(ending: Ending) -> None:
     ] == [("FT", "cola", "0", 0.1, "0"), ("FT", "cola", "1", 1 / 3, "1"), ("LoRA (r=8)", "cola", "0", 0.4, "")]
 
 
-def test_runs_without_epochs_are_no_table(make_record: MakeRecord) -> None:
+def test_runs_without_epochs_give_no_table(make_record: MakeRecord) -> None:
     assert build(select([make_record()])).sections == []

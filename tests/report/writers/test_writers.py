@@ -1,4 +1,4 @@
-"""What is written: Markdown, LaTeX, CSV and the terminal, all of one table."""
+"""One table as Markdown, LaTeX, CSV and terminal output."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ COUNTS = "7 completed runs; not tabled: 1 failed"
 
 @pytest.fixture
 def table(over_seeds: OverSeeds) -> Table:
-    """Two settings; every task; a regular expression, a subset, a lead, one seed, an lr left out."""
+    """Two settings and every task, with a regular expression, a subset, a leader, a single seed, and an lr left out."""
     tasks = ("cola", "mrpc", "qnli", "rte", "stsb", "mnli", "sst2", "boolq", "wic")
     runs = [run for task in tasks for run in over_seeds([0.61, 0.62, 0.63], f"task={task}", held_out=0.5)]
     runs += over_seeds([0.51, 0.53], "method=lora", "rank=2", held_out=0.5)
@@ -45,14 +45,14 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
     return [[re.split(r" (?<!\\)\| ", line[2:-2]) for line in one.splitlines()] for one in found]
 
 
-def test_markdown_is_one_even_table_a_setting(table: Table) -> None:
+def test_markdown_has_one_aligned_table_per_setting(table: Table) -> None:
     text = markdown(table, COUNTS)
     tables = markdown_tables(text)
     assert len(tables) == len(table.sections) == 2
     for rows, section in zip(tables, table.sections, strict=True):
         assert {len(row) for row in rows} == {len(section.columns) + 1}
         assert len(rows) == len(section.lines) + 2
-        assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned, too
+        assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned too
     assert COUNTS in text
 
 
@@ -85,10 +85,10 @@ def test_entry_text(entry: Entry, paper: bool, expected: str) -> None:
     assert text == expected.replace("<", "'").replace(">", "'")
 
 
-def test_latex_has_balanced_columns_and_groups(table: Table) -> None:
+def test_latex_has_balanced_columns_and_braces(table: Table) -> None:
     text = latex(table, COUNTS)
     tabulars = re.findall(r"\\begin\{tabular\}\{@\{\}(l)(r+)@\{\}\}\n(.*?)\\end\{tabular\}", text, re.DOTALL)
-    assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is cut
+    assert len(tabulars) == text.count(r"\begin{tabular}") > 2  # the wide table is split
     for first, others, body in tabulars:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(first + others)}
@@ -108,7 +108,7 @@ def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
     assert text.isascii()
 
 
-def test_latex_leaves_out_a_number_of_seeds_that_is_the_same_in_all(table: Table) -> None:
+def test_latex_omits_the_number_of_seeds_if_it_is_the_same_everywhere(table: Table) -> None:
     second = latex(table, COUNTS).split(r"\begin{table}")[2]
     assert r"$75.0_{\pm 7.1}$ / 87.09" in second
     assert "Seeds: 2." in second
@@ -119,13 +119,13 @@ def test_latex_has_a_command_for_every_mark(mark: str) -> None:
     assert escape(mark).isascii()
 
 
-def test_latex_escapes_its_own_characters() -> None:
+def test_latex_escapes_special_characters() -> None:
     assert escape(r"50 % of a_b & {c} $ # ~ ^ \d") == (
         r"50 \% of a\_b \& \{c\} \$ \# \textasciitilde{} \textasciicircum{} \textbackslash{}d"
     )
 
 
-def test_csv_holds_the_tables_figures(table: Table) -> None:
+def test_csv_has_the_tables_figures(table: Table) -> None:
     rows = list(csv.DictReader(io.StringIO(tidy_csv(table.tidy))))
     shown = [
         (str(number), line.label, one)
@@ -152,14 +152,14 @@ def shown(table: Table, width: int) -> str:
 
 @pytest.fixture
 def compared(over_seeds: OverSeeds) -> Table:
-    """LoRA and ROSA on two tasks, and a variant of one seed whose name is long and has signs of Markdown and LaTeX."""
+    """LoRA and ROSA on two tasks, and a variant with one seed and a long name with Markdown and LaTeX characters."""
     runs = [run for task in ("cola", "rte") for run in over_seeds([0.4, 0.3, 0.2], f"task={task}", "method=lora")]
     runs += over_seeds([0.5, 0.5, 0.5], "task=cola") + over_seeds([0.1, 0.0, -0.1], "task=rte")
     changes = {"method.init": ["svd_add", "svd"], "method.resample_every": [0, 2.0], "method.head": ["a_b|c", "d"]}
     return table2.build(select([*runs, *over_seeds([0.5], "task=rte", deviations=changes)]))
 
 
-def test_comparisons_stand_below_in_a_table_of_their_own(compared: Table) -> None:
+def test_comparisons_have_their_own_table_below(compared: Table) -> None:
     _, (head, rule, *rows) = markdown_tables(markdown(compared, COUNTS))
     assert len({sum(map(len, row)) for row in [head, rule, *rows]}) == 1
     assert [[cell.strip() for cell in row] for row in [head, *rows]] == [
@@ -189,7 +189,7 @@ def test_comparisons_fit_the_terminal(compared: Table, width: int) -> None:
         assert words in text
 
 
-def test_without_a_comparison_nothing_is_said_of_one(table: Table) -> None:
+def test_without_comparisons_none_are_mentioned(table: Table) -> None:
     assert not any(section.contrasts for section in table.sections)
     for text in (markdown(table, COUNTS), latex(table, COUNTS), shown(table, 80)):
         assert "equal rank" not in text
@@ -205,12 +205,12 @@ def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
     assert [one[name] for name in names] == ["10.0000", "", "", "", "1"]
     ends = ("interval_low_x100", "interval_high_x100", "interval_of")
     assert [lora[name] for name in ends] == ["20.0000", "40.0000", "seeds"]
-    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # the three seeds of one agree
+    assert rosa["interval_of"] == one["interval_of"] == "dev set"  # one of them has three equal seeds
     assert [row["configurations_tried"] for row in (lora, rosa, one)] == ["3", "3", "1"]
 
 
 @pytest.mark.parametrize("width", [80, 120, 160, 400])
-def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width: int) -> None:
+def test_terminal_output_fits_the_width_and_cuts_no_figure(table: Table, width: int) -> None:
     text = shown(table, width)
     assert max(map(cell_len, text.splitlines())) <= width
     for section in table.sections:
@@ -219,15 +219,15 @@ def test_the_terminal_keeps_to_its_width_and_cuts_no_figure(table: Table, width:
                 assert one.mean is None or entry_text(one, column) in text
 
 
-def test_the_terminal_shows_only_what_has_figures(table: Table) -> None:
+def test_the_terminal_shows_only_rows_and_columns_with_figures(table: Table) -> None:
     _, second = re.split(r"^2\. ", shown(table, 120), flags=re.MULTILINE)
     assert "MNLI" in second
     assert "CoLA" not in second
     assert "FT" not in second
 
 
-def test_the_terminal_takes_text_as_it_is(over_seeds: OverSeeds) -> None:
-    """Brackets in a regular expression are not rich's markup."""
+def test_the_terminal_prints_text_verbatim(over_seeds: OverSeeds) -> None:
+    """Brackets in a regular expression are not rich markup."""
     runs = over_seeds([0.5], deviations={"method.targets": ["[bold]x[/]:smile:", "attention"]})
     assert "targets=[bold]x[/]:smile:" in shown(table2.build(select(runs)), 120)
 
@@ -276,14 +276,14 @@ def test_span(values: set[int], expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("widths", "room", "expected"),
+    ("widths", "available", "expected"),
     [
         ([], 10, []),
         ([5, 5], 10, [[0, 1]]),
         ([5, 6], 10, [[0], [1]]),
-        ([20, 1, 20], 10, [[0], [1], [2]]),  # what fits nowhere stands alone
+        ([20, 1, 20], 10, [[0], [1], [2]]),  # a width that fits nowhere gets its own block
         ([4, 4, 4], 8, [[0, 1], [2]]),
     ],
 )
-def test_blocks(widths: list[float], room: float, expected: list[list[int]]) -> None:
-    assert blocks(widths, room) == expected
+def test_blocks(widths: list[float], available: float, expected: list[list[int]]) -> None:
+    assert blocks(widths, available) == expected

@@ -24,20 +24,20 @@ const table = new DataTable("#runs", {
 });
 const panel = document.querySelector("aside");
 
-// What page.py packed: text, in gzip, in base64.
+// Unpack what make_page.py packed: base64 of gzipped text.
 function unpacked(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
-// The address says which run is shown, so that it can be linked to.
+// The address names the run that is shown, so that it can be linked to.
 const chosen = () => decodeURIComponent(location.hash.slice(1));
 
 async function show() {
   const run = chosen();
   const details = document.querySelector(`script[id="${CSS.escape(run)}"]`);
   const text = details ? await unpacked(details.text) : "";
-  if (run !== chosen()) return; // another was chosen meanwhile
+  if (run !== chosen()) return; // another run was selected meanwhile
   panel.hidden = !details;
   panel.lastElementChild.innerHTML = text;
   panel.scrollTop = 0;
