@@ -112,7 +112,7 @@ def test_the_blocks_of_each_architecture(tiny_model: Callable[..., PreTrainedMod
 
 
 def test_a_model_without_blocks() -> None:
-    with pytest.raises(UserError, match="no stack of blocks"):
+    with pytest.raises(UserError, match="has no stack of blocks"):
         transformer_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
 
 
