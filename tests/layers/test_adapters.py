@@ -118,7 +118,7 @@ class Made(TorchDispatchMode):
         return result
 
 
-def test_backward_never_makes_a_gradient_as_large_as_the_weight() -> None:
+def test_backward_never_forms_a_weight_sized_gradient() -> None:
     x, residual = torch.randn(3, IN, requires_grad=True), torch.randn(OUT, IN)
     a, b = torch.randn(OUT, RANK, requires_grad=True), torch.randn(RANK, IN, requires_grad=True)
     large = {(OUT, IN), (IN, OUT)}
@@ -133,7 +133,7 @@ def test_backward_never_makes_a_gradient_as_large_as_the_weight() -> None:
     assert not large & made_by_backward(low_rank_linear(x, residual, a, b, None))
 
 
-def test_keeps_one_tensor_of_the_weights_size_for_backward() -> None:
+def test_saves_one_weight_sized_tensor_for_backward() -> None:
     kept: list[tuple[int, ...]] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def test_autocast_equals_a_plain_layer_with_the_merged_weight(plain: Linear) -> 
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_autocast_gradients_are_float32_and_near_those_without(bias: bool) -> None:
+def test_autocast_gradients_are_float32_and_close_to_full_precision(bias: bool) -> None:
     layer = filled(LowRankLinear(nn.Linear(64, 48, bias=bias), 4))
     x = torch.randn(20, 64, requires_grad=True)
     sources = [x, *layer.parameters()]
@@ -187,7 +187,7 @@ def test_autocast_gradients_are_float32_and_near_those_without(bias: bool) -> No
         "scaled_output",
     ],
 )
-def test_autocast_output_type_is_a_plain_layers(adapt: str) -> None:
+def test_autocast_output_type_matches_a_plain_layer(adapt: str) -> None:
     plain = nn.Linear(IN, OUT)
     with torch.autocast("cpu", torch.bfloat16):
         x = torch.randn(3, IN)
@@ -248,14 +248,14 @@ def test_ia3_equals_peft(plain: Linear, side: str) -> None:
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
-def test_a_fresh_adapter_computes_the_plain_layers_function(plain: Linear, adapt: str) -> None:
+def test_a_new_adapter_computes_the_plain_layers_function(plain: Linear, adapt: str) -> None:
     x = torch.randn(4, 3, IN)
     torch.testing.assert_close(ADAPT[adapt](plain)(x), plain(x))
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_to_plain_is_the_same_kind_with_the_same_function(plain: Linear, adapt: str, dtype: torch.dtype) -> None:
+def test_to_plain_keeps_the_type_and_function(plain: Linear, adapt: str, dtype: torch.dtype) -> None:
     plain.to(dtype)
     layer = filled(ADAPT[adapt](plain))
     merged = layer.to_plain()
@@ -339,7 +339,7 @@ def test_replace_and_restore(net: Net, adapt: str, names: list[str]) -> None:
     torch.testing.assert_close(net(x), changed)
 
 
-def test_restoring_an_untrained_model_gives_its_weights_back(net: Net) -> None:
+def test_restoring_an_untrained_model_returns_its_weights(net: Net) -> None:
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     replace_linears(net, ALL, ADAPT["low_rank"])
     restore_linears(net)
@@ -347,7 +347,7 @@ def test_restoring_an_untrained_model_gives_its_weights_back(net: Net) -> None:
         assert torch.equal(tensor, state[name]), name
 
 
-def test_low_rank_layers_are_those_alone_in_the_models_order(net: Net) -> None:
+def test_low_rank_layers_returns_only_those_in_the_models_order(net: Net) -> None:
     replace_linears(net, ["last", "first"], ADAPT["low_rank"])
     replace_linears(net, ["blocks.0.query"], ADAPT["scaled_input"])
     assert low_rank_layers(net) == [net.first, net.last]
@@ -367,7 +367,7 @@ def test_linear_names(net: Net, pattern: str, names: list[str]) -> None:
     assert linear_names(net, pattern) == names
 
 
-def test_no_linear_layer_of_that_name(net: Net) -> None:
+def test_linear_names_without_a_match_lists_the_layers(net: Net) -> None:
     with pytest.raises(UserError, match=r"targets=quer matches no linear layer; .*: blocks\.\*\.query, first, last$"):
         linear_names(net, "quer")
 

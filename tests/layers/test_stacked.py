@@ -118,7 +118,7 @@ def seen_formed(model: nn.Module) -> Iterator[list[set[str]]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_outputs_and_gradients_are_those_of_the_layers_by_themselves(net: Net, dtype: torch.dtype) -> None:
+def test_outputs_and_gradients_equal_those_of_separate_layers(net: Net, dtype: torch.dtype) -> None:
     net.to(dtype)
     x = inputs(dtype)
     expected, wanted = gradients(net, x)
@@ -145,7 +145,7 @@ def test_gradients_against_finite_differences() -> None:
         assert torch.autograd.gradcheck(function, (x, *tensors))
 
 
-def test_gradients_are_added_up_over_passes(net: Net) -> None:
+def test_gradients_accumulate_over_passes(net: Net) -> None:
     first, second = inputs(), inputs().detach() * 2 + 1
     _, one = gradients(net, first)
     _, other = gradients(net, second.requires_grad_())
@@ -158,7 +158,7 @@ def test_gradients_are_added_up_over_passes(net: Net) -> None:
 
 
 @pytest.mark.parametrize("frozen", ["a", "b", "bias", "up", "square.1"])
-def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(net: Net, frozen: str) -> None:
+def test_freezing_a_factor_leaves_other_gradients_unchanged(net: Net, frozen: str) -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(not (name.endswith(frozen) or name.startswith(frozen)))
 
@@ -178,7 +178,7 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(net: Net, frozen:
             assert_near(found[name], gradient, name)
 
 
-def test_without_gradients_there_are_the_same_outputs(net: Net) -> None:
+def test_outputs_are_the_same_without_gradients(net: Net) -> None:
     with torch.inference_mode():
         expected = net(inputs())
         with materialised(net):
@@ -191,7 +191,7 @@ def test_without_gradients_there_are_the_same_outputs(net: Net) -> None:
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_autocast_gives_the_outputs_of_plain_layers(net: Net) -> None:
+def test_autocast_outputs_equal_those_of_plain_layers(net: Net) -> None:
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16)
 
@@ -283,7 +283,7 @@ def resample(net: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("write", [step, copy_in, load, resample])
-def test_what_is_written_in_place_is_seen_by_the_next_pass(net: Net, write: Callable[[nn.Module], None]) -> None:
+def test_the_next_pass_sees_in_place_writes(net: Net, write: Callable[[nn.Module], None]) -> None:
     other = copy.deepcopy(net)
     write(other)
     x = inputs()
@@ -304,7 +304,7 @@ def test_what_is_written_in_place_is_seen_by_the_next_pass(net: Net, write: Call
         torch.testing.assert_close(given[name], wanted[name], rtol=1e-3, atol=1e-4)
 
 
-def test_training_inside_the_block_ends_where_training_outside_does(net: Net) -> None:
+def test_training_inside_and_outside_the_block_give_the_same_weights(net: Net) -> None:
     other = copy.deepcopy(net)
 
     def train(model: nn.Module) -> None:
@@ -346,7 +346,7 @@ def test_no_weight_outlives_a_pass_that_fails(net: Net) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_outside_the_block_nothing_is_formed_together(net: Net, fails: bool) -> None:
+def test_layers_form_their_own_weights_after_the_block(net: Net, fails: bool) -> None:
     expected = net(inputs()).detach()
     with pytest.raises(KeyError) if fails else nullcontext(), materialised(net):
         net(inputs())
@@ -371,7 +371,7 @@ def test_the_block_can_be_entered_again(net: Net) -> None:
 # Which layers
 
 
-def test_larger_layers_are_left_alone(net: Net) -> None:
+def test_larger_layers_are_not_stacked(net: Net) -> None:
     address = net.get_parameter("square.0.a").data_ptr()
     with materialised(net, largest=WIDE * WIDE - 1) as stacks, seen_formed(net) as passes:
         net(inputs())
@@ -384,7 +384,7 @@ def test_larger_layers_are_left_alone(net: Net) -> None:
         assert not stacks
 
 
-def test_the_largest_by_default_is_two_to_the_twentieth() -> None:
+def test_the_default_size_limit_is_two_to_the_twentieth() -> None:
     net = nn.Sequential(
         *(LowRankLinear(nn.Linear(columns, 1024, bias=False), 1) for columns in (1024, 1024, 1025, 1025))
     )
@@ -393,7 +393,7 @@ def test_the_largest_by_default_is_two_to_the_twentieth() -> None:
         assert [stack.layers for stack in stacks] == [[net[0], net[1]]]
 
 
-def test_layers_that_are_alone_or_stacks_already_are_left_alone() -> None:
+def test_single_layers_and_existing_stacks_are_not_stacked() -> None:
     stacked = [LowRankLinear(StackedLinear(torch.randn(3, NARROW, NARROW)), RANK) for _ in range(2)]
     tall, wide = LowRankLinear(nn.Linear(NARROW, WIDE), RANK), LowRankLinear(nn.Linear(WIDE, NARROW), RANK)
     others = {
@@ -411,7 +411,7 @@ def test_layers_that_are_alone_or_stacks_already_are_left_alone() -> None:
         assert [stack.layers for stack in stacks] == [[tall, both[1]]]
 
 
-def test_a_model_without_low_rank_layers_is_left_alone() -> None:
+def test_a_model_without_low_rank_layers_is_unchanged() -> None:
     model = nn.Linear(NARROW, WIDE)
     with materialised(model) as stacks:
         assert not stacks
@@ -421,7 +421,7 @@ def test_a_model_without_low_rank_layers_is_left_alone() -> None:
 # Afterwards
 
 
-def test_a_copy_of_the_model_is_independent_of_it(net: Net) -> None:
+def test_a_copy_of_the_model_is_independent(net: Net) -> None:
     with materialised(net):
         inside = copy.deepcopy(net)
     after = copy.deepcopy(net)
@@ -441,7 +441,7 @@ def test_a_copy_of_the_model_is_independent_of_it(net: Net) -> None:
         assert torch.equal(one, two)
 
 
-def test_merged_after_the_block_the_model_computes_the_same(net: Net) -> None:
+def test_merging_after_the_block_keeps_the_function(net: Net) -> None:
     untouched = copy.deepcopy(net)
     with materialised(net):
         expected = net(inputs()).detach()
@@ -453,7 +453,7 @@ def test_merged_after_the_block_the_model_computes_the_same(net: Net) -> None:
         torch.testing.assert_close(tensor, untouched.state_dict()[name])
 
 
-def test_merging_inside_the_block_leaves_the_stack_alone(net: Net) -> None:
+def test_merging_a_copy_inside_the_block_leaves_the_stack_unchanged(net: Net) -> None:
     # As the best epoch's model is made from a copy while training goes on.
     with materialised(net):
         expected = net(inputs()).detach()
@@ -463,7 +463,7 @@ def test_merging_inside_the_block_leaves_the_stack_alone(net: Net) -> None:
         torch.testing.assert_close(net(inputs()), expected)
 
 
-def test_a_checkpoint_of_layers_that_share_memory_is_whole(net: Net, tmp_path: Path) -> None:
+def test_a_checkpoint_of_layers_that_share_memory_is_complete(net: Net, tmp_path: Path) -> None:
     with materialised(net):
         step(net)
         state = net.state_dict()
@@ -485,7 +485,7 @@ def test_a_checkpoint_of_layers_that_share_memory_is_whole(net: Net, tmp_path: P
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
 @pytest.mark.parametrize("method", ["lora", "rosa"])
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_roberta", "tiny_gpt2", "tiny_llama"])
-def test_a_model_learns_the_same(
+def test_a_model_learns_the_same_with_stacked_layers(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], name: str, method: str, targets: str
 ) -> None:
     task = "grammar" if name in {"tiny_bert", "tiny_roberta"} else "restaurants"

@@ -33,7 +33,7 @@ def factors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_with_a_ratio_of_one_it_is_lora(compose: Compose, tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_a_ratio_of_one_equals_lora(compose: Compose, tiny_model: Callable[..., PreTrainedModel]) -> None:
     plus, lora = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
     trained(compose, plus, "method=lora_plus", "method.ratio=1")
     trained(compose, lora, "method=lora")
@@ -42,7 +42,7 @@ def test_with_a_ratio_of_one_it_is_lora(compose: Compose, tiny_model: Callable[.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
-def test_the_zero_factor_moves_ratio_times_as_far_and_all_else_as_in_lora(
+def test_the_zero_factor_moves_ratio_times_as_far_and_the_rest_as_in_lora(
     compose: Compose, tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
     # AdamW's first step has the length of the learning rate, whatever the gradient.

@@ -183,7 +183,9 @@ def test_attaching_keeps_the_function(attach: Attach, untouched: Any, method: st
     ],
     ids=str,
 )
-def test_variants_keep_the_function_too(attach: Attach, untouched: Any, method: str, changes: dict[str, Any]) -> None:
+def test_attaching_variants_keeps_the_function(
+    attach: Attach, untouched: Any, method: str, changes: dict[str, Any]
+) -> None:
     net, chosen = attach("tiny_bert", method, **changes)
     assert_close(logits(net), logits(untouched("tiny_bert")))
     train(net)
@@ -195,7 +197,7 @@ def test_variants_keep_the_function_too(attach: Attach, untouched: Any, method: 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_declared_parameters_train_and_no_other(
+def test_only_the_declared_parameters_train(
     attach: Attach, untouched: Any, method: str, model: str, protocol: str
 ) -> None:
     if method not in TRAINED:
@@ -208,7 +210,7 @@ def test_the_declared_parameters_train_and_no_other(
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, model: str, protocol: str) -> None:
+def test_steps_change_only_trainable_parameters(attach: Attach, method: str, model: str, protocol: str) -> None:
     net, _ = attach(model, method, protocol)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     train(net)
@@ -221,7 +223,7 @@ def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", MERGEABLE)
-def test_merging_leaves_a_plain_model_of_the_same_function(
+def test_merging_gives_a_plain_model_with_the_same_function(
     attach: Attach, untouched: Any, method: str, model: str, protocol: str
 ) -> None:
     net, chosen = attach(model, method, protocol)
@@ -242,7 +244,7 @@ def test_merging_leaves_a_plain_model_of_the_same_function(
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) -> None:
+def test_a_seed_fixes_all_random_draws(attach: Attach, method: str, protocol: str) -> None:
     def state(seed: int, noise: int) -> dict[str, Tensor]:
         torch.manual_seed(noise)  # of the process: it must not matter
         return attach("tiny_roberta", method, protocol, seed=seed)[0].state_dict()
@@ -256,7 +258,9 @@ def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", WRAPPING)
-def test_what_cannot_be_merged_says_so_and_stays(attach: Attach, method: str, model: str, protocol: str) -> None:
+def test_merging_an_unmergeable_method_returns_false_and_changes_nothing(
+    attach: Attach, method: str, model: str, protocol: str
+) -> None:
     net, chosen = attach(model, method, protocol)
     train(net)
     before, trained = {name: tensor.clone() for name, tensor in net.state_dict().items()}, logits(net)
@@ -282,7 +286,7 @@ def test_the_state_of_a_method_restores_what_training_changed(attach: Attach, me
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_optimizer_gets_each_parameter_that_trains_once(attach: Attach, method: str, protocol: str) -> None:
+def test_the_optimizer_gets_each_trainable_parameter_once(attach: Attach, method: str, protocol: str) -> None:
     net, chosen = attach("tiny_bert", method, protocol)
     found = [id(parameter) for group in chosen.parameter_groups(net) for parameter in group["params"]]
     assert len(found) == len(set(found))
@@ -315,7 +319,7 @@ def test_targets_that_match_nothing(attach: Attach, method: str) -> None:
     "targets",
     ["(query", "query|(?i)key", "(?i)query"],  # flags must come first, and this is the end of a pattern
 )
-def test_targets_that_are_no_regular_expression(attach: Attach, method: str, targets: str) -> None:
+def test_targets_that_are_not_a_regular_expression(attach: Attach, method: str, targets: str) -> None:
     with pytest.raises(UserError, match="is not a regular expression"):
         attach("tiny_roberta", method, targets=targets)
 
@@ -334,7 +338,7 @@ def test_a_rank_that_does_not_fit_names_the_layer(attach: Attach, untouched: Any
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("train_head", [True, False])
 @pytest.mark.parametrize("method", [*ADAPTERS, "bitfit"])
-def test_train_head_goes_before_the_protocol(
+def test_train_head_overrides_the_protocol(
     attach: Attach, method: str, train_head: bool, protocol: str, model: str
 ) -> None:
     net, _ = attach(model, method, protocol, train_head=train_head)
@@ -343,14 +347,14 @@ def test_train_head_goes_before_the_protocol(
 
 @pytest.mark.parametrize("train_biases", [True, False])
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_train_biases_are_those_of_the_replaced_layers(attach: Attach, method: str, train_biases: bool) -> None:
+def test_train_biases_covers_the_replaced_layers(attach: Attach, method: str, train_biases: bool) -> None:
     net, _ = attach("tiny_bert", method, train_biases=train_biases, targets="output.dense")
     replaced = in_stack("tiny_bert", ("attention.output.dense", "output.dense"))
     trained = {name for name in trained_names(net) if name.endswith(".bias")}
     assert trained == (suffixed(replaced, "bias") if train_biases else set())
 
 
-def test_head_only_wants_a_head(untouched: Any, compose: Callable[..., RunConfig]) -> None:
+def test_head_only_requires_a_head(untouched: Any, compose: Callable[..., RunConfig]) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "model.head=score", "method=head_only").method
     with pytest.raises(UserError, match=r"model\.head=score matches no module"):
         method.attach(untouched("tiny_roberta"))
@@ -387,7 +391,7 @@ def test_loras_scale_is_alpha_over_rank(attach: Attach) -> None:
 
 
 @pytest.mark.parametrize(("side", "length"), [("input", 32), ("output", 64)])
-def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: int) -> None:
+def test_ia3_scales_the_chosen_side(attach: Attach, side: str, length: int) -> None:
     net, _ = attach("tiny_bert", "ia3", side=side, targets="intermediate.dense")  # 64 x 32
     assert [p.shape for name, p in net.named_parameters() if name.endswith("factor")] == [(length,)] * 2
 
@@ -401,7 +405,7 @@ def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: in
         ("rosa_bench.system.errors.UserError", "is not a rosa_bench Method"),
     ],
 )
-def test_a_target_that_is_no_method(target: str, message: str) -> None:
+def test_a_target_that_is_not_a_method(target: str, message: str) -> None:
     with pytest.raises(UserError, match=f"{target} {message}"):
         build(Method, {"_target_": target}, at="method")
 

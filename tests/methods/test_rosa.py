@@ -114,7 +114,7 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
 
 @pytest.mark.parametrize("select", ["random", "block"])
 @pytest.mark.parametrize("headroom_bytes", [0, 1, 12 * 8 * 32 * 32, 3 * 12 * 8 * 32 * 32, 1 << 30])
-def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
+def test_memory_headroom_changes_neither_the_function_nor_the_draw(
     attach: Attach, select: str, headroom_bytes: int
 ) -> None:
     # Weights of several shapes: 8 of 32 x 32, 2 of 64 x 32, 2 of 32 x 64.
@@ -128,7 +128,7 @@ def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
     torch.testing.assert_close(residuals(net), residuals(other), rtol=0, atol=1e-9)
 
 
-def test_the_room_for_a_resample_is_how_many_weights_are_factorised_together(
+def test_memory_headroom_limits_how_many_weights_are_factorised_together(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -180,7 +180,7 @@ def ranks(net: nn.Module, method: Method, *, resamples: int) -> list[int]:
     return [int(torch.linalg.matrix_rank(update, atol=1e-9, rtol=0.0)) for update in updates]
 
 
-def test_resampling_makes_the_update_of_a_higher_rank(attach: Attach) -> None:
+def test_resampling_raises_the_rank_of_the_update(attach: Attach) -> None:
     # LoRA: Proposition 1. ROSA: Figure 5; A' B' - A B has rank 2r at most, and each resample adds as much again.
     assert all(RANK < rank <= 2 * RANK for rank in ranks(*attach("rosa"), resamples=0))
     assert all(2 * RANK < rank <= 4 * RANK for rank in ranks(*attach("rosa"), resamples=1))
@@ -244,7 +244,7 @@ def test_top_trains_the_best_approximation(attach: Attach) -> None:
         torch.testing.assert_close(found, best, rtol=0, atol=1e-9)
 
 
-def test_a_draw_depends_on_seed_and_step_alone(attach: Attach) -> None:
+def test_a_draw_depends_only_on_seed_and_step(attach: Attach) -> None:
     straight, method = attach("rosa")
     method.resample(straight, 10)
     # The same step, in another process state and after other draws: as in a run that was resumed.
@@ -282,7 +282,7 @@ def test_each_layer_draws_for_itself(attach: Attach) -> None:
     assert not any(torch.allclose(other, first, atol=1e-3) for other in others)
 
 
-def test_full_rank_is_warned_of(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_rank_logs_a_warning(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rosa_bench"):
         attach("rosa", rank=31)
         assert not caplog.records

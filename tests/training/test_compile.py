@@ -87,7 +87,7 @@ def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel
             torch.testing.assert_close(given[name], gradient, rtol=1e-5, atol=1e-8)
 
 
-def test_what_is_trained_is_seen_by_the_compiled_pass(model: PreTrainedModel) -> None:
+def test_the_compiled_pass_sees_trained_weights(model: PreTrainedModel) -> None:
     with torch.no_grad():
         before = model(**batch()).loss
         with compiled(model, "default", backend=BACKEND):
@@ -101,7 +101,7 @@ def test_what_is_trained_is_seen_by_the_compiled_pass(model: PreTrainedModel) ->
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_afterwards_the_forward_pass_is_the_classs_own(model: PreTrainedModel, fails: bool) -> None:
+def test_the_original_forward_pass_is_restored(model: PreTrainedModel, fails: bool) -> None:
     before = model.forward
     with pytest.raises(KeyError) if fails else nullcontext(), compiled(model, "default", backend=BACKEND):
         assert "forward" in vars(model)
@@ -123,7 +123,7 @@ def test_none_changes_nothing(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize(("choice", "mode"), [("default", None), ("max", "max-autotune-no-cudagraphs")])
-def test_a_choice_is_a_mode_of_the_real_compiler_without_graphs_of_its_own(
+def test_each_choice_is_a_valid_inductor_mode_without_cuda_graphs(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, choice: str, mode: str | None
 ) -> None:
     asked: list[dict[str, Any]] = []
@@ -139,7 +139,7 @@ def test_a_choice_is_a_mode_of_the_real_compiler_without_graphs_of_its_own(
     assert mode is None or mode in torch._inductor.list_mode_options()
 
 
-def test_an_unknown_choice_is_none_of_the_modes(model: PreTrainedModel) -> None:
+def test_an_unknown_choice_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(KeyError), compiled(model, "fastest"):
         pass
     assert "forward" not in vars(model)
@@ -167,7 +167,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("choice", ["default", "max"])
-def test_without_a_compiler_it_is_told_in_one_line(choice: str) -> None:
+def test_a_missing_compiler_is_reported_in_one_line(choice: str) -> None:
     with pytest.raises(UserError) as raised:
         check_compiler(choice)
     message = str(raised.value)
@@ -177,7 +177,7 @@ def test_without_a_compiler_it_is_told_in_one_line(choice: str) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_it_is_told_before_any_work_starts(
+def test_a_missing_compiler_is_reported_before_any_work_starts(
     compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -188,19 +188,19 @@ def test_it_is_told_before_any_work_starts(
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_model_that_is_not_compiled_needs_no_compiler() -> None:
+def test_compile_none_needs_no_compiler() -> None:
     check_compiler("none")
 
 
 @pytest.mark.parametrize("choice", ["default", "max"])
 @pytest.mark.parametrize("name", ["c++", "g++", "clang++", "cc", "gcc", "clang"])
-def test_any_usual_compiler_will_do(machine: Callable[[str], Path], name: str, choice: str) -> None:
+def test_any_common_compiler_is_accepted(machine: Callable[[str], Path], name: str, choice: str) -> None:
     machine(name)
     check_compiler(choice)
 
 
 @pytest.mark.parametrize("variable", ["CXX", "CC"])
-def test_a_compiler_can_be_named(
+def test_the_environment_can_name_a_compiler(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "my-compiler")

@@ -40,7 +40,7 @@ def batch(number: int, *, rows: int = 4, length: int = 9, padded: bool = True, d
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_on_the_cpu_a_step_stays_what_it_is(choice: str) -> None:
+def test_on_the_cpu_a_step_is_returned_unchanged(choice: str) -> None:
     def step(batch: Batch) -> Tensor:
         return batch["labels"].sum()
 
@@ -126,7 +126,7 @@ KINDS: dict[str, list[dict[str, Any]]] = {
     ("one", "always", {}), ("one", "auto", {}), ("several", "auto", {}), ("last smaller", "auto", {}),
     ("several", "auto", {"clip_norm": None}), ("several", "auto", {"accumulate": 2}),
 ], ids=str)  # fmt: skip
-def test_replayed_training_is_plain_training(
+def test_replayed_training_equals_eager_training(
     training: Callable[..., Any], kinds: str, choice: str, changes: dict[str, Any]
 ) -> None:
     steps = 6 * len(KINDS[kinds])
@@ -143,7 +143,7 @@ def test_replayed_training_is_plain_training(
 
 
 @needs_gpu
-def test_what_is_given_back_is_not_written_over_by_the_next_replay() -> None:
+def test_the_next_replay_does_not_overwrite_returned_outputs() -> None:
     weight = torch.ones((), device=GPU)
     with replaying(GPU, "always") as replay:
         step = replay(lambda batch: batch["x"] * weight)
@@ -156,7 +156,7 @@ def test_what_is_given_back_is_not_written_over_by_the_next_replay() -> None:
 
 
 @needs_gpu
-def test_the_first_run_of_each_kind_is_plain_and_the_second_is_captured() -> None:
+def test_the_first_run_of_each_kind_is_eager_and_the_second_is_captured() -> None:
     calls: list[tuple[int, ...]] = []
 
     def step(batch: Batch) -> Tensor:
@@ -187,7 +187,7 @@ def test_batches_that_differ_in_type_names_or_shape_are_different_kinds() -> Non
 
 
 @needs_gpu
-def test_a_step_that_makes_the_host_wait_is_run_as_it_is_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_makes_the_host_wait_runs_eagerly_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     calls = 0
 
     def step(batch: Batch) -> Tensor:
@@ -216,7 +216,7 @@ with replaying(x.device, "always") as replay:
 
 
 @needs_gpu
-def test_a_step_that_cannot_be_captured_is_told_with_what_to_do() -> None:
+def test_a_step_that_cannot_be_captured_raises_with_advice() -> None:
     # In a process of its own: torch is left in the middle of a capture.
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -253,7 +253,7 @@ def test_equal_steps_share_their_graphs(tiny_model: Callable[..., PreTrainedMode
 
 @needs_gpu
 @pytest.mark.parametrize("collects", [True, False])
-def test_the_collecting_of_garbage_is_as_it_was(collects: bool) -> None:
+def test_garbage_collection_is_restored(collects: bool) -> None:
     before = gc.isenabled()
     (gc.enable if collects else gc.disable)()
     try:
@@ -267,7 +267,7 @@ def test_the_collecting_of_garbage_is_as_it_was(collects: bool) -> None:
 
 
 @needs_gpu
-def test_other_warnings_are_given_on_and_waits_are_not() -> None:
+def test_other_warnings_pass_through_and_sync_warnings_do_not() -> None:
     x = torch.ones(2, device=GPU)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -282,7 +282,7 @@ def test_other_warnings_are_given_on_and_waits_are_not() -> None:
 
 
 @needs_gpu
-def test_a_step_outside_the_block_finds_what_was_done_inside() -> None:
+def test_work_outside_the_block_is_ordered_with_work_inside() -> None:
     weight = torch.zeros(1 << 22, device=GPU)
 
     def step(batch: Batch) -> Tensor:

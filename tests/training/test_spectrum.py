@@ -52,7 +52,7 @@ def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
 
 
 @pytest.mark.parametrize("method", ["ft", "lora", "rosa", "ia3"])
-def test_a_record_has_the_singular_values_of_what_the_saved_model_differs_in(make_setup: Any, method: str) -> None:
+def test_a_record_has_the_singular_values_of_the_saved_models_update(make_setup: Any, method: str) -> None:
     resolved = make_setup(f"method={method}", "epochs=1", "save_model=true")  # one epoch: the saved one is the last
     record = run(resolved)
     assert load_record(resolved.record_path) == record
@@ -69,7 +69,7 @@ def test_a_record_has_the_singular_values_of_what_the_saved_model_differs_in(mak
         assert told[name].norm == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
 
 
-def test_the_update_of_lora_has_its_rank_at_most(make_setup: Any) -> None:
+def test_the_update_of_lora_has_at_most_its_rank(make_setup: Any) -> None:
     assert found_ranks(run(make_setup("method=lora"))) == {RANK}
 
 
@@ -88,13 +88,13 @@ def test_full_fine_tuning_moves_a_weight_in_more_directions_than_either(make_set
     assert min(ranks) > 2 * RANK * EPOCHS
 
 
-def test_what_does_not_train_has_no_update(make_setup: Any) -> None:
+def test_frozen_weights_have_no_update(make_setup: Any) -> None:
     record = run(make_setup("method=bitfit"))
     assert all(weight.rank == weight.sum == weight.norm == 0 for weight in record.spectrum.weights.values())
 
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
-def test_it_is_the_last_epochs_whichever_is_selected_and_changes_no_figure(make_setup: Any, protocol: str) -> None:
+def test_the_spectrum_is_of_the_last_epoch_and_changes_no_score(make_setup: Any, protocol: str) -> None:
     settings = ("method=rosa", "method.resample_every=1", f"protocol={protocol}")
     record = run(make_setup(*settings))
     saving = run(make_setup(*settings, "save_model=true"))
@@ -108,9 +108,7 @@ def test_it_is_the_last_epochs_whichever_is_selected_and_changes_no_figure(make_
 
 
 @pytest.mark.parametrize("method", ["rosa", "ft"])
-def test_after_going_on_from_a_checkpoint_it_is_that_of_a_run_left_alone(
-    make_setup: Any, at_step: Any, method: str
-) -> None:
+def test_a_resumed_run_has_the_spectrum_of_an_uninterrupted_one(make_setup: Any, at_step: Any, method: str) -> None:
     settings = (f"method={method}", *(["method.resample_every=1"] if method == "rosa" else []), "checkpoint_s=0")
     alone = run(make_setup(*settings, "results_dir=alone", "output_dir=alone"))
 
@@ -132,7 +130,7 @@ def test_a_stack_has_the_spectrum_of_each_of_its_weights(make_setup: Any) -> Non
 # Of two weights
 
 
-def test_every_rank_is_told_of_small_weights_and_few_of_large_ones() -> None:
+def test_all_ranks_of_small_weights_and_few_of_large_ones_are_reported() -> None:
     assert told_ranks(1) == [1]
     assert told_ranks(32) == list(range(1, 33))
     for largest in (33, 40, 64, 768, 1024):
@@ -157,7 +155,7 @@ def test_weights_of_different_sizes_share_the_ranks() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5, 31])
-def test_the_numeric_rank_is_that_of_the_update_and_not_of_its_rounding(rank: int) -> None:
+def test_the_numeric_rank_ignores_rounding(rank: int) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 96, generator=generator)
     moved = weight + torch.randn(64, rank, generator=generator) @ torch.randn(rank, 96, generator=generator) * 1e-2
