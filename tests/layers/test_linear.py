@@ -37,7 +37,7 @@ ADAPT: dict[str, Callable[[Linear], Adapter]] = {
 
 
 def filled(layer: Adapter) -> Adapter:
-    """The layer with every parameter drawn anew: factors of zero or one would hide what is done with them."""
+    """Fill every parameter with random numbers, because zeros and ones would hide errors. Return the layer."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_()
@@ -45,7 +45,7 @@ def filled(layer: Adapter) -> Adapter:
 
 
 def assert_same_function(found: Tensor, expected: Tensor, sources: list[Tensor]) -> None:
-    """Equal values, and equal gradients of a sum with weights that differ from element to element."""
+    """Check equal values, and equal gradients of a sum with a different weight for each element."""
     torch.testing.assert_close(found, expected)
     factors = torch.linspace(-1, 2, found.numel(), dtype=found.dtype).view_as(found)
     for one, other in zip(
@@ -92,7 +92,7 @@ def test_make_linear_reproduces_a_layer_from_its_weight_and_bias(kind: str) -> N
     assert torch.equal(made(x), plain(x))
 
 
-# Adapters over a stack
+# Adapters on a stack
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
@@ -103,7 +103,7 @@ def test_low_rank_on_a_stack_equals_two_branches_in_each_replicate(scale: float)
     x = drawn(N, ROWS, IN)
     branches = [
         x[n] @ layer.residual[n].mT + scale * ((x[n] @ layer.b[n].mT) @ layer.a[n].mT) for n in range(N)
-    ]  # LoRA as its paper writes it (arXiv 2106.09685, eq. 3)
+    ]  # LoRA as in its paper (arXiv 2106.09685, eq. 3)
     assert_same_function(layer(x), torch.stack(branches), [x, layer.a, layer.b])
 
 

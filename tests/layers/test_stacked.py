@@ -23,9 +23,9 @@ WIDE, NARROW, RANK = 8, 6, 2
 
 
 class Net(nn.Module):
-    """Low-rank layers of three shapes with what can differ in them: kind, bias, scale. All but ``alone`` are stacked.
+    """Low-rank layers of three shapes that differ in type, bias and scale. All but ``alone`` are stacked.
 
-    A narrow input goes to ``up``, through the square layers, and ``down`` again; each layer adds to what it reads.
+    A narrow input passes through ``up``, the square layers and ``down``. Each square layer adds to its input.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -53,7 +53,7 @@ class Net(nn.Module):
         return self.alone(sum(layer(y) for layer in down))  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
 
 
-STACKS = [2, 3, 3, 2]  # in the order in which the model has their first layers: up, square, down, unscaled
+STACKS = [2, 3, 3, 2]  # ordered by each stack's first layer in the model: up, square, down, unscaled
 
 
 def names_of(model: nn.Module, layers: list[LowRankLinear]) -> list[str]:
@@ -72,7 +72,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def gradients(model: nn.Module, x: Tensor, context: Any = nullcontext) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs, and the gradients of a weighted sum of them to the input and all parameters."""
+    """Return the outputs, and gradients of their weighted sum with respect to the input and all parameters."""
     with context():
         y = model(x)
     weights = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
@@ -82,7 +82,7 @@ def gradients(model: nn.Module, x: Tensor, context: Any = nullcontext) -> tuple[
 
 
 def assert_near(found: Tensor | None, expected: Tensor, name: str = "") -> None:
-    """As near, in norm, as rounding in another order leaves them."""
+    """Check equality in norm, up to rounding in a different order."""
     assert found is not None and found.dtype == expected.dtype and found.shape == expected.shape, name
     error = torch.linalg.vector_norm(found - expected)
     assert error <= 500 * torch.finfo(expected.dtype).eps * torch.linalg.vector_norm(expected), name
@@ -98,7 +98,7 @@ def formed(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def seen_formed(model: nn.Module) -> Iterator[list[set[str]]]:
-    """Which layers had their weight formed by others when they were passed, for each pass through the model."""
+    """Yield, for each pass through the model, the names of layers whose weight was formed for them."""
     passes: list[set[str]] = []
     hooks = [model.register_forward_pre_hook(lambda *_: passes.append(set()))]
     for name, layer in model.named_modules():
@@ -158,7 +158,7 @@ def test_gradients_accumulate_over_passes(net: Net) -> None:
 
 
 @pytest.mark.parametrize("frozen", ["a", "b", "bias", "up", "square.1"])
-def test_freezing_a_factor_leaves_other_gradients_unchanged(net: Net, frozen: str) -> None:
+def test_frozen_parameters_get_no_gradient_and_others_keep_theirs(net: Net, frozen: str) -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(not (name.endswith(frozen) or name.startswith(frozen)))
 
@@ -183,7 +183,7 @@ def test_outputs_are_the_same_without_gradients(net: Net) -> None:
         expected = net(inputs())
         with materialised(net):
             torch.testing.assert_close(net(inputs()), expected)
-    # And a pass of the one kind does not spoil the next of the other, as when training and evaluation take turns.
+    # Passes with and without gradients can alternate, as in training and evaluation.
     with materialised(net):
         with torch.inference_mode():
             net(inputs())
@@ -204,14 +204,14 @@ def test_autocast_outputs_equal_those_of_plain_layers(net: Net) -> None:
     with materialised(net):
         found, given = gradients(net, x, autocast)
     assert found.dtype == torch.bfloat16
-    # Each layer is then a plain one, whose weight is formed in float32 and cast once.
+    # Each layer then acts as a plain one, with a weight formed in float32 and cast once.
     torch.testing.assert_close(
         found, expected, rtol=0, atol=float(4 * torch.finfo(torch.bfloat16).eps * exact.abs().max())
     )
     for name, gradient in given.items():
         assert gradient.dtype == torch.float32
         error = torch.linalg.vector_norm(gradient - wanted[name]) / torch.linalg.vector_norm(wanted[name])
-        assert error < 10 * torch.finfo(torch.bfloat16).eps, name  # through eight layers, each of which rounds
+        assert error < 10 * torch.finfo(torch.bfloat16).eps, name  # eight layers, and each rounds
 
 
 def test_autocast_forms_each_weight_in_its_own_type_and_casts_it_once(net: Net) -> None:
@@ -232,7 +232,7 @@ def test_autocast_forms_each_weight_in_its_own_type_and_casts_it_once(net: Net) 
         layer = net.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
         assert weight.dtype == torch.bfloat16
-        # float32 rounds 2^16 times finer, and may tip the last bit over: no more than that.
+        # float32 rounding is 2^16 times finer, so it may change at most the last bit.
         torch.testing.assert_close(weight.float(), layer.merged_weight(), rtol=torch.finfo(torch.bfloat16).eps, atol=0)
 
 
@@ -279,7 +279,7 @@ def resample(net: nn.Module) -> None:
     method.resample(net, 3)
     with torch.no_grad():
         for layer in low_rank_layers(net):
-            layer.a.add_(0.1)  # `zero` keeps the function for now; that the directions are new is seen from here on
+            layer.a.add_(0.1)  # `zero` leaves the function as it is, so only this shows the new directions
 
 
 @pytest.mark.parametrize("write", [step, copy_in, load, resample])
@@ -321,7 +321,7 @@ def test_training_inside_and_outside_the_block_give_the_same_weights(net: Net) -
         torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
 
 
-# What is left behind
+# After a pass and after the block
 
 
 def test_no_weight_outlives_its_pass(net: Net) -> None:
@@ -454,7 +454,7 @@ def test_merging_after_the_block_keeps_the_function(net: Net) -> None:
 
 
 def test_merging_a_copy_inside_the_block_leaves_the_stack_unchanged(net: Net) -> None:
-    # As the best epoch's model is made from a copy while training goes on.
+    # The best epoch's model is made from a copy like this while training continues.
     with materialised(net):
         expected = net(inputs()).detach()
         best = copy.deepcopy(net)

@@ -1,4 +1,4 @@
-"""Which blocks train when, and that nothing else does."""
+"""Block-wise training: which blocks train at each step, and that nothing else does."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ Compose = Callable[..., RunConfig]
 
 @pytest.fixture
 def method(compose: Compose) -> Callable[..., Blockwise]:
-    """``method(blocks=1)``: block-wise training with these settings."""
+    """Make a block-wise method: ``method(blocks=1)``."""
 
     def make(**changes: Any) -> Blockwise:
         chosen = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
@@ -62,7 +62,7 @@ def test_random_draws_distinct_blocks_equally_often(method: Callable[..., Blockw
     drawn = turns(method(order="random", blocks=2), 6, 600)
     assert all(len(set(blocks)) == 2 for blocks in drawn)
     counts = [sum(block in blocks for blocks in drawn) for block in range(6)]
-    # Binomial with n = 600 and p = 1/3: mean 200, standard deviation 11.5; five of those.
+    # Binomial with n = 600 and p = 1/3: mean 200, standard deviation 11.5. Allow five of those.
     assert all(abs(count - 200) < 58 for count in counts)
     assert turns(method(order="random", blocks=2, seed=1), 6, 20) != drawn[:20]
 

@@ -1,4 +1,4 @@
-"""What methods keep on language models: matrices that hold three projections, grouped queries, and a tied head."""
+"""Laws of methods on language models: fused projections, grouped queries and a tied output layer."""
 
 import copy
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def attach(compose: Compose, model: PreTrainedModel, name: str, *overrides: str)
 
 
 def move(model: PreTrainedModel) -> None:
-    """Change everything that trains, so that it matters."""
+    """Change every trainable parameter, so that training has an effect."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -146,7 +146,7 @@ def test_a_fused_matrix_is_split_into_queries_keys_and_values(tiny_model: Tiny, 
     assert len(list(adapters(model))) == 2 * (3 + 1)
 
 
-# The output layer that is the input embedding too
+# An output layer tied to the input embedding
 
 
 @pytest.mark.parametrize("name", ADAPTING)
@@ -167,7 +167,7 @@ def test_adapting_the_output_layer_leaves_the_input_embedding_unchanged(
     assert torch.equal(embedding, before)
     assert not torch.allclose(output_weight(model), before)
 
-    model.save_pretrained(tmp_path)  # and it comes back as it is: untied
+    model.save_pretrained(tmp_path)  # it is saved and loaded untied
     back = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(back), logits(model))
     assert torch.equal(input_weight(back), before)
@@ -198,8 +198,8 @@ def test_a_method_with_nothing_to_train_is_refused(tiny_model: Tiny, compose: Co
         attach(compose, tiny_model("tiny_llama"), name)
 
 
-# Counts, on the full-size architectures. They follow from Tables 2 and 3, which print them rounded, and from which
-# layers the authors' code adapts.
+# Counts on the full-size architectures. They follow from Tables 2 and 3, which round them, and from the layers that
+# the authors' code adapts.
 
 GPT2_MEDIUM = ("task=e2e_nlg", "model=gpt2_medium", "protocol=paper")
 ROBERTA_BASE = ("task=cola", "model=roberta_base", "protocol=paper")
@@ -227,7 +227,7 @@ def test_trainable_parameter_counts_match_the_paper(
     overrides: tuple[str, ...],
     expected: int,
 ) -> None:
-    with torch.device("meta"):  # shapes alone: nothing is drawn
+    with torch.device("meta"):  # only shapes: nothing is initialised
         if setting is GPT2_MEDIUM:
             model = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
         else:

@@ -1,4 +1,4 @@
-"""Prompt tuning through PEFT, beyond the laws of every method: the prompt, and what it does not fit."""
+"""Prompt tuning with PEFT, beyond the laws of every method: the prompt, and the models and texts that it refuses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_a_prompt_starts_from_vocabulary_embeddings_or_at_their_scale(compose: C
     assert normal.std().item() == pytest.approx(vocabulary.std().item(), rel=0.1)  # 2,880 numbers: 1.3 % is one sigma
 
 
-def test_attaching_does_not_touch_the_global_random_state(compose: Compose, tiny_model: Tiny) -> None:
+def test_the_prompt_depends_only_on_the_methods_seed(compose: Compose, tiny_model: Tiny) -> None:
     first = prompt_of(method_of(compose).attach(tiny_model("tiny_roberta")))
     torch.manual_seed(99)
     assert torch.equal(prompt_of(method_of(compose).attach(tiny_model("tiny_roberta"))), first)

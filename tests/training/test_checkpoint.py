@@ -64,14 +64,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-# There and back
+# Save and load
 
 
 def test_a_snapshot_is_restored_bit_for_bit(tmp_path: Path) -> None:
     written = snapshot(3)
     checkpoints(tmp_path).save(3, 0, written)
     assert_same(checkpoints(tmp_path).load(), written)
-    assert_same(checkpoints(tmp_path).load(), written)  # loading leaves it where it is
+    assert_same(checkpoints(tmp_path).load(), written)  # loading does not remove it
 
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, float("inf"), float("nan")])
@@ -120,7 +120,7 @@ def test_a_part_that_was_not_joined_is_empty() -> None:
     assert joined(one=snapshot()).part("on") == Snapshot({}, {})
 
 
-# Which one counts
+# Which checkpoint is loaded
 
 
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_only_the_newest_is_kept(tmp_path: Path) -> None:
 
 
 def several(folder: Path, *steps: int) -> list[Path]:
-    """Checkpoints side by side, as a process killed before it removed the older leaves them."""
+    """Two checkpoints, as left by a process that was killed before it removed the older one."""
     store, found = checkpoints(folder), []
     for step in steps:
         aside = [path.rename(folder / path.name) for path in found]
@@ -176,7 +176,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     assert found is not None and found.values["step"] == 3
     [said] = caplog.messages
     assert str(newest) in said and "passed over" in said
-    checkpoints(tmp_path).save(7, 0, snapshot(8))  # in the damaged one's place
+    checkpoints(tmp_path).save(7, 0, snapshot(8))  # replaces the damaged one
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 8
     assert names(tmp_path) == [newest.name]
@@ -196,7 +196,7 @@ def test_load_returns_none_if_all_are_damaged(tmp_path: Path) -> None:
     assert checkpoints(tmp_path).load() is None
 
 
-# Another run's
+# Checkpoints of another run
 
 
 @pytest.mark.parametrize(("changes", "told"), [
@@ -279,7 +279,7 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_on_disk(tmp_path: Path, m
 
     monkeypatch.setattr(os, "fsync", fsync)
     store.save(5, 0, snapshot(5))
-    # Both files are synced before they count, then the list of names; only then does the older go.
+    # Both files are synced, then the directory; only then is the older checkpoint removed.
     assert seen == [["step-000000004"]] * 2 + [["step-000000004", "step-000000005"]]
 
 
@@ -287,7 +287,7 @@ def test_the_old_checkpoint_stays_until_the_new_one_is_on_disk(tmp_path: Path, m
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -303,7 +303,7 @@ def test_a_checkpoint_is_two_files_and_neither_is_a_pickle(tmp_path: Path) -> No
     assert json.loads((path / "values.json").read_text())["step"] == 0
     assert load_file(path / "tensors.safetensors").keys() == snapshot().tensors.keys()
     for file in path.iterdir():
-        with pytest.raises(Exception, match=r".+"):  # whatever pickle makes of it
+        with pytest.raises(Exception, match=r".+"):  # any error that pickle raises
             pickle.loads(file.read_bytes())
 
 
@@ -318,7 +318,7 @@ def test_a_pickle_in_place_of_a_file_is_not_executed(tmp_path: Path, file: str, 
     assert not trap.exists()
 
 
-# When
+# When a checkpoint is due
 
 
 def test_a_checkpoint_is_due_after_enough_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +358,7 @@ def drawn() -> list[Any]:
 
 
 def test_every_random_generator_resumes_its_sequence(tmp_path: Path) -> None:
-    drawn()  # the normal ones come in pairs, of which the second is kept for the next call
+    drawn()  # normal numbers come in pairs, and the second is kept for the next call
     checkpoints(tmp_path).save(1, 0, random_state(CPU))
     expected = drawn()
     assert drawn() != expected

@@ -17,16 +17,16 @@ from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.compile import COMPILERS, check_compiler, compiled
 
-BACKEND = "aot_eager"  # traces and splits the passes as the real one does, and needs no compiler of C++
+BACKEND = "aot_eager"  # traces and splits the passes like the real one, but needs no C++ compiler
 
 
-# The compiler asks each tensor that a layer holds for its gradient, a formed weight too, which has none.
+# The compiler reads the gradient of every tensor in a layer, including a formed weight, which has none.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    """What was compiled in another test is not used again, nor counted. Shapes are not checked in what is compiled."""
+    """Forget what other tests compiled, and do not check shapes in compiled code."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -36,7 +36,7 @@ def _fresh() -> Iterator[None]:
 
 @pytest.fixture
 def model(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
-    """A RoBERTa of one layer in float64 with LoRA attached, whose factors hold something."""
+    """A one-layer RoBERTa in float64 with LoRA attached and factors that are not zero."""
     net = tiny_model("tiny_roberta").double()
     del net.get_submodule("roberta.encoder.layer")[1]  # pyright: ignore[reportIndexIssue] - compiling it takes seconds
     compose("task=grammar", "model=tiny_roberta", "method=lora", "rank=2").method.attach(net)
@@ -55,7 +55,7 @@ def batch(*, length: int = 9, padded: bool = True) -> dict[str, Tensor]:
 
 
 def gradients(model: nn.Module, **options: Any) -> tuple[float, dict[str, Tensor]]:
-    """The loss, and its gradient to each parameter that trains."""
+    """Return the loss, and its gradient for each trainable parameter."""
     model.zero_grad()
     loss = model(**batch(**options)).loss
     loss.backward()
@@ -70,7 +70,7 @@ def passes_compiled() -> int:
 def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel, together: bool) -> None:
     for module in model.train().modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # whose random numbers are another kernel's
+            module.p = 0.0  # compiled dropout draws other random numbers
     kinds = [{"padded": True}, {"padded": False}]
     expected = [gradients(model, **kind) for kind in kinds]
     forming = materialised(model) if together else nullcontext()
@@ -80,7 +80,9 @@ def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel
         assert passes_compiled() > 0
         again = gradients(model, **kinds[0])
     for (loss, given), (expected_loss, wanted) in zip([*found, again], [*expected, expected[0]], strict=True):
-        assert loss == pytest.approx(expected_loss, rel=1e-6)  # transformers takes the loss of classes in float32
+        assert loss == pytest.approx(
+            expected_loss, rel=1e-6
+        )  # transformers computes the classification loss in float32
         assert given.keys() == wanted.keys()
         for name, gradient in wanted.items():
             assert gradient.any()
@@ -145,7 +147,7 @@ def test_an_unknown_choice_is_refused(model: PreTrainedModel) -> None:
     assert "forward" not in vars(model)
 
 
-# The compiler of C++
+# The C++ compiler
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_on_the_cpu_errors_pass_through(choice: str) -> None:
 
 
 def test_equal_evaluations_of_a_model_are_equal_steps(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    # So that each epoch's finds the graphs of the one before.
+    # This lets each epoch's evaluation reuse the graphs of the previous one.
     one, other = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
     for kind in (Forward, Loss):
         assert kind(one, nullcontext) == kind(one, nullcontext)
@@ -67,14 +67,14 @@ def test_equal_evaluations_of_a_model_are_equal_steps(tiny_model: Callable[..., 
     assert different[0] != different[1]
 
 
-# With one
+# With a GPU
 
 
 @pytest.fixture
 def training(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]
 ) -> Callable[..., tuple[Training, Any, Callable[[Batch], Tensor]]]:
-    """A small RoBERTa on the GPU with dropout and ROSA attached, its training, method, and a step of it."""
+    """A small RoBERTa on the GPU with dropout and ROSA attached, with its training, method and step."""
 
     def make(**changes: Any) -> tuple[Training, Any, Callable[[Batch], Tensor]]:
         method = compose("task=grammar", "model=tiny_roberta", "method=rosa", "rank=2").method
@@ -100,7 +100,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def learn(
     made: tuple[Training, Any, Callable[[Batch], Tensor]], choice: str, kinds: list[dict[str, Any]], steps: int
 ) -> tuple[list[float], dict[str, Tensor], Any]:
-    """The losses of steps over these kinds of batches in turn, with a resample in the middle, and what came of them."""
+    """Train on these kinds of batches in turn, with a resample halfway. Return the losses and the results."""
     training, method, step = made
     torch.manual_seed(5)
     losses = []
@@ -137,7 +137,7 @@ def test_replayed_training_equals_eager_training(
     assert len(captured) == len({str(kind) for kind in KINDS[kinds]})
     assert len(set(losses)) == steps  # dropout, batches and learning rates differ from step to step
     assert found_losses == pytest.approx(losses, rel=1e-4)
-    # AdamW takes the noise in a gradient that should be zero, as keys' biases have it, for a direction.
+    # AdamW amplifies the noise in gradients that should be zero, such as those of key biases.
     for name, tensor in weights.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-3)
 
@@ -217,7 +217,7 @@ with replaying(x.device, "always") as replay:
 
 @needs_gpu
 def test_a_step_that_cannot_be_captured_raises_with_advice() -> None:
-    # In a process of its own: torch is left in the middle of a capture.
+    # Use a separate process, because torch is left in the middle of a capture.
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.strip() == "[2.0, 2.0]"
@@ -242,7 +242,7 @@ def test_equal_steps_share_their_graphs(tiny_model: Callable[..., PreTrainedMode
         assert isinstance(found, tuple)
         for one, two in zip(found, expected, strict=True):
             torch.testing.assert_close(one, two)
-        # A graph reads the weights where they are: what training did to them in between is seen.
+        # A graph reads the weights in place, so it sees what training changed in between.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)

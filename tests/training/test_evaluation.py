@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class FirstLetter(nn.Module):
-    """Outputs that tell the example: the code of its first letter, and a constant; the loss is the mean label."""
+    """Outputs the code of an example's first letter, and a constant. The loss is the mean label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class FirstLetter(nn.Module):
 
 
 def batches(count: int, *, size: int, seed: int | None = None) -> Batches:
-    """Examples whose first letter is told by their label."""
+    """Examples whose label determines their first letter."""
     rows = [Row((f"{chr(97 + number)}{'x' * (number * 5 % 7)}",), number) for number in range(count)]
     return encode(rows, byte_tokenizer(max_length=64), max_length=64, batch_size=size, seed=seed)
 
@@ -45,9 +45,9 @@ def test_every_example_is_predicted_once_with_its_label(count: int, size: int, s
     found = predict(model, batches(count, size=size, seed=seed), device=CPU, autocast=nullcontext)
     assert sorted(found.labels.tolist()) == list(range(count))
     first = byte_tokenizer(max_length=8)("a")["input_ids"][1]
-    assert torch.equal(found.outputs[:, 0], found.labels.float() + first)  # each in its place, and no dropout
+    assert torch.equal(found.outputs[:, 0], found.labels.float() + first)  # in order, without dropout
     assert found.outputs.shape == (count, 2)
-    assert found.loss == pytest.approx((count - 1) / 2)  # the mean over examples, whatever the batches
+    assert found.loss == pytest.approx((count - 1) / 2)  # the mean over examples, for any batches
     assert model.calls == -(-count // size)
     assert not model.training
 

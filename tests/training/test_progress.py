@@ -13,7 +13,7 @@ Fields = Callable[[], dict]
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that advances only when set."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -27,12 +27,12 @@ class Toy(nn.Module):
 
 
 def changing(model: Toy) -> dict[str, torch.Tensor]:
-    """What training can change, as a method says it."""
+    """Return the tensors that training can change, as a method does."""
     return {"trained": model.trained, "residual": model.residual}
 
 
 def offered(scores: list[float], *, keep_weights: bool = True, lower_is_better: bool = False) -> tuple[Toy, BestEpoch]:
-    """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
+    """A trained model whose weight was ``n + 1`` in epoch ``n``."""
     model = Toy()
     best = BestEpoch(partial(changing, model), Metric("f1", lower_is_better), keep_weights=keep_weights)
     for number, value in enumerate(scores):
@@ -99,7 +99,7 @@ def test_nothing_is_restored_if_weights_are_not_kept() -> None:
     assert model.trained.tolist() == [2, 2]
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("keep_weights", [True, False])

@@ -28,7 +28,7 @@ TINY = (
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """Prepare a tiny run in an empty folder: ``make_setup("method=lora")``."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*TINY, *overrides), {})
 
@@ -38,7 +38,7 @@ def found_ranks(record: RunRecord) -> set[int]:
 
 
 def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
-    """W_T - W_0 of each attention weight by name, from the saved model and one drawn anew."""
+    """Return W_T - W_0 of each attention weight by name, from the saved model and a newly initialised one."""
     assert isinstance(resolved.config.model, Encoder)
     torch.manual_seed(resolved.config.seed)
     before = load_encoder(resolved.config.model, resolved.source, num_outputs=2).model.state_dict()
@@ -48,19 +48,21 @@ def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
             yield name.removesuffix(".weight"), after[name].double() - before[name].double()
 
 
-# Of a run
+# The spectrum of a run
 
 
 @pytest.mark.parametrize("method", ["ft", "lora", "rosa", "ia3"])
 def test_a_record_has_the_singular_values_of_the_saved_models_update(make_setup: Any, method: str) -> None:
-    resolved = make_setup(f"method={method}", "epochs=1", "save_model=true")  # one epoch: the saved one is the last
+    resolved = make_setup(
+        f"method={method}", "epochs=1", "save_model=true"
+    )  # one epoch, so the saved model is the last one
     record = run(resolved)
     assert load_record(resolved.record_path) == record
     assert record.time_s["spectrum"] > 0
     told = record.spectrum.weights
     expected = dict(updates(resolved))
     assert told.keys() == expected.keys()
-    assert len(told) == 8  # four a layer
+    assert len(told) == 8  # four per layer
     for name, update in expected.items():
         values = np.linalg.svd(update.numpy(), compute_uv=False)
         sums = np.cumsum(values)[np.array(record.spectrum.ranks) - 1]
@@ -75,7 +77,7 @@ def test_the_update_of_lora_has_at_most_its_rank(make_setup: Any) -> None:
 
 @pytest.mark.parametrize(("every", "resamples"), [(0, 0), (2, 1), (1, 2)])
 def test_the_update_of_rosa_grows_with_its_resamples(make_setup: Any, every: int, resamples: int) -> None:
-    """Each span takes out a product of rank r and puts in another one: 2 r, and not r."""
+    """Each span removes a product of rank r and adds another, so the rank grows by 2 r, not r."""
     ranks = found_ranks(run(make_setup("method=rosa", f"method.resample_every={every}", "lr=1e-2")))
     assert max(ranks) <= 2 * RANK * (resamples + 1)
     assert min(ranks) > 2 * RANK * resamples
@@ -115,7 +117,7 @@ def test_a_resumed_run_has_the_spectrum_of_an_uninterrupted_one(make_setup: Any,
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):  # in the third epoch; the spectrum need not have been asked for then
+    with pytest.raises(KeyboardInterrupt):  # in the third epoch, when the spectrum may not yet have been requested
         run(make_setup(*settings, "record_spectrum=false"), [at_step(12, interrupt)])
     assert run(make_setup(*settings)).spectrum == alone.spectrum
 
@@ -127,7 +129,7 @@ def test_a_stack_has_the_spectrum_of_each_of_its_weights(make_setup: Any) -> Non
     assert found_ranks(record) == {RANK}
 
 
-# Of two weights
+# The spectrum of two weights
 
 
 def test_all_ranks_of_small_weights_and_few_of_large_ones_are_reported() -> None:
@@ -164,7 +166,7 @@ def test_the_numeric_rank_ignores_rounding(rank: int) -> None:
 
 
 def test_a_record_stays_small_for_a_large_model(tmp_path: Path, make_record: Callable[..., RunRecord]) -> None:
-    """48 weights of 768 x 768, as RoBERTa-base has: copied from one, for time."""
+    """Use 48 weights of 768 x 768, as in RoBERTa-base, copied from one to save time."""
     generator = torch.Generator().manual_seed(0)
     one = spectrum({"w": torch.zeros(768, 768)}, {"w": torch.randn(768, 768, generator=generator)})
     many = {f"roberta.encoder.layer.{number}.attention.self.query": one["weights"]["w"] for number in range(48)}
