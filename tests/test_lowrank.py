@@ -209,7 +209,7 @@ def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
 # Solvers
 
 
-WAYS = [by_gram_matrix, by_batched_svd]
+SOLVERS = [by_gram_matrix, by_batched_svd]
 TALL, WIDE, SQUARE = (9, 6), (6, 9), (6, 6)
 
 
@@ -236,16 +236,16 @@ def all_of(weight: Tensor) -> Tensor:
     return torch.arange(min(weight.shape[-2:])).expand(*weight.shape[:-2], -1)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_each_solver_finds_the_same_triplets_as_torch(
-    way: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
+    solver: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = drawn(*batch, *shape, dtype=dtype)
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
-    found, expected = way(weight, chosen), reference(weight, chosen)
+    found, expected = solver(weight, chosen), reference(weight, chosen)
     torch.testing.assert_close(found.largest, expected.largest, rtol=0, atol=1e-9)
     signs = (found.b * expected.b).sum(-1, keepdim=True)  # a direction's sign is arbitrary
     torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-9)
@@ -253,16 +253,16 @@ def test_each_solver_finds_the_same_triplets_as_torch(
     torch.testing.assert_close(found.a, signs.sign().mT * expected.a, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(weights())
-def test_each_solver_is_exact_for_weights_of_any_rank(way: Solver, case: tuple[Tensor, int]) -> None:
+def test_each_solver_is_exact_for_weights_of_any_rank(solver: Solver, case: tuple[Tensor, int]) -> None:
     weight, rank = case
     rows, columns = weight.shape[-2:]
-    if way is by_gram_matrix and rows < columns:
+    if solver is by_gram_matrix and rows < columns:
         # b is computed from left singular vectors, and W^T u = 0 u, so any orthonormal direction can be a null one.
         assume((torch.linalg.matrix_rank(weight) == rows).all())
     chosen = select_indices(weight.shape[:-2], min(rows, columns), rank, generator=seeded())
-    exact = is_exact(weight, way(weight, chosen))
+    exact = is_exact(weight, solver(weight, chosen))
     assert exact.shape == weight.shape[:-2]
     assert exact.all()
 
@@ -321,13 +321,13 @@ def test_any_basis_of_null_or_equal_directions_is_exact(shape: tuple[int, int], 
 def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Solver:
     """Return a solver that is correct except for these weights of a stack, whose directions it corrupts."""
 
-    def way(weight: Tensor, chosen: Tensor) -> Triplets:
+    def solver(weight: Tensor, chosen: Tensor) -> Triplets:
         _, b, largest = reference(weight, chosen)
         stack = b.reshape(-1, *b.shape[-2:])
         stack[numbers] = how(stack[numbers])
         return Triplets(weight.double() @ b.mT, b, largest)
 
-    return way
+    return solver
 
 
 class Noting:
@@ -376,9 +376,8 @@ def test_the_next_solver_is_not_called_if_the_first_is_exact(batch: tuple[int, .
 
 def test_solvers_are_tried_in_order_and_the_last_is_trusted() -> None:
     weight = drawn(3, *TALL)
-    bad = spoiling(
-        [0], SPOILT["turned"]
-    )  # indices of the given weights: the second solver's first is the first solver's second
+    # Indices count the weights that a solver is given: the second one's first weight is the first one's second.
+    bad = spoiling([0], SPOILT["turned"])
     last = Noting()
     singular_triplets(weight, all_of(weight), [spoiling([1, 2], SPOILT["turned"]), bad, last])
     [given_weights] = last.given
@@ -388,18 +387,18 @@ def test_solvers_are_tried_in_order_and_the_last_is_trusted() -> None:
 
 
 def test_a_failed_solver_passes_everything_to_the_next_and_the_last_raises() -> None:
-    def gives_up(weight: Tensor, chosen: Tensor) -> Triplets:
+    def failing(weight: Tensor, chosen: Tensor) -> Triplets:
         torch.linalg.cholesky(-torch.eye(2))
         raise AssertionError
 
     weight = drawn(3, *TALL)
     following = Noting()
-    found = singular_triplets(weight, all_of(weight), [gives_up, following])
+    found = singular_triplets(weight, all_of(weight), [failing, following])
     [given_weights] = following.given
     assert torch.equal(given_weights, weight)
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
     with pytest.raises(RuntimeError, match="cholesky"):
-        singular_triplets(weight, all_of(weight), [gives_up])
+        singular_triplets(weight, all_of(weight), [failing])
 
 
 # Selection of directions

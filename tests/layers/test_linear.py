@@ -183,6 +183,6 @@ def test_stacks_in_a_model_are_found_replaced_and_restored(adapt: str) -> None:
 @pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("no_bias", False), ("conv1d", True), ("stacked", False)])
 def test_repr_of_an_adapter_shows_its_sizes(kind: str, bias: bool) -> None:
     assert isinstance(PLAIN[kind](), LINEAR_TYPES)
-    said = repr(LowRankLinear(PLAIN[kind](), RANK, scale=0.7))
-    assert said == f"LowRankLinear(in=5, out=7, rank=2, scale=0.7, bias={bias})"
+    text = repr(LowRankLinear(PLAIN[kind](), RANK, scale=0.7))
+    assert text == f"LowRankLinear(in=5, out=7, rank=2, scale=0.7, bias={bias})"
     assert repr(ScaledLinear(PLAIN[kind](), side="input")) == f"ScaledLinear(in=5, out=7, side=input, bias={bias})"

@@ -174,8 +174,8 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     damage(newest / file)
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 3
-    [said] = caplog.messages
-    assert str(newest) in said and "passed over" in said
+    [message] = caplog.messages
+    assert str(newest) in message and "skipping" in message
     checkpoints(tmp_path).save(7, 0, snapshot(8))  # replaces the damaged one
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 8
@@ -199,7 +199,7 @@ def test_load_returns_none_if_all_are_damaged(tmp_path: Path) -> None:
 # Checkpoints of another run
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "difference"), [
     ({"lr": 2e-3}, "lr: 0.001, here 0.002"),
     ({"method": {"name": "lora", "rank": 8}}, "method.rank: 4, here 8"),
     ({"method": {"name": "rosa", "rank": 8}}, "method.name: lora, here rosa, method.rank: 4, here 8"),
@@ -207,15 +207,15 @@ def test_load_returns_none_if_all_are_damaged(tmp_path: Path) -> None:
     ({"betas": (0.9, 0.999)}, "betas: [0.9, 0.98], here [0.9, 0.999]"),
 ])  # fmt: skip
 def test_another_runs_checkpoint_is_refused_and_differences_are_named(
-    tmp_path: Path, changes: dict[str, Any], told: str
+    tmp_path: Path, changes: dict[str, Any], difference: str
 ) -> None:
     checkpoints(tmp_path).save(5, 0, snapshot())
     with pytest.raises(UserError) as caught:
         checkpoints(tmp_path, **changes).load()
-    said = str(caught.value)
-    assert f"({told})" in said
-    assert "\n" not in said
-    assert names(tmp_path)[0] in said and "resume=never" in said
+    message = str(caught.value)
+    assert f"({difference})" in message
+    assert "\n" not in message
+    assert names(tmp_path)[0] in message and "resume=never" in message
     assert names(tmp_path) == ["step-000000005-epochs-000000"]
 
 

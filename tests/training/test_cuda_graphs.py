@@ -200,8 +200,8 @@ def test_a_step_that_makes_the_host_wait_runs_eagerly_with_a_warning(caplog: pyt
         found = [replayed({"x": torch.full((2,), float(number), device=GPU)}).tolist() for number in range(5)]
     assert found == [[2.0 * number**2] * 2 for number in range(5)]
     assert calls == 5
-    [told] = [record.getMessage() for record in caplog.records]
-    assert "host wait" in told and "test_graphs.py:" in told
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "host wait" in message and "test_graphs.py:" in message
 
 
 FAILING = """

@@ -135,11 +135,11 @@ def test_a_long_run_logs_few_epochs_and_always_the_last(
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         for epoch in range(epochs):
             bar.end_epoch(epoch, loss=0.5, scores={"loss": 0.25}, seconds=epoch)
-    told = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
-    assert told[-1] == epochs
-    assert told == sorted(set(told))
-    assert len(told) <= LINES == 25
-    assert len(told) == epochs if epochs <= LINES else len(told) > LINES / 2
+    logged = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
+    assert logged[-1] == epochs
+    assert logged == sorted(set(logged))
+    assert len(logged) <= LINES == 25
+    assert len(logged) == epochs if epochs <= LINES else len(logged) > LINES / 2
 
 
 def test_a_line_leaves_out_scores_of_parts(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:

@@ -59,16 +59,16 @@ def test_a_record_has_the_singular_values_of_the_saved_models_update(make_setup:
     record = run(resolved)
     assert load_record(resolved.record_path) == record
     assert record.time_s["spectrum"] > 0
-    told = record.spectrum.weights
+    summary = record.spectrum.weights
     expected = dict(updates(resolved))
-    assert told.keys() == expected.keys()
-    assert len(told) == 8  # four per layer
+    assert summary.keys() == expected.keys()
+    assert len(summary) == 8  # four per layer
     for name, update in expected.items():
         values = np.linalg.svd(update.numpy(), compute_uv=False)
         sums = np.cumsum(values)[np.array(record.spectrum.ranks) - 1]
-        np.testing.assert_allclose(told[name].sums, sums, rtol=ROUNDED, atol=1e-6)
-        assert told[name].sum == pytest.approx(values.sum(), rel=ROUNDED, abs=1e-6)
-        assert told[name].norm == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
+        np.testing.assert_allclose(summary[name].sums, sums, rtol=ROUNDED, atol=1e-6)
+        assert summary[name].sum == pytest.approx(values.sum(), rel=ROUNDED, abs=1e-6)
+        assert summary[name].norm == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
 
 
 def test_the_update_of_lora_has_at_most_its_rank(make_setup: Any) -> None:
@@ -147,13 +147,15 @@ def test_weights_of_different_sizes_share_the_ranks() -> None:
     generator = torch.Generator().manual_seed(0)
     before = {name: torch.zeros(shape) for name, shape in {"wide": (100, 300), "small": (40, 10)}.items()}
     after = {name: torch.randn(weight.shape, generator=generator) for name, weight in before.items()}
-    told = spectrum(before, after)
+    summary = spectrum(before, after)
     for name, weight in after.items():
         values = np.linalg.svd(weight.double().numpy(), compute_uv=False)
-        ranks = [rank for rank in told["ranks"] if rank <= len(values)]
-        np.testing.assert_allclose(told["weights"][name]["sums"], np.cumsum(values)[np.array(ranks) - 1], rtol=ROUNDED)
-        assert told["weights"][name]["rank"] == len(values)
-    assert told["ranks"][-1] == 100
+        ranks = [rank for rank in summary["ranks"] if rank <= len(values)]
+        np.testing.assert_allclose(
+            summary["weights"][name]["sums"], np.cumsum(values)[np.array(ranks) - 1], rtol=ROUNDED
+        )
+        assert summary["weights"][name]["rank"] == len(values)
+    assert summary["ranks"][-1] == 100
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5, 31])
@@ -171,8 +173,8 @@ def test_a_record_stays_small_for_a_large_model(tmp_path: Path, make_record: Cal
     one = spectrum({"w": torch.zeros(768, 768)}, {"w": torch.randn(768, 768, generator=generator)})
     many = {f"roberta.encoder.layer.{number}.attention.self.query": one["weights"]["w"] for number in range(48)}
     sizes = [
-        save_record(make_record(id=name, spectrum=told), tmp_path).stat().st_size
-        for name, told in {"without": {}, "with": {**one, "weights": many}}.items()
+        save_record(make_record(id=name, spectrum=summary), tmp_path).stat().st_size
+        for name, summary in {"without": {}, "with": {**one, "weights": many}}.items()
     ]
     assert sizes[1] - sizes[0] < 100_000
 
