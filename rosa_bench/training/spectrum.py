@@ -36,7 +36,7 @@ def spectrum(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, A
     """
     pairs = {f"{name}{number}": pair for name in before for number, pair in _single(before[name], after[name]).items()}
     ranks = told_ranks(max(min(weight.shape) for weight, _ in pairs.values()))
-    return {"ranks": ranks, "weights": {name: _told(*pair, ranks) for name, pair in pairs.items()}}
+    return {"ranks": ranks, "weights": {name: _summary(*pair, ranks) for name, pair in pairs.items()}}
 
 
 def told_ranks(largest: int) -> list[int]:
@@ -63,7 +63,7 @@ def _single(before: Tensor, after: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     return {f"[{number}]": pair for number, pair in enumerate(zip(before, after, strict=True))}
 
 
-def _told(before: Tensor, after: Tensor, ranks: list[int]) -> dict[str, Any]:
+def _summary(before: Tensor, after: Tensor, ranks: list[int]) -> dict[str, Any]:
     values = torch.linalg.svdvals(after.double() - before.double())
     sums = values.cumsum(0).tolist()
     return {
