@@ -1,7 +1,7 @@
-"""The kernel: split weights into a frozen residual and trainable low-rank factors, and merge them back.
+"""Split weights into a frozen residual and trainable low-rank factors, and merge them back.
 
-Pure functions on stacks of weights, ``(..., out, in)``. As in the paper, ``W = residual + A B``; what LoRA's
-authors call B is our ``a`` (out x r), and their A is our ``b`` (r x in).
+These are pure functions on stacks of weights, ``(..., out, in)``. As in the paper, ``W = residual + A B``. The B of
+LoRA's authors is our ``a`` (out x r), and their A is our ``b`` (r x in).
 
 Source: Hameed et al., "ROSA: Random Subspace Adaptation for Efficient Fine-Tuning", arXiv 2407.07802, eq. 2-4.
 """
@@ -17,16 +17,16 @@ from torch import Tensor
 SELECTIONS = ("random", "block", "top", "bottom")
 INITS = ("svd", "svd_add", "zero")
 
-ORTHONORMAL = 1e-5  # how far the products of the rows of B may be from those of an orthonormal set
-SINGULAR = 1e-4  # how far a triplet may be from a singular one, as a fraction of the largest singular value
-# On a GPU one batched SVD is the fastest for so many weights or more, of at most so many rows or columns, whichever are
-# fewer: it takes 45 ms even for two, and an eigendecomposition of 768 x 768 takes 8 ms.
+ORTHONORMAL = 1e-5  # tolerance on the entries of B B^T - I
+SINGULAR = 1e-4  # tolerance on a singular triplet, as a fraction of the largest singular value
+# (least number of weights, greatest min(out, in)) for which one batched SVD is fastest on a GPU. It takes 45 ms even
+# for two weights, while an eigendecomposition of 768 x 768 takes 8 ms.
 BATCHED_SVD = (6, 1024)
-WORKSPACE = 12  # float64 copies of a weight that its factorisation takes beside it (measured: 11.2 on an H100)
+WORKSPACE = 12  # extra memory to factorise a weight, in float64 copies of it (measured: 11.2 on an H100)
 
 
 class Factors(NamedTuple):
-    """A weight in three parts: ``residual + a @ b``."""
+    """The three parts of a weight, which is ``residual + a @ b``."""
 
     residual: Float[Tensor, "*n out in"]
     a: Float[Tensor, "*n out r"]
@@ -43,15 +43,16 @@ def factorize(
 ) -> Factors:
     """Split each weight along ``rank`` of its own singular directions: ``a = U_I S_I``, ``b = V_I^T``.
 
-    init ``svd``      residual = W - A B, so that the model's function does not move (eq. 4)
-         ``svd_add``  residual = W, the factors are added on top (Table 4's "SVD init")
-         ``zero``     residual = W, a = 0: nothing is added yet, inside the row space that ``b`` spans
+    init ``svd``      residual = W - A B, so the model computes the same function (eq. 4)
+         ``svd_add``  residual = W, with the factors added on top (Table 4's "SVD init")
+         ``zero``     residual = W and a = 0: nothing is added yet, but ``b`` fixes the row space
 
-    All weights are factorised together, in the way that was measured to be the fastest (`solvers`) and is exact enough
-    (`is_exact`). The split is exact for *any* orthonormal basis, so the rounding of the decomposition cannot move the
-    function. Weights of any rank, zero among them, will do.
+    All weights are factorised together by the fastest solver (`solvers`) that is accurate enough (`is_exact`). The
+    split is exact for *any* orthonormal basis, so rounding in the decomposition does not change the function. Weights
+    may have any rank, including zero.
 
-    Raises ValueError if ``rank`` is not between 1 and min(out, in), a weight holds NaN or Inf, or a choice is unknown.
+    Raises ValueError if ``rank`` is not between 1 and min(out, in), if a weight contains NaN or Inf, or if ``init`` or
+    ``select`` is unknown.
     """
     *_, rows, columns = weight.shape
     if not 1 <= rank <= min(rows, columns):
@@ -59,14 +60,14 @@ def factorize(
     if init not in INITS:
         raise ValueError(f"init {init!r} is not one of {', '.join(INITS)}")
     if not torch.isfinite(weight).all():
-        raise ValueError("a weight to factorise holds NaN or Inf")
+        raise ValueError("cannot factorise a weight that contains NaN or Inf")
 
     chosen = select_indices(
         weight.shape[:-2], min(rows, columns), rank, select=select, generator=generator, device=weight.device
     )
     a, b, _ = singular_triplets(weight, chosen, solvers(weight))
 
-    # The residual is taken from the rounded factors, so that merging undoes it to one rounding of the weight's type.
+    # Compute the residual from the rounded factors, so that merging restores the weight to within one rounding.
     a, b = a.to(weight.dtype).contiguous(), b.to(weight.dtype).contiguous()
     if init == "svd":
         return Factors(weight - a @ b, a, b)
@@ -78,8 +79,8 @@ def merge(
 ) -> Float[Tensor, "*n out in"]:
     """Fold the trained factors back into the weight: ``residual + scale * a @ b``, in the residual's type.
 
-    Every layer adds its product here and nowhere else. Source: Algorithm 1, line 4. The inverse of `factorize` with
-    ``init="svd"``, up to rounding.
+    This is the only place where a product is added to a residual. It inverts `factorize` with ``init="svd"``, up to
+    rounding. Source: Algorithm 1, line 4.
     """
     if residual.ndim == 2:
         return torch.addmm(residual, a, b, alpha=scale)
@@ -98,13 +99,14 @@ def select_indices(
     generator: torch.Generator | None = None,
     device: torch.device | None = None,
 ) -> Int[Tensor, "*n r"]:
-    """Which ``rank`` of ``count`` singular directions, largest first, each weight of the batch trains.
+    """Choose the ``rank`` of ``count`` singular directions (0 is the largest) that each weight in the batch trains.
 
     ``random``  a uniform subset without replacement (the paper, section 3.1)
-    ``block``   neighbours, from a random start; the last direction is never drawn (the authors' code)
-    ``top``, ``bottom``  the largest, the smallest (Table 5)
+    ``block``   consecutive directions from a random start; never the last one (the authors' code)
+    ``top``, ``bottom``  the largest or the smallest (Table 5)
 
-    Drawn on the CPU, so that a seed means the same subset on every device. Raises ValueError for another name.
+    Indices are drawn on the CPU, so a seed gives the same subset on every device. Raises ValueError for any other
+    ``select``.
     """
     if select not in SELECTIONS:
         raise ValueError(f"select {select!r} is not one of {', '.join(SELECTIONS)}")
@@ -119,10 +121,10 @@ def select_indices(
 
 
 def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 23) -> list[list[int]]:
-    """Group the positions of equal shapes, so that each group can be stacked and factorised as one batch.
+    """Group positions with equal shapes, so that each group can be stacked and factorised as one batch.
 
-    A group's float64 copy stays within ``limit_bytes`` (but holds at least one weight), which bounds the memory
-    that a resample takes beside the model.
+    A group's float64 copy takes at most ``limit_bytes``, unless it is a single weight. This bounds the extra memory of
+    a resample.
     """
     groups: dict[torch.Size, list[int]] = {}
     for position, shape in enumerate(shapes):
@@ -135,7 +137,7 @@ def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 23) -> list[list
 
 
 class Triplets(NamedTuple):
-    """Chosen singular triplets: ``a = U_I S_I``, ``b = V_I^T``, and the ``largest`` singular value of all."""
+    """The chosen singular triplets, ``a = U_I S_I`` and ``b = V_I^T``, and each weight's ``largest`` singular value."""
 
     a: Float[Tensor, "*n out r"]
     b: Float[Tensor, "*n r in"]
@@ -146,11 +148,11 @@ Solver = Callable[[Tensor, Tensor], Triplets]
 
 
 def solvers(weight: Float[Tensor, "*n out in"]) -> tuple[Solver, ...]:
-    """How to decompose such weights on their device, the fastest way first, the most reliable one last.
+    """Return the solvers for these weights on their device, from the fastest to the most reliable.
 
-    Measured (docs/performance.md): on a GPU cuSOLVER's batched approximate SVD takes a fifth of the time of one
-    eigendecomposition after another, for matrices up to about a thousand wide; above that, and on a CPU, the
-    eigendecomposition of the smaller Gram matrix is the faster, and faster than an SVD.
+    Measured in docs/performance.md: for matrices up to about a thousand wide, cuSOLVER's batched approximate SVD takes
+    a fifth of the time of successive eigendecompositions on a GPU. For wider ones, and on a CPU, an eigendecomposition
+    of the smaller Gram matrix is faster, and it also beats an SVD.
     """
     count, size = weight.shape[:-2].numel(), min(weight.shape[-2:])
     batched = weight.is_cuda and count >= BATCHED_SVD[0] and size <= BATCHED_SVD[1]
@@ -160,9 +162,10 @@ def solvers(weight: Float[Tensor, "*n out in"]) -> tuple[Solver, ...]:
 def singular_triplets(
     weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"], solvers: Sequence[Solver]
 ) -> Triplets:
-    """The ``chosen`` triplets by the first of the ``solvers``; where not exact, by the next. The last is trusted.
+    """Compute the ``chosen`` triplets with the first solver, and redo inexact ones with the next.
 
-    A way that gives up on one weight, as a batched SVD that does not converge, has given up on all it was handed.
+    The last solver's result is not checked. If a solver fails on one weight, as a batched SVD that does not converge
+    does, the next solver redoes the whole batch.
     """
     first, *others = solvers
     if not others:
@@ -179,10 +182,11 @@ def singular_triplets(
 
 
 def is_exact(weight: Float[Tensor, "*n out in"], found: Triplets) -> Bool[Tensor, "*n"]:
-    """Of each weight, whether the rows of b are orthonormal, and all triplets (u, s, v) singular ones.
+    """Return, for each weight, whether the rows of b are orthonormal and all its triplets (u, s, v) are singular.
 
-    One is, where both ``W v = s u`` and ``W^T u = s v`` hold to `SINGULAR` of the largest singular value. With
-    ``s u = W v`` by definition, the first always does; and any v with so small an s is a null vector that exactly.
+    A triplet is singular if ``W v = s u`` and ``W^T u = s v``, within `SINGULAR` times the largest singular value. The
+    first always holds, because ``s u = W v`` by definition. If s is within that tolerance, v is accepted as a null
+    vector.
     """
     wide, b = weight.double(), found.b.double()
     products = b @ b.mT - torch.eye(b.shape[-2], dtype=b.dtype, device=b.device)
@@ -195,18 +199,18 @@ def is_exact(weight: Float[Tensor, "*n out in"], found: Triplets) -> Bool[Tensor
 
 
 def by_gram_matrix(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"]) -> Triplets:
-    """By a symmetric eigendecomposition of the smaller Gram matrix, summed in float64. For any rank of the weight."""
+    """Eigendecompose the smaller Gram matrix in float64. The weight may have any rank."""
     left = weight.shape[-2] < weight.shape[-1]
     values, vectors = torch.linalg.eigh(_gram(weight, left=left))
-    picked = _columns(vectors, vectors.shape[-1] - 1 - chosen)  # (..., out or in, r): the largest are the last
-    del vectors  # as large as the weight, and larger ones follow
+    picked = _columns(vectors, vectors.shape[-1] - 1 - chosen)  # (..., out or in, r); eigh sorts ascending
+    del vectors  # free them before the next large tensors are made
     wide = weight.double()
     a, b = _project_left(wide, picked) if left else (wide @ picked, picked.mT)
     return Triplets(a, b, values[..., -1].clamp(min=0).sqrt())
 
 
 def by_batched_svd(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"]) -> Triplets:
-    """By cuSOLVER's batched approximate SVD, in float64, which takes no longer than float32 there."""
+    """Use cuSOLVER's batched approximate SVD, in float64 because that is no slower there than float32."""
     wide = weight.double()
     _, values, right = torch.linalg.svd(wide, full_matrices=False, driver="gesvda" if wide.is_cuda else None)
     b = _columns(right.mT, chosen).mT
@@ -214,21 +218,21 @@ def by_batched_svd(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r
 
 
 def _gram(weight: Tensor, *, left: bool) -> Tensor:
-    """``W W^T`` or ``W^T W``, in float64."""
+    """Return ``W W^T`` if ``left``, else ``W^T W``, in float64."""
     wide = weight.double()
     return wide @ wide.mT if left else wide.mT @ wide
 
 
 def _columns(vectors: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen columns of each matrix: (..., n, k), (..., r) -> (..., n, r)."""
+    """Pick the chosen columns of each matrix: (..., n, k), (..., r) -> (..., n, r)."""
     return vectors.gather(-1, chosen.unsqueeze(-2).expand(*vectors.shape[:-1], chosen.shape[-1]))
 
 
 def _project_left(weight: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """``(U_I S_I, V_I^T)`` from left singular vectors ``U_I``, for any rank of the weight.
+    """Return ``(U_I S_I, V_I^T)`` from the left singular vectors ``U_I``, for a weight of any rank.
 
-    ``U_I^T W = S_I V_I^T``, and its LQ decomposition gives an orthonormal ``V_I^T`` even where a singular value is
-    zero and dividing by it could not. L is S_I up to signs and rounding.
+    ``U_I^T W = S_I V_I^T``. Its LQ decomposition gives an orthonormal ``V_I^T`` even if a singular value is zero, where
+    division would fail. L equals S_I up to signs and rounding.
     """
     orthonormal, triangle = torch.linalg.qr((vectors.mT @ weight).mT)
     return vectors @ triangle.mT, orthonormal.mT

@@ -41,7 +41,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ten
 
 @st.composite
 def weights(draw: st.DrawFn) -> tuple[Tensor, int]:
-    """A stack of weights of any shape, true rank, scale and type, and a rank to split them along."""
+    """Draw a stack of weights of any shape, true rank, scale and type, and a rank to factorise them with."""
     batch = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     rows, columns = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     true_rank = draw(st.integers(0, min(rows, columns)))
@@ -76,9 +76,7 @@ def test_merge_inverts_factorize(case: tuple[Tensor, int], select: str, seed: in
 
 
 @given(weights(), st.sampled_from(SELECTIONS), st.sampled_from(INITS))
-def test_rows_of_b_are_orthonormal_whatever_the_rank_of_the_weight(
-    case: tuple[Tensor, int], select: str, init: str
-) -> None:
+def test_rows_of_b_are_orthonormal_for_weights_of_any_rank(case: tuple[Tensor, int], select: str, init: str) -> None:
     weight, rank = case
     _, a, b = factorize(weight, rank, select=select, init=init, generator=seeded())
     assert a.shape == (*weight.shape[:-1], rank)
@@ -97,7 +95,7 @@ def test_factors_are_singular_triplets(shape: tuple[int, int], select: str) -> N
         match = b @ right.mT  # (r, all): +-1 where a row of b is that singular vector, 0 elsewhere
         chosen = match.abs().argmax(-1)
         sign = match.gather(-1, chosen.unsqueeze(-1)).sign()
-        assert chosen.tolist() == sorted(set(chosen.tolist()))  # largest first, none twice
+        assert chosen.tolist() == sorted(set(chosen.tolist()))  # largest first, without repetition
         torch.testing.assert_close(b, sign * right[chosen], rtol=0, atol=1e-9)
         torch.testing.assert_close(a, sign.mT * left[:, chosen] * values[chosen], rtol=0, atol=1e-9)
 
@@ -108,7 +106,7 @@ def test_top_is_the_best_approximation_and_bottom_the_worst(shape: tuple[int, in
     weight = drawn(*shape)
     values = torch.linalg.svdvals(weight)
     none = torch.zeros(rank, dtype=weight.dtype)
-    # Eckart-Young: what remains without the largest r has the others, so its spectral norm is the (r+1)-th.
+    # Eckart-Young: removing the r largest leaves the others, so the spectral norm is the (r+1)-th value.
     residual = factorize(weight, rank, select="top").residual
     torch.testing.assert_close(torch.linalg.svdvals(residual), torch.cat([values[rank:], none]), rtol=0, atol=1e-9)
     residual = factorize(weight, rank, select="bottom").residual
@@ -120,7 +118,7 @@ def test_top_is_the_best_approximation_and_bottom_the_worst(shape: tuple[int, in
 def test_full_rank_leaves_no_residual(shape: tuple[int, int], select: str) -> None:
     weight = drawn(*shape, dtype=torch.float32)
     residual, a, b = factorize(weight, min(shape), select=select, generator=seeded())
-    # Here only rounding keeps the residual from zero: of a and b to float32 first, then of their product.
+    # Only rounding keeps the residual from zero: first of a and b to float32, then of their product.
     bound = 10 * min(shape) * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(weight, 2)
     assert residual.abs().max() <= bound
     assert_same_matrix(merge(residual, a, b), weight, a, b)
@@ -135,15 +133,15 @@ def test_zero_weight(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
-def test_rank_deficient_weight_is_taken_whole_by_its_top_directions(shape: tuple[int, int]) -> None:
+def test_top_directions_capture_all_of_a_rank_deficient_weight(shape: tuple[int, int]) -> None:
     weight = drawn(shape[0], 2) @ drawn(2, shape[1], seed=1)
     assert factorize(weight, 2, select="top").residual.abs().max() < 1e-12
-    # ... and its bottom ones hold nothing; their singular values are the square root of rounding at most.
+    # The bottom directions hold nothing: their singular values are at most the square root of rounding.
     assert factorize(weight, 4, select="bottom").a.abs().max() < 1e-6
 
 
 def graded(values: list[float], rows: int, columns: int) -> Tensor:
-    """A weight in float64 with these singular values and random directions."""
+    """Return a float64 weight with these singular values and random directions."""
     count = len(values)
     left, right = (torch.linalg.qr(drawn(size, count, seed=size)).Q for size in (rows, columns))
     return left * torch.tensor(values, dtype=torch.float64) @ right.mT
@@ -161,8 +159,8 @@ def test_small_directions_of_a_float32_weight_are_found(shape: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
-def test_the_residual_has_nothing_along_the_chosen_directions(shape: tuple[int, int]) -> None:
-    # The last three are as small as the rounding of the Gram matrix: no singular vectors any more, but orthonormal.
+def test_the_residual_is_zero_along_the_chosen_directions(shape: tuple[int, int]) -> None:
+    # The last three are as small as rounding in the Gram matrix: orthonormal, but no longer singular vectors.
     weight = graded([1, 0.5, 0.2, 1e-8, 0.9e-8, 0.8e-8], *shape)
     residual, a, b = factorize(weight, 3, select="bottom")
     projection = torch.linalg.qr(a).Q.mT @ residual if shape[0] < shape[1] else residual @ b.mT
@@ -181,7 +179,7 @@ def test_svd_add_and_zero_keep_the_weight_and_the_same_directions(shape: tuple[i
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_nothing_is_shared_with_the_weight_nor_changed_in_it(init: str) -> None:
+def test_factors_share_no_memory_with_the_weight_and_leave_it_unchanged(init: str) -> None:
     weight = drawn(5, 4)
     before, address = weight.clone(), weight.untyped_storage().data_ptr()
     factors = factorize(weight, 2, init=init, generator=seeded())
@@ -192,31 +190,31 @@ def test_nothing_is_shared_with_the_weight_nor_changed_in_it(init: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
-def test_a_stack_gives_what_its_weights_give_alone(shape: tuple[int, int]) -> None:
+def test_a_stack_gives_the_same_factors_as_separate_weights(shape: tuple[int, int]) -> None:
     stack = drawn(2, 3, *shape)
     together = factorize(stack, 2, select="top")
     alone = [factorize(weight, 2, select="top") for weight in stack.flatten(0, 1)]
     torch.testing.assert_close(together.residual.flatten(0, 1), torch.stack([one.residual for one in alone]))
-    # A direction's sign is anyone's choice, the product's is not.
+    # A direction's sign is arbitrary, but the product's is not.
     torch.testing.assert_close((together.a @ together.b).flatten(0, 1), torch.stack([one.a @ one.b for one in alone]))
 
 
 def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
     weight = drawn(9, 6)
-    transposed = weight.mT.contiguous().mT  # as GPT-2's Conv1D keeps it
+    transposed = weight.mT.contiguous().mT  # as in GPT-2's Conv1D
     for found, expected in zip(factorize(transposed, 3, select="top"), factorize(weight, 3, select="top"), strict=True):
         torch.testing.assert_close(found, expected)
 
 
-# Ways to decompose
+# Solvers
 
 
-WAYS = [by_gram_matrix, by_batched_svd]
+SOLVERS = [by_gram_matrix, by_batched_svd]
 TALL, WIDE, SQUARE = (9, 6), (6, 9), (6, 6)
 
 
 def reference(weight: Tensor, chosen: Tensor) -> Triplets:
-    """By torch's exact SVD, one matrix after another."""
+    """Use torch's exact SVD, one matrix at a time."""
     found = []
     for one, places in zip(weight.reshape(-1, *weight.shape[-2:]), chosen.reshape(-1, chosen.shape[-1]), strict=True):
         left, values, right = torch.linalg.svd(one.double(), full_matrices=False)
@@ -226,7 +224,7 @@ def reference(weight: Tensor, chosen: Tensor) -> Triplets:
 
 
 def rotated(rows: Tensor, angle: float) -> Tensor:
-    """The first two rows turned in their own plane, so that orthonormal ones stay so."""
+    """Rotate the first two rows in their plane, which keeps orthonormal rows orthonormal."""
     first, second = rows[..., 0, :], rows[..., 1, :]
     turned = torch.stack([math.cos(angle) * first + math.sin(angle) * second,
                           math.cos(angle) * second - math.sin(angle) * first], -2)  # fmt: skip
@@ -234,44 +232,44 @@ def rotated(rows: Tensor, angle: float) -> Tensor:
 
 
 def all_of(weight: Tensor) -> Tensor:
-    """The numbers of all singular directions of each weight."""
+    """Return the indices of all singular directions of each weight."""
     return torch.arange(min(weight.shape[-2:])).expand(*weight.shape[:-2], -1)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_each_way_finds_the_triplets_that_torch_finds(
-    way: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
+def test_each_solver_finds_the_same_triplets_as_torch(
+    solver: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = drawn(*batch, *shape, dtype=dtype)
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
-    found, expected = way(weight, chosen), reference(weight, chosen)
+    found, expected = solver(weight, chosen), reference(weight, chosen)
     torch.testing.assert_close(found.largest, expected.largest, rtol=0, atol=1e-9)
-    signs = (found.b * expected.b).sum(-1, keepdim=True)  # a direction's sign is anyone's choice
+    signs = (found.b * expected.b).sum(-1, keepdim=True)  # a direction's sign is arbitrary
     torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-9)
     torch.testing.assert_close(found.b, signs.sign() * expected.b, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.a, signs.sign().mT * expected.a, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(weights())
-def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Solver, case: tuple[Tensor, int]) -> None:
+def test_each_solver_is_exact_for_weights_of_any_rank(solver: Solver, case: tuple[Tensor, int]) -> None:
     weight, rank = case
     rows, columns = weight.shape[-2:]
-    if way is by_gram_matrix and rows < columns:
-        # There a null direction is any orthonormal one, for b is made from left singular vectors, and W^T u = 0 u.
+    if solver is by_gram_matrix and rows < columns:
+        # b is computed from left singular vectors, and W^T u = 0 u, so any orthonormal direction can be a null one.
         assume((torch.linalg.matrix_rank(weight) == rows).all())
     chosen = select_indices(weight.shape[:-2], min(rows, columns), rank, generator=seeded())
-    exact = is_exact(weight, way(weight, chosen))
+    exact = is_exact(weight, solver(weight, chosen))
     assert exact.shape == weight.shape[:-2]
     assert exact.all()
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [TALL, WIDE, (300, 200)], ids=str)
-def test_the_ways_of_a_gpu_give_what_those_of_the_cpu_do(shape: tuple[int, int]) -> None:
+def test_gpu_solvers_agree_with_cpu_solvers(shape: tuple[int, int]) -> None:
     weight = drawn(4, *shape)
     chosen = select_indices((4,), min(shape), 3, generator=seeded(4))
     found = singular_triplets(weight.cuda(), chosen.cuda(), solvers(weight.cuda()))
@@ -286,7 +284,7 @@ def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> 
     exact = reference(weight, all_of(weight))
     assert is_exact(weight, exact).all()
     twice = exact.b.clone()
-    twice[1, 1] = twice[1, 0]  # each is a singular direction still
+    twice[1, 1] = twice[1, 0]  # each is still a singular direction
     assert is_exact(weight, exact._replace(b=twice)).tolist() == [True, False, True]
     longer = exact.b.clone()
     longer[2] *= 1 + 1e-4
@@ -295,45 +293,45 @@ def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("angle", [1e-7, 1e-5, 5e-5, 2e-4, 1e-3, 0.1, 1.0])
-def test_rotated_directions_are_exact_as_far_as_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
+def test_rotated_directions_are_exact_only_if_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
     weight = graded([1, 0.5, 0.2, 0.1, 0.05, 0.01], *shape)
     exact = reference(weight, all_of(weight))
     turned = rotated(exact.b, angle)
     a = weight @ turned.mT
     values = torch.linalg.vector_norm(a, dim=0)
-    # W v = s u holds by the definition of u; what is left of W^T u = s v is how far the triplet is from a singular one.
+    # W v = s u holds by definition of u. The error in W^T u = s v measures how far the triplet is from singular.
     error = torch.linalg.vector_norm(weight.mT @ (a / values) - values * turned.mT, dim=0).max() / exact.largest
-    assert not 0.9 * SINGULAR < error < 1.1 * SINGULAR  # or rounding would decide
+    assert not 0.9 * SINGULAR < error < 1.1 * SINGULAR  # otherwise rounding would decide
     assert is_exact(weight, exact._replace(a=a, b=turned)).item() == bool(error < SINGULAR)
 
 
 @pytest.mark.parametrize("values", [[1, 0.5, 0.2, 0, 0, 0], [1, 0.5, 0.2, 1e-7, 1e-8, 0], [3, 2, 1, 1, 1, 1], [0] * 6],
                          ids=["null", "nearly_null", "equal", "zero"])  # fmt: skip
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
-def test_any_basis_of_null_or_of_equal_directions_is_exact(shape: tuple[int, int], values: list[float]) -> None:
+def test_any_basis_of_null_or_equal_directions_is_exact(shape: tuple[int, int], values: list[float]) -> None:
     weight = graded(values, *shape)
     exact = reference(weight, all_of(weight))
     turned = torch.cat([exact.b[:3], rotated(exact.b[3:], 0.7)])
     assert is_exact(weight, exact._replace(b=turned))
-    # Mixed with a direction of another value they are singular no more, but where all values are one.
+    # Mixed with a direction of another value they are no longer singular, unless all values are equal.
     mixed = torch.cat([exact.b[:2], rotated(exact.b[2:], 0.7)])
     assert is_exact(weight, exact._replace(b=mixed)).item() == (values[2] == values[3])
 
 
 def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Solver:
-    """A way that is right but for these weights of a stack, whose directions it spoils."""
+    """Return a solver that is correct except for these weights of a stack, whose directions it corrupts."""
 
-    def way(weight: Tensor, chosen: Tensor) -> Triplets:
+    def solver(weight: Tensor, chosen: Tensor) -> Triplets:
         _, b, largest = reference(weight, chosen)
         stack = b.reshape(-1, *b.shape[-2:])
         stack[numbers] = how(stack[numbers])
         return Triplets(weight.double() @ b.mT, b, largest)
 
-    return way
+    return solver
 
 
 class Noting:
-    """A right way that notes the weights it is given."""
+    """A correct solver that records the weights it is given."""
 
     def __init__(self) -> None:
         self.given: list[Tensor] = []
@@ -354,7 +352,7 @@ SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize(("batch", "wrong"), [((), [0]), ((1,), [0]), ((4,), [2]), ((4,), [0, 3]), ((2, 2), [1, 2])],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
-def test_the_next_way_is_taken_for_the_weights_that_the_first_spoils_alone(
+def test_the_next_solver_redoes_only_inexact_weights(
     shape: tuple[int, int], batch: tuple[int, ...], wrong: list[int], how: str
 ) -> None:
     weight = drawn(*batch, *shape)
@@ -368,7 +366,7 @@ def test_the_next_way_is_taken_for_the_weights_that_the_first_spoils_alone(
 
 
 @pytest.mark.parametrize("batch", [(), (3,)], ids=str)
-def test_the_next_way_is_not_asked_where_the_first_is_exact(batch: tuple[int, ...]) -> None:
+def test_the_next_solver_is_not_called_if_the_first_is_exact(batch: tuple[int, ...]) -> None:
     weight = drawn(*batch, *TALL)
     first, following = Noting(), Noting()
     found = singular_triplets(weight, all_of(weight), [first, following])
@@ -376,11 +374,10 @@ def test_the_next_way_is_not_asked_where_the_first_is_exact(batch: tuple[int, ..
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
 
 
-def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
+def test_solvers_are_tried_in_order_and_the_last_is_trusted() -> None:
     weight = drawn(3, *TALL)
-    bad = spoiling(
-        [0], SPOILT["turned"]
-    )  # of what it is given: of the second way that is the first one's second weight
+    # Indices count the weights that a solver is given: the second one's first weight is the first one's second.
+    bad = spoiling([0], SPOILT["turned"])
     last = Noting()
     singular_triplets(weight, all_of(weight), [spoiling([1, 2], SPOILT["turned"]), bad, last])
     [given_weights] = last.given
@@ -389,25 +386,25 @@ def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
     torch.testing.assert_close(alone.b[0], rotated(reference(weight, all_of(weight)).b[0], 0.3))
 
 
-def test_a_way_that_gives_up_hands_all_to_the_next_and_the_last_one_says_so() -> None:
-    def gives_up(weight: Tensor, chosen: Tensor) -> Triplets:
+def test_a_failed_solver_passes_everything_to_the_next_and_the_last_raises() -> None:
+    def failing(weight: Tensor, chosen: Tensor) -> Triplets:
         torch.linalg.cholesky(-torch.eye(2))
         raise AssertionError
 
     weight = drawn(3, *TALL)
     following = Noting()
-    found = singular_triplets(weight, all_of(weight), [gives_up, following])
+    found = singular_triplets(weight, all_of(weight), [failing, following])
     [given_weights] = following.given
     assert torch.equal(given_weights, weight)
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
     with pytest.raises(RuntimeError, match="cholesky"):
-        singular_triplets(weight, all_of(weight), [gives_up])
+        singular_triplets(weight, all_of(weight), [failing])
 
 
-# Drawing
+# Selection of directions
 
 
-def test_the_draw_is_the_generators_alone() -> None:
+def test_the_draw_depends_only_on_the_generator() -> None:
     weight = drawn(20, 8, 8)
     state = torch.get_rng_state()
     first, second, other = (factorize(weight, 3, generator=seeded(seed)) for seed in (1, 1, 2))
@@ -422,12 +419,14 @@ def test_random_draws_every_subset_equally_often() -> None:
     seen = Counter(map(tuple, chosen.tolist()))
     subsets = list(combinations(range(count), rank))  # sorted, without repetition
     assert set(seen) == set(subsets)
-    assert chisquare([seen[subset] for subset in subsets]).pvalue > 1e-4  # a fixed seed: it fails always or never
+    assert (
+        chisquare([seen[subset] for subset in subsets]).pvalue > 1e-4
+    )  # the seed is fixed, so this fails always or never
 
 
 @pytest.mark.parametrize(("count", "rank"), [(6, 1), (6, 2), (6, 5)])
-def test_block_draws_every_run_of_neighbours_but_the_last(count: int, rank: int) -> None:
-    # The authors' code: start = randint(0, count - rank), which excludes its upper end.
+def test_block_draws_every_consecutive_run_except_the_last(count: int, rank: int) -> None:
+    # The authors' code: start = randint(0, count - rank), which excludes the upper bound.
     chosen = select_indices((6_000,), count, rank, select="block", generator=seeded())
     seen = Counter(map(tuple, chosen.tolist()))
     runs = [tuple(range(start, start + rank)) for start in range(count - rank)]
@@ -445,7 +444,7 @@ def test_top_and_bottom_are_the_first_and_the_last() -> None:
     assert select_indices((), 5, 2, select="bottom").tolist() == [3, 4]
 
 
-# Mistakes
+# Invalid arguments
 
 
 @pytest.mark.parametrize("rank", [-1, 0, 4, 7])
@@ -490,7 +489,7 @@ def test_stacks_cover_each_position_once_with_equal_shapes_within_the_limit(
     for group in groups:
         assert len({shapes[position] for position in group}) == 1
         rows, columns = shapes[group[0]]
-        assert len(group) == 1 or 8 * rows * columns * len(group) <= limit  # 8 bytes a float64
+        assert len(group) == 1 or 8 * rows * columns * len(group) <= limit  # 8 bytes per float64
 
 
 def test_stacks_are_as_large_as_the_limit_allows() -> None:

@@ -1,1 +1,1 @@
-"""Layers that replace linear ones, and the surgery that inserts and removes them."""
+"""Layers that replace linear layers, and functions to insert and remove them."""

@@ -1,6 +1,6 @@
-"""The layers that methods put in the place of a model's linear ones, and the putting.
+"""The base class of layers that replace a model's linear layers.
 
-Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
+Each replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from rosa_bench.layers.linear import Linear, make_linear
 
 
 class Adapter(nn.Module):
-    """What stands in for one linear layer: it keeps the layer's kind and bias, and can become it again."""
+    """A replacement for one linear layer. It remembers the layer's type and bias, and can be turned back into it."""
 
     bias: nn.Parameter | None
 
@@ -23,21 +23,21 @@ class Adapter(nn.Module):
         self.register_parameter("bias", plain.bias)
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
-        """The weight of the plain layer that computes the same function."""
+        """Return the weight of the plain layer that computes the same function."""
         raise NotImplementedError
 
     def merged_bias(self) -> nn.Parameter | None:
-        """The bias of the plain layer that computes the same function."""
+        """Return the bias of the plain layer that computes the same function."""
         return self.bias
 
     @torch.no_grad()
     def to_plain(self) -> Linear:
-        """A layer of the original kind with the same function, and so with no added latency."""
+        """Return a layer of the original type with the same function, and so without added latency."""
         return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:
-    """The adapters of ``model`` with their names, in the model's own order."""
+    """Yield the names and adapters of ``model``, in the model's order."""
     for name, module in model.named_modules():
         if isinstance(module, Adapter):
             yield name, module

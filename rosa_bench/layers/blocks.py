@@ -1,4 +1,4 @@
-"""The blocks that a transformer is a stack of."""
+"""The blocks of a transformer."""
 
 from torch import nn
 
@@ -6,10 +6,10 @@ from rosa_bench.system.errors import UserError
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of the model's main stack, from the input to the output.
+    """Return the blocks of the model's main stack, from input to output.
 
-    The main stack is the list of modules of one type that holds most of the model's parameters. Raises `UserError` for
-    a model that has no such list.
+    The main stack is the list of same-type modules with the most parameters. Raises `UserError` for a model without
+    such a list.
     """
     lists = [
         module
@@ -17,5 +17,5 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
         if isinstance(module, nn.ModuleList) and len(module) and len({type(block) for block in module}) == 1
     ]
     if not lists:
-        raise UserError("this model is no stack of blocks; choose a transformer with model=, or another method")
+        raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
     return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))

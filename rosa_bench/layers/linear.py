@@ -1,6 +1,6 @@
-"""The linear layers that models are made of, with one view of them all: weights are (out, in).
+"""The types of linear layer in our models, all seen with weights as (out, in).
 
-GPT-2's ``Conv1D`` keeps (in, out). A `StackedLinear` keeps many weights, for models that are trained side by side.
+GPT-2's ``Conv1D`` stores (in, out). A `StackedLinear` stores many weights, for models that are trained side by side.
 """
 
 import torch
@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class StackedLinear(nn.Module):
-    """``n`` linear layers without bias, each with its own rows: (n, rows, in) -> (n, rows, out)."""
+    """``n`` linear layers without bias, each applied to its own rows: (n, rows, in) -> (n, rows, out)."""
 
     def __init__(self, weight: Float[Tensor, "n out in"]):
         super().__init__()
@@ -23,10 +23,9 @@ class StackedLinear(nn.Module):
 
 
 class SplitLinear(nn.Module):
-    """A linear layer as several that read the same input: each gives a block of its outputs, all of one size.
+    """A linear layer split into several that read the same input. Each computes one block of outputs, of equal size.
 
-    GPT-2 holds the projections to queries, keys and values in one matrix, which adapters see as one; so, they see
-    three.
+    GPT-2 stores the query, key and value projections in one matrix. Splitting it lets each have its own adapter.
     """
 
     def __init__(self, plain: "nn.Linear | Conv1D", count: int):
@@ -43,7 +42,7 @@ class SplitLinear(nn.Module):
 
     @torch.no_grad()
     def joined(self) -> "nn.Linear | Conv1D":
-        """The layer that it was made of, as it is now."""
+        """Join the blocks, as they are now, into one layer again."""
         blocks: list[nn.Linear | Conv1D] = list(self.blocks)  # pyright: ignore[reportAssignmentType]
         biases: list[Tensor] = [block.bias for block in blocks if block.bias is not None]
         bias = nn.Parameter(torch.cat(biases)) if biases else None
@@ -55,16 +54,16 @@ LINEAR_TYPES = (nn.Linear, Conv1D, StackedLinear)
 
 
 def weight_of(plain: Linear) -> Float[Tensor, "*n out in"]:
-    """The layer's weight as (out, in)."""
+    """Return the layer's weight as (out, in)."""
     return plain.weight.mT if isinstance(plain, Conv1D) else plain.weight
 
 
 def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn.Parameter | None) -> Linear:
-    """A layer of a kind with this weight and bias."""
+    """Make a layer of type ``kind`` with this weight and bias."""
     if kind is StackedLinear:
         return StackedLinear(weight)
     rows, columns = weight.shape
-    with torch.device("meta"):  # nothing is allocated or drawn: both parameters are put in below
+    with torch.device("meta"):  # allocate and initialise nothing: both parameters are set below
         plain = Conv1D(rows, columns) if kind is Conv1D else nn.Linear(columns, rows, bias=bias is not None)
     plain.weight = nn.Parameter(weight.mT.contiguous() if kind is Conv1D else weight)
     plain.register_parameter("bias", bias)
@@ -74,5 +73,5 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
 def linear(
     x: Float[Tensor, "*batch in"], weight: Float[Tensor, "*n out in"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*batch out"]:
-    """``x weight^T + bias``, for one weight, or for a stack of them without bias, each with its own rows."""
+    """Return ``x weight^T + bias`` for one weight, or for a stack whose weights have their own rows and no bias."""
     return functional.linear(x, weight, bias) if weight.ndim == 2 else x @ weight.mT

@@ -1,6 +1,6 @@
-"""The layers that methods put in the place of a model's linear ones, and the putting.
+"""The low-rank layer of LoRA and ROSA, with a forward and backward pass that save memory.
 
-Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
+It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ from rosa_bench.lowrank import merge
 
 
 class LowRankLinear(Adapter):
-    """``y = x (residual + scale A B)^T + bias`` with a frozen residual and trained factors A, B.
+    """``y = x (residual + scale A B)^T + bias``, with a frozen residual and trained factors A and B.
 
-    One layer serves LoRA (residual = W, scale = alpha / r) and ROSA (residual = W - A B, scale = 1): they differ in
-    what they write into these tensors, and when. The residual is kept in the weight's own type (float32, as loaded),
-    because hundreds of merges into a bfloat16 residual would wear it away.
+    LoRA uses it with residual = W and scale = alpha / r, ROSA with residual = W - A B and scale = 1. They differ in
+    what they write into these tensors, and when. The residual keeps the weight's own type (float32, as loaded), because
+    hundreds of merges into a bfloat16 residual would degrade it.
 
-    materialised  the whole weight for this pass, where it is computed with other layers' (`rosa_bench.layers.stacked`)
-    cast          brings an input to the type of a materialised weight
+    materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
+    cast          converts an input to the type of a materialised weight
     """
 
     residual: Float[Tensor, "*n out in"]
@@ -35,14 +35,14 @@ class LowRankLinear(Adapter):
         self.scale = scale
         self.materialised: Tensor | None = None
         self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
-        # A copy: a resample writes into it, and must never write into a weight that another layer shares.
+        # Copy it: a resample writes into it in place, and another layer may share the weight.
         self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
         self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank))
         self.b = nn.Parameter(weight.new_zeros(*stack, rank, columns))
 
     @property
     def shape(self) -> torch.Size:
-        """(out, in), after the stack's size where there is one."""
+        """(out, in), or (n, out, in) for a stack."""
         return self.residual.shape
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
@@ -67,20 +67,20 @@ def low_rank_linear(
     *,
     scale: float = 1.0,
 ) -> Float[Tensor, "*batch out"]:
-    """``x (residual + scale a b)^T + bias`` by one matrix product of full size, forward and backward.
+    """Compute ``x (residual + scale a b)^T + bias`` with one full-size matrix product each way, forward and backward.
 
-    Equal to the two-branch form ``x residual^T + scale (x b^T) a^T + bias``, but for rounding. Gradients flow to x, a,
-    b and bias, never to the residual. Under autocast the weight is formed in the residual's own type and cast
-    once, as autocast would cast a plain layer's weight. Differentiable once.
+    This equals the two-branch form ``x residual^T + scale (x b^T) a^T + bias`` up to rounding. Gradients flow to x, a,
+    b and bias, never to the residual. Under autocast the weight is formed in the residual's type and cast once, as
+    autocast casts a plain layer's weight. Second derivatives are not supported.
     """
     return _LowRankLinear.apply(x, residual, a, b, bias, scale)  # pyright: ignore[reportReturnType]
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """Keeps x and the formed weight; the weight's own gradient, as large as the weight, is never made."""
+    """Saves x and the formed weight. The gradient of the full weight is never formed."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd takes them in order
+    def forward(  # noqa: PLR0917 - autograd passes them by position
         ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
     ) -> Tensor:
         dtype = product_dtype(x.device, x.dtype)
@@ -109,15 +109,15 @@ class _LowRankLinear(torch.autograd.Function):
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The type in which a matrix product of such tensors is made here: autocast's, where it is on."""
+    """Return the type of a matrix product of such tensors: autocast's if it is on, else ``dtype``."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
 def scaled(tensor: Tensor, scale: float) -> Tensor:
-    """``scale * tensor``; the tensor itself for 1, which on a GPU saves two kernels a layer in every step."""
+    """Return ``scale * tensor``, or the tensor itself if scale is 1, which saves two GPU kernels per layer and step."""
     return tensor if scale == 1 else tensor * scale
 
 
 def low_rank_layers(model: nn.Module) -> list[LowRankLinear]:
-    """The low-rank layers of ``model``, in the model's own order."""
+    """Return the low-rank layers of ``model``, in the model's order."""
     return [layer for _, layer in adapters(model) if isinstance(layer, LowRankLinear)]

@@ -1,12 +1,12 @@
-"""How long the inputs of a transformer may be."""
+"""The maximum input length of a transformer."""
 
 from torch import nn
 
 
 def num_positions(model: nn.Module) -> int:
-    """Return how many tokens have a position.
+    """Return the number of token positions.
 
-    RoBERTa and MPNet skip the positions up to that of the padding, so they have fewer than their table has rows.
+    RoBERTa and MPNet skip positions up to the padding index, so they have fewer positions than rows in their table.
     """
     for name, table in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):

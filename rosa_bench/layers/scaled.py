@@ -1,6 +1,6 @@
-"""The layers that methods put in the place of a model's linear ones, and the putting.
+"""The layer of (IA)^3: a linear layer with a trained scaling vector.
 
-Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
+It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
 import torch
@@ -14,7 +14,7 @@ from rosa_bench.layers.linear import Linear, linear, weight_of
 class ScaledLinear(Adapter):
     """A frozen linear layer whose input or output is multiplied by a trained vector, as in (IA)^3.
 
-    The output is scaled after the bias, as the authors of (IA)^3 scale activations.
+    The output is scaled after the bias is added, because the authors of (IA)^3 scale activations.
 
     Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
     arXiv 2205.05638, section 3.3.
@@ -35,7 +35,7 @@ class ScaledLinear(Adapter):
         if self.side == "input":
             return linear(x * factor, self.weight, self.bias)
         y = linear(x, self.weight, self.bias)
-        return (y * factor).to(y.dtype)  # autocast leaves a product of two types in the wider one
+        return (y * factor).to(y.dtype)  # under autocast, multiplying two types gives the wider one
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         return self.weight * self.factor.unsqueeze(-2 if self.side == "input" else -1)

@@ -1,9 +1,9 @@
-"""Many small low-rank layers formed at once: what one of them costs on a GPU is the launching of its kernels.
+"""Form the weights of many small low-rank layers at once, because kernel launches dominate their cost on a GPU.
 
-The step of RoBERTa-base on 32 sentences of 16 tokens was some 1,400 kernels of 3 microseconds, half of them those of
-its 48 low-rank layers. Here all weights of one shape are formed by one batched product, each layer is then an ordinary
-linear one, and the gradients of all factors come from two batched products at the end of the backward pass. An input
-that several layers read, as queries, keys and values do, is brought to the product's type once.
+A step of RoBERTa-base on 32 sentences of 16 tokens took some 1,400 kernels of 3 microseconds, half of them in its 48
+low-rank layers. Here one batched product forms all weights of one shape, and each layer then acts as an ordinary linear
+layer. Two batched products at the end of the backward pass give the gradients of all factors. An input that several
+layers share, as queries, keys and values do, is cast once.
 """
 
 from collections import defaultdict
@@ -18,34 +18,34 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers, product_dtype, scaled
 from rosa_bench.lowrank import merge
 
-# Elements of a weight. A larger one is better served by its own layer, which never makes a gradient of that size.
+# In elements of a weight. A larger weight is better left to its own layer, which never forms a gradient of that size.
 LARGEST = 1 << 20
 
 
 class CastOnce:
-    """The last input that was brought to another type, and what came out: the next layer may ask for the same."""
+    """A cast that remembers its last input and output, because the next layer often casts the same input."""
 
     def __init__(self) -> None:
         self.release()
 
     def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if torch.compiler.is_compiling():  # which finds out by itself what is computed twice
+        if torch.compiler.is_compiling():  # the compiler removes repeated casts itself
             return x.to(dtype)
         if self.wide is not x or self.narrow is None or self.narrow.dtype != dtype:
             self.wide, self.narrow = x, x.to(dtype)
         return self.narrow
 
     def release(self) -> None:
-        """Forget both."""
+        """Forget the last input and output."""
         self.wide: Tensor | None = None
         self.narrow: Tensor | None = None
 
 
 class Stack:
-    """Low-rank layers of one shape, scale and device, whose tensors are made to lie side by side: (n, out, in).
+    """Low-rank layers of one shape, scale and device, with their tensors stored contiguously: (n, out, in).
 
-    The layers keep their parameters and buffers, which are now views of these and must be written in place. Before
-    an optimizer is made of them, or anything captured.
+    The layers keep their parameters and buffers, but these become views of the stack and must be written in place.
+    Build the stack before making an optimizer or capturing a graph.
     """
 
     def __init__(self, layers: list[LowRankLinear], cast: CastOnce):
@@ -59,7 +59,7 @@ class Stack:
             layer.cast = cast
 
     def form(self) -> None:
-        """Give each layer its weight, for one pass."""
+        """Form each layer's weight for one pass."""
         factors = [factor for name in ("a", "b") for factor in (getattr(layer, name) for layer in self.layers)]
         dtype = product_dtype(self.residual.device, self.residual.dtype)
         formed = materialise_all(self.residual, self.a, self.b, factors, scale=self.scale, dtype=dtype)
@@ -67,7 +67,7 @@ class Stack:
             layer.materialised = weight
 
     def release(self) -> None:
-        """Take the weights back, before the factors change."""
+        """Drop the formed weights, before the factors change."""
         self.cast.release()
         for layer in self.layers:
             layer.materialised = None
@@ -75,9 +75,9 @@ class Stack:
 
 @contextmanager
 def materialised(model: nn.Module, *, largest: int = LARGEST) -> Iterator[list[Stack]]:
-    """Inside the block each pass through ``model`` forms the weights of its small low-rank layers, shape by shape.
+    """Within the block, form the weights of small low-rank layers together, by shape, in each pass through ``model``.
 
-    Yields the stacks: those of at least two layers, of weights of ``largest`` elements at most.
+    Yields the stacks. A stack has at least two layers, whose weights have at most ``largest`` elements.
     """
     groups: dict[tuple, list[LowRankLinear]] = defaultdict(list)
     for layer in low_rank_layers(model):
@@ -112,15 +112,15 @@ def materialise_all(
     scale: float,
     dtype: torch.dtype,
 ) -> tuple[Float[Tensor, "out in"], ...]:
-    """Each ``residual + scale a b`` in ``dtype``. Gradients go to ``factors``: the n parts of a, then those of b."""
+    """Form each ``residual + scale a b`` in ``dtype``. Gradients go to ``factors``: n parts of a, then n of b."""
     return _Materialise.apply(residual, a, b, scale, dtype, *factors)  # pyright: ignore[reportReturnType]
 
 
 class _Materialise(torch.autograd.Function):
-    """Gradients of the whole weights come in, each as large as its weight; those of the factors go out."""
+    """Turns gradients of the full weights into gradients of the factors."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd takes them in order
+    def forward(  # noqa: PLR0917 - autograd passes them by position
         ctx: FunctionCtx, residual: Tensor, a: Tensor, b: Tensor, scale: float, dtype: torch.dtype, *_factors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(a, b)

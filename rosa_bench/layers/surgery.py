@@ -1,7 +1,4 @@
-"""The layers that methods put in the place of a model's linear ones, and the putting.
-
-Each stands in for one weight, or for a stack of them (`rosa_bench.layers.linear`).
-"""
+"""Find a model's linear layers, replace them with adapters, and restore them."""
 
 import re
 from collections.abc import Callable
@@ -14,14 +11,14 @@ from rosa_bench.system.errors import UserError
 
 
 def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
-    """Put ``make(layer)`` in the place of each linear layer named."""
+    """Replace each named linear layer with ``make(layer)``."""
     for name in names:
         untie(model, name)
         _replace(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
 
 
 def restore_linears(model: nn.Module) -> None:
-    """Make every adapter in ``model`` a plain layer again, with the same function, and join what was split."""
+    """Turn every adapter in ``model`` back into a plain layer with the same function, and join split layers."""
     for name, adapter in list(adapters(model)):
         _replace(model, name, adapter.to_plain())
     for name, module in list(model.named_modules()):
@@ -30,7 +27,7 @@ def restore_linears(model: nn.Module) -> None:
 
 
 def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
-    """Split a linear layer by its outputs into ``count`` equal ones, and return their names."""
+    """Split a linear layer's outputs into ``count`` equal layers, and return their names."""
     plain = model.get_submodule(name)
     rows = weight_of(plain).shape[0]  # pyright: ignore[reportArgumentType]
     if rows % count:
@@ -40,16 +37,16 @@ def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
 
 
 def untie(model: nn.Module, name: str) -> None:
-    """Give a linear layer a weight of its own, where it shares one, as a language model's head does with its input.
+    """Give a linear layer its own weight if it shares one, as a language model's head does with the input embedding.
 
-    Without that, what is put in its place would change the input embedding too, or lose its own on saving.
+    Otherwise its replacement would change the input embedding too, or lose its own weight when saved.
     """
     plain = model.get_submodule(name)
     sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is plain.weight]
     if len(sharing) == 1:
         return
     plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    if hasattr(model, "config"):  # which a saved model is loaded by
+    if hasattr(model, "config"):  # a saved model is loaded according to it
         model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
@@ -59,19 +56,19 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def linear_names(model: nn.Module, pattern: str) -> list[str]:
-    """Names of the linear layers whose dotted name ends in a match of ``pattern``, in the model's own order.
+    """Return the linear layers whose dotted name ends in a match of ``pattern``, in the model's order.
 
-    Raises `UserError` when there is none, with the kinds of names that there are.
+    Raises `UserError` if there are none, and lists the kinds of names that exist.
     """
     linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR_TYPES)]
     found = [name for name in linears if name_matches(pattern, name)]
     if not found:
-        # The layers of a stack differ only in their number: one line stands for all of them.
+        # The layers of a stack differ only in their number, so name them once.
         kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
         raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(kinds)}")
     return found
 
 
 def name_matches(pattern: str, name: str) -> bool:
-    """Whether ``name`` ends, from a dot on, in a full match of the regular expression ``pattern``."""
+    """Return whether ``name``, or the part after one of its dots, fully matches the regular expression ``pattern``."""
     return re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name) is not None

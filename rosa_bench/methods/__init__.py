@@ -1,4 +1,4 @@
-"""Fine-tuning methods: what trains, and what happens to the weights on the way. One file a method."""
+"""Fine-tuning methods: what trains, and what happens to the weights during training. One file per method."""
 
 from rosa_bench.methods.base import Method
 

@@ -1,4 +1,4 @@
-"""What the methods that replace linear layers share."""
+"""Base classes for methods that replace linear layers."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class AdapterMethod(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split_qkv and not self.fused:
-            raise UserError("method.split_qkv=true is for models that hold several projections in one matrix, as gpt2")
+            raise UserError("method.split_qkv=true needs a model that fuses several projections in one matrix, as gpt2")
         try:
-            re.compile(f"(?:{self.targets})")  # in a group, as it is used: inline flags must come first
+            re.compile(f"(?:{self.targets})")  # grouped, as when it is used: inline flags must come first
         except re.error as error:
             raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
 
     def target_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the layers to replace. Raises `UserError` when there are none."""
+        """Return the names of the layers to replace. Raises `UserError` if there are none."""
         from rosa_bench.layers.surgery import linear_names, name_matches
 
         if self.targets == "all-linear":
@@ -69,7 +69,7 @@ class AdapterMethod(Method):
         return linear_names(model, attention if self.targets == "attention" else self.targets)
 
     def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
-        """Replace each target by ``make(layer)``, or each block of a target that is split."""
+        """Replace each target, or each block of a split target, with ``make(layer)``."""
         from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
 
         names = []
@@ -93,7 +93,7 @@ class AdapterMethod(Method):
             yield from self.head_parameters(model)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """As `Method.state`, without the adapters' frozen weights: attaching to the same model makes them again."""
+        """Like `Method.state`, without the adapters' frozen weights, which attaching to the same model recreates."""
         from rosa_bench.layers.adapter import adapters
 
         frozen = {f"{name}.{buffer}" for name, layer in adapters(model) for buffer, _ in layer.named_buffers()}
@@ -113,7 +113,7 @@ class LowRankMethod(AdapterMethod):
 
     @abstractmethod
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
-        """Fill the layers, which hold W and zero factors, with their first residuals and factors."""
+        """Set the first residuals and factors of the layers, which start with W and zero factors."""
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.linear import weight_of
@@ -125,7 +125,7 @@ class LowRankMethod(AdapterMethod):
         self.initialise(low_rank_layers(model), self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:
-        """Return the random numbers of one step: a function of seed and step, so a resumed run draws the same."""
+        """Return the generator of one step. It depends only on seed and step, so a resumed run draws the same."""
         return generator(self.seed, "subspace", step)
 
     def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:

@@ -27,9 +27,9 @@ Groups = list[ParameterGroup]
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
-    reset      parameters that no longer mean what they did: their optimizer state is cleared
-    retrain    other parameters train now: those that stopped lose their optimizer state and gradient
-    recapture  captured CUDA graphs no longer compute the right step: they are dropped
+    reset      parameters whose meaning changed, so their optimizer state is cleared
+    retrain    whether the set of training parameters changed; those that stopped lose their state and gradient
+    recapture  whether captured CUDA graphs are out of date and must be dropped
     """
 
     reset: Sequence[nn.Parameter] = ()
@@ -39,7 +39,7 @@ class Changed(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Checked, ABC):
-    """Everything the training loop knows about a method. The defaults suit one that trains a fixed set of parameters.
+    """The contract of a method with the training loop. The defaults suit a fixed set of trained parameters.
 
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     """
@@ -61,9 +61,9 @@ class Method(Checked, ABC):
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
         """Freeze the model, insert the method's layers, and mark what trains. Return the model to train.
 
-        That is ``model`` itself, changed in place, unless the method wraps it. ``calibration`` yields training batches
-        on the model's device, for starts that depend on the data; a batch is made only when it is asked for. Raises
-        `UserError` if the method does not fit the model.
+        This changes ``model`` in place and returns it, unless the method wraps it. ``calibration`` lazily yields
+        training batches on the model's device, for a data-dependent initialisation. Raises `UserError` if the method
+        does not fit the model.
         """
         model.requires_grad_(False)
         self.insert(model)
@@ -74,53 +74,53 @@ class Method(Checked, ABC):
         return model
 
     def insert(self, model: nn.Module) -> None:
-        """Replace layers of the model. The function must stay the same. By default nothing is replaced."""
+        """Replace layers of the model without changing its function. By default nothing is replaced."""
 
     @abstractmethod
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        """Return every parameter that trains at some time, once the layers are in."""
+        """Return every parameter that trains at any time, once the layers are inserted."""
 
     def parameter_groups(self, model: nn.Module) -> Groups:
-        """Return groups of parameters for the optimizer: one by default, in the model's own order.
+        """Return groups of parameters for the optimizer. By default there is one group, in the model's order.
 
-        A group's optional ``lr_scale`` multiplies the run's learning rate, whatever its schedule.
+        A group's optional ``lr_scale`` multiplies the run's scheduled learning rate.
         """
         chosen = {id(parameter) for parameter in self.trainable(model)}
         return [{"params": [parameter for parameter in model.parameters() if id(parameter) in chosen]}]
 
     def optimizer(self, groups: Groups, configured: Callable[[Groups], torch.optim.Optimizer]) -> torch.optim.Optimizer:
-        """Make the optimizer: by default the one that the run's settings configure."""
+        """Make the optimizer. By default it is the one that the run configures."""
         return configured(groups)
 
     def penalty(self, model: nn.Module) -> Tensor | None:  # noqa: ARG002
         """Return a term to add to the loss once per step, or None. Training losses are reported without it.
 
-        It is part of the captured step: tensor operations only, nothing that makes the host wait.
+        It is part of the captured step, so use only tensor operations that do not make the host wait.
         """
         return None
 
     def after_backward(self, model: nn.Module) -> None:
-        """Act on the gradients before the optimizer's step. Part of the captured step: tensor operations only."""
+        """Act on the gradients before the optimizer's step. It is captured too, so use only tensor operations."""
 
     def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002
         """Return whether `before_step` has something to do before this step, counted from 0.
 
-        A pure function of its arguments: the loop asks at every step, and a resumed run asks again.
+        This must be a pure function: the loop calls it at every step, and a resumed run calls it again.
         """
         return False
 
     def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
-        """Change the model before a step for which it `is_due`, and say what has changed.
+        """Change the model before a step for which `is_due` is true, and return what has changed.
 
-        ``headroom_bytes`` is how much of the device's memory may be used without raising the run's peak, if known.
-        Raises ValueError for a model that cannot be changed any more.
+        ``headroom_bytes`` is the device memory available below the run's current peak, or None if unknown. Raises
+        ValueError if the model can no longer be changed.
         """
         return Changed()
 
     def merge(self, model: nn.Module) -> bool:
-        """Turn the model's layers back into plain ones with the same function, and return True.
+        """Turn the model's layers back into plain layers with the same function, and return True.
 
-        A method that cannot be merged changes nothing and returns False. Its model is evaluated and saved as it is.
+        A method that cannot be merged changes nothing and returns False. Its model is evaluated and saved unmerged.
         """
         from rosa_bench.layers.surgery import restore_linears
 
@@ -128,17 +128,17 @@ class Method(Checked, ABC):
         return True
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the tensors that training can change, by name: what a checkpoint or an adapter file holds."""
+        """Return the tensors that training can change, by name, for a checkpoint or an adapter file."""
         chosen = {id(parameter) for parameter in self.trainable(model)}
         trained = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
         return {**trained, **dict(model.named_buffers())}
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the trained model, merged where that is possible, into an existing folder."""
-        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue] - every model that is saved is transformers'
+        """Write the trained model into an existing folder, merged if possible."""
+        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue] - every saved model is a transformers model
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
-        """Return the names of the layers whose updates are analysed: by default the model's ``attention``."""
+        """Return the names of the layers whose updates are analysed. By default they match ``attention``."""
         from rosa_bench.layers.surgery import linear_names
 
         return linear_names(model, attention)

@@ -1,4 +1,4 @@
-"""BitFit: biases alone train.
+"""BitFit: only the biases train.
 
 Source: Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked
 Language-models", arXiv 2106.10199.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
-    """Every bias of the body trains, those of layer normalisation too; the head as the protocol says."""
+    """Trains every bias of the body, including those of layer normalisation. The protocol says if the head trains."""
 
     train_head: bool = setting("whether the task's head trains too")
 

@@ -1,12 +1,12 @@
-"""Block-wise training: only a few transformer blocks train at a time, and other ones are chosen every n steps.
+"""Block-wise training: only a few transformer blocks train at a time, and others are chosen every n steps.
 
-LISA is ``order=random rest=all``: a few random blocks, with embeddings and head always on. BAdam is ``blocks=1
-rest=head`` with ``order=ascending``, ``descending`` or ``shuffled``: one block at a time, in order. Only what trains
-has gradients and optimizer state.
+LISA is ``order=random rest=all``: a few random blocks train, and the embeddings and head always do. BAdam is
+``blocks=1 rest=head`` with ``order=ascending``, ``descending`` or ``shuffled``: one block trains at a time, in order.
+Only parameters that train have gradients and optimizer state.
 
 Sources: Pan et al., "LISA: Layerwise Importance Sampling for Memory-Efficient Large Language Model Fine-Tuning",
 arXiv 2403.17919. Luo et al., "BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models",
-arXiv 2404.02827. We differ from both in that the learning rate follows the run's schedule, whatever the blocks.
+arXiv 2404.02827. Unlike both, we let the learning rate follow the run's schedule, whichever blocks train.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REST = ("all", "head", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Method):
-    """Trains ``blocks`` of the model's blocks at a time, in full, and chooses anew every ``every`` steps."""
+    """Fully trains ``blocks`` of the model's blocks at a time, and chooses again every ``every`` steps."""
 
     blocks: int = setting("transformer blocks that train at a time", at_least=1)
     every: int = setting("steps from one choice of blocks to the next", at_least=1)
@@ -46,7 +46,7 @@ class Blockwise(Method):
         return model
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        """Return the parameters of all blocks, and of the rest that trains all the time."""
+        """Return the parameters of all blocks, and of everything else that always trains."""
         from rosa_bench.layers.blocks import transformer_blocks
 
         if self.rest == "all":
@@ -61,12 +61,12 @@ class Blockwise(Method):
         return Changed(reset=self._choose(model, step), retrain=True, recapture=True)
 
     def chosen(self, step: int, count: int) -> list[int]:
-        """Return which of ``count`` blocks train at a step: a function of seed and step alone."""
+        """Return which of ``count`` blocks train at a step. This depends only on seed and step."""
         turn = step // self.every
         if self.order == "random":
             return self._permutation(turn, count)[: self.blocks]
         places = range(turn * self.blocks, (turn + 1) * self.blocks)
-        if self.order == "shuffled":  # at the border of two rounds a block may come twice, and one fewer trains
+        if self.order == "shuffled":  # between two rounds a block may come twice, so fewer train
             return sorted({self._permutation(place // count, count)[place % count] for place in places})
         last = count - 1
         return [place % count if self.order == "ascending" else last - place % count for place in places]
@@ -77,7 +77,7 @@ class Blockwise(Method):
         return torch.randperm(count, generator=generator(self.seed, "blocks", turn)).tolist()
 
     def _choose(self, model: nn.Module, step: int) -> list[nn.Parameter]:
-        """Let the blocks of this step train and no others. Return the parameters that start to train."""
+        """Train only the blocks of this step. Return the parameters that start to train."""
         from rosa_bench.layers.blocks import transformer_blocks
 
         stack = transformer_blocks(model)

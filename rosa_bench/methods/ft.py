@@ -1,4 +1,4 @@
-"""Full fine-tuning: everything trains."""
+"""Full fine-tuning: every parameter trains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning(Method):
-    """Every parameter of the model and of its head trains, under either protocol."""
+    """Trains every parameter of the model, including its head, under either protocol."""
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         return model.parameters()

@@ -1,4 +1,4 @@
-"""The baseline that says how much the frozen body knows already: the head alone trains."""
+"""A baseline in which only the head trains. It shows how much the frozen body already knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOnly(Method):
-    """Only the task's head trains, under either protocol."""
+    """Trains only the task's head, under either protocol."""
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         parameters = self.head_parameters(model)

@@ -1,7 +1,8 @@
 """(IA)^3: a trained vector scales the input or the output of each adapted layer.
 
 Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning",
-arXiv 2205.05638. We differ as the ROSA authors do: one vector on each attention matrix, none in the feed-forward part.
+arXiv 2205.05638. Like the ROSA authors, we differ from it: each attention matrix has a vector, the feed-forward part
+has none.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class IA3(AdapterMethod):
-    """One scaling vector a layer, on its ``input`` (the authors' GLUE code) or ``output`` (their E2E code)."""
+    """One scaling vector per layer, on its ``input`` (the ROSA authors' GLUE code) or ``output`` (their E2E code)."""
 
     side: str = setting("what is scaled: the input or the output of each layer", choices=("input", "output"))
     default_side: dict[str, str] = setting("side by recipe", default_factory=dict, identity=False, published=False)

@@ -1,4 +1,4 @@
-"""LoRA: a trained low-rank matrix beside each frozen weight.
+"""LoRA: a trained low-rank matrix added to each frozen weight.
 
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1, without dropout.
 """
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Lora(LowRankMethod):
     """``W + (alpha / r) A B``, starting from A B = 0.
 
-    init ``kaiming``  B ~ U(-1/sqrt(in), 1/sqrt(in)), A = 0: LoRA's own code and HF PEFT's
-         ``normal``   B = 0, A ~ N(0, 1): the ROSA authors' code; its norm is far larger, so equal learning rates do
-                      not compare
+    init ``kaiming``  B ~ U(-1/sqrt(in), 1/sqrt(in)), A = 0: as in LoRA's own code and HF PEFT
+         ``normal``   B = 0, A ~ N(0, 1): as in the ROSA authors' code; its norm is far larger, so learning rates are
+                      not comparable with ``kaiming``
     """
 
     alpha: float = setting("scale of A B, times the rank", above=0)
@@ -38,7 +38,7 @@ class Lora(LowRankMethod):
         import torch
 
         for layer in layers:
-            # Drawn on the CPU, so that a seed means the same factors on every device.
+            # Draw on the CPU, so that a seed gives the same factors on every device.
             factor = layer.b if self.init == "kaiming" else layer.a
             drawn = torch.empty(factor.shape)
             if self.init == "kaiming":

@@ -1,7 +1,7 @@
 """LoRA+: LoRA with a larger learning rate for the factor that starts at zero in LoRA's own code.
 
 Source: Hayou et al., "LoRA+: Efficient Low Rank Adaptation of Large Models", arXiv 2402.12354. Its B (out x r) is our
-``a``. We differ in that biases and the head train at the run's own learning rate, as LoRA's A does.
+``a``. We differ in that biases and the head train at the run's own learning rate, like LoRA's A.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPlus(Lora):
-    """LoRA whose A (out x r) trains at ``ratio`` times the learning rate; the schedule scales both."""
+    """LoRA whose A (out x r) trains at ``ratio`` times the learning rate. The schedule scales both rates."""
 
     ratio: float = setting("learning rate of A (out x r) over that of everything else", above=0)
 

@@ -1,8 +1,8 @@
-"""Prompt tuning: trained vectors are put before the embedded text, and the model itself stays frozen.
+"""Prompt tuning: trained vectors are placed before the embedded text, and the model itself stays frozen.
 
-Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv 2104.08691, by way of Hugging
-Face PEFT. We differ from the paper in the models: these are encoders with a classification head. RoBERTa's and BERT's
-heads read the first position, which is the first trained vector.
+Source: Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", arXiv 2104.08691, implemented by
+Hugging Face PEFT. Unlike the paper, we use encoders with a classification head. The heads of RoBERTa and BERT read the
+first position, which is the first trained vector.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ INITS = ("vocabulary", "normal")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTuning(Method):
-    """Trains ``tokens`` vectors before each text, and the head as the protocol says. Cannot be merged.
+    """Trains ``tokens`` vectors before each text, and the head if the protocol says so. Cannot be merged.
 
     init ``vocabulary``  embeddings of random tokens of the vocabulary
-         ``normal``      normal numbers with the standard deviation of the model's embeddings
+         ``normal``      normally distributed, with the standard deviation of the model's embeddings
     """
 
     tokens: int = setting("trained vectors before each text", at_least=1)
@@ -46,13 +46,13 @@ class PromptTuning(Method):
             raise UserError("method=prompt_tuning needs the package peft; install it: pip install 'rosa-bench[peft]'")
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
-        """Return ``model`` inside a PEFT model. Raises `UserError` for models that PEFT's prompts do not work with."""
+        """Return ``model`` wrapped in a PEFT model. Raises `UserError` if PEFT's prompts do not support the model."""
         from peft import PeftModelForSequenceClassification, PromptTuningConfig, TaskType
 
         embeddings = getattr(model, "get_input_embeddings", lambda: None)()
         if embeddings is None or model.get_output_embeddings() is not None:  # pyright: ignore[reportCallIssue]
             raise UserError(
-                "method=prompt_tuning is for encoders; PEFT cannot write texts with a prompt by this version of "
+                "method=prompt_tuning is for encoders; PEFT cannot generate text from a prompt with this version of "
                 "transformers; choose another method or an encoder"
             )
         model.requires_grad_(False)
@@ -61,7 +61,7 @@ class PromptTuning(Method):
         )
         room = room_for_text(model, self.tokens)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is going away
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a name that transformers deprecates
             wrapped = PeftModelForSequenceClassification(model, config)
         wrapped.requires_grad_(False)
         for parameter in self.trainable(wrapped):
@@ -71,7 +71,7 @@ class PromptTuning(Method):
         def check_length(_model: nn.Module, _arguments: tuple, options: dict[str, Any]) -> None:
             if (length := options["input_ids"].shape[1]) > room:
                 raise UserError(
-                    f"{self.tokens} vectors and a text of {length} tokens are more than the model's "
+                    f"{self.tokens} vectors and a text of {length} tokens exceed the model's "
                     f"{room + self.tokens} positions; use max_length={room} or fewer method.tokens"
                 )
 
@@ -83,21 +83,21 @@ class PromptTuning(Method):
         if self.train_head:
             yield from (parameter for name, parameter in model.named_parameters() if ".modules_to_save." in name)
 
-    def merge(self, model: nn.Module) -> bool:  # noqa: ARG002 - there is nothing to merge a prompt into
+    def merge(self, model: nn.Module) -> bool:  # noqa: ARG002 - a prompt cannot be merged into weights
         return False
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the prompt and the head as a PEFT adapter, to be put on the base model with ``PeftModel``."""
+        """Write the prompt and the head as a PEFT adapter, which ``PeftModel`` loads onto the base model."""
         model.save_pretrained(folder, save_embedding_layers=False)  # pyright: ignore[reportCallIssue]
 
     def _head_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the head's modules. They are saved with the prompt, trained or not."""
+        """Return the names of the head's modules. They are saved with the prompt, whether or not they train."""
         from rosa_bench.layers.surgery import name_matches
 
         return [name for name, _ in model.named_modules() if name_matches(self.head, name)]
 
     def _start(self, prompt: nn.Parameter, vocabulary: Tensor) -> None:
-        """Fill the prompt, drawn on the CPU so that a seed means the same on every device."""
+        """Initialise the prompt. Draws are made on the CPU, so a seed gives the same prompt on every device."""
         import torch
 
         draws = generator(self.seed, "prompt")
@@ -110,7 +110,7 @@ class PromptTuning(Method):
 
 
 def room_for_text(model: nn.Module, tokens: int) -> int:
-    """Return how many tokens of text fit into the model's positions beside ``tokens`` vectors."""
+    """Return how many tokens of text fit into the model's positions after ``tokens`` vectors."""
     from rosa_bench.layers.positions import num_positions
 
     room = num_positions(model) - tokens

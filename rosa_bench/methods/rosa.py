@@ -79,11 +79,11 @@ class Rosa(LowRankMethod):
         return [factor for layer in layers for factor in (layer.a, layer.b)]
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """As `Method.state`, with the residuals: every resample changes them."""
+        """Like `Method.state`, including the residuals, because every resample changes them."""
         return Method.state(self, model)
 
     def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, headroom_bytes: int | None) -> None:
-        """Merge, then split along new directions, in place. Equal shapes go together, as many as memory allows."""
+        """Merge, then split along new directions, in place. Equal shapes are batched as far as memory allows."""
         import torch
 
         from rosa_bench.lowrank import WORKSPACE, factorize, stacks

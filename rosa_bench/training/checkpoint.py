@@ -1,6 +1,6 @@
-"""Checkpoints: an interrupted run goes on from one and ends with the same bits as a run left alone.
+"""Checkpoints, from which an interrupted run resumes and ends bit for bit like an uninterrupted one.
 
-A checkpoint is a folder of two files: tensors as safetensors, everything else as JSON. Nothing in it is ever executed.
+A checkpoint is a folder of two files: tensors as safetensors, everything else as JSON. Loading it executes no code.
 """
 
 import json
@@ -26,19 +26,19 @@ TENSORS, VALUES = "tensors.safetensors", "values.json"
 
 
 class Snapshot(NamedTuple):
-    """A state: tensors by name, and values that fit into JSON."""
+    """A state: tensors by name, and values that JSON can represent."""
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def part(self, name: str) -> "Snapshot":
-        """Return the state that was `joined` under this name."""
+        """Return the part that `joined` stored under this name."""
         inside = {key.removeprefix(f"{name}."): it for key, it in self.tensors.items() if key.startswith(f"{name}.")}
         return Snapshot(inside, self.values.get(name, {}))
 
 
 def joined(**parts: Snapshot) -> Snapshot:
-    """Combine several states into one. `Snapshot.part` returns each by its name."""
+    """Combine several states into one. `Snapshot.part` extracts them again by name."""
     tensors = {f"{name}.{key}": tensor for name, part in parts.items() for key, tensor in part.tensors.items()}
     return Snapshot(tensors, {name: part.values for name, part in parts.items()})
 
@@ -46,13 +46,13 @@ def joined(**parts: Snapshot) -> Snapshot:
 class Checkpoints:
     """The checkpoints of one run, in ``<folder>/step-<n>-epochs-<n>``. Only the newest is kept.
 
-    identity  of the run (`rosa_bench.config.identity.identity`); a checkpoint of another run is refused
-    every_s   least number of seconds between two checkpoints
+    identity  the run's identity (`rosa_bench.config.identity.identity`); other runs' checkpoints are refused
+    every_s   minimum number of seconds between two checkpoints
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, every_s: float):
         self.folder, self.every_s = folder, every_s
-        self.identity = json.loads(json.dumps(identity))  # as it is read back from disk
+        self.identity = json.loads(json.dumps(identity))  # in the form in which it is read back from disk
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -60,7 +60,7 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= self.every_s
 
     def save(self, step: int, epochs: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint, whole or not at all. The previous one is removed only after that."""
+        """Write a checkpoint atomically, then remove the previous one."""
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
             save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)

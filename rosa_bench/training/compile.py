@@ -1,4 +1,4 @@
-"""Models compiled by TorchInductor: fewer and larger kernels, after a wait of half a minute or more."""
+"""Compile models with TorchInductor: fewer and larger kernels, after a wait of half a minute or more."""
 
 import os
 import shutil
@@ -13,22 +13,22 @@ from rosa_bench.system.errors import UserError
 
 # CUDA graphs are left to `rosa_bench.training.cuda_graphs`, which captures the optimizer's step too.
 MODES = {"default": None, "max": "max-autotune-no-cudagraphs"}
-WARM_UPS = 3  # runs after which nothing is compiled anew: what the first one leaves behind may be compiled in
+WARM_UPS = 3  # runs before everything is compiled: the first may leave state behind that triggers recompilation
 COMPILERS = ("c++", "g++", "clang++", "cc", "gcc", "clang")
 
 
 def check_compiler(choice: str) -> None:
-    """Raise `UserError` where models are to be compiled and there is no compiler of C++ to do so with."""
+    """Raise `UserError` if models are to be compiled and no C++ compiler is installed."""
     chosen = filter(None, (os.environ.get("CXX"), os.environ.get("CC")))
     if choice != "none" and not any(map(shutil.which, (*chosen, *COMPILERS))):
-        raise UserError(f"compile={choice} needs a C++ compiler, and there is none; install one, or use compile=none")
+        raise UserError(f"compile={choice} needs a C++ compiler, but none was found; install one, or use compile=none")
 
 
 @contextmanager
 def compiled(model: nn.Module, choice: str, *, backend: str = "inductor") -> Iterator[None]:
-    """Inside the block the model's forward pass, and with it the backward one, is compiled when it is first used.
+    """Within the block, compile the model's forward and backward passes when they are first used.
 
-    choice  ``none``, ``default``, or ``max``: with kernels chosen by trying, for which the wait is several times longer
+    choice  ``none``, ``default``, or ``max``, which times candidate kernels and takes several times longer to compile
     """
     if choice == "none":
         yield
@@ -36,8 +36,8 @@ def compiled(model: nn.Module, choice: str, *, backend: str = "inductor") -> Ite
     model.forward = torch.compile(model.forward, mode=MODES[choice], backend=backend)
     try:
         with warnings.catch_warnings():
-            # Said of weights that were formed for this pass, whose gradients nobody asks for.
+            # This warning concerns weights formed for one pass, whose gradients are never read.
             warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")
             yield
     finally:
-        del model.forward  # the class's own is there again
+        del model.forward  # uncovers the class's own method

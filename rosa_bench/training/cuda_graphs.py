@@ -1,8 +1,8 @@
-"""Steps captured as CUDA graphs: recorded once for each kind of batch, then replayed by a single launch.
+"""Capture steps as CUDA graphs: record one per kind of batch, then replay it with a single launch.
 
-A training step of an encoder on short sentences is over a thousand small kernels, and Python takes many times longer to
-launch them than the GPU to run them. A replay is one launch. It reads and writes the same memory as the step that was
-recorded, so parameters, buffers, optimizer state and learning rate stay where they are: all are written in place.
+A training step of an encoder on short sentences runs over a thousand small kernels. Python takes many times longer to
+launch them than the GPU takes to run them. A replay is one launch. It reads and writes the same memory as the captured
+step, so parameters, buffers, optimizer state and learning rate must be written in place.
 """
 
 import gc
@@ -25,12 +25,12 @@ Replay = Callable[[Step[Outputs]], Step[Outputs]]
 
 
 def eager(step: Step[Outputs]) -> Step[Outputs]:
-    """The step as it is: the reference, and all there is without a GPU."""
+    """Return the step unchanged. This is the reference, and the only choice without a GPU."""
     return step
 
 
 class Recorded(NamedTuple):
-    """A graph, and the memory that it reads its batch from and leaves its outputs in."""
+    """A graph, with the memory from which it reads its batch and into which it writes its outputs."""
 
     graph: torch.cuda.CUDAGraph
     inputs: dict[str, Tensor]
@@ -39,21 +39,21 @@ class Recorded(NamedTuple):
 
 @cache
 def own_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream of this process for captured steps: one for all its runs.
+    """Return the process's stream for captured steps, which all its runs share.
 
-    cuBLAS keeps a workspace for every stream that it was used on, 32 MiB and more on a Hopper GPU: with a stream a run
-    each run of a sweep would have less memory than the one before.
+    cuBLAS keeps a workspace for every stream that it has used, 32 MiB or more on a Hopper GPU. With one stream per run,
+    each run of a sweep would have less memory than the last.
     """
     return torch.cuda.Stream(device)
 
 
 class Replayer:
-    """Makes steps into ones that are replayed, on one stream and with one pool of memory for all their graphs.
+    """Turns steps into replayed steps, which share one stream and one memory pool.
 
-    A step equal to one that came before shares its graphs.
+    Equal steps share their graphs.
 
-    always    capture also what makes the host wait; else such steps are run as they are, and the log says so
-    warm_ups  runs of each kind of batch before it is captured
+    always    also capture steps that make the host wait; otherwise they run eagerly, with a warning in the log
+    warm_ups  eager runs of each kind of batch before it is captured
     """
 
     def __init__(self, device: torch.device, *, always: bool, warm_ups: int):
@@ -63,19 +63,19 @@ class Replayer:
         self.replayed: dict[Step, Replayed] = {}
 
     def __call__(self, step: Step[Outputs]) -> "Replayed":
-        """``step``, replayed. It takes a batch and gives a tensor or several; all else it changes in place."""
+        """Return ``step`` in replayed form. It must return one or more tensors and write everything else in place."""
         return self.replayed.setdefault(step, Replayed(step, self))
 
 
 class Replayed:
-    """A step of which each kind of batch (names, shapes, types) is run as it is first, then captured, and replayed.
+    """A step that first runs eagerly for each kind of batch (names, shapes, types), then is captured and replayed.
 
-    The first runs are ones like any other, and the warm-up that a capture needs: they make the optimizer's state.
+    The eager runs are ordinary steps. They also serve as the warm-up for a capture, by creating the optimizer's state.
     """
 
     def __init__(self, step: Step, replayer: Replayer):
         self.step, self.replayer = step, replayer
-        self.runs: Counter[tuple] = Counter()  # before the capture
+        self.runs: Counter[tuple] = Counter()  # eager runs, before the capture
         self.recorded: dict[tuple, Recorded] = {}
         self.plain: set[tuple] = set()
 
@@ -89,7 +89,7 @@ class Replayed:
                 outputs = self.step(batch)
             if waits and not self.replayer.always:
                 if not self.plain:
-                    log.warning("a step makes the host wait and is not captured as a CUDA graph: %s", waits[0])
+                    log.warning("not capturing a step as a CUDA graph because it makes the host wait: %s", waits[0])
                 self.plain.add(kind)
             return outputs
         if kind not in self.recorded:
@@ -98,13 +98,13 @@ class Replayed:
         for name, tensor in batch.items():
             recorded.inputs[name].copy_(tensor)
         recorded.graph.replay()
-        # Copies: the next replay writes over them, and another graph may.
+        # Copy the outputs: the next replay overwrites them, and another graph may too.
         if isinstance(recorded.outputs, Tensor):
             return recorded.outputs.clone()
         return tuple(output.clone() for output in recorded.outputs)
 
     def drop(self) -> None:
-        """Forget everything captured and counted so far."""
+        """Drop all graphs and reset all counts."""
         self.recorded.clear()
         self.runs.clear()
         self.plain.clear()
@@ -113,15 +113,15 @@ class Replayed:
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
-        gc.disable()  # what it frees might be a graph, and to free one while another is captured breaks that
+        gc.disable()  # it might free a graph, which would break the capture of another
         try:
             with torch.cuda.graph(graph, pool=self.replayer.pool, stream=self.replayer.stream):
                 outputs = self.step(inputs)
-        except torch.OutOfMemoryError:  # a RuntimeError too, but cuda_graphs=never is not what mends it
+        except torch.OutOfMemoryError:  # also a RuntimeError, but cuda_graphs=never would not help
             raise
         except RuntimeError as error:
             raise RuntimeError(
-                f"no CUDA graph can be captured of this step; use cuda_graphs=never ({error})"
+                f"this step cannot be captured as a CUDA graph; use cuda_graphs=never ({error})"
             ) from error
         finally:
             if collects:
@@ -130,7 +130,7 @@ class Replayed:
 
 
 def drop_captured(replay: Replay) -> None:
-    """Drop every captured graph: each kind of batch is warmed up and captured anew when it next comes."""
+    """Drop every captured graph. Each kind of batch is then warmed up and captured again."""
     if isinstance(replay, Replayer):
         for replayed in replay.replayed.values():
             replayed.drop()
@@ -138,10 +138,10 @@ def drop_captured(replay: Replay) -> None:
 
 @contextmanager
 def replaying(device: torch.device, choice: str, *, warm_ups: int = 1) -> Iterator[Replay]:
-    """Inside the block steps can be made into replayed ones. ``choice``: ``auto``, ``always`` or ``never``.
+    """Yield a function that turns steps into replayed ones. ``choice`` is ``auto``, ``always`` or ``never``.
 
-    Without a GPU, and with ``never``, a step is given back as it is: that is the reference. Everything in the block is
-    done on one stream, so that what is run and what is captured follow each other as they stand in the program.
+    Without a GPU, or with ``never``, the function returns a step unchanged. Everything in the block runs on one stream,
+    so eager and captured work is executed in program order.
     """
     if device.type != "cuda" or choice == "never":
         yield eager
@@ -151,12 +151,12 @@ def replaying(device: torch.device, choice: str, *, warm_ups: int = 1) -> Iterat
     with torch.cuda.stream(replayer.stream):
         yield replayer
     torch.cuda.current_stream(device).wait_stream(replayer.stream)
-    replayer.replayed.clear()  # and with the graphs goes their memory
+    replayer.replayed.clear()  # also frees the graphs' memory
 
 
 @contextmanager
 def detect_host_sync() -> Iterator[list[str]]:
-    """What in the block made the host wait for the GPU, in words that say where; known when the block has ended."""
+    """Yield a list that, after the block, names each file and line that made the host wait for the GPU."""
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings(record=True) as caught:
@@ -169,5 +169,5 @@ def detect_host_sync() -> Iterator[list[str]]:
     for warning in caught:
         if "called a synchronizing CUDA operation" in str(warning.message):
             waits.append(f"{warning.filename}:{warning.lineno}")
-        elif "Synchronization debug mode" not in str(warning.message):  # said of itself
+        elif "Synchronization debug mode" not in str(warning.message):  # a notice about the mode itself
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

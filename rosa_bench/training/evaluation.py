@@ -1,4 +1,4 @@
-"""A model and data in, predictions and scores out."""
+"""Evaluate a model on data: predictions, mean loss and scores."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Predictions(NamedTuple):
 
 @dataclass(frozen=True)
 class Forward:
-    """The outputs and the mean loss of a batch, in float32. Equal for equal models, so that its graphs are shared."""
+    """Compute a batch's outputs and mean loss in float32. Instances with the same model are equal and share graphs."""
 
     model: nn.Module
     autocast: Autocast
@@ -35,7 +35,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Loss:
-    """The mean loss of a batch, without its outputs, which may be large, and over how many labels it is taken."""
+    """Compute a batch's mean loss and its number of labels, without keeping the outputs, which may be large."""
 
     model: nn.Module
     autocast: Autocast
@@ -50,7 +50,7 @@ class Loss:
 def predict(
     model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
 ) -> Predictions:
-    """Run the model over all batches, without dropout. Outputs come back in float32 on the CPU, all at once."""
+    """Run the model over all batches, without dropout. Return all outputs in float32 on the CPU."""
     model.eval()
     forward = replay(Forward(model, autocast))
     outputs, labels, total = [], [], torch.zeros((), device=device)
@@ -66,7 +66,7 @@ def predict(
 def mean_loss(
     model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
 ) -> float:
-    """The model's mean loss over all labels that count, without dropout; its outputs are not kept."""
+    """Return the model's mean loss over all labels that count, without dropout. Outputs are not kept."""
     model.eval()
     mean = replay(Loss(model, autocast))
     total = torch.zeros((), dtype=torch.float64, device=device)
@@ -79,9 +79,10 @@ def mean_loss(
 
 
 def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
-    """The metric's figures, ``loss`` and ``spread``: of the likeliest class, or of the one output for regression.
+    """Return the metric's values, ``loss`` and ``spread``, for the likeliest class or a regression's single output.
 
-    ``spread`` is the standard deviation of the guesses over that of the labels: 0 says that all rows get the same.
+    ``spread`` is the standard deviation of the predictions divided by that of the labels. It is 0 if all predictions
+    are the same. If an output is not finite, only a NaN ``loss`` is returned.
     """
     outputs = predictions.outputs
     guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)

@@ -1,4 +1,4 @@
-"""The training loop. It knows methods by their contract and models by Hugging Face's, and none of them by name."""
+"""The training loop. It uses only the contract of methods and Hugging Face's contract of models, never a name."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -29,12 +29,12 @@ def fit(
     observers: Iterable[Observer] = (),
     start: Snapshot | None = None,
 ) -> list[Epoch]:
-    """Train ``model``, as ``method`` attached it, and evaluate it after every epoch.
+    """Train ``model``, to which ``method`` is already attached, and evaluate it after every epoch.
 
-    The model returns its loss when given labels, as Hugging Face's do. ``replay`` may replace a step by a faster one
-    that does the same (`rosa_bench.training.cuda_graphs`). ``observers`` are called in order at each hook point.
-    ``start`` is the state of an earlier training to go on from. Raises `TrainingFailedError` for a loss that is not
-    finite, and for a model that the method can no longer change.
+    The model must return its loss when given labels, as Hugging Face models do. ``replay`` may replace a step with a
+    faster equivalent (`rosa_bench.training.cuda_graphs`). ``observers`` are called in order at each hook point.
+    ``start`` is an earlier state from which to resume. Raises `TrainingFailedError` if a loss is not finite, or if the
+    method can no longer change the model.
     """
     device, steps_per_epoch = meter.device, len(batches)
     training = Training(model, method, recipe, steps_per_epoch=steps_per_epoch, device=device)
@@ -75,7 +75,7 @@ def fit(
 def optimisation(training: Training, autocast: Callable[[], AbstractContextManager]) -> Callable[[Batch], Tensor]:
     """Return a function that makes one optimizer step on a batch and returns the batch's loss, without the penalty.
 
-    It reads and writes tensors only, so that it can be captured: nothing in it makes the host wait for a GPU.
+    Nothing in it makes the host wait for a GPU, so that it can be captured as a CUDA graph.
     """
     model, method, recipe = training.model, training.method, training.recipe
 
@@ -97,9 +97,9 @@ def optimisation(training: Training, autocast: Callable[[], AbstractContextManag
 def backward(
     model: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager], *, accumulate: int = 1
 ) -> Tensor:
-    """Add the gradient of the batch's mean loss to the parameters, part by part, and return that loss, detached.
+    """Accumulate the gradient of the batch's mean loss, part by part, and return that loss, detached.
 
-    A part's weight is its share of the labels that count, because a mean over tokens is not one over sequences.
+    Each part is weighted by its share of the labels that count, because parts may hold different numbers of tokens.
     """
     if accumulate == 1:
         with autocast():
@@ -117,9 +117,9 @@ def backward(
 
 
 def change(training: Training, *, headroom_bytes: int | None) -> Changed:
-    """Let the method change the model, and bring the optimizer up to date.
+    """Let the method change the model, and update the optimizer to match.
 
-    Raises `TrainingFailedError` for a model that the method cannot change, as one with weights that hold NaN.
+    Raises `TrainingFailedError` if the method cannot change the model, for example because a weight is NaN.
     """
     try:
         changed = training.method.before_step(training.model, training.step, headroom_bytes=headroom_bytes)

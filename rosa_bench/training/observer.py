@@ -1,7 +1,7 @@
 """The hook points of the training loop.
 
-Everything that watches a run or acts between its steps is an observer: the progress bar, checkpoints, the selection of
-the best epoch, trackers, and whatever a test or script adds.
+Everything that watches a run or acts between its steps is an observer: the progress bar, checkpoints, selection of the
+best epoch, trackers, and anything that a test or script adds.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Does nothing at every hook point. Override what you need.
+    """An observer that does nothing. Override the hooks that you need.
 
-    An exception ends the training. Reading a tensor makes the host wait for a GPU, so read none at every step.
+    An exception ends the training. Do not read tensors at every step: each read makes the host wait for the GPU.
     """
 
     def on_train_start(self, training: Training) -> None:
-        """Training is about to start, or to go on from a checkpoint."""
+        """Called when training is about to start, or to resume from a checkpoint."""
 
     def on_step_start(self, training: Training) -> None:
-        """Step ``training.step``, counted from 0, is about to be made. The method has not acted yet."""
+        """Called before step ``training.step``, counted from 0, and before the method acts."""
 
     def on_method_change(self, training: Training, changed: Changed) -> None:
-        """The method has changed the model before the step, and the optimizer knows of it."""
+        """Called after the method has changed the model and the optimizer was updated to match."""
 
     def on_step_end(self, training: Training) -> None:
-        """A step was made; ``training.step`` counts it."""
+        """Called after a step, when ``training.step`` already counts it."""
 
     def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:
-        """Epoch ``number``, counted from 0, was trained and evaluated."""
+        """Called after epoch ``number``, counted from 0, was trained and evaluated."""
 
     def on_train_end(self, training: Training) -> None:
-        """Training has ended, whether or not with an exception."""
+        """Called when training has ended, with or without an exception."""
 
 
 class Observers(Observer):

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a live bar on a terminal, and one log line per epoch."""
+"""Progress of a run: a live bar on a terminal, and one log line per epoch."""
 
 import logging
 import math
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 REFRESH_S = 0.25
-LINES = 25  # at most so many epochs leave a line
+LINES = 25  # most epochs of a run that are logged
 
 
 def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
@@ -32,7 +32,7 @@ def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
 class TrainingProgress(Observer):
     """Shows epoch, step, loss, learning rate, examples per second and time left.
 
-    It reads the losses only a few times a second (`due`), because reading them makes a GPU and the host wait.
+    It reads the losses only a few times a second (`due`), because each read makes the host wait for the GPU.
     """
 
     def __init__(self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None):
@@ -70,7 +70,7 @@ class TrainingProgress(Observer):
         self.stop()
 
     def start(self, step: int = 0) -> None:
-        """Start to draw, ``step`` steps having been made earlier."""
+        """Start drawing, from ``step`` steps that were made earlier."""
         self.bar.start()
         self._shown = (time.monotonic(), step)
 
@@ -91,7 +91,7 @@ class TrainingProgress(Observer):
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
-        """Log one line, for at most `LINES` epochs of a run, evenly spaced. The last epoch always has one."""
+        """Log a line for the epoch. Long runs log at most `LINES` evenly spaced epochs, always including the last."""
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
         if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs:
             return

@@ -1,4 +1,4 @@
-"""The selected epoch: the one with the best score on the selection data, and its weights if they are needed."""
+"""Select the epoch with the best score on the selection data, and keep its weights if they are needed."""
 
 import operator
 from collections.abc import Callable, Mapping
@@ -14,9 +14,9 @@ from rosa_bench.training.state import Epoch, Scores, Training
 
 
 class BestEpoch(Observer):
-    """Remembers the epoch with the best score, the first if several are equal.
+    """Remembers the epoch with the best score, or the first of several with the same score.
 
-    tensors       returns what training can change, by name (`rosa_bench.methods.base.Method.state`)
+    tensors       returns the tensors that training can change, by name (`rosa_bench.methods.base.Method.state`)
     keep_weights  whether to keep that epoch's weights too
     """
 
@@ -30,9 +30,9 @@ class BestEpoch(Observer):
         self.offer(number, epoch.scores)
 
     def offer(self, number: int, scores: Scores) -> None:
-        """Consider epoch ``number``, counted from 0."""
+        """Consider epoch ``number``, counted from 0, as the best so far."""
         better = self.is_better(scores[self.selects_by], self.score)
-        if self.number >= 0 and not better:  # written so that NaN never replaces a number
+        if self.number >= 0 and not better:  # phrased so that NaN never replaces a number
             return
         self.number, self.score = number, scores[self.selects_by]
         if self.keep_weights:
@@ -40,7 +40,7 @@ class BestEpoch(Observer):
 
     @property
     def state(self) -> Snapshot:
-        """What a checkpoint keeps."""
+        """The state to store in a checkpoint."""
         return Snapshot(self._weights, {"number": self.number, "score": self.score})
 
     @state.setter
@@ -49,7 +49,7 @@ class BestEpoch(Observer):
         if self.keep_weights and self.number >= 0 and not state.tensors:
             raise UserError(
                 "the best epoch's weights were not kept when the run began with save_model=false; "
-                "go on with save_model=false, or start again with resume=never"
+                "resume with save_model=false, or start again with resume=never"
             )
         self._weights = state.tensors if self.keep_weights else {}
 

@@ -1,4 +1,4 @@
-"""What a run's training is at any moment, and how a checkpoint holds it."""
+"""The state of training between two steps, and how to save and restore it."""
 
 import math
 import time
@@ -18,15 +18,15 @@ Scores = dict[str, float]
 
 
 class TrainingFailedError(RuntimeError):
-    """The run cannot go on, for example because the loss is NaN. The message names the step."""
+    """The run cannot continue, for example because the loss is NaN. The message names the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a run is optimised. Durations are in optimizer steps; a batch is split into ``accumulate`` parts.
 
-    optimizer  its settings, with the schedule of the learning rate and the clipping of gradients
-    reset      whose optimizer state is cleared when the method replaces parameters: ``factors`` (those) or ``all``
+    optimizer  the optimizer's settings, including the learning rate schedule and gradient clipping
+    reset      which optimizer state to clear when the method replaces parameters: only theirs (``factors``) or ``all``
     """
 
     lr: float
@@ -37,7 +37,7 @@ class Recipe:
     reset: str
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
-        """Return the learning rate of a step, counted from 0: a pure function, so nothing is rebuilt on a resume."""
+        """Return the learning rate of a step, counted from 0. It depends on nothing else, so a resume restores it."""
         return self.lr * lr_at(step, self.epochs * steps_per_epoch, self.warmup_steps, self.optimizer.schedule)
 
 
@@ -51,13 +51,13 @@ class Epoch:
 
 
 class Training:
-    """The state of `fit` between two steps: everything that decides how it goes on.
+    """The state of `fit` between two steps: everything that determines how it continues.
 
-    step       optimizer steps made
-    losses     (steps per epoch), on the device: those of the current epoch so far
-    history    the finished epochs
+    step       number of optimizer steps made
+    losses     losses of the current epoch so far, (steps per epoch), on the device
+    history    finished epochs
     lr         learning rate of the latest step, before any group's ``lr_scale``
-    resamples  how often the method has changed the model; None if it went on from a checkpoint without the count
+    resamples  how often the method has changed the model; None after resuming from a checkpoint without this count
     """
 
     def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
@@ -66,24 +66,24 @@ class Training:
         configured = partial(recipe.optimizer.make, lr=recipe.lr, device=device)
         self.optimizer = method.optimizer(method.parameter_groups(model), configured)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # groups may share one tensor, and each has its own rate
+            if isinstance(group["lr"], Tensor):  # groups may share one tensor, but each needs its own rate
                 group["lr"] = group["lr"].clone()
         self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step = 0
         self.lr = recipe.lr
         self.resamples: int | None = 0
-        self.losses = torch.zeros(steps_per_epoch, device=device)  # read seldom: reading makes the host wait
+        self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
 
     @property
     def index(self) -> int:
-        """Steps made in the current epoch."""
+        """Number of steps made in the current epoch."""
         return self.step - len(self.history) * self.steps_per_epoch
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start, without the time between an interruption and going on."""
+        """Seconds since the start, excluding the time between an interruption and the resume."""
         return time.perf_counter() - self._started
 
     def set_lr(self, lr: float) -> None:
@@ -97,7 +97,7 @@ class Training:
                 group["lr"] = own
 
     def follow(self, changed: Changed) -> None:
-        """Bring the optimizer up to date with a change that the method made."""
+        """Update the optimizer to match a change that the method made."""
         if changed.retrain:
             for parameter in self.trainable:
                 if not parameter.requires_grad:
@@ -108,12 +108,12 @@ class Training:
             self.resamples += 1
 
     def checked_losses(self) -> list[float]:
-        """Return the epoch's losses so far. Raises `TrainingFailedError` naming the first step that is not finite."""
+        """Return the epoch's losses so far. Raises `TrainingFailedError`, naming the step, if one is not finite."""
         return checked(self.losses[: self.index], first_step=self.step - self.index)
 
     @property
     def state(self) -> Snapshot:
-        """Everything, as a checkpoint holds it."""
+        """The full state, as stored in a checkpoint."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
             f"optimizer.{key}.{names[parameter]}": value
@@ -155,14 +155,14 @@ class Training:
 
 
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
-    """Clear the optimizer's state in place: that of the ``replaced`` parameters, or of everything."""
+    """Zero the optimizer's state in place, for the ``replaced`` parameters, or for all if ``reset`` is ``all``."""
     for parameter in list(optimizer.state) if reset == "all" else replaced:
         for value in optimizer.state.get(parameter, {}).values():
             value.zero_()
 
 
 def checked(losses: Tensor, *, first_step: int) -> list[float]:
-    """Return the losses as numbers. Raises `TrainingFailedError` naming the first step that is not finite."""
+    """Return the losses as floats. Raises `TrainingFailedError`, naming the first step, if one is not finite."""
     values = losses.tolist()
     for offset, value in enumerate(values):
         if not math.isfinite(value):

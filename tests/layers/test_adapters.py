@@ -37,7 +37,7 @@ def plain(request: pytest.FixtureRequest) -> Linear:
 
 
 def filled(module: Any) -> Any:
-    """The module with every parameter drawn anew: a zero one would hide what is done with it."""
+    """Fill every parameter with random numbers, because zeros would hide errors. Return the module."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_()
@@ -45,7 +45,7 @@ def filled(module: Any) -> Any:
 
 
 def gradients(output: Tensor, sources: list[Tensor]) -> tuple[Tensor, ...]:
-    """Of a weighted sum of ``output``, with weights that differ from element to element."""
+    """Return the gradients of a weighted sum of ``output``, with a different weight for each element."""
     factors = torch.linspace(-1, 2, output.numel(), dtype=output.dtype).view_as(output)
     return torch.autograd.grad(output, sources, factors)
 
@@ -53,7 +53,7 @@ def gradients(output: Tensor, sources: list[Tensor]) -> tuple[Tensor, ...]:
 def two_branches(
     x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, *, scale: float = 1.0
 ) -> Tensor:
-    """LoRA as its paper writes it (arXiv 2106.09685, eq. 3)."""
+    """LoRA as in its paper (arXiv 2106.09685, eq. 3)."""
     y = x @ residual.mT + scale * ((x @ b.mT) @ a.mT)
     return y if bias is None else y + bias
 
@@ -105,7 +105,7 @@ def test_one_factor_can_be_frozen(factors: str) -> None:
 
 
 class Made(TorchDispatchMode):
-    """Notes the shape of every tensor that an operation makes."""
+    """Records the shape of every tensor that an operation creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Made(TorchDispatchMode):
         return result
 
 
-def test_backward_never_makes_a_gradient_as_large_as_the_weight() -> None:
+def test_backward_never_forms_a_weight_sized_gradient() -> None:
     x, residual = torch.randn(3, IN, requires_grad=True), torch.randn(OUT, IN)
     a, b = torch.randn(OUT, RANK, requires_grad=True), torch.randn(RANK, IN, requires_grad=True)
     large = {(OUT, IN), (IN, OUT)}
@@ -128,12 +128,12 @@ def test_backward_never_makes_a_gradient_as_large_as_the_weight() -> None:
             y.sum().backward()
         return made.shapes
 
-    # What autograd does with the same function shows that the measurement sees such a gradient where there is one.
+    # Plain autograd does form such a gradient, which shows that this check can detect one.
     assert large & made_by_backward(functional.linear(x, residual + a @ b))
     assert not large & made_by_backward(low_rank_linear(x, residual, a, b, None))
 
 
-def test_keeps_one_tensor_of_the_weights_size_for_backward() -> None:
+def test_saves_one_weight_sized_tensor_for_backward() -> None:
     kept: list[tuple[int, ...]] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -162,12 +162,12 @@ def test_autocast_equals_a_plain_layer_with_the_merged_weight(plain: Linear) -> 
     with torch.autocast("cpu", torch.bfloat16):
         y, expected = layer(x), merged(x)
     assert y.dtype == torch.bfloat16
-    # No tolerance: the weight is formed in float32 and cast once, which is what happens to the plain layer's.
+    # No tolerance: the weight is formed in float32 and cast once, exactly like the plain layer's.
     assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_autocast_gradients_are_float32_and_near_those_without(bias: bool) -> None:
+def test_autocast_gradients_are_float32_and_close_to_full_precision(bias: bool) -> None:
     layer = filled(LowRankLinear(nn.Linear(64, 48, bias=bias), 4))
     x = torch.randn(20, 64, requires_grad=True)
     sources = [x, *layer.parameters()]
@@ -187,7 +187,7 @@ def test_autocast_gradients_are_float32_and_near_those_without(bias: bool) -> No
         "scaled_output",
     ],
 )
-def test_autocast_output_type_is_a_plain_layers(adapt: str) -> None:
+def test_autocast_output_type_matches_a_plain_layer(adapt: str) -> None:
     plain = nn.Linear(IN, OUT)
     with torch.autocast("cpu", torch.bfloat16):
         x = torch.randn(3, IN)
@@ -202,7 +202,7 @@ def peft_layer(config: LoraConfig | IA3Config, plain: Linear) -> Any:
 
 
 def assert_same_layer(ours: Adapter, pairs: dict[str, Tensor], theirs: Callable[[Tensor], Tensor]) -> None:
-    """Same outputs, and same gradients of the input and of the parameters, ours by name, theirs in ``pairs``."""
+    """Check equal outputs, and equal gradients of input and parameters. ``pairs`` maps our names to their tensors."""
     x = torch.randn(4, 3, IN, requires_grad=True)
     y, expected = ours(x), theirs(x)
     torch.testing.assert_close(y, expected)
@@ -236,7 +236,7 @@ def test_ia3_equals_peft(plain: Linear, side: str) -> None:
         fan_in_fan_out=isinstance(plain, Conv1D),
     )
     theirs = peft_layer(config, plain)
-    # PEFT 0.21 takes a Conv1D's shape the wrong way round, and so the vector's length: the whole vector is replaced.
+    # PEFT 0.21 transposes a Conv1D's shape and gets the vector's length wrong, so replace the whole vector.
     theirs.ia3_l["default"] = nn.Parameter(ours.factor.detach().clone())
     pairs = {"factor": theirs.ia3_l["default"]}
     if plain.bias is not None:
@@ -248,14 +248,14 @@ def test_ia3_equals_peft(plain: Linear, side: str) -> None:
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
-def test_a_fresh_adapter_computes_the_plain_layers_function(plain: Linear, adapt: str) -> None:
+def test_a_new_adapter_computes_the_plain_layers_function(plain: Linear, adapt: str) -> None:
     x = torch.randn(4, 3, IN)
     torch.testing.assert_close(ADAPT[adapt](plain)(x), plain(x))
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_to_plain_is_the_same_kind_with_the_same_function(plain: Linear, adapt: str, dtype: torch.dtype) -> None:
+def test_to_plain_keeps_the_type_and_function(plain: Linear, adapt: str, dtype: torch.dtype) -> None:
     plain.to(dtype)
     layer = filled(ADAPT[adapt](plain))
     merged = layer.to_plain()
@@ -291,7 +291,7 @@ def test_weight_of_is_out_in() -> None:
         torch.testing.assert_close(plain(x), x @ weight_of(plain).mT + offset)
 
 
-# Putting them into a model
+# Replacing layers of a model
 
 
 class Net(nn.Module):
@@ -339,7 +339,7 @@ def test_replace_and_restore(net: Net, adapt: str, names: list[str]) -> None:
     torch.testing.assert_close(net(x), changed)
 
 
-def test_restoring_an_untrained_model_gives_its_weights_back(net: Net) -> None:
+def test_restoring_an_untrained_model_returns_its_weights(net: Net) -> None:
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     replace_linears(net, ALL, ADAPT["low_rank"])
     restore_linears(net)
@@ -347,7 +347,7 @@ def test_restoring_an_untrained_model_gives_its_weights_back(net: Net) -> None:
         assert torch.equal(tensor, state[name]), name
 
 
-def test_low_rank_layers_are_those_alone_in_the_models_order(net: Net) -> None:
+def test_low_rank_layers_returns_only_those_in_the_models_order(net: Net) -> None:
     replace_linears(net, ["last", "first"], ADAPT["low_rank"])
     replace_linears(net, ["blocks.0.query"], ADAPT["scaled_input"])
     assert low_rank_layers(net) == [net.first, net.last]
@@ -360,14 +360,14 @@ def test_low_rank_layers_are_those_alone_in_the_models_order(net: Net) -> None:
         ("query", ["blocks.0.query", "blocks.1.query"]),
         (r"0\.query|last", ["blocks.0.query", "last"]),
         (r"blocks\.1\.query", ["blocks.1.query"]),
-        ("norm|first", ["first"]),  # a norm is no linear layer
+        ("norm|first", ["first"]),  # a norm is not a linear layer
     ],
 )
 def test_linear_names(net: Net, pattern: str, names: list[str]) -> None:
     assert linear_names(net, pattern) == names
 
 
-def test_no_linear_layer_of_that_name(net: Net) -> None:
+def test_linear_names_without_a_match_lists_the_layers(net: Net) -> None:
     with pytest.raises(UserError, match=r"targets=quer matches no linear layer; .*: blocks\.\*\.query, first, last$"):
         linear_names(net, "quer")
 
@@ -377,8 +377,8 @@ def test_no_linear_layer_of_that_name(net: Net) -> None:
     [
         ("query", "query", True),
         ("query", "layer.0.query", True),
-        ("query", "layer.0.my_query", False),  # from a dot on
-        ("query", "layer.query.0", False),  # the end
+        ("query", "layer.0.my_query", False),  # must start after a dot
+        ("query", "layer.query.0", False),  # must reach the end
         ("self.query", "layer.self.query", True),
         (r"attn\.(q|k)", "layer.attn.k", True),
         (r"attn\.(q|k)", "layer.attn.v", False),
@@ -388,7 +388,7 @@ def test_no_linear_layer_of_that_name(net: Net) -> None:
         ("", "layer", False),
         ("QUERY", "layer.query", False),
         (r"\w+", "layer.query", True),
-        (r"(\w)ue\1y", "layer.queqy", True),  # groups keep the numbers that the user gave them
+        (r"(\w)ue\1y", "layer.queqy", True),  # the user's groups keep their numbers
     ],
 )
 def test_name_matches(pattern: str, name: str, matches: bool) -> None:

@@ -37,7 +37,7 @@ ADAPT: dict[str, Callable[[Linear], Adapter]] = {
 
 
 def filled(layer: Adapter) -> Adapter:
-    """The layer with every parameter drawn anew: factors of zero or one would hide what is done with them."""
+    """Fill every parameter with random numbers, because zeros and ones would hide errors. Return the layer."""
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.normal_()
@@ -45,7 +45,7 @@ def filled(layer: Adapter) -> Adapter:
 
 
 def assert_same_function(found: Tensor, expected: Tensor, sources: list[Tensor]) -> None:
-    """Equal values, and equal gradients of a sum with weights that differ from element to element."""
+    """Check equal values, and equal gradients of a sum with a different weight for each element."""
     torch.testing.assert_close(found, expected)
     factors = torch.linspace(-1, 2, found.numel(), dtype=found.dtype).view_as(found)
     for one, other in zip(
@@ -58,7 +58,7 @@ def assert_same_function(found: Tensor, expected: Tensor, sources: list[Tensor])
 
 
 @pytest.mark.parametrize("rows", [0, 1, ROWS])
-def test_a_stack_is_as_many_linear_layers(rows: int) -> None:
+def test_a_stack_equals_separate_linear_layers(rows: int) -> None:
     layers = [nn.Linear(IN, OUT, bias=False, dtype=torch.float64) for _ in range(N)]
     stack = StackedLinear(torch.stack([layer.weight.detach() for layer in layers]))
     x = drawn(N, rows, IN)
@@ -70,14 +70,14 @@ def test_a_stack_is_as_many_linear_layers(rows: int) -> None:
     torch.testing.assert_close(found, (own_x, torch.stack(own_weights)))
 
 
-def test_the_function_of_a_stack_and_of_one_weight() -> None:
+def test_linear_computes_a_stack_and_a_single_weight() -> None:
     weight, x, bias = drawn(N, OUT, IN), drawn(N, ROWS, IN), drawn(OUT)
     assert_same_function(linear(x, weight, None), torch.einsum("nri,noi->nro", x, weight), [x, weight])
     assert_same_function(linear(x, weight[0], bias), torch.einsum("nri,oi->nro", x, weight[0]) + bias, [x, bias])
 
 
 @pytest.mark.parametrize("kind", PLAIN)
-def test_a_layer_made_of_its_own_weight_and_bias_is_the_same_layer(kind: str) -> None:
+def test_make_linear_reproduces_a_layer_from_its_weight_and_bias(kind: str) -> None:
     plain = PLAIN[kind]()
     made = make_linear(type(plain), weight_of(plain).detach().clone(), plain.bias)
     assert type(made) is type(plain)
@@ -92,23 +92,23 @@ def test_a_layer_made_of_its_own_weight_and_bias_is_the_same_layer(kind: str) ->
     assert torch.equal(made(x), plain(x))
 
 
-# Adapters over a stack
+# Adapters on a stack
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7])
-def test_low_rank_over_a_stack_is_two_branches_in_each_replicate(scale: float) -> None:
+def test_low_rank_on_a_stack_equals_two_branches_in_each_replicate(scale: float) -> None:
     layer = LowRankLinear(StackedLinear(drawn(N, OUT, IN).detach()), RANK, scale=scale)
     filled(layer)
     assert layer.shape == (N, OUT, IN)
     x = drawn(N, ROWS, IN)
     branches = [
         x[n] @ layer.residual[n].mT + scale * ((x[n] @ layer.b[n].mT) @ layer.a[n].mT) for n in range(N)
-    ]  # LoRA as its paper writes it (arXiv 2106.09685, eq. 3)
+    ]  # LoRA as in its paper (arXiv 2106.09685, eq. 3)
     assert_same_function(layer(x), torch.stack(branches), [x, layer.a, layer.b])
 
 
 @pytest.mark.parametrize("side", ["input", "output"])
-def test_scaled_over_a_stack_is_a_scaled_layer_in_each_replicate(side: str) -> None:
+def test_scaled_on_a_stack_equals_a_scaled_layer_in_each_replicate(side: str) -> None:
     layer = ScaledLinear(StackedLinear(drawn(N, OUT, IN).detach()), side=side)
     filled(layer)
     x = drawn(N, ROWS, IN)
@@ -120,13 +120,13 @@ def test_scaled_over_a_stack_is_a_scaled_layer_in_each_replicate(side: str) -> N
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
-def test_over_a_stack_a_fresh_adapter_computes_the_plain_function(adapt: str) -> None:
+def test_a_new_adapter_on_a_stack_computes_the_plain_function(adapt: str) -> None:
     plain, x = stacked(), torch.randn(N, ROWS, IN)
     torch.testing.assert_close(ADAPT[adapt](plain)(x), plain(x))
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
-def test_over_a_stack_merging_keeps_kind_and_function(adapt: str) -> None:
+def test_merging_on_a_stack_keeps_type_and_function(adapt: str) -> None:
     plain, x = stacked(), torch.randn(N, ROWS, IN)
     layer = filled(ADAPT[adapt](plain))
     merged = layer.to_plain()
@@ -138,7 +138,7 @@ def test_over_a_stack_merging_keeps_kind_and_function(adapt: str) -> None:
 
 
 @pytest.mark.parametrize("adapt", ADAPT)
-def test_no_replicate_touches_another(adapt: str) -> None:
+def test_replicates_are_independent(adapt: str) -> None:
     layer, x = filled(ADAPT[adapt](stacked())), torch.randn(N, ROWS, IN)
     before = layer(x)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_no_replicate_touches_another(adapt: str) -> None:
 
 
 @pytest.mark.parametrize("adapt", ["low_rank", "low_rank_scaled"])
-def test_autocast_over_a_stack_equals_the_merged_layer(adapt: str) -> None:
+def test_autocast_on_a_stack_equals_the_merged_layer(adapt: str) -> None:
     layer, x = filled(ADAPT[adapt](stacked())), torch.randn(N, ROWS, IN)
     merged = layer.to_plain()
     with torch.autocast("cpu", torch.bfloat16):
@@ -181,8 +181,8 @@ def test_stacks_in_a_model_are_found_replaced_and_restored(adapt: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("no_bias", False), ("conv1d", True), ("stacked", False)])
-def test_an_adapter_says_its_sizes(kind: str, bias: bool) -> None:
+def test_repr_of_an_adapter_shows_its_sizes(kind: str, bias: bool) -> None:
     assert isinstance(PLAIN[kind](), LINEAR_TYPES)
-    said = repr(LowRankLinear(PLAIN[kind](), RANK, scale=0.7))
-    assert said == f"LowRankLinear(in=5, out=7, rank=2, scale=0.7, bias={bias})"
+    text = repr(LowRankLinear(PLAIN[kind](), RANK, scale=0.7))
+    assert text == f"LowRankLinear(in=5, out=7, rank=2, scale=0.7, bias={bias})"
     assert repr(ScaledLinear(PLAIN[kind](), side="input")) == f"ScaledLinear(in=5, out=7, side=input, bias={bias})"

@@ -23,9 +23,9 @@ WIDE, NARROW, RANK = 8, 6, 2
 
 
 class Net(nn.Module):
-    """Low-rank layers of three shapes with what can differ in them: kind, bias, scale. All but ``alone`` are stacked.
+    """Low-rank layers of three shapes that differ in type, bias and scale. All but ``alone`` are stacked.
 
-    A narrow input goes to ``up``, through the square layers, and ``down`` again; each layer adds to what it reads.
+    A narrow input passes through ``up``, the square layers and ``down``. Each square layer adds to its input.
     """
 
     def __init__(self, *, seed: int = 0) -> None:
@@ -53,7 +53,7 @@ class Net(nn.Module):
         return self.alone(sum(layer(y) for layer in down))  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
 
 
-STACKS = [2, 3, 3, 2]  # in the order in which the model has their first layers: up, square, down, unscaled
+STACKS = [2, 3, 3, 2]  # ordered by each stack's first layer in the model: up, square, down, unscaled
 
 
 def names_of(model: nn.Module, layers: list[LowRankLinear]) -> list[str]:
@@ -72,7 +72,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def gradients(model: nn.Module, x: Tensor, context: Any = nullcontext) -> tuple[Tensor, dict[str, Tensor]]:
-    """Outputs, and the gradients of a weighted sum of them to the input and all parameters."""
+    """Return the outputs, and gradients of their weighted sum with respect to the input and all parameters."""
     with context():
         y = model(x)
     weights = torch.linspace(-1, 2, y.numel()).view_as(y).to(y.dtype)
@@ -82,7 +82,7 @@ def gradients(model: nn.Module, x: Tensor, context: Any = nullcontext) -> tuple[
 
 
 def assert_near(found: Tensor | None, expected: Tensor, name: str = "") -> None:
-    """As near, in norm, as rounding in another order leaves them."""
+    """Check equality in norm, up to rounding in a different order."""
     assert found is not None and found.dtype == expected.dtype and found.shape == expected.shape, name
     error = torch.linalg.vector_norm(found - expected)
     assert error <= 500 * torch.finfo(expected.dtype).eps * torch.linalg.vector_norm(expected), name
@@ -98,7 +98,7 @@ def formed(model: nn.Module) -> list[Tensor]:
 
 @contextmanager
 def seen_formed(model: nn.Module) -> Iterator[list[set[str]]]:
-    """Which layers had their weight formed by others when they were passed, for each pass through the model."""
+    """Yield, for each pass through the model, the names of layers whose weight was formed for them."""
     passes: list[set[str]] = []
     hooks = [model.register_forward_pre_hook(lambda *_: passes.append(set()))]
     for name, layer in model.named_modules():
@@ -118,7 +118,7 @@ def seen_formed(model: nn.Module) -> Iterator[list[set[str]]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_outputs_and_gradients_are_those_of_the_layers_by_themselves(net: Net, dtype: torch.dtype) -> None:
+def test_outputs_and_gradients_equal_those_of_separate_layers(net: Net, dtype: torch.dtype) -> None:
     net.to(dtype)
     x = inputs(dtype)
     expected, wanted = gradients(net, x)
@@ -145,7 +145,7 @@ def test_gradients_against_finite_differences() -> None:
         assert torch.autograd.gradcheck(function, (x, *tensors))
 
 
-def test_gradients_are_added_up_over_passes(net: Net) -> None:
+def test_gradients_accumulate_over_passes(net: Net) -> None:
     first, second = inputs(), inputs().detach() * 2 + 1
     _, one = gradients(net, first)
     _, other = gradients(net, second.requires_grad_())
@@ -158,7 +158,7 @@ def test_gradients_are_added_up_over_passes(net: Net) -> None:
 
 
 @pytest.mark.parametrize("frozen", ["a", "b", "bias", "up", "square.1"])
-def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(net: Net, frozen: str) -> None:
+def test_frozen_parameters_get_no_gradient_and_others_keep_theirs(net: Net, frozen: str) -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(not (name.endswith(frozen) or name.startswith(frozen)))
 
@@ -178,12 +178,12 @@ def test_what_is_frozen_gets_no_gradient_and_the_rest_the_same(net: Net, frozen:
             assert_near(found[name], gradient, name)
 
 
-def test_without_gradients_there_are_the_same_outputs(net: Net) -> None:
+def test_outputs_are_the_same_without_gradients(net: Net) -> None:
     with torch.inference_mode():
         expected = net(inputs())
         with materialised(net):
             torch.testing.assert_close(net(inputs()), expected)
-    # And a pass of the one kind does not spoil the next of the other, as when training and evaluation take turns.
+    # Passes with and without gradients can alternate, as in training and evaluation.
     with materialised(net):
         with torch.inference_mode():
             net(inputs())
@@ -191,7 +191,7 @@ def test_without_gradients_there_are_the_same_outputs(net: Net) -> None:
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
-def test_autocast_gives_the_outputs_of_plain_layers(net: Net) -> None:
+def test_autocast_outputs_equal_those_of_plain_layers(net: Net) -> None:
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16)
 
@@ -204,14 +204,14 @@ def test_autocast_gives_the_outputs_of_plain_layers(net: Net) -> None:
     with materialised(net):
         found, given = gradients(net, x, autocast)
     assert found.dtype == torch.bfloat16
-    # Each layer is then a plain one, whose weight is formed in float32 and cast once.
+    # Each layer then acts as a plain one, with a weight formed in float32 and cast once.
     torch.testing.assert_close(
         found, expected, rtol=0, atol=float(4 * torch.finfo(torch.bfloat16).eps * exact.abs().max())
     )
     for name, gradient in given.items():
         assert gradient.dtype == torch.float32
         error = torch.linalg.vector_norm(gradient - wanted[name]) / torch.linalg.vector_norm(wanted[name])
-        assert error < 10 * torch.finfo(torch.bfloat16).eps, name  # through eight layers, each of which rounds
+        assert error < 10 * torch.finfo(torch.bfloat16).eps, name  # eight layers, and each rounds
 
 
 def test_autocast_forms_each_weight_in_its_own_type_and_casts_it_once(net: Net) -> None:
@@ -232,7 +232,7 @@ def test_autocast_forms_each_weight_in_its_own_type_and_casts_it_once(net: Net) 
         layer = net.get_submodule(name)
         assert isinstance(layer, LowRankLinear)
         assert weight.dtype == torch.bfloat16
-        # float32 rounds 2^16 times finer, and may tip the last bit over: no more than that.
+        # float32 rounding is 2^16 times finer, so it may change at most the last bit.
         torch.testing.assert_close(weight.float(), layer.merged_weight(), rtol=torch.finfo(torch.bfloat16).eps, atol=0)
 
 
@@ -279,11 +279,11 @@ def resample(net: nn.Module) -> None:
     method.resample(net, 3)
     with torch.no_grad():
         for layer in low_rank_layers(net):
-            layer.a.add_(0.1)  # `zero` keeps the function for now; that the directions are new is seen from here on
+            layer.a.add_(0.1)  # `zero` leaves the function as it is, so only this shows the new directions
 
 
 @pytest.mark.parametrize("write", [step, copy_in, load, resample])
-def test_what_is_written_in_place_is_seen_by_the_next_pass(net: Net, write: Callable[[nn.Module], None]) -> None:
+def test_the_next_pass_sees_in_place_writes(net: Net, write: Callable[[nn.Module], None]) -> None:
     other = copy.deepcopy(net)
     write(other)
     x = inputs()
@@ -304,7 +304,7 @@ def test_what_is_written_in_place_is_seen_by_the_next_pass(net: Net, write: Call
         torch.testing.assert_close(given[name], wanted[name], rtol=1e-3, atol=1e-4)
 
 
-def test_training_inside_the_block_ends_where_training_outside_does(net: Net) -> None:
+def test_training_inside_and_outside_the_block_give_the_same_weights(net: Net) -> None:
     other = copy.deepcopy(net)
 
     def train(model: nn.Module) -> None:
@@ -321,7 +321,7 @@ def test_training_inside_the_block_ends_where_training_outside_does(net: Net) ->
         torch.testing.assert_close(one, two, rtol=0, atol=1e-4)
 
 
-# What is left behind
+# After a pass and after the block
 
 
 def test_no_weight_outlives_its_pass(net: Net) -> None:
@@ -346,7 +346,7 @@ def test_no_weight_outlives_a_pass_that_fails(net: Net) -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_outside_the_block_nothing_is_formed_together(net: Net, fails: bool) -> None:
+def test_layers_form_their_own_weights_after_the_block(net: Net, fails: bool) -> None:
     expected = net(inputs()).detach()
     with pytest.raises(KeyError) if fails else nullcontext(), materialised(net):
         net(inputs())
@@ -371,7 +371,7 @@ def test_the_block_can_be_entered_again(net: Net) -> None:
 # Which layers
 
 
-def test_larger_layers_are_left_alone(net: Net) -> None:
+def test_larger_layers_are_not_stacked(net: Net) -> None:
     address = net.get_parameter("square.0.a").data_ptr()
     with materialised(net, largest=WIDE * WIDE - 1) as stacks, seen_formed(net) as passes:
         net(inputs())
@@ -384,7 +384,7 @@ def test_larger_layers_are_left_alone(net: Net) -> None:
         assert not stacks
 
 
-def test_the_largest_by_default_is_two_to_the_twentieth() -> None:
+def test_the_default_size_limit_is_two_to_the_twentieth() -> None:
     net = nn.Sequential(
         *(LowRankLinear(nn.Linear(columns, 1024, bias=False), 1) for columns in (1024, 1024, 1025, 1025))
     )
@@ -393,7 +393,7 @@ def test_the_largest_by_default_is_two_to_the_twentieth() -> None:
         assert [stack.layers for stack in stacks] == [[net[0], net[1]]]
 
 
-def test_layers_that_are_alone_or_stacks_already_are_left_alone() -> None:
+def test_single_layers_and_existing_stacks_are_not_stacked() -> None:
     stacked = [LowRankLinear(StackedLinear(torch.randn(3, NARROW, NARROW)), RANK) for _ in range(2)]
     tall, wide = LowRankLinear(nn.Linear(NARROW, WIDE), RANK), LowRankLinear(nn.Linear(WIDE, NARROW), RANK)
     others = {
@@ -411,7 +411,7 @@ def test_layers_that_are_alone_or_stacks_already_are_left_alone() -> None:
         assert [stack.layers for stack in stacks] == [[tall, both[1]]]
 
 
-def test_a_model_without_low_rank_layers_is_left_alone() -> None:
+def test_a_model_without_low_rank_layers_is_unchanged() -> None:
     model = nn.Linear(NARROW, WIDE)
     with materialised(model) as stacks:
         assert not stacks
@@ -421,7 +421,7 @@ def test_a_model_without_low_rank_layers_is_left_alone() -> None:
 # Afterwards
 
 
-def test_a_copy_of_the_model_is_independent_of_it(net: Net) -> None:
+def test_a_copy_of_the_model_is_independent(net: Net) -> None:
     with materialised(net):
         inside = copy.deepcopy(net)
     after = copy.deepcopy(net)
@@ -441,7 +441,7 @@ def test_a_copy_of_the_model_is_independent_of_it(net: Net) -> None:
         assert torch.equal(one, two)
 
 
-def test_merged_after_the_block_the_model_computes_the_same(net: Net) -> None:
+def test_merging_after_the_block_keeps_the_function(net: Net) -> None:
     untouched = copy.deepcopy(net)
     with materialised(net):
         expected = net(inputs()).detach()
@@ -453,8 +453,8 @@ def test_merged_after_the_block_the_model_computes_the_same(net: Net) -> None:
         torch.testing.assert_close(tensor, untouched.state_dict()[name])
 
 
-def test_merging_inside_the_block_leaves_the_stack_alone(net: Net) -> None:
-    # As the best epoch's model is made from a copy while training goes on.
+def test_merging_a_copy_inside_the_block_leaves_the_stack_unchanged(net: Net) -> None:
+    # The best epoch's model is made from a copy like this while training continues.
     with materialised(net):
         expected = net(inputs()).detach()
         best = copy.deepcopy(net)
@@ -463,7 +463,7 @@ def test_merging_inside_the_block_leaves_the_stack_alone(net: Net) -> None:
         torch.testing.assert_close(net(inputs()), expected)
 
 
-def test_a_checkpoint_of_layers_that_share_memory_is_whole(net: Net, tmp_path: Path) -> None:
+def test_a_checkpoint_of_layers_that_share_memory_is_complete(net: Net, tmp_path: Path) -> None:
     with materialised(net):
         step(net)
         state = net.state_dict()
@@ -485,7 +485,7 @@ def test_a_checkpoint_of_layers_that_share_memory_is_whole(net: Net, tmp_path: P
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
 @pytest.mark.parametrize("method", ["lora", "rosa"])
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_roberta", "tiny_gpt2", "tiny_llama"])
-def test_a_model_learns_the_same(
+def test_a_model_learns_the_same_with_stacked_layers(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], name: str, method: str, targets: str
 ) -> None:
     task = "grammar" if name in {"tiny_bert", "tiny_roberta"} else "restaurants"

@@ -1,4 +1,4 @@
-"""Which blocks train when, and that nothing else does."""
+"""Block-wise training: which blocks train at each step, and that nothing else does."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +18,7 @@ Compose = Callable[..., RunConfig]
 
 @pytest.fixture
 def method(compose: Compose) -> Callable[..., Blockwise]:
-    """``method(blocks=1)``: block-wise training with these settings."""
+    """Make a block-wise method: ``method(blocks=1)``."""
 
     def make(**changes: Any) -> Blockwise:
         chosen = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
@@ -34,7 +34,9 @@ def turns(method: Blockwise, count: int, number: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_a_choice_holds_until_the_next_is_due(method: Callable[..., Blockwise], order: str, blocks: int) -> None:
+def test_blocks_stay_chosen_until_the_next_choice_is_due(
+    method: Callable[..., Blockwise], order: str, blocks: int
+) -> None:
     chosen = method(order=order, blocks=blocks, every=5)
     for step in range(1, 40):
         same = chosen.chosen(step, 12) == chosen.chosen(step - 1, 12)
@@ -43,24 +45,24 @@ def test_a_choice_holds_until_the_next_is_due(method: Callable[..., Blockwise], 
     assert not chosen.is_due(0, 7)
 
 
-def test_in_order_each_block_has_its_turn(method: Callable[..., Blockwise]) -> None:
+def test_each_block_takes_its_turn_in_order(method: Callable[..., Blockwise]) -> None:
     assert turns(method(order="ascending", blocks=1), 3, 5) == [[0], [1], [2], [0], [1]]
     assert turns(method(order="descending", blocks=1), 3, 5) == [[2], [1], [0], [2], [1]]
     assert turns(method(order="ascending", blocks=2), 3, 3) == [[0, 1], [2, 0], [1, 2]]
 
 
-def test_shuffled_takes_each_block_once_before_any_comes_again(method: Callable[..., Blockwise]) -> None:
+def test_shuffled_visits_every_block_before_repeating_one(method: Callable[..., Blockwise]) -> None:
     chosen = method(order="shuffled", blocks=1)
     rounds = [[block for [block] in turns(chosen, 6, 30)][start : start + 6] for start in range(0, 30, 6)]
     assert all(sorted(one) == list(range(6)) for one in rounds)
     assert len({tuple(one) for one in rounds}) > 1
 
 
-def test_random_draws_distinct_blocks_all_alike_often(method: Callable[..., Blockwise]) -> None:
+def test_random_draws_distinct_blocks_equally_often(method: Callable[..., Blockwise]) -> None:
     drawn = turns(method(order="random", blocks=2), 6, 600)
     assert all(len(set(blocks)) == 2 for blocks in drawn)
     counts = [sum(block in blocks for blocks in drawn) for block in range(6)]
-    # Binomial with n = 600 and p = 1/3: mean 200, standard deviation 11.5; five of those.
+    # Binomial with n = 600 and p = 1/3: mean 200, standard deviation 11.5. Allow five of those.
     assert all(abs(count - 200) < 58 for count in counts)
     assert turns(method(order="random", blocks=2, seed=1), 6, 20) != drawn[:20]
 
@@ -94,7 +96,7 @@ def test_only_the_chosen_blocks_and_the_rest_train(
         assert requiring(model) == block | {name for name, _ in model.named_parameters() if trains(name)}
 
 
-def test_more_blocks_than_there_are(
+def test_too_many_blocks_are_refused(
     method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
     with pytest.raises(UserError, match=r"method\.blocks=3 is more than the model's 2"):
@@ -112,7 +114,7 @@ def test_the_blocks_of_each_architecture(tiny_model: Callable[..., PreTrainedMod
 
 
 def test_a_model_without_blocks() -> None:
-    with pytest.raises(UserError, match="no stack of blocks"):
+    with pytest.raises(UserError, match="has no stack of blocks"):
         transformer_blocks(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)))
 
 
@@ -123,7 +125,7 @@ def test_a_setting_out_of_range(compose: Compose) -> None:
             compose("task=grammar", "model=tiny_roberta", "method=blockwise", f"method.{setting}")
 
 
-def test_lisa_and_badam_are_settings_of_it(compose: Compose) -> None:
+def test_lisa_and_badam_are_settings_of_blockwise(compose: Compose) -> None:
     lisa = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
     assert isinstance(lisa, Blockwise)
     assert (lisa.order, lisa.rest) == ("random", "all")

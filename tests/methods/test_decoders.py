@@ -1,4 +1,4 @@
-"""What methods keep on language models: matrices that hold three projections, grouped queries, and a tied head."""
+"""Laws of methods on language models: fused projections, grouped queries and a tied output layer."""
 
 import copy
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def attach(compose: Compose, model: PreTrainedModel, name: str, *overrides: str)
 
 
 def move(model: PreTrainedModel) -> None:
-    """Change everything that trains, so that it matters."""
+    """Change every trainable parameter, so that training has an effect."""
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -83,7 +83,7 @@ def test_attaching_keeps_the_function(
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 @pytest.mark.parametrize("name", ADAPTING)
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
-def test_merging_keeps_what_was_learnt_in_plain_layers(  # noqa: PLR0917 - pytest names them
+def test_merging_keeps_the_learnt_function_in_plain_layers(  # noqa: PLR0917 - pytest names them
     tiny_model: Tiny, compose: Compose, kind: str, name: str, protocol: str, overrides: tuple[str, ...]
 ) -> None:
     if kind == "tiny_llama" and "method.split_qkv=true" in overrides:
@@ -115,7 +115,7 @@ def test_a_resample_keeps_the_function_and_moves_the_subspace(tiny_model: Tiny, 
 # Which layers
 
 
-def test_grouped_queries_have_factors_of_their_own_shape(tiny_model: Tiny, compose: Compose) -> None:
+def test_grouped_queries_get_factors_of_matching_shape(tiny_model: Tiny, compose: Compose) -> None:
     model = tiny_model("tiny_llama")
     attach(compose, model, "lora", "protocol=fair")
     shapes = {name.rpartition(".")[2]: tuple(layer.shape) for name, layer in adapters(model)}  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
@@ -124,7 +124,7 @@ def test_grouped_queries_have_factors_of_their_own_shape(tiny_model: Tiny, compo
 
 @pytest.mark.parametrize(("protocol", "adapted"), [("paper", True), ("fair", False)])
 @pytest.mark.parametrize("targets", ["attention", "all-linear"])
-def test_the_protocol_says_whether_the_output_layer_is_adapted(
+def test_the_protocol_decides_whether_the_output_layer_is_adapted(
     tiny_model: Tiny, compose: Compose, targets: str, protocol: str, adapted: bool
 ) -> None:
     model = tiny_model("tiny_gpt2")
@@ -146,12 +146,12 @@ def test_a_fused_matrix_is_split_into_queries_keys_and_values(tiny_model: Tiny, 
     assert len(list(adapters(model))) == 2 * (3 + 1)
 
 
-# The output layer that is the input embedding too
+# An output layer tied to the input embedding
 
 
 @pytest.mark.parametrize("name", ADAPTING)
 @pytest.mark.parametrize("kind", ["tiny_gpt2", "tiny_llama"])
-def test_an_adapted_output_layer_leaves_the_input_embedding_alone(
+def test_adapting_the_output_layer_leaves_the_input_embedding_unchanged(
     tiny_model: Tiny, compose: Compose, tmp_path: Path, kind: str, name: str
 ) -> None:
     model = tiny_model(kind)
@@ -167,7 +167,7 @@ def test_an_adapted_output_layer_leaves_the_input_embedding_alone(
     assert torch.equal(embedding, before)
     assert not torch.allclose(output_weight(model), before)
 
-    model.save_pretrained(tmp_path)  # and it comes back as it is: untied
+    model.save_pretrained(tmp_path)  # it is saved and loaded untied
     back = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(back), logits(model))
     assert torch.equal(input_weight(back), before)
@@ -193,13 +193,13 @@ def test_full_fine_tuning_trains_a_tied_weight_once(tiny_model: Tiny, compose: C
 
 
 @pytest.mark.parametrize("name", ["bitfit", "head_only"])
-def test_a_method_that_finds_nothing_says_so(tiny_model: Tiny, compose: Compose, name: str) -> None:
+def test_a_method_with_nothing_to_train_is_refused(tiny_model: Tiny, compose: Compose, name: str) -> None:
     with pytest.raises(UserError, match=name):
         attach(compose, tiny_model("tiny_llama"), name)
 
 
-# Counts, on the full-size architectures. They follow from Tables 2 and 3, which print them rounded, and from which
-# layers the authors' code adapts.
+# Counts on the full-size architectures. They follow from Tables 2 and 3, which round them, and from the layers that
+# the authors' code adapts.
 
 GPT2_MEDIUM = ("task=e2e_nlg", "model=gpt2_medium", "protocol=paper")
 ROBERTA_BASE = ("task=cola", "model=roberta_base", "protocol=paper")
@@ -220,14 +220,14 @@ COUNTS = [
 
 
 @pytest.mark.parametrize(("setting", "overrides", "expected"), COUNTS)
-def test_as_many_parameters_train_as_the_paper_says(
+def test_trainable_parameter_counts_match_the_paper(
     compose: Compose,
     monkeypatch: pytest.MonkeyPatch,
     setting: tuple[str, ...],
     overrides: tuple[str, ...],
     expected: int,
 ) -> None:
-    with torch.device("meta"):  # shapes alone: nothing is drawn
+    with torch.device("meta"):  # only shapes: nothing is initialised
         if setting is GPT2_MEDIUM:
             model = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16))
         else:

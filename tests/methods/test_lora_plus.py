@@ -1,4 +1,4 @@
-"""What LoRA+ does beyond LoRA: the factor that starts at zero has a larger learning rate."""
+"""How LoRA+ differs from LoRA: the factor that starts at zero has a larger learning rate."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ TINY = ("task=grammar", "model=tiny_roberta", "rank=2", "protocol=fair")
 
 
 def trained(compose: Compose, model: Any, *overrides: str, steps: int = 2) -> None:
-    """Train with the run's own optimizer for some steps at learning rates 1e-3 and 2e-3 in turn."""
+    """Train with the run's optimizer for some steps, alternating learning rates 1e-3 and 2e-3."""
     config = compose(*TINY, *overrides)
     config.method.attach(model)
     recipe = Recipe(lr=1e-3, epochs=1, warmup_steps=0, optimizer=config.optimizer, accumulate=1, reset="factors")
@@ -33,7 +33,7 @@ def factors(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def test_with_a_ratio_of_one_it_is_lora(compose: Compose, tiny_model: Callable[..., PreTrainedModel]) -> None:
+def test_a_ratio_of_one_equals_lora(compose: Compose, tiny_model: Callable[..., PreTrainedModel]) -> None:
     plus, lora = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
     trained(compose, plus, "method=lora_plus", "method.ratio=1")
     trained(compose, lora, "method=lora")
@@ -42,10 +42,10 @@ def test_with_a_ratio_of_one_it_is_lora(compose: Compose, tiny_model: Callable[.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
-def test_the_zero_factor_moves_ratio_times_as_far_and_all_else_as_in_lora(
+def test_the_zero_factor_moves_ratio_times_as_far_and_the_rest_as_in_lora(
     compose: Compose, tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
-    # AdamW's first step has the length of the learning rate, whatever the gradient.
+    # AdamW's first step has the size of the learning rate, for any gradient.
     plus, lora = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
     trained(compose, plus, "method=lora_plus", "method.ratio=16", steps=1)
     trained(compose, lora, "method=lora", steps=1)

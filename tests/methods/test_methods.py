@@ -1,4 +1,4 @@
-"""Laws that every method keeps, on every small encoder and under every protocol."""
+"""Laws of every method, on every small encoder and under every protocol."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -30,11 +30,11 @@ METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")
 ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
 MODELS = ("tiny_roberta", "tiny_bert")
 
-# What each protocol trains beside a method's own parameters (PROTOCOL.md, section 3).
+# What each protocol trains in addition to a method's own parameters (PROTOCOL.md, section 3).
 TRAIN_HEAD = {"paper": False, "fair": True}
 TRAIN_BIASES = {"paper": True, "fair": False}
 
-# The names in the two small models, written out: two layers, under the name of each model's kind.
+# Explicit names in the two small models. Each has two layers, under the name of its architecture.
 STACK = {"tiny_roberta": "roberta.encoder.layer", "tiny_bert": "bert.encoder.layer"}
 HEAD = {"tiny_roberta": ("classifier.dense", "classifier.out_proj"), "tiny_bert": ("bert.pooler.dense", "classifier")}
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
@@ -56,7 +56,7 @@ def head(model: str) -> set[str]:
 
 
 def beside(model: str, protocol: str) -> set[str]:
-    """What a method that replaces the attention's layers trains beside its own parameters."""
+    """What a method that replaces attention layers trains in addition to its own parameters."""
     biases = suffixed(in_stack(model, ATTENTION), "bias") if TRAIN_BIASES[protocol] else set()
     return biases | (head(model) if TRAIN_HEAD[protocol] else set())
 
@@ -76,7 +76,7 @@ def prompt(model: str, protocol: str) -> set[str]:
     return {"prompt_encoder.default.embedding.weight"} | (trained if TRAIN_HEAD[protocol] else set())
 
 
-# Method -> names of the parameters that train, from model, protocol and the names of all the model's own.
+# Method -> function from model, protocol and all the model's own parameter names to the names that train.
 TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "ft": lambda _model, _protocol, own: own,
     "head_only": lambda model, _protocol, _own: head(model),
@@ -88,7 +88,7 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "blockwise": lambda _model, _protocol, own: own,  # by default two blocks, and these models have two
     "prompt_tuning": lambda model, protocol, _own: prompt(model, protocol),
 }
-WRAPPING = ("prompt_tuning",)  # put the model into another, whose function differs and which cannot be merged
+WRAPPING = ("prompt_tuning",)  # wrap the model in another, with a different function, that cannot be merged
 MERGEABLE = [name for name in METHODS if name not in WRAPPING]
 DRAWING = ("lora", "lora_plus", "rosa", "prompt_tuning")  # start from random numbers
 
@@ -97,7 +97,7 @@ Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
 @pytest.fixture
 def untouched(tiny_model: Callable[..., PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
-    """A small model in float64, so that laws hold to 1e-9, with no zero in it that could hide what is done to it."""
+    """A small model in float64, so that laws hold to 1e-9, without zeros that could hide errors."""
 
     def make(name: str) -> PreTrainedModel:
         model = tiny_model(name).double()
@@ -112,7 +112,7 @@ def untouched(tiny_model: Callable[..., PreTrainedModel]) -> Callable[[str], Pre
 
 @pytest.fixture
 def method_of(compose: Callable[..., RunConfig]) -> Callable[..., Method]:
-    """A method as the command line makes it, with some of its settings changed: faster than composing each anew."""
+    """A method as the command line makes it, with changed settings. This is faster than composing each one."""
 
     def make(model: str, method: str, protocol: str = "paper", **changes: Any) -> Method:
         config = compose("task=grammar", f"model={model}", f"method={method}", f"protocol={protocol}", "rank=4")
@@ -183,7 +183,9 @@ def test_attaching_keeps_the_function(attach: Attach, untouched: Any, method: st
     ],
     ids=str,
 )
-def test_variants_keep_the_function_too(attach: Attach, untouched: Any, method: str, changes: dict[str, Any]) -> None:
+def test_attaching_variants_keeps_the_function(
+    attach: Attach, untouched: Any, method: str, changes: dict[str, Any]
+) -> None:
     net, chosen = attach("tiny_bert", method, **changes)
     assert_close(logits(net), logits(untouched("tiny_bert")))
     train(net)
@@ -195,7 +197,7 @@ def test_variants_keep_the_function_too(attach: Attach, untouched: Any, method: 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_declared_parameters_train_and_no_other(
+def test_only_the_declared_parameters_train(
     attach: Attach, untouched: Any, method: str, model: str, protocol: str
 ) -> None:
     if method not in TRAINED:
@@ -208,12 +210,12 @@ def test_the_declared_parameters_train_and_no_other(
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
-def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, model: str, protocol: str) -> None:
+def test_steps_change_only_trainable_parameters(attach: Attach, method: str, model: str, protocol: str) -> None:
     net, _ = attach(model, method, protocol)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     train(net)
     changed = {name for name, tensor in net.state_dict().items() if not torch.equal(tensor, before[name])}
-    # A bias of the keys adds the same to all of a query's scores, and the softmax takes it out: it has no gradient.
+    # A key bias shifts all of a query's scores equally, and the softmax removes the shift, so it has no gradient.
     idle = {name for name in trained_names(net) if name.endswith("self.key.bias")}
     assert changed - idle == trained_names(net) - idle
 
@@ -221,7 +223,7 @@ def test_steps_change_what_trains_and_nothing_else(attach: Attach, method: str, 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", MERGEABLE)
-def test_merging_leaves_a_plain_model_of_the_same_function(
+def test_merging_gives_a_plain_model_with_the_same_function(
     attach: Attach, untouched: Any, method: str, model: str, protocol: str
 ) -> None:
     net, chosen = attach(model, method, protocol)
@@ -237,14 +239,16 @@ def test_merging_leaves_a_plain_model_of_the_same_function(
         name: (tensor.shape, tensor.dtype) for name, tensor in plain.state_dict().items()
     }
     assert_close(logits(net), trained)
-    assert not torch.allclose(trained, logits(plain), rtol=0, atol=1e-3)  # else keeping the function would be no feat
+    assert not torch.allclose(
+        trained, logits(plain), rtol=0, atol=1e-3
+    )  # otherwise keeping the function would prove nothing
 
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("method", METHODS)
-def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) -> None:
+def test_a_seed_fixes_all_random_draws(attach: Attach, method: str, protocol: str) -> None:
     def state(seed: int, noise: int) -> dict[str, Tensor]:
-        torch.manual_seed(noise)  # of the process: it must not matter
+        torch.manual_seed(noise)  # the global seed must not matter
         return attach("tiny_roberta", method, protocol, seed=seed)[0].state_dict()
 
     first, again, other = state(0, noise=1), state(0, noise=2), state(1, noise=1)
@@ -256,7 +260,9 @@ def test_a_seed_fixes_what_is_drawn(attach: Attach, method: str, protocol: str) 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", WRAPPING)
-def test_what_cannot_be_merged_says_so_and_stays(attach: Attach, method: str, model: str, protocol: str) -> None:
+def test_merging_an_unmergeable_method_returns_false_and_changes_nothing(
+    attach: Attach, method: str, model: str, protocol: str
+) -> None:
     net, chosen = attach(model, method, protocol)
     train(net)
     before, trained = {name: tensor.clone() for name, tensor in net.state_dict().items()}, logits(net)
@@ -282,7 +288,7 @@ def test_the_state_of_a_method_restores_what_training_changed(attach: Attach, me
 
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("method", METHODS)
-def test_the_optimizer_gets_each_parameter_that_trains_once(attach: Attach, method: str, protocol: str) -> None:
+def test_the_optimizer_gets_each_trainable_parameter_once(attach: Attach, method: str, protocol: str) -> None:
     net, chosen = attach("tiny_bert", method, protocol)
     found = [id(parameter) for group in chosen.parameter_groups(net) for parameter in group["params"]]
     assert len(found) == len(set(found))
@@ -315,7 +321,7 @@ def test_targets_that_match_nothing(attach: Attach, method: str) -> None:
     "targets",
     ["(query", "query|(?i)key", "(?i)query"],  # flags must come first, and this is the end of a pattern
 )
-def test_targets_that_are_no_regular_expression(attach: Attach, method: str, targets: str) -> None:
+def test_targets_that_are_not_a_regular_expression(attach: Attach, method: str, targets: str) -> None:
     with pytest.raises(UserError, match="is not a regular expression"):
         attach("tiny_roberta", method, targets=targets)
 
@@ -334,7 +340,7 @@ def test_a_rank_that_does_not_fit_names_the_layer(attach: Attach, untouched: Any
 @pytest.mark.parametrize("protocol", TRAIN_HEAD)
 @pytest.mark.parametrize("train_head", [True, False])
 @pytest.mark.parametrize("method", [*ADAPTERS, "bitfit"])
-def test_train_head_goes_before_the_protocol(
+def test_train_head_overrides_the_protocol(
     attach: Attach, method: str, train_head: bool, protocol: str, model: str
 ) -> None:
     net, _ = attach(model, method, protocol, train_head=train_head)
@@ -343,14 +349,14 @@ def test_train_head_goes_before_the_protocol(
 
 @pytest.mark.parametrize("train_biases", [True, False])
 @pytest.mark.parametrize("method", ADAPTERS)
-def test_train_biases_are_those_of_the_replaced_layers(attach: Attach, method: str, train_biases: bool) -> None:
+def test_train_biases_covers_the_replaced_layers(attach: Attach, method: str, train_biases: bool) -> None:
     net, _ = attach("tiny_bert", method, train_biases=train_biases, targets="output.dense")
     replaced = in_stack("tiny_bert", ("attention.output.dense", "output.dense"))
     trained = {name for name in trained_names(net) if name.endswith(".bias")}
     assert trained == (suffixed(replaced, "bias") if train_biases else set())
 
 
-def test_head_only_wants_a_head(untouched: Any, compose: Callable[..., RunConfig]) -> None:
+def test_head_only_requires_a_head(untouched: Any, compose: Callable[..., RunConfig]) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "model.head=score", "method=head_only").method
     with pytest.raises(UserError, match=r"model\.head=score matches no module"):
         method.attach(untouched("tiny_roberta"))
@@ -372,7 +378,9 @@ def test_lora_initialisation(attach: Attach, init: str, zero: str, drawn: str, d
         for kind in "ab"
     }
     assert not factors[zero].any()
-    assert factors[drawn].std().item() == pytest.approx(deviation, rel=0.05)  # 8192 numbers: 1.1 % is one deviation
+    assert factors[drawn].std().item() == pytest.approx(
+        deviation, rel=0.05
+    )  # 8192 numbers: one standard deviation is 1.1 %
     assert factors[drawn].mean().item() == pytest.approx(0, abs=0.05 * deviation)
     assert init == "normal" or factors[drawn].abs().max() <= 32**-0.5
 
@@ -387,7 +395,7 @@ def test_loras_scale_is_alpha_over_rank(attach: Attach) -> None:
 
 
 @pytest.mark.parametrize(("side", "length"), [("input", 32), ("output", 64)])
-def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: int) -> None:
+def test_ia3_scales_the_chosen_side(attach: Attach, side: str, length: int) -> None:
     net, _ = attach("tiny_bert", "ia3", side=side, targets="intermediate.dense")  # 64 x 32
     assert [p.shape for name, p in net.named_parameters() if name.endswith("factor")] == [(length,)] * 2
 
@@ -401,7 +409,7 @@ def test_ia3_scales_the_side_it_is_told_to(attach: Attach, side: str, length: in
         ("rosa_bench.system.errors.UserError", "is not a rosa_bench Method"),
     ],
 )
-def test_a_target_that_is_no_method(target: str, message: str) -> None:
+def test_a_target_that_is_not_a_method(target: str, message: str) -> None:
     with pytest.raises(UserError, match=f"{target} {message}"):
         build(Method, {"_target_": target}, at="method")
 
@@ -424,12 +432,12 @@ def test_settings_out_of_range(compose: Callable[..., RunConfig], overrides: tup
         compose("task=grammar", "model=tiny_roberta", *overrides)
 
 
-# The paper's counts, on models of full size. On the meta device nothing is allocated or computed.
+# The paper's counts on full-size models. On the meta device nothing is allocated or computed.
 
 
 @pytest.fixture
 def no_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out what only fills the layers: a meta tensor has no values to factorise."""
+    """Skip initialisation, because a meta tensor has no values to factorise."""
     for kind in (Lora, Rosa):
         monkeypatch.setattr(kind, "initialise", lambda *_: None)
 

@@ -1,4 +1,4 @@
-"""Prompt tuning through PEFT, beyond the laws of every method: the prompt, and what it does not fit."""
+"""Prompt tuning with PEFT, beyond the laws of every method: the prompt, and the models and texts that it refuses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +31,7 @@ def weight_of_embeddings(model: PreTrainedModel) -> Tensor:
     return model.get_parameter("roberta.embeddings.word_embeddings.weight").detach()
 
 
-def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model: Tiny) -> None:
+def test_the_prompt_precedes_the_embedded_text(compose: Compose, tiny_model: Tiny) -> None:
     base, ids = tiny_model("tiny_roberta"), torch.tensor([[0, 17, 30, 2], [0, 9, 2, 1]])
     vocabulary = weight_of_embeddings(base)
     mask = (ids != 1).long()
@@ -44,7 +44,7 @@ def test_the_prompt_stands_before_the_embedded_text(compose: Compose, tiny_model
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_a_prompt_starts_as_embeddings_of_the_vocabulary_or_at_their_scale(compose: Compose, tiny_model: Tiny) -> None:
+def test_a_prompt_starts_from_vocabulary_embeddings_or_at_their_scale(compose: Compose, tiny_model: Tiny) -> None:
     vocabulary = weight_of_embeddings(tiny_model("tiny_roberta"))
     start = prompt_of(method_of(compose, tokens=9).attach(tiny_model("tiny_roberta")))
     assert all(any(torch.equal(row, token) for token in vocabulary) for row in start)
@@ -52,7 +52,7 @@ def test_a_prompt_starts_as_embeddings_of_the_vocabulary_or_at_their_scale(compo
     assert normal.std().item() == pytest.approx(vocabulary.std().item(), rel=0.1)  # 2,880 numbers: 1.3 % is one sigma
 
 
-def test_it_leaves_the_process_to_its_random_numbers(compose: Compose, tiny_model: Tiny) -> None:
+def test_the_prompt_depends_only_on_the_methods_seed(compose: Compose, tiny_model: Tiny) -> None:
     first = prompt_of(method_of(compose).attach(tiny_model("tiny_roberta")))
     torch.manual_seed(99)
     assert torch.equal(prompt_of(method_of(compose).attach(tiny_model("tiny_roberta"))), first)
@@ -60,12 +60,12 @@ def test_it_leaves_the_process_to_its_random_numbers(compose: Compose, tiny_mode
 
 
 @pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
-def test_decoders_are_refused_in_one_line(compose: Compose, tiny_model: Tiny, name: str) -> None:
+def test_decoders_are_refused(compose: Compose, tiny_model: Tiny, name: str) -> None:
     with pytest.raises(UserError, match="prompt_tuning is for encoders"):
         method_of(compose).attach(tiny_model(name))
 
 
-def test_a_prompt_and_texts_that_do_not_fit_the_positions(compose: Compose, tiny_model: Tiny) -> None:
+def test_a_prompt_and_text_that_exceed_the_positions_are_refused(compose: Compose, tiny_model: Tiny) -> None:
     with pytest.raises(UserError, match=r"tokens=1000 leaves no room for text"):
         method_of(compose, tokens=1000).attach(tiny_model("tiny_roberta"))
     model: Any = method_of(compose, tokens=20).attach(tiny_model("tiny_roberta"))
@@ -75,7 +75,7 @@ def test_a_prompt_and_texts_that_do_not_fit_the_positions(compose: Compose, tiny
         model(input_ids=torch.full((1, longest + 1), 7))
 
 
-def test_without_peft_there_is_one_clear_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_peft_is_reported_in_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of(compose)
     monkeypatch.setattr("rosa_bench.methods.prompt_tuning.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"needs the package peft; install it: pip install 'rosa-bench\[peft\]'"):

@@ -1,4 +1,4 @@
-"""What ROSA does beyond the laws of every method: it draws a new subspace of the merged weights, now and then."""
+"""ROSA beyond the laws of every method: it regularly draws a new subspace of the merged weights."""
 
 import logging
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 
 RANK = 2
-LAYERS = 8  # the attention's, in two layers of four
+LAYERS = 8  # attention layers: two blocks of four
 Attach = Callable[..., tuple[PreTrainedModel, Any]]
 
 
 @pytest.fixture
 def attach(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> Attach:
-    """A small RoBERTa in float64 with ``method`` attached, its weights so large that a change in one shows outside."""
+    """A small RoBERTa in float64 with ``method`` attached and weights so large that a change affects the output."""
 
     def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Any]:
         chosen = compose("task=grammar", "model=tiny_roberta", f"method={method}", f"rank={RANK}").method
@@ -72,12 +72,12 @@ def parts(layer: LowRankLinear) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def residuals(model: nn.Module) -> list[Tensor]:
-    """What the factors do not hold: equal where both train the same subspaces."""
+    """The residuals: equal if both train the same subspaces."""
     return [layer.residual for layer in low_rank_layers(model)]
 
 
 def products(model: nn.Module) -> Tensor:
-    """What the factors hold, whatever the signs of their directions."""
+    """The products of the factors, which do not depend on the signs of directions."""
     return torch.stack([(layer.a @ layer.b).detach() for layer in low_rank_layers(model)])
 
 
@@ -106,7 +106,7 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
     again = [tensor for layer in low_rank_layers(net) for tensor in parts(layer)]
     assert [(id(tensor), tensor.data_ptr()) for tensor in again] == identities
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == names
-    # It names the factors, each once, and neither biases nor head: those mean what they did.
+    # It returns each factor once, and neither biases nor head, which keep their meaning.
     factors = {id(parameter) for name, parameter in net.named_parameters() if name.endswith((".a", ".b"))}
     assert len(replaced) == len(factors) == 2 * LAYERS
     assert {id(parameter) for parameter in replaced} == factors
@@ -114,7 +114,7 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
 
 @pytest.mark.parametrize("select", ["random", "block"])
 @pytest.mark.parametrize("headroom_bytes", [0, 1, 12 * 8 * 32 * 32, 3 * 12 * 8 * 32 * 32, 1 << 30])
-def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
+def test_memory_headroom_changes_neither_the_function_nor_the_draw(
     attach: Attach, select: str, headroom_bytes: int
 ) -> None:
     # Weights of several shapes: 8 of 32 x 32, 2 of 64 x 32, 2 of 32 x 64.
@@ -128,7 +128,7 @@ def test_the_room_for_a_resample_changes_neither_the_function_nor_the_draw(
     torch.testing.assert_close(residuals(net), residuals(other), rtol=0, atol=1e-9)
 
 
-def test_the_room_for_a_resample_is_how_many_weights_are_factorised_together(
+def test_memory_headroom_limits_how_many_weights_are_factorised_together(
     attach: Attach, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -140,7 +140,7 @@ def test_the_room_for_a_resample_is_how_many_weights_are_factorised_together(
 
     net, method = attach("rosa")
     monkeypatch.setattr(lowrank, "factorize", noting)
-    one = lowrank.WORKSPACE * 8 * 32 * 32  # bytes that a weight takes in all
+    one = lowrank.WORKSPACE * 8 * 32 * 32  # total bytes for one weight
     for headroom_bytes, expected in [
         (0, [1] * LAYERS),
         (3 * one, [3, 3, 2]),
@@ -169,18 +169,18 @@ def test_the_other_methods_never_resample(attach: Attach) -> None:
 
 
 def ranks(net: nn.Module, method: Method, *, resamples: int) -> list[int]:
-    """The ranks of the layers' updates, after some steps of training before and after each resample."""
+    """Return the ranks of the layers' updates, with some training steps before and after each resample."""
     original = merged(net)
     for step in range(resamples + 1):
         if step:
             method.before_step(net, step)
         train(net)
     updates = [after - before for after, before in zip(merged(net), original, strict=True)]
-    # float64 rounds at 1e-15 and AdamW moves by 1e-2 a step: 1e-9 is far from both.
+    # float64 rounds at 1e-15 and AdamW moves by 1e-2 per step; 1e-9 is far from both.
     return [int(torch.linalg.matrix_rank(update, atol=1e-9, rtol=0.0)) for update in updates]
 
 
-def test_resampling_makes_the_update_of_a_higher_rank(attach: Attach) -> None:
+def test_resampling_raises_the_rank_of_the_update(attach: Attach) -> None:
     # LoRA: Proposition 1. ROSA: Figure 5; A' B' - A B has rank 2r at most, and each resample adds as much again.
     assert all(RANK < rank <= 2 * RANK for rank in ranks(*attach("rosa"), resamples=0))
     assert all(2 * RANK < rank <= 4 * RANK for rank in ranks(*attach("rosa"), resamples=1))
@@ -196,7 +196,7 @@ def test_resampling_makes_the_update_of_a_higher_rank(attach: Attach) -> None:
         (0.5, "epochs", 4, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
         (1.5, "epochs", 4, [6, 12, 18]),
         (0.3, "epochs", 10, [3, 6, 9, 12, 15, 18]),
-        (0.001, "epochs", 10, list(range(1, 21))),  # a step is the shortest period
+        (0.001, "epochs", 10, list(range(1, 21))),  # the shortest period is one step
         (7, "steps", 5, [7, 14]),
         (1, "steps", 5, list(range(1, 21))),
         (1, "epochs", 1, list(range(1, 21))),
@@ -244,10 +244,10 @@ def test_top_trains_the_best_approximation(attach: Attach) -> None:
         torch.testing.assert_close(found, best, rtol=0, atol=1e-9)
 
 
-def test_a_draw_depends_on_seed_and_step_alone(attach: Attach) -> None:
+def test_a_draw_depends_only_on_seed_and_step(attach: Attach) -> None:
     straight, method = attach("rosa")
     method.resample(straight, 10)
-    # The same step, in another process state and after other draws: as in a run that was resumed.
+    # The same step with another global state and after other draws, as in a resumed run.
     roundabout, method = attach("rosa")
     torch.manual_seed(99)
     for step in (3, 7, 10):
@@ -256,7 +256,7 @@ def test_a_draw_depends_on_seed_and_step_alone(attach: Attach) -> None:
 
     state = torch.get_rng_state()
     method.resample(roundabout, 11)
-    assert torch.equal(torch.get_rng_state(), state)  # dropout and the like are not disturbed either
+    assert torch.equal(torch.get_rng_state(), state)  # so dropout is not affected either
 
 
 def test_steps_and_seeds_draw_differently(attach: Attach) -> None:
@@ -274,7 +274,7 @@ def test_each_layer_draws_for_itself(attach: Attach) -> None:
     net, method = attach("rosa")
     layers = low_rank_layers(net)
     weight = layers[0].merged_weight().detach().clone()
-    for layer in layers:  # one weight for all: what differs afterwards is the draw
+    for layer in layers:  # the same weight in all, so only the draw can differ afterwards
         layer.residual.copy_(weight)
         layer.a.data.zero_()
     method.resample(net, 1)
@@ -282,7 +282,7 @@ def test_each_layer_draws_for_itself(attach: Attach) -> None:
     assert not any(torch.allclose(other, first, atol=1e-3) for other in others)
 
 
-def test_full_rank_is_warned_of(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
+def test_full_rank_logs_a_warning(attach: Attach, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rosa_bench"):
         attach("rosa", rank=31)
         assert not caplog.records

@@ -64,25 +64,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-# There and back
+# Save and load
 
 
-def test_a_snapshot_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_snapshot_is_restored_bit_for_bit(tmp_path: Path) -> None:
     written = snapshot(3)
     checkpoints(tmp_path).save(3, 0, written)
     assert_same(checkpoints(tmp_path).load(), written)
-    assert_same(checkpoints(tmp_path).load(), written)  # loading leaves it where it is
+    assert_same(checkpoints(tmp_path).load(), written)  # loading does not remove it
 
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 5e-324, 1.7976931348623157e308, -0.0, float("inf"), float("nan")])
-def test_figures_come_back_to_the_bit(tmp_path: Path, value: float) -> None:
+def test_floats_are_restored_bit_for_bit(tmp_path: Path, value: float) -> None:
     checkpoints(tmp_path).save(1, 0, Snapshot({}, {"value": value}))
     found = checkpoints(tmp_path).load()
     assert found is not None
     assert np.float64(found.values["value"]).tobytes() == np.float64(value).tobytes()
 
 
-def test_where_there_is_none_there_is_none(tmp_path: Path) -> None:
+def test_load_without_a_checkpoint_returns_none(tmp_path: Path) -> None:
     assert checkpoints(tmp_path).load() is None
     checkpoints(tmp_path).clear()
     (tmp_path / "checkpoints").mkdir()
@@ -99,7 +99,7 @@ PARTS = st.dictionaries(
 
 
 @given(PARTS)
-def test_what_was_joined_comes_apart_again(parts: dict[str, Snapshot]) -> None:
+def test_part_inverts_joined(parts: dict[str, Snapshot]) -> None:
     whole = joined(**parts)
     assert len(whole.tensors) == sum(len(part.tensors) for part in parts.values())
     for name, part in parts.items():
@@ -110,17 +110,17 @@ def test_what_was_joined_comes_apart_again(parts: dict[str, Snapshot]) -> None:
 
 
 @given(PARTS)
-def test_a_part_may_be_of_parts(parts: dict[str, Snapshot]) -> None:
+def test_parts_can_be_nested(parts: dict[str, Snapshot]) -> None:
     found = joined(outer=joined(**parts), a=Snapshot({"outer.a": torch.ones(1)}, {})).part("outer")
     for name, part in parts.items():
         assert found.part(name).tensors.keys() == part.tensors.keys()
 
 
-def test_what_was_not_joined_is_empty() -> None:
+def test_a_part_that_was_not_joined_is_empty() -> None:
     assert joined(one=snapshot()).part("on") == Snapshot({}, {})
 
 
-# Which one counts
+# Which checkpoint is loaded
 
 
 def test_only_the_newest_is_kept(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_only_the_newest_is_kept(tmp_path: Path) -> None:
 
 
 def several(folder: Path, *steps: int) -> list[Path]:
-    """Checkpoints side by side, as a process killed before it removed the older leaves them."""
+    """Two checkpoints, as left by a process that was killed before it removed the older one."""
     store, found = checkpoints(folder), []
     for step in steps:
         aside = [path.rename(folder / path.name) for path in found]
@@ -142,7 +142,7 @@ def several(folder: Path, *steps: int) -> list[Path]:
     return sorted(store.folder.iterdir())
 
 
-def test_the_newest_wins(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_loaded(tmp_path: Path) -> None:
     assert len(several(tmp_path, 9, 10, 2)) == 3
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 10
@@ -167,57 +167,59 @@ def folder_instead(path: Path) -> None:
 
 @pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES])
 @pytest.mark.parametrize("damage", [cut, empty, zero, Path.unlink, folder_instead])
-def test_a_damaged_one_is_passed_over_with_a_warning(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[Path], None]
 ) -> None:
     *_, newest = several(tmp_path, 3, 7)
     damage(newest / file)
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 3
-    [said] = caplog.messages
-    assert str(newest) in said and "skipping" in said
-    checkpoints(tmp_path).save(7, 0, snapshot(8))  # in the damaged one's place
+    [message] = caplog.messages
+    assert str(newest) in message and "skipping" in message
+    checkpoints(tmp_path).save(7, 0, snapshot(8))  # replaces the damaged one
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 8
     assert names(tmp_path) == [newest.name]
 
 
 @pytest.mark.parametrize("text", ["[]", "null", "3", "{}", '{"step": 3}'])
-def test_values_of_another_form_are_damage_too(tmp_path: Path, text: str) -> None:
+def test_values_of_the_wrong_form_count_as_damage(tmp_path: Path, text: str) -> None:
     *_, newest = several(tmp_path, 3, 7)
     (newest / checkpoint.VALUES).write_text(text)
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 3
 
 
-def test_where_all_are_damaged_there_is_none(tmp_path: Path) -> None:
+def test_load_returns_none_if_all_are_damaged(tmp_path: Path) -> None:
     for path in several(tmp_path, 3, 7):
         cut(path / checkpoint.TENSORS)
     assert checkpoints(tmp_path).load() is None
 
 
-# Another run's
+# Checkpoints of another run
 
 
-@pytest.mark.parametrize(("changes", "told"), [
+@pytest.mark.parametrize(("changes", "difference"), [
     ({"lr": 2e-3}, "lr: 0.001, here 0.002"),
     ({"method": {"name": "lora", "rank": 8}}, "method.rank: 4, here 8"),
     ({"method": {"name": "rosa", "rank": 8}}, "method.name: lora, here rosa, method.rank: 4, here 8"),
     ({"seed": 1}, "seed: None, here 1"),
     ({"betas": (0.9, 0.999)}, "betas: [0.9, 0.98], here [0.9, 0.999]"),
 ])  # fmt: skip
-def test_another_runs_is_refused_with_what_differs(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_another_runs_checkpoint_is_refused_and_differences_are_named(
+    tmp_path: Path, changes: dict[str, Any], difference: str
+) -> None:
     checkpoints(tmp_path).save(5, 0, snapshot())
     with pytest.raises(UserError) as caught:
         checkpoints(tmp_path, **changes).load()
-    said = str(caught.value)
-    assert f"({told})" in said
-    assert "\n" not in said
-    assert names(tmp_path)[0] in said and "resume=never" in said
+    message = str(caught.value)
+    assert f"({difference})" in message
+    assert "\n" not in message
+    assert names(tmp_path)[0] in message and "resume=never" in message
     assert names(tmp_path) == ["step-000000005-epochs-000000"]
 
 
-def test_what_is_equal_differs_in_nothing() -> None:
+def test_equal_values_have_no_differences() -> None:
     assert differences({"a": {"b": [1, {"c": None}]}}, {"a": {"b": [1, {"c": None}]}}) == []
     assert differences({"a": {"b": 1}}, {"a": 1}) == ["a: {'b': 1}, here 1"]
 
@@ -238,7 +240,7 @@ def half_written(tensors: dict[str, torch.Tensor], path: Path) -> None:
     (checkpoint, "save_file", half_written), (os, "fsync", no_space), (Path, "write_text", no_space),
     (Path, "rename", no_space),
 ])  # fmt: skip
-def test_a_full_disk_leaves_the_one_before(
+def test_a_full_disk_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: object, name: str, failing: Callable[..., None]
 ) -> None:
     store, before = checkpoints(tmp_path), snapshot(4)
@@ -251,7 +253,7 @@ def test_a_full_disk_leaves_the_one_before(
     assert_same(checkpoints(tmp_path).load(), before)
 
 
-def test_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -> None:
+def test_unfinished_checkpoints_of_killed_processes_are_removed(tmp_path: Path) -> None:
     checkpoints(tmp_path).save(4, 0, snapshot(4))
     [path] = (tmp_path / "checkpoints").iterdir()
     for name in (".step-000000005-epochs-000000.x1y2", ".step-000000004-epochs-000000.earlier"):
@@ -264,7 +266,7 @@ def test_what_killed_processes_left_unfinished_is_removed(tmp_path: Path) -> Non
     assert names(tmp_path) == [path.name]
 
 
-def test_the_older_is_there_until_the_newer_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_checkpoint_stays_until_the_new_one_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = checkpoints(tmp_path)
     store.save(4, 0, snapshot(4))
     seen = []
@@ -277,7 +279,7 @@ def test_the_older_is_there_until_the_newer_is_safe(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "fsync", fsync)
     store.save(5, 0, snapshot(5))
-    # Both files are synced before they count, then the list of names; only then does the older go.
+    # Both files are synced, then the directory; only then is the older checkpoint removed.
     assert seen == [["step-000000004"]] * 2 + [["step-000000004", "step-000000005"]]
 
 
@@ -285,7 +287,7 @@ def test_the_older_is_there_until_the_newer_is_safe(tmp_path: Path, monkeypatch:
 
 
 class Trap:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -294,20 +296,20 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_there_are_two_files_and_neither_is_a_pickle(tmp_path: Path) -> None:
+def test_a_checkpoint_is_two_files_and_neither_is_a_pickle(tmp_path: Path) -> None:
     checkpoints(tmp_path).save(1, 0, snapshot())
     [path] = (tmp_path / "checkpoints").iterdir()
     assert {file.name for file in path.iterdir()} == {"tensors.safetensors", "values.json"}
     assert json.loads((path / "values.json").read_text())["step"] == 0
     assert load_file(path / "tensors.safetensors").keys() == snapshot().tensors.keys()
     for file in path.iterdir():
-        with pytest.raises(Exception, match=r".+"):  # whatever pickle makes of it
+        with pytest.raises(Exception, match=r".+"):  # any error that pickle raises
             pickle.loads(file.read_bytes())
 
 
 @pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES])
 @pytest.mark.parametrize("dump", [lambda trap, path: path.write_bytes(pickle.dumps(trap)), torch.save])
-def test_a_pickle_in_its_place_is_not_executed(tmp_path: Path, file: str, dump: Callable[..., Any]) -> None:
+def test_a_pickle_in_place_of_a_file_is_not_executed(tmp_path: Path, file: str, dump: Callable[..., Any]) -> None:
     checkpoints(tmp_path).save(1, 0, snapshot())
     [path] = (tmp_path / "checkpoints").iterdir()
     trap = tmp_path / "sprung"
@@ -316,10 +318,10 @@ def test_a_pickle_in_its_place_is_not_executed(tmp_path: Path, file: str, dump: 
     assert not trap.exists()
 
 
-# When
+# When a checkpoint is due
 
 
-def test_one_is_due_when_enough_time_has_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_due_after_enough_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
     store = checkpoints(tmp_path, every_s=60)
@@ -332,14 +334,14 @@ def test_one_is_due_when_enough_time_has_passed(tmp_path: Path, monkeypatch: pyt
     assert store.due()
 
 
-def test_every_zero_seconds_one_is_always_due(tmp_path: Path) -> None:
+def test_an_interval_of_zero_is_always_due(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     assert store.due()
     store.save(1, 0, snapshot())
     assert store.due()
 
 
-def test_cleared_there_are_none(tmp_path: Path) -> None:
+def test_clear_removes_all_checkpoints(tmp_path: Path) -> None:
     store = checkpoints(tmp_path)
     store.save(1, 0, snapshot())
     (tmp_path / "other").touch()
@@ -355,8 +357,8 @@ def drawn() -> list[Any]:
     return [torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(2).tolist(), np.random.randn()]
 
 
-def test_every_generator_goes_on_as_it_would_have(tmp_path: Path) -> None:
-    drawn()  # the normal ones come in pairs, of which the second is kept for the next call
+def test_every_random_generator_resumes_its_sequence(tmp_path: Path) -> None:
+    drawn()  # normal numbers come in pairs, and the second is kept for the next call
     checkpoints(tmp_path).save(1, 0, random_state(CPU))
     expected = drawn()
     assert drawn() != expected

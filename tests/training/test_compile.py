@@ -17,16 +17,16 @@ from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.compile import COMPILERS, check_compiler, compiled
 
-BACKEND = "aot_eager"  # traces and splits the passes as the real one does, and needs no compiler of C++
+BACKEND = "aot_eager"  # traces and splits the passes like the real one, but needs no C++ compiler
 
 
-# The compiler asks each tensor that a layer holds for its gradient, a formed weight too, which has none.
+# The compiler reads the gradient of every tensor in a layer, including a formed weight, which has none.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
-    """What was compiled in another test is not used again, nor counted. Shapes are not checked in what is compiled."""
+    """Forget what other tests compiled, and do not check shapes in compiled code."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     jaxtyping.config.update("jaxtyping_disable", True)
@@ -36,7 +36,7 @@ def _fresh() -> Iterator[None]:
 
 @pytest.fixture
 def model(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
-    """A RoBERTa of one layer in float64 with LoRA attached, whose factors hold something."""
+    """A one-layer RoBERTa in float64 with LoRA attached and factors that are not zero."""
     net = tiny_model("tiny_roberta").double()
     del net.get_submodule("roberta.encoder.layer")[1]  # pyright: ignore[reportIndexIssue] - compiling it takes seconds
     compose("task=grammar", "model=tiny_roberta", "method=lora", "rank=2").method.attach(net)
@@ -55,7 +55,7 @@ def batch(*, length: int = 9, padded: bool = True) -> dict[str, Tensor]:
 
 
 def gradients(model: nn.Module, **options: Any) -> tuple[float, dict[str, Tensor]]:
-    """The loss, and its gradient to each parameter that trains."""
+    """Return the loss, and its gradient for each trainable parameter."""
     model.zero_grad()
     loss = model(**batch(**options)).loss
     loss.backward()
@@ -70,7 +70,7 @@ def passes_compiled() -> int:
 def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel, together: bool) -> None:
     for module in model.train().modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # whose random numbers are another kernel's
+            module.p = 0.0  # compiled dropout draws other random numbers
     kinds = [{"padded": True}, {"padded": False}]
     expected = [gradients(model, **kind) for kind in kinds]
     forming = materialised(model) if together else nullcontext()
@@ -80,14 +80,16 @@ def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel
         assert passes_compiled() > 0
         again = gradients(model, **kinds[0])
     for (loss, given), (expected_loss, wanted) in zip([*found, again], [*expected, expected[0]], strict=True):
-        assert loss == pytest.approx(expected_loss, rel=1e-6)  # transformers takes the loss of classes in float32
+        assert loss == pytest.approx(
+            expected_loss, rel=1e-6
+        )  # transformers computes the classification loss in float32
         assert given.keys() == wanted.keys()
         for name, gradient in wanted.items():
             assert gradient.any()
             torch.testing.assert_close(given[name], gradient, rtol=1e-5, atol=1e-8)
 
 
-def test_what_is_trained_is_seen_by_the_compiled_pass(model: PreTrainedModel) -> None:
+def test_the_compiled_pass_sees_trained_weights(model: PreTrainedModel) -> None:
     with torch.no_grad():
         before = model(**batch()).loss
         with compiled(model, "default", backend=BACKEND):
@@ -101,7 +103,7 @@ def test_what_is_trained_is_seen_by_the_compiled_pass(model: PreTrainedModel) ->
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_afterwards_the_forward_pass_is_the_classs_own(model: PreTrainedModel, fails: bool) -> None:
+def test_the_original_forward_pass_is_restored(model: PreTrainedModel, fails: bool) -> None:
     before = model.forward
     with pytest.raises(KeyError) if fails else nullcontext(), compiled(model, "default", backend=BACKEND):
         assert "forward" in vars(model)
@@ -123,7 +125,7 @@ def test_none_changes_nothing(model: PreTrainedModel) -> None:
 
 
 @pytest.mark.parametrize(("choice", "mode"), [("default", None), ("max", "max-autotune-no-cudagraphs")])
-def test_a_choice_is_a_mode_of_the_real_compiler_without_graphs_of_its_own(
+def test_each_choice_is_a_valid_inductor_mode_without_cuda_graphs(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch, choice: str, mode: str | None
 ) -> None:
     asked: list[dict[str, Any]] = []
@@ -139,13 +141,13 @@ def test_a_choice_is_a_mode_of_the_real_compiler_without_graphs_of_its_own(
     assert mode is None or mode in torch._inductor.list_mode_options()
 
 
-def test_an_unknown_choice_is_none_of_the_modes(model: PreTrainedModel) -> None:
+def test_an_unknown_choice_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(KeyError), compiled(model, "fastest"):
         pass
     assert "forward" not in vars(model)
 
 
-# The compiler of C++
+# The C++ compiler
 
 
 @pytest.fixture
@@ -167,7 +169,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], 
 
 @pytest.mark.usefixtures("machine")
 @pytest.mark.parametrize("choice", ["default", "max"])
-def test_without_a_compiler_it_is_told_in_one_line(choice: str) -> None:
+def test_a_missing_compiler_is_reported_in_one_line(choice: str) -> None:
     with pytest.raises(UserError) as raised:
         check_compiler(choice)
     message = str(raised.value)
@@ -177,7 +179,7 @@ def test_without_a_compiler_it_is_told_in_one_line(choice: str) -> None:
 
 
 @pytest.mark.usefixtures("machine")
-def test_it_is_told_before_any_work_starts(
+def test_a_missing_compiler_is_reported_before_any_work_starts(
     compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -188,19 +190,19 @@ def test_it_is_told_before_any_work_starts(
 
 
 @pytest.mark.usefixtures("machine")
-def test_a_model_that_is_not_compiled_needs_no_compiler() -> None:
+def test_compile_none_needs_no_compiler() -> None:
     check_compiler("none")
 
 
 @pytest.mark.parametrize("choice", ["default", "max"])
 @pytest.mark.parametrize("name", ["c++", "g++", "clang++", "cc", "gcc", "clang"])
-def test_any_usual_compiler_will_do(machine: Callable[[str], Path], name: str, choice: str) -> None:
+def test_any_common_compiler_is_accepted(machine: Callable[[str], Path], name: str, choice: str) -> None:
     machine(name)
     check_compiler(choice)
 
 
 @pytest.mark.parametrize("variable", ["CXX", "CC"])
-def test_a_compiler_can_be_named(
+def test_the_environment_can_name_a_compiler(
     machine: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "my-compiler")

@@ -40,7 +40,7 @@ def batch(number: int, *, rows: int = 4, length: int = 9, padded: bool = True, d
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_on_the_cpu_a_step_stays_what_it_is(choice: str) -> None:
+def test_on_the_cpu_a_step_is_returned_unchanged(choice: str) -> None:
     def step(batch: Batch) -> Tensor:
         return batch["labels"].sum()
 
@@ -56,7 +56,7 @@ def test_on_the_cpu_errors_pass_through(choice: str) -> None:
 
 
 def test_equal_evaluations_of_a_model_are_equal_steps(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    # So that each epoch's finds the graphs of the one before.
+    # This lets each epoch's evaluation reuse the graphs of the previous one.
     one, other = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
     for kind in (Forward, Loss):
         assert kind(one, nullcontext) == kind(one, nullcontext)
@@ -67,14 +67,14 @@ def test_equal_evaluations_of_a_model_are_equal_steps(tiny_model: Callable[..., 
     assert different[0] != different[1]
 
 
-# With one
+# With a GPU
 
 
 @pytest.fixture
 def training(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]
 ) -> Callable[..., tuple[Training, Any, Callable[[Batch], Tensor]]]:
-    """A small RoBERTa on the GPU with dropout and ROSA attached, its training, method, and a step of it."""
+    """A small RoBERTa on the GPU with dropout and ROSA attached, with its training, method and step."""
 
     def make(**changes: Any) -> tuple[Training, Any, Callable[[Batch], Tensor]]:
         method = compose("task=grammar", "model=tiny_roberta", "method=rosa", "rank=2").method
@@ -100,7 +100,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def learn(
     made: tuple[Training, Any, Callable[[Batch], Tensor]], choice: str, kinds: list[dict[str, Any]], steps: int
 ) -> tuple[list[float], dict[str, Tensor], Any]:
-    """The losses of steps over these kinds of batches in turn, with a resample in the middle, and what came of them."""
+    """Train on these kinds of batches in turn, with a resample halfway. Return the losses and the results."""
     training, method, step = made
     torch.manual_seed(5)
     losses = []
@@ -126,7 +126,7 @@ KINDS: dict[str, list[dict[str, Any]]] = {
     ("one", "always", {}), ("one", "auto", {}), ("several", "auto", {}), ("last smaller", "auto", {}),
     ("several", "auto", {"clip_norm": None}), ("several", "auto", {"accumulate": 2}),
 ], ids=str)  # fmt: skip
-def test_replayed_training_is_plain_training(
+def test_replayed_training_equals_eager_training(
     training: Callable[..., Any], kinds: str, choice: str, changes: dict[str, Any]
 ) -> None:
     steps = 6 * len(KINDS[kinds])
@@ -137,13 +137,13 @@ def test_replayed_training_is_plain_training(
     assert len(captured) == len({str(kind) for kind in KINDS[kinds]})
     assert len(set(losses)) == steps  # dropout, batches and learning rates differ from step to step
     assert found_losses == pytest.approx(losses, rel=1e-4)
-    # AdamW takes the noise in a gradient that should be zero, as keys' biases have it, for a direction.
+    # AdamW amplifies the noise in gradients that should be zero, such as those of key biases.
     for name, tensor in weights.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=2e-3)
 
 
 @needs_gpu
-def test_what_is_given_back_is_not_written_over_by_the_next_replay() -> None:
+def test_the_next_replay_does_not_overwrite_returned_outputs() -> None:
     weight = torch.ones((), device=GPU)
     with replaying(GPU, "always") as replay:
         step = replay(lambda batch: batch["x"] * weight)
@@ -156,7 +156,7 @@ def test_what_is_given_back_is_not_written_over_by_the_next_replay() -> None:
 
 
 @needs_gpu
-def test_the_first_run_of_each_kind_is_plain_and_the_second_is_captured() -> None:
+def test_the_first_run_of_each_kind_is_eager_and_the_second_is_captured() -> None:
     calls: list[tuple[int, ...]] = []
 
     def step(batch: Batch) -> Tensor:
@@ -187,7 +187,7 @@ def test_batches_that_differ_in_type_names_or_shape_are_different_kinds() -> Non
 
 
 @needs_gpu
-def test_a_step_that_makes_the_host_wait_is_run_as_it_is_and_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_that_makes_the_host_wait_runs_eagerly_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     calls = 0
 
     def step(batch: Batch) -> Tensor:
@@ -200,8 +200,8 @@ def test_a_step_that_makes_the_host_wait_is_run_as_it_is_and_told(caplog: pytest
         found = [replayed({"x": torch.full((2,), float(number), device=GPU)}).tolist() for number in range(5)]
     assert found == [[2.0 * number**2] * 2 for number in range(5)]
     assert calls == 5
-    [told] = [record.getMessage() for record in caplog.records]
-    assert "host wait" in told and "test_cuda_graphs.py:" in told
+    [message] = [record.getMessage() for record in caplog.records]
+    assert "host wait" in message and "test_cuda_graphs.py:" in message
 
 
 FAILING = """
@@ -216,8 +216,8 @@ with replaying(x.device, "always") as replay:
 
 
 @needs_gpu
-def test_a_step_that_cannot_be_captured_is_told_with_what_to_do() -> None:
-    # In a process of its own: torch is left in the middle of a capture.
+def test_a_step_that_cannot_be_captured_raises_with_advice() -> None:
+    # Use a separate process, because torch is left in the middle of a capture.
     done = subprocess.run([sys.executable, "-c", FAILING], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.strip() == "[2.0, 2.0]"
@@ -242,7 +242,7 @@ def test_equal_steps_share_their_graphs(tiny_model: Callable[..., PreTrainedMode
         assert isinstance(found, tuple)
         for one, two in zip(found, expected, strict=True):
             torch.testing.assert_close(one, two)
-        # A graph reads the weights where they are: what training did to them in between is seen.
+        # A graph reads the weights in place, so it sees what training changed in between.
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
@@ -253,7 +253,7 @@ def test_equal_steps_share_their_graphs(tiny_model: Callable[..., PreTrainedMode
 
 @needs_gpu
 @pytest.mark.parametrize("collects", [True, False])
-def test_the_collecting_of_garbage_is_as_it_was(collects: bool) -> None:
+def test_garbage_collection_is_restored(collects: bool) -> None:
     before = gc.isenabled()
     (gc.enable if collects else gc.disable)()
     try:
@@ -267,7 +267,7 @@ def test_the_collecting_of_garbage_is_as_it_was(collects: bool) -> None:
 
 
 @needs_gpu
-def test_other_warnings_are_given_on_and_waits_are_not() -> None:
+def test_other_warnings_pass_through_and_sync_warnings_do_not() -> None:
     x = torch.ones(2, device=GPU)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -282,7 +282,7 @@ def test_other_warnings_are_given_on_and_waits_are_not() -> None:
 
 
 @needs_gpu
-def test_a_step_outside_the_block_finds_what_was_done_inside() -> None:
+def test_work_outside_the_block_is_ordered_with_work_inside() -> None:
     weight = torch.zeros(1 << 22, device=GPU)
 
     def step(batch: Batch) -> Tensor:

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class FirstLetter(nn.Module):
-    """Outputs that tell the example: the code of its first letter, and a constant; the loss is the mean label."""
+    """Outputs the code of an example's first letter, and a constant. The loss is the mean label."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,21 +33,21 @@ class FirstLetter(nn.Module):
 
 
 def batches(count: int, *, size: int, seed: int | None = None) -> Batches:
-    """Examples whose first letter is told by their label."""
+    """Examples whose label determines their first letter."""
     rows = [Row((f"{chr(97 + number)}{'x' * (number * 5 % 7)}",), number) for number in range(count)]
     return encode(rows, byte_tokenizer(max_length=64), max_length=64, batch_size=size, seed=seed)
 
 
 @pytest.mark.parametrize("seed", [None, 0])
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (10, 10), (1, 4), (10, 64)])
-def test_every_example_is_predicted_once_beside_its_label(count: int, size: int, seed: int | None) -> None:
+def test_every_example_is_predicted_once_with_its_label(count: int, size: int, seed: int | None) -> None:
     model = FirstLetter().train()
     found = predict(model, batches(count, size=size, seed=seed), device=CPU, autocast=nullcontext)
     assert sorted(found.labels.tolist()) == list(range(count))
     first = byte_tokenizer(max_length=8)("a")["input_ids"][1]
-    assert torch.equal(found.outputs[:, 0], found.labels.float() + first)  # each in its place, and no dropout
+    assert torch.equal(found.outputs[:, 0], found.labels.float() + first)  # in order, without dropout
     assert found.outputs.shape == (count, 2)
-    assert found.loss == pytest.approx((count - 1) / 2)  # the mean over examples, whatever the batches
+    assert found.loss == pytest.approx((count - 1) / 2)  # the mean over examples, for any batches
     assert model.calls == -(-count // size)
     assert not model.training
 
@@ -58,7 +58,7 @@ def test_outputs_need_no_gradient() -> None:
     assert not predict(model, batches(3, size=2), device=CPU, autocast=nullcontext).outputs.requires_grad
 
 
-def test_outputs_are_float32_whatever_the_model_multiplies_in(tiny_model) -> None:
+def test_outputs_are_float32_under_any_precision(tiny_model) -> None:
     model = tiny_model("tiny_bert")
     data = encode(
         [Row((text,), label) for label, text in enumerate(("one", "another"))],
@@ -77,7 +77,7 @@ def test_outputs_are_float32_whatever_the_model_multiplies_in(tiny_model) -> Non
 # Scores
 
 
-def test_of_several_outputs_the_largest_is_the_guess() -> None:
+def test_the_largest_of_several_outputs_is_the_prediction() -> None:
     outputs = torch.tensor([[2.0, 1.0, 0.0], [0.0, 0.1, -1.0], [-3.0, -2.0, -1.0], [0.0, 5.0, 1.0]])
     truth = torch.tensor([0, 1, 1, 1])
     figures = score(Predictions(outputs, truth, 0.25), load_metric("accuracy"))
@@ -89,7 +89,7 @@ def test_of_several_outputs_the_largest_is_the_guess() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_one_output_is_the_guess_itself(count: int) -> None:
+def test_a_single_output_is_the_prediction(count: int) -> None:
     truth = torch.arange(count).float()
     outputs = (3 - 2 * truth).unsqueeze(-1)  # (examples, 1)
     figures = score(Predictions(outputs, truth, 1.5), load_metric("correlation"))
@@ -98,14 +98,14 @@ def test_one_output_is_the_guess_itself(count: int) -> None:
 
 @pytest.mark.parametrize(("outputs", "metric"), [([[0.0, 1.0]] * 3, "matthews"), ([[2.5]] * 3, "correlation")])
 @pytest.mark.filterwarnings("ignore:An input array is constant")
-def test_one_prediction_for_all_has_no_spread(outputs: list[list[float]], metric: str) -> None:
+def test_identical_predictions_have_zero_spread(outputs: list[list[float]], metric: str) -> None:
     truth = torch.tensor([0, 1, 1])
     assert score(Predictions(torch.tensor(outputs), truth, 0.5), load_metric(metric))["spread"] == 0
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("width", [1, 2])
-def test_outputs_that_are_no_numbers_have_no_score(wrong: float, width: int) -> None:
+def test_outputs_that_are_not_finite_have_no_score(wrong: float, width: int) -> None:
     outputs = torch.zeros(3, width)
     outputs[1, 0] = wrong
     figures = score(

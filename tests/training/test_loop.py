@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 
 @dataclass
 class Fixed:
-    """What `fit` needs of batches: here the same ones every epoch, of two rows each."""
+    """The interface that `fit` needs of batches. Every epoch has the same batches of two rows."""
 
     all: list[Batch]
     batch_size: int = 2
@@ -57,7 +57,7 @@ class Fixed:
 
 
 class Regression(nn.Module):
-    """A linear model that returns its mean squared error, as a Hugging Face model returns its loss."""
+    """A linear model that returns its mean squared error, like a Hugging Face model."""
 
     def __init__(self, inputs: int = 3, outputs: int = 1) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Regression(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Recorder(Method):
-    """Trains everything, and notes when it was asked to resample and what the model was then."""
+    """Trains everything, and records when it was asked to resample and the model at that time."""
 
     name: str = "recorder"
     title: str = "Recorder"
@@ -96,7 +96,7 @@ class Recorder(Method):
 
 
 class Watcher(Observer):
-    """Notes the hooks that are called, with the step. ``between`` is called after every step and every epoch."""
+    """Records each hook call with its step. ``between`` is called after every step and every epoch."""
 
     def __init__(self, between: Callable[[Training], None] = lambda _training: None):
         self.between = between
@@ -158,7 +158,7 @@ def weights(model: nn.Module) -> list[Tensor]:
 
 
 def their_schedule(name: str, *, total: int, warmup: int) -> Callable[[int], float]:
-    """Transformers' own, as a function of the step."""
+    """The schedule of transformers, as a function of the step."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
     scheduler: Any = get_scheduler(name, optimizer, warmup, total)
     return scheduler.lr_lambdas[0]
@@ -197,16 +197,16 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     ids = torch.randint(5, 261, (5, 6), generator=generator)  # 5 rows: the parts differ in size
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 1, 1, 0, 1])}
     whole, split = tiny_model("tiny_roberta").double(), tiny_model("tiny_roberta").double()
-    expected = whole(**batch).loss  # Hugging Face's own mean over the rows
+    expected = whole(**batch).loss  # Hugging Face's mean over the rows
     expected.backward()
     loss = backward(split, batch, nullcontext, accumulate=accumulate)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # losses are added up in float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)  # losses are summed in float32
     assert not loss.requires_grad
     for one, other in zip(split.parameters(), whole.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
-def test_gradients_are_added_to_those_there_are() -> None:
+def test_gradients_add_to_existing_ones() -> None:
     model, (batch,) = Regression(), regression_data(1)
     backward(model, batch, nullcontext)
     once = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
@@ -215,7 +215,7 @@ def test_gradients_are_added_to_those_there_are() -> None:
         torch.testing.assert_close(parameter.grad, 2 * grad)
 
 
-def test_the_forward_pass_alone_is_under_autocast() -> None:
+def test_only_the_forward_pass_is_under_autocast() -> None:
     model, (batch,) = Regression(), regression_data(1)
     kinds: list[torch.dtype] = []
     model.linear.register_forward_hook(lambda _module, _inputs, output: kinds.append(output.dtype))
@@ -225,7 +225,7 @@ def test_the_forward_pass_alone_is_under_autocast() -> None:
     assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in model.parameters())
 
 
-# Forgetting
+# Resetting the optimizer state
 
 
 def trained_optimizer(model: nn.Module) -> torch.optim.AdamW:
@@ -238,7 +238,7 @@ def trained_optimizer(model: nn.Module) -> torch.optim.AdamW:
 
 
 @pytest.mark.parametrize("reset", ["factors", "all"])
-def test_forget_clears_the_state_of_the_replaced_or_of_all(reset: str) -> None:
+def test_reset_clears_the_state_of_replaced_or_all_parameters(reset: str) -> None:
     model = Regression()
     optimizer = trained_optimizer(model)
     kept = {name: value.clone() for name, value in optimizer.state[model.linear.bias].items()}
@@ -250,14 +250,14 @@ def test_forget_clears_the_state_of_the_replaced_or_of_all(reset: str) -> None:
 
 
 @pytest.mark.parametrize("reset", ["factors", "all"])
-def test_forget_before_the_first_step(reset: str) -> None:
+def test_reset_before_the_first_step(reset: str) -> None:
     model = Regression()
     optimizer = torch.optim.AdamW(model.parameters())
     reset_optimizer_state(optimizer, list(model.parameters())[:1], reset)
     assert not optimizer.state[model.linear.weight]
 
 
-def test_after_forgetting_all_adamw_is_a_fresh_one() -> None:
+def test_after_resetting_all_adamw_behaves_like_a_new_one() -> None:
     model, fresh_model = Regression(), Regression()
     optimizer = trained_optimizer(model)
     reset_optimizer_state(optimizer, [], "all")
@@ -314,16 +314,16 @@ def test_fit_resamples_exactly_when_due_and_before_the_step() -> None:
     assert method.asked == [(step, 3) for step in range(9)]
     assert list(method.resampled) == [0, 2, 3, 7]
     assert all(map(torch.equal, method.resampled[0], start))
-    # What was there at step 2 is what two steps of training alone leave.
+    # The model at step 2 equals that of two training steps without a method.
     alone = Regression()
     alone.load_state_dict(dict(zip(model.state_dict(), start, strict=True)))
-    with pytest.raises(IndexError):  # the third step finds no context for its forward pass
+    with pytest.raises(IndexError):  # there is no context for the third forward pass
         run(alone, Recorder(), Fixed(data), recipe(epochs=3), autocast=([nullcontext()] * 2).pop)
     assert all(map(torch.equal, weights(alone), method.resampled[2]))
 
 
 class Moments(Observer):
-    """Notes, after each change, whether the optimizer still has something of the weight and of the bias."""
+    """Records, after each change, whether the optimizer still has state for the weight and for the bias."""
 
     def __init__(self) -> None:
         self.left: list[tuple[bool, bool]] = []
@@ -336,7 +336,7 @@ class Moments(Observer):
 
 
 @pytest.mark.parametrize("reset", ["factors", "all"])
-def test_fit_clears_the_optimizer_state_that_the_recipe_says(reset: str) -> None:
+def test_fit_clears_the_optimizer_state_chosen_by_the_recipe(reset: str) -> None:
     watcher = Moments()
     run(
         Regression(), Recorder(due=(1, 2)), Fixed(regression_data(3)), recipe(epochs=1, reset=reset),
@@ -356,7 +356,7 @@ def test_observers_are_called_at_every_hook_point_in_order() -> None:
     ]  # fmt: skip
 
 
-def test_training_ends_for_its_observers_too_if_it_breaks_off() -> None:
+def test_observers_see_the_end_of_training_after_an_exception() -> None:
     def stop(_training: Training) -> None:
         raise KeyboardInterrupt
 
@@ -366,7 +366,7 @@ def test_training_ends_for_its_observers_too_if_it_breaks_off() -> None:
     assert watcher.calls[-2:] == [("step end", 1), ("train end", 1)]
 
 
-# What a method may do beside training a fixed set of parameters
+# What else a method may do besides training a fixed set of parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -381,7 +381,7 @@ class Penalised(Recorder):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_penalty_is_trained_on_and_not_reported(accumulate: int) -> None:
+def test_a_penalty_is_minimised_but_not_reported(accumulate: int) -> None:
     data, model, reference = regression_data(3, rows=4), Regression(), Regression()
     reference.load_state_dict(model.state_dict())
     history = run(model, Penalised(), Fixed(data), recipe(epochs=1, accumulate=accumulate))
@@ -408,7 +408,7 @@ class TwoRates(Recorder):
         return [{"params": [model.linear.weight]}, {"params": [model.linear.bias], "lr_scale": 3.0}]
 
 
-def test_each_group_has_its_own_scale_of_the_scheduled_learning_rate() -> None:
+def test_each_group_scales_the_scheduled_learning_rate() -> None:
     data, model, reference = regression_data(4), Regression(), Regression()
     reference.load_state_dict(model.state_dict())
     run(model, TwoRates(), Fixed(data), recipe(epochs=1, schedule="cosine", weight_decay=0.1))
@@ -428,7 +428,7 @@ def test_each_group_has_its_own_scale_of_the_scheduled_learning_rate() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Descent(Recorder):
-    """Brings an optimizer of its own."""
+    """Makes its own optimizer."""
 
     def optimizer(self, groups: Groups, configured: Any) -> torch.optim.Optimizer:  # noqa: ARG002
         return torch.optim.SGD(groups, lr=1.0)
@@ -458,7 +458,7 @@ class Alternating(Recorder):
         return Changed(retrain=True)
 
 
-def test_what_stops_training_stands_still_and_loses_its_optimizer_state() -> None:
+def test_parameters_that_stop_training_stay_fixed_and_lose_their_optimizer_state() -> None:
     model = Regression()
     seen: list[tuple[list[Tensor], int]] = []
 
@@ -474,7 +474,7 @@ def test_what_stops_training_stands_still_and_loses_its_optimizer_state() -> Non
     assert [states for _, states in seen] == [1] * 5
 
 
-def test_the_changes_of_a_method_are_counted() -> None:
+def test_method_changes_are_counted() -> None:
     counts: list[int | None] = []
     watcher = Watcher(lambda training: counts.append(training.resamples))
     run(Regression(), Recorder(due=(1, 3)), Fixed(regression_data(4)), recipe(epochs=1), observers=[watcher])
@@ -487,7 +487,7 @@ def test_fit_reports_each_epoch() -> None:
     watcher = Watcher()
 
     def evaluate() -> Scores:
-        model.eval()  # as predicting does: the loop must turn training on again
+        model.eval()  # like predict: the loop must switch back to training mode
         return scores[len(watcher.epochs)]
 
     history = run(model, Recorder(), batches, recipe(lr=1e-30), evaluate=evaluate, observers=[watcher])
@@ -496,18 +496,18 @@ def test_fit_reports_each_epoch() -> None:
     assert [epoch.scores for epoch in history] == scores
     assert 0 < history[0].time_s <= history[1].time_s
     assert model.modes == [True] * 6
-    # At this learning rate the model stands still, so that each epoch's loss is the mean over the batches.
+    # At this learning rate the model does not move, so each epoch's loss is the mean over the batches.
     expected = sum(model(**batch).loss.item() for batch in data) / 3
     assert [epoch.train_loss for epoch in history] == pytest.approx([expected] * 2)
 
 
-def test_fit_books_its_phases() -> None:
+def test_fit_measures_its_phases() -> None:
     meter = Meter(CPU)
     run(Regression(), Recorder(due=(1,)), Fixed(regression_data(2)), recipe(), meter=meter)
     assert set(meter.time_s) == set(meter.memory_bytes) == {"train", "resample", "evaluate"}
 
 
-def test_frozen_parameters_stay_and_get_no_gradient() -> None:
+def test_frozen_parameters_stay_fixed_and_get_no_gradient() -> None:
     model = Regression()
     model.linear.bias.requires_grad_(False)
     weight, bias = weights(model)
@@ -517,7 +517,7 @@ def test_frozen_parameters_stay_and_get_no_gradient() -> None:
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora"])
-def test_a_seed_makes_a_run_the_same_bit_for_bit(
+def test_equal_seeds_give_bit_identical_runs(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], method: str
 ) -> None:
     def trained(seed: int) -> tuple[list[Tensor], list[float]]:
@@ -536,13 +536,13 @@ def test_a_seed_makes_a_run_the_same_bit_for_bit(
     assert not all(map(torch.equal, first, other)) and losses != losses_other
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("reset", ["factors", "all"])
 @pytest.mark.parametrize("broken_off_after", range(8))
-def test_from_a_saved_state_it_goes_on_to_the_same_end(broken_off_after: int, reset: str) -> None:
-    # Six steps and two ends of an epoch: eight places to be saved at.
+def test_resuming_from_a_saved_state_gives_the_same_result(broken_off_after: int, reset: str) -> None:
+    # Six steps and two epoch ends give eight points to save at.
     data, plan = regression_data(3), recipe(warmup_steps=2, weight_decay=0.1, reset=reset)
     saved: list[tuple[int, int, Snapshot]] = []
 
@@ -574,7 +574,7 @@ def test_from_a_saved_state_it_goes_on_to_the_same_end(broken_off_after: int, re
     assert ends[0][1] == ends[1][1]
 
 
-def test_a_loss_that_was_no_number_before_breaking_off_is_found_after() -> None:
+def test_a_nan_loss_before_an_interruption_is_found_on_resume() -> None:
     data = regression_data(3)
     data[0]["labels"] = torch.full((2, 1), math.nan)
     saved: list[Snapshot] = []
@@ -590,12 +590,12 @@ def test_a_loss_that_was_no_number_before_breaking_off_is_found_after() -> None:
         run(model, Recorder(), Fixed(data), recipe(epochs=1), start=saved[0])
 
 
-# What is no number
+# Losses that are not finite
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
-def test_a_loss_that_is_no_number_ends_the_run_with_its_step_named(step: int, bad: float) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(step: int, bad: float) -> None:
     data = regression_data(6)  # one epoch: each batch is a step
     data[step - 1]["labels"] = torch.full((2, 1), bad)
     with pytest.raises(TrainingFailedError, match=rf"training loss is (nan|inf) at step {step}$"):
@@ -615,7 +615,7 @@ def test_steps_are_counted_over_epochs() -> None:
     assert batches.given == [0, 0, 0, 1, 1, 1]  # no third epoch
 
 
-def test_the_progress_bar_notices_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_progress_bar_detects_a_bad_loss_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainingProgress, "due", lambda _self: True)
     bar = TrainingProgress(epochs=1, steps_per_epoch=6, batch_size=2)
     data = regression_data(6)
@@ -627,12 +627,12 @@ def test_the_progress_bar_notices_first(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_an_evaluation_loss_that_is_no_number(bad: float) -> None:
+def test_an_evaluation_loss_that_is_not_finite(bad: float) -> None:
     with pytest.raises(TrainingFailedError, match=rf"evaluation loss is {bad} after epoch 1$"):
         run(Regression(), Recorder(), Fixed(regression_data(2)), recipe(), evaluate=lambda: {"loss": bad})
 
 
-def test_a_loss_that_is_no_number_before_a_resample_within_the_epoch() -> None:
+def test_a_loss_that_is_not_finite_before_a_resample_within_the_epoch() -> None:
     model, data = Regression(inputs=3, outputs=4), regression_data(6)
     data[1]["labels"] = torch.full((2, 1), math.nan)
     method = low_rank(Rosa, select="random", init="svd", resample_every=3, resample_unit="steps")
@@ -647,7 +647,7 @@ def test_checked_counts_from_one() -> None:
         checked(torch.tensor([0.5, math.inf, math.nan]), first_step=7)
 
 
-# What it is all for
+# The purpose of ROSA
 
 
 def low_rank(kind: type[Lora | Rosa], **settings: Any) -> Method:
@@ -666,15 +666,18 @@ def low_rank(kind: type[Lora | Rosa], **settings: Any) -> Method:
     ],
     ids=["lora", "never_resampled", "rosa"],
 )
-def test_rosa_fits_what_no_update_of_low_rank_can(method: Method, reaches: bool) -> None:
-    # Theorem 2 of the paper: rank-1 ROSA solves a least-squares problem, while an update of rank k leaves at least the
-    # error of the best one of rank k: the sum of the squares of all but the k largest singular values (Eckart-Young).
+def test_rosa_fits_a_target_that_no_low_rank_update_can(method: Method, reaches: bool) -> None:
+    # Theorem 2 of the paper: rank-1 ROSA solves a least-squares problem. An update of rank k leaves at least the error
+    # of the best one: the sum of squares of all but the k largest singular values (Eckart-Young).
     size = 4
     model = Regression(size, size)
     target = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(5))).Q
     inputs = torch.eye(size)
-    batch = {"x": inputs, "labels": (model.linear(inputs) + inputs @ target).detach()}  # to be changed by ``target``
-    values = torch.linalg.svdvals(target)  # all of them 1
+    batch = {
+        "x": inputs,
+        "labels": (model.linear(inputs) + inputs @ target).detach(),
+    }  # the weight must change by ``target``
+    values = torch.linalg.svdvals(target)  # all are 1
     bound = {rank: values[rank:].square().sum().item() / size**2 for rank in (1, 2)}
     method.attach(model)
     run(model, method, Fixed([batch]), recipe(lr=0.05, epochs=400, reset="factors"))
@@ -684,5 +687,5 @@ def test_rosa_fits_what_no_update_of_low_rank_can(method: Method, reaches: bool)
     else:
         layer = model.linear
         assert isinstance(layer, LowRankLinear)
-        # LoRA's update has rank 1; A' B' - A B of ROSA without resampling rank 2.
+        # LoRA's update has rank 1; without resampling, ROSA's A' B' - A B has rank 2.
         assert error > 0.999 * (bound[1] if isinstance(method, Lora) else bound[2])

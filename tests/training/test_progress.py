@@ -14,7 +14,7 @@ Fields = Callable[[], dict]
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that advances only when set."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -49,7 +49,7 @@ def shown(bar: TrainingProgress) -> dict:
     return {"step": task.completed, "total": task.total, **task.fields}
 
 
-def test_the_rate_is_of_the_examples_since_it_was_last_shown(bar: TrainingProgress, clock: Clock) -> None:
+def test_the_rate_counts_examples_since_the_last_update(bar: TrainingProgress, clock: Clock) -> None:
     clock.now += 2
     bar.show(10, loss=0.5, lr=1e-3)
     assert shown(bar) | {"epoch": None} == {
@@ -80,13 +80,13 @@ def test_evaluation_does_not_slow_the_rate(bar: TrainingProgress, clock: Clock) 
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(1, 1), (9, 1), (11, 2), (19, 2), (21, 3), (30, 3)])
-def test_the_epoch_is_that_of_the_step(bar: TrainingProgress, clock: Clock, step: int, epoch: int) -> None:
+def test_the_epoch_shown_belongs_to_the_step(bar: TrainingProgress, clock: Clock, step: int, epoch: int) -> None:
     clock.now += 1
     bar.show(step, loss=0.5, lr=1e-3)
     assert shown(bar)["epoch"] == epoch
 
 
-def test_figures_are_asked_for_a_few_times_a_second(bar: TrainingProgress, clock: Clock) -> None:
+def test_values_are_read_a_few_times_a_second(bar: TrainingProgress, clock: Clock) -> None:
     assert not bar.due()
     clock.now += REFRESH_S / 2
     assert not bar.due()
@@ -96,7 +96,7 @@ def test_figures_are_asked_for_a_few_times_a_second(bar: TrainingProgress, clock
     assert not bar.due()
 
 
-def test_a_terminal_shows_every_figure(bar: TrainingProgress, clock: Clock, terminal: Console) -> None:
+def test_a_terminal_shows_every_value(bar: TrainingProgress, clock: Clock, terminal: Console) -> None:
     clock.now += 2
     bar.show(13, loss=0.123456, lr=2e-3)
     bar.bar.refresh()
@@ -106,7 +106,7 @@ def test_a_terminal_shows_every_figure(bar: TrainingProgress, clock: Clock, term
         assert part in text
 
 
-def test_elsewhere_there_is_no_bar(clock: Clock) -> None:
+def test_there_is_no_bar_without_a_terminal(clock: Clock) -> None:
     file = Console(file=io.StringIO(), force_terminal=False, width=120)
     bar = TrainingProgress(epochs=1, steps_per_epoch=2, batch_size=1, console=file)
     bar.start()
@@ -118,7 +118,7 @@ def test_elsewhere_there_is_no_bar(clock: Clock) -> None:
     assert file.file.getvalue() == ""
 
 
-def test_each_epoch_leaves_one_line(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_epoch_logs_one_line(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         for epoch in range(3):
             bar.end_epoch(epoch, loss=0.5, scores={"accuracy": 0.75, "loss": 0.25}, seconds=1.26)
@@ -129,21 +129,21 @@ def test_each_epoch_leaves_one_line(bar: TrainingProgress, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 24, 25, 26, 30, 31, 49, 50, 51, 74, 499, 500, 501, 10_000])
-def test_a_long_run_is_no_longer_to_read_and_always_tells_its_last_epoch(
+def test_a_long_run_logs_few_epochs_and_always_the_last(
     epochs: int, clock: Clock, terminal: Console, caplog: pytest.LogCaptureFixture
 ) -> None:
     bar = TrainingProgress(epochs=epochs, steps_per_epoch=2, batch_size=1, console=terminal)
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         for epoch in range(epochs):
             bar.end_epoch(epoch, loss=0.5, scores={"loss": 0.25}, seconds=epoch)
-    told = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
-    assert told[-1] == epochs
-    assert told == sorted(set(told))
-    assert len(told) <= LINES == 25
-    assert len(told) == epochs if epochs <= LINES else len(told) > LINES / 2
+    logged = [int(record.getMessage().removeprefix("epoch ").partition("/")[0]) for record in caplog.records]
+    assert logged[-1] == epochs
+    assert logged == sorted(set(logged))
+    assert len(logged) <= LINES == 25
+    assert len(logged) == epochs if epochs <= LINES else len(logged) > LINES / 2
 
 
-def test_a_line_shows_no_figure_of_a_part(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_leaves_out_scores_of_parts(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         bar.end_epoch(2, loss=0.5, scores={"mse": 0.375, "loss": 0.75, "mse.0": 0.25, "mse.1": 0.5}, seconds=1.26)
     assert [record.getMessage() for record in caplog.records] == [
@@ -151,7 +151,7 @@ def test_a_line_shows_no_figure_of_a_part(bar: TrainingProgress, caplog: pytest.
     ]
 
 
-def test_a_log_line_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_line_is_printed_verbatim(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Console(file=io.StringIO(), width=20)
     monkeypatch.setattr("rosa_bench.system.console.get_console", lambda: screen)
     line = "[bold]no mark-up[/bold], and longer than the screen is wide: :smile:"

@@ -27,12 +27,12 @@ class Toy(nn.Module):
 
 
 def changing(model: Toy) -> dict[str, torch.Tensor]:
-    """What training can change, as a method says it."""
+    """Return the tensors that training can change, as a method does."""
     return {"trained": model.trained, "residual": model.residual}
 
 
 def offered(scores: list[float], *, keep_weights: bool = True, lower_is_better: bool = False) -> tuple[Toy, BestEpoch]:
-    """A model whose epoch ``n`` had the weight ``n + 1``, at the end of its training."""
+    """A trained model whose weight was ``n + 1`` in epoch ``n``."""
     model = Toy()
     best = BestEpoch(partial(changing, model), Metric("f1", lower_is_better), keep_weights=keep_weights)
     for number, value in enumerate(scores):
@@ -57,7 +57,7 @@ def test_the_best_epoch_is_the_first_with_the_highest_score(scores: list[float],
     ([0.5], 0), ([0.3, 0.1, 0.2], 1), ([0.1, 0.2, 0.3], 0), ([0.3, 0.2, 0.1], 2), ([0.2, 0.1, 0.1], 1), ([0.0, 0.0], 0),
     ([float("inf"), 1.0], 1), ([1.0, 0.0], 1),
 ])  # fmt: skip
-def test_of_errors_the_best_epoch_is_the_first_with_the_lowest(scores: list[float], number: int) -> None:
+def test_for_errors_the_best_epoch_is_the_first_with_the_lowest_score(scores: list[float], number: int) -> None:
     model, best = offered(scores, lower_is_better=True)
     assert (best.number, best.score) == (number, min(scores))
     best.restore()
@@ -66,14 +66,14 @@ def test_of_errors_the_best_epoch_is_the_first_with_the_lowest(scores: list[floa
 
 
 @pytest.mark.parametrize("lower_is_better", [False, True])
-def test_what_is_no_number_never_replaces_one(lower_is_better: bool) -> None:
+def test_nan_never_replaces_a_number(lower_is_better: bool) -> None:
     model, best = offered([0.2, float("nan")], lower_is_better=lower_is_better)
     assert (best.number, best.score) == (0, 0.2)
     best.restore()
     assert model.trained.tolist() == [1, 1]
 
 
-def test_weights_go_back_into_the_same_parameters() -> None:
+def test_weights_are_restored_into_the_same_parameters() -> None:
     model, best = offered([0.2, 0.1])
     parameter, buffer = model.trained, model.residual
     best.restore()
@@ -82,7 +82,7 @@ def test_weights_go_back_into_the_same_parameters() -> None:
     assert parameter.requires_grad
 
 
-def test_what_is_kept_does_not_move_with_the_model() -> None:
+def test_kept_weights_are_independent_of_the_model() -> None:
     model, best = offered([0.2])
     model.set(9)
     best.restore()
@@ -92,19 +92,19 @@ def test_what_is_kept_does_not_move_with_the_model() -> None:
     assert model.trained.tolist() == [1, 1]
 
 
-def test_without_keeping_nothing_is_put_back() -> None:
+def test_nothing_is_restored_if_weights_are_not_kept() -> None:
     model, best = offered([0.2, 0.1], keep_weights=False)
     best.restore()
     assert best.number == 0
     assert model.trained.tolist() == [2, 2]
 
 
-# Going on
+# Resuming
 
 
 @pytest.mark.parametrize("keep_weights", [True, False])
 @pytest.mark.parametrize("broken_off_after", [0, 1, 2, 3])
-def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int, keep_weights: bool) -> None:
+def test_resuming_selects_the_same_epoch(broken_off_after: int, keep_weights: bool) -> None:
     scores = [0.1, 0.3, 0.2]
     _, first = offered(scores[:broken_off_after], keep_weights=keep_weights)
     model = Toy()
@@ -119,7 +119,7 @@ def test_broken_off_and_gone_on_with_the_best_is_the_same(broken_off_after: int,
     assert model.trained.tolist() == [2 if keep_weights else 9] * 2
 
 
-def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
+def test_resuming_cannot_ask_for_weights_that_were_not_kept() -> None:
     _, first = offered([0.1, 0.3], keep_weights=False)
     best = BestEpoch(partial(changing, Toy()), Metric("f1", False), keep_weights=True)
     with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
@@ -129,7 +129,7 @@ def test_weights_that_were_not_kept_cannot_be_wanted_later() -> None:
     assert best.number == -1
 
 
-def test_weights_that_are_no_longer_kept_do_not_grow_old() -> None:
+def test_resuming_without_keeping_weights_drops_old_ones() -> None:
     _, first = offered([0.1], keep_weights=True)
     model = Toy()
     best = BestEpoch(partial(changing, model), Metric("f1", False), keep_weights=False)

@@ -28,7 +28,7 @@ TINY = (
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """Prepare a tiny run in an empty folder: ``make_setup("method=lora")``."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*TINY, *overrides), {})
 
@@ -38,7 +38,7 @@ def found_ranks(record: RunRecord) -> set[int]:
 
 
 def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
-    """W_T - W_0 of each attention weight by name, from the saved model and one drawn anew."""
+    """Return W_T - W_0 of each attention weight by name, from the saved model and a newly initialised one."""
     assert isinstance(resolved.config.model, Encoder)
     torch.manual_seed(resolved.config.seed)
     before = load_encoder(resolved.config.model, resolved.source, num_outputs=2).model.state_dict()
@@ -48,34 +48,36 @@ def updates(resolved: ResolvedRun) -> Iterator[tuple[str, Tensor]]:
             yield name.removesuffix(".weight"), after[name].double() - before[name].double()
 
 
-# Of a run
+# The spectrum of a run
 
 
 @pytest.mark.parametrize("method", ["ft", "lora", "rosa", "ia3"])
-def test_a_record_has_the_singular_values_of_what_the_saved_model_differs_in(make_setup: Any, method: str) -> None:
-    resolved = make_setup(f"method={method}", "epochs=1", "save_model=true")  # one epoch: the saved one is the last
+def test_a_record_has_the_singular_values_of_the_saved_models_update(make_setup: Any, method: str) -> None:
+    resolved = make_setup(
+        f"method={method}", "epochs=1", "save_model=true"
+    )  # one epoch, so the saved model is the last one
     record = run(resolved)
     assert load_record(resolved.record_path) == record
     assert record.time_s["spectrum"] > 0
-    told = record.spectrum.weights
+    summary = record.spectrum.weights
     expected = dict(updates(resolved))
-    assert told.keys() == expected.keys()
-    assert len(told) == 8  # four a layer
+    assert summary.keys() == expected.keys()
+    assert len(summary) == 8  # four per layer
     for name, update in expected.items():
         values = np.linalg.svd(update.numpy(), compute_uv=False)
         sums = np.cumsum(values)[np.array(record.spectrum.ranks) - 1]
-        np.testing.assert_allclose(told[name].sums, sums, rtol=ROUNDED, atol=1e-6)
-        assert told[name].sum == pytest.approx(values.sum(), rel=ROUNDED, abs=1e-6)
-        assert told[name].norm == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
+        np.testing.assert_allclose(summary[name].sums, sums, rtol=ROUNDED, atol=1e-6)
+        assert summary[name].sum == pytest.approx(values.sum(), rel=ROUNDED, abs=1e-6)
+        assert summary[name].norm == pytest.approx(np.linalg.norm(update.numpy()), rel=ROUNDED, abs=1e-6)
 
 
-def test_the_update_of_lora_has_its_rank_at_most(make_setup: Any) -> None:
+def test_the_update_of_lora_has_at_most_its_rank(make_setup: Any) -> None:
     assert found_ranks(run(make_setup("method=lora"))) == {RANK}
 
 
 @pytest.mark.parametrize(("every", "resamples"), [(0, 0), (2, 1), (1, 2)])
 def test_the_update_of_rosa_grows_with_its_resamples(make_setup: Any, every: int, resamples: int) -> None:
-    """Each span takes out a product of rank r and puts in another one: 2 r, and not r."""
+    """Each span removes a product of rank r and adds another, so the rank grows by 2 r, not r."""
     ranks = found_ranks(run(make_setup("method=rosa", f"method.resample_every={every}", "lr=1e-2")))
     assert max(ranks) <= 2 * RANK * (resamples + 1)
     assert min(ranks) > 2 * RANK * resamples
@@ -88,13 +90,13 @@ def test_full_fine_tuning_moves_a_weight_in_more_directions_than_either(make_set
     assert min(ranks) > 2 * RANK * EPOCHS
 
 
-def test_what_does_not_train_has_no_update(make_setup: Any) -> None:
+def test_frozen_weights_have_no_update(make_setup: Any) -> None:
     record = run(make_setup("method=bitfit"))
     assert all(weight.rank == weight.sum == weight.norm == 0 for weight in record.spectrum.weights.values())
 
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
-def test_it_is_the_last_epochs_whichever_is_selected_and_changes_no_figure(make_setup: Any, protocol: str) -> None:
+def test_the_spectrum_is_of_the_last_epoch_and_changes_no_score(make_setup: Any, protocol: str) -> None:
     settings = ("method=rosa", "method.resample_every=1", f"protocol={protocol}")
     record = run(make_setup(*settings))
     saving = run(make_setup(*settings, "save_model=true"))
@@ -108,16 +110,14 @@ def test_it_is_the_last_epochs_whichever_is_selected_and_changes_no_figure(make_
 
 
 @pytest.mark.parametrize("method", ["rosa", "ft"])
-def test_after_going_on_from_a_checkpoint_it_is_that_of_a_run_left_alone(
-    make_setup: Any, at_step: Any, method: str
-) -> None:
+def test_a_resumed_run_has_the_spectrum_of_an_uninterrupted_one(make_setup: Any, at_step: Any, method: str) -> None:
     settings = (f"method={method}", *(["method.resample_every=1"] if method == "rosa" else []), "checkpoint_s=0")
     alone = run(make_setup(*settings, "results_dir=alone", "output_dir=alone"))
 
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):  # in the third epoch; the spectrum need not have been asked for then
+    with pytest.raises(KeyboardInterrupt):  # in the third epoch, when the spectrum may not yet have been requested
         run(make_setup(*settings, "record_spectrum=false"), [at_step(12, interrupt)])
     assert run(make_setup(*settings)).spectrum == alone.spectrum
 
@@ -129,10 +129,10 @@ def test_a_stack_has_the_spectrum_of_each_of_its_weights(make_setup: Any) -> Non
     assert found_ranks(record) == {RANK}
 
 
-# Of two weights
+# The spectrum of two weights
 
 
-def test_every_rank_is_told_of_small_weights_and_few_of_large_ones() -> None:
+def test_all_ranks_of_small_weights_and_few_of_large_ones_are_reported() -> None:
     assert told_ranks(1) == [1]
     assert told_ranks(32) == list(range(1, 33))
     for largest in (33, 40, 64, 768, 1024):
@@ -147,17 +147,19 @@ def test_weights_of_different_sizes_share_the_ranks() -> None:
     generator = torch.Generator().manual_seed(0)
     before = {name: torch.zeros(shape) for name, shape in {"wide": (100, 300), "small": (40, 10)}.items()}
     after = {name: torch.randn(weight.shape, generator=generator) for name, weight in before.items()}
-    told = spectrum(before, after)
+    summary = spectrum(before, after)
     for name, weight in after.items():
         values = np.linalg.svd(weight.double().numpy(), compute_uv=False)
-        ranks = [rank for rank in told["ranks"] if rank <= len(values)]
-        np.testing.assert_allclose(told["weights"][name]["sums"], np.cumsum(values)[np.array(ranks) - 1], rtol=ROUNDED)
-        assert told["weights"][name]["rank"] == len(values)
-    assert told["ranks"][-1] == 100
+        ranks = [rank for rank in summary["ranks"] if rank <= len(values)]
+        np.testing.assert_allclose(
+            summary["weights"][name]["sums"], np.cumsum(values)[np.array(ranks) - 1], rtol=ROUNDED
+        )
+        assert summary["weights"][name]["rank"] == len(values)
+    assert summary["ranks"][-1] == 100
 
 
 @pytest.mark.parametrize("rank", [0, 1, 5, 31])
-def test_the_numeric_rank_is_that_of_the_update_and_not_of_its_rounding(rank: int) -> None:
+def test_the_numeric_rank_ignores_rounding(rank: int) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(64, 96, generator=generator)
     moved = weight + torch.randn(64, rank, generator=generator) @ torch.randn(rank, 96, generator=generator) * 1e-2
@@ -166,13 +168,13 @@ def test_the_numeric_rank_is_that_of_the_update_and_not_of_its_rounding(rank: in
 
 
 def test_a_record_stays_small_for_a_large_model(tmp_path: Path, make_record: Callable[..., RunRecord]) -> None:
-    """48 weights of 768 x 768, as RoBERTa-base has: copied from one, for time."""
+    """Use 48 weights of 768 x 768, as in RoBERTa-base, copied from one to save time."""
     generator = torch.Generator().manual_seed(0)
     one = spectrum({"w": torch.zeros(768, 768)}, {"w": torch.randn(768, 768, generator=generator)})
     many = {f"roberta.encoder.layer.{number}.attention.self.query": one["weights"]["w"] for number in range(48)}
     sizes = [
-        save_record(make_record(id=name, spectrum=told), tmp_path).stat().st_size
-        for name, told in {"without": {}, "with": {**one, "weights": many}}.items()
+        save_record(make_record(id=name, spectrum=summary), tmp_path).stat().st_size
+        for name, summary in {"without": {}, "with": {**one, "weights": many}}.items()
     ]
     assert sizes[1] - sizes[0] < 100_000
 
