@@ -39,7 +39,7 @@ def test_the_second_process_is_told_who_holds_it_and_takes_over_when_that_is_kil
             with pytest.raises(BusyError) as caught, locked(path, "the run"):
                 pytest.fail("two hold it")
             said = str(caught.value)
-            assert said.startswith(f"the run is being made by process {process.pid} on this machine; ")
+            assert said.startswith(f"the run is being run by process {process.pid} on this machine; ")
             assert str(path) in said
             assert "\n" not in said
         process.send_signal(signal.SIGKILL)
@@ -76,8 +76,8 @@ def test_another_machines_is_not_taken_over(tmp_path: Path) -> None:
     assert (int(pid), host.partition("?")[0]) == (os.getpid(), socket.gethostname())
     written = "\n".join(["4000000", "elsewhere", *rest]) + "\n"  # no process here has that number
     (tmp_path / "run").write_text(written)
-    told = r"by process 4000000 on elsewhere; if that is no more, remove "
-    with pytest.raises(BusyError, match=told), locked(tmp_path / "run", "the run"):
+    expected = r"by process 4000000 on elsewhere; if that process is gone, remove "
+    with pytest.raises(BusyError, match=expected), locked(tmp_path / "run", "the run"):
         pytest.fail("taken over")
     assert (tmp_path / "run").read_text() == written
     (tmp_path / "run").write_text(written.replace("elsewhere", host))  # as it would be, were it this one's
