@@ -127,7 +127,7 @@ def test_full_rank_leaves_no_residual(shape: tuple[int, int], select: str) -> No
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_zero_weight(shape: tuple[int, int]) -> None:
+def test_a_zero_weight_gives_zero_a_and_a_unit_row_of_b(shape: tuple[int, int]) -> None:
     weight = torch.zeros(shape)
     residual, a, b = factorize(weight, 1, select="random", generator=seeded())
     assert not residual.any() and not a.any()
@@ -135,7 +135,7 @@ def test_zero_weight(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
-def test_rank_deficient_weight_is_taken_whole_by_its_top_directions(shape: tuple[int, int]) -> None:
+def test_top_directions_contain_all_of_a_rank_deficient_weight(shape: tuple[int, int]) -> None:
     weight = drawn(shape[0], 2) @ drawn(2, shape[1], seed=1)
     assert factorize(weight, 2, select="top").residual.abs().max() < 1e-12
     # ... and its bottom ones hold nothing; their singular values are the square root of rounding at most.
@@ -161,7 +161,7 @@ def test_small_directions_of_a_float32_weight_are_found(shape: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
-def test_the_residual_has_nothing_along_the_chosen_directions(shape: tuple[int, int]) -> None:
+def test_the_residual_is_orthogonal_to_the_chosen_directions(shape: tuple[int, int]) -> None:
     # The last three are as small as the rounding of the Gram matrix: no singular vectors any more, but orthonormal.
     weight = graded([1, 0.5, 0.2, 1e-8, 0.9e-8, 0.8e-8], *shape)
     residual, a, b = factorize(weight, 3, select="bottom")
@@ -181,7 +181,7 @@ def test_svd_add_and_zero_keep_the_weight_and_the_same_directions(shape: tuple[i
 
 
 @pytest.mark.parametrize("init", INITS)
-def test_nothing_is_shared_with_the_weight_nor_changed_in_it(init: str) -> None:
+def test_factors_share_no_memory_with_the_weight(init: str) -> None:
     weight = drawn(5, 4)
     before, address = weight.clone(), weight.untyped_storage().data_ptr()
     factors = factorize(weight, 2, init=init, generator=seeded())
@@ -192,7 +192,7 @@ def test_nothing_is_shared_with_the_weight_nor_changed_in_it(init: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
-def test_a_stack_gives_what_its_weights_give_alone(shape: tuple[int, int]) -> None:
+def test_a_stack_gives_the_same_factors_as_single_weights(shape: tuple[int, int]) -> None:
     stack = drawn(2, 3, *shape)
     together = factorize(stack, 2, select="top")
     alone = [factorize(weight, 2, select="top") for weight in stack.flatten(0, 1)]
@@ -242,7 +242,7 @@ def all_of(weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_each_way_finds_the_triplets_that_torch_finds(
+def test_every_solver_finds_the_same_triplets_as_torch(
     way: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = drawn(*batch, *shape, dtype=dtype)
@@ -257,7 +257,7 @@ def test_each_way_finds_the_triplets_that_torch_finds(
 
 @pytest.mark.parametrize("way", WAYS)
 @given(weights())
-def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Solver, case: tuple[Tensor, int]) -> None:
+def test_every_solver_is_exact_at_any_rank_of_the_weight(way: Solver, case: tuple[Tensor, int]) -> None:
     weight, rank = case
     rows, columns = weight.shape[-2:]
     if way is by_gram_matrix and rows < columns:
@@ -271,7 +271,7 @@ def test_what_each_way_finds_is_exact_whatever_the_rank_of_the_weight(way: Solve
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("shape", [TALL, WIDE, (300, 200)], ids=str)
-def test_the_ways_of_a_gpu_give_what_those_of_the_cpu_do(shape: tuple[int, int]) -> None:
+def test_gpu_solvers_agree_with_the_reference_on_the_cpu(shape: tuple[int, int]) -> None:
     weight = drawn(4, *shape)
     chosen = select_indices((4,), min(shape), 3, generator=seeded(4))
     found = singular_triplets(weight.cuda(), chosen.cuda(), solvers(weight.cuda()))
@@ -295,7 +295,7 @@ def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("angle", [1e-7, 1e-5, 5e-5, 2e-4, 1e-3, 0.1, 1.0])
-def test_rotated_directions_are_exact_as_far_as_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
+def test_rotated_directions_are_exact_only_if_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
     weight = graded([1, 0.5, 0.2, 0.1, 0.05, 0.01], *shape)
     exact = reference(weight, all_of(weight))
     turned = rotated(exact.b, angle)
@@ -310,7 +310,7 @@ def test_rotated_directions_are_exact_as_far_as_both_equations_hold(shape: tuple
 @pytest.mark.parametrize("values", [[1, 0.5, 0.2, 0, 0, 0], [1, 0.5, 0.2, 1e-7, 1e-8, 0], [3, 2, 1, 1, 1, 1], [0] * 6],
                          ids=["null", "nearly_null", "equal", "zero"])  # fmt: skip
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
-def test_any_basis_of_null_or_of_equal_directions_is_exact(shape: tuple[int, int], values: list[float]) -> None:
+def test_any_basis_of_null_or_equal_directions_is_exact(shape: tuple[int, int], values: list[float]) -> None:
     weight = graded(values, *shape)
     exact = reference(weight, all_of(weight))
     turned = torch.cat([exact.b[:3], rotated(exact.b[3:], 0.7)])
@@ -354,7 +354,7 @@ SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize(("batch", "wrong"), [((), [0]), ((1,), [0]), ((4,), [2]), ((4,), [0, 3]), ((2, 2), [1, 2])],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
-def test_the_next_way_is_taken_for_the_weights_that_the_first_spoils_alone(
+def test_only_inexact_weights_go_to_the_next_solver(
     shape: tuple[int, int], batch: tuple[int, ...], wrong: list[int], how: str
 ) -> None:
     weight = drawn(*batch, *shape)
@@ -368,7 +368,7 @@ def test_the_next_way_is_taken_for_the_weights_that_the_first_spoils_alone(
 
 
 @pytest.mark.parametrize("batch", [(), (3,)], ids=str)
-def test_the_next_way_is_not_asked_where_the_first_is_exact(batch: tuple[int, ...]) -> None:
+def test_the_next_solver_is_not_called_if_the_first_is_exact(batch: tuple[int, ...]) -> None:
     weight = drawn(*batch, *TALL)
     first, following = Noting(), Noting()
     found = singular_triplets(weight, all_of(weight), [first, following])
@@ -376,7 +376,7 @@ def test_the_next_way_is_not_asked_where_the_first_is_exact(batch: tuple[int, ..
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
 
 
-def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
+def test_solvers_are_tried_in_turn_and_the_last_is_trusted() -> None:
     weight = drawn(3, *TALL)
     bad = spoiling(
         [0], SPOILT["turned"]
@@ -389,7 +389,7 @@ def test_ways_are_tried_one_after_another_and_the_last_is_trusted() -> None:
     torch.testing.assert_close(alone.b[0], rotated(reference(weight, all_of(weight)).b[0], 0.3))
 
 
-def test_a_way_that_gives_up_hands_all_to_the_next_and_the_last_one_says_so() -> None:
+def test_a_failing_solver_passes_all_weights_on_and_the_last_one_raises() -> None:
     def gives_up(weight: Tensor, chosen: Tensor) -> Triplets:
         torch.linalg.cholesky(-torch.eye(2))
         raise AssertionError
@@ -407,7 +407,7 @@ def test_a_way_that_gives_up_hands_all_to_the_next_and_the_last_one_says_so() ->
 # Drawing
 
 
-def test_the_draw_is_the_generators_alone() -> None:
+def test_draws_depend_only_on_the_generator() -> None:
     weight = drawn(20, 8, 8)
     state = torch.get_rng_state()
     first, second, other = (factorize(weight, 3, generator=seeded(seed)) for seed in (1, 1, 2))
@@ -426,7 +426,7 @@ def test_random_draws_every_subset_equally_often() -> None:
 
 
 @pytest.mark.parametrize(("count", "rank"), [(6, 1), (6, 2), (6, 5)])
-def test_block_draws_every_run_of_neighbours_but_the_last(count: int, rank: int) -> None:
+def test_block_draws_every_run_of_neighbours_except_the_last(count: int, rank: int) -> None:
     # The authors' code: start = randint(0, count - rank), which excludes its upper end.
     chosen = select_indices((6_000,), count, rank, select="block", generator=seeded())
     seen = Counter(map(tuple, chosen.tolist()))
@@ -450,20 +450,20 @@ def test_top_and_bottom_are_the_first_and_the_last() -> None:
 
 @pytest.mark.parametrize("rank", [-1, 0, 4, 7])
 @pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
-def test_rank_out_of_range(shape: tuple[int, int], rank: int) -> None:
+def test_a_rank_out_of_range_is_rejected(shape: tuple[int, int], rank: int) -> None:
     with pytest.raises(ValueError, match=rf"rank {rank} does not fit a {shape[0]} x {shape[1]} weight.* 1\.\.3"):
         factorize(torch.ones(shape), rank)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_not_finite(bad: float) -> None:
+def test_a_non_finite_weight_is_rejected(bad: float) -> None:
     weight = torch.ones(2, 3, 3)
     weight[1, 2, 0] = bad
     with pytest.raises(ValueError, match="NaN or Inf"):
         factorize(weight, 1)
 
 
-def test_unknown_choices() -> None:
+def test_unknown_choices_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"'best' is not one of random, block, top, bottom"):
         factorize(torch.ones(3, 3), 1, select="best")
     with pytest.raises(ValueError, match=r"'kaiming' is not one of svd, svd_add, zero"):

@@ -37,12 +37,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090"),
     ],
 )
-def test_a_gpu_has_a_short_name_for_files(script: ModuleType, name: str, expected: str) -> None:
+def test_device_names_are_shortened_for_file_names(script: ModuleType, name: str, expected: str) -> None:
     assert script.short_name(torch.device("cuda"), name) == expected
     assert script.short_name(CPU, "Some Processor") == "cpu"
 
 
-def test_resampling_is_timed_for_all_weights(script: ModuleType) -> None:
+def test_resample_benchmark_reports_times_and_their_ratio(script: ModuleType) -> None:
     resample = import_module("scripts.benchmarks.resample")
     figures = resample.cost(6, 16, CPU, repeats=1, timed=2)
     assert set(figures) == {"ours_s", "svd_loop_s", "speedup"}
@@ -50,7 +50,7 @@ def test_resampling_is_timed_for_all_weights(script: ModuleType) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
-def test_steps_of_all_kinds_are_timed(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_benchmark_times_every_variant(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     step = import_module("scripts.benchmarks.step")
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setattr(step, "SMALL", tiny)
@@ -88,7 +88,9 @@ def test_a_frozen_linear_head_has_the_closed_form_bounds(script: ModuleType, tin
     assert found == pytest.approx({"least": middle - length, "greatest": middle + length}, rel=1e-3)
 
 
-def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_collapse_study_watches_a_run_from_its_start(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     collapse = import_module("scripts.studies.collapse")
     monkeypatch.setattr(collapse, "EVERY", 2)
     monkeypatch.setattr(collapse, "STEPS", 4)
@@ -148,7 +150,7 @@ def test_needed_operations_grow_with_the_trained_parameters(script: ModuleType) 
     assert 3 * forward < full < 3.1 * forward
 
 
-def test_energy_is_the_mean_square_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
+def test_energy_is_the_mean_square_along_the_triplets(script: ModuleType) -> None:
     """A weight whose singular vectors are the axes, the last one's value being smallest."""
     module = import_module("scripts.studies.input_energy")
     x = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
@@ -162,7 +164,7 @@ def test_energy_is_the_mean_square_of_the_inputs_along_the_triplets(script: Modu
     }
 
 
-def test_padding_does_not_count_as_input_of_a_layer(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+def test_input_statistics_ignore_padding(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
     module, model = import_module("scripts.studies.input_energy"), tiny_model("tiny_roberta")
     layers = {name: layer for name, layer in model.named_modules() if name.endswith("attention.self.query")}
     tokens = torch.arange(5, 35).view(6, 5)

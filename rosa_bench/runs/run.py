@@ -232,7 +232,7 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     if optimizer.warmup_steps is not None and warmup_steps >= total_steps:
         log.warning(
             "the warm-up of %d steps is as long as the whole run of %d, so the learning rate never reaches its peak; "
-            "lower optimizer.warmup_steps, or set it to null to use optimizer.warmup_fraction",
+            "set optimizer.warmup_steps=null to use optimizer.warmup_fraction, or to a smaller number",
             warmup_steps, total_steps,
         )  # fmt: skip
     return Recipe(

@@ -66,7 +66,7 @@ def merged(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.skipif(not RUNS_OF, reason="needs the committed records")
 @pytest.mark.parametrize("task", RUNS_OF)
-def test_each_committed_run_resolved_today_has_the_id_that_it_has(task: str) -> None:
+def test_every_committed_run_keeps_its_id(task: str) -> None:
     """The same settings, composed and checked today, give the same id: the run still counts as completed."""
     names, expected = [], []
     for record in committed()[task]:

@@ -81,7 +81,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("changes", "message"), WRONG, ids=[f"{number}: {message}" for number, (_, message) in enumerate(WRONG)]
 )
-def test_the_place_of_a_wrong_value_is_named(
+def test_the_path_of_a_wrong_value_is_named(
     record: Make, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     values = to_values(record())

@@ -51,7 +51,7 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
     ("method=lora_plus", "protocol=fair"), ("method=prompt_tuning", "protocol=fair"),
     ("method=blockwise", "method.blocks=1", "method.every=3", "method.order=shuffled", "protocol=fair"),
 ], ids=" ".join)  # fmt: skip
-def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, how: tuple[str, ...]) -> None:
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
     assert len(found["steps"]) >= KILLS
     assert max(found["steps"]) >= KILLS  # it was training
@@ -63,7 +63,7 @@ def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, h
 
 
 @pytest.mark.slow
-def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_path: Path) -> None:
+def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
     alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
     assert statuses.pop("before the first step") == "new"
@@ -123,7 +123,7 @@ def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFa
     return outcome(resolved, run(resolved))
 
 
-def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
+def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("stopped", "checkpoint_s=1e6")  # none is due
@@ -142,7 +142,7 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
     assert record.status == "completed"
 
 
-def test_time_and_memory_of_all_parts_are_booked(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
+def test_time_before_an_interruption_is_counted(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     resolved = make_setup(
         "stopped", "method.resample_every=1", "method.resample_unit=epochs"
     )  # so that one phase is long
@@ -159,7 +159,7 @@ def test_time_and_memory_of_all_parts_are_booked(make_setup: Callable[..., Resol
     assert ends == sorted(ends)
 
 
-def test_resume_never_starts_anew_and_clears_what_was_there(
+def test_resume_never_starts_again_and_removes_old_checkpoints(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("anew")
@@ -172,7 +172,7 @@ def test_resume_never_starts_anew_and_clears_what_was_there(
     assert not resolved.checkpoints.exists()
 
 
-def test_a_damaged_checkpoint_costs_time_and_no_figure(
+def test_a_damaged_checkpoint_does_not_change_the_scores(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("damaged")
@@ -185,7 +185,9 @@ def test_a_damaged_checkpoint_costs_time_and_no_figure(
     assert made.steps[0] == 0
 
 
-def test_a_model_that_is_wanted_too_late_is_told(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
+def test_asking_for_a_model_after_an_interruption_is_an_error(
+    make_setup: Callable[..., ResolvedRun], at_step: Any
+) -> None:
     # Selected on dev by epoch, the best weights are kept only where they will be saved.
     late = ("protocol=paper",)
     with pytest.raises(KeyboardInterrupt):
@@ -195,7 +197,7 @@ def test_a_model_that_is_wanted_too_late_is_told(make_setup: Callable[..., Resol
     assert run(make_setup("late", *late, "save_model=false")).status == "completed"
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
+def test_a_checkpoint_of_another_run_is_rejected_without_a_record(
     make_setup: Callable[..., ResolvedRun], at_step: Any
 ) -> None:
     resolved, other = make_setup("one"), make_setup("one", "lr=1e-3")
@@ -208,7 +210,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
     assert [record.id for record in load_records(other.results_dir)] == [resolved.id]
 
 
-def test_checkpoints_are_written_when_due_alone(
+def test_checkpoints_are_written_only_when_due(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[tuple[int, int]] = []
@@ -229,7 +231,7 @@ def test_checkpoints_are_written_when_due_alone(
 # SIGTERM
 
 
-def test_sigterm_is_held_back_inside_and_as_before_outside() -> None:
+def test_sigterm_is_deferred_inside_the_block_and_its_handler_is_restored() -> None:
     def before(_number: int, _frame: object) -> None: ...
 
     earlier = signal.signal(signal.SIGTERM, before)
@@ -246,7 +248,7 @@ def test_sigterm_is_held_back_inside_and_as_before_outside() -> None:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def test_another_thread_leaves_signals_alone() -> None:
+def test_other_threads_do_not_change_signal_handlers() -> None:
     found = []
 
     def work() -> None:
@@ -260,7 +262,7 @@ def test_another_thread_leaves_signals_alone() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
+def test_sigterm_exits_with_143_and_the_same_command_completes_the_run(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
 ) -> None:
     resolved = make_setup("program")
@@ -294,7 +296,7 @@ def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
     assert not resolved.checkpoints.exists()
 
 
-def test_where_a_run_goes_on_is_told(
+def test_the_step_from_which_a_run_continues_is_logged(
     make_setup: Callable[..., ResolvedRun], at_step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     resolved = make_setup("told", "save_model=false")
@@ -305,9 +307,7 @@ def test_where_a_run_goes_on_is_told(
     assert "continuing from step 4" in caplog.messages
 
 
-def test_the_tensors_of_a_checkpoint_are_those_that_change(
-    make_setup: Callable[..., ResolvedRun], at_step: Any
-) -> None:
+def test_a_checkpoint_holds_only_tensors_that_change(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     resolved = make_setup("sizes", "protocol=paper")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(4, interrupt)])

@@ -184,7 +184,9 @@ def test_the_saved_model_is_the_one_whose_scores_were_recorded(
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT loads by an old name
 @pytest.mark.parametrize("protocol", ["fair", "paper"])
 @pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
-def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSetup, model: str, protocol: str) -> None:
+def test_the_saved_prompt_is_the_one_whose_scores_were_recorded(
+    make_setup: MakeSetup, model: str, protocol: str
+) -> None:
     from peft import PeftModel
 
     resolved = make_setup(
@@ -203,7 +205,7 @@ def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSe
     assert {path.suffix for path in resolved.saved_model.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
-def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_a_regression_is_scored_by_pearson_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:
     wide = "+model.random.initializer_range=0.3"  # at the usual 0.02, all outputs are all but equal
     resolved = make_setup("task=stsb", f"data_dir={write_stsb(tmp_path / 'data')}", "save_model=true", "epochs=4", wide)
     record = run(resolved)
@@ -222,7 +224,7 @@ def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora"])
-def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: MakeSetup, method: str) -> None:
+def test_equal_seeds_give_equal_bits_and_different_seeds_do_not(make_setup: MakeSetup, method: str) -> None:
     def weights_and_scores(place: str, *overrides: str) -> tuple[bytes, dict[str, Any]]:
         resolved = make_setup(
             f"method={method}", "protocol=fair", "save_model=true", f"output_dir={place}", f"results_dir={place}",
@@ -239,7 +241,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: 
     assert first[1]["selected"] != other[1]["selected"]
 
 
-def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_dev_labels_do_not_affect_selection_on_held_out_rows(make_setup: MakeSetup, tmp_path: Path) -> None:
     rng = random.Random(1)
     rows = [{"sentence": "".join(rng.choices("abcdef ", k=12)), "label": rng.randrange(2)} for _ in range(60)]
     for folder, flip in (("as they are", 0), ("flipped", 1)):
@@ -261,9 +263,7 @@ def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: Mak
     assert on_dev[0] != on_dev[1]
 
 
-def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
-    make_setup: MakeSetup, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_collapsed_run_logs_a_warning(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
     resolved = make_setup()
     record = run(resolved)
     for spread in (0.0, 0.9):
@@ -273,9 +273,7 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
         assert ("the same answer" in caplog.text) is (spread == 0)
 
 
-def test_attention_is_computed_by_kernels_with_right_gradients(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_does_not_use_cudnn_kernels(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     attend, cudnn = functional.scaled_dot_product_attention, []
 
     def noting(*args: Any, **options: Any) -> torch.Tensor:
@@ -291,7 +289,7 @@ def test_attention_is_computed_by_kernels_with_right_gradients(
 # Runs that break off
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
+def test_a_non_finite_loss_fails_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
     resolved = make_setup("lr=1e30")
     with pytest.raises(TrainingFailedError, match=r"training loss is (nan|inf) at step \d+"):
         run(resolved)
@@ -302,7 +300,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeS
     assert record.time_s["total"] > 0
 
 
-def test_a_run_without_memory_is_told_and_goes_on(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_out_of_memory_is_interrupted_and_can_continue(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolved = make_setup("epochs=2", "checkpoint_s=0")
     with monkeypatch.context() as patch:
         said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total")
@@ -328,7 +328,7 @@ def interrupted_after_one_epoch(
     monkeypatch.setattr("rosa_bench.tasks.classification.prepare.score", interrupt)
 
 
-def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_records_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_after_one_epoch(monkeypatch)
     resolved = make_setup("save_model=true")
     with pytest.raises(KeyboardInterrupt):
@@ -341,7 +341,7 @@ def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monk
     assert not resolved.output_dir.exists()  # no model of a run that did not end
 
 
-def test_an_interrupted_run_starts_over_and_takes_its_records_place(
+def test_an_interrupted_run_starts_again_and_replaces_its_record(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -356,7 +356,7 @@ def test_an_interrupted_run_starts_over_and_takes_its_records_place(
     assert load_record(aside).status == "interrupted"
 
 
-def test_a_completed_record_stays_when_the_run_later_breaks_off(
+def test_an_interrupted_rerun_does_not_replace_a_completed_record(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -369,7 +369,9 @@ def test_a_completed_record_stays_when_the_run_later_breaks_off(
     assert load_record(aside).status == "interrupted"
 
 
-def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_run_is_freed_before_the_next_run(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models: list[weakref.ref] = []
     left: list[int] = []
     emptied: list[int] = []
@@ -401,7 +403,7 @@ def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, mo
 @pytest.mark.parametrize(
     "override", ["max_length=513", "task.metric=unheard_of", "task.metric=base", "task.score=unheard_of"]
 )
-def test_a_mistake_found_after_loading_is_told_and_leaves_no_record(make_setup: MakeSetup, override: str) -> None:
+def test_a_mistake_found_after_loading_is_reported_without_a_record(make_setup: MakeSetup, override: str) -> None:
     resolved = make_setup(override)
     with pytest.raises(UserError, match=override):
         run(resolved)
@@ -411,7 +413,7 @@ def test_a_mistake_found_after_loading_is_told_and_leaves_no_record(make_setup: 
 # What the settings do
 
 
-def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSetup) -> None:
+def test_the_seed_determines_the_initial_weights(make_setup: MakeSetup) -> None:
     resolved_runs = [make_setup(f"seed={seed}", "epochs=1", "lr=1e-30", "save_model=true") for seed in (0, 1)]
     drawn = []
     for seed, resolved in enumerate(resolved_runs):
@@ -426,7 +428,7 @@ def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSe
     assert not torch.equal(drawn[0]["classifier.dense.weight"], drawn[1]["classifier.dense.weight"])
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[list[int]] = []
@@ -449,7 +451,7 @@ def losses(record: RunRecord) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["ft", "rosa"])
-def test_padding_is_masked_and_changes_no_figure(
+def test_padding_does_not_change_losses_or_scores(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     widths: list[int] = []
@@ -475,14 +477,14 @@ def test_padding_is_masked_and_changes_no_figure(
         assert getattr(padded, which) == pytest.approx(getattr(plain, which), rel=1e-4)
 
 
-def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) -> None:
+def test_bfloat16_changes_losses_only_slightly(make_setup: MakeSetup) -> None:
     exact, rounded = (run(make_setup("limit_eval=8", f"precision={name}")) for name in ("float32", "bfloat16"))
     assert rounded.device.precision == "bfloat16"
     assert losses(rounded) != losses(exact)
     assert losses(rounded) == pytest.approx(losses(exact), abs=0.05)
 
 
-def test_rows_are_those_of_the_task(make_setup: MakeSetup) -> None:
+def test_evaluation_rows_are_a_subset_of_the_tasks(make_setup: MakeSetup) -> None:
     resolved = make_setup()
     assert isinstance(resolved.config.task, TextTask)
     everything = load_rows(resolved.config.task, "validation", None)

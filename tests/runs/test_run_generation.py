@@ -101,9 +101,7 @@ def test_methods_run_under_every_protocol(make_setup: MakeSetup, method: str, pr
     assert scores["selected"]["perplexity"] != scores["selection_score"]  # of other rows
 
 
-def test_the_texts_lie_beside_the_record_and_have_its_scores(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_next_to_the_record_have_its_scores(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup("method=ft")
     assert isinstance(resolved.config.task, GenerationTask)
     prompts = load_prompts(resolved.config.task, None, limit_eval=4).test
@@ -123,7 +121,7 @@ def test_the_texts_lie_beside_the_record_and_have_its_scores(
     assert line.split()[-3:] == shown
 
 
-def test_texts_of_an_earlier_run_are_put_aside(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_an_earlier_run_are_kept_as_superseded(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup()
     first = run(resolved)
     before = generations.path(resolved.record_path).read_bytes()
@@ -139,7 +137,7 @@ def test_texts_of_an_earlier_run_are_put_aside(make_setup: MakeSetup, monkeypatc
     assert (aside / f"{resolved.id}-1.generations.jsonl").read_bytes() == before
 
 
-def test_a_run_that_breaks_off_leaves_the_texts_of_the_completed_one(
+def test_an_interrupted_rerun_keeps_the_texts_of_the_completed_run(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -156,7 +154,7 @@ def test_a_run_that_breaks_off_leaves_the_texts_of_the_completed_one(
     assert outcome(resolved, record) == before
 
 
-def test_what_became_of_a_run_is_said(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_score_is_logged_at_the_end(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         record = run(make_setup())
     [said] = [message for message in caplog.messages if message.startswith("bleu ")]
@@ -168,7 +166,7 @@ def test_what_became_of_a_run_is_said(make_setup: MakeSetup, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize(("method", "protocol", "lr"), [("ft", "fair", "1e-2"), ("rosa", "paper", "3e-2")])
-def test_a_model_learns(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
+def test_training_lowers_loss_and_perplexity(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
     """Of 256 bytes, all are as likely to a model that knows nothing: a perplexity of about 261."""
     record = run(make_setup(f"method={method}", f"protocol={protocol}", f"lr={lr}", "epochs=6", *every_epoch(method)))
     losses = [epoch.train_loss for epoch in record.scores.epochs]
@@ -206,7 +204,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("method", "protocol"), [("ft", "fair"), ("lora", "fair"), ("rosa", "paper")])
-def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside_them(
+def test_the_selected_weights_are_saved_and_both_selected_and_last_are_scored(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str, protocol: str
 ) -> None:
     watched = Watched(monkeypatch)
@@ -253,9 +251,7 @@ def mean_loss(model: Any, tokenizer: Any, sequences: list[tuple[str, str]]) -> f
     return math.fsum(found) / len(found)
 
 
-def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_best_last_epoch_generates_only_once(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     record = run(make_setup("method=ft", "protocol=fair"), [watched])
     assert record.scores.selected == record.scores.last
@@ -263,7 +259,7 @@ def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
     assert equal(watched.wrote[0], watched.at_the_end)
 
 
-def test_test_rows_have_no_part_in_the_selection(
+def test_test_rows_do_not_affect_the_selection(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = generation.load_prompts
@@ -292,7 +288,7 @@ def test_test_rows_have_no_part_in_the_selection(
     ("in an epoch", ("method=rosa", "protocol=paper", "method.resample_every=2", "method.resample_unit=steps")),
     ("while it writes", ("method=ft", "protocol=fair")),
 ])  # fmt: skip
-def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(  # noqa: PLR0917 - fixtures
     make_setup: MakeSetup,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
