@@ -41,7 +41,7 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ten
 
 @st.composite
 def weights(draw: st.DrawFn) -> tuple[Tensor, int]:
-    """A stack of weights of any shape, true rank, scale and type, and a rank to split them along."""
+    """Draw a stack of weights of any shape, true rank, scale and dtype, and a rank for their factors."""
     batch = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     rows, columns = draw(st.integers(1, 12)), draw(st.integers(1, 12))
     true_rank = draw(st.integers(0, min(rows, columns)))
@@ -53,10 +53,10 @@ def weights(draw: st.DrawFn) -> tuple[Tensor, int]:
 
 
 def assert_same_matrix(found: Tensor, weight: Tensor, a: Tensor, b: Tensor) -> None:
-    """``found`` is ``weight`` up to the rounding of ``(weight - a b) + a b``, element by element.
+    """Assert that ``found`` equals ``weight`` up to the rounding of ``(weight - a b) + a b``, element by element.
 
-    The bound is the textbook one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5): each of the two
-    products errs by r eps |a| |b|, each of the two sums by eps times the largest number in it.
+    The bound is the usual one (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5): each of the two
+    products has an error of r eps |a| |b|, and each of the two sums of eps times its largest number.
     """
     rank = a.shape[-1]
     size = a.abs() @ b.abs()
@@ -97,7 +97,7 @@ def test_factors_are_singular_triplets(shape: tuple[int, int], select: str) -> N
         match = b @ right.mT  # (r, all): +-1 where a row of b is that singular vector, 0 elsewhere
         chosen = match.abs().argmax(-1)
         sign = match.gather(-1, chosen.unsqueeze(-1)).sign()
-        assert chosen.tolist() == sorted(set(chosen.tolist()))  # largest first, none twice
+        assert chosen.tolist() == sorted(set(chosen.tolist()))  # largest first, no duplicates
         torch.testing.assert_close(b, sign * right[chosen], rtol=0, atol=1e-9)
         torch.testing.assert_close(a, sign.mT * left[:, chosen] * values[chosen], rtol=0, atol=1e-9)
 
@@ -108,7 +108,7 @@ def test_top_is_the_best_approximation_and_bottom_the_worst(shape: tuple[int, in
     weight = drawn(*shape)
     values = torch.linalg.svdvals(weight)
     none = torch.zeros(rank, dtype=weight.dtype)
-    # Eckart-Young: what remains without the largest r has the others, so its spectral norm is the (r+1)-th.
+    # Eckart-Young: the residual has the other singular values, so its spectral norm is the (r+1)-th.
     residual = factorize(weight, rank, select="top").residual
     torch.testing.assert_close(torch.linalg.svdvals(residual), torch.cat([values[rank:], none]), rtol=0, atol=1e-9)
     residual = factorize(weight, rank, select="bottom").residual
@@ -120,7 +120,7 @@ def test_top_is_the_best_approximation_and_bottom_the_worst(shape: tuple[int, in
 def test_full_rank_leaves_no_residual(shape: tuple[int, int], select: str) -> None:
     weight = drawn(*shape, dtype=torch.float32)
     residual, a, b = factorize(weight, min(shape), select=select, generator=seeded())
-    # Here only rounding keeps the residual from zero: of a and b to float32 first, then of their product.
+    # The residual differs from zero only by rounding: of a and b to float32, and then of their product.
     bound = 10 * min(shape) * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(weight, 2)
     assert residual.abs().max() <= bound
     assert_same_matrix(merge(residual, a, b), weight, a, b)
@@ -138,12 +138,12 @@ def test_a_zero_weight_gives_zero_a_and_a_unit_row_of_b(shape: tuple[int, int]) 
 def test_top_directions_contain_all_of_a_rank_deficient_weight(shape: tuple[int, int]) -> None:
     weight = drawn(shape[0], 2) @ drawn(2, shape[1], seed=1)
     assert factorize(weight, 2, select="top").residual.abs().max() < 1e-12
-    # ... and its bottom ones hold nothing; their singular values are the square root of rounding at most.
+    # Its bottom directions contain nothing: their singular values are at most the square root of rounding.
     assert factorize(weight, 4, select="bottom").a.abs().max() < 1e-6
 
 
 def graded(values: list[float], rows: int, columns: int) -> Tensor:
-    """A weight in float64 with these singular values and random directions."""
+    """Return a float64 weight with these singular values and random directions."""
     count = len(values)
     left, right = (torch.linalg.qr(drawn(size, count, seed=size)).Q for size in (rows, columns))
     return left * torch.tensor(values, dtype=torch.float64) @ right.mT
@@ -162,7 +162,7 @@ def test_small_directions_of_a_float32_weight_are_found(shape: tuple[int, int]) 
 
 @pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
 def test_the_residual_is_orthogonal_to_the_chosen_directions(shape: tuple[int, int]) -> None:
-    # The last three are as small as the rounding of the Gram matrix: no singular vectors any more, but orthonormal.
+    # The last three are as small as the Gram matrix's rounding: not singular vectors any more, but still orthonormal.
     weight = graded([1, 0.5, 0.2, 1e-8, 0.9e-8, 0.8e-8], *shape)
     residual, a, b = factorize(weight, 3, select="bottom")
     projection = torch.linalg.qr(a).Q.mT @ residual if shape[0] < shape[1] else residual @ b.mT
@@ -197,18 +197,18 @@ def test_a_stack_gives_the_same_factors_as_single_weights(shape: tuple[int, int]
     together = factorize(stack, 2, select="top")
     alone = [factorize(weight, 2, select="top") for weight in stack.flatten(0, 1)]
     torch.testing.assert_close(together.residual.flatten(0, 1), torch.stack([one.residual for one in alone]))
-    # A direction's sign is anyone's choice, the product's is not.
+    # The sign of a direction is arbitrary, but that of the product is not.
     torch.testing.assert_close((together.a @ together.b).flatten(0, 1), torch.stack([one.a @ one.b for one in alone]))
 
 
 def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
     weight = drawn(9, 6)
-    transposed = weight.mT.contiguous().mT  # as GPT-2's Conv1D keeps it
+    transposed = weight.mT.contiguous().mT  # the layout of GPT-2's Conv1D
     for found, expected in zip(factorize(transposed, 3, select="top"), factorize(weight, 3, select="top"), strict=True):
         torch.testing.assert_close(found, expected)
 
 
-# Ways to decompose
+# Solvers
 
 
 WAYS = [by_gram_matrix, by_batched_svd]
@@ -216,7 +216,7 @@ TALL, WIDE, SQUARE = (9, 6), (6, 9), (6, 6)
 
 
 def reference(weight: Tensor, chosen: Tensor) -> Triplets:
-    """By torch's exact SVD, one matrix after another."""
+    """Return triplets from torch's exact SVD, one matrix at a time."""
     found = []
     for one, places in zip(weight.reshape(-1, *weight.shape[-2:]), chosen.reshape(-1, chosen.shape[-1]), strict=True):
         left, values, right = torch.linalg.svd(one.double(), full_matrices=False)
@@ -226,7 +226,7 @@ def reference(weight: Tensor, chosen: Tensor) -> Triplets:
 
 
 def rotated(rows: Tensor, angle: float) -> Tensor:
-    """The first two rows turned in their own plane, so that orthonormal ones stay so."""
+    """Rotate the first two rows in their own plane, which keeps orthonormal rows orthonormal."""
     first, second = rows[..., 0, :], rows[..., 1, :]
     turned = torch.stack([math.cos(angle) * first + math.sin(angle) * second,
                           math.cos(angle) * second - math.sin(angle) * first], -2)  # fmt: skip
@@ -234,7 +234,7 @@ def rotated(rows: Tensor, angle: float) -> Tensor:
 
 
 def all_of(weight: Tensor) -> Tensor:
-    """The numbers of all singular directions of each weight."""
+    """Return the indices of all singular directions of each weight."""
     return torch.arange(min(weight.shape[-2:])).expand(*weight.shape[:-2], -1)
 
 
@@ -249,7 +249,7 @@ def test_every_solver_finds_the_same_triplets_as_torch(
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
     found, expected = way(weight, chosen), reference(weight, chosen)
     torch.testing.assert_close(found.largest, expected.largest, rtol=0, atol=1e-9)
-    signs = (found.b * expected.b).sum(-1, keepdim=True)  # a direction's sign is anyone's choice
+    signs = (found.b * expected.b).sum(-1, keepdim=True)  # the sign of a direction is arbitrary
     torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-9)
     torch.testing.assert_close(found.b, signs.sign() * expected.b, rtol=0, atol=1e-9)
     torch.testing.assert_close(found.a, signs.sign().mT * expected.a, rtol=0, atol=1e-9)
@@ -261,7 +261,7 @@ def test_every_solver_is_exact_at_any_rank_of_the_weight(way: Solver, case: tupl
     weight, rank = case
     rows, columns = weight.shape[-2:]
     if way is by_gram_matrix and rows < columns:
-        # There a null direction is any orthonormal one, for b is made from left singular vectors, and W^T u = 0 u.
+        # Here a null direction is any orthonormal one, because b is made from left singular vectors and W^T u = 0 u.
         assume((torch.linalg.matrix_rank(weight) == rows).all())
     chosen = select_indices(weight.shape[:-2], min(rows, columns), rank, generator=seeded())
     exact = is_exact(weight, way(weight, chosen))
@@ -286,7 +286,7 @@ def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> 
     exact = reference(weight, all_of(weight))
     assert is_exact(weight, exact).all()
     twice = exact.b.clone()
-    twice[1, 1] = twice[1, 0]  # each is a singular direction still
+    twice[1, 1] = twice[1, 0]  # each row is still a singular direction
     assert is_exact(weight, exact._replace(b=twice)).tolist() == [True, False, True]
     longer = exact.b.clone()
     longer[2] *= 1 + 1e-4
@@ -301,9 +301,9 @@ def test_rotated_directions_are_exact_only_if_both_equations_hold(shape: tuple[i
     turned = rotated(exact.b, angle)
     a = weight @ turned.mT
     values = torch.linalg.vector_norm(a, dim=0)
-    # W v = s u holds by the definition of u; what is left of W^T u = s v is how far the triplet is from a singular one.
+    # W v = s u holds by definition of u. The error in W^T u = s v measures how far the triplet is from a singular one.
     error = torch.linalg.vector_norm(weight.mT @ (a / values) - values * turned.mT, dim=0).max() / exact.largest
-    assert not 0.9 * SINGULAR < error < 1.1 * SINGULAR  # or rounding would decide
+    assert not 0.9 * SINGULAR < error < 1.1 * SINGULAR  # otherwise rounding would decide
     assert is_exact(weight, exact._replace(a=a, b=turned)).item() == bool(error < SINGULAR)
 
 
@@ -422,12 +422,14 @@ def test_random_draws_every_subset_equally_often() -> None:
     seen = Counter(map(tuple, chosen.tolist()))
     subsets = list(combinations(range(count), rank))  # sorted, without repetition
     assert set(seen) == set(subsets)
-    assert chisquare([seen[subset] for subset in subsets]).pvalue > 1e-4  # a fixed seed: it fails always or never
+    assert (
+        chisquare([seen[subset] for subset in subsets]).pvalue > 1e-4
+    )  # the seed is fixed, so it fails always or never
 
 
 @pytest.mark.parametrize(("count", "rank"), [(6, 1), (6, 2), (6, 5)])
 def test_block_draws_every_run_of_neighbours_except_the_last(count: int, rank: int) -> None:
-    # The authors' code: start = randint(0, count - rank), which excludes its upper end.
+    # The authors' code: start = randint(0, count - rank), which excludes the upper end.
     chosen = select_indices((6_000,), count, rank, select="block", generator=seeded())
     seen = Counter(map(tuple, chosen.tolist()))
     runs = [tuple(range(start, start + rank)) for start in range(count - rank)]
@@ -490,7 +492,7 @@ def test_stacks_cover_each_position_once_with_equal_shapes_within_the_limit(
     for group in groups:
         assert len({shapes[position] for position in group}) == 1
         rows, columns = shapes[group[0]]
-        assert len(group) == 1 or 8 * rows * columns * len(group) <= limit  # 8 bytes a float64
+        assert len(group) == 1 or 8 * rows * columns * len(group) <= limit  # 8 bytes per float64
 
 
 def test_stacks_are_as_large_as_the_limit_allows() -> None:

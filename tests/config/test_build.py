@@ -72,7 +72,7 @@ def test_the_given_values_are_not_changed() -> None:
     assert typed(Outer, values).inner == Inner(depth=2)
 
 
-# Kinds of one base
+# Classes with a common base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def test_the_class_is_the_named_one_or_the_default(values: dict, expected: Shape
     (f"{__name__}.Absent", "cannot be imported"),
     ("Circle", "cannot be imported"),
     ("", "cannot be imported"),
-    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass, of another family
+    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass with another base
     ("math.pi", "is not a rosa_bench Shape"),
     ("os.getcwd", "is not a rosa_bench Shape"),
 ])  # fmt: skip
@@ -131,7 +131,7 @@ def test_without_a_default_the_target_must_be_given() -> None:
 
 
 @pytest.mark.parametrize(("values", "key"), [
-    ({"name": "a", "side": 2}, "side"),  # another kind's
+    ({"name": "a", "side": 2}, "side"),  # a key of another class
     ({"name": "a"}, "radius"),
     ({"_target_": SQUARE, "name": "a", "side": "long"}, "side"),
     ({"_target_": SQUARE, "name": "a", "radius": 2}, "radius"),
@@ -142,7 +142,7 @@ def test_the_keys_of_the_chosen_class_are_checked(values: dict, key: str) -> Non
     assert str(raised.value).startswith(f"shape.{key}: ")
 
 
-# The checks that settings share
+# Checks shared by settings
 
 
 @pytest.mark.parametrize(("value", "least", "above", "fits"), [

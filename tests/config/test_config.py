@@ -26,7 +26,7 @@ from rosa_bench.tasks.generation.task import GenerationTask
 
 Compose = Callable[..., RunConfig]
 
-# The paper's GLUE and SuperGLUE tasks, with the figure that its section 6.2 reports.
+# The paper's GLUE and SuperGLUE tasks, with the score reported in its section 6.2.
 PAPER_SCORES = {
     "cola": "matthews_correlation",
     "mrpc": "accuracy",
@@ -77,7 +77,7 @@ def test_a_task_composes_and_its_metric_computes_the_reported_score(compose: Com
         case GenerationTask():
             assert {task.train, task.validation} < set(task.splits)
             given = {"predictions": ["a b c d"], "references": [["a b c e", "b"]]}
-        case _:  # it computes its own
+        case _:  # a task that computes its own score
             return
     figures = load_metric(task.metric).module.compute(**given)
     assert figures is not None
@@ -123,7 +123,7 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
         (*first[:place], option, *first[place + 1 :]) for place, options in enumerate(choices) for option in options
     }
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        for job in sorted(jobs):  # every value of every swept key, the others at their first
+        for job in sorted(jobs):  # every value of each swept key, with the first value of the others
             parse(hydra.compose("config", overrides=[f"+experiment={name}", *job]))
 
 
@@ -188,7 +188,7 @@ def test_methods_take_their_defaults_from_the_protocol(compose: Compose, name: s
         assert method.targets == "attention"
     if isinstance(method, LowRankMethod):
         assert (method.rank, method.scale) == (8, 1.0)
-    if type(method) is Lora:  # LoRA+ has a start of its own
+    if type(method) is Lora:  # LoRA+ has its own initialisation
         assert method.init == {"paper": "normal", "fair": "kaiming"}[protocol]
     if isinstance(method, Rosa):
         assert (method.select, method.init, method.resample_every, method.resample_unit) == (
@@ -223,7 +223,7 @@ def test_a_given_lr_overrides_the_default() -> None:
 
 
 def test_half_decades_stay_on_one_grid() -> None:
-    """From any point of it, to the same points; and nowhere is a learning rate that is given as it is."""
+    """Every starting point leads to the same grid. A learning rate without half-decades is used unchanged."""
     grid = [6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2]
     for start, lr in enumerate(grid):
         steps = range(-start, len(grid) - start)
@@ -232,7 +232,7 @@ def test_half_decades_stay_on_one_grid() -> None:
     assert parse(changed("lr_half_decades=2", method="lora")).lr == pytest.approx(10 * parse(changed(method="lora")).lr)
 
 
-# Wrong values: a message of one line, with the key, the value, and what would do
+# Wrong values: a one-line message with the key, the value and the choices
 
 WRONG = [
     ("rank=0", "rank=0", "at least 1"),
@@ -303,7 +303,7 @@ def composed(method: str) -> DictConfig:
 
 
 def changed(*overrides: str, method: str = "rosa") -> DictConfig:
-    """The default configuration with some values changed, as the command line would, but without composing it anew."""
+    """Return the default configuration with some values changed, without composing it again."""
     free = OmegaConf.create(OmegaConf.to_container(composed(method)))
     return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyright: ignore[reportReturnType]
 
@@ -333,7 +333,7 @@ def test_a_wrong_value_of_another_method_is_reported(method: str, override: str,
 
 def test_the_default_configuration_is_valid() -> None:
     for method in ("rosa", "lora", "ia3", "ft"):
-        parse(changed("seed=1", method=method))  # or the laws above would hold of anything
+        parse(changed("seed=1", method=method))  # otherwise the tests above could not fail
 
 
 @pytest.mark.parametrize("key", ["pad_to_max", "group_by_length"])
@@ -358,7 +358,7 @@ def test_every_speed_option_is_accepted_and_the_first_is_the_default(key: str, c
     assert getattr(parse(changed("seed=1")), key) == choices[0]
 
 
-# A value that the configuration lets through fails later, in the middle of a run.
+# A wrong value that passes the configuration would fail later, in the middle of a run.
 
 
 @pytest.mark.parametrize("override", [f"seed={2**32}", f"seed={2**70}", "device=auto:1", "device=cpu:gpu"])

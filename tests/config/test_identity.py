@@ -1,4 +1,4 @@
-"""What belongs to a run's identity is what its settings declare."""
+"""Each setting declares whether it is part of a run's identity."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ WEIGHTS = {"data": "files sha256:0", "model": {"sha256": ["0"]}, "device": "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Extended(RunConfig):
-    """The settings of a run, and three more, each declared in this one place."""
+    """The settings of a run and three more, each declared only here."""
 
     smoothing: float = setting("of labels", default=0.0, before=0.0, at_least=0, below=1)
     colour: str = setting("of the terminal", default="red", identity=False)
@@ -31,7 +31,7 @@ def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     config = compose("task=cola")
     known = identity(config, **WEIGHTS)  # pyright: ignore[reportArgumentType]
     same, smoothed = extended(config), extended(config, smoothing=0.1, colour="blue")
-    assert identity(same, **WEIGHTS) == known  # as it was before: no run changes its id  # pyright: ignore[reportArgumentType]
+    assert identity(same, **WEIGHTS) == known  # unchanged, so no run changes its id  # pyright: ignore[reportArgumentType]
     assert identity(smoothed, **WEIGHTS) == {**known, "smoothing": 0.1}  # pyright: ignore[reportArgumentType]
     shown = public_config(smoothed)
     assert (shown["smoothing"], shown["colour"]) == (0.1, "blue")
@@ -86,4 +86,4 @@ def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose
     assert not (known.keys() - {"device", "precision"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {
         "pad_to_max", "group_by_length", "compile",
-    }  # as before they could be set  # fmt: skip
+    }  # at their earlier values  # fmt: skip

@@ -20,9 +20,9 @@ TINY = ("task=grammar", "model=tiny_roberta", "method=lora", "lr=2e-4", "device=
 
 @pytest.fixture
 def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Name:
-    """``name("lr=1")``: what the run of such a command line is called, with a tiny model."""
+    """``name("lr=1")``: the id of a run with these overrides and a tiny model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # whether there is one or not
+    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # works without a compiler
     return lambda *overrides: resolve(compose(*TINY, *overrides), {}).id
 
 
@@ -107,7 +107,7 @@ def test_data_is_identified_by_content_and_not_by_folder(name: Name, tmp_path: P
     assert names["another row"] != names["original"]
     assert names["another order"] != names["original"]
     assert names["another split"] != names["original"]
-    assert name("task=cola") != names["original"]  # the hub's
+    assert name("task=cola") != names["original"]  # from the hub
 
 
 def write_model(folder: Path, config: str, weights: bytes) -> Path:

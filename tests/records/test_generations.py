@@ -12,7 +12,7 @@ from rosa_bench.records.store import load_records, runs_folder, superseded_folde
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
-# Line separators besides "\n", a byte order mark, and all else that a model may write.
+# Line separators besides "\n", a byte order mark, and other text that a model may write.
 texts = st.one_of(
     st.text(max_size=9), st.sampled_from(["", "a\nb", "a\r\n", "\u2028", "\x85", "\ufeff", "Café £20", '"\\'])
 )

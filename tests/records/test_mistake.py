@@ -40,7 +40,7 @@ def test_a_damaged_record_is_named_with_its_file(tmp_path: Path, caplog: pytest.
     assert path.read_bytes() == before
 
 
-# Key -> value, and what the message says. GONE removes the key.
+# Key -> value, and part of the message. GONE removes the key.
 GONE = object()
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"config.seed": GONE}, "config.seed is missing;"),

@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small repository in which the package seems to lie."""
+    """A small repository that appears to contain the package."""
     for name in ("rosa_bench/provenance.py", "conf/config.yaml", "pyproject.toml", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("first")

@@ -34,7 +34,7 @@ def test_a_record_is_plain_json(record: Make, tmp_path: Path) -> None:
     values = json.loads(save_record(record(), tmp_path).read_bytes().decode("utf-8"))
     assert values["status"] == "completed"
     assert values["schema"] == SCHEMA
-    assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # every digit
+    assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # all digits
     assert values["config"]["task"]["title"] == "é — 漢"
 
 
@@ -88,7 +88,7 @@ def test_only_a_completed_record_replaces_a_completed_one(record: Make, tmp_path
 
 
 def test_every_replaced_record_is_kept(record: Make, tmp_path: Path) -> None:
-    # Short runs begin within the same second, which is the precision of `started_at`.
+    # Short runs may start within the same second, which is the precision of `started_at`.
     for number in range(4):
         save_record(record(versions={"number": str(number)}), tmp_path)
     kept = [load_record(path) for path in runs_folder(tmp_path).rglob("*.json")]
@@ -98,13 +98,13 @@ def test_every_replaced_record_is_kept(record: Make, tmp_path: Path) -> None:
 def test_a_damaged_earlier_record_does_not_prevent_saving(record: Make, tmp_path: Path) -> None:
     path = save_record(record(), tmp_path)
     path.write_text("half a reco")
-    save_record(record(), tmp_path)  # at the end of a run, hours after it began
+    save_record(record(), tmp_path)  # as at the end of a run of several hours
     kept = [found.read_text() for found in runs_folder(tmp_path).rglob("*.json")]
     assert "half a reco" in kept
     assert json.dumps(to_values(record()), indent=1, ensure_ascii=False) + "\n" in kept
 
 
-# Folders of older versions, in which all records lie side by side
+# Folders of older versions, which have all records in one folder
 
 
 def flatten(path: Path, results_dir: Path) -> Path:

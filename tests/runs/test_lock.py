@@ -24,7 +24,7 @@ with locked(Path(sys.argv[1]), "the run"):
 
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen]:
-    """A process that holds the lock, until its input ends."""
+    """Start a process that holds the lock until its input ends."""
     piped = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=piped, stdout=piped, text=True) as process:
         assert process.stdout is not None
@@ -38,10 +38,10 @@ def test_a_held_lock_names_its_holder_and_can_be_taken_over_once_the_holder_is_k
         for _ in range(2):
             with pytest.raises(BusyError) as caught, locked(path, "the run"):
                 pytest.fail("two hold it")
-            said = str(caught.value)
-            assert said.startswith(f"the run is being run by process {process.pid} on this machine; ")
-            assert str(path) in said
-            assert "\n" not in said
+            message = str(caught.value)
+            assert message.startswith(f"the run is being run by process {process.pid} on this machine; ")
+            assert str(path) in message
+            assert "\n" not in message
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert path.exists()
@@ -80,20 +80,20 @@ def test_a_lock_of_another_machine_is_not_taken_over(tmp_path: Path) -> None:
     with pytest.raises(BusyError, match=expected), locked(tmp_path / "run", "the run"):
         pytest.fail("taken over")
     assert (tmp_path / "run").read_text() == written
-    (tmp_path / "run").write_text(written.replace("elsewhere", host))  # as it would be, were it this one's
+    (tmp_path / "run").write_text(written.replace("elsewhere", host))  # as if it were a lock of this machine
     with locked(tmp_path / "run", "the run"):
         pass
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "expected"), [
     ("", "another process"), ("12\n", "another process"),
     (f"12\n{socket.gethostname()}\n", "process 12 on this machine"),
     (f"12\n{socket.gethostname()}?pidns-4026532\n7\n", "process 12 on this machine"),  # in a container
     ("12\nfar\n7\n", "process 12 on far"),
 ])  # fmt: skip
-def test_the_holder_is_described_in_words(tmp_path: Path, text: str, told: str) -> None:
+def test_the_holder_is_described_in_words(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "run").write_text(text)
-    assert holder(tmp_path / "run") == told
+    assert holder(tmp_path / "run") == expected
 
 
 def test_a_missing_lock_has_an_unknown_holder(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ TINY = (
     "lr=3e-3", "checkpoint_s=0", "save_model=true",
 )  # fmt: skip
 ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
-STEPS = 14  # an epoch, under protocol=fair
+STEPS = 14  # per epoch under protocol=fair
 KILLS = 5
 
 
@@ -44,7 +44,7 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-# Together they are killed 35 times.
+# 35 kills altogether.
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
@@ -54,7 +54,7 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
     assert len(found["steps"]) >= KILLS
-    assert max(found["steps"]) >= KILLS  # it was training
+    assert max(found["steps"]) >= KILLS  # so some kills came during training
     for killed in found["killed"]:
         assert killed == found["alone"]
     assert found["alone"]["left"] == ["model"]  # and no checkpoints
@@ -70,14 +70,14 @@ def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path
     assert statuses.pop("record saved") == "completed"
     assert set(statuses.values()) == {"unfinished"}
     assert len(statuses) == 20
-    assert killed.pop("left") == ["checkpoints", "model"]  # the command line removes them, when it next meets the run
+    assert killed.pop("left") == ["checkpoints", "model"]  # the command line removes them at its next start
     assert alone.pop("left") == ["model"]
     assert killed == alone
-    # The comparison can fail: without any one part of what was saved, the same run ends elsewhere.
+    # The comparison can fail: if any part of the saved state is missing, the run ends differently.
     for part, without in found["lacking"].items():
         assert without["scores"] != alone["scores"], part
         assert (without["weights"], without["last weights"]) != (alone["weights"], alone["last weights"]) or (
-            part == "losses"  # which are told, and not trained on
+            part == "losses"  # which are only reported
         )
     assert len(found["lacking"]) == 7
 
@@ -87,7 +87,7 @@ def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., ResolvedRun]:
-    """``make_setup("place", "method=lora")``: such a run in that folder. By default, ROSA under protocol=fair."""
+    """``make_setup("place", "method=lora")``: a run in that folder, by default ROSA under protocol=fair."""
 
     def make(place: str, *overrides: str) -> ResolvedRun:
         where = (f"results_dir='{tmp_path / place / 'results'}'", f"output_dir='{tmp_path / place / 'outputs'}'")
@@ -116,7 +116,7 @@ def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], b
 
 @pytest.fixture(scope="module")
 def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
-    """The outcome of such a run when nothing stops it. Made once: several tests compare with it."""
+    """The outcome of the same run without interruption. Made once, for several tests."""
     folder = tmp_path_factory.mktemp("alone")
     where = (f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'")
     resolved = resolve(compose(*TINY, *ROSA, "protocol=fair", "checkpoint_s=1e6", *where), {})
@@ -126,7 +126,7 @@ def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFa
 def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
-    resolved = make_setup("stopped", "checkpoint_s=1e6")  # none is due
+    resolved = make_setup("stopped", "checkpoint_s=1e6")  # no checkpoint is due
     with pytest.raises(PreemptedError, match="SIGTERM after step 20; the same command continues"):
         run(resolved, [at_step(19, terminate)])
     assert saved(resolved) == ["step-000000020-epochs-000001"]
@@ -143,9 +143,7 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
 
 
 def test_time_before_an_interruption_is_counted(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
-    resolved = make_setup(
-        "stopped", "method.resample_every=1", "method.resample_unit=epochs"
-    )  # so that one phase is long
+    resolved = make_setup("stopped", "method.resample_every=1", "method.resample_unit=epochs")  # makes one phase long
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(10, lambda: time.sleep(2)), at_step(12, interrupt)])
     [record] = load_records(resolved.results_dir)
@@ -188,7 +186,7 @@ def test_a_damaged_checkpoint_does_not_change_the_scores(
 def test_asking_for_a_model_after_an_interruption_is_an_error(
     make_setup: Callable[..., ResolvedRun], at_step: Any
 ) -> None:
-    # Selected on dev by epoch, the best weights are kept only where they will be saved.
+    # If dev selects the epoch, the best weights are kept only if they will be saved.
     late = ("protocol=paper",)
     with pytest.raises(KeyboardInterrupt):
         run(make_setup("late", *late, "save_model=false"), [at_step(20, interrupt)])
@@ -314,4 +312,4 @@ def test_a_checkpoint_holds_only_tensors_that_change(make_setup: Callable[..., R
     [path] = resolved.checkpoints.glob("*/*.safetensors")
     names = {name for name in load_file(path) if name.startswith("training.model.")}
     assert any(name.endswith(".residual") for name in names)
-    assert not any("embeddings.word" in name for name in names)  # frozen: they come from the model's own files
+    assert not any("embeddings.word" in name for name in names)  # frozen, and loaded from the model's own files

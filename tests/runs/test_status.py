@@ -17,14 +17,14 @@ Leave = Callable[[ResolvedRun, str], RunRecord]
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
-    """``make_setup("lr=1")``: such a run in an empty folder, not begun."""
+    """``make_setup("lr=1")``: a run with these overrides in an empty folder, not started."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose("task=grammar", "model=tiny_bert", "device=cpu", *overrides), {})
 
 
 @pytest.fixture
 def leave(make_record: Callable[..., RunRecord]) -> Callable[[ResolvedRun, str], RunRecord]:
-    """``leave(resolved, "failed")``: a record left behind, as that run would leave it."""
+    """``leave(resolved, "failed")``: save a record of that run with this status."""
 
     def make(resolved: ResolvedRun, status: str) -> RunRecord:
         record = make_record("task=grammar", id=resolved.id, status=status)
@@ -40,7 +40,7 @@ def leave_checkpoint(resolved: ResolvedRun, name: str = "step-000000003-epochs-0
 
 def test_a_run_without_record_or_checkpoint_is_new(make_setup: MakeSetup, leave: Leave) -> None:
     resolved = make_setup()
-    leave(make_setup("seed=1"), "completed")  # another one
+    leave(make_setup("seed=1"), "completed")  # another run
     assert status_of(resolved) == ("new", None)
 
 
