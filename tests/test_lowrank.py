@@ -211,7 +211,7 @@ def test_the_memory_layout_of_a_weight_does_not_matter() -> None:
 # Solvers
 
 
-WAYS = [by_gram_matrix, by_batched_svd]
+SOLVERS = [by_gram_matrix, by_batched_svd]
 TALL, WIDE, SQUARE = (9, 6), (6, 9), (6, 6)
 
 
@@ -238,16 +238,16 @@ def all_of(weight: Tensor) -> Tensor:
     return torch.arange(min(weight.shape[-2:])).expand(*weight.shape[:-2], -1)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_solver_finds_the_same_triplets_as_torch(
-    way: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
+    solver: Solver, batch: tuple[int, ...], shape: tuple[int, int], dtype: torch.dtype
 ) -> None:
     weight = drawn(*batch, *shape, dtype=dtype)
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
-    found, expected = way(weight, chosen), reference(weight, chosen)
+    found, expected = solver(weight, chosen), reference(weight, chosen)
     torch.testing.assert_close(found.largest, expected.largest, rtol=0, atol=1e-9)
     signs = (found.b * expected.b).sum(-1, keepdim=True)  # the sign of a direction is arbitrary
     torch.testing.assert_close(signs.abs(), torch.ones_like(signs), rtol=0, atol=1e-9)
@@ -255,16 +255,16 @@ def test_every_solver_finds_the_same_triplets_as_torch(
     torch.testing.assert_close(found.a, signs.sign().mT * expected.a, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("solver", SOLVERS)
 @given(weights())
-def test_every_solver_is_exact_at_any_rank_of_the_weight(way: Solver, case: tuple[Tensor, int]) -> None:
+def test_every_solver_is_exact_at_any_rank_of_the_weight(solver: Solver, case: tuple[Tensor, int]) -> None:
     weight, rank = case
     rows, columns = weight.shape[-2:]
-    if way is by_gram_matrix and rows < columns:
+    if solver is by_gram_matrix and rows < columns:
         # Here a null direction is any orthonormal one, because b is made from left singular vectors and W^T u = 0 u.
         assume((torch.linalg.matrix_rank(weight) == rows).all())
     chosen = select_indices(weight.shape[:-2], min(rows, columns), rank, generator=seeded())
-    exact = is_exact(weight, way(weight, chosen))
+    exact = is_exact(weight, solver(weight, chosen))
     assert exact.shape == weight.shape[:-2]
     assert exact.all()
 
@@ -315,25 +315,25 @@ def test_any_basis_of_null_or_equal_directions_is_exact(shape: tuple[int, int], 
     exact = reference(weight, all_of(weight))
     turned = torch.cat([exact.b[:3], rotated(exact.b[3:], 0.7)])
     assert is_exact(weight, exact._replace(b=turned))
-    # Mixed with a direction of another value they are singular no more, but where all values are one.
+    # Mixed with a direction of another singular value they are not singular, unless both values are equal.
     mixed = torch.cat([exact.b[:2], rotated(exact.b[2:], 0.7)])
     assert is_exact(weight, exact._replace(b=mixed)).item() == (values[2] == values[3])
 
 
 def spoiling(numbers: list[int], how: Callable[[Tensor], Tensor]) -> Solver:
-    """A way that is right but for these weights of a stack, whose directions it spoils."""
+    """Return a solver that is exact except for these weights of a stack, whose directions it spoils."""
 
-    def way(weight: Tensor, chosen: Tensor) -> Triplets:
+    def solver(weight: Tensor, chosen: Tensor) -> Triplets:
         _, b, largest = reference(weight, chosen)
         stack = b.reshape(-1, *b.shape[-2:])
         stack[numbers] = how(stack[numbers])
         return Triplets(weight.double() @ b.mT, b, largest)
 
-    return way
+    return solver
 
 
-class Noting:
-    """A right way that notes the weights it is given."""
+class RecordingSolver:
+    """An exact solver that keeps the weights it is given."""
 
     def __init__(self) -> None:
         self.given: list[Tensor] = []
@@ -343,14 +343,14 @@ class Noting:
         return reference(weight, chosen)
 
 
-SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
+SPOILERS: dict[str, Callable[[Tensor], Tensor]] = {
     "turned": lambda rows: rotated(rows, 0.3),
     "not_orthonormal": lambda rows: 2 * rows,
     "not_numbers": lambda rows: rows * math.nan,
 }
 
 
-@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("how", SPOILERS)
 @pytest.mark.parametrize(("batch", "wrong"), [((), [0]), ((1,), [0]), ((4,), [2]), ((4,), [0, 3]), ((2, 2), [1, 2])],
                          ids=str)  # fmt: skip
 @pytest.mark.parametrize("shape", [TALL, WIDE], ids=["tall", "wide"])
@@ -359,8 +359,8 @@ def test_only_inexact_weights_go_to_the_next_solver(
 ) -> None:
     weight = drawn(*batch, *shape)
     chosen = select_indices(batch, min(shape), 3, generator=seeded(4))
-    following = Noting()
-    found = singular_triplets(weight, chosen, [spoiling(wrong, SPOILT[how]), following])
+    following = RecordingSolver()
+    found = singular_triplets(weight, chosen, [spoiling(wrong, SPOILERS[how]), following])
     [given_weights] = following.given
     assert torch.equal(given_weights, weight.reshape(-1, *shape)[wrong])
     for part, expected in zip(found, reference(weight, chosen), strict=True):
@@ -370,7 +370,7 @@ def test_only_inexact_weights_go_to_the_next_solver(
 @pytest.mark.parametrize("batch", [(), (3,)], ids=str)
 def test_the_next_solver_is_not_called_if_the_first_is_exact(batch: tuple[int, ...]) -> None:
     weight = drawn(*batch, *TALL)
-    first, following = Noting(), Noting()
+    first, following = RecordingSolver(), RecordingSolver()
     found = singular_triplets(weight, all_of(weight), [first, following])
     assert len(first.given) == 1 and not following.given
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
@@ -378,11 +378,10 @@ def test_the_next_solver_is_not_called_if_the_first_is_exact(batch: tuple[int, .
 
 def test_solvers_are_tried_in_turn_and_the_last_is_trusted() -> None:
     weight = drawn(3, *TALL)
-    bad = spoiling(
-        [0], SPOILT["turned"]
-    )  # of what it is given: of the second way that is the first one's second weight
-    last = Noting()
-    singular_triplets(weight, all_of(weight), [spoiling([1, 2], SPOILT["turned"]), bad, last])
+    # As the second solver it receives weights 1 and 2, and spoils the first of them.
+    bad = spoiling([0], SPOILERS["turned"])
+    last = RecordingSolver()
+    singular_triplets(weight, all_of(weight), [spoiling([1, 2], SPOILERS["turned"]), bad, last])
     [given_weights] = last.given
     assert torch.equal(given_weights, weight[1:2])
     alone = singular_triplets(weight, all_of(weight), [bad])
@@ -390,18 +389,18 @@ def test_solvers_are_tried_in_turn_and_the_last_is_trusted() -> None:
 
 
 def test_a_failing_solver_passes_all_weights_on_and_the_last_one_raises() -> None:
-    def gives_up(weight: Tensor, chosen: Tensor) -> Triplets:
+    def failing(weight: Tensor, chosen: Tensor) -> Triplets:
         torch.linalg.cholesky(-torch.eye(2))
         raise AssertionError
 
     weight = drawn(3, *TALL)
-    following = Noting()
-    found = singular_triplets(weight, all_of(weight), [gives_up, following])
+    following = RecordingSolver()
+    found = singular_triplets(weight, all_of(weight), [failing, following])
     [given_weights] = following.given
     assert torch.equal(given_weights, weight)
     torch.testing.assert_close(found, reference(weight, all_of(weight)))
     with pytest.raises(RuntimeError, match="cholesky"):
-        singular_triplets(weight, all_of(weight), [gives_up])
+        singular_triplets(weight, all_of(weight), [failing])
 
 
 # Drawing

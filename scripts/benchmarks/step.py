@@ -53,10 +53,10 @@ def main(folder: Path, most_compiled: str | None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     choices = ("none", "default", "max")
-    wanted = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
+    levels = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
     figures: dict[str, Figures] = {} if on_gpu else {"layer": layer()}
     for rows, length in ((32, 512), (32, 16)) if on_gpu else ((32, 16),):
-        figures[f"step {rows} x {length}"] = steps(rows, length, wanted, device)
+        figures[f"step {rows} x {length}"] = steps(rows, length, levels, device)
     write_report("step", figures, folder=folder, what=__doc__, device=device)
 
 
@@ -77,7 +77,7 @@ def layer() -> Figures:
     return {**times, "ratio": times["ours_s"] / times["two_branches_s"]}
 
 
-def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device) -> Figures:
+def steps(rows: int, length: int, levels: tuple[str, ...], device: torch.device) -> Figures:
     """Return time and peak memory of a step by variant, and ratios to eager full fine-tuning and PEFT's LoRA."""
     on_gpu = device.type == "cuda"
     plain = {
@@ -90,7 +90,7 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
     made = {f"{name}, eager": (make, "none", "never") for name, make in plain.items()}
     if on_gpu:
         made |= {f"{name}, graph": (plain[name], "none", "always") for name in ("ft", "peft_lora", "lora", "rosa")}
-    for choice in wanted[1:]:
+    for choice in levels[1:]:
         made |= {
             f"{name}, {choice}" + (" + graph" if on_gpu else ""): (plain[name], choice, "always")
             for name in (("ft", "peft_lora", "rosa") if length > 100 else ("rosa",))  # compiling takes half a minute

@@ -54,7 +54,7 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
-@pytest.mark.parametrize(("line", "said"), [
+@pytest.mark.parametrize(("line", "reason"), [
     ("Blue Spice.", "not JSON"),
     ("", "not JSON"),
     (json.dumps(GOOD)[:-1], "not JSON"),
@@ -68,17 +68,17 @@ def without(key: str) -> dict[str, Any]:
     (json.dumps({**GOOD, "references": []}), "there are no references"),
     (json.dumps({**GOOD, "references": ["Blue Spice.", " \n"]}), "a reference is blank"),
 ])  # fmt: skip
-def test_a_bad_line_is_reported_with_its_file_and_number(tmp_path: Path, line: str, said: str) -> None:
+def test_a_bad_line_is_reported_with_its_file_and_number(tmp_path: Path, line: str, reason: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{json.dumps(GOOD)}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=re.escape(f"{file}, line 2: ") + f".*{re.escape(said)}"):
+    with pytest.raises(UserError, match=re.escape(f"{file}, line 2: ") + f".*{re.escape(reason)}"):
         read(file)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not UTF-8 text")])
-def test_an_empty_or_undecodable_file_is_reported(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not UTF-8 text")])
+def test_an_empty_or_undecodable_file_is_reported(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=rf"rows\.jsonl {said}"):
+    with pytest.raises(UserError, match=rf"rows\.jsonl {reason}"):
         read(tmp_path / "rows.jsonl")
 
 

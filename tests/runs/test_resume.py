@@ -160,12 +160,12 @@ def test_time_before_an_interruption_is_counted(make_setup: Callable[..., Resolv
 def test_resume_never_starts_again_and_removes_old_checkpoints(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
-    resolved = make_setup("anew")
+    resolved = make_setup("again")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(25, interrupt)])
     assert saved(resolved) == ["step-000000025-epochs-000001"]
     made = at_step(-1, interrupt)
-    assert outcome(resolved, run(make_setup("anew", "resume=never", "checkpoint_s=1e6"), [made])) == alone
+    assert outcome(resolved, run(make_setup("again", "resume=never", "checkpoint_s=1e6"), [made])) == alone
     assert made.steps == list(range(3 * STEPS))
     assert not resolved.checkpoints.exists()
 
@@ -297,7 +297,7 @@ def test_sigterm_exits_with_143_and_the_same_command_completes_the_run(
 def test_the_step_from_which_a_run_continues_is_logged(
     make_setup: Callable[..., ResolvedRun], at_step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resolved = make_setup("told", "save_model=false")
+    resolved = make_setup("logged", "save_model=false")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(4, interrupt)])
     with caplog.at_level(logging.INFO, logger="rosa_bench"):

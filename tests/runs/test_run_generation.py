@@ -125,9 +125,9 @@ def test_texts_of_an_earlier_run_are_kept_as_superseded(make_setup: MakeSetup, m
     resolved = make_setup()
     first = run(resolved)
     before = generations.path(resolved.record_path).read_bytes()
-    monkeypatch.setattr(generation, "generate", lambda *arguments, **_: ["said anew"] * len(arguments[2]))
+    monkeypatch.setattr(generation, "generate", lambda *arguments, **_: ["another text"] * len(arguments[2]))
     again = run(make_setup("resume=never"))
-    assert {row.output for row in written(resolved, again)} == {"said anew"}
+    assert {row.output for row in written(resolved, again)} == {"another text"}
     assert [record.id for record in load_records(resolved.results_dir)] == [first.id]
     aside = runs_folder(resolved.results_dir) / "superseded"
     assert sorted(path.name for path in aside.iterdir()) == [

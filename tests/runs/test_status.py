@@ -78,26 +78,26 @@ def test_leftover_checkpoints_do_not_change_a_final_status(
 
 def test_a_completed_run_without_its_requested_model_is_new(make_setup: MakeSetup, leave: Leave) -> None:
     record = leave(make_setup(), "completed")
-    wanted = make_setup("save_model=true")
-    assert wanted.id == record.id
-    assert status_of(wanted) == ("new", record)
+    resolved = make_setup("save_model=true")
+    assert resolved.id == record.id
+    assert status_of(resolved) == ("new", record)
     assert status_of(make_setup()) == ("completed", record)
-    wanted.saved_model.mkdir(parents=True)
-    assert status_of(wanted) == ("completed", record)
+    resolved.saved_model.mkdir(parents=True)
+    assert status_of(resolved) == ("completed", record)
 
 
 def test_a_completed_run_without_its_requested_spectrum_is_new(make_setup: MakeSetup, leave: Leave) -> None:
     record = leave(make_setup(), "completed")
-    wanted = make_setup("record_spectrum=true")
-    assert wanted.id == record.id
-    assert status_of(wanted) == ("new", record)
+    resolved = make_setup("record_spectrum=true")
+    assert resolved.id == record.id
+    assert status_of(resolved) == ("new", record)
     assert status_of(make_setup()) == ("completed", record)
     has_it = replace(
         record,
         spectrum=Spectrum(ranks=[1], weights={"a": WeightSpectrum(rank=0, norm=0, norm_before=1, sum=0, sums=[0])}),
     )
-    save_record(has_it, wanted.results_dir)
-    assert status_of(wanted) == status_of(make_setup()) == ("completed", has_it)
+    save_record(has_it, resolved.results_dir)
+    assert status_of(resolved) == status_of(make_setup()) == ("completed", has_it)
 
 
 def test_a_damaged_record_is_reported(make_setup: MakeSetup, leave: Leave) -> None:
