@@ -1,4 +1,4 @@
-"""What benchmarks and studies share: preparing and training a run, timing, and writing a report."""
+"""Code that benchmarks and studies share: preparing and training a run, timing, and writing a report."""
 
 import json
 import re
@@ -37,7 +37,7 @@ SMALL = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, 
 
 
 def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
-    """Return a run that is about to train: its model on its device, its method attached."""
+    """Return a run that is ready to train: its model is on its device and its method attached."""
     resolved = api.resolve(api.compose(overrides))
     problem = resolved.config.task.prepare(resolved.context)
     problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
@@ -46,7 +46,7 @@ def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
 
 
 class EnoughError(Exception):
-    """The wanted number of steps is done."""
+    """Raised once the requested number of steps is done."""
 
 
 def train_watched(

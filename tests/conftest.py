@@ -1,4 +1,4 @@
-"""Shared by every test: checked tensor shapes, no network, one thread, tiny models and made-up records."""
+"""Setup for all tests: checked tensor shapes, no network, one thread, tiny models and made-up records."""
 
 import os
 import tempfile
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from rosa_bench.training.state import Training
 
-# Hugging Face libraries read these once, when they are imported. Nothing imported above imports one.
+# Hugging Face libraries read these once, at import. None of the imports above imports them.
 _FOLDER = tempfile.TemporaryDirectory(prefix="rosa-bench-tests-")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
 os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
-# Set before these modules are imported: every call then checks the shapes of its tensors.
+# Must be set before these modules are imported. Every call then checks the shapes of its tensors.
 install_import_hook(
     ["rosa_bench.lowrank", "rosa_bench.layers", "rosa_bench.tasks.regression.theory", "rosa_bench.training.spectrum"],
     "beartype.beartype",
@@ -37,7 +37,7 @@ install_import_hook(
 
 torch.set_num_threads(1)  # several workers share the cores
 
-# The same examples every time, and none stored on disk, so a failure is the same for everyone.
+# The same examples every time, and none stored on disk, so that everyone sees the same failures.
 settings.register_profile("rosa_bench", derandomize=True, database=None, deadline=None)
 settings.load_profile("rosa_bench")
 
@@ -65,7 +65,7 @@ def _composer() -> Composer:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    """Compose as Hydra does, and quickly: test_compose.py compares the two."""
+    """Compose as Hydra does, but faster. test_compose.py compares the two."""
     with composing():
         return parse(_composer().compose(overrides))
 
@@ -77,7 +77,7 @@ def compose() -> Callable[..., RunConfig]:
 
 
 class AtStep(Observer):
-    """Acts when a run is about to make the step with this number, counted from 0. ``steps`` lists those begun."""
+    """Acts before the step with this number, counted from 0. ``steps`` lists the steps begun."""
 
     def __init__(self, step: int, action: Callable[[], None]):
         self.step, self.action = step, action
@@ -117,7 +117,7 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 @pytest.fixture
 def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
-    """``make_record("task=cola", dev=0.5, ...)``: a completed record for these overrides, as a run writes it.
+    """``make_record("task=cola", dev=0.5, ...)``: a completed record like one that a run writes.
 
     dev            score of the selected epoch on validation
     held_out       score on held-out rows, if those select the epoch
@@ -177,7 +177,7 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
 
 @pytest.fixture
 def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
-    """``loud(model)``: the model with weights so large that its output depends clearly on its input."""
+    """``loud(model)``: the model with weights so large that its output clearly depends on its input."""
 
     def make(model: "PreTrainedModel") -> "PreTrainedModel":
         generator = torch.Generator().manual_seed(3)

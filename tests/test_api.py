@@ -42,7 +42,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
     assert done.stdout == "['rosa_bench']\nTrue True\nset()\n"
 
 
-def test_every_public_name_can_be_loaded_and_no_other() -> None:
+def test_only_public_names_can_be_loaded() -> None:
     assert all(hasattr(rosa_bench, name) for name in rosa_bench.__all__)
     with pytest.raises(AttributeError, match="unheard_of"):
         _ = rosa_bench.unheard_of  # pyright: ignore[reportAttributeAccessIssue]
@@ -56,29 +56,29 @@ def test_every_public_name_can_be_loaded_and_no_other() -> None:
     (["rank=eight"], "eight"),
     ("task=cola", "one string"),
 ])  # fmt: skip
-def test_a_mistake_is_a_user_error_of_one_line(overrides: list[str], words: str) -> None:
+def test_a_mistake_raises_a_one_line_user_error(overrides: list[str], words: str) -> None:
     with pytest.raises(UserError) as caught:
         rosa_bench.compose(overrides)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_composed_settings_are_those_of_the_command_line(compose: Callable[..., RunConfig]) -> None:
+def test_compose_gives_the_same_settings_as_the_command_line(compose: Callable[..., RunConfig]) -> None:
     assert rosa_bench.compose([*TINY, "method=lora", "rank=2"]) == compose(*TINY, "method=lora", "rank=2")
 
 
-def test_changed_settings_are_run_with_their_deviations() -> None:
+def test_a_run_of_changed_settings_records_deviations() -> None:
     config = replace(rosa_bench.compose([*TINY, "method=ft"]), epochs=2)
     record = rosa_bench.run(config)
     assert record.deviations["epochs"][0] == 2
-    assert rosa_bench.run([*TINY, "method=ft", "epochs=2"]).started_at == record.started_at  # the same run
+    assert rosa_bench.run([*TINY, "method=ft", "epochs=2"]).started_at == record.started_at  # not run again
 
 
 @pytest.mark.parametrize("overrides", [
     [], ["method=lora", "rank=4", "method.alpha=8"], ["protocol=fair", "epochs=3", "seed=3", "lr=1e-3"],
     ["method.resample_every=1", "optimizer.betas=[0.9,0.999]", "limit_train=64"],
 ])  # fmt: skip
-def test_deviations_of_settings_are_those_of_their_overrides(overrides: list[str]) -> None:
+def test_deviations_of_settings_equal_those_of_their_overrides(overrides: list[str]) -> None:
     config, expected = api._composed(overrides)
     with api.composing():
         found = deviations_of(config)
@@ -89,7 +89,7 @@ def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def test_a_completed_run_is_run_again_on_demand_only() -> None:
+def test_a_completed_run_is_repeated_only_on_demand() -> None:
     first = rosa_bench.run([*TINY, "method=ft"])
     again = rosa_bench.run([*TINY, "method=ft", "resume=never"])
     assert again.id == first.id

@@ -38,7 +38,7 @@ def missing(text: str) -> list[str]:
     return found
 
 
-def test_everything_that_it_names_exists() -> None:
+def test_everything_mentioned_exists() -> None:
     text = GUIDE.read_text(encoding="utf-8")
     assert missing(text) == []
     assert len(MENTION.findall(text)) > 60
@@ -51,13 +51,13 @@ def test_a_wrong_mention_is_found() -> None:
     assert missing(wrong) == re.findall(r"`([^`]+)`", wrong)
 
 
-def test_its_map_has_every_folder_of_the_package() -> None:
+def test_the_map_lists_every_folder_of_the_package() -> None:
     rows = re.findall(r"^\| `rosa_bench/(\w+)(?:/|\.py)` \|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     rooms = [path.stem for path in (ROOT / "rosa_bench").iterdir() if not path.stem.startswith("_")]
     assert sorted(rows) == sorted(rooms)
 
 
-def test_every_make_target_that_it_names_exists() -> None:
+def test_every_mentioned_make_target_exists() -> None:
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", GUIDE.read_text(encoding="utf-8"), re.MULTILINE))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert named <= targets

@@ -41,7 +41,7 @@ def test_the_configuration_is_found() -> None:
         assert list((conf_folder() / group).glob("*.yaml")), group
 
 
-def test_a_wheel_carries_every_folder_where_the_package_looks_for_it() -> None:
+def test_a_wheel_includes_folders_where_the_package_looks_for_them() -> None:
     carried = project()["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     for source in carried:
         assert (ROOT / source).is_dir()
@@ -91,7 +91,7 @@ OPTIONAL = {
 }  # fmt: skip
 
 
-def test_whatever_the_package_imports_is_declared() -> None:
+def test_every_import_is_a_declared_dependency() -> None:
     extras = {"": project()["project"]["dependencies"], **project()["project"]["optional-dependencies"]}
     declared = {extra: {re.split(r"[<>=\[]", entry)[0] for entry in entries} for extra, entries in extras.items()}
     for path in (conf_folder() / "logger").glob("*.yaml"):

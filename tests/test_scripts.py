@@ -1,4 +1,4 @@
-"""Benchmarks and studies run at tiny sizes; what can be known of their figures is checked."""
+"""Benchmarks and studies run at tiny sizes, and figures with known values are checked."""
 
 import json
 import math
@@ -18,13 +18,13 @@ from rosa_bench.runs.run import recipe
 CPU = torch.device("cpu")
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 DECAY = ("task=grammar", "model=tiny_roberta", "method=rosa", "epochs=4", "lr=0.1", "optimizer.warmup_steps=10")
-# What 100 steps leave of a factor: a rise over ten of them to lr=0.1, a fall to 0, and a weight decay of 0.1.
+# Fraction of a factor left after 100 steps: warm-up over 10 steps to lr=0.1, decay to 0, weight decay 0.1.
 LEFT = math.prod(1 - 0.1 * 0.1 * (step / 10 if step < 10 else (100 - step) / 90) for step in range(100))
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Make scripts importable, as they are when one of them is run from the root of a clone."""
+    """Make scripts importable, as when one is run from the root of a clone."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     yield import_module("scripts.reporting")
 
@@ -37,12 +37,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         ("NVIDIA GeForce RTX 4090", "geforce-rtx-4090"),
     ],
 )
-def test_a_gpu_has_a_short_name_for_files(script: ModuleType, name: str, expected: str) -> None:
+def test_device_names_are_shortened_for_file_names(script: ModuleType, name: str, expected: str) -> None:
     assert script.short_name(torch.device("cuda"), name) == expected
     assert script.short_name(CPU, "Some Processor") == "cpu"
 
 
-def test_resampling_is_timed_for_all_weights(script: ModuleType) -> None:
+def test_resample_benchmark_reports_times_and_their_ratio(script: ModuleType) -> None:
     resample = import_module("scripts.benchmarks.resample")
     figures = resample.cost(6, 16, CPU, repeats=1, timed=2)
     assert set(figures) == {"ours_s", "svd_loop_s", "speedup"}
@@ -50,7 +50,7 @@ def test_resampling_is_timed_for_all_weights(script: ModuleType) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
-def test_steps_of_all_kinds_are_timed(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_benchmark_times_every_variant(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     step = import_module("scripts.benchmarks.step")
     tiny = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     monkeypatch.setattr(step, "SMALL", tiny)
@@ -73,7 +73,7 @@ class Linear(torch.nn.Module):
 
 
 def test_a_frozen_linear_head_has_the_closed_form_bounds(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
-    """Closed form for a linear head: the length of the centred slope, at the far point of the ellipsoid."""
+    """For a linear head, the bound is the length of the centred slope, reached at the far end of the ellipsoid."""
     frozen_head = import_module("scripts.studies.frozen_head")
     model = tiny_model("tiny_roberta", num_outputs=1)
     model.classifier = Linear(model.config.hidden_size)
@@ -88,7 +88,9 @@ def test_a_frozen_linear_head_has_the_closed_form_bounds(script: ModuleType, tin
     assert found == pytest.approx({"least": middle - length, "greatest": middle + length}, rel=1e-3)
 
 
-def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_collapse_study_watches_a_run_from_its_start(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     collapse = import_module("scripts.studies.collapse")
     monkeypatch.setattr(collapse, "EVERY", 2)
     monkeypatch.setattr(collapse, "STEPS", 4)
@@ -100,7 +102,7 @@ def test_a_run_is_watched_from_its_start(script: ModuleType, monkeypatch: pytest
     seen = json.loads(path.read_text(encoding="utf-8"))["figures"]
     assert list(seen) == ["step 0", "step 2", "step 4"]
     start, end = seen["step 0"], seen["step 4"]
-    assert start["update"] < 1e-6 < end["update"]  # taking a part out of the weights moves none of them
+    assert start["update"] < 1e-6 < end["update"]  # factorising does not change the weights
     assert start["residual"] ** 2 + start["product"] ** 2 == pytest.approx(1, abs=0.01)  # its directions are orthogonal
     assert all(-1 <= figures["likeness"] <= 1 for figures in seen.values())
 
@@ -142,14 +144,14 @@ def test_decay_at_full_rank_does_not_depend_on_resampling(
 
 def test_needed_operations_grow_with_the_trained_parameters(script: ModuleType) -> None:
     step = import_module("scripts.benchmarks.step")
-    forward = 2 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 32 * 16  # of the weights alone
+    forward = 2 * 12 * (4 * 768**2 + 2 * 768 * 3072) * 32 * 16  # for the weights only
     rosa, full = (step.needed_operations(method, 32, 16) for method in ("rosa", "ft"))
-    assert 2 * forward < rosa < 2.1 * forward  # inputs' gradients, but none of weights
+    assert 2 * forward < rosa < 2.1 * forward  # gradients of inputs, but not of weights
     assert 3 * forward < full < 3.1 * forward
 
 
-def test_energy_is_the_mean_square_of_the_inputs_along_the_triplets(script: ModuleType) -> None:
-    """A weight whose singular vectors are the axes, the last one's value being smallest."""
+def test_energy_is_the_mean_square_along_the_triplets(script: ModuleType) -> None:
+    """The singular vectors of a diagonal weight are the axes. The last one has the smallest value."""
     module = import_module("scripts.studies.input_energy")
     x = torch.tensor([[1.0, 0.0, 3.0], [-1.0, 2.0, 3.0]], dtype=torch.float64)
     inputs = module.Inputs(x.mean(0), x.mT @ x / len(x))
@@ -162,7 +164,7 @@ def test_energy_is_the_mean_square_of_the_inputs_along_the_triplets(script: Modu
     }
 
 
-def test_padding_does_not_count_as_input_of_a_layer(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
+def test_input_statistics_ignore_padding(script: ModuleType, tiny_model: Callable[..., Any]) -> None:
     module, model = import_module("scripts.studies.input_energy"), tiny_model("tiny_roberta")
     layers = {name: layer for name, layer in model.named_modules() if name.endswith("attention.self.query")}
     tokens = torch.arange(5, 35).view(6, 5)

@@ -1,4 +1,4 @@
-"""From a configuration's values to a checked dataclass, by way of omegaconf's types."""
+"""Turn configuration values into checked dataclasses, using omegaconf's types."""
 
 import importlib
 import json
@@ -11,16 +11,16 @@ from omegaconf.errors import OmegaConfBaseException
 from rosa_bench.system.errors import UserError
 
 T = TypeVar("T")
-# What was made of plain values before: the jobs of a large sweep share most of their settings, which nobody changes.
+# Dataclasses made earlier from the same plain values: jobs of a large sweep share most settings, and none change.
 _made: dict[Any, Any] = {}
 
 
 def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = "") -> T:
-    """An instance of the dataclass ``kind``, filled with ``values``; ``at`` is their key in the whole configuration.
+    """Return an instance of the dataclass ``kind``, filled with ``values``.
 
-    Raises `UserError`, which names the key, for one that is unknown or missing or whose value is of another type; and
-    what ``kind`` itself raises for a value out of range. Dataclasses inside ``kind`` must not be frozen themselves:
-    omegaconf could not fill them.
+    ``at`` is the key of these values in the whole configuration. Raises `UserError`, which names the key, if a key is
+    unknown or missing, or if a value has the wrong type. ``kind`` itself may raise for a value out of range.
+    Dataclasses inside ``kind`` must not be frozen, because omegaconf cannot fill those.
     """
     try:
         known = (kind, at, json.dumps(values))
@@ -29,7 +29,7 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
     if known in _made:
         return _made[known]
     try:
-        schema = OmegaConf.structured(kind, flags={"readonly": False})  # a frozen dataclass would refuse to be filled
+        schema = OmegaConf.structured(kind, flags={"readonly": False})  # or omegaconf could not fill a frozen dataclass
         made: Any = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (at, error.full_key)))
@@ -41,9 +41,9 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
 
 
 def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, default: type[T] | None = None) -> T:
-    """The kind of ``base`` that ``settings`` describe: their ``_target_`` names its class, where it is not ``default``.
+    """Return an instance of the subclass of ``base`` named by ``_target_`` in ``settings``, or else of ``default``.
 
-    Raises `UserError` for a class that is none, and as `typed` does for a wrong key, type or value.
+    Raises `UserError` if ``_target_`` does not name such a class, and as `typed` does for a wrong key, type or value.
     """
     target = settings.get("_target_")
     kind = default if target is None else imported(str(target), at)
@@ -53,7 +53,7 @@ def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, d
 
 
 def imported(target: str, at: str) -> Any:
-    """Import what a ``_target_`` names. Raises `UserError`, naming the key ``at``, where there is no such thing."""
+    """Import the object that a ``_target_`` names. Raises `UserError`, with the key ``at``, if there is none."""
     module, _, name = target.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)

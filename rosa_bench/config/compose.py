@@ -1,4 +1,4 @@
-"""From the arguments of a sweep to the configuration of each of its jobs, as Hydra composes them, for many at once."""
+"""Compose the configurations of all jobs of a sweep, with the same results as Hydra but faster."""
 
 import copy
 import functools
@@ -23,9 +23,9 @@ Overrides = tuple[str, ...]
 
 
 def register() -> None:
-    """Make our defaults and resolvers known to Hydra. Done when this module is imported, in every process.
+    """Register our defaults and resolvers with Hydra. Every process does so when it imports this module.
 
-    The defaults of single settings are those of their declarations; ``conf/config.yaml`` builds on them.
+    Single settings take their defaults from their declarations, and ``conf/config.yaml`` builds on them.
     """
     declared = [*settings_of(Plain), *settings_of(Shorthand)]
     node = {field.name: default_of(field) for field, _ in declared}
@@ -34,7 +34,7 @@ def register() -> None:
 
 
 def default_of(declared: Field) -> Any:
-    """Return the default of a dataclass field as a configuration has it; ``???`` if the field must be given."""
+    """Return a dataclass field's default as written in a configuration; ``???`` if there is none."""
     if declared.default_factory is not MISSING:
         return declared.default_factory()
     return "???" if declared.default is MISSING else declared.default
@@ -43,8 +43,8 @@ def default_of(declared: Field) -> Any:
 def default_for(key: str, *, _root_: DictConfig) -> Any:
     """Return the default of a setting of a group, such as ``method.lr``, from ``default_lr`` in the group's yaml.
 
-    It is looked up in the configuration's own ``default``, then by protocol, by recipe, and under ``otherwise``.
-    Raises `UserError` if it is in none of them.
+    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. Raises `UserError`
+    if none of them has it.
     """
     if (given := OmegaConf.select(_root_, f"default.{key}")) is not None:
         return given
@@ -61,13 +61,13 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
 
 @contextmanager
 def composing() -> Iterator["Composer"]:
-    """Inside the block configurations can be composed."""
+    """Initialise Hydra inside the block, and yield a composer."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         yield Composer()
 
 
 class Composer:
-    """Composes jobs. What several share in configuration groups is composed once; single values are then put in."""
+    """Composes jobs. Each choice of groups is composed once, and single values are then filled in."""
 
     def __init__(self) -> None:
         self.parser = OverridesParser.create()
@@ -75,7 +75,7 @@ class Composer:
         self._bases: dict[Overrides, DictConfig] = {}
 
     def expand(self, arguments: Sequence[str]) -> list[Overrides]:
-        """The overrides of each job of a sweep, in Hydra's order; a preset's own come first."""
+        """Return the overrides of each job of a sweep, in Hydra's order; those of a preset come first."""
         parsed = self.parser.parse_overrides(list(arguments))
         fixed = [argument for argument, one in zip(arguments, parsed, strict=True) if not one.is_sweep_override()]
         composed = hydra.compose("config", overrides=fixed, return_hydra_config=True)
@@ -84,7 +84,7 @@ class Composer:
         return [tuple(override for override in job if not override.startswith("hydra")) for job in jobs]
 
     def compose(self, overrides: Overrides) -> DictConfig:
-        """The configuration of one job. Raises what Hydra and omegaconf raise for one that cannot be composed."""
+        """Return the configuration of one job. Raises the errors of Hydra and omegaconf if it cannot be composed."""
         groups = tuple(override for override in overrides if not self._is_value(override))
         values = [override for override in overrides if self._is_value(override)]
         if groups not in self._bases:
@@ -99,7 +99,7 @@ class Composer:
         return raw
 
     def _is_value(self, override: str) -> bool:
-        """Whether an override sets one value that is there already, and chooses nothing."""
+        """Return whether an override sets one existing value, rather than choosing from a group."""
         key, _, _ = override.partition("=")
         return key[:1] not in ("+", "~") and "/" not in key and "@" not in key and not (conf_folder() / key).is_dir()
 

@@ -1,4 +1,4 @@
-"""Where the settings of a run differ from its protocol's."""
+"""Differences between the settings of a run and those of its protocol."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -17,8 +17,8 @@ GROUPS = ("task", "model", "method", "protocol")
 def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[Any]]:
     """Return the settings in which a run differs from its protocol: key -> [value, the protocol's value].
 
-    The protocol's values are what the same task, model, method and protocol compose to when nothing else is given.
-    ``choices`` are the names chosen in the configuration groups. Hydra must be initialised.
+    The protocol's values are those that the same task, model, method and protocol have with no other overrides.
+    ``choices`` maps each configuration group to the chosen name. Hydra must be initialised.
     """
     expected = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
     for key in free_settings():
@@ -27,7 +27,7 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
 
 
 def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
-    """Return the deviations of checked settings, whatever they were made from. Hydra must be initialised."""
+    """Return the deviations of checked settings, however they were made. Hydra must be initialised."""
     expected = hydra.compose("config", overrides=[f"{group}={getattr(config, group).name}" for group in GROUPS])
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
         expected[key] = getattr(config, key)
@@ -36,7 +36,7 @@ def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
 
 def _differing(settings: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[Any]]:
     left, right = _flat(expected), _flat(settings)
-    known = {field.name for field in fields(RunConfig)}  # the rest only feeds these
+    known = {field.name for field in fields(RunConfig)}  # other keys only provide values for these
     return {
         key: [value, left.get(key)]
         for key, value in right.items()

@@ -1,6 +1,6 @@
-"""The settings of one run, typed and checked. Past this point no one reads a raw configuration.
+"""The folder with the configuration files.
 
-Imports neither torch nor transformers, so that a wrong setting is told at once.
+Imports neither torch nor transformers, so that a wrong setting is reported at once.
 """
 
 from pathlib import Path
@@ -9,5 +9,5 @@ from rosa_bench.system.files import shipped
 
 
 def conf_folder() -> Path:
-    """Where the configuration files are: inside an installed package, else at the top of the source tree."""
+    """Return the folder: inside the installed package, or at the top of the source tree."""
     return shipped("conf", "conf")

@@ -1,4 +1,4 @@
-"""The configuration groups whose yaml chooses a class: the contract of each, and the classes there are."""
+"""Configuration groups whose yaml files choose a class: the base class of each, and the classes available."""
 
 import re
 from functools import cache
@@ -15,7 +15,7 @@ from rosa_bench.trackers.base import Logger
 
 
 class Group(NamedTuple):
-    """``base``, the contract; and ``default``, the class of a yaml without ``_target_``."""
+    """``base`` is the class that all must inherit; ``default`` is the class of a yaml without ``_target_``."""
 
     base: type
     default: type | None = None
@@ -32,7 +32,7 @@ GROUPS = {
 
 @cache
 def kinds(group: str) -> tuple[type, ...]:
-    """Return the classes that the yamls of a group choose from."""
+    """Return the classes that the yaml files of a group use."""
     texts = [path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob("*.yaml"))]
     targets = sorted({target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)})
     default = GROUPS[group].default

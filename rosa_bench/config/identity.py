@@ -1,4 +1,4 @@
-"""What a run is: the settings that can change its scores, and the id made from them."""
+"""The identity of a run: the settings that can change its scores, and the id made from them."""
 
 import dataclasses
 import hashlib
@@ -11,11 +11,11 @@ from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import Protocol, RunConfig
 from rosa_bench.system.setting import ABSENT, Setting, settings_of
 
-# Settings that are gone. Identities of runs made before hold them still, so they are put back.
+# Settings that no longer exist. Identities of older runs contain them, so they are put back.
 REMOVED_SINCE: dict[str, Mapping[str, Any]] = {
-    "protocol.lora_init": {"paper": "normal", "fair": "kaiming"},  # by protocol; now LoRA's own yaml says it
+    "protocol.lora_init": {"paper": "normal", "fair": "kaiming"},  # by protocol; now in LoRA's own yaml
 }
-# Identities hold the names that generators had when the first records were made.
+# Identities contain the names that generators had when the first records were made.
 GENERATOR_NAMES = {
     "grammar": "rosa_bench.data.grammar:sentences",
     "restaurants": "rosa_bench.data.restaurants:load",
@@ -26,7 +26,7 @@ GENERATOR_NAMES = {
 def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str, precision: str) -> dict[str, Any]:
     """Return everything that can change the scores of a run, and nothing else.
 
-    ``data`` and ``model`` fix the rows and the weights by what they are, not by where they are stored.
+    ``data`` and ``model`` identify the rows and the weights by content, not by place.
     """
     settings = _identity(config)
     for key, by_protocol in REMOVED_SINCE.items():
@@ -40,7 +40,7 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
 
 
 def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
-    """Return ``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; a method without a rank has no such part."""
+    """Return ``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; methods without a rank omit that part."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
     rank = [f"r{config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
     names = [config.task.name, config.model.name, config.method.name, *rank]
@@ -48,7 +48,7 @@ def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
 
 
 def public_config(config: RunConfig) -> dict[str, Any]:
-    """Return the configuration for a record: without folders and tools of the machine that it was made on."""
+    """Return the configuration for a record, without settings that are specific to this machine."""
     return _public(config)
 
 
@@ -63,12 +63,12 @@ def is_identity(key: str) -> bool:
 
 
 def value_before(key: str) -> Any:
-    """Return the value of a setting in records that are older than it, by its dotted key; `ABSENT` if it has none."""
+    """Return the value that a setting, by its dotted key, has in records older than it; `ABSENT` if it has none."""
     return next((known.before for known in _declarations(key) if known.before is not ABSENT), ABSENT)
 
 
 def _declarations(key: str) -> list[Setting]:
-    """Return what is declared of a dotted key; a key inside a group has a declaration for each class that has it."""
+    """Return the declarations of a dotted key. Inside a group, each class with that setting has its own."""
     group, _, rest = key.partition(".")
     top = _declared(RunConfig).get(group)
     if top is None:
@@ -81,7 +81,7 @@ def _declarations(key: str) -> list[Setting]:
 
 
 def _identity(instance: Any) -> dict[str, Any]:
-    """Return the settings of a dataclass that can change a score, less those at the value they had before they were."""
+    """Return a dataclass's settings that can change a score, except those at the value used before they existed."""
     found: dict[str, Any] = {}
     for declared, known in settings_of(instance):
         value = getattr(instance, declared.name)

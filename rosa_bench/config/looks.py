@@ -1,4 +1,4 @@
-"""How each method looks in figures, as its yaml says."""
+"""The look of each method in figures, read from its yaml."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +13,7 @@ from rosa_bench.config.folder import conf_folder
 class Look:
     """Place in legends, colour, marker and line style, as matplotlib names them."""
 
-    order: int = 1000  # after all that say where they stand
+    order: int = 1000  # after all methods that set their order
     colour: str = "#999999"
     marker: str = "."
     line: Any = "-"
@@ -29,12 +29,12 @@ def looks() -> dict[str, Look]:
     for path in (conf_folder() / "method").glob("*.yaml"):
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         look = settings.get("look", {})
-        if isinstance(look.get("line"), list):  # matplotlib: an offset, and lengths of dashes and gaps
+        if isinstance(look.get("line"), list):  # matplotlib's form: an offset, then lengths of dashes and gaps
             look["line"] = (look["line"][0], tuple(look["line"][1]))
         found[path.stem] = Look(**look)
     return dict(sorted(found.items(), key=lambda pair: pair[1].order))
 
 
 def look_of(method: str) -> Look:
-    """Return the look of a method; grey and dotted markers for one that has no yaml here."""
+    """Return the look of a method; grey with small dots if it has no yaml."""
     return looks().get(method, UNKNOWN)

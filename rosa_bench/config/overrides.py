@@ -1,4 +1,4 @@
-"""Mistakes in overrides such as ``task=cola``: each becomes one line that names the key and the nearest known one."""
+"""Report mistakes in overrides such as ``task=cola`` as one line, with the key and the nearest known one."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,18 +13,18 @@ from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import Protocol, RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean
 
-OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines of its messages that say nothing to a user
+OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
-    """Raise `UserError` for an override that Hydra would accept although it cannot mean anything.
+    """Raise `UserError` for an override that Hydra would accept although it makes no sense.
 
-    That is one that removes a setting (``~lr``), or adds one that does not exist (``++unknown=5``).
+    Such an override removes a setting (``~lr``), or adds one that does not exist (``++unknown=5``).
     """
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if override.startswith("~") and not key.startswith("hydra"):
-            raise UserError(f"{override} removes a setting, which every run needs; set it to another value instead")
+            raise UserError(f"{override} removes a setting that every run needs; set it to another value instead")
         if override.startswith("+") and not _can_be_added(key):
             raise UserError(f"{key} is not a setting{_meant(key, settings(), also=groups())}")
         root, _, rest = key.partition(".")
@@ -33,7 +33,7 @@ def check_overrides(overrides: Sequence[str]) -> None:
 
 
 def check_setting(key: str) -> None:
-    """Raise `UserError` unless a dotted key is a setting of some run."""
+    """Raise `UserError` unless a dotted key is a known setting."""
     root, _, rest = key.partition(".")
     known = [field.name for field in fields(RunConfig)]
     if root not in known:
@@ -55,7 +55,7 @@ def groups() -> list[str]:
 
 @contextmanager
 def composition_errors() -> Iterator[None]:
-    """Raise what Hydra and omegaconf raise inside the block as `UserError`."""
+    """Turn errors of Hydra and omegaconf inside the block into `UserError`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -63,7 +63,7 @@ def composition_errors() -> Iterator[None]:
 
 
 def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
-    """Return one line about an error of Hydra or omegaconf."""
+    """Explain an error of Hydra or omegaconf in one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
@@ -80,7 +80,7 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
 
 
 def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section: str = "") -> str:
-    """Return the setting that a word may stand for, or else all that there are."""
+    """Return a hint: the setting that a word resembles, or else a list of all settings."""
     shown = [key for key in known if key not in ("hydra", "_target_") and not key.startswith("default_")]
     if near := did_you_mean(word, [*shown, *also]):
         return (near.replace("mean ", f"mean {section}.") if section else near) + " rosa-bench --help lists settings"
@@ -88,12 +88,12 @@ def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section
 
 
 def _can_be_added(key: str) -> bool:
-    """Whether ``+key=...`` can mean something: it chooses from a group, or sets a known setting."""
+    """Return whether ``+key=...`` is valid: it chooses from a group, or sets a known setting."""
     group = key.partition("@")[0]
     return group.partition("/")[0] in {*groups(), "hydra"} or key.partition(".")[0] in {*settings(), "hydra"}
 
 
 def _inside(group: str) -> list[str]:
-    """Return the settings that any choice of a group has."""
+    """Return the settings that at least one class of a group has."""
     classes = kinds(group) if group in GROUPS else (Protocol,) if group == "protocol" else ()
     return list(dict.fromkeys(field.name for kind in classes for field in fields(kind)))

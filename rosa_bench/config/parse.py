@@ -1,4 +1,4 @@
-"""From a composed configuration to a checked one. Past this point no one reads a raw configuration.
+"""Turn a composed configuration into a checked one. Past this point, no code reads a raw configuration.
 
 Imports neither torch nor transformers, so that a wrong setting is reported at once.
 """
@@ -16,14 +16,14 @@ from rosa_bench.system.errors import UserError
 
 
 def parse(raw: DictConfig) -> RunConfig:
-    """Turn a composed configuration into a checked one.
+    """Return the checked settings of a composed configuration.
 
-    Raises `UserError`, which names the key, for a value that is missing, of another type or out of range.
+    Raises `UserError`, which names the key, if a value is missing, has the wrong type or is out of range.
     """
     try:
         values: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
     except OmegaConfBaseException as error:
-        if isinstance(error.__context__, UserError):  # of one of our resolvers
+        if isinstance(error.__context__, UserError):  # raised by one of our resolvers
             raise error.__context__ from None
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
     plain = vars(typed(Plain, {field.name: values[field.name] for field in fields(Plain)}))

@@ -1,4 +1,4 @@
-"""The settings of one run, each declared once: type, default, help, range, and what it means for identity.
+"""The settings of one run, each declared once: type, default, help, range, and whether it affects identity.
 
 Imports neither torch nor transformers, so that a wrong setting is reported at once.
 """
@@ -25,24 +25,24 @@ class Protocol(Checked):
     section: ClassVar[str] = "protocol"
 
     name: str = setting("name of the protocol")
-    title: str = setting("as in a table", identity=False)
+    title: str = setting("title in tables", identity=False)
     train_head: bool = setting("train the task's head under every method")
     train_biases: bool = setting("train the biases of adapted layers")
     lm_head: str | None = setting(
-        "of a language model: the output layer, which methods adapt too; null: they do not",
+        "name of a language model's output layer, if methods adapt it too; null: they do not",
         identity=False,  # counts through the method
     )
     loss_on_prompt: bool = setting(
-        "train a language model to write the prompt as well",
+        "train a language model on the prompt as well as on its continuation",
         identity=False,  # counts through the task
     )
     optimizer_reset: str = setting(
-        "whose optimizer state a resample clears: of the replaced factors, or of everything", choices=("factors", "all")
+        "optimizer state that a resample clears: of the replaced factors, or all of it", choices=("factors", "all")
     )
     held_out_rows: float = setting(
         "fraction of the train rows to select on; 0 selects on dev itself", at_least=0, below=1
     )
-    held_out_max: int = setting("at most so many held-out rows", at_least=1)
+    held_out_max: int = setting("largest number of held-out rows", at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,14 @@ class Plain(Checked):
     accumulate: int = setting("split each batch into this many parts; same gradient", default=1, at_least=1, free=True)
     max_length: int | None = setting("longest input in tokens; default: the recipe's", at_least=1)
     pad_to_max: bool = setting(
-        "pad every batch to max_length, as for Table 1's times, instead of its longest example",
+        "pad every batch to max_length, as for Table 1's times, instead of to its longest example",
         default=False, before=False,
     )  # fmt: skip
     group_by_length: bool = setting(
         "batch texts of similar length: less padding, another order of the examples", default=False, before=False
     )
     compile: str = setting(
-        "compile the model with TorchInductor; takes half a minute or more, pays for long runs",
+        "compile the model with TorchInductor; takes half a minute or more, so for long runs only",
         default="none", choices=("none", "default", "max"), free=True, before="none",
     )  # fmt: skip
     cuda_graphs: str = setting(
@@ -108,7 +108,7 @@ class Plain(Checked):
     )  # fmt: skip
     retry_failed: bool = setting("run failed runs again", default=False, identity=False, free=True, published=False)
     checkpoint_s: float = setting(
-        "seconds between checkpoints, at least", default=300, at_least=0, identity=False, free=True, published=False
+        "minimum seconds between checkpoints", default=300, at_least=0, identity=False, free=True, published=False
     )
     save_model: bool = setting(
         "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True
@@ -128,32 +128,32 @@ class Plain(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Plain):
-    """Everything that one run is made from."""
+    """All settings of one run."""
 
-    task: Task = setting("what is learned")
-    model: Model = setting("what is fine-tuned")
-    method: Method = setting("how it is fine-tuned")
+    task: Task = setting("what to learn")
+    model: Model = setting("what to fine-tune")
+    method: Method = setting("how to fine-tune it")
     protocol: Protocol = setting("the rules of the comparison")
     optimizer: Optimizer = setting("the optimizer and its schedule")
-    logger: Logger = setting("where runs can be followed", identity=False, free=True, published=False)
+    logger: Logger = setting("where to follow runs", identity=False, free=True, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.task.check(self.model, self.optimizer)
         for key, value in (("pad_to_max", self.pad_to_max), ("group_by_length", self.group_by_length)):
             if value and not self.task.has_text:
-                raise UserError(f"{key}=true is for texts, and task={self.task.name} has none; use {key}=false")
+                raise UserError(f"{key}=true needs texts, and task={self.task.name} has none; use {key}=false")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shorthand(Checked):
-    """Settings that only feed others: no run has them."""
+    """Settings that only provide values for other settings; they are not part of a run."""
 
     recipe: str = setting(
         "recipe of the task: where methods and optimizers look up their defaults", default="otherwise"
     )
     default: dict[str, Any] = setting(
-        "defaults for those methods of a sweep that have a setting: +default.method.resample_every=1",
+        "default for every method of a sweep that has the setting: +default.method.resample_every=1",
         default_factory=dict,
     )
     lr_half_decades: int = setting(
@@ -163,5 +163,5 @@ class Shorthand(Checked):
 
 
 def half_decades(lr: float, count: int) -> float:
-    """Return the learning rate ``count`` half-decades above ``lr``, to one digit: from 2e-3 on 6e-3, 2e-2, 6e-2."""
+    """Return the learning rate ``count`` half-decades above ``lr``, to one digit: 2e-3, 6e-3, 2e-2, 6e-2."""
     return float(f"{lr * 10 ** (count / 2):.0e}") if count else lr

@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """AdamW; the recipe decides its defaults."""
+    """AdamW. Its defaults depend on the recipe."""
 
     betas: tuple[float, float] = setting("decay rates of the two moments")
-    eps: float = setting("added to the root of the second moment", at_least=0)
+    eps: float = setting("added to the square root of the second moment", at_least=0)
     default_betas: dict[str, Any] = setting("betas by recipe", identity=False, published=False)
     default_eps: dict[str, float] = setting("eps by recipe", identity=False, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in 0..1, below 1")
+            raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers, each at least 0 and below 1")
 
     def make(
         self, groups: Iterable[nn.Parameter] | Iterable[ParameterGroup], *, lr: float, device: torch.device
@@ -41,7 +41,7 @@ class AdamW(Optimizer):
         on_gpu = device.type == "cuda"
         return torch.optim.AdamW(
             groups,
-            torch.tensor(lr, device=device) if on_gpu else lr,  # a captured step reads it at every replay
+            torch.tensor(lr, device=device) if on_gpu else lr,  # a captured step reads the tensor at every replay
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,

@@ -1,4 +1,4 @@
-"""What every optimizer declares, beside its own settings: weight decay, schedule, warm-up and clipping."""
+"""Settings that all optimizers share: weight decay, schedule, warm-up and clipping."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-ParameterGroup = dict[str, Any]  # torch's: ``params``, and what differs from the defaults
+ParameterGroup = dict[str, Any]  # in torch's format: ``params``, and settings that differ from the defaults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,18 @@ class Optimizer(Checked, ABC):
     section: ClassVar[str] = "optimizer"
 
     name: str = setting("name of the optimizer", before="adamw")
-    weight_decay: float = setting("decoupled weight decay, of everything that trains", at_least=0)
+    weight_decay: float = setting("decoupled weight decay of all trained parameters", at_least=0)
     warmup_fraction: float = setting("warm-up as a fraction of all steps", at_least=0, at_most=1)
-    warmup_steps: int | None = setting("warm-up in steps; null: warmup_fraction counts", at_least=0)
+    warmup_steps: int | None = setting("warm-up in steps; null: use warmup_fraction", at_least=0)
     schedule: str = setting("learning rate after the warm-up", choices=tuple(SCHEDULES), before="linear")
-    clip_norm: float | None = setting("largest norm of the gradient; null: no clipping", above=0)
+    clip_norm: float | None = setting("largest gradient norm; null: no clipping", above=0)
 
     def warmup(self, total_steps: int) -> int:
-        """Return how many of ``total_steps`` warm up."""
+        """Return the number of warm-up steps in a run of ``total_steps``."""
         return math.ceil(self.warmup_fraction * total_steps) if self.warmup_steps is None else self.warmup_steps
 
     @abstractmethod
     def make(
         self, groups: Iterable[nn.Parameter] | Iterable[ParameterGroup], *, lr: float, device: torch.device
     ) -> torch.optim.Optimizer:
-        """Return the optimizer of ``groups``. On a GPU its state must be capturable in CUDA graphs."""
+        """Return an optimizer for ``groups``. On a GPU, CUDA graphs must be able to capture its step."""

@@ -1,9 +1,9 @@
-"""The learning rate over a run. Without torch, so that a configuration is checked against what there is."""
+"""Learning rate schedules. Does not import torch, so that settings can be checked quickly."""
 
 import math
 from collections.abc import Callable
 
-# What the learning rate is after the warm-up, as a fraction of the peak, by how much of the rest is left: 1 down to 0.
+# Learning rate after the warm-up as a fraction of the peak, given the fraction of steps left: from 1 down to 0.
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda left: left,
     "cosine": lambda left: (1 - math.cos(math.pi * left)) / 2,
@@ -12,9 +12,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 def lr_at(step: int, total: int, warmup_steps: int, schedule: str) -> float:
-    """The learning rate of a step, as a fraction of the peak: up in a line over the warm-up, then as ``schedule`` says.
+    """Return a step's learning rate as a fraction of the peak: a linear warm-up, then the ``schedule``.
 
-    A pure function of the step: nothing has to be rebuilt when an optimizer's state is cleared, or a run resumed.
+    A pure function of the step, so nothing has to be rebuilt when optimizer state is cleared or a run resumes.
     """
     if step < warmup_steps:
         return step / warmup_steps

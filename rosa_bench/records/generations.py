@@ -1,4 +1,4 @@
-"""Generated texts, kept next to the run's record so that they can be read, and scored again without the model.
+"""Generated texts, stored next to the run's record, to be read or scored again without the model.
 
 JSON lines in UTF-8, one object per input: ``{"prompt": ..., "output": ..., "references": [..., ...]}``.
 """
@@ -33,17 +33,17 @@ class Generation:
 
 
 def path(record: Path) -> Path:
-    """Where a run's generations are: next to its record."""
+    """Return the path of a run's generations, next to its record."""
     return record.with_name(f"{record.stem}.generations.jsonl")
 
 
 def to_lines(rows: Iterable[Generation]) -> str:
-    """The text of a file that `read` reads."""
+    """Return generations as the text of a file for `read`."""
     return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def save(rows: Iterable[Generation], record: Path, results_dir: Path) -> Path:
-    """Write a run's generations next to its ``record``. Earlier ones of the run are kept as superseded."""
+    """Write a run's generations next to its ``record``. Earlier ones are kept as superseded."""
     place = path(record)
     if place.exists():
         aside = free_name(superseded_folder(results_dir), record.stem, ".generations.jsonl")
@@ -53,14 +53,14 @@ def save(rows: Iterable[Generation], record: Path, results_dir: Path) -> Path:
 
 
 def read(path: Path) -> list[Generation]:
-    """The generations of a file, in its order. Other keys are ignored.
+    """Return the generations in a file, in order. Unknown keys are ignored.
 
-    Raises `UserError`, with the file and the line, for a line that is not a generation.
+    Raises `UserError`, with the file and the line, if a line is not a generation.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text, so it holds no generations") from error
+        raise UserError(f"{path} is not UTF-8 text, so it cannot be a file of generations") from error
     # Not splitlines: an output may contain U+2028 and the like, which JSON does not have to escape.
     lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:

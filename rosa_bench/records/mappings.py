@@ -1,6 +1,6 @@
-"""Parts of a record whose keys are open, such as scores by metric, with names for the keys that readers need.
+"""Parts of a record with open keys, such as scores by metric, and properties for the keys that readers need.
 
-Each is a dictionary, written to JSON as it is. Msgspec knows no such type: `decoded` checks and makes one.
+Each is a dictionary and is written to JSON unchanged. Msgspec does not support such types, so `decoded` makes them.
 """
 
 from typing import Any, ClassVar, TypeVar
@@ -20,7 +20,7 @@ class _Weights(msgspec.Struct):
 
 
 class Weights(dict[str, Any]):
-    """Where a model's weights come from, and what fixes them: hashes of files, or id and commit on the hub."""
+    """Source of a model's weights, with what identifies them: hashes of files, or id and commit on the hub."""
 
     json_type: ClassVar[Any] = _Weights
 
@@ -46,7 +46,7 @@ class Weights(dict[str, Any]):
 
     @property
     def commit(self) -> str:
-        """Commit on the hub, or the revision that was asked for if the commit is unknown."""
+        """Commit on the hub, or the requested revision if the commit is unknown."""
         return self.get("commit") or self.get("revision") or ""
 
 
@@ -100,10 +100,10 @@ class PeakBytes(dict[str, int]):
 
 
 def decoded(kind: type[Kind], value: Any) -> Kind:
-    """Make one of the mappings above from JSON values: msgspec's hook for types that it does not know.
+    """Make one of the mappings above from JSON values. This is msgspec's hook for types that it does not support.
 
     Raises `ValueError`, with the place inside ``value``, if a value has the wrong type. Msgspec adds the place of
-    ``value`` itself, which it does not do for its own errors.
+    ``value`` itself to a `ValueError`, but not to its own errors.
     """
     try:
         msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""What is wrong with a file that should be a record, and where."""
+"""Find what is wrong with a file that should be a record, and where."""
 
 import copy
 import json
@@ -11,13 +11,13 @@ from msgspec import UNSET
 
 from rosa_bench.records.record import SCHEMA, SELECTED_ON, RunRecord, from_values
 
-SHOWN = 40  # characters of a value
+SHOWN = 40  # characters of a value shown in a message
 PLACE = re.compile(r" - at `\$([^`]*)`")
-ANY_KEY = "[...]"  # how msgspec names a value of a mapping with open keys
+ANY_KEY = "[...]"  # msgspec's notation for any value of a mapping with open keys
 
 
 def mistake_in(record: RunRecord) -> str | None:
-    """The first thing that makes a well-typed record unusable, such as ``scores.selected.f1 is missing``."""
+    """Return the first problem of a well-typed record, such as ``scores.selected.f1 is missing``, or None."""
     return next(_mistakes(record), None)
 
 
@@ -53,9 +53,9 @@ def _mistakes_of_completed(record: RunRecord) -> Iterator[str]:
 
 
 def mistake_in_values(values: Any) -> str | None:
-    """The first place where JSON values do not have a record's types: ``config.seed is "0", not int``.
+    """Return the first place where JSON values do not have a record's types: ``config.seed is "0", not int``.
 
-    None if they have them.
+    Returns None if all types are right.
     """
     found = _error(values)
     if found is None:
@@ -69,7 +69,7 @@ def mistake_in_values(values: Any) -> str | None:
 
 
 def _error(values: Any) -> str | None:
-    """Msgspec's message about the values, with the place from the top; None if there is nothing wrong."""
+    """Return msgspec's error message, with the full path of the wrong value; None if the values are right."""
     try:
         from_values(values)
     except msgspec.ValidationError as error:
@@ -78,13 +78,13 @@ def _error(values: Any) -> str | None:
 
 
 def _from_top(message: str) -> str:
-    """The message with one place, where msgspec names several: each inside the next."""
+    """Join the places in a message into one path. Msgspec lists several, each inside the next."""
     place = "".join(reversed(PLACE.findall(message)))
     return f"{PLACE.sub('', message)} - at `${place}`"
 
 
 def _path(values: Any, message: str) -> list[str | int]:
-    """The keys and positions that lead to the wrong value."""
+    """Return the keys and positions that lead to the wrong value."""
     path: list[str | int] = []
     for step in re.findall(r"\.\w+|\[\d+\]|\[\.\.\.\]", PLACE.findall(message)[0]):
         if step == ANY_KEY:
@@ -95,7 +95,7 @@ def _path(values: Any, message: str) -> list[str | int]:
 
 
 def _wrong_key(values: Any, path: list[str | int], message: str) -> str:
-    """The key of a mapping whose value is wrong: alone in the mapping, it gives the same message."""
+    """Return the key of a mapping's wrong value: the one that alone gives the same message."""
     for key, value in _at(values, path).items():
         alone = copy.deepcopy(values)
         _at(alone, path[:-1])[path[-1]] = {key: value}

@@ -1,4 +1,4 @@
-"""Which code made a run: versions of the libraries, and the commit of this package."""
+"""The code that made a run: versions of the libraries, and the commit of this package."""
 
 import platform
 import subprocess
@@ -13,13 +13,13 @@ LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "s
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every library that can change a score."""
+    """Return versions of Python and of every library that can change a score."""
     ours = {"python": platform.python_version(), "rosa-bench": __version__}
     return {**ours, **{name: version(name) for name in LIBRARIES}}
 
 
 def git_state() -> Git:
-    """The commit of this package's checkout, and whether it was modified."""
+    """Return the commit of this package's checkout, and whether it was modified."""
     root = package_folder().parent
     if not (root / ".git").exists():
         return Git()

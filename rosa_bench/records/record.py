@@ -11,10 +11,10 @@ from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, dec
 from rosa_bench.records.settings import Settings
 
 SCHEMA = 1
-# Fraction of the labels' standard deviation. With a thousand rows and two classes, predictions are below it only if all
-# rows get one class.
+# Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
+# only if all rows get the same class.
 LEAST_SPREAD = 0.05
-# Rows that may select the epoch: held out of train, dev itself, or a validation split beside the reported test split.
+# Rows that may select the epoch: held out of train, dev itself, or a validation split if a test split is reported.
 SELECTED_ON = ("held_out", "validation", "validation_split")
 
 
@@ -28,7 +28,7 @@ class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     @property
     def by_split(self) -> dict[str, int]:
-        """The numbers by the name of the split, for the splits that the task has."""
+        """Numbers of rows by split, for the splits that the task has."""
         return msgspec.to_builtins(self)
 
     @property
@@ -47,11 +47,11 @@ class BestOfRank(msgspec.Struct, kw_only=True):
 class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The data of one run.
 
-    official_rows  rows of each split as published, to tell whether this is a subset
+    official_rows  rows of each split as published, to show whether this is a subset
     fingerprint    hash of the rows that the run used, in order
     prompts        of a generation task: distinct prompts per split
     best_of_rank   of a synthetic regression: closed-form bounds
-    facts          what else the task reports about its data
+    facts          other facts that the task reports about its data
     """
 
     source: str
@@ -66,7 +66,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Where the run was made. ``threads``: CPU threads, on a CPU."""
+    """The device that made the run. ``threads`` is the number of CPU threads on a CPU, else None."""
 
     type: str
     name: str
@@ -75,14 +75,14 @@ class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Git(msgspec.Struct, kw_only=True):
-    """Commit of this package, and whether it was modified. None outside a checkout."""
+    """Commit of this package, and whether it was modified. Both are None outside a checkout."""
 
     commit: str | None = None
     dirty: bool | None = None
 
 
 class Parameters(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Number of parameters in the model, and of those that train."""
+    """Number of parameters in total, and of those that train."""
 
     total: int | None = None
     trainable: int | None = None
@@ -104,7 +104,7 @@ class Criterion(msgspec.Struct, kw_only=True):
 
 
 class Scores(msgspec.Struct, kw_only=True):
-    """Scores of a run, as fractions. A run that did not finish has those it got to.
+    """Scores of a run, as fractions. A run that did not finish has its scores so far.
 
     reported         metric that tables show
     selected_by      metric that chose the epoch: the reported one unless the record says otherwise
@@ -127,7 +127,7 @@ class Scores(msgspec.Struct, kw_only=True):
     generations: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        if not self.selected_by.name:  # a record made before the two could differ
+        if not self.selected_by.name:  # an older record, from when the two could not differ
             self.selected_by = Criterion(name=self.reported, lower_is_better=self.lower_is_better)
 
 
@@ -142,7 +142,7 @@ class WeightSpectrum(msgspec.Struct, kw_only=True):
 
 
 class Spectrum(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Spectra of the updates of adapted weights, by name. Empty if they were not asked for."""
+    """Spectra of the updates of adapted weights, by name. Empty unless requested."""
 
     ranks: list[int] = field(default_factory=list)
     weights: dict[str, WeightSpectrum] = field(default_factory=dict)
@@ -159,9 +159,9 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     """One run. Scores are fractions, times seconds, memory bytes.
 
     status      ``completed``, ``failed`` or ``interrupted``; ``error`` says why
-    config      all settings, as they were given; ``settings`` is a typed view of it
+    config      all settings as given; ``settings`` is a typed view of them
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
-    spectrum    spectra of the updates of adapted weights, if asked for
+    spectrum    spectra of the updates of adapted weights, if requested
     resamples   how many times the method resampled. None in records older than the count
     """
 
@@ -196,7 +196,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         return msgspec.convert(self.config, Settings)
 
     def setting(self, key: str, default: Any = None) -> Any:
-        """Any setting in ``config`` by its dotted key, such as ``method.rank``; ``default`` if there is none."""
+        """Return a setting in ``config`` by its dotted key, such as ``method.rank``, or ``default``."""
         place: Any = self.config
         for name in key.split("."):
             if not isinstance(place, dict) or name not in place:
@@ -231,7 +231,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
 
     @property
     def last_score(self) -> float:
-        """As `score`, for the last epoch."""
+        """The reported score of the last epoch. Raises `KeyError` if the run did not finish."""
         return self.last[self.scores.reported]
 
     @property
@@ -242,9 +242,9 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
 
     @property
     def has_collapsed(self) -> bool | None:
-        """Whether the last epoch's model predicts (nearly) the same for all rows. None if not recorded."""
+        """Whether the last epoch's model predicts nearly the same for all rows. None if not recorded."""
         spread = self.last.spread
-        return None if spread is None else not spread >= LEAST_SPREAD  # NaN: all predictions are alike
+        return None if spread is None else not spread >= LEAST_SPREAD  # NaN counts as collapsed
 
 
 def from_values(values: dict[str, Any]) -> RunRecord:
@@ -253,5 +253,5 @@ def from_values(values: dict[str, Any]) -> RunRecord:
 
 
 def to_values(record: RunRecord) -> dict[str, Any]:
-    """The record as JSON values."""
+    """Return a record as JSON values."""
     return msgspec.to_builtins(record)

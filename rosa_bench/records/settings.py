@@ -1,7 +1,7 @@
 """Typed view of the settings in a record, for everything that reads records.
 
-A configuration may hold more: settings of one task or method, and those of other versions. They stay in the record's
-``config`` as they are. A record made before a setting existed gets the value that was used then.
+A configuration may contain more, such as settings of one task or method, or of another version. They stay unchanged in
+the record's ``config``. A record older than a setting gets the value that was used then.
 """
 
 from typing import Annotated
@@ -27,7 +27,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the model. ``note`` is what a reader must know about it."""
+    """Settings of the model. ``note`` tells readers of tables what is special about it."""
 
     name: str
     title: str

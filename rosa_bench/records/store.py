@@ -1,7 +1,7 @@
 """Records on disk: one JSON file per run, in ``runs/<task>/<model>/`` of a results folder.
 
-Older versions kept all records in ``runs/`` itself. Such a record stays where it is, and later records of the same run
-take its place there.
+Older versions kept all records in ``runs/`` itself. Such a record stays there, and later records of the same run
+replace it in the same place.
 """
 
 import itertools
@@ -23,32 +23,32 @@ _decoder = msgspec.json.Decoder(RunRecord, dec_hook=decoded)
 
 
 def runs_folder(results_dir: Path) -> Path:
-    """The folder below which a results folder has its records."""
+    """Return the folder that contains the records of a results folder."""
     return results_dir / "runs"
 
 
 def superseded_folder(results_dir: Path) -> Path:
-    """Where replaced records and generations are kept."""
+    """Return the folder for replaced records and generations."""
     return runs_folder(results_dir) / "superseded"
 
 
 def record_path(results_dir: Path, run_id: str, *, task: str, model: str) -> Path:
-    """Where a run's record is, or goes if it has none yet. ``task`` and ``model`` are its names for them."""
+    """Return the path of a run's record, whether or not it exists. ``task`` and ``model`` are names."""
     flat = runs_folder(results_dir) / f"{run_id}.json"
     nested = runs_folder(results_dir) / task / model / flat.name
     return flat if flat.is_file() and not nested.is_file() else nested
 
 
 def path_of(record: RunRecord, results_dir: Path) -> Path:
-    """Where a record is or goes."""
+    """Return the path of a record, whether or not it exists."""
     settings = record.settings
     return record_path(results_dir, record.id, task=settings.task.name, model=settings.model.name)
 
 
 def save_record(record: RunRecord, results_dir: Path) -> Path:
-    """Write a record and return where. An earlier record of the run, or a damaged file, is kept as superseded.
+    """Write a record and return its path. An earlier record of the run, or a damaged file, is kept as superseded.
 
-    A run that did not complete does not replace one that did: its record itself goes to the superseded ones.
+    An incomplete run does not replace a completed one: its own record goes to the superseded folder.
     """
     path = path_of(record, results_dir)
     text = json.dumps(to_values(record), indent=1, ensure_ascii=False) + "\n"
@@ -63,12 +63,12 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
 
 
 def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
-    """The first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that does not exist."""
+    """Return the first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that does not exist."""
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}{ending}").exists())
 
 
 def load_record(path: Path) -> RunRecord:
-    """Read a record. Raises `UserError` for a file that is not one, or that a later version wrote."""
+    """Read a record. Raises `UserError` if the file is not one, or if a later version wrote it."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -84,7 +84,7 @@ def load_record(path: Path) -> RunRecord:
 
 
 def _load_slowly(content: bytes, path: Path) -> RunRecord:
-    """As `load_record`, for what msgspec rejects: NaN and Infinity, which Python writes, and files with mistakes."""
+    """Load a file that msgspec rejects: one with NaN or Infinity, which Python writes, or one with mistakes."""
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -106,7 +106,7 @@ def _not_a_record(path: Path, reason: object) -> UserError:
 
 
 class Records(list[RunRecord]):
-    """The records of a folder, in the order of their file names.
+    """The records of a folder, sorted by file name.
 
     unread  ``2 of 139 files in results/runs could not be read; see above``; empty if all could
     """
@@ -114,15 +114,15 @@ class Records(list[RunRecord]):
     unread: str = ""
 
     def remind(self) -> None:
-        """Say again, at the end of a command, how many files could not be read."""
+        """Repeat, at the end of a command, how many files could not be read."""
         if self.unread:
             log.warning("%s", self.unread)
 
 
 def load_records(results_dir: Path) -> Records:
-    """All records below a results folder. Files that are not records are skipped, named and counted.
+    """Return all records in a results folder. Files that are not records are skipped, named and counted.
 
-    If a run has a flat and a nested record, the one counts that is completed; of two such, the one started later.
+    If a run has both a flat and a nested record, the completed one counts, or the later one if both are completed.
     """
     folder, found = runs_folder(results_dir), Records()
     paths = sorted([*folder.glob("*.json"), *folder.glob("*/*/*.json")], key=lambda path: (path.name, path))
@@ -150,7 +150,7 @@ def _precedence(record: RunRecord) -> tuple:
 
 
 def _is_completed(path: Path) -> bool:
-    """Whether a file is the record of a completed run. A damaged one is not."""
+    """Return whether a file is the record of a completed run; False for a damaged file."""
     try:
         return load_record(path).status == "completed"
     except UserError:

@@ -1,4 +1,4 @@
-"""When a run saves a checkpoint: when one is due, and before SIGTERM ends it."""
+"""Saving a run's checkpoints: when one is due, and when SIGTERM arrives."""
 
 import signal
 import threading
@@ -14,10 +14,10 @@ from rosa_bench.training.state import Epoch, Training
 
 
 class Checkpointing(Observer):
-    """Saves the run's state after a step or an epoch, if a checkpoint is due or SIGTERM has come.
+    """Saves the run's state after a step or an epoch if a checkpoint is due or SIGTERM has arrived.
 
-    It has to be the last observer: a checkpoint says that everything before it was done. After SIGTERM it ends the run
-    with `PreemptedError`. ``asked_to_end`` says whether that signal has come.
+    It must be the last observer, because a checkpoint implies that all other observers have acted. After SIGTERM it
+    ends the run with `PreemptedError`. ``asked_to_end`` tells whether that signal has arrived.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, best: BestEpoch, meter: Meter, asked_to_end: Callable[[], bool]):
@@ -30,7 +30,7 @@ class Checkpointing(Observer):
         self._save_if_due(training)
 
     def _save_if_due(self, training: Training) -> None:
-        ending = self.asked_to_end()  # read once: a signal that comes later is for the next step
+        ending = self.asked_to_end()  # read once; a later signal is handled after the next step
         if ending or self.checkpoints.due():
             state = joined(training=training.state, best=self.best.state, meter=Snapshot({}, self.meter.totals))
             self.checkpoints.save(training.step, len(training.history), state)
@@ -42,9 +42,9 @@ class Checkpointing(Observer):
 
 @contextmanager
 def sigterm_held_back() -> Iterator[Callable[[], bool]]:
-    """Let SIGTERM end nothing inside the block; yield a function that says whether one has come.
+    """Defer SIGTERM inside the block. Yields a function that tells whether one has arrived.
 
-    Signals belong to the main thread. In any other thread this does nothing.
+    Only the main thread receives signals, so this does nothing in any other thread.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""No two processes make the same run at once."""
+"""A lock that stops two processes from making the same run at once."""
 
 import socket
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from rosa_bench.system.errors import UserError
 
 
 class BusyError(UserError):
-    """Another process is at it."""
+    """Another process is making the same run."""
 
 
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file ``path``, which names this process and machine, while the block runs.
+    """Hold the lock file ``path`` while the block runs. The file names this process and machine.
 
-    A lock whose process is no longer there, on this machine, is taken over. Raises `BusyError` for one that is held.
+    Takes over a lock of this machine whose process no longer exists. Raises `BusyError` if the lock is held.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = SoftFileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise BusyError(f"{what} is being made by {holder(path)}; if that is no more, remove {path}") from error
+        raise BusyError(f"{what} is being run by {holder(path)}; if that process is gone, remove {path}") from error
     try:
         yield
     finally:
@@ -33,7 +33,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
 
 
 def holder(path: Path) -> str:
-    """Who holds a lock, for a person to read."""
+    """Return a readable description of the process that holds a lock."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     if len(lines) < 2:
         return "another process"

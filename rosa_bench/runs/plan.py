@@ -1,6 +1,6 @@
-"""The plan of a sweep: what it would run, what is completed, what failed before, and how long the rest will take.
+"""The plan of a sweep: what would run, what is completed, what failed before, and how long the rest will take.
 
-A sweep checks its jobs in the same way before the first one starts.
+A sweep makes the same checks before its first job starts.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ TO_RUN = ("unfinished", "new")
 class Job:
     """One combination of a sweep.
 
-    resolved  the run it would make; None if it is not possible
+    resolved  the run it would make; None if the job is invalid
     kind      status of that run (`rosa_bench.runs.status`), ``duplicate`` of an earlier job's run, or ``invalid``
     reason    why the run failed before, or why the job is invalid
     """
@@ -40,7 +40,7 @@ class Job:
 
 
 def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[Job]:
-    """Return every job of a sweep, checked as far as possible without starting it. ``explain`` words an error."""
+    """Return every job of a sweep, checked without starting it. ``explain`` turns an error into a message."""
     inputs: dict[str, Inputs] = {}
     seen: set[str] = set()
     jobs = []
@@ -50,7 +50,7 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
                 config = parse(composer.compose(overrides))
                 resolved = resolve(config, {}, inputs=_remembered(inputs, config))
                 found = status_of(resolved)
-            except Exception as error:  # of whatever kind: the user should read it before anything runs
+            except Exception as error:  # of any type: the user should see it before anything runs
                 jobs.append(Job(overrides, None, "invalid", explain(error)))
                 continue
             reason = (found.record.error or "") if found.kind == "failed" and found.record is not None else ""
@@ -60,7 +60,7 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
 
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
-    """Return where a job's rows and weights are. They are looked up once for all jobs that share them."""
+    """Return where a job's rows and weights are, looked up once for all jobs that share them."""
     key = repr((config.task, config.model, config.data_dir))
     if key not in known:
         known[key] = find_inputs(config)
@@ -126,7 +126,7 @@ def _label(config: RunConfig) -> str:
 
 
 def _duration(times: Sequence[float | None]) -> str:
-    """Return a duration such as ``about 12 min``, with the number of runs whose time is not known."""
+    """Return a duration such as ``about 12 min``, and the number of runs whose time is unknown."""
     known = [time for time in times if time is not None]
     if not times:
         return ""

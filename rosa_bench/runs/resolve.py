@@ -1,4 +1,4 @@
-"""What is decided about a run before any data or model is loaded, and before transformers is imported."""
+"""Everything decided about a run before data or a model is loaded, and before transformers is imported."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from rosa_bench.training.compile import check_compiler
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """A run that is known to be possible on this machine, as far as can be told without starting it."""
+    """A run that has passed every check that can be made on this machine without starting it."""
 
     config: RunConfig
     deviations: dict[str, list[Any]]
@@ -32,12 +32,12 @@ class ResolvedRun:
 
     @property
     def data_dir(self) -> Path | None:
-        """The user's own data folder."""
+        """Folder with the user's own data, if any."""
         return None if self.config.data_dir is None else Path(self.config.data_dir).expanduser()
 
     @property
     def context(self) -> Context:
-        """What the task is told of this run."""
+        """What the task needs to know about this run."""
         config = self.config
         return Context(
             model=config.model,
@@ -58,49 +58,49 @@ class ResolvedRun:
 
     @property
     def results_dir(self) -> Path:
-        """Where the record goes."""
+        """Folder for records, tables and figures."""
         return Path(self.config.results_dir).expanduser()
 
     @property
     def record_path(self) -> Path:
-        """The run's record: where it is, or will be."""
+        """Path of the run's record, whether or not it exists yet."""
         return record_path(self.results_dir, self.id, task=self.config.task.name, model=self.config.model.name)
 
     @property
     def output_dir(self) -> Path:
-        """Where what this run makes beside its record goes."""
+        """Folder for everything that this run writes except its record."""
         return Path(self.config.output_dir).expanduser() / self.id
 
     @property
     def lock(self) -> Path:
-        """What a process holds while it makes this run. Beside the records, which processes have in common."""
+        """Lock file of this run. It is next to the records, because all processes share them."""
         return runs_folder(self.results_dir) / ".locks" / self.id
 
     @property
     def checkpoints(self) -> Path:
-        """Where its checkpoints go while it trains."""
+        """Folder for checkpoints while the run trains."""
         return self.output_dir / "checkpoints"
 
     @property
     def tracking(self) -> Path:
-        """What its logger has been sent, until it is completed."""
+        """File that lists what the logger has received. It is removed when the run is completed."""
         return self.output_dir / "tracking.json"
 
     @property
     def saved_model(self) -> Path:
-        """Where the model goes, if it is saved."""
+        """Folder for the model, if it is saved."""
         return self.output_dir / "model"
 
 
 class Inputs(NamedTuple):
-    """Where rows and weights are; ``data`` in words that hold on any machine."""
+    """Where rows and weights come from. ``data`` describes the rows in words that are valid on any machine."""
 
     data: str
     source: Source
 
 
 def find_inputs(config: RunConfig) -> Inputs:
-    """Find the data and the weights. Raises `UserError` for what is not there."""
+    """Find the data and the weights. Raises `UserError` if either is missing."""
     data = describe_source(config.task, None if config.data_dir is None else Path(config.data_dir).expanduser())
     source = locate(config.model)
     if "hub" in (source.kind, data.partition(" ")[0]):
@@ -111,10 +111,10 @@ def find_inputs(config: RunConfig) -> Inputs:
 def resolve(
     config: RunConfig, deviations: dict[str, list[Any]], *, inputs: Inputs | None = None, own_gpu: bool = False
 ) -> ResolvedRun:
-    """Find the data, the weights and the device, and name the run. Raises `UserError` for what is not there.
+    """Find the data, the weights and the device, and name the run. Raises `UserError` if anything is missing.
 
-    ``inputs`` are what `find_inputs` found for these data and weights already. With ``own_gpu`` this process takes a
-    GPU for itself, as one that is about to run something does.
+    Pass ``inputs`` if `find_inputs` has already found the data and the weights. With ``own_gpu`` this process reserves
+    a GPU, because it is about to run something.
     """
     check_writable("output_dir", Path(config.output_dir).expanduser())
     check_writable("results_dir", Path(config.results_dir).expanduser())

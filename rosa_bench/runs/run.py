@@ -58,10 +58,11 @@ log = logging.getLogger(__name__)
 
 
 def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
-    """Load, train, evaluate and record. An interrupted run is recorded too, and its error raised again.
+    """Load the data and the model, train, evaluate, and save the record.
 
-    With ``resume=auto`` an interrupted run goes on from its checkpoint, to the same scores. ``observers`` watch the
-    training, or act in it (`rosa_bench.training.observer`).
+    An interrupted run is recorded as well, and its error is raised again. With ``resume=auto`` it continues from its
+    checkpoint and ends with the same scores. ``observers`` watch or change the training
+    (`rosa_bench.training.observer`).
     """
     release_unused()
     config, meter = resolved.config, Meter(resolved.device)
@@ -78,7 +79,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     earlier = checkpoints.load() if config.resume == "auto" else None
     say_start(resolved, record)
     with (
-        tracked(record, resolved, goes_on=earlier is not None) as tracking,
+        tracked(record, resolved, resuming=earlier is not None) as tracking,
         recorded(record, meter, resolved.results_dir),
     ):
         generations = train_and_score(
@@ -100,13 +101,13 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
-    """Yield the training batches in the order of the first epoch, each made only when it is asked for."""
+    """Yield the training batches in the order of the first epoch. Each is made only when requested."""
     for batch in train.epoch():
         yield to_device(batch, device)
 
 
 class Recording(Observer):
-    """Puts each epoch, and the number of resamples, into the record, and shows the epochs in the run's tracker."""
+    """Writes epochs and the number of resamples to the record, and shows the epochs in the run's tracker."""
 
     def __init__(self, record: RunRecord, tracking: Tracking):
         self.record, self.tracking = record, tracking
@@ -133,9 +134,9 @@ def train_and_score(
     tracking: Tracking,
     observers: Iterable[Observer],
 ) -> tuple[Generation, ...]:
-    """Train, select the epoch by the protocol's rule, merge and score. The scores go into the record.
+    """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds the weights before training, of which the update's spectrum is recorded. Returns generated texts.
+    ``initial`` holds weights from before training, for the spectra of their updates. Returns generated texts.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
     best = BestEpoch(
@@ -150,7 +151,7 @@ def train_and_score(
         selected_on=problem.selected_on,
         signature=problem.signature,
     )
-    record.scores = scores  # now, so that an interrupted run leaves what it has
+    record.scores = scores  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
         best.state = earlier.part("best")
         meter.resume_from(earlier.values["meter"])
@@ -173,7 +174,7 @@ def train_and_score(
             start=None if earlier is None else earlier.part("training"),
         )
     if initial:
-        with meter.phase("spectrum"):  # of the last epoch's weights: the best epoch's are not always kept
+        with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
         last, selected = final_results(resolved, problem, best, history)
@@ -189,7 +190,7 @@ def train_and_score(
 
 @contextmanager
 def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
-    """Use the fastest exact kernels inside the block, and yield a function that makes steps replayable."""
+    """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
     graphs = config.cuda_graphs if config.method.supports_graphs else "never"
     with (
@@ -204,14 +205,15 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
 def final_results(
     resolved: ResolvedRun, problem: PreparedTask, best: BestEpoch, history: list[Epoch]
 ) -> tuple[Result, Result]:
-    """Return the results of the last and of the selected epoch. The model is left merged, as of the selected one.
+    """Return the results of the last and of the selected epoch. Leaves the model merged, with the selected weights.
 
-    If the reported rows are not those that selected, they are scored now. Otherwise their scores are known.
+    If the reported rows differ from the rows used for selection, they are scored here. Otherwise their scores are
+    already known.
     """
     model, method = problem.model, resolved.config.method
     last = None
     if problem.report is not None and best.number < len(history) - 1:
-        copied = copy.deepcopy(model)  # because merging cannot be undone
+        copied = copy.deepcopy(model)  # merging cannot be undone
         method.merge(copied)
         last = problem.report(copied)
         del copied
@@ -229,8 +231,8 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     warmup_steps = optimizer.warmup(total_steps)
     if optimizer.warmup_steps is not None and warmup_steps >= total_steps:
         log.warning(
-            "the warm-up of %d steps is as long as the whole run of %d, which never reaches its learning rate; "
-            "set optimizer.warmup_steps=null for a fraction of the run, or a smaller number",
+            "the warm-up of %d steps is as long as the whole run of %d, so the learning rate never reaches its peak; "
+            "set optimizer.warmup_steps=null to use optimizer.warmup_fraction, or to a smaller number",
             warmup_steps, total_steps,
         )  # fmt: skip
     return Recipe(
@@ -244,7 +246,7 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
 
 
 def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
-    """A record of what is known before training."""
+    """Return a record of everything known before training."""
     return RunRecord(
         id=resolved.id,
         status="running",
@@ -261,7 +263,7 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
 
 
 def data_of(problem: PreparedTask) -> Data:
-    """What a record says about the data. Facts that it has no field for are kept under ``facts``."""
+    """Return what the record says about the data. Facts without a field of their own go under ``facts``."""
     named = {name: value for name, value in problem.facts.items() if name in Data.__struct_fields__}
     others = {name: value for name, value in problem.facts.items() if name not in named}
     return convert({**asdict(problem.info), **named, "facts": others}, Data)
@@ -269,9 +271,9 @@ def data_of(problem: PreparedTask) -> Data:
 
 @contextmanager
 def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
-    """Save the record when the block ends, however it ends; a user's mistake found inside leaves none.
+    """Save the record when the block ends, however it ends. A user's mistake found inside leaves no record.
 
-    A run that finds no memory has not failed: beside fewer others it goes on where it stood.
+    A run that is out of memory counts as interrupted, not failed: it can continue when fewer jobs share the device.
     """
     try:
         yield
@@ -284,7 +286,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         raise
     except torch.OutOfMemoryError as error:
         record.status, record.error = "interrupted", str(error).split(". ")[0]
-        what = f"{record.id}: {record.error}; start it again beside fewer others, or with a greater accumulate"
+        what = f"{record.id}: {record.error}; run fewer jobs at once or increase accumulate, then start it again"
         raise UserError(what) from error
     except Exception as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
@@ -299,10 +301,10 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
 
 
 @contextmanager
-def tracked(record: RunRecord, resolved: ResolvedRun, *, goes_on: bool) -> Iterator[Tracking]:
-    """Show the run in its logger, and there too how it ended, however it ended."""
+def tracked(record: RunRecord, resolved: ResolvedRun, *, resuming: bool) -> Iterator[Tracking]:
+    """Show the run in its logger, and report its final status there however it ends."""
     logger = resolved.config.logger
-    tracking = Tracking(logger, run=record.id, settings=record.config, state_file=resolved.tracking, resuming=goes_on)
+    tracking = Tracking(logger, run=record.id, settings=record.config, state_file=resolved.tracking, resuming=resuming)
     try:
         yield tracking
     finally:
@@ -311,28 +313,28 @@ def tracked(record: RunRecord, resolved: ResolvedRun, *, goes_on: bool) -> Itera
 
 
 def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
-    """One line on what is about to run."""
+    """Log one line about the run that is about to start, and its deviations from the protocol."""
     trained, total = record.parameters.trainable, record.parameters.total
     log.info(
-        "%s: %s of %s parameters train, on %d rows (%s), %s in %s",
+        "%s: training %s of %s parameters on %d rows (%s), %s in %s",
         resolved.id, f"{trained:,}", f"{total:,}", record.data.rows.train, record.data.source.split(" ")[0],
         resolved.device, resolved.precision,
     )  # fmt: skip
     for key, (value, expected) in resolved.deviations.items():
-        log.info("  differs from protocol %s: %s=%s (there: %s)", resolved.config.protocol.name, key, value, expected)
+        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, expected)
 
 
 def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
-    """One line on how it went, and where the record is."""
+    """Log one line with the scores and the path of the record."""
     scores, selected, last = record.scores, record.score, record.last_score
-    said = "%.3g" if scores.lower_is_better else "%.2f"
-    times = 1 if scores.lower_is_better else 100  # a fraction is told in hundredths, an error as it is
+    shown = "%.3g" if scores.lower_is_better else "%.2f"
+    times = 1 if scores.lower_is_better else 100  # fractions are shown times 100, errors as they are
     log.info(
-        f"%s {said} at epoch %d of %d (last: {said}), in %.1f s; %s",
+        f"%s {shown} at epoch %d of %d (last: {shown}), in %.1f s; %s",
         scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
         record.time_s.total, resolved.record_path,
     )  # fmt: skip
     if record.has_collapsed:
         log.warning(
-            "the last epoch's model gives all rows the same answer: too great a learning rate, or too few steps"
+            "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
         )

@@ -15,7 +15,7 @@ class RunStatus(NamedTuple):
 
 
 def status_of(resolved: ResolvedRun) -> RunStatus:
-    """The status of a run. A completed run is ``new`` again if its model or spectrum is asked for and missing."""
+    """Return the status of a run. A completed run is ``new`` if its requested model or spectrum is missing."""
     path = resolved.record_path
     record = load_record(path) if path.is_file() else None
     if record is not None and record.status == "completed":

@@ -1,9 +1,9 @@
-"""Cost of generation: merged adapters against none, unmerged adapters, and batches against single prompts.
+"""Cost of generation: merged and unmerged adapters against no adapters, and batches against single prompts.
 
     python -m scripts.benchmarks.generation [results/benchmarks] [threads]
 
 Prints a table and writes it as JSON. The model is a GPT-2 of 6 layers, 384 wide, with random weights (12 of 768 on a
-GPU). Every output is exactly 64 tokens long, written by beam search with 5 beams that repeats no run of 4 tokens. Times
+GPU). Every output is exactly 64 tokens long, written by beam search with 5 beams and no repeated 4-grams. Times
 are medians of interleaved repetitions; compare their ratios within one run.
 """
 
@@ -29,20 +29,20 @@ from scripts.reporting import Figures, interleaved, write_report
 
 PROMPTS, TOKENS, BEAMS, RANK = 64, 64, 5, 8
 DECODING = Decoding(beams=BEAMS, no_repeat_ngram=4, max_new_tokens=TOKENS, length_penalty=1.0)
-NEVER = -1  # an end token that no token equals
+NEVER = -1  # an end token that never occurs
 
 
 def main(folder: Path, threads: int) -> None:
     """Run every benchmark, print and write the figures."""
     torch.set_num_threads(threads)
-    transformers_logging.set_verbosity_error()  # about the end token that never comes
+    transformers_logging.set_verbosity_error()  # it warns about the end token
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"latency": latency(device), "batching": batching(device)}
     write_report("generation", figures, folder=folder, what=__doc__, device=device)
 
 
 def latency(device: torch.device) -> Figures:
-    """Tokens per second: the untouched model, merged LoRA, and unmerged LoRA (ours, and HF PEFT's two branches)."""
+    """Return tokens per second: the untouched model, merged LoRA, and unmerged LoRA (ours and HF PEFT's)."""
     plain = decoder(device)
     unmerged = copy.deepcopy(plain)
     method = lora()
@@ -63,7 +63,7 @@ def latency(device: torch.device) -> Figures:
 
 
 def batching(device: torch.device) -> Figures:
-    """Seconds for all prompts in one batch, and one by one."""
+    """Return seconds for all prompts in one batch, and one by one."""
     model, all_of_them = decoder(device), prompts(PROMPTS)
     sizes = {"batched_s": PROMPTS, "one_by_one_s": 1}
     times = interleaved({name: writing(model, all_of_them, size=size) for name, size in sizes.items()}, repeats=1)
@@ -71,7 +71,7 @@ def batching(device: torch.device) -> Figures:
 
 
 def writing(model: PreTrainedModel, given: list[list[int]], *, size: int) -> Callable[[], object]:
-    """Return an action that continues every prompt in ``given``."""
+    """Return a function that continues every prompt in ``given``."""
     return lambda: generate(
         model,
         byte_tokenizer(max_length=512),

@@ -1,10 +1,10 @@
-"""Time and memory of a resample: ours against one SVD after another, by size of the weights.
+"""Time and memory of a resample against one SVD per weight, by size of the weights.
 
     python -m scripts.benchmarks.resample [results/benchmarks]
 
 Prints a table and writes it as JSON. Times are medians; compare their ratios within one run. On a GPU: 48 weights of
-768 x 768 (RoBERTa-base's attention) and 128 of 4096 x 4096 (Llama-2-7B's, of which a few are timed and the time of all
-is their share of it); on a CPU 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768.
+768 x 768 (RoBERTa-base's attention) and 128 of 4096 x 4096 (Llama-2-7B's; a few are timed and the time is scaled up).
+On a CPU: 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768.
 """
 
 import sys
@@ -47,7 +47,7 @@ def cost(
     timed: int | None = None,
     headroom_bytes: int | None = None,
 ) -> Figures:
-    """Return seconds to factorise ``count`` square weights at random directions, and by torch.linalg.svd one by one.
+    """Return seconds to factorise ``count`` square weights along random directions: ours, and by one SVD each.
 
     With ``timed``, only that many weights are timed and the time is scaled up. ``headroom_bytes`` bounds the memory on
     a GPU. Extra memory is in units of one weight in float32.

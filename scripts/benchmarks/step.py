@@ -1,13 +1,14 @@
-"""Cost of a training step: ours, by way of running it, against full fine-tuning, HF PEFT and the two-branch form.
+"""Cost of a training step: our methods against full fine-tuning, HF PEFT and the two-branch form.
 
     python -m scripts.benchmarks.step [results/benchmarks] [none|default|max]
 
-Prints a table and writes it as JSON. Forward, backward and AdamW on one batch; the second argument is the most that is
-compiled (on a GPU by default ``default``, else ``none``). Times are medians of interleaved repetitions; compare their
-ratios within one run. RoBERTa-base with random weights in bfloat16 on a GPU, MiniLM-L6's shape in float32 on a CPU.
+Prints a table and writes it as JSON. A step is forward, backward and AdamW on one batch. The second argument is the
+highest level of compilation (by default ``default`` on a GPU, else ``none``). Times are medians of interleaved
+repetitions; compare their ratios within one run. RoBERTa-base with random weights in bfloat16 on a GPU; MiniLM-L6's
+shape in float32 on a CPU.
 
-``of_limit`` is a lower bound on the step's time, as a fraction of the step's: the floating-point operations needed, at
-the measured rate of one large bfloat16 product. Frozen weights need no gradient, so none is counted.
+``of_limit`` is a lower bound on the step's time, as a fraction of the measured time. The bound is the floating-point
+operations needed, at the measured rate of one large bfloat16 product. Gradients of frozen weights are not counted.
 """
 
 import sys
@@ -41,7 +42,7 @@ Step = Callable[[Batch], Tensor]
 
 
 class AsItIs(FullFineTuning):
-    """Trains what requires a gradient already, whoever made the model."""
+    """Trains the parameters that already require a gradient, for models made by other libraries."""
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         return (parameter for parameter in model.parameters() if parameter.requires_grad)
@@ -52,15 +53,15 @@ def main(folder: Path, most_compiled: str | None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
     choices = ("none", "default", "max")
-    wanted = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
+    levels = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
     figures: dict[str, Figures] = {} if on_gpu else {"layer": layer()}
     for rows, length in ((32, 512), (32, 16)) if on_gpu else ((32, 16),):
-        figures[f"step {rows} x {length}"] = steps(rows, length, wanted, device)
+        figures[f"step {rows} x {length}"] = steps(rows, length, levels, device)
     write_report("step", figures, folder=folder, what=__doc__, device=device)
 
 
 def layer() -> Figures:
-    """Forward and backward of one layer: one matrix product of full size against the usual two branches."""
+    """Time forward and backward of one layer: one full-size matrix product against the usual two branches."""
     size = SMALL["hidden_size"]
     plain = nn.Linear(size, size).requires_grad_(False)
     own = LowRankLinear(plain, RANK)
@@ -76,8 +77,8 @@ def layer() -> Figures:
     return {**times, "ratio": times["ours_s"] / times["two_branches_s"]}
 
 
-def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device) -> Figures:
-    """Milliseconds and peak memory of a step by variant, and ratios to eager full fine-tuning and PEFT's LoRA."""
+def steps(rows: int, length: int, levels: tuple[str, ...], device: torch.device) -> Figures:
+    """Return time and peak memory of a step by variant, and ratios to eager full fine-tuning and PEFT's LoRA."""
     on_gpu = device.type == "cuda"
     plain = {
         "ft": lambda: ours("ft", device),
@@ -89,10 +90,10 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
     made = {f"{name}, eager": (make, "none", "never") for name, make in plain.items()}
     if on_gpu:
         made |= {f"{name}, graph": (plain[name], "none", "always") for name in ("ft", "peft_lora", "lora", "rosa")}
-    for choice in wanted[1:]:
+    for choice in levels[1:]:
         made |= {
             f"{name}, {choice}" + (" + graph" if on_gpu else ""): (plain[name], choice, "always")
-            for name in (("ft", "peft_lora", "rosa") if length > 100 else ("rosa",))  # a compilation is half a minute
+            for name in (("ft", "peft_lora", "rosa") if length > 100 else ("rosa",))  # compiling takes half a minute
         }
     batch = random_batch(rows, length, device)
     memory: Figures = {}
@@ -120,7 +121,7 @@ def steps(rows: int, length: int, wanted: tuple[str, ...], device: torch.device)
 def ready(
     stack: ExitStack, make: Callable[[], nn.Module], batch: Batch, *, choice: str, graphs: str, device: torch.device
 ) -> Callable[[], object]:
-    """Return a step of a new model, warmed up so that it is compiled and captured if that is wanted."""
+    """Return a training step of a new model, warmed up, so that compilation and capture are done."""
     model = make()
     config = compose(["task=cola", "method=ft"])
     recipe = Recipe(lr=1e-4, epochs=1, warmup_steps=0, optimizer=config.optimizer, accumulate=1, reset="all")
@@ -147,7 +148,7 @@ def encoder(device: torch.device) -> PreTrainedModel:
     """Return RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
     torch.manual_seed(0)
     config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
-    config.problem_type = "single_label_classification"  # or it would be compiled again once known
+    config.problem_type = "single_label_classification"  # set now, or the model would be compiled again
     model = AutoModelForSequenceClassification.from_config(config).to(device).train()
     use_fast_attention(model)
     return model
@@ -169,7 +170,7 @@ def peft_lora(device: torch.device) -> nn.Module:
 
 
 class TwoBranches(nn.Module):
-    """LoRA as its paper writes it: ``x residual^T + (x b^T) a^T + bias``."""
+    """LoRA as in its paper: ``x residual^T + (x b^T) a^T + bias``."""
 
     residual: Tensor
 
@@ -196,8 +197,8 @@ def two_branches(device: torch.device) -> nn.Module:
 def needed_operations(method: str, rows: int, length: int) -> float:
     """Return the floating-point operations that a step of RoBERTa-base needs, two for each multiply-add.
 
-    Forward: every weight of the layers once per token, plus attention's scores and sums. Backward: as many for the
-    gradients of inputs, twice as many for attention, and the gradients of the weights or factors that train.
+    Forward: every weight of the layers once per token, plus attention's scores and sums. Backward: the same number for
+    the gradients of inputs, twice as many for attention, and the gradients of the trained weights or factors.
     """
     layers, width, inner, tokens = 12, 768, 3072, rows * length
     weights = layers * (4 * width**2 + 2 * width * inner)

@@ -3,8 +3,8 @@
     python -m scripts.benchmarks.whole_run [results/benchmarks] [data_dir]
 
 Prints a table and writes it as JSON. On a GPU: ROSA on CoLA (from ``data_dir``; without it, on the generated task
-grammar), 10 epochs of batches of 32, in RoBERTa-base's shape with random weights and a tokenizer of 8,000 tokens made
-from the sentences, whose lengths are those of RoBERTa's own. On a CPU: a short run in MiniLM-L6's shape.
+grammar), 10 epochs with batch size 32, in RoBERTa-base's shape with random weights. Its tokenizer of 8,000 tokens is
+trained on the sentences, which gives the same lengths as RoBERTa's own. On a CPU: a short run in MiniLM-L6's shape.
 """
 
 import json
@@ -63,9 +63,9 @@ def start_up() -> Figures:
 
 
 def whole_run(command: list[str], work: Path) -> Figures:
-    """Time a second run of ROSA, resampled every epoch: tokens and compiled kernels are on disk by then.
+    """Time the second of two runs of ROSA, resampled every epoch. Tokens and compiled kernels are then on disk.
 
-    ``beside_epochs_s`` is start-up and end. Kernels of an epoch include its resample and evaluation.
+    ``beside_epochs_s`` is time outside epochs. Kernels of an epoch include its resample and evaluation.
     """
     command = [*command, "method=rosa", "method.resample_every=1"]
     once([*command, "epochs=1"], work / "first")
@@ -135,7 +135,7 @@ def printed(command: list[str]) -> str:
 
 
 def folders(work: Path) -> list[str]:
-    """Return settings that keep everything a run writes in one folder."""
+    """Return settings that make a run write everything into one folder."""
     return [f"results_dir={work}", f"output_dir={work}"]
 
 

@@ -2,10 +2,10 @@
 
     python -m scripts.studies.decay task=cola model=mpnet_base protocol=fair data_dir=~/data
 
-ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both at every step; what the gradients do not
-rebuild is lost. This script makes a run without gradients, with its schedule and resamples, for each selection and
+ROSA's factors hold a part of the pre-trained weight, and AdamW shrinks both at every step. What the gradients do not
+restore is lost. This script makes a run without gradients, with its schedule and resamples, for each selection and
 period. It reports the mean and the largest relative change of the adapted weights. LoRA's product starts at zero and
-loses nothing. Full fine-tuning shrinks every weight as one factor shrinks, at its own learning rate. Source of figures
+loses nothing. Full fine-tuning shrinks every weight as much as one factor, at its own learning rate. Source of figures
 in docs/explanations.md. Four minutes on two CPU cores.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def kept(plan: Recipe, steps: range, total: int) -> float:
-    """Return the fraction of a parameter that AdamW's decay leaves over some of a run's steps."""
+    """Return the fraction of a parameter that is left after AdamW's decay in some steps of a run."""
     return math.prod(
         1 - plan.lr * lr_at(step, total, plan.warmup_steps, plan.optimizer.schedule) * plan.optimizer.weight_decay
         for step in steps

@@ -19,7 +19,7 @@ RANKS = (1, 2, 4, 6, 8)
 
 
 def main() -> None:
-    """Make the problem that the runs train on, and solve it step by step."""
+    """Make the same problem that runs train on, and solve it step by step."""
     config = compose(["task=synthetic", "model=mlp1", "method=rosa"])
     problem = config.task.prepare(resolve(config).context)
     [weight] = problem.model.parameters()  # (replicates, out, in)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def layout(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return inputs and labels in the theory's layout: (replicates, rows, in or out), in float64."""
+    """Return inputs and labels in the layout of the theory: (replicates, rows, in or out), in float64."""
     return tuple(batches.tensors[name].double().movedim(0, -2) for name in ("inputs", "labels"))  # pyright: ignore[reportReturnType]
 
 

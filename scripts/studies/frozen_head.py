@@ -25,7 +25,7 @@ ITERATIONS = 20
 
 
 def main() -> None:
-    """Print the bounds for some draws of the head, and write them to results/benchmarks."""
+    """Print the bounds for several draws of the head, and write them to results/benchmarks."""
     config = compose([*sys.argv[1:], "protocol=paper", "device=cpu"])
     figures = {}
     for seed in SEEDS:
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def bounds(model: PreTrainedModel) -> Figures:
-    """Return the smallest and the largest output that can be reached."""
+    """Return the smallest and the largest possible output."""
     model.eval().requires_grad_(False)
     norm = last_norm(model)
     return {"least": -reached(model, norm, sign=-1), "greatest": reached(model, norm, sign=1)}

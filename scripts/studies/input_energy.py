@@ -3,7 +3,7 @@
     python -m scripts.studies.input_energy task=cola model=mpnet_base protocol=fair data_dir=~/data
 
 ROSA's product A B starts as some of a weight's singular triplets, so each row v of B is a right singular vector. The
-effect of a step on A on the output for an input x grows with v x. For each kind of adapted layer, over the tokens of
+output's change for an input x, after a step on A, grows with v x. For each kind of adapted layer, over the tokens of
 the selection rows, this script reports the mean square of v x over the ``rank`` largest and smallest triplets, relative
 to that over all triplets (1 is expected for random ones). It also reports the share that is the square of the mean,
 which is the same for every token. Figures are means over layers, and the largest of any layer. Source of figures in
@@ -54,7 +54,7 @@ def main() -> None:
 
 @torch.no_grad()
 def inputs_of(model: PreTrainedModel, layers: Mapping[str, nn.Module], batches: Iterable[Batch]) -> dict[str, Inputs]:
-    """Return statistics of each layer's input as the model reads these rows, without padding."""
+    """Return statistics of each layer's input over these rows, without padding."""
     sums: dict[str, Inputs] = {}
     tokens = torch.tensor(0)
 

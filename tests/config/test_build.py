@@ -26,7 +26,7 @@ class Outer:
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_values_become_what_their_types_say(wrapped: bool) -> None:
+def test_values_are_converted_to_the_declared_types(wrapped: bool) -> None:
     values = {"rate": 3, "inner": {"depth": 2, "names": ["a"]}, "extra": {"x": 1}, "pair": [1, 2]}
     found = typed(Outer, OmegaConf.create(values) if wrapped else values)
     assert found == Outer(rate=3.0, inner=Inner(depth=2, names=["a"]), extra={"x": 1.0}, pair=found.pair)
@@ -50,7 +50,7 @@ def test_values_become_what_their_types_say(wrapped: bool) -> None:
     ({"rate": "${nowhere}"}, "rate"),
 ])  # fmt: skip
 @pytest.mark.parametrize("at", ["", "method"])
-def test_what_does_not_fit_is_told_in_one_line_with_its_key(values: dict, key: str, at: str) -> None:
+def test_a_wrong_value_is_reported_in_one_line_with_its_key(values: dict, key: str, at: str) -> None:
     with pytest.raises(UserError) as raised:
         typed(Outer, values, at=at)
     message = str(raised.value)
@@ -58,12 +58,12 @@ def test_what_does_not_fit_is_told_in_one_line_with_its_key(values: dict, key: s
     assert "\n" not in message
 
 
-def test_what_a_class_itself_refuses_is_told_as_it_says_it() -> None:
+def test_an_error_of_the_class_itself_is_passed_on() -> None:
     with pytest.raises(UserError, match=r"^rate=-1\.0 is out of range; it must be at least 0$"):
         typed(Outer, {"rate": -1})
 
 
-def test_the_values_given_stay_as_they_are() -> None:
+def test_the_given_values_are_not_changed() -> None:
     values = OmegaConf.create({"rate": 1, "inner": {"depth": 2}})
     found = typed(Outer, values)
     assert found.inner is not None
@@ -72,7 +72,7 @@ def test_the_values_given_stay_as_they_are() -> None:
     assert typed(Outer, values).inner == Inner(depth=2)
 
 
-# Kinds of one base
+# Classes with a common base
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ SQUARE = f"{__name__}.Square"
     ({"_target_": None, "name": "a", "radius": 2}, Circle(name="a", radius=2.0)),
     ({"_target_": SQUARE, "name": "b", "side": 3}, Square(name="b", side=3)),
 ])  # fmt: skip
-def test_the_kind_is_the_one_named_or_else_the_default(values: dict, expected: Shape, wrapped: bool) -> None:
+def test_the_class_is_the_named_one_or_the_default(values: dict, expected: Shape, wrapped: bool) -> None:
     given = OmegaConf.create(values) if wrapped else values
     found = build(Shape, given, at="shape", default=Circle)
     assert found == expected
@@ -112,11 +112,11 @@ def test_the_kind_is_the_one_named_or_else_the_default(values: dict, expected: S
     (f"{__name__}.Absent", "cannot be imported"),
     ("Circle", "cannot be imported"),
     ("", "cannot be imported"),
-    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass, of another family
+    (f"{__name__}.Outer", "is not a rosa_bench Shape"),  # a dataclass with another base
     ("math.pi", "is not a rosa_bench Shape"),
     ("os.getcwd", "is not a rosa_bench Shape"),
 ])  # fmt: skip
-def test_a_kind_that_is_none_is_told_in_one_line(target: str, reason: str) -> None:
+def test_a_wrong_target_is_reported_in_one_line(target: str, reason: str) -> None:
     with pytest.raises(UserError) as raised:
         build(Shape, {"_target_": target, "name": "a", "radius": 2}, at="shape", default=Circle)
     message = str(raised.value)
@@ -124,32 +124,32 @@ def test_a_kind_that_is_none_is_told_in_one_line(target: str, reason: str) -> No
     assert "\n" not in message
 
 
-def test_without_a_default_the_kind_must_be_named() -> None:
+def test_without_a_default_the_target_must_be_given() -> None:
     assert build(Shape, {"_target_": SQUARE, "name": "b", "side": 3}, at="shape") == Square(name="b", side=3)
     with pytest.raises(UserError, match=r"^shape\._target_=None is not a rosa_bench Shape$"):
         build(Shape, {"name": "b", "side": 3}, at="shape")
 
 
 @pytest.mark.parametrize(("values", "key"), [
-    ({"name": "a", "side": 2}, "side"),  # another kind's
+    ({"name": "a", "side": 2}, "side"),  # a key of another class
     ({"name": "a"}, "radius"),
     ({"_target_": SQUARE, "name": "a", "side": "long"}, "side"),
     ({"_target_": SQUARE, "name": "a", "radius": 2}, "radius"),
 ])  # fmt: skip
-def test_a_kinds_own_keys_are_checked(values: dict, key: str) -> None:
+def test_the_keys_of_the_chosen_class_are_checked(values: dict, key: str) -> None:
     with pytest.raises(UserError) as raised:
         build(Shape, values, at="shape", default=Circle)
     assert str(raised.value).startswith(f"shape.{key}: ")
 
 
-# The checks that settings share
+# Checks shared by settings
 
 
 @pytest.mark.parametrize(("value", "least", "above", "fits"), [
     (0, 0, False, True), (-1, 0, False, False), (0, 0, True, False), (1e-9, 0, True, True), (None, 5, False, True),
     (float("nan"), 0, False, False), (float("inf"), 0, False, False), (float("nan"), 0, True, False),
 ])  # fmt: skip
-def test_a_bound_is_kept(value: float | None, least: float, above: bool, fits: bool) -> None:
+def test_at_least_enforces_its_bound(value: float | None, least: float, above: bool, fits: bool) -> None:
     if fits:
         at_least("key", value, least, above=above)
     else:
@@ -157,7 +157,7 @@ def test_a_bound_is_kept(value: float | None, least: float, above: bool, fits: b
             at_least("key", value, least, above=above)
 
 
-def test_a_choice_is_one_of_those_there_are() -> None:
+def test_one_of_rejects_unknown_choices() -> None:
     one_of("key", "b", ("a", "b"))
     with pytest.raises(UserError, match=r"^key=c is not known; choose one of: a, b$"):
         one_of("key", "c", ("a", "b"))

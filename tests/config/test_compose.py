@@ -22,7 +22,7 @@ def plain(raw: object) -> object:
     ["method=ft,lora", "++model.note=abc", "data_dir='~/a b'"],
     ["rank=4"],
 ])  # fmt: skip
-def test_a_job_is_composed_as_hydra_composes_it(arguments: list[str]) -> None:
+def test_a_job_is_composed_as_by_hydra(arguments: list[str]) -> None:
     with composing() as composer:
         jobs = composer.expand(arguments)
         assert jobs
@@ -31,7 +31,7 @@ def test_a_job_is_composed_as_hydra_composes_it(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_presets_jobs_are_those_of_hydras_own_sweeper(preset: str) -> None:
+def test_a_preset_has_the_same_jobs_as_in_hydras_sweeper(preset: str) -> None:
     arguments = [f"+experiment={preset}", "seed=3,4"]
     params = OmegaConf.load(conf_folder() / "experiment" / f"{preset}.yaml").hydra.sweeper.params
     both = [*(f"{key}={value}" for key, value in params.items()), *arguments]
@@ -40,7 +40,7 @@ def test_a_presets_jobs_are_those_of_hydras_own_sweeper(preset: str) -> None:
         assert composer.expand(arguments) == [tuple(job) for job in expected]
 
 
-def test_what_is_given_goes_before_what_a_preset_sweeps() -> None:
+def test_given_values_override_those_of_a_preset() -> None:
     with composing() as composer:
         jobs = composer.expand(["+experiment=figure2", "rank=3", "method=lora"])
     assert sorted(jobs) == [
@@ -49,13 +49,13 @@ def test_what_is_given_goes_before_what_a_preset_sweeps() -> None:
     ]
 
 
-def test_settings_of_hydra_itself_are_no_jobs_business() -> None:
+def test_settings_of_hydra_itself_are_not_part_of_a_job() -> None:
     with composing() as composer:
         assert composer.expand(["rank=1,2", "hydra.sweep.dir=elsewhere"]) == [("rank=1",), ("rank=2",)]
 
 
 @pytest.mark.parametrize("override", ["rnak=8", "method.rnak=8", "optimizer.momentum=0.9"])
-def test_an_unknown_setting_is_hydras_own_error(override: str) -> None:
+def test_an_unknown_setting_raises_the_same_error_as_hydra(override: str) -> None:
     with composing() as composer:
         with pytest.raises(Exception) as ours:
             composer.compose(("method=rosa", override))
@@ -65,7 +65,7 @@ def test_an_unknown_setting_is_hydras_own_error(override: str) -> None:
     assert str(ours.value) == str(hydras.value)
 
 
-def test_no_job_sees_what_another_was_given() -> None:
+def test_jobs_do_not_share_values() -> None:
     with composing() as composer:
         first = composer.compose(("method=lora", "rank=2"))
         second = composer.compose(("method=lora", "rank=4"))

@@ -26,7 +26,7 @@ from rosa_bench.tasks.generation.task import GenerationTask
 
 Compose = Callable[..., RunConfig]
 
-# The paper's GLUE and SuperGLUE tasks, with the figure that its section 6.2 reports.
+# The paper's GLUE and SuperGLUE tasks, with the score reported in its section 6.2.
 PAPER_SCORES = {
     "cola": "matthews_correlation",
     "mrpc": "accuracy",
@@ -65,7 +65,7 @@ def names(group: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", names("task"))
-def test_a_task_composes_and_its_metric_gives_the_reported_score(compose: Compose, name: str) -> None:
+def test_a_task_composes_and_its_metric_computes_the_reported_score(compose: Compose, name: str) -> None:
     task = compose(f"task={name}").task
     assert task.name == name
     assert task.title
@@ -77,7 +77,7 @@ def test_a_task_composes_and_its_metric_gives_the_reported_score(compose: Compos
         case GenerationTask():
             assert {task.train, task.validation} < set(task.splits)
             given = {"predictions": ["a b c d"], "references": [["a b c e", "b"]]}
-        case _:  # it computes its own
+        case _:  # a task that computes its own score
             return
     figures = load_metric(task.metric).module.compute(**given)
     assert figures is not None
@@ -123,12 +123,12 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
         (*first[:place], option, *first[place + 1 :]) for place, options in enumerate(choices) for option in options
     }
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        for job in sorted(jobs):  # every value of every swept key, the others at their first
+        for job in sorted(jobs):  # every value of each swept key, with the first value of the others
             parse(hydra.compose("config", overrides=[f"+experiment={name}", *job]))
 
 
 @pytest.mark.parametrize("name", names("experiment"))
-def test_an_experiments_head_names_its_command_and_what_it_costs(name: str) -> None:
+def test_an_experiments_header_states_its_command_and_cost(name: str) -> None:
     text = (conf_folder() / "experiment" / f"{name}.yaml").read_text(encoding="utf-8")
     lines = text.partition("\ndefaults:")[0].splitlines()
     head = " ".join(line.removeprefix("#") for line in lines if line.startswith("#"))
@@ -141,7 +141,7 @@ def test_an_experiments_head_names_its_command_and_what_it_costs(name: str) -> N
 
 
 @pytest.mark.parametrize("task", PAPER_SCORES)
-def test_the_recipe_is_the_papers(compose: Compose, task: str) -> None:
+def test_the_recipe_matches_the_paper(compose: Compose, task: str) -> None:
     config = compose(f"task={task}")  # PROTOCOL.md, section 1
     assert (config.epochs, config.max_length) == (10, 512)
     assert config.batch_size in (16, 32)
@@ -167,7 +167,7 @@ def test_warmup_is_a_fraction_rounded_up_unless_it_is_given_in_steps(
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_is_what_the_specification_says(compose: Compose, name: str) -> None:
+def test_a_protocol_matches_the_specification(compose: Compose, name: str) -> None:
     protocol = compose(f"protocol={name}").protocol  # PROTOCOL.md, section 3
     assert {key: getattr(protocol, key) for key in PROTOCOLS[name]} == PROTOCOLS[name]
 
@@ -178,7 +178,7 @@ def test_every_protocol_is_specified() -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", names("method"))
-def test_the_protocols_values_reach_the_methods(compose: Compose, name: str, protocol: str) -> None:
+def test_methods_take_their_defaults_from_the_protocol(compose: Compose, name: str, protocol: str) -> None:
     method = compose(f"method={name}", f"protocol={protocol}").method
     expected = PROTOCOLS[protocol]
     if hasattr(method, "train_head"):
@@ -188,7 +188,7 @@ def test_the_protocols_values_reach_the_methods(compose: Compose, name: str, pro
         assert method.targets == "attention"
     if isinstance(method, LowRankMethod):
         assert (method.rank, method.scale) == (8, 1.0)
-    if type(method) is Lora:  # LoRA+ has a start of its own
+    if type(method) is Lora:  # LoRA+ has its own initialisation
         assert method.init == {"paper": "normal", "fair": "kaiming"}[protocol]
     if isinstance(method, Rosa):
         assert (method.select, method.init, method.resample_every, method.resample_unit) == (
@@ -211,19 +211,19 @@ def test_rank_and_seed_reach_the_method_and_its_layers(compose: Compose, tiny_mo
 
 
 @pytest.mark.parametrize("order", [0, 1])
-def test_the_model_follows_the_task_unless_one_is_given(compose: Compose, order: int) -> None:
+def test_the_task_chooses_the_model_unless_one_is_given(compose: Compose, order: int) -> None:
     given = ["task=mrpc", "model=tiny_bert"]
     assert compose("task=mrpc").model.name == "roberta_base"
     assert compose(*(reversed(given) if order else given)).model.name == "tiny_bert"
 
 
-def test_lr_that_is_given_wins() -> None:
+def test_a_given_lr_overrides_the_default() -> None:
     for name in names("method"):
         assert parse(changed("lr=0.125", method=name)).lr == 0.125
 
 
-def test_half_decades_lead_along_one_grid() -> None:
-    """From any point of it, to the same points; and nowhere is a learning rate that is given as it is."""
+def test_half_decades_stay_on_one_grid() -> None:
+    """Every starting point leads to the same grid. A learning rate without half-decades is used unchanged."""
     grid = [6e-5, 2e-4, 6e-4, 2e-3, 6e-3, 2e-2, 6e-2]
     for start, lr in enumerate(grid):
         steps = range(-start, len(grid) - start)
@@ -232,7 +232,7 @@ def test_half_decades_lead_along_one_grid() -> None:
     assert parse(changed("lr_half_decades=2", method="lora")).lr == pytest.approx(10 * parse(changed(method="lora")).lr)
 
 
-# Wrong values: a message of one line, with the key, the value, and what would do
+# Wrong values: a one-line message with the key, the value and the choices
 
 WRONG = [
     ("rank=0", "rank=0", "at least 1"),
@@ -303,13 +303,13 @@ def composed(method: str) -> DictConfig:
 
 
 def changed(*overrides: str, method: str = "rosa") -> DictConfig:
-    """The default configuration with some values changed, as the command line would, but without composing it anew."""
+    """Return the default configuration with some values changed, without composing it again."""
     free = OmegaConf.create(OmegaConf.to_container(composed(method)))
     return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyright: ignore[reportReturnType]
 
 
 @pytest.mark.parametrize(("override", "words"), [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG])
-def test_a_wrong_value_is_told_in_one_line(override: str, words: tuple[str, ...]) -> None:
+def test_a_wrong_value_is_reported_in_one_line(override: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as raised:
         parse(changed(override))
     message = str(raised.value)
@@ -324,20 +324,20 @@ def test_a_wrong_value_is_told_in_one_line(override: str, words: tuple[str, ...]
     ("ia3", "method.side=left", ("method.side=left", "input, output")),
     ("ft", "method.rank=4", ("method.rank",)),
 ])  # fmt: skip
-def test_a_wrong_value_of_another_method_is_told(method: str, override: str, words: tuple[str, ...]) -> None:
+def test_a_wrong_value_of_another_method_is_reported(method: str, override: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as raised:
         parse(changed(override, method=method))
     for word in words:
         assert word in str(raised.value)
 
 
-def test_what_is_not_changed_is_right() -> None:
+def test_the_default_configuration_is_valid() -> None:
     for method in ("rosa", "lora", "ia3", "ft"):
-        parse(changed("seed=1", method=method))  # or the laws above would hold of anything
+        parse(changed("seed=1", method=method))  # otherwise the tests above could not fail
 
 
 @pytest.mark.parametrize("key", ["pad_to_max", "group_by_length"])
-def test_what_is_done_with_texts_is_refused_where_there_are_none(compose: Compose, key: str) -> None:
+def test_text_settings_are_rejected_for_tasks_without_texts(compose: Compose, key: str) -> None:
     assert getattr(compose("task=grammar", f"{key}=true"), key)
     assert getattr(compose("task=restaurants", "model=tiny_gpt2", f"{key}=true"), key)
     assert not getattr(compose("task=synthetic", "model=mlp1"), key)
@@ -353,21 +353,21 @@ def test_what_is_done_with_texts_is_refused_where_there_are_none(compose: Compos
     ("compile", ["none", "default", "max"]), ("cuda_graphs", ["auto", "always", "never"]),
     ("group_by_length", [False, True]),
 ])  # fmt: skip
-def test_every_way_to_be_faster_can_be_chosen_and_the_first_is_the_default(key: str, choices: list[object]) -> None:
+def test_every_speed_option_is_accepted_and_the_first_is_the_default(key: str, choices: list[object]) -> None:
     assert [getattr(parse(changed(f"{key}={choice}")), key) for choice in choices] == choices
     assert getattr(parse(changed("seed=1")), key) == choices[0]
 
 
-# A value that the configuration lets through fails later, in the middle of a run.
+# A wrong value that passes the configuration would fail later, in the middle of a run.
 
 
 @pytest.mark.parametrize("override", [f"seed={2**32}", f"seed={2**70}", "device=auto:1", "device=cpu:gpu"])
-def test_a_value_that_torch_or_numpy_would_refuse_is_refused_here(override: str) -> None:
+def test_a_value_that_torch_or_numpy_would_reject_is_rejected_early(override: str) -> None:
     with pytest.raises(UserError, match=override.partition("=")[0]):
         parse(changed(override))
 
 
-def test_no_limit_is_infinite_and_no_bound_excludes_its_own_value(compose: Compose) -> None:
+def test_values_at_the_bounds_are_accepted(compose: Compose) -> None:
     config = compose(
         "rank=1", "seed=0", "epochs=1", "batch_size=1", "max_length=8", "limit_train=1", "limit_eval=null",
         "optimizer.warmup_fraction=1", "optimizer.eps=0", "optimizer.warmup_steps=0", "protocol.held_out_rows=0.99",
@@ -376,7 +376,7 @@ def test_no_limit_is_infinite_and_no_bound_excludes_its_own_value(compose: Compo
     assert math.isfinite(config.lr)
 
 
-def test_a_configuration_cannot_be_changed(compose: Compose) -> None:
+def test_a_configuration_is_immutable(compose: Compose) -> None:
     config = compose()
     for field in fields(config):
         with pytest.raises(AttributeError):

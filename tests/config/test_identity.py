@@ -1,4 +1,4 @@
-"""What belongs to a run's identity is what its settings declare."""
+"""Each setting declares whether it is part of a run's identity."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ WEIGHTS = {"data": "files sha256:0", "model": {"sha256": ["0"]}, "device": "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Extended(RunConfig):
-    """The settings of a run, and three more, each declared in this one place."""
+    """The settings of a run and three more, each declared only here."""
 
     smoothing: float = setting("of labels", default=0.0, before=0.0, at_least=0, below=1)
     colour: str = setting("of the terminal", default="red", identity=False)
@@ -31,7 +31,7 @@ def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     config = compose("task=cola")
     known = identity(config, **WEIGHTS)  # pyright: ignore[reportArgumentType]
     same, smoothed = extended(config), extended(config, smoothing=0.1, colour="blue")
-    assert identity(same, **WEIGHTS) == known  # as it was before: no run changes its id  # pyright: ignore[reportArgumentType]
+    assert identity(same, **WEIGHTS) == known  # unchanged, so no run changes its id  # pyright: ignore[reportArgumentType]
     assert identity(smoothed, **WEIGHTS) == {**known, "smoothing": 0.1}  # pyright: ignore[reportArgumentType]
     shown = public_config(smoothed)
     assert (shown["smoothing"], shown["colour"]) == (0.1, "blue")
@@ -48,7 +48,7 @@ def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     ("protocol.train_head", True), ("protocol.loss_on_prompt", False), ("optimizer.betas", True),
     ("optimizer.default_betas", False), ("nothing", True),
 ])  # fmt: skip
-def test_a_dotted_key_is_part_of_the_identity_or_is_not(key: str, expected: bool) -> None:
+def test_a_dotted_key_counts_towards_identity_as_declared(key: str, expected: bool) -> None:
     assert is_identity(key) is expected
 
 
@@ -57,33 +57,33 @@ def test_a_dotted_key_is_part_of_the_identity_or_is_not(key: str, expected: bool
     ("method.lm_head", None), ("method.fused", None), ("method.split_qkv", False), ("lr", ABSENT),
     ("method.rank", ABSENT),
 ])  # fmt: skip
-def test_older_records_count_as_having_what_was_done_before(key: str, expected: object) -> None:
+def test_older_records_get_the_value_used_before_a_setting_existed(key: str, expected: object) -> None:
     assert value_before(key) == expected
 
 
-def test_what_a_protocol_leaves_free_is_declared() -> None:
+def test_settings_that_a_protocol_leaves_free_are_declared() -> None:
     free = set(free_settings())
     assert {"rank", "lr", "seed", "device", "data_dir", "logger", "compile"} <= free
     assert not free & {"epochs", "batch_size", "task", "method", "protocol", "optimizer", "pad_to_max"}
 
 
-def test_every_single_setting_has_help_and_what_no_record_shows_changes_no_score() -> None:
+def test_every_setting_has_help_and_unpublished_settings_change_no_score() -> None:
     for declared, known in settings_of(RunConfig):
         assert known.help, declared.name
         assert known.published or not known.identity, declared.name
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_class_of_a_group_keeps_its_contract(group: str) -> None:
+def test_every_class_of_a_group_inherits_its_base(group: str) -> None:
     assert kinds(group)
     for kind in kinds(group):
         assert issubclass(kind, GROUPS[group].base)
 
 
-def test_the_identity_holds_nothing_that_cannot_change_a_score(compose: Compose) -> None:
+def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose) -> None:
     known = identity(compose("task=cola"), **WEIGHTS)  # pyright: ignore[reportArgumentType]
     left_out = {declared.name for declared, setting in settings_of(Plain) if not setting.identity}
     assert not (known.keys() - {"device", "precision"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {
         "pad_to_max", "group_by_length", "compile",
-    }  # as before they could be set  # fmt: skip
+    }  # at their earlier values  # fmt: skip

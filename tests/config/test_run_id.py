@@ -20,9 +20,9 @@ TINY = ("task=grammar", "model=tiny_roberta", "method=lora", "lr=2e-4", "device=
 
 @pytest.fixture
 def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Name:
-    """``name("lr=1")``: what the run of such a command line is called, with a tiny model."""
+    """``name("lr=1")``: the id of a run with these overrides and a tiny model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # whether there is one or not
+    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # works without a compiler
     return lambda *overrides: resolve(compose(*TINY, *overrides), {}).id
 
 
@@ -36,12 +36,12 @@ def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     "method.train_biases=false", "model=tiny_bert", "model.random.hidden_size=64", "model.head=nothing",
     "model.attention=query", "task.metric=accuracy", "task.score=accuracy", "+task.marker=_",
 ])  # fmt: skip
-def test_whatever_can_change_a_figure_changes_the_name(name: Name, override: str) -> None:
+def test_a_setting_that_can_change_scores_changes_the_id(name: Name, override: str) -> None:
     assert name(override) != name()
 
 
 @pytest.mark.parametrize("override", ["method.resample_every=1", "method.resample_unit=steps", "method.select=top"])
-def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override: str) -> None:
+def test_a_setting_that_can_change_rosas_scores_changes_the_id(name: Name, override: str) -> None:
     assert name("method=rosa", override) != name("method=rosa")
 
 
@@ -53,11 +53,11 @@ def test_whatever_can_change_rosas_figures_changes_the_name(name: Name, override
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
 ])  # fmt: skip
-def test_nothing_else_does(name: Name, overrides: list[str]) -> None:
+def test_other_settings_do_not_change_the_id(name: Name, overrides: list[str]) -> None:
     assert name(*overrides) == name()
 
 
-def test_a_run_is_named_as_before_a_setting_was_added(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
+def test_an_added_setting_does_not_change_existing_ids(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)
     known = resolve(compose(*TINY), {}).identity
@@ -70,16 +70,16 @@ def test_a_run_is_named_as_before_a_setting_was_added(compose: Compose, tmp_path
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="device=auto means another device")
-def test_auto_is_the_device_that_it_means(name: Name) -> None:
+def test_device_auto_counts_as_the_resolved_device(name: Name) -> None:
     assert name("device=auto") == name("device=cpu")
 
 
 @pytest.mark.parametrize("method", ["ft", "ia3", "bitfit", "head_only"])
-def test_the_rank_means_nothing_to_a_method_without_one(name: Name, method: str) -> None:
+def test_rank_does_not_change_the_id_of_a_method_without_one(name: Name, method: str) -> None:
     assert name(f"method={method}", "rank=2") == name(f"method={method}", "rank=8")
 
 
-def test_the_name_begins_with_what_a_person_looks_for(name: Name) -> None:
+def test_the_id_starts_with_readable_settings(name: Name) -> None:
     assert re.fullmatch(r"grammar-tiny_roberta-lora-r4-lr0\.002-s3-[0-9a-f]{10}", name("rank=4", "lr=2e-3", "seed=3"))
     assert re.fullmatch(r"grammar-tiny_roberta-ft-lr0\.0002-s0-[0-9a-f]{10}", name("method=ft"))
 
@@ -91,7 +91,7 @@ def write_data(folder: Path, train: str, validation: str) -> Path:
     return folder
 
 
-def test_data_counts_by_its_bytes_and_not_by_its_place(name: Name, tmp_path: Path) -> None:
+def test_data_is_identified_by_content_and_not_by_folder(name: Name, tmp_path: Path) -> None:
     rows = [f'{{"sentence": "{letter}", "label": 1}}\n' for letter in "abc"]
     folders = {
         "original": (rows[0] + rows[1], rows[2]),
@@ -107,7 +107,7 @@ def test_data_counts_by_its_bytes_and_not_by_its_place(name: Name, tmp_path: Pat
     assert names["another row"] != names["original"]
     assert names["another order"] != names["original"]
     assert names["another split"] != names["original"]
-    assert name("task=cola") != names["original"]  # the hub's
+    assert name("task=cola") != names["original"]  # from the hub
 
 
 def write_model(folder: Path, config: str, weights: bytes) -> Path:
@@ -117,19 +117,19 @@ def write_model(folder: Path, config: str, weights: bytes) -> Path:
     return folder
 
 
-def test_weights_count_by_their_bytes_and_not_by_their_place(name: Name, tmp_path: Path) -> None:
+def test_weights_are_identified_by_content_and_not_by_folder(name: Name, tmp_path: Path) -> None:
     folders = {"original": ("{}", b"1"), "copy": ("{}", b"1"), "weights": ("{}", b"2"), "shape": ("{ }", b"1")}
     names = {key: name(f"+model.path={write_model(tmp_path / key, *of)}") for key, of in folders.items()}
     assert names["original"] == names["copy"]
     assert len({names["original"], names["weights"], names["shape"], name()}) == 4
 
 
-def test_a_model_of_another_revision_is_another(name: Name) -> None:
+def test_another_revision_of_a_model_changes_the_id(name: Name) -> None:
     hub = ("model=roberta_base", "rank=8")
     assert name(*hub, "+model.revision=abc") != name(*hub)
 
 
-def test_the_public_configuration_says_nothing_of_the_machine(compose: Compose) -> None:
+def test_the_public_configuration_has_no_folders_of_the_machine(compose: Compose) -> None:
     config = compose(
         *TINY, "data_dir=/home/me/d", "output_dir=/home/me/o", "results_dir=/home/me/r", "+model.path=/home/me/m"
     )

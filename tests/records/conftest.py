@@ -1,4 +1,4 @@
-"""Records written by hand."""
+"""Records made by hand."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,5 +31,5 @@ def _made(status: str = "completed", **changes: Any) -> RunRecord:
 
 @pytest.fixture
 def record() -> Callable[..., RunRecord]:
-    """``record("failed", id="x")``: a record with this status and these fields, of task and model x."""
+    """``record("failed", id="x")``: a record of task and model x with this status and these fields."""
     return _made

@@ -1,4 +1,4 @@
-"""No committed record is ever renamed: each id follows from what the record says of its run."""
+"""No committed record is ever renamed: its id follows from its contents."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 
 RESULTS = Path(__file__).parents[2] / "results"
-NOT_WEIGHTS = ("source", "commit")  # of what a record says of its model
+NOT_WEIGHTS = ("source", "commit")  # keys of a record's model that do not identify weights
 
 
 FOLDERS = (RESULTS, RESULTS / "quickstart")
@@ -36,27 +36,27 @@ def committed() -> dict[str, list[RunRecord]]:
 
 @cache
 def composed(*overrides: str) -> dict[str, Any]:
-    """What a command line comes to today, before it is checked."""
+    """Return the configuration of a command line today, before it is checked."""
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         return OmegaConf.to_container(hydra.compose("config", overrides=list(overrides)))  # pyright: ignore[reportReturnType]
 
 
-# What alone differs between most runs: fields that are put in afterwards, for to check a configuration takes long.
+# Fields that are often the only difference between runs. They are set after checking, because checking is slow.
 PLAIN = {"seed": 0, "lr": 1.0}
 
 
 @cache
 def checked(recorded: str) -> RunConfig:
-    """A record's configuration, as JSON, with what has been added since."""
+    """Return the checked settings of a record's configuration (JSON), with settings added since."""
     config = json.loads(recorded)
-    config["task"].pop("embedded")  # generators had other names
-    config["protocol"].pop("lora_init", None)  # gone since: LoRA's own yaml says it
+    config["task"].pop("embedded")  # generators have been renamed
+    config["protocol"].pop("lora_init", None)  # moved to LoRA's own yaml
     groups = (f"{group}={config[group]['name']}" for group in ("task", "model", "protocol", "method"))
     return parse(DictConfig(merged(composed(*groups), config)))
 
 
 def merged(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
-    """``settings`` with the values of ``others`` in their place. OmegaConf's merge takes as long as all the rest."""
+    """Return ``settings`` updated with ``others``, recursively. OmegaConf's merge would double the test's time."""
     both = {
         key: merged(settings[key], value) if isinstance(value, dict) and isinstance(settings.get(key), dict) else value
         for key, value in others.items()
@@ -66,8 +66,8 @@ def merged(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.skipif(not RUNS_OF, reason="needs the committed records")
 @pytest.mark.parametrize("task", RUNS_OF)
-def test_each_committed_run_resolved_today_has_the_id_that_it_has(task: str) -> None:
-    """The same settings, composed and checked today, give the same id: the run still counts as completed."""
+def test_every_committed_run_keeps_its_id(task: str) -> None:
+    """The same settings, composed and checked today, give the same id, so the run still counts as completed."""
     names, expected = [], []
     for record in committed()[task]:
         config = replace(checked(json.dumps(record.config | PLAIN)), **{field: record.config[field] for field in PLAIN})

@@ -12,7 +12,7 @@ from rosa_bench.records.store import load_records, runs_folder, superseded_folde
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
-# Line separators besides "\n", a byte order mark, and all else that a model may write.
+# Line separators besides "\n", a byte order mark, and other text that a model may write.
 texts = st.one_of(
     st.text(max_size=9), st.sampled_from(["", "a\nb", "a\r\n", "\u2028", "\x85", "\ufeff", "Café £20", '"\\'])
 )
@@ -27,12 +27,12 @@ GOOD = {"prompt": "name[Blue Spice]", "output": "Blue Spice.", "references": ["B
 
 @given(st.lists(generations, min_size=1, max_size=4))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_written_is_read(tmp_path: Path, rows: list[Generation]) -> None:
+def test_written_generations_are_read_back(tmp_path: Path, rows: list[Generation]) -> None:
     write_atomic(tmp_path / "rows.jsonl", to_lines(rows))
     assert read(tmp_path / "rows.jsonl") == rows
 
 
-def test_a_line_is_an_object_of_three_keys_that_a_person_can_read() -> None:
+def test_a_line_is_a_readable_object_with_three_keys() -> None:
     row = Generation(prompt="name[Café]", output="a\nb", references=("Café", "c"))
     line = to_lines([row, row]).splitlines()
     assert line == ['{"prompt": "name[Café]", "output": "a\\nb", "references": ["Café", "c"]}'] * 2
@@ -54,7 +54,7 @@ def without(key: str) -> dict[str, Any]:
     return {name: value for name, value in GOOD.items() if name != key}
 
 
-@pytest.mark.parametrize(("line", "said"), [
+@pytest.mark.parametrize(("line", "reason"), [
     ("Blue Spice.", "not JSON"),
     ("", "not JSON"),
     (json.dumps(GOOD)[:-1], "not JSON"),
@@ -68,27 +68,27 @@ def without(key: str) -> dict[str, Any]:
     (json.dumps({**GOOD, "references": []}), "there are no references"),
     (json.dumps({**GOOD, "references": ["Blue Spice.", " \n"]}), "a reference is blank"),
 ])  # fmt: skip
-def test_a_bad_line_is_told_with_its_file_and_number(tmp_path: Path, line: str, said: str) -> None:
+def test_a_bad_line_is_reported_with_its_file_and_number(tmp_path: Path, line: str, reason: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text(f"{json.dumps(GOOD)}\n{line}\n{json.dumps(GOOD)}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=re.escape(f"{file}, line 2: ") + f".*{re.escape(said)}"):
+    with pytest.raises(UserError, match=re.escape(f"{file}, line 2: ") + f".*{re.escape(reason)}"):
         read(file)
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not UTF-8 text")])
-def test_a_file_that_holds_nothing_to_score_is_told(tmp_path: Path, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("content", "reason"), [(b"", "is empty"), (b'{"prompt": "\xff"}\n', "is not UTF-8 text")])
+def test_an_empty_or_undecodable_file_is_reported(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "rows.jsonl").write_bytes(content)
-    with pytest.raises(UserError, match=rf"rows\.jsonl {said}"):
+    with pytest.raises(UserError, match=rf"rows\.jsonl {reason}"):
         read(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize("references", [(), ("",), ("a", "\t")])
-def test_nothing_can_be_written_that_could_not_be_read(references: tuple[str, ...]) -> None:
+def test_a_generation_that_could_not_be_read_back_is_rejected(references: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="reference"):
         Generation(prompt="a", output="b", references=references)
 
 
-def test_generations_lie_beside_the_record_and_are_not_taken_for_one(tmp_path: Path) -> None:
+def test_generations_are_next_to_the_record_and_not_mistaken_for_one(tmp_path: Path) -> None:
     folder = runs_folder(tmp_path) / "e2e" / "gpt2"
     place = path(folder / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.json")
     assert place == folder / "e2e-gpt2-rosa-r8-lr0.002-s0-0123456789.generations.jsonl"
@@ -96,7 +96,7 @@ def test_generations_lie_beside_the_record_and_are_not_taken_for_one(tmp_path: P
     assert load_records(tmp_path) == []
 
 
-def test_none_are_ever_lost(tmp_path: Path) -> None:
+def test_replaced_generations_are_kept(tmp_path: Path) -> None:
     record, written = (
         runs_folder(tmp_path) / "a" / "b" / "a-run.json",
         [[Generation(prompt="a", output=f"{number}", references=("c",))] for number in range(4)],

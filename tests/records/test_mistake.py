@@ -40,7 +40,7 @@ def test_a_damaged_record_is_named_with_its_file(tmp_path: Path, caplog: pytest.
     assert path.read_bytes() == before
 
 
-# Key -> value, and what the message says. GONE removes the key.
+# Key -> value, and part of the message. GONE removes the key.
 GONE = object()
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"config.seed": GONE}, "config.seed is missing;"),
@@ -81,7 +81,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("changes", "message"), WRONG, ids=[f"{number}: {message}" for number, (_, message) in enumerate(WRONG)]
 )
-def test_the_place_of_a_wrong_value_is_named(
+def test_the_path_of_a_wrong_value_is_named(
     record: Make, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     values = to_values(record())

@@ -20,7 +20,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small repository in which the package seems to lie."""
+    """A small repository that appears to contain the package."""
     for name in ("rosa_bench/provenance.py", "conf/config.yaml", "pyproject.toml", "README.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("first")
@@ -31,7 +31,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_versions_are_those_that_are_installed() -> None:
+def test_versions_are_the_installed_ones() -> None:
     found = versions()
     assert found.pop("python") == platform.python_version()
     assert found.pop("rosa-bench") == rosa_bench.__version__
@@ -39,7 +39,7 @@ def test_versions_are_those_that_are_installed() -> None:
     assert found == {name: importlib.metadata.version(name) for name in found}
 
 
-def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
+def test_a_clean_checkout_gives_its_commit(checkout: Path) -> None:
     assert git_state() == Git(commit=git(checkout, "rev-parse", "HEAD"), dirty=False)
 
 
@@ -47,26 +47,24 @@ def test_a_clean_checkout_is_its_commit(checkout: Path) -> None:
     ("rosa_bench/provenance.py", True), ("rosa_bench/new.py", True), ("conf/config.yaml", True),
     ("conf/new.yaml", True), ("pyproject.toml", True), ("README.md", False), ("results.json", False),
 ])  # fmt: skip
-def test_a_change_to_what_makes_the_figures_is_told(checkout: Path, name: str, dirty: bool) -> None:
+def test_only_changes_that_can_affect_scores_make_a_checkout_dirty(checkout: Path, name: str, dirty: bool) -> None:
     (checkout / name).write_text("second")
     assert git_state().dirty is dirty
 
 
-def test_outside_a_checkout_nothing_is_claimed(checkout: Path) -> None:
+def test_there_is_no_commit_outside_a_checkout(checkout: Path) -> None:
     (checkout / ".git").rename(checkout / "elsewhere")
     assert git_state() == Git()
 
 
-def test_an_installed_package_does_not_claim_the_commit_of_the_folder_around_it(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_installed_package_ignores_the_repository_around_it(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = checkout / ".venv/lib/rosa_bench"
     inside.mkdir(parents=True)
     monkeypatch.setattr(rosa_bench, "__path__", [str(inside)])
     assert git_state() == Git()
 
 
-def test_a_repository_without_a_commit_or_a_machine_without_git_claims_nothing(
+def test_there_is_no_commit_in_an_empty_repository_or_without_git(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     git(tmp_path, "init", "--quiet")

@@ -23,18 +23,18 @@ def test_a_record_is_read_back_unchanged(record: Make, tmp_path: Path, status: s
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_numbers_that_json_does_not_have_are_read_back(record: Make, tmp_path: Path, number: float) -> None:
+def test_nan_and_infinity_are_read_back(record: Make, tmp_path: Path, number: float) -> None:
     written = record()
     written.scores.epochs[0].train_loss = number
     path = save_record(written, tmp_path)
     assert repr(load_record(path).scores.epochs[0].train_loss) == repr(number)
 
 
-def test_another_program_finds_plain_json(record: Make, tmp_path: Path) -> None:
+def test_a_record_is_plain_json(record: Make, tmp_path: Path) -> None:
     values = json.loads(save_record(record(), tmp_path).read_bytes().decode("utf-8"))
     assert values["status"] == "completed"
     assert values["schema"] == SCHEMA
-    assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # every digit
+    assert values["scores"]["selected"]["accuracy"] == 0.1 + 0.2  # all digits
     assert values["config"]["task"]["title"] == "é — 漢"
 
 
@@ -42,13 +42,13 @@ def test_a_folder_without_records_is_empty(tmp_path: Path) -> None:
     assert load_records(tmp_path) == []
 
 
-def test_a_field_of_a_later_version_does_not_hide_a_record(record: Make, tmp_path: Path) -> None:
+def test_an_unknown_field_is_ignored(record: Make, tmp_path: Path) -> None:
     path = save_record(record(), tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
     assert load_record(path) == record()
 
 
-def test_a_later_schema_is_refused(record: Make, tmp_path: Path) -> None:
+def test_a_later_schema_is_rejected(record: Make, tmp_path: Path) -> None:
     path = save_record(replace(record(), schema=SCHEMA + 1), tmp_path)
     message = f"{path} has schema {SCHEMA + 1}, and this version reads {SCHEMA}; update rosa-bench to read it"
     with pytest.raises(UserError) as raised:
@@ -87,31 +87,31 @@ def test_only_a_completed_record_replaces_a_completed_one(record: Make, tmp_path
     assert place.read_bytes() == before
 
 
-def test_no_record_is_ever_lost(record: Make, tmp_path: Path) -> None:
-    # Short runs begin within the same second, which is the precision of `started_at`.
+def test_every_replaced_record_is_kept(record: Make, tmp_path: Path) -> None:
+    # Short runs may start within the same second, which is the precision of `started_at`.
     for number in range(4):
         save_record(record(versions={"number": str(number)}), tmp_path)
     kept = [load_record(path) for path in runs_folder(tmp_path).rglob("*.json")]
     assert sorted(one.versions["number"] for one in kept) == ["0", "1", "2", "3"]
 
 
-def test_a_damaged_earlier_record_does_not_cost_a_run_its_results(record: Make, tmp_path: Path) -> None:
+def test_a_damaged_earlier_record_does_not_prevent_saving(record: Make, tmp_path: Path) -> None:
     path = save_record(record(), tmp_path)
     path.write_text("half a reco")
-    save_record(record(), tmp_path)  # at the end of a run, hours after it began
+    save_record(record(), tmp_path)  # as at the end of a run of several hours
     kept = [found.read_text() for found in runs_folder(tmp_path).rglob("*.json")]
     assert "half a reco" in kept
     assert json.dumps(to_values(record()), indent=1, ensure_ascii=False) + "\n" in kept
 
 
-# Folders of older versions, in which all records lie side by side
+# Folders of older versions, which have all records in one folder
 
 
 def flatten(path: Path, results_dir: Path) -> Path:
     return path.rename(runs_folder(results_dir) / path.name)
 
 
-def test_flat_and_nested_records_are_found_in_the_order_of_their_names(record: Make, tmp_path: Path) -> None:
+def test_flat_and_nested_records_are_sorted_by_name(record: Make, tmp_path: Path) -> None:
     records = [record(id=name) for name in "abcd"]
     paths = [save_record(one, tmp_path) for one in records]
     for path in paths[::2]:
@@ -119,7 +119,7 @@ def test_flat_and_nested_records_are_found_in_the_order_of_their_names(record: M
     assert load_records(tmp_path) == records
 
 
-def test_a_flat_record_stays_in_its_place(record: Make, tmp_path: Path) -> None:
+def test_a_flat_record_is_replaced_in_place(record: Make, tmp_path: Path) -> None:
     earlier = record()
     flat = flatten(save_record(earlier, tmp_path), tmp_path)
     before = flat.read_bytes()
@@ -172,16 +172,14 @@ def test_good_records_are_read_and_other_files_are_named_and_counted(
     assert caplog.messages[-1] == found.unread
 
 
-def test_with_good_records_alone_there_is_no_message(
-    record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_good_records_alone_give_no_message(record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_record(record(), tmp_path)
     found = load_records(tmp_path)
     found.remind()
     assert (found.unread, caplog.messages) == ("", [])
 
 
-def test_a_run_that_broke_off_needs_no_scores(record: Make, tmp_path: Path) -> None:
+def test_an_incomplete_run_needs_no_scores(record: Make, tmp_path: Path) -> None:
     for status in ("failed", "interrupted", "running"):
         save_record(record(status, id=status, scores={}, parameters={}), tmp_path)
     assert len(load_records(tmp_path)) == 3

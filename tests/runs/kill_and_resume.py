@@ -1,9 +1,9 @@
-"""Run by test_resume.py: kill a run, start it again each time, and compare it with one left alone.
+"""Run by test_resume.py: kill a run repeatedly, restart it each time, and compare it with an uninterrupted one.
 
     python kill_and_resume.py random FOLDER KILLS SEED OVERRIDE...     at random moments
-    python kill_and_resume.py places FOLDER OVERRIDE...                at each of the worst places
+    python kill_and_resume.py places FOLDER OVERRIDE...                at each critical place
 
-Prints JSON. The libraries are imported once, and each process is forked from there: what is killed is a real one.
+Prints JSON. The libraries are imported once, and each run is a process forked from this one.
 """
 
 import hashlib
@@ -37,15 +37,15 @@ from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.state import Training
 
 torch.set_num_threads(1)
-os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
+os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
 
-Change = Callable[[], Observer | None]  # changes the program, or gives what watches the run
+Change = Callable[[], Observer | None]  # patches the program, or returns an observer of the run
 
 
 def at_random(folder: Path, kills: int, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """Kill until it has been done ``kills`` times, in as many whole runs as that takes.
+    """Kill processes until there have been ``kills`` kills, over as many whole runs as needed.
 
-    Each process is left to go on for a few checkpoints, and then a random part of the time that one takes.
+    Each process continues for a few checkpoints, and then for a random part of the time between two.
     """
     alone, killed = setup_in(folder / "alone", [*overrides, "checkpoint_s=1e6"]), setup_in(folder / "killed", overrides)
     assert ended(fork(alone))
@@ -68,24 +68,24 @@ def at_random(folder: Path, kills: int, seed: int, overrides: list[str]) -> dict
 
 
 def newest(resolved: ResolvedRun) -> int:
-    """The step of the newest checkpoint."""
+    """Return the step of the newest checkpoint."""
     return max((int(path.name.split("-")[1]) for path in resolved.checkpoints.glob("step-*")), default=0)
 
 
 def wait_for_steps(resolved: ResolvedRun, child: int, steps: int) -> None:
-    """Until the run has gone on by so many, or has ended."""
+    """Wait until the run has made this many more steps, or has ended."""
     goal = newest(resolved) + steps
     while newest(resolved) < goal and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.002)
 
 
 def at_places(folder: Path, overrides: list[str]) -> dict[str, Any]:
-    """Kill one run at each place in turn. Go on from half-way without parts of the state, which must show."""
+    """Kill one run at each place in turn. Also continue from half-way without parts of the state, which must show."""
     alone, killed = setup_in(folder / "alone", [*overrides, "checkpoint_s=1e6"]), setup_in(folder / "killed", overrides)
     assert ended(fork(alone))
     statuses, lacking = {}, {}
     for place, change in PLACES.items():
-        assert not ended(fork(killed, change)), f"{place}: never came there"
+        assert not ended(fork(killed, change)), f"{place}: never reached"
         statuses[place] = status_of(killed).kind
         if place == HALF_WAY:
             for part in LACKING:
@@ -99,16 +99,16 @@ def at_places(folder: Path, overrides: list[str]) -> dict[str, Any]:
 
 
 def setup_in(folder: Path, overrides: list[str]) -> ResolvedRun:
-    """Return such a run, with its folders in this one."""
+    """Return a run with these overrides, with its folders inside ``folder``."""
     where = [f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'"]
     with composing() as composer:
         resolved = resolve(parse(composer.compose((*overrides, *where))), {})
-    resolved.config.task.prepare(resolved.context)  # so that what it imports is there already
+    resolved.config.task.prepare(resolved.context)  # so that its imports are done before the fork
     return resolved
 
 
 def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
-    """Start a process that makes the run as the command line does, in a program changed so."""
+    """Start a process that makes the run as the command line does, after applying ``change``."""
     child = os.fork()
     if child == 0:
         status = 1
@@ -124,7 +124,7 @@ def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
 
 
 class Digest(Observer):
-    """Writes a hash of the last weights, which need not be the selected ones, into a file."""
+    """Writes a hash of the last weights, which may differ from the selected ones, to a file."""
 
     def __init__(self, resolved: ResolvedRun):
         self.path = resolved.results_dir / "last weights"
@@ -137,7 +137,7 @@ class Digest(Observer):
 
 
 def ended(child: int) -> bool:
-    """Wait for a process: whether it came to its end by itself. Raises RuntimeError if that was a bad one."""
+    """Wait for a process, and return False if it was killed. Raises RuntimeError if it failed."""
     _, status = os.waitpid(child, 0)
     if os.WIFSIGNALED(status):
         return False
@@ -147,7 +147,7 @@ def ended(child: int) -> bool:
 
 
 def result(resolved: ResolvedRun) -> dict[str, Any]:
-    """What must not differ: the figures, the weights, and what is left on disk."""
+    """Return everything that must not differ: the scores, the weights, and the files left on disk."""
     [record] = load_records(resolved.results_dir)
     for epoch in record.scores.epochs:
         epoch.time_s = None
@@ -186,7 +186,7 @@ def die() -> None:
 def dying(
     target: Any, name: str, *, call: int = 1, after: bool = False, when: Callable[..., bool] | None = None
 ) -> Change:
-    """Dies at the ``call``-th call of a function, before it or after, counting those ``when`` says to."""
+    """Return a change that kills the process at the ``call``-th call of a function for which ``when`` holds."""
 
     def change() -> None:
         real, calls = getattr(target, name), count(1)
@@ -206,7 +206,7 @@ def dying(
 
 
 class DyingAt(Observer):
-    """Dies at the ``call``-th call of a hook, counting those for which ``when`` holds."""
+    """Kills the process at the ``call``-th call of a hook for which ``when`` holds."""
 
     def __init__(self, hook: str, *, call: int = 1, when: Callable[[Training], bool] = lambda _training: True):
         calls = count(1)
@@ -227,12 +227,12 @@ def resample_is_due(training: Training) -> bool:
 
 
 def dying_inside_a_resample() -> None:
-    """Dies when half of the layers hold their new subspace, and half the old one."""
+    """Kill the process when half of the layers have their new subspace and half the old one."""
     real, calls = lowrank.factorize, count(1)
 
     def factorize(*arguments: Any, **options: Any) -> Any:
         residuals, *factors = real(*arguments, **options)
-        if next(calls) < 3:  # the first is the initialisation
+        if next(calls) < 3:  # the first call is the initialisation
             return residuals, *factors
         return half(residuals), *factors
 
@@ -249,7 +249,7 @@ def named(start: str) -> Callable[..., bool]:
 
 
 def dying_half_through_the_older() -> None:
-    """Dies when one file of the older checkpoint is removed, and the other is not."""
+    """Kill the process when only one of the two files of the older checkpoint is removed."""
     calls, real = count(1), shutil.rmtree
 
     def rmtree(path: Path, **options: Any) -> None:
@@ -261,7 +261,7 @@ def dying_half_through_the_older() -> None:
     shutil.rmtree = rmtree
 
 
-# In the order in which one run comes by them; what was done before a kill and after a checkpoint is done again.
+# In the order in which a run reaches them. Work between the last checkpoint and a kill is done again.
 PLACES: dict[str, Change] = {
     "before the first step": at_hook("on_step_start"),
     "before a resample": at_hook("on_step_start", call=2, when=resample_is_due),
@@ -289,11 +289,11 @@ PLACES: dict[str, Change] = {
 HALF_WAY = "epoch offered"
 
 
-# What a state would be without its parts
+# States with a part missing
 
 
 def zeroed(*parts: str) -> Change:
-    """Goes on from tensors of which those with these words in their names are zero."""
+    """Return a change that zeroes checkpointed tensors whose names contain all of these words."""
 
     def change() -> None:
         real = checkpoint.Checkpoints.load

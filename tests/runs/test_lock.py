@@ -24,7 +24,7 @@ with locked(Path(sys.argv[1]), "the run"):
 
 @contextmanager
 def another_process(path: Path) -> Iterator[subprocess.Popen]:
-    """A process that holds the lock, until its input ends."""
+    """Start a process that holds the lock until its input ends."""
     piped = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=piped, stdout=piped, text=True) as process:
         assert process.stdout is not None
@@ -32,16 +32,16 @@ def another_process(path: Path) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def test_the_second_process_is_told_who_holds_it_and_takes_over_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_held_lock_names_its_holder_and_can_be_taken_over_once_the_holder_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "locks" / "run"
     with another_process(path) as process:
         for _ in range(2):
             with pytest.raises(BusyError) as caught, locked(path, "the run"):
                 pytest.fail("two hold it")
-            said = str(caught.value)
-            assert said.startswith(f"the run is being made by process {process.pid} on this machine; ")
-            assert str(path) in said
-            assert "\n" not in said
+            message = str(caught.value)
+            assert message.startswith(f"the run is being run by process {process.pid} on this machine; ")
+            assert str(path) in message
+            assert "\n" not in message
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert path.exists()
@@ -52,49 +52,49 @@ def test_the_second_process_is_told_who_holds_it_and_takes_over_when_that_is_kil
     assert not path.exists()
 
 
-def test_a_process_that_ends_gives_it_back(tmp_path: Path) -> None:
+def test_a_process_releases_its_lock_when_it_ends(tmp_path: Path) -> None:
     with another_process(tmp_path / "run") as process:
         process.communicate()
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
-def test_it_is_given_back_after_an_error(tmp_path: Path, error: type[BaseException]) -> None:
+def test_the_lock_is_released_after_an_error(tmp_path: Path, error: type[BaseException]) -> None:
     for _ in range(2):
         with pytest.raises(error), locked(tmp_path / "run", "the run"):
             raise error
         assert not list(tmp_path.iterdir())
 
 
-def test_busy_is_a_users_matter() -> None:
+def test_a_busy_error_is_a_user_error() -> None:
     assert issubclass(BusyError, UserError)
 
 
-def test_another_machines_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_lock_of_another_machine_is_not_taken_over(tmp_path: Path) -> None:
     with locked(tmp_path / "run", "the run"):
         pid, host, *rest = (tmp_path / "run").read_text().splitlines()
     assert (int(pid), host.partition("?")[0]) == (os.getpid(), socket.gethostname())
     written = "\n".join(["4000000", "elsewhere", *rest]) + "\n"  # no process here has that number
     (tmp_path / "run").write_text(written)
-    told = r"by process 4000000 on elsewhere; if that is no more, remove "
-    with pytest.raises(BusyError, match=told), locked(tmp_path / "run", "the run"):
+    expected = r"by process 4000000 on elsewhere; if that process is gone, remove "
+    with pytest.raises(BusyError, match=expected), locked(tmp_path / "run", "the run"):
         pytest.fail("taken over")
     assert (tmp_path / "run").read_text() == written
-    (tmp_path / "run").write_text(written.replace("elsewhere", host))  # as it would be, were it this one's
+    (tmp_path / "run").write_text(written.replace("elsewhere", host))  # as if it were a lock of this machine
     with locked(tmp_path / "run", "the run"):
         pass
 
 
-@pytest.mark.parametrize(("text", "told"), [
+@pytest.mark.parametrize(("text", "expected"), [
     ("", "another process"), ("12\n", "another process"),
     (f"12\n{socket.gethostname()}\n", "process 12 on this machine"),
     (f"12\n{socket.gethostname()}?pidns-4026532\n7\n", "process 12 on this machine"),  # in a container
     ("12\nfar\n7\n", "process 12 on far"),
 ])  # fmt: skip
-def test_the_holder_is_told_for_a_person(tmp_path: Path, text: str, told: str) -> None:
+def test_the_holder_is_described_in_words(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "run").write_text(text)
-    assert holder(tmp_path / "run") == told
+    assert holder(tmp_path / "run") == expected
 
 
-def test_no_lock_has_no_holder(tmp_path: Path) -> None:
+def test_a_missing_lock_has_an_unknown_holder(tmp_path: Path) -> None:
     assert holder(tmp_path / "run") == "another process"

@@ -32,7 +32,7 @@ def shown(jobs: list[Job]) -> str:
     return text.getvalue()
 
 
-def test_a_plan_runs_nothing_and_names_the_runs_that_a_sweep_would_make(compose: Callable[..., RunConfig]) -> None:
+def test_a_plan_lists_the_runs_of_a_sweep_without_running_them(compose: Callable[..., RunConfig]) -> None:
     jobs = plan([*TINY, "method=lora,rosa", "rank=2,4"], str)
     expected = [
         resolve(compose(*TINY, f"method={method}", f"rank={rank}"), {}).id
@@ -52,7 +52,7 @@ def test_ranks_are_duplicates_for_a_method_without_a_rank() -> None:
     assert kinds(jobs) == {"new": 4, "duplicate": 2}
 
 
-def test_table_3_is_24_runs() -> None:
+def test_table_3_has_24_distinct_runs() -> None:
     """Two methods have no rank, so 8 of the 32 combinations repeat another."""
     jobs = plan(["+experiment=table3", "model=tiny_gpt2", "task=restaurants", "device=cpu"], str)
     assert kinds(jobs) == {"new": 24, "duplicate": 8}
@@ -72,7 +72,7 @@ def test_completed_and_failed_jobs_are_shown(compose: Callable[..., RunConfig]) 
     assert "1 to run" in text
 
 
-def test_a_job_that_cannot_be_run_is_reported_and_the_others_are_kept() -> None:
+def test_an_invalid_job_is_reported_and_the_others_are_kept() -> None:
     jobs = plan([*TINY, "rank=0,2"], str)
     assert kinds(jobs) == {"invalid": 1, "new": 1}
     [wrong] = [job for job in jobs if job.kind == "invalid"]
@@ -80,7 +80,7 @@ def test_a_job_that_cannot_be_run_is_reported_and_the_others_are_kept() -> None:
     assert wrong.resolved is None
 
 
-def test_a_damaged_record_of_a_job_is_reported_before_anything_runs_and_a_foreign_file_is_skipped(
+def test_a_damaged_record_is_reported_in_the_plan_and_a_foreign_file_is_skipped(
     compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
 ) -> None:
     damaged = resolve(compose(*TINY, "method=ft", "seed=1"), {}).record_path
@@ -105,7 +105,7 @@ def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunCon
         assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), alike) is None
 
 
-def test_time_left_counts_only_jobs_that_would_run(compose: Callable[..., RunConfig]) -> None:
+def test_time_left_counts_only_jobs_still_to_run(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     save_record(replace(record, time_s=Seconds(total=3600.0)), Path("results"))
     text = shown(plan([*TINY, "method=ft", "seed=0,1,2"], str))

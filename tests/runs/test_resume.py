@@ -27,7 +27,7 @@ TINY = (
     "lr=3e-3", "checkpoint_s=0", "save_model=true",
 )  # fmt: skip
 ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
-STEPS = 14  # an epoch, under protocol=fair
+STEPS = 14  # per epoch under protocol=fair
 KILLS = 5
 
 
@@ -44,17 +44,17 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-# Together they are killed 35 times.
+# 35 kills altogether.
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
     ("method=lora_plus", "protocol=fair"), ("method=prompt_tuning", "protocol=fair"),
     ("method=blockwise", "method.blocks=1", "method.every=3", "method.order=shuffled", "protocol=fair"),
 ], ids=" ".join)  # fmt: skip
-def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, how: tuple[str, ...]) -> None:
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
     assert len(found["steps"]) >= KILLS
-    assert max(found["steps"]) >= KILLS  # it was training
+    assert max(found["steps"]) >= KILLS  # so some kills came during training
     for killed in found["killed"]:
         assert killed == found["alone"]
     assert found["alone"]["left"] == ["model"]  # and no checkpoints
@@ -63,21 +63,21 @@ def test_killed_at_random_moments_a_run_ends_as_one_left_alone(tmp_path: Path, h
 
 
 @pytest.mark.slow
-def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_path: Path) -> None:
+def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
     alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
     assert statuses.pop("before the first step") == "new"
     assert statuses.pop("record saved") == "completed"
     assert set(statuses.values()) == {"unfinished"}
     assert len(statuses) == 20
-    assert killed.pop("left") == ["checkpoints", "model"]  # the command line removes them, when it next meets the run
+    assert killed.pop("left") == ["checkpoints", "model"]  # the command line removes them at its next start
     assert alone.pop("left") == ["model"]
     assert killed == alone
-    # The comparison can fail: without any one part of what was saved, the same run ends elsewhere.
+    # The comparison can fail: if any part of the saved state is missing, the run ends differently.
     for part, without in found["lacking"].items():
         assert without["scores"] != alone["scores"], part
         assert (without["weights"], without["last weights"]) != (alone["weights"], alone["last weights"]) or (
-            part == "losses"  # which are told, and not trained on
+            part == "losses"  # which are only reported
         )
     assert len(found["lacking"]) == 7
 
@@ -87,7 +87,7 @@ def test_killed_at_each_of_the_worst_places_a_run_ends_as_one_left_alone(tmp_pat
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., ResolvedRun]:
-    """``make_setup("place", "method=lora")``: such a run in that folder. By default, ROSA under protocol=fair."""
+    """``make_setup("place", "method=lora")``: a run in that folder, by default ROSA under protocol=fair."""
 
     def make(place: str, *overrides: str) -> ResolvedRun:
         where = (f"results_dir='{tmp_path / place / 'results'}'", f"output_dir='{tmp_path / place / 'outputs'}'")
@@ -116,17 +116,17 @@ def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], b
 
 @pytest.fixture(scope="module")
 def alone(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], bytes]:
-    """The outcome of such a run when nothing stops it. Made once: several tests compare with it."""
+    """The outcome of the same run without interruption. Made once, for several tests."""
     folder = tmp_path_factory.mktemp("alone")
     where = (f"results_dir='{folder / 'results'}'", f"output_dir='{folder / 'outputs'}'")
     resolved = resolve(compose(*TINY, *ROSA, "protocol=fair", "checkpoint_s=1e6", *where), {})
     return outcome(resolved, run(resolved))
 
 
-def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
+def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
-    resolved = make_setup("stopped", "checkpoint_s=1e6")  # none is due
+    resolved = make_setup("stopped", "checkpoint_s=1e6")  # no checkpoint is due
     with pytest.raises(PreemptedError, match="SIGTERM after step 20; the same command continues"):
         run(resolved, [at_step(19, terminate)])
     assert saved(resolved) == ["step-000000020-epochs-000001"]
@@ -142,10 +142,8 @@ def test_sigterm_saves_at_once_and_the_run_goes_on_from_that_very_step(
     assert record.status == "completed"
 
 
-def test_time_and_memory_of_all_parts_are_booked(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
-    resolved = make_setup(
-        "stopped", "method.resample_every=1", "method.resample_unit=epochs"
-    )  # so that one phase is long
+def test_time_before_an_interruption_is_counted(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
+    resolved = make_setup("stopped", "method.resample_every=1", "method.resample_unit=epochs")  # makes one phase long
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(10, lambda: time.sleep(2)), at_step(12, interrupt)])
     [record] = load_records(resolved.results_dir)
@@ -159,20 +157,20 @@ def test_time_and_memory_of_all_parts_are_booked(make_setup: Callable[..., Resol
     assert ends == sorted(ends)
 
 
-def test_resume_never_starts_anew_and_clears_what_was_there(
+def test_resume_never_starts_again_and_removes_old_checkpoints(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
-    resolved = make_setup("anew")
+    resolved = make_setup("again")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(25, interrupt)])
     assert saved(resolved) == ["step-000000025-epochs-000001"]
     made = at_step(-1, interrupt)
-    assert outcome(resolved, run(make_setup("anew", "resume=never", "checkpoint_s=1e6"), [made])) == alone
+    assert outcome(resolved, run(make_setup("again", "resume=never", "checkpoint_s=1e6"), [made])) == alone
     assert made.steps == list(range(3 * STEPS))
     assert not resolved.checkpoints.exists()
 
 
-def test_a_damaged_checkpoint_costs_time_and_no_figure(
+def test_a_damaged_checkpoint_does_not_change_the_scores(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], at_step: Any
 ) -> None:
     resolved = make_setup("damaged")
@@ -185,8 +183,10 @@ def test_a_damaged_checkpoint_costs_time_and_no_figure(
     assert made.steps[0] == 0
 
 
-def test_a_model_that_is_wanted_too_late_is_told(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
-    # Selected on dev by epoch, the best weights are kept only where they will be saved.
+def test_asking_for_a_model_after_an_interruption_is_an_error(
+    make_setup: Callable[..., ResolvedRun], at_step: Any
+) -> None:
+    # If dev selects the epoch, the best weights are kept only if they will be saved.
     late = ("protocol=paper",)
     with pytest.raises(KeyboardInterrupt):
         run(make_setup("late", *late, "save_model=false"), [at_step(20, interrupt)])
@@ -195,7 +195,7 @@ def test_a_model_that_is_wanted_too_late_is_told(make_setup: Callable[..., Resol
     assert run(make_setup("late", *late, "save_model=false")).status == "completed"
 
 
-def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
+def test_a_checkpoint_of_another_run_is_rejected_without_a_record(
     make_setup: Callable[..., ResolvedRun], at_step: Any
 ) -> None:
     resolved, other = make_setup("one"), make_setup("one", "lr=1e-3")
@@ -208,7 +208,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_leaves_no_record(
     assert [record.id for record in load_records(other.results_dir)] == [resolved.id]
 
 
-def test_checkpoints_are_written_when_due_alone(
+def test_checkpoints_are_written_only_when_due(
     make_setup: Callable[..., ResolvedRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[tuple[int, int]] = []
@@ -229,7 +229,7 @@ def test_checkpoints_are_written_when_due_alone(
 # SIGTERM
 
 
-def test_sigterm_is_held_back_inside_and_as_before_outside() -> None:
+def test_sigterm_is_deferred_inside_the_block_and_its_handler_is_restored() -> None:
     def before(_number: int, _frame: object) -> None: ...
 
     earlier = signal.signal(signal.SIGTERM, before)
@@ -246,7 +246,7 @@ def test_sigterm_is_held_back_inside_and_as_before_outside() -> None:
         signal.signal(signal.SIGTERM, earlier)
 
 
-def test_another_thread_leaves_signals_alone() -> None:
+def test_other_threads_do_not_change_signal_handlers() -> None:
     found = []
 
     def work() -> None:
@@ -260,7 +260,7 @@ def test_another_thread_leaves_signals_alone() -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
+def test_sigterm_exits_with_143_and_the_same_command_completes_the_run(
     make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
 ) -> None:
     resolved = make_setup("program")
@@ -294,10 +294,10 @@ def test_sigterm_ends_the_program_with_143_and_the_same_command_completes(
     assert not resolved.checkpoints.exists()
 
 
-def test_where_a_run_goes_on_is_told(
+def test_the_step_from_which_a_run_continues_is_logged(
     make_setup: Callable[..., ResolvedRun], at_step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    resolved = make_setup("told", "save_model=false")
+    resolved = make_setup("logged", "save_model=false")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(4, interrupt)])
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
@@ -305,13 +305,11 @@ def test_where_a_run_goes_on_is_told(
     assert "continuing from step 4" in caplog.messages
 
 
-def test_the_tensors_of_a_checkpoint_are_those_that_change(
-    make_setup: Callable[..., ResolvedRun], at_step: Any
-) -> None:
+def test_a_checkpoint_holds_only_tensors_that_change(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     resolved = make_setup("sizes", "protocol=paper")
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [at_step(4, interrupt)])
     [path] = resolved.checkpoints.glob("*/*.safetensors")
     names = {name for name in load_file(path) if name.startswith("training.model.")}
     assert any(name.endswith(".residual") for name in names)
-    assert not any("embeddings.word" in name for name in names)  # frozen: they come from the model's own files
+    assert not any("embeddings.word" in name for name in names)  # frozen, and loaded from the model's own files

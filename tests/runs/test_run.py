@@ -46,7 +46,7 @@ BY_DEFAULT = ("task=grammar", "method=ft")
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """``make_setup("method=lora")``: a tiny run with these overrides, resolved in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*BY_DEFAULT, *TINY, *overrides), {"epochs": [2, 10]})
 
@@ -55,7 +55,7 @@ CHANGING = {"rosa": ["method.resample_every=1"], "blockwise": ["method.blocks=1"
 
 
 def every_epoch(method: str) -> list[str]:
-    """Settings with which a method that changes while it trains does so in these short runs."""
+    """Settings that make a method change its parameters within these short runs, if it ever does."""
     return CHANGING.get(method, [])
 
 
@@ -115,7 +115,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert scores["selected_on"] == ("held_out" if held_out else "validation")
     by_epoch = [epoch["scores"]["matthews_correlation"] for epoch in scores["epochs"]]
     assert scores["selection_score"] == max(by_epoch)
-    assert scores["selected"]["epoch"] == by_epoch.index(max(by_epoch)) + 1  # the first of equals
+    assert scores["selected"]["epoch"] == by_epoch.index(max(by_epoch)) + 1  # the first of equal scores
     assert scores["last"]["epoch"] == 2
     for shown in (scores["selected"], scores["last"]):
         assert set(shown) == {"epoch", "matthews_correlation", "accuracy", "loss", "spread"}
@@ -125,7 +125,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
 
 
 def write_stsb(folder: Path) -> Path:
-    """Pairs whose likeness is their share of equal words."""
+    """Write pairs whose similarity is their number of equal words."""
     rng = random.Random(0)
     for split, count in (("train", 40), ("validation", 20)):
         rows = []
@@ -139,14 +139,14 @@ def write_stsb(folder: Path) -> Path:
 
 
 def references(resolved: ResolvedRun) -> list[Row]:
-    """The dev rows of a run, loaded without it."""
+    """Return the dev rows of a run, loaded independently."""
     config = resolved.config
     assert isinstance(config.task, TextTask)
     return load_splits(config.task, resolved.data_dir, limit_eval=config.limit_eval).validation
 
 
 def outputs(folder: Path, rows: list[Row]) -> torch.Tensor:
-    """What a saved model gives for each row by itself, loaded and run by transformers alone: (rows, outputs)."""
+    """Return a saved model's output for each row, one at a time, using transformers alone: (rows, outputs)."""
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
@@ -175,16 +175,18 @@ def test_the_saved_model_is_the_one_whose_scores_were_recorded(
     found = outputs(resolved.output_dir / "model", rows)
     truth = torch.tensor([row.label for row in rows])
     selected = record.selected
-    assert selected["epoch"] < record.last["epoch"]  # the best weights, and not the last
+    assert selected["epoch"] < record.last["epoch"]  # so the saved weights are not the last ones
     assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
     assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
     assert not list((resolved.output_dir / "model").glob("*.bin"))
 
 
-@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT loads by an old name
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")  # PEFT uses an old name
 @pytest.mark.parametrize("protocol", ["fair", "paper"])
 @pytest.mark.parametrize("model", ["tiny_roberta", "tiny_bert"])
-def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSetup, model: str, protocol: str) -> None:
+def test_the_saved_prompt_is_the_one_whose_scores_were_recorded(
+    make_setup: MakeSetup, model: str, protocol: str
+) -> None:
     from peft import PeftModel
 
     resolved = make_setup(
@@ -203,8 +205,8 @@ def test_a_saved_prompt_is_the_one_whose_scores_were_recorded(make_setup: MakeSe
     assert {path.suffix for path in resolved.saved_model.iterdir()} <= {".json", ".safetensors", ".md"}
 
 
-def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:
-    wide = "+model.random.initializer_range=0.3"  # at the usual 0.02, all outputs are all but equal
+def test_a_regression_is_scored_by_pearson_correlation(make_setup: MakeSetup, tmp_path: Path) -> None:
+    wide = "+model.random.initializer_range=0.3"  # at the usual 0.02, all outputs are nearly equal
     resolved = make_setup("task=stsb", f"data_dir={write_stsb(tmp_path / 'data')}", "save_model=true", "epochs=4", wide)
     record = run(resolved)
     rows = references(resolved)
@@ -218,11 +220,11 @@ def test_a_regression_is_scored_by_its_correlation(make_setup: MakeSetup, tmp_pa
     losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses[-1] < losses[0]
     assert record.data.rows.by_split == {"train": 40, "held_out": 0, "validation": 20}
-    assert record.data.subset is True  # of STS-B's 5749
+    assert record.data.subset is True  # STS-B has 5749 rows
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora"])
-def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: MakeSetup, method: str) -> None:
+def test_equal_seeds_give_equal_bits_and_different_seeds_do_not(make_setup: MakeSetup, method: str) -> None:
     def weights_and_scores(place: str, *overrides: str) -> tuple[bytes, dict[str, Any]]:
         resolved = make_setup(
             f"method={method}", "protocol=fair", "save_model=true", f"output_dir={place}", f"results_dir={place}",
@@ -239,7 +241,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_one_does_not(make_setup: 
     assert first[1]["selected"] != other[1]["selected"]
 
 
-def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: MakeSetup, tmp_path: Path) -> None:
+def test_dev_labels_do_not_affect_selection_on_held_out_rows(make_setup: MakeSetup, tmp_path: Path) -> None:
     rng = random.Random(1)
     rows = [{"sentence": "".join(rng.choices("abcdef ", k=12)), "label": rng.randrange(2)} for _ in range(60)]
     for folder, flip in (("as they are", 0), ("flipped", 1)):
@@ -255,15 +257,13 @@ def test_dev_labels_have_no_part_in_a_selection_on_held_out_rows(make_setup: Mak
     assert honest["selected"]["epoch"] == flipped["selected"]["epoch"]
     assert honest["selection_score"] == flipped["selection_score"]
     assert [epoch["scores"] for epoch in honest["epochs"]] == [epoch["scores"] for epoch in flipped["epochs"]]
-    for shown in ("selected", "last"):  # while dev is scored with them
+    for shown in ("selected", "last"):  # scored on dev, whose labels are flipped
         assert honest[shown]["accuracy"] == pytest.approx(1 - flipped[shown]["accuracy"])
     on_dev = [scores(folder, "paper")["selection_score"] for folder in ("as they are", "flipped")]
     assert on_dev[0] != on_dev[1]
 
 
-def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
-    make_setup: MakeSetup, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_collapsed_run_logs_a_warning(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
     resolved = make_setup()
     record = run(resolved)
     for spread in (0.0, 0.9):
@@ -273,9 +273,7 @@ def test_a_run_that_ends_with_one_answer_for_all_rows_says_so(
         assert ("the same answer" in caplog.text) is (spread == 0)
 
 
-def test_attention_is_computed_by_kernels_with_right_gradients(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_does_not_use_cudnn_kernels(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     attend, cudnn = functional.scaled_dot_product_attention, []
 
     def noting(*args: Any, **options: Any) -> torch.Tensor:
@@ -288,10 +286,10 @@ def test_attention_is_computed_by_kernels_with_right_gradients(
     assert not any(cudnn)
 
 
-# Runs that break off
+# Interrupted and failed runs
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
+def test_a_non_finite_loss_fails_the_run_and_is_recorded(make_setup: MakeSetup) -> None:
     resolved = make_setup("lr=1e30")
     with pytest.raises(TrainingFailedError, match=r"training loss is (nan|inf) at step \d+"):
         run(resolved)
@@ -302,11 +300,13 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_recorded(make_setup: MakeS
     assert record.time_s["total"] > 0
 
 
-def test_a_run_without_memory_is_told_and_goes_on(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_out_of_memory_is_interrupted_and_can_continue(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resolved = make_setup("epochs=2", "checkpoint_s=0")
     with monkeypatch.context() as patch:
-        said = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total")
-        interrupted_after_one_epoch(patch, said)
+        error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB. GPU 0 has a total")
+        interrupted_after_one_epoch(patch, error)
         with pytest.raises(UserError, match=rf"{resolved.id}: CUDA out of memory; .*accumulate"):
             run(resolved)
     [record] = load_records(resolved.results_dir)
@@ -328,7 +328,7 @@ def interrupted_after_one_epoch(
     monkeypatch.setattr("rosa_bench.tasks.classification.prepare.score", interrupt)
 
 
-def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_records_the_epochs_so_far(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_after_one_epoch(monkeypatch)
     resolved = make_setup("save_model=true")
     with pytest.raises(KeyboardInterrupt):
@@ -338,10 +338,10 @@ def test_ctrl_c_leaves_a_record_of_the_epochs_so_far(make_setup: MakeSetup, monk
     assert record.error
     assert len(record.scores.epochs) == 1
     assert record.scores.selected is None
-    assert not resolved.output_dir.exists()  # no model of a run that did not end
+    assert not resolved.output_dir.exists()  # an unfinished run saves no model
 
 
-def test_an_interrupted_run_starts_over_and_takes_its_records_place(
+def test_an_interrupted_run_starts_again_and_replaces_its_record(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -356,7 +356,7 @@ def test_an_interrupted_run_starts_over_and_takes_its_records_place(
     assert load_record(aside).status == "interrupted"
 
 
-def test_a_completed_record_stays_when_the_run_later_breaks_off(
+def test_an_interrupted_rerun_does_not_replace_a_completed_record(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -369,7 +369,9 @@ def test_a_completed_record_stays_when_the_run_later_breaks_off(
     assert load_record(aside).status == "interrupted"
 
 
-def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_run_is_freed_before_the_next_run(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
+) -> None:
     models: list[weakref.ref] = []
     left: list[int] = []
     emptied: list[int] = []
@@ -379,14 +381,14 @@ def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, mo
     def watched(task: TextTask, context: Context) -> PreparedTask:
         left.append(sum(model() is not None for model in models))
         problem = prepare(task, context)
-        problem.model.cycle = [problem.model]  # pyright: ignore[reportArgumentType] - what no count of references frees
+        problem.model.cycle = [problem.model]  # pyright: ignore[reportArgumentType] - a cycle, which reference counts never free
         models.append(weakref.ref(problem.model))
         return problem
 
     monkeypatch.setattr(TextTask, "prepare", watched)
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.empty_cache", lambda: emptied.append(len(models)))
-    gc.disable()  # nothing is collected by chance
+    gc.disable()  # so that nothing is collected by chance
     try:
         run(make_setup())
         with contextlib.suppress(TrainingFailedError):
@@ -395,23 +397,23 @@ def test_a_runs_model_is_gone_when_the_next_one_begins(make_setup: MakeSetup, mo
     finally:
         gc.enable()
     assert left == [0, 0, 0]
-    assert emptied == [0, 1, 2]  # before each model is made
+    assert emptied == [0, 1, 2]  # before each model is created
 
 
 @pytest.mark.parametrize(
     "override", ["max_length=513", "task.metric=unheard_of", "task.metric=base", "task.score=unheard_of"]
 )
-def test_a_mistake_found_after_loading_is_told_and_leaves_no_record(make_setup: MakeSetup, override: str) -> None:
+def test_a_mistake_found_after_loading_is_reported_without_a_record(make_setup: MakeSetup, override: str) -> None:
     resolved = make_setup(override)
     with pytest.raises(UserError, match=override):
         run(resolved)
     assert load_records(resolved.results_dir) == []
 
 
-# What the settings do
+# Effects of settings
 
 
-def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSetup) -> None:
+def test_the_seed_determines_the_initial_weights(make_setup: MakeSetup) -> None:
     resolved_runs = [make_setup(f"seed={seed}", "epochs=1", "lr=1e-30", "save_model=true") for seed in (0, 1)]
     drawn = []
     for seed, resolved in enumerate(resolved_runs):
@@ -421,12 +423,12 @@ def test_the_seed_draws_the_weights_that_training_starts_from(make_setup: MakeSe
         assert isinstance(resolved.config.model, Encoder)
         fresh = load_encoder(resolved.config.model, resolved.source, num_outputs=2).model.state_dict()
         for name, tensor in model.state_dict().items():
-            torch.testing.assert_close(tensor, fresh[name], atol=1e-20, rtol=0)  # a step is about as long as lr
+            torch.testing.assert_close(tensor, fresh[name], atol=1e-20, rtol=0)  # a step is about as large as lr
         drawn.append(fresh)
     assert not torch.equal(drawn[0]["classifier.dense.weight"], drawn[1]["classifier.dense.weight"])
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[list[int]] = []
@@ -439,7 +441,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(
     no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
     uneven = ("batch_size=10", "limit_train=35")
     whole, split = (run(make_setup(*uneven, *no_dropout, f"accumulate={count}")) for count in (1, 3))
-    assert sizes == [[4, 3, 3], [4, 3, 3], [4, 3, 3], [2, 2, 1]] * 2  # of the second run alone
+    assert sizes == [[4, 3, 3], [4, 3, 3], [4, 3, 3], [2, 2, 1]] * 2  # in the second run only
     assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
     assert split.selected["loss"] == pytest.approx(whole.selected["loss"], rel=1e-4)
 
@@ -449,7 +451,7 @@ def losses(record: RunRecord) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["ft", "rosa"])
-def test_padding_is_masked_and_changes_no_figure(
+def test_padding_does_not_change_losses_or_scores(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     widths: list[int] = []
@@ -460,7 +462,7 @@ def test_padding_is_masked_and_changes_no_figure(
 
     for module in ("training.loop", "training.evaluation"):
         monkeypatch.setattr(f"rosa_bench.{module}.to_device", watched)
-    # Dropout would draw more numbers for longer rows.
+    # Dropout would draw more random numbers for longer rows.
     no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
     settings = (f"method={method}", "max_length=100", "protocol=fair", *no_dropout, *every_epoch(method))
     plain = run(make_setup(*settings))
@@ -475,14 +477,14 @@ def test_padding_is_masked_and_changes_no_figure(
         assert getattr(padded, which) == pytest.approx(getattr(plain, which), rel=1e-4)
 
 
-def test_bfloat16_is_another_arithmetic_for_the_same_run(make_setup: MakeSetup) -> None:
+def test_bfloat16_changes_losses_only_slightly(make_setup: MakeSetup) -> None:
     exact, rounded = (run(make_setup("limit_eval=8", f"precision={name}")) for name in ("float32", "bfloat16"))
     assert rounded.device.precision == "bfloat16"
     assert losses(rounded) != losses(exact)
     assert losses(rounded) == pytest.approx(losses(exact), abs=0.05)
 
 
-def test_rows_are_those_of_the_task(make_setup: MakeSetup) -> None:
+def test_evaluation_rows_are_a_subset_of_the_tasks(make_setup: MakeSetup) -> None:
     resolved = make_setup()
     assert isinstance(resolved.config.task, TextTask)
     everything = load_rows(resolved.config.task, "validation", None)

@@ -1,4 +1,4 @@
-"""Whole runs of a task of writing: the record, the texts beside it, and the model that wrote them."""
+"""Whole runs of a generation task: the record, the generated texts, and the model that wrote them."""
 
 import copy
 import io
@@ -36,13 +36,13 @@ TINY = (
     "lr=3e-3", "optimizer.warmup_steps=null", "task.decoding.beams=2", "task.decoding.max_new_tokens=10",
 )  # fmt: skip
 FIGURES = {*load_metric("generation").scores, "perplexity", "loss"}
-# Steps that grow without end, so that the first epoch is the best.
-WORSE = ("epochs=3", "lr=0.3", "optimizer.warmup_steps=8", "save_model=true")  # of nine
+# Training that diverges, so that the first epoch is the best.
+WORSE = ("epochs=3", "lr=0.3", "optimizer.warmup_steps=8", "save_model=true")  # nine steps
 
 
 @pytest.fixture
 def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeSetup:
-    """``make_setup("method=lora")``: such a run, made ready in an empty folder, tiny."""
+    """``make_setup("method=lora")``: a tiny run with these overrides, resolved in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return lambda *overrides: resolve(compose(*TINY, *overrides), {})
 
@@ -52,12 +52,12 @@ def every_epoch(method: str) -> list[str]:
 
 
 def written(resolved: ResolvedRun, record: RunRecord) -> list[generations.Generation]:
-    """The texts that the record points to."""
+    """Return the generated texts of a run."""
     return generations.read(generations.path(resolved.record_path))
 
 
 def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], bytes]:
-    """All of a run but its times."""
+    """Return the results of a run without its times."""
     scores = to_values(record)["scores"]
     scores["epochs"] = [{**epoch, "time_s": 0} for epoch in scores["epochs"]]
     return scores, generations.path(resolved.record_path).read_bytes()
@@ -76,7 +76,7 @@ def test_methods_run_under_every_protocol(make_setup: MakeSetup, method: str, pr
     assert load_records(resolved.results_dir) == [record]
     assert (record.status, record.error, record.id) == ("completed", None, resolved.id)
     assert set(record.data.rows.by_split) == {"train", "held_out", "validation", "test"}
-    assert (record.data.rows.train, record.data.rows.held_out) == (20, 0)  # there is a split to select on
+    assert (record.data.rows.train, record.data.rows.held_out) == (20, 0)  # because a validation split selects
     assert record.data.prompts == {"validation": 4, "test": 4}
     assert (record.data.subset, record.data.synthetic) == (True, True)
     phases = {"load", "train", "evaluate", *(["resample"] if method == "rosa" else [])}
@@ -98,17 +98,15 @@ def test_methods_run_under_every_protocol(make_setup: MakeSetup, method: str, pr
     for shown in (scores["selected"], scores["last"]):
         assert set(shown) == {"epoch", *FIGURES}
         assert all(math.isfinite(value) for value in shown.values())
-    assert scores["selected"]["perplexity"] != scores["selection_score"]  # of other rows
+    assert scores["selected"]["perplexity"] != scores["selection_score"]  # scored on other rows
 
 
-def test_the_texts_lie_beside_the_record_and_have_its_scores(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_next_to_the_record_have_its_scores(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup("method=ft")
     assert isinstance(resolved.config.task, GenerationTask)
     prompts = load_prompts(resolved.config.task, None, limit_eval=4).test
     halves = [prompt.references[-1][: len(prompt.references[-1]) // 2].upper() for prompt in prompts]
-    monkeypatch.setattr(generation, "generate", lambda *_, **__: halves)  # a model so small says nothing of worth
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: halves)  # the tiny model writes nothing useful
     record = run(resolved)
     assert record.scores.generations == f"{resolved.id}.generations.jsonl"
     assert [(row.prompt, list(row.references), row.output) for row in written(resolved, record)] == [
@@ -123,13 +121,13 @@ def test_the_texts_lie_beside_the_record_and_have_its_scores(
     assert line.split()[-3:] == shown
 
 
-def test_texts_of_an_earlier_run_are_put_aside(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_an_earlier_run_are_kept_as_superseded(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup()
     first = run(resolved)
     before = generations.path(resolved.record_path).read_bytes()
-    monkeypatch.setattr(generation, "generate", lambda *arguments, **_: ["said anew"] * len(arguments[2]))
+    monkeypatch.setattr(generation, "generate", lambda *arguments, **_: ["another text"] * len(arguments[2]))
     again = run(make_setup("resume=never"))
-    assert {row.output for row in written(resolved, again)} == {"said anew"}
+    assert {row.output for row in written(resolved, again)} == {"another text"}
     assert [record.id for record in load_records(resolved.results_dir)] == [first.id]
     aside = runs_folder(resolved.results_dir) / "superseded"
     assert sorted(path.name for path in aside.iterdir()) == [
@@ -139,7 +137,7 @@ def test_texts_of_an_earlier_run_are_put_aside(make_setup: MakeSetup, monkeypatc
     assert (aside / f"{resolved.id}-1.generations.jsonl").read_bytes() == before
 
 
-def test_a_run_that_breaks_off_leaves_the_texts_of_the_completed_one(
+def test_an_interrupted_rerun_keeps_the_texts_of_the_completed_run(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resolved = make_setup()
@@ -156,20 +154,20 @@ def test_a_run_that_breaks_off_leaves_the_texts_of_the_completed_one(
     assert outcome(resolved, record) == before
 
 
-def test_what_became_of_a_run_is_said(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_score_is_logged_at_the_end(make_setup: MakeSetup, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="rosa_bench"):
         record = run(make_setup())
-    [said] = [message for message in caplog.messages if message.startswith("bleu ")]
-    assert said.startswith(f"bleu {100 * record.selected['bleu']:.2f} at epoch ")
+    [line] = [message for message in caplog.messages if message.startswith("bleu ")]
+    assert line.startswith(f"bleu {100 * record.selected['bleu']:.2f} at epoch ")
     assert not any("warm-up" in message for message in caplog.messages)
 
 
-# Training, and the epoch that counts
+# Training and selection
 
 
 @pytest.mark.parametrize(("method", "protocol", "lr"), [("ft", "fair", "1e-2"), ("rosa", "paper", "3e-2")])
-def test_a_model_learns(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
-    """Of 256 bytes, all are as likely to a model that knows nothing: a perplexity of about 261."""
+def test_training_lowers_loss_and_perplexity(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
+    """An untrained model finds all 256 bytes equally likely, which gives a perplexity of about 261."""
     record = run(make_setup(f"method={method}", f"protocol={protocol}", f"lr={lr}", "epochs=6", *every_epoch(method)))
     losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses == sorted(losses, reverse=True)
@@ -178,7 +176,7 @@ def test_a_model_learns(make_setup: MakeSetup, method: str, protocol: str, lr: s
 
 
 class Watched(Observer):
-    """What training left, merged, and each model that was made to write, as weights by name."""
+    """Keeps the merged weights at the end of training, and the weights of each model that generates, by name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.at_the_end: dict[str, Tensor] = {}
@@ -206,7 +204,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("method", "protocol"), [("ft", "fair"), ("lora", "fair"), ("rosa", "paper")])
-def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside_them(
+def test_the_selected_weights_are_saved_and_both_selected_and_last_are_scored(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str, protocol: str
 ) -> None:
     watched = Watched(monkeypatch)
@@ -220,7 +218,7 @@ def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside
     assert equal(last, watched.at_the_end)
     assert not equal(selected, watched.at_the_end)
 
-    # The same model, made by transformers alone, says the same.
+    # The saved model, run by transformers alone, writes the same texts.
     model: Any = AutoModelForCausalLM.from_pretrained(resolved.saved_model).eval()
     assert equal(weights(model), selected)
     tokenizer = AutoTokenizer.from_pretrained(resolved.saved_model)
@@ -233,7 +231,7 @@ def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside
         [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
         assert tokenizer.decode(tokens[ids.shape[1] :], skip_special_tokens=True).strip() == row.output
 
-    # And so has each the perplexity that was recorded of it.
+    # Each model has the recorded loss.
     for shown, kept in (("selected", selected), ("last", last)):
         model.load_state_dict(kept)
         sequences = [(row.prompt, reference) for row in rows for reference in row.references]
@@ -242,7 +240,7 @@ def test_the_selected_weights_write_and_are_saved_and_the_last_are_scored_beside
 
 
 def mean_loss(model: Any, tokenizer: Any, sequences: list[tuple[str, str]]) -> float:
-    """Over all tokens of the references and their end signs, by log-probabilities, one sequence at a time."""
+    """Return the mean negative log-likelihood of all reference and end tokens, one sequence at a time."""
     found = []
     for prompt, reference in sequences:
         before = [0, *tokenizer(f"{prompt} ||", add_special_tokens=False)["input_ids"]]
@@ -253,9 +251,7 @@ def mean_loss(model: Any, tokenizer: Any, sequences: list[tuple[str, str]]) -> f
     return math.fsum(found) / len(found)
 
 
-def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
-    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_best_last_epoch_generates_only_once(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Watched(monkeypatch)
     record = run(make_setup("method=ft", "protocol=fair"), [watched])
     assert record.scores.selected == record.scores.last
@@ -263,7 +259,7 @@ def test_where_the_last_epoch_is_the_best_nothing_is_written_twice(
     assert equal(watched.wrote[0], watched.at_the_end)
 
 
-def test_test_rows_have_no_part_in_the_selection(
+def test_test_rows_do_not_affect_the_selection(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = generation.load_prompts
@@ -285,14 +281,14 @@ def test_test_rows_have_no_part_in_the_selection(
     assert honest["selected"]["perplexity"] != other["selected"]["perplexity"]
 
 
-# Runs that break off
+# Interrupted runs
 
 
 @pytest.mark.parametrize(("where", "how"), [
     ("in an epoch", ("method=rosa", "protocol=paper", "method.resample_every=2", "method.resample_unit=steps")),
     ("while it writes", ("method=ft", "protocol=fair")),
 ])  # fmt: skip
-def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(  # noqa: PLR0917 - fixtures
     make_setup: MakeSetup,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -306,7 +302,7 @@ def test_broken_off_a_run_ends_as_one_left_alone(  # noqa: PLR0917 - fixtures
 
     alone = setup_at("alone")
     expected = outcome(alone, run(alone))
-    assert expected[0]["selected"]["epoch"] < 3  # its weights have to come back too
+    assert expected[0]["selected"]["epoch"] < 3  # so its weights must be restored as well
 
     resolved = setup_at("broken", "checkpoint_s=0")
 
