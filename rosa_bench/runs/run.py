@@ -4,45 +4,36 @@ import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
-from msgspec import convert, structs
+from msgspec import convert
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rosa_bench.config.identity import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.generations import Generation
 from rosa_bench.records.generations import save as save_generations
-from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
 from rosa_bench.records.mappings import Result as RecordedResult
-from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import (
     Criterion,
-    Data,
-    Device,
     EpochScores,
-    Parameters,
     RunRecord,
     Scores,
     Spectrum,
 )
-from rosa_bench.records.store import save_record
 from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
+from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.system.device import autocast, describe
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
 from rosa_bench.tasks.prepared import PreparedTask, Result
-from rosa_bench.trackers.base import Tracking, final_metrics
+from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
@@ -52,7 +43,7 @@ from rosa_bench.training.observer import Observer
 from rosa_bench.training.progress import TrainingProgress
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Epoch, Recipe, Training
+from rosa_bench.training.state import Epoch, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -104,22 +95,6 @@ def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]
     """Yield the training batches in the order of the first epoch. Each is made only when requested."""
     for batch in train.epoch():
         yield to_device(batch, device)
-
-
-class Recording(Observer):
-    """Writes epochs and the number of resamples to the record, and shows the epochs in the run's tracker."""
-
-    def __init__(self, record: RunRecord, tracking: Tracking):
-        self.record, self.tracking = record, tracking
-
-    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
-        scores = self.record.scores
-        scores.epochs.append(EpochScores(**asdict(epoch)))
-        epochs = [structs.asdict(one) for one in scores.epochs]
-        self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=training.steps_per_epoch)
-
-    def on_train_end(self, training: Training) -> None:
-        self.record.resamples = training.resamples
 
 
 def train_and_score(
@@ -243,98 +218,3 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
         accumulate=config.accumulate,
         reset=config.protocol.optimizer_reset,
     )
-
-
-def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
-    """Return a record of everything known before training."""
-    return RunRecord(
-        id=resolved.id,
-        status="running",
-        config=public_config(resolved.config),
-        deviations=resolved.deviations,
-        data=data_of(problem),
-        model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
-        device=convert({**describe(resolved.device), "precision": resolved.precision}, Device),
-        versions=versions(),
-        git=git_state(),
-        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),
-    )
-
-
-def data_of(problem: PreparedTask) -> Data:
-    """Return what the record says about the data. Facts without a field of their own go under ``facts``."""
-    named = {name: value for name, value in problem.facts.items() if name in Data.__struct_fields__}
-    others = {name: value for name, value in problem.facts.items() if name not in named}
-    return convert({**asdict(problem.info), **named, "facts": others}, Data)
-
-
-@contextmanager
-def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
-    """Save the record when the block ends, however it ends. A user's mistake found inside leaves no record.
-
-    A run that is out of memory counts as interrupted, not failed: it can continue when fewer jobs share the device.
-    """
-    try:
-        yield
-        record.status = "completed"
-    except UserError:
-        record.status = "refused"
-        raise
-    except KeyboardInterrupt as error:
-        record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"
-        raise
-    except torch.OutOfMemoryError as error:
-        record.status, record.error = "interrupted", str(error).split(". ")[0]
-        what = f"{record.id}: {record.error}; run fewer jobs at once or increase accumulate, then start it again"
-        raise UserError(what) from error
-    except Exception as error:
-        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
-        record.memory_bytes = PeakBytes(meter.memory_bytes)
-        if record.status != "refused":
-            path = save_record(record, results_dir)
-            if record.status != "completed":
-                log.error("%s; recorded in %s", record.status, path)
-
-
-@contextmanager
-def tracked(record: RunRecord, resolved: ResolvedRun, *, resuming: bool) -> Iterator[Tracking]:
-    """Show the run in its logger, and report its final status there however it ends."""
-    logger = resolved.config.logger
-    tracking = Tracking(logger, run=record.id, settings=record.config, state_file=resolved.tracking, resuming=resuming)
-    try:
-        yield tracking
-    finally:
-        scores = {"selected": record.selected, "last": record.last}
-        tracking.end(record.status, final_metrics(scores, record.time_s, record.memory_bytes))
-
-
-def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
-    """Log one line about the run that is about to start, and its deviations from the protocol."""
-    trained, total = record.parameters.trainable, record.parameters.total
-    log.info(
-        "%s: training %s of %s parameters on %d rows (%s), %s in %s",
-        resolved.id, f"{trained:,}", f"{total:,}", record.data.rows.train, record.data.source.split(" ")[0],
-        resolved.device, resolved.precision,
-    )  # fmt: skip
-    for key, (value, expected) in resolved.deviations.items():
-        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, expected)
-
-
-def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
-    """Log one line with the scores and the path of the record."""
-    scores, selected, last = record.scores, record.score, record.last_score
-    shown = "%.3g" if scores.lower_is_better else "%.2f"
-    times = 1 if scores.lower_is_better else 100  # fractions are shown times 100, errors as they are
-    log.info(
-        f"%s {shown} at epoch %d of %d (last: {shown}), in %.1f s; %s",
-        scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
-        record.time_s.total, resolved.record_path,
-    )  # fmt: skip
-    if record.has_collapsed:
-        log.warning(
-            "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
-        )

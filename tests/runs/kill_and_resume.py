@@ -26,7 +26,7 @@ from rosa_bench.config.compose import composing
 from rosa_bench.config.parse import parse
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.records.store import load_records
-from rosa_bench.runs import run
+from rosa_bench.runs import recording, run
 from rosa_bench.runs.lock import locked
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.status import status_of
@@ -284,7 +284,7 @@ PLACES: dict[str, Change] = {
     "dev scored": dying(OnBatches, "__call__", call=2, after=True),
     "model written": dying(Path, "rename", when=named(".model.")),
     "model saved": dying(PreparedTask, "save_model", after=True),
-    "record saved": dying(run, "save_record", after=True),
+    "record saved": dying(recording, "save_record", after=True),
 }
 HALF_WAY = "epoch offered"
 

@@ -1,0 +1,144 @@
+"""What a run leaves: its record, its tracker's curves, and lines in the log."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from msgspec import convert, structs
+
+from rosa_bench.config.identity import public_config
+from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
+from rosa_bench.records.provenance import git_state, versions
+from rosa_bench.records.record import (
+    Data,
+    Device,
+    EpochScores,
+    Parameters,
+    RunRecord,
+)
+from rosa_bench.records.store import save_record
+from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system.device import describe
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.meter import Meter
+from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.trackers.base import Tracking, final_metrics
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Epoch, Training
+
+log = logging.getLogger(__name__)
+
+
+class Recording(Observer):
+    """Writes epochs and the number of resamples to the record, and shows the epochs in the run's tracker."""
+
+    def __init__(self, record: RunRecord, tracking: Tracking):
+        self.record, self.tracking = record, tracking
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        scores = self.record.scores
+        scores.epochs.append(EpochScores(**asdict(epoch)))
+        epochs = [structs.asdict(one) for one in scores.epochs]
+        self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=training.steps_per_epoch)
+
+    def on_train_end(self, training: Training) -> None:
+        self.record.resamples = training.resamples
+
+
+def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
+    """Return a record of everything known before training."""
+    return RunRecord(
+        id=resolved.id,
+        status="running",
+        config=public_config(resolved.config),
+        deviations=resolved.deviations,
+        data=data_of(problem),
+        model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
+        device=convert({**describe(resolved.device), "precision": resolved.precision}, Device),
+        versions=versions(),
+        git=git_state(),
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),
+    )
+
+
+def data_of(problem: PreparedTask) -> Data:
+    """Return what the record says about the data. Facts without a field of their own go under ``facts``."""
+    named = {name: value for name, value in problem.facts.items() if name in Data.__struct_fields__}
+    others = {name: value for name, value in problem.facts.items() if name not in named}
+    return convert({**asdict(problem.info), **named, "facts": others}, Data)
+
+
+@contextmanager
+def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
+    """Save the record when the block ends, however it ends. A user's mistake found inside leaves no record.
+
+    A run that is out of memory counts as interrupted, not failed: it can continue when fewer jobs share the device.
+    """
+    try:
+        yield
+        record.status = "completed"
+    except UserError:
+        record.status = "refused"
+        raise
+    except KeyboardInterrupt as error:
+        record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"
+        raise
+    except torch.OutOfMemoryError as error:
+        record.status, record.error = "interrupted", str(error).split(". ")[0]
+        what = f"{record.id}: {record.error}; run fewer jobs at once or increase accumulate, then start it again"
+        raise UserError(what) from error
+    except Exception as error:
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        record.memory_bytes = PeakBytes(meter.memory_bytes)
+        if record.status != "refused":
+            path = save_record(record, results_dir)
+            if record.status != "completed":
+                log.error("%s; recorded in %s", record.status, path)
+
+
+@contextmanager
+def tracked(record: RunRecord, resolved: ResolvedRun, *, resuming: bool) -> Iterator[Tracking]:
+    """Show the run in its logger, and report its final status there however it ends."""
+    logger = resolved.config.logger
+    tracking = Tracking(logger, run=record.id, settings=record.config, state_file=resolved.tracking, resuming=resuming)
+    try:
+        yield tracking
+    finally:
+        scores = {"selected": record.selected, "last": record.last}
+        tracking.end(record.status, final_metrics(scores, record.time_s, record.memory_bytes))
+
+
+def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
+    """Log one line about the run that is about to start, and its deviations from the protocol."""
+    trained, total = record.parameters.trainable, record.parameters.total
+    log.info(
+        "%s: training %s of %s parameters on %d rows (%s), %s in %s",
+        resolved.id, f"{trained:,}", f"{total:,}", record.data.rows.train, record.data.source.split(" ")[0],
+        resolved.device, resolved.precision,
+    )  # fmt: skip
+    for key, (value, expected) in resolved.deviations.items():
+        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, expected)
+
+
+def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
+    """Log one line with the scores and the path of the record."""
+    scores, selected, last = record.scores, record.score, record.last_score
+    shown = "%.3g" if scores.lower_is_better else "%.2f"
+    times = 1 if scores.lower_is_better else 100  # fractions are shown times 100, errors as they are
+    log.info(
+        f"%s {shown} at epoch %d of %d (last: {shown}), in %.1f s; %s",
+        scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
+        record.time_s.total, resolved.record_path,
+    )  # fmt: skip
+    if record.has_collapsed:
+        log.warning(
+            "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
+        )
