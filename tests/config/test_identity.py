@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 import pytest
 
+from rosa_bench.cli.help import options_text
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.identity import free_settings, identity, is_identity, public_config, value_before
 from rosa_bench.config.schema import Plain, RunConfig
@@ -38,6 +39,8 @@ def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     assert "scratch" not in shown
     with pytest.raises(ValueError, match=r"^smoothing=1 is out of range"):
         extended(config, smoothing=1)
+    assert "smoothing=0.0" in options_text(Extended)  # in --help
+    assert "of labels" in options_text(Extended)
 
 
 @pytest.mark.parametrize(("key", "expected"), [
