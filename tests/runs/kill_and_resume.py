@@ -19,6 +19,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from rosa_bench import lowrank
@@ -334,4 +335,4 @@ if __name__ == "__main__":
             answer = at_random(Path(folder), int(rest[0]), int(rest[1]), rest[2:])
         case _:
             answer = at_places(Path(folder), rest)
-    print(json.dumps(answer))
+    print(json.dumps(msgspec.to_builtins(answer)))
