@@ -68,6 +68,7 @@ def test_deviations_from_the_protocol_are_listed_with_its_value(
     assert deviations(*arguments) == [expected]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [
     ["task=rte", "method=lora", "rank=2", "protocol=fair"],
     ["method=rosa", "method.select=block", "method.resample_every=0.5", "epochs=3", "optimizer.betas=[0.8,0.9]"],

@@ -49,6 +49,7 @@ def test_a_run_leaves_one_record_and_is_not_run_again(
     assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[..., Any], here: Path) -> None:
     small = ("task=synthetic", "device=cpu", "task.train_rows=64", "task.validation_rows=16", "epochs=2")
     outcome = rosa_bench("-m", *small, "model=mlp1,mlp2", "method=lora,ft", "rank=2")

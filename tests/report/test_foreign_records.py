@@ -83,6 +83,7 @@ def places(values: Any, at: tuple = ()) -> Iterator[tuple]:
 GONE = object()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", [GONE, None, [], "x"], ids=["gone", "null", "a list", "a text"])
 def test_a_record_with_any_value_replaced_is_rejected_or_harmless(
     good: list[RunRecord], tmp_path: Path, other: object

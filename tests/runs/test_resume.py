@@ -142,6 +142,7 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     assert record.status == "completed"
 
 
+@pytest.mark.slow
 def test_time_before_an_interruption_is_counted(make_setup: Callable[..., ResolvedRun], at_step: Any) -> None:
     resolved = make_setup("stopped", "method.resample_every=1", "method.resample_unit=epochs")  # makes one phase long
     with pytest.raises(KeyboardInterrupt):

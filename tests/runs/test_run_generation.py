@@ -66,6 +66,7 @@ def outcome(resolved: ResolvedRun, record: RunRecord) -> tuple[dict[str, Any], b
 # A run and its record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "protocol"), [("ft", "paper"), ("lora", "fair"), ("lora", "paper"), ("rosa", "fair"), ("rosa", "paper")]
 )
@@ -121,6 +122,7 @@ def test_texts_next_to_the_record_have_its_scores(make_setup: MakeSetup, monkeyp
     assert line.split()[-3:] == shown
 
 
+@pytest.mark.slow
 def test_texts_of_an_earlier_run_are_kept_as_superseded(make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     resolved = make_setup()
     first = run(resolved)
@@ -137,6 +139,7 @@ def test_texts_of_an_earlier_run_are_kept_as_superseded(make_setup: MakeSetup, m
     assert (aside / f"{resolved.id}-1.generations.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_an_interrupted_rerun_keeps_the_texts_of_the_completed_run(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +168,7 @@ def test_the_score_is_logged_at_the_end(make_setup: MakeSetup, caplog: pytest.Lo
 # Training and selection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "protocol", "lr"), [("ft", "fair", "1e-2"), ("rosa", "paper", "3e-2")])
 def test_training_lowers_loss_and_perplexity(make_setup: MakeSetup, method: str, protocol: str, lr: str) -> None:
     """An untrained model finds all 256 bytes equally likely, which gives a perplexity of about 261."""
@@ -203,6 +207,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "protocol"), [("ft", "fair"), ("lora", "fair"), ("rosa", "paper")])
 def test_the_selected_weights_are_saved_and_both_selected_and_last_are_scored(
     make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, method: str, protocol: str
@@ -284,6 +289,7 @@ def test_test_rows_do_not_affect_the_selection(
 # Interrupted runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "how"), [
     ("in an epoch", ("method=rosa", "protocol=paper", "method.resample_every=2", "method.resample_unit=steps")),
     ("while it writes", ("method=ft", "protocol=fair")),

@@ -57,6 +57,7 @@ def test_resolving_a_device_claims_it_only_with_own_gpu(tmp_path: Path, monkeypa
     assert list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_processes_share_gpus_evenly_and_release_them(tmp_path: Path) -> None:
     processes: list[subprocess.Popen] = []
 

@@ -66,6 +66,7 @@ def passes_compiled() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("together", [False, True])
 def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel, together: bool) -> None:
     for module in model.train().modules():

@@ -95,6 +95,7 @@ def test_frozen_weights_have_no_update(make_setup: Any) -> None:
     assert all(weight.rank == weight.sum == weight.norm == 0 for weight in record.spectrum.weights.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 def test_the_spectrum_is_of_the_last_epoch_and_changes_no_score(make_setup: Any, protocol: str) -> None:
     settings = ("method=rosa", "method.resample_every=1", f"protocol={protocol}")
@@ -109,6 +110,7 @@ def test_the_spectrum_is_of_the_last_epoch_and_changes_no_score(make_setup: Any,
         assert getattr(record, key) == getattr(plain, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rosa", "ft"])
 def test_a_resumed_run_has_the_spectrum_of_an_uninterrupted_one(make_setup: Any, at_step: Any, method: str) -> None:
     settings = (f"method={method}", *(["method.resample_every=1"] if method == "rosa" else []), "checkpoint_s=0")

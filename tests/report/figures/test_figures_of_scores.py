@@ -406,6 +406,7 @@ def test_sensitivity_needs_two_learning_rates_in_one_setting(scored: MakeRecord)
 # Output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAW)
 def test_the_same_records_give_the_same_bytes(runs: list[RunRecord], tmp_path: Path, name: str) -> None:
     written = [

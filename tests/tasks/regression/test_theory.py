@@ -197,6 +197,7 @@ def by_optimiser(case: LeastSquaresProblem, seed: int) -> float:
     return float(loss().detach())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [fixed(rank=1), fixed(rank=3), fixed(rank=2, x_rank=6), fixed(rank=2, n=5), fixed(rank=2, misfit=False)],
