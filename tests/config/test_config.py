@@ -142,7 +142,7 @@ def test_an_experiments_header_states_its_command_and_cost(name: str) -> None:
 
 @pytest.mark.parametrize("task", PAPER_SCORES)
 def test_the_recipe_matches_the_paper(compose: Compose, task: str) -> None:
-    config = compose(f"task={task}")  # PROTOCOL.md, section 1
+    config = compose(f"task={task}")  # section 6.2 of the paper
     assert (config.epochs, config.max_length) == (10, 512)
     assert config.batch_size in (16, 32)
     assert compose("task=cola").batch_size == 32
@@ -168,7 +168,7 @@ def test_warmup_is_a_fraction_rounded_up_unless_it_is_given_in_steps(
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_matches_the_specification(compose: Compose, name: str) -> None:
-    protocol = compose(f"protocol={name}").protocol  # PROTOCOL.md, section 3
+    protocol = compose(f"protocol={name}").protocol  # README.md, The two protocols
     assert {key: getattr(protocol, key) for key in PROTOCOLS[name]} == PROTOCOLS[name]
 
 

@@ -30,7 +30,7 @@ METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml")
 ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
 MODELS = ("tiny_roberta", "tiny_bert")
 
-# What each protocol trains in addition to a method's own parameters (PROTOCOL.md, section 3).
+# What each protocol trains in addition to a method's own parameters (README.md, The two protocols).
 TRAIN_HEAD = {"paper": False, "fair": True}
 TRAIN_BIASES = {"paper": True, "fair": False}
 
@@ -449,7 +449,7 @@ def count(model: nn.Module) -> int:
 @pytest.mark.usefixtures("no_values")
 @pytest.mark.parametrize(
     ("method", "rank", "expected"),
-    [  # Table 2 of the paper, exactly (PROTOCOL.md, section 2)
+    [  # Table 2 of the paper, exactly
         ("lora", 2, 184_320),
         ("rosa", 2, 184_320),
         ("lora", 8, 626_688),
