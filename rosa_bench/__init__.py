@@ -12,12 +12,12 @@ Importing the package is cheap: each name is loaded when it is first used.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from rosa_bench.system.version import __version__
+
 if TYPE_CHECKING:
     from rosa_bench.api import compose, load_records, run
     from rosa_bench.config.schema import RunConfig
     from rosa_bench.records.record import RunRecord
-
-__version__ = "0.1.0"
 
 __all__ = ["RunConfig", "RunRecord", "__version__", "compose", "load_records", "run"]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field
 from typing import Any
 
-from rosa_bench import __version__
 from rosa_bench.cli.commands import DEFAULT, commands, load, summary
 from rosa_bench.system.setting import Setting, settings_of
+from rosa_bench.system.version import __version__
 
 WIDTH = 118
 COMPLETION = 'eval "$(rosa-bench -sc install=bash)"'

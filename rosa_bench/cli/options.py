@@ -1,4 +1,4 @@
-"""Options of a command, given as KEY=VALUE and checked against a dataclass."""
+"""A command's arguments: options, given as KEY=VALUE and checked against a dataclass; flags and overrides."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -7,6 +7,7 @@ from typing import TypeVar
 from rosa_bench.system.errors import UserError, did_you_mean
 
 T = TypeVar("T")
+MULTIRUN = ("-m", "--multirun")
 
 
 def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
@@ -39,3 +40,30 @@ def split(arguments: Sequence[str], wanted: Callable[[str], bool]) -> tuple[list
     """Split KEY=VALUE arguments into those whose key is ``wanted``, and the others."""
     ours = [argument for argument in arguments if wanted(argument.partition("=")[0])]
     return ours, [argument for argument in arguments if argument not in ours]
+
+
+def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into flags with their values, and overrides, so that their order does not matter.
+
+    Raises `UserError` for an unknown flag, and for a word that is neither.
+
+    >>> separate(["task=cola", "-m", "seed=0,1", "--cfg", "job"])
+    (['-m', '--cfg', 'job'], ['task=cola', 'seed=0,1'])
+    """
+    from hydra._internal.utils import get_args_parser
+
+    overrides = [argument for argument in arguments if argument[:1] not in ("", "-") and _is_override(argument)]
+    flags = [argument for argument in arguments if argument not in overrides]
+    parser = get_args_parser()
+
+    def refuse(message: str) -> None:
+        raise UserError(f"{message.removeprefix('argument ')}; rosa-bench --help and --hydra-help list what there is")
+
+    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    for word in parser.parse_args(flags).overrides:
+        raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
+    return flags, overrides
+
+
+def _is_override(argument: str) -> bool:
+    return "=" in argument or argument.startswith("~")

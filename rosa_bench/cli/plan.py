@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import explain, report
+from rosa_bench.cli.options import MULTIRUN, separate
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ def main(arguments: list[str]) -> None:
     """Print the plan of a sweep."""
     from rich import get_console
 
-    from rosa_bench.cli.run import MULTIRUN, separate
     from rosa_bench.config.overrides import check_overrides
     from rosa_bench.runs.plan import plan, show
 

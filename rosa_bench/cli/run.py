@@ -23,6 +23,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import errors_reported, explain, report, tracebacks_wanted
+from rosa_bench.cli.options import MULTIRUN, separate
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MULTIRUN = ("-m", "--multirun")
 STATUS_WORDS = {"new": "not run"}
 
 
@@ -49,29 +49,6 @@ def main(arguments: list[str]) -> None:
         sweep(overrides)
     else:
         hand_to_hydra([*flags, *overrides])
-
-
-def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Split arguments into flags with their values, and overrides, so that their order does not matter.
-
-    Raises `UserError` for an unknown flag, and for a word that is neither.
-
-    >>> separate(["task=cola", "-m", "seed=0,1", "--cfg", "job"])
-    (['-m', '--cfg', 'job'], ['task=cola', 'seed=0,1'])
-    """
-    from hydra._internal.utils import get_args_parser
-
-    overrides = [argument for argument in arguments if argument[:1] not in ("", "-") and _is_override(argument)]
-    flags = [argument for argument in arguments if argument not in overrides]
-    parser = get_args_parser()
-
-    def refuse(message: str) -> None:
-        raise UserError(f"{message.removeprefix('argument ')}; rosa-bench --help and --hydra-help list what there is")
-
-    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
-    for word in parser.parse_args(flags).overrides:
-        raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
-    return flags, overrides
 
 
 def sweep(overrides: list[str]) -> None:
@@ -139,7 +116,3 @@ def processes(jobs_per_gpu: int) -> int:
     import torch
 
     return torch.cuda.device_count() * jobs_per_gpu or -1
-
-
-def _is_override(argument: str) -> bool:
-    return "=" in argument or argument.startswith("~")

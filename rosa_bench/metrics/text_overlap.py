@@ -11,8 +11,8 @@ import sacrebleu
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
-from rosa_bench import __version__
 from rosa_bench.metrics.nist import ORDER, corpus_nist
+from rosa_bench.system.version import __version__
 
 SCORES = ("bleu", "bleu_cased", "nist")
 

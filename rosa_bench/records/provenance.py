@@ -5,9 +5,9 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from rosa_bench import __version__
 from rosa_bench.records.record import Git
 from rosa_bench.system.files import package_folder
+from rosa_bench.system.version import __version__
 
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 

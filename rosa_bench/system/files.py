@@ -3,12 +3,12 @@
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import rosa_bench
 from rosa_bench.system.errors import UserError
 
 
@@ -99,7 +99,7 @@ def sha256(*paths: Path) -> str:
 
 def package_folder() -> Path:
     """Return the folder of the ``rosa_bench`` package."""
-    return Path(rosa_bench.__path__[0])
+    return Path(sys.modules[__name__.partition(".")[0]].__path__[0])
 
 
 def shipped(inside: str, in_tree: str) -> Path:
