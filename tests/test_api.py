@@ -10,7 +10,7 @@ import pytest
 import rosa_bench
 from rosa_bench import api
 from rosa_bench.cli import help as cli_help
-from rosa_bench.cli import run as cli_run
+from rosa_bench.cli import options as cli_options
 from rosa_bench.config.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError
@@ -24,14 +24,14 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("module", [api, cli_help, cli_run], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [api, cli_help, cli_options], ids=lambda module: module.__name__)
 def test_the_examples_in_docstrings_are_right(module: object) -> None:
     result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyright: ignore[reportArgumentType]
     assert result.attempted > 0
     assert result.failed == 0
 
 
-def test_importing_the_package_imports_nothing_else() -> None:
+def test_importing_the_package_imports_its_version_and_nothing_else() -> None:
     program = (
         "import sys; before = set(sys.modules); import rosa_bench\n"
         "print(sorted(name for name in set(sys.modules) - before if name.startswith('rosa_bench')))\n"
@@ -39,7 +39,7 @@ def test_importing_the_package_imports_nothing_else() -> None:
         "print({'torch', 'transformers'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "['rosa_bench']\nTrue True\nset()\n"
+    assert done.stdout == "['rosa_bench', 'rosa_bench.system', 'rosa_bench.system.version']\nTrue True\nset()\n"
 
 
 def test_only_public_names_can_be_loaded() -> None:
