@@ -10,18 +10,14 @@ Examples:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
 from rosa_bench.system.errors import UserError, did_you_mean
-from rosa_bench.system.setting import Checked, setting
 
 
 @dataclass
-class Options(Checked):
+class Options(FromRecords):
     """Options of ``rosa-bench compare``."""
-
-    results_dir: str = setting("folder with the records in runs/", default="results")
 
 
 def main(arguments: list[str]) -> None:
@@ -44,7 +40,7 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"{argument} is not KEY=VALUE{near}; for example: rosa-bench compare method=rosa,lora")
         check_setting(key.lstrip("+"))
     options, asked = parse_options(Options, own), comparison(others)
-    found = load_records(Path(options.results_dir).expanduser())
+    found = load_records(options.folder)
     runs = tabled(found)
     if not any(run.status == "completed" for run in runs):
         raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")

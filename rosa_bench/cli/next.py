@@ -12,18 +12,16 @@ Examples:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.setting import Checked, setting
+from rosa_bench.system.setting import setting
 
 
 @dataclass
-class Options(Checked):
+class Options(FromRecords):
     """Options of ``rosa-bench next``."""
 
-    results_dir: str = setting("folder with the records in runs/", default="results")
     seeds: int = setting("how many seeds the chosen learning rate should have", default=5, at_least=1)
 
 
@@ -50,7 +48,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"rosa-bench next chooses lr and seed itself; leave out: {', '.join(sorted(chosen_here))}")
     with composing() as composer:
         composer.expand(added)  # a mistake is reported here, not by every command that is printed
-    found = load_records(Path(options.results_dir).expanduser())
+    found = load_records(options.folder)
     kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""

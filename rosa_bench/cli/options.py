@@ -1,13 +1,27 @@
 """A command's arguments: options, given as KEY=VALUE and checked against a dataclass; flags and overrides."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TypeVar
 
 from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.setting import Checked, setting
 
 T = TypeVar("T")
 MULTIRUN = ("-m", "--multirun")
+
+
+@dataclass
+class FromRecords(Checked):
+    """Options of every command that reads records."""
+
+    results_dir: str = setting("folder with the records in runs/", default="results")
+
+    @property
+    def folder(self) -> Path:
+        """``results_dir`` as a path."""
+        return Path(self.results_dir).expanduser()
 
 
 def parse_options(kind: type[T], arguments: Sequence[str]) -> T:

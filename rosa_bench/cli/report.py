@@ -8,17 +8,13 @@ Examples:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from rosa_bench.cli.options import parse_options
-from rosa_bench.system.setting import Checked, setting
+from rosa_bench.cli.options import FromRecords, parse_options
 
 
 @dataclass
-class Options(Checked):
+class Options(FromRecords):
     """Options of ``rosa-bench report``."""
-
-    results_dir: str = setting("folder with the records in runs/", default="results")
 
 
 def main(arguments: list[str]) -> None:
@@ -26,4 +22,4 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, arguments)
     from rosa_bench.report.make_page import make_report
 
-    make_report(Path(options.results_dir).expanduser())
+    make_report(options.folder)

@@ -8,17 +8,15 @@ Examples:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from rosa_bench.cli.options import parse_options
-from rosa_bench.system.setting import Checked, setting
+from rosa_bench.cli.options import FromRecords, parse_options
+from rosa_bench.system.setting import setting
 
 
 @dataclass
-class Options(Checked):
+class Options(FromRecords):
     """Options of ``rosa-bench tables``."""
 
-    results_dir: str = setting("folder with the records in runs/", default="results")
     write: bool = setting("write the files; false: print only", default=True)
 
 
@@ -27,4 +25,4 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, arguments)
     from rosa_bench.report.make_tables import make_tables
 
-    make_tables(Path(options.results_dir).expanduser(), write=options.write)
+    make_tables(options.folder, write=options.write)

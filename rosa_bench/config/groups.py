@@ -1,4 +1,4 @@
-"""Configuration groups whose yaml files choose a class: the base class of each, and the classes available."""
+"""The configuration groups of a run: the base class of each, and the classes that its yaml files choose from."""
 
 import re
 from functools import cache
@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from rosa_bench.config.build import imported
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import Protocol
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.optim.base import Optimizer
@@ -26,6 +27,7 @@ GROUPS = {
     "model": Group(Model, Encoder),
     "method": Group(Method),
     "optimizer": Group(Optimizer),
+    "protocol": Group(Protocol, Protocol),
     "logger": Group(Logger, Logger),
 }
 

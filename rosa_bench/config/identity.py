@@ -3,12 +3,12 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
 from rosa_bench.config.groups import GROUPS, kinds
-from rosa_bench.config.schema import Protocol, RunConfig
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.setting import ABSENT, Setting, settings_of
 
 # Settings that no longer exist. Identities of older runs contain them, so they are put back.
@@ -28,7 +28,7 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
 
     ``data`` and ``model`` identify the rows and the weights by content, not by place.
     """
-    settings = _identity(config)
+    settings = _settings(config, _can_change_scores)
     for key, by_protocol in REMOVED_SINCE.items():
         group, _, name = key.partition(".")
         if config.protocol.name in by_protocol:
@@ -49,7 +49,7 @@ def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
 
 def public_config(config: RunConfig) -> dict[str, Any]:
     """Return the configuration for a record, without settings that are specific to this machine."""
-    return _public(config)
+    return _settings(config, lambda known, _value: known.published)
 
 
 def free_settings() -> list[str]:
@@ -75,29 +75,24 @@ def _declarations(key: str) -> list[Setting]:
         return []
     if not top.identity or not rest:
         return [top]
-    classes = kinds(group) if group in GROUPS else (Protocol,)
+    classes = kinds(group) if group in GROUPS else ()
     name = rest.partition(".")[0]
     return [_declared(kind)[name] for kind in classes if name in _declared(kind)]
 
 
-def _identity(instance: Any) -> dict[str, Any]:
-    """Return a dataclass's settings that can change a score, except those at the value used before they existed."""
+def _settings(instance: Any, wanted: Callable[[Setting, Any], bool]) -> dict[str, Any]:
+    """Return the settings of a dataclass, and of those inside it, whose declaration and value are ``wanted``."""
     found: dict[str, Any] = {}
     for declared, known in settings_of(instance):
         value = getattr(instance, declared.name)
-        if not known.identity or (type(value) is type(known.before) and value == known.before):
-            continue
-        found[declared.name] = _identity(value) if dataclasses.is_dataclass(value) else _plain(value)
+        if wanted(known, value):
+            found[declared.name] = _settings(value, wanted) if dataclasses.is_dataclass(value) else _plain(value)
     return found
 
 
-def _public(instance: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for declared, known in settings_of(instance):
-        if known.published:
-            value = getattr(instance, declared.name)
-            found[declared.name] = _public(value) if dataclasses.is_dataclass(value) else _plain(value)
-    return found
+def _can_change_scores(known: Setting, value: Any) -> bool:
+    """Return whether a setting belongs to the identity: not at the value that was used before it existed."""
+    return known.identity and not (type(value) is type(known.before) and value == known.before)
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
-from rosa_bench.config.schema import Protocol, RunConfig, Shorthand
+from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean
 
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
@@ -95,5 +95,5 @@ def _can_be_added(key: str) -> bool:
 
 def _inside(group: str) -> list[str]:
     """Return the settings that at least one class of a group has."""
-    classes = kinds(group) if group in GROUPS else (Protocol,) if group == "protocol" else ()
+    classes = kinds(group) if group in GROUPS else ()
     return list(dict.fromkeys(field.name for kind in classes for field in fields(kind)))

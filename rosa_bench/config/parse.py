@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.build import build, typed
 from rosa_bench.config.groups import GROUPS
-from rosa_bench.config.schema import Plain, Protocol, RunConfig, Shorthand, half_decades
+from rosa_bench.config.schema import Plain, RunConfig, Shorthand, half_decades
 from rosa_bench.system.errors import UserError
 
 
@@ -29,8 +29,4 @@ def parse(raw: DictConfig) -> RunConfig:
     plain = vars(typed(Plain, {field.name: values[field.name] for field in fields(Plain)}))
     shorthand = typed(Shorthand, {field.name: values[field.name] for field in fields(Shorthand)})
     groups = {name: build(base, values[name], at=name, default=default) for name, (base, default) in GROUPS.items()}
-    return RunConfig(
-        **{**plain, "lr": half_decades(plain["lr"], shorthand.lr_half_decades)},
-        **groups,
-        protocol=typed(Protocol, values["protocol"], at="protocol"),
-    )
+    return RunConfig(**{**plain, "lr": half_decades(plain["lr"], shorthand.lr_half_decades)}, **groups)
