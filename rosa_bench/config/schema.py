@@ -24,7 +24,7 @@ class Protocol(Checked):
 
     section: ClassVar[str] = "protocol"
 
-    name: str = setting("name of the protocol")
+    name: str = setting("name of the protocol", is_name=True)
     title: str = setting("title in tables", identity=False)
     train_head: bool = setting("train the task's head under every method")
     train_biases: bool = setting("train the biases of adapted layers")

@@ -30,7 +30,7 @@ class DataSpec(Checked):
 
     section: ClassVar[str] = "task"
 
-    name: str = setting("name of the task")
+    name: str = setting("name of the task", is_name=True)
     train: str = setting("name of the split to train on", default="train")
     validation: str = setting("name of the split to evaluate on", default="validation")
     rows: dict[str, int] = setting(

@@ -44,7 +44,7 @@ class Method(Checked, ABC):
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     """
 
-    name: str = setting("as on the command line")
+    name: str = setting("as on the command line", is_name=True)
     title: str = setting("as in a table", identity=False)
     seed: int = setting("of every random choice that the method makes")
     head: str = setting("regular expression for the modules that are the task's head")

@@ -40,7 +40,7 @@ class Model(Checked, ABC):
 
     section: ClassVar[str] = "model"
 
-    name: str = setting("name of the model")
+    name: str = setting("name of the model", is_name=True)
     title: str = setting("name in tables", identity=False)
     parameters: int | None = setting(
         "number of parameters without a head; None if it depends on the task", default=None, identity=False

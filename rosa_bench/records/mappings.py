@@ -7,7 +7,15 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
+from rosa_bench.records.types import Count, Duration, Json, Score
+
 Kind = TypeVar("Kind")
+
+
+class _Open(msgspec.Struct):
+    """Any JSON object. Msgspec prepares a type once for a struct, but for ``dict[str, Json]`` at every conversion."""
+
+    it: dict[str, Json]
 
 
 class _Weights(msgspec.Struct):
@@ -50,10 +58,10 @@ class Weights(dict[str, Any]):
         return self.get("commit") or self.get("revision") or ""
 
 
-class Result(dict[str, float]):
-    """The scores of one epoch's model, by metric. Empty if the run did not get that far."""
+class Result(dict[str, float | None]):
+    """The scores of one epoch's model, by metric; None if undefined. Empty if the run did not get that far."""
 
-    json_type: ClassVar[Any] = dict[str, int | float]
+    json_type: ClassVar[Any] = dict[str, Score]
 
     @property
     def epoch(self) -> int | None:
@@ -70,7 +78,7 @@ class Result(dict[str, float]):
 class Seconds(dict[str, float]):
     """Wall-clock time by phase, in seconds."""
 
-    json_type: ClassVar[Any] = dict[str, int | float]
+    json_type: ClassVar[Any] = dict[str, Duration]
 
     @property
     def total(self) -> float | None:
@@ -91,7 +99,7 @@ class Seconds(dict[str, float]):
 class PeakBytes(dict[str, int]):
     """Peak memory by phase, in bytes."""
 
-    json_type: ClassVar[Any] = dict[str, int]
+    json_type: ClassVar[Any] = dict[str, Count]
 
     @property
     def training(self) -> int | None:
@@ -106,7 +114,8 @@ def decoded(kind: type[Kind], value: Any) -> Kind:
     ``value`` itself to a `ValueError`, but not to its own errors.
     """
     try:
+        msgspec.convert({"it": value}, _Open)
         msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
     except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(str(error).replace("`$.it", "`$")) from error
     return kind(value)  # pyright: ignore[reportCallIssue]

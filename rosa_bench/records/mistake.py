@@ -1,9 +1,8 @@
 """Find what is wrong with a file that should be a record, and where."""
 
-import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +11,10 @@ from msgspec import UNSET
 from rosa_bench.records.record import SCHEMA, SELECTED_ON, RunRecord, from_values
 
 SHOWN = 40  # characters of a value shown in a message
+# One form of ISO 8601, so that the day is always the first ten characters.
+MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]{5,15}(Z|[+-][0-9]{2}:[0-9]{2})")
 PLACE = re.compile(r" - at `\$([^`]*)`")
+FORM = re.compile(r"str matching regex.*")
 ANY_KEY = "[...]"  # msgspec's notation for any value of a mapping with open keys
 
 
@@ -24,14 +26,20 @@ def mistake_in(record: RunRecord) -> str | None:
 def _mistakes(record: RunRecord) -> Iterator[str]:
     if record.schema != SCHEMA:
         yield f"schema is {record.schema}"
-    try:
-        has_zone = record.started.tzinfo is not None
-    except ValueError:
-        has_zone = False
-    if not has_zone:
+    if not _is_moment(record):
         yield f"started_at is {_shown(record.started_at)}, not a date and time with a time zone"
     if record.status == "completed":
         yield from _mistakes_of_completed(record)
+
+
+def _is_moment(record: RunRecord) -> bool:
+    """Whether the start is a date and time that exists, with a time zone."""
+    if not MOMENT.fullmatch(record.started_at):
+        return False
+    try:
+        return record.started.tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _mistakes_of_completed(record: RunRecord) -> Iterator[str]:
@@ -64,7 +72,8 @@ def mistake_in_values(values: Any) -> str | None:
     if missing := re.search(r"missing required field `(\w+)`", what):
         return ".".join([*map(str, path), missing[1]]) + " is missing"
     expected = re.match(r"Expected (.*?)(, got .*)?$", what)
-    reason = f"not {expected[1].replace('`', '')}" if expected else what
+    wanted = FORM.sub("text of letters, digits and _ . + -", expected[1].replace("`", "")) if expected else ""
+    reason = f"not {wanted}" if expected else what
     return f"{'.'.join(map(str, path)) or 'it'} is {_shown(_at(values, path))}, {reason}"
 
 
@@ -97,11 +106,18 @@ def _path(values: Any, message: str) -> list[str | int]:
 def _wrong_key(values: Any, path: list[str | int], message: str) -> str:
     """Return the key of a mapping's wrong value: the one that alone gives the same message."""
     for key, value in _at(values, path).items():
-        alone = copy.deepcopy(values)
-        _at(alone, path[:-1])[path[-1]] = {key: value}
-        if _error(alone) == message:
+        if _error(_with(values, path, {key: value})) == message:
             return key
     return "?"
+
+
+def _with(values: Any, path: Sequence[str | int], value: Any) -> Any:
+    """Return JSON values with another value at a place; only what encloses it is copied."""
+    if not path:
+        return value
+    copied = values.copy()
+    copied[path[0]] = _with(values[path[0]], path[1:], value)
+    return copied
 
 
 def _at(values: Any, path: list[str | int]) -> Any:

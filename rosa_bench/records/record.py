@@ -1,5 +1,6 @@
 """The record of one run: everything a reader needs to trust a score, as one JSON file."""
 
+import math
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any
@@ -9,6 +10,19 @@ from msgspec import UNSET, Meta, UnsetType, field
 
 from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, decoded
 from rosa_bench.records.settings import Settings
+from rosa_bench.records.types import (
+    LARGEST,
+    Count,
+    Duration,
+    FileName,
+    Json,
+    Key,
+    Name,
+    Positive,
+    RunId,
+    Score,
+    Status,
+)
 
 SCHEMA = 1
 # Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
@@ -21,10 +35,10 @@ SELECTED_ON = ("held_out", "validation", "validation_split")
 class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Number of rows in each split that the run used."""
 
-    train: int
-    held_out: int
-    validation: int
-    test: int | None = None
+    train: Count
+    held_out: Count
+    validation: Count
+    test: Count | None = None
 
     @property
     def by_split(self) -> dict[str, int]:
@@ -40,8 +54,8 @@ class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
 class BestOfRank(msgspec.Struct, kw_only=True):
     """Lowest loss that any update of each rank reaches: one list per replicate, with an entry per rank from 0 on."""
 
-    train: list[list[float]]
-    validation: list[list[float]]
+    train: list[list[Score]]
+    validation: list[list[Score]]
 
 
 class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -57,21 +71,21 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     source: str
     synthetic: bool
     rows: Rows
-    official_rows: dict[str, int]
+    official_rows: dict[str, Count]
     subset: bool
     fingerprint: str
-    prompts: dict[str, int] | None = None
+    prompts: dict[str, Count] | None = None
     best_of_rank: BestOfRank | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Json] = field(default_factory=dict)
 
 
 class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The device that made the run. ``threads`` is the number of CPU threads on a CPU, else None."""
 
-    type: str
+    type: Name
     name: str
-    threads: int | None = None
-    precision: str
+    threads: Count | None = None
+    precision: Name
 
 
 class Git(msgspec.Struct, kw_only=True):
@@ -84,16 +98,19 @@ class Git(msgspec.Struct, kw_only=True):
 class Parameters(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Number of parameters in total, and of those that train."""
 
-    total: int | None = None
-    trainable: int | None = None
+    total: Count | None = None
+    trainable: Count | None = None
 
 
 class EpochScores(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One epoch: mean training loss, scores on the selection rows, seconds since training started."""
+    """One epoch: mean training loss, scores on the selection rows, seconds since training started.
 
-    train_loss: float
-    scores: dict[str, float]
-    time_s: float | None = None
+    A loss or score is None if it is not a finite number.
+    """
+
+    train_loss: Score
+    scores: dict[str, Score]
+    time_s: Duration | None = None
 
 
 class Criterion(msgspec.Struct, kw_only=True):
@@ -113,6 +130,8 @@ class Scores(msgspec.Struct, kw_only=True):
     selected, last   scores of the selected and of the last epoch, on the reported rows
     selection_score  score that the epoch was selected by
     generations      name of the file with the generated texts, next to the record
+
+    A score is None where its metric is not defined, such as a correlation with labels that are all equal.
     """
 
     reported: str = ""
@@ -123,8 +142,8 @@ class Scores(msgspec.Struct, kw_only=True):
     epochs: list[EpochScores] = field(default_factory=list)
     selected: Result | None = None
     last: Result | None = None
-    selection_score: float | UnsetType = UNSET
-    generations: str | UnsetType = UNSET
+    selection_score: Score | UnsetType = UNSET
+    generations: FileName | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if not self.selected_by.name:  # an older record, from when the two could not differ
@@ -134,22 +153,24 @@ class Scores(msgspec.Struct, kw_only=True):
 class WeightSpectrum(msgspec.Struct, kw_only=True):
     """Singular values of one weight's update, summed (`rosa_bench.training.spectrum`)."""
 
-    rank: int
-    norm: float
-    norm_before: float
-    sum: float
-    sums: list[float]
+    rank: Count
+    norm: Score
+    norm_before: Score
+    sum: Score
+    sums: list[Score]
 
 
 class Spectrum(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Spectra of the updates of adapted weights, by name. Empty unless requested."""
 
-    ranks: list[int] = field(default_factory=list)
+    ranks: list[Positive] = field(default_factory=list)
     weights: dict[str, WeightSpectrum] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.ranks and not self.weights:
             raise ValueError("has ranks and no weights")
+        if longer := [name for name, weight in self.weights.items() if len(weight.sums) > len(self.ranks)]:
+            raise ValueError(f"has more sums than ranks in {longer[0]}")
 
     def __bool__(self) -> bool:
         return bool(self.weights)
@@ -165,10 +186,10 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     resamples   how many times the method resampled. None in records older than the count
     """
 
-    id: str
-    status: str
-    config: dict[str, Any]
-    deviations: dict[str, Annotated[list[Any], Meta(min_length=2, max_length=2)]]
+    id: RunId
+    status: Status
+    config: dict[str, Json]
+    deviations: dict[Key, Annotated[list[Json], Meta(min_length=2, max_length=2)]]
     data: Data
     model: Weights
     device: Device
@@ -177,7 +198,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     started_at: str
     parameters: Parameters = field(default_factory=Parameters)
     scores: Scores = field(default_factory=Scores)
-    resamples: int | None = None
+    resamples: Count | None = None
     time_s: Seconds = field(default_factory=Seconds)
     memory_bytes: PeakBytes = field(default_factory=PeakBytes)
     spectrum: Spectrum = field(default_factory=Spectrum)
@@ -226,32 +247,51 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
 
     @property
     def score(self) -> float:
-        """The reported score of the selected epoch. Raises `KeyError` if the run did not finish."""
-        return self.selected[self.scores.reported]
+        """The reported score of the selected epoch, NaN if undefined. Raises `KeyError` if the run did not finish."""
+        return _number(self.selected[self.scores.reported])
 
     @property
     def last_score(self) -> float:
-        """The reported score of the last epoch. Raises `KeyError` if the run did not finish."""
-        return self.last[self.scores.reported]
+        """The reported score of the last epoch, NaN if undefined. Raises `KeyError` if the run did not finish."""
+        return _number(self.last[self.scores.reported])
 
     @property
     def selection_score(self) -> float:
-        """The score that the epoch was selected by; NaN if the run did not finish."""
+        """The score that the epoch was selected by; NaN if it is undefined or the run did not finish."""
         found = self.scores.selection_score
-        return float("nan") if found is UNSET else found
+        return math.nan if found is UNSET else _number(found)
 
     @property
     def has_collapsed(self) -> bool | None:
-        """Whether the last epoch's model predicts nearly the same for all rows. None if not recorded."""
-        spread = self.last.spread
-        return None if spread is None else not spread >= LEAST_SPREAD  # NaN counts as collapsed
+        """Whether the last epoch's model predicts nearly the same for all rows. None if unknown."""
+        spread = _number(self.last.spread)
+        return None if math.isnan(spread) else spread < LEAST_SPREAD
 
 
 def from_values(values: dict[str, Any]) -> RunRecord:
-    """Make a record from JSON values. Raises `msgspec.ValidationError` for a missing or wrong value."""
-    return msgspec.convert(values, RunRecord, dec_hook=decoded)
+    """Make a record from JSON values. NaN and Infinity, which older records may have, are read as None.
+
+    Raises `msgspec.ValidationError` for a missing or wrong value.
+    """
+    try:
+        return msgspec.convert(values, RunRecord, dec_hook=decoded)
+    except msgspec.ValidationError:
+        return msgspec.convert(without_undefined(values), RunRecord, dec_hook=decoded)
 
 
 def to_values(record: RunRecord) -> dict[str, Any]:
-    """Return a record as JSON values."""
-    return msgspec.to_builtins(record)
+    """Return a record as JSON values. Numbers that JSON cannot hold, NaN and Infinity, are None."""
+    return without_undefined(msgspec.to_builtins(record))
+
+
+def without_undefined(value: Any) -> Any:
+    """Replace NaN, Infinity and numbers beyond `LARGEST` in JSON values by None, at any depth."""
+    if isinstance(value, dict):
+        return {key: without_undefined(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_undefined(inner) for inner in value]
+    return None if isinstance(value, float) and not abs(value) <= LARGEST else value
+
+
+def _number(score: float | None) -> float:
+    return math.nan if score is None else score

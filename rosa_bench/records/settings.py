@@ -4,9 +4,11 @@ A configuration may contain more, such as settings of one task or method, or of 
 the record's ``config``. A record older than a setting gets the value that was used then.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+from rosa_bench.records.types import Count, Name, Positive, Whole
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,52 +17,52 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     Only the synthetic regressions have ``true_rank``, ``inputs`` and ``outputs``.
     """
 
-    name: str
+    name: Name
     title: str
     train: str
     validation: str
     test: str | None = None
     score: str = ""
-    true_rank: int | None = None
-    inputs: int | None = None
-    outputs: int | None = None
+    true_rank: Count | None = None
+    inputs: Count | None = None
+    outputs: Count | None = None
 
 
 class ModelSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the model. ``note`` tells readers of tables what is special about it."""
 
-    name: str
+    name: Name
     title: str
-    note: str | None = None
+    note: Annotated[str, msgspec.Meta(max_length=2000)] | None = None
 
 
 class MethodSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the method. ``rank`` and the resampling period are None for methods without them."""
 
-    name: str
+    name: Name
     title: str
-    rank: int | None = None
-    resample_every: float | None = None
-    resample_unit: str | None = None
+    rank: Count | None = None
+    resample_every: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
+    resample_unit: Literal["epochs", "steps"] | None = None
 
 
 class ProtocolSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Name and title of the protocol."""
 
-    name: str
+    name: Name
     title: str
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of a run that tables, figures and commands read."""
 
-    lr: Annotated[float, msgspec.Meta(gt=0)]
-    seed: int
-    epochs: int
-    batch_size: int
-    max_length: int | None
-    limit_train: int | None
-    limit_eval: int | None = None
+    lr: Annotated[float, msgspec.Meta(gt=0, le=1e100)]
+    seed: Whole
+    epochs: Positive
+    batch_size: Positive
+    max_length: Count | None
+    limit_train: Count | None
+    limit_eval: Count | None = None
     pad_to_max: bool = False
     task: TaskSettings
     model: ModelSettings

@@ -11,15 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from rosa_bench.records.mappings import decoded
+from rosa_bench.records import strict_json
 from rosa_bench.records.mistake import mistake_in, mistake_in_values
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
 log = logging.getLogger(__name__)
-
-_decoder = msgspec.json.Decoder(RunRecord, dec_hook=decoded)
 
 
 def runs_folder(results_dir: Path) -> Path:
@@ -51,7 +49,7 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
     An incomplete run does not replace a completed one: its own record goes to the superseded folder.
     """
     path = path_of(record, results_dir)
-    text = json.dumps(to_values(record), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(to_values(record), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     if path.exists():
         aside = free_name(superseded_folder(results_dir), record.id)
         if record.status != "completed" and _is_completed(path):
@@ -70,30 +68,20 @@ def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
 def load_record(path: Path) -> RunRecord:
     """Read a record. Raises `UserError` if the file is not one, or if a later version wrote it."""
     try:
-        content = path.read_bytes()
+        values = strict_json.loads(strict_json.read_bytes(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; move it away") from error
-    try:
-        record = _decoder.decode(content)
-    except (ValueError, RecursionError):
-        record = _load_slowly(content, path)
-    _check_schema(record.schema, path)
-    if reason := mistake_in(record):
-        raise _not_a_record(path, reason)
-    return record
-
-
-def _load_slowly(content: bytes, path: Path) -> RunRecord:
-    """Load a file that msgspec rejects: one with NaN or Infinity, which Python writes, or one with mistakes."""
-    try:
-        values = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _not_a_record(path, error) from error
     if isinstance(values, dict):
         _check_schema(values.get("schema", SCHEMA), path)
-    if reason := mistake_in_values(values):
+    try:
+        record = from_values(values)
+    except msgspec.ValidationError as error:
+        raise _not_a_record(path, mistake_in_values(values)) from error
+    if reason := mistake_in(record):
         raise _not_a_record(path, reason)
-    return from_values(values)
+    return record
 
 
 def _check_schema(schema: object, path: Path) -> None:
@@ -135,10 +123,10 @@ def load_records(results_dir: Path) -> Records:
             log.warning("%s", error)
             unread += 1
             continue
-        if path.name in counted:
+        if record.id in counted:
             log.warning("%s is a second record of its run; only one of the two counts", path)
-            record = max(counted[path.name], record, key=_precedence)
-        counted[path.name] = record
+            record = max(counted[record.id], record, key=_precedence)
+        counted[record.id] = record
     found.extend(counted.values())
     if unread:
         found.unread = f"{unread} of {len(paths)} files in {folder} could not be read; see above"

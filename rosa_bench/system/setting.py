@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar
 
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.names import check_name
 
 KEY = "setting"
 ABSENT: Any = object()  # value of `Setting.before` for a setting that has always existed
@@ -26,6 +27,7 @@ class Setting:
     at_least, above, at_most, below  the range of a number
     identity   whether the setting can change a score and is therefore part of a run's identity
     free       whether every protocol leaves the choice to the experiment, so that setting it is not a deviation
+    is_name    whether it becomes part of a file's name, so that only letters, digits and a few signs are allowed
     published  whether records show it; paths and tools of one machine are not shown
     before     the value that describes the behaviour before the setting existed; assumed for older records
     key        name on the command line, if it differs from the field's name
@@ -39,6 +41,7 @@ class Setting:
     below: float | None = None
     identity: bool = True
     free: bool = False
+    is_name: bool = False
     published: bool = True
     before: Any = ABSENT
     key: str | None = None
@@ -49,6 +52,8 @@ class Setting:
             return
         if self.choices is not None:
             one_of(key, value, self.choices)
+        if self.is_name:
+            check_name(key, value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         bounds = (

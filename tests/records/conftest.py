@@ -18,7 +18,7 @@ def _made(status: str = "completed", **changes: Any) -> RunRecord:
     figure = {"epoch": 1, "accuracy": 0.1 + 0.2}
     scores = {
         "reported": "accuracy", "selected_on": "held_out", "selection_score": 0.5, "selected": figure, "last": figure,
-        "epochs": [{"train_loss": float("inf"), "scores": {"accuracy": 0.3, "loss": 2}, "time_s": 1.5}],
+        "epochs": [{"train_loss": None, "scores": {"accuracy": 0.3, "loss": 2}, "time_s": 1.5}],
     }  # fmt: skip
     settings: dict[str, Any] = {
         "id": "cola-tiny-lora-r2-lr0.001-s0-0123456789", "config": config, "deviations": {"epochs": [1, 10]},

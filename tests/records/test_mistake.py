@@ -67,7 +67,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"scores.last.accuracy": "high"}, 'scores.last.accuracy is "high", not'),
     ({"scores.selection_score": GONE}, "scores.selection_score is missing;"),
     ({"scores.selected_on": "test"}, 'scores.selected_on is "test", not one of held_out, validation,'),
-    ({"scores.epochs.0.train_loss": None}, "scores.epochs.0.train_loss is null, not float;"),
+    ({"scores.epochs.0.train_loss": "low"}, 'scores.epochs.0.train_loss is "low", not float'),
     ({"scores": {}}, "scores.reported is missing;"),
     ({"parameters": {}}, "parameters.trainable is missing;"),
     ({"spectrum": {"ranks": [1]}}, 'spectrum is {"ranks": [1]}, has ranks and no weights;'),

@@ -1,10 +1,12 @@
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
+from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import SCHEMA, RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records, record_path, runs_folder, save_record, superseded_folder
 from rosa_bench.system.errors import UserError
@@ -23,11 +25,34 @@ def test_a_record_is_read_back_unchanged(record: Make, tmp_path: Path, status: s
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_infinity_are_read_back(record: Make, tmp_path: Path, number: float) -> None:
+def test_a_number_that_json_lacks_is_written_and_read_as_null(record: Make, tmp_path: Path, number: float) -> None:
     written = record()
     written.scores.epochs[0].train_loss = number
+    written.scores.selection_score = number
+    written.scores.selected = Result({"epoch": 1, "accuracy": number})
     path = save_record(written, tmp_path)
-    assert repr(load_record(path).scores.epochs[0].train_loss) == repr(number)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    values = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    assert values["scores"]["epochs"][0]["train_loss"] is None
+    assert values["scores"]["selected"] == {"epoch": 1, "accuracy": None}
+    read = load_record(path)
+    assert (read.scores.epochs[0].train_loss, read.selected["accuracy"]) == (None, None)
+    assert math.isnan(read.score)
+    assert math.isnan(read.selection_score)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1e101"])
+def test_an_older_record_with_such_a_number_is_read(record: Make, tmp_path: Path, number: str) -> None:
+    path = save_record(record(), tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert '"accuracy": 0.30000000000000004' in text
+    path.write_text(text.replace("0.30000000000000004", number), encoding="utf-8")
+    found = load_record(path)
+    assert found.selected == {"epoch": 1, "accuracy": None}
+    assert math.isnan(found.score)
 
 
 def test_a_record_is_plain_json(record: Make, tmp_path: Path) -> None:

@@ -103,6 +103,6 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
             "official_rows": rows,
             "prompts": {"validation": 547, "test": 630},
         } | (data or {})
-        return from_values({**values, "id": f"{record.id}-{bleu}-{perplexities}"})
+        return from_values({**values, "id": "-".join(map(str, [record.id, bleu, *perplexities]))})
 
     return make

@@ -27,7 +27,7 @@ def spreading(make_record: MakeRecord) -> Spreading:
 
 @pytest.mark.parametrize(
     ("spread", "collapsed"),
-    [(0.0, True), (0.049, True), (0.05, False), (1.2, False), (float("nan"), True), (None, None)],
+    [(0.0, True), (0.049, True), (0.05, False), (1.2, False), (float("nan"), None), (None, None)],
 )
 def test_a_run_collapsed_if_its_last_predictions_are_constant(
     spreading: Spreading, spread: float | None, collapsed: bool | None
