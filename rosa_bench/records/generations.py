@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rosa_bench.records import strict_json
 from rosa_bench.records.store import free_name, superseded_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
@@ -58,9 +59,11 @@ def read(path: Path) -> list[Generation]:
     Raises `UserError`, with the file and the line, if a line is not a generation.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = strict_json.read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text, so it cannot be a file of generations") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
     # Not splitlines: an output may contain U+2028 and the like, which JSON does not have to escape.
     lines = text.removesuffix("\n").split("\n") if text else []
     if not lines:
@@ -70,7 +73,7 @@ def read(path: Path) -> list[Generation]:
 
 def _parse(line: str, where: str) -> Generation:
     try:
-        values = json.loads(line)
+        values = strict_json.loads(line)
     except ValueError as error:
         raise UserError(f"{where}: this is not JSON ({error})") from error
     if not isinstance(values, dict):

@@ -7,6 +7,7 @@ not spoil the run.
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,16 +157,21 @@ def flatten(settings: Mapping[str, Any]) -> Settings:
 
 
 def epoch_metrics(epoch: Mapping[str, Any], scored_on: str) -> Metrics:
-    """Return the metrics to send for one epoch of a record."""
+    """Return the metrics to send for one epoch of a record. Those that are not finite numbers are left out."""
     scores = {f"{scored_on}/{name}": score for name, score in epoch["scores"].items()}
-    return {"train/loss": epoch["train_loss"], **scores, "time_s": epoch["time_s"]}
+    return _finite({"train/loss": epoch["train_loss"], **scores, "time_s": epoch["time_s"]})
 
 
 def final_metrics(scores: Mapping[str, Any], time_s: Mapping[str, float], memory_bytes: Mapping[str, int]) -> Metrics:
     """Return the metrics to send when a run ends, completed or not: selected and last scores, time and memory."""
     chosen = {which: scores.get(which) or {} for which in ("selected", "last")}
     metrics = {f"{which}/{name}": score for which, group in chosen.items() for name, score in group.items()}
-    return {**metrics, "total_time_s": time_s["total"], "peak_memory_bytes": max(memory_bytes.values(), default=0)}
+    costs = {"total_time_s": time_s["total"], "peak_memory_bytes": max(memory_bytes.values(), default=0)}
+    return _finite({**metrics, **costs})
+
+
+def _finite(metrics: Mapping[str, float | None]) -> Metrics:
+    return {name: value for name, value in metrics.items() if value is not None and math.isfinite(value)}
 
 
 def describe_error(error: Exception) -> str:

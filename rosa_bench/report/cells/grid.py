@@ -94,6 +94,8 @@ def leader(cells: dict[Variant, Cell]) -> Variant | None:
     """
     if len(cells) < 2:
         return None
+    if not all(cell.is_defined for cell in cells.values()):
+        return None
     best = max(cells, key=lambda variant: cells[variant].mean)
     others = (cell for variant, cell in cells.items() if variant != best)
     return best if all(_leads(cells[best], other) for other in others) else None

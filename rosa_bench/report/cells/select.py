@@ -65,6 +65,11 @@ class Cell:
         return statistics.stdev(scores) if len(scores) > 1 and all(map(math.isfinite, scores)) else None
 
     @property
+    def is_defined(self) -> bool:
+        """Whether every run has a score. Without, there is no mean: leaving a run out would change what it says."""
+        return math.isfinite(self.mean)
+
+    @property
     def by_seed(self) -> dict[int, float]:
         """The reported scores by seed."""
         return {run.settings.seed: run.score for run in self.runs}
@@ -140,6 +145,21 @@ class Group:
     def runs(self) -> list[RunRecord]:
         """All runs behind the cells."""
         return [run for cell in self.cells.values() for run in cell.runs]
+
+
+def best_of_rank(cell: Cell) -> float | None:
+    """Return the mean dev error of the best update of the cell's rank in closed form, or None if not recorded.
+
+    Methods without a rank may reach the best update of any rank.
+    """
+    rank = cell.runs[0].settings.method.rank
+    found: list[float | None] = []
+    for run in cell.runs:
+        for errors in run.data.best_of_rank.validation if run.data.best_of_rank else [[]]:
+            place = len(errors) - 1 if rank is None else rank
+            found.append(errors[place] if 0 <= place < len(errors) else None)
+    known = [error for error in found if error is not None]
+    return statistics.fmean(known) if known and len(known) == len(found) else None
 
 
 def writes_texts(run: RunRecord) -> bool:

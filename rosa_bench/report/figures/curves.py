@@ -35,6 +35,7 @@ CHANGED_MARKERS = "^vPXs*<"
 
 
 Cells = dict[Variant, Cell]
+Styles = dict[Variant, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ class Panel:
 
 
 def plain(cells: Cells) -> Cells:
-    """Keep the cells of variants without changes."""
-    return {variant: cell for variant, cell in cells.items() if not variant.changes}
+    """Keep the cells of variants without changes, and of those whose method was only run with changes."""
+    unchanged = {variant.method for variant in cells if not variant.changes}
+    return {variant: cell for variant, cell in cells.items() if not variant.changes or variant.method not in unchanged}
 
 
 def panels_of(
@@ -134,7 +136,7 @@ def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
+def styles_of(panels: Sequence[Panel]) -> Styles:
     """Style each variant's line like its method. A changed variant gets its own colour and marker."""
     ranks = ranks_of(panels)
     styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
@@ -144,21 +146,21 @@ def styles_of(panels: list[Panel]) -> dict[Variant, dict[str, Any]]:
     return styles
 
 
-def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float]], **looks: Any) -> Line2D:
+def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float | None]], **looks: Any) -> Line2D:
     """Draw the mean of the values at each x, and shade their range."""
-    groups = [np.asarray(some) for some in values]
+    groups = [np.asarray(some, dtype=float) for some in values]  # None becomes NaN, which leaves a gap
     [line] = ax.plot(x, [some.mean() for some in groups], **looks)
     low, high = [some.min() for some in groups], [some.max() for some in groups]
     ax.fill_between(x, low, high, alpha=0.13, linewidth=0, color=line.get_color())
     return line
 
 
-def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float], **looks: Any) -> None:
-    """Draw ``value`` of each epoch of a cell's runs, against epochs."""
+def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float | None], **looks: Any) -> None:
+    """Draw ``value`` of each epoch of a cell's runs, against epochs; undefined ones leave a gap."""
     plot_against_epochs(ax, list(zip(*(map(value, run.scores.epochs) for run in cell.runs), strict=True)), **looks)
 
 
-def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float]], **looks: Any) -> None:
+def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float | None]], **looks: Any) -> None:
     """Draw the mean and the range of each epoch's values; ``values`` has one sequence per epoch."""
     plot_range(ax, range(1, len(values) + 1), values, **looks)
     ax.set_xlabel("epoch")
@@ -170,10 +172,15 @@ def has_epochs(cell: Cell) -> bool:
     return all(run.scores.epochs for run in cell.runs)
 
 
-def score_of(run: RunRecord) -> Callable[[EpochScores], float]:
-    """Return a function from an epoch to its selection score: scores times 100, errors unchanged."""
+def score_of(run: RunRecord) -> Callable[[EpochScores], float | None]:
+    """Return a function from an epoch to its selection score: scores times 100, errors unchanged, None if undefined."""
     by = run.scores.selected_by
-    return lambda epoch: (1 if by.lower_is_better else 100) * epoch.scores[by.name]
+    return lambda epoch: times(1 if by.lower_is_better else 100, epoch.scores[by.name])
+
+
+def times(factor: float, score: float | None) -> float | None:
+    """Multiply a score that may be undefined."""
+    return None if score is None else factor * score
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:

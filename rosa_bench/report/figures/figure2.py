@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from rosa_bench.config.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.select import Cell, Group, best_of_rank
 from rosa_bench.report.cells.settings import Variant, words
-from rosa_bench.report.figures.curves import has_epochs
+from rosa_bench.report.figures.curves import CHANGED_COLOURS, has_epochs, plain
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing, faded, letter
 
 TASK = "synthetic"
@@ -44,7 +44,7 @@ class Panel:
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """Draw one panel per model from runs without changes to their method; None if there are no such runs."""
+    """Draw one panel per model, with the variants that `plain` keeps; None if no run of the task has epochs."""
     panels = [panel_of(group) for group in nearest_to_protocol(groups)]
     if not panels:
         return None
@@ -57,15 +57,22 @@ def draw(groups: list[Group]) -> Drawing | None:
             plot(lower[number], panel)
             upper[number].set_title(f"{letter(number)} {panel.title}", loc="left")
             lower[number].set_xlabel("epoch")
-        least = min(curve.mean(0)[-1] for panel in panels for curve in panel.of(BOUND_OF) or panel.curves.values())
-        greatest = max(curve.max() for panel in panels for curve in panel.curves.values())
+        near = [curve.mean(0)[-1] for panel in panels for curve in panel.of(BOUND_OF) or panel.curves.values()]
+        values = np.concatenate([curve.ravel() for panel in panels for curve in panel.curves.values()])
+        least, greatest = _positive(near).min(), _positive(values).max()
         upper[0].set_ylim(bottom=0.8 * least, top=1.1 * greatest)
         upper[0].set_ylabel("near LoRA's bounds")
-        lower[0].set_ylim(bottom=LOWEST, top=1.3 * greatest)
+        lower[0].set_ylim(bottom=min(LOWEST, greatest / 10), top=1.3 * greatest)
         lower[0].set_ylabel("validation loss (mean squared error)")
         handles = {handle.get_label(): handle for ax in lower for handle in ax.get_legend_handles_labels()[0]}
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=6)
     return Drawing("figure2", figure, caption(panels))
+
+
+def _positive(values: Iterable[float]) -> np.ndarray:
+    """Keep the values that a logarithmic axis can show; 1 if there are none."""
+    shown = [value for value in values if value > 0 and np.isfinite(value)]
+    return np.array(shown or [1.0])
 
 
 def nearest_to_protocol(groups: Iterable[Group]) -> list[Group]:
@@ -85,13 +92,13 @@ def _rank(group: Group) -> tuple[int, int, str]:
 
 
 def plain_cells(group: Group) -> dict[Variant, Cell]:
-    """Return the cells of variants without changes, sorted by method and rank."""
+    """Return the cells with epochs that `plain` keeps, sorted by method and rank."""
     cells = {
         variant: cell
         for (variant, task), cell in group.cells.items()
-        if task == TASK and not variant.changes and has_epochs(cell)
+        if task == TASK and has_epochs(cell) and all(len(losses(run)) for run in cell.runs)
     }
-    return dict(sorted(cells.items(), key=lambda item: (item[0].method, item[0].rank or 0)))
+    return dict(sorted(plain(cells).items(), key=lambda item: (item[0].method, item[0].rank or 0, item[0].label)))
 
 
 def panel_of(group: Group) -> Panel:
@@ -100,26 +107,29 @@ def panel_of(group: Group) -> Panel:
     curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
     bounds = {}
     for variant, cell in cells.items():
-        reached = [run.data.best_of_rank.validation if run.data.best_of_rank else [] for run in cell.runs]
-        if variant.method == BOUND_OF and variant.rank is not None and all(reached):
-            bounds[variant.rank] = float(np.mean([replicate[variant.rank] for run in reached for replicate in run]))
+        bound = best_of_rank(cell)
+        if variant.method == BOUND_OF and variant.rank is not None and bound is not None:
+            bounds[variant.rank] = bound
     return Panel(group, curves, bounds)
 
 
 def losses(run: RunRecord) -> np.ndarray:
-    """Return a run's validation losses, (replicates, epochs)."""
+    """Return a run's validation losses, (replicates, epochs). NaN where one is undefined."""
     own = f"{run.scores.reported}."
     epochs = [epoch.scores for epoch in run.scores.epochs]
-    return np.array([[scores[name] for scores in epochs] for name in epochs[0] if name.startswith(own)])
+    names = [name for name in epochs[0] if name.startswith(own)]
+    return np.array([[scores.get(name) for scores in epochs] for name in names], dtype=float)
 
 
 def plot(ax: Axes, panel: Panel) -> None:
     """Draw the mean and range of each curve, darker for a higher rank, and the bounds."""
     ranks = sorted({variant.rank for variant in panel.curves if variant.rank is not None})
+    changed = [variant for variant in panel.curves if variant.changes]
     for variant, curve in panel.curves.items():
         strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
         epochs = np.arange(1, curve.shape[1] + 1)
-        colour = faded(look_of(variant.method).colour, strength)
+        own = CHANGED_COLOURS[changed.index(variant) % len(CHANGED_COLOURS)] if variant.changes else None
+        colour = faded(own or look_of(variant.method).colour, strength)
         dashes = "--" if variant.method == BOUND_OF else "-"
         ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)

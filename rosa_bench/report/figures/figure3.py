@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.curves import Panel, look, panels_of, ranks_of, set_title, sources
+from rosa_bench.report.figures.curves import Panel, Styles, panels_of, set_title, sources, styles_of
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 from rosa_bench.report.writers.text import parameters
 
@@ -21,6 +21,7 @@ MEASURED = {
     "on a shared GPU, and without the CUDA context",
     "cpu": "resident memory of the whole process, its libraries and data with it",
 }
+ELSEWHERE = "as the records say"
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -31,15 +32,15 @@ def draw(groups: list[Group]) -> Drawing | None:
     ]
     if not panels:
         return None
-    ranks, counts = ranks_of(panels), [len(panel.cells) for panel in panels]
+    styles, counts = styles_of(panels), [len(panel.cells) for panel in panels]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, sum(0.8 + 0.2 * count for count in counts)), layout="constrained")
         shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, **shape), strict=True)
         ):
-            _plot_memory(left, panel, ranks)
-            _plot_parameters(right, panel, ranks)
+            _plot_memory(left, panel, styles)
+            _plot_parameters(right, panel, styles)
             left.set_yticks(range(len(panel.cells)), [variant.label for variant in panel.cells])
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
             set_title(left, number, panel, width=110)
@@ -59,24 +60,24 @@ def _measured(panel: Panel) -> Panel:
     )
 
 
-def _plot_memory(ax: Axes, panel: Panel, ranks: list[int]) -> None:
+def _plot_memory(ax: Axes, panel: Panel, styles: Styles) -> None:
     """Draw bars of the mean over seeds with their range, each labelled with its mean."""
     greatest = max(run.memory_bytes.training or 0 for run in panel.runs) / MIB
     for place, (variant, cell) in enumerate(panel.cells.items()):
         peaks = np.array([(run.memory_bytes.training or 0) / MIB for run in cell.runs])
         ends = [[peaks.mean() - peaks.min()], [peaks.max() - peaks.mean()]]
         style = {"elinewidth": 0.8, "capsize": 2, "ecolor": "#555555"}
-        ax.barh(place, peaks.mean(), 0.7, color=look(variant, ranks)["color"], xerr=ends, error_kw=style)
+        ax.barh(place, peaks.mean(), 0.7, color=styles[variant]["color"], xerr=ends, error_kw=style)
         ax.text(peaks.max() + 0.02 * greatest, place, f"{peaks.mean():,.0f}", va="center")
     ax.set_xlim(0, 1.15 * greatest)
     ax.set_xlabel("peak memory (MiB)")
 
 
-def _plot_parameters(ax: Axes, panel: Panel, ranks: list[int]) -> None:
+def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:
     """Draw one labelled point per variant. There are no bars, because a logarithmic axis has no zero."""
     counts = [cell.trainable for cell in panel.cells.values()]
     for place, (variant, count) in enumerate(zip(panel.cells, counts, strict=True)):
-        ax.plot(count, place, **look(variant, ranks) | {"markersize": 5, "linestyle": "none"})
+        ax.plot(count, place, **styles[variant] | {"markersize": 5, "linestyle": "none"})
         ax.annotate(parameters(count), (count, place), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_xscale("log")
     ax.set_xlim(min(counts) / 3, max(counts) * 12)
@@ -93,6 +94,6 @@ def _caption(panels: list[Panel]) -> str:
         "**Figure 3.** Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
         "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
         f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED[kind]}' for kind in kinds)}."
+        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}."
     )
     return f"{text}\n\n{sources(panels)}"

@@ -11,7 +11,6 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import (
     Panel,
     has_epochs,
-    look,
     panels_of,
     plot_epochs,
     ranks_of,
@@ -19,6 +18,7 @@ from rosa_bench.report.figures.curves import (
     set_legend,
     set_title,
     sources,
+    styles_of,
 )
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 
@@ -32,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     methods = [name for name in (METHOD, BESIDE) if any(one.method == name for panel in panels for one in panel.cells)]
-    ranks = ranks_of(panels)
+    ranks, styles = ranks_of(panels), styles_of(panels)
     markers = dict(zip(ranks, cycle(RANK_MARKERS), strict=False))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 0.8 + 2.4 * len(panels)), layout="constrained")
@@ -41,8 +41,10 @@ def draw(groups: list[Group]) -> Drawing | None:
             for method, ax in zip(methods, row, strict=True):
                 for variant, cell in panel.cells.items():
                     if variant.method in (method, BASELINE):
-                        style = look(variant, ranks)
-                        style |= {"marker": markers[variant.rank]} if variant.rank in markers else {}
+                        style = dict(styles[variant])
+                        style |= (
+                            {"marker": markers[variant.rank]} if variant.rank in markers and not variant.changes else {}
+                        )
                         plot_epochs(ax, cell, score_of(panel.run), label=variant.label, **style)
                 titles = [variant.title for variant in panel.cells if variant.method == method]
                 name = ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")

@@ -17,13 +17,13 @@ from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import (
     Panel,
+    Styles,
     letter,
-    look,
     panels_of,
     plot_range,
-    ranks_of,
     set_legend,
     sources,
+    styles_of,
     titled,
 )
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
@@ -54,7 +54,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
     panels = panels_of(select(record for record in records if record.spectrum), lambda cell: any(updates(cell)))
     if not panels:
         return None
-    ranks = ranks_of(panels)
+    styles = styles_of(panels)
     found = [{variant: list(updates(cell)) for variant, cell in panel.cells.items()} for panel in panels]
     heights = [0.5 + 1.7 * -(-len(kinds(of_panel)) // COLUMNS) for of_panel in found]
     with mpl.rc_context(STYLE):
@@ -73,7 +73,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
                 _plot(
                     ax,
                     {variant: [one for one in some if one.kind == kind] for variant, some in of_panel.items()},
-                    ranks,
+                    styles,
                 )
                 ax.set_title(kind, fontsize="medium")
                 ax.set_xlabel("singular values")
@@ -84,16 +84,17 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
 
 
 def updates(cell: Cell) -> Iterator[Update]:
-    """Yield the updates of every run and weight of a cell. Updates of exactly zero have no curve and are skipped."""
+    """Yield the updates of every run and weight of a cell. Updates that are zero or undefined have no curve."""
     for run in cell.runs:
         for name, weight in run.spectrum.weights.items():
-            if weight.sum > 0:
+            sums = [value for value in weight.sums if value is not None]
+            if weight.sum and weight.norm is not None and sums and len(sums) == len(weight.sums):
                 yield Update(
                     kind=re.sub(r"^.*\.\d+\.", "", name),
                     rank=weight.rank,
                     relative=weight.norm / weight.norm_before if weight.norm_before else inf,
-                    ranks=tuple(run.spectrum.ranks[: len(weight.sums)]),
-                    shares=tuple(value / weight.sum for value in weight.sums),
+                    ranks=tuple(run.spectrum.ranks[: len(sums)]),
+                    shares=tuple(value / weight.sum for value in sums),
                 )
 
 
@@ -102,12 +103,12 @@ def kinds(found: dict[Variant, list[Update]]) -> list[str]:
     return list(dict.fromkeys(one.kind for some in found.values() for one in some))
 
 
-def _plot(ax: Axes, found: dict[Variant, list[Update]], ranks: list[int]) -> None:
+def _plot(ax: Axes, found: dict[Variant, list[Update]], styles: Styles) -> None:
     """Draw the mean over layers and seeds, their range, and a marker at the median numerical rank."""
     for variant, some in found.items():
         if not some:
             continue
-        style = look(variant, ranks)
+        style = styles[variant]
         shown = min((one.ranks for one in some), key=len)  # weights differ in size: stop where the shortest ends
         plot_range(ax, shown, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}

@@ -7,14 +7,13 @@ from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import (
     Panel,
     has_epochs,
-    look,
     panels_of,
     plot_epochs,
-    ranks_of,
     score_of,
     set_legend,
     set_title,
     sources,
+    styles_of,
 )
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 
@@ -24,16 +23,15 @@ def draw(groups: list[Group]) -> Drawing | None:
     panels = panels_of(groups, has_epochs)
     if not panels:
         return None
-    ranks = ranks_of(panels)
+    styles = styles_of(panels)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.3 * len(panels)), layout="constrained")
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True)
         ):
             for variant, cell in panel.cells.items():
-                style = look(variant, ranks)
-                plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=variant.label, **style)
-                plot_epochs(right, cell, score_of(panel.run), label=variant.label, **style)
+                plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=variant.label, **styles[variant])
+                plot_epochs(right, cell, score_of(panel.run), label=variant.label, **styles[variant])
             set_title(left, number, panel, width=110)
             left.set_ylabel("train loss")
             right.set_ylabel(panel.each_epoch)

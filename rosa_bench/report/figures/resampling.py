@@ -24,7 +24,7 @@ from rosa_bench.report.figures.drawing import STYLE, Drawing
 PERIOD = "method.resample_every"
 MOST = 6  # panels
 # (lr, seed) -> for each epoch, the train losses of the variant and of the run that never resamples.
-Pairs = dict[tuple[float, int], list[tuple[float, float]]]
+Pairs = dict[tuple[float, int], list[tuple[float | None, float | None]]]
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -46,8 +46,8 @@ def draw(groups: list[Group]) -> Drawing | None:
     return Drawing("resampling", figure, _caption(panels))
 
 
-def _percent_above(ours: float, never: float) -> float:
-    return 100 * (ours / never - 1) if never else math.nan
+def _percent_above(ours: float | None, never: float | None) -> float:
+    return 100 * (ours / never - 1) if never and ours is not None else math.nan
 
 
 def _comparable(cells: Cells) -> Cells:
@@ -84,7 +84,7 @@ def _pairs(cell: Cell, never: Cell) -> Pairs:
     return {place: list(zip(ours[place], theirs[place], strict=True)) for place in both}
 
 
-def _losses(cell: Cell) -> dict[tuple[float, int], list[float]]:
+def _losses(cell: Cell) -> dict[tuple[float, int], list[float | None]]:
     """Return the train loss of each epoch, keyed by learning rate and seed."""
     return {
         (run.settings.lr, run.settings.seed): [epoch.train_loss for epoch in run.scores.epochs]

@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import to_builtins
 
 from rosa_bench.config.looks import look_of
+from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
+from rosa_bench.report.figures.curves import times
 from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.writers.html import fill
+from rosa_bench.report.writers.text import UNDEFINED
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -43,7 +46,7 @@ def plots(run: RunRecord) -> list[Plot]:
         "training loss": [epoch.train_loss for epoch in epochs],
         f"loss on {rows}": [epoch.scores["loss"] for epoch in epochs if "loss" in epoch.scores],
         f"{by.name.replace('_', ' ')} on {rows}": [
-            epoch.scores[by.name] * (1 if by.lower_is_better else 100) for epoch in epochs
+            times(1 if by.lower_is_better else 100, epoch.scores.get(by.name)) for epoch in epochs
         ],
     }
     placed = (plot(title, values, selected=run.selected.epoch) for title, values in curves.items())
@@ -65,8 +68,8 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
     reported = "test" if writes_texts(run) else "dev"
     return {
-        f"Scores on {reported}, selected epoch": run.selected,
-        f"Scores on {reported}, last epoch": run.last,
+        f"Scores on {reported}, selected epoch": _defined(run.selected),
+        f"Scores on {reported}, last epoch": _defined(run.last),
         "Selection": chosen,
         "Data": {key: data[key] for key in DATA if key in data},
         "Weights": run.model,
@@ -77,6 +80,10 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
         "Code": to_builtins(run.git),
         "Versions": run.versions,
     }
+
+
+def _defined(scores: Result) -> dict[str, float | str]:
+    return {name: UNDEFINED if score is None else score for name, score in scores.items()}
 
 
 def _settings(run: RunRecord) -> dict[str, Mapping[str, Any]]:

@@ -32,12 +32,12 @@ class Plot:
     y_ticks: list[tuple[float, str]]
 
 
-def plot(title: str, values: Sequence[float], *, selected: int | None) -> Plot | None:
+def plot(title: str, values: Sequence[float | None], *, selected: int | None) -> Plot | None:
     """Lay out the values of epochs 1, 2, ..., and thin a long curve. Returns None if no value is finite.
 
     The epoch ``selected`` always has a mark.
     """
-    curve = {epoch: value for epoch, value in enumerate(values, start=1) if math.isfinite(value)}
+    curve = {epoch: value for epoch, value in enumerate(values, start=1) if value is not None and math.isfinite(value)}
     if not curve:
         return None
     count = len(values)

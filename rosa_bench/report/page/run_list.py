@@ -7,6 +7,7 @@ from typing import Any, Literal
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import frozen, words
+from rosa_bench.report.figures.curves import times
 from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.writers.text import MISSING, parameters, rows
 
@@ -56,7 +57,7 @@ def metric(run: RunRecord) -> str:
 
 
 def _score(run: RunRecord, result: Result) -> float | None:
-    return result[run.scores.reported] * scale(run) if result else None  # a run that crashed has none
+    return times(scale(run), result.get(run.scores.reported))  # None also for a run that crashed
 
 
 def _changes(run: RunRecord) -> str:

@@ -20,7 +20,7 @@ from rosa_bench.report.cells.statistics import Difference
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.tables.table import Column, Contrast, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
-from rosa_bench.report.writers.text import parameters, percent, probability, signed
+from rosa_bench.report.writers.text import UNDEFINED, parameters, percent, probability, signed
 
 LEFT_OUT, FAILED = "†", "¶"
 TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
@@ -154,6 +154,7 @@ def _section(
             *_left_out(grid),
             *_at_an_end(grid),
             *_unsettled(grid),
+            *_undefined(grid),
             *_failed(grid),
         ],
         contrasts=_contrasts(grid),
@@ -180,6 +181,8 @@ def _line(grid: Grid, variant: Variant, extra: list[Entry]) -> Line:
 def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
     if cell is None:
         return Entry(paper=paper)
+    if not cell.is_defined:
+        return Entry(mean=UNDEFINED, paper=paper)
     marks = {
         LEFT_OUT: cell.lrs_left,
         AT_AN_END: open_ended,
@@ -239,6 +242,12 @@ def _unsettled(grid: Grid) -> list[str]:
     """Write the note on runner-up learning rates."""
     which = _lrs(grid, lambda cell: () if cell.runner_up is None else (cell.runner_up,))
     return [f"{UNSETTLED_NOTE}{which}"] if which else []
+
+
+def _undefined(grid: Grid) -> list[str]:
+    """Write the note on figures that do not exist because a run's score is not a number."""
+    which = _lrs(grid, lambda cell: () if cell.is_defined else (cell.lr,))
+    return [f"{UNDEFINED}: a run's score is not a number, so its mean is not one: {which}"] if which else []
 
 
 def _failed(grid: Grid) -> list[str]:

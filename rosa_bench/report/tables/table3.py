@@ -9,7 +9,7 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import of_tasks, score_table
 from rosa_bench.report.tables.table import Entry, Table
-from rosa_bench.report.writers.text import percent
+from rosa_bench.report.writers.text import UNDEFINED, percent
 
 # Further metrics of the same outputs, with their headings. Fractions (shown times 100) come first.
 FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
@@ -44,7 +44,11 @@ def _entries(grid: Grid, task: str, metric: str) -> Callable[[Variant], Entry]:
         cell = grid.cell(variant, task)
         if cell is None:
             return Entry()
-        mean = statistics.fmean(run.selected[metric] for run in cell.runs)
+        figures = [run.selected.get(metric) for run in cell.runs]
+        known = [figure for figure in figures if figure is not None]
+        if len(known) < len(figures):  # an older run may lack a metric
+            return Entry(mean=UNDEFINED if any(metric in run.selected for run in cell.runs) else None)
+        mean = statistics.fmean(known)
         return Entry(mean=percent(mean) if metric in FRACTIONS else f"{mean:.2f}")
 
     return entry

@@ -1,6 +1,7 @@
 """Convert a table of scores to plain rows, one per cell, for programs to read."""
 
 import json
+import math
 
 from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.select import Cell, Group
@@ -81,4 +82,4 @@ def _against_baseline(difference: Difference | None) -> dict[str, str]:
 
 
 def _x100(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.4f}"
+    return "" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.4f}"

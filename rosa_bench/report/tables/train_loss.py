@@ -6,6 +6,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.by_lr import Summary, table_by_lr
 from rosa_bench.report.tables.table import Entry, Table
+from rosa_bench.report.writers.text import UNDEFINED
 
 INTRO = [
     "Each cell: the training loss of the last epoch, its mean over that epoch's steps, with dropout: cross-entropy, on "
@@ -26,20 +27,29 @@ def _summary(runs: list[RunRecord]) -> Summary | None:
     runs = [run for run in runs if run.scores.epochs]
     if not runs:
         return None
-    fitted = [_loss(run) for run in runs if not run.has_collapsed]
+    return Summary(
+        entry=_entry([_loss(run) for run in runs if not run.has_collapsed]), tidy=[_tidy(run) for run in runs]
+    )
+
+
+def _entry(losses: list[float | None]) -> Entry:
+    fitted = [loss for loss in losses if loss is not None]
+    if len(fitted) < len(losses):
+        return Entry(mean=UNDEFINED)
+    if not fitted:
+        return Entry(mean="collapsed")
     spread = f"{statistics.stdev(fitted):.3f}" if len(fitted) > 1 else None
-    mean = Entry(mean=f"{statistics.fmean(fitted):.3f}", spread=spread, count=len(fitted)) if fitted else None
-    return Summary(entry=mean or Entry(mean="collapsed"), tidy=[_tidy(run) for run in runs])
+    return Entry(mean=f"{statistics.fmean(fitted):.3f}", spread=spread, count=len(fitted))
 
 
 def _tidy(run: RunRecord) -> dict[str, str]:
     collapsed = run.has_collapsed
     return {
         "seed": str(run.settings.seed),
-        "train_loss": repr(_loss(run)),
+        "train_loss": "" if (loss := _loss(run)) is None else repr(loss),
         "collapsed": "" if collapsed is None else str(int(collapsed)),
     }
 
 
-def _loss(run: RunRecord) -> float:
+def _loss(run: RunRecord) -> float | None:
     return run.scores.epochs[-1].train_loss

@@ -1,14 +1,16 @@
 """Format numbers as text."""
 
+import math
 from collections.abc import Collection, Sequence
 
 MISSING = "–"
+UNDEFINED = "undefined"  # of a figure of which a run's score is not a number
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def percent(fraction: float) -> str:
-    """Format a fraction times 100, with one decimal; never ``-0.0``."""
-    return f"{100 * fraction:z.1f}"
+    """Format a fraction times 100, with one decimal; never ``-0.0``, and never ``nan``."""
+    return f"{100 * fraction:z.1f}" if math.isfinite(fraction) else UNDEFINED
 
 
 def signed(fraction: float) -> str:
