@@ -14,7 +14,7 @@ from rich.text import Text
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.make_figures import draw_figures
-from rosa_bench.report.make_tables import build_tables, tabled
+from rosa_bench.report.make_tables import build_tables
 from rosa_bench.report.page.details import details_html
 from rosa_bench.report.page.run_list import FIELDS
 from rosa_bench.report.writers.html import caption_html, fill, table_html
@@ -58,7 +58,7 @@ def page(records: Sequence[RunRecord]) -> str:
         library_style=style,
         counts=counted(records),
         header=header(records),
-        tables=[table_html(table) for table in build_tables(tabled(records))],
+        tables=[table_html(table) for table in build_tables(records)],
         figures=[
             (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption))
             for drawing in draw_figures(list(records))

@@ -1,7 +1,6 @@
 """``rosa-bench tables``: write tables as Markdown, LaTeX and CSV from records, and print them."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from rich import get_console
@@ -10,7 +9,9 @@ from rich.text import Text
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.select import Group, select
-from rosa_bench.report.tables import collapses, table1, table2, table3, table4, table5, train_loss
+from rosa_bench.report.cells.settings import setting_of
+from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
+from rosa_bench.report.tables import collapses, regression, table1, table2, table3, table4, table5, train_loss
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.latex import latex
@@ -20,7 +21,7 @@ from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
-# To add a table, add a file like table2.py and list it here.
+# To add a table, add a file like table2.py and list it here. Errors are never in a table of scores.
 BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table1.build,
     table2.build,
@@ -30,6 +31,7 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     collapses.build,
     train_loss.build,
 )
+BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:
@@ -37,8 +39,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
     Files that are not records are skipped and named in the log. Raises `UserError` if there is no completed run.
     """
-    found = load_records(results_dir)
-    records = tabled(found)
+    found = records = load_records(results_dir)
     if not any(record.status == "completed" for record in records):
         lack = f"no completed run ({counted(records)})" if records else "no runs"
         lack += f" ({found.unread})" if found.unread else ""
@@ -56,7 +57,10 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
     paths = []
     if write:
         folder = results_dir / "tables"
-        paths = [path for table in tables for path in write_table(table, folder, counted(records))]
+        scores, errors = counted(tabled(records)), counted(untabled(records))
+        of_errors = {build([]).name for build in BUILDERS_OF_ERRORS}
+        counts = {table.name: errors if table.name in of_errors else scores for table in tables}
+        paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
         paths.append(folder / "runs.csv")
         write_atomic(paths[-1], tidy_csv(run_rows(found)))
     console = get_console()
@@ -70,14 +74,31 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
 
 
 def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Keep the records that tables show: those whose metric is a score, not an error."""
+    """Keep the records of tables of scores: those whose metric is a score, not an error."""
     return [record for record in records if not record.scores.lower_is_better]
 
 
-def build_tables(records: Iterable[RunRecord]) -> list[Table]:
+def untabled(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Keep the records of tables of errors: all others."""
+    return [record for record in records if record.scores.lower_is_better]
+
+
+def build_tables(records: Sequence[RunRecord]) -> list[Table]:
     """Build every table that has an entry from these records."""
-    groups = select(records)
-    return [table for build in BUILDERS if (table := build(groups)).sections]
+    scores, errors = select(tabled(records)), select(untabled(records))
+    tables = [*(build(scores) for build in BUILDERS), *(build(errors) for build in BUILDERS_OF_ERRORS)]
+    return [table for table in tables if table.sections]
+
+
+def shown_in(records: Iterable[RunRecord]) -> set[str]:
+    """Return the ids of the completed runs that are behind some figure of a table, at whatever learning rate."""
+    return {
+        run.id
+        for group in select(records)
+        for cell in group.cells.values()
+        for run in cell.tried
+        if not group.setting.is_timed or table1.is_timed(run)
+    }
 
 
 def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
@@ -89,10 +110,16 @@ def write_table(table: Table, folder: Path, counts: str) -> list[Path]:
     return paths
 
 
-def counted(records: list[RunRecord]) -> str:
-    """Count runs by status: ``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
-    counts = Counter(record.status for record in records)
-    completed = counts.pop("completed", 0)
-    others = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+def counted(records: Sequence[RunRecord]) -> str:
+    """Count runs, and those that no table shows: ``12 completed runs; not tabled: 1 failed, 2 interrupted``."""
+    completed = sum(record.status == "completed" for record in records)
+    left = unshown(records, shown_in(records), _why_not)
     runs = f"{completed} completed run{'' if completed == 1 else 's'}"
-    return f"{runs}; not tabled: {others}" if others else runs
+    return f"{runs}; not tabled: {listed(left)}" if left else runs
+
+
+def _why_not(record: RunRecord) -> str:
+    return TIMED_OTHERWISE if setting_of(record).is_timed else REPEATED
+
+
+TIMED_OTHERWISE = "with pad_to_max=true that are not of Table 1"

@@ -38,12 +38,12 @@ def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     known = {
         "Model": model_words(group.runs[0]),
         "Protocol": f"{protocol.name}: {protocol.title}",
-        "Changed": "; ".join(_changed(change) for change in setting.deviations) or "nothing",
+        "Changed": "; ".join(changed_words(change) for change in setting.deviations) or "nothing",
         "Device": device_words(group.runs),
         "Metric": _metrics(grid),
         "Rows": _rows(grid),
-        "Selection": _selection(list(group.cells.values())),
-        "Seeds": _seeds(list(group.cells.values())),
+        "Selection": selection_words(list(group.cells.values())),
+        "Seeds": seeds_words(list(group.cells.values())),
     }
     if tried := _tuning(grid):
         known["Tuning"] = tried
@@ -107,7 +107,8 @@ def _weights(weights: Weights) -> str:
     return f"a {weights.source} draw"
 
 
-def _changed(change: Deviation) -> str:
+def changed_words(change: Deviation) -> str:
+    """Describe a deviation: its value and the protocol's."""
     return f"{change.key}={words(change.value)} (protocol: {words(change.expected)})"
 
 
@@ -134,7 +135,8 @@ def _rows(grid: Grid) -> str:
     return f"train{held_out} / dev{test}, {sources}: {'; '.join(counts)}"
 
 
-def _selection(cells: list[Cell]) -> str:
+def selection_words(cells: list[Cell]) -> str:
+    """Say by which rows the epoch and the learning rate were chosen."""
     counts = {len(cell.by_lr) for cell in cells}
     unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
     many = f"epoch and the best of {span(counts)} learning rates{unequal}"
@@ -155,7 +157,8 @@ def _tuning(grid: Grid) -> str | None:
     return f"learning rates x seeds tried, not the same for all: {said}"
 
 
-def _seeds(cells: list[Cell]) -> str:
+def seeds_words(cells: list[Cell]) -> str:
+    """Say how many seeds the cells have."""
     counts = {len(cell.runs) for cell in cells}
     if counts == {1}:
         return "1, so nothing is known of chance"

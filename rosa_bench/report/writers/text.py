@@ -13,6 +13,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:z.1f}" if math.isfinite(fraction) else UNDEFINED
 
 
+def error_text(error: float) -> str:
+    """Format an error, which is not a fraction, with four digits."""
+    return f"{error:.4g}" if math.isfinite(error) else UNDEFINED
+
+
 def signed(fraction: float) -> str:
     """Like `percent`, but always with a sign."""
     return f"{100 * fraction:+z.1f}"
