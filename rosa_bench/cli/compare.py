@@ -27,9 +27,9 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.config.overrides import check_setting, settings
     from rosa_bench.records.store import load_records
-    from rosa_bench.report.compare import HOW, compare
+    from rosa_bench.report.cells.unshown import not_shown, unshown
+    from rosa_bench.report.compare import HOW, compare, why_not
     from rosa_bench.report.comparison import comparison
-    from rosa_bench.report.make_tables import tabled
     from rosa_bench.report.writers.terminal import show_sections
 
     own, others = split(arguments, lambda key: key in names_of(Options))
@@ -41,11 +41,13 @@ def main(arguments: list[str]) -> None:
         check_setting(key.lstrip("+"))
     options, asked = parse_options(Options, own), comparison(others)
     found = load_records(options.folder)
-    runs = tabled(found)
-    if not any(run.status == "completed" for run in runs):
+    if not any(run.status == "completed" for run in found):
         raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
-    sections = compare(asked, runs)
+    sections, shown = compare(asked, found)
     console = get_console()
     console.print(Text(HOW, style="dim"))
     show_sections(sections, console)
+    if left := not_shown(unshown(found, shown, lambda run: why_not(asked, run)), len(found)):
+        console.print()
+        console.print(Text(left), soft_wrap=True)
     found.remind()

@@ -6,9 +6,11 @@ values change together: ``method=rosa,lora method.init=svd,kaiming``. A method's
 the protocol's. Each model, protocol, rank and other setting gets its own section, as in the tables.
 """
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import (
@@ -26,20 +28,32 @@ from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, wo
 from rosa_bench.report.cells.statistics import Difference, paired_over_tasks
 from rosa_bench.report.comparison import ABSENT, Comparison, value_of
 from rosa_bench.report.tables.table import Column, Entry, Line, Section
-from rosa_bench.report.writers.text import signed
+from rosa_bench.report.writers.text import signed, signed_error
 from rosa_bench.system.errors import UserError
 
+Show = Callable[[float], str]
 Chosen = Mapping[tuple[str, str], Cell]  # keyed by a side in words and a task's title
 
 SHOWN = 3  # the most kinds of excluded runs that an error lists
+ERRORS = "errors: a difference below 0 is better"
 HOW = (
-    "Scores times 100: mean difference (95 % interval; seeds) by Student's t of the differences, seed by seed, not "
-    "corrected for how many are looked at. All: the mean over the tasks, of the seeds that all of them have."
+    "Scores times 100, errors as they are: mean difference (95 % interval; seeds) by Student's t of the differences, "
+    "seed by seed, not corrected for how many are looked at. All: the mean over the tasks, of the seeds that all of "
+    "them have."
 )
 
 
-def compare(asked: Comparison, runs: Sequence[RunRecord]) -> list[Section]:
+class Compared(NamedTuple):
+    """Sections of differences, and the ids of the runs behind them."""
+
+    sections: list[Section]
+    runs: set[str]
+
+
+def compare(asked: Comparison, runs: Sequence[RunRecord]) -> Compared:
     """Compare the completed ``runs``: one section of differences per setting and rank that has any.
+
+    Errors and scores are never in one section, because a mean over both would say nothing.
 
     As in the tables, each side uses its best learning rate, unless ``lr`` is given. Raises `UserError` if there is
     nothing to compare.
@@ -47,22 +61,36 @@ def compare(asked: Comparison, runs: Sequence[RunRecord]) -> list[Section]:
     for key, values in asked.settings.items():
         _check(key, values, runs)
     admitted = [run for run in runs if run.status in COUNTED and asked.admits(run, asked.sides)]
-    places: dict[Setting, list[RunRecord]] = defaultdict(list)
+    places: dict[tuple[Setting, bool], list[RunRecord]] = defaultdict(list)
     for run in admitted:
         setting = setting_of(run)
         if not setting.is_timed and not asked.not_asked(variant_of(run).changes):
-            places[replace(setting, deviations=asked.not_asked(setting.deviations))].append(run)
-    count = Counter(place.distance for place, here in places.items() for _ in here)
-    sections = [
-        section
-        for place, here in sorted(places.items(), key=lambda item: _order(item[0], count))
+            place = replace(setting, deviations=asked.not_asked(setting.deviations))
+            places[place, run.scores.lower_is_better].append(run)
+    count = Counter(place.distance for (place, _), here in places.items() for _ in here)
+    found = [
+        one
+        for (place, is_error), here in sorted(places.items(), key=lambda item: (item[0][1], _order(item[0][0], count)))
         for rank, some in _by_rank(asked, here)
-        if (section := _section(asked, place, rank, some))
+        if (one := _section(asked, place, rank, some, is_error=is_error))
     ]
-    if not sections:
+    if not found:
         left_out = _left_out(asked, admitted)
         raise UserError(f"no two runs share a task and a seed and differ only in {' and '.join(asked.keys)}{left_out}")
-    return sections
+    return Compared([one.section for one in found], {run.id for one in found for run in one.runs})
+
+
+def why_not(asked: Comparison, run: RunRecord) -> str:
+    """Say why a completed run is behind no difference."""
+    if not asked.admits(run, asked.sides):
+        return "with other settings than those given"
+    if setting_of(run).is_timed:
+        return "with pad_to_max=true, made for times"
+    if asked.not_asked(variant_of(run).changes):
+        return "with changed settings of their method that are not given"
+    if not math.isfinite(run.score):
+        return "with an undefined score"
+    return "without a partner of the same seed, data and setting at the learning rates compared"
 
 
 def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
@@ -99,8 +127,16 @@ def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None,
     return [(rank, [run for run in runs if value_of(run, "rank") in (rank, ABSENT)]) for rank in ranks]
 
 
-def _section(asked: Comparison, place: Setting, rank: int | None, runs: list[RunRecord]) -> Section | None:
+class _Found(NamedTuple):
+    section: Section
+    runs: list[RunRecord]
+
+
+def _section(
+    asked: Comparison, place: Setting, rank: int | None, runs: list[RunRecord], *, is_error: bool
+) -> _Found | None:
     """Build the section of one setting and rank; None if it has no differences."""
+    show = signed_error if is_error else signed
     titles = {run.settings.task.name: run.settings.task.title for run in runs}
     *sides, last = asked.sides
     found: dict[tuple[Hashable, ...], dict[str, tuple[Cell, Cell]]] = {}
@@ -116,14 +152,15 @@ def _section(asked: Comparison, place: Setting, rank: int | None, runs: list[Run
     chosen = _chosen(asked, found)
     tasks = list(group.tasks)
     whole = [Column(title="all")] if len(tasks) > 1 else []
-    return Section(
+    section = Section(
         heading=heading(group) + ("" if rank is None else f", r={rank}"),
         header={"Model": model_words(used[0]), "Device": device_words(used), **_header(asked, chosen)},
         head=", ".join(asked.keys),
         columns=[*(Column(title=titles[task], note=numbers.get(task)) for task in tasks), *whole],
-        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks) for side, pairs in found.items()],
-        notes=[*notes, *_doubts(chosen)],
+        lines=[_line(f"{_side(side)} less {_side(last)}", pairs, tasks, show) for side, pairs in found.items()],
+        notes=[*notes, *([ERRORS] if is_error else []), *_doubts(chosen)],
     )
+    return _Found(section, used)
 
 
 def _side(side: tuple[Hashable, ...]) -> str:
@@ -143,23 +180,21 @@ def _difference(pairs: Iterable[tuple[Cell, Cell]]) -> Difference | None:
     return paired_over_tasks([(ours.by_seed, theirs.by_seed) for ours, theirs in pairs])
 
 
-def _line(label: str, pairs: Mapping[str, tuple[Cell, Cell]], tasks: Sequence[str]) -> Line:
-    entries = [_entry(_difference([pairs[task]]) if task in pairs else None) for task in tasks]
+def _line(label: str, pairs: Mapping[str, tuple[Cell, Cell]], tasks: Sequence[str], show: Show) -> Line:
+    entries = [_entry(_difference([pairs[task]]) if task in pairs else None, show) for task in tasks]
     if len(tasks) > 1:
         some = f", {len(pairs)} of {len(tasks)} tasks" if len(pairs) < len(tasks) else ""
-        entries.append(_entry(_difference(pairs.values()), some))
+        entries.append(_entry(_difference(pairs.values()), show, some))
     return Line(label=label, entries=entries)
 
 
-def _entry(difference: Difference | None, some: str = "") -> Entry:
+def _entry(difference: Difference | None, show: Show, some: str = "") -> Entry:
     """Format ``-2.5 (-4.3 to -0.8; 5)``, bold if the interval excludes 0."""
     if difference is None:
         return Entry()
     low, high = difference.low, difference.high
-    interval = "" if low is None or high is None else f"{signed(low)} to {signed(high)}; "
-    return Entry(
-        mean=f"{signed(difference.mean)} ({interval}{difference.seeds}{some})", best=not difference.within_noise
-    )
+    interval = "" if low is None or high is None else f"{show(low)} to {show(high)}; "
+    return Entry(mean=f"{show(difference.mean)} ({interval}{difference.seeds}{some})", best=not difference.within_noise)
 
 
 def _chosen(asked: Comparison, found: Mapping[tuple[Hashable, ...], Mapping[str, tuple[Cell, Cell]]]) -> Chosen:

@@ -1,6 +1,6 @@
 """``rosa-bench figures``: draw figures from records as PNG and SVG, each with its caption."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich import get_console
@@ -10,6 +10,8 @@ from rich.text import Text
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.select import Group, select
+from rosa_bench.report.cells.settings import variant_of
+from rosa_bench.report.cells.unshown import REPEATED, not_shown, unshown
 from rosa_bench.report.figures import figure2, figure3, figure4, figure5, figure6, lr_sensitivity, resampling
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.system.errors import UserError
@@ -48,7 +50,29 @@ def make_figures(results_dir: Path) -> None:
         paths = drawing.write(results_dir / "figures")
         console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
+    shown = {run for drawing in drawings for run in drawing.runs}
+    if left := not_shown(unshown(records, shown, why_not_drawn(records)), len(records)):
+        console.print(Text(left), soft_wrap=True)
     records.remind()
+
+
+def why_not_drawn(records: Sequence[RunRecord]) -> Callable[[RunRecord], str]:
+    """Return a function that says why a completed run is in no figure."""
+    tried = {run.id: cell for group in select(records) for cell in group.cells.values() for run in cell.tried}
+    chosen = {run.id for cell in tried.values() for run in cell.runs}
+
+    def why(run: RunRecord) -> str:
+        if run.id not in tried:
+            return REPEATED
+        if run.id not in chosen:
+            return "at learning rates that were not chosen"
+        if variant_of(run).changes:
+            return "of methods with changed settings, beside the method without"
+        if not run.scores.epochs:
+            return "without a record of their epochs"
+        return "in settings, models or tasks beyond the panels of each figure"
+
+    return why
 
 
 def draw_figures(records: list[RunRecord]) -> list[Drawing]:

@@ -21,7 +21,7 @@ TIMED = {"pad_to_max": [True, False]}  # for Table 1's times, not for scores
 
 
 def sections(arguments: str, runs: Sequence[RunRecord]) -> list[Section]:
-    return compare(comparison(arguments.split()), runs)
+    return compare(comparison(arguments.split()), runs).sections
 
 
 def figures(section: Section) -> dict[str, dict[str, str | None]]:

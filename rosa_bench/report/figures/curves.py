@@ -123,6 +123,12 @@ def ranks_of(panels: Iterable[Panel]) -> list[int]:
     return sorted({variant.rank for panel in panels for variant in panel.cells if variant.rank is not None})
 
 
+def run_ids(panels: Iterable[Panel], *, tried: bool = False) -> frozenset[str]:
+    """Return the ids of the runs in a figure: of the chosen learning rates, or of all that were ``tried``."""
+    cells = [cell for panel in panels for cell in panel.cells.values()]
+    return frozenset(run.id for cell in cells for run in (cell.tried if tried else cell.runs))
+
+
 def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
     """Style a variant's line: the method's colour, dashes and marker, with a paler colour for a lower rank."""
     strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)

@@ -27,11 +27,12 @@ WIDTH_IN = 7.0  # across both columns of an article
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and its caption in Markdown."""
+    """A figure, its caption in Markdown, and the ids of the runs that it shows."""
 
     name: str
     figure: Figure
     caption: str
+    runs: frozenset[str]
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``<name>.png``, ``.svg``, and ``.md`` with the picture and its caption. Return the paths."""

@@ -66,7 +66,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         lower[0].set_ylabel("validation loss (mean squared error)")
         handles = {handle.get_label(): handle for ax in lower for handle in ax.get_legend_handles_labels()[0]}
         figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=6)
-    return Drawing("figure2", figure, caption(panels))
+    return Drawing("figure2", figure, caption(panels), frozenset(run.id for panel in panels for run in panel.runs))
 
 
 def _positive(values: Iterable[float]) -> np.ndarray:

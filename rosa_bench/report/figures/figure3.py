@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.curves import Panel, Styles, panels_of, set_title, sources, styles_of
+from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
 from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
 from rosa_bench.report.writers.text import parameters
 
@@ -44,7 +44,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             left.set_yticks(range(len(panel.cells)), [variant.label for variant in panel.cells])
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
             set_title(left, number, panel, width=110)
-    return Drawing("figure3", figure, _caption(panels))
+    return Drawing("figure3", figure, _caption(panels), run_ids(panels))
 
 
 def _measured(panel: Panel) -> Panel:

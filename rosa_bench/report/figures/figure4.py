@@ -14,6 +14,7 @@ from rosa_bench.report.figures.curves import (
     panels_of,
     plot_epochs,
     ranks_of,
+    run_ids,
     score_of,
     set_legend,
     set_title,
@@ -52,7 +53,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             set_title(row[0], number, panel, width=110)
             row[0].set_ylabel(panel.each_epoch)
         set_legend(figure, panels)
-    return Drawing("figure4", figure, _caption(panels))
+    return Drawing("figure4", figure, _caption(panels), run_ids(panels))
 
 
 def _has_ranks(variants: Iterable[Variant]) -> bool:

@@ -21,6 +21,7 @@ from rosa_bench.report.figures.curves import (
     letter,
     panels_of,
     plot_range,
+    run_ids,
     set_legend,
     sources,
     styles_of,
@@ -80,7 +81,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
             for ax in axes[:, 0]:
                 ax.set_ylabel("share of their sum")
         set_legend(figure, panels)
-    return Drawing("figure5", figure, _caption(panels, found))
+    return Drawing("figure5", figure, _caption(panels, found), run_ids(panels))
 
 
 def updates(cell: Cell) -> Iterator[Update]:

@@ -9,6 +9,7 @@ from rosa_bench.report.figures.curves import (
     has_epochs,
     panels_of,
     plot_epochs,
+    run_ids,
     score_of,
     set_legend,
     set_title,
@@ -36,7 +37,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             left.set_ylabel("train loss")
             right.set_ylabel(panel.each_epoch)
         set_legend(figure, panels)
-    return Drawing("figure6", figure, _caption(panels))
+    return Drawing("figure6", figure, _caption(panels), run_ids(panels))
 
 
 def _caption(panels: list[Panel]) -> str:

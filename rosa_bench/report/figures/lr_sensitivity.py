@@ -19,6 +19,7 @@ from rosa_bench.report.figures.curves import (
     letter,
     panels_of,
     plot_range,
+    run_ids,
     set_legend,
     sources,
     styles_of,
@@ -66,7 +67,7 @@ def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
                 ax.set_ylabel(panel.reported)
         chosen = Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
         set_legend(figure, panels, [chosen])
-    return Drawing(name, figure, _caption(of, panels))
+    return Drawing(name, figure, _caption(of, panels), run_ids(panels, tried=True))
 
 
 def _mark_half_decades(ax: Axes) -> None:

@@ -15,6 +15,7 @@ from rosa_bench.report.figures.curves import (
     letter,
     panels_of,
     plot_against_epochs,
+    run_ids,
     set_legend,
     sources,
     styles_of,
@@ -43,7 +44,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 ax.axhline(0, label=variant.label, color=styles[variant]["color"], linewidth=1)
             ax.set_ylabel("train loss, % above\nnever resampled")
         set_legend(figure, panels)
-    return Drawing("resampling", figure, _caption(panels))
+    return Drawing("resampling", figure, _caption(panels), run_ids(panels, tried=True))
 
 
 def _percent_above(ours: float | None, never: float | None) -> float:

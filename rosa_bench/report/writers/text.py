@@ -23,6 +23,11 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+z.1f}"
 
 
+def signed_error(difference: float) -> str:
+    """Format a difference of two errors with four digits, and always with a sign."""
+    return f"{difference:+z.4g}"
+
+
 def probability(p: float) -> str:
     """Format a p-value with enough digits to differ from zero: ``0.04``, ``0.004``, ``<0.001``."""
     if p < 0.001:
