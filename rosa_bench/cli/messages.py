@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rosa_bench.system.errors import PreemptedError, UserError
+from rosa_bench.system.printable import printable
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def errors_reported() -> Iterator[None]:
 
 def report(message: str) -> None:
     """Write a message for the user to stderr."""
-    print(f"rosa-bench: {message}", file=sys.stderr)
+    print(f"rosa-bench: {printable(message)}", file=sys.stderr)
 
 
 def tracebacks_wanted() -> bool:

@@ -18,6 +18,7 @@ from rich.text import Text
 from rosa_bench.metrics.text_overlap import SIGNATURE, score
 from rosa_bench.records.generations import Generation, read
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.printable import printable
 
 # Title and factor of each score: fractions are shown in per cent, NIST on its own scale.
 COLUMNS = {"bleu": ("BLEU", 100), "bleu_cased": ("BLEU, cased", 100), "nist": ("NIST", 1)}
@@ -42,7 +43,7 @@ def show_scores(paths: list[Path], console: Console) -> None:
     for path, rows in files.items():
         scores = score([row.output for row in rows], [row.references for row in rows])
         shown = (f"{scores[name] * scale:.2f}" for name, (_, scale) in COLUMNS.items())
-        table.add_row(Text(str(path)), str(len(rows)), _reference_counts(rows), *shown)
+        table.add_row(Text(printable(str(path))), str(len(rows)), _reference_counts(rows), *shown)
     console.print(table)
     for line in SIGNATURE.split("; "):
         console.print(Text(line), soft_wrap=True)

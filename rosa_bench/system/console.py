@@ -4,9 +4,12 @@ import logging
 
 from rich import get_console
 
+from rosa_bench.system.printable import printable
+
 
 class ConsoleHandler(logging.Handler):
     """Writes log lines through rich's console, above a live bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        get_console().print(self.format(record), markup=False, emoji=False, highlight=False, soft_wrap=True)
+        text = printable(self.format(record), keep="\n\t")
+        get_console().print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)

@@ -18,7 +18,7 @@ from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, faded, letter
+from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, faded, letter
 from rosa_bench.report.writers.text import rows, span
 
 MOST = 4  # default limit on the panels in a figure
@@ -59,15 +59,14 @@ class Panel:
     @property
     def reported(self) -> str:
         """Axis label for the reported score: its name and split."""
-        return f"{_named(self.run.scores.reported)} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
+        return f"{drawn(_named(self.run.scores.reported))} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
 
     @property
     def each_epoch(self) -> str:
         """Axis label for the score of every epoch: its name and rows."""
         by = self.run.scores.selected_by
-        return (
-            f"{_named(by.name)}{'' if by.lower_is_better else ' × 100'},\non {SCORED_ON[self.run.scores.selected_on]}"
-        )
+        scale, where = "" if by.lower_is_better else " × 100", SCORED_ON[self.run.scores.selected_on]
+        return f"{drawn(_named(by.name))}{scale},\non {where}"
 
     @property
     def title(self) -> str:
@@ -209,22 +208,24 @@ def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
 
 def titled(number: int, panel: Panel, *, width: int) -> str:
     """Return a panel's task and setting, in lines of at most ``width`` characters, broken after commas."""
-    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {panel.title}".split(", "))
+    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {drawn(panel.title)}".split(", "))
     return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
 
 
 def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
     """Add one legend below all panels, with each variant once, in order."""
-    handles = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    handles: dict[object, Any] = {
+        label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
     variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
-    lines = [handles[variant.label] for variant in variants if variant.label in handles]
+    lines = [handles[label] for variant in variants if (label := drawn(variant.label)) in handles]
     longest = max(len(str(line.get_label())) for line in lines)
     columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
     figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=columns)
 
 
-def sources(panels: Sequence[Panel]) -> str:
-    """Write one line per panel: its setting, device, rows and seeds, and any note on its data."""
+def sources(panels: Sequence[Panel]) -> list[str]:
+    """Write one sentence per panel: its setting, device, rows and seeds, and any note on its data."""
     lines = []
     for number, panel in enumerate(panels):
         devices = ", ".join(sorted({run.device.name for run in panel.runs}))
@@ -234,10 +235,10 @@ def sources(panels: Sequence[Panel]) -> str:
         train, dev = f"{rows(have.train)} train", f"{rows(have.validation)} dev"
         counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
         lines.append(
-            f"- {letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
+            f"{letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
             f"seeds: {span(seeds)}."
         )
-    return "\n".join(lines)
+    return lines
 
 
 def _named(metric: str) -> str:

@@ -1,6 +1,6 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from rosa_bench.report.writers.markdown import escape
 from rosa_bench.system.files import write_atomic
+from rosa_bench.system.printable import printable
 
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of literals
     "font.size": 8,
@@ -22,16 +24,39 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of litera
     "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
 }
 UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that savefig would add
+LONGEST = 200  # characters of a text in a picture
 WIDTH_IN = 7.0  # across both columns of an article
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """The caption of a figure as plain text: its bold title, a paragraph, the sources, and tables (rows of cells)."""
+
+    title: str
+    text: str
+    sources: list[str] = field(default_factory=list)
+    tables: list[list[list[str]]] = field(default_factory=list)
+
+    @property
+    def markdown(self) -> str:
+        """The caption in Markdown."""
+        parts = [f"**{escape(self.title)}** {escape(self.text)}"]
+        if self.sources:
+            parts.append("\n".join(f"- {escape(source)}" for source in self.sources))
+        for head, *rows in self.tables:
+            lines = [[escape(cell) for cell in row] for row in (head, *rows)]
+            lines.insert(1, ["---"] * len(head))
+            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        return "\n\n".join(parts)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its caption in Markdown, and the ids of the runs that it shows."""
+    """A figure, its caption, and the ids of the runs that it shows."""
 
     name: str
     figure: Figure
-    caption: str
+    caption: Caption
     runs: frozenset[str]
 
     def write(self, folder: Path) -> list[Path]:
@@ -41,7 +66,7 @@ class Drawing:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
-        write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption}\n")
+        write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption.markdown}\n")
         return paths
 
     def picture(self, kind: str) -> bytes:
@@ -51,6 +76,12 @@ class Drawing:
         with mpl.rc_context(STYLE):
             self.figure.savefig(picture, format=kind, metadata=UNDATED[kind])
         return picture.getvalue()
+
+
+def drawn(text: str) -> str:
+    """Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``."""
+    text = printable(text[:LONGEST] + "..." * (len(text) > LONGEST)).replace("$", r"\$")
+    return f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
 
 
 def faded(colour: str, strength: float) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, Group, best_of_rank
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.figures.curves import CHANGED_COLOURS, has_epochs, plain
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing, faded, letter
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn, faded, letter
 
 TASK = "synthetic"
 LOWEST = 1e-6  # bottom of the axis: lower values would flatten the rest, and are in the caption
@@ -55,7 +55,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         for number, panel in enumerate(panels):
             plot(upper[number], panel)
             plot(lower[number], panel)
-            upper[number].set_title(f"{letter(number)} {panel.title}", loc="left")
+            upper[number].set_title(f"{letter(number)} {drawn(panel.title)}", loc="left")
             lower[number].set_xlabel("epoch")
         near = [curve.mean(0)[-1] for panel in panels for curve in panel.of(BOUND_OF) or panel.curves.values()]
         values = np.concatenate([curve.ravel() for panel in panels for curve in panel.curves.values()])
@@ -131,7 +131,7 @@ def plot(ax: Axes, panel: Panel) -> None:
         own = CHANGED_COLOURS[changed.index(variant) % len(CHANGED_COLOURS)] if variant.changes else None
         colour = faded(own or look_of(variant.method).colour, strength)
         dashes = "--" if variant.method == BOUND_OF else "-"
-        ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=variant.label, color=colour)
+        ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=drawn(variant.label), color=colour)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
         shade.set_rasterized(True)  # hundreds of epochs: as vectors, one figure's shading took a megabyte
     for number, bound in enumerate(panel.bounds.values()):
@@ -139,25 +139,24 @@ def plot(ax: Axes, panel: Panel) -> None:
     ax.set_yscale("log")
 
 
-def caption(panels: list[Panel]) -> str:
+def caption(panels: list[Panel]) -> Caption:
     """Write what the figure shows, how it was made, and the final losses."""
     run = panels[0].runs[0]
     settings, setting = run.settings, panels[0].group.setting
     changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
-    paragraphs = [
-        "**Figure 2.** Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
-        f"2407.07802. A random network f is fine-tuned to f\\*, whose weights are f's plus random matrices of rank "
+    text = (
+        "Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
+        f"2407.07802. A random network f is fine-tuned to f*, whose weights are f's plus random matrices of rank "
         f"{settings.task.true_rank}: {settings.task.inputs} inputs, {settings.task.outputs} outputs, "
         f"{run.data.rows.train:,} train and {run.data.rows.validation:,} validation rows. Lines: mean; shades: range "
         f"over {'–'.join(map(str, sorted(counts)))} independent problems. Dotted: LoRA's bound, the validation loss of "
         "the best update of each rank in closed form (Theorem 2), on the linear map. "
         f"AdamW, lr {settings.lr:g} decaying to 0, batch {settings.batch_size}, {settings.epochs} "
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
-        f"{run.device.name}, {run.device.precision}.",
-        _losses_table(panels),
-    ]
-    return "\n\n".join(paragraphs)
+        f"{run.device.name}, {run.device.precision}."
+    )
+    return Caption(title="Figure 2.", text=text, tables=[_losses_table(panels)])
 
 
 def _resampling(panels: list[Panel]) -> str:
@@ -170,12 +169,12 @@ def _resampling(panels: list[Panel]) -> str:
     return f", ROSA resampled every {' or '.join(sorted(periods))}" if periods else ""
 
 
-def _losses_table(panels: list[Panel]) -> str:
+def _losses_table(panels: list[Panel]) -> list[list[str]]:
     """Tabulate final losses as mean (least to greatest): one row per variant, one column per panel, then the bounds."""
     variants = list(dict.fromkeys(variant for panel in panels for variant in panel.curves))
     bounded = [panel for panel in panels if panel.bounds]
     head = ["final loss", *(panel.title for panel in panels), *(f"bound, {panel.title}" for panel in bounded)]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for variant in variants:
         finals = [_final(panel.curves.get(variant)) for panel in panels]
         limits = [
@@ -183,7 +182,7 @@ def _losses_table(panels: list[Panel]) -> str:
             for panel in bounded
         ]
         rows.append([variant.label, *finals, *limits])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows
 
 
 def _final(curve: np.ndarray | None) -> str:

@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
 from rosa_bench.report.writers.text import parameters
 
 MIB = 2**20
@@ -41,7 +41,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         ):
             _plot_memory(left, panel, styles)
             _plot_parameters(right, panel, styles)
-            left.set_yticks(range(len(panel.cells)), [variant.label for variant in panel.cells])
+            left.set_yticks(range(len(panel.cells)), [drawn(variant.label) for variant in panel.cells])
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
             set_title(left, number, panel, width=110)
     return Drawing("figure3", figure, _caption(panels), run_ids(panels))
@@ -87,13 +87,13 @@ def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)
 
 
-def _caption(panels: list[Panel]) -> str:
+def _caption(panels: list[Panel]) -> Caption:
     kinds = sorted({panel.group.setting.device for panel in panels})
     settings = panels[0].run.settings
     text = (
-        "**Figure 3.** Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
+        "Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
         "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
         f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}."
     )
-    return f"{text}\n\n{sources(panels)}"
+    return Caption(title="Figure 3.", text=text, sources=sources(panels))

@@ -21,7 +21,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
 
 METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
 RANK_MARKERS = "osD^vPX*"
@@ -46,9 +46,11 @@ def draw(groups: list[Group]) -> Drawing | None:
                         style |= (
                             {"marker": markers[variant.rank]} if variant.rank in markers and not variant.changes else {}
                         )
-                        plot_epochs(ax, cell, score_of(panel.run), label=variant.label, **style)
+                        plot_epochs(ax, cell, score_of(panel.run), label=drawn(variant.label), **style)
                 titles = [variant.title for variant in panel.cells if variant.method == method]
-                name = ax.text(0.98, 0.04, "".join(titles[:1]), transform=ax.transAxes, ha="right", weight="bold")
+                name = ax.text(
+                    0.98, 0.04, drawn("".join(titles[:1])), transform=ax.transAxes, ha="right", weight="bold"
+                )
                 name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
             set_title(row[0], number, panel, width=110)
             row[0].set_ylabel(panel.each_epoch)
@@ -60,11 +62,11 @@ def _has_ranks(variants: Iterable[Variant]) -> bool:
     return len({variant.rank for variant in variants if variant.method == METHOD}) >= 2
 
 
-def _caption(panels: list[Panel]) -> str:
+def _caption(panels: list[Panel]) -> Caption:
     text = (
-        "**Figure 4.** What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
+        "What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
         "several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, LoRA, where it was run, on the right, "
         "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
         "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
     )
-    return f"{text}\n\n{sources(panels)}"
+    return Caption(title="Figure 4.", text=text, sources=sources(panels))

@@ -27,7 +27,7 @@ from rosa_bench.report.figures.curves import (
     styles_of,
     titled,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
 from rosa_bench.report.writers.text import MISSING, span
 
 COLUMNS = 4  # a layer has four attention weights
@@ -76,7 +76,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
                     {variant: [one for one in some if one.kind == kind] for variant, some in of_panel.items()},
                     styles,
                 )
-                ax.set_title(kind, fontsize="medium")
+                ax.set_title(drawn(kind), fontsize="medium")
                 ax.set_xlabel("singular values")
             for ax in axes[:, 0]:
                 ax.set_ylabel("share of their sum")
@@ -114,16 +114,16 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], styles: Styles) -> None:
         plot_range(ax, shown, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
         ax.plot([median(one.rank for one in some)], [1], **points)
-        ax.plot([], [], label=variant.label, **style)  # for the legend: the line and its marker
+        ax.plot([], [], label=drawn(variant.label), **style)  # for the legend: the line and its marker
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:.0f}")
     ax.set_xlim(left=1)
     ax.set_ylim(0, 1.02)
 
 
-def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> str:
+def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> Caption:
     text = (
-        "**Figure 5.** In how many directions training moved each adapted weight, after Figure 5 of arXiv 2407.07802: "
+        "In how many directions training moved each adapted weight, after Figure 5 of arXiv 2407.07802: "
         "the greatest singular values of W_T - W_0, summed, as a share of the sum of all, against how many they are "
         "(logarithmic). W_0 is the weight before training, W_T after the last epoch, with adapters merged. Lines: mean "
         "over layers and seeds; shades: their range. Markers: the median numeric rank, which counts the singular "
@@ -132,16 +132,16 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
-    return "\n\n".join([text, sources(panels), *tables])
+    return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables)
 
 
-def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> str:
+def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> list[list[str]]:
     """Tabulate numerical rank and relative norm: one row per variant, one column per kind of layer."""
     head = [f"{letter(number)} rank; relative norm", "lr", *kinds(found)]
-    rows = [head, ["---"] * len(head)]
+    rows = [head]
     for variant, some in found.items():
         rows.append([variant.label, f"{panel.cells[variant].lr:g}", *(_cell(some, kind) for kind in kinds(found))])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows
 
 
 def _cell(found: list[Update], kind: str) -> str:

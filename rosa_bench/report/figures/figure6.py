@@ -16,7 +16,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Drawing
+from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -31,8 +31,8 @@ def draw(groups: list[Group]) -> Drawing | None:
             zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True)
         ):
             for variant, cell in panel.cells.items():
-                plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=variant.label, **styles[variant])
-                plot_epochs(right, cell, score_of(panel.run), label=variant.label, **styles[variant])
+                plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=drawn(variant.label), **styles[variant])
+                plot_epochs(right, cell, score_of(panel.run), label=drawn(variant.label), **styles[variant])
             set_title(left, number, panel, width=110)
             left.set_ylabel("train loss")
             right.set_ylabel(panel.each_epoch)
@@ -40,11 +40,11 @@ def draw(groups: list[Group]) -> Drawing | None:
     return Drawing("figure6", figure, _caption(panels), run_ids(panels))
 
 
-def _caption(panels: list[Panel]) -> str:
+def _caption(panels: list[Panel]) -> Caption:
     text = (
-        "**Figure 6.** Train loss (left; mean over the epoch's steps) and what selects the epoch (right; a score, or "
+        "Train loss (left; mean over the epoch's steps) and what selects the epoch (right; a score, or "
         "the perplexity where texts are written) against epochs, after Figure 6 of arXiv 2407.07802, each method at "
         "its chosen learning rate. Lines: mean over seeds; shades: their range. Each epoch is scored on the rows that "
         "the epoch is selected by, which the axis names."
     )
-    return f"{text}\n\n{sources(panels)}"
+    return Caption(title="Figure 6.", text=text, sources=sources(panels))

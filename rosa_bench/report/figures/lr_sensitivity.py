@@ -24,7 +24,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, Drawing
+from rosa_bench.report.figures.drawing import STYLE, Caption, Drawing, drawn
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
@@ -38,7 +38,7 @@ def draw(records: list[RunRecord]) -> Drawing | None:
 def draw_changed(records: list[RunRecord]) -> Drawing | None:
     """Draw the same for changed variants next to the unchanged method; None if none has several learning rates."""
     panels = panels_of(select(records), bool, _is_varied, among=_changed, most=MOST)
-    return _drawing("lr_sensitivity_changed", " of methods with a changed setting, beside the method without", panels)
+    return _drawing("lr_sensitivity_changed", "of methods with a changed setting, beside the method without ", panels)
 
 
 def _is_varied(cells: Cells) -> bool:
@@ -82,7 +82,7 @@ def _mark_half_decades(ax: Axes) -> None:
 def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
     """Draw a variant's line, with open markers for fewer seeds and a larger one for the chosen learning rate."""
     scores = {lr: [100 * run.score for run in runs] for lr, runs in chosen.by_lr.items()}
-    plot_range(ax, list(scores), list(scores.values()), label=variant.label, **style)
+    plot_range(ax, list(scores), list(scores.values()), label=drawn(variant.label), **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}
     ax.plot(chosen.lrs_left, left, **{**points, "markerfacecolor": "white"})
@@ -93,9 +93,9 @@ def _ring(colour: ColorType) -> dict[str, Any]:
     return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
 
 
-def _caption(of: str, panels: list[Panel]) -> str:
+def _caption(of: str, panels: list[Panel]) -> Caption:
     text = (
-        f"**Sensitivity to the learning rate**{of} (not in the paper). Dev score of each run's selected epoch against "
+        f"{of}(not in the paper). Dev score of each run's selected epoch against "
         "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "
         "markers: the learning rate that the tables choose, in protocol fair by rows held out of train, which is why "
         "it need not be the highest."
@@ -110,4 +110,6 @@ def _caption(of: str, panels: list[Panel]) -> str:
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
-    return f"{text}{ends if at_ends else ''}\n\n{sources(panels)}"
+    return Caption(
+        title="Sensitivity to the learning rate", text=f"{text}{ends if at_ends else ''}", sources=sources(panels)
+    )

@@ -20,7 +20,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, Drawing
+from rosa_bench.report.figures.drawing import STYLE, Caption, Drawing, drawn
 
 PERIOD = "method.resample_every"
 MOST = 6  # panels
@@ -39,9 +39,9 @@ def draw(groups: list[Group]) -> Drawing | None:
         for ax, panel in zip(axes, panels, strict=True):
             for variant, pairs in _pairs_by_variant(panel.cells).items():
                 changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs.values(), strict=True)]
-                plot_against_epochs(ax, changes, label=variant.label, **styles[variant])
+                plot_against_epochs(ax, changes, label=drawn(variant.label), **styles[variant])
             for variant in filter(_is_never, panel.cells):
-                ax.axhline(0, label=variant.label, color=styles[variant]["color"], linewidth=1)
+                ax.axhline(0, label=drawn(variant.label), color=styles[variant]["color"], linewidth=1)
             ax.set_ylabel("train loss, % above\nnever resampled")
         set_legend(figure, panels)
     return Drawing("resampling", figure, _caption(panels), run_ids(panels, tried=True))
@@ -94,16 +94,17 @@ def _losses(cell: Cell) -> dict[tuple[float, int], list[float | None]]:
     }
 
 
-def _caption(panels: list[Panel]) -> str:
+def _caption(panels: list[Panel]) -> Caption:
     counted = "; ".join(f"{letter(number)} {_counts(panel.cells)}" for number, panel in enumerate(panels))
-    return (
-        "**Resampling and the fit** (not in the paper). The train loss of each epoch (mean over its steps, with "
+    text = (
+        "(not in the paper). The train loss of each epoch (mean over its steps, with "
         "dropout) less that of ROSA never resampled (resample_every=0) in the same epoch, in per cent of it: below 0 "
         "fits better. Runs are compared in pairs, with the same learning rate and seed; all learning rates that both "
         "were run with are in, runs that collapsed are not. Until its first resample ROSA is the same run as the one "
         "that never does. Lines: mean over pairs; shades: their range. Pairs, and the learning rates that they are of: "
-        f"{counted}.\n\n{sources(panels)}"
+        f"{counted}."
     )
+    return Caption(title="Resampling and the fit", text=text, sources=sources(panels))
 
 
 def _counts(cells: Cells) -> str:

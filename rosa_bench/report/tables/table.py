@@ -1,7 +1,10 @@
 """A finished table in memory: made by the builders, and written as Markdown, LaTeX and other formats."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar
 
+Part = TypeVar("Part")
 CONTRASTS = "Compared with LoRA at equal rank, paired over seeds"
 
 
@@ -87,3 +90,20 @@ class Table:
     intro: list[str]
     sections: list[Section]
     tidy: list[dict[str, str]]
+
+
+def with_texts(part: Part, change: Callable[[str], str]) -> Part:
+    """Return a copy of a section, or of any part of one, with every text changed."""
+    return _changed(part, change)
+
+
+def _changed(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, list):
+        return [_changed(one, change) for one in value]
+    if isinstance(value, dict):
+        return {change(key): _changed(one, change) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _changed(getattr(value, one.name), change) for one in fields(value)})
+    return value

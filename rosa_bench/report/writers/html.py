@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rosa_bench.report.tables.table import CONTRASTS, Table
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, note_text
 from rosa_bench.report.writers.text import MISSING
+from rosa_bench.system.printable import printable
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,6 +35,12 @@ def fill(template: str, **values: object) -> "Markup":
     return Markup(_environment().get_template(template).render(values))
 
 
+def _shown(value: object) -> object:
+    """Return what a template shows of a value: a text with its invisible characters as escapes."""
+    is_plain = isinstance(value, str) and not hasattr(value, "__html__")
+    return printable(value, keep="\n\t") if is_plain else value
+
+
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -44,6 +51,7 @@ def _environment() -> "Environment":
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.globals |= {
         "MISSING": MISSING,

@@ -2,6 +2,7 @@
 
 from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, blocks
+from rosa_bench.system.printable import printable
 
 TEXT_WIDTH = 345  # text width of LaTeX's article class, in points
 # Generous widths in points: a \scriptsize character, a subscript character, the gap between columns.
@@ -16,7 +17,10 @@ SPECIAL = str.maketrans({
 
 def latex(table: Table, counts: str) -> str:
     """Return one ``table`` environment per section. ``counts`` states the number of runs."""
-    head = [r"% Needs \usepackage{booktabs}. Made by rosa-bench tables; changes will be overwritten.", f"% {counts}"]
+    head = [
+        r"% Needs \usepackage{booktabs}. Made by rosa-bench tables; changes will be overwritten.",
+        f"% {printable(counts)}",
+    ]
     return (
         "\n".join([*head, *(_section(table, number, section) for number, section in enumerate(table.sections, 1))])
         + "\n"
@@ -24,8 +28,8 @@ def latex(table: Table, counts: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Escape characters that are special in LaTeX."""
-    return text.translate(SPECIAL)
+    """Escape characters that are special in LaTeX. A line break could end a comment, so it is shown, not made."""
+    return printable(text).translate(SPECIAL)
 
 
 def _section(table: Table, number: int, section: Section) -> str:

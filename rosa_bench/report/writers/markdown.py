@@ -4,6 +4,7 @@ import re
 
 from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, raised
+from rosa_bench.system.printable import printable
 
 # Columns of a comparison -> whether they hold numbers.
 CONTRAST_HEAD = {
@@ -19,7 +20,7 @@ CONTRAST_HEAD = {
 
 def markdown(table: Table, counts: str) -> str:
     """Return the whole document. ``counts`` states the number of runs."""
-    parts = [f"# {_plain(table.title)}", *map(_plain, table.intro), _plain(counts)]
+    parts = [f"# {escape(table.title)}", *map(escape, table.intro), escape(counts)]
     return (
         "\n\n".join([*parts, *(_section(number, section) for number, section in enumerate(table.sections, 1))]) + "\n"
     )
@@ -54,26 +55,26 @@ def contrast_texts(contrast: Contrast) -> list[str]:
 
 
 def _section(number: int, section: Section) -> str:
-    header = "\n".join(f"- {name}: {_plain(text)}" for name, text in section.header.items())
-    head = [_plain(section.head), *(_plain(column_text(column)) for column in section.columns)]
+    header = "\n".join(f"- {name}: {escape(text)}" for name, text in section.header.items())
+    head = [escape(section.head), *(escape(column_text(column)) for column in section.columns)]
     body = [
         [
-            _plain(line.label),
+            escape(line.label),
             *(entry_text(*pair, strong="**") for pair in zip(line.entries, section.columns, strict=True)),
         ]
         for line in section.lines
     ]
     rows = _aligned([head, *body], left={0})
-    notes = "\n".join(f"- {_plain(note_text(note))}" for note in section.notes)
+    notes = "\n".join(f"- {escape(note_text(note))}" for note in section.notes)
     return "\n\n".join(
-        filter(None, [f"## {number}. {_plain(section.heading)}", header, rows, notes, *_contrasts(section)])
+        filter(None, [f"## {number}. {escape(section.heading)}", header, rows, notes, *_contrasts(section)])
     )
 
 
 def _contrasts(section: Section) -> list[str]:
     if not section.contrasts:
         return []
-    body = [[_plain(text) for text in contrast_texts(one)] for one in section.contrasts]
+    body = [[escape(text) for text in contrast_texts(one)] for one in section.contrasts]
     left = {index for index, is_figure in enumerate(CONTRAST_HEAD.values()) if not is_figure}
     return [f"{CONTRASTS}:", _aligned([list(CONTRAST_HEAD), *body], left=left)]
 
@@ -94,6 +95,8 @@ def _row(cells: list[str], widths: list[int], left: set[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _plain(text: str) -> str:
-    """Escape characters that are special in Markdown."""
-    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", text)
+def escape(text: str) -> str:
+    """Escape what Markdown, and GitHub's addresses without brackets, would turn into markup."""
+    text = re.sub(r"([\\`*|<>\[\]])", r"\\\1", printable(text))
+    text = re.sub(r"(?i)(https?:|ftp:|www)(?=//|\.)", r"\1\\", text)
+    return re.sub(r"&(?=#?\w+;)", r"\\&", re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text))

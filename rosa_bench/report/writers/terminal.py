@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rosa_bench.report.tables.table import CONTRASTS, Line, Section, Table
+from rosa_bench.report.tables.table import CONTRASTS, Line, Section, Table, with_texts
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.report.writers.text import blocks
+from rosa_bench.system.printable import printable
 
 GAP = 2  # blank characters after a cell
 DIVIDER = 1  # extra character between two columns
@@ -25,7 +26,7 @@ def show(table: Table, console: Console) -> None:
 
 def show_sections(sections: Iterable[Section], console: Console) -> None:
     """Print numbered sections."""
-    for number, section in enumerate(sections, start=1):
+    for number, section in enumerate((with_texts(section, printable) for section in sections), start=1):
         console.print()
         console.print(Text(f"{number}. {section.heading}", style="bold"))
         _show_section(section, console)

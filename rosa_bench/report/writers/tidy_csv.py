@@ -1,14 +1,30 @@
-"""Write rows of text as CSV."""
+"""Write rows of text as CSV that is also safe to open in a spreadsheet program.
+
+Such programs compute a cell that begins with ``=``, ``+``, ``-`` or ``@``, which may fetch an address or run a command.
+A text that begins so, and is not a number, gets an apostrophe in front, which they take for the mark of a text.
+"""
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
+
+from rosa_bench.system.printable import printable
+
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]")  # also in full width
+NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return CSV text of the rows, under a header with the keys of the first row."""
+    """Return CSV text of the rows, one line per row, under a header with the keys of the first row."""
     file = io.StringIO()
     writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: escape(text) for key, text in row.items()} for row in rows)
     return file.getvalue()
+
+
+def escape(text: str) -> str:
+    """Mark a text that a spreadsheet program would compute, and show its line breaks as escapes."""
+    mark = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
+    return mark + printable(text)

@@ -1,0 +1,21 @@
+"""Text that somebody else wrote, made safe to show."""
+
+import unicodedata
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Write characters that cannot be seen as escapes: ``\n``, ``\x1b``, ``\u202e``. Those in ``keep`` stay.
+
+    These are control characters, with which a text could move the cursor or end a line, and format characters, with
+    which it could reorder what is beside it.
+
+    >>> printable("a\nb \x1b[31mred \u202eleft é 漢")
+    'a\\nb \\x1b[31mred \\u202eleft é 漢'
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if _is_visible(one) or one in keep else one.encode("unicode_escape").decode() for one in text)
+
+
+def _is_visible(one: str) -> bool:
+    return one.isprintable() or unicodedata.category(one) == "Zs"  # a space of any width
