@@ -48,7 +48,7 @@ def make_figures(results_dir: Path) -> None:
     console = get_console()
     for drawing in drawings:
         paths = drawing.write(results_dir / "figures")
-        console.print(Markdown(drawing.caption.markdown))
+        console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
     shown = {run for drawing in drawings for run in drawing.runs}
     if left := not_shown(unshown(records, shown, why_not_drawn(records)), len(records)):

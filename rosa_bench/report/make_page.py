@@ -60,7 +60,7 @@ def page(records: Sequence[RunRecord]) -> str:
         header=header(records),
         tables=[table_html(table) for table in build_tables(records)],
         figures=[
-            (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption.markdown))
+            (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption))
             for drawing in draw_figures(list(records))
         ],
         fields=FIELDS,

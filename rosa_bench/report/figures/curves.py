@@ -74,10 +74,15 @@ class Panel:
         return f"{self.run.settings.task.title}: {heading(self.group)}"
 
 
+def unchanged(cells: Cells) -> Cells:
+    """Keep the cells of variants without changes."""
+    return {variant: cell for variant, cell in cells.items() if not variant.changes}
+
+
 def plain(cells: Cells) -> Cells:
     """Keep the cells of variants without changes, and of those whose method was only run with changes."""
-    unchanged = {variant.method for variant in cells if not variant.changes}
-    return {variant: cell for variant, cell in cells.items() if not variant.changes or variant.method not in unchanged}
+    without = {variant.method for variant in unchanged(cells)}
+    return {variant: cell for variant, cell in cells.items() if not variant.changes or variant.method not in without}
 
 
 def panels_of(

@@ -52,11 +52,11 @@ class Caption:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its caption, and the ids of the runs that it shows."""
+    """A figure, its caption in Markdown, and the ids of the runs that it shows."""
 
     name: str
     figure: Figure
-    caption: Caption
+    caption: str
     runs: frozenset[str]
 
     def write(self, folder: Path) -> list[Path]:
@@ -66,7 +66,7 @@ class Drawing:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
-        write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption.markdown}\n")
+        write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption}\n")
         return paths
 
     def picture(self, kind: str) -> bytes:

@@ -139,7 +139,7 @@ def plot(ax: Axes, panel: Panel) -> None:
     ax.set_yscale("log")
 
 
-def caption(panels: list[Panel]) -> Caption:
+def caption(panels: list[Panel]) -> str:
     """Write what the figure shows, how it was made, and the final losses."""
     run = panels[0].runs[0]
     settings, setting = run.settings, panels[0].group.setting
@@ -156,7 +156,7 @@ def caption(panels: list[Panel]) -> Caption:
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
         f"{run.device.name}, {run.device.precision}."
     )
-    return Caption(title="Figure 2.", text=text, tables=[_losses_table(panels)])
+    return Caption(title="Figure 2.", text=text, tables=[_losses_table(panels)]).markdown
 
 
 def _resampling(panels: list[Panel]) -> str:

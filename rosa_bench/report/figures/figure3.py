@@ -87,7 +87,7 @@ def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:
     ax.grid(axis="y", linewidth=0.4, alpha=0.5)
 
 
-def _caption(panels: list[Panel]) -> Caption:
+def _caption(panels: list[Panel]) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
     settings = panels[0].run.settings
     text = (
@@ -96,4 +96,4 @@ def _caption(panels: list[Panel]) -> Caption:
         f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}."
     )
-    return Caption(title="Figure 3.", text=text, sources=sources(panels))
+    return Caption(title="Figure 3.", text=text, sources=sources(panels)).markdown

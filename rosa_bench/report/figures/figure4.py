@@ -62,11 +62,11 @@ def _has_ranks(variants: Iterable[Variant]) -> bool:
     return len({variant.rank for variant in variants if variant.method == METHOD}) >= 2
 
 
-def _caption(panels: list[Panel]) -> Caption:
+def _caption(panels: list[Panel]) -> str:
     text = (
         "What selects the epoch (a score, or the perplexity where texts are written) against epochs at "
         "several ranks, after Figure 4 of arXiv 2407.07802: ROSA on the left, LoRA, where it was run, on the right, "
         "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
         "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
     )
-    return Caption(title="Figure 4.", text=text, sources=sources(panels))
+    return Caption(title="Figure 4.", text=text, sources=sources(panels)).markdown

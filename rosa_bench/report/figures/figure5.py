@@ -121,7 +121,7 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], styles: Styles) -> None:
     ax.set_ylim(0, 1.02)
 
 
-def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> Caption:
+def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> str:
     text = (
         "In how many directions training moved each adapted weight, after Figure 5 of arXiv 2407.07802: "
         "the greatest singular values of W_T - W_0, summed, as a share of the sum of all, against how many they are "
@@ -132,7 +132,7 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> C
         "Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
-    return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables)
+    return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables).markdown
 
 
 def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> list[list[str]]:

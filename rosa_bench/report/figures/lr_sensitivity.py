@@ -23,6 +23,7 @@ from rosa_bench.report.figures.curves import (
     set_legend,
     sources,
     styles_of,
+    unchanged,
 )
 from rosa_bench.report.figures.drawing import STYLE, Caption, Drawing, drawn
 
@@ -32,7 +33,7 @@ MOST = 8  # panels: four tasks under two protocols
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """Draw one panel per setting and task where a method has several learning rates; None if there are none."""
-    return _drawing("lr_sensitivity", "", panels_of(select(records), bool, _is_varied, most=MOST))
+    return _drawing("lr_sensitivity", "", panels_of(select(records), bool, _is_varied, among=unchanged, most=MOST))
 
 
 def draw_changed(records: list[RunRecord]) -> Drawing | None:
@@ -93,7 +94,7 @@ def _ring(colour: ColorType) -> dict[str, Any]:
     return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
 
 
-def _caption(of: str, panels: list[Panel]) -> Caption:
+def _caption(of: str, panels: list[Panel]) -> str:
     text = (
         f"{of}(not in the paper). Dev score of each run's selected epoch against "
         "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "
@@ -112,4 +113,4 @@ def _caption(of: str, panels: list[Panel]) -> Caption:
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
     return Caption(
         title="Sensitivity to the learning rate", text=f"{text}{ends if at_ends else ''}", sources=sources(panels)
-    )
+    ).markdown

@@ -94,7 +94,7 @@ def _losses(cell: Cell) -> dict[tuple[float, int], list[float | None]]:
     }
 
 
-def _caption(panels: list[Panel]) -> Caption:
+def _caption(panels: list[Panel]) -> str:
     counted = "; ".join(f"{letter(number)} {_counts(panel.cells)}" for number, panel in enumerate(panels))
     text = (
         "(not in the paper). The train loss of each epoch (mean over its steps, with "
@@ -104,7 +104,7 @@ def _caption(panels: list[Panel]) -> Caption:
         "that never does. Lines: mean over pairs; shades: their range. Pairs, and the learning rates that they are of: "
         f"{counted}."
     )
-    return Caption(title="Resampling and the fit", text=text, sources=sources(panels))
+    return Caption(title="Resampling and the fit", text=text, sources=sources(panels)).markdown
 
 
 def _counts(cells: Cells) -> str:
