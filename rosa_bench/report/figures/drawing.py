@@ -1,11 +1,14 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -71,11 +74,26 @@ class Drawing:
 
     def picture(self, kind: str) -> bytes:
         """Render the figure as ``png`` or ``svg``. The same records give the same bytes."""
+        return self._pictures[kind]
+
+    @cached_property
+    def _pictures(self) -> dict[str, bytes]:
+        """Every kind, always in the same order: the layout of one starts from that of the one before."""
         FigureCanvasAgg(self.figure)
-        picture = BytesIO()
-        with mpl.rc_context(STYLE):
-            self.figure.savefig(picture, format=kind, metadata=UNDATED[kind])
-        return picture.getvalue()
+        pictures = {}
+        for kind, metadata in UNDATED.items():
+            file = BytesIO()
+            with styled():
+                self.figure.savefig(file, format=kind, metadata=metadata)
+            pictures[kind] = file.getvalue()
+        return pictures
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw inside the block in our style alone, whatever a user's ``matplotlibrc`` says."""
+    with style.context(["default", STYLE]):
+        yield
 
 
 def drawn(text: str) -> str:

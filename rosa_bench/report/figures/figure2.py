@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, Group, best_of_rank
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.figures.curves import CHANGED_COLOURS, has_epochs, plain
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn, faded, letter
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, faded, letter, styled
 
 TASK = "synthetic"
 LOWEST = 1e-6  # bottom of the axis: lower values would flatten the rest, and are in the caption
@@ -48,7 +47,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     panels = [panel_of(group) for group in nearest_to_protocol(groups)]
     if not panels:
         return None
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
         shape = {"sharex": True, "sharey": "row", "squeeze": False, "height_ratios": [1, 1.7]}
         upper, lower = figure.subplots(2, len(panels), **shape)

@@ -3,7 +3,6 @@
 from collections import Counter
 from dataclasses import replace
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -11,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.writers.text import parameters
 
 MIB = 2**20
@@ -33,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     styles, counts = styles_of(panels), [len(panel.cells) for panel in panels]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, sum(0.8 + 0.2 * count for count in counts)), layout="constrained")
         shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
         for number, (panel, (left, right)) in enumerate(

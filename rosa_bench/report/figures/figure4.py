@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from itertools import cycle
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
@@ -21,7 +20,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 
 METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
 RANK_MARKERS = "osD^vPX*"
@@ -35,7 +34,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     methods = [name for name in (METHOD, BESIDE) if any(one.method == name for panel in panels for one in panel.cells)]
     ranks, styles = ranks_of(panels), styles_of(panels)
     markers = dict(zip(ranks, cycle(RANK_MARKERS), strict=False))
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, 0.8 + 2.4 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), len(methods), squeeze=False, sharey="row")
         for number, (panel, row) in enumerate(zip(panels, axes, strict=True)):

@@ -8,7 +8,6 @@ from math import inf
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,7 +26,7 @@ from rosa_bench.report.figures.curves import (
     styles_of,
     titled,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.writers.text import MISSING, span
 
 COLUMNS = 4  # a layer has four attention weights
@@ -58,7 +57,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
     styles = styles_of(panels)
     found = [{variant: list(updates(cell)) for variant, cell in panel.cells.items()} for panel in panels]
     heights = [0.5 + 1.7 * -(-len(kinds(of_panel)) // COLUMNS) for of_panel in found]
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, 0.4 + sum(heights)), layout="constrained")
         # Each panel has its own title, which is wider than an axes.
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]

@@ -1,6 +1,5 @@
 """Figure 6: train loss and the selection score against epochs, at the chosen learning rate."""
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
@@ -16,7 +15,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, WIDTH_IN, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -25,7 +24,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     styles = styles_of(panels)
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(WIDTH_IN, 0.7 + 2.3 * len(panels)), layout="constrained")
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True)

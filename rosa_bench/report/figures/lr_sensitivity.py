@@ -3,7 +3,6 @@
 from statistics import fmean
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
@@ -25,7 +24,7 @@ from rosa_bench.report.figures.curves import (
     styles_of,
     unchanged,
 )
-from rosa_bench.report.figures.drawing import STYLE, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
@@ -58,7 +57,7 @@ def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
         return None
     styles = styles_of(panels)
     one_task = len({panel.task for panel in panels}) == 1
-    with mpl.rc_context(STYLE):
+    with styled():
         figure, axes = in_two_columns(panels, height_in=2.7, sharey=one_task)
         for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             for variant, cell in panel.cells.items():

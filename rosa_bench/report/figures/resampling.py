@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable
 
-import matplotlib as mpl
-
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -20,7 +18,7 @@ from rosa_bench.report.figures.curves import (
     sources,
     styles_of,
 )
-from rosa_bench.report.figures.drawing import STYLE, Caption, Drawing, drawn
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
 
 PERIOD = "method.resample_every"
 MOST = 6  # panels
@@ -34,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     styles = styles_of(panels)
-    with mpl.rc_context(STYLE):
+    with styled():
         figure, axes = in_two_columns(panels, height_in=2.4)
         for ax, panel in zip(axes, panels, strict=True):
             for variant, pairs in _pairs_by_variant(panel.cells).items():
