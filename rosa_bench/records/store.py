@@ -16,6 +16,7 @@ from rosa_bench.records.mistake import mistake_in, mistake_in_values
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
+from rosa_bench.system.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def load_record(path: Path) -> RunRecord:
     try:
         values = strict_json.loads(strict_json.read_bytes(path))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; move it away") from error
+        raise UserError(f"{_shown(path)} cannot be read: {error.strerror}; move it away") from error
     except ValueError as error:
         raise _not_a_record(path, error) from error
     if isinstance(values, dict):
@@ -86,11 +87,17 @@ def load_record(path: Path) -> RunRecord:
 
 def _check_schema(schema: object, path: Path) -> None:
     if isinstance(schema, int) and schema > SCHEMA:
-        raise UserError(f"{path} has schema {schema}, and this version reads {SCHEMA}; update rosa-bench to read it")
+        raise UserError(
+            f"{_shown(path)} has schema {schema}, and this version reads {SCHEMA}; update rosa-bench to read it"
+        )
 
 
 def _not_a_record(path: Path, reason: object) -> UserError:
-    return UserError(f"{path} is not a run's record: {reason}; fix it or move it away")
+    return UserError(f"{_shown(path)} is not a run's record: {printable(str(reason))}; fix it or move it away")
+
+
+def _shown(path: Path) -> str:
+    return printable(str(path))
 
 
 class Records(list[RunRecord]):
@@ -124,7 +131,7 @@ def load_records(results_dir: Path) -> Records:
             unread += 1
             continue
         if record.id in counted:
-            log.warning("%s is a second record of its run; only one of the two counts", path)
+            log.warning("%s is a second record of its run; only one of the two counts", _shown(path))
             record = max(counted[record.id], record, key=_precedence)
         counted[record.id] = record
     found.extend(counted.values())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import RunRecord, from_values, to_values
+from rosa_bench.records.record import EpochScores, RunRecord, from_values, to_values
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -106,3 +106,52 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
         return from_values({**values, "id": "-".join(map(str, [record.id, bleu, *perplexities]))})
 
     return make
+
+
+@pytest.fixture
+def every_kind(make_record: MakeRecord, make_synthetic: MakeRecord, make_written: MakeRecord) -> list[RunRecord]:
+    """Records of every kind of task with every field filled in, enough for each table and figure."""
+    spectrum = {
+        "ranks": [1, 2, 4],
+        "weights": {
+            f"layer.{number}.attention.q": {
+                "rank": 3, "norm": 1.5, "norm_before": 9.0, "sum": 2.0, "sums": [1.0, 1.5, 2.0]
+            }
+            for number in range(2)
+        },
+    }  # fmt: skip
+    full: dict[str, Any] = {
+        "memory_bytes": {"load": 2**29, "train": 2**30, "resample": 2**30},
+        "time_s": {"load": 1.0, "train": 60.0, "resample": 3.0, "total": 80.0},
+        "spectrum": spectrum,
+        "versions": {"torch": "2.11", "transformers": "5.12", "python": "3.11"},
+        "git": {"commit": "0123456789", "dirty": False},
+        "resamples": 4,
+    }
+    runs = []
+    for seed in (0, 1):
+        for method, changes in (("lora", {}), ("rosa", {}), ("rosa", {"method.resample_every": [0, 2.0]})):
+            for lr in ("1e-3", "1e-4"):
+                asked = [f"{key}={value}" for key, (value, _) in changes.items()]
+                runs.append(
+                    make_record(
+                        "task=cola", f"method={method}", f"lr={lr}", f"seed={seed}", "epochs=2", *asked,
+                        dev=0.5 + 0.01 * seed, deviations=changes, **full,
+                    )
+                )  # fmt: skip
+    runs.append(
+        make_record(
+            "task=cola", "method=rosa", "pad_to_max=true", deviations={"pad_to_max": [True, False]}, **full
+        )
+    )  # fmt: skip
+    for run in runs:
+        reported = run.scores.reported
+        run.scores.epochs = [
+            EpochScores(train_loss=1 / epoch, scores={reported: 0.1 * epoch, "loss": 1.0}, time_s=float(epoch))
+            for epoch in range(1, run.settings.epochs + 1)
+        ]
+        run.last["spread"] = 0.9
+    bounds = [[1.0, 0.8, 0.5, 0.4, 0.3]]
+    runs += [make_synthetic([[0.5, 0.3]], f"method={m}", "rank=2", bounds=bounds, **full) for m in ("lora", "rosa")]
+    runs += [make_written([9.0, 5.0], f"method={method}", **full) for method in ("ft", "lora")]
+    return runs

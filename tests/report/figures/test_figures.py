@@ -160,7 +160,9 @@ def test_no_panel_cuts_off_another_panels_curves(make_synthetic: MakeRecord, ord
                 assert height < LOWEST or any(bottom <= height <= top for bottom, top in views)
 
 
-def test_changed_variants_are_drawn_only_without_the_unchanged_one(make_synthetic: MakeRecord, runs: list[RunRecord]) -> None:
+def test_changed_variants_are_drawn_only_without_the_unchanged_one(
+    make_synthetic: MakeRecord, runs: list[RunRecord]
+) -> None:
     changed = [
         make_synthetic(
             [[0.5, 0.5, 0.5], [0.6, 0.6, 0.6]], *MLP1, "method=rosa", "rank=1", f"method.resample_every={period}",

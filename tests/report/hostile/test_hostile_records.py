@@ -1,0 +1,80 @@
+"""Records that anybody may have written: each is refused in one line, or every report is made of it."""
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_record
+from rosa_bench.system.errors import UserError
+
+Values = list[dict[str, Any]]
+Mutate = Callable[..., Iterator[tuple[str, dict[str, Any]]]]
+Makers = dict[str, Callable[[list[RunRecord]], dict[str, str | bytes]]]
+
+
+def read(folder: Path, values: dict[str, Any]) -> RunRecord | str:
+    """Write a file and read it as a record, or return the reason why it is none."""
+    path = folder / "x.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    try:
+        return load_record(path)
+    except UserError as error:
+        return str(error)
+
+
+def accepted(
+    records: Values, folder: Path, mutate: Mutate, *, count: int, seed: int
+) -> Iterator[tuple[str, int, RunRecord]]:
+    """Yield mutated records that are accepted: what was changed, the place of the original, and the record."""
+    for number, values in enumerate(records):
+        for said, changed in mutate(values, count, seed + number):
+            found = read(folder, changed)
+            if isinstance(found, RunRecord):
+                yield said, number, found
+            else:
+                assert "\n" not in found, said
+                assert "Traceback" not in found
+
+
+def reports_are_made(makers: Makers, records: list[RunRecord], said: str) -> None:
+    for name, make in makers.items():
+        try:
+            made = make(records)
+        except UserError:
+            continue
+        except Exception as error:
+            raise AssertionError(f"{name} of a record with {said}") from error
+        assert made
+
+
+def test_every_report_is_made_of_the_records_that_are_mutated(every_kind: list[RunRecord], makers: Makers) -> None:
+    for name, make in makers.items():
+        made = make(every_kind)
+        assert made, name
+    figures = {name for name in makers["figures"](every_kind) if name.endswith(".svg")}
+    assert len(figures) >= 7, figures
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
+    values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int
+) -> None:
+    found = list(accepted(values, tmp_path, mutate, count=25, seed=100 * seed))
+    random.Random(seed).shuffle(found)
+    good = [one for one in (read(tmp_path, one) for one in values) if isinstance(one, RunRecord)]
+    records = [*good, *(run for _, _, run in found)]
+    reports_are_made(makers, records, "; ".join(said for said, _, _ in found))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1000, 1020))
+def test_many_mutated_records(values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int) -> None:
+    good = [read(tmp_path, one) for one in values]
+    for said, number, run in accepted(values, tmp_path, mutate, count=8, seed=seed * 100):
+        others = [one for place, one in enumerate(good) if place != number and isinstance(one, RunRecord)]
+        reports_are_made(makers, [*others, run], said)
