@@ -85,7 +85,7 @@ class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
     type: Name
     name: str
     threads: Count | None = None
-    precision: Name
+    precision: str
 
 
 class Git(msgspec.Struct, kw_only=True):

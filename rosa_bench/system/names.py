@@ -4,9 +4,9 @@ import re
 
 from rosa_bench.system.errors import UserError
 
-LONGEST = 64  # bytes: a run's file is named after three names, and file systems allow 255
+LONGEST = 48  # bytes: a run's file is named after three names, and file systems allow 255
 # Letters and digits of any script, and "_", ".", "+", "-". So a name is never a path, an option or hidden file.
-NAME = r"\A\w[\w.+-]{0,63}\Z"
+NAME = r"\A\w[\w.+-]{0,47}\Z"
 
 
 def check_name(key: str, value: str) -> None:

@@ -1,7 +1,9 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -208,3 +210,60 @@ def test_an_incomplete_run_needs_no_scores(record: Make, tmp_path: Path) -> None
     for status in ("failed", "interrupted", "running"):
         save_record(record(status, id=status, scores={}, parameters={}), tmp_path)
     assert len(load_records(tmp_path)) == 3
+
+
+def test_whatever_has_the_name_of_a_record_is_named_and_counted(
+    record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = record()
+    folder = save_record(good, tmp_path).parent
+    text = json.dumps(to_values(good))
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    (folder / "twice.json").write_text(text.replace('"status"', '"id": "other", "status"', 1))
+    (folder / "deep.json").write_text(text[:-1] + f', "config": {deep}}}')
+    (folder / "digits.json").write_text(text.replace('"seed": 0', f'"seed": {"9" * 5000}'))
+    (folder / "surrogate.json").write_text(text.replace('"name": "x"', '"name": "\\ud800"', 1))
+    (folder / "loop.json").symlink_to("loop.json")
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    (folder.parent / "loop").symlink_to("loop")
+    (folder / "line\nbreak \x1b[2J.json").write_text("{")
+    found = load_records(tmp_path)
+    assert found == [good]
+    assert found.unread.startswith("8 of 9 files")
+    assert len(caplog.messages) == 8
+    assert all(message.replace(" ", "").isprintable() for message in caplog.messages)
+    said = "\n".join(caplog.messages)
+    for words in ('the key "id" occurs twice', "nested too deeply", "5,000 digits", "surrogate", "it is not a file"):
+        assert words in said, words
+
+
+def test_two_files_of_one_run_count_once(record: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = save_record(record(), tmp_path)
+    (path.parent / "a copy of it.json").write_bytes(path.read_bytes())
+    assert load_records(tmp_path) == [record()]
+    assert "only one of the two counts" in caplog.text
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("started_at", "2026-01-99T03:04:05+00:00"),
+    ("started_at", "2026-01-02\x1b03:04:05+00:00"),
+    ("started_at", "2026-W01-1T03:04:05+00:00"),
+    ("status", "done"),
+    ("versions", {"torch": 2}),
+    ("versions", {"torch": None}),
+    ("deviations", {"a\nb": [1, 2]}),
+    ("deviations", {"task.seed; rm": [1]}),
+    ("time_s", {"total": -1}),
+    ("memory_bytes", {"train": 10**400}),
+    ("resamples", -1),
+    ("config", {"a": [[[[[[[[]]]]]]]]}),
+])  # fmt: skip
+def test_a_value_that_no_run_writes_is_refused(record: Make, tmp_path: Path, key: str, value: Any) -> None:
+    values = to_values(record())
+    values[key] = {**values[key], **value} if key == "config" else value
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"x\.json is not a run's record: .*; fix it or move it away") as raised:
+        load_record(path)
+    assert str(raised.value).replace(" ", "").isprintable()
