@@ -99,4 +99,4 @@ def escape(text: str) -> str:
     """Escape what Markdown, and GitHub's addresses without brackets, would turn into markup."""
     text = re.sub(r"([\\`*|<>\[\]])", r"\\\1", printable(text))
     text = re.sub(r"(?i)(https?:|ftp:|www)(?=//|\.)", r"\1\\", text)
-    return re.sub(r"&(?=#?\w+;)", r"\\&", re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text))
+    return re.sub(r"&(?=#?\w+;)", r"\\&", re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text))

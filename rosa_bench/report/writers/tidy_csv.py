@@ -16,9 +16,10 @@ NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", re.ASCII | re.IGNORECASE)
 
 
 def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return CSV text of the rows, one line per row, under a header with the keys of the first row."""
+    """Return CSV text of the rows, one line per row, under a header with all keys; a missing value is empty."""
     file = io.StringIO()
-    writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+    keys = dict.fromkeys(key for row in rows for key in row)  # tasks without a test split have no test_rows
+    writer = csv.DictWriter(file, fieldnames=list(keys), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: escape(text) for key, text in row.items()} for row in rows)
     return file.getvalue()

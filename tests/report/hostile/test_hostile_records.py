@@ -52,6 +52,7 @@ def reports_are_made(makers: Makers, records: list[RunRecord], said: str) -> Non
         assert made
 
 
+@pytest.mark.slow
 def test_every_report_is_made_of_the_records_that_are_mutated(every_kind: list[RunRecord], makers: Makers) -> None:
     for name, make in makers.items():
         made = make(every_kind)
@@ -60,6 +61,22 @@ def test_every_report_is_made_of_the_records_that_are_mutated(every_kind: list[R
     assert len(figures) >= 7, figures
 
 
+QUICK = ("tables", "comparisons", "commands")  # the others draw pictures
+
+
+def test_a_mutated_record_is_refused_in_one_line_or_tabled(
+    values: Values, mutate: Mutate, makers: Makers, tmp_path: Path
+) -> None:
+    good = [one for one in (read(tmp_path, one) for one in values) if isinstance(one, RunRecord)]
+    found = list(accepted(values, tmp_path, mutate, count=12, seed=7))
+    assert len(found) > 20
+    quick = {name: makers[name] for name in QUICK}
+    reports_are_made(quick, [*good, *(run for _, _, run in found)], "; ".join(said for said, _, _ in found))
+    for said, _, run in found[::3]:
+        reports_are_made(quick, [run], said)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
     values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int
@@ -72,9 +89,9 @@ def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1000, 1020))
+@pytest.mark.parametrize("seed", range(1000, 1010))
 def test_many_mutated_records(values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int) -> None:
     good = [read(tmp_path, one) for one in values]
-    for said, number, run in accepted(values, tmp_path, mutate, count=8, seed=seed * 100):
+    for said, number, run in accepted(values, tmp_path, mutate, count=2, seed=seed * 100):
         others = [one for place, one in enumerate(good) if place != number and isinstance(one, RunRecord)]
         reports_are_made(makers, [*others, run], said)

@@ -93,6 +93,10 @@ def test_no_text_of_a_record_becomes_anything_else(
                     assert not re.match(r"\s*[=+@-]", cell) or float(cell) < 0, (name, text, cell)
 
 
+def test_rows_may_have_different_keys() -> None:
+    assert tidy_csv([{"a": "1"}, {"a": "2", "b": "3"}, {"b": "4"}]) == "a,b\n1,\n2,3\n,4\n"
+
+
 def test_a_formula_is_marked_and_a_number_is_not() -> None:
     cells = ["=1+1", "+x", "-x", "@x", " =1", "\t=1", "\uff1d1", "-2.1", "+3", "-1e-5", "a=1", "", "-", "-1-1", "1\n2"]
     [row] = list(csv.reader(io.StringIO(tidy_csv([dict(enumerate(cells))]).split("\n", 1)[1])))  # pyright: ignore
