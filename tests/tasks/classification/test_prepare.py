@@ -51,7 +51,7 @@ def run_on(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytes
 def test_constant_labels_are_refused_if_the_score_is_undefined(
     run_on: Run, tmp_path: Path, settings: str, labels: list[float], said: str
 ) -> None:
-    task = settings.split()[0]
+    task = settings.split(maxsplit=1)[0]
     write(tmp_path, "train", [0, 1, 0, 1], task=task.removeprefix("task="))
     write(tmp_path, "validation", labels, task=task.removeprefix("task="))
     with pytest.raises(UserError) as raised:
