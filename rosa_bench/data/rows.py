@@ -41,7 +41,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Description of a run's data, as stored in its record."""
+    """Description of a run's data, as stored in its record; its fields are those of `records.record.Data`."""
 
     source: str
     synthetic: bool
@@ -49,6 +49,7 @@ class DataInfo:
     official_rows: dict[str, int]
     subset: bool
     fingerprint: str
+    official: bool | None
 
 
 def read_table(

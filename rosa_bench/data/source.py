@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from rosa_bench.data.spec import DataSpec
+from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import sha256
 
@@ -44,7 +44,12 @@ def describe_source(task: DataSpec, data_dir: Path | None) -> str:
         raise UserError(
             f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
         )
-    return f"hub {'/'.join(filter(None, (task.hub.path, task.hub.name)))}@{task.hub.revision or 'main'}"
+    return f"hub {hub_name(task.hub)}@{task.hub.revision or 'main'}"
+
+
+def hub_name(hub: HubData) -> str:
+    """Return the hub id of a data set, and its configuration if it has several: ``nyu-mll/glue/cola``."""
+    return "/".join(filter(None, (hub.path, hub.name)))
 
 
 def _hash(path: Path) -> str:

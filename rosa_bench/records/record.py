@@ -48,6 +48,8 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The data of one run.
 
     official_rows  rows of each split as published, to show whether this is a subset
+    official       whether the rows are the published ones or a known subset. None if the task declares none, and in
+                   records older than the check
     fingerprint    hash of the rows that the run used, in order
     prompts        of a generation task: distinct prompts per split
     best_of_rank   of a synthetic regression: closed-form bounds
@@ -60,6 +62,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     official_rows: dict[str, int]
     subset: bool
     fingerprint: str
+    official: bool | None = None
     prompts: dict[str, int] | None = None
     best_of_rank: BestOfRank | None = None
     facts: dict[str, Any] = field(default_factory=dict)
@@ -239,6 +242,11 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """The score that the epoch was selected by; NaN if the run did not finish."""
         found = self.scores.selection_score
         return float("nan") if found is UNSET else found
+
+    @property
+    def has_custom_rows(self) -> bool:
+        """Whether it ran on other rows than those published under the task's name."""
+        return self.data.official is False
 
     @property
     def has_collapsed(self) -> bool | None:

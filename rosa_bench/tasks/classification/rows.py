@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
+from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import (
     DataInfo,
     Row,
@@ -57,19 +58,20 @@ def load_splits(
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
+    official = are_official(task, everything, from_files=data_dir is not None)
     info = DataInfo(
         source=describe_source(task, data_dir),
         synthetic=task.synthetic,
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
         official_rows=dict(task.rows),
-        subset=any(
-            task.rows.get(split, len(rows)) > len(kept)
-            for split, rows, kept in (
-                (task.train, everything[task.train], [*train, *held_out]),
-                (task.validation, everything[task.validation], validation),
-            )
+        subset=is_subset(
+            task,
+            {split: len(rows) for split, rows in everything.items()},
+            {task.train: len(train) + len(held_out), task.validation: len(validation)},
+            official,
         ),
         fingerprint=fingerprint([*train, *held_out, *validation]),
+        official=official,
     )
     return Splits(train, held_out, validation, info)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import DataInfo, brief, fingerprint, read_table, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
@@ -58,6 +59,7 @@ def load_prompts(
         task.validation: [pair for prompt in validation for pair in prompt.pairs],
         task.test: [pair for prompt in test for pair in prompt.pairs],
     }
+    official = are_official(task, rows, from_files=data_dir is not None)
     info = DataInfo(
         source=describe_source(task, data_dir),
         synthetic=task.synthetic,
@@ -68,8 +70,14 @@ def load_prompts(
             "test": len(kept[task.test]),
         },
         official_rows=dict(task.rows),
-        subset=any(len(kept[split]) < task.rows.get(split, len(rows[split])) for split in task.splits),
+        subset=is_subset(
+            task,
+            {split: len(some) for split, some in rows.items()},
+            {split: len(some) for split, some in kept.items()},
+            official,
+        ),
         fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
+        official=official,
     )
     return PromptSplits(train, validation, test, info)
 

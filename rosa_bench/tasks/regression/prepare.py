@@ -65,6 +65,7 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
             official_rows={"train": task.train_rows, "validation": task.validation_rows},
             subset=drawn < task.train_rows or rows["validation"] < task.validation_rows,
             fingerprint=fingerprint(splits),
+            official=True,
         ),
         facts={} if context.model.hidden else {"best_of_rank": best_of_rank(model, splits)},
     )
