@@ -96,7 +96,7 @@ def _parse_separated(
 ) -> Iterator[dict[str, int | float | str]]:
     csv.field_size_limit(LONGEST)
     lines.in_header = True
-    header = next(_checked(reader), [])
+    header = next(filter(None, _checked(reader)), [])
     _refuse_duplicates("column", header)
     lines.in_header = False
     lines.start_row()
