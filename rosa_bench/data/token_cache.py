@@ -128,5 +128,5 @@ def _checksum(tokens: Tokens, key: str) -> str:
     digest = hashlib.sha256(json.dumps([key, list(tokens.columns)]).encode())
     for tensor in (*tokens.columns.values(), tokens.lengths):
         digest.update(json.dumps(list(tensor.shape)).encode())
-        digest.update(tensor.contiguous().numpy())
+        digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()

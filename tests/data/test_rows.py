@@ -230,8 +230,8 @@ def test_an_invalid_class_error_names_the_row(tmp_path: Path, labels: list[Any],
         load_rows(TOY, "train", tmp_path)
 
 
-@pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf")])
-def test_an_out_of_range_value_error_names_the_row(tmp_path: Path, label: float | None) -> None:
+@pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf"), True, "1"])
+def test_an_out_of_range_value_error_names_the_row(tmp_path: Path, label: float | str | None) -> None:
     write(tmp_path, [{"text": "a", "label": 5.0}, {"text": "b", "label": label}])
     with pytest.raises(UserError, match=r"train\.jsonl, row 2: label .* is not between 0 and 5"):
         load_rows(VALUE, "train", tmp_path)

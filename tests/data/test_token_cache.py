@@ -263,19 +263,19 @@ def another_kind(_raw: bytearray) -> bytes:
 
 
 def cut_short(raw: bytearray) -> bytes:
-    return raw[: len(raw) // 2]
+    return bytes(raw[: len(raw) // 2])
 
 
 def a_page_of_zeros(raw: bytearray) -> bytes:
     """What a page that never reached the disk leaves."""
     start = header_size(raw)
     raw[start : start + 4096] = bytes(len(raw[start : start + 4096]))
-    return raw
+    return bytes(raw)
 
 
 def one_bit(raw: bytearray) -> bytes:
     raw[(header_size(raw) + len(raw)) // 2] ^= 1
-    return raw
+    return bytes(raw)
 
 
 def no_metadata(raw: bytearray) -> bytes:

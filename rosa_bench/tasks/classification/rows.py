@@ -116,6 +116,6 @@ def _label(task: TextTask, value: object) -> int | float:
             return int(value)
         raise ValueError(f"label {brief(value)} is not one of 0..{len(task.labels) - 1}")
     least, greatest = task.interval
-    if isinstance(value, (int, float)) and least <= value <= greatest:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest:
         return float(value)
     raise ValueError(f"label {brief(value)} is not between {least:g} and {greatest:g}")
