@@ -93,8 +93,9 @@ class Plain(Checked):
         default=None, identity=False, free=True, published=False,
     )  # fmt: skip
     limit_train: int | None = setting(
-        "use this many random train rows, the same for every seed", default=None, at_least=1
-    )
+        "use this many random train rows, the same for every seed; all, with a warning, if there are fewer",
+        default=None, at_least=1,
+    )  # fmt: skip
     limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1)
     output_dir: str = setting(
         "folder for saved models and checkpoints", default="outputs", identity=False, free=True, published=False

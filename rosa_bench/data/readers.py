@@ -7,65 +7,151 @@ The readers of `datasets` and pandas guess types, so the texts "NA", "12" and "2
 import csv
 import gzip
 import json
-from collections.abc import Collection, Iterable
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow
 import pyarrow.parquet
 
+from rosa_bench.data.lines import LONGEST, Lines, is_unicode
 from rosa_bench.system.errors import UserError
 
 Rows = list[dict[str, Any]]
+
+ANEW = "copy or download it again"
+OPEN_QUOTE = "a quotation mark opens a text that never ends; close it, or double a mark that belongs to a text"
 
 
 def read_rows(path: Path, numbers: Collection[str]) -> Rows:
     """Read the rows of a file in order. In text-only formats the columns ``numbers`` are converted to numbers.
 
-    Raises `UserError` that names the file, and the row if known, if the file cannot be read.
+    Raises `UserError` that names the file, and the row and its first line if known, if the file cannot be read. Rows
+    are counted from 1, without a header and blank lines.
     """
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    rows: Rows = []
+    lines = None
     try:
-        if path.suffix == ".parquet":
-            return pyarrow.parquet.read_table(path).to_pylist()
-        open_file = gzip.open if path.suffix == ".gz" else open
-        with open_file(path, "rt", encoding="utf-8", newline="") as file:
-            if path.suffix == ".csv":
-                return _parse_separated(csv.DictReader(file, strict=True), numbers)
-            if path.suffix == ".tsv":  # like GLUE's own files: quotation marks have no special meaning
-                return _parse_separated(
-                    csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True), numbers
-                )
-            return _parse_json_lines(file)
-    except (OSError, EOFError, ValueError, csv.Error, pyarrow.ArrowException) as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            lines = Lines(cast("Any", file))
+            for row in _parser(path.suffix, lines, numbers):
+                rows.append(row)
+                lines.start_row()
+    except (OSError, EOFError, zlib.error) as error:
+        after = f" after row {len(rows)}" if rows else ""
+        raise UserError(f"{path} cannot be read{after}: {_first_line(error)}; {ANEW}") from error
+    except (ValueError, csv.Error, RecursionError) as error:
+        if lines is None:
+            raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
+        place = "the header" if lines.in_header else f"row {len(rows) + 1} (line {lines.first})"
+        raise UserError(f"{path}, {place}: {_first_line(error)}") from error
+    return rows
 
 
-def _parse_json_lines(file: Iterable[str]) -> Rows:
-    rows = []
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
+def _parser(ending: str, lines: Lines, numbers: Collection[str]) -> Iterator[dict[str, Any]]:
+    """Yield the rows. Errors need not say where: the row is the one after the last that was yielded."""
+    if ending == ".csv":
+        return _parse_separated(lines, csv.reader(lines, strict=True), numbers)
+    if ending == ".tsv":  # like GLUE's own files: quotation marks have no special meaning
+        return _parse_separated(lines, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True), numbers)
+    return _parse_json_lines(lines)
+
+
+def _parse_json_lines(lines: Lines) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        if line.isspace():
+            lines.start_row()
+        else:
+            yield _parse_object(line.rstrip("\r\n"))
+
+
+def _parse_object(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not JSON: {error.msg} (character {error.pos + 1})") from error
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    if not isinstance(row, dict):
+        raise ValueError("is not a JSON object")  # noqa: TRY004 - one error type for a bad file
+    # Only an escape can bring half of a surrogate pair into text that is UTF-8.
+    if "\\u" in line and not is_unicode(json.dumps(row, ensure_ascii=False)):
+        raise ValueError(r"contains half of a surrogate pair (\ud800 to \udfff), which is not a character")
+    return row
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        _refuse_duplicates("key", [key for key, _ in pairs])
+    return row
+
+
+def _parse_separated(
+    lines: Lines, reader: Iterator[list[str]], numbers: Collection[str]
+) -> Iterator[dict[str, int | float | str]]:
+    csv.field_size_limit(LONGEST)
+    lines.in_header = True
+    header = next(filter(None, _checked(reader)), [])
+    _refuse_duplicates("column", header)
+    lines.in_header = False
+    lines.start_row()
+    for values in _checked(reader):
+        if not values:
+            lines.start_row()
             continue
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise ValueError(f"row {number} is not a JSON object")  # noqa: TRY004 - one error type for a bad file
-        rows.append(row)
-    return rows
+        if len(values) != len(header):
+            raise ValueError(f"does not have as many columns as the first line: {len(values)}, not {len(header)}")
+        yield {
+            name: _to_number(value) if name in numbers else value for name, value in zip(header, values, strict=True)
+        }
 
 
-def _parse_separated(reader: csv.DictReader, numbers: Collection[str]) -> Rows:
-    rows = []
-    for number, row in enumerate(reader, start=1):
-        if None in row or None in row.values():
-            raise ValueError(f"row {number} does not have as many columns as the first line")
-        rows.append({name: _to_number(value) if name in numbers else value for name, value in row.items()})
-    return rows
+def _checked(reader: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Explain the error of a quotation mark that is never closed."""
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise ValueError(OPEN_QUOTE if "unexpected end" in str(error) else f"{error}; {OPEN_QUOTE}") from error
+
+
+def _refuse_duplicates(kind: str, names: Iterable[str]) -> None:
+    """Raise `ValueError` if a name occurs twice, because one value would hide the other."""
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{kind} {twice[0]!r:.80} occurs more than once; remove or rename one")
 
 
 def _to_number(text: str) -> int | float | str:
     """Convert a text to a number. Return other texts unchanged; they are reported when the row is checked."""
+    if "_" in text or not text.isascii():  # Python's own spellings of numbers
+        return text
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
     return text
+
+
+def _read_parquet(path: Path) -> Rows:
+    try:
+        # Not `read_table`, which makes columns of folders that are named like `label=1`.
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read()
+        rows = table.to_pylist() if len(set(table.column_names)) == table.num_columns else []
+    # Damaged metadata may also ask for too much memory, or hold dates that Python cannot represent.
+    except (OSError, ValueError, ArithmeticError, MemoryError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} cannot be read: {_first_line(error)}; {ANEW}") from error
+    try:
+        _refuse_duplicates("column", table.column_names)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import reprlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,8 @@ from rosa_bench.data.source import find_file
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 SUBSET_SEED = 0  # for limit_train and limit_eval: every run gets the same rows, whatever its seed
@@ -37,7 +41,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Description of a run's data, as stored in its record."""
+    """Description of a run's data, as stored in its record; its fields are those of `records.record.Data`."""
 
     source: str
     synthetic: bool
@@ -45,6 +49,7 @@ class DataInfo:
     official_rows: dict[str, int]
     subset: bool
     fingerprint: str
+    official: bool | None
 
 
 def read_table(
@@ -62,8 +67,20 @@ def read_table(
         raise UserError(f"{table.where} has no rows")
     present = list(dict.fromkeys(column for row in table.rows for column in row))
     if missing := [column for column in columns if column not in present]:
-        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {', '.join(present)}")
+        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {_listed(present)}")
     return table
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    """List names of columns, each on one line however odd it is."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join(f"{name:.80}" for name in [*shown, *more])
+
+
+def brief(value: object) -> str:
+    """Write a value from a row for an error message: on one line, and not much longer than that line."""
+    return reprlib.repr(value)
 
 
 def held_out_size(count: int, fraction: float, maximum: int) -> int:
@@ -123,8 +140,17 @@ def take(rows: list[T], indices: Sequence[int]) -> list[T]:
     return [rows[index] for index in indices]
 
 
-def sample(rows: list[T], limit: int | None) -> list[T]:
-    """Return ``limit`` random rows in their original order, or all rows if there are no more than that."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return take(rows, sorted(random_order(len(rows), SUBSET_SEED)[:limit]))
+def limited(limit: int | None, count: int, *, key: str, what: str) -> int:
+    """Return how many of ``count`` rows a limit leaves. Logs a warning if there are fewer rows than the limit.
+
+    ``key`` is the name of the setting, ``what`` that of the rows.
+    """
+    if limit is not None and limit > count:
+        log.warning("%s=%d is more than the %d %s, so all of them are used", key, limit, count, what)
+    return count if limit is None else min(limit, count)
+
+
+def sample(rows: list[T], limit: int | None, *, key: str, what: str) -> list[T]:
+    """Return random rows, as many as `limited` says, in their original order."""
+    count = limited(limit, len(rows), key=key, what=what)
+    return rows if count == len(rows) else take(rows, sorted(random_order(len(rows), SUBSET_SEED)[:count]))

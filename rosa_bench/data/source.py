@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from rosa_bench.data.spec import DataSpec
+from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import sha256
 
@@ -11,13 +11,22 @@ ENDINGS = (".jsonl.gz", ".jsonl", ".parquet", ".tsv", ".csv")
 
 
 def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
-    """Return the file of a split under ``data_dir``. Raises `UserError` that lists the file names tried."""
+    """Return the file of a split under ``data_dir``.
+
+    Raises `UserError` that lists the file names tried, or the files if there are several.
+    """
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder")
     candidates = [data_dir / (task.folder or task.name) / f"{split}{ending}" for ending in ENDINGS]
-    for path in candidates:
-        if path.is_file():
-            return path
+    try:
+        found = [path for path in candidates if path.is_file()]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+    if len(found) > 1:
+        both = " and ".join(path.name for path in found)
+        raise UserError(f"{found[0].parent} has several files of the {split} rows, {both}; keep one")
+    if found:
+        return found[0]
     names = ", ".join(path.name for path in candidates)
     raise UserError(
         f"data_dir={data_dir} has no {split} rows for task={task.name}; looked in {candidates[0].parent} for {names}"
@@ -29,10 +38,22 @@ def describe_source(task: DataSpec, data_dir: Path | None) -> str:
     if task.embedded is not None:
         return f"embedded {task.embedded}"
     if data_dir is not None:
-        hashes = [sha256(find_file(task, split, data_dir)) for split in task.splits]
+        hashes = [_hash(find_file(task, split, data_dir)) for split in task.splits]
         return f"files sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
     if task.hub is None:
         raise UserError(
             f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
         )
-    return f"hub {'/'.join(filter(None, (task.hub.path, task.hub.name)))}@{task.hub.revision or 'main'}"
+    return f"hub {hub_name(task.hub)}@{task.hub.revision or 'main'}"
+
+
+def hub_name(hub: HubData) -> str:
+    """Return the hub id of a data set, and its configuration if it has several: ``nyu-mll/glue/cola``."""
+    return "/".join(filter(None, (hub.path, hub.name)))
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error

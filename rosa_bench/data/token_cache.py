@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import datasets
-import pyarrow
+import safetensors
+import safetensors.torch
 import tokenizers
 import torch
 import transformers
@@ -15,10 +16,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.rows import Row
-from rosa_bench.system.files import cache_folder
+from rosa_bench.system.files import cache_folder, write_atomic
+
+log = logging.getLogger(__name__)
 
 MIN_CACHED_EXAMPLES = 4096  # fewer are tokenised in well under a second
+BATCH = 1000  # examples tokenised at a time, to bound the memory that lists of integers take
 REDUNDANT = "attention_mask"  # all ones before padding, so the lengths are enough
+LENGTHS = "lengths"
+CHECKSUM, COLUMNS = "sha256", "columns"  # metadata of a cached file
 
 
 class Tokens(NamedTuple):
@@ -36,26 +42,31 @@ class Tokens(NamedTuple):
         }
         return cls(columns, torch.tensor([len(example) for example in next(iter(examples.values()))]))
 
+    @classmethod
+    def joined(cls, parts: Sequence["Tokens"]) -> "Tokens":
+        """Join examples with the same columns."""
+        columns = {name: torch.cat([part.columns[name] for part in parts]) for name in parts[0].columns}
+        return cls(columns, torch.cat([part.lengths for part in parts]))
+
 
 def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Tokens:
     """Tokenise rows and truncate them to ``max_length`` (the longer text of a pair first).
 
     Sets of at least `MIN_CACHED_EXAMPLES` rows are cached on disk. The file name is a hash of the texts, the tokenizer,
-    the length and the library versions, so a cached file never goes stale.
+    the length and the library versions, so a cached file never goes stale. A checksum in it is compared when it is
+    read. A file that is damaged is replaced, and one that cannot be written is left out, both with a warning.
     """
     columns = zip(*(row.texts for row in rows), strict=True)
     texts = {f"text{number}": list(column) for number, column in enumerate(columns)}
-
-    def encode(batch: Mapping[str, list[str]]) -> dict[str, Any]:
-        encoded = tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length)  # pyright: ignore[reportArgumentType]
-        return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded and name != REDUNDANT}
-
     key = fingerprint(texts, tokenizer, max_length) if len(rows) >= MIN_CACHED_EXAMPLES else None
     if key is None:
-        return Tokens.of(encode(texts))
-    path = cache_folder() / "tokenised" / f"{key}.arrow"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return _load_cached(path, len(rows)) or _from_arrow(_tokenise_to_file(texts, encode, path, key))
+        return _encode(texts, tokenizer, max_length)
+    path = cache_folder() / "tokenised" / f"{key}.safetensors"
+    found = _load(path, key)
+    if found is None:
+        found = _encode(texts, tokenizer, max_length)
+        _store(path, found, key)
+    return found
 
 
 def fingerprint(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str | None:
@@ -72,35 +83,50 @@ def fingerprint(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBa
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _tokenise_to_file(texts: dict[str, list[str]], encode: Any, path: Path, key: str) -> datasets.Dataset:
-    """Tokenise into ``path``. `datasets` renames a temporary file, so several processes may do this at once."""
-    hidden = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        return datasets.Dataset.from_dict(texts).map(
-            encode, batched=True, remove_columns=list(texts), cache_file_name=str(path), new_fingerprint=key[:32]
-        )
-    finally:
-        if not hidden:
-            datasets.enable_progress_bars()
+def _encode(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    parts = []
+    for first in range(0, len(texts["text0"]), BATCH):
+        batch = [column[first : first + BATCH] for column in texts.values()]
+        encoded = tokenizer(*batch, truncation=True, max_length=max_length)  # pyright: ignore[reportArgumentType]
+        names = [name for name in tokenizer.model_input_names if name in encoded and name != REDUNDANT]
+        parts.append(Tokens.of({name: encoded[name] for name in names}))  # pyright: ignore[reportArgumentType]
+    return Tokens.joined(parts)
 
 
-def _load_cached(path: Path, examples: int) -> Tokens | None:
-    """Load cached tokens. If the file is missing or incomplete, as after a crash, delete it and return None."""
-    if not path.exists():
-        return None
+def _store(path: Path, tokens: Tokens, key: str) -> None:
+    """Write tokens, with their checksum, through a temporary file. Several processes may do this at once."""
+    tensors = {name: tensor.int() for name, tensor in {**tokens.columns, LENGTHS: tokens.lengths}.items()}
+    metadata = {CHECKSUM: _checksum(tokens, key), COLUMNS: json.dumps(list(tokens.columns))}
     try:
-        found = _from_arrow(datasets.Dataset.from_file(str(path)))
-        if len(found.lengths) == examples:
+        write_atomic(path, safetensors.torch.save(tensors, metadata))
+    except OSError as error:
+        log.warning("tokens are not cached, because %s cannot be written: %s", path.parent, error.strerror or error)
+
+
+def _load(path: Path, key: str) -> Tokens | None:
+    """Load cached tokens. Return None if there are none, or if the file is damaged or cannot be read."""
+    try:
+        if not path.is_file():
+            return None
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Copies of their own, so that what is compared is what is used.
+            tensors = {name: file.get_tensor(name).long() for name in file.keys()}  # noqa: SIM118 - not a mapping
+        found = Tokens({name: tensors[name] for name in json.loads(metadata[COLUMNS])}, tensors[LENGTHS])
+        if _checksum(found, key) == metadata[CHECKSUM]:
             return found
-    except (OSError, pyarrow.ArrowException):
-        pass
-    path.unlink(missing_ok=True)
+        reason = "its checksum differs"
+    # Damage can be in the header: a missing or wrong entry, or one that is not JSON.
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        reason = str(error) or type(error).__name__
+    log.warning("the cached tokens in %s are damaged (%s); tokenising again", path, reason)
     return None
 
 
-def _from_arrow(made: datasets.Dataset) -> Tokens:
-    tables = {name: made.data.column(name).combine_chunks() for name in made.column_names}
-    columns = {name: torch.from_numpy(table.flatten().to_numpy().astype("int64")) for name, table in tables.items()}
-    lengths = next(iter(tables.values())).value_lengths().to_numpy()
-    return Tokens(columns, torch.from_numpy(lengths.astype("int64")))
+def _checksum(tokens: Tokens, key: str) -> str:
+    """Return the SHA-256 of tokens and of the key that they belong to."""
+    digest = hashlib.sha256(json.dumps([key, list(tokens.columns)]).encode())
+    for tensor in (*tokens.columns.values(), tokens.lengths):
+        digest.update(json.dumps(list(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -7,6 +7,7 @@ from scipy.stats import pearsonr, spearmanr
 from rosa_bench.metrics.labels import LabelMetric
 
 SCORES = ("pearson", "spearman")
+UNDEFINED_IF_CONSTANT = SCORES
 SIGNATURE = f"pearson+spearman|scipy:{scipy.__version__}"
 
 

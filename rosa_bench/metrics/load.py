@@ -9,11 +9,15 @@ from rosa_bench.system.errors import UserError
 
 
 class LoadedMetric(NamedTuple):
-    """A metric, the names of its scores, and a signature that makes them reproducible."""
+    """A metric, the names of its scores, and a signature that makes them reproducible.
+
+    undefined_if_constant  the scores that have no value if all labels are the same
+    """
 
     module: evaluate.Metric
     scores: tuple[str, ...]
     signature: str
+    undefined_if_constant: tuple[str, ...] = ()
 
 
 def load(name: str) -> LoadedMetric:
@@ -21,7 +25,8 @@ def load(name: str) -> LoadedMetric:
     try:
         file = importlib.import_module(f"rosa_bench.metrics.{name}")
         scores, signature = file.SCORES, file.SIGNATURE
-        return LoadedMetric(file.Metric(keep_in_memory=True), scores, signature)
+        undefined = getattr(file, "UNDEFINED_IF_CONSTANT", ())
+        return LoadedMetric(file.Metric(keep_in_memory=True), scores, signature, undefined)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(
             f"task.metric={name} does not exist; use a module of rosa_bench.metrics, such as accuracy"

@@ -6,6 +6,7 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 from rosa_bench.metrics.labels import LabelMetric
 
 SCORES = ("matthews_correlation", "accuracy")
+UNDEFINED_IF_CONSTANT = ("matthews_correlation",)
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{sklearn.__version__}"
 
 

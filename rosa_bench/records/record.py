@@ -62,6 +62,8 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     """The data of one run.
 
     official_rows  rows of each split as published, to show whether this is a subset
+    official       whether the rows are the published ones or a known subset. None if the task declares none, and in
+                   records older than the check
     fingerprint    hash of the rows that the run used, in order
     prompts        of a generation task: distinct prompts per split
     best_of_rank   of a synthetic regression: closed-form bounds
@@ -74,6 +76,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     official_rows: dict[str, Count]
     subset: bool
     fingerprint: str
+    official: bool | None = None
     prompts: dict[str, Count] | None = None
     best_of_rank: BestOfRank | None = None
     facts: dict[str, Json] = field(default_factory=dict)
@@ -260,6 +263,11 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """The score that the epoch was selected by; NaN if it is undefined or the run did not finish."""
         found = self.scores.selection_score
         return math.nan if found is UNSET else _number(found)
+
+    @property
+    def has_custom_rows(self) -> bool:
+        """Whether it ran on other rows than those published under the task's name."""
+        return self.data.official is False
 
     @property
     def has_collapsed(self) -> bool | None:

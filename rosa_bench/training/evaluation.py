@@ -82,12 +82,15 @@ def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
     """Return the metric's values, ``loss`` and ``spread``, for the likeliest class or a regression's single output.
 
     ``spread`` is the standard deviation of the predictions divided by that of the labels. It is 0 if all predictions
-    are the same. If an output is not finite, only a NaN ``loss`` is returned.
+    are the same, and left out if all labels are the same. If an output is not finite, only a NaN ``loss`` is returned.
     """
     outputs = predictions.outputs
     guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
     if not torch.isfinite(outputs).all():
         return {"loss": float("nan")}
     figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}
-    spread = guesses.double().std(correction=0) / predictions.labels.double().std(correction=0)
-    return {**figures, "loss": predictions.loss, "spread": spread.item()}
+    figures["loss"] = predictions.loss
+    labels = predictions.labels.double()
+    if labels.min() < labels.max():
+        figures["spread"] = (guesses.double().std(correction=0) / labels.std(correction=0)).item()
+    return figures

@@ -230,8 +230,8 @@ def test_an_invalid_class_error_names_the_row(tmp_path: Path, labels: list[Any],
         load_rows(TOY, "train", tmp_path)
 
 
-@pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf")])
-def test_an_out_of_range_value_error_names_the_row(tmp_path: Path, label: float | None) -> None:
+@pytest.mark.parametrize("label", [-0.01, 5.01, None, float("nan"), float("inf"), True, "1"])
+def test_an_out_of_range_value_error_names_the_row(tmp_path: Path, label: float | str | None) -> None:
     write(tmp_path, [{"text": "a", "label": 5.0}, {"text": "b", "label": label}])
     with pytest.raises(UserError, match=r"train\.jsonl, row 2: label .* is not between 0 and 5"):
         load_rows(VALUE, "train", tmp_path)
@@ -254,6 +254,59 @@ def test_missing_file_error_lists_the_names_tried(tmp_path: Path) -> None:
     message = str(raised.value)
     for word in ("task=toy", str(tmp_path / "toy"), *(f"validation{ending}" for ending in ENDINGS)):
         assert word in message
+
+
+@pytest.mark.parametrize("more", set(ENDINGS) - {".tsv"})
+def test_two_files_for_one_split_are_refused(tmp_path: Path, more: str) -> None:
+    write(tmp_path, numbered(3), ".tsv")
+    write(tmp_path, numbered(3), more, splits=("train",))
+    for look in (lambda: find_file(TOY, "train", tmp_path), lambda: describe_source(TOY, tmp_path)):
+        with pytest.raises(
+            UserError, match=rf"{tmp_path}/toy has several files of the train rows, .*; keep one"
+        ) as raised:
+            look()
+        assert "train.tsv" in str(raised.value)
+        assert f"train{more}" in str(raised.value)
+    assert find_file(TOY, "validation", tmp_path).name == "validation.tsv"
+
+
+@pytest.mark.parametrize("value", ["9" * 400, '"' + "x" * 10**6 + '"', "[" + "1, " * 10**5 + "1]"])
+@pytest.mark.parametrize("column", ["text", "label"])
+def test_a_huge_value_makes_a_short_error(tmp_path: Path, column: str, value: str) -> None:
+    other = "label" if column == "text" else "text"
+    if column == "text" and value.startswith('"'):
+        return  # a long text is a text
+    folder = write(tmp_path, numbered(1))
+    (folder / "toy/train.jsonl").write_text(
+        f'{{"{column}": {value}, "{other}": 1}}\n'.replace('"text": 1', '"text": "a"')
+    )
+    with pytest.raises(UserError, match=r"train\.jsonl, row 1: ") as raised:
+        load_rows(TOY, "train", tmp_path)
+    assert len(str(raised.value)) < len(str(tmp_path)) + 200
+
+
+def test_odd_column_names_are_listed_on_one_short_line(tmp_path: Path) -> None:
+    write(tmp_path, [{f"a\n\x1b[31m{number}": "b" * 300 for number in range(1000)}])
+    with pytest.raises(UserError, match="no column text, label; the columns are ") as raised:
+        load_rows(TOY, "train", tmp_path)
+    message = str(raised.value)
+    assert "\n" not in message and "\x1b" not in message
+    assert message.endswith("and 980 more")
+
+
+@pytest.mark.parametrize("start", [True, 0.0, "0"])
+def test_a_span_is_whole_numbers(tmp_path: Path, start: Any) -> None:
+    write(tmp_path, [{"text": "abcde", "start": start, "end": 5, "label": 1}])
+    with pytest.raises(UserError, match=r"row 1: start=.*, end=5 is not a span of text"):
+        load_rows(MARKED, "train", tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
+    write(tmp_path, numbered(3))
+    (tmp_path / "toy/train.jsonl").chmod(0)
+    with pytest.raises(UserError, match=r"train\.jsonl cannot be read: Permission denied"):
+        describe_source(TOY, tmp_path)
 
 
 DAMAGED = {
@@ -325,9 +378,17 @@ def test_limits_select_the_same_rows_for_every_seed(hundred: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [100, 101, 10_000])
-def test_a_limit_above_the_number_of_rows_has_no_effect(hundred: Path, limit: int) -> None:
+def test_a_limit_above_the_number_of_rows_takes_all_and_says_so(
+    hundred: Path, limit: int, caplog: pytest.LogCaptureFixture
+) -> None:
     splits = load_splits(TOY, hundred, limit_train=limit, limit_eval=limit)
     assert numbers_in(splits.train) == numbers_in(splits.validation) == list(range(100))
+    said = [message for message in caplog.messages if "limit_" in message]
+    expected = [
+        f"limit_train={limit} is more than the 100 train rows, so all of them are used",
+        f"limit_eval={limit} is more than the 100 validation rows, so all of them are used",
+    ]
+    assert said == (expected if limit > 100 else [])
 
 
 @pytest.mark.parametrize(("fraction", "most", "limit", "size"), [

@@ -1,12 +1,14 @@
+import errno
+import json
+import os
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow.ipc
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
@@ -126,7 +128,7 @@ def test_a_second_call_does_not_tokenise(folder: Path, kind: str, rows: str) -> 
     assert_equal(tokenise(ROWS[rows], second, max_length=LONGEST), made)
     assert (first.asked, second.asked) == (1, 0)
     assert files(folder) == kept
-    assert len(kept) == 1 and re.fullmatch(r"[0-9a-f]{64}\.arrow", kept[0])
+    assert len(kept) == 1 and re.fullmatch(r"[0-9a-f]{64}\.safetensors", kept[0])
 
 
 def test_small_sets_are_not_cached(folder: Path) -> None:
@@ -252,48 +254,146 @@ def test_an_unserialisable_tokenizer_is_not_cached(folder: Path) -> None:
 # Files
 
 
-def damage_nothing_left(path: Path) -> None:
-    path.write_bytes(b"")
+def nothing_left(_raw: bytearray) -> bytes:
+    return b""
 
 
-def damage_another_kind(path: Path) -> None:
-    path.write_bytes(b"no table" * 500)
+def another_kind(_raw: bytearray) -> bytes:
+    return b"no tensors" * 500
 
 
-def damage_cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut_short(raw: bytearray) -> bytes:
+    return bytes(raw[: len(raw) // 2])
 
 
-def damage_rows_missing(path: Path) -> None:
-    with pyarrow.ipc.open_stream(path.read_bytes()) as whole, pyarrow.ipc.new_stream(path, whole.schema) as part:
-        part.write(whole.read_next_batch())
+def a_page_of_zeros(raw: bytearray) -> bytes:
+    """What a page that never reached the disk leaves."""
+    start = header_size(raw)
+    raw[start : start + 4096] = bytes(len(raw[start : start + 4096]))
+    return bytes(raw)
+
+
+def one_bit(raw: bytearray) -> bytes:
+    raw[(header_size(raw) + len(raw)) // 2] ^= 1
+    return bytes(raw)
+
+
+def no_metadata(raw: bytearray) -> bytes:
+    return safetensors.torch.save(safetensors.torch.load(bytes(raw)))
+
+
+def a_column_missing(raw: bytearray) -> bytes:
+    tensors = safetensors.torch.load(bytes(raw))
+    return safetensors.torch.save({"lengths": tensors["lengths"]}, metadata_of(raw))
+
+
+def rows_missing(raw: bytearray) -> bytes:
+    tensors = safetensors.torch.load(bytes(raw))
+    count = int(tensors["lengths"][:9].sum())
+    return safetensors.torch.save(
+        {name: tensor[: 9 if name == "lengths" else count] for name, tensor in tensors.items()}, metadata_of(raw)
+    )
+
+
+def columns_that_are_not_json(raw: bytearray) -> bytes:
+    return safetensors.torch.save(safetensors.torch.load(bytes(raw)), {**metadata_of(raw), "columns": "["})
+
+
+def columns_that_are_a_number(raw: bytearray) -> bytes:
+    return safetensors.torch.save(safetensors.torch.load(bytes(raw)), {**metadata_of(raw), "columns": "1"})
+
+
+def header_size(raw: bytes | bytearray) -> int:
+    return 8 + int.from_bytes(raw[:8], "little")
+
+
+def metadata_of(raw: bytes | bytearray) -> dict[str, str]:
+    return json.loads(raw[8 : header_size(raw)])["__metadata__"]
+
+
+DAMAGES = (
+    nothing_left, another_kind, cut_short, a_page_of_zeros, one_bit, no_metadata, a_column_missing, rows_missing,
+    columns_that_are_not_json, columns_that_are_a_number,
+)  # fmt: skip
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("damage", [damage_nothing_left, damage_another_kind, damage_cut_short, damage_rows_missing])
-def test_a_damaged_file_is_replaced(folder: Path, damage: Callable[[Path], None]) -> None:
-    rows = SINGLES * 150  # more than are written in one batch
-    made = tokenise(rows, counting(), max_length=LONGEST)
-    [path] = folder.glob("*.arrow")
-    expected = Tokens({name: column.clone() for name, column in made.columns.items()}, made.lengths.clone())
-    damage(path)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_replaced_and_that_is_logged(
+    folder: Path, damage: Callable[[bytearray], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = SINGLES * 150  # more than one batch
+    expected = copied(tokenise(rows, counting(), max_length=LONGEST))
+    [path] = folder.glob("*.safetensors")
+    good = path.read_bytes()
+    path.write_bytes(damage(bytearray(good)))
+    assert path.read_bytes() != good
     mending, after = counting(), counting()
     assert_equal(tokenise(rows, mending, max_length=LONGEST), expected)
+    assert [message for message in caplog.messages if str(path) in message and "damaged" in message]
+    caplog.clear()
     assert_equal(tokenise(rows, after, max_length=LONGEST), expected)
     assert mending.asked > after.asked == 0
-    assert len(files(folder)) == 1
+    assert files(folder) == [path.name]
+    assert not caplog.messages
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("disabled", [False, True])
-def test_progress_bar_setting_is_restored(disabled: bool) -> None:
-    before = datasets.are_progress_bars_disabled()
-    (datasets.disable_progress_bars if disabled else datasets.enable_progress_bars)()
-    try:
-        tokenise(SINGLES, counting(), max_length=LONGEST)
-        assert datasets.are_progress_bars_disabled() == disabled
-    finally:
-        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
+def test_no_flipped_bit_is_ever_used(folder: Path) -> None:
+    expected = copied(tokenise(SINGLES, counting(), max_length=LONGEST))
+    [path] = folder.glob("*.safetensors")
+    good = path.read_bytes()
+    for position in range(0, len(good), 7):
+        raw = bytearray(good)
+        raw[position] ^= 1 << position % 8
+        path.write_bytes(raw)
+        assert_equal(tokenise(SINGLES, counting(), max_length=LONGEST), expected)
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_file_of_other_rows_is_not_used(folder: Path) -> None:
+    tokenise(SINGLES, counting(), max_length=LONGEST)
+    [first] = folder.glob("*.safetensors")
+    expected = copied(tokenise(SINGLES[1:], counting(), max_length=LONGEST))
+    [second] = set(folder.glob("*.safetensors")) - {first}
+    second.write_bytes(first.read_bytes())
+    assert_equal(tokenise(SINGLES[1:], counting(), max_length=LONGEST), expected)
+
+
+def copied(tokens: Tokens) -> Tokens:
+    return Tokens({name: column.clone() for name, column in tokens.columns.items()}, tokens.lengths.clone())
+
+
+@pytest.mark.usefixtures("cached")
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+def test_a_cache_that_cannot_be_written_ends_nothing(
+    folder: Path, fault: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    tokens = tokenise(SINGLES, byte_tokenizer(max_length=512), max_length=LONGEST)
+    assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
+    assert caplog.messages == [f"tokens are not cached, because {folder} cannot be written: {os.strerror(fault)}"]
+    assert not files(folder)
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_cache_folder_that_is_a_file_ends_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder.write_text("in the way")
+    tokens = tokenise(SINGLES, byte_tokenizer(max_length=512), max_length=LONGEST)
+    assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
+    assert f"{folder} cannot be written" in caplog.text
+    assert folder.read_text() == "in the way"
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_folder_in_the_place_of_a_file_ends_nothing(folder: Path) -> None:
+    key = fingerprint({"text0": [row.texts[0] for row in SINGLES]}, byte_tokenizer(max_length=512), LONGEST)
+    (folder / f"{key}.safetensors/inside").mkdir(parents=True)
+    tokens = tokenise(SINGLES, byte_tokenizer(max_length=512), max_length=LONGEST)
+    assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
 
 
 @pytest.mark.usefixtures("cached")

@@ -138,3 +138,12 @@ def test_values_are_not_rounded_to_classes() -> None:
 def test_an_unknown_metric_is_an_error(name: str) -> None:
     with pytest.raises(UserError, match=rf"task\.metric={name}"):
         load_metric(name)
+
+
+@pytest.mark.parametrize("name", set(FILES) - {"generation"})
+@pytest.mark.parametrize("label", [0, 1])
+def test_scores_that_constant_labels_leave_without_meaning_are_declared(name: str, label: int) -> None:
+    """A declared score is the same for every guess; any other depends on the guess."""
+    right, wrong = (compute(name, [(guess, label), (label, label)]) for guess in (label, 1 - label))
+    assert set(LOADED[name].undefined_if_constant) == {score for score in right if right[score] == wrong[score]}
+    assert all(map(math.isfinite, [*right.values(), *wrong.values()]))

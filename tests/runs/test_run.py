@@ -220,7 +220,7 @@ def test_a_regression_is_scored_by_pearson_correlation(make_setup: MakeSetup, tm
     losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses[-1] < losses[0]
     assert record.data.rows.by_split == {"train": 40, "held_out": 0, "validation": 20}
-    assert record.data.subset is True  # STS-B has 5749 rows
+    assert (record.data.official, record.data.subset) == (False, False)  # custom rows, all of them
 
 
 @pytest.mark.parametrize("method", ["rosa", "lora"])

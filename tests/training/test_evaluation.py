@@ -103,6 +103,20 @@ def test_identical_predictions_have_zero_spread(outputs: list[list[float]], metr
     assert score(Predictions(torch.tensor(outputs), truth, 0.5), load_metric(metric))["spread"] == 0
 
 
+@pytest.mark.parametrize("outputs", [[[0.0, 1.0]] * 3, [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
+@pytest.mark.parametrize("count", [1, 3])
+def test_labels_of_one_class_have_no_spread(outputs: list[list[float]], count: int) -> None:
+    figures = score(Predictions(torch.tensor(outputs[:count]), torch.ones(count).long(), 0.5), load_metric("accuracy"))
+    right = sum(one[1] > one[0] for one in outputs[:count])
+    assert figures == {"accuracy": right / count, "loss": 0.5}
+
+
+@pytest.mark.parametrize("value", [3.3, 0.1, 1e-9])
+def test_equal_values_have_no_spread(value: float) -> None:
+    truth = torch.full((7,), value)
+    assert "spread" not in score(Predictions(torch.rand(7, 1), truth, 0.5), load_metric("correlation"))
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("width", [1, 2])
 def test_outputs_that_are_not_finite_have_no_score(wrong: float, width: int) -> None:

@@ -69,9 +69,10 @@ class Grid:
 def grid_of(group: Group, published: PublishedTable) -> Grid:
     """Lay out the grid of one setting.
 
-    The paper's rows and columns are kept even if empty, unless the setting has none of the paper's tasks.
+    The paper's rows and columns are kept even if empty, unless the setting has none of the paper's tasks or its runs
+    are on custom rows.
     """
-    beside_paper = any(task in published.columns for task in group.tasks)
+    beside_paper = not group.setting.has_custom_rows and any(task in published.columns for task in group.tasks)
     paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
     paper_columns = published.columns if beside_paper else {}
     others = {task: run.settings.task.title for task, run in group.tasks.items() if task not in paper_columns}

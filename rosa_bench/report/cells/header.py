@@ -67,10 +67,12 @@ def device_words(runs: Sequence[RunRecord]) -> str:
 
 
 def data_note(run: RunRecord) -> str | None:
-    """Say that a run's data is synthetic or a subset of the official rows; None if neither."""
+    """Say that a run's data is synthetic, custom, or a subset of the official rows; None if none of these."""
     task, have, official = run.settings.task, run.data.rows, run.data.official_rows
     said = ["synthetic, made by a program"] if run.data.synthetic else []
-    if run.data.subset:
+    if run.has_custom_rows:
+        said.append(f"custom rows, not the published ones{', a subset of them' if run.data.subset else ''}")
+    elif run.data.subset:
         counts = {
             "train": (have.train + have.held_out, official.get(task.train)),
             "dev": (have.validation, official.get(task.validation)),

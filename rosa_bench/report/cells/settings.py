@@ -10,6 +10,8 @@ from rosa_bench.records.record import RunRecord
 
 GROUPS = ("task", "model", "protocol", "method")  # config groups: a run picks each by name
 METHOD = "method."
+# Custom rows count as a change of the setting, so their runs are never beside official ones.
+ROWS, CUSTOM, PUBLISHED = "rows", "custom", "published"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Setting:
         return len(self.deviations), self.model
 
     @property
+    def has_custom_rows(self) -> bool:
+        """Whether its runs are on custom rows, which no published figure is for."""
+        return any(change.key == ROWS for change in self.deviations)
+
+    @property
     def is_timed(self) -> bool:
         """Whether its runs were made for Table 1. Padding all batches to one length costs time but changes no score."""
         return any(change.key == "pad_to_max" for change in self.deviations)
@@ -77,7 +84,10 @@ def setting_of(record: RunRecord) -> Setting:
         protocol=record.settings.protocol.name,
         device=record.device.type,
         precision=record.device.precision,
-        deviations=tuple(change for change in _deviations(record) if not change.key.startswith(METHOD)),
+        deviations=(
+            *(change for change in _deviations(record) if not change.key.startswith(METHOD)),
+            *([Deviation(ROWS, CUSTOM, PUBLISHED)] if record.has_custom_rows else []),
+        ),
     )
 
 

@@ -19,7 +19,15 @@ from rosa_bench.report.writers.text import UNDEFINED
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-DATA = ("source", "rows", "official_rows", "subset", "synthetic", "fingerprint")  # the other fields are for figures
+DATA = (
+    "source",
+    "rows",
+    "official_rows",
+    "official",
+    "subset",
+    "synthetic",
+    "fingerprint",
+)  # the other fields are for figures
 SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev"}
 
 

@@ -124,10 +124,10 @@ def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]
 
 
 def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str], int]) -> tuple:
-    """Sort key: settings with the paper's tasks, then the nearest to their protocol, then the model with most runs."""
+    """Sort key: the paper's tasks and rows first, then the nearest to the protocol, then the model with most runs."""
     setting = group.setting
     return (
-        not set(group.tasks) & set(published.columns),
+        setting.has_custom_rows or not set(group.tasks) & set(published.columns),
         *(len(setting.deviations), -runs[setting.distance]),
         *(setting.model, setting.protocol, setting.device, setting.precision),
         heading(group),

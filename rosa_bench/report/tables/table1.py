@@ -84,9 +84,10 @@ def _by_variant(runs: Iterable[RunRecord]) -> dict[Variant, list[RunRecord]]:
 
 def _section(group: Group, runs: list[RunRecord], published: PublishedTable) -> Section:
     ours = _by_variant(runs)
-    methods = [row.method for row in published.rows]
+    paper_rows = [] if group.setting.has_custom_rows else published.rows
+    methods = [row.method for row in paper_rows]
     lines = []
-    for row in published.rows:
+    for row in paper_rows:
         same = {variant: some for variant, some in ours.items() if variant.method == row.method}
         figures = {key: None if figure == "-" else figure for key, figure in row.figures.items()}
         lines += [_line(variant.label, some, figures) for variant, some in same.items()] or [
@@ -109,7 +110,7 @@ def _header(group: Group, run: RunRecord, published: PublishedTable) -> dict[str
         "Device": f"{run.device.name}, {run.device.precision}",
         "Epoch": f"{rows:,} train rows in batches of {BATCH_SIZE}, padded to {LENGTH}",
         "Changed": "; ".join(changes) or "nothing",
-        "Paper": f"{published.source}: {published.model}",
+        **({} if group.setting.has_custom_rows else {"Paper": f"{published.source}: {published.model}"}),
     }
 
 

@@ -1,11 +1,13 @@
 """Prepare a text classification or regression task: an encoder with a head."""
 
+import logging
 from functools import partial
 
 from transformers import set_seed
 
 from rosa_bench.data.batches import TokenBatches, encode
 from rosa_bench.data.rows import Row
+from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
@@ -16,6 +18,8 @@ from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.training.evaluation import score
+
+log = logging.getLogger(__name__)
 
 
 def prepare(task: TextTask, context: Context) -> PreparedTask:
@@ -31,6 +35,8 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         held_out_max=context.held_out_max,
         seed=context.seed,
     )
+    check_labels(task, metric, splits.held_out, "held-out rows", limit="limit_train" if context.limit_train else None)
+    check_labels(task, metric, splits.validation, "validation rows", limit="limit_eval" if context.limit_eval else None)
     set_seed(context.seed)  # before the head and everything after it is drawn
     assert isinstance(context.model, Encoder)  # checked by the task
     loaded = load_encoder(context.model, context.source, num_outputs=task.num_outputs)
@@ -58,6 +64,22 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         signature=metric.signature,
         info=splits.info,
     )
+
+
+def check_labels(task: TextTask, metric: LoadedMetric, rows: list[Row], what: str, *, limit: str | None) -> None:
+    """Check that rows can be scored. Raises `UserError` if the task's score is undefined because all labels are equal.
+
+    Logs a warning if the score is defined, such as an accuracy. ``limit`` is the setting that limits the rows, if any.
+    """
+    if len({row.label for row in rows}) != 1:
+        return
+    label = rows[0].label
+    name = f"{task.labels[int(label)]} ({label})" if task.labels else f"{label:g}"
+    said = f"all {len(rows)} {what} have the label {name}" if len(rows) > 1 else f"there is only one of the {what}"
+    if task.score in metric.undefined_if_constant:
+        remedy = f"use a larger {limit}" if limit else "use rows with at least two different labels"
+        raise UserError(f"task={task.name}: {said}, so {task.score} is undefined; {remedy}")
+    log.warning("task=%s: %s, so the scores say little", task.name, said)
 
 
 def max_length(context: Context, loaded: Loaded) -> int:

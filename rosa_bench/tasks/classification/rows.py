@@ -1,9 +1,20 @@
 """Load, check and split the rows of a classification or regression task."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
-from rosa_bench.data.rows import DataInfo, Row, fingerprint, held_out_size, random_order, read_table, sample, take
+from rosa_bench.data.official import are_official, is_subset
+from rosa_bench.data.rows import (
+    DataInfo,
+    Row,
+    brief,
+    fingerprint,
+    held_out_size,
+    random_order,
+    read_table,
+    sample,
+    take,
+)
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.classification.task import TextTask
@@ -36,8 +47,8 @@ def load_splits(
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
     everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
-    train = sample(everything[task.train], limit_train)
-    validation = sample(everything[task.validation], limit_eval)
+    train = sample(everything[task.train], limit_train, key="limit_train", what="train rows")
+    validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
     if held_out_rows:
         order = random_order(len(train), seed)
@@ -47,19 +58,20 @@ def load_splits(
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
+    official = are_official(task, everything, from_files=data_dir is not None)
     info = DataInfo(
         source=describe_source(task, data_dir),
         synthetic=task.synthetic,
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
         official_rows=dict(task.rows),
-        subset=any(
-            task.rows.get(split, len(rows)) > len(kept)
-            for split, rows, kept in (
-                (task.train, everything[task.train], [*train, *held_out]),
-                (task.validation, everything[task.validation], validation),
-            )
+        subset=is_subset(
+            task,
+            {split: len(rows) for split, rows in everything.items()},
+            {task.train: len(train) + len(held_out), task.validation: len(validation)},
+            official,
         ),
         fingerprint=fingerprint([*train, *held_out, *validation]),
+        official=official,
     )
     return Splits(train, held_out, validation, info)
 
@@ -80,25 +92,30 @@ def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
 def _text(task: TextTask, values: dict, column: str) -> str:
     text = values.get(column)
     if not isinstance(text, str):
-        raise ValueError(f"column {column} contains {text!r}, not a text")  # noqa: TRY004 - one error type for a bad row
+        raise ValueError(f"column {column} contains {brief(text)}, not a text")  # noqa: TRY004 - one error type for a bad row
     if column not in task.marks:
         return text
     mark = task.marks[column]
     start, end = values.get(mark.start), values.get(mark.end)
-    if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+    if not (_is_index(start) and _is_index(end) and 0 <= start < end <= len(text)):
         raise ValueError(
-            f"{mark.start}={start}, {mark.end}={end} is not a span of {column}, which has {len(text)} characters"
+            f"{mark.start}={brief(start)}, {mark.end}={brief(end)} is not a span of {column}, "
+            f"which has {len(text)} characters"
         )
     # Spaces around the markers leave the word's own tokens unchanged.
     return f"{text[:start]}{task.marker} {text[start:end]} {task.marker}{text[end:]}"
+
+
+def _is_index(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _label(task: TextTask, value: object) -> int | float:
     if task.labels:
         if isinstance(value, (int, float)) and value in range(len(task.labels)):
             return int(value)
-        raise ValueError(f"label {value!r} is not one of 0..{len(task.labels) - 1}")
+        raise ValueError(f"label {brief(value)} is not one of 0..{len(task.labels) - 1}")
     least, greatest = task.interval
-    if isinstance(value, (int, float)) and least <= value <= greatest:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest:
         return float(value)
-    raise ValueError(f"label {value!r} is not between {least:g} and {greatest:g}")
+    raise ValueError(f"label {brief(value)} is not between {least:g} and {greatest:g}")

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rosa_bench.data.rows import DataInfo, fingerprint, read_table, sample
+from rosa_bench.data.official import are_official, is_subset
+from rosa_bench.data.rows import DataInfo, brief, fingerprint, read_table, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.task import GenerationTask
@@ -48,13 +49,17 @@ def load_prompts(
     references. The selection is the same for all seeds. Raises `UserError` if data are missing or not as declared.
     """
     rows = {split: load_pairs(task, split, data_dir) for split in task.splits}
-    train = sample(rows[task.train], limit_train)
-    validation, test = (sample(group_by_prompt(rows[split]), limit_eval) for split in (task.validation, task.test))
+    train = sample(rows[task.train], limit_train, key="limit_train", what="train rows")
+    validation, test = (
+        sample(group_by_prompt(rows[split]), limit_eval, key="limit_eval", what=f"{split} prompts")
+        for split in (task.validation, task.test)
+    )
     kept = {
         task.train: train,
         task.validation: [pair for prompt in validation for pair in prompt.pairs],
         task.test: [pair for prompt in test for pair in prompt.pairs],
     }
+    official = are_official(task, rows, from_files=data_dir is not None)
     info = DataInfo(
         source=describe_source(task, data_dir),
         synthetic=task.synthetic,
@@ -65,8 +70,14 @@ def load_prompts(
             "test": len(kept[task.test]),
         },
         official_rows=dict(task.rows),
-        subset=any(len(kept[split]) < task.rows.get(split, len(rows[split])) for split in task.splits),
+        subset=is_subset(
+            task,
+            {split: len(some) for split, some in rows.items()},
+            {split: len(some) for split, some in kept.items()},
+            official,
+        ),
         fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
+        official=official,
     )
     return PromptSplits(train, validation, test, info)
 
@@ -79,7 +90,7 @@ def load_pairs(task: GenerationTask, split: str, data_dir: Path | None) -> list[
         for column in task.columns:
             text = values.get(column)
             if not isinstance(text, str) or not text.strip():
-                raise UserError(f"{table.where}, row {number}: column {column} contains {text!r}, not a text")
+                raise UserError(f"{table.where}, row {number}: column {column} contains {brief(text)}, not a text")
         pairs.append(Pair(values[task.prompt].strip(), values[task.reference].strip()))
     return pairs
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import set_seed
 
 from rosa_bench.data.batches import TensorBatches
-from rosa_bench.data.rows import DataInfo, held_out_size
+from rosa_bench.data.rows import DataInfo, held_out_size, limited
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
@@ -31,12 +31,12 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
     draws = generator(context.seed, "regression")
     target = make_target(model, task.true_rank, draws)
 
-    drawn = min(task.train_rows, context.limit_train or task.train_rows)
+    drawn = limited(context.limit_train, task.train_rows, key="limit_train", what="train rows")
     held_out = held_out_size(drawn, context.held_out_rows, context.held_out_max)
     rows = {
         "train": drawn - held_out,
         "held_out": held_out,
-        "validation": min(task.validation_rows, context.limit_eval or task.validation_rows),
+        "validation": limited(context.limit_eval, task.validation_rows, key="limit_eval", what="validation rows"),
     }
     if not rows["train"]:
         raise UserError(
@@ -65,6 +65,7 @@ def prepare(task: SyntheticTask, context: Context) -> PreparedTask:
             official_rows={"train": task.train_rows, "validation": task.validation_rows},
             subset=drawn < task.train_rows or rows["validation"] < task.validation_rows,
             fingerprint=fingerprint(splits),
+            official=True,
         ),
         facts={} if context.model.hidden else {"best_of_rank": best_of_rank(model, splits)},
     )

@@ -39,6 +39,36 @@ def test_the_papers_rows_and_columns_come_first_and_are_kept(make_record: MakeRe
     assert [column.paper for column in section.columns] == [True] * 9 + [False]
 
 
+@pytest.mark.parametrize("rows", [24, 10**6], ids=["few", "more than the official ones"])
+@pytest.mark.parametrize("official", [True, None], ids=["official", "older record"])
+def test_custom_rows_are_kept_apart_and_have_no_paper_figures(
+    make_record: MakeRecord, rows: int, official: bool | None
+) -> None:
+    counts = {"train": rows, "held_out": 0, "validation": rows}
+    custom = {"official": False, "rows": counts, "source": "files sha256:1", "fingerprint": "custom"}
+    known = {"official": official, "source": "files sha256:2", "fingerprint": "known"}
+    records = [
+        make_record("task=cola", "method=lora", "seed=1", dev=0.9, data=custom),
+        make_record("task=cola", "method=lora", dev=0.5, data=known, deviations={"epochs": [1, 10]}),
+    ]
+    ours, theirs = table_of(records).sections
+    assert entry(ours, "LoRA (r=8)", "CoLA") == Entry(mean="50.0", count=1, paper="54.27")
+    assert "custom" not in ours.heading
+    assert theirs.heading.endswith(", rows=custom")
+    assert "rows=custom (protocol: published)" in theirs.header["Changed"]
+    assert "Paper" not in theirs.header
+    assert [line.label for line in theirs.lines] == ["LoRA (r=8)"]
+    assert entry(theirs, "LoRA (r=8)", "CoLA") == Entry(mean="90.0", count=1)
+    assert theirs.notes == ["1 CoLA: custom rows, not the published ones"]
+    tidy = [row for row in table_of(records).tidy if row["task"] == "cola"]
+    assert {row["paper_x100"] for row in tidy if "custom" in row["deviations"]} == {""}
+
+
+def test_official_rows_share_a_table_with_those_of_older_records(make_record: MakeRecord) -> None:
+    new = make_record("task=cola", "method=lora", "seed=1", data={"official": True})
+    assert entry(section_of([new, make_record("task=cola", "method=lora")]), "LoRA (r=8)", "CoLA").count == 2
+
+
 def test_nearest_to_protocol_comes_first_then_the_model_with_the_most_runs(over_seeds: OverSeeds) -> None:
     short: dict[str, Any] = {"deviations": {"epochs": [1, 10]}}
     records = [

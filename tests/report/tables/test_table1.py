@@ -127,3 +127,10 @@ def test_a_timed_run_is_in_no_table_of_scores(make_timed: MakeTimed) -> None:
         assert not any("pad_to_max" in line for line in alone.intro)
         assert table.build(select(timed)).sections == []
     assert len(table1.build(select([*scored, *timed])).sections) == 1
+
+
+def test_times_on_custom_rows_have_no_paper_figures(make_timed: MakeTimed) -> None:
+    (section,) = table1.build(select([make_timed("method=ft", data={"official": False})])).sections
+    assert "Paper" not in section.header
+    assert [line.label for line in section.lines] == ["FT"]
+    assert all(entry.paper is None for line in section.lines for entry in line.entries)
