@@ -49,6 +49,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
 
     official_rows  rows of each split as published, to show whether this is a subset
     fingerprint    hash of the rows that the run used, in order
+    commit         commit of the rows on the hub; None for other sources and in older records
     prompts        of a generation task: distinct prompts per split
     best_of_rank   of a synthetic regression: closed-form bounds
     facts          other facts that the task reports about its data
@@ -60,6 +61,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     official_rows: dict[str, int]
     subset: bool
     fingerprint: str
+    commit: str | None = None
     prompts: dict[str, int] | None = None
     best_of_rank: BestOfRank | None = None
     facts: dict[str, Any] = field(default_factory=dict)

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from rosa_bench.data.class_labels import check_order
+from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.rows import DataInfo, Row, fingerprint, held_out_size, random_order, read_table, sample, take
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.hub import Snapshot
 from rosa_bench.tasks.classification.task import TextTask
 
 
@@ -20,7 +23,7 @@ class Splits(NamedTuple):
 
 def load_splits(
     task: TextTask,
-    data_dir: Path | None,
+    place: Place,
     *,
     limit_train: int | None = None,
     limit_eval: int | None = None,
@@ -35,7 +38,8 @@ def load_splits(
 
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
-    everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
+    place = fetch_rows(task, place)  # once for both splits
+    everything = {split: load_rows(task, split, place) for split in (task.train, task.validation)}
     train = sample(everything[task.train], limit_train)
     validation = sample(everything[task.validation], limit_eval)
     held_out: list[Row] = []
@@ -48,7 +52,7 @@ def load_splits(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
     info = DataInfo(
-        source=describe_source(task, data_dir),
+        source=describe_source(task, place if isinstance(place, Path) else None),
         synthetic=task.synthetic,
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
         official_rows=dict(task.rows),
@@ -60,13 +64,15 @@ def load_splits(
             )
         ),
         fingerprint=fingerprint([*train, *held_out, *validation]),
+        commit=place.commit if isinstance(place, Snapshot) else None,
     )
     return Splits(train, held_out, validation, info)
 
 
-def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
+def load_rows(task: TextTask, split: str, place: Place) -> list[Row]:
     """Load all rows of a split and check each against the task's declaration."""
-    table = read_table(task, split, data_dir, columns=task.columns, numbers=task.numbers)
+    table = read_table(task, split, place, columns=task.columns, numbers=task.numbers)
+    check_order(table.classes.get(task.label), task.labels, task.hub and task.hub.labels, where=table.where)
     rows = []
     for number, values in enumerate(table.rows, start=1):
         try:

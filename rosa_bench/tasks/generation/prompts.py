@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.rows import DataInfo, fingerprint, read_table, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.hub import Snapshot
 from rosa_bench.tasks.generation.task import GenerationTask
 
 
@@ -40,14 +42,15 @@ class PromptSplits(NamedTuple):
 
 
 def load_prompts(
-    task: GenerationTask, data_dir: Path | None, *, limit_train: int | None = None, limit_eval: int | None = None
+    task: GenerationTask, place: Place, *, limit_train: int | None = None, limit_eval: int | None = None
 ) -> PromptSplits:
     """Load, check and limit a task's rows.
 
     ``limit_train`` selects random rows. ``limit_eval`` selects random prompts of validation and of test, with all their
     references. The selection is the same for all seeds. Raises `UserError` if data are missing or not as declared.
     """
-    rows = {split: load_pairs(task, split, data_dir) for split in task.splits}
+    place = fetch_rows(task, place)  # once for all splits
+    rows = {split: load_pairs(task, split, place) for split in task.splits}
     train = sample(rows[task.train], limit_train)
     validation, test = (sample(group_by_prompt(rows[split]), limit_eval) for split in (task.validation, task.test))
     kept = {
@@ -56,7 +59,7 @@ def load_prompts(
         task.test: [pair for prompt in test for pair in prompt.pairs],
     }
     info = DataInfo(
-        source=describe_source(task, data_dir),
+        source=describe_source(task, place if isinstance(place, Path) else None),
         synthetic=task.synthetic,
         rows={
             "train": len(train),
@@ -67,13 +70,14 @@ def load_prompts(
         official_rows=dict(task.rows),
         subset=any(len(kept[split]) < task.rows.get(split, len(rows[split])) for split in task.splits),
         fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
+        commit=place.commit if isinstance(place, Snapshot) else None,
     )
     return PromptSplits(train, validation, test, info)
 
 
-def load_pairs(task: GenerationTask, split: str, data_dir: Path | None) -> list[Pair]:
+def load_pairs(task: GenerationTask, split: str, place: Place) -> list[Pair]:
     """Load all rows of a split. Raises `UserError` for an empty prompt or reference."""
-    table = read_table(task, split, data_dir, columns=task.columns)
+    table = read_table(task, split, place, columns=task.columns)
     pairs = []
     for number, values in enumerate(table.rows, start=1):
         for column in task.columns:
