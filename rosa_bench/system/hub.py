@@ -218,11 +218,11 @@ def _memory(repository: Repository, revision: str) -> Path:
 
 def _remember(repository: Repository, listing: Listing) -> None:
     """Store what was listed, by revision and by commit. Both are written only after all files are complete."""
-    content = json.dumps({"commit": listing.commit, "digests": listing.digests})
+    content = json.dumps({"commit": listing.commit, "digests": listing.digests}).encode()
     for revision in (listing.commit, repository.revision):
         path = _memory(repository, revision)
         try:
-            if not path.is_file() or path.read_text(encoding="utf-8") != content:
+            if not path.is_file() or path.read_bytes() != content:
                 write_atomic(path, content)
         except OSError as error:  # works without, but cannot tell later offline whether a copy is complete
             log.debug("%s cannot be written: %s", path, error)

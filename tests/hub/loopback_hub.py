@@ -7,9 +7,11 @@ git's SHA-1.
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -45,6 +47,10 @@ class Repository:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "Server"
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.append(self.connection)
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -153,6 +159,10 @@ class Server(ThreadingHTTPServer):
     block_on_close = False
     hub: "LoopbackHub"
 
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.connections: list[socket.socket] = []
+
     def handle_error(self, *_: Any) -> None:
         """Say nothing of clients that went away."""
 
@@ -193,6 +203,9 @@ class LoopbackHub:
         self.closing.set()
         self.server.shutdown()
         self.server.server_close()
+        for connection in self.server.connections:
+            with suppress(OSError):  # closed already
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 # Ways to fail

@@ -27,4 +27,4 @@ def test_a_run_from_the_hub_records_both_commits_and_downloads_only_what_it_need
     asked = " ".join(hub.requests)
     for unwanted in (".bin", ".h5", "onnx", ".py", "README", "mrpc", "cola/test"):
         assert unwanted not in asked
-    assert len([request for request in hub.requests if "/api/" in request]) == 2  # one for each repository
+    assert len([request for request in hub.requests if "/revision/" in request]) == 2  # one for each repository
