@@ -32,7 +32,7 @@ class Table(NamedTuple):
 
     rows: list[dict[str, Any]]
     where: str
-    classes: Mapping[str, Sequence[str]] = {}  # noqa: RUF012 - never changed
+    classes: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True)

@@ -162,9 +162,7 @@ def _download(repository: Repository, commit: str, path: str, *, anew: bool = Fa
     from huggingface_hub import hf_hub_download
 
     with _problems():
-        hf_hub_download(
-            repository.id, path, repo_type=repository.kind, revision=commit, force_download=anew
-        )
+        hf_hub_download(repository.id, path, repo_type=repository.kind, revision=commit, force_download=anew)
 
 
 @contextmanager

@@ -13,6 +13,21 @@ log = logging.getLogger(__name__)
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+# What the client's own types of errors say about the hub, in the order in which they are looked for.
+MEANINGS = {
+    "HFValidationError": "cannot have a repository of this name",
+    "OfflineModeIsEnabled": "is not asked, because HF_HUB_OFFLINE is set",
+    "GatedRepoError": "asks to accept terms first; do so on the repository's page, and set HF_TOKEN",
+    "RevisionNotFoundError": "does not have this revision",
+}
+STATUSES = {
+    401: "refuses access; check the name and HF_TOKEN",
+    403: "refuses access; check the name and HF_TOKEN",
+    404: "does not have it; check the name, and HF_TOKEN if it is private",
+    429: "asks to wait",
+}
+PROXY = "is behind a proxy that cannot be used; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+NOT_JSON = {"ValueError", "LookupError", "TypeError", "AttributeError", "OSError"}
 PATIENCE_S = 3.0  # an answer that takes longer is announced
 
 
@@ -22,61 +37,47 @@ def check_environment() -> None:
     try:
         address = urlsplit(endpoint)
         usable = address.scheme in ("http", "https") and bool(address.hostname) and address.port != 0
-        usable = usable and endpoint.isprintable() and " " not in endpoint
+        usable = usable and endpoint.isprintable() and " " not in endpoint  # `urlsplit` drops line breaks
     except ValueError:
         usable = False
     if not usable:
-        shown = endpoint if "@" not in endpoint else "..."  # it may contain a password
+        shown = endpoint if endpoint.isprintable() and "@" not in endpoint else "..."  # it may contain a password
         raise UserError(
             f"HF_ENDPOINT={shown} is not the address of a hub; set it to one like {DEFAULT_ENDPOINT}, or unset it"
         )
     for name in TIMEOUTS:
         value = os.environ.get(name)
-        if value is not None and not (value.strip().isdecimal() and int(value) > 0):
+        if value is not None and not (value.isascii() and value.isdecimal() and int(value) > 0):
             raise UserError(f"{name}={value} is not a number of seconds; set it to a whole number such as 10")
 
 
 def reason(error: BaseException) -> str:
     """Explain an error of the hub's client in one clause, without addresses, headers or tokens."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import HFValidationError
 
     errors = list(_causes(error))
     names = {kind.__name__ for one in errors for kind in type(one).__mro__}
-    host = _host()
-    if isinstance(error, HFValidationError):
-        return "this is not the name of a repository"
-    if "OfflineModeIsEnabled" in names:
-        return "HF_HUB_OFFLINE is set"
-    status = next((one.response.status_code for one in errors if getattr(one, "response", None) is not None), None)  # pyright: ignore[reportAttributeAccessIssue]
-    if "GatedRepoError" in names:
-        return f"{host} asks to accept its terms (status {status}); do so on its page, and set HF_TOKEN"
-    if "RevisionNotFoundError" in names:
-        return f"{host} does not have this revision"
-    if status in (401, 403):
-        return f"{host} refuses access (status {status}); check the name and HF_TOKEN"
-    if status == 404:
-        return f"{host} does not have it (status 404); check the name, and HF_TOKEN if it is private"
-    if status == 429:
-        return f"{host} asks to wait (status 429)"
-    if status is not None:
-        return f"{host} answers with an error (status {status})"
-    if "ProxyError" in names or any("proxy" in str(one).lower() for one in errors if isinstance(one, ValueError)):
-        return "the proxy cannot be used; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
-    if "TimeoutException" in names:
-        return f"{host} does not answer within {constants.HF_HUB_ETAG_TIMEOUT} s"
-    if "ConnectError" in names:
-        trust = any("CERTIFICATE" in str(one).upper() for one in errors)
-        return f"the certificate of {host} is not trusted" if trust else f"{host} cannot be reached"
-    if "HTTPError" in names:
-        return f"{host} breaks the connection off"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'the cache'}: {error.strerror}"
-    if any("size" in str(one) for one in errors if isinstance(one, OSError)):
-        return f"{host} sends less than it announces"
-    if isinstance(error, ValueError | LookupError | TypeError | AttributeError | OSError):  # not the hub's JSON
-        return f"{host} does not answer like a hub, but perhaps like a network's log-in page"
-    return f"the hub's client fails with {type(error).__name__}"
+    responses = (getattr(one, "response", None) for one in errors)
+    status = next((response.status_code for response in responses if response is not None), None)
+    texts = " ".join(str(one) for one in errors).lower()
+    known = (
+        *((name in names, words) for name, words in MEANINGS.items()),
+        (status is not None, f"{STATUSES.get(status or 0, 'answers with an error')} (status {status})"),
+        ("ProxyError" in names or ("proxy" in texts and "ValueError" in names), PROXY),
+        ("TimeoutException" in names, f"does not answer within {constants.HF_HUB_ETAG_TIMEOUT} s"),
+        ("ConnectError" in names and "certificate" in texts, "has a certificate that is not trusted"),
+        ("ConnectError" in names, "cannot be reached"),
+        ("HTTPError" in names, "breaks the connection off"),
+        (isinstance(error, OSError) and bool(error.strerror), "is out of reach: " + _strerror(error)),
+        ("OSError" in names and "size" in texts, "sends less than it announces"),
+        (bool(names & NOT_JSON), "does not answer like a hub, but perhaps like a network's log-in page"),
+        (True, f"ends the client with {type(error).__name__}"),
+    )
+    return f"{_host()} {next(words for holds, words in known if holds)}"
+
+
+def _strerror(error: BaseException) -> str:
+    return f"{getattr(error, 'filename', None) or 'the cache'}: {getattr(error, 'strerror', '')}"
 
 
 @contextmanager

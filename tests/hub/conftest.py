@@ -100,8 +100,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Any
         byte_tokenizer(max_length=64 if name == "tiny_roberta" else 256).save_pretrained(folder)
         found[name] = {path.name: path.read_bytes() for path in folder.iterdir()}
         found[name] |= {
-            "pytorch_model.bin": b"\x80pickle", "tf_model.h5": b"h5", "onnx/model.onnx": b"onnx", "modeling.py": b"raise",
-            "onnx/model.safetensors": b"no", "README.md": b"#",
+            "pytorch_model.bin": b"\x80pickle", "tf_model.h5": b"h5", "onnx/model.onnx": b"onnx",
+            "modeling.py": b"raise", "onnx/model.safetensors": b"no", "README.md": b"#",
         }  # fmt: skip
     return found
 
@@ -138,18 +138,36 @@ class Outcome(NamedTuple):
 TINY = ("device=cpu", "epochs=1", "batch_size=8", "limit_train=16", "limit_eval=8", "max_length=64", "rank=2")
 
 
-@pytest.fixture
-def run(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
-    """``run("task=cola", HF_TOKEN="x")``: that run in a process of its own, which knows no other hub."""
+STOPPED = """
+import os, signal, sys, rosa_bench
+from rosa_bench.training.observer import Observer
 
-    def call(*overrides: str, **environment: str | None) -> Outcome:
+class Stop(Observer):
+    def on_step_start(self, training):
+        if training.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+try:
+    rosa_bench.run(sys.argv[1:], [Stop()])
+except KeyboardInterrupt as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def program(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
+    """``program(["-m", "module"], "task=cola", HF_TOKEN="x")``: Python in a process that knows no other hub."""
+
+    def call(start: list[str], *overrides: str, **environment: str | None) -> Outcome:
         variables = {
             **os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "hf"), "ROSA_BENCH_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": None,
-            "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "NO_PROXY": "127.0.0.1,localhost", **environment,
+            "HF_HUB_ETAG_TIMEOUT": "2", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "NO_PROXY": "127.0.0.1,localhost",
+            **environment,
         }  # fmt: skip
         given = {name: value for name, value in variables.items() if value is not None}
-        command = [sys.executable, "-m", "rosa_bench.cli.main", *overrides, *TINY]
+        defaults = [one for one in TINY if one.partition("=")[0] not in {it.partition("=")[0] for it in overrides}]
+        command = [sys.executable, *start, *overrides, *defaults]
         done = subprocess.run(
             command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False, timeout=300
         )
@@ -159,6 +177,35 @@ def run(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def run(program: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """``run("task=cola", HF_TOKEN="x")``: that run."""
+    return lambda *overrides, **environment: program(["-m", "rosa_bench.cli.main"], *overrides, **environment)
+
+
+@pytest.fixture
+def interrupt(program: Callable[..., Outcome]) -> Callable[..., None]:
+    """``interrupt("task=cola")``: that run, stopped in its third step, with a checkpoint."""
+
+    def call(*overrides: str) -> None:
+        done = program(["-c", STOPPED], *overrides)
+        assert "stopped by SIGTERM after step" in done.out, done.out
+
+    return call
+
+
+@pytest.fixture
 def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
     """``records()``: the records that the runs left."""
-    return lambda: [json.loads(path.read_text()) for path in sorted((tmp_path / "results").rglob("runs/**/*.json"))]
+    return lambda: [json.loads(path.read_text()) for path in sorted((tmp_path / "results" / "runs").glob("*/*/*.json"))]
+
+
+@pytest.fixture(scope="session")
+def other_cola() -> dict[str, bytes]:
+    """CoLA with other rows."""
+    return cola(seed=1)
+
+
+@pytest.fixture(scope="session")
+def reversed_cola() -> dict[str, bytes]:
+    """CoLA with its classes numbered the other way round."""
+    return cola(classes=["acceptable", "unacceptable"])

@@ -124,7 +124,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_error_code(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
-        for name, value in {"X-Error-Code": code, "X-Error-Message": code, "Content-Length": "0", **(headers or {})}.items():
+        for name, value in {
+            "X-Error-Code": code,
+            "X-Error-Message": code,
+            "Content-Length": "0",
+            **(headers or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -145,7 +150,9 @@ def parse(path: str) -> tuple[str, str, str, str, str]:
 
 
 def described(path: str, file: File) -> dict[str, Any]:
-    large = {"lfs": {"sha256": file.sha256, "size": len(file.content), "pointerSize": 134}} if path.endswith(LARGE) else {}
+    large = (
+        {"lfs": {"sha256": file.sha256, "size": len(file.content), "pointerSize": 134}} if path.endswith(LARGE) else {}
+    )
     return {"rfilename": path, "size": len(file.content), "blobId": file.sha1, **large}
 
 

@@ -23,8 +23,8 @@ OTHERS = (
 def fetch_weights(model: Model, source: "Source", *, commit: str | None = None) -> "Source":
     """Return a source on the hub as a local folder at one commit. Any other source is returned as it is.
 
-    ``commit`` is the only one that will do; by default the newest of ``model.revision``. Raises `UserError` if the files
-    cannot be fetched and are not cached, or if there are no weights among them.
+    ``commit`` is the only one that will do; by default the newest of ``model.revision``. Raises `UserError` if the
+    files cannot be fetched and are not cached, or if there are no weights among them.
     """
     if source.kind != "hub" or source.commit is not None:
         return source
