@@ -68,7 +68,7 @@ def reason(error: BaseException) -> str:
         ("ConnectError" in names and "certificate" in texts, "has a certificate that is not trusted"),
         ("ConnectError" in names, "cannot be reached"),
         ("HTTPError" in names, "breaks the connection off"),
-        (isinstance(error, OSError) and bool(error.strerror), "is out of reach: " + _strerror(error)),
+        (isinstance(error, OSError) and bool(error.strerror), f"has files that cannot be stored here: {_place(error)}"),
         ("OSError" in names and "size" in texts, "sends less than it announces"),
         (bool(names & NOT_JSON), "does not answer like a hub, but perhaps like a network's log-in page"),
         (True, f"ends the client with {type(error).__name__}"),
@@ -76,7 +76,7 @@ def reason(error: BaseException) -> str:
     return f"{_host()} {next(words for holds, words in known if holds)}"
 
 
-def _strerror(error: BaseException) -> str:
+def _place(error: BaseException) -> str:
     return f"{getattr(error, 'filename', None) or 'the cache'}: {getattr(error, 'strerror', '')}"
 
 

@@ -79,29 +79,88 @@ def test_a_proxy_is_respected(hub: Any, run: Callable) -> None:
 
 
 def test_a_resumed_run_keeps_the_commits_of_its_checkpoint(
-    hub: Any, run: Callable, records: Callable, interrupt: Callable, other_cola: dict[str, bytes]
+    hub: Any, run: Callable, records: Callable, interrupt: Callable, moved: Callable
 ) -> None:
-    before = hub.repositories["dataset", "nyu-mll/glue"].branches["main"]
+    before = commits(hub)
     interrupt(*COLA, *LONG)
-    moved = hub.put("nyu-mll/glue", other_cola, kind="dataset")
-    done = run(*COLA, *LONG)
-    assert done.status == 0, done.out
-    assert "continuing from step" in done.out
-    [record] = records()
-    assert record["data"]["commit"] == before
-    again = run(*COLA, *LONG, "resume=never")
-    assert again.status == 0, again.out
-    [record] = records()
-    assert record["data"]["commit"] == moved
+    moved()
+    assert "continuing from step" in run(*COLA, *LONG).out
+    [resumed] = records()
+    assert (resumed["data"]["commit"], resumed["model"]["commit"]) == before != commits(hub)
+    data, weights = before
+    assert run(*COLA, *LONG, f"task.hub.revision={data}", f"model.revision={weights}").status == 0  # another id
+    assert run(*COLA, *LONG, "resume=never").status == 0
+    by_commit = {
+        it["data"]["commit"]: it for it in records() if it["id"] != resumed["id"] or it["data"]["commit"] != data
+    }
+    assert set(by_commit) == {data, commits(hub)[0]}
+    assert without_times(resumed) == without_times(by_commit[data])
+    assert without_times(resumed) != without_times(by_commit[commits(hub)[0]])
+
+
+def commits(hub: Any) -> tuple[str, str]:
+    repositories = (("dataset", "nyu-mll/glue"), ("model", "FacebookAI/roberta-base"))
+    data, weights = (hub.repositories[it].branches["main"] for it in repositories)
+    return data, weights
+
+
+def without_times(record: dict[str, Any]) -> list[Any]:
+    epochs = [{**epoch, "time_s": None} for epoch in record["scores"]["epochs"]]
+    return [epochs, record["scores"]["last"], record["data"]["fingerprint"]]
+
+
+@pytest.fixture
+def moved(hub: Any, other_cola: dict[str, bytes]) -> Callable[[], None]:
+    """``moved()``: both repositories have a new commit on main, the weights with one number changed."""
+
+    def act() -> None:
+        files = hub.repositories["model", "FacebookAI/roberta-base"].commits[commits(hub)[1]]
+        changed = {path: it.content for path, it in files.items()}
+        weights = bytearray(changed["model.safetensors"])
+        weights[-1] ^= 4
+        hub.put("FacebookAI/roberta-base", {**changed, "model.safetensors": bytes(weights)})
+        hub.put("nyu-mll/glue", other_cola, kind="dataset")
+
+    return act
+
+
+def test_files_damaged_in_the_cache_are_mended_and_the_run_is_the_same(
+    run: Callable, records: Callable, tmp_path: Path
+) -> None:
+    assert run(*COLA).status == 0
+    [before] = records()
+    links = [path for path in (tmp_path / "hf").rglob("*") if path.is_symlink()]
+    names = {"model.safetensors", "tokenizer.json", "train-00000-of-00001.parquet"}
+    damaged = [path for path in links if path.name in names]
+    assert {path.name for path in damaged} == names
+    for path in damaged:
+        content = bytearray(path.read_bytes())
+        content[-40] ^= 1
+        path.resolve().write_bytes(bytes(content))
+    done = run(*COLA, "resume=never")
+    for path in damaged:
+        assert f"{path} is damaged in the hub's cache; fetching it again" in done.out
+    [after] = records()
+    assert without_times(after) == without_times(before)
+
+
+def test_a_repository_without_safetensors_is_refused_and_nothing_is_downloaded_or_converted(
+    hub: Any, run: Callable
+) -> None:
+    hub.put("FacebookAI/roberta-base", {"config.json": b"{}", "pytorch_model.bin": b"x" * 1000})
+    done = run(*COLA)
+    done.assert_refused("FacebookAI/roberta-base on the hub is not a model in safetensors format")
+    assert hub.downloads() == []
+    assert not [request for request in hub.requests if "discussions" in request or "pulls" in request]
 
 
 def test_a_commit_that_is_gone_is_refused_with_the_way_out(
-    hub: Any, run: Callable, interrupt: Callable, other_cola: dict[str, bytes], tmp_path: Path
+    hub: Any, run: Callable, interrupt: Callable, moved: Callable, tmp_path: Path
 ) -> None:
     interrupt(*COLA, *LONG)
     repository = hub.repositories["dataset", "nyu-mll/glue"]
     before = repository.branches["main"]
-    hub.put("nyu-mll/glue", other_cola, kind="dataset")
+    moved()
     del repository.commits[before]
     done = run(*COLA, *LONG, HF_HOME=str(tmp_path / "another"), ROSA_BENCH_CACHE=str(tmp_path / "another"))
     done.assert_refused("task=cola", before, "does not have this revision", "resume=never")

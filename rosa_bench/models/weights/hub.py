@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 # Nothing else is downloaded: no pickled weights, no weights of other frameworks, no code.
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
 OTHERS = (
-    "config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.jinja",
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
+    "chat_template.jinja",
 )  # fmt: skip
 
 
