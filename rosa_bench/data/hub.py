@@ -51,7 +51,7 @@ def split_files(hub: HubData, split: str, snapshot: Snapshot) -> list[Path]:
 
 def files_of(hub: HubData, split: str, paths: Sequence[str]) -> list[str]:
     """Return which of a repository's files hold a split. Raises `UserError` if there are none, or not all parts."""
-    pattern = hub.pattern.format(split=split)
+    pattern = hub.pattern.replace("{split}", split)
     found = sorted(path for path in paths if PurePosixPath("/", path).match(f"/{pattern}"))
     if not found:
         raise UserError(

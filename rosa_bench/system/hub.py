@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from urllib.parse import quote
 
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import cache_folder, sha256, write_atomic
-from rosa_bench.system.network import reason, waiting
+from rosa_bench.system.network import is_silence, reason, waiting
 
 log = logging.getLogger(__name__)
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+PAUSE_S = 300.0  # a hub that did not answer is not asked again for this long
+_silent: dict[str, tuple[float, str]] = {}  # by address: until when, and what happened
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -110,6 +113,7 @@ def _ask(repository: Repository, commit: str | None) -> Listing:
     """Ask the hub which commit a revision is, and for the paths and hashes of its files: a single request."""
     from huggingface_hub import HfApi, constants
 
+    _raise_if_silent()
     with _problems(), waiting(f"asking the hub for {repository.id}", timeout_s=constants.HF_HUB_ETAG_TIMEOUT):
         found = HfApi().repo_info(
             repository.id,
@@ -118,7 +122,7 @@ def _ask(repository: Repository, commit: str | None) -> Listing:
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             files_metadata=True,
         )
-        digests = {it.rfilename: it.lfs.sha256 if it.lfs else it.blob_id for it in found.siblings or ()}
+        digests = {it.rfilename: it.lfs.sha256 if it.lfs else it.blob_id for it in found.siblings or ()}  # pyright: ignore[reportAttributeAccessIssue]
         if not COMMIT.fullmatch(found.sha or ""):
             raise ValueError("no commit")
     known = {path: digest if DIGEST.fullmatch(digest or "") else None for path, digest in digests.items()}
@@ -161,6 +165,9 @@ def _intact(repository: Repository, listing: Listing, chosen: Sequence[str]) -> 
 def _download(repository: Repository, commit: str, path: str, *, anew: bool = False) -> None:
     from huggingface_hub import hf_hub_download
 
+    present = _snapshot_folder(repository, commit) / path
+    if anew and present.is_file() and not present.is_symlink():  # on a file system without links the client keeps it
+        present.unlink()
     with _problems():
         hf_hub_download(repository.id, path, repo_type=repository.kind, revision=commit, force_download=anew)
 
@@ -171,7 +178,23 @@ def _problems() -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of any type: those of httpx, of xet, of the file system, of JSON that is none
-        raise UnavailableError(reason(error)) from error
+        problem = reason(error)
+        if is_silence(error):
+            _silent[_endpoint()] = (time.monotonic() + PAUSE_S, problem)
+        raise UnavailableError(problem) from error
+
+
+def _raise_if_silent() -> None:
+    """Raise again what came of the last question, if that was no answer: the next would be waited for as long."""
+    until, problem = _silent.get(_endpoint(), (0.0, ""))
+    if time.monotonic() < until:
+        raise UnavailableError(problem)
+
+
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT
 
 
 def _is_intact(path: Path, digest: str | None) -> bool:
@@ -201,8 +224,10 @@ def _found_in_cache(repository: Repository, commit: str | None) -> Listing:
 
     try:
         commit = commit or Path(constants.HF_HUB_CACHE, repository.cache_name, "refs", repository.revision).read_text()
-    except OSError:
+    except (OSError, ValueError):
         raise UnavailableError("") from None
+    if not COMMIT.fullmatch(commit):
+        raise UnavailableError("")
     folder = _snapshot_folder(repository, commit)
     paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
     if not paths:

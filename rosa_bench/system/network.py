@@ -51,6 +51,11 @@ def check_environment() -> None:
             raise UserError(f"{name}={value} is not a number of seconds; set it to a whole number such as 10")
 
 
+def is_silence(error: BaseException) -> bool:
+    """Return whether an error of the hub's client means that nobody answered."""
+    return bool({"TimeoutException", "ConnectError"} & {kind.__name__ for kind in type(error).__mro__})
+
+
 def reason(error: BaseException) -> str:
     """Explain an error of the hub's client in one clause, without addresses, headers or tokens."""
     from huggingface_hub import constants

@@ -107,16 +107,23 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Any
 
 
 @pytest.fixture
-def hub(made: dict[str, dict[str, bytes]]) -> Iterator[Any]:
-    """A running loopback hub."""
+def empty_hub() -> Iterator[Any]:
+    """A running loopback hub without repositories."""
     server = loopback_hub.LoopbackHub()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def hub(empty_hub: Any, made: dict[str, dict[str, bytes]]) -> Any:
+    """A running loopback hub with repositories of conf/."""
+    server = empty_hub
     server.put("FacebookAI/roberta-base", made["tiny_roberta"])
     server.put("openai-community/gpt2", made["tiny_gpt2"])
     server.put("nyu-mll/glue", cola(), kind="dataset")
     server.put("aps/super_glue", boolq(), kind="dataset")
     server.put("tuetschek/e2e_nlg", e2e(), kind="dataset", branch="refs/convert/parquet")
-    yield server
-    server.close()
+    return server
 
 
 class Outcome(NamedTuple):

@@ -40,6 +40,11 @@ def flip(path: Path) -> None:
 
 
 @pytest.fixture
+def hub(empty_hub: Any) -> Any:
+    return empty_hub
+
+
+@pytest.fixture
 def toy(hub: Any, here: None) -> str:
     return hub.put(TOY.id, FILES)
 
@@ -102,6 +107,40 @@ def test_a_damaged_file_in_the_cache_is_fetched_again_and_named(
     flip(get().folder / path)
     assert_content(get())
     assert f"{path} is damaged in the hub's cache; fetching it again" in caplog.text
+
+
+def test_a_file_that_was_deleted_or_cut_in_the_cache_is_fetched_again(toy: str) -> None:
+    folder = get().folder
+    (folder / "model.safetensors").resolve().unlink()
+    (folder / "config.json").resolve().write_bytes(b"{")
+    assert_content(get())
+
+
+def test_a_cache_without_links_is_checked_and_mended_too(toy: str, offline: Callable[[], None]) -> None:
+    folder = get().folder
+    for path in FILES:  # as on a file system that has no links
+        content = (folder / path).read_bytes()
+        (folder / path).unlink()
+        (folder / path).write_bytes(content)
+    assert_content(get())
+    flip(folder / "model.safetensors")
+    assert_content(get())
+    flip(folder / "config.json")
+    offline()
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        get()
+
+
+@pytest.mark.parametrize("commit", ["../../../..", "main", "0" * 39, ""])
+def test_a_reference_in_the_cache_that_is_no_commit_is_never_followed(
+    toy: str, offline: Callable[[], None], tmp_path: Path, commit: str
+) -> None:
+    folder = tmp_path / "hub" / TOY.cache_name / "refs"
+    folder.mkdir(parents=True)
+    (folder / "main").write_text(commit)
+    offline()
+    with pytest.raises(UserError, match="is not cached on this machine"):
+        get()
 
 
 def test_a_damaged_file_is_never_used_without_the_hub(toy: str, offline: Callable) -> None:
@@ -273,6 +312,22 @@ def test_a_cache_that_cannot_be_written_changes_nothing(toy: str, monkeypatch: p
 def test_a_name_that_no_repository_can_have_is_one_line(here: None, name: str) -> None:
     with pytest.raises(UserError, match="cannot have a repository of this name"):
         get(repository=Repository(name, "model"))
+
+
+def test_a_hub_that_does_not_answer_is_not_asked_again_at_once(
+    hub: Any, toy: str, faults: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = get()
+    hub.fault = faults.black_hole
+    before = len(hub.requests)
+    assert [get(), get()] == [expected, expected]
+    assert len(hub.requests) == before + 1
+    assert caplog.text.count("does not answer within 1 s; going on") == 2
+    hub.fault = None
+    monkeypatch.setattr(hub_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(hub_module, "_silent", {})
+    get()
+    assert len(hub.requests) == before + 2
 
 
 def test_waiting_is_announced(hub: Any, toy: str, faults: Any, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
