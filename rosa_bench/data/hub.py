@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import Repository, Snapshot, fetch
+from rosa_bench.system.hub import fetch
+from rosa_bench.system.hub_cache import Repository, Snapshot
 
 # Where a task's rows are: the user's folder, files of the hub, or None: still on the hub, or generated.
 Place = Path | Snapshot | None

@@ -5,57 +5,31 @@ then read a local folder, so nothing after this can reach the network. If the hu
 complete copy in the cache is used, and the log says so.
 """
 
-import hashlib
-import json
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
-from urllib.parse import quote
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import cache_folder, sha256, write_atomic
+from rosa_bench.system.hub_cache import (
+    COMMIT,
+    DIGEST,
+    Listing,
+    Repository,
+    Snapshot,
+    commits,
+    found_in_cache,
+    is_intact,
+    listed,
+    remember,
+    snapshot_folder,
+)
 from rosa_bench.system.network import is_silence, reason, waiting
 
 log = logging.getLogger(__name__)
 
-COMMIT = re.compile(r"[0-9a-f]{40}")
 PAUSE_S = 300.0  # a hub that did not answer is not asked again for this long
 _silent: dict[str, tuple[float, str]] = {}  # by address: until when, and what happened
-DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-class Repository(NamedTuple):
-    """A repository on the hub. ``kind`` is ``model`` or ``dataset``; ``revision`` a branch, tag or commit."""
-
-    id: str
-    kind: str
-    revision: str = "main"
-
-    @property
-    def cache_name(self) -> str:
-        """Name of the repository's folder in a cache."""
-        return f"{self.kind}s--{self.id.replace('/', '--')}"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Files of a repository at one commit, on this machine. ``files`` are paths inside ``folder``."""
-
-    folder: Path
-    commit: str
-    files: tuple[str, ...]
-
-
-class Listing(NamedTuple):
-    """A commit, and its files: path -> SHA-256 of a large file, git's SHA-1 of any other, None if unknown."""
-
-    commit: str
-    digests: dict[str, str | None]
 
 
 class UnavailableError(Exception):
@@ -81,32 +55,45 @@ def fetch(
     """
     if COMMIT.fullmatch(repository.revision):
         commit = commit or repository.revision
+    if commit is not None and not COMMIT.fullmatch(commit):
+        raise UserError(f"{what}: {commit!r} is not a commit; {remedies[-1]}")
     try:
-        known = _remembered(repository, commit) if commit else None
-        listing = known or _ask(repository, commit)
+        listing = (listed(repository, commit) if commit else None) or _ask(repository, commit)
         found = _complete(repository, listing, choose(list(listing.digests)))
     except UnavailableError as problem:
         try:
-            listing = _remembered(repository, commit) or _found_in_cache(repository, commit)
-            found = _intact(repository, listing, choose(list(listing.digests)))
-        except (UnavailableError, UserError) as missing:
+            found = _cached(repository, commit, choose)
+        except UnavailableError as missing:
+            asked = f"{repository.id}, commit {commit}" if commit not in (None, repository.revision) else repository.id
             ways = ", ".join(remedies[:-1]) + f", or {remedies[-1]}"
             raise UserError(
-                f"{what} cannot be fetched from the hub ({_named(repository, commit)}: {problem}) and "
-                f"{_not_cached(missing)}; {ways}"
+                f"{what} cannot be fetched from the hub ({asked}: {problem}) and {missing}; {ways}"
             ) from problem
         log.warning("%s; going on with the cached copy of %s, commit %s", problem, repository.id, found.commit)
         return found
-    _remember(repository, listing)
+    remember(repository, listing)
     return found
 
 
-def _named(repository: Repository, commit: str | None) -> str:
-    return f"{repository.id}, commit {commit}" if commit and commit != repository.revision else repository.id
+def _cached(repository: Repository, commit: str | None, choose: Callable[[Sequence[str]], list[str]]) -> Snapshot:
+    """Return the chosen files of the newest complete commit in the cache.
 
-
-def _not_cached(missing: Exception) -> str:
-    return str(missing) if str(missing) and isinstance(missing, UnavailableError) else "is not cached on this machine"
+    Raises `UnavailableError` if there is none, or if one of its files is damaged.
+    """
+    for known in (commit,) if commit else commits(repository):
+        listing = listed(repository, known) or found_in_cache(repository, known)
+        try:
+            chosen = choose(list(listing.digests))
+        except UserError:  # too few files were downloaded
+            continue
+        folder = snapshot_folder(repository, known)
+        if not chosen or not all((folder / path).is_file() for path in chosen):
+            continue
+        for path in chosen:
+            if not is_intact(folder / path, listing.digests[path]):
+                raise UnavailableError(f"{folder / path} is damaged")
+        return Snapshot(folder, known, tuple(chosen))
+    raise UnavailableError("is not cached on this machine")
 
 
 def _ask(repository: Repository, commit: str | None) -> Listing:
@@ -131,41 +118,30 @@ def _ask(repository: Repository, commit: str | None) -> Listing:
 
 def _complete(repository: Repository, listing: Listing, chosen: Sequence[str]) -> Snapshot:
     """Download the files that are missing, and fetch damaged ones again."""
-    folder = _snapshot_folder(repository, listing.commit)
+    folder = snapshot_folder(repository, listing.commit)
     missing = [path for path in chosen if not (folder / path).is_file()]
     if missing:
         log.info("fetching %s, commit %s: %s", repository.id, listing.commit, ", ".join(missing))
     for path in chosen:
         if path in missing:
             _download(repository, listing.commit, path)
-        elif not _is_intact(folder / path, listing.digests[path]):
+        elif not is_intact(folder / path, listing.digests[path]):
             log.warning("%s is damaged in the hub's cache; fetching it again", folder / path)
             _download(repository, listing.commit, path, anew=True)
         else:
             continue
-        if not _is_intact(folder / path, listing.digests[path]):
+        if not is_intact(folder / path, listing.digests[path]):
             _download(repository, listing.commit, path, anew=True)  # a body may be damaged on its way
-            if not _is_intact(folder / path, listing.digests[path]):
+            if not is_intact(folder / path, listing.digests[path]):
                 (folder / path).resolve().unlink(missing_ok=True)
                 raise UnavailableError(f"{path} does not have the hash that the hub declares, twice")
-    return Snapshot(folder, listing.commit, tuple(chosen))
-
-
-def _intact(repository: Repository, listing: Listing, chosen: Sequence[str]) -> Snapshot:
-    """Return the chosen files in the cache. Raises `UnavailableError` if one is missing or damaged."""
-    folder = _snapshot_folder(repository, listing.commit)
-    for path in chosen:
-        if not (folder / path).is_file():
-            raise UnavailableError(f"{path} is not cached on this machine")
-        if not _is_intact(folder / path, listing.digests[path]):
-            raise UnavailableError(f"{folder / path} is damaged")
     return Snapshot(folder, listing.commit, tuple(chosen))
 
 
 def _download(repository: Repository, commit: str, path: str, *, anew: bool = False) -> None:
     from huggingface_hub import hf_hub_download
 
-    present = _snapshot_folder(repository, commit) / path
+    present = snapshot_folder(repository, commit) / path
     if anew and present.is_file() and not present.is_symlink():  # on a file system without links the client keeps it
         present.unlink()
     with _problems():
@@ -195,69 +171,3 @@ def _endpoint() -> str:
     from huggingface_hub import constants
 
     return constants.ENDPOINT
-
-
-def _is_intact(path: Path, digest: str | None) -> bool:
-    """Return whether a file has its hash. In the cache a file is a link to one that is named by its hash."""
-    named = path.resolve().name
-    expected = digest or (named if path.is_symlink() and DIGEST.fullmatch(named) else None)
-    if expected is None:
-        return True
-    return (sha256(path) if len(expected) == 64 else _git_hash(path)) == expected
-
-
-def _git_hash(path: Path) -> str:
-    """Return git's hash of a file, as 40 hexadecimal digits."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _snapshot_folder(repository: Repository, commit: str) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / repository.cache_name / "snapshots" / commit
-
-
-def _found_in_cache(repository: Repository, commit: str | None) -> Listing:
-    """List what another program has downloaded, whether or not that is complete."""
-    from huggingface_hub import constants
-
-    try:
-        commit = commit or Path(constants.HF_HUB_CACHE, repository.cache_name, "refs", repository.revision).read_text()
-    except (OSError, ValueError):
-        raise UnavailableError("") from None
-    if not COMMIT.fullmatch(commit):
-        raise UnavailableError("")
-    folder = _snapshot_folder(repository, commit)
-    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    if not paths:
-        raise UnavailableError("")
-    return Listing(commit, dict.fromkeys(paths))
-
-
-def _memory(repository: Repository, revision: str) -> Path:
-    return cache_folder() / "hub" / repository.cache_name / f"{quote(revision, safe='')}.json"
-
-
-def _remember(repository: Repository, listing: Listing) -> None:
-    """Store what was listed, by revision and by commit. Both are written only after all files are complete."""
-    content = json.dumps({"commit": listing.commit, "digests": listing.digests}).encode()
-    for revision in (listing.commit, repository.revision):
-        path = _memory(repository, revision)
-        try:
-            if not path.is_file() or path.read_bytes() != content:
-                write_atomic(path, content)
-        except OSError as error:  # works without, but cannot tell later offline whether a copy is complete
-            log.debug("%s cannot be written: %s", path, error)
-
-
-def _remembered(repository: Repository, commit: str | None) -> Listing | None:
-    """Return what the hub listed for a commit, or when this revision was last fetched. None if that is unknown."""
-    try:
-        values = json.loads(_memory(repository, commit or repository.revision).read_text(encoding="utf-8"))
-        found = Listing(values["commit"], dict(values["digests"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    fits = COMMIT.fullmatch(str(found.commit)) and found.commit == (commit or found.commit)
-    known = all(digest is None or DIGEST.fullmatch(str(digest)) for digest in found.digests.values())
-    return found if fits and known else None

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from rosa_bench.system import hub as hub_module
+from rosa_bench.system import hub_cache
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import Repository, Snapshot, fetch
+from rosa_bench.system.hub import fetch
+from rosa_bench.system.hub_cache import Repository, Snapshot
 
 TOY = Repository("some/toy", "model")
 FILES = {
@@ -143,6 +145,12 @@ def test_a_reference_in_the_cache_that_is_no_commit_is_never_followed(
         get()
 
 
+@pytest.mark.parametrize("commit", ["../..", "main", ""])
+def test_a_pinned_commit_that_is_none_is_refused(toy: str, commit: str) -> None:
+    with pytest.raises(UserError, match=r"model=toy: .* is not a commit; set model\.path=FOLDER"):
+        get(commit=commit)
+
+
 def test_a_damaged_file_is_never_used_without_the_hub(toy: str, offline: Callable) -> None:
     path = get().folder / "model.safetensors"
     flip(path)
@@ -252,6 +260,23 @@ def test_an_update_that_fails_leaves_the_last_complete_commit_in_use(
     assert f"going on with the cached copy of some/toy, commit {toy}" in caplog.text
 
 
+def test_files_fetched_before_the_branch_moved_stay_usable_offline(
+    hub: Any, toy: str, offline: Callable[[], None]
+) -> None:
+    def one(path: str) -> Snapshot:
+        return fetch(TOY, lambda paths: [it for it in paths if it == path], what="w", remedies=["r", "s"])
+
+    first = one("config.json")
+    moved = hub.put(TOY.id, {path: content + b"new" for path, content in FILES.items()})
+    second = one("model.safetensors")
+    assert (first.commit, second.commit) == (toy, moved)
+    offline()
+    assert one("config.json") == first
+    assert one("model.safetensors") == second
+    with pytest.raises(UserError, match="is not cached"):
+        one("model-2.safetensors")
+
+
 def test_a_copy_that_another_program_has_downloaded_is_used_offline(toy: str, hub: Any, offline: Callable) -> None:
     from huggingface_hub import snapshot_download
 
@@ -287,8 +312,7 @@ def test_a_path_that_leads_elsewhere_is_refused(hub: Any, toy: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("content", [
-    b"", b"{", b"[]", b'{"commit": "../x", "digests": {}}', b'{"commit": 3, "digests": 4}', b"\xff",
-    b'{"commit": "%s", "digests": {"config.json": 5}}' % (b"a" * 40),
+    b"", b"{", b"[]", b"{}", b'["../x"]', b"[3]", b"4", b"\xff", b'{"config.json": 5}', b'{"config.json": "z"}',
 ])  # fmt: skip
 def test_a_damaged_note_about_the_cache_is_as_good_as_none(toy: str, content: bytes, tmp_path: Path) -> None:
     get()
@@ -303,7 +327,7 @@ def test_a_cache_that_cannot_be_written_changes_nothing(toy: str, monkeypatch: p
     def refuse(*_: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(hub_module, "write_atomic", refuse)
+    monkeypatch.setattr(hub_cache, "write_atomic", refuse)
     assert_content(get())
     assert_content(get())
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.models.spec import Model
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import Repository, fetch
+from rosa_bench.system.hub import fetch
+from rosa_bench.system.hub_cache import Repository
 
 if TYPE_CHECKING:
     from rosa_bench.models.weights.source import Source

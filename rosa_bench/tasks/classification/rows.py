@@ -8,7 +8,7 @@ from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.rows import DataInfo, Row, fingerprint, held_out_size, random_order, read_table, sample, take
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import Snapshot
+from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.classification.task import TextTask
 
 

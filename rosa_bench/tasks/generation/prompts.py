@@ -9,7 +9,7 @@ from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.rows import DataInfo, fingerprint, read_table, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub import Snapshot
+from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.generation.task import GenerationTask
 
 
