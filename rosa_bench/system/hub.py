@@ -110,8 +110,8 @@ def _ask(repository: Repository, commit: str | None) -> Listing:
             files_metadata=True,
         )
         digests = {it.rfilename: it.lfs.sha256 if it.lfs else it.blob_id for it in found.siblings or ()}  # pyright: ignore[reportAttributeAccessIssue]
-        if not COMMIT.fullmatch(found.sha or ""):
-            raise ValueError("no commit")
+        if not COMMIT.fullmatch(found.sha or "") or (commit and found.sha != commit):
+            raise ValueError("no commit, or another")
     known = {path: digest if DIGEST.fullmatch(digest or "") else None for path, digest in digests.items()}
     return Listing(str(found.sha), known)
 

@@ -303,6 +303,18 @@ def test_a_commit_that_is_none_is_never_part_of_a_path(
     assert not [path for path in tmp_path.rglob("*") if "elsewhere" in path.name]
 
 
+def test_a_hub_that_answers_with_another_commit_is_not_believed(hub: Any, toy: str, faults: Any) -> None:
+    def lie(handler: Any, path: str) -> bool:
+        if "/revision/" in path:
+            handler.send_json({"id": "some/toy", "sha": toy, "siblings": [{"rfilename": "config.json"}]})
+        return "/revision/" in path
+
+    hub.fault = lie
+    assert get().files == ("config.json",)
+    with pytest.raises(UserError, match="does not answer like a hub"):
+        get(commit="f" * 40)
+
+
 @pytest.mark.parametrize("path", ["../../../../escaped.safetensors", "/tmp/escaped.safetensors"])
 def test_a_path_that_leads_elsewhere_is_refused(hub: Any, toy: str, tmp_path: Path, path: str) -> None:
     hub.put(TOY.id, {path: b"x"})
