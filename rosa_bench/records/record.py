@@ -65,6 +65,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     official       whether the rows are the published ones or a known subset. None if the task declares none, and in
                    records older than the check
     fingerprint    hash of the rows that the run used, in order
+    commit         commit of the rows on the hub; None for other sources and in older records
     prompts        of a generation task: distinct prompts per split
     best_of_rank   of a synthetic regression: closed-form bounds
     facts          other facts that the task reports about its data
@@ -77,6 +78,7 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
     subset: bool
     fingerprint: str
     official: bool | None = None
+    commit: str | None = None
     prompts: dict[str, Count] | None = None
     best_of_rank: BestOfRank | None = None
     facts: dict[str, Json] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from rosa_bench.models.weights.source import Source, locate
 from rosa_bench.records.store import record_path, runs_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.files import check_writable
-from rosa_bench.system.network import offline_if_unreachable
+from rosa_bench.system.network import check_environment
 from rosa_bench.tasks.context import Context
 from rosa_bench.training.compile import check_compiler
 
@@ -45,7 +45,7 @@ class ResolvedRun:
             device=self.device,
             precision=self.precision,
             seed=config.seed,
-            data_dir=self.data_dir,
+            rows=self.data_dir,
             batch_size=config.batch_size,
             max_length=config.max_length,
             pad_to_max=config.pad_to_max,
@@ -101,10 +101,9 @@ class Inputs(NamedTuple):
 
 def find_inputs(config: RunConfig) -> Inputs:
     """Find the data and the weights. Raises `UserError` if either is missing."""
+    check_environment()
     data = describe_source(config.task, None if config.data_dir is None else Path(config.data_dir).expanduser())
     source = locate(config.model)
-    if "hub" in (source.kind, data.partition(" ")[0]):
-        offline_if_unreachable()
     return Inputs(data, source)
 
 

@@ -27,6 +27,7 @@ from rosa_bench.records.record import (
     Spectrum,
 )
 from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
+from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import autocast
@@ -58,7 +59,10 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     release_unused()
     config, meter = resolved.config, Meter(resolved.device)
     with meter.phase("load"):
-        problem = config.task.prepare(resolved.context)
+        checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
+        pinned = checkpoints.inputs_of_newest() if config.resume == "auto" else {}
+        problem = config.task.prepare(fetch(config, resolved.context, pinned=pinned))
+        checkpoints.inputs = inputs_of(problem)
         record = begin(resolved, problem)
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
@@ -66,7 +70,6 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
-    checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
     earlier = checkpoints.load() if config.resume == "auto" else None
     say_start(resolved, record)
     with (

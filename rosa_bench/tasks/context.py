@@ -1,10 +1,10 @@
 """What a task is told about the run it is prepared for."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from rosa_bench.data.hub import Place
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.source import Source
 
@@ -14,6 +14,7 @@ class Context:
     """Everything that a task may know about the run it is prepared for.
 
     source         where the weights of ``model`` come from
+    rows           where the rows are
     held_out_rows  fraction of the train rows to select on, at most ``held_out_max`` rows; 0 selects on validation
     """
 
@@ -22,7 +23,7 @@ class Context:
     device: torch.device
     precision: str
     seed: int
-    data_dir: Path | None
+    rows: Place
     batch_size: int
     max_length: int | None
     pad_to_max: bool

@@ -47,12 +47,14 @@ class Checkpoints:
     """The checkpoints of one run, in ``<folder>/step-<n>-epochs-<n>``. Only the newest is kept.
 
     identity  the run's identity (`rosa_bench.config.identity.identity`); other runs' checkpoints are refused
+    inputs    what the run is trained on (`rosa_bench.runs.inputs`); a checkpoint of other inputs is refused
     every_s   minimum number of seconds between two checkpoints
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], *, every_s: float):
         self.folder, self.every_s = folder, every_s
         self.identity = json.loads(json.dumps(identity))  # in the form in which it is read back from disk
+        self.inputs: dict[str, str] = {}
         self._saved_at = time.monotonic()
 
     def due(self) -> bool:
@@ -64,7 +66,7 @@ class Checkpoints:
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
             save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
-            values = {"identity": self.identity, **snapshot.values}
+            values = {"identity": self.identity, "inputs": self.inputs, **snapshot.values}
             (new / VALUES).write_text(json.dumps(values), encoding="utf-8")
         for other in self._found():
             if other != path:
@@ -87,8 +89,27 @@ class Checkpoints:
                     f"{path} belongs to another run ({', '.join(differences(identity, self.identity))}); move it away, "
                     "or start again with resume=never"
                 )
+            # Checkpoints older than this entry are of the same rows if their identity, which has the files' hash, is.
+            inputs = values.pop("inputs", None)
+            if inputs is None:
+                inputs = {name: it for name, it in self.inputs.items() if name == "rows_fingerprint"}
+            if other := differences(inputs, self.inputs):
+                raise UserError(
+                    f"{path} was trained on other rows or weights ({', '.join(other)}); move it away, or start again "
+                    "with resume=never"
+                )
             return Snapshot(tensors, values)
         return None
+
+    def inputs_of_newest(self) -> dict[str, str]:
+        """Return what the newest checkpoint was trained on; nothing if there is none, or if it does not say."""
+        for path in reversed(self._found()):
+            try:
+                inputs = json.loads((path / VALUES).read_text(encoding="utf-8"))["inputs"]
+                return {name: str(value) for name, value in inputs.items()}
+            except (OSError, ValueError, TypeError, KeyError, AttributeError):  # `load` says which it skips
+                continue
+        return {}
 
     def clear(self) -> None:
         """Remove all checkpoints."""

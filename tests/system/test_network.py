@@ -1,81 +1,53 @@
-import os
-import socket
-import urllib.request
-from typing import Any
-
 import pytest
 
-from rosa_bench.system.network import offline_if_unreachable
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.network import check_environment
 
 
-@pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Record the addresses probed on a machine without hub settings. Every address answers."""
-    tried: list[tuple[str, int]] = []
-
-    class Connection:
-        def close(self) -> None:
-            pass
-
-    def connect(address: tuple[str, int], **options: Any) -> Connection:
-        assert 0 < options["timeout"] <= 10
-        tried.append(address)
-        return Connection()
-
-    for name in ("HF_HUB_OFFLINE", "HF_ENDPOINT"):
-        monkeypatch.setenv(name, "original")  # so that the variable is restored even if the code under test sets it
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(urllib.request, "getproxies", dict)
-    monkeypatch.setattr(socket, "create_connection", connect)
-    return tried
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_ENDPOINT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, error: type[OSError]) -> None:
-    def connect(*_address: Any, **_options: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(socket, "create_connection", connect)
-
-
-@pytest.mark.parametrize("error", [ConnectionRefusedError, TimeoutError, socket.gaierror, OSError])
-def test_unreachable_hub_switches_to_offline_mode(
-    probes: list, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
-) -> None:
-    refuse(monkeypatch, error)
-    offline_if_unreachable()
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
-
-
-def test_reachable_hub_stays_online(probes: list[tuple[str, int]]) -> None:
-    offline_if_unreachable()
-    assert "HF_HUB_OFFLINE" not in os.environ
-    assert probes == [("huggingface.co", 443)]
-
-
-@pytest.mark.parametrize(("endpoint", "address"), [
-    ("https://hub.example", ("hub.example", 443)),
-    ("http://hub.example", ("hub.example", 80)),
-    ("http://hub.example:8080/path", ("hub.example", 8080)),
+@pytest.mark.parametrize("endpoint", [
+    None, "https://huggingface.co", "https://huggingface.co/", "http://127.0.0.1:8080", "https://mirror.example/hub/api",
+    "https://user:secret@mirror.example", "http://[::1]:80",
 ])  # fmt: skip
-def test_mirror_is_probed_instead_of_the_hub(
-    probes: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch, endpoint: str, address: tuple[str, int]
-) -> None:
+def test_addresses_of_hubs_are_accepted(monkeypatch: pytest.MonkeyPatch, endpoint: str | None) -> None:
+    if endpoint is not None:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    check_environment()
+
+
+@pytest.mark.parametrize("endpoint", [
+    "", "huggingface.co", "localhost:8080", "/srv/hub", "~/hub", "ftp://hub.example", "file:///srv/hub", "https://",
+    "https://:443", "https://[", "http://a b", "https://hub.example:port", "https://hub.example:99999", "http://a\nb",
+    "None", "C:\\hub",
+])  # fmt: skip
+def test_an_endpoint_that_is_no_address_is_refused(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    offline_if_unreachable()
-    assert probes == [address]
+    with pytest.raises(
+        UserError, match=r"HF_ENDPOINT=.* is not the address of a hub.*https://huggingface\.co"
+    ) as caught:
+        check_environment()
+    assert "\n" not in str(caught.value)
 
 
-def test_nothing_is_probed_behind_a_proxy(probes: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
-    refuse(monkeypatch, ConnectionRefusedError)
-    offline_if_unreachable()
-    assert "HF_HUB_OFFLINE" not in os.environ
+def test_a_password_in_an_endpoint_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "user:secret@mirror.example")
+    with pytest.raises(UserError) as caught:
+        check_environment()
+    assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("value", ["0", "1"])
-def test_user_setting_is_respected(probes: list, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
-    refuse(monkeypatch, ConnectionRefusedError)
-    offline_if_unreachable()
-    assert os.environ["HF_HUB_OFFLINE"] == value
-    assert probes == []
+@pytest.mark.parametrize("name", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+@pytest.mark.parametrize("value", ["", "abc", "0", "-1", "1.5", "10s", "²", "inf"])
+def test_time_outs_that_the_client_cannot_read_are_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{name}={value} is not a number of seconds"):
+        check_environment()
+    monkeypatch.setenv(name, "30")
+    check_environment()

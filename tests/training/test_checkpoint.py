@@ -366,3 +366,37 @@ def test_every_random_generator_resumes_its_sequence(tmp_path: Path) -> None:
     assert found is not None
     restore_random_state(found, CPU)
     assert drawn() == expected
+
+
+# The inputs
+
+
+def test_a_checkpoint_of_other_rows_or_weights_is_refused(tmp_path: Path) -> None:
+    inputs = {"weights_commit": "a", "rows_commit": "b", "rows_fingerprint": "c"}
+    made = checkpoints(tmp_path)
+    assert made.inputs_of_newest() == {}
+    made.inputs = inputs
+    made.save(1, 0, snapshot())
+    assert checkpoints(tmp_path).inputs_of_newest() == inputs
+    for name, value in inputs.items():
+        other = checkpoints(tmp_path)
+        other.inputs = {**inputs, name: "z"}
+        with pytest.raises(UserError, match=rf"other rows or weights \({name}: {value}, here z\).*resume=never"):
+            other.load()
+    made.inputs = dict(inputs)
+    assert made.load() is not None
+
+
+def test_a_checkpoint_from_before_inputs_were_stored_is_refused_only_if_the_hub_may_have_moved(tmp_path: Path) -> None:
+    checkpoints(tmp_path).save(1, 0, snapshot())
+    [path] = (tmp_path / "checkpoints").glob("*/values.json")
+    values = json.loads(path.read_text())
+    del values["inputs"]
+    path.write_text(json.dumps(values))
+    again = checkpoints(tmp_path)
+    assert again.inputs_of_newest() == {}
+    again.inputs = {"rows_fingerprint": "c"}
+    assert again.load() is not None
+    again.inputs = {"rows_fingerprint": "c", "rows_commit": "b"}
+    with pytest.raises(UserError, match="rows_commit: None, here b"):
+        again.load()

@@ -18,11 +18,13 @@ class Source:
     location  what transformers loads from: a folder or hub id; empty for random weights
     identity  what determines the weights: hashes of files, id and revision on the hub, or the configuration of random
               weights; ``dequantised_from`` if they were quantised
+    commit    commit on the hub; None until the files have been fetched (`rosa_bench.models.weights.hub`)
     """
 
     kind: str
     location: str
     identity: dict[str, Any]
+    commit: str | None = None
 
 
 def locate(model: Model) -> Source:

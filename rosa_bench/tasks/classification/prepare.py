@@ -28,7 +28,7 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
     one_of("task.score", task.score, metric.scores)
     splits = load_splits(
         task,
-        context.data_dir,
+        context.rows,
         limit_train=context.limit_train,
         limit_eval=context.limit_eval,
         held_out_rows=context.held_out_rows,

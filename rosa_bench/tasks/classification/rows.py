@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
+from rosa_bench.data.class_labels import check_order
+from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import (
     DataInfo,
@@ -17,6 +19,7 @@ from rosa_bench.data.rows import (
 )
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.classification.task import TextTask
 
 
@@ -31,7 +34,7 @@ class Splits(NamedTuple):
 
 def load_splits(
     task: TextTask,
-    data_dir: Path | None,
+    place: Place,
     *,
     limit_train: int | None = None,
     limit_eval: int | None = None,
@@ -46,7 +49,8 @@ def load_splits(
 
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
-    everything = {split: load_rows(task, split, data_dir) for split in (task.train, task.validation)}
+    place = fetch_rows(task, place)  # once for both splits
+    everything = {split: load_rows(task, split, place) for split in (task.train, task.validation)}
     train = sample(everything[task.train], limit_train, key="limit_train", what="train rows")
     validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
@@ -58,9 +62,9 @@ def load_splits(
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
-    official = are_official(task, everything, from_files=data_dir is not None)
+    official = are_official(task, everything, from_files=isinstance(place, Path))
     info = DataInfo(
-        source=describe_source(task, data_dir),
+        source=describe_source(task, place if isinstance(place, Path) else None),
         synthetic=task.synthetic,
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
         official_rows=dict(task.rows),
@@ -72,13 +76,15 @@ def load_splits(
         ),
         fingerprint=fingerprint([*train, *held_out, *validation]),
         official=official,
+        commit=place.commit if isinstance(place, Snapshot) else None,
     )
     return Splits(train, held_out, validation, info)
 
 
-def load_rows(task: TextTask, split: str, data_dir: Path | None) -> list[Row]:
+def load_rows(task: TextTask, split: str, place: Place) -> list[Row]:
     """Load all rows of a split and check each against the task's declaration."""
-    table = read_table(task, split, data_dir, columns=task.columns, numbers=task.numbers)
+    table = read_table(task, split, place, columns=task.columns, numbers=task.numbers)
+    check_order(table.classes.get(task.label), task.labels, task.hub and task.hub.labels, where=table.where)
     rows = []
     for number, values in enumerate(table.rows, start=1):
         try:

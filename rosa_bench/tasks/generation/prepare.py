@@ -27,7 +27,7 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
     """Load the prompts, model and metric. Raises `UserError` as `Task.prepare` does."""
     metric = load_metric(task.metric)
     one_of("task.score", task.score, metric.scores)
-    splits = load_prompts(task, context.data_dir, limit_train=context.limit_train, limit_eval=context.limit_eval)
+    splits = load_prompts(task, context.rows, limit_train=context.limit_train, limit_eval=context.limit_eval)
     set_seed(context.seed)
     assert isinstance(context.model, Decoder)  # checked by the task
     loaded = load_decoder(context.model, context.source)

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import DataInfo, brief, fingerprint, read_table, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.generation.task import GenerationTask
 
 
@@ -41,14 +43,15 @@ class PromptSplits(NamedTuple):
 
 
 def load_prompts(
-    task: GenerationTask, data_dir: Path | None, *, limit_train: int | None = None, limit_eval: int | None = None
+    task: GenerationTask, place: Place, *, limit_train: int | None = None, limit_eval: int | None = None
 ) -> PromptSplits:
     """Load, check and limit a task's rows.
 
     ``limit_train`` selects random rows. ``limit_eval`` selects random prompts of validation and of test, with all their
     references. The selection is the same for all seeds. Raises `UserError` if data are missing or not as declared.
     """
-    rows = {split: load_pairs(task, split, data_dir) for split in task.splits}
+    place = fetch_rows(task, place)  # once for all splits
+    rows = {split: load_pairs(task, split, place) for split in task.splits}
     train = sample(rows[task.train], limit_train, key="limit_train", what="train rows")
     validation, test = (
         sample(group_by_prompt(rows[split]), limit_eval, key="limit_eval", what=f"{split} prompts")
@@ -59,9 +62,9 @@ def load_prompts(
         task.validation: [pair for prompt in validation for pair in prompt.pairs],
         task.test: [pair for prompt in test for pair in prompt.pairs],
     }
-    official = are_official(task, rows, from_files=data_dir is not None)
+    official = are_official(task, rows, from_files=isinstance(place, Path))
     info = DataInfo(
-        source=describe_source(task, data_dir),
+        source=describe_source(task, place if isinstance(place, Path) else None),
         synthetic=task.synthetic,
         rows={
             "train": len(train),
@@ -78,13 +81,14 @@ def load_prompts(
         ),
         fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
         official=official,
+        commit=place.commit if isinstance(place, Snapshot) else None,
     )
     return PromptSplits(train, validation, test, info)
 
 
-def load_pairs(task: GenerationTask, split: str, data_dir: Path | None) -> list[Pair]:
+def load_pairs(task: GenerationTask, split: str, place: Place) -> list[Pair]:
     """Load all rows of a split. Raises `UserError` for an empty prompt or reference."""
-    table = read_table(task, split, data_dir, columns=task.columns)
+    table = read_table(task, split, place, columns=task.columns)
     pairs = []
     for number, values in enumerate(table.rows, start=1):
         for column in task.columns:

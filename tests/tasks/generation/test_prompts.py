@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,12 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.rows import Row
 from rosa_bench.data.source import ENDINGS
 from rosa_bench.data.spec import HubData
 from rosa_bench.system.errors import UserError
-from rosa_bench.tasks.classification.rows import load_rows
-from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.generation.prompts import Pair, Prompt, PromptSplits, group_by_prompt, load_pairs, load_prompts
 from rosa_bench.tasks.generation.task import Decoding, GenerationTask
 
@@ -297,20 +293,6 @@ def test_missing_hub_files_are_an_error(cached: Callable[..., None]) -> None:
         load_prompts(task_of(hub=HubData(path="some/one", files="{split}.parquet")), None)
 
 
-def test_hub_files_are_requested_by_split_and_revision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[tuple[tuple, dict[str, Any]]] = []
-
-    def snapshot_download(*arguments: Any, **options: Any) -> str:
-        calls.append((arguments, options))
-        raise FileNotFoundError
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
-    with pytest.raises(UserError, match="some/one"):
-        load_pairs(task_of(hub=HubData(path="some/one", revision="abc", files="of/{split}/*.parquet")), "test", None)
-    expected = {"repo_type": "dataset", "revision": "abc", "allow_patterns": "of/test/*.parquet"}
-    assert calls == [(("some/one",), expected)]
-
-
 def test_e2e_is_declared_with_its_hub_files(compose: Callable[..., RunConfig], cached: Callable[..., None]) -> None:
     task = compose("task=e2e_nlg").task
     assert isinstance(task, GenerationTask)
@@ -320,22 +302,6 @@ def test_e2e_is_declared_with_its_hub_files(compose: Callable[..., RunConfig], c
         {f"default/{split}/0000.parquet": rows for split in ("train", "validation", "test")},
     )  # fmt: skip
     assert load_prompts(task, None).test == [Prompt("name[A]", ["A."])]
-
-
-def test_a_task_without_hub_files_is_loaded_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[tuple, dict[str, Any]]] = []
-
-    def load_dataset(*arguments: Any, **options: Any) -> datasets.Dataset:
-        asked.append((arguments, options))
-        return datasets.Dataset.from_list([{"text": "a", "label": 0}])
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    task = TextTask(
-        name="toy", title="Toy", score="accuracy", metric="accuracy", text=["text"], label="label", labels=["a"],
-        hub=HubData(path="some/one", name="cola", revision="abc"),
-    )  # fmt: skip
-    assert load_rows(task, "validation", None) == [Row(("a",), 0)]
-    assert asked == [(("some/one", "cola"), {"split": "validation", "revision": "abc"})]
 
 
 @pytest.mark.parametrize("files", ["{split}.parquet", None])
