@@ -59,7 +59,9 @@ def reorder_outputs(model: PreTrainedModel, order: Sequence[int], *, head: str) 
     last = [
         module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == len(order) and name_matches(rf"({head})(\..*)?", name)
+        if isinstance(module, nn.Linear)
+        and module.out_features == len(order)
+        and name_matches(rf"({head})(\..*)?", name)
     ]
     before = _probe(model)
     if last:

@@ -30,6 +30,7 @@ def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
         Path(temporary, CONFIG).write_text(json.dumps(used(folder.config)), encoding="utf-8")
         try:
             tokenizer = AutoTokenizer.from_pretrained(temporary, trust_remote_code=False, local_files_only=True)
+            _ = tokenizer.all_special_ids, tokenizer("a")  # fails if a special token is not in the vocabulary
         except BaseException as error:  # the library raises errors of any kind, and Rust's panics are no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
                 raise

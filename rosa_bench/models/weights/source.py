@@ -6,7 +6,7 @@ from typing import Any
 
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.folder import model_folder
-from rosa_bench.models.weights.wheel import is_complete, pulled_folder
+from rosa_bench.models.weights.wheel import damaged_files, is_complete, pulled_folder
 from rosa_bench.system.errors import UserError
 
 
@@ -35,6 +35,11 @@ def locate(model: Model) -> Source:
         return Source("random", "", {"config": model.drawn_from})
     folder = pulled_folder(model)
     if model.wheel is not None and folder is not None and is_complete(folder):
+        if damaged := damaged_files(folder):
+            raise UserError(
+                f"model={model.name} is damaged on this machine: {', '.join(damaged)} in {folder} has changed; run: "
+                f"rosa-bench models pull {model.name}"
+            )
         known: dict[str, Any] = {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256}
         if model.wheel.quantisation is not None:
             known["dequantised_from"] = model.wheel.quantisation
