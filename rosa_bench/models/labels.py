@@ -42,8 +42,8 @@ def order_of(stored: Sequence[str], labels: Sequence[str], *, called: str) -> li
     ours, theirs = [_plain(name) for name in labels], [_plain(name) for name in stored]
     if sorted(ours) != sorted(theirs) or len(set(ours)) != len(ours):
         raise UserError(
-            f"{called} has a head for the classes {', '.join(stored)}; this task's are {', '.join(labels)}; use a model "
-            "without a head, or correct the names in its config.json"
+            f"{called} has a head for the classes {', '.join(stored)}; this task's are {', '.join(labels)}; use a "
+            "model without a head, or correct the names in its config.json"
         )
     return [theirs.index(name) for name in ours]
 
@@ -56,18 +56,12 @@ def reorder_outputs(model: PreTrainedModel, order: Sequence[int], *, head: str) 
     """
     if list(order) == list(range(len(order))):
         return
-    last = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == len(order)
-        and name_matches(rf"({head})(\..*)?", name)
-    ]
+    in_head = (module for name, module in model.named_modules() if name_matches(rf"({head})(\..*)?", name))
+    linears = [it for it in in_head if isinstance(it, nn.Linear) and it.out_features == len(order)]
     before = _probe(model)
-    if last:
-        last[-1].weight.copy_(last[-1].weight[list(order)])
-        if last[-1].bias is not None:
-            last[-1].bias.copy_(last[-1].bias[list(order)])
+    for last in linears[-1:]:
+        for parameter in last.parameters():
+            parameter.copy_(parameter[list(order)])
     if not torch.allclose(_probe(model), before[..., list(order)], atol=1e-5):
         raise UserError(
             f"the head of this {model.config.model_type} cannot be put into the order of the task's classes; use a "

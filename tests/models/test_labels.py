@@ -99,7 +99,7 @@ def test_a_head_without_names_keeps_its_order(saved: Saved, load: Load, names: t
 @pytest.mark.parametrize("names", [("a", "b", "c"), ("entailment", "neutral", "other"), ("entailment", "x", "y")])
 def test_other_names_are_an_error(saved: Saved, load: Load, names: tuple[str, ...]) -> None:
     folder = saved(names)
-    with pytest.raises(UserError, match="head for the classes .*; this task's are entailment, neutral, contradiction"):
+    with pytest.raises(UserError, match=r"head for the classes .*; this task's are entailment, neutral, contradiction"):
         load(folder)
 
 
@@ -138,7 +138,7 @@ def test_names_are_read_from_either_mapping(config: dict, expected: list[str]) -
     {"id2label": {"0": "a", "2": "b"}}, {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}},
 ])  # fmt: skip
 def test_names_that_are_not_understood_are_an_error(config: dict) -> None:
-    with pytest.raises(UserError, match="^it has "):
+    with pytest.raises(UserError, match=r"^it has "):
         stored_labels(config, called="it")
 
 

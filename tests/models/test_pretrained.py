@@ -7,15 +7,17 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.models import tokenizer as tokenizer_module
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded
@@ -157,13 +159,22 @@ def test_quantised_weights_are_an_error(load: Load, folder: Path) -> None:
     assert "quantised" in refusal(load)
 
 
-def test_a_tokenizer_reads_only_known_files(load: Load, folder: Path) -> None:
-    opened: list[str] = []
-    for name in ("evil.json", "vocab.txt.bak", "notes.txt"):
-        (folder / name).mkdir()  # opening it would fail
-        opened.append(name)
-    assert load().tokenizer("a b")["input_ids"] == byte_tokenizer(max_length=512)("a b")["input_ids"]
-    assert load().tokenizer.name_or_path == str(folder)
+def test_a_tokenizer_can_read_only_known_files(load: Load, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("evil.json", "code.py", "vocab.txt.bak", "tokenizer.pkl"):
+        (folder / name).write_text("{}")
+    seen: list[set[str]] = []
+
+    def from_pretrained(place: str, **options: Any) -> Any:
+        seen.append({path.name for path in Path(place).iterdir()})
+        return AutoTokenizer.from_pretrained(place, **options)
+
+    monkeypatch.setattr(tokenizer_module, "AutoTokenizer", SimpleNamespace(from_pretrained=from_pretrained))
+    loaded = load().tokenizer
+    assert seen == [{"config.json", "tokenizer.json", "tokenizer_config.json"}]
+    assert loaded("a b")["input_ids"] == byte_tokenizer(max_length=512)("a b")["input_ids"]
+    assert loaded.name_or_path == str(folder)
+    loaded.save_pretrained(folder.parent / "saved")
+    assert "/" not in (folder.parent / "saved" / "tokenizer_config.json").read_text().replace("</s>", "")
 
 
 # Complete weights
@@ -305,7 +316,7 @@ def test_a_tokenizer_with_tokens_beyond_the_embedding_is_refused(load: Load, fol
         ("tokenizer.json", ""), ("tokenizer.json", "{}"), ("tokenizer.json", '{"version": 5}'),
         ("tokenizer.json", "[" * 100_000), ("tokenizer_config.json", "[]"), ("tokenizer_config.json", "[" * 100_000),
         ("tokenizer_config.json", '{"tokenizer_class": 5}'), ("tokenizer_config.json", '{"auto_map": "x"}'),
-        ("tokenizer_config.json", '{"model_max_length": "long"}'), ("tokenizer_config.json", '{"model_max_length": -3}'),
+        ("tokenizer_config.json", '{"model_max_length": "x"}'), ("tokenizer_config.json", '{"model_max_length": -3}'),
         ("tokenizer_config.json", '{"added_tokens_decoder": {"x": 1}}'), ("special_tokens_map.json", "3"),
     ],
 )  # fmt: skip

@@ -79,9 +79,9 @@ def model_folder(path: Path, *, called: str, model_type: str | None = None) -> M
 def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file. Raises `UserError`, naming the file, if there is no plain one."""
     try:
-        if (size := path.stat().st_size) > MOST_JSON_BYTES:
-            raise ValueError(f"it has {size:,} bytes")
-        values = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=_refused)
+        with path.open("rb") as file:
+            content = file.read(MOST_JSON_BYTES)  # what is cut off there is no JSON
+        values = json.loads(content.decode("utf-8-sig"), parse_constant=_refused)
     except RecursionError:
         raise UserError(f"{path} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON, or an integer of over 4,300 digits
