@@ -1,7 +1,7 @@
 """Causal language models."""
 
 import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.models.pretrained import Loaded, load_pretrained
@@ -24,12 +24,10 @@ def load_decoder(spec: Decoder, source: Source) -> Loaded:
     loaded = load_pretrained(
         spec,
         source,
-        architecture=AutoModelForCausalLM,
+        architectures=MODEL_FOR_CAUSAL_LM_MAPPING,
         adjust=adjust,
         expected="its config.json; use files that belong together",
     )
-    if loaded.missing:
-        raise UserError(f"model={spec.name} has no causal head: {', '.join(loaded.missing)} not found; {advice}")
     if not is_causal(loaded.model):  # BERT is in the mapping because it can be configured as a decoder
         raise UserError(
             f"model={spec.name} is a {loaded.model.config.model_type}, which attends to later tokens; {advice}"

@@ -1,88 +1,91 @@
 """Load models of any architecture from any source, through transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from rosa_bench.layers.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
+from rosa_bench.models.completeness import check_attention, check_weights
+from rosa_bench.models.configuration import check_size, configuration, reason
 from rosa_bench.models.spec import Model
+from rosa_bench.models.tokenizer import check_vocabulary, load_tokenizer
+from rosa_bench.models.weights.folder import CONFIG, ModelFolder, model_folder, read_object
 from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import Source
+from rosa_bench.models.weights.tensors import read_tensors
 from rosa_bench.system.errors import UserError
+
+GENERATION = "generation_config.json"
 
 
 class Loaded(NamedTuple):
     """A loaded model, in float32 on the CPU.
 
     commit   commit on the hub, if it came from there
-    missing  names of the weights that the source lacks, which are therefore random
+    missing  names of the weights that the source lacks, which are therefore random: all are in the head
+    stored   the configuration as stored; empty for random weights
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     commit: str | None = None
     missing: tuple[str, ...] = ()
+    stored: Mapping[str, Any] = {}
 
 
 def load_pretrained(
-    spec: Model, source: Source, *, architecture: Any, adjust: Callable[[PretrainedConfig], None], expected: str
+    spec: Model,
+    source: Source,
+    *,
+    architectures: Mapping[type[PretrainedConfig], Any],
+    adjust: Callable[[PretrainedConfig], None],
+    expected: str,
 ) -> Loaded:
-    """Load ``spec`` from ``source`` as ``architecture``, one of transformers' ``AutoModelFor...`` classes.
+    """Load ``spec`` from ``source`` as one of ``architectures``, transformers' model class by configuration class.
 
-    ``adjust`` checks the configuration and sets what the task needs. Random and missing weights are drawn from torch's
-    global generator; seed it first. Raises `UserError` if the weights cannot be loaded, are damaged, or have the wrong
-    shapes; ``expected`` says in that message what they should fit.
+    ``adjust`` checks the configuration and sets what the task needs. Random weights and those of a missing head are
+    drawn from torch's global generator; seed it first. Only files of a known name are read, and no code. Raises
+    `UserError` if files are damaged or do not belong together, if weights outside the head are missing, or if the
+    declaration does not fit the model; ``expected`` says what a stored head should fit.
     """
-    transformers_logging.set_verbosity_error()  # it would warn that the head is new, as intended
+    transformers_logging.set_verbosity_error()  # the checks here replace its warnings
     transformers_logging.disable_progress_bar()
     if source.kind == "random":
-        config = random_config(spec)
-        adjust(config)
-        model = architecture.from_config(config, dtype=torch.float32)
-        use_fast_attention(model)
-        return Loaded(model, byte_tokenizer(max_length=num_positions(model)))
-    if source.kind == "path" and not Path(source.location, "tokenizer_config.json").is_file():
-        # transformers would create a tokenizer with an empty vocabulary
-        raise UserError(
-            f"model.path={source.location} has no tokenizer; add tokenizer_config.json and its tokenizer files"
-        )
+        return _drawn(spec, architectures, adjust)
     source = fetch_weights(spec, source)
-    # By default transformers asks whether to run such code, and asks the hub about files that a folder lacks.
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
+    called = f"model.path={source.location}" if source.kind == "path" else source.location
+    folder = model_folder(Path(source.location), called=called, model_type=spec.model_type)
+    config = configuration(folder.config, called=str(folder.path / CONFIG))
+    adjust(config)
+    kind = architectures[type(config)]
+    check_size(kind, config, called=str(folder.path / CONFIG))
+    tokenizer = load_tokenizer(folder)
+    tensors = read_tensors(*(folder.path / name for name in folder.weights))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
-        config = AutoConfig.from_pretrained(source.location, **options)
-        adjust(config)
-        model, found = architecture.from_pretrained(
-            source.location,
+        # Given tensors instead of a folder, transformers opens no file and asks no server.
+        model, report = kind.from_pretrained(
+            None,
             config=config,
+            state_dict=dict(tensors),
             dtype=torch.float32,
-            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # reported below
             output_loading_info=True,
-            **options,
         )
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"model={spec.name} cannot be loaded from {source.location}: {reason}") from error
-    except RuntimeError as error:  # raised by transformers if shapes differ from the configuration
-        raise UserError(f"the weights in {source.location} do not fit {expected}") from error
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise UserError(f"model={spec.name} comes with Python code, which is never run; choose another") from error
+    except (RuntimeError, ValueError, KeyError, TypeError, IndexError) as error:  # by architecture
+        raise UserError(f"the weights in {source.location} cannot be loaded: {reason(error)}") from error
+    check_weights(model, tensors, report=report, spec=spec, called=source.location, expected=expected)
+    check_attention(model, spec)
+    check_vocabulary(tokenizer, model, called=source.location)
+    if model.can_generate() and GENERATION in folder.others:
+        model.generation_config = _generation_config(folder)
     use_fast_attention(model)
-    for name, parameter in model.named_parameters():
-        if not parameter.isfinite().all():
-            raise UserError(
-                f"model={spec.name} is damaged: {name} contains NaN or Inf; use another copy of the weights"
-            )
-    return Loaded(model, tokenizer, source.commit, tuple(sorted(found["missing_keys"])))
+    return Loaded(model, tokenizer, source.commit, tuple(sorted(report["missing_keys"])), folder.config)
 
 
 def max_input_length(loaded: Loaded) -> int:
@@ -90,11 +93,26 @@ def max_input_length(loaded: Loaded) -> int:
     return min(int(loaded.tokenizer.model_max_length), num_positions(loaded.model))
 
 
-def random_config(spec: Model) -> PretrainedConfig:
-    """Make the configuration of a random model. Raises `UserError` if transformers does not support it."""
-    settings = dict(spec.drawn_from or {})
-    model_type = settings.pop("model_type", None)
+def _drawn(
+    spec: Model, architectures: Mapping[type[PretrainedConfig], Any], adjust: Callable[[PretrainedConfig], None]
+) -> Loaded:
+    """Return a model with random weights, and a tokenizer of bytes."""
+    config = configuration(spec.drawn_from or {}, called="model.random")
+    adjust(config)
+    kind = architectures[type(config)]
+    check_size(kind, config, called="model.random")
+    model = kind._from_config(config, dtype=torch.float32)
+    check_attention(model, spec)
+    tokenizer = byte_tokenizer(max_length=num_positions(model))
+    check_vocabulary(tokenizer, model, called="model.random")
+    use_fast_attention(model)
+    return Loaded(model, tokenizer)
+
+
+def _generation_config(folder: ModelFolder) -> GenerationConfig:
     try:
-        return AutoConfig.for_model(model_type, **settings)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"model.random with model_type={model_type} is not valid: {error}") from error
+        return GenerationConfig.from_dict(read_object(folder.path / GENERATION))
+    except UserError:
+        raise
+    except Exception as error:  # it checks its values in several ways
+        raise UserError(f"{folder.path / GENERATION} is not valid: {reason(error)}") from error

@@ -48,6 +48,9 @@ class Model(Checked, ABC):
     licence: str = setting("licence of the weights", identity=False)
     attention: str = setting("regular expression for the ends of the attention projections' names")
     head: str = setting("regular expression for the ends of the names of the task head's modules")
+    model_type: str | None = setting(
+        "Hugging Face model_type of the weights; others are refused", default=None, identity=False, published=False
+    )
     hub: str | None = setting("id on the Hugging Face hub", default=None, identity=False)
     revision: str | None = setting("commit or tag on the hub", default=None, identity=False)
     wheel: Wheel | None = setting("the same weights on the package index", default=None, identity=False)

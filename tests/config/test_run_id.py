@@ -110,18 +110,23 @@ def test_data_is_identified_by_content_and_not_by_folder(name: Name, tmp_path: P
     assert name("task=cola") != names["original"]  # from the hub
 
 
-def write_model(folder: Path, config: str, weights: bytes) -> Path:
+def write_model(folder: Path, config: str, weights: bytes, tokenizer: str = "{}") -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(config)
     (folder / "model.safetensors").write_bytes(weights)
+    (folder / "tokenizer.json").write_text(tokenizer)
     return folder
 
 
 def test_weights_are_identified_by_content_and_not_by_folder(name: Name, tmp_path: Path) -> None:
-    folders = {"original": ("{}", b"1"), "copy": ("{}", b"1"), "weights": ("{}", b"2"), "shape": ("{ }", b"1")}
+    config = '{"model_type": "roberta"}'
+    folders = {
+        "original": (config, b"1"), "copy": (config, b"1"), "weights": (config, b"2"), "shape": (f"{config} ", b"1"),
+        "tokenizer": (config, b"1", "{ }"),
+    }  # fmt: skip
     names = {key: name(f"+model.path={write_model(tmp_path / key, *of)}") for key, of in folders.items()}
     assert names["original"] == names["copy"]
-    assert len({names["original"], names["weights"], names["shape"], name()}) == 4
+    assert len({names["original"], names["weights"], names["shape"], names["tokenizer"], name()}) == 5
 
 
 def test_another_revision_of_a_model_changes_the_id(name: Name) -> None:

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.folder import CONFIG, INDEX, OTHERS
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.hub import fetch
 from rosa_bench.system.hub_cache import Repository
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
 
 # Nothing else is downloaded: no pickled weights, no weights of other frameworks, no code.
 WEIGHTS = ("model.safetensors", "model-?????-of-?????.safetensors")
-OTHERS = (
-    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "*.model",
-    "chat_template.jinja",
-)  # fmt: skip
 
 
 def fetch_weights(model: Model, source: "Source", *, commit: str | None = None) -> "Source":
@@ -51,12 +47,12 @@ def files_of(repository: str, paths: Sequence[str]) -> list[str]:
     weights = [path for path in top if any(fnmatchcase(path, pattern) for pattern in WEIGHTS)]
     if "model.safetensors" in weights:
         weights = ["model.safetensors"]
-    if not weights or "config.json" not in top:
+    if not weights or CONFIG not in top:
         raise UserError(
             f"{repository} on the hub is not a model in safetensors format; it needs config.json and model.safetensors"
         )
     parts = {int(path.removesuffix(".safetensors").rpartition("-")[2]) for path in weights if "-of-" in path}
     if parts and parts != {len(weights)}:
         raise UserError(f"{repository} has {len(weights)} of the {max(parts)} files of its weights")
-    others = [path for path in top if any(fnmatchcase(path, pattern) for pattern in OTHERS)]
+    others = [path for path in top if any(fnmatchcase(path, pattern) for pattern in (CONFIG, INDEX, *OTHERS))]
     return sorted([*others, *weights])

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from rosa_bench.models.spec import Model
-from rosa_bench.models.weights.wheel import is_complete, pulled_folder
+from rosa_bench.models.weights.folder import model_folder
+from rosa_bench.models.weights.wheel import damaged_files, is_complete, pulled_folder
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import sha256
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,17 @@ def locate(model: Model) -> Source:
     """Return the source that this machine loads the model from. Raises `UserError` if there is none."""
     if model.path is not None:
         folder = Path(model.path).expanduser()
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights or not (folder / "config.json").is_file():
-            raise UserError(f"model.path={model.path} is not a model folder; it needs config.json and *.safetensors")
-        return Source("path", str(folder), {"sha256": sha256(folder / "config.json", *weights)})
+        found = model_folder(folder, called=f"model.path={model.path}", model_type=model.model_type)
+        return Source("path", str(folder), found.identity)
     if model.drawn_from is not None:
         return Source("random", "", {"config": model.drawn_from})
     folder = pulled_folder(model)
     if model.wheel is not None and folder is not None and is_complete(folder):
+        if damaged := damaged_files(folder):
+            raise UserError(
+                f"model={model.name} is damaged on this machine: {', '.join(damaged)} in {folder} has changed; run: "
+                f"rosa-bench models pull {model.name}"
+            )
         known: dict[str, Any] = {"requirements": model.wheel.requirements, "sha256": model.wheel.sha256}
         if model.wheel.quantisation is not None:
             known["dequantised_from"] = model.wheel.quantisation

