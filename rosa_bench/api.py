@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.config.compose import composing
 from rosa_bench.config.deviations import GROUPS, deviations, deviations_of
+from rosa_bench.config.grammar import spelled
 from rosa_bench.config.overrides import check_overrides, composition_errors
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -118,5 +119,5 @@ def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]
         raise UserError(f"{overrides!r} is one string; pass a list of overrides, such as ['task=cola', 'rank=8']")
     check_overrides(overrides)
     with composing() as composer, composition_errors():
-        raw = composer.compose(tuple(overrides))
+        raw = composer.compose(tuple(spelled(overrides)))
         return parse(raw), deviations(raw, {group: raw[group].name for group in GROUPS})
