@@ -117,7 +117,8 @@ def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]
     """Return the settings that overrides compose to, and their deviations from the protocol."""
     if isinstance(overrides, str):
         raise UserError(f"{overrides!r} is one string; pass a list of overrides, such as ['task=cola', 'rank=8']")
+    overrides = spelled(overrides)
     check_overrides(overrides)
     with composing() as composer, composition_errors():
-        raw = composer.compose(tuple(spelled(overrides)))
+        raw = composer.compose(tuple(overrides))
         return parse(raw), deviations(raw, {group: raw[group].name for group in GROUPS})

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
 
     from rosa_bench.config.compose import composing
+    from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides, check_setting
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
@@ -47,13 +48,14 @@ def main(arguments: list[str]) -> None:
     if chosen_here := among.keys() & {"lr", "seed"}:
         raise UserError(f"rosa-bench next chooses lr and seed itself; leave out: {', '.join(sorted(chosen_here))}")
     with composing() as composer:
+        added = spelled(added)
         composer.expand(added)  # a mistake is reported here, not by every command that is printed
     found = load_records(options.folder)
     kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")
-    added += [argument for argument in own if argument.startswith("results_dir=")]
+    added += spelled([argument for argument in own if argument.startswith("results_dir=")])
     for command in next_commands(kept, seeds=options.seeds, more=added):
         get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough
     found.remind()

@@ -33,8 +33,9 @@ def main(arguments: list[str]) -> None:
     flags, overrides = separate(arguments)
     if odd := [flag for flag in flags if flag not in MULTIRUN]:
         raise UserError(f"{odd[0]} does not go with rosa-bench plan, which takes KEY=VALUE arguments only")
+    overrides = spelled(overrides, sweep=True)
     check_overrides(overrides)
-    jobs = plan(spelled(overrides, sweep=True), explain)
+    jobs = plan(overrides, explain)
     if not _share_a_mistake(jobs):
         show(jobs, get_console())
     refuse_invalid(jobs)

@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> None:
 
     OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
     flags, overrides = separate(arguments)
-    check_overrides(overrides)
     multirun = [flag for flag in flags if flag in MULTIRUN]
     overrides = spelled(overrides, sweep=bool(multirun))
+    check_overrides(overrides)
     if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):
         sweep(overrides)
     else:

@@ -29,6 +29,7 @@ DEEPEST = 50  # brackets inside brackets; its recursion would otherwise end in a
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")  # needs no quotes, unless it is one of Hydra's words
+GROUPS_OF_SETTINGS = ("experiment", "launch", "recipe")  # their files set several groups
 WORDS = ("null", "true", "false", "inf", "nan")
 INTERPOLATION = re.compile(r"\$\{[A-Za-z_.][^{}]*\}")
 
@@ -119,21 +120,28 @@ def _inside(declared: Any, names: Sequence[str]) -> Iterator[frozenset[Any]]:
 
 
 def _spelled(argument: str, *, sweep: bool) -> str:
+    _check_size(argument)
     name, equals, value = argument.partition("=")
-    if not equals or argument.startswith("~"):
-        return argument
-    key = name.lstrip("+").partition("@")[0]
-    _check_size(name, value)
-    if not is_text(key):
+    spelling = f"{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
+    if not _parses(spelling):
+        raise UserError(f"{ascii(argument[:100])[1:-1]} cannot be read; write KEY=VALUE, for example rank=8")
+    return spelling
+
+
+def _value(name: str, value: str, *, sweep: bool) -> str:
+    """Return the value of one override in Hydra's grammar."""
+    key = name.partition("@")[0]
+    is_choice = (key in (*GROUPS, *GROUPS_OF_SETTINGS) or "/" in key) and value[:1] != "["
+    if not is_text(key) and not is_choice:
         value = with_home(value)
-        return f"{name}={value}" if _parses(f"{name}={value}") else f"{name}={_quoted(value)}"
+        return value if _parses(f"key={value}") else _quoted(value)
     if sweep and SWEEP_FUNCTION.fullmatch(value.strip()):
-        return argument
+        return value
     values = _separated(value) if sweep else [value]
     if len(values) > 1 and not all(values):
-        raise UserError(f"{argument} has an empty value between its commas; put a text with a comma into quotes")
-    optional = all(types.NoneType in one for one in types_of(key))
-    return f"{name}={','.join(_text(one, optional=optional) for one in values)}"
+        raise UserError(f"{name}={value} has an empty value between its commas; put a text with a comma into quotes")
+    optional = not is_choice and all(types.NoneType in one for one in types_of(key))
+    return ",".join(_text(one, optional=optional) for one in values)
 
 
 def _text(typed: str, *, optional: bool) -> str:
@@ -141,7 +149,8 @@ def _text(typed: str, *, optional: bool) -> str:
     if optional and typed == "null":
         return typed
     text = text_of(typed)
-    return _quoted(text if INTERPOLATION.search(text) else without_interpolation(text))
+    keep = re.fullmatch(QUOTED, typed) or INTERPOLATION.search(text)  # what is in quotes is Hydra's grammar already
+    return _quoted(text if keep else without_interpolation(text))
 
 
 def _quoted(text: str) -> str:
@@ -164,8 +173,9 @@ def _parses(argument: str) -> bool:
     return True
 
 
-def _check_size(name: str, value: str) -> None:
-    if len(value) > LONGEST:
-        raise UserError(f"the value of {name[:100]} has {len(value)} characters; at most {LONGEST} are allowed")
-    if sum(map(value.count, "[{(")) > DEEPEST:
-        raise UserError(f"the value of {name[:100]} has too many brackets; at most {DEEPEST} may be opened")
+def _check_size(argument: str) -> None:
+    shown = argument.partition("=")[0][:100]
+    if len(argument) > LONGEST:
+        raise UserError(f"the argument {shown} has {len(argument)} characters; at most {LONGEST} are allowed")
+    if sum(map(argument.count, "[{(")) > DEEPEST:
+        raise UserError(f"the argument {shown} has too many brackets; at most {DEEPEST} may be opened")

@@ -104,7 +104,7 @@ class AdapterMethod(Method):
 class LowRankMethod(AdapterMethod):
     """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
-    rank: int = setting("rank of the factors", at_least=1, key="rank")
+    rank: int = setting("rank of the factors", at_least=1, at_most=10**6, key="rank")
 
     @property
     def scale(self) -> float:

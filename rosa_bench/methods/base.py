@@ -46,7 +46,7 @@ class Method(Checked, ABC):
 
     name: str = setting("as on the command line")
     title: str = setting("as in a table", identity=False)
-    seed: int = setting("of every random choice that the method makes")
+    seed: int = setting("of every random choice that the method makes", at_least=0, below=2**32)
     head: str = setting("regular expression for the modules that are the task's head")
     default_lr: dict[str, float] = setting(
         "learning rate by protocol when none is given: the best one measured", identity=False

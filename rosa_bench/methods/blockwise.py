@@ -31,8 +31,8 @@ REST = ("all", "head", "none")
 class Blockwise(Method):
     """Fully trains ``blocks`` of the model's blocks at a time, and chooses again every ``every`` steps."""
 
-    blocks: int = setting("transformer blocks that train at a time", at_least=1)
-    every: int = setting("steps from one choice of blocks to the next", at_least=1)
+    blocks: int = setting("transformer blocks that train at a time", at_least=1, at_most=10**4)
+    every: int = setting("steps from one choice of blocks to the next", at_least=1, at_most=10**9)
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
 

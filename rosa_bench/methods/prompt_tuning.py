@@ -34,7 +34,7 @@ class PromptTuning(Method):
          ``normal``      normally distributed, with the standard deviation of the model's embeddings
     """
 
-    tokens: int = setting("trained vectors before each text", at_least=1)
+    tokens: int = setting("trained vectors before each text", at_least=1, at_most=10**5)
     init: str = setting("what they start from", choices=INITS)
     train_head: bool = setting("whether the task's head trains too")
 
