@@ -130,7 +130,9 @@ def _spelled(argument: str, *, sweep: bool) -> str:
 
 def _value(name: str, value: str, *, sweep: bool) -> str:
     """Return the value of one override in Hydra's grammar."""
-    key = name.partition("@")[0]
+    key = name.partition("@")[0].strip()
+    if not key:
+        raise UserError(f"={value} has no key before its equals sign")
     is_choice = (key in (*GROUPS, *GROUPS_OF_SETTINGS) or "/" in key) and value[:1] != "["
     if not is_text(key) and not is_choice:
         value = with_home(value)

@@ -36,11 +36,13 @@ class Blockwise(Method):
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
 
-    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
+    def check_shapes(self, model: nn.Module) -> None:
         from rosa_bench.layers.blocks import transformer_blocks
 
         if self.blocks > (count := len(transformer_blocks(model))):
             raise UserError(f"method.blocks={self.blocks} is more than the model's {count}; use at most {count}")
+
+    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         model = super().attach(model, calibration)
         self._choose(model, 0)
         return model

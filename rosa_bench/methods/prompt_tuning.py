@@ -45,6 +45,9 @@ class PromptTuning(Method):
         if find_spec("peft") is None:
             raise UserError("method=prompt_tuning needs the package peft; install it: pip install 'rosa-bench[peft]'")
 
+    def check_shapes(self, model: nn.Module) -> None:
+        room_for_text(model, self.tokens)
+
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
         """Return ``model`` wrapped in a PEFT model. Raises `UserError` if PEFT's prompts do not support the model."""
         from peft import PeftModelForSequenceClassification, PromptTuningConfig, TaskType

@@ -65,8 +65,8 @@ class Setting:
             (self.below, "below", lambda bound: value < bound),
         )
         for bound, words, fits in bounds:
-            if bound is not None and not fits(bound):
-                raise UserError(f"{key}={value} is out of range; it must be {words} {bound:g}")  # NaN fails every comparison
+            if bound is not None and not fits(bound):  # NaN fits none
+                raise UserError(f"{key}={value} is out of range; it must be {words} {bound:g}")
         if math.isnan(value):
             raise UserError(f"{key}={value} is out of range; it must be a number")
 

@@ -2,20 +2,27 @@
 
 from functools import partial
 
-from transformers import set_seed
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, set_seed
 
 from rosa_bench.data.batches import TokenBatches, encode
 from rosa_bench.data.rows import Row
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
+from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Encoder
+from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.training.evaluation import score
+
+
+def shapes(_task: TextTask, model: Encoder, source: Source) -> PreTrainedModel | None:
+    """Return the encoder without its weights, as `Task.shapes` does. The head's size is not the task's."""
+    return model_of_shapes(model, source, architecture=AutoModelForSequenceClassification)
 
 
 def prepare(task: TextTask, context: Context) -> PreparedTask:
