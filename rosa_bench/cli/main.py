@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported
+from rosa_bench.cli.surroundings import settle
 
 HELP = ("-h", "--help")
 
@@ -18,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle()
     with errors_reported():
         dispatch(given)
 

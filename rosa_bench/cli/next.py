@@ -11,6 +11,7 @@ Examples:
   rosa-bench next | sh
 """
 
+import sys
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
@@ -57,5 +58,18 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")
     added += spelled([argument for argument in own if argument.startswith("results_dir=")])
     for command in next_commands(kept, seeds=options.seeds, more=added):
+        _check_encoding(command)
         get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough
     found.remind()
+
+
+def _check_encoding(command: str) -> None:
+    """Raise `UserError` if the output's encoding would change a command, which a shell may be about to run."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        command.encode(encoding)
+    except UnicodeEncodeError as error:
+        letter = ascii(command[error.start])
+        raise UserError(
+            f"a command has the letter {letter}, which {encoding} lacks; set PYTHONIOENCODING=utf-8"
+        ) from error
