@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.config.compose import composing
 from rosa_bench.config.deviations import GROUPS, deviations, deviations_of
+from rosa_bench.config.grammar import spelled
 from rosa_bench.config.overrides import check_overrides, composition_errors
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -116,6 +117,7 @@ def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]
     """Return the settings that overrides compose to, and their deviations from the protocol."""
     if isinstance(overrides, str):
         raise UserError(f"{overrides!r} is one string; pass a list of overrides, such as ['task=cola', 'rank=8']")
+    overrides = spelled(overrides)
     check_overrides(overrides)
     with composing() as composer, composition_errors():
         raw = composer.compose(tuple(overrides))

@@ -5,10 +5,10 @@ Heavy libraries are imported by the commands that need them, so that help and er
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported
+from rosa_bench.cli.surroundings import settle
 
 HELP = ("-h", "--help")
 
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    settle()
     with errors_reported():
         dispatch(given)
 
@@ -47,7 +48,7 @@ def call(name: str, arguments: list[str], *, program: bool = False) -> None:
     if any(argument in HELP for argument in arguments):
         show_help(None if program else name)
         return
-    load(name).main([_with_home(argument) for argument in arguments])
+    load(name).main(arguments)
 
 
 def show_help(command: str | None = None) -> None:
@@ -55,11 +56,6 @@ def show_help(command: str | None = None) -> None:
     from rosa_bench.cli.help import command_help, program_help
 
     print(program_help() if command is None else command_help(command))
-
-
-def _with_home(argument: str) -> str:
-    """Expand ``~`` behind an equals sign: few shells do, and Hydra's grammar has no ``~``."""
-    return argument.replace("=~/", f"={Path.home()}/", 1)
 
 
 if __name__ == "__main__":

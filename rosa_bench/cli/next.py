@@ -11,6 +11,7 @@ Examples:
   rosa-bench next | sh
 """
 
+import sys
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
@@ -30,6 +31,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
 
     from rosa_bench.config.compose import composing
+    from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides, check_setting
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
@@ -47,13 +49,27 @@ def main(arguments: list[str]) -> None:
     if chosen_here := among.keys() & {"lr", "seed"}:
         raise UserError(f"rosa-bench next chooses lr and seed itself; leave out: {', '.join(sorted(chosen_here))}")
     with composing() as composer:
+        added = spelled(added)
         composer.expand(added)  # a mistake is reported here, not by every command that is printed
     found = load_records(options.folder)
     kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")
-    added += [argument for argument in own if argument.startswith("results_dir=")]
+    added += spelled([argument for argument in own if argument.startswith("results_dir=")])
     for command in next_commands(kept, seeds=options.seeds, more=added):
+        _check_encoding(command)
         get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough
     found.remind()
+
+
+def _check_encoding(command: str) -> None:
+    """Raise `UserError` if the output's encoding would change a command, which a shell may be about to run."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        command.encode(encoding)
+    except UnicodeEncodeError as error:
+        letter = ascii(command[error.start])
+        raise UserError(
+            f"a command has the letter {letter}, which {encoding} lacks; set PYTHONIOENCODING=utf-8"
+        ) from error

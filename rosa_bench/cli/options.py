@@ -29,20 +29,22 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
 
     Raises `UserError` for an argument of another form, an unknown key, and a value of another type or out of range.
     """
-    from omegaconf import OmegaConf
-
     from rosa_bench.config.build import typed
+    from rosa_bench.config.declared import hints
+    from rosa_bench.config.grammar import text_of, value_of
 
     known = names_of(kind)
     listed = f"(options: {', '.join(known)})"
+    values = {}
     for argument in arguments:
-        key, equals, _ = argument.partition("=")
+        key, equals, value = argument.partition("=")
         if not equals:
             near = "" if key in known else did_you_mean(key, known)
             raise UserError(f"{argument} is not KEY=VALUE{near} {listed}")
         if key not in known:
             raise UserError(f"{key} is not an option{did_you_mean(key, known)} {listed}")
-    return typed(kind, OmegaConf.from_dotlist(list(arguments)))
+        values[key] = text_of(value) if hints(kind)[key] is str else value_of(value)
+    return typed(kind, values)
 
 
 def names_of(kind: type) -> list[str]:

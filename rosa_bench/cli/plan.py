@@ -26,12 +26,14 @@ def main(arguments: list[str]) -> None:
     """Print the plan of a sweep."""
     from rich import get_console
 
+    from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides
     from rosa_bench.runs.plan import plan, show
 
     flags, overrides = separate(arguments)
     if odd := [flag for flag in flags if flag not in MULTIRUN]:
         raise UserError(f"{odd[0]} does not go with rosa-bench plan, which takes KEY=VALUE arguments only")
+    overrides = spelled(overrides, sweep=True)
     check_overrides(overrides)
     jobs = plan(overrides, explain)
     if not _share_a_mistake(jobs):

@@ -39,12 +39,14 @@ def main(arguments: list[str]) -> None:
     from omegaconf import OmegaConf
 
     from rosa_bench.config import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
+    from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides
 
     OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
     flags, overrides = separate(arguments)
-    check_overrides(overrides)
     multirun = [flag for flag in flags if flag in MULTIRUN]
+    overrides = spelled(overrides, sweep=bool(multirun))
+    check_overrides(overrides)
     if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):
         sweep(overrides)
     else:

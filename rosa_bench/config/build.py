@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rosa_bench.config.declared import literal
 from rosa_bench.system.errors import UserError
 
 T = TypeVar("T")
@@ -19,7 +20,8 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
     """Return an instance of the dataclass ``kind``, filled with ``values``.
 
     ``at`` is the key of these values in the whole configuration. Raises `UserError`, which names the key, if a key is
-    unknown or missing, or if a value has the wrong type. ``kind`` itself may raise for a value out of range.
+    unknown or missing, or if a value has the wrong type; a number is not a text. Values are taken as they are: ``${``
+    in a text has no meaning. ``kind`` itself may raise for a value out of range.
     Dataclasses inside ``kind`` must not be frozen, because omegaconf cannot fill those.
     """
     try:
@@ -29,6 +31,9 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
     if known in _made:
         return _made[known]
     try:
+        if isinstance(values, DictConfig):
+            values = OmegaConf.to_container(values, resolve=True)  # pyright: ignore[reportAssignmentType]
+        values = literal(kind, values, at)
         schema = OmegaConf.structured(kind, flags={"readonly": False})  # or omegaconf could not fill a frozen dataclass
         made: Any = OmegaConf.to_object(OmegaConf.merge(schema, values))
     except OmegaConfBaseException as error:
@@ -43,9 +48,13 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
 def build(base: type[T], settings: Mapping[str, Any] | DictConfig, *, at: str, default: type[T] | None = None) -> T:
     """Return an instance of the subclass of ``base`` named by ``_target_`` in ``settings``, or else of ``default``.
 
-    Raises `UserError` if ``_target_`` does not name such a class, and as `typed` does for a wrong key, type or value.
+    Raises `UserError` if ``_target_`` does not name such a class of the base's own package, before anything is
+    imported, and as `typed` does for a wrong key, type or value.
     """
     target = settings.get("_target_")
+    package = base.__module__.partition(".")[0]
+    if target is not None and not str(target).startswith(f"{package}."):  # importing another module would run it
+        raise UserError(f"{at}._target_={target} is not a rosa_bench {base.__name__}")
     kind = default if target is None else imported(str(target), at)
     if not (isinstance(kind, type) and issubclass(kind, base)):
         raise UserError(f"{at}._target_={target} is not a rosa_bench {base.__name__}")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field
@@ -11,6 +12,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -20,6 +22,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
 
 Overrides = tuple[str, ...]
+MOST_JOBS = 100_000
 
 
 def register() -> None:
@@ -75,12 +78,17 @@ class Composer:
         self._bases: dict[Overrides, DictConfig] = {}
 
     def expand(self, arguments: Sequence[str]) -> list[Overrides]:
-        """Return the overrides of each job of a sweep, in Hydra's order; those of a preset come first."""
+        """Return the overrides of each job of a sweep, in Hydra's order; those of a preset come first.
+
+        Raises `UserError` for a sweep of more than `MOST_JOBS`.
+        """
         parsed = self.parser.parse_overrides(list(arguments))
         fixed = [argument for argument, one in zip(arguments, parsed, strict=True) if not one.is_sweep_override()]
         composed = hydra.compose("config", overrides=fixed, return_hydra_config=True)
         preset = [f"{key}={value}" for key, value in (composed.hydra.sweeper.get("params") or {}).items()]
-        [jobs] = BasicSweeper.split_arguments(self.parser.parse_overrides([*preset, *arguments]), max_batch_size=None)
+        overrides = self.parser.parse_overrides([*preset, *arguments])
+        _check_size(overrides)
+        [jobs] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
         return [tuple(override for override in job if not override.startswith("hydra")) for job in jobs]
 
     def compose(self, overrides: Overrides) -> DictConfig:
@@ -102,6 +110,16 @@ class Composer:
         """Return whether an override sets one existing value, rather than choosing from a group."""
         key, _, _ = override.partition("=")
         return key[:1] not in ("+", "~") and "/" not in key and "@" not in key and not (conf_folder() / key).is_dir()
+
+
+def _check_size(overrides: Sequence[Override]) -> None:
+    """Raise `UserError` if a sweep has more than `MOST_JOBS`, without making a list of them."""
+    count = 1
+    for override in overrides:
+        if override.is_discrete_sweep():
+            count *= sum(1 for _ in itertools.islice(override.sweep_iterator(), MOST_JOBS + 1))
+        if count > MOST_JOBS:
+            raise UserError(f"a sweep of more than {MOST_JOBS} jobs; give {override.key_or_group} fewer values")
 
 
 register()

@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from rosa_bench.config.declared import literal
 from rosa_bench.config.identity import free_settings, is_identity
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import Plain, RunConfig
@@ -22,7 +23,7 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
     """
     expected = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
     for key in free_settings():
-        expected[key] = raw[key]
+        expected[key] = literal(Any, raw[key], key)
     return _differing(_plain(raw), _plain(expected))
 
 
@@ -30,7 +31,7 @@ def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
     """Return the deviations of checked settings, however they were made. Hydra must be initialised."""
     expected = hydra.compose("config", overrides=[f"{group}={getattr(config, group).name}" for group in GROUPS])
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
-        expected[key] = getattr(config, key)
+        expected[key] = literal(Any, getattr(config, key), key)
     return _differing(asdict(config), asdict(parse(expected)))
 
 

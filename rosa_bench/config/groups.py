@@ -32,6 +32,11 @@ GROUPS = {
 }
 
 
+def names_in(group: str) -> list[str]:
+    """Return the choices of a group: the names of its yaml files."""
+    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+
+
 @cache
 def kinds(group: str) -> tuple[type, ...]:
     """Return the classes that the yaml files of a group use."""

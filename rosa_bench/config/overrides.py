@@ -13,6 +13,7 @@ from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean
 
+LONGEST = 500  # characters of a message in the words of a library, which may quote a value
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
 
 
@@ -76,7 +77,12 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
         known, section = [str(key) for key in cause.parent_node], str(cause.full_key).rpartition(".")[0]
         return f"{cause.full_key} is not a setting{_meant(str(cause.key), known, section=section)}"
     lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
-    return "; ".join(line.removesuffix(".") for line in lines if line and not line.startswith(OF_OMEGACONF))
+    return shortened("; ".join(line.removesuffix(".") for line in lines if line and not line.startswith(OF_OMEGACONF)))
+
+
+def shortened(text: str) -> str:
+    """Return a text that may be very long without its middle."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section: str = "") -> str:

@@ -42,7 +42,7 @@ class Protocol(Checked):
     held_out_rows: float = setting(
         "fraction of the train rows to select on; 0 selects on dev itself", at_least=0, below=1
     )
-    held_out_max: int = setting("largest number of held-out rows", at_least=1)
+    held_out_max: int = setting("largest number of held-out rows", at_least=1, at_most=10**9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +54,19 @@ class Plain(Checked):
 
     rank: int = setting(
         "rank of LoRA's and ROSA's factors",
-        default=8, at_least=1, free=True,
+        default=8, at_least=1, at_most=10**6, free=True,
         identity=False,  # counts through the method, if that has a rank
     )  # fmt: skip
-    lr: float = setting("peak learning rate; default: the method's under the protocol", above=0, free=True)
+    lr: float = setting(
+        "peak learning rate; default: the method's under the protocol", above=0, at_most=1e38, free=True
+    )
     seed: int = setting("seed of every random choice", default=0, at_least=0, below=2**32, free=True)
-    epochs: int = setting("passes over the train rows; default: the recipe's", at_least=1)
-    batch_size: int = setting("examples per optimizer step; default: the recipe's", at_least=1)
-    accumulate: int = setting("split each batch into this many parts; same gradient", default=1, at_least=1, free=True)
-    max_length: int | None = setting("longest input in tokens; default: the recipe's", at_least=1)
+    epochs: int = setting("passes over the train rows; default: the recipe's", at_least=1, at_most=10**6)
+    batch_size: int = setting("examples per optimizer step; default: the recipe's", at_least=1, at_most=2**20)
+    accumulate: int = setting(
+        "split each batch into this many parts; same gradient", default=1, at_least=1, at_most=2**20, free=True
+    )
+    max_length: int | None = setting("longest input in tokens; default: the recipe's", at_least=1, at_most=10**6)
     pad_to_max: bool = setting(
         "pad every batch to max_length, as for Table 1's times, instead of to its longest example",
         default=False, before=False,
@@ -94,9 +98,9 @@ class Plain(Checked):
     )  # fmt: skip
     limit_train: int | None = setting(
         "use this many random train rows, the same for every seed; all, with a warning, if there are fewer",
-        default=None, at_least=1,
+        default=None, at_least=1, at_most=10**9,
     )  # fmt: skip
-    limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1)
+    limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1, at_most=10**9)
     output_dir: str = setting(
         "folder for saved models and checkpoints", default="outputs", identity=False, free=True, published=False
     )
@@ -109,7 +113,13 @@ class Plain(Checked):
     )  # fmt: skip
     retry_failed: bool = setting("run failed runs again", default=False, identity=False, free=True, published=False)
     checkpoint_s: float = setting(
-        "minimum seconds between checkpoints", default=300, at_least=0, identity=False, free=True, published=False
+        "minimum seconds between checkpoints",
+        default=300,
+        at_least=0,
+        at_most=10**9,
+        identity=False,
+        free=True,
+        published=False,
     )
     save_model: bool = setting(
         "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True

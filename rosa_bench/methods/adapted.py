@@ -68,6 +68,9 @@ class AdapterMethod(Method):
         attention = "|".join(filter(None, (self.attention, self.lm_head)))
         return linear_names(model, attention if self.targets == "attention" else self.targets)
 
+    def check_shapes(self, model: nn.Module) -> None:
+        self.target_names(model)
+
     def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
         """Replace each target, or each block of a split target, with ``make(layer)``."""
         from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
@@ -104,7 +107,7 @@ class AdapterMethod(Method):
 class LowRankMethod(AdapterMethod):
     """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
-    rank: int = setting("rank of the factors", at_least=1, key="rank")
+    rank: int = setting("rank of the factors", at_least=1, at_most=10**6, key="rank")
 
     @property
     def scale(self) -> float:
@@ -115,12 +118,15 @@ class LowRankMethod(AdapterMethod):
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
         """Set the first residuals and factors of the layers, which start with W and zero factors."""
 
-    def insert(self, model: nn.Module) -> None:
+    def check_shapes(self, model: nn.Module) -> None:
         from rosa_bench.layers.linear import weight_of
-        from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 
         for name in self.target_names(model):
             self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
+
+    def insert(self, model: nn.Module) -> None:
+        from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+
         self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
         self.initialise(low_rank_layers(model), self.generator(0))
 

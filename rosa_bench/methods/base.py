@@ -46,7 +46,7 @@ class Method(Checked, ABC):
 
     name: str = setting("as on the command line", is_name=True)
     title: str = setting("as in a table", identity=False)
-    seed: int = setting("of every random choice that the method makes")
+    seed: int = setting("of every random choice that the method makes", at_least=0, below=2**32)
     head: str = setting("regular expression for the modules that are the task's head")
     default_lr: dict[str, float] = setting(
         "learning rate by protocol when none is given: the best one measured", identity=False
@@ -58,6 +58,9 @@ class Method(Checked, ABC):
     section: ClassVar[str] = "method"
     supports_graphs: ClassVar[bool] = True
 
+    def check_shapes(self, model: nn.Module) -> None:
+        """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
+
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
         """Freeze the model, insert the method's layers, and mark what trains. Return the model to train.
 
@@ -65,6 +68,7 @@ class Method(Checked, ABC):
         training batches on the model's device, for a data-dependent initialisation. Raises `UserError` if the method
         does not fit the model.
         """
+        self.check_shapes(model)
         model.requires_grad_(False)
         self.insert(model)
         for parameter in self.trainable(model):

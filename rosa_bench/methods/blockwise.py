@@ -31,16 +31,18 @@ REST = ("all", "head", "none")
 class Blockwise(Method):
     """Fully trains ``blocks`` of the model's blocks at a time, and chooses again every ``every`` steps."""
 
-    blocks: int = setting("transformer blocks that train at a time", at_least=1)
-    every: int = setting("steps from one choice of blocks to the next", at_least=1)
+    blocks: int = setting("transformer blocks that train at a time", at_least=1, at_most=10**4)
+    every: int = setting("steps from one choice of blocks to the next", at_least=1, at_most=10**9)
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
 
-    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
+    def check_shapes(self, model: nn.Module) -> None:
         from rosa_bench.layers.blocks import transformer_blocks
 
         if self.blocks > (count := len(transformer_blocks(model))):
             raise UserError(f"method.blocks={self.blocks} is more than the model's {count}; use at most {count}")
+
+    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         model = super().attach(model, calibration)
         self._choose(model, 0)
         return model

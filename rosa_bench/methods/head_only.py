@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 class HeadOnly(Method):
     """Trains only the task's head, under either protocol."""
 
+    def check_shapes(self, model: nn.Module) -> None:
+        self.trainable(model)
+
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         parameters = self.head_parameters(model)
         if not parameters:

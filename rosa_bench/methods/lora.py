@@ -26,7 +26,7 @@ class Lora(LowRankMethod):
                       not comparable with ``kaiming``
     """
 
-    alpha: float = setting("scale of A B, times the rank", above=0)
+    alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
     init: str = setting("what the factors start from", choices=("kaiming", "normal"))
     default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
 

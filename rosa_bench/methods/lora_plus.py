@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LoraPlus(Lora):
     """LoRA whose A (out x r) trains at ``ratio`` times the learning rate. The schedule scales both rates."""
 
-    ratio: float = setting("learning rate of A (out x r) over that of everything else", above=0)
+    ratio: float = setting("learning rate of A (out x r) over that of everything else", above=0, at_most=1e9)
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         from rosa_bench.layers.low_rank import low_rank_layers

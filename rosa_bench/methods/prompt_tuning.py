@@ -34,7 +34,7 @@ class PromptTuning(Method):
          ``normal``      normally distributed, with the standard deviation of the model's embeddings
     """
 
-    tokens: int = setting("trained vectors before each text", at_least=1)
+    tokens: int = setting("trained vectors before each text", at_least=1, at_most=10**5)
     init: str = setting("what they start from", choices=INITS)
     train_head: bool = setting("whether the task's head trains too")
 
@@ -44,6 +44,9 @@ class PromptTuning(Method):
         super().__post_init__()
         if find_spec("peft") is None:
             raise UserError("method=prompt_tuning needs the package peft; install it: pip install 'rosa-bench[peft]'")
+
+    def check_shapes(self, model: nn.Module) -> None:
+        room_for_text(model, self.tokens)
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
         """Return ``model`` wrapped in a PEFT model. Raises `UserError` if PEFT's prompts do not support the model."""

@@ -35,7 +35,7 @@ class Rosa(LowRankMethod):
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
     init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero"))
     resample_every: float = setting(
-        "period of merging and drawing again, in resample_unit; 0 means never (Table 4)", at_least=0
+        "period of merging and drawing again, in resample_unit; 0 means never (Table 4)", at_least=0, at_most=1e9
     )
     resample_unit: str = setting("unit of resample_every", choices=("epochs", "steps"))
     default_resample_every: dict[str, float] = setting(

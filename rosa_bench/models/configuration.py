@@ -64,10 +64,10 @@ def check_numbers(values: Any, called: str, at: str = "") -> None:
         check_numbers(value, called, here)
 
 
-def check_size(kind: type[PreTrainedModel], config: PretrainedConfig, *, called: str) -> None:
-    """Raise `UserError` if this configuration cannot be built, or does not fit into this machine's memory.
+def without_weights(kind: type[PreTrainedModel], config: PretrainedConfig, *, called: str) -> PreTrainedModel:
+    """Return the model of this configuration on the meta device, where its weights take no memory.
 
-    The model is built without memory for its weights, and building ends when it is too large.
+    Raises `UserError` if it cannot be built, or would not fit into this machine's memory; building ends there.
     """
     memory, count, used = memory_bytes(), 0, 0
 
@@ -89,7 +89,7 @@ def check_size(kind: type[PreTrainedModel], config: PretrainedConfig, *, called:
     hooks = [on_module(add_module), on_parameter(add_parameter)]
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            kind(config)
+            return kind(config)
     except UserError:
         raise
     except Exception as error:  # each architecture fails in its own way on sizes that do not go together

@@ -11,7 +11,7 @@ from transformers.utils import logging as transformers_logging
 from rosa_bench.layers.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.completeness import check_attention, check_weights
-from rosa_bench.models.configuration import check_size, configuration, reason
+from rosa_bench.models.configuration import configuration, reason, without_weights
 from rosa_bench.models.spec import Model
 from rosa_bench.models.tokenizer import check_vocabulary, load_tokenizer
 from rosa_bench.models.weights.folder import CONFIG, ModelFolder, model_folder, read_object
@@ -64,7 +64,7 @@ def load_pretrained(
     config = configuration(folder.config, called=str(folder.path / CONFIG))
     adjust(config)
     kind = architectures[type(config)]
-    check_size(kind, config, called=str(folder.path / CONFIG))
+    without_weights(kind, config, called=str(folder.path / CONFIG))  # checks that it can be built and fits
     tokenizer = load_tokenizer(folder)
     tensors = read_tensors(*(folder.path / name for name in folder.weights))
     try:
@@ -100,7 +100,7 @@ def _drawn(
     config = configuration(spec.drawn_from or {}, called="model.random")
     adjust(config)
     kind = architectures[type(config)]
-    check_size(kind, config, called="model.random")
+    without_weights(kind, config, called="model.random")
     model = kind._from_config(config, dtype=torch.float32)
     check_attention(model, spec)
     tokenizer = byte_tokenizer(max_length=num_positions(model))

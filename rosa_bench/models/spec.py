@@ -7,6 +7,9 @@ from typing import Any, ClassVar
 from rosa_bench.system.errors import UserError, at_least
 from rosa_bench.system.setting import Checked, setting
 
+LARGEST = 10**6  # number in the configuration of a random model: far more than any has
+MOST_LAYERS = 1000
+
 
 @dataclass(kw_only=True)
 class Wheel:
@@ -43,7 +46,11 @@ class Model(Checked, ABC):
     name: str = setting("name of the model", is_name=True)
     title: str = setting("name in tables", identity=False)
     parameters: int | None = setting(
-        "number of parameters without a head; None if it depends on the task", default=None, identity=False
+        "number of parameters without a head; None if it depends on the task",
+        default=None,
+        at_least=0,
+        at_most=10**13,
+        identity=False,
     )
     licence: str = setting("licence of the weights", identity=False)
     attention: str = setting("regular expression for the ends of the attention projections' names")
@@ -75,13 +82,20 @@ class Transformer(Model):
     """A pre-trained Transformer, or a randomly initialised one."""
 
     random: dict[str, Any] | None = setting(
-        "Hugging Face configuration, with its model_type, of a model with random weights", default=None, identity=False
+        "Hugging Face configuration, with its model_type, of a model with random weights",
+        default=None,
+        at_least=-LARGEST,
+        at_most=LARGEST,
+        identity=False,
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not any((self.hub, self.wheel, self.path, self.random)):
             raise UserError(f"model {self.name} has no weights; set model.hub, model.wheel, model.path or model.random")
+        for key, value in (self.random or {}).items():
+            if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
+                raise UserError(f"model.random.{key}={value} is out of range; it must be at most {MOST_LAYERS}")
 
     @property
     def drawn_from(self) -> dict[str, Any] | None:
@@ -111,13 +125,15 @@ class Decoder(Transformer):
 class Perceptron(Model):
     """A multilayer perceptron without biases, with new random weights in each run. The task sets the outer widths."""
 
-    hidden: list[int] = setting("widths of the hidden layers; an empty list makes the model linear")
+    hidden: list[int] = setting("widths of the hidden layers; an empty list makes the model linear", at_most=10**5)
     activation: str = setting("between layers: relu, tanh or gelu", default="relu", choices=("relu", "tanh", "gelu"))
 
     described: ClassVar[str] = "a perceptron, such as mlp1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if len(self.hidden) > MOST_LAYERS:
+            raise UserError(f"model.hidden has {len(self.hidden)} layers; at most {MOST_LAYERS} are allowed")
         for width in self.hidden:
             at_least("model.hidden", width, 1)
         for key in ("hub", "wheel", "path"):

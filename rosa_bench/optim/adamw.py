@@ -24,7 +24,7 @@ class AdamW(Optimizer):
     """AdamW. Its defaults depend on the recipe."""
 
     betas: tuple[float, float] = setting("decay rates of the two moments")
-    eps: float = setting("added to the square root of the second moment", at_least=0)
+    eps: float = setting("added to the square root of the second moment", at_least=0, at_most=1e38)
     default_betas: dict[str, Any] = setting("betas by recipe", identity=False, published=False)
     default_eps: dict[str, float] = setting("eps by recipe", identity=False, published=False)
 

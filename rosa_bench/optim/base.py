@@ -26,11 +26,11 @@ class Optimizer(Checked, ABC):
     section: ClassVar[str] = "optimizer"
 
     name: str = setting("name of the optimizer", before="adamw")
-    weight_decay: float = setting("decoupled weight decay of all trained parameters", at_least=0)
+    weight_decay: float = setting("decoupled weight decay of all trained parameters", at_least=0, at_most=1e9)
     warmup_fraction: float = setting("warm-up as a fraction of all steps", at_least=0, at_most=1)
-    warmup_steps: int | None = setting("warm-up in steps; null: use warmup_fraction", at_least=0)
+    warmup_steps: int | None = setting("warm-up in steps; null: use warmup_fraction", at_least=0, at_most=10**9)
     schedule: str = setting("learning rate after the warm-up", choices=tuple(SCHEDULES), before="linear")
-    clip_norm: float | None = setting("largest gradient norm; null: no clipping", above=0)
+    clip_norm: float | None = setting("largest gradient norm; null: no clipping", above=0, at_most=1e38)
 
     def warmup(self, total_steps: int) -> int:
         """Return the number of warm-up steps in a run of ``total_steps``."""

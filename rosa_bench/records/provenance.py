@@ -1,5 +1,6 @@
 """The code that made a run: versions of the libraries, and the commit of this package."""
 
+import os
 import platform
 import subprocess
 from importlib.metadata import version
@@ -9,6 +10,7 @@ from rosa_bench.records.record import Git
 from rosa_bench.system.files import package_folder
 from rosa_bench.system.version import __version__
 
+GIT_S = 30  # longest time to wait for git; a checkout on a slow share may never answer
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 
 
@@ -25,11 +27,31 @@ def git_state() -> Git:
         return Git()
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
-        changes = _git(root, "status", "--porcelain", "--", "rosa_bench", "conf", "pyproject.toml")
-    except (OSError, subprocess.CalledProcessError):
+        changes = _git(
+            root, "status", "--porcelain", "--untracked-files=all", "--", "rosa_bench", "conf", "pyproject.toml"
+        )
+    except (OSError, subprocess.SubprocessError):
         return Git()
     return Git(commit=commit, dirty=bool(changes.strip()))
 
 
 def _git(root: Path, *arguments: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True).stdout
+    """Ask git about the checkout at ``root``, and nothing else.
+
+    Variables such as GIT_DIR, which git sets for its hooks, name another repository. A monitor of files that the user's
+    or the checkout's configuration names is a program, which is not started.
+    """
+    known = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    options = [
+        "-c",
+        f"safe.directory={root.resolve()}",
+        "-c",
+        "core.fsmonitor=false",
+        "--no-optional-locks",
+        "--no-pager",
+    ]
+    return subprocess.run(
+        ["git", "-C", str(root), *options, *arguments],
+        check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=GIT_S, stdin=subprocess.DEVNULL,
+        env={**known, "LC_ALL": "C", "GIT_CEILING_DIRECTORIES": str(root.parent), "GIT_TERMINAL_PROMPT": "0"},
+    ).stdout  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
+from rosa_bench.config.grammar import spelled
 from rosa_bench.config.identity import is_identity, value_before
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
@@ -72,7 +73,7 @@ def comparison(arguments: Sequence[str]) -> Comparison:
 def values_of(arguments: Sequence[str]) -> dict[str, tuple[Hashable, ...]]:
     """Parse the settings on a command line: dotted key -> values."""
     settings: dict[str, tuple[Hashable, ...]] = {}
-    for override in OverridesParser.create().parse_overrides(list(arguments)):
+    for override in OverridesParser.create().parse_overrides(spelled(arguments, sweep=True)):
         values = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
         settings[override.key_or_group] = tuple(map(_plain, values))
     return settings

@@ -5,32 +5,77 @@ at an end of those tried, a better one may lie beyond: the next one is run with 
 worthwhile. If the chosen learning rate is inside the range, it needs more seeds, because it appears in the table.
 """
 
-import re
+import logging
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from omegaconf import OmegaConf
+
+from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.grammar import LONGEST, written
+from rosa_bench.config.groups import names_in
+from rosa_bench.config.identity import free_settings, is_identity, public_config
+from rosa_bench.config.overrides import check_setting, composition_errors
+from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import half_decades
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, Group, select
-from rosa_bench.report.cells.settings import GROUPS
+from rosa_bench.report.cells.settings import GROUPS, frozen
+from rosa_bench.system.errors import UserError, one_of
+
+log = logging.getLogger(__name__)
 
 
 def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[str] = ()) -> list[str]:
     """Return one command for each cell in the tables of ``records`` that needs runs, ordered by setting.
 
-    ``seeds`` is how many the chosen learning rate should have. ``more`` is added to every command. A learning rate at
-    which a run failed is not suggested again.
+    ``seeds`` is how many the chosen learning rate should have. ``more`` are overrides, in Hydra's grammar, to add to
+    every command. A learning rate at which a run failed is not suggested again. Records may come from anybody, so a
+    command is returned only if it composes to the settings of its record; other cells are named in the log.
     """
-    return [
-        shlex.join(
-            ["rosa-bench", "-m", *_settings(cell.runs[0]), f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
-        )
-        for group in select(records)
-        if not group.setting.is_timed
-        for cell in _ordered(group)
-        for lrs, some in _needed(cell, seeds)
-    ]
+    commands = []
+    with composing() as composer:
+        for cell, lrs, some in _wanted(records, seeds):
+            run = cell.runs[0]
+            try:
+                settings = repeated(run, composer)
+            except UserError as error:
+                log.warning("a run of %s cannot be repeated: %s", _shown(run), error)
+                continue
+            arguments = [*settings, f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
+            commands.append(shlex.join(["rosa-bench", "-m", *arguments]))
+    return commands
+
+
+def repeated(run: RunRecord, composer: Composer) -> list[str]:
+    """Return the overrides that compose to a run's settings, without its learning rate and seed.
+
+    Raises `UserError`, which names the setting, if a value in the record is not one that the settings accept, or if
+    the composed settings differ from it. Only settings that can change a score are read from the record.
+    """
+    values = {group: run.setting(f"{group}.name") for group in GROUPS}
+    for group, name in values.items():
+        one_of(group, _printable(group, name), names_in(group))
+    if run.settings.method.rank is not None:
+        values["rank"] = run.settings.method.rank
+    for key, (value, _) in sorted(run.deviations.items()):
+        check_setting(_printable("a setting's name", key))
+        if not is_identity(key) or key.partition(".")[0] in free_settings():
+            raise UserError(f"{key} is not a setting that can differ from the protocol")
+        values[key] = _printable(key, value)
+    base = composer.compose(tuple(f"{group}={values[group]}" for group in GROUPS))
+    plain: Any = OmegaConf.to_container(base, resolve=False)
+    # Hydra wants a plus before a setting whose default is not in the yaml.
+    overrides = [f"{'' if _has(plain, key) else '+'}{key}={written(value)}" for key, value in values.items()]
+    chosen = (f"lr={run.settings.lr!r}", f"seed={run.settings.seed}")
+    with composition_errors():
+        composed = public_config(parse(composer.compose((*overrides, *chosen))))
+    places = {**{group: f"{group}.name" for group in GROUPS}, "rank": "method.rank"}
+    for key, value in values.items():
+        if (found := frozen(_at(composed, places.get(key, key)))) != frozen(value):
+            raise UserError(f"{key}={value} in the record becomes {key}={found}")
+    return overrides
 
 
 def _ordered(group: Group) -> list[Cell]:
@@ -53,26 +98,43 @@ def _needed(cell: Cell, seeds: int) -> Iterator[tuple[list[float], list[int]]]:
         yield [cell.lr], missing
 
 
-def _settings(run: RunRecord) -> list[str]:
-    """Return the arguments that compose a run, without its learning rate and seed."""
-    groups = [f"{group}={run.setting(f'{group}.name')}" for group in GROUPS]
-    rank = [] if run.settings.method.rank is None else [f"rank={run.settings.method.rank}"]
-    return [*groups, *rank, *(f"{key}={_typed(value)}" for key, (value, _) in sorted(run.deviations.items()))]
+def _wanted(records: Sequence[RunRecord], seeds: int) -> Iterator[tuple[Cell, list[float], list[int]]]:
+    """Yield each cell that needs runs, with their learning rates and seeds."""
+    for group in select(records):
+        if not group.setting.is_timed:
+            for cell in _ordered(group):
+                for lrs, some in _needed(cell, seeds):
+                    yield cell, lrs, some
 
 
-def _typed(value: Any) -> str:
-    """Format a JSON value in Hydra's grammar."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list():
-            return f"[{','.join(map(_typed, value))}]"
-        case str() if not re.fullmatch(r"[\w./-]+", value):
-            return "'" + value.replace("'", r"\'") + "'"
-        case _:
-            return str(value)
+def _printable(key: str, value: Any) -> Any:
+    """Return a value of a record. Raises `UserError` if a text in it could do something to a terminal."""
+    if isinstance(value, list):
+        return [_printable(key, one) for one in value]
+    if isinstance(value, str) and not (value.isprintable() and len(value) <= LONGEST):
+        raise UserError(f"the text of {key} has control characters, or is too long")
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise UserError(f"the value of {key} is neither a number, a text nor a list")
+    return value
+
+
+def _at(config: Any, key: str) -> Any:
+    """Return the value of a dotted key, or None."""
+    for name in key.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _has(config: Any, key: str) -> bool:
+    """Return whether a configuration has a dotted key, whatever its value."""
+    folder, _, name = key.rpartition(".")
+    inside = _at(config, folder) if folder else config
+    return isinstance(inside, dict) and name in inside
+
+
+def _shown(run: RunRecord) -> str:
+    """Name a record of unknown origin on a terminal."""
+    return ascii(f"{run.settings.task.name} {run.settings.model.name} {run.settings.method.name}"[:100])
 
 
 def _several(values: Iterable[float]) -> str:

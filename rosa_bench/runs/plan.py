@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -56,7 +57,31 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
             reason = (found.record.error or "") if found.kind == "failed" and found.record is not None else ""
             jobs.append(Job(overrides, resolved, "duplicate" if resolved.id in seen else found.kind, reason))
             seen.add(resolved.id)
-    return jobs
+    return _checked_shapes(jobs, explain)
+
+
+def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) -> list[Job]:
+    """Return the jobs; those whose method does not fit their model are invalid.
+
+    That is known before any weight is read, except for a model whose configuration is still on the hub.
+    """
+    known: dict[str, Any] = {}
+    checked = []
+    for job in jobs:
+        if job.resolved is None or job.kind not in TO_RUN:
+            checked.append(job)
+            continue
+        config, key = job.resolved.config, repr((job.resolved.config.task, job.resolved.source))
+        try:
+            if key not in known:
+                known[key] = config.task.shapes(config.model, job.resolved.source)
+            if known[key] is not None:
+                config.method.check_shapes(known[key])
+        except Exception as error:  # of any type: the user should see it before anything runs
+            checked.append(Job(job.overrides, None, "invalid", explain(error)))
+        else:
+            checked.append(job)
+    return checked
 
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:

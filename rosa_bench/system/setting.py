@@ -7,6 +7,7 @@ declared in one place.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field
 from typing import Any, ClassVar
@@ -24,7 +25,7 @@ class Setting:
 
     help       one line for ``--help``
     choices    the allowed values, if there are only a few
-    at_least, above, at_most, below  the range of a number
+    at_least, above, at_most, below  the range of a number, or of the numbers in a list or mapping; it is finite anyway
     identity   whether the setting can change a score and is therefore part of a run's identity
     free       whether every protocol leaves the choice to the experiment, so that setting it is not a deviation
     is_name    whether it becomes part of a file's name, so that only letters, digits and a few signs are allowed
@@ -50,24 +51,29 @@ class Setting:
         """Raise `UserError`, naming ``key`` and the allowed values, if ``value`` is invalid. None is always valid."""
         if value is None:
             return
+        if isinstance(value, dict | list | tuple):  # the range is that of the numbers inside
+            for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                self.check(f"{key}.{name}" if isinstance(value, dict) else key, inner)
+            return
         if self.choices is not None:
             one_of(key, value, self.choices)
         if self.is_name:
             check_name(key, value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
+        if abs(value) == float("inf"):
+            raise UserError(f"{key}={value} is out of range; it must be finite")
         bounds = (
             (self.at_least, "at least", lambda bound: value >= bound),
             (self.above, "above", lambda bound: value > bound),
             (self.at_most, "at most", lambda bound: value <= bound),
             (self.below, "below", lambda bound: value < bound),
         )
-        bounded = any(bound is not None for bound, _, _ in bounds)
         for bound, words, fits in bounds:
-            if bound is not None and not fits(bound):  # NaN fails every comparison
+            if bound is not None and not fits(bound):  # NaN fits none
                 raise UserError(f"{key}={value} is out of range; it must be {words} {bound:g}")
-        if bounded and abs(value) == float("inf"):
-            raise UserError(f"{key}={value} is out of range; it must be finite")
+        if math.isnan(value):
+            raise UserError(f"{key}={value} is out of range; it must be a number")
 
 
 def setting(

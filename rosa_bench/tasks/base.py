@@ -14,6 +14,9 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
     from rosa_bench.tasks.context import Context
     from rosa_bench.tasks.prepared import PreparedTask
@@ -46,6 +49,10 @@ class Task(DataSpec, ABC):
         """Raise `UserError` unless the task works with ``model`` and ``optimizer``."""
         if not isinstance(model, self.model_kind):
             raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
+
+    def shapes(self, model: Model, source: Source) -> nn.Module | None:
+        """Return the model that `prepare` will load on the meta device, without its weights; None if unknown here."""
+        return importlib.import_module(self.prepared_by).shapes(self, model, source)
 
     def prepare(self, context: Context) -> PreparedTask:
         """Load or create the model, batches and evaluations of a run, by ``prepare`` of the module `prepared_by`.

@@ -73,13 +73,28 @@ def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., 
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_each_is_reported(rosa_bench: Callable[..., Any], here: Path) -> None:
-    outcome = rosa_bench("-m", *TINY, "method=lora", "rank=33,34,2")
+    outcome = rosa_bench("-m", *TINY, "method=ft", "batch_size=4", "lr=1e30,2e30,1e-3")
     assert outcome.status == 1
-    assert [record.config["method"]["rank"] for record in records(here)] == [2]
+    status = {record.config["lr"]: record.status for record in records(here)}
+    assert status == {1e30: "failed", 2e30: "failed", 1e-3: "completed"}
     shown = [line for line in outcome.err.splitlines() if line.startswith("rosa-bench: ")]
-    for rank in (33, 34):
-        assert any(f"rank={rank} does not fit" in line for line in shown), outcome.err
+    assert sum("training loss" in line for line in shown) == 2, outcome.err
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    ([*TINY, "method=lora", "rank=2,33,34"], ["rank=33 does not fit", "rank=34 does not fit", "2 of 3 jobs"]),
+    ([*TINY, "method=blockwise", "method.blocks=2,3"], ["method.blocks=3 is more than the model's 2", "1 of 2 jobs"]),
+    (["task=synthetic", "model=mlp1", "method=rosa", "rank=1,33"], ["rank=33 does not fit", "1 of 2 jobs"]),
+    (["task=restaurants", "model=tiny_gpt2", "method=rosa", "rank=1,65"], ["rank=65 does not fit", "1 of 2 jobs"]),
+])  # fmt: skip
+def test_a_method_that_does_not_fit_its_model_is_found_before_the_first_job_starts(
+    rosa_bench: Callable[..., Any], here: Path, arguments: list[str], words: list[str]
+) -> None:
+    outcome = rosa_bench("-m", *arguments)
+    assert outcome.status == 1
+    assert [word for word in [*words, "none was started"] if word not in outcome.err] == []
+    assert not list(here.rglob("*.json"))
 
 
 def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..., Any], here: Path) -> None:

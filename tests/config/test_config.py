@@ -258,7 +258,7 @@ WRONG = [
     ("limit_eval=-5", "limit_eval=-5", "at least 1"),
     ("precision=float16", "precision=float16", "auto, float32, bfloat16"),
     ("compile=fast", "compile=fast", "none, default, max"),
-    ("compile=true", "compile=True", "none, default, max"),
+    ("compile=true", "compile=True", "not a text"),
     ("compile=null", "compile", "None", "str"),
     ("cuda_graphs=often", "cuda_graphs=often", "auto, always, never"),
     ("group_by_length=perhaps", "group_by_length", "perhaps", "bool"),

@@ -72,3 +72,31 @@ def test_there_is_no_commit_in_an_empty_repository_or_without_git(
     assert git_state() == Git()
     monkeypatch.setenv("PATH", str(tmp_path))
     assert git_state() == Git()
+
+
+def test_variables_of_git_that_name_another_repository_change_nothing(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = Git(commit=git(checkout, "rev-parse", "HEAD"), dirty=False)
+    other = tmp_path_factory.mktemp("other")
+    git(other, "init", "--quiet")
+    for name, value in {
+        "GIT_DIR": other / ".git", "GIT_WORK_TREE": other, "GIT_INDEX_FILE": other / "index",  # as in a hook
+        "GIT_OBJECT_DIRECTORY": other / "objects", "GIT_CONFIG_COUNT": "x", "GIT_CONFIG_PARAMETERS": "x",
+        "GIT_TRACE": "1", "GIT_PAGER": "false", "LANG": "tr_TR.UTF-8", "LC_ALL": "xx",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+    assert git_state() == expected
+
+
+def test_a_users_configuration_of_git_starts_no_program_and_hides_no_change(
+    checkout: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / "monitor").write_text(f"#!/bin/sh\ntouch {home}/started\n")
+    (home / "monitor").chmod(0o755)
+    (home / ".gitconfig").write_text(f"[core]\nfsmonitor = {home}/monitor\n[status]\nshowUntrackedFiles = no\n")
+    monkeypatch.setenv("HOME", str(home))
+    (checkout / "conf/neu_é.yaml").write_text("new")
+    assert git_state().dirty is True
+    assert not (home / "started").exists()

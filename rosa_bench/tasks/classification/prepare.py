@@ -3,7 +3,8 @@
 import logging
 from functools import partial
 
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from rosa_bench.data.batches import TokenBatches, encode
 from rosa_bench.data.rows import Row
@@ -11,8 +12,10 @@ from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
+from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.tokenizer import check_texts
+from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
@@ -21,6 +24,11 @@ from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTas
 from rosa_bench.training.evaluation import score
 
 log = logging.getLogger(__name__)
+
+
+def shapes(_task: TextTask, model: Encoder, source: Source) -> PreTrainedModel | None:
+    """Return the encoder without its weights, as `Task.shapes` does. The head's size is not the task's."""
+    return model_of_shapes(model, source, architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
 
 
 def prepare(task: TextTask, context: Context) -> PreparedTask:

@@ -3,12 +3,15 @@
 import math
 
 from transformers import PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.pretrained import max_input_length
+from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.tokenizer import check_texts
+from rosa_bench.models.weights.source import Source
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
@@ -22,6 +25,11 @@ from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import mean_loss
 
 MAX_LOSS = 700.0  # its exponential is still finite
+
+
+def shapes(_task: GenerationTask, model: Decoder, source: Source) -> PreTrainedModel | None:
+    """Return the decoder without its weights, as `Task.shapes` does."""
+    return model_of_shapes(model, source, architectures=MODEL_FOR_CAUSAL_LM_MAPPING)
 
 
 def prepare(task: GenerationTask, context: Context) -> PreparedTask:

@@ -15,12 +15,12 @@ class Decoding(Checked):
 
     section: ClassVar[str] = "task.decoding"
 
-    beams: int = setting("number of beams", at_least=1)
+    beams: int = setting("number of beams", at_least=1, at_most=1000)
     no_repeat_ngram: int = setting(
-        "length of the n-grams that may not be repeated within an output; 0 allows all", at_least=0
+        "length of the n-grams that may not be repeated within an output; 0 allows all", at_least=0, at_most=10**5
     )
-    max_new_tokens: int = setting("maximum length of an output, which is cut off there", at_least=1)
-    length_penalty: float = setting("exponent of the length in a beam's score")
+    max_new_tokens: int = setting("maximum length of an output, which is cut off there", at_least=1, at_most=10**5)
+    length_penalty: float = setting("exponent of the length in a beam's score", at_least=-100, at_most=100)
 
 
 @dataclass(frozen=True, kw_only=True)

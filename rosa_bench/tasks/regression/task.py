@@ -23,12 +23,12 @@ class SyntheticTask(Task):
     busy. Each has its own score ``mse.0``, ``mse.1``, ...
     """
 
-    inputs: int = setting("size of x", at_least=1)
-    outputs: int = setting("size of y", at_least=1)
-    true_rank: int = setting("rank of the matrix added to each weight", at_least=1)
-    replicates: int = setting("independent problems that one run trains in parallel", at_least=1)
-    train_rows: int = setting("number of x to draw for training", at_least=1)
-    validation_rows: int = setting("number of x to draw for validation", at_least=1)
+    inputs: int = setting("size of x", at_least=1, at_most=10**5)
+    outputs: int = setting("size of y", at_least=1, at_most=10**5)
+    true_rank: int = setting("rank of the matrix added to each weight", at_least=1, at_most=10**5)
+    replicates: int = setting("independent problems that one run trains in parallel", at_least=1, at_most=10**4)
+    train_rows: int = setting("number of x to draw for training", at_least=1, at_most=10**8)
+    validation_rows: int = setting("number of x to draw for validation", at_least=1, at_most=10**8)
 
     lower_is_better: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Perceptron

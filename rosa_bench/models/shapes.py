@@ -1,0 +1,45 @@
+"""A model's layers and their shapes without its weights: what a method needs to know whether it fits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import PretrainedConfig, PreTrainedModel
+
+from rosa_bench.models.configuration import configuration, without_weights
+from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.folder import CONFIG, read_object
+from rosa_bench.models.weights.source import Source
+from rosa_bench.system.errors import UserError
+
+
+def model_of_shapes(
+    spec: Model, source: Source, *, architectures: Mapping[type[PretrainedConfig], Any]
+) -> PreTrainedModel | None:
+    """Return one of ``architectures``, transformers' model class by configuration class, on the meta device.
+
+    Nothing is downloaded and no weights are read. Returns None if the model has no such class, or if it is on the hub
+    and not on this machine; the run itself says why. Raises `UserError` if its configuration is not valid.
+    """
+    if source.kind == "random":
+        called, values = "model.random", spec.drawn_from or {}
+    else:
+        found = (
+            try_to_load_from_cache(source.location, CONFIG, revision=spec.revision or "main")
+            if source.kind == "hub"
+            else Path(source.location, CONFIG)
+        )
+        if not isinstance(found, str | Path):
+            return None
+        called = str(found)
+        try:
+            values = read_object(Path(found))
+        except UserError:
+            if source.kind == "hub":  # a damaged file of the cache is downloaded again by the run
+                return None
+            raise
+    config = configuration(values, called=called)
+    return (
+        without_weights(architectures[type(config)], config, called=called) if type(config) in architectures else None
+    )
