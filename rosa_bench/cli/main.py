@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
-from rosa_bench.cli.messages import errors_reported
+from rosa_bench.cli.messages import errors_reported, output_arrived
+from rosa_bench.system.console import output_never_fails
+from rosa_bench.system.stopping import stop_signals_raise
 
 HELP = ("-h", "--help")
 
@@ -16,10 +18,10 @@ HELP = ("-h", "--help")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line ``arguments``; by default the program's own.
 
-    Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
+    Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM or SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with errors_reported():
+    with output_never_fails(), errors_reported(), stop_signals_raise():
         dispatch(given)
 
 
@@ -48,6 +50,8 @@ def call(name: str, arguments: list[str], *, program: bool = False) -> None:
         show_help(None if program else name)
         return
     load(name).main([_with_home(argument) for argument in arguments])
+    if name != DEFAULT:  # a run has its results on disk; what other commands print is their result
+        output_arrived()
 
 
 def show_help(command: str | None = None) -> None:

@@ -26,15 +26,16 @@ from rosa_bench.records.record import (
     Scores,
     Spectrum,
 )
-from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
+from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
+from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
-from rosa_bench.training.checkpoint import Checkpoints, Snapshot
+from rosa_bench.training.checkpoint import Checkpoints, Snapshot, check_shapes
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
@@ -43,7 +44,7 @@ from rosa_bench.training.observer import Observer
 from rosa_bench.training.progress import TrainingProgress
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Epoch, Recipe
+from rosa_bench.training.state import Epoch, Recipe, check_fits
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
     checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
-    earlier = checkpoints.load() if config.resume == "auto" else None
+    earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
     say_start(resolved, record)
     with (
         tracked(record, resolved, resuming=earlier is not None) as tracking,
@@ -89,6 +90,20 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     checkpoints.clear()
     say_end(resolved, record)
     return record
+
+
+def check_resumable(resolved: ResolvedRun, problem: PreparedTask, state: Snapshot) -> None:
+    """Raise `MisfitError` if an intact checkpoint cannot be one of this run."""
+    tensors = resolved.config.method.state(problem.model)
+    check_fits(
+        state.part("training"),
+        tensors,
+        parameters=dict(problem.model.named_parameters()),
+        epochs=resolved.config.epochs,
+        steps_per_epoch=len(problem.train),
+    )
+    if best := state.part("best").tensors:
+        check_shapes(tensors, best, "best epoch's tensor")
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
@@ -134,8 +149,8 @@ def train_and_score(
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
     bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
-    with sigterm_held_back() as asked_to_end, fast(model, resolved) as replay:
-        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_end=asked_to_end)
+    with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
         history = fit(
             model,
             config.method,

@@ -60,7 +60,9 @@ def test_write_atomic_syncs_before_replacing(tmp_path: Path, monkeypatch: pytest
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(f"{os.fstat(handle).st_size} {path.read_text()}"))
     write_atomic(path, "brand new")
-    assert seen == ["9 old"]  # all nine bytes written, old file still in place
+    assert seen[0] == "9 old"  # all nine bytes written, old file still in place
+    assert seen[1].endswith(" brand new")  # then the folder, so that the new name lasts too
+    assert len(seen) == 2
 
 
 def test_new_folder_appears_complete(tmp_path: Path) -> None:
