@@ -29,13 +29,14 @@ from rosa_bench.records.record import (
 from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
 from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
-from rosa_bench.training.checkpoint import Checkpoints, Snapshot, check_shapes
+from rosa_bench.training.checkpoint import Checkpoints, Snapshot
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
@@ -44,7 +45,7 @@ from rosa_bench.training.observer import Observer
 from rosa_bench.training.progress import TrainingProgress
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Epoch, Recipe, check_fits
+from rosa_bench.training.state import Epoch, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -90,20 +91,6 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     checkpoints.clear()
     say_end(resolved, record)
     return record
-
-
-def check_resumable(resolved: ResolvedRun, problem: PreparedTask, state: Snapshot) -> None:
-    """Raise `MisfitError` if an intact checkpoint cannot be one of this run."""
-    tensors = resolved.config.method.state(problem.model)
-    check_fits(
-        state.part("training"),
-        tensors,
-        parameters=dict(problem.model.named_parameters()),
-        epochs=resolved.config.epochs,
-        steps_per_epoch=len(problem.train),
-    )
-    if best := state.part("best").tensors:
-        check_shapes(tensors, best, "best epoch's tensor")
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:

@@ -144,14 +144,17 @@ def read(path: Path) -> Snapshot:
     return found
 
 
-def check_shapes(expected: Mapping[str, Tensor], given: Mapping[str, Tensor], what: str) -> None:
-    """Raise `MisfitError` unless both have the same names and shapes. Copying would broadcast a shape."""
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise `MisfitError` unless both have the same names, shapes and types. Copying would broadcast and convert."""
     if odd := sorted(expected.keys() ^ given.keys()):
-        raise MisfitError(f"{what} {odd[0]} is {'missing' if odd[0] in expected else 'not known to this model'}")
+        raise MisfitError(f"its tensor {odd[0]} is {'missing' if odd[0] in expected else 'not known to this run'}")
     for name, tensor in expected.items():
-        if tensor.shape != given[name].shape:
-            shapes = f"{tuple(given[name].shape)}, and the model's has {tuple(tensor.shape)}"
-            raise MisfitError(f"{what} {name} has shape {shapes}")
+        if (found := _form(given[name])) != (wanted := _form(tensor)):
+            raise MisfitError(f"its tensor {name} is {found}, and the run's is {wanted}")
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _in_words(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from rosa_bench.methods.base import Changed, Method
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
-from rosa_bench.training.checkpoint import (
-    MisfitError,
-    Snapshot,
-    check_shapes,
-    joined,
-    random_state,
-    restore_random_state,
-)
+from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
 
 Scores = dict[str, float]
 
@@ -159,37 +152,6 @@ class Training:
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
         self.resamples = state.values.get("resamples")
         self._started = time.perf_counter() - state.values["elapsed_s"]
-
-
-def check_fits(
-    state: Snapshot,
-    tensors: Mapping[str, Tensor],
-    parameters: Mapping[str, Tensor],
-    *,
-    epochs: int,
-    steps_per_epoch: int,
-) -> None:
-    """Raise `MisfitError` if a stored `Training.state` cannot be one of this run, although its digest is right.
-
-    tensors     what the method stores of the model, by name (`rosa_bench.methods.base.Method.state`)
-    parameters  all parameters of the model, by name
-    """
-    step, history = state.values.get("step"), state.values.get("history")
-    if type(step) is not int or not 0 <= step <= epochs * steps_per_epoch:
-        raise MisfitError(f"its step is {step}, and the run has {epochs * steps_per_epoch}")
-    if not isinstance(history, list) or not 0 <= step - len(history) * steps_per_epoch <= steps_per_epoch:
-        length = len(history) if isinstance(history, list) else history
-        raise MisfitError(f"it has {length} epochs after step {step} of {steps_per_epoch} per epoch")
-    for number, epoch in enumerate(history, start=1):
-        if not isinstance(epoch, dict) or epoch.keys() != Epoch.__dataclass_fields__.keys():
-            raise MisfitError(f"epoch {number} of its history is not one")
-    check_shapes(tensors, state.part("model").tensors, "tensor")
-    check_shapes({"losses": torch.empty(steps_per_epoch)}, {"losses": state.tensors["losses"]}, "tensor")
-    for name, tensor in state.part("optimizer").tensors.items():
-        parameter = name.partition(".")[2]
-        if tensor.ndim:  # otherwise a count of steps
-            expected = {name: parameters[parameter]} if parameter in parameters else {}
-            check_shapes(expected, {name: tensor}, "optimizer state")
 
 
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:

@@ -284,7 +284,7 @@ def _outcome(folder: Path) -> Iterator[tuple[str, str]]:
             content = path.read_bytes()
             if path.suffix == ".json" and "runs" in name.parts:
                 content = json.dumps(_timeless(json.loads(content)), sort_keys=True).encode()
-            if "multirun" not in name.parts and name.suffix != ".lock":
+            if name.stem != "multirun":  # Hydra's own
                 yield str(name), hashlib.sha256(content).hexdigest()
 
 
