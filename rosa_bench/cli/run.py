@@ -79,7 +79,7 @@ def hand_to_hydra(arguments: list[str]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
     sys.argv[1:] = arguments  # the only place where Hydra looks for them
-    with workers_end_with_us():
+    with workers_end_with_us() if any(it in MULTIRUN for it in arguments) else nullcontext():
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
 
 

@@ -6,7 +6,6 @@ killed without a chance to say so.
 """
 
 import os
-import shutil
 import signal
 import tempfile
 import threading
@@ -18,9 +17,11 @@ from types import FrameType
 from typing import NoReturn
 
 from rosa_bench.system.errors import StoppedError
+from rosa_bench.system.leftovers import temporary_folder
 from rosa_bench.system.stopping import handling, stop_signals_raise, stopped_by
 
 VARIABLE = "ROSA_BENCH_SWEEP"
+PREFIX = "rosa-bench-sweep-"  # of the folder; the parent's number follows
 STATUS = 143
 POLL_S = 0.2
 
@@ -28,7 +29,7 @@ POLL_S = 0.2
 @contextmanager
 def workers_end_with_us() -> Iterator[None]:
     """Stop the workers that are started inside the block when this process is asked to stop, and wait for them."""
-    folder = Path(tempfile.mkdtemp(prefix="rosa-bench-sweep-"))
+    _remove_folders_of_the_dead()
     stopping: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -42,16 +43,13 @@ def workers_end_with_us() -> Iterator[None]:
                 time.sleep(0.02)
         raise stopped_by(number, "; the same command continues")
 
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = f"{os.getpid()} {folder}"
-    try:
-        with handling(stop):
-            yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.environ.pop(VARIABLE)
-        if before is not None:
-            os.environ[VARIABLE] = before
+    with temporary_folder(Path(tempfile.gettempdir(), "rosa-bench-sweep")) as folder:
+        os.environ[VARIABLE] = f"{os.getpid()} {folder}"
+        try:
+            with handling(stop):
+                yield
+        finally:
+            del os.environ[VARIABLE]
 
 
 @contextmanager
@@ -69,6 +67,18 @@ def ending_with_parent() -> Iterator[None]:
             yield
     except StoppedError:
         _end()
+
+
+def _remove_folders_of_the_dead() -> None:
+    """Remove what sweeps left that were killed. One of another container is at worst no longer signalled."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
+        number = folder.name.removeprefix(PREFIX).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except (ValueError, OverflowError, PermissionError):  # not one of ours
+            continue
 
 
 _enrolled = threading.Event()
