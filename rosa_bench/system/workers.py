@@ -21,7 +21,6 @@ from rosa_bench.system.leftovers import temporary_folder
 from rosa_bench.system.stopping import handling, stop_signals_raise, stopped_by
 
 VARIABLE = "ROSA_BENCH_SWEEP"
-PREFIX = "rosa-bench-sweep-"  # of the folder; the parent's number follows
 STATUS = 143
 POLL_S = 0.2
 
@@ -29,7 +28,6 @@ POLL_S = 0.2
 @contextmanager
 def workers_end_with_us() -> Iterator[None]:
     """Stop the workers that are started inside the block when this process is asked to stop, and wait for them."""
-    _remove_folders_of_the_dead()
     stopping: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -67,18 +65,6 @@ def ending_with_parent() -> Iterator[None]:
             yield
     except StoppedError:
         _end()
-
-
-def _remove_folders_of_the_dead() -> None:
-    """Remove what sweeps left that were killed. One of another container is at worst no longer signalled."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
-        number = folder.name.removeprefix(PREFIX).partition("-")[0]
-        try:
-            os.kill(int(number), 0)
-        except ProcessLookupError:
-            shutil.rmtree(folder, ignore_errors=True)
-        except (ValueError, OverflowError, PermissionError):  # not one of ours
-            continue
 
 
 _enrolled = threading.Event()

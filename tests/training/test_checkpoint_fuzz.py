@@ -150,7 +150,7 @@ def assert_never_believed(real: Real, folder: Path, cases: range, caplog: pytest
 
 
 def test_a_damaged_checkpoint_is_never_believed(real: Real, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert_never_believed(real, tmp_path, range(120), caplog)
+    assert_never_believed(real, tmp_path, range(60), caplog)
 
 
 @pytest.mark.slow
