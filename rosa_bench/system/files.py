@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -42,12 +43,20 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def named(path: Path) -> Iterator[None]:
-    """Add ``path`` to an `OSError` from the block, because a failed write does not name its file."""
+    """Add ``path`` to an `OSError` from the block, because a failed write does not name its file.
+
+    Libraries written in Rust, such as safetensors, hide the system's error in a message; it becomes an `OSError` too.
+    """
     try:
         yield
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
+        raise
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 

@@ -83,10 +83,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()  # also if it fails: the next attempt is as far away as the next checkpoint
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
-            try:
-                save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
-            except SafetensorError as error:  # it hides the reason in its message, such as a full disk
-                raise OSError(None, str(error), str(path)) from error
+            save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
             values = {"identity": self.identity, **snapshot.values}
             values[DIGEST] = Snapshot(snapshot.tensors, values).digest
             (new / VALUES).write_text(json.dumps(values), encoding="utf-8")

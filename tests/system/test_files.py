@@ -235,3 +235,14 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp
         assert sorted(path.name for path in tmp_path.iterdir()) == [".living.part", ".young.part", "record.json"]
     write_atomic(tmp_path / "record.json", "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".young.part", "record.json"]
+
+
+def test_a_full_disk_that_a_library_hides_in_its_message_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    class HiddenError(Exception):
+        pass
+
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model"):
+        raise HiddenError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    with pytest.raises(HiddenError), new_folder(tmp_path / "model"):
+        raise HiddenError("another reason")
