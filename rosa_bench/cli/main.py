@@ -32,6 +32,7 @@ def dispatch(arguments: list[str]) -> None:
             from rosa_bench.cli.help import version_text
 
             print(version_text())
+            output_arrived()
         case ["help"]:
             show_help()
         case ["help", name, *_]:
@@ -59,6 +60,7 @@ def show_help(command: str | None = None) -> None:
     from rosa_bench.cli.help import command_help, program_help
 
     print(program_help() if command is None else command_help(command))
+    output_arrived()
 
 
 def _with_home(argument: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ENDING = ".part"
+ENDING = ".rosa-bench-part"  # nobody else names a file so: what is found by it is deleted
 GRACE_S = 60  # a writer creates its file and locks it a moment later; no abandoned file is younger than this
 WITHOUT_LOCKS_S = 86_400  # no writer takes longer than this
 

@@ -47,6 +47,7 @@ DOCUMENTED = {signal.SIGKILL: (137,), signal.SIGTERM: (143,), signal.SIGINT: (13
 KILLS_PER_COMMAND = 4
 PATIENCE_S = 120  # for a command that was asked to stop, or left alone
 GONE_S = 15  # within which the workers of a killed sweep must have ended
+TEMPORARY = "most temporary files after a kill"
 DIFFERS = ("time_s", "memory_bytes", "started_at")  # between two records of the same run
 
 TINY = ("device=cpu", "checkpoint_s=0", "save_model=true", "method=rosa", "rank=2", "protocol=fair")
@@ -157,7 +158,7 @@ def disturb(kind: Kind, folder: Path, draw: random.Random, *, most: int) -> None
         if status == 0:
             break
     temporary = leftovers(folder)
-    kind.seen["most temporary files"] = max(kind.seen["most temporary files"], len(temporary))
+    kind.seen[TEMPORARY] = max(kind.seen[TEMPORARY], len(temporary))
     for path in temporary:  # as if the command came back two days later
         os.utime(path, times=(time.time() - 172_800,) * 2, follow_symlinks=False)
     child = kind.start(folder)
@@ -300,7 +301,7 @@ def leftovers(folder: Path) -> list[Path]:
     hidden = [path for place in places for path in place.rglob(".*") if path.name != ".locks"]
     locks = [path for path in folder.glob("results/runs/.locks/*") if path not in hidden]
     saved = [path for path in folder.glob("outputs/*/checkpoints") if path.parent.name != "another-run"]
-    return [*hidden, *locks, *saved, *(folder / "tmp").glob("rosa-bench*")]
+    return [*hidden, *locks, *saved, *(folder / "tmp").glob("*rosa-bench*")]
 
 
 # What commands read
@@ -347,11 +348,11 @@ def pull(index: Path) -> None:
 
 def show(kinds: dict[str, Kind]) -> None:
     """Print one row per kind."""
-    counted = ("kills", "SIGKILL", "SIGTERM", "SIGINT", "ended first", "commands", "most temporary files")
-    table = Table("command", *counted, "promises broken", box=box.SIMPLE)
+    counted = ("kills", "SIGKILL", "SIGTERM", "SIGINT", "ended first", "commands")
+    table = Table("", *counted, "left, most", "broken", box=box.SIMPLE)
     for name, kind in kinds.items():
-        table.add_row(name, *(str(kind.seen[key]) for key in counted), str(len(kind.broken)))
-    totals = [str(sum(kind.seen[key] for kind in kinds.values())) for key in counted[:-1]]
+        table.add_row(name, *(str(kind.seen[key]) for key in (*counted, TEMPORARY)), str(len(kind.broken)))
+    totals = [str(sum(kind.seen[key] for kind in kinds.values())) for key in counted]
     table.add_row("all", *totals, "", str(sum(len(kind.broken) for kind in kinds.values())))
     get_console().print(table)
 

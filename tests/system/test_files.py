@@ -222,8 +222,8 @@ def test_a_disk_that_fails_to_sync_is_an_error_with_a_path(
 
 
 def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    dead, living, young = (tmp_path / f".{name}.part" for name in ("dead", "living", "young"))
-    dead_folder = tmp_path / ".folder.part"
+    dead, living, young = (tmp_path / f".{name}.rosa-bench-part" for name in ("dead", "living", "young"))
+    dead_folder = tmp_path / ".folder.rosa-bench-part"
     dead_folder.mkdir()
     for path in (dead, living, young):
         path.touch()
@@ -232,9 +232,13 @@ def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp
     with living.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         write_atomic(tmp_path / "record.json", "text")
-        assert sorted(path.name for path in tmp_path.iterdir()) == [".living.part", ".young.part", "record.json"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            ".living.rosa-bench-part",
+            ".young.rosa-bench-part",
+            "record.json",
+        ]
     write_atomic(tmp_path / "record.json", "text")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".young.part", "record.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".young.rosa-bench-part", "record.json"]
 
 
 def test_a_full_disk_that_a_library_hides_in_its_message_is_an_error_of_the_disk(tmp_path: Path) -> None:
@@ -246,3 +250,12 @@ def test_a_full_disk_that_a_library_hides_in_its_message_is_an_error_of_the_disk
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
     with pytest.raises(HiddenError), new_folder(tmp_path / "model"):
         raise HiddenError("another reason")
+
+
+def test_temporary_files_of_other_programs_are_not_ours_to_delete(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".film.part", "film.part", ".film.0123456789ab.part", ".part", "x.tmp")]
+    for path in others:
+        path.write_text("theirs")
+        os.utime(path, (0, 0))
+    write_atomic(tmp_path / "record.json", "ours")
+    assert all(path.read_text() == "theirs" for path in others)
