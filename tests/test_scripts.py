@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -178,3 +180,13 @@ def test_input_statistics_ignore_padding(script: ModuleType, tiny_model: Callabl
     for name in layers:
         for kind in (0, 1):
             torch.testing.assert_close(found[name][kind], expected[name][kind], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_commands_end_like_undisturbed_ones() -> None:
+    command = [sys.executable, "-m", "scripts.studies.kill", "4", "0", "classifier", "tables"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "BROKEN" not in done.stdout
+    [total] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["all"]]
+    assert (total[1], total[-1]) == ("4", "0")

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
-from rosa_bench.cli.messages import errors_reported
+from rosa_bench.cli.messages import errors_reported, output_arrived
 from rosa_bench.cli.surroundings import settle
+from rosa_bench.system.console import output_never_fails
+from rosa_bench.system.stopping import stop_signals_raise
 
 HELP = ("-h", "--help")
 
@@ -16,11 +18,11 @@ HELP = ("-h", "--help")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line ``arguments``; by default the program's own.
 
-    Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM.
+    Exits with status 0 if all went well, 1 if not, 130 after Ctrl-C and 143 after SIGTERM or SIGHUP.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle()
-    with errors_reported():
+    with output_never_fails(), errors_reported(), stop_signals_raise():
         dispatch(given)
 
 
@@ -31,6 +33,7 @@ def dispatch(arguments: list[str]) -> None:
             from rosa_bench.cli.help import version_text
 
             print(version_text())
+            output_arrived()
         case ["help"]:
             show_help()
         case ["help", name, *_]:
@@ -49,6 +52,8 @@ def call(name: str, arguments: list[str], *, program: bool = False) -> None:
         show_help(None if program else name)
         return
     load(name).main(arguments)
+    if name != DEFAULT:  # a run has its results on disk; what other commands print is their result
+        output_arrived()
 
 
 def show_help(command: str | None = None) -> None:
@@ -56,6 +61,7 @@ def show_help(command: str | None = None) -> None:
     from rosa_bench.cli.help import command_help, program_help
 
     print(program_help() if command is None else command_help(command))
+    output_arrived()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rosa_bench.system.console import lost_output
 from rosa_bench.system.errors import PreemptedError, UserError
 from rosa_bench.system.printable import printable
 
@@ -14,10 +15,6 @@ def errors_reported() -> Iterator[None]:
     """Print errors from the block as one line and exit: status 1, or 130 after Ctrl-C, or 143 after SIGTERM."""
     try:
         yield
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read our output has closed it, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it exits
-        sys.exit(1)
     except KeyboardInterrupt as error:
         report(str(error) or "stopped")
         sys.exit(143 if isinstance(error, PreemptedError) else 130)
@@ -26,6 +23,16 @@ def errors_reported() -> Iterator[None]:
             raise
         report(explain(error))
         sys.exit(1)
+
+
+def output_arrived() -> None:
+    """End with status 1 if something that the command printed was lost, and say so unless its reader has left."""
+    sys.stdout.flush()
+    error = lost_output()
+    if isinstance(error, BrokenPipeError):
+        sys.exit(1)
+    if error is not None:
+        raise UserError(f"the output could not be written: {error.strerror or error}")
 
 
 def report(message: str) -> None:

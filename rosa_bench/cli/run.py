@@ -20,11 +20,14 @@ import os
 import sys
 import traceback
 from collections import Counter
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import errors_reported, explain, report, tracebacks_wanted
 from rosa_bench.cli.options import MULTIRUN, separate
+from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.workers import ending_with_parent, workers_end_with_us
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -78,7 +81,8 @@ def hand_to_hydra(arguments: list[str]) -> None:
 
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
     sys.argv[1:] = arguments  # the only place where Hydra looks for them
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
+    with workers_end_with_us() if any(it in MULTIRUN for it in arguments) else nullcontext():
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
 
 
 def experiment(raw: "DictConfig") -> None:
@@ -90,8 +94,10 @@ def experiment(raw: "DictConfig") -> None:
         with errors_reported():
             run_job(raw)
         return
+    started_by_joblib = "joblib" in str(HydraConfig.get().launcher._target_)
     try:
-        run_job(raw)
+        with ending_with_parent() if started_by_joblib else nullcontext(), output_never_fails():
+            run_job(raw)
     except Exception as error:  # the end of the sweep says how every run went
         if tracebacks_wanted():
             traceback.print_exception(error)  # here: an error from another process arrives without it

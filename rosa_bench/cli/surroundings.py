@@ -3,7 +3,6 @@
 Imports only what Python has imported before: this file decides where other modules come from.
 """
 
-import io
 import os
 import sys
 from pathlib import Path
@@ -12,10 +11,7 @@ CHECKOUT = Path(__file__).parents[2]
 
 
 def settle() -> None:
-    """Make output and imports independent of the terminal's encoding and of the current folder."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a letter that an encoding lacks is no reason to stop
+    """Make output independent of a terminal without a width, and imports of the current folder."""
     if os.environ.get("COLUMNS") == "0":  # as some terminals of build servers say; rich would print nothing
         del os.environ["COLUMNS"]
     _forget_current_folder()

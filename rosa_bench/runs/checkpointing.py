@@ -1,27 +1,28 @@
-"""Saving a run's checkpoints: when one is due, and when SIGTERM arrives."""
+"""Saving a run's checkpoints: when one is due, and when somebody asks the run to stop."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
 
-from rosa_bench.system.errors import PreemptedError
 from rosa_bench.system.meter import Meter
+from rosa_bench.system.stopping import StopRequest, stopped_by
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.state import Epoch, Training
 
+log = logging.getLogger(__name__)
+
 
 class Checkpointing(Observer):
-    """Saves the run's state after a step or an epoch if a checkpoint is due or SIGTERM has arrived.
+    """Saves the run's state after a step or an epoch if a checkpoint is due or the run is asked to stop.
 
-    It must be the last observer, because a checkpoint implies that all other observers have acted. After SIGTERM it
-    ends the run with `PreemptedError`. ``asked_to_end`` tells whether that signal has arrived.
+    It must be the last observer, because a checkpoint implies that all other observers have acted. When asked to stop,
+    it ends the run with `StoppedError` or `PreemptedError`. A checkpoint that cannot be written, as on a full disk,
+    is a warning while the run lives: the run needs it only if it is interrupted.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, best: BestEpoch, meter: Meter, asked_to_end: Callable[[], bool]):
-        self.checkpoints, self.best, self.meter, self.asked_to_end = checkpoints, best, meter, asked_to_end
+    def __init__(self, checkpoints: Checkpoints, *, best: BestEpoch, meter: Meter, asked_to_stop: StopRequest):
+        self.checkpoints, self.best, self.meter, self.asked_to_stop = checkpoints, best, meter, asked_to_stop
+        self.problem: str | None = None
 
     def on_step_end(self, training: Training) -> None:
         self._save_if_due(training)
@@ -30,28 +31,27 @@ class Checkpointing(Observer):
         self._save_if_due(training)
 
     def _save_if_due(self, training: Training) -> None:
-        ending = self.asked_to_end()  # read once; a later signal is handled after the next step
-        if ending or self.checkpoints.due():
-            state = joined(training=training.state, best=self.best.state, meter=Snapshot({}, self.meter.totals))
-            self.checkpoints.save(training.step, len(training.history), state)
-        if ending:
-            raise PreemptedError(
-                f"stopped by SIGTERM after step {training.step}; the same command continues from there"
+        signal = self.asked_to_stop.number  # read once; a later signal is handled after the next step
+        if signal is None and not self.checkpoints.due():
+            return
+        problem = self._save(training)
+        if signal is not None and problem is None:
+            raise stopped_by(signal, f" after step {training.step}; the same command continues from there")
+        if signal is not None:
+            raise stopped_by(
+                signal,
+                f" after step {training.step}, which could not be saved ({problem}); the same command continues from "
+                "the last checkpoint",
             )
+        if problem and problem != self.problem:
+            log.warning("no checkpoint was saved, and the run goes on without it: %s", problem)
+        self.problem = problem
 
-
-@contextmanager
-def sigterm_held_back() -> Iterator[Callable[[], bool]]:
-    """Defer SIGTERM inside the block. Yields a function that tells whether one has arrived.
-
-    Only the main thread receives signals, so this does nothing in any other thread.
-    """
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-    before = signal.signal(signal.SIGTERM, lambda _number, _frame: asked.set())
-    try:
-        yield asked.is_set
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    def _save(self, training: Training) -> str | None:
+        """Save a checkpoint. Returns what was wrong if it could not be written."""
+        state = joined(training=training.state, best=self.best.state, meter=Snapshot({}, self.meter.totals))
+        try:
+            self.checkpoints.save(training.step, len(training.history), state)
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        return None

@@ -77,7 +77,8 @@ def data_of(problem: PreparedTask) -> Data:
 def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
     """Save the record when the block ends, however it ends. A user's mistake found inside leaves no record.
 
-    A run that is out of memory counts as interrupted, not failed: it can continue when fewer jobs share the device.
+    A run without memory, or without a disk to write to, counts as interrupted, not failed: that is no fault of its
+    method, and it can continue when there is room.
     """
     try:
         yield
@@ -92,6 +93,9 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         record.status, record.error = "interrupted", str(error).split(". ")[0]
         what = f"{record.id}: {record.error}; run fewer jobs at once or increase accumulate, then start it again"
         raise UserError(what) from error
+    except (OSError, MemoryError) as error:
+        record.status, record.error = "interrupted", described(error)
+        raise UserError(f"{record.id}: {record.error}; the same command continues once that is mended") from error
     except Exception as error:
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
         raise
@@ -99,9 +103,31 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
         record.memory_bytes = PeakBytes(meter.memory_bytes)
         if record.status != "refused":
-            path = save_record(record, results_dir)
-            if record.status != "completed":
-                log.error("%s; recorded in %s", record.status, path)
+            _save(record, results_dir)
+
+
+def _save(record: RunRecord, results_dir: Path) -> None:
+    """Save a record. If that fails, an incomplete run ends with its own error, and a completed one with `UserError`."""
+    try:
+        path = save_record(record, results_dir)
+    except OSError as error:
+        if record.status != "completed":
+            log.warning("%s; this could not be recorded: %s", record.status, described(error))
+            return
+        record.status, record.error = "interrupted", described(error)
+        raise UserError(
+            f"{record.id} is trained, and its record could not be written: {record.error}; the same command continues "
+            "once that is mended"
+        ) from error
+    if record.status != "completed":
+        log.error("%s; recorded in %s", record.status, path)
+
+
+def described(error: OSError | MemoryError) -> str:
+    """Return the path and the reason of a failed write, or that there is no memory left."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.weights.source import Source, locate
-from rosa_bench.records.store import record_path, runs_folder
+from rosa_bench.records.store import record_path, runs_folder, superseded_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import check_environment
@@ -115,11 +115,19 @@ def resolve(
     Pass ``inputs`` if `find_inputs` has already found the data and the weights. With ``own_gpu`` this process reserves
     a GPU, because it is about to run something.
     """
-    check_writable("output_dir", Path(config.output_dir).expanduser())
-    check_writable("results_dir", Path(config.results_dir).expanduser())
     check_compiler(config.compile)
     data, source = inputs or find_inputs(config)
     device = resolve_device(config.device, own_gpu=own_gpu)
     precision = resolve_precision(config.precision, device)
     known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
-    return ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
+    found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
+    check_places(found)
+    return found
+
+
+def check_places(resolved: ResolvedRun) -> None:
+    """Raise `UserError` if something that the run will write cannot be written."""
+    output, results = Path(resolved.config.output_dir).expanduser(), resolved.results_dir
+    check_writable("output_dir", output, resolved.checkpoints)
+    places = (resolved.record_path.parent, resolved.lock.parent, superseded_folder(results))
+    check_writable("results_dir", results, *places)

@@ -26,13 +26,15 @@ from rosa_bench.records.record import (
     Scores,
     Spectrum,
 )
-from rosa_bench.runs.checkpointing import Checkpointing, sigterm_held_back
+from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
+from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot
@@ -70,7 +72,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
-    earlier = checkpoints.load() if config.resume == "auto" else None
+    earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
     say_start(resolved, record)
     with (
         tracked(record, resolved, resuming=earlier is not None) as tracking,
@@ -137,8 +139,8 @@ def train_and_score(
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
     bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
-    with sigterm_held_back() as asked_to_end, fast(model, resolved) as replay:
-        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_end=asked_to_end)
+    with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
         history = fit(
             model,
             config.method,

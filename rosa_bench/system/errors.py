@@ -8,8 +8,12 @@ class UserError(ValueError):
     """A mistake that the user can fix. Its message is one line: what is wrong, and what to do."""
 
 
-class PreemptedError(KeyboardInterrupt):
-    """The system asked the program to stop. Training so far is saved in a checkpoint."""
+class StoppedError(KeyboardInterrupt):
+    """Somebody asked the program to stop, from the keyboard. Its message says what was saved."""
+
+
+class PreemptedError(StoppedError):
+    """The system asked the program to stop, by a signal such as SIGTERM."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,33 +1,62 @@
 """Write files and folders so that nothing on disk is ever half-written or lost."""
 
+import errno
 import hashlib
 import os
+import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.leftovers import held, remove_abandoned, temporary_beside, temporary_folder
+
+# What file systems answer that cannot sync or lock at all, as many network shares. A failing disk answers otherwise.
+NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write ``content`` (text as UTF-8) to ``path`` through a temporary file that is synced and then renamed.
 
-    A reader sees either the old file or the new one, never part of one. A crash leaves the old file.
+    A reader sees either the old file or the new one, never part of one. A crash leaves the old file. An `OSError` names
+    ``path``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    written = content.encode() if isinstance(content, str) else content
+    with named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path.parent)
+        temporary = temporary_beside(path)
+        try:
+            with temporary.open("xb") as file, held(file.fileno()):  # permissions by the umask: chmod may be refused
+                file.write(written)
+                file.flush()
+                sync(file.fileno())
+                temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_at(path.parent)
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Add ``path`` to an `OSError` from the block, because a failed write does not name its file.
+
+    Libraries written in Rust, such as safetensors, hide the system's error in a message; it becomes an `OSError` too.
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)  # mkstemp's 0600 would lock others out of a shared results folder
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
@@ -46,27 +75,22 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
     The files are synced before the folder replaces an existing ``path``. A crash leaves either the old or the new one.
+    An `OSError` names a path.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
+    with named(path), temporary_folder(path) as temporary:
         yield temporary
-        temporary.chmod(0o755)
         for file in temporary.rglob("*"):
             if file.is_file():
-                _sync(file)
+                _sync_at(file)
         if path.exists():
-            shutil.rmtree(
-                path.with_name(f".{path.name}.earlier"), ignore_errors=True
-            )  # left by a process that was killed
-            path.rename(earlier := path.with_name(f".{path.name}.earlier"))
+            earlier = path.with_name(f".{path.name}.earlier")
+            shutil.rmtree(earlier, ignore_errors=True)  # left by a process that was killed
+            path.rename(earlier)
             temporary.rename(path)
             shutil.rmtree(earlier)
         else:
             temporary.rename(path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _sync_at(path.parent)
 
 
 def remove_unfinished(path: Path) -> None:
@@ -75,14 +99,23 @@ def remove_unfinished(path: Path) -> None:
     Call it only when no other process writes to ``path``.
     """
     for leftover in path.parent.glob(f".{path.name}.*"):
-        shutil.rmtree(leftover)
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(handle: int) -> None:
+    """Flush an open file or folder to disk, where the file system can."""
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NOT_SUPPORTED:
+            raise
+
+
+def _sync_at(path: Path) -> None:
     """Flush a file, or a folder's directory entries, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        sync(handle)
     finally:
         os.close(handle)
 
@@ -108,13 +141,32 @@ def shipped(inside: str, in_tree: str) -> Path:
     return package / inside if (package / inside).is_dir() else package.parent / in_tree
 
 
-def check_writable(key: str, folder: Path) -> None:
-    """Create ``folder``. Raise `UserError`, naming the setting ``key``, if it cannot be written to."""
+def check_writable(key: str, folder: Path, *inside: Path) -> None:
+    """Create ``folder``. Raise `UserError`, naming the setting ``key``, if it cannot be written to.
+
+    Folders ``inside`` it, which a run will create, are checked too: the part of each that exists must be writable.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        for place in (folder, *inside):
+            existing = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
+            _try_writing(existing)
     except OSError as error:
+        where = error.filename or folder
+        at = "" if Path(where) == folder else f": {where}"
         raise UserError(
-            f"{key}={folder} cannot be written to ({error.strerror}); choose another folder with {key}="
+            f"{key}={folder} cannot be written to{at} ({error.strerror}); choose another folder with {key}="
         ) from error
+
+
+def _try_writing(folder: Path) -> None:
+    """Write a small file and delete it. A failure names ``folder``."""
+    probe = temporary_beside(folder / "probe")
+    try:
+        with probe.open("xb") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()

@@ -82,9 +82,7 @@ class Tracking:
 
     def __init__(self, logger: Logger, *, run: str, settings: Mapping[str, Any], state_file: Path, resuming: bool):
         self.logger, self.state_file, self.failed = logger, state_file, False
-        state = json.loads(state_file.read_text(encoding="utf-8")) if resuming and state_file.exists() else {}
-        if state.get("logger") != logger.name:
-            state = {}
+        state = sent_before(state_file, logger.name) if resuming else {}
         self.epochs, self.step = state.get("epochs", 0), state.get("step", 0)
         self.tracker = self._start(run, flatten(settings), state.get("key"))
         if self.tracker is not None:
@@ -111,7 +109,8 @@ class Tracking:
         with self._errors_as_warnings():
             self.logger.end(self.tracker, status, self.step)
         if status == "completed":
-            self.state_file.unlink(missing_ok=True)
+            with self._errors_as_warnings():
+                self.state_file.unlink(missing_ok=True)
 
     def _start(self, run: str, settings: Settings, key: str | None) -> Any:
         if not self.logger.packages:  # logger=none
@@ -143,6 +142,16 @@ class Tracking:
                     "logger=%s failed, so nothing more is sent to it: %s", self.logger.name, describe_error(error)
                 )
             self.failed = True
+
+
+def sent_before(state_file: Path, logger: str) -> dict[str, Any]:
+    """Return what was sent to this logger before an interruption; nothing if the file is missing or damaged."""
+    try:
+        state = json.loads(state_file.read_text(encoding="utf-8"))
+        fits = state["logger"] == logger and isinstance(state["key"], str)
+        return {**state, "epochs": int(state["epochs"]), "step": int(state["step"])} if fits else {}
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def flatten(settings: Mapping[str, Any]) -> Settings:

@@ -1,13 +1,16 @@
 """Checkpoints, from which an interrupted run resumes and ends bit for bit like an uninterrupted one.
 
-A checkpoint is a folder of two files: tensors as safetensors, everything else as JSON. Loading it executes no code.
+A checkpoint is a folder of two files: tensors as safetensors, everything else as JSON. Loading it executes no code. A
+digest of everything in both shows damage: a checkpoint with any bit changed is skipped.
 """
 
+import hashlib
 import json
 import logging
 import random
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +26,11 @@ from rosa_bench.system.files import new_folder, remove_unfinished
 log = logging.getLogger(__name__)
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
+DIGEST = "digest"
+
+
+class MisfitError(ValueError):
+    """A state belongs to another model or another run than the one that it is restored into."""
 
 
 class Snapshot(NamedTuple):
@@ -30,6 +38,17 @@ class Snapshot(NamedTuple):
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all tensors (names, types, shapes and bytes) and values."""
+        as_read = json.loads(json.dumps(self.values))  # so that it is the same before and after a file
+        found = hashlib.sha256(json.dumps(as_read, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            found.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        return found.hexdigest()
 
     def part(self, name: str) -> "Snapshot":
         """Return the part that `joined` stored under this name."""
@@ -62,47 +81,41 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= self.every_s
 
     def save(self, step: int, epochs: int, snapshot: Snapshot) -> None:
-        """Write a checkpoint atomically, then remove the previous one."""
+        """Write a checkpoint atomically, then remove the previous one. Raises `OSError`, which names a path."""
+        self._saved_at = time.monotonic()  # also if it fails: the next attempt is as far away as the next checkpoint
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
             save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
             values = {"identity": self.identity, "inputs": self.inputs, **snapshot.values}
+            values[DIGEST] = Snapshot(snapshot.tensors, values).digest
             (new / VALUES).write_text(json.dumps(values), encoding="utf-8")
         for other in self._found():
             if other != path:
                 shutil.rmtree(other)
         self._saved_at = time.monotonic()
 
-    def load(self) -> Snapshot | None:
-        """Return the newest intact checkpoint, or None. Raises `UserError` if it belongs to another run."""
+    def load(self, check: Callable[[Snapshot], None] = lambda _: None) -> Snapshot | None:
+        """Return the newest intact checkpoint, or None. Damaged ones are named in the log and skipped.
+
+        ``check`` raises `MisfitError` for a state that is intact but cannot belong to this run. Raises `UserError` if a
+        checkpoint belongs to another run.
+        """
         remove_unfinished(self.folder / "step-*")
         for path in reversed(self._found()):
             try:
-                values = dict(json.loads((path / VALUES).read_text(encoding="utf-8")))
-                tensors = load_file(path / TENSORS)
-                identity = values.pop("identity")
-            except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-                log.warning("skipping %s, which cannot be read: %s", path, error)
+                found = read(path)
+                self._check_identity(path, found.values.pop("identity"), found.values.pop("inputs"))
+                check(found)
+            except UserError:
+                raise
+            except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+                log.warning("skipping %s: %s", path, _in_words(error))
                 continue
-            if identity != self.identity:
-                raise UserError(
-                    f"{path} belongs to another run ({', '.join(differences(identity, self.identity))}); move it away, "
-                    "or start again with resume=never"
-                )
-            # Checkpoints older than this entry are of the same rows if their identity, which has the files' hash, is.
-            inputs = values.pop("inputs", None)
-            if inputs is None:
-                inputs = {name: it for name, it in self.inputs.items() if name == "rows_fingerprint"}
-            if other := differences(inputs, self.inputs):
-                raise UserError(
-                    f"{path} was trained on other rows or weights ({', '.join(other)}); move it away, or start again "
-                    "with resume=never"
-                )
-            return Snapshot(tensors, values)
+            return found
         return None
 
     def inputs_of_newest(self) -> dict[str, str]:
-        """Return what the newest checkpoint was trained on; nothing if there is none, or if it does not say."""
+        """Return what the newest checkpoint was trained on; nothing if there is none, or if it cannot be read."""
         for path in reversed(self._found()):
             try:
                 inputs = json.loads((path / VALUES).read_text(encoding="utf-8"))["inputs"]
@@ -111,6 +124,18 @@ class Checkpoints:
                 continue
         return {}
 
+    def _check_identity(self, path: Path, identity: Any, inputs: Any) -> None:
+        if identity != self.identity:
+            raise UserError(
+                f"{path} belongs to another run ({', '.join(differences(identity, self.identity))}); move it away, "
+                "or start again with resume=never"
+            )
+        if other := differences(inputs, self.inputs):
+            raise UserError(
+                f"{path} was trained on other rows or weights ({', '.join(other)}); move it away, or start again "
+                "with resume=never"
+            )
+
     def clear(self) -> None:
         """Remove all checkpoints."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -118,6 +143,45 @@ class Checkpoints:
     def _found(self) -> list[Path]:
         """Return the checkpoints on disk, oldest first."""
         return sorted(self.folder.glob("step-*"))
+
+
+def read(path: Path) -> Snapshot:
+    """Read a checkpoint's folder. Raises an error of one of several types if it is damaged, or has no digest."""
+    values = json.loads((path / VALUES).read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise TypeError(f"{VALUES} is not a JSON object")
+    if (digest := values.pop(DIGEST, None)) is None:
+        raise ValueError("it has no digest, as those of earlier versions, so it cannot be checked")
+    found = Snapshot(load_file(path / TENSORS), values)
+    if found.digest != digest:
+        raise ValueError("it is damaged: its content differs from its digest")
+    return found
+
+
+def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
+    """Raise `MisfitError` unless both have the same names, shapes and types. Copying would broadcast and convert."""
+    if odd := sorted(expected.keys() ^ given.keys()):
+        raise MisfitError(f"its tensor {odd[0]} is {'missing' if odd[0] in expected else 'not known to this run'}")
+    for name, tensor in expected.items():
+        if (found := _form(given[name])) != (wanted := _form(tensor)):
+            raise MisfitError(f"its tensor {name} is {found}, and the run's is {wanted}")
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _in_words(error: Exception) -> str:
+    """Return one line about why a checkpoint cannot be used."""
+    if isinstance(error, OSError):
+        return f"it cannot be read ({error.strerror or error})"
+    if isinstance(error, KeyError):
+        return f"it cannot be read (there is no {error})"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | RecursionError):
+        return f"it is damaged: {VALUES} is not JSON"
+    if isinstance(error, SafetensorError):
+        return f"it is damaged: {TENSORS} cannot be read ({error})"
+    return str(error)
 
 
 def differences(left: Any, right: Any, at: str = "") -> list[str]:

@@ -152,3 +152,9 @@ def test_a_reader_that_has_read_enough_causes_no_traceback(here: Path) -> None:
     done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, check=False, cwd=here)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_package_is_the_program(process: Callable[..., Any]) -> None:
+    command = [sys.executable, "-m", "rosa_bench", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, process("--version").out)

@@ -138,7 +138,7 @@ def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any],
     assert len(list((here / "results/runs/superseded").iterdir())) == 2
 
 
-def test_a_failed_run_completes_once_the_cause_is_gone(
+def test_a_checkpoint_that_cannot_be_written_is_a_warning(
     rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **_options: object) -> None:
@@ -146,11 +146,28 @@ def test_a_failed_run_completes_once_the_cause_is_gone(
 
     with monkeypatch.context() as patched:
         patched.setattr("rosa_bench.training.checkpoint.save_file", full)
-        rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("checkpoints: No space left on device")
-    rosa_bench(*TINY).assert_one_line_error("failed before", "No space left on device", "retry_failed=true")
-    assert rosa_bench(*TINY, "retry_failed=true").status == 0
+        outcome = rosa_bench(*TINY, "checkpoint_s=0")
+    assert outcome.status == 0
+    assert outcome.out.count("no checkpoint was saved") == 1  # once, not after every step
+    assert "checkpoints: No space left on device" in outcome.out
     assert [record.status for record in records(here)] == ["completed"]
-    assert rosa_bench(*TINY).status == 0  # and is no longer in the way
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENOENT])
+def test_a_disk_that_fails_interrupts_a_run_and_is_no_failure_of_its_method(
+    rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def failing(*_: object, **_options: object) -> None:
+        raise OSError(reason, os.strerror(reason), "the/model")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("rosa_bench.tasks.prepared.PreparedTask.save_model", failing)
+        outcome = rosa_bench(*TINY, "save_model=true")
+        outcome.assert_one_line_error(f"the/model: {os.strerror(reason)}", "the same command continues")
+    [record] = records(here)
+    assert (record.status, record.error) == ("interrupted", f"the/model: {os.strerror(reason)}")
+    assert rosa_bench(*TINY, "save_model=true").status == 0
+    assert [record.status for record in records(here)] == ["completed"]
 
 
 def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
@@ -163,7 +180,7 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     [other] = here.rglob("*.json")
     before = other.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("rosa_bench.system.files.os.fdopen", full)
+        patched.setattr("rosa_bench.records.store.write_atomic", full)
         rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("No space left on device")
     assert list((here / "results/runs").rglob("*.json")) == [other]  # nothing half-written
     assert other.read_bytes() == before
@@ -173,6 +190,17 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     assert "continuing from step" in again.out
     assert len(records(here)) == 2
     assert not list(here.rglob("step-*"))
+
+
+@pytest.mark.parametrize("blocked", ["results/runs/grammar", "results/runs/.locks", "outputs"])
+def test_a_place_that_cannot_be_written_is_found_before_training(
+    rosa_bench: Callable[..., Any], here: Path, blocked: str
+) -> None:
+    (here / blocked).parent.mkdir(parents=True, exist_ok=True)
+    (here / blocked).write_text("in the way")
+    outcome = rosa_bench(*TINY)
+    outcome.assert_one_line_error("cannot be written to", "choose another folder", blocked)
+    assert "training" not in outcome.out
 
 
 def test_a_run_of_another_process_is_reported_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:

@@ -1,9 +1,11 @@
+import errno
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,3 +100,55 @@ def test_the_holder_is_described_in_words(tmp_path: Path, text: str, expected: s
 
 def test_a_missing_lock_has_an_unknown_holder(tmp_path: Path) -> None:
     assert holder(tmp_path / "run") == "another process"
+
+
+@pytest.mark.parametrize("content", ["", "12", f"12\n{socket.gethostname()}\n", "\0\0\0\0"])
+def test_what_a_killed_process_left_is_taken_over_whatever_it_wrote(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run").write_text(content)
+    with locked(tmp_path / "run", "the run"):
+        assert holder(tmp_path / "run") == f"process {os.getpid()} on this machine"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_something_else_in_the_place_of_a_lock_is_named_and_does_not_hang(tmp_path: Path, make: Callable) -> None:
+    make(tmp_path / "run")
+    reason = "run is in the place of a lock and is not a regular file; remove it"
+    with pytest.raises(UserError, match=reason), locked(tmp_path / "run", "the run"):
+        pytest.fail("held")
+    assert holder(tmp_path / "run") == "another process"
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_share_without_flock_still_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr("rosa_bench.runs.lock.fcntl.flock", refused)
+    path = tmp_path / "run"
+    for _ in range(2):
+        with locked(path, "the run"):
+            assert holder(path) == f"process {os.getpid()} on this machine"
+            with pytest.raises(BusyError, match=f"process {os.getpid()}"), locked(path, "the run"):
+                pytest.fail("two hold it")
+        assert not path.exists()
+    path.touch()
+    os.utime(path, (0, 0))  # by a process that was killed before it wrote into it
+    with locked(path, "the run"):
+        pass
+
+
+def test_a_lock_removed_by_its_holder_while_we_open_it_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "run", fcntl.flock
+    path.touch()
+
+    def flock(handle: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        path.unlink()
+        real(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with locked(path, "the run"), pytest.raises(BusyError), locked(path, "the run"):
+        pytest.fail("two hold it")

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records
-from rosa_bench.runs.checkpointing import sigterm_held_back
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import PreemptedError, UserError
+from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.training.checkpoint import Checkpoints
 
 TINY = (
@@ -235,12 +235,12 @@ def test_sigterm_is_deferred_inside_the_block_and_its_handler_is_restored() -> N
 
     earlier = signal.signal(signal.SIGTERM, before)
     try:
-        with sigterm_held_back() as asked:
-            assert not asked()
+        with stop_signals_deferred() as asked:
+            assert not asked
             terminate()
-            assert asked()
+            assert asked
         assert signal.getsignal(signal.SIGTERM) is before
-        with pytest.raises(KeyError), sigterm_held_back():
+        with pytest.raises(KeyError), stop_signals_deferred():
             raise KeyError
         assert signal.getsignal(signal.SIGTERM) is before
     finally:
@@ -251,8 +251,8 @@ def test_other_threads_do_not_change_signal_handlers() -> None:
     found = []
 
     def work() -> None:
-        with sigterm_held_back() as asked:
-            found.append((asked(), signal.getsignal(signal.SIGTERM)))
+        with stop_signals_deferred() as asked:
+            found.append((bool(asked), signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import hashlib
 import os
 import stat
@@ -60,7 +62,9 @@ def test_write_atomic_syncs_before_replacing(tmp_path: Path, monkeypatch: pytest
     seen: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda handle: seen.append(f"{os.fstat(handle).st_size} {path.read_text()}"))
     write_atomic(path, "brand new")
-    assert seen == ["9 old"]  # all nine bytes written, old file still in place
+    assert seen[0] == "9 old"  # all nine bytes written, old file still in place
+    assert seen[1].endswith(" brand new")  # then the folder, so that the new name lasts too
+    assert len(seen) == 2
 
 
 def test_new_folder_appears_complete(tmp_path: Path) -> None:
@@ -169,3 +173,89 @@ def test_check_writable_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
         check_writable("results_dir", tmp_path)
+
+
+def refused(*_: object, **_options: object) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
+def test_a_share_that_refuses_chmod_and_fsync_is_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def unsynced(_handle: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", unsynced)
+    monkeypatch.setattr(Path, "chmod", refused)
+    monkeypatch.setattr(os, "chmod", refused)
+    write_atomic(tmp_path / "record.json", "text")
+    with new_folder(tmp_path / "model") as new:
+        (new / "weights").write_text("1")
+    assert listing(tmp_path) == {"model": None, "model/weights": b"1", "record.json": b"text"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "record.json", "text")
+        with new_folder(tmp_path / "model"):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o666 & ~umask
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o777 & ~umask
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_fails_to_sync_is_an_error_with_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    def failing(_handle: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError) as caught:
+        write_atomic(tmp_path / "record.json", "text")
+    assert (caught.value.errno, caught.value.filename) == (reason, str(tmp_path / "record.json"))
+
+
+def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead, living, young = (tmp_path / f".{name}.rosa-bench-part" for name in ("dead", "living", "young"))
+    dead_folder = tmp_path / ".folder.rosa-bench-part"
+    dead_folder.mkdir()
+    for path in (dead, living, young):
+        path.touch()
+    for path in (dead, living, dead_folder):
+        os.utime(path, (0, 0))
+    with living.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_atomic(tmp_path / "record.json", "text")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            ".living.rosa-bench-part",
+            ".young.rosa-bench-part",
+            "record.json",
+        ]
+    write_atomic(tmp_path / "record.json", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".young.rosa-bench-part", "record.json"]
+
+
+def test_a_full_disk_that_a_library_hides_in_its_message_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    class HiddenError(Exception):
+        pass
+
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model"):
+        raise HiddenError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model"))
+    with pytest.raises(HiddenError), new_folder(tmp_path / "model"):
+        raise HiddenError("another reason")
+
+
+def test_temporary_files_of_other_programs_are_not_ours_to_delete(tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".film.part", "film.part", ".film.0123456789ab.part", ".part", "x.tmp")]
+    for path in others:
+        path.write_text("theirs")
+        os.utime(path, (0, 0))
+    write_atomic(tmp_path / "record.json", "ours")
+    assert all(path.read_text() == "theirs" for path in others)

@@ -18,6 +18,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.training import checkpoint
 from rosa_bench.training.checkpoint import (
     Checkpoints,
+    MisfitError,
     Snapshot,
     differences,
     joined,
@@ -387,16 +388,35 @@ def test_a_checkpoint_of_other_rows_or_weights_is_refused(tmp_path: Path) -> Non
     assert made.load() is not None
 
 
-def test_a_checkpoint_from_before_inputs_were_stored_is_refused_only_if_the_hub_may_have_moved(tmp_path: Path) -> None:
-    checkpoints(tmp_path).save(1, 0, snapshot())
+# Digests
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_bit_of_a_tensor_is_checked(tmp_path: Path, bit: int) -> None:
+    *_, newest = several(tmp_path, 3, 7)
+    content = bytearray((newest / checkpoint.TENSORS).read_bytes())
+    content[-1] ^= 1 << bit
+    (newest / checkpoint.TENSORS).write_bytes(content)
+    found = checkpoints(tmp_path).load()
+    assert found is not None and found.values["step"] == 3
+
+
+def test_a_checkpoint_without_a_digest_is_skipped_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints(tmp_path).save(7, 0, snapshot(7))
     [path] = (tmp_path / "checkpoints").glob("*/values.json")
     values = json.loads(path.read_text())
-    del values["inputs"]
+    del values[checkpoint.DIGEST]
     path.write_text(json.dumps(values))
-    again = checkpoints(tmp_path)
-    assert again.inputs_of_newest() == {}
-    again.inputs = {"rows_fingerprint": "c"}
-    assert again.load() is not None
-    again.inputs = {"rows_fingerprint": "c", "rows_commit": "b"}
-    with pytest.raises(UserError, match="rows_commit: None, here b"):
-        again.load()
+    assert checkpoints(tmp_path).load() is None
+    assert "it has no digest, as those of earlier versions" in caplog.text
+
+
+def test_a_checkpoint_that_does_not_fit_is_skipped_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def check(state: Snapshot) -> None:
+        if state.values["step"] == 7:
+            raise MisfitError("its step is 7")
+
+    *_, newest = several(tmp_path, 3, 7)
+    found = checkpoints(tmp_path).load(check)
+    assert found is not None and found.values["step"] == 3
+    assert caplog.messages == [f"skipping {newest}: its step is 7"]

@@ -1,0 +1,57 @@
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from rosa_bench.system.errors import PreemptedError, StoppedError
+from rosa_bench.system.stopping import SIGNALS, stop_signals_deferred, stop_signals_raise
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Put every handler back, and start from Python's own."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_system_stops_the_program_with_an_exception(number: signal.Signals) -> None:
+    with pytest.raises(PreemptedError, match=f"stopped by {number.name}"), stop_signals_raise():
+        send(number)
+
+
+def test_ctrl_c_is_no_preemption() -> None:
+    with pytest.raises(StoppedError, match="stopped from the keyboard") as caught, stop_signals_raise():
+        send(signal.SIGINT)
+    assert not isinstance(caught.value, PreemptedError)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_deferred_and_remembered(number: int) -> None:
+    with stop_signals_deferred() as asked:
+        assert not asked
+        send(number)
+        assert asked
+        assert asked.number == number
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(StoppedError, match="twice"), stop_signals_deferred():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        pytest.fail("waited")
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with stop_signals_raise(), stop_signals_deferred() as asked:
+        send(signal.SIGHUP)
+        assert not asked
