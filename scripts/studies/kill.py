@@ -151,7 +151,7 @@ def disturb(kind: Kind, folder: Path, draw: random.Random, *, most: int) -> None
             (os.killpg if everyone else os.kill)(child, number)
         status = ended(child, PATIENCE_S)
         kind.seen["kills" if status else "ended first"] += 1
-        kind.seen[number.name] += 1
+        kind.seen[number.name] += bool(status)
         if status not in (0, *DOCUMENTED[number]):
             kind.broken.append(f"status {status} after {number.name}: {printed(folder)}")
         check(kind, folder, child)
