@@ -20,10 +20,13 @@ OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise `UserError` for an override that Hydra would accept although it makes no sense.
 
-    Such an override removes a setting (``~lr``), or adds one that does not exist (``++unknown=5``).
+    Such an override removes a setting (``~lr``), adds one that does not exist (``++unknown=5``), or chooses several
+    of a group at once (``task=[cola,rte]``).
     """
     for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+        key, _, value = override.lstrip("+~").partition("=")
+        if key.partition("@")[0] in groups() and value[:1] in ("[", "{"):
+            raise UserError(f"{key} takes one name, not {shortened(value)}; a sweep over several is {key}=a,b with -m")
         if override.startswith("~") and not key.startswith("hydra"):
             raise UserError(f"{override} removes a setting that every run needs; set it to another value instead")
         if override.startswith("+") and not _can_be_added(key):

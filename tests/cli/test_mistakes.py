@@ -134,7 +134,7 @@ def test_the_remedy_in_an_error_message_works(rosa_bench: Callable[..., Any]) ->
     (["figures", "results_dir=nowhere"], ["results_dir=nowhere", "rosa-bench -m +experiment=figure2"]),
     (["score"], ["usage", "rosa-bench score FILE"]),
     (["score", "nowhere.jsonl"], ["nowhere.jsonl", "No such file"]),
-    (["score", "."], [".", "Is a directory"]),
+    (["score", "."], [".", "is not a file"]),
 ])  # fmt: skip
 def test_a_mistake_in_another_command_is_reported(
     rosa_bench: Callable[..., Any], arguments: list[str], words: list[str]

@@ -365,7 +365,7 @@ def copied(tokens: Tokens) -> Tokens:
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_a_cache_that_cannot_be_written_ends_nothing(
     folder: Path, fault: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -405,7 +405,7 @@ def test_ia3_scales_the_chosen_side(attach: Attach, side: str, length: int) -> N
     [
         ("rosa_bench.methods.lora.Laro", "cannot be imported"),
         ("rosa_bench.methods.none.Lora", "cannot be imported"),
-        ("Lora", "cannot be imported"),
+        ("Lora", "is not a rosa_bench Method"),
         ("rosa_bench.system.errors.UserError", "is not a rosa_bench Method"),
     ],
 )

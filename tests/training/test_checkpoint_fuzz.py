@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.runs.inputs import inputs_of
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.runs.run import run
@@ -56,9 +57,16 @@ def real(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFac
     problem = resolved.config.task.prepare(resolved.context)
     problem = replace(problem, model=resolved.config.method.attach(problem.model))
     [path] = resolved.checkpoints.iterdir()
-    found = Checkpoints(resolved.checkpoints, resolved.identity, every_s=0).load()
+    found = checkpoints(resolved.checkpoints, resolved, problem).load()
     assert found is not None
     return Real(resolved, problem, path, found)
+
+
+def checkpoints(folder: Path, resolved: ResolvedRun, problem: PreparedTask) -> Checkpoints:
+    """Checkpoints in ``folder`` as the run makes them."""
+    made = Checkpoints(folder, resolved.identity, every_s=0)
+    made.inputs = inputs_of(problem)
+    return made
 
 
 @pytest.fixture(autouse=True)
@@ -68,9 +76,7 @@ def _without_sync(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def loaded(real: Real, folder: Path) -> Snapshot | None:
     """What the run would continue from."""
-    return Checkpoints(folder, real.resolved.identity, every_s=0).load(
-        partial(check_resumable, real.resolved, real.problem)
-    )
+    return checkpoints(folder, real.resolved, real.problem).load(partial(check_resumable, real.resolved, real.problem))
 
 
 def same(one: Snapshot, other: Snapshot) -> bool:
@@ -171,7 +177,7 @@ def test_a_file_of_another_step_is_noticed(
     other.values["training"]["elapsed_s"] += 1
     path = tmp_path / "one" / real.path.name
     shutil.copytree(real.path, path)
-    Checkpoints(tmp_path / "two", real.resolved.identity, every_s=0).save(AT, 1, other)
+    checkpoints(tmp_path / "two", real.resolved, real.problem).save(AT, 1, other)
     shutil.copyfile(tmp_path / "two" / real.path.name / file, path / file)
     assert loaded(real, path.parent) is None
     assert str(path) in caplog.text
@@ -304,7 +310,7 @@ def forged(real: Real, forge: Forge, folder: Path) -> Path:
     """Save a changed copy of the real checkpoint, with a right digest."""
     state = Snapshot(dict(real.snapshot.tensors), copy.deepcopy(real.snapshot.values))
     forge(state)
-    Checkpoints(folder, real.resolved.identity, every_s=0).save(AT, 1, state)
+    checkpoints(folder, real.resolved, real.problem).save(AT, 1, state)
     [path] = folder.iterdir()
     return path
 
