@@ -26,15 +26,15 @@ quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA
 	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
 test: install        ## run the quick tests: under four minutes on two cores
-	$(PYTEST) -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not long and not gpu"
 
-test-slow: install   ## run the slow tests: random kills, launchers, the browser, real trackers
-	$(PYTEST) -m "slow and not gpu"
+test-slow: install   ## run the slow tests: random kills, launchers, a hub, the browser, real trackers
+	$(PYTEST) -m "slow and not long and not gpu"
 
 test-gpu: install    ## run the tests that need a GPU, one at a time
 	$(BIN)/pytest -m gpu
 
-test-all: install    ## run every test; those that need a GPU are skipped without one
+test-all: install    ## run every test, with the long fuzzers; those that need a GPU are skipped without one
 	$(PYTEST)
 
 check: install       ## check style, types, and the direction of imports

@@ -245,7 +245,7 @@ def test_mutated_files_are_read_right_or_refused(tmp_path: Path, ending: str) ->
     fuzz(tmp_path, ending, count=200, seed=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1, 5))
 @pytest.mark.parametrize("ending", WHOLE)
 def test_many_mutated_files_are_read_right_or_refused(tmp_path: Path, ending: str, seed: int) -> None:

@@ -423,12 +423,12 @@ def test_fuzzed_json(load: Load, folder: Path, name: str) -> None:
     fuzz_json(load, folder, name, range(30))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_fuzzed_weights(load: Load, folder: Path) -> None:
     fuzz_weights(load, folder, range(1000, 2000))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_much_fuzzed_json(load: Load, folder: Path, name: str) -> None:
     fuzz_json(load, folder, name, range(1000, 1600))

@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_never_believed(real: Real, tmp_path: Path, capl
     assert_never_believed(real, tmp_path, range(60), caplog)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_never_believed_for_longer(
     real: Real, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -88,7 +88,7 @@ def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
     reports_are_made(makers, records, "; ".join(said for said, _, _ in found))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(1000, 1010))
 def test_many_mutated_records(values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int) -> None:
     good = [read(tmp_path, one) for one in values]
