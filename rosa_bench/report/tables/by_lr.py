@@ -76,12 +76,19 @@ def _tidy(number: int, group: Group, cells: Cells) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             for row in summaries[task].tidy if task in summaries else []:
                 yield {
-                    "setting": str(number),
-                    "model": group.setting.model,
-                    "protocol": group.setting.protocol,
-                    "device": group.setting.device,
-                    "task": task,
-                    "variant": variant.label,
+                    **place(number, group, task, variant),
                     "lr": f"{lr:g}",
                     **row,
                 }
+
+
+def place(number: int, group: Group, task: str, variant: Variant) -> dict[str, str]:
+    """Return the first columns of a tidy row: which cell of which section it is about."""
+    return {
+        "setting": str(number),
+        "model": group.setting.model,
+        "protocol": group.setting.protocol,
+        "device": group.setting.device,
+        "task": task,
+        "variant": variant.label,
+    }

@@ -16,6 +16,7 @@ from rosa_bench.report.cells.header import (
 )
 from rosa_bench.report.cells.select import Cell, Group, best_of_rank, open_ended
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import UNDEFINED, error_text, parameters
 
@@ -101,12 +102,7 @@ def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             if cell := group.cells.get((variant, task)):
                 yield {
-                    "setting": str(number),
-                    "model": group.setting.model,
-                    "protocol": group.setting.protocol,
-                    "device": group.setting.device,
-                    "task": task,
-                    "variant": variant.label,
+                    **place(number, group, task, variant),
                     "metric": cell.runs[0].scores.reported,
                     "trainable_parameters": str(cell.trainable),
                     "lr": f"{cell.lr:g}",
