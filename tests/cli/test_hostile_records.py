@@ -54,7 +54,7 @@ def hostile_texts(count: int) -> list[str]:
     return [*PIECES, *("".join(draw.choices(PIECES, k=draw.randint(2, 5))) for _ in range(count))]
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [10, pytest.param(300, marks=pytest.mark.long)])
 def test_a_text_in_a_record_arrives_in_the_run_as_it_is_and_does_nothing_else(
     make_record: Callable[..., RunRecord], tmp_path: Path, count: int
 ) -> None:

@@ -45,6 +45,7 @@ def assert_all_ran_and_one_failed(done: Sweep, *, threads: int, printed: str) ->
     assert "Traceback" not in done.err + printed
 
 
+@pytest.mark.slow
 def test_joblib_runs_jobs_in_processes_that_share_the_cores(tmp_path: Path) -> None:
     needs("joblib")
     import joblib
