@@ -1,6 +1,7 @@
 """Setup for all tests: checked tensor shapes, no network, one thread, tiny models and made-up records."""
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -141,7 +142,7 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
         held_out_rows = 0 if held_out is None else 100
         official = {split: task["rows"].get(task[split]) or task[f"{split}_rows"] for split in ("train", "validation")}
         values: dict[str, Any] = {
-            "id": "-".join([*(override.replace("=", "") for override in overrides), str(dev), str(held_out)]),
+            "id": "-".join([*(re.sub(r"[^\w.+-]", "", override) for override in overrides), str(dev), str(held_out)]),
             "status": "completed",
             "config": config,
             "deviations": deviations or {},

@@ -71,7 +71,8 @@ def process(here: Path) -> Callable[..., Outcome]:
     def call(*arguments: str, **environment: str) -> Outcome:
         command = [sys.executable, "-m", "rosa_bench.cli.main", *arguments]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        done = subprocess.run(command, cwd=here, env=variables, capture_output=True, text=True, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        done = subprocess.run(command, cwd=here, env=variables, capture_output=True, check=False)
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))  # in any encoding
+        return Outcome(done.returncode, out, err)
 
     return call
