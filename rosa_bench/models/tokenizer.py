@@ -50,7 +50,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
         raise UserError(f"the tokenizer in {called} has an empty vocabulary; add its vocabulary files")
-    rows = model.get_input_embeddings().num_embeddings  # pyright: ignore[reportAttributeAccessIssue]
+    rows: int = model.get_input_embeddings().num_embeddings  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
     beyond = sorted(token for token, number in vocabulary.items() if number >= rows)
     if beyond:
         raise UserError(
@@ -73,7 +73,7 @@ def check_texts(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Sequence[
             f"max_length={max_length} leaves no room for text besides the special tokens; use at least "
             f"{special + len(different[0])}, and better much more"
         )
-    without = {tokenizer.unk_token_id, *tokenizer.all_special_ids}
+    without = {tokenizer.unk_token_id, *tokenizer.all_special_ids}  # pyright: ignore[reportUnhashable]
     encoded = (tokenizer(*texts)["input_ids"] for texts in different)  # pyright: ignore[reportArgumentType]
     if len({tuple(token for token in tokens if token not in without) for tokens in encoded}) == 1:  # pyright: ignore[reportGeneralTypeIssues]
         raise UserError(

@@ -4,7 +4,7 @@ The limits are far outside of what a run can produce. They keep sums, squares an
 the range of a double, so that no reader has to check a value again.
 """
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -23,13 +23,17 @@ Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 Duration = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-Score = Number | None  # None where the metric is not defined, or not a finite number
 
-# JSON of at most six levels: settings of any task, method or later version.
-Scalar = None | bool | Whole | Number | str
-Json1 = Scalar | list[Scalar] | dict[str, Scalar]
-Json2 = Scalar | list[Json1] | dict[str, Json1]
-Json3 = Scalar | list[Json2] | dict[str, Json2]
-Json4 = Scalar | list[Json3] | dict[str, Json3]
-Json5 = Scalar | list[Json4] | dict[str, Json4]
-Json = Scalar | list[Json5] | dict[str, Json5]
+if TYPE_CHECKING:  # whoever reads such a value knows from its key what it is
+    Score = Any
+    Json = Any
+else:
+    Score = Number | None  # None where the metric is not defined, or not a finite number
+    # JSON of at most six levels: settings of any task, method or later version.
+    Scalar = None | bool | Whole | Number | str
+    Json1 = Scalar | list[Scalar] | dict[str, Scalar]
+    Json2 = Scalar | list[Json1] | dict[str, Json1]
+    Json3 = Scalar | list[Json2] | dict[str, Json2]
+    Json4 = Scalar | list[Json3] | dict[str, Json3]
+    Json5 = Scalar | list[Json4] | dict[str, Json4]
+    Json = Scalar | list[Json5] | dict[str, Json5]

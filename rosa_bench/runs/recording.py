@@ -84,7 +84,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         yield
         record.status = "completed"
     except UserError:
-        record.status = "refused"
+        record.status = "refused"  # pyright: ignore[reportAttributeAccessIssue] - it is not saved
         raise
     except KeyboardInterrupt as error:
         record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"

@@ -160,7 +160,7 @@ def disturb(kind: Kind, folder: Path, draw: random.Random, *, most: int) -> None
     temporary = leftovers(folder)
     kind.seen[TEMPORARY] = max(kind.seen[TEMPORARY], len(temporary))
     for path in temporary:  # as if the command came back two days later
-        os.utime(path, times=(time.time() - 172_800,) * 2, follow_symlinks=False)
+        os.utime(path, times=(time.time() - 172_800, time.time() - 172_800), follow_symlinks=False)
     child = kind.start(folder)
     if (status := ended(child, 4 * PATIENCE_S)) != 0:
         kind.broken.append(f"status {status} when left alone: {printed(folder)}")

@@ -69,7 +69,7 @@ def load(compose: Callable[..., RunConfig], architecture: str) -> Load:
 def answers(model: PreTrainedModel) -> list[str]:
     """The names that a user of the model reads."""
     with torch.inference_mode():
-        return [model.config.id2label[number].casefold() for number in model(TEXTS).logits.argmax(-1).tolist()]
+        return [(model.config.id2label or {})[number].casefold() for number in model(TEXTS).logits.argmax(-1).tolist()]
 
 
 @pytest.mark.parametrize("names", list(itertools.permutations(NAMES)))

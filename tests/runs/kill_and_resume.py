@@ -308,7 +308,7 @@ def zeroed(*parts: str) -> Change:
                 {**found.tensors, **{name: torch.zeros_like(found.tensors[name]) for name in lost}}, found.values
             )
 
-        checkpoint.Checkpoints.load = load
+        checkpoint.Checkpoints.load = load  # pyright: ignore[reportAttributeAccessIssue]
 
     return change
 

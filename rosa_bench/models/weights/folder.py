@@ -27,21 +27,21 @@ class ModelFolder(NamedTuple):
     """The files of a model: names in ``path``.
 
     weights  safetensors files, in the order of their names
-    index    whether several of them are listed in an index
+    indexed  whether several of them are listed in an index
     others   files of the tokenizer and the generation settings
     config   the content of config.json
     """
 
     path: Path
     weights: tuple[str, ...]
-    index: bool
+    indexed: bool
     others: tuple[str, ...]
     config: dict[str, Any]
 
     @property
     def identity(self) -> dict[str, str]:
         """Hashes of everything that is read. File names count only where they have a meaning."""
-        own = [CONFIG, *([INDEX] if self.index else []), *self.weights]
+        own = [CONFIG, *([INDEX] if self.indexed else []), *self.weights]
         tokenizer = hashlib.sha256()
         for name in self.others:
             tokenizer.update(f"{name} {sha256(self.path / name)}\n".encode())

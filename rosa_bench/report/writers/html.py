@@ -37,8 +37,9 @@ def fill(template: str, **values: object) -> "Markup":
 
 def _shown(value: object) -> object:
     """Return what a template shows of a value: a text with its invisible characters as escapes."""
-    is_plain = isinstance(value, str) and not hasattr(value, "__html__")
-    return printable(value, keep="\n\t") if is_plain else value
+    if isinstance(value, str) and not hasattr(value, "__html__"):
+        return printable(value, keep="\n\t")
+    return value
 
 
 @cache
