@@ -41,6 +41,7 @@ def test_a_run_from_the_hub_records_both_commits_and_downloads_only_what_it_need
     assert "averysecret" not in done.out + json.dumps(record)
 
 
+@pytest.mark.long
 def test_a_second_run_needs_no_hub_and_says_so(hub: Any, run: Callable, records: Callable, faults: Any) -> None:
     assert run(*COLA).status == 0
     hub.fault = faults.black_hole
@@ -56,7 +57,9 @@ def test_a_second_run_needs_no_hub_and_says_so(hub: Any, run: Callable, records:
     assert len(hub.requests) == before
 
 
-@pytest.mark.parametrize("fault", ["401", "portal", "black_hole"])
+@pytest.mark.parametrize(
+    "fault", ["portal", *(pytest.param(name, marks=pytest.mark.long) for name in ("401", "black_hole"))]
+)
 def test_a_run_that_cannot_be_fetched_is_refused_in_one_line(hub: Any, run: Callable, faults: Any, fault: str) -> None:
     hub.fault = faults.status(int(fault)) if fault.isdigit() else getattr(faults, fault)
     run(*COLA).assert_refused(
@@ -65,6 +68,7 @@ def test_a_run_that_cannot_be_fetched_is_refused_in_one_line(hub: Any, run: Call
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "endpoint", ["hub.example", "/srv/hub", "", "ftp://hub.example", "http://", "https://[", "http://a b"]
 )
@@ -72,6 +76,7 @@ def test_an_endpoint_that_is_no_address_is_one_line(run: Callable, endpoint: str
     run(*COLA, HF_ENDPOINT=endpoint).assert_refused("HF_ENDPOINT", "https://huggingface.co")
 
 
+@pytest.mark.long
 def test_a_proxy_is_respected(hub: Any, run: Callable) -> None:
     endpoint = "http://hub.example"  # which nobody can reach, but the proxy answers
     done = run(*COLA, HF_ENDPOINT=endpoint, HTTP_PROXY=hub.url, NO_PROXY=None, no_proxy=None)
@@ -144,6 +149,7 @@ def test_files_damaged_in_the_cache_are_mended_and_the_run_is_the_same(
     assert without_times(after) == without_times(before)
 
 
+@pytest.mark.long
 def test_a_repository_without_safetensors_is_refused_and_nothing_is_downloaded_or_converted(
     hub: Any, run: Callable
 ) -> None:
@@ -154,6 +160,7 @@ def test_a_repository_without_safetensors_is_refused_and_nothing_is_downloaded_o
     assert not [request for request in hub.requests if "discussions" in request or "pulls" in request]
 
 
+@pytest.mark.long
 def test_a_commit_that_is_gone_is_refused_with_the_way_out(
     hub: Any, run: Callable, interrupt: Callable, moved: Callable, tmp_path: Path
 ) -> None:
