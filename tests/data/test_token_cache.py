@@ -365,7 +365,7 @@ def copied(tokens: Tokens) -> Tokens:
 
 
 @pytest.mark.usefixtures("cached")
-@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
 def test_a_cache_that_cannot_be_written_ends_nothing(
     folder: Path, fault: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -386,6 +386,19 @@ def test_a_cache_folder_that_is_a_file_ends_nothing(folder: Path, caplog: pytest
     assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
     assert f"{folder} cannot be written" in caplog.text
     assert folder.read_text() == "in the way"
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_user_without_a_home_folder_has_no_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ROSA_BENCH_CACHE", "~nobody-of-this-name/cache")
+    tokens = tokenise(SINGLES, byte_tokenizer(max_length=512), max_length=LONGEST)
+    assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
+    assert caplog.messages == [
+        "tokens are not cached, because ~nobody-of-this-name/cache cannot be used: the user has no home folder"
+    ]
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("cached")
