@@ -61,7 +61,11 @@ def tokenise(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, *, max_len
     key = fingerprint(texts, tokenizer, max_length) if len(rows) >= MIN_CACHED_EXAMPLES else None
     if key is None:
         return _encode(texts, tokenizer, max_length)
-    path = cache_folder() / "tokenised" / f"{key}.safetensors"
+    try:
+        path = cache_folder() / "tokenised" / f"{key}.safetensors"
+    except OSError as error:
+        log.warning("tokens are not cached, because %s cannot be used: %s", error.filename, error.strerror)
+        return _encode(texts, tokenizer, max_length)
     found = _load(path, key)
     if found is None:
         found = _encode(texts, tokenizer, max_length)
@@ -106,8 +110,7 @@ def _store(path: Path, tokens: Tokens, key: str) -> None:
 def _load(path: Path, key: str) -> Tokens | None:
     """Load cached tokens. Return None if there are none, or if the file is damaged or cannot be read."""
     try:
-        if not path.is_file():
-            return None
+        path.stat()
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             # Copies of their own, so that what is compared is what is used.
@@ -116,6 +119,11 @@ def _load(path: Path, key: str) -> Tokens | None:
         if _checksum(found, key) == metadata[CHECKSUM]:
             return found
         reason = "its checksum differs"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        log.warning("the cached tokens in %s cannot be read: %s; tokenising again", path, error.strerror or error)
+        return None
     # Damage can be in the header: a missing or wrong entry, or one that is not JSON.
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         reason = str(error) or type(error).__name__

@@ -1,6 +1,7 @@
 """Load a metric: an `evaluate` module that is part of this package, so nothing is downloaded."""
 
 import importlib
+import tempfile
 from typing import NamedTuple
 
 import evaluate
@@ -26,7 +27,10 @@ def load(name: str) -> LoadedMetric:
         file = importlib.import_module(f"rosa_bench.metrics.{name}")
         scores, signature = file.SCORES, file.SIGNATURE
         undefined = getattr(file, "UNDEFINED_IF_CONSTANT", ())
-        return LoadedMetric(file.Metric(keep_in_memory=True), scores, signature, undefined)
+        with (
+            tempfile.TemporaryDirectory() as unused
+        ):  # created in the user's cache otherwise, which may not be writable
+            return LoadedMetric(file.Metric(keep_in_memory=True, cache_dir=unused), scores, signature, undefined)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(
             f"task.metric={name} does not exist; use a module of rosa_bench.metrics, such as accuracy"

@@ -63,11 +63,15 @@ def named(path: Path) -> Iterator[None]:
 def cache_folder() -> Path:
     """Return the folder for downloaded models and tokenised data.
 
-    It is ``ROSA_BENCH_CACHE`` if set, else ``rosa_bench`` in the user's cache folder.
+    It is ``ROSA_BENCH_CACHE`` if set, else ``rosa_bench`` in the user's cache folder. Raises `OSError` if that is in a
+    home folder that the user does not have, as in many containers.
     """
-    if chosen := os.environ.get("ROSA_BENCH_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rosa_bench"
+    chosen, users = os.environ.get("ROSA_BENCH_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    folder = Path(chosen) if chosen else Path(users or "~/.cache") / "rosa_bench"
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, "the user has no home folder", str(folder)) from error
 
 
 @contextmanager

@@ -90,12 +90,12 @@ def remember(repository: Repository, listing: Listing) -> None:
     newest_first = [listing.commit, *(it for it in commits(repository) if it != listing.commit)]
     notes = {repository.revision: newest_first[:KEPT], listing.commit: listing.digests}  # the revision may be a commit
     for revision, values in notes.items():
-        path, content = _note(repository, revision), json.dumps(values).encode()
         try:
+            path, content = _note(repository, revision), json.dumps(values).encode()
             if not path.is_file() or path.read_bytes() != content:
                 write_atomic(path, content)
         except OSError as error:  # works without, but cannot tell later offline whether a copy is complete
-            log.debug("%s cannot be written: %s", path, error)
+            log.debug("the files of %s are not noted: %s", repository.id, error)
 
 
 def _read_note(repository: Repository, revision: str) -> Any:

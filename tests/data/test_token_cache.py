@@ -389,6 +389,19 @@ def test_a_cache_folder_that_is_a_file_ends_nothing(folder: Path, caplog: pytest
 
 
 @pytest.mark.usefixtures("cached")
+def test_a_user_without_a_home_folder_has_no_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ROSA_BENCH_CACHE", "~nobody-of-this-name/cache")
+    tokens = tokenise(SINGLES, byte_tokenizer(max_length=512), max_length=LONGEST)
+    assert examples(tokens) == encoded(SINGLES, byte_tokenizer(max_length=512))
+    assert caplog.messages == [
+        "tokens are not cached, because ~nobody-of-this-name/cache cannot be used: the user has no home folder"
+    ]
+    assert not folder.exists()
+
+
+@pytest.mark.usefixtures("cached")
 def test_a_folder_in_the_place_of_a_file_ends_nothing(folder: Path) -> None:
     key = fingerprint({"text0": [row.texts[0] for row in SINGLES]}, byte_tokenizer(max_length=512), LONGEST)
     (folder / f"{key}.safetensors/inside").mkdir(parents=True)

@@ -86,6 +86,18 @@ def test_the_commit_is_asked_once_and_files_are_downloaded_once(hub: Any, toy: s
     assert len(hub.requests) == before + 1  # a commit never changes, so nothing is asked
 
 
+@pytest.mark.parametrize("cache", ["~nobody-of-this-name/cache", "{tmp_path}/file/cache"])
+def test_without_a_cache_of_ours_the_hub_is_used_all_the_same(
+    toy: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ROSA_BENCH_CACHE", cache.format(tmp_path=tmp_path))
+    for _ in range(2):
+        found = get()
+        assert_content(found)
+        assert found.commit == toy
+
+
 def test_a_branch_that_moved_is_followed_unless_a_commit_is_asked_for(hub: Any, toy: str) -> None:
     first = get()
     second = hub.put(TOY.id, {**FILES, "config.json": b'{"a": 2}'})

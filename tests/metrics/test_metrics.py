@@ -147,3 +147,12 @@ def test_scores_that_constant_labels_leave_without_meaning_are_declared(name: st
     right, wrong = (compute(name, [(guess, label), (label, label)]) for guess in (label, 1 - label))
     assert set(LOADED[name].undefined_if_constant) == {score for score in right if right[score] == wrong[score]}
     assert all(map(math.isfinite, [*right.values(), *wrong.values()]))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_metric_needs_no_folder_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file/metrics"))  # cannot be created
+    predictions, references = (list(column) for column in zip(*SAMPLES[name][0], strict=True))
+    figures = load_metric(name).module.compute(predictions=predictions, references=references)
+    assert figures == compute(name, SAMPLES[name][0])

