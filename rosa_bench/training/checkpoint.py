@@ -11,6 +11,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 TENSORS, VALUES = "tensors.safetensors", "values.json"
 DIGEST = "digest"
+UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError)  # errors of damaged files
 
 
 class MisfitError(ValueError):
@@ -108,20 +110,20 @@ class Checkpoints:
                 check(found)
             except UserError:
                 raise
-            except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError) as error:
+            except UNREADABLE as error:
                 log.warning("skipping %s: %s", path, _in_words(error))
                 continue
             return found
         return None
 
     def inputs_of_newest(self) -> dict[str, str]:
-        """Return what the newest checkpoint was trained on; nothing if there is none, or if it cannot be read."""
+        """Return what the newest intact checkpoint was trained on; nothing if there is none.
+
+        The values alone could be damaged, and a commit with a changed letter would be looked for in vain.
+        """
         for path in reversed(self._found()):
-            try:
-                inputs = json.loads((path / VALUES).read_text(encoding="utf-8"))["inputs"]
-                return {name: str(value) for name, value in inputs.items()}
-            except (OSError, ValueError, TypeError, KeyError, AttributeError):  # `load` says which it skips
-                continue
+            with suppress(*UNREADABLE):  # `load` says which it skips
+                return dict(read(path).values["inputs"])
         return {}
 
     def _check_identity(self, path: Path, identity: Any, inputs: Any) -> None:

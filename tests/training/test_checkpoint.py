@@ -388,6 +388,17 @@ def test_a_checkpoint_of_other_rows_or_weights_is_refused(tmp_path: Path) -> Non
     assert made.load() is not None
 
 
+def test_a_damaged_checkpoint_pins_no_commit(tmp_path: Path) -> None:
+    made = checkpoints(tmp_path)
+    made.inputs = {"weights_commit": "abcdef0"}
+    made.save(1, 0, snapshot())
+    (path,) = (tmp_path / "checkpoints").glob("step-*")
+    values = path / checkpoint.VALUES
+    values.write_text(values.read_text().replace("abcdef0", "abcdee0"))
+    assert checkpoints(tmp_path).inputs_of_newest() == {}
+    assert checkpoints(tmp_path).load() is None
+
+
 # Digests
 
 
