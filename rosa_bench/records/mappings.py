@@ -58,7 +58,7 @@ class Weights(dict[str, Any]):
         return self.get("commit") or self.get("revision") or ""
 
 
-class Result(dict[str, float | None]):
+class Result(dict[str, Score]):
     """The scores of one epoch's model, by metric; None if undefined. Empty if the run did not get that far."""
 
     json_type: ClassVar[Any] = dict[str, Score]
