@@ -183,6 +183,7 @@ def test_input_statistics_ignore_padding(script: ModuleType, tiny_model: Callabl
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_killed_commands_end_like_undisturbed_ones() -> None:
     command = [sys.executable, "-m", "scripts.studies.kill", "4", "0", "classifier", "tables"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)

@@ -25,13 +25,12 @@ def load(name: str) -> LoadedMetric:
     """Load the metric ``rosa_bench/metrics/<name>.py``. Raises `UserError` if it does not exist."""
     try:
         file = importlib.import_module(f"rosa_bench.metrics.{name}")
-        scores, signature = file.SCORES, file.SIGNATURE
-        undefined = getattr(file, "UNDEFINED_IF_CONSTANT", ())
-        with (
-            tempfile.TemporaryDirectory() as unused
-        ):  # created in the user's cache otherwise, which may not be writable
-            return LoadedMetric(file.Metric(keep_in_memory=True, cache_dir=unused), scores, signature, undefined)
+        kind, scores, signature = file.Metric, file.SCORES, file.SIGNATURE
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(
             f"task.metric={name} does not exist; use a module of rosa_bench.metrics, such as accuracy"
         ) from error
+    # `evaluate` makes a folder; in the user's cache, its default, it may not be allowed to.
+    with tempfile.TemporaryDirectory() as unused:
+        module = kind(keep_in_memory=True, cache_dir=unused)
+    return LoadedMetric(module, scores, signature, getattr(file, "UNDEFINED_IF_CONSTANT", ()))

@@ -129,6 +129,7 @@ def moved(hub: Any, other_cola: dict[str, bytes]) -> Callable[[], None]:
     return act
 
 
+@pytest.mark.long
 def test_files_damaged_in_the_cache_are_mended_and_the_run_is_the_same(
     run: Callable, records: Callable, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -119,6 +120,8 @@ def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
                 if status_of(resolved).kind != "completed":
                     run.run(resolved, observers)
             status = 0
+        except Exception:
+            traceback.print_exc()  # or nobody would learn why
         finally:
             os._exit(status)
     return child
@@ -246,16 +249,16 @@ def dying_inside_a_resample() -> None:
 
 
 def named(start: str) -> Callable[..., bool]:
-    return lambda path, *_: path.name.startswith(start)
+    return lambda path, *_: Path(path).name.startswith(start)
 
 
 def dying_half_through_the_older() -> None:
     """Kill the process when only one of the two files of the older checkpoint is removed."""
     calls, real = count(1), shutil.rmtree
 
-    def rmtree(path: Path, **options: Any) -> None:
-        if path.name.startswith("step-") and next(calls) == 2:
-            (path / checkpoint.VALUES).unlink()
+    def rmtree(path: str | Path, **options: Any) -> None:
+        if Path(path).name.startswith("step-") and next(calls) == 2:
+            Path(path, checkpoint.VALUES).unlink()
             die()
         real(path, **options)
 
@@ -299,8 +302,10 @@ def zeroed(*parts: str) -> Change:
     def change() -> None:
         real = checkpoint.Checkpoints.load
 
-        def load(self: checkpoint.Checkpoints) -> checkpoint.Snapshot | None:
-            found = real(self)
+        def load(
+            self: checkpoint.Checkpoints, check: Callable[[checkpoint.Snapshot], None] = lambda _: None
+        ) -> checkpoint.Snapshot | None:
+            found = real(self, check)
             assert found is not None
             lost = [name for name in found.tensors if all(part in name for part in parts)]
             assert lost
@@ -308,7 +313,7 @@ def zeroed(*parts: str) -> Change:
                 {**found.tensors, **{name: torch.zeros_like(found.tensors[name]) for name in lost}}, found.values
             )
 
-        checkpoint.Checkpoints.load = load  # pyright: ignore[reportAttributeAccessIssue]
+        checkpoint.Checkpoints.load = load
 
     return change
 

@@ -77,7 +77,7 @@ def test_a_mutated_record_is_refused_in_one_line_or_tabled(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
     values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int
 ) -> None:
