@@ -25,7 +25,7 @@ quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA
 	$(BIN)/rosa-bench -m +experiment=quickstart
 	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
-test: install        ## run the quick tests: under four minutes on two cores
+test: install        ## run the quick tests: about five minutes on two cores
 	$(PYTEST) -m "not slow and not long and not gpu"
 
 test-slow: install   ## run the slow tests: random kills, launchers, a hub, the browser, real trackers
