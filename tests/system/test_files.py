@@ -3,6 +3,7 @@ import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -175,20 +176,22 @@ def test_check_writable_without_permission(tmp_path: Path) -> None:
         check_writable("results_dir", tmp_path)
 
 
-def refused(*_: object, **_options: object) -> None:
-    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+def refusing(reason: int) -> Callable[..., None]:
+    """Return a system call that always fails."""
+
+    def refuse(*_: object, **_options: object) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    return refuse
 
 
 @pytest.mark.parametrize("reason", [errno.EINVAL, errno.ENOTSUP, errno.EPERM])
 def test_a_share_that_refuses_chmod_and_fsync_is_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:
-    def unsynced(_handle: int) -> None:
-        raise OSError(reason, os.strerror(reason))
-
-    monkeypatch.setattr(os, "fsync", unsynced)
-    monkeypatch.setattr(Path, "chmod", refused)
-    monkeypatch.setattr(os, "chmod", refused)
+    monkeypatch.setattr(os, "fsync", refusing(reason))
+    monkeypatch.setattr(Path, "chmod", refusing(errno.EPERM))
+    monkeypatch.setattr(os, "chmod", refusing(errno.EPERM))
     write_atomic(tmp_path / "record.json", "text")
     with new_folder(tmp_path / "model") as new:
         (new / "weights").write_text("1")
@@ -212,10 +215,7 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
 def test_a_disk_that_fails_to_sync_is_an_error_with_a_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:
-    def failing(_handle: int) -> None:
-        raise OSError(reason, os.strerror(reason))
-
-    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(os, "fsync", refusing(reason))
     with pytest.raises(OSError) as caught:
         write_atomic(tmp_path / "record.json", "text")
     assert (caught.value.errno, caught.value.filename) == (reason, str(tmp_path / "record.json"))

