@@ -86,11 +86,18 @@ class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The device that made the run. ``threads`` is the number of CPU threads on a CPU, else None."""
+    """The device that made the run.
+
+    threads    number of CPU threads on a CPU, else None
+    shared_by  rosa_bench processes that used the GPU, this run's included: the largest count of the run's start and the
+               ends of its epochs. More than 1 makes times longer; peak memory is this process's own. None on a CPU and
+               in older records
+    """
 
     type: Name
     name: str
     threads: Count | None = None
+    shared_by: Positive | None = None
     precision: str
 
 

@@ -22,7 +22,7 @@ from rosa_bench.records.record import (
 )
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.system.device import describe
+from rosa_bench.system.device import describe, sharers
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import PreparedTask
@@ -42,6 +42,8 @@ class Recording(Observer):
     def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
         scores = self.record.scores
         scores.epochs.append(EpochScores(**asdict(epoch)))
+        if now := sharers(training.device):
+            self.record.device.shared_by = max(now, self.record.device.shared_by or 0)
         epochs = [structs.asdict(one) for one in scores.epochs]
         self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=training.steps_per_epoch)
 
@@ -58,7 +60,9 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
         deviations=resolved.deviations,
         data=data_of(problem),
         model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
-        device=convert({**describe(resolved.device), "precision": resolved.precision}, Device),
+        device=convert(
+            {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision}, Device
+        ),
         versions=versions(),
         git=git_state(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -42,15 +42,21 @@ def _own_gpu() -> int:
     The operating system releases the lock when this process ends, however it ends. Assigning GPUs by job number would
     not work: jobs end out of order, so two could share one GPU while another is idle.
     """
-    folder = Path(tempfile.gettempdir()) / f"rosa-bench-gpus-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
+    folder = _locks()
     devices = torch.cuda.device_count()
     # Each GPU's first lock, then each GPU's second one, ...
     return next(n % devices for n in itertools.count() if _try_lock(folder / f"{n % devices}-{n // devices}"))
 
 
+def _locks() -> Path:
+    """Return the folder of the locks on GPUs. Raises `OSError` if there is none and it cannot be made."""
+    folder = Path(tempfile.gettempdir()) / f"rosa-bench-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _try_lock(path: Path) -> bool:
-    """Lock a file until this process ends. Return False if another process holds the lock."""
+    """Lock a file until this process ends. Return False if the lock is held, by whatever process."""
     import fcntl
 
     file = os.open(path, os.O_CREAT | os.O_RDWR)
@@ -60,6 +66,39 @@ def _try_lock(path: Path) -> bool:
         os.close(file)
         return False
     return True
+
+
+def sharers(device: torch.device) -> int | None:
+    """Count the rosa_bench processes of this user that run something on a GPU now, this one included.
+
+    Each process holds a lock per GPU from its first call on. So the count is right inside containers too, where the
+    driver's own list is empty. None on the CPU, or if there is no folder for the locks.
+    """
+    if device.type != "cuda":
+        return None
+    card = str(torch.cuda.get_device_properties(device).uuid)  # the same whatever CUDA_VISIBLE_DEVICES hides
+    try:
+        _hold(card)
+        return sum(_is_locked(path) for path in _locks().glob(f"{card}.*"))
+    except OSError:
+        return None
+
+
+@cache  # one lock per process and GPU
+def _hold(card: str) -> None:
+    folder = _locks()
+    next(n for n in itertools.count() if _try_lock(folder / f"{card}.{n}"))
+
+
+def _is_locked(path: Path) -> bool:
+    import fcntl
+
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # released when the file is closed
+        except BlockingIOError:
+            return True
+    return False
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

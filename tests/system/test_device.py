@@ -3,12 +3,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rosa_bench.system import device
-from rosa_bench.system.device import autocast, describe, resolve_device, resolve_precision
+from rosa_bench.system.device import autocast, describe, resolve_device, resolve_precision, sharers
 from rosa_bench.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -19,6 +20,7 @@ def _no_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """No other process holds one of the fake devices."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     device._own_gpu.cache_clear()
+    device._hold.cache_clear()
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = True) -> None:
@@ -118,3 +120,48 @@ def test_describe_returns_json_for_the_record() -> None:
     assert described["name"]
     assert described["threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(described)) == described
+
+
+SHARER = """
+import sys, tempfile, torch
+from types import SimpleNamespace
+tempfile.tempdir = sys.argv[1]
+torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid=sys.argv[2])
+from rosa_bench.system.device import sharers
+print(sharers(torch.device("cuda", 0)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+def test_processes_on_one_gpu_are_counted_until_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes: list[subprocess.Popen] = []
+
+    def start(card: str) -> int:
+        command = [sys.executable, "-c", SHARER, str(tmp_path), card]
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        stdout = processes[-1].stdout
+        assert stdout is not None
+        return int(stdout.readline())
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid="a"))
+    try:
+        assert [start("a"), start("a"), start("b")] == [1, 2, 1]
+        assert [sharers(torch.device("cuda", 0)) for _ in range(2)] == [3, 3]
+        processes[0].kill()
+        processes[0].wait()
+        assert sharers(torch.device("cuda", 0)) == 2
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def test_without_a_gpu_or_a_folder_for_locks_nothing_is_known_of_other_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sharers(CPU) is None
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid="a"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert sharers(torch.device("cuda", 0)) is None
