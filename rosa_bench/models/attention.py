@@ -82,6 +82,9 @@ def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor
     if attention_mask is None and plain:
         return None
     queries, keys = options["q_length"], options["kv_length"]
+    causal = options.get("allow_is_causal_skip", False) and options.get("local_size") is None
+    if attention_mask is None and causal and queries == keys:
+        return None  # the attention kernel itself is causal, also while a graph is captured
     attention_mask = None if attention_mask is None else attention_mask.bool()
     if attention_mask is not None and plain and attention_mask.shape[-1] == keys:
         visible = attention_mask[:, None, None]  # (batch, 1, 1, keys): the same for every query

@@ -177,6 +177,17 @@ def test_no_mask_is_made_without_padding(tiny_model: TinyModel, name: str) -> No
     assert made == [None]
 
 
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_no_mask_is_made_without_padding_while_a_graph_is_captured(
+    tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # as transformers asks
+    model = tiny_model(name)
+    with watched() as made:
+        logits(model, None)
+    assert made == [None]
+
+
 @pytest.mark.parametrize("mask", ["full", "right", "left"])
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
 def test_a_mask_is_made_once_per_pass_for_the_fast_kernels(tiny_model: TinyModel, name: str, mask: str) -> None:
