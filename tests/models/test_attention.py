@@ -177,11 +177,12 @@ def test_no_mask_is_made_without_padding(tiny_model: TinyModel, name: str) -> No
     assert made == [None]
 
 
-@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
-def test_no_mask_is_made_without_padding_while_a_graph_is_captured(
+@pytest.mark.parametrize("name", DECODERS)
+def test_plain_causal_attention_never_asks_transformers_for_a_mask(
     tiny_model: TinyModel, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # as transformers asks
+    # Before version 5.24 transformers makes one if a graph is being captured.
+    monkeypatch.setattr("rosa_bench.models.attention.sdpa_mask", lambda **_: torch.ones(1, 1, LENGTH, LENGTH))
     model = tiny_model(name)
     with watched() as made:
         logits(model, None)
