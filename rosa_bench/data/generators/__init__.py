@@ -7,6 +7,7 @@ from typing import Any
 GENERATORS: dict[str, str | None] = {
     "grammar": "rosa_bench.data.generators.grammar:sentences",
     "restaurants": "rosa_bench.data.generators.restaurants:load",
+    "markov": None,  # makes numbers; see `rosa_bench.tasks.language_modelling.new_language`
     "synthetic_regression": None,  # makes tensors; see `rosa_bench.tasks.regression.prepare`
 }
 
