@@ -117,6 +117,8 @@ def read_split(task: LanguageTask, split: str, place: Place) -> list[str]:
     for number, values in enumerate(table.rows, start=1):
         text = values.get(task.text_column)
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"{table.where}, row {number}: column {task.text_column} contains {brief(text)}, not a text")
+            raise UserError(
+                f"{table.where}, row {number}: column {task.text_column} contains {brief(text)}, not a text"
+            )
         texts.append(text)
     return texts

@@ -54,7 +54,7 @@ def prepare(task: NewLanguageTask, context: Context) -> PreparedTask:
     )
     texts = {split: text(part, task, loaded) for split, part in parts.items() if sizes[split] or split != "held_out"}
     floors = {"entropy": source.entropy, "source_loss": source_loss(source, parts["validation"])}
-    return prepared(task, context, loaded, texts, info, floors)
+    return prepared(task, context, loaded, texts=texts, info=info, facts=floors)
 
 
 def validation_loss(task: NewLanguageTask, context: Context, loaded: Loaded) -> HeldOutLoss:

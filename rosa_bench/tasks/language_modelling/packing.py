@@ -1,10 +1,11 @@
 """Pack a stream of tokens into rows of one length, without padding or an attention mask.
 
-Documents are joined by the tokenizer's EOS token and cut wherever a row is full. A row attends causally to all of its
-own tokens, also to those of an earlier document. Every row has the same width, so one CUDA graph serves all of training.
+Documents are joined by the tokenizer's EOS token and cut wherever a row is full. Attention is plainly causal: a token
+attends to all tokens before it in its row, also to those of an earlier document. Every row has the same width, so one
+CUDA graph serves all of training.
 
-Neighbouring rows overlap: a row begins with the last ``context`` tokens of the row before it, which are no labels there.
-So every token of the stream, after the first ``context``, is a label exactly once.
+Neighbouring rows overlap: a row begins with the last ``context`` tokens of the row before it, which are not labels
+there. So every token of the stream, after the first ``context``, is a label exactly once.
 """
 
 from collections.abc import Sequence

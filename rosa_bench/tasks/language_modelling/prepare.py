@@ -73,7 +73,8 @@ def prepare(task: LanguageTask, context: Context) -> PreparedTask:
         for split in ("train", "held_out", "validation")
         if (found := getattr(documents, split))
     }
-    return prepared(task, context, loaded, texts, documents.info, {"validation_from": documents.validation_from})
+    facts = {"validation_from": documents.validation_from}
+    return prepared(task, context, loaded, texts=texts, info=documents.info, facts=facts)
 
 
 def validation_loss(task: LanguageTask, context: Context, loaded: Loaded) -> HeldOutLoss:
@@ -105,7 +106,7 @@ def pack_documents(texts: list[str], loaded: Loaded, context: Context, *, keep_r
 
 
 def prepared(
-    task: PackedTask, context: Context, loaded: Loaded, texts: dict[str, Text], info: DataInfo, facts: dict[str, Any]
+    task: PackedTask, context: Context, loaded: Loaded, *, texts: dict[str, Text], info: DataInfo, facts: dict[str, Any]
 ) -> PreparedTask:
     """Return a packed task that is ready for training. ``texts`` has train, held_out if any, and validation."""
     train, held_out, validation = texts["train"], texts.get("held_out"), evaluation(texts["validation"], context)
