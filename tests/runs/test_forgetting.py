@@ -30,7 +30,7 @@ TINY = (
 )  # fmt: skip
 ON = "forgetting_on=restaurants"
 # Training that diverges, so that the first epoch is the best.
-WORSE = ("lr=1", "optimizer.schedule=constant", "optimizer.warmup_fraction=0.3", "method=ft")
+WORSE = ("lr=1", "optimizer.schedule=constant", "optimizer.warmup_steps=3", "method=ft")
 
 
 @pytest.fixture
@@ -99,20 +99,18 @@ def test_the_selected_and_the_last_epoch_are_measured_apart(make_setup: MakeSetu
     one = run(make_setup(ON, *WORSE, f"protocol={protocol}", "epochs=1", "save_model=true"))
     assert one.forgetting is not None
     assert one.forgetting.selected == one.forgetting.last == record.forgetting.selected != record.forgetting.last
-    three = make_setup(*WORSE, f"protocol={protocol}", "save_model=true", "task.score=bits_per_character")
-    assert run(three).last["loss"] == record.last["loss"]
 
 
 def test_forgetting_on_the_own_task_is_the_own_score(compose: Callable[..., RunConfig], tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("\n\n".join(f"Text {number} of some." for number in range(40)))
     (tmp_path / "validation.txt").write_text("Some other text.")
     folders = (f"{key}='{tmp_path}'" for key in ("data_dir", "results_dir", "output_dir"))
-    tiny = ("task=text", "model=tiny_llama", "device=cpu", "epochs=2", "lr=3e-3", "method=ft", "protocol=fair")
+    tiny = ("task=text", "model=tiny_llama", "device=cpu", "epochs=2", "protocol=fair", *WORSE)
     record = run(resolve(compose(*tiny, *folders, "forgetting_on=text"), {}))
     assert record.forgetting is not None
     assert record.forgetting.selected == record.selected["loss"]
     assert record.forgetting.last == record.last["loss"]
-    assert record.forgetting.rise < 0
+    assert record.forgetting.selected != record.forgetting.last
 
 
 @pytest.mark.parametrize("name", ["restaurants", "new_language"])
