@@ -21,6 +21,8 @@ from rosa_bench.runs.status import status_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.prompts import load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.state import Training
 
 MakeSetup = Callable[..., ResolvedRun]
 
@@ -29,8 +31,16 @@ TINY = (
     "task.symbols=6", "task.train_tokens=900", "task.validation_tokens=200", "limit_eval=6",
 )  # fmt: skip
 ON = "forgetting_on=restaurants"
-# Training that diverges, so that the first epoch is the best.
-WORSE = ("lr=1", "optimizer.schedule=constant", "optimizer.warmup_steps=3", "method=ft")
+
+
+class Spoil(Observer):
+    """Ruins the weights after the first epoch, so that the first epoch is the best."""
+
+    def on_step_start(self, training: Training) -> None:
+        if training.step >= training.steps_per_epoch:
+            with torch.no_grad():
+                for parameter in training.trainable:
+                    parameter.mul_(1.5)
 
 
 @pytest.fixture
@@ -92,11 +102,11 @@ def test_before_is_the_untouched_models_loss_and_after_the_saved_models(
 
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 def test_the_selected_and_the_last_epoch_are_measured_apart(make_setup: MakeSetup, protocol: str) -> None:
-    resolved = make_setup(ON, *WORSE, f"protocol={protocol}")
-    record = run(resolved)
+    settings = (ON, "method=ft", "optimizer.schedule=constant", "optimizer.warmup_steps=1", f"protocol={protocol}")
+    record = run(make_setup(*settings), [Spoil()])
     assert record.selected.epoch == 1
     assert record.forgetting is not None
-    one = run(make_setup(ON, *WORSE, f"protocol={protocol}", "epochs=1", "save_model=true"))
+    one = run(make_setup(*settings, "epochs=1"))
     assert one.forgetting is not None
     assert one.forgetting.selected == one.forgetting.last == record.forgetting.selected != record.forgetting.last
 
@@ -105,8 +115,8 @@ def test_forgetting_on_the_own_task_is_the_own_score(compose: Callable[..., RunC
     (tmp_path / "train.txt").write_text("\n\n".join(f"Text {number} of some." for number in range(40)))
     (tmp_path / "validation.txt").write_text("Some other text.")
     folders = (f"{key}='{tmp_path}'" for key in ("data_dir", "results_dir", "output_dir"))
-    tiny = ("task=text", "model=tiny_llama", "device=cpu", "epochs=2", "protocol=fair", *WORSE)
-    record = run(resolve(compose(*tiny, *folders, "forgetting_on=text"), {}))
+    tiny = ("task=text", "model=tiny_llama", "device=cpu", "epochs=2", "protocol=fair", "method=ft")
+    record = run(resolve(compose(*tiny, *folders, "forgetting_on=text"), {}), [Spoil()])
     assert record.forgetting is not None
     assert record.forgetting.selected == record.selected["loss"]
     assert record.forgetting.last == record.last["loss"]
