@@ -1,5 +1,6 @@
 """Factories for several records of one kind; `make_record` makes a single one."""
 
+import math
 from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
@@ -104,6 +105,60 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
             "prompts": {"validation": 547, "test": 630},
         } | (data or {})
         return from_values({**values, "id": "-".join(map(str, [record.id, bleu, *perplexities]))})
+
+    return make
+
+
+@pytest.fixture
+def make_memorised(make_record: MakeRecord) -> MakeRecord:
+    """``make_memorised(0.5, "method=lora", bits=1000.0)``: a run on the phone book with this recall.
+
+    pairs      names in the book, each with 8 digits
+    bits       ``bits_stored``; by default the share of the data that is recalled
+    loss       per digit; by default what is left of the data
+    memory     peak bytes in training
+    """
+
+    def make(
+        recall: float,
+        *overrides: str,
+        pairs: int = 4096,
+        bits: float | None = None,
+        loss: float | None = None,
+        memory: int = 2**30,
+        deviations: dict[str, list[Any]] | None = None,
+        **changes: Any,
+    ) -> RunRecord:
+        whole = pairs * 8 * math.log2(10)
+        found = {
+            "recall": recall,
+            "digit_accuracy": recall,
+            "bits_stored": recall * whole if bits is None else bits,
+            "loss": (1 - recall) * math.log(10) if loss is None else loss,
+        }
+        scores = {
+            "reported": "recall",
+            "selected_by": {"name": "loss", "lower_is_better": True},
+            "signature": "",
+            "epochs": [],
+            "selected_on": "train",
+            "selection_score": found["loss"],
+            "selected": {"epoch": 2, **found},
+            "last": {"epoch": 2, **found},
+        }
+        more = {} if pairs == 4096 else {"task.pairs": [pairs, 4096]}
+        return make_record(
+            "task=phonebook", "protocol=fair", f"task.pairs={pairs}", "epochs=2", *overrides, dev=recall,
+            deviations={**(deviations or {}), **more}, scores=scores, memory_bytes={"train": memory},
+            data={
+                "source": "embedded",
+                "fingerprint": f"phonebook {pairs}",
+                "rows": {"train": pairs, "held_out": 0, "validation": 0},
+                "official_rows": {},
+                "facts": {"pairs": pairs, "digits": 8, "bits": whole},
+            },
+            **changes,
+        )  # fmt: skip
 
     return make
 
