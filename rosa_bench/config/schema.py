@@ -128,6 +128,10 @@ class Plain(Checked):
         "record the singular values of every adapted weight's update, for Figure 5",
         default=False, identity=False, free=True,
     )  # fmt: skip
+    forgetting_on: str | None = setting(
+        "name of a task for decoders: record the loss on its validation text before and after training",
+        default=None, identity=False, free=True,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

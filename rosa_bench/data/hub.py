@@ -25,7 +25,7 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
     hub = task.hub
     if hub is None:
         raise UserError(
-            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
+            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
         )
 
     def choose(paths: Sequence[str]) -> list[str]:
@@ -38,7 +38,7 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
         what=f"task={task.name}",
         remedies=[
             "connect to the network",
-            f"set data_dir=FOLDER to a folder that contains {task.folder or task.name}/",
+            f"set data_dir=FOLDER to a folder that contains {task.in_data_dir}",
             *pinned,
         ],
         commit=commit,

@@ -21,6 +21,7 @@ from rosa_bench.system.errors import UserError
 
 Rows = list[dict[str, Any]]
 
+TEXT = "text"  # the one column of a file without columns
 ANEW = "copy or download it again"
 OPEN_QUOTE = "a quotation mark opens a text that never ends; close it, or double a mark that belongs to a text"
 
@@ -58,7 +59,24 @@ def _parser(ending: str, lines: Lines, numbers: Collection[str]) -> Iterator[dic
         return _parse_separated(lines, csv.reader(lines, strict=True), numbers)
     if ending == ".tsv":  # like GLUE's own files: quotation marks have no special meaning
         return _parse_separated(lines, csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, strict=True), numbers)
+    if ending == ".txt":
+        return _parse_paragraphs(lines)
     return _parse_json_lines(lines)
+
+
+def _parse_paragraphs(lines: Lines) -> Iterator[dict[str, Any]]:
+    """Yield each paragraph of plain text, with lines joined by ``\\n``. Blank lines separate paragraphs."""
+    paragraph: list[str] = []
+    for line in lines:
+        if not line.isspace():
+            paragraph.append(line.rstrip("\r\n"))
+        elif paragraph:
+            yield {TEXT: "\n".join(paragraph)}
+            paragraph = []
+        else:
+            lines.start_row()
+    if paragraph:
+        yield {TEXT: "\n".join(paragraph)}
 
 
 def _parse_json_lines(lines: Lines) -> Iterator[dict[str, Any]]:

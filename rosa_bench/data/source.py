@@ -7,7 +7,7 @@ from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import sha256
 
-ENDINGS = (".jsonl.gz", ".jsonl", ".parquet", ".tsv", ".csv")
+ENDINGS = DataSpec.endings
 
 
 def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
@@ -15,9 +15,23 @@ def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
 
     Raises `UserError` that lists the file names tried, or the files if there are several.
     """
+    found = files_of_split(task, split, data_dir)
+    if found:
+        return found[0]
+    names = ", ".join(f"{split}{ending}" for ending in task.endings)
+    raise UserError(
+        f"data_dir={data_dir} has no {split} rows for task={task.name}; looked in {_folder(task, data_dir)} for {names}"
+    )
+
+
+def files_of_split(task: DataSpec, split: str, data_dir: Path) -> list[Path]:
+    """Return the file of a split under ``data_dir`` as a list, which is empty if there is none.
+
+    Raises `UserError` if there are several, or if ``data_dir`` is not a folder.
+    """
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder")
-    candidates = [data_dir / (task.folder or task.name) / f"{split}{ending}" for ending in ENDINGS]
+    candidates = [_folder(task, data_dir) / f"{split}{ending}" for ending in task.endings]
     try:
         found = [path for path in candidates if path.is_file()]
     except OSError as error:
@@ -25,12 +39,7 @@ def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
     if len(found) > 1:
         both = " and ".join(path.name for path in found)
         raise UserError(f"{found[0].parent} has several files of the {split} rows, {both}; keep one")
-    if found:
-        return found[0]
-    names = ", ".join(path.name for path in candidates)
-    raise UserError(
-        f"data_dir={data_dir} has no {split} rows for task={task.name}; looked in {candidates[0].parent} for {names}"
-    )
+    return found
 
 
 def describe_source(task: DataSpec, data_dir: Path | None) -> str:
@@ -38,11 +47,16 @@ def describe_source(task: DataSpec, data_dir: Path | None) -> str:
     if task.embedded is not None:
         return f"embedded {task.embedded}"
     if data_dir is not None:
-        hashes = [_hash(find_file(task, split, data_dir)) for split in task.splits]
+        paths = [
+            find_file(task, split, data_dir)
+            for split in task.splits
+            if split not in task.optional_splits or files_of_split(task, split, data_dir)
+        ]
+        hashes = [_hash(path) for path in paths]
         return f"files sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
     if task.hub is None:
         raise UserError(
-            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.folder}/"
+            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
         )
     return f"hub {hub_name(task.hub)}@{task.hub.revision or 'main'}"
 
@@ -50,6 +64,10 @@ def describe_source(task: DataSpec, data_dir: Path | None) -> str:
 def hub_name(hub: HubData) -> str:
     """Return the hub id of a data set, and its configuration if it has several: ``nyu-mll/glue/cola``."""
     return "/".join(filter(None, (hub.path, hub.name)))
+
+
+def _folder(task: DataSpec, data_dir: Path) -> Path:
+    return data_dir / (task.folder or task.name)
 
 
 def _hash(path: Path) -> str:

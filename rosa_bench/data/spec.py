@@ -47,9 +47,10 @@ class Official:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec(Checked):
-    """The splits of a data set and where their rows come from."""
+    """The splits of a data set and where their rows come from. ``endings`` are those of files in ``data_dir``."""
 
     section: ClassVar[str] = "task"
+    endings: ClassVar[tuple[str, ...]] = (".jsonl.gz", ".jsonl", ".parquet", ".tsv", ".csv")
 
     name: str = setting("name of the task", is_name=True)
     train: str = setting("name of the split to train on", default="train")
@@ -85,3 +86,13 @@ class DataSpec(Checked):
     def splits(self) -> tuple[str, ...]:
         """Names of the splits that a run reads."""
         return (self.train, self.validation)
+
+    @property
+    def optional_splits(self) -> tuple[str, ...]:
+        """Splits that a run can do without."""
+        return ()
+
+    @property
+    def in_data_dir(self) -> str:
+        """What ``data_dir`` must contain, for messages."""
+        return f"{self.folder or self.name}/"

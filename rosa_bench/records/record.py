@@ -189,6 +189,23 @@ class Spectrum(msgspec.Struct, omit_defaults=True, kw_only=True):
         return bool(self.weights)
 
 
+class Forgetting(msgspec.Struct, kw_only=True):
+    """Loss on the validation text of another task, in nats per token, before training and after it.
+
+    selected, last   loss of the selected and of the last epoch's model
+    """
+
+    task: Name
+    before: Score
+    selected: Score
+    last: Score
+
+    @property
+    def rise(self) -> float:
+        """How much the selected epoch's model has forgotten: its loss minus the loss before training."""
+        return _number(self.selected) - _number(self.before)
+
+
 class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     """One run. Scores are fractions, times seconds, memory bytes.
 
@@ -197,6 +214,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     spectrum    spectra of the updates of adapted weights, if requested
     resamples   how many times the method resampled. None in records older than the count
+    forgetting  loss on another task's text before and after training; None unless requested
     """
 
     id: RunId
@@ -215,6 +233,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     time_s: Seconds = field(default_factory=Seconds)
     memory_bytes: PeakBytes = field(default_factory=PeakBytes)
     spectrum: Spectrum = field(default_factory=Spectrum)
+    forgetting: Forgetting | None = None
     error: str | None = None
     schema: int = SCHEMA
 

@@ -168,6 +168,11 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
         scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
         record.time_s.total, resolved.record_path,
     )  # fmt: skip
+    if (forgetting := record.forgetting) is not None:
+        log.info(
+            "forgetting on %s: loss %.4g before, %.4g after (last: %.4g)",
+            forgetting.task, forgetting.before, forgetting.selected, forgetting.last,
+        )  # fmt: skip
     if record.has_collapsed:
         log.warning(
             "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"

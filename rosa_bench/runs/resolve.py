@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rosa_bench.config.identity import identity, run_id
+from rosa_bench.config.named_task import named_task
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.weights.source import Source, locate
@@ -102,9 +103,13 @@ class Inputs(NamedTuple):
 def find_inputs(config: RunConfig) -> Inputs:
     """Find the data and the weights. Raises `UserError` if either is missing."""
     check_environment()
-    data = describe_source(config.task, None if config.data_dir is None else Path(config.data_dir).expanduser())
-    source = locate(config.model)
-    return Inputs(data, source)
+    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
+    data = describe_source(config.task, data_dir)
+    if config.forgetting_on is not None:
+        other = named_task(config.forgetting_on, key="forgetting_on", protocol=config.protocol.name).task
+        other.check_forgetting(config.model)
+        describe_source(other, data_dir)  # not part of the identity; fails if there are no rows
+    return Inputs(data, locate(config.model))
 
 
 def resolve(

@@ -3,9 +3,10 @@
 import copy
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from msgspec import convert
@@ -22,11 +23,13 @@ from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.record import (
     Criterion,
     EpochScores,
+    Forgetting,
     RunRecord,
     Scores,
     Spectrum,
 )
 from rosa_bench.runs.checkpointing import Checkpointing
+from rosa_bench.runs.forgetting import Measurement, measured_before
 from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
@@ -69,6 +72,9 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
         problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
+        with meter.phase("forgetting") if config.forgetting_on else nullcontext():
+            forgetting = measured_before(resolved, problem)
+        meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
@@ -86,6 +92,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             checkpoints=checkpoints,
             earlier=earlier,
             initial=initial,
+            forgetting=forgetting,
             tracking=tracking,
             observers=observers,
         )
@@ -111,18 +118,20 @@ def train_and_score(
     checkpoints: Checkpoints,
     earlier: Snapshot | None,
     initial: dict[str, Tensor],
+    forgetting: Measurement | None,
     tracking: Tracking,
     observers: Iterable[Observer],
 ) -> tuple[Generation, ...]:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds weights from before training, for the spectra of their updates. Returns generated texts.
+    ``initial`` holds weights from before training, for the spectra of their updates. ``forgetting`` measures models on
+    another task's text. Returns generated texts.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
-        keep_weights=problem.report is not None or config.save_model,
+        keep_weights=problem.report is not None or config.save_model or forgetting is not None,
     )
     scores = Scores(
         reported=task.score,
@@ -157,15 +166,16 @@ def train_and_score(
         with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
-        last, selected = final_results(resolved, problem, best, history)
+        final = final_results(resolved, problem, best, history, forgetting)
+    record.forgetting = final.forgetting
     if config.save_model:
         remove_unfinished(resolved.saved_model)
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
     scores.selection_score = best.score
-    scores.selected = RecordedResult({"epoch": best.number + 1, **selected.scores})
-    scores.last = RecordedResult({"epoch": len(history), **last.scores})
-    return selected.generations
+    scores.selected = RecordedResult({"epoch": best.number + 1, **final.selected.scores})
+    scores.last = RecordedResult({"epoch": len(history), **final.last.scores})
+    return final.selected.generations
 
 
 @contextmanager
@@ -182,27 +192,42 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
         yield replay
 
 
+class Final(NamedTuple):
+    """Results of the last and of the selected epoch, and their losses on another task's text if requested."""
+
+    last: Result
+    selected: Result
+    forgetting: Forgetting | None
+
+
 def final_results(
-    resolved: ResolvedRun, problem: PreparedTask, best: BestEpoch, history: list[Epoch]
-) -> tuple[Result, Result]:
+    resolved: ResolvedRun,
+    problem: PreparedTask,
+    best: BestEpoch,
+    history: list[Epoch],
+    forgetting: Measurement | None = None,
+) -> Final:
     """Return the results of the last and of the selected epoch. Leaves the model merged, with the selected weights.
 
     If the reported rows differ from the rows used for selection, they are scored here. Otherwise their scores are
     already known.
     """
     model, method = problem.model, resolved.config.method
+    evaluations = [evaluate for evaluate in (problem.report, forgetting and forgetting.evaluate) if evaluate]
     last = None
-    if problem.report is not None and best.number < len(history) - 1:
+    if evaluations and best.number < len(history) - 1:
         copied = copy.deepcopy(model)  # merging cannot be undone
         method.merge(copied)
-        last = problem.report(copied)
+        last = [evaluate(copied) for evaluate in evaluations]
         del copied
     best.restore()
     method.merge(model)
+    selected = [evaluate(model) for evaluate in evaluations]
+    last = last or selected
+    forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
     if problem.report is None:
-        return Result(history[-1].scores), Result(history[best.number].scores)
-    selected = problem.report(model)
-    return last or selected, selected
+        return Final(Result(history[-1].scores), Result(history[best.number].scores), forgotten)
+    return Final(last[0], selected[0], forgotten)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:

@@ -15,13 +15,22 @@ class RunStatus(NamedTuple):
 
 
 def status_of(resolved: ResolvedRun) -> RunStatus:
-    """Return the status of a run. A completed run is ``new`` if its requested model or spectrum is missing."""
+    """Return the status of a run. A completed run is ``new`` if it lacks something that is requested."""
     path = resolved.record_path
     record = load_record(path) if path.is_file() else None
     if record is not None and record.status == "completed":
-        model_wanted = resolved.config.save_model and not resolved.saved_model.is_dir()
-        spectrum_wanted = resolved.config.record_spectrum and not record.spectrum
-        return RunStatus("new" if model_wanted or spectrum_wanted else "completed", record)
+        return RunStatus("new" if lacks(resolved, record) else "completed", record)
     if record is not None and record.status == "failed":
         return RunStatus("failed", record)
     return RunStatus("unfinished" if any(resolved.checkpoints.glob("step-*")) else "new", record)
+
+
+def lacks(resolved: ResolvedRun, record: RunRecord) -> bool:
+    """Return whether a completed run lacks its model, its spectrum or its forgetting, if that is requested now."""
+    config = resolved.config
+    measured_on = record.forgetting.task if record.forgetting else None
+    return (
+        (config.save_model and not resolved.saved_model.is_dir())
+        or (config.record_spectrum and not record.spectrum)
+        or config.forgetting_on not in (None, measured_on)
+    )

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.data.spec import DataSpec
 from rosa_bench.metrics.base import Metric
-from rosa_bench.models.spec import Model
+from rosa_bench.models.spec import Decoder, Model
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from rosa_bench.models.pretrained import Loaded
     from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
     from rosa_bench.tasks.context import Context
-    from rosa_bench.tasks.prepared import PreparedTask
+    from rosa_bench.tasks.prepared import Evaluate, PreparedTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +61,23 @@ class Task(DataSpec, ABC):
         Raises `UserError` if data or weights are missing or differ from the declaration.
         """
         return importlib.import_module(self.prepared_by).prepare(self, context)
+
+    def check_forgetting(self, model: Model) -> None:
+        """Raise `UserError` unless `validation_loss` can be computed for ``model``: both are about continuing texts."""
+        if not isinstance(model, Decoder):
+            raise UserError(
+                f"forgetting_on={self.name} is for models that continue a text, and model={model.name} does not; use "
+                f"{Decoder.described}, or forgetting_on=null"
+            )
+        if not issubclass(self.model_kind, Decoder):
+            raise UserError(
+                f"forgetting_on={self.name} has no text to continue; choose a task for decoders, such as restaurants"
+            )
+
+    def validation_loss(self, context: Context, loaded: Loaded) -> Evaluate:
+        """Return an evaluation of any causal model on the validation text, by ``validation_loss`` of `prepared_by`.
+
+        Its scores include ``loss``, in nats per token. ``loaded`` is the model of another task, with its tokenizer.
+        Draws no random numbers. Raises `UserError` if data are missing or differ from the declaration.
+        """
+        return importlib.import_module(self.prepared_by).validation_loss(self, context, loaded)

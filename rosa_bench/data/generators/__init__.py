@@ -8,6 +8,7 @@ GENERATORS: dict[str, str | None] = {
     "grammar": "rosa_bench.data.generators.grammar:sentences",
     "phonebook": "rosa_bench.data.generators.phonebook:load",
     "restaurants": "rosa_bench.data.generators.restaurants:load",
+    "markov": None,  # makes numbers; see `rosa_bench.tasks.language_modelling.new_language`
     "synthetic_regression": None,  # makes tensors; see `rosa_bench.tasks.regression.prepare`
 }
 

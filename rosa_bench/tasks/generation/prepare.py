@@ -5,9 +5,11 @@ import math
 from transformers import PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from rosa_bench.data.hub import fetch_rows
+from rosa_bench.data.rows import sample
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
-from rosa_bench.models.pretrained import max_input_length
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.tokenizer import check_texts
@@ -17,7 +19,7 @@ from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.generation.generate import generate
-from rosa_bench.tasks.generation.prompts import Prompt, load_prompts
+from rosa_bench.tasks.generation.prompts import Prompt, group_by_prompt, load_pairs, load_prompts
 from rosa_bench.tasks.generation.sequences import Encoding
 from rosa_bench.tasks.generation.task import GenerationTask
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask, Result
@@ -52,19 +54,8 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
         loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
     )
     precision = autocast(context.precision, context.device)
-
-    def perplexity(prompts: list[Prompt]) -> Evaluate:
-        pairs = [pair for prompt in prompts for pair in prompt.pairs]
-        batches = encoding.sequences(pairs, loss_on_prompt=False, batch_size=context.batch_size).to(context.device)
-
-        def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
-            loss = mean_loss(model, batches, device=context.device, autocast=precision, replay=replay)
-            return Result({"perplexity": math.exp(min(loss, MAX_LOSS)), "loss": loss})
-
-        return evaluate
-
     prompts = encoding.prompts([prompt.text for prompt in splits.test], limit=min(prompt_limit, context.max_length))
-    test_perplexity = perplexity(splits.test)
+    test_perplexity = perplexity(splits.test, encoding, context)
 
     def report(model: PreTrainedModel, replay: Replay = eager) -> Result:
         outputs = generate(
@@ -96,10 +87,32 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
             seed=context.seed,
             grouped=context.group_by_length,
         ).to(context.device),
-        select=perplexity(splits.validation),
+        select=perplexity(splits.validation, encoding, context),
         selected_on="validation_split",
         report=report,
         signature=metric.signature,
         info=splits.info,
         facts={"prompts": {"validation": len(splits.validation), "test": len(splits.test)}},
     )
+
+
+def validation_loss(task: GenerationTask, context: Context, loaded: Loaded) -> Evaluate:
+    """Return the perplexity of the validation references given their prompts, as `Task.validation_loss` does."""
+    assert context.max_length is not None  # a recipe's
+    pairs = load_pairs(task, task.validation, fetch_rows(task, context.rows))
+    prompts = sample(group_by_prompt(pairs), context.limit_eval, key="limit_eval", what=f"{task.validation} prompts")
+    encoding = Encoding(loaded.tokenizer, separator=task.separator, max_length=context.max_length)
+    return perplexity(prompts, encoding, context)
+
+
+def perplexity(prompts: list[Prompt], encoding: Encoding, context: Context) -> Evaluate:
+    """Return an evaluation of the references given their prompts: ``perplexity`` and its logarithm, ``loss``."""
+    pairs = [pair for prompt in prompts for pair in prompt.pairs]
+    batches = encoding.sequences(pairs, loss_on_prompt=False, batch_size=context.batch_size).to(context.device)
+    precision = autocast(context.precision, context.device)
+
+    def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
+        loss = mean_loss(model, batches, device=context.device, autocast=precision, replay=replay)
+        return Result({"perplexity": math.exp(min(loss, MAX_LOSS)), "loss": loss})
+
+    return evaluate
