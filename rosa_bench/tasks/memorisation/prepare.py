@@ -8,6 +8,7 @@ from rosa_bench.data.generators import generate
 from rosa_bench.data.rows import DataInfo, fingerprint
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.decoder import load_decoder
+from rosa_bench.models.kept_logits import keep_logits_by_row
 from rosa_bench.models.pretrained import max_input_length
 from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Decoder
@@ -16,7 +17,7 @@ from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.memorisation.recall import recall
-from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode, keeps_logits
+from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode
 from rosa_bench.tasks.memorisation.task import MemorisationTask
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, PreparedTask, Result
 from rosa_bench.training.cuda_graphs import Replay, eager
@@ -47,7 +48,7 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
         loaded.tokenizer,
         max_length=context.max_length,
         pad_to_max=context.pad_to_max,
-        keep_logits=keeps_logits(loaded.model),
+        keep_logits=keep_logits_by_row(loaded.model),
     )
     precision = autocast(context.precision, context.device)
     scored = NumberBatches(tensors, batch_size=EVALUATION_BATCHES * context.batch_size).to(context.device)

@@ -5,12 +5,11 @@ of the longest row of the table, without a mask: in a causal model no token sees
 labels. Every batch therefore has the same shape, and attention its fastest kernel.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from rosa_bench.data.batches import IGNORED, Batch, Batches
 from rosa_bench.system.errors import UserError
@@ -79,22 +78,6 @@ def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     if len(set(tokens.values())) < len(found):
         raise UserError("the model's tokenizer has no token for each single digit; use another model")
     return tokens  # pyright: ignore[reportReturnType]
-
-
-def keeps_logits(model: PreTrainedModel) -> bool:
-    """Return whether the model can restrict its logits to other positions in each row (``logits_to_keep``).
-
-    Newer transformers can, for most decoders. Older versions take the same positions for all rows.
-    """
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        return False
-    tokens, kept = torch.zeros(2, 4, dtype=torch.int64), torch.tensor([[0, 1, 2], [1, 2, 3]])
-    device, trained = model.device, model.training
-    with torch.inference_mode():
-        model.eval()
-        shape = model(tokens.to(device), logits_to_keep=kept.to(device)).logits.shape
-        model.train(trained)
-    return shape[:-1] == kept.shape
 
 
 def _name_tokens(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rosa_bench.data.generators.phonebook import MOST_PAIRS
+from rosa_bench.metrics.base import Metric
 from rosa_bench.models.spec import Decoder, Model
 from rosa_bench.system.errors import one_of
 from rosa_bench.system.setting import setting
@@ -33,6 +34,11 @@ class MemorisationTask(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.score", self.score, SCORES)
+
+    @property
+    def selects_by(self) -> Metric:
+        """The loss: recall is 0 for many epochs, and may reach 1 before the last of them."""
+        return Metric("loss", lower_is_better=True)
 
     @property
     def splits(self) -> tuple[str, ...]:
