@@ -164,6 +164,54 @@ def make_memorised(make_record: MakeRecord) -> MakeRecord:
 
 
 @pytest.fixture
+def make_continued(make_record: MakeRecord) -> MakeRecord:
+    """``make_continued(1.7, "method=lora", forgotten=0.2)``: a run on the new language with this held-out loss.
+
+    held_out   loss on the rows that select
+    forgotten  rise of the loss on another task's text; None: not recorded
+    memory     peak bytes in training
+    """
+
+    def make(
+        loss: float,
+        *overrides: str,
+        held_out: float | None = None,
+        forgotten: float | None = None,
+        entropy: float | None = 1.25,
+        memory: int = 2**30,
+        **changes: Any,
+    ) -> RunRecord:
+        figures = {"loss": loss, "bits_per_character": 1.5 * loss}
+        selected = loss if held_out is None else held_out
+        scores = {
+            "reported": "loss",
+            "lower_is_better": True,
+            "signature": "",
+            "epochs": [],
+            "selected_on": "held_out",
+            "selection_score": selected,
+            "selected": {"epoch": 2, **figures},
+            "last": {"epoch": 2, **figures},
+        }
+        facts = {"characters": 60000, "tokens": 40000} | ({} if entropy is None else {"entropy": entropy})
+        before = {"task": "restaurants", "before": 2.0, "selected": 2.0 + (forgotten or 0), "last": 9.0}
+        return make_record(
+            "task=new_language", "protocol=fair", "epochs=2", *overrides, dev=loss, scores=scores,
+            memory_bytes={"train": memory}, forgetting=None if forgotten is None else before,
+            data={
+                "source": "embedded",
+                "fingerprint": "new_language",
+                "rows": {"train": 4000, "held_out": 96, "validation": 256},
+                "official_rows": {},
+                "facts": facts,
+            },
+            **changes,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
 def every_kind(make_record: MakeRecord, make_synthetic: MakeRecord, make_written: MakeRecord) -> list[RunRecord]:
     """Records of every kind of task with every field filled in, enough for each table and figure."""
     spectrum = {

@@ -107,8 +107,8 @@ def common_changes(runs: Mapping[Variant, RunRecord]) -> dict[str, dict[str, str
     These are the changes that all arms of a method share, and under `RESAMPLED` what all arms that resample share of
     `HOW`, whatever their method.
     """
-    resampled = [run for run in runs.values() if is_resampled(run)]
-    how = {key: {words(frozen(run.setting(f"{METHOD}{key}"))) for run in resampled} for key in HOW}
+    resampled = {variant: run for variant, run in runs.items() if is_resampled(run)}
+    how = {key: {_value(key, variant, run) for variant, run in resampled.items()} for key in HOW}
     changed = {key for variant in runs for key in _changes(variant)}
     shared = {RESAMPLED: {key: found.pop() for key, found in how.items() if len(found) == 1 and key in changed}}
     for title in dict.fromkeys(variant.title for variant in runs):
@@ -149,6 +149,10 @@ def _changes(variant: Variant) -> dict[str, str]:
     return {
         change.key.removeprefix(METHOD): words(change.value) for change in variant.changes if change.key not in PERIOD
     }
+
+
+def _value(key: str, variant: Variant, run: RunRecord) -> str:
+    return _changes(variant).get(key) or words(frozen(run.setting(f"{METHOD}{key}")))
 
 
 def _distinct(labels: Mapping[Variant, str]) -> dict[Variant, str]:

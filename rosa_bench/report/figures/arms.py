@@ -18,7 +18,8 @@ from rosa_bench.report.figures.drawing import drawn
 
 MOST = 4  # panels or pairs of panels
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 2.5)), (0, (8, 2)))
-DARKEST, PALEST = 0.62, 0.5  # of an arm's colour: a share of its own brightness, and of it mixed with white
+DARKEST, PALEST = 0.45, 0.6  # of an arm's colour: a share of its own brightness, and of it mixed with white
+LEGEND_LINE_IN = 0.165
 FILLED = "Filled markers: the subspace is drawn again during training. Open: it is not."
 REDRAWN = "LoRA with a period is merged and drawn again, as in ReLoRA (arXiv 2307.05695)."
 
@@ -106,13 +107,15 @@ def _whiskers(estimates: Iterable[Estimate]) -> list[list[float]]:
 
 
 def set_arm_legend(figure: Figure, labels: Iterable[str]) -> None:
-    """Add one legend below all axes, with each of ``labels`` that is drawn once, in this order."""
+    """Add one legend below all axes, and the height that it needs: each of ``labels`` that is drawn once, in order."""
     handles: dict[object, Any] = {
         label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
     shown = [handles[name] for label in dict.fromkeys(labels) if (name := drawn(label)) in handles]
     longest = max(len(str(handle.get_label())) for handle in shown)
     columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + LEGEND_LINE_IN * -(-len(shown) // columns))
     figure.legend(handles=shown, loc="outside lower center", ncols=columns)
 
 

@@ -68,7 +68,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     runs = runs_of(panels)
     labels, styles = arm_labels(runs), arm_styles(runs)
     with styled():
-        figure = Figure(figsize=(WIDTH_IN, 1.1 + 2.7 * len(panels)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 0.4 + 2.6 * len(panels)), layout="constrained")
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, squeeze=False), strict=True)
         ):

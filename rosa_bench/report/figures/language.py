@@ -39,7 +39,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     labels, styles, runs = labels_of(panels)
     columns = 2 if any(map(_forgetting, (cell for panel in panels for cell in panel.cells.values()))) else 1
     with styled():
-        figure = Figure(figsize=(WIDTH_IN, 1.1 + 2.7 * len(panels)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, 0.4 + 2.6 * len(panels)), layout="constrained")
         for number, (panel, axes) in enumerate(
             zip(panels, figure.subplots(len(panels), columns, squeeze=False), strict=True)
         ):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import INTERVALS, estimate, over_seeds, text_of
@@ -91,20 +91,13 @@ def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str], styles: Styles)
     right = max(x for x, _ in means)
     steps = [*front, (right, front[-1][1])]
     ax.step(*zip(*steps, strict=True), where="post", color="#999999", linewidth=1, zorder=0, label=FRONT)
-    ax.set_xscale("log")
-    _mark_memory(ax)
+    ax.margins(x=0.1)
+    ax.set_xlabel("peak memory in training (MiB)")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(lambda mib, _place: f"{mib:,.0f}")
     ax.set_ylabel(score_label(panel.run))
     if not panel.run.scores.lower_is_better:
         ax.set_ylim(-4, 104)
-
-
-def _mark_memory(ax: Axes) -> None:
-    """Label a logarithmic axis of memory with plain numbers, which may lie within one decade."""
-    ax.margins(x=0.1)
-    ax.set_xlabel("peak memory in training (MiB, logarithmic)")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    ax.xaxis.set_major_formatter(lambda mib, _place: f"{mib:,.0f}")
-    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def score_label(run: RunRecord) -> str:
