@@ -1,7 +1,7 @@
 """Arms of a capacity experiment: short names for the variants of one comparison, and their means with intervals."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -21,11 +21,12 @@ EVERY = {"steps": "{:g} steps", "epochs": "{:g} epochs", "run": "{:g} of the run
 HOW = ("last_resample", "rewarm_steps")  # settings without effect unless an arm resamples
 RESAMPLED = "methods that resample"
 INTERVALS = "95 % intervals over seeds (Student)"
+NO_INTERVAL = "one seed, or seeds that agree exactly, have none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over ``count`` seeds and its 95 % interval, which is None for one seed."""
+    """A mean over ``count`` seeds and its 95 % interval, which is None without spread."""
 
     mean: float
     low: float | None
@@ -53,16 +54,14 @@ class Estimate:
 def estimate(values: Iterable[float | None]) -> Estimate | None:
     """Return the mean of one value per seed, with Student's (1908) interval; None if a value is unknown or not finite.
 
-    Without spread there is no interval of more than a point: seeds that agree exactly say little of others.
+    One seed, and seeds that agree exactly, have no interval.
     """
     known = [math.nan if value is None else value for value in values]
     if not known or not np.isfinite(known).all():
         return None
     mean = fmean(known)
-    if len(known) == 1:
-        return Estimate(mean=mean, low=None, high=None, count=1)
     if np.ptp(known) == 0:
-        return Estimate(mean=mean, low=mean, high=mean, count=len(known))
+        return Estimate(mean=known[0], low=None, high=None, count=len(known))
     low, high = ttest_1samp(known, 0.0).confidence_interval(LEVEL)
     return Estimate(mean=mean, low=float(low), high=float(high), count=len(known))
 
@@ -142,6 +141,31 @@ def arm_labels(runs: Mapping[Variant, RunRecord]) -> dict[Variant, str]:
         changes = [f"{key}={value}" for key, value in own_changes(variant, run, shared).items()]
         labels[variant] = ", ".join([" ".join([variant.title, *rank]), *([period] if period else []), *changes])
     return _distinct(labels)
+
+
+def common_words(runs: Mapping[Variant, RunRecord]) -> str:
+    """List the changed settings that names leave out: ``ROSA: init=balanced; LoRA: targets=all-linear``."""
+    said = [
+        f"{title}: {', '.join(f'{key}={value}' for key, value in changes.items())}"
+        for title, changes in common_changes(runs).items()
+    ]
+    return "; ".join(said)
+
+
+def in_all_arms(runs: Mapping[Variant, RunRecord]) -> str:
+    """Like `common_words`, as a sentence; empty if there is nothing to say."""
+    return f"In all arms of {said}." if (said := common_words(runs)) else ""
+
+
+def sharing_words(runs: Sequence[RunRecord]) -> str:
+    """Say how many runs shared their GPU, as far as the records know."""
+    shared = [run.device.shared_by for run in runs if (run.device.shared_by or 1) > 1]
+    unknown = sum(run.device.shared_by is None and run.device.type == "cuda" for run in runs)
+    said = [
+        *([f"shared by up to {max(shared)} processes in {len(shared)} of {len(runs)} runs"] if shared else []),
+        *([f"not recorded in {unknown}"] if unknown else []),
+    ]
+    return f"GPU {'; '.join(said)}. Sharing changes times, not this memory." if shared else ""
 
 
 def _changes(variant: Variant) -> dict[str, str]:

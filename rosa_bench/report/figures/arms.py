@@ -119,15 +119,6 @@ def set_arm_legend(figure: Figure, labels: Iterable[str]) -> None:
     figure.legend(handles=shown, loc="outside lower center", ncols=columns)
 
 
-def common_words(runs: Mapping[Variant, RunRecord]) -> str:
-    """Say which changed settings all arms of a method share, because their names leave them out; empty if none."""
-    said = [
-        f"{title}: {', '.join(f'{key}={value}' for key, value in changes.items())}"
-        for title, changes in common_changes(runs).items()
-    ]
-    return f"All arms of {'; of '.join(said)}." if said else ""
-
-
 def labels_of(panels: Iterable[Panel]) -> tuple[dict[Variant, str], Styles, dict[Variant, RunRecord]]:
     """Return the names and the styles of all arms of a figure, in order, and a run of each."""
     found = {variant: cell.runs[0] for panel in panels for variant, cell in panel.cells.items()}

@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import INTERVALS, Estimate, arm_labels, arm_order, over_seeds, text_of
+from rosa_bench.report.cells.arms import (
+    INTERVALS,
+    NO_INTERVAL,
+    Estimate,
+    arm_labels,
+    arm_order,
+    in_all_arms,
+    over_seeds,
+    text_of,
+)
 from rosa_bench.report.cells.facts import fact, is_memorised, per_parameter
 from rosa_bench.report.cells.header import AT_AN_END, heading
 from rosa_bench.report.cells.select import Cell, Group
@@ -22,7 +31,6 @@ from rosa_bench.report.figures.arms import (
     REDRAWN,
     Point,
     arm_styles,
-    common_words,
     plot_points,
     set_arm_legend,
 )
@@ -76,7 +84,9 @@ def draw(groups: list[Group]) -> Drawing | None:
             _plot_stored(right, panel, labels, styles)
             left.set_title(titled(number, panel.title, width=110), loc="left")
         set_arm_legend(figure, [*labels.values(), EVERYTHING])
-    return Drawing("capacity", figure, _caption(panels, runs, labels), frozenset(run.id for p in panels for run in p.runs))
+    return Drawing(
+        "capacity", figure, _caption(panels, runs, labels), frozenset(run.id for p in panels for run in p.runs)
+    )
 
 
 def capacity_panels(groups: Iterable[Group]) -> list[Panel]:
@@ -112,9 +122,7 @@ def _without_scale(setting: Setting) -> Setting:
     return replace(setting, deviations=tuple(change for change in setting.deviations if change.key not in SCALE))
 
 
-def _merged(
-    setting: Setting, by_bits: dict[float, list[tuple[Group, dict[Variant, Cell]]]]
-) -> Iterator[Panel]:
+def _merged(setting: Setting, by_bits: dict[float, list[tuple[Group, dict[Variant, Cell]]]]) -> Iterator[Panel]:
     """Yield panels that have each amount of data at most once."""
     queues = {
         bits: sorted(some, key=lambda pair: (-sum(len(cell.runs) for cell in pair[1].values()), heading(pair[0])))
@@ -202,7 +210,9 @@ def _join_ranks(ax: Axes, panel: Panel, styles: Styles) -> None:
         places = sorted((per_parameter(cell.runs[0]) or 0, found.mean) for cell in cells if (found := recall(cell)))
         colour = next(styles[one]["color"] for one in panel.arms if replace(one, rank=None) == variant)
         if len(places) > 1:
-            ax.plot(*zip(*((x, 100 * y) for x, y in places), strict=True), color=colour, linewidth=0.6, label="_", zorder=1)
+            ax.plot(
+                *zip(*((x, 100 * y) for x, y in places), strict=True), color=colour, linewidth=0.6, label="_", zorder=1
+            )
 
 
 def _caption(panels: list[Panel], runs: dict[Variant, RunRecord], labels: dict[Variant, str]) -> str:
@@ -212,7 +222,7 @@ def _caption(panels: list[Panel], runs: dict[Variant, RunRecord], labels: dict[V
         "less the loss over their digits, per trained parameter; dotted: all of the data. To the right there is more "
         "data for each parameter. Where a line leaves 100 %, the capacity of its arm ends: at equal x a higher arm "
         "makes more of its parameters. Each arm is at its best learning rate, chosen by the loss on the same rows. "
-        f"Means with {INTERVALS}; no whisker: one seed. {FILLED} {REDRAWN} {common_words(runs)}"
+        f"Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} {in_all_arms(runs)}"
     )
     if any(len({bits for arm in panel.arms.values() for bits in arm}) == 1 for panel in panels):
         text += " Thin lines join the ranks of a method."

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import INTERVALS, Estimate, estimate, over_seeds, text_of
+from rosa_bench.report.cells.arms import INTERVALS, NO_INTERVAL, Estimate, estimate, in_all_arms, over_seeds, text_of
 from rosa_bench.report.cells.facts import fact, is_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -17,7 +17,6 @@ from rosa_bench.report.figures.arms import (
     MOST,
     REDRAWN,
     Point,
-    common_words,
     labels_of,
     panels_where,
     plot_points,
@@ -133,7 +132,7 @@ def _caption(panels: Sequence[Panel], runs: Mapping[Variant, RunRecord], labels:
             " Right: how much the loss on another text has risen from before to after training, against the loss on "
             "the text that was learnt. Down and left is better: it learns more and forgets less."
         )
-    text += f" Means with {INTERVALS}; no whisker: one seed. {FILLED} {REDRAWN} {common_words(runs)}"
+    text += f" Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} {in_all_arms(runs)}"
     return Caption(
         title="Language modelling", text=text.strip(), sources=sources(panels),
         tables=[_table(panels, labels)],

@@ -8,7 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import INTERVALS, estimate, over_seeds, text_of
+from rosa_bench.report.cells.arms import (
+    INTERVALS,
+    NO_INTERVAL,
+    estimate,
+    in_all_arms,
+    over_seeds,
+    sharing_words,
+    text_of,
+)
 from rosa_bench.report.cells.facts import is_memorised, is_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -16,7 +24,6 @@ from rosa_bench.report.figures.arms import (
     FILLED,
     REDRAWN,
     Point,
-    common_words,
     labels_of,
     panels_where,
     plot_points,
@@ -107,24 +114,13 @@ def score_label(run: RunRecord) -> str:
     return known.get(name) or drawn(name.replace("_", " ")) + ("" if run.scores.lower_is_better else " × 100")
 
 
-def sharing_words(runs: Sequence[RunRecord]) -> str:
-    """Say how many runs shared their GPU, as far as the records know."""
-    shared = [run.device.shared_by for run in runs if (run.device.shared_by or 1) > 1]
-    unknown = sum(run.device.shared_by is None and run.device.type == "cuda" for run in runs)
-    said = [
-        *([f"{len(shared)} of {len(runs)} runs shared their GPU with up to {max(shared) - 1} others"] if shared else []),
-        *([f"{unknown} do not record whether they did"] if unknown else []),
-    ]
-    return f"{'; '.join(said)}. That changes times, not this memory." if said else ""
-
-
 def _caption(panels: Sequence[Panel], runs: Mapping[Variant, RunRecord], labels: Mapping[Variant, str]) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
     text = (
         "(not in the paper). The score of each arm at its best learning rate against its peak memory while training: "
         "the greatest over steps and resamples; scoring is not counted. Arms on the grey line are not beaten by "
         "another that needs as little memory. Where recall is shown, up and left is better; where loss is, down and "
-        f"left. Means with {INTERVALS}; no whisker: one seed. {FILLED} {REDRAWN} {common_words(runs)} Measured on "
+        f"left. Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} {in_all_arms(runs)} Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}; the most common device of each "
         f"panel alone. {sharing_words([run for panel in panels for run in panel.runs])}"
     )
