@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 Groups = list[ParameterGroup]
 
 
+class RunLength(NamedTuple):
+    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps."""
+
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps_per_epoch * self.epochs
+
+
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
@@ -106,20 +118,33 @@ class Method(Checked, ABC):
     def after_backward(self, model: nn.Module) -> None:
         """Act on the gradients before the optimizer's step. It is captured too, so use only tensor operations."""
 
-    def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002
+    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002
         """Return whether `before_step` has something to do before this step, counted from 0.
 
         This must be a pure function: the loop calls it at every step, and a resumed run calls it again.
         """
         return False
 
-    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+    def before_step(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        step: int,  # noqa: ARG002
+        *,
+        length: RunLength,  # noqa: ARG002
+        headroom_bytes: int | None = None,  # noqa: ARG002
+        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+    ) -> Changed:
         """Change the model before a step for which `is_due` is true, and return what has changed.
 
-        ``headroom_bytes`` is the device memory available below the run's current peak, or None if unknown. Raises
-        ValueError if the model can no longer be changed.
+        ``headroom_bytes`` is the device memory available below the run's current peak, or None if unknown. ``loss``
+        computes the loss of the coming batch, or of its first part if gradients are accumulated. Raises ValueError if
+        the model can no longer be changed.
         """
         return Changed()
+
+    def lr_factor(self, step: int, length: RunLength) -> float:  # noqa: ARG002
+        """Return the factor of the scheduled learning rate at this step. It must be a pure function, like `is_due`."""
+        return 1.0
 
     def merge(self, model: nn.Module) -> bool:
         """Turn the model's layers back into plain layers with the same function, and return True.

@@ -11,11 +11,11 @@ arXiv 2404.02827. Unlike both, we let the learning rate follow the run's schedul
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.base import Changed, Method
+from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
@@ -56,10 +56,18 @@ class Blockwise(Method):
         in_blocks = [parameter for block in transformer_blocks(model) for parameter in block.parameters()]
         return [*in_blocks, *(self.head_parameters(model) if self.rest == "head" else [])]
 
-    def is_due(self, step: int, steps_per_epoch: int) -> bool:  # noqa: ARG002 - part of the contract
+    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002 - part of the contract
         return step > 0 and step % self.every == 0
 
-    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+    def before_step(
+        self,
+        model: nn.Module,
+        step: int,
+        *,
+        length: RunLength,  # noqa: ARG002 - part of the contract
+        headroom_bytes: int | None = None,  # noqa: ARG002
+        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+    ) -> Changed:
         return Changed(reset=self._choose(model, step), retrain=True, recapture=True)
 
     def chosen(self, step: int, count: int) -> list[int]:

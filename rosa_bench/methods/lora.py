@@ -1,6 +1,10 @@
 """LoRA: a trained low-rank matrix added to each frozen weight.
 
-Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1, without dropout.
+With ``resample_every`` above 0 it is ReLoRA: now and then the product is merged, and the factors are drawn again.
+
+Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1 (no dropout).
+Lialin et al., "ReLoRA: High-Rank Training Through Low-Rank Updates", arXiv 2307.05695, Algorithm 1. We differ in that
+the factors' optimizer state is cleared, not pruned by magnitude, and that there is no first phase of full training.
 """
 
 from __future__ import annotations
@@ -8,17 +12,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.adapted import LowRankMethod
+from rosa_bench.methods.base import Changed, RunLength
+from rosa_bench.methods.resampled import Resampled
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
+    from torch import Tensor, nn
 
     from rosa_bench.layers.low_rank import LowRankLinear
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lora(LowRankMethod):
+class Lora(Resampled):
     """``W + (alpha / r) A B``, starting from A B = 0.
 
     init ``kaiming``  B ~ U(-1/sqrt(in), 1/sqrt(in)), A = 0: as in LoRA's own code and HF PEFT
@@ -47,3 +55,25 @@ class Lora(LowRankMethod):
             else:
                 drawn.normal_(generator=generator)
             factor.data.copy_(drawn)
+
+    def before_step(
+        self,
+        model: nn.Module,
+        step: int,
+        *,
+        length: RunLength,  # noqa: ARG002 - part of the contract
+        headroom_bytes: int | None = None,  # noqa: ARG002
+        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+    ) -> Changed:
+        import torch
+
+        from rosa_bench.layers.low_rank import low_rank_layers
+
+        layers = low_rank_layers(model)
+        with torch.no_grad():
+            for layer in layers:
+                layer.residual.copy_(layer.merged_weight())
+                layer.a.zero_()
+                layer.b.zero_()
+        self.initialise(layers, self.generator(step))
+        return Changed(reset=[factor for layer in layers for factor in (layer.a, layer.b)])

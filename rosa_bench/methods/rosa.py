@@ -11,12 +11,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.adapted import LowRankMethod
-from rosa_bench.methods.base import Changed, Method
+from rosa_bench.methods.base import Changed, Method, RunLength
+from rosa_bench.methods.resampled import UNITS, Resampled
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor, nn
 
@@ -29,7 +31,7 @@ HEADROOM_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rosa(LowRankMethod):
+class Rosa(Resampled):
     """``W = residual + A B``, where A B is a part of W's own singular value decomposition."""
 
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
@@ -37,7 +39,7 @@ class Rosa(LowRankMethod):
     resample_every: float = setting(
         "period of merging and drawing again, in resample_unit; 0 means never (Table 4)", at_least=0, at_most=1e9
     )
-    resample_unit: str = setting("unit of resample_every", choices=("epochs", "steps"))
+    resample_unit: str = setting("unit of resample_every; run: a fraction of the whole run", choices=UNITS)
     default_resample_every: dict[str, float] = setting(
         "resample_every by recipe, in epochs", default_factory=dict, identity=False, published=False
     )
@@ -60,11 +62,15 @@ class Rosa(LowRankMethod):
             )  # fmt: skip
         self._factorize(layers, generator, HEADROOM_BYTES if layers[0].residual.is_cuda else None)
 
-    def is_due(self, step: int, steps_per_epoch: int) -> bool:
-        period = resample_period(self.resample_every, self.resample_unit, steps_per_epoch)
-        return period is not None and step > 0 and step % period == 0
-
-    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:
+    def before_step(
+        self,
+        model: nn.Module,
+        step: int,
+        *,
+        length: RunLength,  # noqa: ARG002 - part of the contract
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+    ) -> Changed:
         return Changed(reset=self.resample(model, step, headroom_bytes=headroom_bytes))
 
     def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:
@@ -98,13 +104,3 @@ class Rosa(LowRankMethod):
                     layer.residual.copy_(residual)
                     layer.a.copy_(a)
                     layer.b.copy_(b)
-
-
-def resample_period(every: float, unit: str, steps_per_epoch: int) -> int | None:
-    """Return the steps from one resample to the next, at least 1, or None if there are no resamples.
-
-    ``unit`` is ``epochs`` or ``steps``. The first resample comes one period after the first step.
-    """
-    if not every:
-        return None
-    return max(1, round(every * (steps_per_epoch if unit == "epochs" else 1)))

@@ -43,7 +43,7 @@ class MethodSettings(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     rank: Count | None = None
     resample_every: Annotated[float, msgspec.Meta(ge=0, le=1e12)] | None = None
-    resample_unit: Literal["epochs", "steps"] | None = None
+    resample_unit: Literal["epochs", "steps", "run"] | None = None
 
 
 class ProtocolSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -49,14 +50,16 @@ def fit(
             with meter.phase("train"):
                 for batch in batches.epoch(number, start=training.index):
                     observer.on_step_start(training)
-                    if method.is_due(training.step, steps_per_epoch):
+                    if method.is_due(training.step, training.length):
                         training.checked_losses()
                         with meter.phase("resample"):
-                            changed = change(training, headroom_bytes=meter.headroom_bytes)
+                            coming = partial(first_loss, training, batch, autocast)
+                            changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming)
                         if changed.recapture:
                             drop_captured(replay)
                         observer.on_method_change(training, changed)
-                    training.set_lr(recipe.lr_at(training.step, steps_per_epoch))
+                    factor = method.lr_factor(training.step, training.length)
+                    training.set_lr(factor * recipe.lr_at(training.step, steps_per_epoch))
                     training.losses[training.index] = optimise(to_device(batch, device))
                     training.step += 1
                     observer.on_step_end(training)
@@ -116,13 +119,24 @@ def backward(
     return total
 
 
-def change(training: Training, *, headroom_bytes: int | None) -> Changed:
+def first_loss(training: Training, batch: Batch, autocast: Callable[[], AbstractContextManager]) -> Tensor:
+    """Return the mean loss of a batch, with its graph. If gradients are accumulated, only of the batch's first part."""
+    batch = to_device(batch, training.device)
+    accumulate = training.recipe.accumulate
+    part = batch if accumulate == 1 else next(iter(parts(batch, accumulate)))
+    with autocast():
+        return training.model(**part).loss
+
+
+def change(training: Training, *, headroom_bytes: int | None, loss: Callable[[], Tensor]) -> Changed:
     """Let the method change the model, and update the optimizer to match.
 
     Raises `TrainingFailedError` if the method cannot change the model, for example because a weight is NaN.
     """
     try:
-        changed = training.method.before_step(training.model, training.step, headroom_bytes=headroom_bytes)
+        changed = training.method.before_step(
+            training.model, training.step, length=training.length, headroom_bytes=headroom_bytes, loss=loss
+        )
     except ValueError as error:
         raise TrainingFailedError(f"at the resample before step {training.step + 1}: {error}") from error
     training.follow(changed)

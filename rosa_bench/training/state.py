@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.methods.base import Changed, Method
+from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
@@ -75,6 +75,11 @@ class Training:
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
+
+    @property
+    def length(self) -> RunLength:
+        """How long the run is."""
+        return RunLength(self.steps_per_epoch, self.recipe.epochs)
 
     @property
     def index(self) -> int:

@@ -21,6 +21,7 @@ from torch import nn
 from rosa_bench.api import compose, resolve
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.lowrank import SELECTIONS
+from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.runs.run import recipe
@@ -58,9 +59,10 @@ def kept(plan: Recipe, steps: range, total: int) -> float:
 def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) -> Figures:
     """Return how far a run without gradients moves the adapted weights, relative to their norms."""
     method.attach(model)
-    layers, total = low_rank_layers(model), plan.epochs * steps_per_epoch
+    layers, length = low_rank_layers(model), RunLength(steps_per_epoch, plan.epochs)
+    total = length.total_steps
     start = [layer.merged_weight() for layer in layers]
-    ends = [*(step for step in range(total) if method.is_due(step, steps_per_epoch)), total]
+    ends = [*method.due_steps(length), total]
     for begin, end in zip([0, *ends], ends, strict=False):
         left = kept(plan, range(begin, end), total)
         for layer in layers:

@@ -10,10 +10,12 @@ from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.blockwise import ORDERS, Blockwise
 from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
+LENGTH = RunLength(10, 10)
 
 
 @pytest.fixture
@@ -40,9 +42,9 @@ def test_blocks_stay_chosen_until_the_next_choice_is_due(
     chosen = method(order=order, blocks=blocks, every=5)
     for step in range(1, 40):
         same = chosen.chosen(step, 12) == chosen.chosen(step - 1, 12)
-        assert chosen.is_due(step, 7) == (step % 5 == 0)
-        assert same or chosen.is_due(step, 7)
-    assert not chosen.is_due(0, 7)
+        assert chosen.is_due(step, LENGTH) == (step % 5 == 0)
+        assert same or chosen.is_due(step, LENGTH)
+    assert not chosen.is_due(0, LENGTH)
 
 
 def test_each_block_takes_its_turn_in_order(method: Callable[..., Blockwise]) -> None:
@@ -87,8 +89,8 @@ def test_only_the_chosen_blocks_and_the_rest_train(
     stack, trains = "roberta.encoder.layer", REST[rest]
     for step, number in ((0, 0), (2, 1), (4, 0)):
         if step:
-            assert chosen.is_due(step, 10)
-            changed = chosen.before_step(model, step)
+            assert chosen.is_due(step, LENGTH)
+            changed = chosen.before_step(model, step, length=LENGTH)
             assert changed.retrain and changed.recapture
             started = {id(parameter) for parameter in changed.reset}
             assert started == {id(p) for p in model.get_submodule(f"{stack}.{number}").parameters()}

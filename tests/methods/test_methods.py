@@ -21,7 +21,7 @@ from rosa_bench.config.build import build
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
@@ -276,8 +276,8 @@ def test_merging_an_unmergeable_method_returns_false_and_changes_nothing(
 def test_the_state_of_a_method_restores_what_training_changed(attach: Attach, method: str, protocol: str) -> None:
     net, chosen = attach("tiny_bert", method, protocol)
     train(net)
-    if chosen.is_due(50, 25):
-        chosen.before_step(net, 50)
+    if chosen.is_due(50, length := RunLength(25, 3)):
+        chosen.before_step(net, 50, length=length)
     kept, expected = {name: t.detach().clone() for name, t in chosen.state(net).items()}, logits(net)
     fresh, again = attach("tiny_bert", method, protocol)
     with torch.no_grad():

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from rosa_bench import lowrank
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
-from rosa_bench.methods.base import Changed, Method
+from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 
 RANK = 2
 LAYERS = 8  # attention layers: two blocks of four
+LENGTH = RunLength(3, 10)
 Attach = Callable[..., tuple[PreTrainedModel, Any]]
 
 
@@ -101,7 +102,7 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
     identities = [(id(tensor), tensor.data_ptr()) for tensor in tensors]
     names = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     train(net)
-    replaced, retrain, recapture = method.before_step(net, 5)
+    replaced, retrain, recapture = method.before_step(net, 5, length=LENGTH)
     assert not retrain and not recapture  # the optimizer and captured graphs stay valid
     again = [tensor for layer in low_rank_layers(net) for tensor in parts(layer)]
     assert [(id(tensor), tensor.data_ptr()) for tensor in again] == identities
@@ -160,11 +161,11 @@ def test_a_resample_leaves_no_trace_in_autograd(attach: Attach) -> None:
 
 
 def test_the_other_methods_never_resample(attach: Attach) -> None:
-    for name in ("ft", "head_only", "bitfit", "ia3", "lora", "lora_plus"):
+    for name in ("ft", "head_only", "bitfit", "ia3"):
         net, method = attach(name)
         before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
-        assert not any(method.is_due(step, 3) for step in range(30))
-        assert method.before_step(net, 3) == Changed()
+        assert not any(method.is_due(step, LENGTH) for step in range(30))
+        assert method.before_step(net, 3, length=LENGTH) == Changed()
         assert all(torch.equal(tensor, before[key]) for key, tensor in net.state_dict().items())
 
 
@@ -173,7 +174,7 @@ def ranks(net: nn.Module, method: Method, *, resamples: int) -> list[int]:
     original = merged(net)
     for step in range(resamples + 1):
         if step:
-            method.before_step(net, step)
+            method.before_step(net, step, length=LENGTH)
         train(net)
     updates = [after - before for after, before in zip(merged(net), original, strict=True)]
     # float64 rounds at 1e-15 and AdamW moves by 1e-2 per step; 1e-9 is far from both.
@@ -185,7 +186,8 @@ def test_resampling_raises_the_rank_of_the_update(attach: Attach) -> None:
     assert all(RANK < rank <= 2 * RANK for rank in ranks(*attach("rosa"), resamples=0))
     assert all(2 * RANK < rank <= 4 * RANK for rank in ranks(*attach("rosa"), resamples=1))
     assert all(4 * RANK < rank <= 8 * RANK for rank in ranks(*attach("rosa"), resamples=3))
-    assert all(0 < rank <= RANK for rank in ranks(*attach("lora"), resamples=3))
+    assert all(0 < rank <= RANK for rank in ranks(*attach("lora"), resamples=0))
+    assert all(3 * RANK < rank <= 4 * RANK for rank in ranks(*attach("lora"), resamples=3))  # ReLoRA: r (k + 1)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_is_due(
 ) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "method=rosa").method
     method = replace(method, resample_every=every, resample_unit=unit)
-    assert [step for step in range(21) if method.is_due(step, steps_per_epoch)] == due
+    assert [step for step in range(21) if method.is_due(step, RunLength(steps_per_epoch, 21))] == due
 
 
 def test_the_paper_resamples_every_two_epochs(compose: Callable[..., RunConfig]) -> None:

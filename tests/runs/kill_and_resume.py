@@ -227,7 +227,7 @@ def at_hook(hook: str, **options: Any) -> Change:
 
 
 def resample_is_due(training: Training) -> bool:
-    return training.method.is_due(training.step, training.steps_per_epoch)
+    return training.method.is_due(training.step, training.length)
 
 
 def dying_inside_a_resample() -> None:

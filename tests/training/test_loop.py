@@ -15,7 +15,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TokenBatches
 from rosa_bench.data.token_cache import Tokens
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.methods.base import Changed, Groups, Method
+from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.adamw import AdamW
@@ -86,11 +86,11 @@ class Recorder(Method):
     def trainable(self, model: nn.Module) -> Any:
         return model.parameters()
 
-    def is_due(self, step: int, steps_per_epoch: int) -> bool:
-        self.asked.append((step, steps_per_epoch))
+    def is_due(self, step: int, length: RunLength) -> bool:
+        self.asked.append((step, length.steps_per_epoch))
         return step in self.due
 
-    def before_step(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+    def before_step(self, model: nn.Module, step: int, **_known: Any) -> Changed:  # pyright: ignore[reportIncompatibleMethodOverride]
         self.resampled[step] = [parameter.detach().clone() for parameter in model.parameters()]
         return Changed(reset=[parameter for name, parameter in model.named_parameters() if name.endswith("weight")])
 
@@ -452,7 +452,7 @@ def test_a_method_may_bring_its_own_optimizer() -> None:
 class Alternating(Recorder):
     """Trains the weight in even steps and the bias in odd ones."""
 
-    def before_step(self, model: Any, step: int, *, headroom_bytes: int | None = None) -> Changed:  # noqa: ARG002
+    def before_step(self, model: Any, step: int, **_known: Any) -> Changed:  # pyright: ignore[reportIncompatibleMethodOverride]
         model.linear.weight.requires_grad_(step % 2 == 0)
         model.linear.bias.requires_grad_(step % 2 == 1)
         return Changed(retrain=True)

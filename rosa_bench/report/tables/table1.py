@@ -4,7 +4,8 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 
-from rosa_bench.methods.rosa import resample_period
+from rosa_bench.methods.base import RunLength
+from rosa_bench.methods.resampled import resample_period
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Group
@@ -65,9 +66,9 @@ def resamples(run: RunRecord) -> int:
     if run.resamples is not None:
         return run.resamples
     settings, method = run.settings, run.settings.method
-    steps_per_epoch = -(-run.data.rows.train // settings.batch_size)
-    period = resample_period(method.resample_every or 0, method.resample_unit or "epochs", steps_per_epoch)
-    return 0 if period is None else (settings.epochs * steps_per_epoch - 1) // period
+    length = RunLength(-(-run.data.rows.train // settings.batch_size), settings.epochs)
+    period = resample_period(method.resample_every or 0, method.resample_unit or "epochs", length)
+    return 0 if period is None else (length.total_steps - 1) // period
 
 
 def epoch_time_s(run: RunRecord) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.select import select
@@ -77,7 +78,7 @@ def test_factorisations_are_counted_by_rosas_period(
     method = compose(*overrides).method
     assert isinstance(method, Rosa)
     steps = 115  # 3,668 rows in batches of 32
-    made = sum(method.is_due(step, steps) for step in range(epochs * steps))
+    made = sum(method.is_due(step, RunLength(steps, epochs)) for step in range(epochs * steps))
     assert table1.resamples(make_record(*overrides)) == made  # an older record
     assert table1.resamples(make_record(*overrides, resamples=made + 1)) == made + 1  # the recorded count wins
 
