@@ -140,7 +140,9 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
         config = public_config(compose(*overrides))
         task, reported = config["task"], config["task"]["score"]
         held_out_rows = 0 if held_out is None else 100
-        official = {split: task["rows"].get(task[split]) or task[f"{split}_rows"] for split in ("train", "validation")}
+        official = {
+            split: task["rows"].get(task[split]) or task.get(f"{split}_rows", 0) for split in ("train", "validation")
+        }
         values: dict[str, Any] = {
             "id": "-".join([*(re.sub(r"[^\w.+-]", "", override) for override in overrides), str(dev), str(held_out)]),
             "status": "completed",

@@ -12,7 +12,18 @@ from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import variant_of
 from rosa_bench.report.cells.unshown import REPEATED, not_shown, unshown
-from rosa_bench.report.figures import figure2, figure3, figure4, figure5, figure6, lr_sensitivity, resampling
+from rosa_bench.report.figures import (
+    capacity,
+    figure2,
+    figure3,
+    figure4,
+    figure5,
+    figure6,
+    language,
+    lr_sensitivity,
+    memory,
+    resampling,
+)
 from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.system.errors import UserError
 
@@ -23,6 +34,9 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     figure4.draw,
     figure6.draw,
     resampling.draw,
+    capacity.draw,
+    language.draw,
+    memory.draw,
 )
 # These need all runs, not only the selected ones: every learning rate, or a selection among runs with a spectrum.
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (

@@ -8,10 +8,22 @@ from rich.text import Text
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.report.cells.facts import is_memorised, is_text
 from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import setting_of
 from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
-from rosa_bench.report.tables import collapses, regression, table1, table2, table3, table4, table5, train_loss
+from rosa_bench.report.tables import (
+    collapses,
+    language,
+    memorisation,
+    regression,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+    train_loss,
+)
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.latex import latex
@@ -32,6 +44,8 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     train_loss.build,
 )
 BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
+BUILDERS_OF_TEXTS: tuple[Callable[[list[Group]], Table], ...] = (language.build,)
+BUILDERS_OF_MEMORIES: tuple[Callable[[list[Group]], Table], ...] = (memorisation.build,)
 
 
 def make_tables(results_dir: Path, *, write: bool) -> None:
@@ -57,9 +71,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
     paths = []
     if write:
         folder = results_dir / "tables"
-        scores, errors = counted(tabled(records)), counted(untabled(records))
-        of_errors = {build([]).name for build in BUILDERS_OF_ERRORS}
-        counts = {table.name: errors if table.name in of_errors else scores for table in tables}
+        counts = {build([]).name: counted(some) for some, builders in families(records) for build in builders}
         paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
         paths.append(folder / "runs.csv")
         write_atomic(paths[-1], tidy_csv(run_rows(found)))
@@ -83,10 +95,25 @@ def untabled(records: Iterable[RunRecord]) -> list[RunRecord]:
     return [record for record in records if record.scores.lower_is_better]
 
 
+def families(
+    records: Iterable[RunRecord],
+) -> list[tuple[list[RunRecord], tuple[Callable[[list[Group]], Table], ...]]]:
+    """Divide records among the builders of their tables. Each record is in one part."""
+    scores, errors = tabled(records), untabled(records)
+    return [
+        ([run for run in scores if not is_memorised(run)], BUILDERS),
+        ([run for run in errors if not is_text(run)], BUILDERS_OF_ERRORS),
+        ([run for run in scores if is_memorised(run)], BUILDERS_OF_MEMORIES),
+        ([run for run in errors if is_text(run)], BUILDERS_OF_TEXTS),
+    ]
+
+
 def build_tables(records: Sequence[RunRecord]) -> list[Table]:
     """Build every table that has an entry from these records."""
-    scores, errors = select(tabled(records)), select(untabled(records))
-    tables = [*(build(scores) for build in BUILDERS), *(build(errors) for build in BUILDERS_OF_ERRORS)]
+    tables = []
+    for some, builders in families(records):
+        groups = select(some)
+        tables += [build(groups) for build in builders]
     return [table for table in tables if table.sections]
 
 

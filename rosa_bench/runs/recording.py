@@ -61,7 +61,8 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
         data=data_of(problem),
         model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
         device=convert(
-            {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision}, Device
+            {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision},
+            Device,
         ),
         versions=versions(),
         git=git_state(),

@@ -1,5 +1,6 @@
 """Factories for several records of one kind; `make_record` makes a single one."""
 
+import math
 from collections.abc import Callable, Iterable
 from statistics import fmean
 from typing import Any
@@ -104,6 +105,108 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
             "prompts": {"validation": 547, "test": 630},
         } | (data or {})
         return from_values({**values, "id": "-".join(map(str, [record.id, bleu, *perplexities]))})
+
+    return make
+
+
+@pytest.fixture
+def make_memorised(make_record: MakeRecord) -> MakeRecord:
+    """``make_memorised(0.5, "method=lora", bits=1000.0)``: a run on the phone book with this recall.
+
+    pairs      names in the book, each with 8 digits
+    bits       ``bits_stored``; by default the share of the data that is recalled
+    loss       per digit; by default what is left of the data
+    memory     peak bytes in training
+    """
+
+    def make(
+        recall: float,
+        *overrides: str,
+        pairs: int = 4096,
+        bits: float | None = None,
+        loss: float | None = None,
+        memory: int = 2**30,
+        deviations: dict[str, list[Any]] | None = None,
+        **changes: Any,
+    ) -> RunRecord:
+        whole = pairs * 8 * math.log2(10)
+        found = {
+            "recall": recall,
+            "digit_accuracy": recall,
+            "bits_stored": recall * whole if bits is None else bits,
+            "loss": (1 - recall) * math.log(10) if loss is None else loss,
+        }
+        scores = {
+            "reported": "recall",
+            "selected_by": {"name": "loss", "lower_is_better": True},
+            "signature": "",
+            "epochs": [],
+            "selected_on": "train",
+            "selection_score": found["loss"],
+            "selected": {"epoch": 2, **found},
+            "last": {"epoch": 2, **found},
+        }
+        more = {} if pairs == 4096 else {"task.pairs": [pairs, 4096]}
+        return make_record(
+            "task=phonebook", "protocol=fair", f"task.pairs={pairs}", "epochs=2", *overrides, dev=recall,
+            deviations={**(deviations or {}), **more}, scores=scores, memory_bytes={"train": memory},
+            data={
+                "source": "embedded",
+                "fingerprint": f"phonebook {pairs}",
+                "rows": {"train": pairs, "held_out": 0, "validation": 0},
+                "official_rows": {},
+                "facts": {"pairs": pairs, "digits": 8, "bits": whole},
+            },
+            **changes,
+        )  # fmt: skip
+
+    return make
+
+
+@pytest.fixture
+def make_continued(make_record: MakeRecord) -> MakeRecord:
+    """``make_continued(1.7, "method=lora", forgotten=0.2)``: a run on the new language with this held-out loss.
+
+    held_out   loss on the rows that select
+    forgotten  rise of the loss on another task's text; None: not recorded
+    memory     peak bytes in training
+    """
+
+    def make(
+        loss: float,
+        *overrides: str,
+        held_out: float | None = None,
+        forgotten: float | None = None,
+        entropy: float | None = 1.25,
+        memory: int = 2**30,
+        **changes: Any,
+    ) -> RunRecord:
+        figures = {"loss": loss, "bits_per_character": 1.5 * loss}
+        selected = loss if held_out is None else held_out
+        scores = {
+            "reported": "loss",
+            "lower_is_better": True,
+            "signature": "",
+            "epochs": [],
+            "selected_on": "held_out",
+            "selection_score": selected,
+            "selected": {"epoch": 2, **figures},
+            "last": {"epoch": 2, **figures},
+        }
+        facts = {"characters": 60000, "tokens": 40000} | ({} if entropy is None else {"entropy": entropy})
+        before = {"task": "restaurants", "before": 2.0, "selected": 2.0 + (forgotten or 0), "last": 9.0}
+        return make_record(
+            "task=new_language", "protocol=fair", "epochs=2", *overrides, dev=loss, scores=scores,
+            memory_bytes={"train": memory}, forgetting=None if forgotten is None else before,
+            data={
+                "source": "embedded",
+                "fingerprint": "new_language",
+                "rows": {"train": 4000, "held_out": 96, "validation": 256},
+                "official_rows": {},
+                "facts": facts,
+            },
+            **changes,
+        )  # fmt: skip
 
     return make
 

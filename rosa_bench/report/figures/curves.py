@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.config.looks import look_of, looks
 from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
@@ -98,14 +99,16 @@ def panels_of(
     Panels nearest to their protocol come first, then those of the model with the most runs. Among these CoLA comes
     first, then the tasks with the most runs; a task's protocols are kept together. A panel holds the cells that
     ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. Tasks that report an error
-    instead of a score are left out.
+    instead of a score are left out, and so are memorised rows: they have figures of their own.
     """
     panels = []
     for group in groups:
         for task in group.tasks:
             found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
             scored = {
-                variant: cell for variant, cell in found.items() if cell and not cell.runs[0].scores.lower_is_better
+                variant: cell
+                for variant, cell in found.items()
+                if cell and not cell.runs[0].scores.lower_is_better and not is_memorised(cell.runs[0])
             }
             cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
@@ -208,12 +211,12 @@ def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = 
 
 def set_title(ax: Axes, number: int, panel: Panel, *, width: int) -> None:
     """Write a panel's task and setting above its first axes."""
-    ax.set_title(titled(number, panel, width=width), loc="left")
+    ax.set_title(titled(number, panel.title, width=width), loc="left")
 
 
-def titled(number: int, panel: Panel, *, width: int) -> str:
-    """Return a panel's task and setting, in lines of at most ``width`` characters, broken after commas."""
-    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {drawn(panel.title)}".split(", "))
+def titled(number: int, title: str, *, width: int) -> str:
+    """Return a panel's letter and title, in lines of at most ``width`` characters, broken after commas."""
+    unbroken = ", ".join(part.replace(" ", NO_BREAK) for part in f"{letter(number)} {drawn(title)}".split(", "))
     return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
 
 

@@ -62,7 +62,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
         # Each panel has its own title, which is wider than an axes.
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for number, (panel, of_panel, part) in enumerate(zip(panels, found, parts, strict=True)):
-            part.suptitle(titled(number, panel, width=110), x=0.01, ha="left", fontsize="medium")
+            part.suptitle(titled(number, panel.title, width=110), x=0.01, ha="left", fontsize="medium")
             own = kinds(of_panel)
             columns = min(COLUMNS, len(own))
             axes = part.subplots(-(-len(own) // columns), columns, squeeze=False, sharey=True)

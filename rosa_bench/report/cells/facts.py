@@ -1,0 +1,25 @@
+"""What the records of memorisation and of language modelling say about their data, whatever file they come from."""
+
+from rosa_bench.records.record import RunRecord
+
+
+def fact(run: RunRecord, name: str) -> float | None:
+    """Return a fact about a run's data that is a positive number; None if there is none."""
+    value = run.data.facts.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
+def is_memorised(run: RunRecord) -> bool:
+    """Whether the train rows are themselves the test: the record says how many bits they are."""
+    return fact(run, "bits") is not None
+
+
+def is_text(run: RunRecord) -> bool:
+    """Whether the task is to continue a text: the record says how many tokens of it were scored."""
+    return fact(run, "tokens") is not None
+
+
+def per_parameter(run: RunRecord) -> float | None:
+    """Return the bits of the data per trained parameter; None if unknown."""
+    bits, trained = fact(run, "bits"), run.parameters.trainable
+    return bits / trained if bits and trained else None

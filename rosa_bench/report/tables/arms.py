@@ -1,0 +1,176 @@
+"""Shared by the tables of memorisation and of language modelling: a section per setting and task, a row per arm."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.arms import (
+    INTERVALS,
+    NO_INTERVAL,
+    Estimate,
+    arm_labels,
+    arm_order,
+    common_words,
+    estimate,
+    over_seeds,
+    sharing_words,
+    text_of,
+)
+from rosa_bench.report.cells.header import (
+    AT_AN_END,
+    END_NOTE,
+    changed_words,
+    device_words,
+    heading,
+    model_words,
+    selection_words,
+)
+from rosa_bench.report.cells.select import Cell, Group, open_ended
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.tables.by_lr import place
+from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.writers.text import MISSING, parameters, span
+
+MIB = 2**20
+HOW_TO_READ = (
+    f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. –: not recorded. "
+    "Peak memory: the greatest over steps and resamples, of this process alone, in MiB."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A column of such a table, and its columns in the csv.
+
+    key    stem of the csv's columns, which are in the unit of ``value``
+    form   format of the mean and of the interval's ends
+    times  factor in the table alone
+    """
+
+    title: str
+    key: str
+    value: Callable[[RunRecord], float | None]
+    form: str = "{:.3g}"
+    times: float = 1
+
+
+def table_of_arms(
+    groups: Iterable[Group],
+    keep: Callable[[RunRecord], bool],
+    measures: Sequence[Measure],
+    facts: Callable[[RunRecord], Mapping[str, str]],
+    *,
+    name: str,
+    title: str,
+    intro: list[str],
+) -> Table:
+    """Build a table with one section per setting and task whose runs ``keep`` accepts.
+
+    ``facts`` says what a section's header adds about the data of a run.
+    """
+    sections, tidy = [], []
+    for group in groups:
+        for task in group.tasks:
+            cells = _cells(group, task, keep)
+            shown = [one for one in measures if any(over_seeds(cell, one.value) for cell in cells.values())]
+            if cells and shown:
+                sections.append(_section(group, cells, shown, facts))
+                tidy += [
+                    {**place(len(sections), group, task, variant), **_tidy(group, cell, measures)}
+                    for variant, cell in cells.items()
+                ]
+    return Table(name=name, title=title, intro=[*intro, HOW_TO_READ], sections=sections, tidy=tidy)
+
+
+def _cells(group: Group, task: str, keep: Callable[[RunRecord], bool]) -> dict[Variant, Cell]:
+    found = {
+        variant: cell
+        for (variant, one), cell in group.cells.items()
+        if one == task and all(map(keep, cell.runs))
+    }  # fmt: skip
+    return {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one].runs[0]))}
+
+
+def _section(
+    group: Group,
+    cells: dict[Variant, Cell],
+    measures: Sequence[Measure],
+    facts: Callable[[RunRecord], Mapping[str, str]],
+) -> Section:
+    runs = {variant: cell.runs[0] for variant, cell in cells.items()}
+    first, labels, ends = next(iter(runs.values())), arm_labels(runs), open_ended(cells)
+    titles = ["Trainable", *(measure.title for measure in measures), "Peak memory", "Resamples", "lr", "Seeds"]
+    every_run = [run for cell in cells.values() for run in cell.runs]
+    header = {
+        "Task": first.settings.task.title,
+        **facts(first),
+        "Model": model_words(first),
+        "Protocol": f"{first.settings.protocol.name}: {first.settings.protocol.title}",
+        "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
+        "Device": device_words(every_run),
+        "Selection": selection_words(list(cells.values())),
+    }
+    if common := common_words(runs):
+        header["In all arms of"] = common
+    return Section(
+        heading=f"{first.settings.task.title}: {heading(group)}",
+        header=header,
+        columns=[Column(title=title) for title in titles],
+        head="Arm",
+        lines=[
+            Line(label=labels[variant], entries=_entries(cell, measures, AT_AN_END if variant in ends else ""))
+            for variant, cell in cells.items()
+        ],
+        notes=[*([END_NOTE] if ends else []), *([shared] if (shared := sharing_words(every_run)) else [])],
+    )
+
+
+def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
+    texts = [
+        parameters(cell.trainable),
+        *(text_of(over_seeds(cell, one.value), one.form, times=one.times) for one in measures),
+        f"{memory.mean / MIB:,.0f}" if (memory := _memory(cell)) else MISSING,
+        resample_words(cell),
+    ]
+    return [
+        *(Entry(mean=None if text == MISSING else text) for text in texts),
+        Entry(mean=f"{cell.lr:g}", mark=mark),
+        Entry(mean=str(len(cell.runs))),
+    ]
+
+
+def _memory(cell: Cell) -> Estimate | None:
+    return estimate(run.memory_bytes.training for run in cell.runs)
+
+
+def resample_words(cell: Cell) -> str:
+    """Return how many times each run resampled; a dash if a record does not say."""
+    counts = [run.resamples for run in cell.runs if run.resamples is not None]
+    return span(counts) if len(counts) == len(cell.runs) else MISSING
+
+
+def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, str]:
+    estimates = {measure.key: over_seeds(cell, measure.value) for measure in measures}
+    memory = _memory(cell)
+    return {
+        "deviations": "; ".join(map(changed_words, group.setting.deviations)),
+        "trainable_parameters": str(cell.trainable),
+        "lr": f"{cell.lr:g}",
+        "lrs_tried": str(len(cell.lrs)),
+        "seeds": str(len(cell.runs)),
+        **{
+            f"{key}{ending}": _figure(value)
+            for key, found in estimates.items()
+            for ending, value in (
+                ("", found and found.mean), ("_low", found and found.low), ("_high", found and found.high)
+            )
+        },
+        "peak_memory_bytes": "" if memory is None else f"{memory.mean:.0f}",
+        "resamples": resample_words(cell).replace(MISSING, ""),
+        "runs_per_gpu": " ".join(sorted({str(run.device.shared_by) for run in cell.runs if run.device.shared_by})),
+        "runs": " ".join(run.id for run in cell.runs),
+    }  # fmt: skip
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

@@ -1,0 +1,41 @@
+"""Language modelling: held-out loss, its floor where the source is known, and what is forgotten of another text."""
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.facts import fact, is_text
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.tables.table import Table
+from rosa_bench.report.writers.text import rows
+
+INTRO = [
+    "Loss: nats per token of held-out text, lower is better. Floor: the entropy of the text's source, where it is "
+    "known; no model can beat it on average. Forgetting: how much the loss on another text has risen from before to "
+    "after training, in nats per token."
+]
+MEASURES = (
+    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:.4g}"),
+    Measure(title="Bits per character", key="bits_per_character",
+            value=lambda run: run.selected.get("bits_per_character"), form="{:.4g}"),
+    Measure(title="Forgetting", key="forgetting", value=lambda run: run.forgetting and run.forgetting.rise,
+            form="{:+.3f}"),
+)  # fmt: skip
+
+
+def build(groups: list[Group]) -> Table:
+    """Build the table: one section per setting and text."""
+    return table_of_arms(
+        groups, is_text, MEASURES, _facts, name="language", title="Language modelling", intro=INTRO
+    )  # fmt: skip
+
+
+def _facts(run: RunRecord) -> dict[str, str]:
+    characters, tokens, entropy = (fact(run, name) for name in ("characters", "tokens", "entropy"))
+    scored = [
+        *([f"{rows(int(tokens))} tokens"] if tokens else []),
+        *([f"{rows(int(characters))} characters"] if characters else []),
+    ]
+    return {
+        "Held-out text": ", ".join(scored),
+        **({"Floor": f"{entropy:.4g} nats per token"} if entropy else {}),
+        **({"Forgetting on": run.forgetting.task} if run.forgetting else {}),
+    }
