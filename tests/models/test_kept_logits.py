@@ -32,7 +32,10 @@ def batches() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ids = torch.randint(5, 261, (3, 12), generator=torch.Generator().manual_seed(0))
     kept = torch.tensor([[1], [4], [8]]) + torch.arange(4)  # the last row has no padding
     every = torch.full_like(ids, IGNORED).scatter_(1, kept[:, 1:], ids.gather(1, kept[:, 1:]))
-    return {"input_ids": ids, "labels": every.gather(1, kept), "logits_to_keep": kept}, {"input_ids": ids, "labels": every}
+    return {"input_ids": ids, "labels": every.gather(1, kept), "logits_to_keep": kept}, {
+        "input_ids": ids,
+        "labels": every,
+    }
 
 
 def loss_in_double(model: Any, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:

@@ -20,10 +20,7 @@ def test_names_are_distinct_and_look_like_names() -> None:
 def test_there_are_far_more_names_than_pairs() -> None:
     given = {a + b for a in phonebook.GIVEN_STARTS for b in phonebook.GIVEN_ENDS}
     surnames = {
-        a + b + c
-        for a in phonebook.SURNAME_STARTS
-        for b in phonebook.SURNAME_MIDDLES
-        for c in phonebook.SURNAME_ENDS
+        a + b + c for a in phonebook.SURNAME_STARTS for b in phonebook.SURNAME_MIDDLES for c in phonebook.SURNAME_ENDS
     }
     assert len(given) * len(surnames) > 10 * phonebook.MOST_PAIRS > 100 * 65_536
 
