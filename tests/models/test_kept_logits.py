@@ -32,20 +32,18 @@ def batches() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     ids = torch.randint(5, 261, (3, 12), generator=torch.Generator().manual_seed(0))
     kept = torch.tensor([[1], [4], [8]]) + torch.arange(4)  # the last row has no padding
     every = torch.full_like(ids, IGNORED).scatter_(1, kept[:, 1:], ids.gather(1, kept[:, 1:]))
-    return {"input_ids": ids, "labels": every.gather(1, kept), "logits_to_keep": kept}, {
-        "input_ids": ids,
-        "labels": every,
-    }
+    chosen = {"input_ids": ids, "labels": every.gather(1, kept), "logits_to_keep": kept}
+    return chosen, {"input_ids": ids, "labels": every}
 
 
-def loss_in_double(model: Any, logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+def loss_in_double(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
     """Compute the mean loss without transformers' conversion to float32."""
     return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def loss_and_gradients(model: PreTrainedModel, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    model.loss_function = lambda logits, labels, **_: loss_in_double(model, logits, labels)
+    model.loss_function = loss_in_double
     loss = model(**batch).loss
     loss.backward()
     return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

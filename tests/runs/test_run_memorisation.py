@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from rosa_bench.config.compose import composing
+from rosa_bench.config.deviations import deviations_of
+from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.runs.resolve import ResolvedRun, resolve
@@ -69,22 +72,26 @@ def test_the_pairs_depend_on_their_own_seed_only(make_setup: MakeSetup) -> None:
     assert rows("task.seed=0") != rows("task.seed=1")
 
 
-@pytest.mark.parametrize("key", ["limit_train", "limit_eval"])
-def test_limits_are_refused(make_setup: MakeSetup, key: str) -> None:
-    with pytest.raises(UserError, match=f"{key} is not for task=phonebook.*task.pairs"):
-        run(make_setup("here", f"{key}=4"))
+@pytest.mark.parametrize("setting", ["limit_train=4", "limit_eval=4", "group_by_length=true"])
+def test_settings_that_do_not_apply_are_refused(compose: Callable[..., RunConfig], setting: str) -> None:
+    with pytest.raises(UserError, match=f"(?i){setting} is not for task=phonebook; "):
+        compose(*TINY, setting)
 
 
 @pytest.mark.parametrize("method", ["lora", "rosa", "lora_plus", "ia3"])
-def test_the_recipe_adapts_all_linear_layers_and_is_no_deviation(
-    compose: Callable[..., RunConfig], method: str
-) -> None:
-    config = compose("task=phonebook", f"method={method}")
-    assert config.method.targets == "all-linear"  # pyright: ignore[reportAttributeAccessIssue]
+def test_the_recipe_adapts_all_linear_layers_without_a_deviation(method: str) -> None:
+    with composing() as composer:
+
+        def made(*overrides: str) -> Any:
+            return parse(composer.compose((f"method={method}", *overrides)))
+
+        config = made("task=phonebook")
+        assert not deviations_of(config)
+        assert made("task=phonebook", "protocol=paper").protocol.name == "paper"
+        assert made("task=restaurants").method.targets == "attention"
+    assert config.method.targets == "all-linear"
     assert (config.protocol.name, config.optimizer.clip_norm, config.optimizer.weight_decay) == ("fair", 1.0, 0.0)
-    assert (tuple(config.optimizer.betas), config.optimizer.eps) == ((0.9, 0.98), 1e-6)  # pyright: ignore[reportAttributeAccessIssue]
-    assert compose("task=phonebook", "protocol=paper").protocol.name == "paper"
-    assert compose("task=restaurants", f"method={method}").method.targets == "attention"  # pyright: ignore[reportAttributeAccessIssue]
+    assert (tuple(config.optimizer.betas), config.optimizer.eps) == ((0.9, 0.98), 1e-6)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ class Certain(nn.Module):
         super().__init__()
         self.height = height
 
-    def forward(self, input_ids: Tensor, labels: Tensor, logits_to_keep: Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, labels: Tensor, logits_to_keep: Tensor) -> SimpleNamespace:  # noqa: ARG002
         logits = torch.full((*labels.shape, 261), -torch.inf)
         logits[..., list(digit_tokens(TOKENIZER).values())] = 0.0
         following = labels[:, 1:]

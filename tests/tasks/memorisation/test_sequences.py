@@ -7,9 +7,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-import rosa_bench.models.attention as attention
 from rosa_bench.data.batches import IGNORED, parts, targets
 from rosa_bench.data.generators import generate
+from rosa_bench.models import attention
 from rosa_bench.models.kept_logits import keep_logits_by_row
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
