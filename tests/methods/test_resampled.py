@@ -247,7 +247,7 @@ def test_a_period_shorter_than_the_rank_draws_several_directions_before_a_step(a
     net, method = attach("rosa", stagger=True, resample_every=1.0)
     changed = method.before_step(net, 3, length=LENGTH)
     assert changed.draws == RANK
-    assert {part.index for part in changed.clear} == {0, 1}
+    assert {part.place for part in changed.clear} == {0, 1}
 
 
 @pytest.mark.parametrize("basis", ["svd", "random", "gradient"])
