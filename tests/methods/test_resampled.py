@@ -158,6 +158,7 @@ def test_the_number_of_trained_parameters(attach: Attach, name: str, settings: d
     assert sum(len(group["params"]) for group in method.parameter_groups(net)) == factors * LAYERS
 
 
+@pytest.mark.slow
 @each_variant
 def test_the_state_restores_a_model_in_the_middle_of_a_run(
     attach: Attach, compose: Callable[..., RunConfig], name: str, settings: dict[str, Any]
