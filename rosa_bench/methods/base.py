@@ -37,11 +37,11 @@ class RunLength(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One row or column of a parameter: number ``index`` along dimension ``dim``."""
+    """One row or column of a parameter: the one at ``place`` along dimension ``dim``."""
 
     parameter: nn.Parameter
     dim: int
-    index: int
+    place: int
 
 
 class Rotation(NamedTuple):
@@ -160,8 +160,8 @@ class Method(Checked, ABC):
         """Change the model before a step for which `is_due` is true, and return what has changed.
 
         ``headroom_bytes`` is the device memory available below the run's current peak, or None if unknown. ``loss``
-        computes the loss of the coming batch, or of its first part if gradients are accumulated. Raises ValueError if
-        the model can no longer be changed.
+        computes the loss of the coming batch, or of its first part if gradients are accumulated; it must leave no trace
+        in the model. Raises ValueError if the model can no longer be changed.
         """
         return Changed()
 

@@ -114,7 +114,7 @@ class Training:
         keeps = bool(changed.clear or changed.rotate)
         reset_optimizer_state(self.optimizer, changed.reset, "factors" if keeps else self.recipe.reset)
         for part in changed.clear:
-            moments.clear(self.optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.index)
+            moments.clear(self.optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)
         for parameter, matrix in changed.rotate:
             moments.rotate(self.optimizer.state.get(parameter, {}), matrix)
         if self.resamples is not None:
