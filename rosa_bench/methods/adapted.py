@@ -41,6 +41,9 @@ class AdapterMethod(Method):
     split_qkv: bool = setting(
         "whether each of those projections gets an adapter of its own", default=False, before=False
     )
+    default_targets: dict[str, str] = setting(
+        "targets by recipe", default_factory=dict, identity=False, published=False
+    )
     train_head: bool = setting("whether the task's head trains too")
     train_biases: bool = setting("whether the biases of the replaced layers train too")
 

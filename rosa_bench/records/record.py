@@ -28,8 +28,9 @@ SCHEMA = 1
 # Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
 # only if all rows get the same class.
 LEAST_SPREAD = 0.05
-# Rows that may select the epoch: held out of train, dev itself, or a validation split if a test split is reported.
-SELECTED_ON = ("held_out", "validation", "validation_split")
+# Rows that may select the epoch: held out of train, dev itself, a validation split if a test split is reported, or the
+# train rows where they are what is memorised.
+SELECTED_ON = ("held_out", "validation", "validation_split", "train")
 
 
 class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -284,6 +285,12 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """The score that the epoch was selected by; NaN if it is undefined or the run did not finish."""
         found = self.scores.selection_score
         return math.nan if found is UNSET else _number(found)
+
+    @property
+    def bits_per_parameter(self) -> float | None:
+        """Bits that the selected epoch's model has memorised per trained parameter. None if unknown."""
+        bits, trained = self.selected.get("bits_stored"), self.parameters.trainable
+        return None if bits is None or not trained else bits / trained
 
     @property
     def has_custom_rows(self) -> bool:

@@ -6,16 +6,20 @@ from typing import Any
 # Name -> "module:function" that returns the rows of a split, or None if the generator does not make rows.
 GENERATORS: dict[str, str | None] = {
     "grammar": "rosa_bench.data.generators.grammar:sentences",
+    "phonebook": "rosa_bench.data.generators.phonebook:load",
     "restaurants": "rosa_bench.data.generators.restaurants:load",
     "markov": None,  # makes numbers; see `rosa_bench.tasks.language_modelling.new_language`
     "synthetic_regression": None,  # makes tensors; see `rosa_bench.tasks.regression.prepare`
 }
 
 
-def generate(name: str, split: str) -> list[dict[str, Any]]:
-    """Return the rows of ``split`` from the generator ``name``. Raises ValueError if it does not make rows."""
+def generate(name: str, split: str, **sizes: int) -> list[dict[str, Any]]:
+    """Return the rows of ``split`` from the generator ``name``, to which ``sizes`` are passed.
+
+    Raises ValueError if the generator does not make rows.
+    """
     target = GENERATORS[name]
     if target is None:
         raise ValueError(f"generator {name} does not make rows")
     module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)(split)
+    return getattr(importlib.import_module(module), function)(split, **sizes)

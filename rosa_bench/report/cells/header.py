@@ -16,6 +16,7 @@ SELECTION = {
     "held_out": "{what} by rows held out of train; dev is scored once, at the end",
     "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
     "validation": "{what} by dev itself, as in the paper: the best of many flatters",
+    "train": "{what} by the loss on the train rows, which are what is memorised",
 }
 # Marks on figures whose learning rate is in doubt, and the notes that explain them.
 AT_AN_END, UNSETTLED = "‡", "§"

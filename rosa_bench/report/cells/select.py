@@ -25,6 +25,7 @@ CRITERIA: dict[str, Callable[[RunRecord], float]] = {
     "held_out": lambda run: run.selection_score,
     "validation_split": lambda run: run.selection_score,
     "validation": lambda run: run.score,
+    "train": lambda run: run.selection_score,
 }
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # an interrupted run proves nothing yet

@@ -26,7 +26,7 @@ FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
 LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in characters: the page's width, and the space of a line before its label
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # The rows that every epoch was scored on, keyed by ``scores.selected_on``.
-SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev"}
+SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev", "train": "train"}
 # Metrics whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
 # For changed variants. With eight colours and seven markers, no pair repeats within 56 variants.

@@ -28,7 +28,7 @@ DATA = (
     "synthetic",
     "fingerprint",
 )  # the other fields are for figures
-SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev"}
+SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev", "train": "train rows"}
 
 
 def details_html(run: RunRecord) -> "Markup":
@@ -49,7 +49,7 @@ def details_html(run: RunRecord) -> "Markup":
 def plots(run: RunRecord) -> list[Plot]:
     """Plot training loss, and the loss and score on the selection rows, against epochs. Unknown curves are left out."""
     epochs, by = run.scores.epochs, run.scores.selected_by
-    rows = SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
+    rows = SELECTED_ON.get(run.scores.selected_on) or SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
     curves = {
         "training loss": [epoch.train_loss for epoch in epochs],
         f"loss on {rows}": [epoch.scores["loss"] for epoch in epochs if "loss" in epoch.scores],
@@ -74,7 +74,7 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     """Return scores, costs and provenance, grouped under headings."""
     scores, data = to_builtins(run.scores), to_builtins(run.data)
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
-    reported = "test" if writes_texts(run) else "dev"
+    reported = "train" if run.scores.selected_on == "train" else "test" if writes_texts(run) else "dev"
     return {
         f"Scores on {reported}, selected epoch": _defined(run.selected),
         f"Scores on {reported}, last epoch": _defined(run.last),

@@ -1,0 +1,1 @@
+"""Memorisation of random facts."""

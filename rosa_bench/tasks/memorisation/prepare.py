@@ -1,0 +1,82 @@
+"""Prepare a memorisation task: a decoder that learns the numbers of a phone book."""
+
+import torch
+from transformers import PreTrainedModel, set_seed
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from rosa_bench.data.generators import generate
+from rosa_bench.data.rows import DataInfo, fingerprint
+from rosa_bench.data.source import describe_source
+from rosa_bench.models.decoder import load_decoder
+from rosa_bench.models.kept_logits import keep_logits_by_row
+from rosa_bench.models.pretrained import max_input_length
+from rosa_bench.models.shapes import model_of_shapes
+from rosa_bench.models.spec import Decoder
+from rosa_bench.models.weights.source import Source
+from rosa_bench.system.device import autocast
+from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.context import Context
+from rosa_bench.tasks.memorisation.recall import recall
+from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode
+from rosa_bench.tasks.memorisation.task import MemorisationTask
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, PreparedTask, Result
+from rosa_bench.training.cuda_graphs import Replay, eager
+
+
+def shapes(_task: MemorisationTask, model: Decoder, source: Source) -> PreTrainedModel | None:
+    """Return the decoder without its weights, as `Task.shapes` does."""
+    return model_of_shapes(model, source, architectures=MODEL_FOR_CAUSAL_LM_MAPPING)
+
+
+def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
+    """Make the pairs, load the model, and encode the pairs for it. Raises `UserError` as `Task.prepare` does."""
+    for key in ("limit_train", "limit_eval"):
+        if getattr(context, key) is not None:
+            raise UserError(f"{key} is not for task={task.name}, which learns and scores all pairs; use task.pairs")
+    assert task.embedded is not None
+    rows = generate(task.embedded, task.train, pairs=task.pairs, digits=task.digits, seed=task.seed)
+    set_seed(context.seed)
+    assert isinstance(context.model, Decoder)  # checked by the task
+    loaded = load_decoder(context.model, context.source)
+    longest = max_input_length(loaded)
+    if context.max_length is None or context.max_length > longest:
+        raise UserError(
+            f"max_length={context.max_length} does not suit model={context.model.name}; use at most {longest}"
+        )
+    tensors = encode(
+        rows,
+        loaded.tokenizer,
+        max_length=context.max_length,
+        pad_to_max=context.pad_to_max,
+        keep_logits=keep_logits_by_row(loaded.model),
+    )
+    precision = autocast(context.precision, context.device)
+    scored = NumberBatches(tensors, batch_size=EVALUATION_BATCHES * context.batch_size).to(context.device)
+
+    def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
+        return Result(
+            recall(model, scored, digits=task.digits, device=context.device, autocast=precision, replay=replay)
+        )
+
+    return PreparedTask(
+        model=loaded.model,
+        tokenizer=loaded.tokenizer,
+        commit=loaded.commit,
+        train=NumberBatches(tensors, batch_size=context.batch_size, seed=context.seed, passes=task.passes).to(
+            context.device
+        ),
+        select=evaluate,
+        selected_on="train",
+        report=None,
+        signature=f"recall|torch:{torch.__version__}",
+        info=DataInfo(
+            source=describe_source(task, None),
+            synthetic=task.synthetic,
+            rows={"train": task.pairs, "held_out": 0, "validation": 0},
+            official_rows={},
+            subset=False,
+            fingerprint=fingerprint([(row["name"], row["number"]) for row in rows]),
+            official=True,
+        ),
+        facts={"pairs": task.pairs, "digits": task.digits, "bits": task.bits},
+    )

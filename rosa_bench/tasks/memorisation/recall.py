@@ -1,0 +1,74 @@
+"""Score what a model has memorised: whole numbers recalled, digits, and bits.
+
+A number is recalled if each of its digits is the likeliest token after the right digits before it. That is the case
+exactly if greedy decoding writes the whole number: up to its first mistake, it has written the right digits.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rosa_bench.data.batches import IGNORED, Batch, Batches, to_device
+from rosa_bench.system.device import Autocast
+from rosa_bench.training.cuda_graphs import Replay, eager
+from rosa_bench.training.state import Scores
+
+
+@dataclass(frozen=True)
+class CountDigits:
+    """Compute a batch's summed loss in nats, and the number of right digits in each row.
+
+    Instances with the same model are equal and share graphs.
+    """
+
+    model: nn.Module
+    autocast: Autocast
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with self.autocast():
+            result = self.model(**batch)
+        labels = batch["labels"][:, 1:]  # the model predicts the label after each position
+        counted = labels != IGNORED
+        right = (result.logits[:, :-1].argmax(-1) == labels) & counted
+        return result.loss.double() * counted.sum(), right.sum(-1)
+
+
+@torch.inference_mode()
+def recall(
+    model: nn.Module,
+    batches: Batches,
+    *,
+    digits: int,
+    device: torch.device,
+    autocast: Autocast,
+    replay: Replay = eager,
+) -> Scores:
+    """Return the scores of a model, without dropout, over numbers of ``digits`` digits.
+
+    recall          fraction of the numbers that are right as a whole
+    digit_accuracy  fraction of the digits that are right after the right digits before them
+    bits_stored     information in all digits, less what the model still needs to encode them; not below 0
+    loss            nats per digit
+    """
+    model.eval()
+    count = replay(CountDigits(model, autocast))
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    right = []
+    for batch in batches.epoch():
+        loss, digits_right = count(to_device(batch, device))
+        total += loss
+        right.append(digits_right)
+    return scores(total.item(), torch.cat(right).cpu(), digits=digits)
+
+
+def scores(loss: float, right: Tensor, *, digits: int) -> Scores:
+    """Return the scores from the total ``loss`` in nats and the right digits of each number, (numbers)."""
+    digits_in_all = digits * len(right)
+    return {
+        "recall": (right == digits).double().mean().item(),
+        "digit_accuracy": right.sum().item() / digits_in_all,
+        "bits_stored": max(0.0, digits_in_all * math.log2(10) - loss / math.log(2)),
+        "loss": loss / digits_in_all,
+    }
