@@ -25,7 +25,9 @@ class MemorisationTask(Task):
     pairs: int = setting("names in the book, each with a number", at_least=1, at_most=MOST_PAIRS)
     digits: int = setting("digits of a number", at_least=1, at_most=1000)
     seed: int = setting("seed of the names and numbers, which are the same for every seed of a run", at_least=0)
-    passes: int = setting("passes over all pairs per epoch; scores are computed once per epoch", at_least=1, at_most=10**6)
+    passes: int = setting(
+        "passes over all pairs per epoch; scores are computed once per epoch", at_least=1, at_most=10**6
+    )
 
     has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Decoder
