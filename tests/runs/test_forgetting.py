@@ -123,6 +123,7 @@ def test_forgetting_on_the_own_task_is_the_own_score(compose: Callable[..., RunC
     assert record.forgetting.selected != record.forgetting.last
 
 
+@pytest.mark.slow
 def test_forgetting_of_a_phone_book_is_its_loss_per_digit(
     make_setup: MakeSetup, compose: Callable[..., RunConfig]
 ) -> None:
