@@ -218,9 +218,10 @@ def test_manual_pages_are_written_once_in_the_order_of_their_hashes(
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_bytes(gzip.compress(f".SH Seite\nNummer {number % 40}\n".encode()))
     module.main([str(tmp_path / "data"), str(tmp_path / "man")])
+    files = {name: tmp_path / f"data/manpages_de/{name}.jsonl.gz" for name in ("train", "validation")}
     found = {
-        name: [json.loads(line)["text"] for line in gzip.open(tmp_path / "data/manpages_de" / f"{name}.jsonl.gz", "rt")]
-        for name in ("train", "validation")
+        name: [json.loads(line)["text"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+        for name, path in files.items()
     }
     both = found["validation"] + found["train"]
     assert {name: len(texts) for name, texts in found.items()} == {"train": 38, "validation": 2}

@@ -4,9 +4,10 @@
     python -m scripts.data.manpages_de DATA_DIR [PAGES]
 
 Writes DATA_DIR/manpages_de/train.jsonl.gz and validation.jsonl.gz. PAGES is the folder of the pages, by default
-/usr/share/man/de; it can be that of an unpacked package (dpkg-deb -x). Version 4.18.1-1 (Debian 12) gives the 863 and 45
-pages that the task's yaml declares, byte for byte; another version gives custom rows, which tables keep apart. A page is
-its roff source without commands, so that nothing depends on a formatter. Each page has its own licence, mostly GPL.
+/usr/share/man/de; it can be that of an unpacked package (dpkg-deb -x). Version 4.18.1-1, of Debian 12, gives the pages
+that the task's yaml declares, byte for byte: 863 and 45. Another version gives custom rows, which tables keep apart.
+
+A page is its roff source without commands, so nothing depends on a formatter. Each page has its own licence, mostly GPL.
 """
 
 import gzip

@@ -139,10 +139,8 @@ def test_forgetting_of_a_phone_book_is_its_loss_per_digit(
 
 @pytest.mark.parametrize("name", ["restaurants", "new_language"])
 def test_the_length_of_the_text_is_not_the_runs(make_setup: MakeSetup, name: str) -> None:
-    before = [
-        run(make_setup(f"forgetting_on={name}", "epochs=1", f"max_length={length}")).forgetting.before
-        for length in (24, 32)
-    ]
+    found = [run(make_setup(f"forgetting_on={name}", "epochs=1", f"max_length={length}")) for length in (24, 32)]
+    before = [record.forgetting.before for record in found if record.forgetting]
     assert before[0] == before[1]
 
 
