@@ -7,7 +7,8 @@ Writes DATA_DIR/manpages_de/train.jsonl.gz and validation.jsonl.gz. PAGES is the
 /usr/share/man/de; it can be that of an unpacked package (dpkg-deb -x). Version 4.18.1-1, of Debian 12, gives the pages
 that the task's yaml declares, byte for byte: 863 and 45. Another version gives custom rows, which tables keep apart.
 
-A page is its roff source without commands, so nothing depends on a formatter. Each page has its own licence, mostly GPL.
+A page is its roff source without commands, so nothing depends on a formatter. Each page has its own licence, mostly
+GPL.
 """
 
 import gzip
