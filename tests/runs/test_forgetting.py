@@ -123,12 +123,24 @@ def test_forgetting_on_the_own_task_is_the_own_score(compose: Callable[..., RunC
     assert record.forgetting.selected != record.forgetting.last
 
 
+@pytest.mark.slow
+def test_forgetting_of_a_phone_book_is_its_loss_per_digit(
+    make_setup: MakeSetup, compose: Callable[..., RunConfig]
+) -> None:
+    found = run(make_setup("forgetting_on=phonebook", "epochs=1", "limit_eval=null")).forgetting
+    own = resolve(compose("task=phonebook", "model=tiny_llama", "device=cpu"), {})
+    book = own.config.task.prepare(own.context)  # the same model: the seed is the same
+    assert found is not None
+    assert found.before == pytest.approx(book.select(book.model).scores["loss"], rel=1e-6)
+    few = run(make_setup("forgetting_on=phonebook", "epochs=1")).forgetting
+    assert few is not None
+    assert few.before != found.before  # limit_eval counts pairs
+
+
 @pytest.mark.parametrize("name", ["restaurants", "new_language"])
 def test_the_length_of_the_text_is_not_the_runs(make_setup: MakeSetup, name: str) -> None:
-    before = [
-        run(make_setup(f"forgetting_on={name}", "epochs=1", f"max_length={length}")).forgetting.before
-        for length in (24, 32)
-    ]
+    found = [run(make_setup(f"forgetting_on={name}", "epochs=1", f"max_length={length}")) for length in (24, 32)]
+    before = [record.forgetting.before for record in found if record.forgetting]
     assert before[0] == before[1]
 
 

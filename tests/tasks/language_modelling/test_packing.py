@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.language_modelling.packing import Packed, PackedBatches, join, pack
 
 TOKENIZER = byte_tokenizer(max_length=64)
-END = TOKENIZER.eos_token_id
+END: Any = TOKENIZER.eos_token_id
 
 shapes = st.tuples(st.integers(2, 9), st.integers(1, 3)).filter(lambda shape: shape[1] < shape[0])
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, masking_utils
+from transformers.masking_utils import AttentionMaskInterface
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.generators.markov import MarkovSource
+from rosa_bench.models import attention
 from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
@@ -169,6 +171,31 @@ def test_limits_of_a_new_language_count_rows(make_setup: MakeSetup) -> None:
     assert part.info.subset
     assert part.info.official_rows == {"train": whole.rows["train"], "validation": whole.rows["validation"]}
     assert len(part.train) == 3
+
+
+@pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_llama"])
+def test_rows_need_no_mask_in_training_nor_evaluation(
+    make_setup: MakeSetup, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """A mask would take the fast kernel away, and asking whether one is needed would make the host wait."""
+    made: list[Tensor | None] = []
+
+    def noting(**options: Any) -> Tensor | None:
+        made.append(attention.bias_mask(**options))
+        return made[-1]
+
+    problem = prepared(make_setup("protocol=paper", f"model={model}"))
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: pytest.fail("asked about packing"))
+    AttentionMaskInterface.register(attention.NAME, noting)
+    try:
+        batch = next(iter(problem.train.epoch()))
+        problem.model.train()(**batch).loss.backward()
+        problem.select(problem.model)
+    finally:
+        AttentionMaskInterface.register(attention.NAME, attention.bias_mask)
+    assert set(batch) == {"input_ids", "labels"}
+    assert made
+    assert all(mask is None for mask in made)
 
 
 # Mistakes
