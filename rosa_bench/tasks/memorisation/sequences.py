@@ -21,9 +21,7 @@ ANY_TOKEN = 0  # padding, which no token sees and no label follows
 class NumberBatches(Batches):
     """Batches of whole rows of tensors by name. An epoch visits all rows ``passes`` times, each time in a new order."""
 
-    def __init__(
-        self, tensors: Mapping[str, Tensor], *, batch_size: int, seed: int | None = None, passes: int = 1
-    ):
+    def __init__(self, tensors: Mapping[str, Tensor], *, batch_size: int, seed: int | None = None, passes: int = 1):
         self.rows, self.passes = len(tensors["labels"]), passes
         super().__init__(tensors, examples=passes * self.rows, batch_size=batch_size, seed=seed)
 
