@@ -1,5 +1,7 @@
 """Benchmarks and studies run at tiny sizes, and figures with known values are checked."""
 
+import gzip
+import hashlib
 import json
 import math
 import subprocess
@@ -180,6 +182,60 @@ def test_input_statistics_ignore_padding(script: ModuleType, tiny_model: Callabl
     for name in layers:
         for kind in (0, 1):
             torch.testing.assert_close(found[name][kind], expected[name][kind], atol=1e-5, rtol=1e-5)
+
+
+PAGE = r"""'\" t
+.\" A comment
+.TH LS 1 "Mai 2022" "coreutils\-9.1"
+.de URL
+.  ad l
+\\$2
+..
+.SH ÜBERSICHT
+\fBls\fP [\f(CWDatei\fP]
+.TP
+.B \-a
+\(bu alle\&, auch
+.Nm ls
+\&.punkt\-Dateien
+.br
+.br
+zeigt \(co
+"""
+TEXT = 'LS 1 "Mai 2022" "coreutils-9.1"\n\n\\\\$2\nÜBERSICHT\nls [CWDatei]\n\n-a\n* alle, auch\n\nzeigt'
+
+
+def test_a_manual_page_becomes_its_text(script: ModuleType) -> None:
+    assert import_module("scripts.data.manpages_de").plain(PAGE) == TEXT
+
+
+def test_manual_pages_are_written_once_in_the_order_of_their_hashes(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("scripts.data.manpages_de")
+    for number in range(45):  # five of them twice
+        page = tmp_path / "man" / f"man{number % 8}" / f"p{number}.1.gz"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_bytes(gzip.compress(f".SH Seite\nNummer {number % 40}\n".encode()))
+    module.main([str(tmp_path / "data"), str(tmp_path / "man")])
+    files = {name: tmp_path / f"data/manpages_de/{name}.jsonl.gz" for name in ("train", "validation")}
+    found = {
+        name: [json.loads(line)["text"] for line in gzip.decompress(path.read_bytes()).splitlines()]
+        for name, path in files.items()
+    }
+    both = found["validation"] + found["train"]
+    assert {name: len(texts) for name, texts in found.items()} == {"train": 38, "validation": 2}
+    assert sorted(both) == sorted(f"Seite\nNummer {number}" for number in range(40))
+    hashes = [hashlib.sha256(text.encode()).digest() for text in both]
+    assert hashes == sorted(hashes)
+    with pytest.raises(SystemExit, match="exists; remove it first"):
+        module.main([str(tmp_path / "data"), str(tmp_path / "man")])
+    monkeypatch.setattr(module, "INSTALLED", tmp_path / "man")
+    monkeypatch.setattr(module, "OF_PACKAGE", tmp_path / "list")
+    (tmp_path / "list").write_text(f"/.\n{tmp_path}/man/man3/p3.1.gz\n")
+    assert module.pages(tmp_path / "man") == {"Seite\nNummer 3"}
+    with pytest.raises(SystemExit, match="apt-get install manpages-de"):
+        module.main([str(tmp_path / "other"), str(tmp_path / "none")])
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ from transformers import PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.generators import generate
-from rosa_bench.data.rows import DataInfo, fingerprint
+from rosa_bench.data.rows import DataInfo, fingerprint, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.kept_logits import keep_logits_by_row
-from rosa_bench.models.pretrained import max_input_length
+from rosa_bench.models.pretrained import Loaded, max_input_length
 from rosa_bench.models.shapes import model_of_shapes
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.source import Source
@@ -19,7 +19,7 @@ from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.memorisation.recall import recall
 from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode
 from rosa_bench.tasks.memorisation.task import MemorisationTask
-from rosa_bench.tasks.prepared import EVALUATION_BATCHES, PreparedTask, Result
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask, Result
 from rosa_bench.training.cuda_graphs import Replay, eager
 
 
@@ -77,3 +77,24 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
         ),
         facts={"pairs": task.pairs, "digits": task.digits, "bits": task.bits},
     )
+
+
+def validation_loss(task: MemorisationTask, context: Context, loaded: Loaded) -> Evaluate:
+    """Return the evaluation on the pairs, as `Task.validation_loss` does; ``limit_eval`` counts pairs.
+
+    All logits are computed, so that nothing is added to a model that another task trains.
+    """
+    assert task.embedded is not None
+    assert context.max_length is not None  # a recipe's
+    rows = generate(task.embedded, task.train, pairs=task.pairs, digits=task.digits, seed=task.seed)
+    kept = sample(rows, context.limit_eval, key="limit_eval", what="pairs")
+    tensors = encode(kept, loaded.tokenizer, max_length=context.max_length, keep_logits=False)
+    scored = NumberBatches(tensors, batch_size=context.batch_size).to(context.device)
+    precision = autocast(context.precision, context.device)
+
+    def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
+        return Result(
+            recall(model, scored, digits=task.digits, device=context.device, autocast=precision, replay=replay)
+        )
+
+    return evaluate
