@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 SELECTIONS = ("random", "block", "top", "bottom")
-INITS = ("svd", "svd_add", "zero")
+INITS = ("svd", "svd_add", "zero", "balanced")
 
 ORTHONORMAL = 1e-5  # tolerance on the entries of B B^T - I
 SINGULAR = 1e-4  # tolerance on a singular triplet, as a fraction of the largest singular value
@@ -46,6 +46,8 @@ def factorize(
     init ``svd``      residual = W - A B, so the model computes the same function (eq. 4)
          ``svd_add``  residual = W, with the factors added on top (Table 4's "SVD init")
          ``zero``     residual = W and a = 0: nothing is added yet, but ``b`` fixes the row space
+         ``balanced`` like ``svd``, with ``a = U_I sqrt(S_I)`` and ``b = sqrt(S_I) V_I^T``, so that a^T a = b b^T. Both
+                      factors of a direction are zero if its singular value is, and then it does not train
 
     All weights are factorised together by the fastest solver (`solvers`) that is accurate enough (`is_exact`). The
     split is exact for *any* orthonormal basis, so rounding in the decomposition does not change the function. Weights
@@ -66,12 +68,45 @@ def factorize(
         weight.shape[:-2], min(rows, columns), rank, select=select, generator=generator, device=weight.device
     )
     a, b, _ = singular_triplets(weight, chosen, solvers(weight))
+    return _split(weight, a, b, init)
 
-    # Compute the residual from the rounded factors, so that merging restores the weight to within one rounding.
-    a, b = a.to(weight.dtype).contiguous(), b.to(weight.dtype).contiguous()
-    if init == "svd":
-        return Factors(weight - a @ b, a, b)
-    return Factors(weight.clone(), torch.zeros_like(a) if init == "zero" else a, b)
+
+def project(weight: Float[Tensor, "*n out in"], basis: Float[Tensor, "*n r in"], *, init: str = "svd") -> Factors:
+    """Split each weight along given orthonormal rows: ``b = basis`` and ``a = W basis^T``, which is W's part in them.
+
+    ``init`` is ``svd`` or ``zero``, as in `factorize`. The split is exact for any basis. Raises ValueError if a weight
+    contains NaN or Inf.
+    """
+    if init not in {"svd", "zero"}:
+        raise ValueError(f"init {init!r} needs singular directions; along a given basis, use svd or zero")
+    if not torch.isfinite(weight).all():
+        raise ValueError("cannot split a weight that contains NaN or Inf")
+    return _split(weight, weight.double() @ basis.double().mT, basis, init)
+
+
+def random_basis(
+    batch: Sequence[int],
+    columns: int,
+    rank: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: torch.device | None = None,
+) -> Float[Tensor, "*n r in"]:
+    """Draw ``rank`` orthonormal rows for each weight in the batch, uniformly, in float64.
+
+    They are the QR decomposition of a Gaussian matrix. It is drawn on the CPU, weight by weight, so a seed gives the
+    same rows on every device and however the weights are batched.
+    """
+    drawn = [
+        torch.randn(columns, rank, generator=generator, dtype=torch.float64) for _ in range(torch.Size(batch).numel())
+    ]
+    return torch.linalg.qr(torch.stack(drawn)).Q.mT.reshape(*batch, rank, columns).to(device)
+
+
+def leading_basis(matrix: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n r in"]:
+    """Return the right singular vectors of each matrix's ``rank`` largest singular values, as rows."""
+    chosen = torch.arange(rank, device=matrix.device).expand(*matrix.shape[:-2], rank)
+    return singular_triplets(matrix, chosen, solvers(matrix)).b
 
 
 def merge(
@@ -118,6 +153,19 @@ def select_indices(
     else:
         start = torch.full((*batch, 1), 0 if select == "top" else count - rank)
     return (start + torch.arange(rank)).to(device)
+
+
+def _split(weight: Tensor, a: Tensor, b: Tensor, init: str) -> Factors:
+    """Split each weight along the orthonormal rows of ``b``, where ``a = W b^T``."""
+    if init == "balanced":
+        roots = torch.linalg.vector_norm(a, dim=-2).sqrt()  # (..., r), of the singular values
+        a = a / roots.clamp(min=torch.finfo(a.dtype).tiny).unsqueeze(-2)
+        b = roots.unsqueeze(-1) * b
+    # Compute the residual from the rounded factors, so that merging restores the weight to within one rounding.
+    a, b = a.to(weight.dtype).contiguous(), b.to(weight.dtype).contiguous()
+    if init in {"svd", "balanced"}:
+        return Factors(weight - a @ b, a, b)
+    return Factors(weight.clone(), torch.zeros_like(a) if init == "zero" else a, b)
 
 
 def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 23) -> list[list[int]]:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
-from scipy.stats import chisquare
+from scipy.stats import chisquare, kstest
 from torch import Tensor
 
 from rosa_bench.lowrank import (
@@ -21,7 +21,10 @@ from rosa_bench.lowrank import (
     by_gram_matrix,
     factorize,
     is_exact,
+    leading_basis,
     merge,
+    project,
+    random_basis,
     select_indices,
     singular_triplets,
     solvers,
@@ -75,7 +78,7 @@ def test_merge_inverts_factorize(case: tuple[Tensor, int], select: str, seed: in
     assert_same_matrix(merge(residual, a, b), weight, a, b)
 
 
-@given(weights(), st.sampled_from(SELECTIONS), st.sampled_from(INITS))
+@given(weights(), st.sampled_from(SELECTIONS), st.sampled_from(["svd", "svd_add", "zero"]))
 def test_rows_of_b_are_orthonormal_for_weights_of_any_rank(case: tuple[Tensor, int], select: str, init: str) -> None:
     weight, rank = case
     _, a, b = factorize(weight, rank, select=select, init=init, generator=seeded())
@@ -83,6 +86,79 @@ def test_rows_of_b_are_orthonormal_for_weights_of_any_rank(case: tuple[Tensor, i
     identity = torch.eye(rank, dtype=weight.dtype).expand(*weight.shape[:-2], rank, rank)
     eps = torch.finfo(weight.dtype).eps
     torch.testing.assert_close(b @ b.mT, identity, rtol=0, atol=20 * eps)
+
+
+@given(weights(), st.sampled_from(SELECTIONS), st.integers(0, 99))
+def test_balanced_factors_split_each_singular_value_evenly(case: tuple[Tensor, int], select: str, seed: int) -> None:
+    weight, rank = case
+    _, a, b = factorize(weight, rank, select=select, generator=seeded(seed))
+    residual, left, right = factorize(weight, rank, select=select, init="balanced", generator=seeded(seed))
+    assert torch.isfinite(left).all() and torch.isfinite(right).all()  # whatever the weight's rank
+    assert_same_matrix(merge(residual, left, right), weight, left, right)
+    eps = torch.finfo(weight.dtype).eps
+    largest = torch.linalg.matrix_norm(weight.double(), 2).max().item()
+    torch.testing.assert_close(left @ right, a @ b, rtol=0, atol=1e3 * eps * largest)
+    # A null direction's column of A is rounding alone, so A^T A is diagonal only to half of the digits.
+    torch.testing.assert_close(left.mT @ left, right @ right.mT, rtol=0, atol=10 * eps**0.5 * largest)
+
+
+def test_balanced_factors_against_lapack() -> None:
+    weight = drawn(9, 6)
+    left, values, right = torch.linalg.svd(weight, full_matrices=False)
+    _, a, b = factorize(weight, 3, select="top", init="balanced")
+    sign = (b @ right[:3].mT).diagonal().sign()
+    torch.testing.assert_close(a, sign * left[:, :3] * values[:3].sqrt(), rtol=0, atol=1e-9)
+    torch.testing.assert_close(b, (sign * values[:3].sqrt()).unsqueeze(-1) * right[:3], rtol=0, atol=1e-9)
+
+
+def test_a_null_direction_of_balanced_factors_is_zero_and_not_nan() -> None:
+    _, a, b = factorize(torch.zeros(4, 3), 2, init="balanced", generator=seeded())
+    assert not a.any() and not b.any()
+
+
+@pytest.mark.parametrize("init", ["svd", "zero"])
+@given(weights(), st.integers(0, 99))
+def test_a_split_along_any_basis_is_exact(init: str, case: tuple[Tensor, int], seed: int) -> None:
+    weight, rank = case
+    *batch, _, columns = weight.shape
+    basis = random_basis(batch, columns, rank, generator=seeded(seed))
+    eye = torch.eye(rank, dtype=torch.float64).expand(*batch, rank, rank)
+    torch.testing.assert_close(basis @ basis.mT, eye, rtol=0, atol=1e-13)
+    residual, a, b = project(weight, basis, init=init)
+    assert residual.dtype == a.dtype == b.dtype == weight.dtype
+    assert_same_matrix(merge(residual, a, b), weight, a, b)
+    if init == "zero":
+        assert not a.any()
+    else:  # nothing of the weight is left in the subspace
+        scale = torch.finfo(weight.dtype).eps * max(weight.abs().max().item(), 1e-30)
+        assert (residual @ b.mT).abs().max() <= 1e3 * scale
+
+
+def test_random_bases_do_not_depend_on_how_weights_are_batched() -> None:
+    generator = seeded(3)
+    together = random_basis((5,), 7, 2, generator=seeded(3))
+    apart = torch.cat([random_basis((count,), 7, 2, generator=generator) for count in (2, 1, 2)])
+    assert torch.equal(together, apart)
+
+
+def test_random_bases_are_uniform() -> None:
+    basis = random_basis((20_000,), 4, 1, generator=seeded())  # a first coordinate of t has t^2 ~ Beta(1/2, 3/2)
+    assert kstest(basis[:, 0, 0].square().numpy(), "beta", args=(0.5, 1.5)).pvalue > 0.01
+
+
+def test_the_leading_basis_is_lapacks() -> None:
+    matrix = drawn(3, 6, 9)
+    right = torch.linalg.svd(matrix, full_matrices=False).Vh[:, :2]
+    found = leading_basis(matrix, 2)
+    torch.testing.assert_close(found.mT @ found, right.mT @ right, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("init", ["svd_add", "balanced", "kaiming"])
+def test_a_given_basis_has_no_singular_values(init: str) -> None:
+    with pytest.raises(ValueError, match="needs singular directions"):
+        project(drawn(3, 3), random_basis((), 3, 1), init=init)
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        project(torch.full((3, 3), math.nan), random_basis((), 3, 1))
 
 
 @pytest.mark.parametrize("select", SELECTIONS)

@@ -38,9 +38,10 @@ def names_in(group: str) -> list[str]:
 
 
 @cache
-def kinds(group: str) -> tuple[type, ...]:
-    """Return the classes that the yaml files of a group use."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob("*.yaml"))]
+def kinds(group: str, name: str = "*") -> tuple[type, ...]:
+    """Return the classes that the yaml files of a group use, or the class that one of them uses."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob(f"{name}.yaml"))]
     targets = sorted({target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)})
     default = GROUPS[group].default
-    return (*([default] if default else []), *(imported(target, at=group) for target in targets))
+    defaults = [default] if default and (name == "*" or not targets) else []
+    return (*defaults, *(imported(target, at=group) for target in targets))

@@ -62,12 +62,15 @@ def is_identity(key: str) -> bool:
     return all(known.identity for known in _declarations(key))
 
 
-def value_before(key: str) -> Any:
-    """Return the value that a setting, by its dotted key, has in records older than it; `ABSENT` if it has none."""
-    return next((known.before for known in _declarations(key) if known.before is not ABSENT), ABSENT)
+def value_before(key: str, name: str | None = None) -> Any:
+    """Return the value that a setting, by its dotted key, has in records older than it; `ABSENT` if it has none.
+
+    ``name`` is the choice from the setting's group, such as ``lora``: classes can differ in their settings.
+    """
+    return next((known.before for known in _declarations(key, name) if known.before is not ABSENT), ABSENT)
 
 
-def _declarations(key: str) -> list[Setting]:
+def _declarations(key: str, name: str | None = None) -> list[Setting]:
     """Return the declarations of a dotted key. Inside a group, each class with that setting has its own."""
     group, _, rest = key.partition(".")
     top = _declared(RunConfig).get(group)
@@ -75,9 +78,9 @@ def _declarations(key: str) -> list[Setting]:
         return []
     if not top.identity or not rest:
         return [top]
-    classes = kinds(group) if group in GROUPS else ()
-    name = rest.partition(".")[0]
-    return [_declared(kind)[name] for kind in classes if name in _declared(kind)]
+    classes = kinds(group, name or "*") if group in GROUPS else ()
+    field = rest.partition(".")[0]
+    return [_declared(kind)[field] for kind in classes if field in _declared(kind)]
 
 
 def _settings(instance: Any, wanted: Callable[[Setting, Any], bool]) -> dict[str, Any]:

@@ -22,13 +22,15 @@ class LowRankLinear(Adapter):
     what they write into these tensors, and when. The residual keeps the weight's own type (float32, as loaded), because
     hundreds of merges into a bfloat16 residual would degrade it.
 
+    train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
     cast          converts an input to the type of a materialised weight
     """
 
     residual: Float[Tensor, "*n out in"]
+    b: Tensor
 
-    def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0):
+    def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0, train_b: bool = True):
         super().__init__(plain)
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
@@ -38,17 +40,27 @@ class LowRankLinear(Adapter):
         # Copy it: a resample writes into it in place, and another layer may share the weight.
         self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
         self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank))
-        self.b = nn.Parameter(weight.new_zeros(*stack, rank, columns))
+        b = weight.new_zeros(*stack, rank, columns)
+        self.train_b = train_b
+        if train_b:
+            self.b = nn.Parameter(b)
+        else:
+            self.register_buffer("b", b)
 
     @property
     def shape(self) -> torch.Size:
         """(out, in), or (n, out, in) for a stack."""
         return self.residual.shape
 
+    @property
+    def factors(self) -> list[nn.Parameter]:
+        """The factors that train: A, and B unless it is fixed."""
+        return [self.a, self.b] if isinstance(self.b, nn.Parameter) else [self.a]
+
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if self.materialised is not None:
             return linear(self.cast(x, self.materialised.dtype), self.materialised, self.bias)
-        return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale)
+        return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale, train_b=self.train_b)
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         return merge(self.residual, self.a, self.b, self.scale)
@@ -66,46 +78,60 @@ def low_rank_linear(
     bias: Float[Tensor, " out"] | None,
     *,
     scale: float = 1.0,
+    train_b: bool = True,
 ) -> Float[Tensor, "*batch out"]:
     """Compute ``x (residual + scale a b)^T + bias`` with one full-size matrix product each way, forward and backward.
 
     This equals the two-branch form ``x residual^T + scale (x b^T) a^T + bias`` up to rounding. Gradients flow to x, a,
-    b and bias, never to the residual. Under autocast the weight is formed in the residual's type and cast once, as
-    autocast casts a plain layer's weight. Second derivatives are not supported.
+    b and bias, never to the residual. Without ``train_b`` none flows to b, and ``x b^T`` is kept for the backward pass
+    instead of x. Under autocast the weight is formed in the residual's type and cast once, as autocast casts a plain
+    layer's weight. Second derivatives are not supported.
     """
-    return _LowRankLinear.apply(x, residual, a, b, bias, scale)  # pyright: ignore[reportReturnType]
+    return _LowRankLinear.apply(x, residual, a, b, bias, scale, train_b)  # pyright: ignore[reportReturnType]
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """Saves x and the formed weight. The gradient of the full weight is never formed."""
+    """Saves the formed weight, and x, or x b^T if b is fixed. The gradient of the full weight is never formed."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes them by position
-        ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
+        ctx: FunctionCtx,
+        x: Tensor,
+        residual: Tensor,
+        a: Tensor,
+        b: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        train_b: bool,
     ) -> Tensor:
         dtype = product_dtype(x.device, x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             weight = merge(residual, a, b, scale).to(dtype)
             x = x.to(dtype)
             y = linear(x, weight, None if bias is None else bias.to(dtype))
-        ctx.save_for_backward(x, weight, a, b)
-        ctx.scale = scale  # pyright: ignore[reportAttributeAccessIssue]
+            kept = (x, a, b) if train_b else (x @ b.to(dtype).mT,)  # (tokens, in) or (tokens, r)
+        ctx.save_for_backward(weight, *kept)
+        ctx.scale, ctx.dtype = scale, a.dtype  # pyright: ignore[reportAttributeAccessIssue]
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, a, b = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        scale: float = ctx.scale  # pyright: ignore[reportAttributeAccessIssue]
-        need_x, _, need_a, need_b, need_bias, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+        weight, x, *factors = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        scale, dtype = ctx.scale, ctx.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        need_x, _, need_a, need_b, need_bias, *_ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+        da = db = None
         with torch.autocast(x.device.type, enabled=False):
             stack = weight.shape[:-2]
             rows, flat = (tensor.reshape(*stack, -1, tensor.shape[-1]) for tensor in (dy, x))  # (*n, tokens, out or in)
             dx = dy @ weight if need_x else None
-            da = scaled((rows.mT @ (flat @ b.to(x.dtype).mT)).to(a.dtype), scale) if need_a else None
-            db = scaled(((rows @ a.to(x.dtype)).mT @ flat).to(b.dtype), scale) if need_b else None
+            if need_a:
+                projected = flat @ factors[1].to(x.dtype).mT if factors else flat  # (*n, tokens, r)
+                da = scaled((rows.mT @ projected).to(dtype), scale)
+            if need_b and factors:
+                db = scaled(((rows @ factors[0].to(x.dtype)).mT @ flat).to(dtype), scale)
             dbias = rows.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32)) if need_bias else None
-        return dx, None, da, db, dbias, None
+        return dx, None, da, db, dbias, None, None
 
 
 def product_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

@@ -77,11 +77,12 @@ class Stack:
 def materialised(model: nn.Module, *, largest: int = LARGEST) -> Iterator[list[Stack]]:
     """Within the block, form the weights of small low-rank layers together, by shape, in each pass through ``model``.
 
-    Yields the stacks. A stack has at least two layers, whose weights have at most ``largest`` elements.
+    Yields the stacks. A stack has at least two layers, whose weights have at most ``largest`` elements. Layers with a
+    fixed B are left alone: as ordinary linear layers they would keep their inputs, which they otherwise do without.
     """
     groups: dict[tuple, list[LowRankLinear]] = defaultdict(list)
     for layer in low_rank_layers(model):
-        if layer.residual.ndim == 2 and layer.residual.numel() <= largest:
+        if layer.train_b and layer.residual.ndim == 2 and layer.residual.numel() <= largest:
             groups[layer.shape, layer.a.shape, layer.scale, layer.residual.dtype, layer.residual.device].append(layer)
     cast = CastOnce()
     stacks = [Stack(layers, cast) for layers in groups.values() if len(layers) > 1]

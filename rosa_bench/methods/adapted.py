@@ -117,6 +117,11 @@ class LowRankMethod(AdapterMethod):
         """The factor before A B."""
         return 1.0
 
+    @property
+    def train_b(self) -> bool:
+        """Whether B trains, as A always does."""
+        return True
+
     @abstractmethod
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
         """Set the first residuals and factors of the layers, which start with W and zero factors."""
@@ -130,7 +135,7 @@ class LowRankMethod(AdapterMethod):
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 
-        self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale))
+        self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale, train_b=self.train_b))
         self.initialise(low_rank_layers(model), self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:

@@ -36,10 +36,30 @@ class RunLength(NamedTuple):
         return self.steps_per_epoch * self.epochs
 
 
+class Slice(NamedTuple):
+    """One row or column of a parameter: the one at ``place`` along dimension ``dim``."""
+
+    parameter: nn.Parameter
+    dim: int
+    place: int
+
+
+class Rotation(NamedTuple):
+    """A parameter (*n, out, r) whose gradient became ``gradient @ matrix`` by a change of basis, (*n, r, r)."""
+
+    parameter: nn.Parameter
+    matrix: Tensor
+
+
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
+    A change with ``clear`` or ``rotate`` keeps all other optimizer state, even if the protocol would clear all of it.
+
     reset      parameters whose meaning changed, so their optimizer state is cleared
+    clear      parts of parameters whose meaning changed, so only their moments are cleared
+    rotate     parameters whose moments are carried to a new basis
+    draws      how many draws the change counts as, in the record's ``resamples``
     retrain    whether the set of training parameters changed; those that stopped lose their state and gradient
     recapture  whether captured CUDA graphs are out of date and must be dropped
     """
@@ -47,6 +67,9 @@ class Changed(NamedTuple):
     reset: Sequence[nn.Parameter] = ()
     retrain: bool = False
     recapture: bool = False
+    clear: Sequence[Slice] = ()
+    rotate: Sequence[Rotation] = ()
+    draws: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +160,8 @@ class Method(Checked, ABC):
         """Change the model before a step for which `is_due` is true, and return what has changed.
 
         ``headroom_bytes`` is the device memory available below the run's current peak, or None if unknown. ``loss``
-        computes the loss of the coming batch, or of its first part if gradients are accumulated. Raises ValueError if
-        the model can no longer be changed.
+        computes the loss of the coming batch, or of its first part if gradients are accumulated; it must leave no trace
+        in the model. Raises ValueError if the model can no longer be changed.
         """
         return Changed()
 

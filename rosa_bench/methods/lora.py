@@ -76,4 +76,4 @@ class Lora(Resampled):
                 layer.a.zero_()
                 layer.b.zero_()
         self.initialise(layers, self.generator(step))
-        return Changed(reset=[factor for layer in layers for factor in (layer.a, layer.b)])
+        return Changed(reset=[factor for layer in layers for factor in layer.factors])

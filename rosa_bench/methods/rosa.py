@@ -3,6 +3,11 @@
 Source: Hameed et al., "ROSA: Random Subspace Adaptation for Efficient Fine-Tuning", arXiv 2407.07802, Algorithm 1.
 We differ in two points. The first subspace is drawn before the first step, as in the authors' code. A resample writes
 into the same parameters, so the optimizer, the schedule and captured graphs stay valid.
+
+Beyond the paper, the subspace may come from elsewhere than the weight's own directions (``basis``). A alone may train
+(``train=a``), which with ``basis=random init=zero`` resembles Chen et al., "A Memory Efficient Randomized Subspace
+Optimization Method for Training Large Language Models", arXiv 2502.07222. And directions may be drawn one at a time
+(``stagger``).
 """
 
 from __future__ import annotations
@@ -11,7 +16,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.base import Changed, Method, RunLength
+from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
 from rosa_bench.methods.resampled import UNITS, Resampled
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
@@ -28,29 +33,73 @@ log = logging.getLogger(__name__)
 
 # Memory for the first factorisation on a GPU, before training has shown its peak: less than any run takes.
 HEADROOM_BYTES = 1 << 28
+EVERY = slice(None)  # all directions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rosa(Resampled):
-    """``W = residual + A B``, where A B is a part of W's own singular value decomposition."""
+    """``W = residual + A B``, where A B is the part of W in a subspace, by default in its own singular directions.
+
+    The record's ``resamples`` counts draws of a whole subspace or, with ``stagger``, of one direction of every weight.
+    """
 
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
-    init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero"))
+    init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero", "balanced"))
     resample_every: float = setting(
         "period of merging and drawing again, in resample_unit; 0 means never (Table 4)", at_least=0, at_most=1e9
     )
     resample_unit: str = setting("unit of resample_every; run: a fraction of the whole run", choices=UNITS)
+    stagger: bool = setting(
+        "draw one direction at a time, all of them once in each period", default=False, before=False
+    )
+    basis: str = setting(
+        "where directions come from: the weight's SVD, chance, or the gradient of the coming batch",
+        default="svd", before="svd", choices=("svd", "random", "gradient"),
+    )  # fmt: skip
+    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
+    moments: str = setting(
+        "the optimizer's moments at a draw: cleared, or carried to the new basis",
+        default="reset", before="reset", choices=("reset", "rotate"),
+    )  # fmt: skip
     default_resample_every: dict[str, float] = setting(
         "resample_every by recipe, in epochs", default_factory=dict, identity=False, published=False
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.init == "svd_add" and self.resample_every:
-            raise UserError(
-                "method.init=svd_add would add to the weights again at every resample; "
-                "use it with method.resample_every=0, or use method.init=svd"
-            )
+        given = self.basis != "svd"
+        senseless = {
+            "method.init=svd_add would add to the weights again at every resample; "
+            "use it with method.resample_every=0, or use method.init=svd":
+                self.init == "svd_add" and self.resample_every,
+            f"method.init={self.init} needs singular directions; use method.basis=svd, or method.init=svd or zero":
+                given and self.init in {"svd_add", "balanced"},
+            f"method.select={self.select} chooses from singular directions; use method.basis=svd, or select=random":
+                given and self.select != "random",
+            "method.stagger=true draws nothing with method.resample_every=0; give a period":
+                self.stagger and not self.resample_every,
+            "method.stagger=true would draw the same leading direction each time with method.basis=gradient; "
+            "use method.basis=svd or random":
+                self.stagger and self.basis == "gradient",
+            "method.moments=rotate needs method.train=a: if B trains too, its own moments have no new basis":
+                self.moments == "rotate" and self.train != "a",
+            "method.moments=rotate needs orthonormal directions; use method.init=svd or zero":
+                self.moments == "rotate" and self.init == "balanced",
+            "method.moments=rotate carries a whole basis, but method.stagger=true replaces one direction; "
+            "use method.moments=reset, which keeps the moments of the others":
+                self.moments == "rotate" and self.stagger,
+        }  # fmt: skip
+        for words, found in senseless.items():
+            if found:
+                raise UserError(words)
+
+    @property
+    def train_b(self) -> bool:
+        return self.train == "both"
+
+    @property
+    def draws_per_period(self) -> int:
+        return self.rank if self.stagger else 1
 
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
         whole = [layer.shape[-2:] for layer in layers if self.rank == min(layer.shape[-2:])]
@@ -60,47 +109,99 @@ class Rosa(Resampled):
                 "rank %d is the full rank of %d of the %d adapted weights (%d x %d): they train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
-        self._factorize(layers, generator, HEADROOM_BYTES if layers[0].residual.is_cuda else None)
+        self._draw(layers, generator, headroom_bytes=HEADROOM_BYTES if layers[0].residual.is_cuda else None)
+
+    def is_due(self, step: int, length: RunLength) -> bool:
+        # A gradient needs a batch, so the random subspace of `initialise` is replaced before the first step.
+        return super().is_due(step, length) or (step == 0 and self.basis == "gradient")
 
     def before_step(
         self,
         model: nn.Module,
         step: int,
         *,
-        length: RunLength,  # noqa: ARG002 - part of the contract
+        length: RunLength,
         headroom_bytes: int | None = None,
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
-        return Changed(reset=self.resample(model, step, headroom_bytes=headroom_bytes))
-
-    def resample(self, model: nn.Module, step: int, *, headroom_bytes: int | None = None) -> list[nn.Parameter]:
-        """Merge and draw a new subspace, inside the same parameters. Return the parameters that were replaced.
-
-        Raises ValueError if a weight holds NaN or Inf.
-        """
         from rosa_bench.layers.low_rank import low_rank_layers
 
-        layers = low_rank_layers(model)
-        self._factorize(layers, self.generator(step), headroom_bytes)
-        return [factor for layer in layers for factor in (layer.a, layer.b)]
+        draws, layers = self.draws(step, length), low_rank_layers(model)
+        if self.stagger:
+            generator, parts = self.generator(step), []
+            for index in ((number - 1) % self.rank for number in draws):
+                self._draw(layers, generator, headroom_bytes=headroom_bytes, which=slice(index, index + 1))
+                parts += [Slice(layer.a, -1, index) for layer in layers]
+                parts += [Slice(layer.factors[1], -2, index) for layer in layers if self.train_b]
+            return Changed(clear=parts, draws=len(draws))
+        before = [layer.b.clone() for layer in layers] if self.moments == "rotate" else []
+        replaced = self.resample(model, step, headroom_bytes=headroom_bytes, loss=loss)
+        if before:
+            turns = [Rotation(layer.a, old @ layer.b.mT) for layer, old in zip(layers, before, strict=True)]
+            return Changed(rotate=turns, draws=len(draws))
+        return Changed(reset=replaced, draws=len(draws))
+
+    def resample(
+        self,
+        model: nn.Module,
+        step: int,
+        *,
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
+    ) -> list[nn.Parameter]:
+        """Merge and draw a new subspace, inside the same parameters. Return the parameters that were replaced.
+
+        Raises ValueError if a weight, or its gradient with ``basis=gradient``, holds NaN or Inf.
+        """
+        from rosa_bench.layers.gradients import gradient_directions
+        from rosa_bench.layers.low_rank import low_rank_layers
+
+        layers, bases = low_rank_layers(model), None
+        if self.basis == "gradient":
+            if loss is None:
+                raise ValueError("method.basis=gradient needs the loss of a batch")
+            bases = gradient_directions(model, loss, self.rank)
+        self._draw(layers, self.generator(step), headroom_bytes=headroom_bytes, bases=bases)
+        return [factor for layer in layers for factor in layer.factors]
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Like `Method.state`, including the residuals, because every resample changes them."""
         return Method.state(self, model)
 
-    def _factorize(self, layers: list[LowRankLinear], generator: torch.Generator, headroom_bytes: int | None) -> None:
-        """Merge, then split along new directions, in place. Equal shapes are batched as far as memory allows."""
+    def _draw(
+        self,
+        layers: list[LowRankLinear],
+        generator: torch.Generator,
+        *,
+        headroom_bytes: int | None = None,
+        which: slice = EVERY,
+        bases: list[Tensor] | None = None,
+    ) -> None:
+        """Merge ``which`` directions, then split along new ones, in place, or along given ``bases``.
+
+        Equal shapes are batched as far as memory allows.
+        """
         import torch
 
-        from rosa_bench.lowrank import WORKSPACE, factorize, stacks
+        from rosa_bench.lowrank import WORKSPACE, factorize, merge, project, random_basis, stacks
 
+        rank = len(range(self.rank)[which])
         limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
         with torch.no_grad():
             for positions in stacks([layer.shape for layer in layers], **limit):
                 group = [layers[position] for position in positions]
-                weights = torch.stack([layer.merged_weight() for layer in group])
-                factors = factorize(weights, self.rank, select=self.select, init=self.init, generator=generator)
+                weights = torch.stack(
+                    [merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group]
+                )
+                if self.basis == "svd":
+                    factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
+                elif bases is not None:
+                    factors = project(weights, torch.stack([bases[position] for position in positions]), init=self.init)
+                else:
+                    *batch, _, columns = weights.shape
+                    basis = random_basis(batch, columns, rank, generator=generator, device=weights.device)
+                    factors = project(weights, basis, init=self.init)
                 for layer, residual, a, b in zip(group, *factors, strict=True):
                     layer.residual.copy_(residual)
-                    layer.a.copy_(a)
-                    layer.b.copy_(b)
+                    layer.a[..., which].copy_(a)
+                    layer.b[..., which, :].copy_(b)

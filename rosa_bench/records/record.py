@@ -213,7 +213,8 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     config      all settings as given; ``settings`` is a typed view of them
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     spectrum    spectra of the updates of adapted weights, if requested
-    resamples   how many times the method resampled. None in records older than the count
+    resamples   how many draws the method made after the first: of whole subspaces, or of one direction of every weight
+                with ``stagger``. None in records older than the count
     forgetting  loss on another task's text before and after training; None unless requested
     """
 

@@ -88,7 +88,8 @@ def tells_runs_apart(key: str) -> bool:
 def value_of(run: RunRecord, key: str) -> Any:
     """Return a run's value for a dotted key, or `ABSENT`. Runs older than the setting get the value it had then."""
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
-    return frozen(run.setting(path, value_before(path)))
+    name = run.setting(f"{path.partition('.')[0]}.name", None)
+    return frozen(run.setting(path, value_before(path, name)))
 
 
 def _plain(value: Any) -> Hashable:

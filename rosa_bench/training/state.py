@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.methods.base import Changed, Method, RunLength
+from rosa_bench.optim import moments
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
@@ -57,7 +58,9 @@ class Training:
     losses     losses of the current epoch so far, (steps per epoch), on the device
     history    finished epochs
     lr         learning rate of the latest step, before any group's ``lr_scale``
-    resamples  how often the method has changed the model; None after resuming from a checkpoint without this count
+    resamples  how many draws the method has made: of a whole subspace, of one direction of every weight if they are
+               drawn one at a time, or of the blocks that train. The draw that training starts with does not count.
+               None after resuming from a checkpoint without this count
     """
 
     def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
@@ -108,9 +111,14 @@ class Training:
                 if not parameter.requires_grad:
                     self.optimizer.state.pop(parameter, None)
                     parameter.grad = None
-        reset_optimizer_state(self.optimizer, changed.reset, self.recipe.reset)
+        keeps = bool(changed.clear or changed.rotate)
+        reset_optimizer_state(self.optimizer, changed.reset, "factors" if keeps else self.recipe.reset)
+        for part in changed.clear:
+            moments.clear(self.optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)
+        for parameter, matrix in changed.rotate:
+            moments.rotate(self.optimizer.state.get(parameter, {}), matrix)
         if self.resamples is not None:
-            self.resamples += 1
+            self.resamples += changed.draws
 
     def checked_losses(self) -> list[float]:
         """Return the epoch's losses so far. Raises `TrainingFailedError`, naming the step, if one is not finite."""

@@ -64,6 +64,13 @@ def test_older_records_get_the_value_used_before_a_setting_existed(key: str, exp
     assert value_before(key) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), [
+    ("lora", 0.0), ("lora_plus", 0.0), ("rosa", ABSENT), ("ft", ABSENT), ("unknown", ABSENT),
+])  # fmt: skip
+def test_a_value_used_before_is_that_of_the_records_own_method(name: str, expected: object) -> None:
+    assert value_before("method.resample_every", name) == expected
+
+
 def test_settings_that_a_protocol_leaves_free_are_declared() -> None:
     free = set(free_settings())
     assert {"rank", "lr", "seed", "device", "data_dir", "logger", "compile"} <= free

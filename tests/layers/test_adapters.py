@@ -146,6 +146,56 @@ def test_saves_one_weight_sized_tensor_for_backward() -> None:
     assert sorted(kept) == sorted([(3, IN), (OUT, IN), (OUT, RANK), (RANK, IN)])
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_fixed_b_saves_memory_for_backward(autocast: bool) -> None:
+    tokens, inputs, rank = 64, 32, 2
+
+    def saved_bytes(*, train_b: bool) -> tuple[int, list[tuple[int, ...]]]:
+        kept: list[Tensor] = []
+        layer = LowRankLinear(nn.Linear(inputs, OUT), rank, train_b=train_b)
+        x = torch.randn(tokens, inputs, requires_grad=True)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda it: it),
+            torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        ):
+            layer(x)
+        return sum(tensor.nbytes for tensor in kept), sorted(tuple(tensor.shape) for tensor in kept)
+
+    (both, _), (alone, shapes) = saved_bytes(train_b=True), saved_bytes(train_b=False)
+    assert shapes == [(OUT, inputs), (tokens, rank)]  # in place of x, A and B: x B^T
+    size = 2 if autocast else 4
+    factors = 4 * rank * (inputs + OUT)
+    assert both - alone == size * tokens * (inputs - rank) + factors
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 0.7])
+def test_gradients_with_a_fixed_b_against_finite_differences(batch: tuple[int, ...], scale: float) -> None:
+    def drawn(*shape: int, trained: bool = True) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, requires_grad=trained)
+
+    residual, b = drawn(OUT, IN, trained=False), drawn(RANK, IN, trained=False)
+    given: Any = (drawn(*batch, IN), drawn(OUT, RANK), drawn(OUT))
+    assert torch.autograd.gradcheck(
+        lambda x, a, bias: low_rank_linear(x, residual, a, b, bias, scale=scale, train_b=False), given
+    )
+
+
+def test_a_fixed_b_is_no_parameter_and_merges_the_same() -> None:
+    plain = nn.Linear(IN, OUT)
+    one, other = LowRankLinear(plain, RANK, scale=0.7), LowRankLinear(plain, RANK, scale=0.7, train_b=False)
+    for layer in (one, other):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            layer.a.normal_()
+            layer.b.normal_()
+    assert {name for name, _ in other.named_parameters()} == {"a", "bias"}
+    assert [*map(id, other.factors)] == [id(other.a)] and [*map(id, one.factors)] == [id(one.a), id(one.b)]
+    x = torch.randn(3, IN)
+    assert torch.equal(one(x), other(x))
+    assert torch.equal(one.merged_weight(), other.merged_weight())
+
+
 def test_the_residual_gets_no_gradient() -> None:
     layer = filled(LowRankLinear(nn.Linear(IN, OUT), RANK))
     layer(torch.randn(3, IN)).sum().backward()

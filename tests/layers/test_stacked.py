@@ -304,6 +304,23 @@ def test_the_next_pass_sees_in_place_writes(net: Net, write: Callable[[nn.Module
         torch.testing.assert_close(given[name], wanted[name], rtol=1e-3, atol=1e-4)
 
 
+def test_layers_with_a_fixed_b_are_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(LowRankLinear(nn.Linear(WIDE, WIDE), RANK, train_b=number < 2) for number in range(4)))
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.normal_()
+    x = torch.randn(5, WIDE, requires_grad=True)
+    expected, wanted = gradients(model, x)
+    with materialised(model) as stacks:
+        assert [len(stack.layers) for stack in stacks] == [2]
+        assert all(layer.train_b for stack in stacks for layer in stack.layers)
+        found, given = gradients(model, x)
+    assert_near(found, expected)
+    for name in wanted:
+        assert_near(given[name], wanted[name], name)
+
+
 def test_training_inside_and_outside_the_block_give_the_same_weights(net: Net) -> None:
     other = copy.deepcopy(net)
 

@@ -102,8 +102,9 @@ def test_a_resample_writes_into_the_same_tensors(attach: Attach) -> None:
     identities = [(id(tensor), tensor.data_ptr()) for tensor in tensors]
     names = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
     train(net)
-    replaced, retrain, recapture = method.before_step(net, 5, length=LENGTH)
-    assert not retrain and not recapture  # the optimizer and captured graphs stay valid
+    changed = method.before_step(net, 5, length=LENGTH)
+    replaced = changed.reset
+    assert not changed.retrain and not changed.recapture  # the optimizer and captured graphs stay valid
     again = [tensor for layer in low_rank_layers(net) for tensor in parts(layer)]
     assert [(id(tensor), tensor.data_ptr()) for tensor in again] == identities
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == names

@@ -73,7 +73,7 @@ def test_the_commands_show_regressions(
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
         "regression.csv", "regression.md", "regression.tex", "runs.csv"
     ]  # fmt: skip
-    compare_command(["method=rosa,lora", "method.resample_every=5", f"results_dir={tmp_path}"])
+    compare_command(["method=rosa,lora", "method.resample_every=5,0", f"results_dir={tmp_path}"])
     printed = capsys.readouterr().out
     assert "-0.06 (1)" in printed  # 0.36 less 0.42, as it is
     assert "errors: a difference below 0 is better" in printed

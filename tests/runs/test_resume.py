@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.base import RunLength
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
@@ -49,6 +50,8 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
 @pytest.mark.parametrize("how", [
     (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
     ("method=lora_plus", "protocol=fair"), ("method=prompt_tuning", "protocol=fair"),
+    ("method=lora", "method.resample_every=3", "method.resample_unit=steps", "method.rewarm_steps=2", "protocol=fair"),
+    (*ROSA, "method.stagger=true", "method.init=balanced", "protocol=paper"),
     ("method=blockwise", "method.blocks=1", "method.every=3", "method.order=shuffled", "protocol=fair"),
 ], ids=" ".join)  # fmt: skip
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
@@ -140,6 +143,34 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     assert not resolved.checkpoints.exists()
     [record] = load_records(resolved.results_dir)
     assert record.status == "completed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [
+    ("method=lora", "method.rewarm_steps=2", "method.last_resample=0.8"),
+    ("method=lora_plus", "method.init=normal"),
+    ("method.init=balanced", "method.stagger=true", "method.rewarm_steps=1"),
+    ("method.train=a", "method.basis=random", "method.init=zero", "method.moments=rotate"),
+    ("method.train=a", "method.basis=random", "method.stagger=true"),
+    ("method.basis=gradient", "accumulate=2"),
+    ("method.basis=gradient", "method.train=a", "method.moments=rotate"),
+], ids=" ".join)  # fmt: skip
+def test_a_run_with_draws_resumes_bit_for_bit(
+    make_setup: Callable[..., ResolvedRun], at_step: Any, how: tuple[str, ...]
+) -> None:
+    straight = make_setup("straight", "checkpoint_s=1e6", *how)
+    record = run(straight)
+    expected = outcome(straight, record)
+    resolved = make_setup("stopped", *how)
+    for stop in (10, 20):  # before step 21 a draw is due
+        with pytest.raises(KeyboardInterrupt):
+            run(resolved, [at_step(stop, interrupt)])
+    found = run(resolved)
+    assert outcome(resolved, found) == expected
+    assert found.resamples == record.resamples
+    length = RunLength(STEPS, 3)
+    drawn = sum(len(resolved.config.method.draws(step, length)) for step in range(length.total_steps))  # pyright: ignore[reportAttributeAccessIssue]
+    assert found.resamples == drawn > 10
 
 
 @pytest.mark.slow

@@ -641,6 +641,45 @@ def test_a_loss_that_is_not_finite_before_a_resample_within_the_epoch() -> None:
         run(model, method, Fixed(data), recipe(epochs=1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Halving(Recorder):
+    """Halves the learning rate in the second half of the run."""
+
+    def lr_factor(self, step: int, length: RunLength) -> float:
+        return 0.5 if step >= length.total_steps / 2 else 1.0
+
+
+def test_a_methods_factor_multiplies_the_scheduled_learning_rate() -> None:
+    rates: list[float] = []
+    plan = recipe(lr=0.1, epochs=2, schedule="constant")
+    run(Regression(), Halving(), Fixed(regression_data(3)), plan, observers=[Watcher(lambda it: rates.append(it.lr))])
+    each = [rates[0], *rates[1:3], *rates[4:7]]  # an epoch's end follows its last step
+    assert each == [0.1] * 3 + [0.05] * 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(Recorder):
+    """Asks for the coming batch's loss."""
+
+    losses: list[Tensor] = field(default_factory=list)
+
+    def before_step(self, model: nn.Module, step: int, **known: Any) -> Changed:  # noqa: ARG002 # pyright: ignore[reportIncompatibleMethodOverride]
+        self.losses.append(known["loss"]())
+        return Changed(draws=3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_method_gets_the_loss_of_the_coming_batch_or_of_its_first_part(accumulate: int) -> None:
+    model, data, method, counts = Regression(), regression_data(3, rows=4), Asking(due=(0, 2)), []
+    plan = recipe(lr=0.0, epochs=1, accumulate=accumulate)
+    run(model, method, Fixed(data), plan, observers=[Watcher(lambda training: counts.append(training.resamples))])
+    rows = 4 // accumulate
+    expected = [model(**{key: tensor[:rows] for key, tensor in data[step].items()}).loss for step in (0, 2)]
+    torch.testing.assert_close(method.losses, expected)
+    assert all(loss.requires_grad for loss in method.losses)
+    assert counts[-1] == 6  # draws, not changes
+
+
 def test_checked_counts_from_one() -> None:
     assert checked(torch.tensor([0.5, 2.0]), first_step=7) == [0.5, 2.0]
     with pytest.raises(TrainingFailedError, match=r"is inf at step 9$"):

@@ -1,0 +1,82 @@
+"""The leading directions of the gradients of whole weights, which the low-rank layers otherwise never form."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.lowrank import leading_basis
+
+
+def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int) -> list[Float[Tensor, "*n r in"]]:
+    """Return the top ``rank`` right singular directions of each low-rank layer's gradient of ``loss`` by its weight.
+
+    One layer's gradient exists at a time. The model runs in evaluation mode, so that neither the state of random
+    generators nor running statistics change; gradients of parameters stay as they are. A layer that the loss does not
+    use gets arbitrary orthonormal directions. Raises ValueError if a gradient is not finite.
+
+    Source: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv 2403.03507,
+    section 4.1. We differ in that the gradient is taken without dropout.
+    """
+    layers = low_rank_layers(model)
+    found: dict[nn.Module, Tensor] = {}
+    calls: Counter[nn.Module] = Counter()
+    sums: dict[nn.Module, Tensor] = {}  # of layers that were called several times, until the last gradient arrives
+
+    def watch(layer: LowRankLinear, inputs: tuple[Tensor, ...], y: Tensor) -> None:
+        x = inputs[0].detach()
+        calls[layer] += 1
+
+        def take(dy: Tensor) -> None:
+            gradient = weight_gradient(x, dy, layer.shape)
+            gradient = gradient + sums.pop(layer) if layer in sums else gradient
+            calls[layer] -= 1
+            if calls[layer]:
+                sums[layer] = gradient
+            else:
+                found[layer] = _leading(gradient, rank)
+
+        y.register_hook(take)
+
+    hooks = [layer.register_forward_hook(watch) for layer in layers]
+    try:
+        # A compiled model would not see these hooks.
+        with evaluating(model), torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+            torch.autograd.grad(loss(), [layer.a for layer in layers], allow_unused=True)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [found[it] if it in found else _leading(torch.zeros_like(it.residual), rank) for it in layers]
+
+
+def weight_gradient(
+    x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"], shape: torch.Size
+) -> Float[Tensor, "*n out in"]:
+    """Return ``dy^T x``, summed over the tokens, for one weight or a stack of this shape, in at least float32."""
+    wide = torch.promote_types(dy.dtype, torch.float32)
+    rows, flat = (tensor.reshape(*shape[:-2], -1, tensor.shape[-1]).to(wide) for tensor in (dy, x))
+    with torch.autocast(x.device.type, enabled=False):
+        return rows.mT @ flat
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put the model in evaluation mode inside the block, and every module back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def _leading(gradient: Tensor, rank: int) -> Tensor:
+    if not torch.isfinite(gradient).all():
+        raise ValueError("the gradient of a weight contains NaN or Inf")
+    return leading_basis(gradient, rank)
