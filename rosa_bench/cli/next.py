@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides import check_overrides, check_setting
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
-    from rosa_bench.report.make_tables import tabled
+    from rosa_bench.report.make_tables import searched
     from rosa_bench.report.next import next_commands
 
     bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         added = spelled(added)
         composer.expand(added)  # a mistake is reported here, not by every command that is printed
     found = load_records(options.folder)
-    kept = [run for run in tabled(found) if all(value_of(run, key) in values for key, values in among.items())]
+    kept = [run for run in searched(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")

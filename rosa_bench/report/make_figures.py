@@ -36,7 +36,8 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     resampling.draw,
     capacity.draw,
     language.draw,
-    memory.draw,
+    memory.draw_memorised,
+    memory.draw_texts,
 )
 # These need all runs, not only the selected ones: every learning rate, or a selection among runs with a spectrum.
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (

@@ -95,6 +95,11 @@ def untabled(records: Iterable[RunRecord]) -> list[RunRecord]:
     return [record for record in records if record.scores.lower_is_better]
 
 
+def searched(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Keep the records of tables whose learning rates are searched for: all but those of regressions."""
+    return [record for record in records if not record.scores.lower_is_better or is_text(record)]
+
+
 def families(
     records: Iterable[RunRecord],
 ) -> list[tuple[list[RunRecord], tuple[Callable[[list[Group]], Table], ...]]]:

@@ -212,7 +212,13 @@ def make_continued(make_record: MakeRecord) -> MakeRecord:
 
 
 @pytest.fixture
-def every_kind(make_record: MakeRecord, make_synthetic: MakeRecord, make_written: MakeRecord) -> list[RunRecord]:
+def every_kind(
+    make_record: MakeRecord,
+    make_synthetic: MakeRecord,
+    make_written: MakeRecord,
+    make_memorised: MakeRecord,
+    make_continued: MakeRecord,
+) -> list[RunRecord]:
     """Records of every kind of task with every field filled in, enough for each table and figure."""
     spectrum = {
         "ranks": [1, 2, 4],
@@ -257,4 +263,6 @@ def every_kind(make_record: MakeRecord, make_synthetic: MakeRecord, make_written
     bounds = [[1.0, 0.8, 0.5, 0.4, 0.3]]
     runs += [make_synthetic([[0.5, 0.3]], f"method={m}", "rank=2", bounds=bounds, **full) for m in ("lora", "rosa")]
     runs += [make_written([9.0, 5.0], f"method={method}", **full) for method in ("ft", "lora")]
+    runs += [make_memorised(0.5, f"method={method}", resamples=3) for method in ("lora", "rosa")]
+    runs += [make_continued(1.5, f"method={method}", forgotten=0.5) for method in ("ft", "rosa")]
     return runs

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import ttest_1samp
+from scipy.stats import t
 
 from rosa_bench.config.looks import looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
-from rosa_bench.report.cells.statistics import LEVEL
+from rosa_bench.report.cells.statistics import LEVEL, ROUNDING
 from rosa_bench.report.writers.text import MISSING
 
 PERIOD = ("method.resample_every", "method.resample_unit")
@@ -54,16 +54,16 @@ class Estimate:
 def estimate(values: Iterable[float | None]) -> Estimate | None:
     """Return the mean of one value per seed, with Student's (1908) interval; None if a value is unknown or not finite.
 
-    One seed, and seeds that agree exactly, have no interval.
+    One seed, and seeds that agree up to rounding, have no interval.
     """
     known = [math.nan if value is None else value for value in values]
     if not known or not np.isfinite(known).all():
         return None
     mean = fmean(known)
-    if np.ptp(known) == 0:
-        return Estimate(mean=known[0], low=None, high=None, count=len(known))
-    low, high = ttest_1samp(known, 0.0).confidence_interval(LEVEL)
-    return Estimate(mean=mean, low=float(low), high=float(high), count=len(known))
+    if np.ptp(known) <= ROUNDING * max(map(abs, known)):
+        return Estimate(mean=mean, low=None, high=None, count=len(known))
+    half = float(t.ppf((1 + LEVEL) / 2, len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
+    return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
 
 
 def over_seeds(cell: Cell, value: Callable[[RunRecord], float | None]) -> Estimate | None:

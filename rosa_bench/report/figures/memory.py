@@ -1,7 +1,7 @@
 """Not in the paper: the score of memorisation and of language modelling against peak memory, with the Pareto front."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
@@ -22,6 +22,7 @@ from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.arms import (
     FILLED,
+    MOST,
     REDRAWN,
     Point,
     labels_of,
@@ -36,22 +37,30 @@ from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
 FRONT = "Pareto front"
 
 
-def draw(groups: list[Group]) -> Drawing | None:
-    """Draw one panel per setting and task; None if no run's memory was measured."""
-    panels = [panel for one in panels_where(groups, _is_measured) if (panel := on_one_device(one)).cells]
+def draw_memorised(groups: list[Group]) -> Drawing | None:
+    """Draw one panel per setting and amount of data; None if no run that memorised has its memory measured."""
+    return _drawing("recall_memory", "Recall and memory", groups, is_memorised, "Up and left is better.")
+
+
+def draw_texts(groups: list[Group]) -> Drawing | None:
+    """Draw one panel per setting and text; None if no run of a text has its memory measured."""
+    return _drawing("loss_memory", "Held-out loss and memory", groups, is_text, "Down and left is better.")
+
+
+def _drawing(
+    name: str, title: str, groups: list[Group], keep: Callable[[RunRecord], bool], better: str
+) -> Drawing | None:
+    found = panels_where(groups, lambda run: keep(run) and run.memory_bytes.training, 10 * MOST)
+    panels = [panel for one in found if (panel := on_one_device(one)).cells][:MOST]
     if not panels:
         return None
     labels, styles, runs = labels_of(panels)
     with styled():
-        figure, axes = in_two_columns(panels, height_in=2.7)
+        figure, axes = in_two_columns(panels, height_in=2.4)
         for ax, panel in zip(axes, panels, strict=True):
             _plot(ax, panel, labels, styles)
         set_arm_legend(figure, [*labels.values(), FRONT])
-    return Drawing("score_memory", figure, _caption(panels, runs, labels), run_ids(panels))
-
-
-def _is_measured(run: RunRecord) -> bool:
-    return (is_memorised(run) or is_text(run)) and bool(run.memory_bytes.training)
+    return Drawing(name, figure, _caption(title, better, panels, runs, labels), run_ids(panels))
 
 
 def on_one_device(panel: Panel) -> Panel:
@@ -114,19 +123,23 @@ def score_label(run: RunRecord) -> str:
     return known.get(name) or drawn(name.replace("_", " ")) + ("" if run.scores.lower_is_better else " × 100")
 
 
-def _caption(panels: Sequence[Panel], runs: Mapping[Variant, RunRecord], labels: Mapping[Variant, str]) -> str:
+def _caption(
+    title: str,
+    better: str,
+    panels: Sequence[Panel],
+    runs: Mapping[Variant, RunRecord],
+    labels: Mapping[Variant, str],
+) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
     text = (
         "(not in the paper). The score of each arm at its best learning rate against its peak memory while training: "
         "the greatest over steps and resamples; scoring is not counted. Arms on the grey line are not beaten by "
-        "another that needs as little memory. Where recall is shown, up and left is better; where loss is, down and "
-        f"left. Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} {in_all_arms(runs)} Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}; the most common device of each "
-        f"panel alone. {sharing_words([run for panel in panels for run in panel.runs])}"
+        f"another that needs as little memory. {better} Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} "
+        f"{in_all_arms(runs)} Measured on "
+        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. Each panel has the runs of its "
+        f"most common device alone. {sharing_words([run for panel in panels for run in panel.runs])}"
     )
-    return Caption(
-        title="Score and memory", text=text.strip(), sources=sources(panels), tables=[_table(panels, labels)]
-    ).markdown
+    return Caption(title=title, text=text.strip(), sources=sources(panels), tables=[_table(panels, labels)]).markdown
 
 
 def _table(panels: Sequence[Panel], labels: Mapping[Variant, str]) -> list[list[str]]:

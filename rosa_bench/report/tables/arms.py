@@ -79,7 +79,9 @@ def table_of_arms(
                     {**place(len(sections), group, task, variant), **_tidy(group, cell, measures)}
                     for variant, cell in cells.items()
                 ]
-    return Table(name=name, title=title, intro=[*intro, HOW_TO_READ], sections=sections, tidy=tidy)
+    return Table(
+        name=name, title=title, intro=[*intro, HOW_TO_READ], sections=sections, tidy=tidy, legend=f"means, {INTERVALS}"
+    )
 
 
 def _cells(group: Group, task: str, keep: Callable[[RunRecord], bool]) -> dict[Variant, Cell]:

@@ -45,6 +45,7 @@ def _values(run: RunRecord) -> dict[str, object]:
         "resamples": resamples(run) if run.status == "completed" else run.resamples,
         "device": run.device.name,
         "precision": run.device.precision,
+        **({"shared_by": run.device.shared_by} if run.device.shared_by else {}),
         "subset": run.data.subset,
         "synthetic": run.data.synthetic,
         "deviations": json.dumps({key: value for key, (value, _) in sorted(run.deviations.items())}),

@@ -80,9 +80,10 @@ class Section:
 class Table:
     """A reproduction of one of the paper's tables, with one section per setting.
 
-    name   stem of its files
-    intro  paragraphs on how to read it
-    tidy   the same figures, one row per cell
+    name    stem of its files
+    intro   paragraphs on how to read it
+    tidy    the same figures, one row per cell
+    legend  what a terminal shows of ``intro``
     """
 
     name: str
@@ -90,6 +91,7 @@ class Table:
     intro: list[str]
     sections: list[Section]
     tidy: list[dict[str, str]]
+    legend: str = "ours / the paper's where it has one; mean ± standard deviation (seeds)"
 
 
 def with_texts(part: Part, change: Callable[[str], str]) -> Part:

@@ -100,7 +100,14 @@ def _section(group: Group, runs: list[RunRecord], published: PublishedTable) -> 
         header=_header(group, runs[0], published),
         columns=[Column(title=title, paper=True) for title in published.columns.values()],
         lines=lines,
+        notes=_shared(runs),
     )
+
+
+def _shared(runs: list[RunRecord]) -> list[str]:
+    """Say that some of these runs shared their GPU, as far as the records know."""
+    shared = sum((run.device.shared_by or 1) > 1 for run in runs)
+    return [f"the GPU was shared in {shared} of {len(runs)} runs, so times are too long"] if shared else []
 
 
 def _header(group: Group, run: RunRecord, published: PublishedTable) -> dict[str, str]:

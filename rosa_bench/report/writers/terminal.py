@@ -20,7 +20,7 @@ DIVIDER = 1  # extra character between two columns
 def show(table: Table, console: Console) -> None:
     """Print every section of a table."""
     console.print(Text(table.title, style="bold"))
-    console.print(Text("ours / the paper's where it has one; mean ± standard deviation (seeds)", style="dim"))
+    console.print(Text(table.legend, style="dim"))
     show_sections(table.sections, console)
 
 

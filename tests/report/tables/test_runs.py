@@ -47,6 +47,13 @@ def test_a_run_that_broke_off_and_an_error_have_rows_too(make_record: MakeRecord
     ]
 
 
+def test_how_many_processes_shared_the_gpu_is_a_column_once_a_record_says_it(make_record: MakeRecord) -> None:
+    runs = [make_record("seed=0"), make_record("seed=1")]
+    assert "shared_by" not in read(tidy_csv(run_rows(runs)))[0]
+    runs[1].device.shared_by = 3
+    assert [row["shared_by"] for row in read(tidy_csv(run_rows(runs)))] == ["", "3"]
+
+
 @pytest.mark.skipif(not RESULTS.exists(), reason="needs the committed records")
 def test_the_committed_file_has_every_committed_run() -> None:
     written = read((RESULTS / "tables/runs.csv").read_text())

@@ -135,3 +135,11 @@ def test_times_on_custom_rows_have_no_paper_figures(make_timed: MakeTimed) -> No
     assert "Paper" not in section.header
     assert [line.label for line in section.lines] == ["FT"]
     assert all(entry.paper is None for line in section.lines for entry in line.entries)
+
+
+def test_a_gpu_that_was_shared_is_said(make_timed: MakeTimed) -> None:
+    runs = [make_timed("method=ft", f"seed={seed}") for seed in range(3)]
+    runs[0].device.shared_by = 1
+    assert table1.build(select(runs)).sections[0].notes == []
+    runs[1].device.shared_by = 2
+    assert table1.build(select(runs)).sections[0].notes == ["the GPU was shared in 1 of 3 runs, so times are too long"]
