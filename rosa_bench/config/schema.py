@@ -121,6 +121,10 @@ class Plain(Checked):
         free=True,
         published=False,
     )
+    stop_collapsed: bool = setting(
+        "end a run whose model after two epochs gives all rows one answer and no longer learns",
+        default=False, before=False,
+    )  # fmt: skip
     save_model: bool = setting(
         "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True
     )
@@ -154,6 +158,11 @@ class RunConfig(Plain):
         for key, value in (("pad_to_max", self.pad_to_max), ("group_by_length", self.group_by_length)):
             if value and not self.task.has_text:
                 raise UserError(f"{key}=true needs texts, and task={self.task.name} has none; use {key}=false")
+        if self.stop_collapsed and not self.task.has_labels:
+            raise UserError(
+                f"stop_collapsed=true needs a class or a value for each row, and task={self.task.name} has none; use "
+                "stop_collapsed=false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

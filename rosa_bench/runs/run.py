@@ -16,8 +16,6 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.records.generations import Generation
-from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.record import (
     Criterion,
@@ -28,7 +26,8 @@ from rosa_bench.records.record import (
 )
 from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.inputs import fetch, inputs_of
-from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
+from rosa_bench.runs.predicted import Selecting, predictions_of
+from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.system.device import autocast
@@ -38,6 +37,7 @@ from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot
+from rosa_bench.training.collapse import CollapseStop
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
@@ -78,7 +78,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         tracked(record, resolved, resuming=earlier is not None) as tracking,
         recorded(record, meter, resolved.results_dir),
     ):
-        generations = train_and_score(
+        selected = train_and_score(
             resolved,
             problem,
             meter=meter,
@@ -89,8 +89,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             tracking=tracking,
             observers=observers,
         )
-        if generations:
-            record.scores.generations = save_generations(generations, resolved.record_path, resolved.results_dir).name
+        save_rows(selected, record, resolved, problem)
     checkpoints.clear()
     say_end(resolved, record)
     return record
@@ -113,16 +112,19 @@ def train_and_score(
     initial: dict[str, Tensor],
     tracking: Tracking,
     observers: Iterable[Observer],
-) -> tuple[Generation, ...]:
+) -> Result:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds weights from before training, for the spectra of their updates. Returns generated texts.
+    ``initial`` holds weights from before training, for the spectra of their updates. Returns the selected epoch's
+    result.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
+    selecting = Selecting(problem)
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
         keep_weights=problem.report is not None or config.save_model,
+        predictions=lambda: selecting.predicted,
     )
     scores = Scores(
         reported=task.score,
@@ -133,24 +135,25 @@ def train_and_score(
     )
     record.scores = scores  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
-        best.state = earlier.part("best")
+        best.state, best.predicted = earlier.part("best"), earlier.part("predictions").tensors
         meter.resume_from(earlier.values["meter"])
         scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
     bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
     with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+        stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
         history = fit(
             model,
             config.method,
             problem.train,
             recipe=recipe(config, steps_per_epoch),
-            evaluate=lambda: problem.select(model, replay).scores,
+            evaluate=partial(selecting.scores, replay),
             autocast=autocast(resolved.precision, resolved.device),
             meter=meter,
             replay=replay,
-            observers=(bar, best, Recording(record, tracking), *observers, saving),
+            observers=(bar, best, Recording(record, tracking), *stopping, *observers, saving),
             start=None if earlier is None else earlier.part("training"),
         )
     if initial:
@@ -165,7 +168,7 @@ def train_and_score(
     scores.selection_score = best.score
     scores.selected = RecordedResult({"epoch": best.number + 1, **selected.scores})
     scores.last = RecordedResult({"epoch": len(history), **last.scores})
-    return selected.generations
+    return selected
 
 
 @contextmanager
@@ -200,7 +203,8 @@ def final_results(
     best.restore()
     method.merge(model)
     if problem.report is None:
-        return Result(history[-1].scores), Result(history[best.number].scores)
+        last, selected = history[-1], history[best.number]
+        return Result(last.scores), Result(selected.scores, predictions=predictions_of(best.predicted, selected))
     selected = problem.report(model)
     return last or selected, selected
 

@@ -28,6 +28,7 @@ class Task(DataSpec, ABC):
 
     lower_is_better  direction of the metric ``score``
     has_text         whether examples are texts, which are truncated and padded
+    has_labels       whether every row has a class or a value to predict, so that predictions have a spread
     model_kind       the kind of model that it needs
     prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
     """
@@ -37,6 +38,7 @@ class Task(DataSpec, ABC):
 
     lower_is_better: ClassVar[bool] = False
     has_text: ClassVar[bool] = False
+    has_labels: ClassVar[bool] = False
     model_kind: ClassVar[type[Model]]
     prepared_by: ClassVar[str]
 

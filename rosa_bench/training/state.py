@@ -58,6 +58,7 @@ class Training:
     history    finished epochs
     lr         learning rate of the latest step, before any group's ``lr_scale``
     resamples  how often the method has changed the model; None after resuming from a checkpoint without this count
+    stopped    why the training ends before its last epoch; None if it does not
     """
 
     def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
@@ -72,6 +73,7 @@ class Training:
         self.step = 0
         self.lr = recipe.lr
         self.resamples: int | None = 0
+        self.stopped: str | None = None
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
@@ -85,6 +87,11 @@ class Training:
     def elapsed_s(self) -> float:
         """Seconds since the start, excluding the time between an interruption and the resume."""
         return time.perf_counter() - self._started
+
+    def stop(self, reason: str) -> None:
+        """End the training after the current epoch. Has no effect in the last one."""
+        if self.step < self.recipe.epochs * self.steps_per_epoch:
+            self.stopped = reason
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step, multiplied by each group's ``lr_scale``."""
@@ -126,6 +133,7 @@ class Training:
             "history": [asdict(epoch) for epoch in self.history],
             "elapsed_s": self.elapsed_s,
             "resamples": self.resamples,
+            "stopped": self.stopped,
             "frozen": [names[parameter] for parameter in self.trainable if not parameter.requires_grad],
         }
         generators = joined(random=random_state(self.device))
@@ -151,6 +159,7 @@ class Training:
         self.step = state.values["step"]
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
         self.resamples = state.values.get("resamples")
+        self.stopped = state.values.get("stopped")
         self._started = time.perf_counter() - state.values["elapsed_s"]
 
 
