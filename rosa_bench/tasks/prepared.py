@@ -21,7 +21,7 @@ EVALUATION_BATCHES = 4  # evaluation batches are this many times larger, as they
 
 
 class Result(NamedTuple):
-    """The result of an evaluation: scores, and the generated texts or the predictions if there are any."""
+    """The result of an evaluation: scores, and the generated texts or the predictions, in the order of the rows."""
 
     scores: Scores
     generations: tuple[Generation, ...] = ()
@@ -86,4 +86,6 @@ class OnBatches:
         device = self.context.device
         precision = autocast(self.context.precision, device)
         predictions = predict(model, self.batches, device=device, autocast=precision, replay=replay)
-        return Result(self.score(predictions), predictions=predictions)
+        outputs, labels, loss = predictions
+        ordered = Predictions(self.batches.in_row_order(outputs), self.batches.in_row_order(labels), loss)
+        return Result(self.score(predictions), predictions=ordered)

@@ -98,8 +98,13 @@ def _bootstrapped(labels: Array, left: Array, right: Array, score: Callable[[Arr
 
 
 def _covariance(one: Array, other: Array) -> Array:
-    centred = one - one.mean(-1, keepdims=True), other - other.mean(-1, keepdims=True)
-    return (centred[0] * centred[1]).mean(-1)
+    return (_centred(one) * _centred(other)).mean(-1)
+
+
+def _centred(values: Array) -> Array:
+    """Subtract the mean over the last axis. Constant values become exactly 0, which subtracting the mean may not do."""
+    shifted = values - values[..., :1]
+    return shifted - shifted.mean(-1, keepdims=True)
 
 
 def _correlation(covariance: Array, one: Array, other: Array) -> Array:
