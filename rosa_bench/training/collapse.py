@@ -27,7 +27,7 @@ def collapsed(before: Epoch, epoch: Epoch) -> str | None:
     least `LEAST_GAIN`. If all labels are the same, no spread is known.
     """
     spread = epoch.scores.get("spread")
-    if spread is None or spread >= LEAST_SPREAD or epoch.train_loss < (1 - LEAST_GAIN) * before.train_loss:
+    if spread is None or not spread < LEAST_SPREAD or epoch.train_loss < (1 - LEAST_GAIN) * before.train_loss:
         return None
     return (
         f"all rows get the same prediction (spread {spread:.2g}), and the training loss no longer falls "

@@ -48,7 +48,8 @@ def test_a_setting_that_can_change_rosas_scores_changes_the_id(name: Name, overr
 @pytest.mark.parametrize("overrides", [
     ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
     ["record_spectrum=true"], ["retry_failed=true"], ["checkpoint_s=5"],
-    ["cuda_graphs=never"], ["cuda_graphs=always"], ["compile=none"], ["group_by_length=false"], ["stop_collapsed=false"],
+    ["cuda_graphs=never"], ["cuda_graphs=always"], ["compile=none"], ["group_by_length=false"],
+    ["stop_collapsed=false"],
     ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],

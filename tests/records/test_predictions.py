@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,9 +94,13 @@ def test_a_file_that_is_not_predictions_is_refused_in_one_line(tmp_path: Path, c
     assert "\n" not in str(raised.value)
 
 
+def huge(place: Path) -> None:
+    place.touch()
+    os.truncate(place, 2**30)
+
+
 @pytest.mark.parametrize("make", [
-    lambda _place: None, Path.mkdir, lambda place: place.symlink_to("/dev/zero"),
-    lambda place: place.open("wb").truncate(2**30),
+    lambda _place: None, Path.mkdir, lambda place: place.symlink_to("/dev/zero"), huge,
 ], ids=["missing", "folder", "device", "huge"])  # fmt: skip
 def test_what_is_not_a_small_file_is_refused(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     place = tmp_path / "a.predictions.jsonl"
