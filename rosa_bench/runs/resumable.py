@@ -109,7 +109,7 @@ def check_predictions(tensors: Mapping[str, Tensor], problem: PreparedTask) -> N
     if not keeps_predictions(problem) or tensors.keys() != {OUTPUTS, LABELS}:
         raise MisfitError("it has predictions that are not those of this run")
     outputs, labels, rows = tensors[OUTPUTS], tensors[LABELS], problem.info.rows["validation"]
-    check_tensors({OUTPUTS: torch.empty(rows, problem.model.config.num_labels)}, {OUTPUTS: outputs})
+    check_tensors({OUTPUTS: torch.empty(rows, problem.model.config.num_labels or 1)}, {OUTPUTS: outputs})
     if labels.shape != (rows,):
         raise MisfitError(f"its predictions are for {len(labels)} rows, and the run has {rows}")
 

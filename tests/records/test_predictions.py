@@ -22,7 +22,9 @@ columns = st.integers(min_value=1, max_value=20).flatmap(
 
 
 def of_classes(labels: list[int], predictions: list[int], percent: list[int]) -> RowPredictions:
-    return RowPredictions(run="a-run", epoch=3, rows=ROWS, labels=labels, predictions=predictions, percent=percent)
+    return RowPredictions(
+        run="a-run", epoch=3, rows=ROWS, labels=[*labels], predictions=[*predictions], percent=percent
+    )
 
 
 @given(columns)

@@ -197,7 +197,7 @@ def test_an_estimate_counts_the_epochs_that_were_made(
     record = stopped()
     record.config |= {"task": {**record.config["task"], "name": "grammar"}}
     record.config |= {"model": {**record.config["model"], "name": "tiny_roberta"}}
-    record.__dict__.clear()
+    vars(record).clear()  # cached settings
     record.device.type = "cpu"
     assert estimate_s(resolved, [record]) == pytest.approx(100)
 
