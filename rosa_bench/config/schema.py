@@ -121,6 +121,10 @@ class Plain(Checked):
         free=True,
         published=False,
     )
+    stop_collapsed: bool = setting(
+        "end a run whose model after two epochs gives all rows one answer and no longer learns",
+        default=False, before=False,
+    )  # fmt: skip
     save_model: bool = setting(
         "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True
     )
@@ -161,6 +165,11 @@ class RunConfig(Plain):
         for key, advice in self.task.refused.items():
             if (value := getattr(self, key)) not in (None, False):
                 raise UserError(f"{key}={value} is not for task={self.task.name}; {advice}")
+        if self.stop_collapsed and not self.task.has_labels:
+            raise UserError(
+                f"stop_collapsed=true needs a class or a value for each row, and task={self.task.name} has none; use "
+                "stop_collapsed=false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,6 +73,10 @@ class Batches(ABC):
         """Return the order used without a seed."""
         return torch.arange(self.examples)
 
+    def in_row_order(self, values: Tensor) -> Tensor:
+        """Return values that were computed batch by batch, without a seed, in the order of the examples."""
+        return values[self.fixed_order().argsort()]
+
     def random_order(self, generator: torch.Generator) -> Tensor:
         """Return a random order."""
         return torch.randperm(self.examples, generator=generator)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rosa_bench.records import strict_json
-from rosa_bench.records.store import free_name, superseded_folder
+from rosa_bench.records.store import save_beside
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import write_atomic
+
+ENDING = ".generations.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Generation:
 
 def path(record: Path) -> Path:
     """Return the path of a run's generations, next to its record."""
-    return record.with_name(f"{record.stem}.generations.jsonl")
+    return record.with_name(f"{record.stem}{ENDING}")
 
 
 def to_lines(rows: Iterable[Generation]) -> str:
@@ -45,12 +46,7 @@ def to_lines(rows: Iterable[Generation]) -> str:
 
 def save(rows: Iterable[Generation], record: Path, results_dir: Path) -> Path:
     """Write a run's generations next to its ``record``. Earlier ones are kept as superseded."""
-    place = path(record)
-    if place.exists():
-        aside = free_name(superseded_folder(results_dir), record.stem, ".generations.jsonl")
-        write_atomic(aside, place.read_bytes())
-    write_atomic(place, to_lines(rows))
-    return place
+    return save_beside(to_lines(rows), record, results_dir, ending=ENDING)
 
 
 def read(path: Path) -> list[Generation]:

@@ -56,6 +56,8 @@ def _mistakes_of_completed(record: RunRecord) -> Iterator[str]:
     for name, result in (("selected", scores.selected), ("last", scores.last)):
         if result is None or scores.reported not in result:
             yield f"scores.{name}.{scores.reported} is missing"
+    if record.stopped and record.stopped.epoch >= record.settings.epochs:
+        yield f"stopped.epoch is {record.stopped.epoch}, and the run has {record.settings.epochs}"
     if record.parameters.trainable is None:
         yield "parameters.trainable is missing"
 

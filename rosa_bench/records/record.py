@@ -143,6 +143,7 @@ class Scores(msgspec.Struct, kw_only=True):
     selected, last   scores of the selected and of the last epoch, on the reported rows
     selection_score  score that the epoch was selected by
     generations      name of the file with the generated texts, next to the record
+    predictions      name of the file with the prediction for each reported row, next to the record
 
     A score is None where its metric is not defined, such as a correlation with labels that are all equal.
     """
@@ -157,6 +158,7 @@ class Scores(msgspec.Struct, kw_only=True):
     last: Result | None = None
     selection_score: Score | UnsetType = UNSET
     generations: FileName | UnsetType = UNSET
+    predictions: FileName | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if not self.selected_by.name:  # an older record, from when the two could not differ
@@ -206,6 +208,13 @@ class Forgetting(msgspec.Struct, kw_only=True):
         return _number(self.selected) - _number(self.before)
 
 
+class Stopped(msgspec.Struct, kw_only=True):
+    """A run that was ended on purpose: after which epoch, counted from 1, and why."""
+
+    epoch: Positive
+    reason: str
+
+
 class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     """One run. Scores are fractions, times seconds, memory bytes.
 
@@ -216,6 +225,8 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     resamples   how many draws the method made after the first: of whole subspaces, or of one direction of every weight
                 with ``stagger``. None in records older than the count
     forgetting  loss on another task's text before and after training; None unless requested
+    stopped     set if the run was ended before its last epoch because it had collapsed. It is completed: its scores are
+                those of the epochs made, and it counts as collapsed
     """
 
     id: RunId
@@ -235,6 +246,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     memory_bytes: PeakBytes = field(default_factory=PeakBytes)
     spectrum: Spectrum = field(default_factory=Spectrum)
     forgetting: Forgetting | None = None
+    stopped: Stopped | UnsetType = UNSET
     error: str | None = None
     schema: int = SCHEMA
 
@@ -307,7 +319,12 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
 
     @property
     def has_collapsed(self) -> bool | None:
-        """Whether the last epoch's model predicts nearly the same for all rows. None if unknown."""
+        """Whether the last epoch's model predicts nearly the same for all rows. None if unknown.
+
+        A run that was stopped for it has collapsed, even if its predictions for the reported rows differ a little.
+        """
+        if self.stopped:
+            return True
         spread = _number(self.last.spread)
         return None if math.isnan(spread) else spread < LEAST_SPREAD
 

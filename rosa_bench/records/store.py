@@ -61,6 +61,15 @@ def save_record(record: RunRecord, results_dir: Path) -> Path:
     return path
 
 
+def save_beside(text: str, record: Path, results_dir: Path, *, ending: str) -> Path:
+    """Write a text next to a ``record`` and return its path, ``<record><ending>``. Another one there is superseded."""
+    path = record.with_name(f"{record.stem}{ending}")
+    if path.exists() and (before := path.read_bytes()) != text.encode():
+        write_atomic(free_name(superseded_folder(results_dir), record.stem, ending), before)
+    write_atomic(path, text)
+    return path
+
+
 def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
     """Return the first of ``<stem>-1<ending>``, ``<stem>-2<ending>``, ... that does not exist."""
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}{ending}").exists())

@@ -49,7 +49,12 @@ class Checkpointing(Observer):
 
     def _save(self, training: Training) -> str | None:
         """Save a checkpoint. Returns what was wrong if it could not be written."""
-        state = joined(training=training.state, best=self.best.state, meter=Snapshot({}, self.meter.totals))
+        state = joined(
+            training=training.state,
+            best=self.best.state,
+            predictions=Snapshot(self.best.predicted, {}),
+            meter=Snapshot({}, self.meter.totals),
+        )
         try:
             self.checkpoints.save(training.step, len(training.history), state)
         except OSError as error:

@@ -11,7 +11,9 @@ import torch
 from msgspec import convert, structs
 
 from rosa_bench.config.identity import public_config
+from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
+from rosa_bench.records.predictions import save as save_predictions
 from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import (
     Data,
@@ -19,14 +21,16 @@ from rosa_bench.records.record import (
     EpochScores,
     Parameters,
     RunRecord,
+    Stopped,
 )
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import describe, sharers
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
-from rosa_bench.tasks.prepared import PreparedTask
+from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking, final_metrics
+from rosa_bench.training.evaluation import by_row
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
 
@@ -49,6 +53,8 @@ class Recording(Observer):
 
     def on_train_end(self, training: Training) -> None:
         self.record.resamples = training.resamples
+        if training.stopped is not None:
+            self.record.stopped = Stopped(epoch=len(training.history), reason=training.stopped)
 
 
 def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
@@ -76,6 +82,19 @@ def data_of(problem: PreparedTask) -> Data:
     named = {name: value for name, value in problem.facts.items() if name in Data.__struct_fields__}
     others = {name: value for name, value in problem.facts.items() if name not in named}
     return convert({**asdict(problem.info), **named, "facts": others}, Data)
+
+
+def save_rows(result: Result, record: RunRecord, resolved: ResolvedRun, problem: PreparedTask) -> None:
+    """Save what the selected epoch's model gives for each reported row, and name the files in the record."""
+    place, results_dir = resolved.record_path, resolved.results_dir
+    if result.generations:
+        record.scores.generations = save_generations(result.generations, place, results_dir).name
+    if result.predictions is None or problem.reported is None:
+        return
+    epoch = record.selected.epoch
+    assert epoch is not None
+    if rows := by_row(result.predictions, run=record.id, epoch=epoch, rows=problem.reported):
+        record.scores.predictions = save_predictions(rows, place, results_dir).name
 
 
 @contextmanager
@@ -174,7 +193,11 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
             "forgetting on %s: loss %.4g before, %.4g after (last: %.4g)",
             forgetting.task, forgetting.before, forgetting.selected, forgetting.last,
         )  # fmt: skip
-    if record.has_collapsed:
+    if record.stopped:
+        log.warning(
+            "stopped after epoch %d of %d: %s", record.stopped.epoch, resolved.config.epochs, record.stopped.reason
+        )
+    elif record.has_collapsed:
         log.warning(
             "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
         )

@@ -13,6 +13,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
+from rosa_bench.runs.predicted import LABELS, OUTPUTS, keeps_predictions
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import MisfitError, Snapshot, check_tensors
@@ -44,6 +45,7 @@ class TrainingValues(Struct):
     frozen: list[str]
     random: Generators
     resamples: Count | None
+    stopped: str | None = None
 
 
 class BestValues(Struct):
@@ -80,6 +82,7 @@ def check_resumable(resolved: ResolvedRun, problem: PreparedTask, state: Snapsho
     check_tensors(own, training.part("model").tensors)
     if best:
         check_tensors(own, best)
+    check_predictions(state.part("predictions").tensors, problem)
     losses = {name: tensor for name, tensor in training.tensors.items() if name == "losses"}
     check_tensors({"losses": torch.empty(len(problem.train))}, losses)
     check_optimizer(training.part("optimizer").tensors, parameters)
@@ -97,6 +100,18 @@ def check_progress(values: Values, *, epochs: int, steps_per_epoch: int) -> None
         raise MisfitError(f"it has {done} epochs after step {step} of {steps_per_epoch} per epoch")
     if not (0 <= values.best.number < done or values.best.number == -1 == done - 1):
         raise MisfitError(f"its best epoch is number {values.best.number} of {done}, counted from 0")
+
+
+def check_predictions(tensors: Mapping[str, Tensor], problem: PreparedTask) -> None:
+    """Raise `MisfitError` unless the best epoch's predictions are for the reported rows. There may be none."""
+    if not tensors:
+        return
+    if not keeps_predictions(problem) or tensors.keys() != {OUTPUTS, LABELS}:
+        raise MisfitError("it has predictions that are not those of this run")
+    outputs, labels, rows = tensors[OUTPUTS], tensors[LABELS], problem.info.rows["validation"]
+    check_tensors({OUTPUTS: torch.empty(rows, problem.model.config.num_labels or 1)}, {OUTPUTS: outputs})
+    if labels.shape != (rows,):
+        raise MisfitError(f"its predictions are for {len(labels)} rows, and the run has {rows}")
 
 
 def check_optimizer(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:

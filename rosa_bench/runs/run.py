@@ -17,8 +17,6 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.records.generations import Generation
-from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.record import (
     Criterion,
@@ -31,7 +29,8 @@ from rosa_bench.records.record import (
 from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.forgetting import Measurement, measured_before
 from rosa_bench.runs.inputs import fetch, inputs_of
-from rosa_bench.runs.recording import Recording, begin, recorded, say_end, say_start, tracked
+from rosa_bench.runs.predicted import Selecting, predictions_of
+from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.system.device import autocast
@@ -41,6 +40,7 @@ from rosa_bench.system.stopping import stop_signals_deferred
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot
+from rosa_bench.training.collapse import CollapseStop
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
@@ -84,7 +84,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         tracked(record, resolved, resuming=earlier is not None) as tracking,
         recorded(record, meter, resolved.results_dir),
     ):
-        generations = train_and_score(
+        selected = train_and_score(
             resolved,
             problem,
             meter=meter,
@@ -96,8 +96,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             tracking=tracking,
             observers=observers,
         )
-        if generations:
-            record.scores.generations = save_generations(generations, resolved.record_path, resolved.results_dir).name
+        save_rows(selected, record, resolved, problem)
     checkpoints.clear()
     say_end(resolved, record)
     return record
@@ -121,17 +120,19 @@ def train_and_score(
     forgetting: Measurement | None,
     tracking: Tracking,
     observers: Iterable[Observer],
-) -> tuple[Generation, ...]:
+) -> Result:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
     ``initial`` holds weights from before training, for the spectra of their updates. ``forgetting`` measures models on
-    another task's text. Returns generated texts.
+    another task's text. Returns the selected epoch's result.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
+    selecting = Selecting(problem)
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
         keep_weights=problem.report is not None or config.save_model or forgetting is not None,
+        predictions=lambda: selecting.predicted,
     )
     scores = Scores(
         reported=task.score,
@@ -142,24 +143,25 @@ def train_and_score(
     )
     record.scores = scores  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
-        best.state = earlier.part("best")
+        best.state, best.predicted = earlier.part("best"), earlier.part("predictions").tensors
         meter.resume_from(earlier.values["meter"])
         scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
     bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
     with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+        stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
         history = fit(
             model,
             config.method,
             problem.train,
             recipe=recipe(config, steps_per_epoch),
-            evaluate=lambda: problem.select(model, replay).scores,
+            evaluate=partial(selecting.scores, replay),
             autocast=autocast(resolved.precision, resolved.device),
             meter=meter,
             replay=replay,
-            observers=(bar, best, Recording(record, tracking), *observers, saving),
+            observers=(bar, best, Recording(record, tracking), *stopping, *observers, saving),
             start=None if earlier is None else earlier.part("training"),
         )
     if initial:
@@ -175,7 +177,7 @@ def train_and_score(
     scores.selection_score = best.score
     scores.selected = RecordedResult({"epoch": best.number + 1, **final.selected.scores})
     scores.last = RecordedResult({"epoch": len(history), **final.last.scores})
-    return final.selected.generations
+    return final.selected
 
 
 @contextmanager
@@ -225,9 +227,11 @@ def final_results(
     selected = [evaluate(model) for evaluate in evaluations]
     last = last or selected
     forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
-    if problem.report is None:
-        return Final(Result(history[-1].scores), Result(history[best.number].scores), forgotten)
-    return Final(last[0], selected[0], forgotten)
+    if problem.report is not None:
+        return Final(last[0], selected[0], forgotten)
+    epoch = history[best.number]
+    known = Result(epoch.scores, predictions=predictions_of(best.predicted, epoch))
+    return Final(Result(history[-1].scores), known, forgotten)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:

@@ -31,6 +31,7 @@ class Task(DataSpec, ABC):
     lower_is_better  direction of the metric ``score``
     has_text         whether examples are texts, which are truncated and padded
     refused          settings that do not apply to it, and what to do instead
+    has_labels       whether every row has a class or a value to predict, so that predictions have a spread
     model_kind       the kind of model that it needs
     prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
     """
@@ -41,6 +42,7 @@ class Task(DataSpec, ABC):
     lower_is_better: ClassVar[bool] = False
     has_text: ClassVar[bool] = False
     refused: ClassVar[Mapping[str, str]] = {}
+    has_labels: ClassVar[bool] = False
     model_kind: ClassVar[type[Model]]
     prepared_by: ClassVar[str]
 

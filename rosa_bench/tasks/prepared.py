@@ -21,10 +21,11 @@ EVALUATION_BATCHES = 4  # evaluation batches are this many times larger, as they
 
 
 class Result(NamedTuple):
-    """The result of an evaluation: scores, and the generated texts if there are any."""
+    """The result of an evaluation: scores, and the generated texts or the predictions, in the order of the rows."""
 
     scores: Scores
     generations: tuple[Generation, ...] = ()
+    predictions: Predictions | None = None
 
 
 class Evaluate(Protocol):
@@ -50,6 +51,7 @@ class PreparedTask:
     signature    identifies how the scores are computed
     info         description of the data for the record
     facts        further entries for the record's description of the data
+    reported     fingerprint of the reported rows, the same for all seeds, if predictions of them are to be stored
     """
 
     model: PreTrainedModel
@@ -62,6 +64,7 @@ class PreparedTask:
     signature: str
     info: DataInfo
     facts: dict[str, Any] = field(default_factory=dict)
+    reported: str | None = None
 
     def save_model(self, folder: Path, write: Callable[[PreTrainedModel, Path], None]) -> None:
         """Write the model, by ``write``, and its tokenizer into a new folder, atomically."""
@@ -82,4 +85,7 @@ class OnBatches:
     def __call__(self, model: PreTrainedModel, replay: Replay = eager) -> Result:
         device = self.context.device
         precision = autocast(self.context.precision, device)
-        return Result(self.score(predict(model, self.batches, device=device, autocast=precision, replay=replay)))
+        predictions = predict(model, self.batches, device=device, autocast=precision, replay=replay)
+        outputs, labels, loss = predictions
+        ordered = Predictions(self.batches.in_row_order(outputs), self.batches.in_row_order(labels), loss)
+        return Result(self.score(predictions), predictions=ordered)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, targets, to_device
 from rosa_bench.metrics.load import LoadedMetric
+from rosa_bench.records.predictions import RowPredictions
 from rosa_bench.system.device import Autocast
 from rosa_bench.training.cuda_graphs import Replay, eager
 
@@ -78,6 +79,34 @@ def mean_loss(
     return (total / labels).item()
 
 
+def answers(outputs: Tensor) -> Tensor:
+    """Return a regression's single output, or else the likeliest class: (rows, outputs) -> (rows)."""
+    return outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
+
+
+def by_row(predictions: Predictions, *, run: str, epoch: int, rows: str) -> RowPredictions | None:
+    """Return predictions in the form in which they are stored, or None if an output is not finite.
+
+    ``epoch`` is counted from 1. ``rows`` is the fingerprint of the rows.
+    """
+    outputs, labels = predictions.outputs, predictions.labels
+    if not torch.isfinite(outputs).all():
+        return None
+    if outputs.shape[-1] == 1:
+        return RowPredictions.of_values(
+            answers(outputs).tolist(), labels=labels.tolist(), run=run, epoch=epoch, rows=rows
+        )
+    probabilities = outputs.double().softmax(-1).gather(-1, labels[:, None]).squeeze(-1)
+    return RowPredictions(
+        run=run,
+        epoch=epoch,
+        rows=rows,
+        labels=labels.tolist(),
+        predictions=answers(outputs).tolist(),
+        percent=(100 * probabilities).round().long().tolist(),
+    )
+
+
 def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
     """Return the metric's values, ``loss`` and ``spread``, for the likeliest class or a regression's single output.
 
@@ -85,7 +114,7 @@ def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
     are the same, and left out if all labels are the same. If an output is not finite, only a NaN ``loss`` is returned.
     """
     outputs = predictions.outputs
-    guesses = outputs.squeeze(-1) if outputs.shape[-1] == 1 else outputs.argmax(-1)
+    guesses = answers(outputs)
     if not torch.isfinite(outputs).all():
         return {"loss": float("nan")}
     figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}

@@ -34,6 +34,7 @@ def fit(
 
     The model must return its loss when given labels, as Hugging Face models do. ``replay`` may replace a step with a
     faster equivalent (`rosa_bench.training.cuda_graphs`). ``observers`` are called in order at each hook point.
+    An observer may end the training early by `Training.stop`.
     ``start`` is an earlier state from which to resume. Raises `TrainingFailedError` if a loss is not finite, or if the
     method can no longer change the model.
     """
@@ -46,6 +47,8 @@ def fit(
     try:
         observer.on_train_start(training)
         for number in range(len(training.history), recipe.epochs):
+            if training.stopped is not None:  # by an observer, maybe before an interruption
+                break
             model.train()
             with meter.phase("train"):
                 for batch in batches.epoch(number, start=training.index):

@@ -18,9 +18,19 @@ class BestEpoch(Observer):
 
     tensors       returns the tensors that training can change, by name (`rosa_bench.methods.base.Method.state`)
     keep_weights  whether to keep that epoch's weights too
+    predictions   returns what the epoch that has just ended predicts, as tensors by name. Those of the best epoch are
+                  in ``predicted``
     """
 
-    def __init__(self, tensors: Callable[[], Mapping[str, Tensor]], selects_by: Metric, *, keep_weights: bool):
+    def __init__(
+        self,
+        tensors: Callable[[], Mapping[str, Tensor]],
+        selects_by: Metric,
+        *,
+        keep_weights: bool,
+        predictions: Callable[[], Mapping[str, Tensor]] = dict,
+    ):
+        self.predictions, self.predicted = predictions, dict[str, Tensor]()
         self.tensors, self.selects_by, self.keep_weights = tensors, selects_by.name, keep_weights
         self.is_better = operator.lt if selects_by.lower_is_better else operator.gt
         self.number, self.score = -1, float("nan")
@@ -35,6 +45,7 @@ class BestEpoch(Observer):
         if self.number >= 0 and not better:  # phrased so that NaN never replaces a number
             return
         self.number, self.score = number, scores[self.selects_by]
+        self.predicted = dict(self.predictions())
         if self.keep_weights:
             self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}
 

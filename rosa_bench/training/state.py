@@ -61,6 +61,7 @@ class Training:
     resamples  how many draws the method has made: of a whole subspace, of one direction of every weight if they are
                drawn one at a time, or of the blocks that train. The draw that training starts with does not count.
                None after resuming from a checkpoint without this count
+    stopped    why the training ends before its last epoch; None if it does not
     """
 
     def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
@@ -75,6 +76,7 @@ class Training:
         self.step = 0
         self.lr = recipe.lr
         self.resamples: int | None = 0
+        self.stopped: str | None = None
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
@@ -93,6 +95,11 @@ class Training:
     def elapsed_s(self) -> float:
         """Seconds since the start, excluding the time between an interruption and the resume."""
         return time.perf_counter() - self._started
+
+    def stop(self, reason: str) -> None:
+        """End the training after the current epoch. Has no effect in the last one."""
+        if self.step < self.recipe.epochs * self.steps_per_epoch:
+            self.stopped = reason
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step, multiplied by each group's ``lr_scale``."""
@@ -139,6 +146,7 @@ class Training:
             "history": [asdict(epoch) for epoch in self.history],
             "elapsed_s": self.elapsed_s,
             "resamples": self.resamples,
+            "stopped": self.stopped,
             "frozen": [names[parameter] for parameter in self.trainable if not parameter.requires_grad],
         }
         generators = joined(random=random_state(self.device))
@@ -164,6 +172,7 @@ class Training:
         self.step = state.values["step"]
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
         self.resamples = state.values.get("resamples")
+        self.stopped = state.values.get("stopped")
         self._started = time.perf_counter() - state.values["elapsed_s"]
 
 

@@ -28,7 +28,7 @@ def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("override", [
     "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "pad_to_max=true",
-    "group_by_length=true", "compile=default", "compile=max",
+    "group_by_length=true", "stop_collapsed=true", "compile=default", "compile=max",
     "limit_train=8", "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2",
     "protocol.train_head=true", "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1",
     "optimizer.warmup_steps=5",
@@ -49,6 +49,7 @@ def test_a_setting_that_can_change_rosas_scores_changes_the_id(name: Name, overr
     ["results_dir=elsewhere"], ["output_dir=elsewhere"], ["resume=never"], ["save_model=true"],
     ["record_spectrum=true"], ["retry_failed=true"], ["checkpoint_s=5"],
     ["cuda_graphs=never"], ["cuda_graphs=always"], ["compile=none"], ["group_by_length=false"],
+    ["stop_collapsed=false"],
     ["method.default_lr.paper=0.5"], ["lr=0.0002"], ["rank=8"], ["task.title=Other"], ["model.title=Other"],
     ["method.title=Other"], ["protocol.title=Other"], ["model.licence=Other"], ["model.note=Other"],
     ["task.rows.train=5"], ["precision=float32"], ["data_dir=."],
@@ -61,10 +62,24 @@ def test_an_added_setting_does_not_change_existing_ids(compose: Compose, tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)
     known = resolve(compose(*TINY), {}).identity
-    for name in ("pad_to_max", "group_by_length", "compile", "lm_head", "fused", "split_qkv", "schedule"):
+    for name in (
+        "pad_to_max",
+        "group_by_length",
+        "stop_collapsed",
+        "compile",
+        "lm_head",
+        "fused",
+        "split_qkv",
+        "schedule",
+    ):
         assert f'"{name}"' not in json.dumps(known)
     assert "name" not in known["optimizer"]
-    for key, value in (("pad_to_max", True), ("group_by_length", True), ("compile", "default")):
+    for key, value in (
+        ("pad_to_max", True),
+        ("group_by_length", True),
+        ("stop_collapsed", True),
+        ("compile", "default"),
+    ):
         identity = resolve(compose(*TINY, f"{key}={str(value).lower()}"), {}).identity
         assert identity == {**known, key: value}
 

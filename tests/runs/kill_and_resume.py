@@ -175,6 +175,7 @@ def result(resolved: ResolvedRun) -> dict[str, Any]:
             hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(resolved.saved_model.glob("*.safetensors"))
         ],
         "last weights": (resolved.results_dir / "last weights").read_text(),
+        "predictions": [path.read_text() for path in resolved.record_path.parent.glob("*.predictions.jsonl")],
         "left": sorted(path.name for path in resolved.output_dir.iterdir()),
         "locks": sorted(path.name for path in resolved.lock.parent.iterdir()),
     }

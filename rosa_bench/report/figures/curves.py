@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, zip_longest
 from textwrap import wrap
 from typing import Any
 
@@ -169,8 +169,11 @@ def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float | N
 
 
 def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float | None], **looks: Any) -> None:
-    """Draw ``value`` of each epoch of a cell's runs, against epochs; undefined ones leave a gap."""
-    plot_against_epochs(ax, list(zip(*(map(value, run.scores.epochs) for run in cell.runs), strict=True)), **looks)
+    """Draw ``value`` of each epoch of a cell's runs, against epochs; undefined ones leave a gap.
+
+    So do epochs that a stopped run did not make.
+    """
+    plot_against_epochs(ax, list(zip_longest(*(map(value, run.scores.epochs) for run in cell.runs))), **looks)
 
 
 def plot_against_epochs(ax: Axes, values: Sequence[Sequence[float | None]], **looks: Any) -> None:

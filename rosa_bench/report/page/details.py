@@ -80,6 +80,7 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     return {
         f"Scores on {reported}, selected epoch": _defined(run.selected),
         f"Scores on {reported}, last epoch": _defined(run.last),
+        "Stopped": to_builtins(run.stopped) if run.stopped else {},
         "Selection": chosen,
         "Data": {key: data[key] for key in DATA if key in data},
         "Weights": run.model,

@@ -23,7 +23,9 @@ def _summary(runs: list[RunRecord]) -> Summary | None:
     known = [collapsed for run in runs if (collapsed := run.has_collapsed) is not None]
     if not known:
         return None
+    stopped = sum(bool(run.stopped) for run in runs)
+    said = f", {stopped} stopped" if stopped else ""
     return Summary(
-        entry=Entry(mean=f"{sum(known)} of {len(known)}"),
-        tidy=[{"runs": str(len(known)), "collapsed": str(sum(known))}],
+        entry=Entry(mean=f"{sum(known)} of {len(known)}{said}"),
+        tidy=[{"runs": str(len(known)), "collapsed": str(sum(known)), "stopped": str(stopped)}],
     )

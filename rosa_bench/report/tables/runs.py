@@ -39,6 +39,7 @@ def _values(run: RunRecord) -> dict[str, object]:
         "selection_score": None if scores.selection_score is UNSET else scores.selection_score,
         "last_train_loss": scores.epochs[-1].train_loss if scores.epochs else None,
         "collapsed": run.has_collapsed,
+        "stopped_after": run.stopped.epoch if run.stopped else None,
         "trainable_parameters": run.parameters.trainable,
         "time_s": run.time_s.total,
         "peak_memory_bytes": max(run.memory_bytes.values(), default=None),

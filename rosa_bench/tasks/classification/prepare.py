@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from rosa_bench.data.batches import TokenBatches, encode
-from rosa_bench.data.rows import Row
+from rosa_bench.data.rows import Row, fingerprint
 from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
@@ -73,6 +73,7 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         report=validation if held_out else None,
         signature=metric.signature,
         info=splits.info,
+        reported=fingerprint(splits.validation),
     )
 
 

@@ -30,6 +30,7 @@ class TextTask(Task):
     metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
 
     has_text: ClassVar[bool] = True
+    has_labels: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Encoder
     prepared_by: ClassVar[str] = "rosa_bench.tasks.classification.prepare"
 
