@@ -159,7 +159,7 @@ def in_all_arms(runs: Mapping[Variant, RunRecord]) -> str:
 
 def sharing_words(runs: Sequence[RunRecord]) -> str:
     """Say how many runs shared their GPU, as far as the records know."""
-    shared = [run.device.shared_by for run in runs if (run.device.shared_by or 1) > 1]
+    shared = [count for run in runs if (count := run.device.shared_by or 1) > 1]
     unknown = sum(run.device.shared_by is None and run.device.type == "cuda" for run in runs)
     said = [
         *([f"shared by up to {max(shared)} processes in {len(shared)} of {len(runs)} runs"] if shared else []),

@@ -183,10 +183,10 @@ def _plot_stored(ax: Axes, panel: Panel, labels: dict[Variant, str], styles: Sty
         if points:
             plot_points(ax, points, label=drawn(labels[variant]), **styles[variant])
     x = [per_parameter(cell.runs[0]) or 0 for cell in panel.cells]
-    highest = max((found.mean for cell in panel.cells if (found := stored(cell))), default=1.0)
+    highest = max((found.mean for cell in panel.cells if (found := stored(cell))), default=0) or 1
     everything = np.geomspace(0.8 * min(x), 1.25 * max(x), 200)
     ax.plot(everything, everything, color="#777777", linewidth=0.8, linestyle=":", label=drawn(EVERYTHING))
-    ax.set_ylim(-0.04 * highest, 1.15 * highest or 1)
+    ax.set_ylim(-0.04 * highest, 1.15 * highest)
     ax.set_ylabel("stored, bits per trained parameter")
     _scale(ax)
 
