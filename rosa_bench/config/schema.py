@@ -158,6 +158,9 @@ class RunConfig(Plain):
         for key, value in (("pad_to_max", self.pad_to_max), ("group_by_length", self.group_by_length)):
             if value and not self.task.has_text:
                 raise UserError(f"{key}=true needs texts, and task={self.task.name} has none; use {key}=false")
+        for key, advice in self.task.refused.items():
+            if (value := getattr(self, key)) not in (None, False):
+                raise UserError(f"{key}={value} is not for task={self.task.name}; {advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -29,6 +30,7 @@ class Task(DataSpec, ABC):
 
     lower_is_better  direction of the metric ``score``
     has_text         whether examples are texts, which are truncated and padded
+    refused          settings that do not apply to it, and what to do instead
     model_kind       the kind of model that it needs
     prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
     """
@@ -38,6 +40,7 @@ class Task(DataSpec, ABC):
 
     lower_is_better: ClassVar[bool] = False
     has_text: ClassVar[bool] = False
+    refused: ClassVar[Mapping[str, str]] = {}
     model_kind: ClassVar[type[Model]]
     prepared_by: ClassVar[str]
 

@@ -49,9 +49,8 @@ def details_html(run: RunRecord) -> "Markup":
 def plots(run: RunRecord) -> list[Plot]:
     """Plot training loss, and the loss and score on the selection rows, against epochs. Unknown curves are left out."""
     epochs, by = run.scores.epochs, run.scores.selected_by
-    rows = (
-        SELECTED_ON.get(run.scores.selected_on) or SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
-    )
+    on_train = run.scores.selected_on == "train"
+    rows = SELECTED_ON["train" if on_train else "held_out" if run.data.rows.held_out else "validation"]
     curves = {
         "training loss": [epoch.train_loss for epoch in epochs],
         f"loss on {rows}": [epoch.scores["loss"] for epoch in epochs if "loss" in epoch.scores],

@@ -1,6 +1,7 @@
 """Declaration of a memorisation task. Imports nothing heavy."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -24,12 +25,15 @@ class MemorisationTask(Task):
 
     pairs: int = setting("names in the book, each with a number", at_least=1, at_most=MOST_PAIRS)
     digits: int = setting("digits of a number", at_least=1, at_most=1000)
-    seed: int = setting("seed of the names and numbers, which are the same for every seed of a run", at_least=0)
-    passes: int = setting(
-        "passes over all pairs per epoch; scores are computed once per epoch", at_least=1, at_most=10**6
-    )
+    seed: int = setting("seed of the names and numbers; they do not depend on the run's seed", at_least=0, below=2**32)
+    passes: int = setting("passes over all pairs per epoch, after which they are scored", at_least=1, at_most=10**6)
 
     has_text: ClassVar[bool] = True
+    refused: ClassVar[Mapping[str, str]] = {
+        "limit_train": "set task.pairs",
+        "limit_eval": "all pairs are scored; set task.pairs",
+        "group_by_length": "all its rows have one length",
+    }
     model_kind: ClassVar[type[Model]] = Decoder
     prepared_by: ClassVar[str] = "rosa_bench.tasks.memorisation.prepare"
 
