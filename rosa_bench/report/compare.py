@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import holm, paired, survives
-from rosa_bench.report.cells.learning_rate import MEDIAN
+from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
 from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
 from rosa_bench.report.comparison import ABSENT, Comparison, value_of
@@ -23,7 +23,7 @@ from rosa_bench.report.tables.table import Section
 from rosa_bench.system.errors import UserError
 
 SHOWN = 3  # the most kinds of excluded runs that an error lists
-RULE = {
+WORDS = {
     "median": "has the best median over seeds",
     "mean": "has the best mean over seeds",
     "seed": "is the best of each seed by itself",
@@ -46,7 +46,7 @@ class Compared(NamedTuple):
     how: str
 
 
-def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = MEDIAN) -> Compared:
+def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -> Compared:
     """Compare the completed ``runs``: one section of differences per setting and rank that has any.
 
     Errors and scores are never in one section, because a mean over both would say nothing. All differences are one
@@ -70,7 +70,7 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = MEDIAN)
             for here, place in enumerate(found)
         ],
         {run.id for place in found for run in place.runs},
-        " ".join([HOW.format(rule=RULE[rule]), FAMILY.format(tests=sum(p is not None for *_, p in family))]),
+        " ".join([HOW.format(rule=WORDS[rule]), FAMILY.format(tests=sum(p is not None for *_, p in family))]),
     )
 
 

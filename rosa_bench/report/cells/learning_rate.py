@@ -25,6 +25,7 @@ CRITERIA: dict[str, Callable[[RunRecord], float]] = {
 MEDIAN, MEAN, SEED = "median", "mean", "seed"
 CENTRES: dict[str, Callable[[Iterable[float]], float]] = {MEDIAN: statistics.median, MEAN: statistics.fmean}
 RULES = (MEDIAN, MEAN, SEED)  # by the median or mean over seeds, or each seed for itself
+RULE = MEDIAN  # of the tables
 Seeds = Mapping[int, RunRecord]  # seed -> run
 
 

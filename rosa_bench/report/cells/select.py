@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.learning_rate import MEDIAN, SEED, best_by_seed, best_lr, runner_up
+from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
 
@@ -59,6 +59,11 @@ class Cell:
     def by_seed(self) -> dict[int, float]:
         """The reported scores by seed."""
         return {run.settings.seed: run.score for run in self.runs}
+
+    @property
+    def per_seed(self) -> "Cell":
+        """The same, if each seed chose its own learning rate."""
+        return choose(self.tried, rule=SEED)
 
     @property
     def collapsed(self) -> int | None:
@@ -186,7 +191,7 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
     return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]
 
 
-def cell_of(runs: Iterable[RunRecord], *, rule: str = MEDIAN) -> Cell | None:
+def cell_of(runs: Iterable[RunRecord], *, rule: str = RULE) -> Cell | None:
     """Like `choose`, from ``runs`` of any status; None if no run is completed."""
     by_status: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
@@ -194,7 +199,7 @@ def cell_of(runs: Iterable[RunRecord], *, rule: str = MEDIAN) -> Cell | None:
     return choose(by_status["completed"], by_status["failed"], rule=rule) if by_status["completed"] else None
 
 
-def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = (), *, rule: str = MEDIAN) -> Cell:
+def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = (), *, rule: str = RULE) -> Cell:
     """Choose the best learning rate of one setting, variant and task, and return its completed ``runs`` as a cell.
 
     Let n be the second-largest number of seeds at any learning rate. Learning rates with at least n seeds are compared,

@@ -154,6 +154,7 @@ def _section(
             *notes,
             *_at_an_end(grid, lines),
             *_unsettled(grid),
+            *_per_seed(grid),
             *_undefined(grid),
             *_failed(grid),
             *modified_notes(grid.group.runs),
@@ -212,6 +213,18 @@ def _unsettled(grid: Grid) -> list[str]:
     """Write the note on runner-up learning rates."""
     which = _lrs(grid, lambda cell: () if cell.runner_up is None else (cell.runner_up,))
     return [f"{UNSETTLED_NOTE}{which}"] if which else []
+
+
+def _per_seed(grid: Grid) -> list[str]:
+    """Write the note on cells with collapsed runs: their means if each seed had chosen its own learning rate."""
+    found: dict[Variant, list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        for task, title in grid.tasks.items():
+            cell = grid.cell(variant, task)
+            if cell and cell.collapsed and (own := cell.per_seed).is_defined and own.by_seed != cell.by_seed:
+                found[variant].append(f"{percent(own.mean)} ({len(own.runs)}) on {title}")
+    which = "; ".join(f"{grid.label(variant)} {', '.join(means)}" for variant, means in found.items())
+    return [f"collapsed: if each seed chose its own learning rate, these means would be {which}"] if which else []
 
 
 def _undefined(grid: Grid) -> list[str]:

@@ -5,7 +5,7 @@ import math
 
 from rosa_bench.report.cells.differences import Difference
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.learning_rate import MEAN, SEED
+from rosa_bench.report.cells.learning_rate import MEAN
 from rosa_bench.report.cells.select import Cell, Group, choose
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.writers.text import span
@@ -49,7 +49,7 @@ def _setting(number: int, group: Group) -> dict[str, str]:
 
 def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
     run, around = cell.runs[0], cell.interval
-    per_seed = choose(cell.tried, rule=SEED)
+    per_seed = cell.per_seed
     return {
         "task": run.settings.task.name,
         "metric": run.scores.reported,

@@ -184,6 +184,17 @@ def test_collapsed_runs_are_counted_beside_the_score(over_seeds: OverSeeds) -> N
     ]  # fmt: skip
 
 
+def test_a_cell_with_collapsed_runs_says_what_each_seeds_own_choice_would_give(over_seeds: OverSeeds) -> None:
+    """By the median 1e-3 wins; seed 2, which collapsed there, would choose 1e-4 itself."""
+    runs = [*over_seeds([0.6, 0.6, 0.0], "method=lora", "lr=1e-3"), *over_seeds([0.5] * 3, "method=lora", "lr=1e-4")]
+    for run in runs:
+        run.last["spread"] = float(run.score > 0)
+    section = section_of(runs)
+    assert entry(section, "LoRA (r=8)", "CoLA").mean == "40.0"
+    expected = "if each seed chose its own learning rate, these means would be LoRA (r=8) 56.7 (3) on CoLA"
+    assert f"collapsed: {expected}" in section.notes
+
+
 def test_runs_of_a_modified_tree_are_counted(over_seeds: OverSeeds) -> None:
     runs = over_seeds([0.5, 0.5, 0.5], "method=lora")
     for run, dirty in zip(runs, (True, False, None), strict=True):
