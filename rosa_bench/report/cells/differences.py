@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.stats import nct, t
 
 from rosa_bench.report.cells.statistics import LEVEL, ROUNDING
@@ -101,7 +101,8 @@ def noncentrality(df: float) -> float:
     is below 1e-5 at this power.
     """
     critical = float(t.ppf((1 + LEVEL) / 2, df))
-    return float(brentq(lambda shift: nct.sf(critical, df, shift) - POWER, 0, 2 * critical))
+    found = root_scalar(lambda shift: nct.sf(critical, df, shift) - POWER, bracket=(0, 2 * critical))
+    return float(found.root)
 
 
 def holm(family: Sequence[float | None]) -> list[float | None]:
