@@ -7,17 +7,24 @@ The setting with several values is compared: each value minus the last. The othe
 Examples:
   rosa-bench compare method=rosa,lora model=mpnet_base
   rosa-bench compare method=rosa method.resample_every=1,2,0 protocol=fair lr=6e-4
+  rosa-bench compare method=rosa,lora model=mpnet_base lr_by=seed
 """
 
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
 from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.setting import setting
 
 
 @dataclass
 class Options(FromRecords):
     """Options of ``rosa-bench compare``."""
+
+    lr_by: str = setting(
+        "choose learning rates by the median or mean over seeds, or each seed for itself",
+        default="median", choices=("median", "mean", "seed"),
+    )  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -28,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides import check_setting, settings
     from rosa_bench.records.store import load_records
     from rosa_bench.report.cells.unshown import not_shown, unshown
-    from rosa_bench.report.compare import HOW, compare, why_not
+    from rosa_bench.report.compare import compare, why_not
     from rosa_bench.report.comparison import comparison
     from rosa_bench.report.writers.terminal import show_sections
 
@@ -43,9 +50,9 @@ def main(arguments: list[str]) -> None:
     found = load_records(options.folder)
     if not any(run.status == "completed" for run in found):
         raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
-    sections, shown = compare(asked, found)
+    sections, shown, how = compare(asked, found, rule=options.lr_by)
     console = get_console()
-    console.print(Text(HOW, style="dim"))
+    console.print(Text(how, style="dim"))
     show_sections(sections, console)
     if left := not_shown(unshown(found, shown, lambda run: why_not(asked, run)), len(found)):
         console.print()

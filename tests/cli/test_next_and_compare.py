@@ -79,6 +79,6 @@ def test_compare_shows_differences_and_reports_mistakes(
         save_record(make_record(f"method={method}", dev=dev), here / "elsewhere")
     outcome = rosa_bench("compare", "method=rosa,lora", "results_dir=elsewhere")
     assert outcome.status == 0
-    assert [words for words in ("rosa less lora", "+10.0 (1)", "seed by seed") if words not in outcome.out] == []
+    assert [words for words in ("rosa minus lora", "+10.0 (1)", "paired over seeds") if words not in outcome.out] == []
     rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("no setting has several values")
     rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import sem, ttest_1samp, ttest_ind
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.differences import noncentrality
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.tables.table import Section
@@ -38,7 +39,19 @@ def asked_and_chosen(section: Section) -> dict[str, str]:
 
 def by_scipy(differences: np.ndarray) -> str:
     found = ttest_1samp(differences, 0).confidence_interval()
-    return f"{signed(float(differences.mean()))} ({signed(found.low)} to {signed(found.high)}; {len(differences)})"
+    return f"{signed(float(differences.mean()))} [{signed(found.low)}, {signed(found.high)}] ({len(differences)})"
+
+
+def by_welch(one: np.ndarray, other: np.ndarray) -> str:
+    """Half the mean difference of two samples, with its interval, as text."""
+    ends = ttest_ind(one, other, equal_var=False).confidence_interval()  # pyright: ignore[reportAttributeAccessIssue]
+    mean = float(one.mean() - other.mean())
+    return f"{signed(mean / 2)} [{signed(ends.low / 2)}, {signed(ends.high / 2)}] ({len(other)} to {len(one)})"
+
+
+def detectable(one: np.ndarray, other: np.ndarray) -> str:
+    df = ttest_ind(one, other, equal_var=False).df  # pyright: ignore[reportAttributeAccessIssue]
+    return f"{100 * noncentrality(df) * np.hypot(sem(one), sem(other)) / 2:.1f}"
 
 
 @pytest.fixture
@@ -58,21 +71,88 @@ def test_each_value_minus_the_last_by_task_and_over_all_tasks(over_seeds: OverSe
     [section] = sections("method.resample_every=2,0", runs)
     assert section.head == "method.resample_every"
     assert figures(section) == {
-        "2 less 0": {
+        "2 minus 0": {
             "CoLA": by_scipy(less["cola"]),
             "RTE": by_scipy(less["rte"]),
-            "all": by_scipy((less["cola"][:2] + less["rte"]) / 2),  # on the seeds that both have
+            # Half the difference of CoLA and minus RTE, whose seeds are independent: Welch's test.
+            "all": by_welch(less["cola"], -less["rte"]),
+            "detectable": detectable(less["cola"], -less["rte"]),
         }
     }
     [turned] = sections("method.resample_every=0,2 task=cola", runs)
-    assert figures(turned) == {"0 less 2": {"CoLA": by_scipy(-less["cola"])}}
+    assert figures(turned) == {
+        "0 minus 2": {
+            "CoLA": by_scipy(-less["cola"]),
+            "detectable": f"{100 * noncentrality(2) * sem(less['cola']):.1f}",
+        }
+    }
 
 
-def test_a_difference_is_bold_if_its_interval_excludes_0(over_seeds: OverSeeds) -> None:
+def test_a_difference_is_marked_if_it_survives_holm(over_seeds: OverSeeds) -> None:
     lora = over_seeds([0.5, 0.5, 0.5], "method=lora")
     for rosa, strong in (([0.6, 0.61, 0.62], True), ([0.6, 0.4, 0.62], False), ([0.6], False)):
         [section] = sections("method=rosa,lora", [*lora, *over_seeds(rosa, "method=rosa")])
-        assert section.lines[0].entries[0].best is strong
+        one = section.lines[0].entries[0]
+        assert one.best is strong
+        assert str(one.mean).endswith("*") is strong
+
+
+def test_the_family_is_every_difference_of_the_command(over_seeds: OverSeeds) -> None:
+    """A p of 0.037 is significant alone. The same difference on a second task and their mean make a family of three."""
+    some = {"method=rosa": [0.52, 0.53, 0.54], "method=lora": [0.5, 0.5, 0.5]}
+    one = [run for method, dev in some.items() for run in over_seeds(dev, method, "task=cola")]
+    again = [run for method, dev in some.items() for run in over_seeds(dev, method, "task=rte")]
+    other_place = [run for method, dev in some.items() for run in over_seeds(dev, method, "task=cola", "rank=2")]
+
+    def marked(runs: Sequence[RunRecord]) -> list[str]:
+        found = compare(comparison(["method=rosa,lora"]), runs)
+        assert "differences tested here" in found.how
+        tests = found.how.split("over all ")[1].split()[0]
+        return [tests, *(str(entry.best) for section in found.sections for entry in section.lines[0].entries)]
+
+    assert marked(one) == ["1", "True", "False"]  # the last is the column of detectable differences
+    assert marked([*one, *other_place]) == ["2", "False", "False", "False", "False"]
+    assert marked([*one, *again]) == [
+        "3",
+        "False",
+        "False",
+        "True",
+        "False",
+    ]  # twice the seeds: p is 0.001 for the mean
+
+
+def test_an_overall_difference_of_one_task_is_not_counted_twice(over_seeds: OverSeeds) -> None:
+    runs = [*over_seeds([0.5, 0.6], "method=lora"), *over_seeds([0.5, 0.7], "method=ft")]
+    runs += over_seeds([0.5, 0.7], "method=bitfit") + over_seeds([0.5], "task=rte", "method=lora")
+    runs += over_seeds([0.5], "task=rte", "method=ft")
+    assert "over all 2 differences" in compare(comparison(["method=ft,bitfit,lora"]), runs).how  # one seed is no test
+
+
+def test_collapsed_runs_are_counted_on_both_sides(over_seeds: OverSeeds) -> None:
+    rosa, lora = over_seeds([0.5, 0.6, 0.0], "method=rosa"), over_seeds([0.5, 0.5, 0.5, 0.0], "method=lora")
+    for run in [*rosa, *lora]:
+        run.last["spread"] = float(run.score > 0)
+    [section] = sections("method=rosa,lora", [*rosa, *lora])
+    shown = figures(section)["rosa minus lora"]["CoLA"]
+    assert str(shown).endswith("(3; collapsed 1/0)")  # LoRA's fourth seed is not in the difference
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected", "chosen"),
+    [
+        ("median", "-10.0", "0.001 on CoLA‡"),  # (0.6 + 0 + 0.6) / 3 minus 0.5
+        ("mean", "+0.0", "0.0001 on CoLA‡"),
+        ("seed", "+6.7", "0.0001 (1 of 3), 0.001 (2 of 3) on CoLA‡"),
+    ],
+)
+def test_learning_rates_are_chosen_by_the_given_rule(
+    over_seeds: OverSeeds, rule: str, expected: str, chosen: str
+) -> None:
+    runs = [*over_seeds([0.6, 0.0, 0.6], "lr=1e-3"), *over_seeds([0.5, 0.5, 0.5], "lr=1e-4")]
+    runs += over_seeds([0.5, 0.5, 0.5], "method=lora")
+    [section] = compare(comparison(["method=rosa,lora"]), runs, rule=rule).sections
+    assert str(figures(section)["rosa minus lora"]["CoLA"]).startswith(expected)
+    assert section.header["lr of rosa"] == chosen
 
 
 def test_a_row_without_some_of_the_tasks_says_so(over_seeds: OverSeeds) -> None:
@@ -84,8 +164,8 @@ def test_a_row_without_some_of_the_tasks_says_so(over_seeds: OverSeeds) -> None:
     ]
     [section] = sections("method=ft,bitfit,ia3,lora", [*runs, *over_seeds([0.5], "method=ia3", "task=mrpc")])
     assert figures(section) == {
-        "ft less lora": {"CoLA": "+0.0 (1)", "RTE": "+0.0 (1)", "all": "+0.0 (1)"},
-        "bitfit less lora": {"CoLA": "+0.0 (1)", "RTE": None, "all": "+0.0 (1, 1 of 2 tasks)"},
+        "ft minus lora": {"CoLA": "+0.0 (1)", "RTE": "+0.0 (1)", "all": "+0.0 (1)"},
+        "bitfit minus lora": {"CoLA": "+0.0 (1)", "RTE": None, "all": "+0.0 (1, 1 of 2 tasks)"},
     }
 
 
@@ -99,7 +179,7 @@ def test_ranks_models_and_protocols_have_their_own_sections(over_seeds: OverSeed
         for run in over_seeds([dev], setting, f"method={method}")
     ]
     found = sections("method=ft,lora", [*ft, *lora, *others])
-    assert {section.heading: figures(section)["ft less lora"]["CoLA"] for section in found} == {
+    assert {section.heading: figures(section)["ft minus lora"]["CoLA"] for section in found} == {
         "MiniLM-L6, protocol paper, cuda bfloat16, r=8": "-10.0 (1)",
         "RoBERTa-base, protocol fair, cuda bfloat16, r=8": "-10.0 (1)",
         "RoBERTa-base, protocol paper, cuda bfloat16, r=2": "+40.0 (1)",
@@ -109,7 +189,7 @@ def test_ranks_models_and_protocols_have_their_own_sections(over_seeds: OverSeed
     assert one.heading == "RoBERTa-base, protocol paper, cuda bfloat16, r=2"
     [ranks] = sections("rank=2,8 method=lora model=roberta_base", [*ft, *lora, *others])
     assert (ranks.heading, figures(ranks)) == (
-        "RoBERTa-base, protocol paper, cuda bfloat16", {"2 less 8": {"CoLA": "-10.0 (1)"}}
+        "RoBERTa-base, protocol paper, cuda bfloat16", {"2 minus 8": {"CoLA": "-10.0 (1)"}}
     )  # fmt: skip
 
 
@@ -124,25 +204,25 @@ def test_settings_with_equally_many_values_change_together(over_seeds: OverSeeds
     [section] = sections("method=rosa,ft,lora method.init=svd,svd,kaiming", runs)
     assert section.head == "method, method.init"
     assert figures(section) == {
-        "rosa, svd less lora, kaiming": {"CoLA": "-20.0 (1)"},
-        "ft, svd less lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting, so it always matches
+        "rosa, svd minus lora, kaiming": {"CoLA": "-20.0 (1)"},
+        "ft, svd minus lora, kaiming": {"CoLA": "+20.0 (1)"},  # FT has no such setting, so it always matches
     }
     ranks = [*over_seeds([0.5], "method=rosa", "rank=4"), *over_seeds([0.6], "method=lora", "rank=2")]
     [section] = sections("method=rosa,lora rank=4,2", ranks)
-    assert figures(section) == {"rosa, 4 less lora, 2": {"CoLA": "-10.0 (1)"}}
+    assert figures(section) == {"rosa, 4 minus lora, 2": {"CoLA": "-10.0 (1)"}}
 
 
 def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSeeds) -> None:
     scores = {("ft", "1e-4"): 0.5, ("ft", "1e-3"): 0.7, ("lora", "1e-4"): 0.6, ("lora", "1e-3"): 0.4}
     runs = [run for (method, lr), dev in scores.items() for run in over_seeds([dev], f"method={method}", f"lr={lr}")]
     [chosen] = sections("method=ft,lora", runs)
-    assert figures(chosen) == {"ft less lora": {"CoLA": "+10.0 (1)"}}
+    assert figures(chosen) == {"ft minus lora": {"CoLA": "+10.0 (1)"}}
     assert asked_and_chosen(chosen) == {"lr of ft": "0.001 on CoLA‡", "lr of lora": "0.0001 on CoLA‡"}
     [given] = sections("method=ft,lora lr=1e-4", runs)
-    assert figures(given) == {"ft less lora": {"CoLA": "-10.0 (1)"}}
-    assert asked_and_chosen(given) == {"Of runs with": "lr=0.0001"}
+    assert figures(given) == {"ft minus lora": {"CoLA": "-10.0 (1)"}}
+    assert asked_and_chosen(given) == {"Only runs with": "lr=0.0001"}
     [between] = sections("lr=1e-3,1e-4 method=ft", runs)
-    assert figures(between) == {"0.001 less 0.0001": {"CoLA": "+20.0 (1)"}}
+    assert figures(between) == {"0.001 minus 0.0001": {"CoLA": "+20.0 (1)"}}
 
 
 def test_a_doubtful_learning_rate_is_marked_as_in_the_tables(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
@@ -167,7 +247,7 @@ def test_changes_to_a_method_must_be_given_explicitly(over_seeds: OverSeeds, nev
     rosa, kept, lora = over_seeds([0.5], "method=rosa"), never([0.9]), over_seeds([0.6], "method=lora")
     for asked, expected in {"": "-10.0", "method.resample_every=0": "+30.0"}.items():
         [section] = sections(f"method=rosa,lora {asked}", [*rosa, *kept, *lora])
-        assert figures(section) == {"rosa less lora": {"CoLA": f"{expected} (1)"}}
+        assert figures(section) == {"rosa minus lora": {"CoLA": f"{expected} (1)"}}
     with pytest.raises(
         UserError, match=r"runs excluded because of settings not given: 1 with method.resample_every=0$"
     ):
@@ -184,7 +264,7 @@ def test_each_setting_has_its_own_section_nearest_to_the_protocol_first(over_see
         *(run for name in ("rosa", "lora") for run in over_seeds([0.9], f"method={name}", deviations=TIMED)),
     ]
     found = {
-        section.heading: figures(section)["rosa less lora"]["CoLA"] for section in sections("method=rosa,lora", runs)
+        section.heading: figures(section)["rosa minus lora"]["CoLA"] for section in sections("method=rosa,lora", runs)
     }
     heading = "RoBERTa-base, protocol paper, cuda bfloat16"
     assert list(found.items()) == [(f"{heading}, r=8", "-10.0 (1)"), (f"{heading}, epochs=1, r=8", "+10.0 (1)")]
@@ -192,9 +272,9 @@ def test_each_setting_has_its_own_section_nearest_to_the_protocol_first(over_see
     models = [section.header["Model"].split(" ")[0] for section in sections("method=rosa,lora", [*runs, *other])]
     assert models == ["MiniLM-L6", "RoBERTa-base;", "RoBERTa-base;"]  # the model with the most runs first
     [asked] = sections("method=rosa,lora epochs=1", runs)
-    assert figures(asked) == {"rosa less lora": {"CoLA": "+10.0 (1)"}}
+    assert figures(asked) == {"rosa minus lora": {"CoLA": "+10.0 (1)"}}
     [between] = sections("epochs=1,10 method=lora", runs)
-    assert figures(between) == {"1 less 10": {"CoLA": "-50.0 (1)"}}
+    assert figures(between) == {"1 minus 10": {"CoLA": "-50.0 (1)"}}
 
 
 def test_a_change_that_follows_from_the_protocol_need_not_be_given(over_seeds: OverSeeds) -> None:
@@ -204,7 +284,7 @@ def test_a_change_that_follows_from_the_protocol_need_not_be_given(over_seeds: O
         *over_seeds([0.6], "method=lora", "protocol.train_head=true", deviations=trained),
     ]
     [section] = sections("protocol.train_head=true,false", runs)
-    assert figures(section) == {"true less false": {"CoLA": "+10.0 (1)"}}
+    assert figures(section) == {"true minus false": {"CoLA": "+10.0 (1)"}}
 
 
 def test_a_run_older_than_a_setting_has_the_old_value(over_seeds: OverSeeds) -> None:
@@ -213,14 +293,14 @@ def test_a_run_older_than_a_setting_has_the_old_value(over_seeds: OverSeeds) -> 
     old, new = over_seeds([0.5]), over_seeds([0.6], f"{key}=constant", deviations=changed)
     del old[0].config["optimizer"]["schedule"]
     [section] = sections(f"{key}=constant,linear", [*old, *new])
-    assert figures(section) == {"constant less linear": {"CoLA": "+10.0 (1)"}}
+    assert figures(section) == {"constant minus linear": {"CoLA": "+10.0 (1)"}}
 
 
 def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:
     part = {"source": "files", "fingerprint": "part", "rows": {"train": 10, "held_out": 0, "validation": 5}}
     rosa, lora = make_record("method=rosa", dev=0.5), make_record("method=lora", dev=0.3)
     other = make_record("method=lora", dev=0.9, data=part)
-    assert figures(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa less lora": {"CoLA": "+20.0 (1)"}}
+    assert figures(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa minus lora": {"CoLA": "+20.0 (1)"}}
     with pytest.raises(UserError, match="differ only in method"):
         sections("method=rosa,lora", [rosa, other])
 

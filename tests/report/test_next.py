@@ -41,8 +41,11 @@ def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
         ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.1]}, None),  # one seed beyond it is behind
         ({6e-4: [0.5] * 3, 2e-3: [0.6] * 3, 6e-3: [0.7]}, ("0.006", "1,2")),  # one seed beyond it is ahead
         ({6e-4: [0.5] * 2, 2e-3: [0.6] * 5}, ("0.006", "0")),  # at an end: one of the shared seeds
-        ({6e-4: [0.5] * 2, 2e-3: [0.6, 0.6, 0.0]}, ("0.0006", "2")),  # compared, and ahead by the mean over all seeds
-        ({6e-4: [0.5, 0.5, 0.9], 2e-3: [0.6] * 2}, ("0.002", "2")),  # the same, but the chosen lr lacks the seed
+        ({6e-4: [0.5] * 2, 2e-3: [0.6, 0.6, 0.0, 0.0]}, ("0.0006", "2,3")),  # compared, and ahead over all seeds
+        (
+            {6e-4: [0.5, 0.5, 0.9, 0.9], 2e-3: [0.6] * 2},
+            ("0.002", "2,3"),
+        ),  # the same, but the chosen lr lacks the seeds
     ],
 )
 def test_each_cell_gets_the_runs_it_needs(

@@ -75,7 +75,7 @@ def test_the_commands_show_regressions(
     ]  # fmt: skip
     compare_command(["method=rosa,lora", "method.resample_every=5,0", f"results_dir={tmp_path}"])
     printed = capsys.readouterr().out
-    assert "-0.06 (1)" in printed  # 0.36 less 0.42, as it is
+    assert "-0.06 (1)" in printed  # 0.36 minus 0.42, as it is
     assert "errors: a difference below 0 is better" in printed
     assert "not shown: 1 of 3 runs: 1 with other settings than those given" in printed
     [drawing] = [one for one in draw_figures(regressions) if one.name == "figure2"]
@@ -94,7 +94,7 @@ def test_scores_and_errors_are_never_averaged(make_record: MakeRecord, make_synt
             (make_synthetic, ([[0.5, 0.25]],), {"model": {"source": "random"}}),
         )
     ]
-    sections, shown = compare(comparison(["method=rosa,lora"]), runs)
+    sections, shown, _ = compare(comparison(["method=rosa,lora"]), runs)
     assert [[column.title for column in section.columns] for section in sections] == [
         ["CoLA"],
         ["Synthetic regression"],
@@ -116,7 +116,7 @@ def test_every_run_is_shown_or_counted(every_kind: list[RunRecord], make_record:
         assert words in said, words
 
     asked = comparison(["method=rosa,lora"])
-    _, shown = compare(asked, runs)
+    _, shown, _ = compare(asked, runs)
     drawn = {run for drawing in draw_figures(runs) for run in drawing.runs}
     for ids, reason in ((shown, lambda run: why_not(asked, run)), (drawn, why_not_drawn(runs))):
         left = unshown(runs, ids, reason)

@@ -7,9 +7,9 @@ import numpy as np
 from scipy.stats import ttest_ind_from_stats
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.differences import Difference, holm, paired
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.statistics import Difference, paired
 from rosa_bench.report.published import PublishedTable
 
 LEVEL = 0.05
@@ -45,13 +45,24 @@ class Grid:
         """Our figure for a row and column, or None."""
         return self.group.cells.get((variant, task))
 
-    def against_baseline(self, variant: Variant, task: str) -> Difference | None:
-        """Our figure minus LoRA's at the same rank, or None unless both exist and share a seed."""
-        lora = Variant(
-            BASELINE, variant.rank, tuple(change for change in variant.changes if change.key in SHARED), title=""
-        )
-        one, other = self.cell(variant, task), self.cell(lora, task)
-        return paired(one.by_seed, other.by_seed) if one and other and variant != lora else None
+    @cached_property
+    def against_baseline(self) -> dict[tuple[Variant, str], Difference]:
+        """Each figure minus LoRA's at the same rank, in row and column order, if both exist and share a seed."""
+        found = {}
+        for variant in self.variants:
+            same = tuple(change for change in variant.changes if change.key in SHARED)
+            lora = Variant(BASELINE, variant.rank, same, title="")
+            for task in self.tasks:
+                one, other = self.cell(variant, task), self.cell(lora, task)
+                if one and other and variant != lora and (difference := paired(one.by_seed, other.by_seed)):
+                    found[variant, task] = difference
+        return found
+
+    @cached_property
+    def holm(self) -> dict[tuple[Variant, str], float | None]:
+        """The p of each comparison with LoRA, corrected over all of them."""
+        found = self.against_baseline
+        return dict(zip(found, holm([difference.p for difference in found.values()]), strict=True))
 
     @cached_property
     def open_ended(self) -> set[tuple[Variant, str]]:

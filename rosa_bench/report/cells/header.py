@@ -1,7 +1,7 @@
 """Describe in words what the runs of one setting share, and what a reader must know about them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
@@ -15,13 +15,13 @@ from rosa_bench.report.writers.text import rows, span
 SELECTION = {
     "held_out": "{what} by rows held out of train; dev is scored once, at the end",
     "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
-    "validation": "{what} by dev itself, as in the paper: the best of many flatters",
+    "validation": "{what} by dev itself, as in the paper, so the scores are optimistic",
     "train": "{what} by the loss on the train rows, which are what is memorised",
 }
 # Marks on figures whose learning rate is in doubt, and the notes that explain them.
 AT_AN_END, UNSETTLED = "‡", "§"
-END_NOTE = f"{AT_AN_END} the smallest, the greatest or the only learning rate tried: another may be better still"
-UNSETTLED_NOTE = f"{UNSETTLED} not settled: ahead where both were run, or of the mean over all its seeds: "
+END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tried, so a better one may lie beyond"
+UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
 
 
 def heading(group: Group) -> str:
@@ -98,6 +98,16 @@ def numbered_notes(tasks: Mapping[str, RunRecord], titles: Mapping[str, str]) ->
     return numbers, [f"{numbers[task]} {titles[task]}: {note}" for task, note in said.items()]
 
 
+def modified_notes(runs: Collection[RunRecord]) -> list[str]:
+    """Say how many of these runs were made from a modified working tree; empty if none."""
+    modified = sum(run.git.dirty is True for run in runs)
+    return (
+        [f"modified code: {modified} of {len(runs)} runs, whose working tree had uncommitted changes"]
+        if modified
+        else []
+    )
+
+
 def _weights(weights: Weights) -> str:
     """Name the source of the weights and what pins them, briefly."""
     if weights.requirements:
@@ -164,5 +174,5 @@ def seeds_words(cells: list[Cell]) -> str:
     """Say how many seeds the cells have."""
     counts = {len(cell.runs) for cell in cells}
     if counts == {1}:
-        return "1, so nothing is known of chance"
+        return "1, so there is no measure of chance"
     return f"{span(counts)}, in brackets in each cell" if len(counts) > 1 else str(*counts)

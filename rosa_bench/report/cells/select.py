@@ -1,47 +1,32 @@
-"""Choose the runs behind each cell of a table: pure functions from records to cells.
-
-The learning rate is chosen by the same rows as the epoch (``scores.selected_on``):
-
-held_out          rows held out of train; the reported score is never looked at
-validation_split  a validation split beside the reported test split; the reported score is never looked at
-validation        dev itself, by the dev score of the selected epoch. This is the paper's way: the maximum over
-                  learning rates and epochs
-"""
+"""Choose the runs behind each cell of a table: pure functions from records to cells."""
 
 import math
 import statistics
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
 
-# The criterion for a learning rate, keyed by ``scores.selected_on``.
-CRITERIA: dict[str, Callable[[RunRecord], float]] = {
-    "held_out": lambda run: run.selection_score,
-    "validation_split": lambda run: run.selection_score,
-    "validation": lambda run: run.score,
-    "train": lambda run: run.selection_score,
-}
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # an interrupted run proves nothing yet
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The runs behind one figure: one setting, variant, task and learning rate, with one run per seed.
+    """The runs behind one figure: one setting, variant and task, with one run per seed.
 
+    lr          the chosen learning rate. If each seed chose for itself, the one that most seeds chose
     lrs         learning rates that were compared
     shared      seeds that all of ``lrs`` have, on which they were compared. If empty, each used its own seeds
     lrs_left    learning rates that were not compared because they have too few seeds
     lrs_failed  learning rates at which a run failed: the loss became non-finite, or the program crashed
-    runner_up   learning rate that may turn out better than the chosen one. Either it was not compared and is ahead on
-                the seeds that both have; or its mean over all its seeds is ahead, and it was compared or the chosen
-                one collapsed on some seeds. If there are several, the one with the largest lead
+    runner_up   learning rate that may turn out better than the chosen one (`learning_rate.runner_up`)
     tried       all candidates, compared or not: one run per learning rate and seed, sorted by both
     """
 
@@ -76,6 +61,22 @@ class Cell:
         return {run.settings.seed: run.score for run in self.runs}
 
     @property
+    def per_seed(self) -> "Cell":
+        """The same, if each seed chose its own learning rate."""
+        return choose(self.tried, rule=SEED)
+
+    @property
+    def collapsed(self) -> int | None:
+        """How many runs collapsed; None if no run recorded it."""
+        known = [collapsed for run in self.runs if (collapsed := run.has_collapsed) is not None]
+        return sum(known) if known else None
+
+    @property
+    def lr_counts(self) -> dict[float, int]:
+        """How many seeds use each learning rate. Only one does, unless each seed chose for itself."""
+        return dict(sorted(Counter(run.settings.lr for run in self.runs).items()))
+
+    @property
     def interval(self) -> Interval | None:
         """The 95 % interval of `mean`, or None if unknown."""
         run = self.runs[0]
@@ -102,7 +103,7 @@ class Cell:
         A learning rate with too few seeds to be compared counts, because it would be the `runner_up` if it were ahead.
         So does one at which a run failed.
         """
-        return self.lr not in self.ends
+        return not self.lr_counts.keys() & set(self.ends)
 
     @property
     def had_choice(self) -> bool:
@@ -190,21 +191,23 @@ def select(records: Iterable[RunRecord]) -> list[Group]:
     return [Group(setting=setting, cells=cells) for (setting, _), cells in groups.items()]
 
 
-def cell_of(runs: Iterable[RunRecord]) -> Cell | None:
+def cell_of(runs: Iterable[RunRecord], *, rule: str = RULE) -> Cell | None:
     """Like `choose`, from ``runs`` of any status; None if no run is completed."""
     by_status: dict[str, list[RunRecord]] = defaultdict(list)
     for run in runs:
         by_status[run.status].append(run)
-    return choose(by_status["completed"], by_status["failed"]) if by_status["completed"] else None
+    return choose(by_status["completed"], by_status["failed"], rule=rule) if by_status["completed"] else None
 
 
-def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
+def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = (), *, rule: str = RULE) -> Cell:
     """Choose the best learning rate of one setting, variant and task, and return its completed ``runs`` as a cell.
 
     Let n be the second-largest number of seeds at any learning rate. Learning rates with at least n seeds are compared,
     on the seeds that all of them share. So extra seeds for the best one do not affect the comparison. If n is 1, only
     the learning rates with the most seeds are compared: a single seed is never compared with several. If a seed and
     learning rate were run twice, the run started last counts. If learning rates tie, the smaller wins.
+
+    ``rule`` is one of `learning_rate.RULES`. By ``seed``, each of the shared seeds uses the rate that is best for it.
     """
     by_lr: dict[float, dict[int, RunRecord]] = defaultdict(dict)
     for run in sorted(runs, key=lambda run: (run.started, run.id)):
@@ -213,20 +216,17 @@ def choose(runs: Iterable[RunRecord], failed: Iterable[RunRecord] = ()) -> Cell:
     enough = fewer[0] if fewer and fewer[0] > 1 else most
     compared = {lr: seeds for lr, seeds in by_lr.items() if len(seeds) >= enough}
     shared = set.intersection(*(set(seeds) for seeds in compared.values()))
-
-    def criterion(lr: float) -> float:
-        return _criterion(run for seed, run in compared[lr].items() if seed in shared or not shared)
-
-    best = max(compared, key=lambda lr: (criterion(lr), -lr))
     left = by_lr.keys() - compared.keys()
+    chosen = best_by_seed(compared, shared) if rule == SEED else compared[best_lr(compared, shared, rule)]
+    counts = Counter(run.settings.lr for run in chosen.values())
     return Cell(
-        runs=tuple(run for _, run in sorted(compared[best].items())),
-        lr=best,
+        runs=tuple(run for _, run in sorted(chosen.items())),
+        lr=max(counts, key=lambda lr: (counts[lr], -lr)),
         lrs=tuple(sorted(compared)),
         shared=tuple(sorted(shared)),
         lrs_left=tuple(sorted(left)),
         lrs_failed=tuple(sorted({run.settings.lr for run in failed})),
-        runner_up=_runner_up(by_lr, best, left),
+        runner_up=runner_up(by_lr, chosen, left, rule),
         tried=tuple(run for _, seeds in sorted(by_lr.items()) for _, run in sorted(seeds.items())),
     )
 
@@ -255,31 +255,3 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
         merged = set().union(marks, *(part[0] for part in alike)), [*(r for part in alike for r in part[1]), run]
         parts = [*others, merged]
     return sorted((part[1] for part in parts), key=lambda part: (-part[0].data.rows.total, -len(part)))
-
-
-def _criterion(runs: Iterable[RunRecord]) -> float:
-    """Return the mean over seeds that ranks learning rates; higher is better. A non-finite mean always loses."""
-    mean = statistics.fmean(
-        CRITERIA[run.scores.selected_on](run) * (-1 if run.scores.selected_by.lower_is_better else 1) for run in runs
-    )
-    return mean if math.isfinite(mean) else -math.inf
-
-
-def _runner_up(by_lr: dict[float, dict[int, RunRecord]], best: float, left: Set[float]) -> float | None:
-    """Return the runner-up as `Cell` defines it; ``left`` are the learning rates that were not compared."""
-    # The best one may have collapsed on seeds that those left were not run with.
-    has_collapsed = any(run.has_collapsed for run in by_lr[best].values())
-    leads: dict[float, float] = {}
-    for lr in by_lr.keys() - {best}:
-        pairings = {True, not has_collapsed} if lr in left else {False}
-        leads[lr] = max(_lead(by_lr[lr], by_lr[best], paired=paired) for paired in pairings)
-    return max((lr for lr in leads if leads[lr] > 0), key=lambda lr: (leads[lr], -lr), default=None)
-
-
-def _lead(ours: dict[int, RunRecord], theirs: dict[int, RunRecord], *, paired: bool) -> float:
-    """Return the lead of ``ours`` by the criterion. If ``paired``, on shared seeds alone; 0 if there are none."""
-    if paired:
-        both = ours.keys() & theirs.keys()
-        ours, theirs = ({seed: runs[seed] for seed in both} for runs in (ours, theirs))
-    lead = _criterion(ours.values()) - _criterion(theirs.values()) if ours and theirs else 0.0
-    return 0.0 if math.isnan(lead) else lead

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.header import heading
+from rosa_bench.report.cells.header import heading, modified_notes
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
@@ -68,6 +68,7 @@ def _section(group: Group, cells: Cells) -> Section:
             )
             for (variant, lr), summaries in cells.items()
         ],
+        notes=modified_notes([run for cell in group.cells.values() for run in cell.tried]),
     )
 
 

@@ -6,11 +6,11 @@ from rosa_bench.report.tables.by_lr import Summary, table_by_lr
 from rosa_bench.report.tables.table import Entry, Table
 
 INTRO = [
-    "Each cell: how many runs collapsed, of how many, one a seed. A run has collapsed if the model of its last epoch "
-    "gives all reported rows the same prediction: with a standard deviation below "
-    f"{LEAST_SPREAD:g} of that of the labels.",
-    "All learning rates that were tried are here, also those that no other table shows. –: not run. Runs made before "
-    "the spread of predictions was recorded are left out.",
+    "Each cell: how many runs collapsed, of how many, one per seed. A run has collapsed if the model of its last epoch "
+    "predicts the same for all reported rows: the predictions' standard deviation is below "
+    f"{LEAST_SPREAD:g} of the labels'.",
+    "All learning rates that were tried are shown, including those that no other table shows. –: not run. Runs older "
+    "than the recorded spread of predictions are left out.",
 ]
 
 

@@ -10,6 +10,7 @@ from rosa_bench.report.cells.header import (
     device_words,
     heading,
     model_words,
+    modified_notes,
     numbered_notes,
     seeds_words,
     selection_words,
@@ -21,11 +22,11 @@ from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import UNDEFINED, error_text, parameters
 
 INTRO = [
-    "Each cell: the error of the selected epoch on dev, lower is better: its mean over seeds ± the sample standard "
-    "deviation (number of seeds). –: not run.",
+    "Each cell: the dev error of the selected epoch, mean over seeds ± sample standard deviation (number of seeds). "
+    "Lower is better. The learning rate is the one with the best median over seeds. –: not run.",
     "Best of rank: the dev error of the best update of the row's rank in closed form (Theorem 2), for a linear map "
-    "whose record holds it. It is LoRA's bound: no single update of that rank fits the training rows better. Rows "
-    "without a rank may reach the best update of any rank.",
+    "whose record has it. It bounds LoRA: no single update of that rank fits the training rows better. Rows without a "
+    "rank may reach the best update of any rank.",
 ]
 
 
@@ -65,7 +66,7 @@ def _section(group: Group) -> Section:
         },
         columns=columns,
         lines=[_line(group, variant, ends) for variant in group.variants],
-        notes=[*notes, *([END_NOTE] if ends else []), *_undefined(group)],
+        notes=[*notes, *([END_NOTE] if ends else []), *_undefined(group), *modified_notes(group.runs)],
     )
 
 
@@ -92,9 +93,7 @@ def _entries(cell: Cell, mark: str) -> list[Entry]:
 
 def _undefined(group: Group) -> list[str]:
     labels = dict.fromkeys(variant.label for (variant, _), cell in group.cells.items() if not cell.is_defined)
-    return (
-        [f"{UNDEFINED}: a run's error is not a number, so the mean is not one: {', '.join(labels)}"] if labels else []
-    )
+    return [f"{UNDEFINED}: a run's error is not a number, so there is no mean: {', '.join(labels)}"] if labels else []
 
 
 def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:

@@ -12,31 +12,31 @@ from rosa_bench.report.cells.header import (
     UNSETTLED_NOTE,
     header,
     heading,
+    modified_notes,
     numbered_notes,
 )
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
-from rosa_bench.report.cells.statistics import Difference
 from rosa_bench.report.published import PublishedRow, PublishedTable
-from rosa_bench.report.tables.table import Column, Contrast, Entry, Line, Section, Table
+from rosa_bench.report.tables.contrasts import COMPARED, contrasts
+from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
-from rosa_bench.report.writers.text import UNDEFINED, parameters, percent, probability, signed
+from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
 
-LEFT_OUT, FAILED = "†", "¶"
-TIMED = "Not here: runs with pad_to_max=true. They are made for the times of Table 1; as scores they say nothing new."
+FAILED = "¶"
+TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
 INTRO = [
-    "Each cell: ours / the paper's, {scored} scores times 100. "
-    "Ours is the mean over seeds ± the sample standard deviation (number of seeds); its 95 % interval "
-    "is in the CSV file.",
-    "Bold: ahead of every other row of ours by more than chance would do (Welch's t-test over seeds, one-sided, "
-    "p < 0.05 against each). No bold means that no row is shown to be best. –: no figure.",
-    "Trainable: parameters that train, the task's head included where it does.",
+    "Each cell: ours / the paper's, {scored} scores times 100. Ours is the mean over seeds ± the sample standard "
+    "deviation (number of seeds, and how many of them collapsed). In a collapsed run, the model of the last epoch "
+    "predicts the same for every row. –: no score.",
+    "Learning rates: the one with the best median over seeds, so that one collapsed seed decides nothing. Rates with "
+    "fewer seeds than others are not compared.",
+    "Bold: better than every other row of ours by more than chance (Welch's t-test over seeds, one-sided, p < 0.05 "
+    "against each). Without bold, no row is shown to be best.",
+    "The CSV file has more: Student's 95 % interval over seeds, or an interval over dev rows for one seed; the mean if "
+    "each seed chooses its own learning rate (per_seed_mean_x100); the learning rates not compared (lrs_left_out).",
+    "Trainable: number of parameters that train, including the task's head if it trains.",
 ]
-COMPARED = (
-    "Compared with LoRA: the mean difference, its 95 % interval and p by Student's t of the differences, seed by seed, "
-    "not corrected for how many are looked at. Within noise: the interval holds 0, or there is one seed alone."
-)
-
 
 # From a grid to further columns, each a heading and a function from a row to its entry.
 ExtraColumns = Callable[[Grid], list[tuple[str, Callable[[Variant], Entry]]]]
@@ -144,20 +144,22 @@ def _section(
         Column(title=title, note=numbers.get(task), paper=task in in_paper) for task, title in grid.tasks.items()
     ]
     columns += [Column(title=title) for title, _ in extra_columns]
+    lines = [_line(grid, variant, [entry(variant) for _, entry in extra_columns]) for variant in grid.variants]
     return Section(
         heading=heading(grid.group),
         header=header(grid, published),
         columns=columns,
-        lines=[_line(grid, variant, [entry(variant) for _, entry in extra_columns]) for variant in grid.variants],
+        lines=lines,
         notes=[
             *notes,
-            *_left_out(grid),
-            *_at_an_end(grid),
+            *_at_an_end(grid, lines),
             *_unsettled(grid),
+            *_per_seed(grid),
             *_undefined(grid),
             *_failed(grid),
+            *modified_notes(grid.group.runs),
         ],
-        contrasts=_contrasts(grid),
+        contrasts=contrasts(grid),
     )
 
 
@@ -166,16 +168,18 @@ def _line(grid: Grid, variant: Variant, extra: list[Entry]) -> Line:
     counts = sorted({cell.trainable for cell in cells.values() if cell})
     texts = list(dict.fromkeys(parameters(count) for count in (*counts[:1], *counts[-1:])))
     trainable = Entry(mean="–".join(texts) or None, paper=grid.printed_trainable.get(variant))
+    ends = {task: (variant, task) in grid.open_ended for task, cell in cells.items() if cell}
+    whole = len(ends) > 1 and all(ends.values())  # then the row's name carries the mark
     entries = [
         _entry(
             cell,
             paper=grid.printed.get((variant, task)),
             best=grid.leaders[task] == variant,
-            open_ended=(variant, task) in grid.open_ended,
+            open_ended=ends.get(task, False) and not whole,
         )
         for task, cell in cells.items()
     ]
-    return Line(label=grid.label(variant), entries=[trainable, *entries, *extra])
+    return Line(label=grid.label(variant), entries=[trainable, *entries, *extra], mark=AT_AN_END if whole else "")
 
 
 def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool) -> Entry:
@@ -184,7 +188,6 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
     if not cell.is_defined:
         return Entry(mean=UNDEFINED, paper=paper)
     marks = {
-        LEFT_OUT: cell.lrs_left,
         AT_AN_END: open_ended,
         UNSETTLED: cell.runner_up is not None,
         FAILED: cell.lrs_failed,
@@ -193,49 +196,17 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         mean=percent(cell.mean),
         spread=None if cell.std is None else percent(cell.std),
         count=len(cell.runs),
+        collapsed=cell.collapsed or 0,
         mark="".join(mark for mark, holds in marks.items() if holds),
         paper=paper,
         best=best,
     )
 
 
-def _contrasts(grid: Grid) -> list[Contrast]:
-    return [
-        _contrast(grid.label(variant), title, difference)
-        for variant in grid.variants
-        for task, title in grid.tasks.items()
-        if (difference := grid.against_baseline(variant, task))
-    ]
-
-
-def _contrast(label: str, column: str, difference: Difference) -> Contrast:
-    low, high, p = difference.low, difference.high, difference.p
-    if difference.seeds < 2:
-        verdict = "not known"
-    elif difference.within_noise:
-        verdict = "within noise"
-    else:
-        verdict = "above LoRA" if difference.mean > 0 else "below LoRA"
-    return Contrast(
-        label=label,
-        column=column,
-        difference=signed(difference.mean),
-        interval=None if low is None or high is None else f"{signed(low)} to {signed(high)}",
-        p=None if p is None else probability(p),
-        count=difference.seeds,
-        verdict=verdict,
-    )
-
-
-def _left_out(grid: Grid) -> list[str]:
-    """Write the note on learning rates that were not compared."""
-    which = _lrs(grid, lambda cell: cell.lrs_left)
-    return [f"{LEFT_OUT} learning rates not compared, having fewer seeds than others: {which}"] if which else []
-
-
-def _at_an_end(grid: Grid) -> list[str]:
+def _at_an_end(grid: Grid, lines: Iterable[Line]) -> list[str]:
     """Write the note on learning rates at an end of those tried."""
-    return [END_NOTE] if grid.open_ended else []
+    whole = "; after the name of a row: in all its cells" if any(line.mark for line in lines) else ""
+    return [f"{END_NOTE}{whole}"] if grid.open_ended else []
 
 
 def _unsettled(grid: Grid) -> list[str]:
@@ -244,16 +215,28 @@ def _unsettled(grid: Grid) -> list[str]:
     return [f"{UNSETTLED_NOTE}{which}"] if which else []
 
 
+def _per_seed(grid: Grid) -> list[str]:
+    """Write the note on cells with collapsed runs: their means if each seed had chosen its own learning rate."""
+    found: dict[Variant, list[str]] = defaultdict(list)
+    for variant in grid.variants:
+        for task, title in grid.tasks.items():
+            cell = grid.cell(variant, task)
+            if cell and cell.collapsed and (own := cell.per_seed).is_defined and own.by_seed != cell.by_seed:
+                found[variant].append(f"{percent(own.mean)} ({len(own.runs)}) on {title}")
+    which = "; ".join(f"{grid.label(variant)} {', '.join(means)}" for variant, means in found.items())
+    return [f"collapsed: if each seed chose its own learning rate, these means would be {which}"] if which else []
+
+
 def _undefined(grid: Grid) -> list[str]:
-    """Write the note on figures that do not exist because a run's score is not a number."""
+    """Write the note on means that do not exist because a run's score is not a number."""
     which = _lrs(grid, lambda cell: () if cell.is_defined else (cell.lr,))
-    return [f"{UNDEFINED}: a run's score is not a number, so its mean is not one: {which}"] if which else []
+    return [f"{UNDEFINED}: a run's score is not a number, so there is no mean: {which}"] if which else []
 
 
 def _failed(grid: Grid) -> list[str]:
     """Write the note on learning rates at which a run failed."""
     which = _lrs(grid, lambda cell: cell.lrs_failed)
-    return [f"{FAILED} learning rates at which a run failed, and has no figure: {which}"] if which else []
+    return [f"{FAILED} learning rates at which a run failed and has no score: {which}"] if which else []
 
 
 def _lrs(grid: Grid, lrs_of: Callable[[Cell], tuple[float, ...]]) -> str:

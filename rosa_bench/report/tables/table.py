@@ -12,14 +12,16 @@ CONTRASTS = "Compared with LoRA at equal rank, paired over seeds"
 class Entry:
     """One cell as text: our figure and the paper's. Either may be missing.
 
-    spread  standard deviation over ``count`` runs; None for one run, or if it is not meaningful
-    mark    symbol that one of the section's notes explains
-    best    better than every other row in its column by more than chance
+    spread     standard deviation over ``count`` runs; None for one run, or if it is not meaningful
+    collapsed  how many of these runs collapsed
+    mark       symbol that one of the section's notes explains
+    best       better than every other row in its column by more than chance; of a difference: significant
     """
 
     mean: str | None = None
     spread: str | None = None
     count: int | None = None
+    collapsed: int = 0
     mark: str = ""
     paper: str | None = None
     best: bool = False
@@ -36,10 +38,16 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A row: its name, and one entry per column."""
+    """A row: its name, and one entry per column. ``mark`` is a symbol that holds for all its entries."""
 
     label: str
     entries: list[Entry]
+    mark: str = ""
+
+    @property
+    def title(self) -> str:
+        """The row's name with its mark."""
+        return self.label + self.mark
 
     @property
     def is_empty(self) -> bool:
@@ -49,14 +57,17 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """A row's figure minus LoRA's at the same rank, in one column, as text. ``interval`` and ``p`` may be unknown."""
+    """A row's figure minus LoRA's at the same rank, in one column, as text.
+
+    difference  with its interval, if known: ``-0.9 [-3.5, +1.7]``
+    p           p-value after Holm's correction over the section; None if there is no test
+    """
 
     label: str
     column: str
     difference: str
-    interval: str | None
     p: str | None
-    count: int
+    count: str
     verdict: str
 
 
@@ -75,6 +86,12 @@ class Section:
     notes: list[str] = field(default_factory=list)
     contrasts: list[Contrast] = field(default_factory=list)
 
+    @property
+    def contrast_heading(self) -> str:
+        """The heading of the comparisons, with the size of their family."""
+        tests = sum(one.p is not None for one in self.contrasts)
+        return f"{CONTRASTS}; Holm's correction is over {tests} test{'' if tests == 1 else 's'}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -91,7 +108,7 @@ class Table:
     intro: list[str]
     sections: list[Section]
     tidy: list[dict[str, str]]
-    legend: str = "ours / the paper's where it has one; mean ± standard deviation (seeds)"
+    legend: str = "ours / the paper's, if any; mean ± standard deviation (seeds)"
 
 
 def with_texts(part: Part, change: Callable[[str], str]) -> Part:

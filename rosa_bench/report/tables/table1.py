@@ -16,10 +16,10 @@ from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 TASK, BATCH_SIZE, LENGTH = "cola", 32, 512
 INTRO = [
     "Each cell: ours / the paper's, in seconds. Ours is the mean over runs ± the sample standard deviation (number of "
-    "runs). An epoch is training alone, without evaluation, and with one factorisation where the method has any.",
-    f"Only runs whose batches are {BATCH_SIZE} sequences padded to {LENGTH} (pad_to_max=true) stand here. All others "
-    "pad a batch to its own longest, and take far less time: CoLA's sentences are short.",
-    "The devices differ, so ours and the paper's compare only by the order of their rows.",
+    "runs). An epoch is training without evaluation, plus one factorisation if the method has any.",
+    f"Only runs with batches of {BATCH_SIZE} sequences padded to {LENGTH} (pad_to_max=true) are shown. Other runs pad "
+    "each batch to its longest sequence and take far less time, because CoLA's sentences are short.",
+    "The devices differ, so only the order of rows can be compared with the paper's.",
 ]
 
 

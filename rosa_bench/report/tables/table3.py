@@ -15,8 +15,8 @@ from rosa_bench.report.writers.text import UNDEFINED, percent
 FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
 OTHERS = {"nist": "NIST", "cider": "CIDEr", "perplexity": "perplexity"}
 MORE = (
-    f"{', '.join(OTHERS.values())}: as they are, not times 100, of the same outputs and, for the perplexity, of the "
-    "texts that people wrote. The records say by which program each figure was computed."
+    f"{', '.join(OTHERS.values())}: not times 100. They score the same outputs, except perplexity, which scores the "
+    "reference texts. The records name the program that computed each score."
 )
 
 

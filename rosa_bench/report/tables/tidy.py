@@ -3,13 +3,15 @@
 import json
 import math
 
+from rosa_bench.report.cells.differences import Difference
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.learning_rate import MEAN
+from rosa_bench.report.cells.select import Cell, Group, choose
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.statistics import Difference
+from rosa_bench.report.writers.text import span
 
-# The difference and its interval's ends, times 100; p; the number of shared seeds.
-VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
+# The difference and its interval's ends, times 100; p, alone and by Holm over the section; the number of shared seeds.
+VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_p_holm", "vs_lora_seeds")
 
 
 def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
@@ -19,7 +21,8 @@ def tidy_rows(number: int, grid: Grid) -> list[dict[str, str]]:
         {
             **_setting(number, grid.group),
             **_cell(variant, cell),
-            **_against_baseline(grid.against_baseline(variant, task)),
+            "lr_at_an_end": str((variant, task) in grid.open_ended).lower(),
+            **_against_baseline(grid.against_baseline.get((variant, task)), grid.holm.get((variant, task))),
             "paper_x100": grid.printed.get((variant, task), ""),
             "best": str(grid.leaders[task] == variant).lower(),
             "runs": " ".join(run.id for run in cell.runs),
@@ -46,6 +49,7 @@ def _setting(number: int, group: Group) -> dict[str, str]:
 
 def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
     run, around = cell.runs[0], cell.interval
+    per_seed = cell.per_seed
     return {
         "task": run.settings.task.name,
         "metric": run.scores.reported,
@@ -59,26 +63,32 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "lr": f"{cell.lr:g}",
         "lrs_tried": str(len(cell.lrs)),
         "configurations_tried": str(len(cell.tried)),
+        "lr_by_mean": f"{choose(cell.tried, rule=MEAN).lr:g}",
+        "lr_runner_up": "" if cell.runner_up is None else f"{cell.runner_up:g}",
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
         "lrs_failed": " ".join(f"{lr:g}" for lr in cell.lrs_failed),
         "selected_on": run.scores.selected_on,
         "seeds": str(len(cell.runs)),
+        "collapsed": "" if cell.collapsed is None else str(cell.collapsed),
         "mean_x100": _x100(cell.mean),
         "std_x100": _x100(cell.std),
         "interval_low_x100": _x100(around and around.low),
         "interval_high_x100": _x100(around and around.high),
         "interval_of": around.of if around else "",
+        "interval_method": around.method if around else "",
+        "per_seed_mean_x100": _x100(per_seed.mean),
+        "per_seed_seeds": str(len(per_seed.runs)),
         "last_epoch_mean_x100": _x100(cell.last_mean),
     }
 
 
-def _against_baseline(difference: Difference | None) -> dict[str, str]:
+def _against_baseline(difference: Difference | None, holm: float | None) -> dict[str, str]:
     """Return the values of the `VS_LORA` columns, empty if there is nothing to compare with."""
     if difference is None:
         return dict.fromkeys(VS_LORA, "")
-    p = "" if difference.p is None else f"{difference.p:.4g}"
     scores = map(_x100, (difference.mean, difference.low, difference.high))
-    return dict(zip(VS_LORA, (*scores, p, str(difference.seeds)), strict=True))
+    tests = ("" if p is None else f"{p:.4g}" for p in (difference.p, holm))
+    return dict(zip(VS_LORA, (*scores, *tests, span(difference.seeds)), strict=True))
 
 
 def _x100(fraction: float | None) -> str:

@@ -9,12 +9,12 @@ from rosa_bench.report.tables.table import Entry, Table
 from rosa_bench.report.writers.text import UNDEFINED
 
 INTRO = [
-    "Each cell: the training loss of the last epoch, its mean over that epoch's steps, with dropout: cross-entropy, on "
-    "STS-B the squared error. Mean over seeds ± the sample standard deviation (number of seeds). The CSV file has "
+    "Each cell: the training loss of the last epoch, averaged over its steps, with dropout: cross-entropy, or on STS-B "
+    "the squared error. Mean over seeds ± the sample standard deviation (number of seeds). The CSV file has "
     "every run.",
-    "Runs that collapsed are left out, for their loss tells the labels' frequencies alone; collapsed: all of them.",
-    "To be compared down a column, at the same protocol and number of epochs: a lower loss is a better fit, not a "
-    "better model.",
+    "Collapsed runs are left out, because their loss only reflects label frequencies; collapsed: all runs did.",
+    "Compare within a column, at the same protocol and number of epochs. A lower loss is a better fit, not a better "
+    "model.",
 ]
 
 

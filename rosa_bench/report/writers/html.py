@@ -4,8 +4,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rosa_bench.report.tables.table import CONTRASTS, Table
-from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, note_text
+from rosa_bench.report.tables.table import Table
+from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, count_text, note_text
 from rosa_bench.report.writers.text import MISSING
 from rosa_bench.system.printable import printable
 
@@ -56,10 +56,10 @@ def _environment() -> "Environment":
     )
     environment.globals |= {
         "MISSING": MISSING,
-        "CONTRASTS": CONTRASTS,
         "CONTRAST_HEAD": CONTRAST_HEAD,
         "column_text": column_text,
         "contrast_texts": contrast_texts,
+        "count_text": count_text,
         "note_text": note_text,
         "zip": zip,
     }

@@ -1,6 +1,9 @@
 """Write a table as LaTeX, for a document that loads only booktabs."""
 
-from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
+import re
+
+from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
+from rosa_bench.report.writers.markdown import count_text
 from rosa_bench.report.writers.text import MISSING, blocks
 from rosa_bench.system.printable import printable
 
@@ -57,7 +60,7 @@ def _tabular(section: Section, block: list[int]) -> str:
     head = [escape(section.head), *(_heading(column) for column in columns)]
     counted = _is_counted(section)
     body = [
-        [escape(line.label), *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block)]
+        [escape(line.title), *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block)]
         for line in section.lines
     ]
     return "\n".join([
@@ -80,7 +83,7 @@ def _blocks(section: Section) -> list[list[int]]:
         cells = (_width(line.entries[index], column, counted=counted) for line in section.lines)
         return GAP + max(CHARACTER * len(column.title), *cells)
 
-    label = CHARACTER * max(len(line.label) for line in section.lines)
+    label = CHARACTER * max(len(line.title) for line in section.lines)
     return blocks([width(index) for index in range(len(section.columns))], TEXT_WIDTH - label)
 
 
@@ -102,7 +105,7 @@ def _cell(entry: Entry, column: Column, *, counted: bool) -> str:
         mean = rf"\mathbf{{{entry.mean}}}" if entry.best else entry.mean
         spread = rf"_{{\pm {entry.spread}}}" if entry.spread else ""
         ours = f"${mean}{spread}$"
-        ours += f" ({entry.count})" if counted else ""
+        ours += f" {count_text(entry)}" if counted or entry.collapsed else ""
     return ours + escape(entry.mark) + (f" / {escape(entry.paper or MISSING)}" if column.paper else "")
 
 
@@ -112,7 +115,7 @@ def _words(entry: Entry) -> str:
 
 def _width(entry: Entry, column: Column, *, counted: bool) -> float:
     """Estimate the width of a cell in points."""
-    count = f" ({entry.count})" if counted and entry.count else ""
+    count = f" {count_text(entry)}" if entry.count and (counted or entry.collapsed) else ""
     beside = f" / {entry.paper or MISSING}" if column.paper else ""
     return CHARACTER * len(_words(entry) + count + entry.mark + beside) + SUBSCRIPT * len(f"±{entry.spread or ''}")
 
@@ -126,15 +129,15 @@ def _contrasts(section: Section) -> list[str]:
         f"{escape(label)}: {'; '.join(_contrast(one) for one in section.contrasts if one.label == label)}."
         for label in labels
     ]
-    return [rf"\par {CONTRASTS}.", *sentences]
+    return [rf"\par {section.contrast_heading}.", *sentences]
 
 
 def _contrast(one: Contrast) -> str:
-    """Format ``CoLA $-1.8$ ($-4.0$ to $+0.5$), $p = 0.08$, 3 seeds: within noise``."""
-    interval = "" if one.interval is None else f" ({' to '.join(f'${end}$' for end in one.interval.split(' to '))})"
-    p = "" if one.p is None else f", $p {one.p if one.p.startswith('<') else f'= {one.p}'}$"
-    seeds = f"{one.count} seed{'' if one.count == 1 else 's'}"
-    return f"{escape(one.column)} ${one.difference}${interval}{p}, {seeds}: {one.verdict}"
+    """Format ``CoLA $-1.8$ [$-4.0$, $+0.5$], $p = 0.08$ by Holm, 3 seeds: within noise``."""
+    difference = re.sub(r"[+-][0-9.]+", r"$\g<0>$", one.difference)
+    p = "" if one.p is None else f", $p {one.p if one.p.startswith('<') else f'= {one.p}'}$ by Holm"
+    seeds = f"{one.count} seed{'' if one.count == '1' else 's'}"
+    return f"{escape(one.column)} {difference}{p}, {seeds}: {one.verdict}"
 
 
 def _note(note: str) -> str:

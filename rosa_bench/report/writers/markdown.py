@@ -2,7 +2,7 @@
 
 import re
 
-from rosa_bench.report.tables.table import CONTRASTS, Column, Contrast, Entry, Section, Table
+from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
 from rosa_bench.report.writers.text import MISSING, raised
 from rosa_bench.system.printable import printable
 
@@ -10,9 +10,8 @@ from rosa_bench.system.printable import printable
 CONTRAST_HEAD = {
     "Method": False,
     "Task": False,
-    "Difference": True,
-    "95 % interval": True,
-    "p": True,
+    "Difference [95 %]": True,
+    "p (Holm)": True,
     "Seeds": True,
     "Verdict": False,
 }
@@ -33,8 +32,13 @@ def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
     quote = strong if entry.best else ""
     ours = MISSING if entry.mean is None else f"{quote}{entry.mean}{quote}"
     ours += f" ± {entry.spread}" if entry.spread else ""
-    ours += f" ({entry.count}){entry.mark}" if entry.count else ""
+    ours += f" {count_text(entry)}{entry.mark}" if entry.count else ""
     return f"{ours} / {entry.paper or MISSING}" if column.paper else ours
+
+
+def count_text(entry: Entry) -> str:
+    """Format the number of seeds: ``(13)``, or if some collapsed ``(13, 1 collapsed)``."""
+    return f"({entry.count}, {entry.collapsed} collapsed)" if entry.collapsed else f"({entry.count})"
 
 
 def column_text(column: Column) -> str:
@@ -50,7 +54,7 @@ def note_text(note: str) -> str:
 
 def contrast_texts(contrast: Contrast) -> list[str]:
     """Return a comparison's cells in the order of `CONTRAST_HEAD`."""
-    texts = [contrast.label, contrast.column, contrast.difference, contrast.interval, contrast.p, str(contrast.count)]
+    texts = [contrast.label, contrast.column, contrast.difference, contrast.p, contrast.count]
     return [*(text or MISSING for text in texts), contrast.verdict]
 
 
@@ -59,7 +63,7 @@ def _section(number: int, section: Section) -> str:
     head = [escape(section.head), *(escape(column_text(column)) for column in section.columns)]
     body = [
         [
-            escape(line.label),
+            escape(line.title),
             *(entry_text(*pair, strong="**") for pair in zip(line.entries, section.columns, strict=True)),
         ]
         for line in section.lines
@@ -74,9 +78,16 @@ def _section(number: int, section: Section) -> str:
 def _contrasts(section: Section) -> list[str]:
     if not section.contrasts:
         return []
-    body = [[escape(text) for text in contrast_texts(one)] for one in section.contrasts]
+    # Brackets around an interval are no link, and stay readable in the source.
+    body = [
+        [
+            text if name.startswith("Difference") else escape(text)
+            for name, text in zip(CONTRAST_HEAD, texts, strict=True)
+        ]
+        for texts in map(contrast_texts, section.contrasts)
+    ]
     left = {index for index, is_figure in enumerate(CONTRAST_HEAD.values()) if not is_figure}
-    return [f"{CONTRASTS}:", _aligned([list(CONTRAST_HEAD), *body], left=left)]
+    return [f"{section.contrast_heading}:", _aligned([list(CONTRAST_HEAD), *body], left=left)]
 
 
 def _aligned(rows: list[list[str]], *, left: set[int]) -> str:

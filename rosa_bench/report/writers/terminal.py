@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rosa_bench.report.tables.table import CONTRASTS, Line, Section, Table, with_texts
+from rosa_bench.report.tables.table import Line, Section, Table, with_texts
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.report.writers.text import blocks
 from rosa_bench.system.printable import printable
@@ -48,7 +48,7 @@ def _show_section(section: Section, console: Console) -> None:
         console.print(Text(note, style="dim"))
     if section.contrasts:
         console.print()
-        console.print(Text(CONTRASTS, style="dim"))
+        console.print(Text(section.contrast_heading, style="dim"))
         console.print()
         console.print(_contrasts(section))
 
@@ -63,7 +63,9 @@ def _contrasts(section: Section) -> RichTable:
     table = _empty()
     for name, is_figure in CONTRAST_HEAD.items():
         least = LEAST_WIDTHS.get(name)
-        table.add_column(name, justify="right" if is_figure else "left", no_wrap=least is None, min_width=least)
+        table.add_column(
+            name, justify="right" if is_figure else "left", no_wrap=least is None, min_width=least, overflow="fold"
+        )
     for contrast in section.contrasts:
         table.add_row(*(Text(text) for text in contrast_texts(contrast)))
     return table
@@ -77,7 +79,7 @@ def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) 
         texts = [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]
         return GAP + DIVIDER + max(map(cell_len, texts))
 
-    label = max(cell_len(text) for text in [section.head, *(line.label for line in lines)])
+    label = max(cell_len(text) for text in [section.head, *(line.title for line in lines)])
     return [[filled[index] for index in block] for block in blocks([needed(index) for index in filled], width - label)]
 
 
@@ -100,5 +102,5 @@ def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
             )
             for index in block
         )
-        table.add_row(Text(line.label), *texts)
+        table.add_row(Text(line.title), *texts)
     return table

@@ -28,6 +28,11 @@ def signed_error(difference: float) -> str:
     return f"{difference:+z.4g}"
 
 
+def bracketed(mean: str, low: str | None, high: str | None) -> str:
+    """Format an estimate with its interval, if known: ``-0.9 [-3.5, +1.7]``."""
+    return mean if low is None or high is None else f"{mean} [{low}, {high}]"
+
+
 def probability(p: float) -> str:
     """Format a p-value with enough digits to differ from zero: ``0.04``, ``0.004``, ``<0.001``."""
     if p < 0.001:

@@ -22,7 +22,7 @@ def only_cell(records: list[RunRecord]) -> Cell:
     return cell
 
 
-def test_held_out_selection_takes_the_lr_with_the_best_held_out_mean(over_seeds: OverSeeds) -> None:
+def test_held_out_selection_takes_the_lr_with_the_best_held_out_median(over_seeds: OverSeeds) -> None:
     good = over_seeds([0.1, 0.1], "lr=1e-3", held_out=0.9)
     bad = over_seeds([0.8, 0.8], "lr=1e-4", held_out=0.7)
     cell = only_cell([*good, *bad])
@@ -56,9 +56,49 @@ def test_held_out_selection_never_looks_at_dev(
     assert chosen(dev) == chosen([0.0] * 6)
 
 
-def test_dev_selection_takes_the_lr_with_the_best_dev_mean(over_seeds: OverSeeds) -> None:
+def test_dev_selection_takes_the_lr_with_the_best_dev_median(over_seeds: OverSeeds) -> None:
     steady, lucky = over_seeds([0.6, 0.6], "lr=1e-3"), over_seeds([0.7, 0.1], "lr=1e-2")
     assert only_cell([*steady, *lucky]).lr == 1e-3
+
+
+@pytest.mark.parametrize(("rule", "lr"), [("median", 1e-3), ("mean", 1e-4)])
+def test_one_collapsed_seed_decides_nothing_by_the_median(over_seeds: OverSeeds, rule: str, lr: float) -> None:
+    better_but_once = over_seeds([0.7, 0.7, 0.0, 0.7, 0.7], "lr=1e-3")
+    assert choose([*better_but_once, *over_seeds([0.6] * 5, "lr=1e-4")], rule=rule).lr == lr
+
+
+def test_each_seed_may_choose_by_its_own_held_out_score(make_record: MakeRecord) -> None:
+    """(held out, dev) of seeds 0, 1, 2, 7 at two rates; dev would choose the other way. Seed 7 has one rate only."""
+    tried = {1e-4: {0: (0.5, 0.9), 1: (0.6, 0.8), 2: (0.4, 0.4)}, 1e-3: {0: (0.6, 0.1), 1: (0.5, 0.2), 2: (0.4, 0.3)}}
+    tried[1e-3][7] = (0.9, 0.9)
+    runs = [
+        make_record(f"lr={lr}", f"seed={seed}", held_out=held_out, dev=dev)
+        for lr, seeds in tried.items()
+        for seed, (held_out, dev) in seeds.items()
+    ]
+    cell = choose(runs, rule="seed")
+    assert cell.by_seed == {0: 0.1, 1: 0.8, 2: 0.4}  # seed 2 has a tie, which the smaller rate wins
+    assert (cell.lr, cell.lr_counts) == (1e-4, {1e-4: 2, 1e-3: 1})
+    assert cell.at_an_end
+    assert choose(runs, rule="median").lr_counts == {1e-4: 3}
+
+
+def test_seeds_without_a_shared_one_choose_among_their_own_rates(make_record: MakeRecord) -> None:
+    cell = choose([make_record("lr=1e-3", "seed=0", dev=0.1), make_record("lr=1e-2", "seed=1", dev=0.2)], rule="seed")
+    assert cell.by_seed == {0: 0.1, 1: 0.2}
+
+
+def test_an_undefined_score_is_never_a_seeds_choice(make_record: MakeRecord) -> None:
+    runs = [make_record(f"lr={lr}", "task=cola", dev=dev) for lr, dev in ((1, math.nan), (2, -0.9))]
+    assert choose(runs, rule="seed").lr == 2
+
+
+def test_collapsed_runs_are_counted_if_recorded(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.5, 0.5, 0.5])
+    assert choose(runs).collapsed is None
+    for run, spread in zip(runs, (0.0, 0.9, 0.01), strict=True):
+        run.last["spread"] = spread
+    assert choose(runs).collapsed == 2
 
 
 def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> None:
@@ -103,18 +143,21 @@ def test_a_runner_up_needs_a_shared_seed(make_record: MakeRecord, over_seeds: Ov
 @pytest.mark.parametrize(
     ("later", "theirs", "runner_up"),
     [
-        ([0.0], [], 1e-2),  # a later seed puts the chosen lr behind
-        ([0.6], [], None),
-        ([], [0.9], 1e-2),  # or the other lr ahead
-        ([], [0.5], None),
+        ([0.0, 0.0, 0.0], [], 1e-2),  # later seeds put the chosen lr behind
+        ([0.0], [], None),  # one alone does not
+        ([], [0.9, 0.9, 0.9], 1e-2),  # or the other lr ahead
+        ([], [0.9], None),
     ],
 )
-def test_a_compared_lr_is_the_runner_up_by_the_mean_over_all_its_seeds(
+def test_a_compared_lr_is_the_runner_up_by_the_median_over_all_its_seeds(
     over_seeds: OverSeeds, make_record: MakeRecord, later: list[float], theirs: list[float], runner_up: float | None
 ) -> None:
-    """Its later seed differs from the chosen lr's, so the two share only the first two seeds."""
+    """Its later seeds differ from the chosen lr's, so the two share only the first two seeds."""
     chosen = over_seeds([0.6, 0.6, *later], "lr=1e-3")
-    other = [*over_seeds([0.5, 0.5], "lr=1e-2"), *(make_record("lr=1e-2", "seed=7", dev=score) for score in theirs)]
+    other = [
+        *over_seeds([0.5, 0.5], "lr=1e-2"),
+        *(make_record("lr=1e-2", f"seed={7 + number}", dev=score) for number, score in enumerate(theirs)),
+    ]
     cell = only_cell([*chosen, *other])
     assert (cell.lr, cell.lrs, cell.runner_up) == (1e-3, (1e-3, 1e-2), runner_up)
 
@@ -170,7 +213,8 @@ def test_every_run_is_counted_and_repeats_count_once(over_seeds: OverSeeds, make
 def test_the_interval_is_over_seeds_or_over_dev_rows(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
     some = only_cell(over_seeds([0.4, 0.5, 0.7], "task=rte")).interval
     assert some is not None
-    assert (some.low, some.high, some.of) == (pytest.approx(0.4), pytest.approx(0.7), "seeds")
+    mean, half = 1.6 / 3, 4.302653 * math.sqrt(0.07 / 3 / 3)  # Student's t at two degrees of freedom; variance 0.07 / 3
+    assert (some.low, some.high, some.of) == (pytest.approx(mean - half), pytest.approx(mean + half), "seeds")
     rows = {"train": 100, "held_out": 0, "validation": 263}
     one = only_cell([make_record("task=rte", dev=81 / 263, data={"rows": rows})]).interval
     assert one is not None  # Newcombe (1998): 81 of 263

@@ -1,16 +1,15 @@
-"""Intervals and paired differences, checked against enumeration, published examples and other SciPy functions."""
+"""Intervals of a mean, checked against tables, published examples and other SciPy functions."""
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm, pearsonr, ttest_1samp
+from scipy.stats import bootstrap, pearsonr, sem, t
 from sklearn.metrics import matthews_corrcoef
 
-from rosa_bench.report.cells.statistics import DEV_SET, SEEDS, Interval, interval, paired
+from rosa_bench.report.cells.statistics import DEV_SET, SEEDS, Interval, interval
 
 CORRELATIONS = ("matthews_correlation", "pearson")
 SCORES = st.lists(st.integers(-1000, 1000).map(lambda value: value / 1000), min_size=1, max_size=6)
@@ -30,40 +29,43 @@ def of_seeds(scores: list[float]) -> Interval:
 # Over seeds
 
 
-@pytest.mark.parametrize("scores", [[0.1, 0.2, 0.4, 0.3], [0.5, 0.51, 0.7, 0.4, 0.45], [0.1, 0.1, 0.1, 0.9]])
-def test_the_bootstrap_is_close_to_the_enumeration_of_all_resamples(scores: list[float]) -> None:
-    means = [math.fsum(draw) / len(draw) for draw in itertools.product(scores, repeat=len(scores))]
-    expected = np.percentile(means, [2.5, 97.5])
-    found = of_seeds(scores)
-    assert [found.low, found.high] == pytest.approx(expected, abs=0.05 * np.ptp(scores))
-
-
-def test_three_seeds_have_their_range_as_interval() -> None:
-    """One resample in 27 has only the lowest score, which is more than the 2.5 % cut off."""
-    found = of_seeds([0.4, 0.1, 0.2])
-    assert (found.low, found.high) == pytest.approx((0.1, 0.4))
-
-
-def test_the_bootstrap_is_deterministic() -> None:
-    assert of_seeds([0.1, 0.2, 0.4, 0.3]) == of_seeds([0.1, 0.2, 0.4, 0.3])
+def test_three_seeds_by_hand() -> None:
+    """Mean 0.2, standard error 0.1 / sqrt(3); a t-table has 4.3027 at two degrees of freedom."""
+    found = of_seeds([0.1, 0.3, 0.2])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert (found.low, found.high, found.method) == (pytest.approx(0.2 - half), pytest.approx(0.2 + half), "Student")
 
 
 @given(scores=SCORES)
 @settings(max_examples=40, deadline=None)
-def test_the_interval_contains_the_mean_and_stays_within_the_range_of_seeds(scores: list[float]) -> None:
+def test_the_interval_over_seeds_is_students_and_contains_the_mean(scores: list[float]) -> None:
     if found := interval(scores, metric="pearson", dev_rows=200):
-        assert found.low - 1e-9 <= math.fsum(scores) / len(scores) <= found.high + 1e-9
+        mean = math.fsum(scores) / len(scores)
+        assert found.low - 1e-9 <= mean <= found.high + 1e-9
+        assert (found.of == DEV_SET) == (len(set(scores)) == 1)
         if found.of == SEEDS:
-            assert min(scores) - 1e-9 <= found.low <= found.high <= max(scores) + 1e-9
-        else:
-            assert len(set(scores)) == 1
+            expected = t.interval(0.95, len(scores) - 1, loc=mean, scale=sem(scores))
+            assert (found.low, found.high) == pytest.approx(expected)
 
 
-def test_coverage_is_close_to_nominal() -> None:
-    """For 30 normal scores, coverage is slightly below 95 %; over 400 trials its standard error is 1.1 %."""
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [2, 3, 5, 13])
+def test_coverage_is_nominal_at_few_seeds(seeds: int) -> None:
+    """Over 4,000 normal samples the standard error of the coverage is 0.35 %."""
     random = np.random.default_rng(1)
-    found = [of_seeds(list(random.normal(0.5, 0.1, 30))) for _ in range(400)]
-    assert 0.90 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 0.98
+    found = [of_seeds(list(random.normal(0.5, 0.1, seeds))) for _ in range(4000)]
+    assert 0.935 <= np.mean([one.low <= 0.5 <= one.high for one in found]) <= 0.965
+
+
+@pytest.mark.slow
+def test_the_percentile_bootstrap_covers_too_little_at_five_seeds() -> None:
+    """This is why it is not used: 84 % instead of 95 %."""
+    random = np.random.default_rng(1)
+    samples = random.normal(0.5, 0.1, (4000, 5))
+    ends = bootstrap(
+        (samples,), np.mean, axis=1, n_resamples=999, method="percentile", rng=random, batch=100
+    ).confidence_interval
+    assert 0.82 <= np.mean((ends.low <= 0.5) & (ends.high >= 0.5)) <= 0.86
 
 
 # Over the dev set
@@ -140,72 +142,8 @@ def test_other_metrics_have_no_interval_for_one_seed(metric: str) -> None:
 @pytest.mark.parametrize("scores", [[math.nan], [0.5, math.nan], [math.inf, 0.1]])
 def test_non_finite_scores_have_no_interval(scores: list[float]) -> None:
     assert interval(scores, metric="pearson", dev_rows=100) is None
-    assert paired(dict(enumerate(scores)), dict.fromkeys(range(len(scores)), 0.5)) is None
 
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_fishers_z_needs_four_rows(rows: int) -> None:
     assert interval([0.5], metric="pearson", dev_rows=rows) is None
-
-
-# Differences
-
-
-def test_a_difference_by_hand() -> None:
-    """Differences 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3), t = sqrt(12); critical t is 4.3027 at 2 df."""
-    found = paired({0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.4, 1: 0.3, 2: 0.2})
-    assert found is not None
-    assert found.seeds == 3
-    half = 4.302653 * 0.1 / math.sqrt(3)
-    assert (found.mean, found.low, found.high) == pytest.approx((0.2, 0.2 - half, 0.2 + half))
-    assert found.p == pytest.approx(1 - math.sqrt(6 / 7))  # at 2 df: p = 1 - t / sqrt(t^2 + 2), t^2 = 12
-    assert found.within_noise
-
-
-@given(pairs=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=2, max_size=6))
-@settings(max_examples=60, deadline=None)
-def test_the_paired_test_equals_a_one_sample_test_of_the_differences(pairs: list[tuple[int, int]]) -> None:
-    ours, theirs = ({seed: pair[side] / 1000 for seed, pair in enumerate(pairs)} for side in (0, 1))
-    found, turned = paired(ours, theirs), paired(theirs, ours)
-    assert found is not None
-    assert turned is not None
-    assert found.low is not None
-    assert found.high is not None
-    assert found.low <= found.mean <= found.high
-    assert (turned.mean, turned.low, turned.high) == pytest.approx((-found.mean, -found.high, -found.low))
-    assert turned.within_noise == found.within_noise
-    if len({one - other for one, other in pairs}) == 1:
-        assert (found.p, found.within_noise) == (None, pairs[0][0] == pairs[0][1])
-        return
-    reference = ttest_1samp([(one - other) / 1000 for one, other in pairs], 0.0)
-    p = reference.pvalue  # pyright: ignore[reportAttributeAccessIssue]
-    assert found.p == pytest.approx(p)
-    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
-    if abs(p - 0.05) > 1e-6:
-        assert found.within_noise == (p > 0.05)
-
-
-def test_only_shared_seeds_count() -> None:
-    found = paired({0: 0.9, 1: 0.5, 2: 0.6, 7: 0.1}, {1: 0.4, 2: 0.3, 3: 0.0})
-    assert found is not None
-    assert (found.mean, found.seeds) == (pytest.approx(0.2), 2)
-
-
-def test_pairing_removes_the_effect_of_the_seed() -> None:
-    """Scores vary widely over seeds but differences do not: paired they are significant, unpaired they are not."""
-    theirs = {0: 0.2, 1: 0.5, 2: 0.8}
-    found = paired({0: 0.25, 1: 0.551, 2: 0.849}, theirs)
-    assert found is not None
-    assert not found.within_noise
-    assert found.mean < 0.1 < np.std(list(theirs.values())) * norm.ppf(0.975)
-
-
-def test_one_seed_is_always_within_noise() -> None:
-    found = paired({0: 0.9}, {0: 0.1})
-    assert found is not None
-    assert (found.mean, found.low, found.high, found.p, found.seeds) == (pytest.approx(0.8), None, None, None, 1)
-    assert found.within_noise
-
-
-def test_no_shared_seed_gives_no_difference() -> None:
-    assert paired({0: 0.9}, {1: 0.1}) is None

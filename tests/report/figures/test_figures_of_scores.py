@@ -124,10 +124,10 @@ def of(records: Iterable[RunRecord], protocol: str, variant: str) -> list[RunRec
 
 
 def chosen_lr(records: list[RunRecord]) -> float:
-    """Independently of `select`, find the learning rate with the highest mean selection score."""
+    """Independently of `select`, find the learning rate with the highest median selection score."""
     lrs = sorted({record.settings.lr for record in records})
-    means = [
-        np.mean(
+    medians = [
+        np.median(
             [
                 one.selection_score if one.scores.selected_on == "held_out" else reported(one)
                 for one in records
@@ -136,7 +136,7 @@ def chosen_lr(records: list[RunRecord]) -> float:
         )
         for lr in lrs
     ]
-    return lrs[int(np.argmax(means))]
+    return lrs[int(np.argmax(medians))]
 
 
 def reported(record: RunRecord) -> float:

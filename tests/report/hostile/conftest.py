@@ -122,7 +122,7 @@ def comparisons(records: Sequence[RunRecord]) -> Made:
     for words in ("method=rosa,lora", "method=rosa method.resample_every=0,2.0", "seed=0 lr=1e-3,1e-4"):
         asked = comparison(words.split())
         try:
-            sections, shown = compare(asked, records)
+            sections, shown, _ = compare(asked, records)
         except UserError as error:
             made[words] = str(error)
             continue

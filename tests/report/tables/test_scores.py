@@ -1,7 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.grid import leader
@@ -10,10 +12,11 @@ from rosa_bench.report.cells.settings import Variant, variant_of
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import score_table
 from rosa_bench.report.tables.table import Entry, Section, Table
+from rosa_bench.report.writers.text import probability
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
-OPEN_ENDED = "‡ the smallest, the greatest or the only learning rate tried: another may be better still"
+OPEN_ENDED = "‡ the smallest, the largest or the only learning rate tried, so a better one may lie beyond"
 PAPER_ROWS = ["FT", "(IA)³", "LoRA (r=2)", "ROSA (r=2)", "LoRA (r=8)", "ROSA (r=8)"]
 PAPER_COLUMNS = ["CoLA", "MRPC", "QNLI", "RTE", "STS-B", "MNLI", "SST2", "BoolQ"]
 
@@ -141,17 +144,63 @@ def test_a_subset_of_train_and_dev_has_one_note(make_record: MakeRecord) -> None
     assert section.notes == [f"1 Grammar (synthetic): {expected}"]
 
 
-def test_learning_rates_not_compared_are_marked_and_noted(over_seeds: OverSeeds) -> None:
+def test_a_learning_rate_not_compared_is_marked_only_if_it_is_ahead(over_seeds: OverSeeds) -> None:
     some = [*over_seeds([0.5, 0.5], "method=ft", "lr=1e-5"), *over_seeds([0.5], "method=ft", "lr=2e-2")]
-    not_compared = "† learning rates not compared, having fewer seeds than others: FT 0.02 on CoLA"
     section = section_of([*some, *over_seeds([0.5, 0.5], "method=lora")])
-    assert entry(section, "FT", "CoLA").mark == "†‡"  # at an end too: the lr that was not compared was tried
+    assert entry(section, "FT", "CoLA").mark == "‡"  # the lr that was not compared was tried
     assert entry(section, "LoRA (r=8)", "CoLA").mark == "‡"
-    assert section.notes == [not_compared, OPEN_ENDED]
+    assert section.notes == [OPEN_ENDED]
     better = section_of([*some[:2], *over_seeds([0.6], "method=ft", "lr=2e-2")])
-    unsettled = "§ not settled: ahead where both were run, or of the mean over all its seeds: FT 0.02 on CoLA"
-    assert better.notes == [not_compared, OPEN_ENDED, unsettled]
-    assert entry(better, "FT", "CoLA").mark == "†‡§"
+    unsettled = (
+        "§ these other learning rates may be better; they are ahead on shared seeds or over all: FT 0.02 on CoLA"
+    )
+    assert better.notes == [OPEN_ENDED, unsettled]
+    assert entry(better, "FT", "CoLA").mark == "‡§"
+
+
+def test_a_mark_that_all_cells_of_a_row_need_is_at_its_name(over_seeds: OverSeeds) -> None:
+    def section(*tasks: str) -> Section:
+        lora = [run for task in tasks for run in over_seeds([0.5], f"task={task}", "method=lora")]
+        ft = [run for lr in (1e-5, 1e-4) for run in over_seeds([0.5], "task=rte", "method=ft", f"lr={lr}")]
+        return section_of([*lora, *ft])
+
+    both = section("cola", "rte")
+    assert {line.label: line.title for line in both.lines}["LoRA (r=8)"] == "LoRA (r=8)‡"
+    assert {entry(both, "LoRA (r=8)", task).mark for task in ("CoLA", "RTE")} == {""}
+    assert both.notes == [f"{OPEN_ENDED}; after the name of a row: in all its cells"]
+    one = section("cola")
+    assert {line.label: line.title for line in one.lines}["LoRA (r=8)"] == "LoRA (r=8)"
+    assert entry(one, "LoRA (r=8)", "CoLA").mark == "‡"
+
+
+def test_collapsed_runs_are_counted_beside_the_score(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.5, 0.5, 0.1], "method=lora")
+    for run in runs:
+        run.last["spread"] = 0.0 if run.settings.seed == 2 else 0.9
+    table = table_of([*runs, *over_seeds([0.5, 0.6], "method=ft")])
+    assert entry(table.sections[0], "LoRA (r=8)", "CoLA").collapsed == 1
+    assert [(row["method"], row["collapsed"], row["seeds"]) for row in table.tidy] == [
+        ("ft", "", "2"), ("lora", "1", "3")
+    ]  # fmt: skip
+
+
+def test_a_cell_with_collapsed_runs_says_what_each_seeds_own_choice_would_give(over_seeds: OverSeeds) -> None:
+    """By the median 1e-3 wins; seed 2, which collapsed there, would choose 1e-4 itself."""
+    runs = [*over_seeds([0.6, 0.6, 0.0], "method=lora", "lr=1e-3"), *over_seeds([0.5] * 3, "method=lora", "lr=1e-4")]
+    for run in runs:
+        run.last["spread"] = float(run.score > 0)
+    section = section_of(runs)
+    assert entry(section, "LoRA (r=8)", "CoLA").mean == "40.0"
+    expected = "if each seed chose its own learning rate, these means would be LoRA (r=8) 56.7 (3) on CoLA"
+    assert f"collapsed: {expected}" in section.notes
+
+
+def test_runs_of_a_modified_tree_are_counted(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.5, 0.5, 0.5], "method=lora")
+    for run, dirty in zip(runs, (True, False, None), strict=True):
+        run.git.dirty = dirty
+    assert section_of(runs).notes == ["modified code: 1 of 3 runs, whose working tree had uncommitted changes"]
+    assert section_of(runs[1:]).notes == []
 
 
 def test_a_chosen_lr_at_an_end_is_marked_and_noted(over_seeds: OverSeeds) -> None:
@@ -169,7 +218,7 @@ def test_a_learning_rate_at_which_a_run_failed_is_noted(over_seeds: OverSeeds, m
     runs = [run for lr, score in ((1e-4, 0.2), (1e-3, 0.3)) for run in over_seeds([score], "method=ft", f"lr={lr}")]
     section = section_of([*runs, make_record("method=ft", "lr=1e-2", status="failed", scores={})])
     assert entry(section, "FT", "CoLA").mark == "¶"
-    assert section.notes == ["¶ learning rates at which a run failed, and has no figure: FT 0.01 on CoLA"]
+    assert section.notes == ["¶ learning rates at which a run failed and has no score: FT 0.01 on CoLA"]
 
 
 def test_a_cell_with_one_lr_is_marked_if_others_had_several(over_seeds: OverSeeds) -> None:
@@ -246,11 +295,12 @@ def test_the_header_says_how_much_each_variant_was_tuned_if_it_differs(over_seed
     ("lora", "rosa", "expected"),
     [
         # Differences 0.1, 0.2, 0.3: half of the interval is 4.3027 x 0.1 / sqrt(3)
-        ([0.4, 0.3, 0.2], [0.5, 0.5, 0.5], ("+20.0", "-4.8 to +44.8", "0.07", 3, "within noise")),
-        ([0.5, 0.5, 0.5], [0.1, 0.11, 0.12], ("-39.0", "-41.5 to -36.5", "<0.001", 3, "below LoRA")),
-        ([0.5, 0.6], [0.7, 0.8], ("+20.0", "+20.0 to +20.0", None, 2, "above LoRA")),  # zero variance
-        ([0.0, 0.0], [0.0, 0.0], ("+0.0", "+0.0 to +0.0", None, 2, "within noise")),
-        ([0.1], [0.9, 0.9], ("+80.0", None, None, 1, "not known")),
+        ([0.4, 0.3, 0.2], [0.5, 0.5, 0.5], ("+20.0 [-4.8, +44.8]", "0.07", "3", "within noise")),
+        ([0.5, 0.5, 0.5], [0.1, 0.11, 0.12], ("-39.0 [-41.5, -36.5]", "<0.001", "3", "below LoRA")),
+        ([0.5, 0.6], [0.7, 0.8], ("+20.0 [+20.0, +20.0]", None, "2", "not known")),  # zero variance
+        ([0.0, 0.0], [0.0, 0.0], ("+0.0 [+0.0, +0.0]", None, "2", "within noise")),
+        ([0.1], [0.9, 0.9], ("+80.0", None, "1", "not known")),
+        ([0.1], [0.1], ("+0.0", None, "1", "not known")),
     ],
 )
 def test_a_row_is_compared_with_lora_seed_by_seed(
@@ -258,7 +308,29 @@ def test_a_row_is_compared_with_lora_seed_by_seed(
 ) -> None:
     (one,) = section_of([*over_seeds(lora, "method=lora"), *over_seeds(rosa, "method=rosa")]).contrasts
     assert (one.label, one.column) == ("ROSA (r=8)", "CoLA")
-    assert (one.difference, one.interval, one.p, one.count, one.verdict) == expected
+    assert (one.difference, one.p, one.count, one.verdict) == expected
+
+
+def test_the_comparisons_of_a_section_are_one_family(over_seeds: OverSeeds) -> None:
+    scores = {"cola": [0.52, 0.53, 0.54], "rte": [0.53, 0.53, 0.56], "mrpc": [0.9, 0.91, 0.92]}
+    runs = [
+        run
+        for task, dev in scores.items()
+        for run in [*over_seeds([0.5] * 3, f"task={task}", "method=lora"), *over_seeds(dev, f"task={task}")]
+    ]
+    section = section_of(runs)
+    found = {one.column: (one.p, one.verdict) for one in section.contrasts}
+    p = {
+        task: ttest_1samp(np.subtract(dev, 0.5), 0).pvalue  # pyright: ignore[reportAttributeAccessIssue]
+        for task, dev in scores.items()
+    }
+    assert 0.025 < p["cola"] < 0.05 < p["rte"]
+    assert found == {
+        "MRPC": (probability(3 * p["mrpc"]), "above LoRA"),
+        "CoLA": (probability(2 * p["cola"]), "uncorrected"),
+        "RTE": (probability(2 * p["cola"]), "within noise"),  # never below that of a smaller p
+    }
+    assert section.contrast_heading.endswith("is over 3 tests")
 
 
 def test_only_equal_ranks_settings_and_tasks_are_compared(over_seeds: OverSeeds) -> None:

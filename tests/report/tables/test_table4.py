@@ -116,6 +116,6 @@ def test_rosas_rows_are_compared_with_lora(over_seeds: OverSeeds) -> None:
     ]
     contrasts = only_section(table4.build(select(runs))).contrasts
     assert [(one.label, one.difference, one.verdict) for one in contrasts] == [
-        ("ROSA SVD Init", "+0.0", "within noise"),
-        ("ROSA SVD Init + Factorize + Resample", "+10.3", "above LoRA"),
+        ("ROSA SVD Init", "+0.0 [-2.5, +2.5]", "within noise"),
+        ("ROSA SVD Init + Factorize + Resample", "+10.3 [+8.9, +11.8]", "above LoRA"),
     ]

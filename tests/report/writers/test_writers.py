@@ -13,7 +13,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import AT_AN_END, UNSETTLED
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.tables import table2
-from rosa_bench.report.tables.scores import FAILED, LEFT_OUT
+from rosa_bench.report.tables.scores import FAILED
 from rosa_bench.report.tables.table import Column, Entry, Table
 from rosa_bench.report.writers.latex import escape, latex
 from rosa_bench.report.writers.markdown import entry_text, markdown
@@ -27,10 +27,12 @@ COUNTS = "7 completed runs; not tabled: 1 failed"
 
 @pytest.fixture
 def table(over_seeds: OverSeeds) -> Table:
-    """Two settings and every task, with a regular expression, a subset, a leader, a single seed, and an lr left out."""
+    """Two settings and every task; a regular expression, subset, leader, single seed, collapse, and an lr left out."""
     tasks = ("cola", "mrpc", "qnli", "rte", "stsb", "mnli", "sst2", "boolq", "wic")
     runs = [run for task in tasks for run in over_seeds([0.61, 0.62, 0.63], f"task={task}", held_out=0.5)]
-    runs += over_seeds([0.51, 0.53], "method=lora", "rank=2", held_out=0.5)
+    some = over_seeds([0.51, 0.53], "method=lora", "rank=2", held_out=0.5)
+    some[1].last["spread"] = 0.0
+    runs += some
     runs += over_seeds([0.5], "method=lora", "rank=2", "lr=1", held_out=0.5)
     runs += over_seeds([-0.021], "method=bitfit", held_out=0.5, trainable=100)
     targets = {"method.targets": [r"query|a_b\.c*", "attention"]}
@@ -61,9 +63,9 @@ def test_markdown_cells(table: Table) -> None:
     shown = {
         row[0].strip(): dict(zip([cell.strip() for cell in head], map(str.strip, row), strict=True)) for row in rows
     }
-    assert shown["ROSA (r=8)"]["RTE"] == "**62.0** ± 1.0 (3)‡ / 72.56"
-    assert shown["ROSA (r=8)"]["WiC"] == "62.0 ± 1.0 (3)‡"
-    assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2)†‡ / 53.42"
+    assert shown["ROSA (r=8)‡"]["RTE"] == "**62.0** ± 1.0 (3) / 72.56"  # all its cells carry the mark
+    assert shown["ROSA (r=8)‡"]["WiC"] == "62.0 ± 1.0 (3)"
+    assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2, 1 collapsed)‡ / 53.42"
     assert shown["BitFit"]["CoLA"] == "-2.1 (1)‡ / –"
     assert shown["BitFit"]["RTE"] == "–"
     assert shown["FT"]["MNLI"] == "– / 86.296"
@@ -76,7 +78,8 @@ def test_markdown_cells(table: Table) -> None:
         (Entry(), True, "–"),
         (Entry(mean="1.0", count=1), True, "1.0 (1) / –"),
         (Entry(mean="1.0", count=1), False, "1.0 (1)"),
-        (Entry(mean="1.0", spread="0.5", count=2, mark="†", paper="2", best=True), True, "<1.0> ± 0.5 (2)† / 2"),
+        (Entry(mean="1.0", spread="0.5", count=2, mark="‡", paper="2", best=True), True, "<1.0> ± 0.5 (2)‡ / 2"),
+        (Entry(mean="1.0", count=3, collapsed=1, mark="§"), False, "1.0 (3, 1 collapsed)§"),
         (Entry(paper="2"), True, "– / 2"),
     ],
 )
@@ -101,8 +104,9 @@ def test_latex_has_balanced_columns_and_braces(table: Table) -> None:
 
 def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
     text = latex(table, COUNTS)
-    assert r"$\mathbf{62.0}_{\pm 1.0}$ (3)$^\ddagger$ / 72.56" in text  # seeds differ between cells, so they are shown
-    assert r"$52.0_{\pm 1.4}$ (2)$^\dagger$$^\ddagger$ / 53.42" in text
+    assert r"$\mathbf{62.0}_{\pm 1.0}$ (3) / 72.56" in text  # seeds differ between cells, so they are shown
+    assert r"ROSA (r=8)$^\ddagger$ &" in text
+    assert r"$52.0_{\pm 1.4}$ (2, 1 collapsed)$^\ddagger$ / 53.42" in text
     assert r"$-2.1$ (1)$^\ddagger$ / --" in text
     assert r"query\textbar{}a\_b\textbackslash{}.c*" in text
     assert text.isascii()
@@ -114,7 +118,7 @@ def test_latex_omits_the_number_of_seeds_if_it_is_the_same_everywhere(table: Tab
     assert "Seeds: 2." in second
 
 
-@pytest.mark.parametrize("mark", [LEFT_OUT, AT_AN_END, UNSETTLED, FAILED])
+@pytest.mark.parametrize("mark", [AT_AN_END, UNSETTLED, FAILED])
 def test_latex_has_a_command_for_every_mark(mark: str) -> None:
     assert escape(mark).isascii()
 
@@ -139,7 +143,7 @@ def test_csv_has_the_tables_figures(table: Table) -> None:
         assert (row["setting"], row["seeds"], row["paper_x100"]) == (number, str(one.count), one.paper or "")
         assert percent(float(row["mean_x100"]) / 100) == one.mean
         assert (percent(float(row["std_x100"]) / 100) if row["std_x100"] else None) == one.spread
-        assert (row["best"] == "true", row["lrs_left_out"] != "") == (one.best, LEFT_OUT in one.mark)
+        assert (row["best"] == "true", row["collapsed"] or "0") == (one.best, str(one.collapsed))
         assert len(row["runs"].split()) == one.count
         assert f"r={row['rank']}" in label or row["rank"] == ""
 
@@ -163,19 +167,21 @@ def test_comparisons_have_their_own_table_below(compared: Table) -> None:
     _, (head, rule, *rows) = markdown_tables(markdown(compared, COUNTS))
     assert len({sum(map(len, row)) for row in [head, rule, *rows]}) == 1
     assert [[cell.strip() for cell in row] for row in [head, *rows]] == [
-        ["Method", "Task", "Difference", "95 % interval", "p", "Seeds", "Verdict"],
-        ["ROSA (r=8)", "CoLA", "+20.0", "-4.8 to +44.8", "0.07", "3", "within noise"],
-        ["ROSA (r=8)", "RTE", "-30.0", "-30.0 to -30.0", "–", "3", "below LoRA"],
-        [r"ROSA (r=8, head=a_b\|c, init=svd_add, resample_every=0)", "RTE", "+10.0", "–", "–", "1", "not known"],
+        ["Method", "Task", "Difference [95 %]", "p (Holm)", "Seeds", "Verdict"],
+        ["ROSA (r=8)", "CoLA", "+20.0 [-4.8, +44.8]", "0.07", "3", "within noise"],
+        ["ROSA (r=8)", "RTE", "-30.0 [-30.0, -30.0]", "–", "3", "not known"],
+        [r"ROSA (r=8, head=a_b\|c, init=svd_add, resample_every=0)", "RTE", "+10.0", "–", "1", "not known"],
     ]
 
 
 def test_comparisons_are_a_paragraph_in_latex(compared: Table) -> None:
     text = latex(compared, COUNTS)
-    assert "\\par Compared with LoRA at equal rank, paired over seeds.\n" in text
+    heading = "Compared with LoRA at equal rank, paired over seeds; Holm's correction is over 1 test"
+    assert f"\\par {heading}.\n" in text
+    assert f"{heading}:\n" in markdown(compared, COUNTS)
     assert (
-        r"ROSA (r=8): CoLA $+20.0$ ($-4.8$ to $+44.8$), $p = 0.07$, 3 seeds: within noise; "
-        r"RTE $-30.0$ ($-30.0$ to $-30.0$), 3 seeds: below LoRA." in text
+        r"ROSA (r=8): CoLA $+20.0$ [$-4.8$, $+44.8$], $p = 0.07$ by Holm, 3 seeds: within noise; "
+        r"RTE $-30.0$ [$-30.0$, $-30.0$], 3 seeds: not known." in text
     )
     long = r"ROSA (r=8, head=a\_b\textbar{}c, init=svd\_add, resample\_every=0)"
     assert f"{long}: RTE $+10.0$, 1 seed: not known." in text
@@ -185,7 +191,7 @@ def test_comparisons_are_a_paragraph_in_latex(compared: Table) -> None:
 def test_comparisons_fit_the_terminal(compared: Table, width: int) -> None:
     text = shown(compared, width)
     assert max(map(cell_len, text.splitlines())) <= width
-    for words in ("paired over seeds", "-4.8 to +44.8", "-30.0 to -30.0", "below LoRA"):
+    for words in ("paired over seeds", "+20.0 [-4.8, +44.8]", "-30.0 [-30.0, -30.0]", "not known"):
         assert words in text
 
 
@@ -199,12 +205,12 @@ def test_csv_has_intervals_and_comparisons(compared: Table) -> None:
     rows = list(csv.DictReader(io.StringIO(tidy_csv(compared.tidy))))
     found = {(row["method"], row["task"], row["seeds"]): row for row in rows}
     lora, rosa, one = found["lora", "cola", "3"], found["rosa", "cola", "3"], found["rosa", "rte", "1"]
-    names = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_seeds")
-    assert [lora[name] for name in names] == [""] * 5
-    assert [rosa[name] for name in names] == ["20.0000", "-4.8414", "44.8414", "0.07418", "3"]
-    assert [one[name] for name in names] == ["10.0000", "", "", "", "1"]
-    ends = ("interval_low_x100", "interval_high_x100", "interval_of")
-    assert [lora[name] for name in ends] == ["20.0000", "40.0000", "seeds"]
+    names = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_p_holm", "vs_lora_seeds")
+    assert [lora[name] for name in names] == [""] * 6
+    assert [rosa[name] for name in names] == ["20.0000", "-4.8414", "44.8414", "0.07418", "0.07418", "3"]
+    assert [one[name] for name in names] == ["10.0000", "", "", "", "", "1"]
+    ends = ("interval_low_x100", "interval_high_x100", "interval_of", "interval_method")
+    assert [lora[name] for name in ends] == ["5.1586", "54.8414", "seeds", "Student"]
     assert rosa["interval_of"] == one["interval_of"] == "dev set"  # one of them has three equal seeds
     assert [row["configurations_tried"] for row in (lora, rosa, one)] == ["3", "3", "1"]
 
