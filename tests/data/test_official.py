@@ -139,7 +139,7 @@ def test_every_task_on_the_hub_declares_its_official_rows(compose: Callable[...,
     model = ["model=gpt2"] if name in ("e2e_nlg", "restaurants") else []
     task = compose(f"task={name}", *(["model=mlp1"] if name == "synthetic" else model)).task
     if task.hub is None:
-        assert task.embedded
+        assert task.embedded or task.folder  # generated here, or the user's own
         return
     assert isinstance(task, TextTask | GenerationTask)
     assert task.official is not None

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, bootstrap, norm
 
 from rosa_bench.records.predictions import RowPredictions
-from rosa_bench.report.cells.statistics import DRAWS, LEVEL
+from rosa_bench.report.cells.statistics import LEVEL
 from rosa_bench.system.errors import UserError
 
 Array = NDArray[np.float64]
+DRAWS = 9999  # of a bootstrap over rows
 BATCH = 100  # resamples at a time, so that memory does not grow with their number
 
 
