@@ -6,7 +6,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +17,12 @@ import torch
 from torch import nn
 
 from rosa_bench.api import compose
+from rosa_bench.config.compose import composing
+from rosa_bench.records.record import RunRecord
+from rosa_bench.records.store import load_records
 from rosa_bench.runs.run import recipe
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 DECAY = ("task=grammar", "model=tiny_roberta", "method=rosa", "epochs=4", "lr=0.1", "optimizer.warmup_steps=10")
@@ -247,3 +251,28 @@ def test_killed_commands_end_like_undisturbed_ones() -> None:
     assert "BROKEN" not in done.stdout
     [total] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["all"]]
     assert (total[1], total[-1]) == ("4", "0")
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "runs").exists(), reason="needs the committed records")
+def test_every_committed_run_of_the_phone_book_has_its_command(script: ModuleType) -> None:
+    capacity = import_module("scripts.studies.capacity")
+    with composing() as composer:
+        jobs = [
+            {one.key_or_group: one.value() for one in map(composer.parsed, job)}
+            for study in capacity.STUDIES.values()
+            for command in study()
+            for job in composer.expand(command.split())
+        ]
+    runs = [run for run in load_records(ROOT / "results") if run.settings.task.name == "phonebook"]
+    assert runs
+    assert [run.id for run in runs if sum(is_run_of(job, run) for job in jobs) != 1] == []
+
+
+GROUPS = ("task", "model", "method")
+
+
+def is_run_of(job: Mapping[str, Any], run: RunRecord) -> bool:
+    """Whether a run has every setting of a job, and no other that differs from its protocol."""
+    settings = {"seed": 0, "task": "phonebook", "model": "smollm2_135m", **job}
+    held = all(run.setting(f"{key}.name" if key in GROUPS else key) == value for key, value in settings.items())
+    return held and run.deviations.keys() <= settings.keys()

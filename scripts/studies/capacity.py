@@ -1,0 +1,84 @@
+"""Print the commands of the runs that ask when a resampled subspace beats LoRA at an equal number of parameters.
+
+    python -m scripts.studies.capacity tiny | sh         # a decoder of 27,000 weights
+    python -m scripts.studies.capacity smollm2 | sh      # SmolLM2-135M, attention matrices
+
+Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
+``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 225 runs of about 10 s on a GPU that 16 processes
+share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share. Its first four lines are a book that rank
+1 can hold.
+"""
+
+import sys
+from collections.abc import Iterator
+
+RESAMPLED = "method.resample_unit=steps method.last_resample=0.8"
+REWARM = {25: 10, 50: 10, 100: 20, 200: 20}  # steps from one draw to the next -> steps of re-warm-up
+A_ALONE = "method=rosa method.train=a method.init=zero"
+
+
+def every(steps: int, *, rewarm: bool = True) -> str:
+    """Return the settings that draw every so many steps."""
+    rewarmed = f" method.rewarm_steps={REWARM[steps]}" if rewarm else ""
+    return f"{RESAMPLED} method.resample_every={steps}{rewarmed}"
+
+
+def tiny() -> Iterator[str]:
+    """Yield the commands for a decoder with random weights, and a book of 3.3 bits per parameter of rank 2."""
+    book = (
+        "task=phonebook model=tiny_llama +model.random.initializer_range=0.2 task.pairs=512 task.digits=4 "
+        "task.passes=40 epochs=6 batch_size=64 seed=0,1,2"
+    )
+    yield f"{book} method=ft lr=6e-4,2e-3,6e-3"
+    arms = [
+        "method=lora rank=1,2,4,8",
+        *(f"method=lora rank=2 {every(steps)}" for steps in (25, 100)),
+        "method=rosa rank=2 method.init=svd,balanced method.resample_every=0",
+        *(f"method=rosa rank=2 method.init=svd,balanced {every(steps)}" for steps in REWARM),
+        *(f"{A_ALONE} rank=4 method.basis=random,gradient {every(steps)}" for steps in (25, 100)),
+        *(
+            f"{A_ALONE} rank=4 method.basis=random method.moments=rotate {every(steps, rewarm=False)}"
+            for steps in (25, 100)
+        ),
+        *(
+            f"method=rosa rank=2 method.init=balanced method.stagger=true {every(steps, rewarm=False)}"
+            for steps in (50, 200)
+        ),
+    ]
+    yield from (f"{book} {arm} lr=6e-3,2e-2,6e-2" for arm in arms)
+
+
+def smollm2() -> Iterator[str]:
+    """Yield the commands for SmolLM2-135M: a book of 0.4 bits per parameter of rank 1, and one of 3.8."""
+    yield "task=phonebook method=ft lr=6e-5,2e-4,6e-4"
+    yield "task=phonebook method=lora rank=1 method.targets=all-linear,attention lr=2e-3,6e-3,2e-2"
+    yield "task=phonebook method=rosa rank=1 method.resample_every=0 lr=6e-3"
+    yield (
+        "task=phonebook method=rosa rank=1 method.targets=all-linear,attention method.resample_unit=steps "
+        "method.resample_every=25 lr=2e-3,6e-3,2e-2"
+    )
+    book = "task=phonebook task.pairs=16384 epochs=6"
+    yield f"{book} method=ft lr=2e-4,6e-4"
+    arms = [
+        "method=lora rank=1,4,8",
+        *(f"method=lora rank=1 {every(steps)}" for steps in (25, 100)),
+        *(f"method=rosa rank=1 method.init=svd,balanced {every(steps)}" for steps in (25, 100)),
+        *(f"{A_ALONE} rank=2 method.basis=random {every(steps)}" for steps in (25, 100)),
+    ]
+    yield from (f"{book} {arm} method.targets=attention lr=2e-3,6e-3" for arm in arms)
+
+
+STUDIES = {"tiny": tiny, "smollm2": smollm2}
+
+
+def main() -> None:
+    """Print the commands of the studies that are named."""
+    if not sys.argv[1:] or not set(sys.argv[1:]) <= set(STUDIES):
+        raise SystemExit(f"name one or both of: {', '.join(STUDIES)}")
+    for name in sys.argv[1:]:
+        for command in STUDIES[name]():
+            print("rosa-bench -m", command)
+
+
+if __name__ == "__main__":
+    main()
