@@ -85,12 +85,13 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "lora": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
     "rosa": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
     "lora_plus": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "rso": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a") | beside(model, protocol),
     "blockwise": lambda _model, _protocol, own: own,  # by default two blocks, and these models have two
     "prompt_tuning": lambda model, protocol, _own: prompt(model, protocol),
 }
 WRAPPING = ("prompt_tuning",)  # wrap the model in another, with a different function, that cannot be merged
 MERGEABLE = [name for name in METHODS if name not in WRAPPING]
-DRAWING = ("lora", "lora_plus", "rosa", "prompt_tuning")  # start from random numbers
+DRAWING = ("lora", "lora_plus", "rosa", "rso", "prompt_tuning")  # start from random numbers
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
