@@ -16,6 +16,7 @@ from rosa_bench.report.figures.curves import Panel
 
 MOST = 4  # panels or rows of panels
 MOST_TICKS = 7
+SHORT = (2.0**-5, 2.0**13)  # powers of two between these have at most five digits
 GREY, PALE = "#777777", "#BBBBBB"
 FILLED = "Filled markers: the subspace is drawn again during training. Open: it is not."
 REDRAWN = "LoRA with a period is merged and drawn again, as in ReLoRA (arXiv 2307.05695)."
@@ -81,13 +82,13 @@ def set_log_axis(ax: Axes, values: Iterable[float], *, doubling: bool, form: Cal
 def log_ticks(low: float, high: float, *, doubling: bool) -> list[float]:
     """Return at most `MOST_TICKS` round numbers from ``low`` to ``high``, at equal distances on a logarithmic axis.
 
-    Powers of two if ``doubling``, or 1, 2, 5, 10, ...; powers of ten if there are too many of them.
+    Powers of two if ``doubling`` and they are short, or 1, 2, 5, 10, ...; powers of ten if those are too many.
     """
     tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     twos = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
-    fine = (
-        [2.0**power for power in twos] if doubling else [digit * 10.0**power for power in tens for digit in (1, 2, 5)]
-    )
+    is_short = SHORT[0] <= low and high <= SHORT[1]
+    halves, decimal = [2.0**power for power in twos], [digit * 10.0**power for power in tens for digit in (1, 2, 5)]
+    fine = halves if doubling and is_short else decimal
     inside = [tick for tick in fine if low <= tick <= high]
     if len(inside) > MOST_TICKS:
         inside = [10.0**power for power in tens if low <= 10.0**power <= high]

@@ -112,8 +112,8 @@ def _plot(part: SubFigure, panel: Panel, labels: Labels, families: Families, *, 
     [left, right] = part.add_gridspec(1, 2, width_ratios=[LEFT_IN, names])
     _plot_families(part.add_subplot(left), panel, families)
     lines = right.subgridspec(len(counts), 1, height_ratios=list(map(height_in, counts)))
-    for line, (bits, cells) in zip(lines, panel.by_amount.items(), strict=True):
-        _plot_arms(part.add_subplot(line), cells, labels[bits])
+    for number, (bits, cells) in enumerate(panel.by_amount.items()):
+        _plot_arms(part.add_subplot(lines[number]), cells, labels[bits])
 
 
 def _plot_families(ax: Axes, panel: Panel, families: Families) -> None:

@@ -23,7 +23,8 @@ from rosa_bench.report.figures.drawing import drawn
 MOST_METHODS, MOST_PERIODS = 3, 4  # in the legend
 FIRST_COLOUR, LAST_COLOUR = 0.95, 0.1  # of the colour map, for the longest and the shortest period
 SMALL = 6.5  # points
-BELOW, ABOVE = {"xytext": (0, -4), "va": "top"}, {"xytext": (0, 4), "va": "bottom"}
+BELOW: dict[str, Any] = {"xytext": (0, -4), "va": "top"}
+ABOVE: dict[str, Any] = {"xytext": (0, 4), "va": "bottom"}
 NEAR = (0.09, 0.06)  # shares of the axes: the places of two ranks that are nearer share a label, or are apart
 OTHERS = "other arms, see right"
 COLOURS = (
@@ -71,13 +72,14 @@ def plot_families(ax: Axes, places: Sequence[Place], families: Families) -> None
     """Draw arms at their places, on axes whose limits are set: the families in colour, and others small and grey."""
     for place in places:
         if place.variant not in families.plain:
-            look = arm_look(place.variant, place.run, colour=PALE) | {"markersize": 2.8}
+            look = {**arm_look(place.variant, place.run, colour=PALE), "markersize": 2.8}
             ax.plot([place.x], [place.y.mean], label="_", zorder=1, **look)
             continue
-        look = arm_look(place.variant, place.run, face=families.colours.get(period_words(place.run)))
+        face = families.colours.get(period_words(place.run))
+        look = {**arm_look(place.variant, place.run, face=face), "markersize": 5.5}
         if not is_resampled(place.run):  # several periods share their place on x
             plot_whiskers(ax, place.x, place.y, look["color"])
-        ax.plot([place.x], [place.y.mean], label="_", zorder=3, **look | {"markersize": 5.5})
+        ax.plot([place.x], [place.y.mean], label="_", zorder=3, **look)
     known = [place for place in places if place.variant in families.plain]
     _join(ax, known)
     _label_ranks(ax, known)

@@ -1,6 +1,6 @@
 """Not in the paper: held-out loss against trainable parameters, and what is forgotten of another text meanwhile."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from matplotlib.axes import Axes
@@ -92,11 +92,8 @@ def _plot_loss(ax: Axes, panel: Panel, families: Families) -> None:
         if (found := loss(cell))
     ]
     floor = floor_of(panel.run)
-    ends = [end for place in places for end in (place.y.mean, place.y.low, place.y.high) if end is not None]
-    low, high = min([*ends, *([floor] if floor else [])]), max(ends)
-    room = high - low or 0.1 * abs(high) or 1
     set_log_axis(ax, [place.x for place in places], doubling=False, form=lambda size: parameters(round(size)))
-    ax.set_ylim(low - 0.12 * room, high + 0.06 * room)
+    _set_ends(ax.set_ylim, [place.y for place in places], [floor] if floor else [], below=0.12)
     plot_families(ax, places, families)
     if floor:
         ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":", label=FLOOR)
@@ -113,15 +110,29 @@ def _plot_arms(axes: Sequence[Axes], panel: Panel, labels: Mapping[Variant, str]
     )
     plot_dots(axes[0], dots, sizes=len(axes) == 1 or not _forgets(panel))
     axes[0].set_xlabel(score_label(panel.run))
-    axes[0].margins(x=0.08)
+    _set_ends(axes[0].set_xlim, [dot.score for dot in dots if dot.score])
     axes[0].xaxis.set_major_locator(MaxNLocator(4))
     for ax in axes[1:]:
         plot_dots(ax, [replace(dot, score=rises[dot.variant]) for dot in dots], names=False)
         ax.axvline(0, color=GREY, linewidth=0.6, label="_")
-        ax.margins(x=0.08)
+        _set_ends(ax.set_xlim, filter(None, rises.values()), [0])
         ax.xaxis.set_major_locator(MaxNLocator(4))
         ax.set_xlabel(f"forgetting: rise of loss on\n{_other_text(panel)} (nats per token)")
         ax.set_visible(_forgets(panel))
+
+
+def _set_ends(
+    set_limits: Callable[[float, float], object],
+    found: Iterable[Estimate],
+    shown: Sequence[float] = (),
+    *,
+    below: float = 0.06,
+) -> None:
+    """Let an axis span some estimates with their intervals, the values in ``shown``, and a share of that around."""
+    ends = [end for one in found for end in (one.mean, one.low, one.high) if end is not None] + [*shown]
+    low, high = min(ends, default=0), max(ends, default=0)
+    room = high - low or 0.1 * abs(high) or 0.1
+    set_limits(low - below * room, high + 0.06 * room)
 
 
 def _other_text(panel: Panel) -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -35,16 +36,17 @@ from rosa_bench.report.figures.arms import (
     panels_where,
     plot_whiskers,
 )
+from rosa_bench.report.figures.beside import NAME_IN, label_beside
 from rosa_bench.report.figures.curves import Panel, letter, run_ids, sources, titled
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
 
 FRONT = "Pareto front"
-LEGEND = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
+LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
 AXES_IN, HEIGHT_IN = 4.6, 2.5
+EDGES_IN, LEGEND_IN = 1.2, 0.5  # heights of a panel's title and axis, and of the legend
 TITLE = 80  # characters
-GAP = 0.075  # between the names of arms on the front, as a share of the axes' height
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +75,13 @@ def _drawing(
     if not panels:
         return None
     labels = [labels_of([panel])[0] for panel in panels]
+    fronts = [front_of(panel, points_of(panel)) for panel in panels]
+    longest = max(dots.names_in([some[one] for one in front]) for some, front in zip(labels, fronts, strict=True))
+    heights = [max(HEIGHT_IN, EDGES_IN + NAME_IN * len(front)) for front in fronts]
     with styled():
-        figure = Figure(
-            figsize=(
-                AXES_IN + max(map(dots.names_in, map(list, map(dict.values, labels)))),
-                0.5 + HEIGHT_IN * len(panels),
-            )
-        )
-        figure.set_layout_engine("constrained")
-        for number, (ax, panel) in enumerate(
-            zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True)
-        ):
+        figure = Figure(figsize=(max(WIDTH_IN, AXES_IN + longest), LEGEND_IN + sum(heights)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             _plot(ax, panel, labels[number])
             ax.set_title(titled(number, panel.title, width=TITLE), loc="left")
         figure.legend(handles=method_handles(variant for panel in panels for variant in panel.cells), **LEGEND)
@@ -116,7 +114,7 @@ def points_of(panel: Panel) -> dict[Variant, Point]:
 
 def front_of(panel: Panel, points: Mapping[Variant, Point]) -> list[Variant]:
     """Return the arms on the front, by increasing memory; of those at one point, the first."""
-    places = {(point.x, point.y.mean): variant for variant, point in reversed(points.items())}
+    places = {(point.x, point.y.mean): variant for variant, point in reversed(list(points.items()))}
     return [places[one] for one in pareto_front(places, lower_is_better=panel.run.scores.lower_is_better)]
 
 
@@ -161,32 +159,6 @@ def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str]) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(lambda mib, _place: f"{mib:,.0f}")
     ax.set_ylabel(score_label(panel.run))
-
-
-def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names right of axes whose limits are set, each at the height of its point or near, with a line to it."""
-    low, high = ax.get_ylim()
-    heights = spread([(y - low) / (high - low) for _, y in points.values()], GAP)
-    for (name, point), height in zip(points.items(), heights, strict=True):
-        ax.annotate(
-            name, point, (1.04, height), textcoords=ax.transAxes, va="center", fontsize=dots.SMALL, zorder=1,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3},
-        )  # fmt: skip
-
-
-def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Move heights between 0 and 1 as little as needed, so that neighbours are ``gap`` apart and keep their order.
-
-    If there are too many of them, they are closer, at equal distances.
-    """
-    gap = min(gap, 1 / max(1, len(heights) - 1))
-    order = sorted(range(len(heights)), key=lambda one: heights[one])
-    moved = [min(max(heights[one], 0.0), 1.0) for one in order]
-    for n in range(1, len(moved)):
-        moved[n] = max(moved[n], moved[n - 1] + gap)
-    for n in reversed(range(len(moved))):
-        moved[n] = min(moved[n], 1 - gap * (len(moved) - 1 - n))
-    return [height for _, height in sorted(zip(order, moved, strict=True))]
 
 
 def score_label(run: RunRecord) -> str:
