@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
@@ -22,6 +22,8 @@ HOW = ("last_resample", "rewarm_steps")  # settings without effect unless an arm
 RESAMPLED = "methods that resample"
 INTERVALS = "95 % intervals over seeds (Student)"
 NO_INTERVAL = "one seed, or seeds that agree exactly, have none"
+CUT = "Intervals are cut to the possible values."
+Range = tuple[float, float]  # the least and the greatest value that is possible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,12 @@ class Estimate:
         low, high = (None if end is None else factor * end for end in (self.low, self.high))
         return Estimate(mean=factor * self.mean, low=low, high=high, count=self.count)
 
+    def within(self, low: float, high: float) -> "Estimate":
+        """This estimate with its interval cut to what values can be."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(self.low, min(low, self.mean)), high=min(self.high, max(high, self.mean)))
+
     def text(self, form: str = "{:.3g}") -> str:
         """Format as ``0.95 [0.91, 0.99]``."""
         mean = form.format(self.mean)
@@ -66,9 +74,14 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
 
 
-def over_seeds(cell: Cell, value: Callable[[RunRecord], float | None]) -> Estimate | None:
-    """Return the mean of a value over the runs of a cell."""
-    return estimate(value(run) for run in cell.runs)
+def over_seeds(
+    cell: Cell,
+    value: Callable[[RunRecord], float | None],
+    possible: Callable[[RunRecord], Range | None] = lambda _: None,
+) -> Estimate | None:
+    """Return the mean of a value over the runs of a cell; its interval is cut to the values that are ``possible``."""
+    found, ends = estimate(value(run) for run in cell.runs), possible(cell.runs[0])
+    return found.within(*ends) if found and ends else found
 
 
 def text_of(found: Estimate | None, form: str = "{:.3g}", *, times: float = 1) -> str:
@@ -93,11 +106,20 @@ def period_words(run: RunRecord) -> str:
 
 
 def arm_order(variant: Variant, run: RunRecord) -> tuple:
-    """Return the sort key of an arm: method in the order of legends, rank, other changes, and never resampled first."""
-    known, every = list(looks()), run.settings.method.resample_every
+    """Return the sort key of an arm: method in the order of legends, rank, its form, and its period from long to short.
+
+    The form is all that is changed but `HOW`. Among its periods, never comes first.
+    """
+    known, changes = list(looks()), sorted(_changes(variant).items())
     place = known.index(variant.method) if variant.method in known else len(known)
-    changes = sorted(_changes(variant).items())
-    return place, variant.method, variant.rank or 0, len(changes), changes, -(every or math.inf), variant.label
+    form = [change for change in changes if change[0] not in HOW]
+    return place, variant.method, variant.rank or 0, len(form), form, period_order(run), changes, variant.label
+
+
+def period_order(run: RunRecord) -> tuple[bool, str, float]:
+    """Return the sort key of a period: never first, then by unit, from long to short."""
+    method = run.settings.method
+    return is_resampled(run), (method.resample_unit or "") if is_resampled(run) else "", -(method.resample_every or 0)
 
 
 def common_changes(runs: Mapping[Variant, RunRecord]) -> dict[str, dict[str, str]]:
@@ -123,6 +145,24 @@ def own_changes(variant: Variant, run: RunRecord, shared: Mapping[str, Mapping[s
         key: value
         for key, value in sorted(_changes(variant).items())
         if common.get(key) != value and (key not in HOW or is_resampled(run))
+    }
+
+
+def plain_arms(runs: Mapping[Variant, RunRecord]) -> set[Variant]:
+    """Return the arms of a method's usual form. ``runs`` has any run of each.
+
+    Rank, period, `HOW` and `common_changes` may differ, and settings that several methods change (which layers are
+    adapted, for example).
+    """
+    shared = common_changes(runs)
+    titles: dict[str, set[str]] = {}
+    for variant in runs:
+        for key in _changes(variant):
+            titles.setdefault(key, set()).add(variant.title)
+    return {
+        variant
+        for variant, run in runs.items()
+        if all(key in HOW or len(titles[key]) > 1 for key in own_changes(variant, run, shared))
     }
 
 

@@ -1,6 +1,12 @@
 """What the records of memorisation and of language modelling say about their data, whatever file they come from."""
 
+import math
+
 from rosa_bench.records.record import RunRecord
+
+# The least and the greatest value that is possible.
+RECALL = (0.0, 1.0)
+POSITIVE = (0.0, math.inf)
 
 
 def fact(run: RunRecord, name: str) -> float | None:
@@ -23,3 +29,13 @@ def per_parameter(run: RunRecord) -> float | None:
     """Return the bits of the data per trained parameter; None if unknown."""
     bits, trained = fact(run, "bits"), run.parameters.trainable
     return bits / trained if bits and trained else None
+
+
+def storable(run: RunRecord) -> tuple[float, float]:
+    """Return the least and the most bits that can be stored of a run's data."""
+    return 0.0, fact(run, "bits") or math.inf
+
+
+def storable_per_parameter(run: RunRecord) -> tuple[float, float]:
+    """Return the least and the most bits that can be stored per trained parameter."""
+    return 0.0, per_parameter(run) or math.inf

@@ -2,39 +2,59 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
+    CUT,
     INTERVALS,
     NO_INTERVAL,
-    estimate,
+    Estimate,
     in_all_arms,
     over_seeds,
     sharing_words,
     text_of,
 )
-from rosa_bench.report.cells.facts import is_memorised, is_text
+from rosa_bench.report.cells.facts import POSITIVE, is_memorised, is_text
+from rosa_bench.report.cells.facts import RECALL as FRACTION
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.figures import dots
 from rosa_bench.report.figures.arms import (
     FILLED,
     MOST,
+    PALE,
     REDRAWN,
-    Point,
+    arm_look,
     labels_of,
     panels_where,
-    plot_points,
-    set_arm_legend,
+    plot_whiskers,
 )
-from rosa_bench.report.figures.curves import Panel, Styles, in_two_columns, letter, run_ids, sources
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.beside import NAME_IN, label_beside
+from rosa_bench.report.figures.curves import Panel, letter, run_ids, sources, titled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
 
 FRONT = "Pareto front"
+LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
+AXES_IN, HEIGHT_IN = 4.6, 2.5
+EDGES_IN, LEGEND_IN = 1.2, 0.5  # heights of a panel's title and axis, and of the legend
+TITLE = 80  # characters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Where an arm is drawn: its mean peak memory in MiB, and its score."""
+
+    x: float
+    y: Estimate
 
 
 def draw_memorised(groups: list[Group]) -> Drawing | None:
@@ -54,13 +74,18 @@ def _drawing(
     panels = [panel for one in found if (panel := on_one_device(one)).cells][:MOST]
     if not panels:
         return None
-    labels, styles, runs = labels_of(panels)
+    labels = [labels_of([panel])[0] for panel in panels]
+    fronts = [front_of(panel, points_of(panel)) for panel in panels]
+    longest = max(dots.names_in([some[one] for one in front]) for some, front in zip(labels, fronts, strict=True))
+    heights = [max(HEIGHT_IN, EDGES_IN + NAME_IN * len(front)) for front in fronts]
     with styled():
-        figure, axes = in_two_columns(panels, height_in=2.4)
-        for ax, panel in zip(axes, panels, strict=True):
-            _plot(ax, panel, labels, styles)
-        set_arm_legend(figure, [*labels.values(), FRONT])
-    return Drawing(name, figure, _caption(title, better, panels, runs, labels), run_ids(panels))
+        figure = Figure(figsize=(max(WIDTH_IN, AXES_IN + longest), LEGEND_IN + sum(heights)), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+            _plot(ax, panel, labels[number])
+            ax.set_title(titled(number, panel.title, width=TITLE), loc="left")
+        figure.legend(handles=method_handles(variant for panel in panels for variant in panel.cells), **LEGEND)
+    return Drawing(name, figure, _caption(title, better, panels, labels), run_ids(panels))
 
 
 def on_one_device(panel: Panel) -> Panel:
@@ -76,14 +101,32 @@ def on_one_device(panel: Panel) -> Panel:
 
 
 def point_of(cell: Cell) -> Point | None:
-    """Return peak memory in MiB and the reported score, a fraction times 100; None if a score is undefined."""
-    factor = 1 if cell.runs[0].scores.lower_is_better else 100
-    memory, score = estimate(_memory(cell)), over_seeds(cell, lambda run: run.score)
-    return Point(x=memory, y=score.times(factor)) if memory and score else None
+    """Return mean peak memory in MiB and the reported score, a fraction times 100; None if a score is undefined."""
+    lower_is_better = cell.runs[0].scores.lower_is_better
+    score = over_seeds(cell, lambda run: run.score, lambda _: POSITIVE if lower_is_better else FRACTION)
+    return Point(x=fmean(_memory(cell)), y=score.times(1 if lower_is_better else 100)) if score else None
+
+
+def points_of(panel: Panel) -> dict[Variant, Point]:
+    """Return the point of each arm."""
+    return {variant: point for variant, cell in panel.cells.items() if (point := point_of(cell))}
+
+
+def front_of(panel: Panel, points: Mapping[Variant, Point]) -> list[Variant]:
+    """Return the arms on the front, by increasing memory; of those at one point, the first."""
+    places = {(point.x, point.y.mean): variant for variant, point in reversed(list(points.items()))}
+    return [places[one] for one in pareto_front(places, lower_is_better=panel.run.scores.lower_is_better)]
 
 
 def _memory(cell: Cell) -> list[float]:
     return [(run.memory_bytes.training or 0) / MIB for run in cell.runs]
+
+
+def memory_text(cell: Cell) -> str:
+    """Format peak memory in MiB: its mean and, where seeds differ, its range, ``93 (82 to 114)``."""
+    values = _memory(cell)
+    low, high = f"{min(values):,.0f}", f"{max(values):,.0f}"
+    return f"{fmean(values):,.0f}{f' ({low} to {high})' if low != high else ''}"
 
 
 def pareto_front(points: Iterable[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:
@@ -96,24 +139,26 @@ def pareto_front(points: Iterable[tuple[float, float]], *, lower_is_better: bool
     return front
 
 
-def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str], styles: Styles) -> None:
-    means = []
-    for variant, cell in panel.cells.items():
-        if point := point_of(cell):
-            style = styles[variant] | {"linestyle": "none", "markersize": 5}
-            plot_points(ax, [point], label=drawn(labels[variant]), **style)
-            means.append((point.x.mean, point.y.mean))
-    front = pareto_front(means, lower_is_better=panel.run.scores.lower_is_better)
-    right = max(x for x, _ in means)
-    steps = [*front, (right, front[-1][1])]
+def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str]) -> None:
+    points = points_of(panel)
+    front = front_of(panel, points)
+    for variant, point in points.items():
+        run, on_front = panel.cells[variant].runs[0], variant in front
+        look = arm_look(variant, run, colour=None if on_front else PALE)
+        if on_front:
+            plot_whiskers(ax, point.x, point.y, look["color"])
+        ax.plot([point.x], [point.y.mean], label="_", zorder=3 if on_front else 2, **look)
+    means = [(points[variant].x, points[variant].y.mean) for variant in front]
+    steps = [*means, (max(point.x for point in points.values()), means[-1][1])]
     ax.step(*zip(*steps, strict=True), where="post", color="#999999", linewidth=1, zorder=0, label=FRONT)
-    ax.margins(x=0.1)
+    ax.margins(x=0.06, y=0.06)
+    if not panel.run.scores.lower_is_better:
+        ax.set_ylim(-4, 104)
+    label_beside(ax, {dots.name_of(labels[variant]): (points[variant].x, points[variant].y.mean) for variant in front})
     ax.set_xlabel("peak memory in training (MiB)")
     ax.xaxis.set_major_locator(MaxNLocator(5))
     ax.xaxis.set_major_formatter(lambda mib, _place: f"{mib:,.0f}")
     ax.set_ylabel(score_label(panel.run))
-    if not panel.run.scores.lower_is_better:
-        ax.set_ylim(-4, 104)
 
 
 def score_label(run: RunRecord) -> str:
@@ -127,34 +172,45 @@ def _caption(
     title: str,
     better: str,
     panels: Sequence[Panel],
-    runs: Mapping[Variant, RunRecord],
-    labels: Mapping[Variant, str],
+    labels: Sequence[Mapping[Variant, str]],
 ) -> str:
     kinds = sorted({panel.group.setting.device for panel in panels})
     text = (
         "(not in the paper). The score of each arm at its best learning rate against its peak memory while training: "
-        "the greatest over steps and resamples; scoring is not counted. Arms on the grey line are not beaten by "
-        f"another that needs as little memory. {better} Means with {INTERVALS}; {NO_INTERVAL}. {FILLED} {REDRAWN} "
-        f"{in_all_arms(runs)} Measured on "
+        "the greatest over steps and resamples; scoring is not counted. Arms on the grey line are named: they are not "
+        f"beaten by another that needs as little memory. All other arms are grey, with their intervals "
+        f"in the table alone. {better} Means with {INTERVALS} "
+        f"of the score; {NO_INTERVAL}. {CUT} The table has the range of memory over seeds. {FILLED} {REDRAWN} "
+        "Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. Each panel has the runs of its "
         f"most common device alone. {sharing_words([run for panel in panels for run in panel.runs])}"
     )
-    return Caption(title=title, text=text.strip(), sources=sources(panels), tables=[_table(panels, labels)]).markdown
+    return Caption(
+        title=title,
+        text=text.strip(),
+        sources=[*map(_source, sources(panels), panels)],
+        tables=[_table(panels, labels)],
+    ).markdown
 
 
-def _table(panels: Sequence[Panel], labels: Mapping[Variant, str]) -> list[list[str]]:
+def _source(said: str, panel: Panel) -> str:
+    return f"{said} {in_all_arms({variant: cell.runs[0] for variant, cell in panel.cells.items()})}".strip()
+
+
+def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> list[list[str]]:
     """Tabulate the points: one row per panel and arm."""
     lines = [["panel", "arm", "peak memory, MiB", "score", "on the front", "lr", "seeds"]]
     for number, panel in enumerate(panels):
-        points = {variant: point for variant, cell in panel.cells.items() if (point := point_of(cell))}
-        means = {variant: (point.x.mean, point.y.mean) for variant, point in points.items()}
-        front = pareto_front(means.values(), lower_is_better=panel.run.scores.lower_is_better)
+        points = points_of(panel)
+        front = pareto_front(
+            ((point.x, point.y.mean) for point in points.values()), lower_is_better=panel.run.scores.lower_is_better
+        )
         for variant, point in points.items():
             cell = panel.cells[variant]
             lines.append(
                 [
-                    letter(number), labels[variant], f"{point.x.mean:,.0f}", text_of(point.y, "{:.4g}"),
-                    "yes" if means[variant] in front else "", f"{cell.lr:g}", str(len(cell.runs)),
+                    letter(number), labels[number][variant], memory_text(cell), text_of(point.y, "{:.4g}"),
+                    "yes" if (point.x, point.y.mean) in front else "", f"{cell.lr:g}", str(len(cell.runs)),
                 ]
             )  # fmt: skip
     return lines

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
+    CUT,
     INTERVALS,
     NO_INTERVAL,
     Estimate,
+    Range,
     arm_labels,
     arm_order,
     common_words,
@@ -33,7 +35,8 @@ from rosa_bench.report.writers.text import MISSING, parameters, span
 
 MIB = 2**20
 HOW_TO_READ = (
-    f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. –: not recorded. "
+    f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. {CUT} "
+    "–: not recorded. "
     "Peak memory: the greatest over steps and resamples, of this process alone, in MiB."
 )
 
@@ -42,9 +45,10 @@ HOW_TO_READ = (
 class Measure:
     """A column of such a table, and its columns in the csv.
 
-    key    stem of the csv's columns, which are in the unit of ``value``
-    form   format of the mean and of the interval's ends
-    times  factor in the table alone
+    key       stem of the csv's columns, which are in the unit of ``value``
+    form      format of the mean and of the interval's ends
+    times     factor in the table alone
+    possible  the ends of the values that are possible, by which intervals are cut
     """
 
     title: str
@@ -52,6 +56,11 @@ class Measure:
     value: Callable[[RunRecord], float | None]
     form: str = "{:.3g}"
     times: float = 1
+    possible: Callable[[RunRecord], Range | None] = lambda _: None
+
+    def over_seeds(self, cell: Cell) -> Estimate | None:
+        """Return the mean over the runs of a cell, with its interval."""
+        return over_seeds(cell, self.value, self.possible)
 
 
 def table_of_arms(
@@ -72,7 +81,7 @@ def table_of_arms(
     for group in groups:
         for task in group.tasks:
             cells = _cells(group, task, keep)
-            shown = [one for one in measures if any(over_seeds(cell, one.value) for cell in cells.values())]
+            shown = [one for one in measures if any(one.over_seeds(cell) for cell in cells.values())]
             if cells and shown:
                 sections.append(_section(group, cells, shown, facts))
                 tidy += [
@@ -130,7 +139,7 @@ def _section(
 def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
     texts = [
         parameters(cell.trainable),
-        *(text_of(over_seeds(cell, one.value), one.form, times=one.times) for one in measures),
+        *(text_of(one.over_seeds(cell), one.form, times=one.times) for one in measures),
         f"{memory.mean / MIB:,.0f}" if (memory := _memory(cell)) else MISSING,
         resample_words(cell),
     ]
@@ -152,7 +161,7 @@ def resample_words(cell: Cell) -> str:
 
 
 def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, str]:
-    estimates = {measure.key: over_seeds(cell, measure.value) for measure in measures}
+    estimates = {measure.key: measure.over_seeds(cell) for measure in measures}
     memory = _memory(cell)
     return {
         "deviations": "; ".join(map(changed_words, group.setting.deviations)),

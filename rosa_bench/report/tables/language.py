@@ -1,7 +1,7 @@
 """Language modelling: held-out loss, its floor where the source is known, and what is forgotten of another text."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import fact, is_text
+from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import Measure, table_of_arms
 from rosa_bench.report.tables.table import Table
@@ -13,9 +13,11 @@ INTRO = [
     "after training, in nats per token."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:.4g}"),
+    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:.4g}",
+            possible=lambda _: POSITIVE),
     Measure(title="Bits per character", key="bits_per_character",
-            value=lambda run: run.selected.get("bits_per_character"), form="{:.4g}"),
+            value=lambda run: run.selected.get("bits_per_character"), form="{:.4g}",
+            possible=lambda _: POSITIVE),
     Measure(title="Forgetting", key="forgetting", value=lambda run: run.forgetting and run.forgetting.rise,
             form="{:+.3f}"),
 )  # fmt: skip

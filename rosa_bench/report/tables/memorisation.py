@@ -1,7 +1,14 @@
 """What is memorised: exact recall and the bits stored per trained parameter, for every arm and amount of data."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import fact, is_memorised, per_parameter
+from rosa_bench.report.cells.facts import (
+    RECALL,
+    fact,
+    is_memorised,
+    per_parameter,
+    storable,
+    storable_per_parameter,
+)
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import Measure, table_of_arms
 from rosa_bench.report.tables.table import Table
@@ -14,15 +21,28 @@ INTRO = [
     "were learnt."
 ]
 MEASURES = (
-    Measure(title="Recall", key="recall", value=lambda run: run.selected.get("recall"), form="{:.1f}", times=100),
+    Measure(
+        title="Recall",
+        key="recall",
+        value=lambda run: run.selected.get("recall"),
+        form="{:.1f}",
+        times=100,
+        possible=lambda _: RECALL,
+    ),
     Measure(
         title="Stored, kbit",
         key="bits_stored",
         value=lambda run: run.selected.get("bits_stored"),
         form="{:.4g}",
         times=1e-3,
+        possible=storable,
     ),
-    Measure(title="Stored, bits per parameter", key="bits_per_parameter", value=lambda run: run.bits_per_parameter),
+    Measure(
+        title="Stored, bits per parameter",
+        key="bits_per_parameter",
+        value=lambda run: run.bits_per_parameter,
+        possible=storable_per_parameter,
+    ),
     Measure(title="Data, bits per parameter", key="data_bits_per_parameter", value=per_parameter),
 )
 

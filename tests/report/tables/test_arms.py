@@ -31,15 +31,15 @@ def test_a_row_of_memorisation_has_the_records_numbers(make_memorised: MakeRecor
             recall, "method=lora", f"seed={seed}", bits=30_000.0 + 1000 * seed, trainable=10_000, memory=2**29,
             resamples=7,
         )
-        for seed, recall in enumerate((0.25, 0.35))
+        for seed, recall in enumerate((0.5, 0.51))
     ]  # fmt: skip
     table = memorisation.build(select(runs))
     [section] = table.sections
-    half = t.ppf(0.975, 1) * math.sqrt(0.005 / 2)
+    half = t.ppf(0.975, 1) * math.sqrt(0.00005 / 2)
     stored = t.ppf(0.975, 1) * 0.05
     assert row(section, "LoRA r=8") == {
         "Trainable": "10.0 k",
-        "Recall": f"30.0 [{30 - 100 * half:.1f}, {30 + 100 * half:.1f}]",
+        "Recall": f"50.5 [{50.5 - 100 * half:.1f}, {50.5 + 100 * half:.1f}]",
         "Stored, kbit": f"30.5 [{30.5 - 10 * stored:.4g}, {30.5 + 10 * stored:.4g}]",
         "Stored, bits per parameter": f"3.05 [{3.05 - stored:.3g}, {3.05 + stored:.3g}]",
         "Data, bits per parameter": "10.9",
@@ -50,11 +50,48 @@ def test_a_row_of_memorisation_has_the_records_numbers(make_memorised: MakeRecor
     }
     assert section.header["Data"] == "4,096 names, 8 digits each, 108,853 bits"
     [tidy] = csv.DictReader(io.StringIO(tidy_csv(table.tidy)))
-    assert float(tidy["recall"]) == pytest.approx(0.3)
-    assert float(tidy["recall_low"]) == pytest.approx(0.3 - half, rel=1e-5)
+    assert float(tidy["recall"]) == pytest.approx(0.505)
+    assert float(tidy["recall_low"]) == pytest.approx(0.505 - half, rel=1e-5)
     assert float(tidy["bits_per_parameter"]) == pytest.approx(3.05)
     assert (tidy["trainable_parameters"], tidy["peak_memory_bytes"], tidy["seeds"]) == ("10000", str(2**29), "2")
     assert tidy["runs"].split() == [run.id for run in runs]
+
+
+def test_intervals_end_where_values_end(make_memorised: MakeRecord) -> None:
+    runs = [
+        make_memorised(recall, "method=lora", f"rank={rank}", f"seed={seed}", trainable=10_000)
+        for rank, recalls in ((1, (0.0, 0.4)), (2, (0.6, 1.0)))
+        for seed, recall in enumerate(recalls)
+    ]
+    table = memorisation.build(select(runs))
+    [section] = table.sections
+    whole = 4096 * 8 * math.log2(10)
+    low, high = row(section, "LoRA r=1"), row(section, "LoRA r=2")
+    assert low["Recall"] == "20.0 [0.0, 100.0]"
+    assert high["Stored, kbit"] == f"{0.8 * whole / 1e3:.4g} [0, {whole / 1e3:.4g}]"
+    assert high["Stored, bits per parameter"] == f"{0.8 * whole / 1e4:.3g} [0, {whole / 1e4:.3g}]"
+    for line in csv.DictReader(io.StringIO(tidy_csv(table.tidy))):
+        assert (float(line["recall_low"]), float(line["recall_high"])) == (0, 1)
+    assert any("cut to the possible values" in text for text in table.intro)
+
+
+def test_arms_are_sorted_by_form_and_then_by_period_from_long_to_short(make_memorised: MakeRecord) -> None:
+    runs = [
+        make_memorised(0.5, "method=rosa", "rank=2", f"method.resample_every={every}", "method.resample_unit=steps",
+                       deviations={
+            "method.resample_every": [every, 1.0],
+            "method.resample_unit": ["steps", "epochs"],
+            **({"method.rewarm_steps": [10 if every < 100 else 20, 0]} if every else {}),
+            **({"method.init": ["balanced", "svd"]} if balanced else {}),
+        })
+        for every in (25, 100, 0, 50, 200)
+        for balanced in (True, False)
+    ]  # fmt: skip
+    [section] = memorisation.build(select(runs)).sections
+    found = [line.label.removeprefix("ROSA r=2, ") for line in section.lines]
+    order = ["never", "every 200 steps", "every 100 steps", "every 50 steps", "every 25 steps"]
+    assert [label.split(",")[0] for label in found] == 2 * order
+    assert ["init=balanced" in label for label in found] == 5 * [False] + 5 * [True]
 
 
 def test_amounts_of_data_have_sections_of_their_own_from_few_to_many(make_memorised: MakeRecord) -> None:
