@@ -31,8 +31,9 @@ def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[st
     """Return one command for each cell in the tables of ``records`` that needs runs, ordered by setting.
 
     ``seeds`` is how many the chosen learning rate should have. ``more`` are overrides, in Hydra's grammar, to add to
-    every command. A learning rate at which a run failed is not suggested again. Forgetting is measured as it was before.
-    Records may come from anybody, so a command is returned only if it composes to the settings of its record; other cells are named in the log.
+    every command. A learning rate at which a run failed is not suggested again. Forgetting is measured as before.
+    Records may come from anybody, so a command is returned only if it composes to the settings of its record; other
+    cells are named in the log.
     """
     commands = []
     with composing() as composer:
