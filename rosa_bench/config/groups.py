@@ -38,10 +38,14 @@ def names_in(group: str) -> list[str]:
 
 
 @cache
-def kinds(group: str, name: str = "*") -> tuple[type, ...]:
-    """Return the classes that the yaml files of a group use, or the class that one of them uses."""
-    texts = [path.read_text(encoding="utf-8") for path in sorted((conf_folder() / group).glob(f"{name}.yaml"))]
+def kinds(group: str, name: str | None = None) -> tuple[type, ...]:
+    """Return the classes that the yaml files of a group use, or the class that the choice ``name`` uses.
+
+    ``name`` may come from a record of unknown origin: it is compared with the names of the files, never made a path.
+    """
+    paths = [path for path in sorted((conf_folder() / group).glob("*.yaml")) if name in (None, path.stem)]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
     targets = sorted({target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)})
     default = GROUPS[group].default
-    defaults = [default] if default and (name == "*" or not targets) else []
+    defaults = [default] if default and (name is None or not targets) else []
     return (*defaults, *(imported(target, at=group) for target in targets))

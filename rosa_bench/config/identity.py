@@ -78,7 +78,7 @@ def _declarations(key: str, name: str | None = None) -> list[Setting]:
         return []
     if not top.identity or not rest:
         return [top]
-    classes = kinds(group, name or "*") if group in GROUPS else ()
+    classes = kinds(group, name) if group in GROUPS else ()
     field = rest.partition(".")[0]
     return [_declared(kind)[field] for kind in classes if field in _declared(kind)]
 

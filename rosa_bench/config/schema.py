@@ -159,17 +159,9 @@ class RunConfig(Plain):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.task.check(self.model, self.optimizer)
-        for key, value in (("pad_to_max", self.pad_to_max), ("group_by_length", self.group_by_length)):
-            if value and not self.task.has_text:
-                raise UserError(f"{key}=true needs texts, and task={self.task.name} has none; use {key}=false")
         for key, advice in self.task.refused.items():
             if (value := getattr(self, key)) not in (None, False):
-                raise UserError(f"{key}={value} is not for task={self.task.name}; {advice}")
-        if self.stop_collapsed and not self.task.has_labels:
-            raise UserError(
-                f"stop_collapsed=true needs a class or a value for each row, and task={self.task.name} has none; use "
-                "stop_collapsed=false"
-            )
+                raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}; {advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

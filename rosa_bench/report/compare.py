@@ -133,10 +133,11 @@ def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
 
 def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:
     """Group runs by rank; runs of methods without a rank join every group. One group if ranks are compared."""
-    ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) is not ABSENT})
+    without = (ABSENT, None)
+    ranks = sorted({rank for run in runs if (rank := value_of(run, "rank")) not in without})
     if "rank" in asked.keys or not ranks:
         return [(None, runs)]
-    return [(rank, [run for run in runs if value_of(run, "rank") in (rank, ABSENT)]) for rank in ranks]
+    return [(rank, [run for run in runs if value_of(run, "rank") in (rank, *without)]) for rank in ranks]
 
 
 def _titles(runs: Iterable[RunRecord]) -> dict[str, str]:

@@ -89,7 +89,7 @@ def value_of(run: RunRecord, key: str) -> Any:
     """Return a run's value for a dotted key, or `ABSENT`. Runs older than the setting get the value it had then."""
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
     name = run.setting(f"{path.partition('.')[0]}.name", None)
-    return frozen(run.setting(path, value_before(path, name)))
+    return frozen(run.setting(path, value_before(path, name if isinstance(name, str) else None)))
 
 
 def _plain(value: Any) -> Hashable:

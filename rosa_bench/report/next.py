@@ -31,21 +31,30 @@ def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[st
     """Return one command for each cell in the tables of ``records`` that needs runs, ordered by setting.
 
     ``seeds`` is how many the chosen learning rate should have. ``more`` are overrides, in Hydra's grammar, to add to
-    every command. A learning rate at which a run failed is not suggested again. Records may come from anybody, so a
-    command is returned only if it composes to the settings of its record; other cells are named in the log.
+    every command. A learning rate at which a run failed is not suggested again. Forgetting is measured as before.
+    Records may come from anybody, so a command is returned only if it composes to the settings of its record; other
+    cells are named in the log.
     """
     commands = []
     with composing() as composer:
         for cell, lrs, some in _wanted(records, seeds):
             run = cell.runs[0]
             try:
-                settings = repeated(run, composer)
+                settings = [*repeated(run, composer), *_measured(run, more)]
             except UserError as error:
                 log.warning("a run of %s cannot be repeated: %s", _shown(run), error)
                 continue
             arguments = [*settings, f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
             commands.append(shlex.join(["rosa-bench", "-m", *arguments]))
-    return commands
+    return list(dict.fromkeys(commands))  # cells with different data of one's own have the same settings
+
+
+def _measured(run: RunRecord, more: Sequence[str]) -> list[str]:
+    """Return the override that measures forgetting as the run did, unless ``more`` has another."""
+    if run.forgetting is None or any(override.startswith("forgetting_on=") for override in more):
+        return []
+    one_of("forgetting_on", run.forgetting.task, names_in("task"))
+    return [f"forgetting_on={run.forgetting.task}"]
 
 
 def repeated(run: RunRecord, composer: Composer) -> list[str]:

@@ -29,9 +29,7 @@ class Task(DataSpec, ABC):
     """Declaration shared by every kind of task, and its preparation for a run.
 
     lower_is_better  direction of the metric ``score``
-    has_text         whether examples are texts, which are truncated and padded
-    refused          settings that do not apply to it, and what to do instead
-    has_labels       whether every row has a class or a value to predict, so that predictions have a spread
+    refused          settings that do not apply to it, and why or what to do instead
     model_kind       the kind of model that it needs
     prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
     """
@@ -40,9 +38,7 @@ class Task(DataSpec, ABC):
     score: str = setting("the metric that is reported")
 
     lower_is_better: ClassVar[bool] = False
-    has_text: ClassVar[bool] = False
-    refused: ClassVar[Mapping[str, str]] = {}
-    has_labels: ClassVar[bool] = False
+    refused: ClassVar[Mapping[str, str]] = {"stop_collapsed": "it has no class or value for each row"}
     model_kind: ClassVar[type[Model]]
     prepared_by: ClassVar[str]
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import sem, ttest_1samp, ttest_ind
 
+from rosa_bench.config.groups import kinds
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import noncentrality
 from rosa_bench.report.compare import compare
-from rosa_bench.report.comparison import comparison
+from rosa_bench.report.comparison import ABSENT, comparison, value_of
 from rosa_bench.report.tables.table import Section
 from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
@@ -294,6 +295,24 @@ def test_a_run_older_than_a_setting_has_the_old_value(over_seeds: OverSeeds) -> 
     del old[0].config["optimizer"]["schedule"]
     [section] = sections(f"{key}=constant,linear", [*old, *new])
     assert figures(section) == {"constant minus linear": {"CoLA": "+10.0 (1)"}}
+
+
+def test_a_run_whose_rank_is_null_joins_every_rank_like_one_without(over_seeds: OverSeeds) -> None:
+    lora, rosa = (over_seeds([0.5, 0.6], f"method={name}") for name in ("lora", "rosa"))
+    full = over_seeds([0.7, 0.7], "method=ft")
+    expected = [figures(section) for section in sections("method=ft,rosa,lora", [*lora, *rosa, *full])]
+    for run in full:
+        run.config["method"]["rank"] = None
+    assert [figures(section) for section in sections("method=ft,rosa,lora", [*lora, *rosa, *full])] == expected
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../task/phonebook", "*", "", ["adamw"], {"a": 1}, None, 1.5])
+def test_a_name_from_a_record_is_never_a_path(over_seeds: OverSeeds, name: Any) -> None:
+    [run] = over_seeds([0.5])
+    run.config["optimizer"]["name"] = name
+    del run.config["optimizer"]["weight_decay"]
+    assert value_of(run, "optimizer.weight_decay") is ABSENT
+    assert kinds("optimizer", "../task/phonebook") == kinds("optimizer", "unknown")
 
 
 def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:

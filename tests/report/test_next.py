@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import select
 from rosa_bench.report.next import next_commands
 
 MakeRecord = Callable[..., RunRecord]
+FORGOTTEN = {"task": "restaurants", "before": 1.0, "selected": 2.0, "last": 3.0}
 
 
 def commands(records: list[RunRecord], *, seeds: int = 2, more: Sequence[str] = ()) -> list[list[str]]:
@@ -81,3 +83,22 @@ def test_every_cell_has_a_command_with_the_extra_arguments(tried: Callable[..., 
 
 def test_timed_runs_need_nothing(make_record: MakeRecord) -> None:
     assert commands([make_record(deviations={"pad_to_max": [True, False]})]) == []
+
+
+def test_cells_of_different_data_of_ones_own_share_a_command(tried: Callable[..., list[RunRecord]]) -> None:
+    some = tried({2e-3: [0.7]}, "task=cola", "method=ft")
+    others = tried({2e-3: [0.7]}, "task=cola", "method=ft", data={"official": False, "fingerprint": "b" * 64})
+    assert len(select([*some, *others])) == 2
+    assert len(commands([*some, *others])) == 1
+
+
+def test_forgetting_is_measured_again(tried: Callable[..., list[RunRecord]]) -> None:
+    runs = tried({2e-3: [0.7]}, "task=cola", "method=ft", forgetting=FORGOTTEN)
+    [command] = commands(runs)
+    assert command[-3] == "forgetting_on=restaurants"
+    [command] = commands(runs, more=["forgetting_on=null"])
+    assert [part for part in command if "forgetting_on" in part] == ["forgetting_on=null"]
+
+
+def test_forgetting_on_no_task_is_not_repeated(tried: Callable[..., list[RunRecord]]) -> None:
+    assert commands(tried({2e-3: [0.7]}, "task=cola", "method=ft", forgetting={**FORGOTTEN, "task": "my_own"})) == []

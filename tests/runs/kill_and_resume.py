@@ -22,6 +22,7 @@ from typing import Any
 
 import msgspec
 import torch
+from msgspec import UNSET
 
 from rosa_bench import lowrank
 from rosa_bench.config.compose import composing
@@ -159,6 +160,8 @@ def result(resolved: ResolvedRun) -> dict[str, Any]:
         "id",
         "status",
         "resamples",
+        "stopped",
+        "forgetting",
         "config",
         "deviations",
         "data",
@@ -169,7 +172,7 @@ def result(resolved: ResolvedRun) -> dict[str, Any]:
         "parameters",
     )
     return {
-        **{name: getattr(record, name) for name in kept},
+        **{name: None if (value := getattr(record, name)) is UNSET else value for name in kept},
         "phases": [sorted(record.time_s), sorted(record.memory_bytes)],
         "weights": [
             hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(resolved.saved_model.glob("*.safetensors"))

@@ -85,6 +85,30 @@ def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path
     assert len(found["lacking"]) == 7
 
 
+# What a language task, forgetting, predictions and an early stop add to the state.
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "kept", "epochs"), [
+    (("task=new_language", "model=tiny_llama", "task.train_tokens=1200", "task.validation_tokens=300", "max_length=12",
+      "method.basis=gradient", "method.train=a", "method.moments=rotate", "accumulate=2", "forgetting_on=restaurants",
+      "protocol=fair"), {"forgetting"}, 3),
+    (("task=phonebook", "model=tiny_llama", "task.pairs=30", "task.passes=3", "max_length=40", "method.stagger=true",
+      "method.rewarm_steps=2", "forgetting_on=restaurants", "protocol=paper"), {"forgetting"}, 3),
+    (("lr=1e-6", "stop_collapsed=true", "method.stagger=true", "protocol=paper"), {"stopped", "predictions"}, 2),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")  # fmt: skip
+def test_what_else_a_run_stores_survives_a_kill(
+    tmp_path: Path, how: tuple[str, ...], kept: set[str], epochs: int
+) -> None:
+    small = ("limit_train=null", "limit_eval=null") if "task=phonebook" in how else ()
+    found = kill_and_resume("random", tmp_path, 3, 0, *TINY, *ROSA, *small, *how)
+    alone = found["alone"]
+    assert {name for name in ("forgetting", "stopped", "predictions") if alone[name]} == kept
+    assert alone["resamples"] > epochs
+    assert len(alone["scores"]["epochs"]) == epochs
+    assert max(found["steps"]) >= 3
+    for killed in found["killed"]:
+        assert killed == alone
+
+
 # Stopped in this process
 
 

@@ -1,5 +1,6 @@
 """Declaration of a text classification or regression task. Imports nothing heavy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,8 +30,7 @@ class TextTask(Task):
     marker: str = setting("the marker", default="*")
     metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
 
-    has_text: ClassVar[bool] = True
-    has_labels: ClassVar[bool] = True
+    refused: ClassVar[Mapping[str, str]] = {}
     model_kind: ClassVar[type[Model]] = Encoder
     prepared_by: ClassVar[str] = "rosa_bench.tasks.classification.prepare"
 

@@ -37,7 +37,6 @@ class GenerationTask(Task):
     decoding: Decoding = setting("decoding settings")
     metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
 
-    has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Decoder
     prepared_by: ClassVar[str] = "rosa_bench.tasks.generation.prepare"
 

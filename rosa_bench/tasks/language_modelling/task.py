@@ -18,7 +18,6 @@ class PackedTask(Task):
     """A text as one stream of tokens, in rows of ``max_length``. The scores are `SCORES` of held-out text."""
 
     lower_is_better: ClassVar[bool] = True
-    has_text: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Decoder
 
     def __post_init__(self) -> None:

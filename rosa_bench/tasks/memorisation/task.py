@@ -28,8 +28,8 @@ class MemorisationTask(Task):
     seed: int = setting("seed of the names and numbers; they do not depend on the run's seed", at_least=0, below=2**32)
     passes: int = setting("passes over all pairs per epoch, after which they are scored", at_least=1, at_most=10**6)
 
-    has_text: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {
+        **Task.refused,
         "limit_train": "set task.pairs",
         "limit_eval": "all pairs are scored; set task.pairs",
         "group_by_length": "all its rows have one length",

@@ -3,6 +3,7 @@
 Source: arXiv 2407.07802, section 4.1 and Figure 2; the sizes are those of the authors' code (``conf/task``).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,6 +32,11 @@ class SyntheticTask(Task):
     validation_rows: int = setting("number of x to draw for validation", at_least=1, at_most=10**8)
 
     lower_is_better: ClassVar[bool] = True
+    refused: ClassVar[Mapping[str, str]] = {
+        **Task.refused,
+        "pad_to_max": "it has no texts",
+        "group_by_length": "it has no texts",
+    }
     model_kind: ClassVar[type[Model]] = Perceptron
     prepared_by: ClassVar[str] = "rosa_bench.tasks.regression.prepare"
 
