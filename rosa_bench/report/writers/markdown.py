@@ -32,7 +32,7 @@ def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
     quote = strong if entry.best else ""
     ours = MISSING if entry.mean is None else f"{quote}{entry.mean}{quote}"
     ours += f" ± {entry.spread}" if entry.spread else ""
-    ours += f" {count_text(entry)}{entry.mark}" if entry.count else ""
+    ours += (f" {count_text(entry)}" if entry.count else "") + entry.mark
     return f"{ours} / {entry.paper or MISSING}" if column.paper else ours
 
 
