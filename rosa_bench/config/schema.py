@@ -161,7 +161,8 @@ class RunConfig(Plain):
         self.task.check(self.model, self.optimizer)
         for key, advice in self.task.refused.items():
             if (value := getattr(self, key)) not in (None, False):
-                raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}; {advice}")
+                remedy = f"; use {key}=false" if value is True else ""
+                raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
 
 
 @dataclass(frozen=True, kw_only=True)
