@@ -48,7 +48,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["task=cola", "data_dir=."], ["task=cola", "glue/cola", "train.jsonl.gz", "train.parquet", "train.tsv"]),
     (["limit_train=1", "protocol=fair"], ["grammar", "no train rows", "limit_train"]),
     (["model=mlp1"], ["task=grammar", "model=mlp1", "needs an encoder"]),
-    (["task=synthetic", "model=mlp1", "pad_to_max=true"], ["pad_to_max=true is not for task=synthetic; it has no text"]),
+    (["task=synthetic", "model=mlp1", "pad_to_max=true"], ["pad_to_max=true is not for task=synthetic: it has no"]),
     (["task=synthetic"], ["task=synthetic", "model=tiny_bert", "needs a perceptron", "mlp1"]),
     (["task=synthetic", "model=mlp1", "task.replicates=0"], ["task.replicates=0", "at least 1"]),
     (["task=synthetic", "model=mlp1", "method=lora", "rank=33"], ["rank=33", "layers.0", "32 x 512", "at most 32"]),

@@ -74,7 +74,7 @@ def test_the_pairs_depend_on_their_own_seed_only(make_setup: MakeSetup) -> None:
 
 @pytest.mark.parametrize("setting", ["limit_train=4", "limit_eval=4", "group_by_length=true", "stop_collapsed=true"])
 def test_settings_that_do_not_apply_are_refused(compose: Callable[..., RunConfig], setting: str) -> None:
-    with pytest.raises(UserError, match=f"^{setting} is not for task=phonebook; "):
+    with pytest.raises(UserError, match=f"^{setting} is not for task=phonebook: "):
         compose(*TINY, setting)
 
 

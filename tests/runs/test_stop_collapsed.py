@@ -137,7 +137,7 @@ def test_a_run_interrupted_before_the_stop_ends_the_same(make_setup: MakeSetup, 
 def test_tasks_without_labels_refuse_the_setting_in_one_line(
     compose: Callable[..., RunConfig], task: str, model: str
 ) -> None:
-    with pytest.raises(UserError, match=rf"^stop_collapsed=true is not for task={task}; it has no class or value"):
+    with pytest.raises(UserError, match=rf"^stop_collapsed=true is not for task={task}: it has no class or value"):
         compose(f"task={task}", f"model={model}", STOPS)
 
 
