@@ -44,6 +44,11 @@ def places(ax: Axes) -> set[tuple[float, float]]:
     }
 
 
+def data(line: Any) -> tuple[list[float], list[float]]:
+    x, y = line.get_data()
+    return list(map(float, x)), list(map(float, y))
+
+
 def curve(ax: Axes, label: str) -> list[tuple[float, float]]:
     """Return the points of a named line."""
     [line] = [line for line in ax.lines if line.get_label() == label]
@@ -59,7 +64,7 @@ def dots(ax: Axes) -> dict[str, float]:
 
 def intervals(ax: Axes) -> list[tuple[float, float]]:
     """Return the ends of all intervals across a dot plot, from top to bottom."""
-    ends = [(y[0], tuple(map(float, x))) for x, y in (line.get_data() for line in ax.lines) if len(x) == 2]
+    ends = [(y[0], (min(x), max(x))) for x, y in map(data, ax.lines) if len(x) == 2]
     return [pair for _, pair in sorted(ends)]
 
 
@@ -218,7 +223,7 @@ def test_intervals_end_where_values_end(make_memorised: MakeRecord) -> None:
     assert (high[1], low[0]) == (100, 0)
     assert 0 < middle[0] < middle[1] < 100
     for ax in (left, front):
-        drawn_to = [y for line in ax.lines if line.get_label() == "_" for y in line.get_data()[1]]
+        drawn_to = [y for line in ax.lines if line.get_label() == "_" for y in data(line)[1]]
         assert min(drawn_to) >= 0
         assert max(drawn_to) <= 100
     inside = [ax.get_xlim()[0] <= end <= ax.get_xlim()[1] for ax in (right,) for pair in intervals(ax) for end in pair]
@@ -320,7 +325,7 @@ def test_memory_has_no_interval_and_its_range_is_in_the_table(make_memorised: Ma
     drawing = drawn(memory.draw_memorised(select(runs)))
     [ax] = drawing.figure.axes
     mean = 5 * 1024 / 3
-    assert {x for line in ax.lines for x in line.get_data()[0]} == {mean}
+    assert {x for line in ax.lines for x in data(line)[0]} == {mean}
     assert "| 1,707 (1,024 to 3,072) |" in drawing.caption
 
 
