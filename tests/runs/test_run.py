@@ -93,7 +93,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert 0 < trained <= total
     assert (trained == total) == (method == "ft")
 
-    assert record.resamples == {"rosa": 1, "blockwise": 3}.get(method, 0)  # in 2 epochs of 5 steps
+    assert record.resamples == {"rosa": 1, "rso": 8, "blockwise": 3}.get(method, 0)  # in 2 epochs of 5 steps
     assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if record.resamples else [])}
     assert all(seconds > 0 for seconds in record.time_s.values())
     assert record.time_s["total"] == pytest.approx(sum(s for name, s in record.time_s.items() if name != "total"))
