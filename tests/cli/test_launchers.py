@@ -55,7 +55,7 @@ def test_joblib_runs_jobs_in_processes_that_share_the_cores(tmp_path: Path) -> N
     assert "n_jobs=2,backend=loky" in done.out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_traceback_of_another_process_is_shown_on_demand(tmp_path: Path) -> None:
     needs("joblib")
     done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,2e30", ROSA_BENCH_TRACEBACK="1")

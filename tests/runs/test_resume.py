@@ -29,7 +29,7 @@ TINY = (
 )  # fmt: skip
 ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
 STEPS = 14  # per epoch under protocol=fair
-KILLS = 5
+KILLS = 3
 
 
 # Killed with SIGKILL
@@ -45,14 +45,20 @@ def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-# 35 kills altogether.
+# 27 kills altogether; 12 of them in the longest tier.
+LONGER = pytest.mark.long
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
-    (*ROSA, "protocol=fair"), (*ROSA, "protocol=paper"), ("method=lora", "protocol=fair"), ("method=ft",),
-    ("method=lora_plus", "protocol=fair"), ("method=prompt_tuning", "protocol=fair"),
-    ("method=lora", "method.resample_every=3", "method.resample_unit=steps", "method.rewarm_steps=2", "protocol=fair"),
+    (*ROSA, "protocol=fair"), ("method=ft",), ("method=prompt_tuning", "protocol=fair"),
     (*ROSA, "method.stagger=true", "method.init=balanced", "protocol=paper"),
     ("method=blockwise", "method.blocks=1", "method.every=3", "method.order=shuffled", "protocol=fair"),
+    pytest.param((*ROSA, "protocol=paper"), marks=LONGER),
+    pytest.param(("method=lora", "protocol=fair"), marks=LONGER),
+    pytest.param(("method=lora_plus", "protocol=fair"), marks=LONGER),
+    pytest.param(("method=lora", "method.resample_every=3", "method.resample_unit=steps", "method.rewarm_steps=2",
+                  "protocol=fair"), marks=LONGER),
 ], ids=" ".join)  # fmt: skip
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
@@ -91,8 +97,9 @@ def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path
     (("task=new_language", "model=tiny_llama", "task.train_tokens=1200", "task.validation_tokens=300", "max_length=12",
       "method.basis=gradient", "method.train=a", "method.moments=rotate", "accumulate=2", "forgetting_on=restaurants",
       "protocol=fair"), {"forgetting"}, 3),
-    (("task=phonebook", "model=tiny_llama", "task.pairs=30", "task.passes=3", "max_length=40", "method.stagger=true",
-      "method.rewarm_steps=2", "forgetting_on=restaurants", "protocol=paper"), {"forgetting"}, 3),
+    pytest.param(
+        ("task=phonebook", "model=tiny_llama", "task.pairs=30", "task.passes=3", "max_length=40", "method.stagger=true",
+         "method.rewarm_steps=2", "forgetting_on=restaurants", "protocol=paper"), {"forgetting"}, 3, marks=LONGER),
     (("lr=1e-6", "stop_collapsed=true", "method.stagger=true", "protocol=paper"), {"stopped", "predictions"}, 2),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")  # fmt: skip
 def test_what_else_a_run_stores_survives_a_kill(

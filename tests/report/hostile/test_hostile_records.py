@@ -76,8 +76,8 @@ def test_a_mutated_record_is_refused_in_one_line_or_tabled(
         reports_are_made(quick, [run], said)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1])
 def test_a_mutated_record_is_refused_in_one_line_or_every_report_is_made(
     values: Values, mutate: Mutate, makers: Makers, tmp_path: Path, seed: int
 ) -> None:
