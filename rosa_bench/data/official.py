@@ -1,13 +1,44 @@
-"""Recognise the published rows of a data set, so that a user's own rows are never taken for them."""
+"""Recognise the published rows of a data set, and describe those of a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from rosa_bench.data.rows import fingerprint
-from rosa_bench.data.source import hub_name
+from rosa_bench.data.hub import Place
+from rosa_bench.data.rows import DataInfo, fingerprint
+from rosa_bench.data.source import describe_source, hub_name
 from rosa_bench.data.spec import DataSpec
+from rosa_bench.system.hub_cache import Snapshot
 
 log = logging.getLogger(__name__)
+
+
+def describe_rows(
+    task: DataSpec,
+    place: Place,
+    everything: Mapping[str, Sequence[tuple]],
+    *,
+    kept: Mapping[str, int],
+    rows: dict[str, int],
+    used: Sequence[tuple],
+) -> DataInfo:
+    """Return the description of a run's rows for its record.
+
+    ``everything`` maps each split to all of its rows, and ``kept`` to how many of them the limits left. ``rows`` are
+    the numbers that the record names, and ``used`` the rows of the run in order, for the fingerprint.
+    """
+    folder = place if isinstance(place, Path) else None
+    official = are_official(task, everything, from_files=folder is not None)
+    return DataInfo(
+        source=describe_source(task, folder),
+        synthetic=task.synthetic,
+        rows=rows,
+        official_rows=dict(task.rows),
+        subset=is_subset(task, {split: len(some) for split, some in everything.items()}, kept, official),
+        fingerprint=fingerprint(used),
+        official=official,
+        commit=place.commit if isinstance(place, Snapshot) else None,
+    )
 
 
 def are_official(task: DataSpec, rows: Mapping[str, Sequence[tuple]], *, from_files: bool) -> bool | None:

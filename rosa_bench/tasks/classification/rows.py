@@ -1,25 +1,21 @@
 """Load, check and split the rows of a classification or regression task."""
 
-from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from rosa_bench.data.class_labels import check_order
 from rosa_bench.data.hub import Place, fetch_rows
-from rosa_bench.data.official import are_official, is_subset
+from rosa_bench.data.official import describe_rows
 from rosa_bench.data.rows import (
     DataInfo,
     Row,
     brief,
-    fingerprint,
     held_out_size,
     random_order,
     read_table,
     sample,
     take,
 )
-from rosa_bench.data.source import describe_source
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.classification.task import TextTask
 
 
@@ -62,21 +58,13 @@ def load_splits(
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
         )
-    official = are_official(task, everything, from_files=isinstance(place, Path))
-    info = DataInfo(
-        source=describe_source(task, place if isinstance(place, Path) else None),
-        synthetic=task.synthetic,
+    info = describe_rows(
+        task,
+        place,
+        everything,
+        kept={task.train: len(train) + len(held_out), task.validation: len(validation)},
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
-        official_rows=dict(task.rows),
-        subset=is_subset(
-            task,
-            {split: len(rows) for split, rows in everything.items()},
-            {task.train: len(train) + len(held_out), task.validation: len(validation)},
-            official,
-        ),
-        fingerprint=fingerprint([*train, *held_out, *validation]),
-        official=official,
-        commit=place.commit if isinstance(place, Snapshot) else None,
+        used=[*train, *held_out, *validation],
     )
     return Splits(train, held_out, validation, info)
 

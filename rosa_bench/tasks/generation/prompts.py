@@ -2,15 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from rosa_bench.data.hub import Place, fetch_rows
-from rosa_bench.data.official import are_official, is_subset
-from rosa_bench.data.rows import DataInfo, brief, fingerprint, read_table, sample
-from rosa_bench.data.source import describe_source
+from rosa_bench.data.official import describe_rows
+from rosa_bench.data.rows import DataInfo, brief, read_table, sample
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.generation.task import GenerationTask
 
 
@@ -62,26 +59,18 @@ def load_prompts(
         task.validation: [pair for prompt in validation for pair in prompt.pairs],
         task.test: [pair for prompt in test for pair in prompt.pairs],
     }
-    official = are_official(task, rows, from_files=isinstance(place, Path))
-    info = DataInfo(
-        source=describe_source(task, place if isinstance(place, Path) else None),
-        synthetic=task.synthetic,
+    info = describe_rows(
+        task,
+        place,
+        rows,
+        kept={split: len(some) for split, some in kept.items()},
         rows={
             "train": len(train),
             "held_out": 0,
             "validation": len(kept[task.validation]),
             "test": len(kept[task.test]),
         },
-        official_rows=dict(task.rows),
-        subset=is_subset(
-            task,
-            {split: len(some) for split, some in rows.items()},
-            {split: len(some) for split, some in kept.items()},
-            official,
-        ),
-        fingerprint=fingerprint([pair for split in task.splits for pair in kept[split]]),
-        official=official,
-        commit=place.commit if isinstance(place, Snapshot) else None,
+        used=[pair for split in task.splits for pair in kept[split]],
     )
     return PromptSplits(train, validation, test, info)
 

@@ -4,21 +4,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rosa_bench.data.hub import Place, fetch_rows
-from rosa_bench.data.official import are_official, is_subset
+from rosa_bench.data.official import describe_rows
 from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
     brief,
-    fingerprint,
     held_out_size,
     random_order,
     read_table,
     sample,
     take,
 )
-from rosa_bench.data.source import describe_source, files_of_split
+from rosa_bench.data.source import files_of_split
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.hub_cache import Snapshot
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.language_modelling.task import LanguageTask
 
@@ -65,24 +63,13 @@ def load_documents(task: LanguageTask, context: Context) -> Documents:
             f"task={task.name} has no train documents left after limit_train and the held-out ones; use a larger "
             "limit_train, or a file with more documents (in a .txt file, blank lines separate them)"
         )
-    official = are_official(
-        task, {split: [(text,) for text in texts] for split, texts in everything.items()},
-        from_files=isinstance(place, Path),
-    )  # fmt: skip
-    info = DataInfo(
-        source=describe_source(task, place if isinstance(place, Path) else None),
-        synthetic=task.synthetic,
+    info = describe_rows(
+        task,
+        place,
+        {split: [(text,) for text in texts] for split, texts in everything.items()},
+        kept={task.train: len(train) + len(held_out), task.validation: len(validation)},
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
-        official_rows=dict(task.rows),
-        subset=is_subset(
-            task,
-            {split: len(texts) for split, texts in everything.items()},
-            {task.train: len(train) + len(held_out), task.validation: len(validation)},
-            official,
-        ),
-        fingerprint=fingerprint([(text,) for text in (*train, *held_out, *validation)]),
-        official=official,
-        commit=place.commit if isinstance(place, Snapshot) else None,
+        used=[(text,) for text in (*train, *held_out, *validation)],
     )
     return Documents(train, held_out, validation, source.validation_from, info)
 
