@@ -77,6 +77,8 @@ class Method(Checked, ABC):
     """The contract of a method with the training loop. The defaults suit a fixed set of trained parameters.
 
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
+    keeps_function   whether attaching it leaves the function of the model unchanged
+    mergeable        whether `merge` turns the trained model into plain layers
     """
 
     name: str = setting("as on the command line", is_name=True)
@@ -89,9 +91,15 @@ class Method(Checked, ABC):
     look: dict[str, Any] = setting(
         "order, colour, marker and line in figures", default_factory=dict, identity=False, published=False
     )
+    about: dict[str, Any] = setting(
+        "for the catalogue: what trains; title, arxiv and year of the paper",
+        default_factory=dict, identity=False, published=False,
+    )  # fmt: skip
 
     section: ClassVar[str] = "method"
     supports_graphs: ClassVar[bool] = True
+    keeps_function: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""

@@ -39,6 +39,8 @@ class PromptTuning(Method):
     train_head: bool = setting("whether the task's head trains too")
 
     supports_graphs: ClassVar[bool] = False  # PEFT copies the prompt's indices to the GPU in every step
+    keeps_function: ClassVar[bool] = False
+    mergeable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
