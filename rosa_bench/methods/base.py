@@ -79,6 +79,7 @@ class Method(Checked, ABC):
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
+    supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     """
 
     name: str = setting("as on the command line", is_name=True)
@@ -100,6 +101,7 @@ class Method(Checked, ABC):
     supports_graphs: ClassVar[bool] = True
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    supports_checkpointing: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
