@@ -136,7 +136,8 @@ class LowRankMethod(AdapterMethod):
         from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 
         self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale, train_b=self.train_b))
-        self.initialise(low_rank_layers(model), self.generator(0))
+        if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
+            self.initialise(layers, self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:
         """Return the generator of one step. It depends only on seed and step, so a resumed run draws the same."""

@@ -1,8 +1,8 @@
 """Keep frozen weights in the CPU's memory, and load them block by block when a pass needs them.
 
-Only the block that computes has its frozen weights on the GPU. What trains, or what the method changes otherwise, stays
-there with its gradients and optimizer state. It is used with `rosa_bench.training.recompute`: without it, autograd would
-hold on to every block's weights until the backward pass. Nothing is loaded ahead, so the GPU waits for each block.
+Only the block that computes has its frozen weights on the GPU. What trains, and whatever else the method changes, stays
+there with its gradients and optimizer state. It is used with `rosa_bench.training.recompute`: without it, autograd
+would hold every block's weights until the backward pass. Nothing is loaded ahead, so the GPU waits for each block.
 
 FSDP2's CPU offload moves optimizer states too, but replaces parameters with distributed tensors. Methods, checkpoints
 and merging would then no longer see the tensors that they change in place.

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: keep only the input of each transformer block, and compute the rest again in the backward pass.
+"""Gradient checkpointing: keep only the inputs of transformer blocks, and compute the rest again for the backward pass.
 
 Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174, by PyTorch's non-reentrant
 checkpoints. Unlike the library's own switch, this works with every stack of blocks, MPNet's included. Dropout draws

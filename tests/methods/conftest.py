@@ -1,0 +1,261 @@
+"""A trial of one method on one tiny model: what the laws of the matrix are checked on. Everything is made once."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import Batch
+from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.surgery import name_matches
+from rosa_bench.methods.base import Method
+from rosa_bench.runs.run import recipe
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.meter import Meter
+from rosa_bench.training.checkpoint import Snapshot
+from rosa_bench.training.loop import fit, optimisation
+from rosa_bench.training.state import Training
+
+CPU = torch.device("cpu")
+STEPS = 4  # in two epochs
+RANK = 4
+MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama", "tiny_bert")
+ENCODERS = ("tiny_roberta", "tiny_bert")
+
+# The layers that targets=attention names, by the ends of their names.
+ATTENTION = {
+    "tiny_roberta": r"attention\.self\.(query|key|value)|attention\.output\.dense",
+    "tiny_bert": r"attention\.self\.(query|key|value)|attention\.output\.dense",
+    "tiny_gpt2": r"attn\.(c_attn|c_proj)",
+    "tiny_llama": r"self_attn\.(q|k|v|o)_proj",
+}
+HEAD = {"tiny_roberta": r"classifier\..*", "tiny_bert": r"(bert\.pooler|classifier)\..*"}
+
+
+class EveryStep:
+    """The interface that `fit` needs of batches: the same few in every epoch."""
+
+    batch_size = 4
+
+    def __init__(self, batches: list[Batch]):
+        self.all = batches
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def epoch(self, _number: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        yield from self.all[start:]
+
+
+@dataclass
+class Keep:
+    """Observes a training: keeps its state, as a checkpoint would, after half of the steps, and its optimizer."""
+
+    half: Snapshot | None = None
+    training: Training | None = None
+
+    def on_train_start(self, training: Training) -> None:
+        self.training = training
+
+    def on_step_start(self, training: Training) -> None:
+        if training.step == STEPS // 2:
+            kept = training.state
+            tensors = {name: tensor.detach().clone() for name, tensor in kept.tensors.items()}
+            self.half = Snapshot(tensors, copy.deepcopy(kept.values))
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if name.startswith("on_"):
+            return lambda *_: None
+        raise AttributeError(name)
+
+
+@dataclass
+class Trial:
+    """One method on one model under one protocol.
+
+    dtype  of the model: in float64 laws hold to 1e-9
+    """
+
+    method_name: str
+    model_name: str
+    protocol: str
+    compose: Callable[..., RunConfig]
+    make: Callable[[str], PreTrainedModel]
+    dtype: torch.dtype = torch.float64
+    device: torch.device = field(default=CPU)
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the model has a head for classes."""
+        return self.model_name in ENCODERS
+
+    @property
+    def overrides(self) -> list[str]:
+        """What a user would write on the command line."""
+        task = "grammar" if self.is_encoder else "restaurants"
+        return [
+            f"task={task}", f"model={self.model_name}", f"method={self.method_name}", f"protocol={self.protocol}",
+            f"rank={RANK}",
+        ]  # fmt: skip
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The settings of a run. Raises `UserError` if the method refuses them."""
+        return self.compose(*self.overrides)
+
+    @property
+    def method(self) -> Method:
+        """The method, as the command line makes it."""
+        return self.config.method
+
+    @cached_property
+    def plain(self) -> PreTrainedModel:
+        """The model without the method, and without zeros that could hide errors."""
+        model = self.make(self.model_name).to(self.dtype)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+        return model.to(self.device)  # pyright: ignore[reportArgumentType]
+
+    def attach(self, method: Method | None = None) -> nn.Module:
+        """Attach the method to a new copy of the model."""
+        return (method or self.method).attach(copy.deepcopy(self.plain), iter(self.batches)).eval()
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """What the user reads if the method cannot serve this model; None if it can."""
+        try:
+            self.attach()
+        except UserError as error:
+            return str(error)
+        return None
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The batches of one epoch. Those of encoders are padded."""
+        return [self.batch(number) for number in range(STEPS // 2)]
+
+    def batch(self, number: int) -> Batch:
+        """Return a batch of 4 rows with 10 tokens."""
+        ids = torch.randint(5, 261, (4, 10), generator=torch.Generator().manual_seed(number))
+        if not self.is_encoder:
+            found = {"input_ids": ids, "labels": ids.clone()}
+        else:
+            mask = (torch.arange(10) < torch.tensor([10, 7, 3, 10]).unsqueeze(1)).long()
+            labels = torch.tensor([0, 1, 1, 0])
+            found = {"input_ids": ids * mask + (1 - mask), "attention_mask": mask, "labels": labels}
+        return {name: tensor.to(self.device) for name, tensor in found.items()}
+
+    def logits(self, model: nn.Module) -> Tensor:
+        """Return the model's answers without dropout. Padding is left out."""
+        batch = self.batch(7)
+        with torch.no_grad():
+            return model.eval()(**batch).logits.clone()
+
+    def gradients(self, model: nn.Module, autocast: Callable[[], AbstractContextManager] = nullcontext) -> Any:
+        """Return the gradients of one step with dropout, from the same random numbers every time."""
+        torch.manual_seed(5)
+        model.zero_grad(set_to_none=True)
+        with autocast():
+            loss = model.train()(**self.batch(7)).loss
+        loss.backward()
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+        return found
+
+    def fit(self, model: nn.Module, start: Snapshot | None = None) -> Keep:
+        """Train the attached model for a few steps as a run does, or from ``start`` on."""
+        kept = Keep()
+        torch.manual_seed(9 if start is None else 99)  # a snapshot brings its own random state
+        config = self.compose(*self.overrides, "epochs=2", "lr=1e-2", "optimizer.warmup_steps=0")
+        fit(
+            model, self.method, EveryStep(self.batches), recipe=recipe(config, STEPS // 2),  # pyright: ignore[reportArgumentType]
+            evaluate=lambda: {"loss": 0.0}, autocast=nullcontext, meter=Meter(self.device), observers=[kept],  # pyright: ignore[reportArgumentType]
+            start=start,
+        )  # fmt: skip
+        model.eval()
+        return kept
+
+    def training(self, model: nn.Module) -> tuple[Training, Callable[[Batch], Tensor]]:
+        """Return the training of an attached model, and its step."""
+        made = Training(model, self.method, recipe(self.config, 100), steps_per_epoch=100, device=self.device)
+        return made, optimisation(made, nullcontext)
+
+    @cached_property
+    def untrained(self) -> nn.Module:
+        """The model with the method attached. Leave it as it is."""
+        return self.attach()
+
+    @cached_property
+    def trained(self) -> tuple[nn.Module, Keep]:
+        """The model after a few steps, and what was kept on the way. Leave it as it is."""
+        model = self.attach()
+        return model, self.fit(model)
+
+    @cached_property
+    def merged(self) -> tuple[nn.Module, bool]:
+        """A copy of the trained model after merging, and what merging returned."""
+        model = self.attach()
+        with torch.no_grad():
+            for name, tensor in self.method.state(model).items():
+                tensor.copy_(self.method.state(self.trained[0])[name])
+        return model, self.method.merge(model)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Sizes of a plain model, from which a method's trainable parameters are counted.
+
+    targets  (out, in) of each layer that the protocol adapts, as named by ``targets=attention``
+    beside   parameters that the protocol trains beside the method's own: the head, or the biases of the targets
+    """
+
+    targets: list[tuple[int, int]]
+    beside: int
+    head: int
+    biases: int
+    total: int
+    width: int
+    blocks: int
+
+
+@pytest.fixture(scope="session")
+def shapes_of() -> Callable[[Trial], Shapes]:
+    """``shapes_of(trial)``: the sizes of its plain model, by rules that are independent of the package's own."""
+    return _shapes
+
+
+def _shapes(trial: Trial) -> Shapes:
+    model, name = trial.plain, trial.model_name
+    pattern = ATTENTION[name] + ("|lm_head" if trial.protocol == "paper" and not trial.is_encoder else "")
+    targets = [
+        module for at, module in model.named_modules() if isinstance(module, LINEAR_TYPES) and name_matches(pattern, at)
+    ]
+    head_names = HEAD.get(name, "(?!)")
+    head = sum(p.numel() for at, p in model.named_parameters() if name_matches(head_names, at))
+    biases = {at: p.numel() for at, p in model.named_parameters() if at.endswith("bias")}
+    of_targets = sum(module.bias.numel() for module in targets if module.bias is not None)
+    return Shapes(
+        targets=[tuple(weight_of(module).shape) for module in targets],  # pyright: ignore[reportArgumentType]
+        beside=head if trial.protocol == "fair" else of_targets,
+        head=head,
+        biases=sum(count for at, count in biases.items() if not name_matches(head_names, at)),
+        total=sum(p.numel() for p in model.parameters()),
+        width=model.config.hidden_size,
+        blocks=model.config.num_hidden_layers,
+    )
+
+
+@pytest.fixture(scope="session")
+def make_trial(compose: Callable[..., RunConfig], tiny_model: Callable[[str], PreTrainedModel]) -> Callable[..., Trial]:
+    """``make_trial("lora", "tiny_gpt2", "fair")``: a trial of this method."""
+    return lambda *cell, **changes: Trial(*cell, compose, tiny_model, **changes)
