@@ -88,6 +88,12 @@ class Transformer(Model):
         at_most=LARGEST,
         identity=False,
     )
+    shape: dict[str, Any] | None = setting(
+        "Hugging Face configuration, as far as it sets shapes, for what is computed without the weights",
+        default=None,
+        identity=False,
+        published=False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
