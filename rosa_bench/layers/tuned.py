@@ -29,6 +29,11 @@ class Tuned(Adapter):
     def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
         return self.tuned(*inputs, **options)
 
+    @property
+    def plain_bias(self) -> nn.Parameter | None:
+        """The bias of a linear layer; other layers' belong to what PEFT tunes."""
+        return self.bias if self.plain_type in LINEAR_TYPES else None
+
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters of PEFT's layer that train."""
         return [self.tuned.get_parameter(name) for name in self.trained]

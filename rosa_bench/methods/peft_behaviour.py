@@ -21,9 +21,40 @@ class Behaviour(NamedTuple):
     refused: str | None = None
 
 
-BEHAVIOUR: dict[str, Behaviour] = {}
+PROMPTS = "it needs inputs of its own; of PEFT's prompts there are method=prompt_tuning, p_tuning and prefix_tuning"
+BEHAVIOUR = {
+    "ADALORA": Behaviour(refused="its schedule follows the length of the run; use method=adalora"),
+    "ADAPTION_PROMPT": Behaviour(refused=PROMPTS),
+    "BEFT": Behaviour(mergeable=False),  # PEFT cannot merge it into a layer without bias
+    "C3A": Behaviour(keeps_function=False),
+    "CARTRIDGE": Behaviour(refused=PROMPTS),
+    "CPT": Behaviour(refused=PROMPTS),
+    "FOURIERFT": Behaviour(keeps_function=False),
+    "LILY": Behaviour(mergeable=False),
+    "MULTITASK_PROMPT_TUNING": Behaviour(refused=PROMPTS),
+    "POLY": Behaviour(refused="it needs the number of a task in every batch"),
+    "PREFIX_TUNING": Behaviour(refused="it is no tuner of layers; use method=prefix_tuning"),
+    "PROMPT_TUNING": Behaviour(refused="it is no tuner of layers; use method=prompt_tuning"),
+    "P_TUNING": Behaviour(refused="it is no tuner of layers; use method=p_tuning"),
+    "SHADOW": Behaviour(refused="it wraps whole blocks"),
+    "TRAINABLE_TOKENS": Behaviour(refused="it tunes embeddings, which a decoder's output layer shares"),
+    "UNILORA": Behaviour(keeps_function=False),
+    "VBLORA": Behaviour(keeps_function=False),
+    "XLORA": Behaviour(refused="it loads other adapters"),
+}
+# Starts of LoRA's factors, by ``init_lora_weights``, that need more than a run has.
+STARTS = {
+    "corda": "it needs covariances of inputs; use eva or lora_ga",
+    "loftq": "the model is not quantised",
+}
 
 
-def behaviour_of(peft_type: str | None, config: Mapping[str, Any]) -> Behaviour:  # noqa: ARG001
+def behaviour_of(peft_type: str | None, config: Mapping[str, Any]) -> Behaviour:
     """Return how a tuner with these settings behaves."""
-    return BEHAVIOUR.get(str(peft_type), Behaviour())
+    behaviour = BEHAVIOUR.get(str(peft_type), Behaviour())
+    start = config.get("init_lora_weights", config.get("init_weights", True))
+    if start is False:  # PEFT's switch for tests: random factors instead of a start at the model's function
+        behaviour = behaviour._replace(keeps_function=False)
+    if isinstance(start, str) and start in STARTS:
+        behaviour = behaviour._replace(refused=f"of its start {start}, {STARTS[start]}")
+    return behaviour

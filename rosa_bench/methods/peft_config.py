@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.records.strict_json import loads, read_bytes
-from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.errors import UserError, did_you_mean, one_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -38,6 +38,7 @@ DECIDED = {  # settings of ours that decide what PEFT would decide otherwise
     "ensure_weight_tying": "an adapted output layer is untied",
 }
 LOADS = re.compile(r"(^|_)(path|file|dir|folder|adapters|tokenizer|kwargs)(_|$)")
+PATTERNS = ("alpha_pattern", "rank_pattern")  # their keys are names of layers
 SEEDS = ("projection_prng_key", "projection_seed", "proj_seed", "random_seed", "random_loc_seed", "rng_seed")
 SETTING = re.compile(r"[A-Za-z_]\w*")
 
@@ -76,7 +77,7 @@ def checked_config(values: Mapping[str, Any]) -> dict[str, Any]:
             if value != "none":
                 raise UserError("method.config.bias is not for this program: use method.train_biases")
             continue
-        for name, leaf in _leaves(key, value, 0):
+        for name, leaf in () if key in PATTERNS else _leaves(key, value, 0):
             if leaf is not None and any(LOADS.search(part) for part in name.split(".")):
                 raise UserError(f"method.config.{name} would load files; remove it")
         kept[key] = _ordered(value)
@@ -123,7 +124,8 @@ def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> Pe
     kind = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}[peft_type]
     known = {field.name: field for field in fields(kind) if field.init}
     for key, value in values.items():
-        one_of("method.config", key, sorted(known))
+        if key not in known:
+            raise UserError(f"method.config.{key} is not known to PEFT's {peft_type}{did_you_mean(key, sorted(known))}")
         default = known[key].default
         _check_type(key, value, None if default is MISSING else default)
     own = {key: seed for key in SEEDS if key in known}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.methods.base import Method
@@ -40,7 +40,9 @@ class PeftTuner(AdapterMethod):
     """Trains the parameters that one of PEFT's tuners puts into linear layers."""
 
     peft_type: str | None = setting("type of PEFT's tuner, as LORA", default=None)
-    config: dict[str, Any] = setting("settings of PEFT's tuner; the others keep PEFT's defaults", default_factory=dict)
+    config: dict[str, Any] = setting(
+        "settings of PEFT's tuner; the others keep PEFT's defaults", default_factory=dict, open=True
+    )
     adapter_config: str | None = setting(
         "JSON file with settings of PEFT's tuner, which method.config changes",
         default=None, identity=False, published=False,
@@ -48,6 +50,8 @@ class PeftTuner(AdapterMethod):
     calibration_batches: int = setting(
         "training batches for a start that depends on data", default=8, at_least=1, at_most=10**6
     )
+
+    drives: ClassVar[tuple[str, ...]] = ()  # types that need more than the layers, which a subclass provides
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,10 +65,10 @@ class PeftTuner(AdapterMethod):
         for other in (given.get("peft_type"), self.config.get("peft_type")):
             if other not in (None, kind):
                 raise UserError(f"method.peft_type={kind} differs from the {other} of its settings; use one of them")
-        if (reason := behaviour_of(kind, {}).refused) is not None:
-            raise UserError(f"method.peft_type={kind} cannot be used: {reason}")
         object.__setattr__(self, "peft_type", kind)
         object.__setattr__(self, "config", checked_config({**given, **self.config}))
+        if (reason := behaviour_of(kind, self.config).refused) is not None and kind not in self.drives:
+            raise UserError(f"method.peft_type={kind} cannot be used: {reason}")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -101,7 +105,7 @@ class PeftTuner(AdapterMethod):
         from peft.tuners.tuners_utils import check_target_module_exists
 
         config = configuration(str(self.peft_type), {**self.values, "target_modules": chosen}, seed=self.seed)
-        found = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name) is True]
+        found = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
         if not found:
             raise UserError(f"method.config.target_modules={chosen} matches no layer of this model")
         return found
@@ -127,8 +131,8 @@ class PeftTuner(AdapterMethod):
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
                     yield parameter
-            if self.train_biases and layer.bias is not None:
-                yield layer.bias
+            if self.train_biases and layer.plain_bias is not None:
+                yield layer.plain_bias
         if self.train_head:
             yield from self.head_parameters(model)
 
