@@ -21,7 +21,7 @@ class Behaviour(NamedTuple):
     refused: str | None = None
 
 
-PROMPTS = "it needs inputs of its own; of PEFT's prompts there are method=prompt_tuning, p_tuning and prefix_tuning"
+PROMPTS = "it changes inputs, not layers; use method=prompt_tuning, or a tuner of layers"
 BEHAVIOUR = {
     "ADALORA": Behaviour(refused="its schedule follows the length of the run; use method=adalora"),
     "ADAPTION_PROMPT": Behaviour(refused=PROMPTS),
@@ -33,9 +33,9 @@ BEHAVIOUR = {
     "LILY": Behaviour(mergeable=False),
     "MULTITASK_PROMPT_TUNING": Behaviour(refused=PROMPTS),
     "POLY": Behaviour(refused="it needs the number of a task in every batch"),
-    "PREFIX_TUNING": Behaviour(refused="it is no tuner of layers; use method=prefix_tuning"),
-    "PROMPT_TUNING": Behaviour(refused="it is no tuner of layers; use method=prompt_tuning"),
-    "P_TUNING": Behaviour(refused="it is no tuner of layers; use method=p_tuning"),
+    "PREFIX_TUNING": Behaviour(refused=PROMPTS),
+    "PROMPT_TUNING": Behaviour(refused=PROMPTS),
+    "P_TUNING": Behaviour(refused=PROMPTS),
     "SHADOW": Behaviour(refused="it wraps whole blocks"),
     "TRAINABLE_TOKENS": Behaviour(refused="it tunes embeddings, which a decoder's output layer shares"),
     "UNILORA": Behaviour(keeps_function=False),

@@ -39,7 +39,7 @@ ADAPTER = "default"  # the name that PEFT gives its only adapter
 class PeftTuner(AdapterMethod):
     """Trains the parameters that one of PEFT's tuners puts into linear layers."""
 
-    peft_type: str | None = setting("type of PEFT's tuner, as LORA", default=None)
+    peft_type: str | None = setting("type of PEFT's tuner; null: that of the file, or LORA", default=None)
     config: dict[str, Any] = setting(
         "settings of PEFT's tuner; the others keep PEFT's defaults", default_factory=dict, open=True
     )
@@ -57,11 +57,7 @@ class PeftTuner(AdapterMethod):
         super().__post_init__()
         require_peft(self.name)
         given = {} if self.adapter_config is None else read_adapter_config(Path(self.adapter_config).expanduser())
-        kind = self.peft_type or given.get("peft_type") or self.config.get("peft_type")
-        if not isinstance(kind, str):
-            raise UserError(
-                f"method={self.name} needs method.peft_type=, such as LORA, or method.adapter_config=FILE with a peft_type"
-            )
+        kind = str(self.peft_type or given.get("peft_type") or self.config.get("peft_type") or "LORA")
         for other in (given.get("peft_type"), self.config.get("peft_type")):
             if other not in (None, kind):
                 raise UserError(f"method.peft_type={kind} differs from the {other} of its settings; use one of them")
