@@ -133,7 +133,9 @@ def _spelled(argument: str, *, sweep: bool) -> str:
     _check_size(argument)
     name, equals, value = argument.partition("=")
     added = "++" if name[:1] not in ("+", "~") and is_open(name) else ""
-    spelling = f"{added}{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
+    spelling = (
+        f"{added}{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
+    )
     if not _parses(spelling):
         raise UserError(f"{ascii(argument[:100])[1:-1]} cannot be read; write KEY=VALUE, for example rank=8")
     return spelling

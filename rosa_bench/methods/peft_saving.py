@@ -38,5 +38,7 @@ def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
     for head in heads:
         own = model.get_submodule(head).state_dict()
         tensors |= {f"{WRAPPED}.{head}.{name}": tensor for name, tensor in own.items()}
-    save_file({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
+    )
     config.save_pretrained(str(folder))

@@ -192,17 +192,13 @@ class PeftTuner(AdapterMethod):
 
     def _linear(self, model: nn.Module, name: str) -> nn.Module:
         """Untie a target, and put an ``nn.Linear`` in place of a ``Conv1D``. Return the original layer."""
-        from torch import nn as layers
-        from transformers.pytorch_utils import Conv1D
-
-        from rosa_bench.layers.linear import LINEAR_TYPES, make_linear, weight_of
+        from rosa_bench.layers.linear import LINEAR_TYPES, as_linear
         from rosa_bench.layers.surgery import replace_module, untie
 
         plain = model.get_submodule(name)
         if isinstance(plain, LINEAR_TYPES):
             untie(model, name)
-        if isinstance(plain, Conv1D):
-            replace_module(model, name, make_linear(layers.Linear, weight_of(plain).detach().contiguous(), plain.bias))
+            replace_module(model, name, as_linear(plain))
         return plain
 
     def _batches(self, calibration: Iterable[Mapping[str, Tensor]] | None) -> list[Mapping[str, Tensor]]:

@@ -29,7 +29,17 @@ Tiny = Callable[..., PreTrainedModel]
 
 TUNERS = sorted(p.stem for p in (conf_folder() / "method").glob("*.yaml") if "peft_type" in OmegaConf.load(p))
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
-SEEDED = {"adalora", "dora", "hira", "lora_ga", "peft", "randlora", "rslora", "shira", "vera"}  # the others draw nothing
+SEEDED = {
+    "adalora",
+    "dora",
+    "hira",
+    "lora_ga",
+    "peft",
+    "randlora",
+    "rslora",
+    "shira",
+    "vera",
+}  # the others draw nothing
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT's own wrapper
@@ -152,9 +162,10 @@ def test_the_start_depends_only_on_the_seed(plain: Any, method_of: Any, name: st
 def test_training_equals_peft_used_directly(plain: Any, method_of: Any, name: str, config: peft.PeftConfig) -> None:
     method = method_of("tiny_llama", name, "protocol=fair")
     net = method.attach(plain("tiny_llama"))
-    config.target_modules = method.target_names(plain("tiny_llama"))  # pyright: ignore[reportAttributeAccessIssue]
+    base = plain("tiny_llama")
+    config.target_modules = method.target_names(base)  # pyright: ignore[reportAttributeAccessIssue]
     torch.manual_seed(seed_of(0, "peft"))
-    other = peft.get_peft_model(plain("tiny_llama"), config)
+    other = peft.get_peft_model(base, config)
     for one in (net, other):
         optimizer = torch.optim.AdamW([p for p in one.parameters() if p.requires_grad], lr=1e-2)
         for _ in range(2):
@@ -257,5 +268,7 @@ def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_o
 def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of("tiny_roberta", "dora")
     monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
-    with pytest.raises(UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"):
+    with pytest.raises(
+        UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
+    ):
         replace(chosen, rank=5)
