@@ -20,6 +20,8 @@ from rosa_bench.system.setting import setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from rosa_bench.layers.tuned import Tuned
+
 FACTORS = ("lora_A", "lora_E", "lora_B")  # (r, in), (r, 1), (out, r): W + scale B diag(E) A
 OWN = ("deltaT", "init_r", "orth_reg_weight", "r", "target_r", "tfinal", "tinit", "total_step")
 
@@ -79,10 +81,10 @@ class AdaLora(PeftTuner):
         model = super().attach(model, calibration)
         for _, layer in tuned_layers(model):
             for name in FACTORS:
-                factor = getattr(layer.tuned, name)[ADAPTER]
+                factor = factor_of(layer, name)
                 layer.register_buffer(f"mean_{name}", torch.zeros_like(factor))
                 layer.register_buffer(f"deviation_{name}", torch.zeros_like(factor))
-            layer.register_buffer("kept", torch.ones_like(layer.tuned.lora_E[ADAPTER]))  # pyright: ignore[reportIndexIssue, reportArgumentType]
+            layer.register_buffer("kept", torch.ones_like(factor_of(layer, "lora_E")))
         return model
 
     def penalty(self, model: nn.Module) -> Tensor | None:
@@ -91,12 +93,8 @@ class AdaLora(PeftTuner):
 
         if not self.orthogonality:
             return None
-        grams = [
-            gram
-            for _, layer in tuned_layers(model)
-            for a, b in [(layer.tuned.lora_A[ADAPTER], layer.tuned.lora_B[ADAPTER])]  # pyright: ignore[reportIndexIssue]
-            for gram in (a @ a.mT, b.mT @ b)
-        ]
+        pairs = [(factor_of(layer, "lora_A"), factor_of(layer, "lora_B")) for _, layer in tuned_layers(model)]
+        grams = [gram for a, b in pairs for gram in (a @ a.mT, b.mT @ b)]
         one = torch.eye(self.initial_rank, device=grams[0].device, dtype=grams[0].dtype)
         return self.orthogonality * torch.stack([torch.linalg.norm(gram - one) for gram in grams]).mean()
 
@@ -104,18 +102,17 @@ class AdaLora(PeftTuner):
         """Update the importance of all entries, and keep removed singular values where they are."""
         import torch
 
+        beta1, beta2 = self.config.get("beta1", 0.85), self.config.get("beta2", 0.85)
         with torch.no_grad():
-            beta1, beta2 = self.config.get("beta1", 0.85), self.config.get("beta2", 0.85)
-            tracked = [one for _, factors in self._tracked(model) for one in factors]
-            importance = [(one.factor * one.factor.grad).abs() for one in tracked]
-            means, deviations = [one.mean for one in tracked], [one.deviation for one in tracked]
-            torch._foreach_mul_(means, beta1)
-            torch._foreach_add_(means, importance, alpha=1 - beta1)
-            strays = torch._foreach_abs(torch._foreach_sub(importance, means))
-            torch._foreach_mul_(deviations, beta2)
-            torch._foreach_add_(deviations, list(strays), alpha=1 - beta2)
-            for _, layer in tuned_layers(model):
-                layer.tuned.lora_E[ADAPTER].grad.mul_(layer.kept)  # pyright: ignore[reportIndexIssue]
+            for layer, tracked in self._tracked(model):
+                for factor, mean, deviation in tracked:
+                    assert factor.grad is not None
+                    importance = (factor * factor.grad).abs()
+                    mean.lerp_(importance, 1 - beta1)
+                    deviation.lerp_((importance - mean).abs(), 1 - beta2)
+                values = factor_of(layer, "lora_E")
+                assert values.grad is not None
+                values.grad.mul_(layer.get_buffer("kept"))
 
     def phases(self, length: RunLength) -> tuple[int, int]:
         """Return the numbers of steps after which singular values begin to be removed, and are for the last time."""
@@ -154,24 +151,27 @@ class AdaLora(PeftTuner):
                 return Changed(draws=0)  # a removed value may grow again until the next allocation
             removed = []
             for (layer, (_, e, _)), keep in zip(tracked, kept, strict=True):
-                layer.kept.copy_(keep[:, None])
+                layer.get_buffer("kept").copy_(keep[:, None])
                 removed += [Slice(e.factor, 0, place) for place in (~keep).nonzero().flatten().tolist()]
             return Changed(clear=removed, draws=0)
 
-    def _tracked(self, model: nn.Module) -> Iterator[tuple[Any, list[Tracked]]]:
+    def _tracked(self, model: nn.Module) -> Iterator[tuple[Tuned, list[Tracked]]]:
         """Yield each layer with its factors A, E and B, and their importance."""
         for _, layer in tuned_layers(model):
             yield (
                 layer,
                 [
                     Tracked(
-                        getattr(layer.tuned, name)[ADAPTER],
-                        layer.get_buffer(f"mean_{name}"),
-                        layer.get_buffer(f"deviation_{name}"),
+                        factor_of(layer, name), layer.get_buffer(f"mean_{name}"), layer.get_buffer(f"deviation_{name}")
                     )
                     for name in FACTORS
                 ],
             )
+
+
+def factor_of(layer: Tuned, name: str) -> nn.Parameter:
+    """Return one of the factors ``lora_A``, ``lora_E`` and ``lora_B`` of a layer."""
+    return layer.tuned.get_parameter(f"{name}.{ADAPTER}")
 
 
 def keep_largest(scores: list[Tensor], count: int) -> list[Tensor]:

@@ -29,7 +29,7 @@ BEHAVIOUR = {
     "C3A": Behaviour(keeps_function=False),
     "CARTRIDGE": Behaviour(refused=PROMPTS),
     "CPT": Behaviour(refused=PROMPTS),
-    "FOURIERFT": Behaviour(keeps_function=False),
+    "FOURIERFT": Behaviour(keeps_function=False, supports_graphs=False),
     "LILY": Behaviour(mergeable=False),
     "MULTITASK_PROMPT_TUNING": Behaviour(refused=PROMPTS),
     "POLY": Behaviour(refused="it needs the number of a task in every batch"),
@@ -37,9 +37,11 @@ BEHAVIOUR = {
     "PROMPT_TUNING": Behaviour(refused=PROMPTS),
     "P_TUNING": Behaviour(refused=PROMPTS),
     "SHADOW": Behaviour(refused="it wraps whole blocks"),
+    "SHIRA": Behaviour(supports_graphs=False),  # makes a sparse tensor in every step
     "TRAINABLE_TOKENS": Behaviour(refused="it tunes embeddings, which a decoder's output layer shares"),
     "UNILORA": Behaviour(keeps_function=False),
     "VBLORA": Behaviour(keeps_function=False),
+    "WAVEFT": Behaviour(supports_graphs=False),
     "XLORA": Behaviour(refused="it loads other adapters"),
 }
 # Starts of LoRA's factors, by ``init_lora_weights``, that need more than a run has.

@@ -62,7 +62,8 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
         weight.requires_grad_(True)
     sums = [torch.zeros_like(weight) for weight in weights]
     for batch in batches:
-        torch._foreach_add_(sums, list(torch.autograd.grad(model(**batch).loss, weights)))
+        gradients = torch.autograd.grad(model(**batch).loss, weights)
+        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     for target, weight, total in zip(targets, weights, sums, strict=True):
         weight.requires_grad_(False)
         target._peft_loraga_grad = (total / len(batches)).cpu()  # pyright: ignore[reportArgumentType]

@@ -178,7 +178,7 @@ class PeftTuner(AdapterMethod):
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             model.cpu()  # so that a seed gives the same start on every device
-            weights = {name: model.get_submodule(name).weight.detach().clone() for name in names}
+            weights = {name: model.get_parameter(f"{name}.weight").detach().clone() for name in names}
             tuner = kind(model, config, ADAPTER)
             if finish is not None:
                 finish(tuner)

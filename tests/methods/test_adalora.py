@@ -60,8 +60,8 @@ def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: T
     method = method_of(compose)
     model = method.attach(tiny_model("tiny_roberta").eval())
     mean = deviation = 0.0
-    [(layer, _), *_] = [(layer, name) for name, layer in tuned_layers(model)]
-    a: Any = layer.tuned.lora_A["default"]  # pyright: ignore[reportIndexIssue]
+    layer = next(layer for _, layer in tuned_layers(model))
+    a: Any = layer.tuned.get_parameter("lora_A.default")
     with torch.no_grad():
         for _, e, _ in factors(model):
             e.fill_(0.3)
