@@ -179,6 +179,8 @@ class PeftTuner(AdapterMethod):
             finish = start(model, config, self._batches(calibration)) if start else None
             model.cpu()  # so that a seed gives the same start on every device
             weights = {name: model.get_parameter(f"{name}.weight").detach().clone() for name in names}
+            if getattr(config, "use_dora", False):
+                check_rows(weights)
             tuner = kind(model, config, ADAPTER)
             if finish is not None:
                 finish(tuner)
@@ -229,6 +231,16 @@ def require_peft(name: str) -> None:
     """Raise `UserError` unless PEFT is installed."""
     if find_spec("peft") is None:
         raise UserError(f"method={name} needs the package peft; install it: pip install 'rosa-bench[peft]'")
+
+
+def check_rows(weights: Mapping[str, Tensor]) -> None:
+    """Raise `UserError` if DoRA would divide by the norm of a row of zeros, as the embedding of the padding has."""
+    for name, weight in weights.items():
+        if not weight.any(1).all():
+            raise UserError(
+                f"{name} has a row of zeros, whose direction DoRA cannot train; use method.lm_head=null if it is the "
+                "output layer, other layers with method.targets=, or method=lora"
+            )
 
 
 @contextmanager

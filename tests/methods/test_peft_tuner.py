@@ -265,6 +265,12 @@ def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_o
     torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
 
 
+def test_dora_refuses_a_row_of_zeros(tiny_model: Tiny, method_of: Any) -> None:
+    with pytest.raises(UserError, match=r"lm_head has a row of zeros.*use method\.lm_head=null"):
+        method_of("tiny_llama", "dora", "protocol=paper").attach(tiny_model("tiny_llama"))  # of the padding token
+    assert method_of("tiny_llama", "dora", "protocol=paper", lm_head=None).attach(tiny_model("tiny_llama"))
+
+
 def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of("tiny_roberta", "dora")
     monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
