@@ -76,14 +76,20 @@ class AdapterMethod(Method):
 
     def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
         """Replace each target, or each block of a split target, with ``make(layer)``."""
-        from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
+        from rosa_bench.layers.surgery import replace_linears
 
-        names = []
+        replace_linears(model, self.split(model, self.target_names(model)), make)
+
+    def split(self, model: nn.Module, names: list[str]) -> list[str]:
+        """Split the named layers that fuse several projections, if that is set. Return the names of all layers then."""
+        from rosa_bench.layers.surgery import name_matches, split_linear
+
+        found = []
         fused = self.fused if self.split_qkv and self.fused else {}
-        for name in self.target_names(model):
+        for name in names:
             count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
-            names += split_linear(model, name, count) if count > 1 else [name]
-        replace_linears(model, names, make)
+            found += split_linear(model, name, count) if count > 1 else [name]
+        return found
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
         return self.target_names(model)

@@ -54,7 +54,8 @@ class Rotation(NamedTuple):
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
-    A change with ``clear`` or ``rotate`` keeps all other optimizer state, even if the protocol would clear all of it.
+    A change with ``clear`` or ``rotate``, or with no ``draws``, keeps all other optimizer state, even if the protocol
+    would clear all of it.
 
     reset      parameters whose meaning changed, so their optimizer state is cleared
     clear      parts of parameters whose meaning changed, so only their moments are cleared
