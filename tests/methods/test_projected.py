@@ -27,14 +27,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def start(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> Callable[..., Training]:
-    """``start("tiny_gpt2", "galore", moments="reset")``: training that has not begun, with a projector every 3 steps."""
+    """``start("tiny_gpt2", "galore", moments="reset")``: training to begin, with a projector every 3 steps."""
 
     def make(model: str, name: str, **changes: Any) -> Training:
         task = "grammar" if model == "tiny_roberta" else "restaurants"
         config = compose(f"task={task}", f"model={model}", f"method={name}", "protocol=paper", "rank=4", "lr=3e-3")
         method = replace(config.method, **{"update_every": 3, **changes})
         net: Any = method.attach(tiny_model(model))
-        return Training(net, method, recipe_of(config), steps_per_epoch=10, device=CPU)
+        return Training(net, method, recipe_of(config, 10), steps_per_epoch=10, device=CPU)
 
     return make
 

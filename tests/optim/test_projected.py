@@ -73,7 +73,7 @@ def test_apollo_scales_the_whole_gradient() -> None:
     [gradient, *_] = gradients((8, 5))
     low = gradient @ basis((8, 5))
     expected = 1 - 0.01 * gradient * RANK**0.5 / low.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(ours("channel", (8, 5), [gradient], eps=1e-12)[0], expected, rtol=0, atol=1e-8)
+    torch.testing.assert_close(ours("channel", (8, 5), [gradient], eps=1e-12)[0], expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -94,4 +94,5 @@ def test_the_state_is_small(rule: str) -> None:
 def test_a_learning_rate_may_be_a_tensor(rule: str) -> None:
     given = gradients((8, 5))
     rate = torch.tensor(0.01, dtype=torch.float64)
-    assert torch.equal(ours(rule, (8, 5), given)[0], ours(rule, (8, 5), given, lr=rate, capturable=True)[0])
+    found = ours(rule, (8, 5), given, lr=rate, fused=True)[0]
+    torch.testing.assert_close(found, ours(rule, (8, 5), given)[0], rtol=0, atol=1e-6)
