@@ -40,7 +40,8 @@ def projected(model: nn.Module) -> Iterator[Projected]:
         if isinstance(module, LINEAR_TYPES) and NAME in module._buffers:
             *_, rows, columns = weight_of(module).shape
             projector: Tensor = module.get_buffer(NAME)
-            yield Projected(module.weight, projector, (rows < columns) != isinstance(module, Conv1D))
+            weight: nn.Parameter = module.weight  # pyright: ignore[reportAssignmentType]
+            yield Projected(weight, projector, (rows < columns) != isinstance(module, Conv1D))
 
 
 def remove_projectors(model: nn.Module) -> None:

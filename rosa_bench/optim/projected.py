@@ -75,12 +75,14 @@ class ProjectedAdamW(torch.optim.AdamW):
                 group["params"], group.get("projectors", ()), group.get("transposed", ()), strict=False
             ):
                 if weight.grad is not None:
-                    self._update(group, weight, projector, transposed=transposed)
+                    self._update(group, weight, weight.grad, projector, transposed=transposed)
                     weight.grad = None
         super().step(closure)
 
-    def _update(self, group: dict[str, Any], weight: Tensor, projector: Tensor, *, transposed: bool) -> None:
-        tall, gradient = (it.mT if transposed else it for it in (weight, weight.grad))
+    def _update(
+        self, group: dict[str, Any], weight: Tensor, gradient: Tensor, projector: Tensor, *, transposed: bool
+    ) -> None:
+        tall, gradient = (weight.mT, gradient.mT) if transposed else (weight, gradient)
         low: Float[Tensor, "*n long r"] = gradient @ projector
         state = self.state[weight]
         if not state:
