@@ -62,6 +62,7 @@ class Changed(NamedTuple):
     rotate     parameters whose moments are carried to a new basis
     draws      how many draws the change counts as, in the record's ``resamples``
     retrain    whether the set of training parameters changed; those that stopped lose their state and gradient
+    keep       whether the optimizer state of all other parameters is kept, even if the protocol would clear it
     recapture  whether captured CUDA graphs are out of date and must be dropped
     """
 
@@ -71,6 +72,7 @@ class Changed(NamedTuple):
     clear: Sequence[Slice] = ()
     rotate: Sequence[Rotation] = ()
     draws: int = 1
+    keep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

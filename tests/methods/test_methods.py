@@ -30,7 +30,7 @@ from rosa_bench.system.errors import UserError
 METHODS = sorted(
     path.stem for path in (conf_folder() / "method").glob("*.yaml") if "peft_type" not in OmegaConf.load(path)
 )
-ADAPTERS = [name for name in METHODS if "targets" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
+ADAPTERS = [name for name in METHODS if "train_biases" in OmegaConf.load(conf_folder() / f"method/{name}.yaml")]
 MODELS = ("tiny_roberta", "tiny_bert")
 
 # What each protocol trains in addition to a method's own parameters (README.md, The two protocols).
@@ -88,11 +88,14 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "lora": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
     "rosa": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
     "lora_plus": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "relora": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a", "b") | beside(model, protocol),
+    "lora_fa": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a") | beside(model, protocol),
     "rso": lambda model, protocol, _own: suffixed(in_stack(model, ATTENTION), "a") | beside(model, protocol),
     "blockwise": lambda _model, _protocol, own: own,  # by default two blocks, and these models have two
+    **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda _model, _protocol, own: own),
     "prompt_tuning": lambda model, protocol, _own: prompt(model, protocol),
 }
-DRAWING = ("lora", "lora_plus", "rosa", "rso", "prompt_tuning")  # start from random numbers
+DRAWING = ("lora", "lora_plus", "lora_fa", "relora", "rosa", "rso", "prompt_tuning")  # start from random numbers
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
