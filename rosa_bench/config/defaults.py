@@ -1,7 +1,7 @@
 """Today's settings of a task, model, method and protocol without other overrides: what a run is compared with."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -21,34 +21,38 @@ REFERENCE = re.compile(r"\$\{(\w+)\}")  # ${rank}
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """The settings that can change a score, by dotted key, in the words of a record.
+class Default:
+    """One setting: its place in a record's ``config``, and its default.
 
-    follows  keys that repeat a free setting, such as ``method.rank``: their default is that setting's value
+    follows  the free setting that it repeats, such as ``rank``; its default is then that setting's value in the run
     """
 
-    values: Mapping[str, Any]
-    follows: Mapping[str, str]
+    place: tuple[str, ...]
+    value: Any
+    follows: str | None
 
 
 @cache
-def defaults_of(task: str, model: str, method: str, protocol: str) -> Defaults | None:
-    """Return the defaults of these choices; None if one of them does not exist, or if they do not go together.
+def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[str, Default] | None:
+    """Return every setting that can change a score, by dotted key; the settings that a protocol leaves free are not in.
 
-    Names may come from a record of unknown origin: they are compared with those of the files, never made a path.
+    None if one of the choices does not exist, or if they do not go together. Names may come from a record of unknown
+    origin: they are compared with those of the files, never made a path.
     """
     names = dict(zip(CHOSEN, (task, model, method, protocol), strict=True))
     if any(name not in names_in(group) for group, name in names.items()):
         return None
-    written = composed(names)
-    free = set(free_settings())
-    named = {key: found[1] for key, value in flat(written).items() if (found := _reference(value))}
+    written, free = composed(names), set(free_settings())
     try:
-        values = flat(public_config(parse(OmegaConf.create(written))))
+        values = public_config(parse(OmegaConf.create(written)))
     except UserError:
         return None
-    kept = {key: value for key, value in values.items() if key.partition(".")[0] not in free and is_identity(key)}
-    return Defaults(kept, {key: name for key, name in named.items() if key in kept and name in free})
+    follows = {place: found[1] for place, value in _leaves(written) if (found := _reference(value))}
+    return {
+        key: Default(place, value, follows.get(place))
+        for place, value in _leaves(values)
+        if place[0] not in free and is_identity(key := ".".join(place))
+    }
 
 
 def composed(names: Mapping[str, str]) -> dict[str, Any]:
@@ -63,12 +67,13 @@ def composed(names: Mapping[str, str]) -> dict[str, Any]:
     return whole
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return values by dotted key."""
-    found: dict[str, Any] = {}
+def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the place and the value of each setting. A place is no dotted key: keys of a mapping may have dots."""
     for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        if isinstance(value, dict):
+            yield from _leaves(value, (*above, key))
+        else:
+            yield (*above, key), value
 
 
 def _reference(value: Any) -> re.Match[str] | None:

@@ -4,11 +4,10 @@ A record also has ``deviations``, from the defaults of the day it was made. Wher
 run at the old default is now a run with that setting changed, and an old run that set today's default is a plain one.
 """
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from rosa_bench.config.defaults import defaults_of
+from rosa_bench.config.defaults import Default, defaults_of
 from rosa_bench.config.identity import GENERATOR_NAMES, is_identity, value_before
 from rosa_bench.records.record import RunRecord
 from rosa_bench.system.setting import ABSENT
@@ -29,24 +28,23 @@ def changes_of(record: RunRecord) -> Changes:
     defaults = defaults_of(*names)
     if defaults is None:
         return dict(sorted(recorded.items()))
-    found = {key: change for key, change in recorded.items() if key not in defaults.values}
-    for key, default in defaults.values.items():
-        if key in defaults.follows:
-            default = record.setting(defaults.follows[key], default)  # noqa: PLW2901
-        value = recorded[key][0] if key in recorded else _value(record.config, key, settings.method.name)
-        if value is not ABSENT and _today(value) != default:
-            found[key] = value, default
+    found = {key: change for key, change in recorded.items() if key not in defaults}
+    for key, default in defaults.items():
+        expected = record.setting(default.follows, default.value) if default.follows else default.value
+        value = recorded[key][0] if key in recorded else _value(record, key, default)
+        if value is not ABSENT and _today(value) != expected:
+            found[key] = value, expected
     return dict(sorted(found.items()))
 
 
-def _value(config: Mapping[str, Any], key: str, method: str) -> Any:
-    """Return a setting of a record, or what was used before the setting existed; `ABSENT` if that is not known."""
-    place: Any = config
-    for name in key.split("."):
-        if not isinstance(place, dict) or name not in place:
-            return _before(key, method if key.startswith("method.") else None)
-        place = place[name]
-    return place
+def _value(record: RunRecord, key: str, default: Default) -> Any:
+    """Return a setting of a run, or what was used before the setting existed; `ABSENT` if that is not known."""
+    found: Any = record.config
+    for name in default.place:
+        if not isinstance(found, dict) or name not in found:
+            return _before(key, record.settings.method.name if default.place[0] == "method" else None)
+        found = found[name]
+    return found
 
 
 def _today(value: Any) -> Any:
