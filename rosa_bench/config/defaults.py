@@ -16,7 +16,7 @@ from rosa_bench.config.identity import free_settings, is_identity, public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.system.errors import UserError
 
-CHOSEN = ("task", "model", "method", "protocol")  # the groups that a run picks by name
+CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 REFERENCE = re.compile(r"\$\{(\w+)\}")  # ${rank}
 
 
@@ -58,12 +58,16 @@ def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[st
 def composed(names: Mapping[str, str]) -> dict[str, Any]:
     """Return what Hydra composes for these choices, by group, with references unresolved, in a fraction of its time.
 
-    Hydra composes each task once. The files of the other groups, which have no defaults lists, are then put in place.
+    Hydra composes each task once, and the files of the other groups are then put in place. If one of them has a
+    defaults list, Hydra composes the whole.
     """
-    whole = dict(_of_task(names["task"]))
+    whole = dict(_by_hydra((f"task={names['task']}",)))
     for group in CHOSEN[1:]:
         if whole[group]["name"] != names[group]:
-            whole[group] = {**_read("config.yaml").get(group, {}), **_read(f"{group}/{names[group]}.yaml")}
+            file = _read(f"{group}/{names[group]}.yaml")
+            if "defaults" in file:
+                return _by_hydra(tuple(f"{group}={names[group]}" for group in CHOSEN))
+            whole[group] = {**_read("config.yaml").get(group, {}), **file}
     return whole
 
 
@@ -81,9 +85,9 @@ def _reference(value: Any) -> re.Match[str] | None:
 
 
 @cache
-def _of_task(task: str) -> dict[str, Any]:
+def _by_hydra(overrides: tuple[str, ...]) -> dict[str, Any]:
     with composing():
-        return _plain(hydra.compose("config", overrides=[f"task={task}"]))
+        return _plain(hydra.compose("config", overrides=list(overrides)))
 
 
 @cache

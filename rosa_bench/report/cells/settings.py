@@ -16,7 +16,7 @@ ROWS, CUSTOM, PUBLISHED = "rows", "custom", "published"
 
 @dataclass(frozen=True)
 class Deviation:
-    """A setting that differs from the protocol's default today. ``expected``, the default, is only shown, not compared."""
+    """A setting that differs from its default today. ``expected``, the default, is only shown, never compared."""
 
     key: str
     value: Hashable

@@ -28,7 +28,10 @@ def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord,
         ({"protocol.train_head": [True, False], "method.train_head": [True, False]}, "ROSA (r=8)"),
         ({"protocol.lora_init": ["kaiming", "normal"], "method.init": ["kaiming", "normal"]}, "LoRA (r=8)"),
         # ... but a different change is.
-        ({"protocol.train_head": [True, False], "method.train_biases": [False, True]}, "ROSA (r=8, train_biases=false)"),
+        (
+            {"protocol.train_head": [True, False], "method.train_biases": [False, True]},
+            "ROSA (r=8, train_biases=false)",
+        ),
     ],
 )
 def test_changes_are_in_the_label(make_record: MakeRecord, deviations: dict[str, list[Any]], label: str) -> None:
