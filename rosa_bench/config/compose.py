@@ -11,6 +11,7 @@ from typing import Any
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -64,9 +65,14 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
 
 @contextmanager
 def composing() -> Iterator["Composer"]:
-    """Initialise Hydra inside the block, and yield a composer."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        yield Composer()
+    """Initialise Hydra inside the block, and yield a composer. A block may be inside another."""
+    around = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+            yield Composer()
+    finally:
+        GlobalHydra.instance().hydra = around
 
 
 class Composer:

@@ -20,6 +20,7 @@ from rosa_bench.config.overrides import check_setting, composition_errors
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import half_decades
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.select import Cell, Group, select
 from rosa_bench.report.cells.settings import GROUPS, frozen
 from rosa_bench.system.errors import UserError, one_of
@@ -68,11 +69,12 @@ def repeated(run: RunRecord, composer: Composer) -> list[str]:
         one_of(group, _printable(group, name), names_in(group))
     if run.settings.method.rank is not None:
         values["rank"] = run.settings.method.rank
-    for key, (value, _) in sorted(run.deviations.items()):
+    changes = changes_of(run)
+    for key in sorted({*run.deviations, *changes}):
         check_setting(_printable("a setting's name", key))
         if not is_identity(key) or key.partition(".")[0] in free_settings():
             raise UserError(f"{key} is not a setting that can differ from the protocol")
-        values[key] = _printable(key, value)
+    values |= {key: _printable(key, value) for key, (value, _) in changes.items()}
     base = composer.compose(tuple(f"{group}={values[group]}" for group in GROUPS))
     plain: Any = OmegaConf.to_container(base, resolve=False)
     # Hydra wants a plus before a setting whose default is not in the yaml.

@@ -5,8 +5,8 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 
 GROUPS = ("task", "model", "protocol", "method")  # config groups: a run picks each by name
 METHOD = "method."
@@ -16,7 +16,7 @@ ROWS, CUSTOM, PUBLISHED = "rows", "custom", "published"
 
 @dataclass(frozen=True)
 class Deviation:
-    """A setting that differs from the protocol. ``expected``, the protocol's value, is only shown, never compared."""
+    """A setting that differs from its default today. ``expected``, the default, is only shown, never compared."""
 
     key: str
     value: Hashable
@@ -123,12 +123,7 @@ def words(value: Hashable) -> str:
 
 
 def _deviations(record: RunRecord) -> list[Deviation]:
-    """Return the deviations that can change a result, sorted by key."""
-    return [
-        Deviation(key, frozen(value), frozen(expected))
-        for key, (value, expected) in sorted(record.deviations.items())
-        if is_identity(key)
-    ]
+    return [Deviation(key, frozen(value), frozen(default)) for key, (value, default) in changes_of(record).items()]
 
 
 def _follows(change: Deviation, others: Iterable[Deviation]) -> bool:

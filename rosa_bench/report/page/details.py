@@ -8,6 +8,7 @@ from msgspec import to_builtins
 from rosa_bench.config.looks import look_of
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.figures.curves import times
@@ -42,7 +43,7 @@ def details_html(run: RunRecord) -> "Markup":
         colour=look_of(run.settings.method.name).colour,
         facts={name: dict(flat(values)) for name, values in _outcome(run).items() if values},
         settings={name: dict(flat(values)) for name, values in _settings(run).items()},
-        expected={key: words(frozen(value)) for key, (_, value) in run.deviations.items()},
+        expected={key: words(frozen(value)) for key, (_, value) in changes_of(run).items()},
     )
 
 

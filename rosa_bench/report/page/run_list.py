@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.figures.curves import times
 from rosa_bench.report.figures.figure3 import MIB
@@ -61,7 +62,7 @@ def _score(run: RunRecord, result: Result) -> float | None:
 
 
 def _changes(run: RunRecord) -> str:
-    return ", ".join(f"{key}={words(frozen(value))}" for key, (value, _) in sorted(run.deviations.items()))
+    return ", ".join(f"{key}={words(frozen(value))}" for key, (value, _) in changes_of(run).items())
 
 
 FIELDS = (

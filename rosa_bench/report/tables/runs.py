@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from msgspec import UNSET
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.tables.table1 import resamples
 
 LIBRARIES = ("torch", "transformers")
@@ -49,7 +50,7 @@ def _values(run: RunRecord) -> dict[str, object]:
         **({"shared_by": run.device.shared_by} if run.device.shared_by else {}),
         "subset": run.data.subset,
         "synthetic": run.data.synthetic,
-        "deviations": json.dumps({key: value for key, (value, _) in sorted(run.deviations.items())}),
+        "deviations": json.dumps({key: value for key, (value, _) in changes_of(run).items()}),
         **{library: run.versions.get(library) for library in LIBRARIES},
         "commit": run.git.commit,
         "dirty": run.git.dirty,

@@ -26,13 +26,17 @@ def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord,
         ({"method.title": ["Mine", "ROSA"], "method.default_lr.paper": [1.0, 2.0]}, "ROSA (r=8)"),
         # A change that follows from the protocol is not the method's own ...
         ({"protocol.train_head": [True, False], "method.train_head": [True, False]}, "ROSA (r=8)"),
-        ({"protocol.lora_init": ["kaiming", "normal"], "method.init": ["kaiming", "normal"]}, "ROSA (r=8)"),
+        ({"protocol.lora_init": ["kaiming", "normal"], "method.init": ["kaiming", "normal"]}, "LoRA (r=8)"),
         # ... but a different change is.
-        ({"protocol.train_head": [True, False], "method.train_biases": [True, False]}, "ROSA (r=8, train_biases=true)"),
+        (
+            {"protocol.train_head": [True, False], "method.train_biases": [False, True]},
+            "ROSA (r=8, train_biases=false)",
+        ),
     ],
 )
 def test_changes_are_in_the_label(make_record: MakeRecord, deviations: dict[str, list[Any]], label: str) -> None:
-    assert variant_of(make_record(deviations=deviations)).label == label
+    method = "lora" if label.startswith("LoRA") else "rosa"
+    assert variant_of(make_record(f"method={method}", deviations=deviations)).label == label
 
 
 def test_numbers_compare_by_value(make_record: MakeRecord) -> None:

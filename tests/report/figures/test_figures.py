@@ -184,14 +184,15 @@ def test_changed_variants_are_drawn_only_without_the_unchanged_one(
 
 def test_runs_nearest_to_the_protocol_are_drawn(make_synthetic: MakeRecord, runs: list[RunRecord]) -> None:
     losses = [[2.0, 2.0, 2.0]] * 2
-    short = [
-        make_synthetic(losses, *MLP1, *which, f"seed={seed}", deviations={"epochs": [3, 500]}, bounds=BOUNDS)
+    decayed = [
+        make_synthetic(losses, *MLP1, *which, f"seed={seed}", "optimizer.weight_decay=0.5", bounds=BOUNDS)
         for which in LOSSES
         for seed in (3, 4)
     ]
-    assert drawn([*short, *runs]).caption == drawn(runs).caption
-    assert "Protocol paper; some CPU, float32." in drawn(runs).caption
-    assert "Protocol paper (epochs=3); some CPU, float32." in drawn(short).caption
+    assert drawn([*decayed, *runs]).caption == drawn(runs).caption
+    usual = "epochs=3, task.replicates=2"  # in every run of these tests
+    assert f"Protocol paper ({usual}); some CPU, float32." in drawn(runs).caption
+    assert f"Protocol paper ({usual.replace(',', ', optimizer.weight_decay=0.5,')}); some CPU" in drawn(decayed).caption
 
 
 def test_other_tasks_are_not_drawn(make_record: MakeRecord, runs: list[RunRecord]) -> None:

@@ -86,7 +86,7 @@ def test_generation_and_understanding_are_separate_within_one_setting(
     make_written: MakeRecord, make_record: MakeRecord
 ) -> None:
     """With the same model, protocol and device."""
-    both = [make_written([9.0]), make_record("task=cola", dev=0.4)]
+    both = [make_written([9.0] * 5), make_record("task=cola", dev=0.4)]
     values = to_values(both[1])
     values["config"]["model"] = both[0].config["model"]
     both[1] = from_values({**values, "model": both[0].model})

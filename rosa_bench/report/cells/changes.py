@@ -1,0 +1,61 @@
+"""What a run changes: its settings against today's defaults, so that a row's name means what it says today.
+
+A record also has ``deviations``, from the defaults of the day it was made. Where a default has changed since, an old
+run at the old default is now a run with that setting changed, and an old run that set today's default is a plain one.
+"""
+
+from functools import cache
+from typing import Any
+
+from rosa_bench.config.defaults import Default, defaults_of
+from rosa_bench.config.identity import GENERATOR_NAMES, is_identity, value_before
+from rosa_bench.records.record import RunRecord
+from rosa_bench.system.setting import ABSENT
+
+TODAY = {old: name for name, old in GENERATOR_NAMES.items()}  # generators have been renamed
+Changes = dict[str, tuple[Any, Any]]  # key -> (value, default)
+
+
+def changes_of(record: RunRecord) -> Changes:
+    """Return the settings of a run that differ from today's defaults and can change a score, sorted by key.
+
+    Settings that today's version does not know, and runs whose task, model, method or protocol it does not know, are
+    as the record says.
+    """
+    settings = record.settings
+    names = (settings.task.name, settings.model.name, settings.method.name, settings.protocol.name)
+    recorded = {key: (value, then) for key, (value, then) in record.deviations.items() if _is_identity(key)}
+    defaults = defaults_of(*names)
+    if defaults is None:
+        return dict(sorted(recorded.items()))
+    found = {key: change for key, change in recorded.items() if key not in defaults}
+    for key, default in defaults.items():
+        expected = record.setting(default.follows, default.value) if default.follows else default.value
+        value = recorded[key][0] if key in recorded else _value(record, key, default)
+        if value is not ABSENT and _today(value) != expected:
+            found[key] = value, expected
+    return dict(sorted(found.items()))
+
+
+def _value(record: RunRecord, key: str, default: Default) -> Any:
+    """Return a setting of a run, or what was used before the setting existed; `ABSENT` if that is not known."""
+    found: Any = record.config
+    for name in default.place:
+        if not isinstance(found, dict) or name not in found:
+            return _before(key, record.settings.method.name if default.place[0] == "method" else None)
+        found = found[name]
+    return found
+
+
+def _today(value: Any) -> Any:
+    return TODAY.get(value, value) if isinstance(value, str) else value
+
+
+@cache
+def _is_identity(key: str) -> bool:
+    return is_identity(key)
+
+
+@cache
+def _before(key: str, method: str | None) -> Any:
+    return value_before(key, method)
