@@ -24,7 +24,8 @@ class Tuned(Adapter):
         self.plain_type = plain_type
         self.tuned = tuned
         self.trained = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
-        self.moved = before is not None and not torch.equal(before, base.weight)  # pyright: ignore[reportArgumentType]
+        weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType]
+        self.moved = before is not None and not weight.is_meta and not torch.equal(before, weight)
 
     def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
         return self.tuned(*inputs, **options)

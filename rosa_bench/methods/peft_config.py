@@ -14,6 +14,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rosa_bench.methods.size import UnsizedError
 from rosa_bench.records.strict_json import loads, read_bytes
 from rosa_bench.system.errors import UserError, did_you_mean, one_of
 
@@ -148,6 +149,10 @@ def refused_in_one_line(what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice is about its own interface
             yield
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except NotImplementedError as error:
+        if "meta" in str(error):  # torch has no such operation without values
+            raise UnsizedError(f"{what} needs weights to be attached") from error
+        raise UserError(f"{what}: PEFT refuses it: {' '.join(str(error).split())[:300]}") from error
+    except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{what}: PEFT refuses it: {reason[:300]}") from error

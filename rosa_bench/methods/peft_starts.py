@@ -42,12 +42,20 @@ def eva(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], None
         [dict(batch) for batch in batches],
         peft_config=config,
         forward_fn=forward,
-        prepare_model_inputs_fn=lambda batch, _config: batch["attention_mask"].bool().nonzero(),
+        prepare_model_inputs_fn=lambda batch, _config: visible(batch).nonzero(),
         prepare_layer_inputs_fn=at_text,
         show_progress_bar=False,
     )
     directions = {f"model.{name}": matrix.cpu() for name, matrix in found.items()}  # the tuner holds the model
     return lambda tuner: initialize_lora_eva_weights(tuner, eva_state_dict=directions)
+
+
+def visible(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return which positions are not padding, (rows, tokens). A batch without padding has no mask."""
+    import torch
+
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"], dtype=torch.bool) if mask is None else mask.bool()
 
 
 def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], None]:

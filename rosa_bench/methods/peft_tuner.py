@@ -175,11 +175,15 @@ class PeftTuner(AdapterMethod):
         kind = {known.value: tuner for known, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}[str(self.peft_type)]
         start = START.get(getattr(config, "init_lora_weights", None))
         device = next(model.parameters()).device
+        shapes_only = device.type == "meta"  # there are no values to start from
+        if shapes_only and hasattr(config, "init_lora_weights"):
+            config.init_lora_weights, start = True, None
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
-            model.cpu()  # so that a seed gives the same start on every device
+            if not shapes_only:
+                model.cpu()  # so that a seed gives the same start on every device
             weights = {name: model.get_parameter(f"{name}.weight").detach().clone() for name in names}
-            if getattr(config, "use_dora", False):
+            if getattr(config, "use_dora", False) and not shapes_only:
                 check_rows(weights)
             tuner = kind(model, config, ADAPTER)
             if finish is not None:
