@@ -29,7 +29,8 @@ rosa-bench methods rosa
 ```
 
 Sizes are at rank 8 under the protocol `paper`: how many numbers train, and the memory of the optimizer's state after
-the first step. A dash means that the method does not serve the model; `rosa-bench methods` says why. *Merges*: the
+the first step. A dash means that the method does not serve the model; `rosa-bench methods` says why. n/a means that
+the size cannot be computed without weights. *Merges*: the
 trained model becomes plain layers of the same function. *Starts equal*: attaching the method leaves the model's
 function unchanged.
 
@@ -67,7 +68,9 @@ def beginning(name: str) -> list[str]:
 
 
 def _size(one: Entry) -> tuple[str, str]:
-    return ("-", "-") if one.size is None else (count(one.size.trainable), memory(one.size.optimizer_elements))
+    if one.size is None:
+        return ("-", "-") if one.refusal else ("n/a", "n/a")
+    return count(one.size.trainable), memory(one.size.optimizer_elements)
 
 
 def _flags(entries: Iterable[Entry]) -> list[str]:

@@ -61,9 +61,8 @@ def table(entries: "Iterable[Entry]") -> list[str]:
     lines.append(form.format(*("-" * width for width in (left, 4, 10, room, 7, 9, 2))).rstrip())
     for one in entries:
         first, *more = textwrap.wrap(one.trains, room) or [""]
-        counts = (
-            ("refused", "") if one.size is None else (count(one.size.trainable), memory(one.size.optimizer_elements))
-        )
+        absent = "refused" if one.refusal else "n/a"
+        counts = (absent, "") if one.size is None else (count(one.size.trainable), memory(one.size.optimizer_elements))
         flags = f"{'M' if one.mergeable else '-'}{'S' if one.keeps_function else '-'}"
         cells = (one.name, one.year or "", one.arxiv, first, *counts, "" if one.mergeable is None else flags)
         lines.append(form.format(*cells).rstrip())

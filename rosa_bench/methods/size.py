@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rosa_bench.methods.base import Method
 from rosa_bench.optim.base import Optimizer
+from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+class UnsizedError(UserError):
+    """The method cannot be attached to a model without weights, so its size there is not known."""
 
 
 class Size(NamedTuple):
@@ -26,7 +31,7 @@ class Size(NamedTuple):
 def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     """Attach the method to ``model``, which is on the meta device, and measure it by one step without numbers.
 
-    Raises `UserError` if the method does not fit the model. Changes the model.
+    Raises `UserError` if the method does not fit the model, and `UnsizedError` if it needs weights. Changes the model.
     """
     import torch
 

@@ -11,7 +11,7 @@ from rosa_bench.config.compose import Composer
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.base import Method
-from rosa_bench.methods.size import Size, size_of
+from rosa_bench.methods.size import Size, UnsizedError, size_of
 from rosa_bench.models.weights.source import locate
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import settings_of
@@ -23,7 +23,7 @@ TASKS = {"Encoder": "cola", "Decoder": "e2e_nlg", "Perceptron": "synthetic"}
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One method. ``size`` is None if it refuses the model, and ``refusal`` then says why."""
+    """One method. ``size`` is None if unknown, or if the method refuses the model: ``refusal`` then says why."""
 
     name: str
     trains: str = ""
@@ -75,6 +75,8 @@ def entry(composer: Composer, overrides: Sequence[str], name: str) -> Entry:
         config = composed(composer, overrides, name)
         known |= {"mergeable": config.method.mergeable, "keeps_function": config.method.keeps_function}
         return Entry(**known, size=size(config))
+    except UnsizedError:
+        return Entry(**known)
     except UserError as error:
         return Entry(**known, refusal=str(error))
 
@@ -106,7 +108,7 @@ def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConf
 
 def default_task(overrides: Sequence[str]) -> list[str]:
     """Return a task that fits the chosen model, unless the overrides name one."""
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     path = conf_folder() / f"model/{given.get('model', 'roberta_base')}.yaml"
     if "task" in given or not path.is_file():
         return []

@@ -3,6 +3,7 @@
 The quick cells are under the protocol ``fair``; those under ``paper`` and of a second encoder are slow.
 """
 
+import copy
 import json
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from torch import Tensor, nn
 
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.methods.size import size_of
+from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
 from rosa_bench.training.recompute import recomputed
+
+# torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 QUICK = [*product(METHODS, ("tiny_roberta", "tiny_gpt2", "tiny_llama"), ("fair",))]
@@ -32,20 +36,53 @@ SLOW = [
 ]
 CELLS = [*QUICK, *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW)]
 
-# Numbers of trainable parameters, from the sizes of the plain model and the method's settings.
-FORMULAS: dict[str, Callable[[Any, Any], int]] = {
-    "ft": lambda sizes, _method: sizes.total,
-    "head_only": lambda sizes, _method: sizes.head,
+# Numbers of trainable parameters, from the sizes of the plain model and the method's settings. A range where a method
+# shares out ranks among layers by what it sees in the data.
+Formula = Callable[[Any, Any], int | range]
+
+
+def factors(sizes: Any, method: Any) -> int:
+    """A (out x r) and B (r x in) of every layer."""
+    return sum(method.rank * (rows + columns) for rows, columns in sizes.targets) + sizes.beside
+
+
+def first_factor(sizes: Any, method: Any) -> int:
+    """A (out x r) of every layer."""
+    return sum(method.rank * rows for rows, _ in sizes.targets) + sizes.beside
+
+
+def shared_out(sizes: Any, method: Any) -> range:
+    """As many ranks as `factors` has, where layers of any size may have up to twice as many, or none."""
+    ends, ranks = [rows + columns for rows, columns in sizes.targets], method.rank * len(sizes.targets)
+    return range(ranks * min(ends) + sizes.beside, ranks * max(ends) + sizes.beside + 1)
+
+
+FORMULAS: dict[str, Formula] = {
+    "ft": lambda sizes, _: sizes.total,
+    "head_only": lambda sizes, _: sizes.head,
     "bitfit": lambda sizes, method: sizes.biases + (sizes.head if method.train_head else 0),
-    "ia3": lambda sizes, method: sum(
-        columns if method.side == "input" else rows for rows, columns in sizes.targets
-    ) + sizes.beside,
-    "lora": lambda sizes, method: sum(method.rank * (rows + columns) for rows, columns in sizes.targets) + sizes.beside,
-    "rso": lambda sizes, method: sum(method.rank * rows for rows, _ in sizes.targets) + sizes.beside,
     "blockwise": lambda sizes, method: sizes.total if method.blocks == sizes.blocks else -1,
     "prompt_tuning": lambda sizes, method: method.tokens * sizes.width + (sizes.head if method.train_head else 0),
+    "ia3": lambda sizes, method: sizes.beside + sum(pair[method.side == "input"] for pair in sizes.targets),
+    **dict.fromkeys(("lora", "lora_plus", "rosa"), factors),
+    "rso": first_factor,
+    **dict.fromkeys(("relora", "rslora", "hira", "lora_ga", "pissa", "olora", "shira"), factors),
+    "peft": lambda sizes, _: sizes.beside + sum(8 * (rows + columns) for rows, columns in sizes.targets),
+    "dora": lambda sizes, method: factors(sizes, method) + sum(rows for rows, _ in sizes.targets),
+    "adalora": lambda sizes, method: sizes.beside + sum(
+        method.initial_rank * (rows + columns + 1) for rows, columns in sizes.targets
+    ),
+    "eva": shared_out,
+    **dict.fromkeys(("lora_fa", "miss"), first_factor),
+    "vera": lambda sizes, method: sizes.beside + sum(method.config["r"] + rows for rows, _ in sizes.targets),
+    "randlora": lambda sizes, method: sizes.beside + sum(
+        -(-min(pair) // method.config["r"]) * (method.config["r"] + min(pair)) for pair in sizes.targets
+    ),
+    "oft": lambda sizes, method: sizes.beside + sum(
+        columns * (method.config["oft_block_size"] - 1) // 2 for _, columns in sizes.targets
+    ),
+    **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda sizes, _: sizes.total),
 }  # fmt: skip
-FORMULAS["lora_plus"] = FORMULAS["rosa"] = FORMULAS["lora"]
 
 
 @pytest.fixture(scope="module", params=CELLS, ids="-".join)
@@ -62,7 +99,7 @@ def trial(any_trial: Any) -> Any:
     return any_trial
 
 
-def assert_close(found: Tensor, expected: Tensor, atol: float = 1e-9) -> None:
+def assert_close(found: Tensor, expected: Tensor, atol: float) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
@@ -85,6 +122,7 @@ def test_a_refusal_is_one_line_that_names_the_method_and_a_way_out(any_trial: An
         assert "\n" not in line
 
 
+@pytest.mark.slow
 def test_each_method_serves_at_least_one_model(make_trial: Callable[..., Any]) -> None:
     served = {method for method, model, protocol in QUICK if make_trial(method, model, protocol).refusal is None}
     assert set(METHODS) == served
@@ -96,9 +134,9 @@ def test_each_method_serves_at_least_one_model(make_trial: Callable[..., Any]) -
 def test_attaching_keeps_the_function_if_declared(trial: Any) -> None:
     found, plain = trial.logits(trial.untrained), trial.logits(trial.plain)
     if trial.method.keeps_function:
-        assert_close(found, plain)
+        assert_close(found, plain, trial.atol)
     else:  # otherwise the declaration would be wrong
-        assert not torch.allclose(found, plain, rtol=0, atol=1e-9)
+        assert not torch.allclose(found, plain, rtol=0, atol=trial.atol)
 
 
 def test_only_what_is_declared_trains(trial: Any) -> None:
@@ -119,7 +157,8 @@ def test_the_trainable_count_equals_its_formula(trial: Any, shapes_of: Callable[
     if name not in FORMULAS:
         pytest.fail(f"conf/method/{name}.yaml is new: say in FORMULAS, at the top of this file, how much it trains")
     count = sum(parameter.numel() for parameter in trial.untrained.parameters() if parameter.requires_grad)
-    assert count == FORMULAS[name](shapes_of(trial), trial.method)
+    expected = FORMULAS[name](shapes_of(trial), trial.method)
+    assert count in expected if isinstance(expected, range) else count == expected
 
 
 def test_a_seed_fixes_all_random_draws(trial: Any) -> None:
@@ -158,7 +197,12 @@ def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
     measured = sum(value.numel() for values in optimizer.state.values() for value in values.values() if value.ndim)
     with torch.device("meta"):
         bare = type(trial.plain)(trial.plain.config)
-    assert size_of(trial.method, bare, trial.config.optimizer).optimizer_elements == measured
+    try:
+        found = size_of(trial.method, bare, trial.config.optimizer).optimizer_elements
+    except UnsizedError:
+        return  # the catalogue says so
+    formula = FORMULAS.get(trial.method_name)
+    assert found == (pytest.approx(measured, rel=0.1) if formula is shared_out else measured)
 
 
 def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
@@ -166,20 +210,19 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
         with pytest.raises(UserError, match=f"method={trial.method_name}.*gradient_checkpointing=false"):
             trial.compose(*trial.overrides, "gradient_checkpointing=true")
         return
-    model = trial.attach()
+    model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with recomputed(model):
         found = trial.gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert_close(found[name], gradient)
+        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
 
 
-def test_training_works_in_bf16_autocast(trial: Any, make_trial: Callable[..., Any]) -> None:
-    single = make_trial(trial.method_name, trial.model_name, trial.protocol, dtype=torch.float32)
-    model = single.attach()
+def test_training_works_in_bf16_autocast(trial: Any) -> None:
+    model = copy.deepcopy(trial.untrained).float()
     expected = trained_names(model)
-    found = single.gradients(model, partial(torch.autocast, "cpu", torch.bfloat16))
+    found = trial.gradients(model, partial(torch.autocast, "cpu", torch.bfloat16))
     assert set(found) == expected
     assert not [name for name, gradient in found.items() if not gradient.isfinite().all()]
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
@@ -194,7 +237,7 @@ def test_merging_gives_a_plain_model_with_the_same_function_or_changes_nothing(t
     assert returned is trial.method.mergeable
     # Otherwise keeping the function would prove nothing.
     assert not torch.allclose(expected, trial.logits(plain), rtol=0, atol=1e-3)
-    assert_close(trial.logits(model), expected)
+    assert_close(trial.logits(model), expected, trial.atol)
     if not returned:
         before = state(trained)
         assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
@@ -219,7 +262,7 @@ def test_a_trained_model_answers_the_same_in_a_fresh_process(
     """A merged model is loaded by transformers. For the others the base model gets the method and its saved state."""
     expected = {}
     for name in METHODS:
-        trial = make_trial(name, model_name, "fair", dtype=torch.float32)
+        trial = make_trial(name, model_name, "fair", wanted=torch.float32)
         if trial.refusal is not None:
             continue
         folder = tmp_path / name
@@ -239,7 +282,7 @@ def test_a_trained_model_answers_the_same_in_a_fresh_process(
     subprocess.run([sys.executable, program, tmp_path], check=True, capture_output=True, text=True)
     assert expected
     for name, logits in expected.items():
-        assert_close(load_file(tmp_path / name / "answers.safetensors")["logits"], logits, atol=2e-5)
+        assert_close(load_file(tmp_path / name / "answers.safetensors")["logits"], logits, 2e-5)
 
 
 # With a GPU
@@ -251,7 +294,7 @@ def test_captured_steps_equal_eager_ones(make_trial: Callable[..., Any], cell: t
     gpu = torch.device("cuda")
 
     def learn(choice: str) -> tuple[list[float], dict[str, Tensor]]:
-        trial = make_trial(*cell, dtype=torch.float32, device=gpu)
+        trial = make_trial(*cell, wanted=torch.float32, device=gpu)
         if trial.refusal is not None:
             pytest.skip(f"refused: {trial.refusal}")
         if not trial.method.supports_graphs:
