@@ -131,7 +131,7 @@ class Trial:
     @cached_property
     def plain(self) -> PreTrainedModel:
         """The model without the method, and without zeros that could hide errors."""
-        model = self.make(self.model_name).to(dtype=self.dtype)
+        model = self.make(self.model_name).to(dtype=self.dtype)  # pyright: ignore[reportCallIssue]
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():
