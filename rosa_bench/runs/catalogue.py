@@ -108,7 +108,7 @@ def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConf
 
 def default_task(overrides: Sequence[str]) -> list[str]:
     """Return a task that fits the chosen model, unless the overrides name one."""
-    given = dict(override.partition("=")[::2] for override in overrides)
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     path = conf_folder() / f"model/{given.get('model', 'roberta_base')}.yaml"
     if "task" in given or not path.is_file():
         return []

@@ -131,7 +131,7 @@ class Trial:
     @cached_property
     def plain(self) -> PreTrainedModel:
         """The model without the method, and without zeros that could hide errors."""
-        model = self.make(self.model_name).to(self.dtype)
+        model = self.make(self.model_name).to(dtype=self.dtype)  # pyright: ignore[reportCallIssue]
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -268,4 +268,8 @@ def _shapes(trial: Trial) -> Shapes:
 @pytest.fixture(scope="session")
 def make_trial(compose: Callable[..., RunConfig], tiny_model: Callable[[str], PreTrainedModel]) -> Callable[..., Trial]:
     """``make_trial("lora", "tiny_gpt2", "fair")``: a trial of this method."""
-    return lambda *cell, **changes: Trial(*cell, compose, tiny_model, **changes)
+
+    def make(method: str, model: str, protocol: str, **changes: Any) -> Trial:
+        return Trial(method, model, protocol, compose, tiny_model, **changes)
+
+    return make
