@@ -73,11 +73,12 @@ class BottleneckAdapters(Inserted):
         from rosa_bench.layers.bottleneck import bottlenecks
         from rosa_bench.layers.parts import norms
 
-        own = {id(parameter): parameter for adapter in bottlenecks(model) for parameter in adapter.parameters()}
-        yield from own.values()
+        own = [parameter for adapter in bottlenecks(model) for parameter in adapter.parameters()]
+        yield from own
         if self.train_norms:
+            apart = {id(parameter) for parameter in (*own, *self.head_parameters(model))}
             for norm in norms(model):
-                yield from (parameter for parameter in norm.parameters() if id(parameter) not in own)
+                yield from (parameter for parameter in norm.parameters() if id(parameter) not in apart)
 
     def _modules(self, model: nn.Module, place: str) -> list[nn.Module]:
         """Return the modules after which a place's adapters come."""
