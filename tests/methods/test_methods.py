@@ -79,6 +79,31 @@ def prompt(model: str, protocol: str) -> set[str]:
     return {"prompt_encoder.default.embedding.weight"} | (trained if TRAIN_HEAD[protocol] else set())
 
 
+def inserted(model: str, protocol: str, modules: Iterable[str], *ends: str) -> set[str]:
+    return suffixed(modules, *(f"adapter.{end}" for end in ends)) | (head(model) if TRAIN_HEAD[protocol] else set())
+
+
+def bottleneck(model: str, protocol: str, modules: Iterable[str]) -> set[str]:
+    return inserted(model, protocol, modules, "down.weight", "down.bias", "up.weight", "up.bias")
+
+
+def houlsby(model: str, protocol: str) -> set[str]:
+    """Two adapters per block, and every layer normalisation."""
+    norms = in_stack(model, NORMS) | {f"{STACK[model].split('.')[0]}.embeddings.LayerNorm"}
+    places = in_stack(model, ("attention.output.dense", "output.dense"))
+    return bottleneck(model, protocol, places) | suffixed(norms, "weight", "bias")
+
+
+def lin(model: str, protocol: str) -> set[str]:
+    blocks = {f"{STACK[model]}.{number}" for number in (0, 1)}
+    return bottleneck(model, protocol, blocks) | inserted(model, protocol, blocks, "norm.weight", "norm.bias")
+
+
+def prefix(model: str, protocol: str) -> set[str]:
+    own = suffixed(in_stack(model, ["attention.self.prefix"]), "keys", "values")
+    return own | (head(model) if TRAIN_HEAD[protocol] else set())
+
+
 # Method -> function from model, protocol and all the model's own parameter names to the names that train.
 TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "ft": lambda _model, _protocol, own: own,
@@ -94,8 +119,18 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "blockwise": lambda _model, _protocol, own: own,  # by default two blocks, and these models have two
     **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda _model, _protocol, own: own),
     "prompt_tuning": lambda model, protocol, _own: prompt(model, protocol),
+    "houlsby": lambda model, protocol, _own: houlsby(model, protocol),
+    "pfeiffer": lambda model, protocol, _own: bottleneck(model, protocol, in_stack(model, ["output.dense"])),
+    "lin": lambda model, protocol, _own: lin(model, protocol),
+    "p_tuning_v2": lambda model, protocol, _own: prefix(model, protocol),
 }
+<<<<<<< HEAD
 DRAWING = ("lora", "lora_plus", "lora_fa", "relora", "rosa", "rso", "prompt_tuning")  # start from random numbers
+=======
+WRAPPING = ("prompt_tuning", "houlsby", "pfeiffer", "lin", "p_tuning_v2")  # cannot be merged
+MERGEABLE = [name for name in METHODS if name not in WRAPPING]
+DRAWING = ("lora", "lora_plus", "rosa", "rso", *WRAPPING)  # start from random numbers
+>>>>>>> wt-inserted
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 

@@ -81,7 +81,7 @@ def test_a_decoder_computes_what_peft_computes_from_equal_prefixes(small: Any, n
         expected = small.logits(peft, small.ids, mask)
     positions = torch.arange(5, 15).expand(4, -1)  # PEFT shifts the text by the prefix
     found = small.logits(net, small.ids, mask, position_ids=positions)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if name == "tiny_gpt2" else 1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
