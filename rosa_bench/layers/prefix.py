@@ -68,9 +68,12 @@ def attention_with_prefix(
     """Attend to the prefix of ``module`` and to the text. This is an attention function of transformers.
 
     ``attention_mask`` is (batch or 1, 1, queries, keys), boolean or added to the scores, or None: then all keys are
-    visible, or in a causal layer those up to the query's position.
+    visible, or in a causal layer those up to the query's position. A module without a prefix attends to the text alone:
+    models that share a configuration also share the name of their attention function.
     """
-    prefix: Any = module.prefix
+    prefix: Any = getattr(module, "prefix", None)
+    if prefix is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # pyright: ignore[reportReturnType]
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", False) if causal is None else causal
     mask = mask_with_prefix(attention_mask, prefix.tokens, query=query, keys=key.shape[-2], causal=causal)

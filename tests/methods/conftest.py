@@ -1,6 +1,7 @@
 """A trial of one method on one tiny model, for the laws of the matrix, and small models for inserted layers."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -232,6 +233,8 @@ class Shapes:
 
     targets  (out, in) of each layer that the protocol adapts, as named by ``targets=attention``
     beside   parameters that the protocol trains beside the method's own: the head, or the biases of the targets
+    norms    weights and biases of all layer normalisation
+    keys     numbers in the keys of one position of one block
     """
 
     targets: list[tuple[int, int]]
@@ -241,6 +244,8 @@ class Shapes:
     total: int
     width: int
     blocks: int
+    norms: int
+    keys: int
 
 
 @pytest.fixture(scope="session")
@@ -267,6 +272,10 @@ def _shapes(trial: Trial) -> Shapes:
         total=sum(p.numel() for p in model.parameters()),
         width=model.config.hidden_size,
         blocks=model.config.num_hidden_layers,
+        norms=sum(p.numel() for at, p in model.named_parameters() if re.search(r"(?i)norm|\.ln_", at)),
+        keys=model.config.hidden_size
+        // model.config.num_attention_heads
+        * getattr(model.config, "num_key_value_heads", model.config.num_attention_heads),
     )
 
 

@@ -57,6 +57,13 @@ def shared_out(sizes: Any, method: Any) -> range:
     return range(ranks * min(ends) + sizes.beside, ranks * max(ends) + sizes.beside + 1)
 
 
+def bottlenecks(sizes: Any, method: Any) -> int:
+    """Down, up and their biases at each place of every block; layer normalisation; the head if the protocol says so."""
+    each = 2 * sizes.width * method.size + method.size + sizes.width + (2 * sizes.width if method.own_norm else 0)
+    norms = sizes.norms if method.train_norms else 0
+    return len(method.places) * sizes.blocks * each + norms + (sizes.head if method.train_head else 0)
+
+
 FORMULAS: dict[str, Formula] = {
     "ft": lambda sizes, _: sizes.total,
     "head_only": lambda sizes, _: sizes.head,
@@ -80,6 +87,10 @@ FORMULAS: dict[str, Formula] = {
     ),
     "oft": lambda sizes, method: sizes.beside + sum(
         columns * (method.config["oft_block_size"] - 1) // 2 for _, columns in sizes.targets
+    ),
+    **dict.fromkeys(("houlsby", "pfeiffer", "lin"), bottlenecks),
+    "p_tuning_v2": lambda sizes, method: (
+        2 * sizes.blocks * method.tokens * sizes.keys + (sizes.head if method.train_head else 0)
     ),
     **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda sizes, _: sizes.total),
 }  # fmt: skip

@@ -124,13 +124,9 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "lin": lambda model, protocol, _own: lin(model, protocol),
     "p_tuning_v2": lambda model, protocol, _own: prefix(model, protocol),
 }
-<<<<<<< HEAD
-DRAWING = ("lora", "lora_plus", "lora_fa", "relora", "rosa", "rso", "prompt_tuning")  # start from random numbers
-=======
-WRAPPING = ("prompt_tuning", "houlsby", "pfeiffer", "lin", "p_tuning_v2")  # cannot be merged
-MERGEABLE = [name for name in METHODS if name not in WRAPPING]
-DRAWING = ("lora", "lora_plus", "rosa", "rso", *WRAPPING)  # start from random numbers
->>>>>>> wt-inserted
+DRAWING = (
+    "lora", "lora_plus", "lora_fa", "relora", "rosa", "rso", "prompt_tuning", "houlsby", "pfeiffer", "lin", "p_tuning_v2",
+)  # start from random numbers  # fmt: skip
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
