@@ -124,9 +124,11 @@ TRAINED: dict[str, Callable[[str, str, set[str]], set[str]]] = {
     "lin": lambda model, protocol, _own: lin(model, protocol),
     "p_tuning_v2": lambda model, protocol, _own: prefix(model, protocol),
 }
+# These start from random numbers.
 DRAWING = (
-    "lora", "lora_plus", "lora_fa", "relora", "rosa", "rso", "prompt_tuning", "houlsby", "pfeiffer", "lin", "p_tuning_v2",
-)  # start from random numbers  # fmt: skip
+    "lora", "lora_plus", "lora_fa", "relora", "rosa", "rso",
+    "prompt_tuning", "houlsby", "pfeiffer", "lin", "p_tuning_v2",
+)  # fmt: skip
 
 Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
