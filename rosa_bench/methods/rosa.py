@@ -56,7 +56,6 @@ class Rosa(Resampled):
         "where directions come from: the weight's SVD, chance, or the gradient of the coming batch",
         default="svd", before="svd", choices=("svd", "random", "gradient"),
     )  # fmt: skip
-    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
     moments: str = setting(
         "the optimizer's moments at a draw: cleared, or carried to the new basis",
         default="reset", before="reset", choices=("reset", "rotate"),
@@ -92,10 +91,6 @@ class Rosa(Resampled):
         for words, found in senseless.items():
             if found:
                 raise UserError(words)
-
-    @property
-    def train_b(self) -> bool:
-        return self.train == "both"
 
     @property
     def draws_per_period(self) -> int:

@@ -10,7 +10,6 @@ from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
-from rosa_bench.report.figures.dots import name_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.writers.text import parameters
 
