@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rosa_bench.config.defaults import defaults_of
 from rosa_bench.config.looks import look_of, looks
 from rosa_bench.records.record import EpochScores, RunRecord
 from rosa_bench.report.cells.facts import is_memorised
@@ -81,9 +82,20 @@ def unchanged(cells: Cells) -> Cells:
 
 
 def plain(cells: Cells) -> Cells:
-    """Keep the cells of variants without changes, and of those whose method was only run with changes."""
+    """Keep the cells of variants without changes, of those that the paper ran, and of methods only run with changes."""
     without = {variant.method for variant in unchanged(cells)}
-    return {variant: cell for variant, cell in cells.items() if not variant.changes or variant.method not in without}
+    return {
+        variant: cell
+        for variant, cell in cells.items()
+        if not variant.changes or variant.method not in without or _as_in_paper(variant, cell.runs[0])
+    }
+
+
+def _as_in_paper(variant: Variant, run: RunRecord) -> bool:
+    """Whether a variant's changes from its protocol's defaults are the defaults of the protocol ``paper``."""
+    settings = run.settings
+    theirs = defaults_of(settings.task.name, settings.model.name, variant.method, "paper") or {}
+    return all(change.key in theirs and theirs[change.key].value == change.value for change in variant.changes)
 
 
 def panels_of(

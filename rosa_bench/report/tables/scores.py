@@ -110,9 +110,11 @@ def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]
 
     The table's own rows are those with ``settings``. The others (FT, LoRA) are also in Table 2, and serve as baselines.
     """
-    rows = {row.variant: bool(row.settings) for row in published.rows}
     found = []
     for group in groups:
+        rows = {
+            variant: bool(row.settings) for variant, row in zip(published.variants(group), published.rows, strict=True)
+        }
         cells = {
             (variant, task): cell
             for (variant, task), cell in group.cells.items()
