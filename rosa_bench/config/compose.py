@@ -47,8 +47,8 @@ def default_of(declared: Field) -> Any:
 def default_for(key: str, *, _root_: DictConfig) -> Any:
     """Return the default of a setting of a group, such as ``method.lr``, from ``default_lr`` in the group's yaml.
 
-    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. What is found may
-    be such a table again: ``{fair: {synthetic: 20, otherwise: 0}, glue: 2}``. Raises `UserError` if none of them has it.
+    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. An entry may be
+    such a table itself: ``{fair: {synthetic: 20, otherwise: 0}, glue: 2}``. Raises `UserError` if none of them has it.
     """
     if (given := OmegaConf.select(_root_, f"default.{key}")) is not None:
         return given

@@ -62,8 +62,9 @@ class Rosa(Resampled):
         default="reset", before="reset", choices=("reset", "rotate"),
     )  # fmt: skip
     default_resample_every: dict[str, Any] = setting(
-        "resample_every by recipe, or by protocol and recipe, in epochs", default_factory=dict, identity=False, published=False
-    )
+        "resample_every by recipe, or by protocol and recipe, in epochs",
+        default_factory=dict, identity=False, published=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()

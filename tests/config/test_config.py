@@ -195,7 +195,7 @@ def test_methods_take_their_defaults_from_the_protocol(compose: Compose, name: s
         assert (method.select, method.init, method.resample_every, method.resample_unit) == (
             "random",
             "svd",
-            2,
+            {"paper": 2, "fair": 0}[protocol],
             "epochs",
         )
 
@@ -382,3 +382,31 @@ def test_a_configuration_is_immutable(compose: Compose) -> None:
     for field in fields(config):
         with pytest.raises(AttributeError):
             setattr(config, field.name, getattr(config, field.name))
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "every"),
+    [
+        ("cola", "paper", 2), ("cola", "fair", 0), ("e2e_nlg", "paper", 1), ("e2e_nlg", "fair", 0),
+        ("phonebook", "paper", 1), ("phonebook", "fair", 0), ("synthetic", "paper", 20), ("synthetic", "fair", 20),
+    ],
+)  # fmt: skip
+def test_rosas_period_depends_on_protocol_and_recipe(compose: Compose, task: str, protocol: str, every: float) -> None:
+    method = compose(f"task={task}", "method=rosa", f"protocol={protocol}").method
+    assert isinstance(method, Rosa)
+    assert method.resample_every == every
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ("{fair: {glue: 3, otherwise: 4}, glue: 5}", 3),
+        ("{fair: {e2e: 3, otherwise: 4}, glue: 5}", 4),
+        ("{fair: {e2e: 3}, glue: 5}", 5),  # what the table inside lacks is looked up outside
+        ("{paper: 3, otherwise: {glue: 6}}", 6),
+    ],
+)
+def test_an_entry_of_a_table_of_defaults_may_be_a_table(compose: Compose, table: str, found: float) -> None:
+    method = compose("method=rosa", "protocol=fair", f"+method.default_resample_every={table}").method
+    assert isinstance(method, Rosa)
+    assert method.resample_every == found

@@ -2,6 +2,7 @@
 
 import math
 
+from rosa_bench.report.cells.arms import is_resampled
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -56,14 +57,14 @@ def _comparable(cells: Cells) -> Cells:
 
 def _nevers(cells: Cells) -> list[Variant]:
     """Return the variants that never resample: by a changed period, or by default where a sibling does."""
-    nevers = [variant for variant, cell in cells.items() if cell.runs[0].settings.method.resample_every == 0]
-    siblings = {(variant.method, variant.rank) for variant in cells if variant not in nevers and _only_period(variant)}
+    plain = {variant for variant in cells if variant.method != BASELINE and _only_period(variant)}
+    changed = {variant for variant in plain if [change.value for change in variant.changes] == [0]}
+    default = {variant for variant in plain if not variant.changes and not is_resampled(cells[variant].runs[0])}
+    siblings = {(variant.method, variant.rank) for variant in plain - changed - default}
     return [
         variant
-        for variant in nevers
-        if variant.method != BASELINE
-        and _only_period(variant)
-        and (variant.changes or (variant.method, variant.rank) in siblings)
+        for variant in cells
+        if variant in changed or (variant in default and (variant.method, variant.rank) in siblings)
     ]
 
 

@@ -88,7 +88,12 @@ def _named(published: PublishedTable) -> list[str]:
         for row in published.rows
         if row.settings
     ]
-    return [f"Names: {'; '.join(names)}."] if names else []
+    usual = dict.fromkeys(
+        f"the paper's {row.title} has {key}={words(value)}, and its row says so where that is not the default"
+        for row in published.rows
+        for key, value in row.implied.items()
+    )
+    return [f"Names: {'; '.join([*names, *usual])}."] if names or usual else []
 
 
 def _typed(row: PublishedRow) -> list[str]:
