@@ -87,7 +87,8 @@ SUPPLIED = {
 # Files that may import packages of an extra; they check first that those are installed.
 OPTIONAL = {
     "rosa_bench/report": "report", "rosa_bench/trackers": "tracking", "rosa_bench/models/weights/gguf.py": "gguf",
-    "rosa_bench/methods/prompt_tuning.py": "peft",
+    "rosa_bench/methods/prompt_tuning.py": "peft", "rosa_bench/methods/peft_tuner.py": "peft",
+    "rosa_bench/methods/peft_config.py": "peft", "rosa_bench/methods/peft_starts.py": "peft",
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import math
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -261,7 +262,7 @@ def test_every_committed_run_of_the_phone_book_has_its_command(script: ModuleTyp
             {one.key_or_group: one.value() for one in map(composer.parsed, job)}
             for study in capacity.STUDIES.values()
             for command in study()
-            for job in composer.expand(command.split())
+            for job in composer.expand(shlex.split(command))
         ]
     runs = [run for run in load_records(ROOT / "results") if run.settings.task.name == "phonebook"]
     assert runs

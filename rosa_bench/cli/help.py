@@ -81,7 +81,7 @@ def options_text(*kinds: type) -> str:
     return columns((_name(field, known), _help(known)) for field, known in declared)
 
 
-def columns(rows: Iterable[tuple[str, str]]) -> str:
+def columns(rows: Iterable[tuple[str, str]], width: int = WIDTH) -> str:
     """Return rows of two columns, the second one wrapped.
 
     >>> print(columns([("a", "one"), ("long", "two")]))
@@ -92,7 +92,7 @@ def columns(rows: Iterable[tuple[str, str]]) -> str:
     left = max(len(name) for name, _ in rows) + 4
     lines = []
     for name, text in rows:
-        wrapped = textwrap.wrap(text, WIDTH - left, break_on_hyphens=False) or [""]
+        wrapped = textwrap.wrap(text, max(20, width - left), break_on_hyphens=False) or [""]
         lines += [f"  {name:<{left - 2}}{wrapped[0]}", *(" " * left + line for line in wrapped[1:])]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -22,6 +22,7 @@ from rosa_bench.config.declared import alternatives, hints, without_interpolatio
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import settings_of
 
 LONGEST = 10_000  # characters of an argument; Hydra's parser takes time that grows faster than the length
 DEEPEST = 50  # brackets inside brackets; its recursion would otherwise end in a RecursionError
@@ -93,6 +94,15 @@ def is_text(key: str) -> bool:
 
 
 @cache
+def is_open(key: str) -> bool:
+    """Return whether the dotted key is, or is inside, a setting that takes any keys."""
+    root, _, rest = key.partition(".")
+    name = rest.partition(".")[0]
+    classes = kinds(root) if root in GROUPS and name else ()
+    return any(known.open for kind in classes for field, known in settings_of(kind) if field.name == name)
+
+
+@cache
 def types_of(key: str) -> tuple[frozenset[Any], ...]:
     """Return the declared types of a dotted key: a set of alternatives for each class that has the setting."""
     root, _, rest = key.partition(".")
@@ -122,7 +132,10 @@ def _inside(declared: Any, names: Sequence[str]) -> Iterator[frozenset[Any]]:
 def _spelled(argument: str, *, sweep: bool) -> str:
     _check_size(argument)
     name, equals, value = argument.partition("=")
-    spelling = f"{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
+    added = "++" if name[:1] not in ("+", "~") and is_open(name) else ""
+    spelling = (
+        f"{added}{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
+    )
     if not _parses(spelling):
         raise UserError(f"{ascii(argument[:100])[1:-1]} cannot be read; write KEY=VALUE, for example rank=8")
     return spelling

@@ -74,6 +74,16 @@ class Plain(Checked):
     group_by_length: bool = setting(
         "batch texts of similar length: less padding, another order of the examples", default=False, before=False
     )
+    gradient_checkpointing: bool = setting(
+        "keep only the inputs of transformer blocks, and compute the rest again in the backward pass: less memory, "
+        "more time, the same gradient",
+        default=False, before=False, free=True,
+    )  # fmt: skip
+    offload: str | None = setting(
+        "layers: keep frozen weights in the CPU's memory, and load them block by block; needs a GPU and "
+        "gradient_checkpointing=true",
+        default=None, choices=("layers",), before=None, free=True,
+    )  # fmt: skip
     compile: str = setting(
         "compile the model with TorchInductor; takes half a minute or more, so for long runs only",
         default="none", choices=("none", "default", "max"), free=True, before="none",
@@ -141,6 +151,13 @@ class Plain(Checked):
         super().__post_init__()
         if self.accumulate > self.batch_size:
             raise UserError(f"accumulate={self.accumulate} splits a batch of {self.batch_size} into too many parts")
+        if self.offload and not self.gradient_checkpointing:
+            raise UserError(
+                f"offload={self.offload} needs gradient_checkpointing=true; without it the backward pass holds every "
+                "weight on the GPU"
+            )
+        if self.offload and self.compile != "none":
+            raise UserError(f"offload={self.offload} does not work with compile={self.compile}; use compile=none")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
 
@@ -163,6 +180,11 @@ class RunConfig(Plain):
             if (value := getattr(self, key)) not in (None, False):
                 remedy = f"; use {key}=false" if value is True else ""
                 raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
+        if self.gradient_checkpointing and not self.method.supports_checkpointing:
+            raise UserError(
+                f"method={self.method.name} does not work with gradient_checkpointing=true; use "
+                "gradient_checkpointing=false"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ class Adapter(nn.Module):
     def __init__(self, plain: Linear):
         super().__init__()
         self.plain_type = type(plain)
-        self.register_parameter("bias", plain.bias)
+        self.register_parameter("bias", getattr(plain, "bias", None))
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         """Return the weight of the plain layer that computes the same function."""

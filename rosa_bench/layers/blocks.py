@@ -1,5 +1,9 @@
 """The blocks of a transformer."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 from torch import nn
 
 from rosa_bench.system.errors import UserError
@@ -19,3 +23,19 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
     if not lists:
         raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
     return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))
+
+
+@contextmanager
+def forward_replaced(blocks: Sequence[nn.Module], make: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
+    """Within the block, the forward pass of each of ``blocks`` is ``make(number, its forward pass before)``."""
+    earlier = [vars(block).get("forward") for block in blocks]
+    for number, block in enumerate(blocks):
+        block.forward = make(number, block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, earlier, strict=True):
+            if forward is None:
+                del block.forward  # uncovers the class's own method
+            else:
+                block.forward = forward

@@ -70,6 +70,13 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
     return plain
 
 
+def as_linear(plain: Linear) -> Linear:
+    """Return an ``nn.Linear`` with the weight and bias of a ``Conv1D``, or any other layer as it is."""
+    if not isinstance(plain, Conv1D):
+        return plain
+    return make_linear(nn.Linear, plain.weight.detach().mT.contiguous(), plain.bias)
+
+
 def linear(
     x: Float[Tensor, "*batch in"], weight: Float[Tensor, "*n out in"], bias: Float[Tensor, " out"] | None
 ) -> Float[Tensor, "*batch out"]:

@@ -14,16 +14,16 @@ def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear],
     """Replace each named linear layer with ``make(layer)``."""
     for name in names:
         untie(model, name)
-        _replace(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+        replace_module(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
 
 
 def restore_linears(model: nn.Module) -> None:
     """Turn every adapter in ``model`` back into a plain layer with the same function, and join split layers."""
     for name, adapter in list(adapters(model)):
-        _replace(model, name, adapter.to_plain())
+        replace_module(model, name, adapter.to_plain())
     for name, module in list(model.named_modules()):
         if isinstance(module, SplitLinear):
-            _replace(model, name, module.joined())
+            replace_module(model, name, module.joined())
 
 
 def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
@@ -32,7 +32,7 @@ def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
     rows = weight_of(plain).shape[0]  # pyright: ignore[reportArgumentType]
     if rows % count:
         raise UserError(f"{name} has {rows} outputs, which cannot be split into {count} equal blocks")
-    _replace(model, name, SplitLinear(plain, count))  # pyright: ignore[reportArgumentType]
+    replace_module(model, name, SplitLinear(plain, count))  # pyright: ignore[reportArgumentType]
     return [f"{name}.blocks.{number}" for number in range(count)]
 
 
@@ -50,7 +50,8 @@ def untie(model: nn.Module, name: str) -> None:
         model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put ``module`` where the model has the module with this dotted name."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, module)
 

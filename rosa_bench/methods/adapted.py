@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterMethod(Method):
-    """A method that replaces linear layers."""
+class TargetedMethod(Method):
+    """A method that acts on chosen linear layers."""
 
     targets: str = setting(
         "attention, all-linear (all but the head), or a regular expression for ends of layers' names"
@@ -35,29 +35,19 @@ class AdapterMethod(Method):
         default=None,
         before=None,
     )
-    fused: dict[str, int] | None = setting(
-        "how many projections one matrix of the model holds, by the ends of layers' names", default=None, before=None
-    )
-    split_qkv: bool = setting(
-        "whether each of those projections gets an adapter of its own", default=False, before=False
-    )
     default_targets: dict[str, str] = setting(
         "targets by recipe", default_factory=dict, identity=False, published=False
     )
-    train_head: bool = setting("whether the task's head trains too")
-    train_biases: bool = setting("whether the biases of the replaced layers train too")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.split_qkv and not self.fused:
-            raise UserError("method.split_qkv=true needs a model that fuses several projections in one matrix, as gpt2")
         try:
             re.compile(f"(?:{self.targets})")  # grouped, as when it is used: inline flags must come first
         except re.error as error:
             raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
 
     def target_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the layers to replace. Raises `UserError` if there are none."""
+        """Return the names of the layers to act on. Raises `UserError` if there are none."""
         from rosa_bench.layers.surgery import linear_names, name_matches
 
         if self.targets == "all-linear":
@@ -74,19 +64,44 @@ class AdapterMethod(Method):
     def check_shapes(self, model: nn.Module) -> None:
         self.target_names(model)
 
-    def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
-        """Replace each target, or each block of a split target, with ``make(layer)``."""
-        from rosa_bench.layers.surgery import name_matches, replace_linears, split_linear
-
-        names = []
-        fused = self.fused if self.split_qkv and self.fused else {}
-        for name in self.target_names(model):
-            count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
-            names += split_linear(model, name, count) if count > 1 else [name]
-        replace_linears(model, names, make)
-
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
         return self.target_names(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterMethod(TargetedMethod):
+    """A method that replaces linear layers."""
+
+    fused: dict[str, int] | None = setting(
+        "how many projections one matrix of the model holds, by the ends of layers' names", default=None, before=None
+    )
+    split_qkv: bool = setting(
+        "whether each of those projections gets an adapter of its own", default=False, before=False
+    )
+    train_head: bool = setting("whether the task's head trains too")
+    train_biases: bool = setting("whether the biases of the replaced layers train too")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.split_qkv and not self.fused:
+            raise UserError("method.split_qkv=true needs a model that fuses several projections in one matrix, as gpt2")
+
+    def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
+        """Replace each target, or each block of a split target, with ``make(layer)``."""
+        from rosa_bench.layers.surgery import replace_linears
+
+        replace_linears(model, self.split(model, self.target_names(model)), make)
+
+    def split(self, model: nn.Module, names: list[str]) -> list[str]:
+        """Split the named layers that fuse several projections, if that is set. Return the names of all layers then."""
+        from rosa_bench.layers.surgery import name_matches, split_linear
+
+        found = []
+        fused = self.fused if self.split_qkv and self.fused else {}
+        for name in names:
+            count = next((count for pattern, count in fused.items() if name_matches(pattern, name)), 1)
+            found += split_linear(model, name, count) if count > 1 else [name]
+        return found
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         from rosa_bench.layers.adapter import adapters
@@ -136,7 +151,8 @@ class LowRankMethod(AdapterMethod):
         from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 
         self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale, train_b=self.train_b))
-        self.initialise(low_rank_layers(model), self.generator(0))
+        if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
+            self.initialise(layers, self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:
         """Return the generator of one step. It depends only on seed and step, so a resumed run draws the same."""

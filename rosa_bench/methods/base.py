@@ -54,13 +54,15 @@ class Rotation(NamedTuple):
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
-    A change with ``clear`` or ``rotate`` keeps all other optimizer state, even if the protocol would clear all of it.
+    A change with ``clear`` or ``rotate``, or with no ``draws``, keeps all other optimizer state, even if the protocol
+    would clear all of it.
 
     reset      parameters whose meaning changed, so their optimizer state is cleared
     clear      parts of parameters whose meaning changed, so only their moments are cleared
     rotate     parameters whose moments are carried to a new basis
     draws      how many draws the change counts as, in the record's ``resamples``
     retrain    whether the set of training parameters changed; those that stopped lose their state and gradient
+    keep       whether the optimizer state of all other parameters is kept, even if the protocol would clear it
     recapture  whether captured CUDA graphs are out of date and must be dropped
     """
 
@@ -70,6 +72,7 @@ class Changed(NamedTuple):
     clear: Sequence[Slice] = ()
     rotate: Sequence[Rotation] = ()
     draws: int = 1
+    keep: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +82,7 @@ class Method(Checked, ABC):
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
+    supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     """
 
     name: str = setting("as on the command line", is_name=True)
@@ -100,6 +104,7 @@ class Method(Checked, ABC):
     supports_graphs: ClassVar[bool] = True
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    supports_checkpointing: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""

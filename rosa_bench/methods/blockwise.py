@@ -84,7 +84,7 @@ class Blockwise(Method):
     def _permutation(self, turn: int, count: int) -> list[int]:
         import torch
 
-        return torch.randperm(count, generator=generator(self.seed, "blocks", turn)).tolist()
+        return torch.randperm(count, generator=generator(self.seed, "blocks", turn), device="cpu").tolist()
 
     def _choose(self, model: nn.Module, step: int) -> list[nn.Parameter]:
         """Train only the blocks of this step. Return the parameters that start to train."""

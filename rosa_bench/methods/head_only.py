@@ -23,5 +23,8 @@ class HeadOnly(Method):
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         parameters = self.head_parameters(model)
         if not parameters:
-            raise UserError(f"method=head_only finds no head: model.head={self.head} matches no module with parameters")
+            raise UserError(
+                f"method=head_only finds no head: model.head={self.head} matches no module with parameters; choose "
+                "another method, or an encoder"
+            )
         return parameters

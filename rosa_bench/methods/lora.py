@@ -1,8 +1,10 @@
 """LoRA: a trained low-rank matrix added to each frozen weight.
 
-With ``resample_every`` above 0 it is ReLoRA: now and then the product is merged, and the factors are drawn again.
+With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step keeps x B^T instead of x. With
+``resample_every`` above 0 it is ReLoRA: now and then the product is merged, and the factors are drawn again.
 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1 (no dropout).
+Zhang et al., "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models Fine-tuning", arXiv 2308.03303.
 Lialin et al., "ReLoRA: High-Rank Training Through Low-Rank Updates", arXiv 2307.05695, Algorithm 1. We differ in that
 the factors' optimizer state is cleared, not pruned by magnitude, and that there is no first phase of full training.
 """
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Changed, RunLength
 from rosa_bench.methods.resampled import Resampled
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -36,7 +39,17 @@ class Lora(Resampled):
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
     init: str = setting("what the factors start from", choices=("kaiming", "normal"))
+    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
     default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train == "a" and self.init == "normal":
+            raise UserError("method.train=a with method.init=normal keeps B = 0, so nothing trains; use init=kaiming")
+
+    @property
+    def train_b(self) -> bool:
+        return self.train == "both"
 
     @property
     def scale(self) -> float:

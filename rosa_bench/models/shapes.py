@@ -19,8 +19,9 @@ def model_of_shapes(
 ) -> PreTrainedModel | None:
     """Return one of ``architectures``, transformers' model class by configuration class, on the meta device.
 
-    Nothing is downloaded and no weights are read. Returns None if the model has no such class, or if it is on the hub
-    and not on this machine; the run itself says why. Raises `UserError` if its configuration is not valid.
+    Nothing is downloaded and no weights are read. If the model is on the hub and not on this machine, its declared
+    ``shape`` is used. Returns None if there is none, or if the model has no such class; the run itself says why. Raises
+    `UserError` if its configuration is not valid.
     """
     if source.kind == "random":
         called, values = "model.random", spec.drawn_from or {}
@@ -30,16 +31,21 @@ def model_of_shapes(
             if source.kind == "hub"
             else Path(source.location, CONFIG)
         )
-        if not isinstance(found, str | Path):
+        called, values = _stored(found, source) if isinstance(found, str | Path) else (f"model={spec.name}", None)
+        values = values or getattr(spec, "shape", None)
+        if values is None:
             return None
-        called = str(found)
-        try:
-            values = read_object(Path(found))
-        except UserError:
-            if source.kind == "hub":  # a damaged file of the cache is downloaded again by the run
-                return None
-            raise
     config = configuration(values, called=called)
     return (
         without_weights(architectures[type(config)], config, called=called) if type(config) in architectures else None
     )
+
+
+def _stored(path: str | Path, source: Source) -> tuple[str, Mapping[str, Any] | None]:
+    """Return what to call a stored configuration, and its values."""
+    try:
+        return str(path), read_object(Path(path))
+    except UserError:
+        if source.kind == "hub":  # a damaged file of the cache is downloaded again by the run
+            return str(path), None
+        raise

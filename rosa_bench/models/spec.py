@@ -55,6 +55,12 @@ class Model(Checked, ABC):
     licence: str = setting("licence of the weights", identity=False)
     attention: str = setting("regular expression for the ends of the attention projections' names")
     head: str = setting("regular expression for the ends of the names of the task head's modules")
+    parts: dict[str, str] | None = setting(
+        "regular expressions for the ends of the names of a block's parts, for methods that insert layers",
+        default=None,
+        identity=False,
+        published=False,
+    )
     model_type: str | None = setting(
         "Hugging Face model_type of the weights; others are refused", default=None, identity=False, published=False
     )
@@ -87,6 +93,12 @@ class Transformer(Model):
         at_least=-LARGEST,
         at_most=LARGEST,
         identity=False,
+    )
+    shape: dict[str, Any] | None = setting(
+        "Hugging Face configuration, as far as it sets shapes, for what is computed without the weights",
+        default=None,
+        identity=False,
+        published=False,
     )
 
     def __post_init__(self) -> None:

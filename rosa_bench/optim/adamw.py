@@ -45,6 +45,6 @@ class AdamW(Optimizer):
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=True,
+            fused=device.type != "meta",  # shapes alone have no fused kernel
             capturable=on_gpu,
         )

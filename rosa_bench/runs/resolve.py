@@ -13,6 +13,7 @@ from rosa_bench.data.source import describe_source
 from rosa_bench.models.weights.source import Source, locate
 from rosa_bench.records.store import record_path, runs_folder, superseded_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import check_environment
 from rosa_bench.tasks.context import Context
@@ -123,6 +124,8 @@ def resolve(
     check_compiler(config.compile)
     data, source = inputs or find_inputs(config)
     device = resolve_device(config.device, own_gpu=own_gpu)
+    if config.offload and device.type == "cpu":
+        raise UserError(f"offload={config.offload} moves weights out of a GPU's memory; use offload=null on device=cpu")
     precision = resolve_precision(config.precision, device)
     known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))

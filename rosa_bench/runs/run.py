@@ -46,7 +46,9 @@ from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
 from rosa_bench.training.loop import fit
 from rosa_bench.training.observer import Observer
+from rosa_bench.training.offload import movable, offloaded
 from rosa_bench.training.progress import TrainingProgress
+from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
 from rosa_bench.training.state import Epoch, Recipe
@@ -78,6 +80,8 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
+        if config.offload:
+            movable(model, config.method)  # refused before anything is recorded
     earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
     say_start(resolved, record)
     with (
@@ -184,11 +188,17 @@ def train_and_score(
 def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
     """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
-    graphs = config.cuda_graphs if config.method.supports_graphs else "never"
+    saves_memory = config.gradient_checkpointing  # without it nothing is offloaded either
+    graphs = config.cuda_graphs if config.method.supports_graphs and not saves_memory else "never"
+    if saves_memory and device.type == "cuda" and config.cuda_graphs != "never":
+        log.info("gradient_checkpointing=true runs steps without CUDA graphs")
+    together = device.type == "cuda" and not saves_memory  # weights formed for one pass would be gone in the next
     with (
         without_cudnn_attention(),
         replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
-        materialised(model, largest=LARGEST if device.type == "cuda" else 0),
+        materialised(model, largest=LARGEST if together else 0),
+        offloaded(model, config.method, device) if config.offload else nullcontext(),
+        recomputed(model, config.gradient_checkpointing),
         compiled(model, config.compile),
     ):
         yield replay

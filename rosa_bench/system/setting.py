@@ -32,6 +32,7 @@ class Setting:
     published  whether records show it; paths and tools of one machine are not shown
     before     the value that describes the behaviour before the setting existed; assumed for older records
     key        name on the command line, if it differs from the field's name
+    open       whether a mapping takes keys that its default does not have, as settings of another library
     """
 
     help: str
@@ -46,6 +47,7 @@ class Setting:
     published: bool = True
     before: Any = ABSENT
     key: str | None = None
+    open: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Raise `UserError`, naming ``key`` and the allowed values, if ``value`` is invalid. None is always valid."""

@@ -1,20 +1,26 @@
 """Print the commands of the runs that ask when a resampled subspace beats LoRA at an equal number of parameters.
 
     python -m scripts.studies.capacity tiny | sh         # a decoder of 27,000 weights
+    python -m scripts.studies.capacity methods | sh      # the same decoder and book, with other methods
     python -m scripts.studies.capacity smollm2 | sh      # SmolLM2-135M, attention matrices
+    python -m scripts.studies.capacity small_book | sh   # SmolLM2-135M, the values of ten layers, 250 passes
 
 Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
-``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 225 runs of about 10 s on a GPU that 16 processes
-share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share. Its first four lines are a book that rank
-1 can hold.
+``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 252 and ``methods`` 90 runs of about 10 s on a GPU
+that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 34
+runs of 1 minute that two share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
 """
 
 import sys
 from collections.abc import Iterator
 
 RESAMPLED = "method.resample_unit=steps method.last_resample=0.8"
-REWARM = {25: 10, 50: 10, 100: 20, 200: 20}  # steps from one draw to the next -> steps of re-warm-up
+REWARM = {10: 5, 25: 10, 50: 10, 100: 20, 200: 20}  # steps from one draw to the next -> steps of re-warm-up
 A_ALONE = "method=rosa method.train=a method.init=zero"
+TINY_BOOK = (
+    "task=phonebook model=tiny_llama +model.random.initializer_range=0.2 task.pairs=512 task.digits=4 "
+    "task.passes=40 epochs=6 batch_size=64 seed=0,1,2"
+)
 
 
 def every(steps: int, *, rewarm: bool = True) -> str:
@@ -25,27 +31,49 @@ def every(steps: int, *, rewarm: bool = True) -> str:
 
 def tiny() -> Iterator[str]:
     """Yield the commands for a decoder with random weights, and a book of 3.3 bits per parameter of rank 2."""
-    book = (
-        "task=phonebook model=tiny_llama +model.random.initializer_range=0.2 task.pairs=512 task.digits=4 "
-        "task.passes=40 epochs=6 batch_size=64 seed=0,1,2"
-    )
-    yield f"{book} method=ft lr=6e-4,2e-3,6e-3"
+    yield f"{TINY_BOOK} method=ft lr=6e-4,2e-3,6e-3"
     arms = [
         "method=lora rank=1,2,4,8",
-        *(f"method=lora rank=2 {every(steps)}" for steps in (25, 100)),
+        *(f"method=lora rank=2 {every(steps)}" for steps in (10, 25, 100)),
         "method=rosa rank=2 method.init=svd,balanced method.resample_every=0",
-        *(f"method=rosa rank=2 method.init=svd,balanced {every(steps)}" for steps in REWARM),
+        f"method=rosa rank=2 method.init=balanced {every(10)}",
+        *(f"method=rosa rank=2 method.init=svd,balanced {every(steps)}" for steps in (25, 50, 100, 200)),
         *(f"{A_ALONE} rank=4 method.basis=random,gradient {every(steps)}" for steps in (25, 100)),
         *(
             f"{A_ALONE} rank=4 method.basis=random method.moments=rotate {every(steps, rewarm=False)}"
-            for steps in (25, 100)
+            for steps in (10, 25, 100)
         ),
         *(
             f"method=rosa rank=2 method.init=balanced method.stagger=true {every(steps, rewarm=False)}"
             for steps in (50, 200)
         ),
     ]
-    yield from (f"{book} {arm} lr=6e-3,2e-2,6e-2" for arm in arms)
+    yield from (f"{TINY_BOOK} {arm} lr=6e-3,2e-2,6e-2" for arm in arms)
+
+
+def methods() -> Iterator[str]:
+    """Yield the commands for other methods that learn the book of `tiny`, at rank 2."""
+    yield f"{TINY_BOOK} method=galore,fira,apollo,flora rank=2 lr=2e-3,6e-3,2e-2"
+    yield f"{TINY_BOOK} method=lora_fa,dora,pissa,rslora,hira,randlora rank=2 lr=6e-3,2e-2,6e-2"
+
+
+def small_book() -> Iterator[str]:
+    """Yield the commands for SmolLM2-135M with so small a book that it is read 250 times: 3.5 bits per parameter."""
+    book = "task=phonebook task.pairs=1024 task.passes=25 epochs=10 batch_size=128"
+    yield f"{book} method=ft lr=2e-4"
+    arms = [
+        "method=lora rank=1,2,4,8",
+        f"method=lora rank=1 {every(25)}",
+        "method=rosa rank=1 method.init=balanced method.resample_every=0",
+        f"method=rosa rank=1 method.init=svd {every(25)}",
+        *(f"method=rosa rank=1 method.init=balanced {every(steps)}" for steps in (25, 100)),
+        *(
+            f"{A_ALONE} rank=4 method.basis=random method.moments=rotate {every(steps, rewarm=False)}"
+            for steps in (25, 100)
+        ),
+    ]
+    values = r"method.targets=layers\.1\d\.self_attn\.v_proj"
+    yield from (f"{book} {arm} '{values}' lr=2e-3,6e-3,2e-2" for arm in arms)
 
 
 def smollm2() -> Iterator[str]:
@@ -68,13 +96,13 @@ def smollm2() -> Iterator[str]:
     yield from (f"{book} {arm} method.targets=attention lr=2e-3,6e-3" for arm in arms)
 
 
-STUDIES = {"tiny": tiny, "smollm2": smollm2}
+STUDIES = {"tiny": tiny, "methods": methods, "smollm2": smollm2, "small_book": small_book}
 
 
 def main() -> None:
     """Print the commands of the studies that are named."""
     if not sys.argv[1:] or not set(sys.argv[1:]) <= set(STUDIES):
-        raise SystemExit(f"name one or both of: {', '.join(STUDIES)}")
+        raise SystemExit(f"name one or more of: {', '.join(STUDIES)}")
     for name in sys.argv[1:]:
         for command in STUDIES[name]():
             print("rosa-bench -m", command)

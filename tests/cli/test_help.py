@@ -17,7 +17,7 @@ from rosa_bench.config.schema import Plain
 from rosa_bench.system.setting import setting
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "numpy", "matplotlib", "hydra", "omegaconf"}
-COMMANDS = ("compare", "figures", "models", "next", "plan", "report", "run", "score", "tables")
+COMMANDS = ("compare", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables")
 
 
 def test_the_commands_are_the_files_that_say_so() -> None:

@@ -51,6 +51,7 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: p
     return lambda *overrides: resolve(compose(*BY_DEFAULT, *TINY, *overrides), {"epochs": [2, 10]})
 
 
+PROJECTED = ("galore", "fira", "apollo", "flora")  # everything trains; the first projector comes before the first step
 CHANGING = {"rosa": ["method.resample_every=1"], "blockwise": ["method.blocks=1", "method.every=3"]}
 
 
@@ -91,9 +92,10 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     total, trained = record.parameters.total, record.parameters.trainable
     assert trained and total
     assert 0 < trained <= total
-    assert (trained == total) == (method == "ft")
+    assert (trained == total) == (method in {"ft", *PROJECTED})
 
-    assert record.resamples == {"rosa": 1, "rso": 8, "blockwise": 3}.get(method, 0)  # in 2 epochs of 5 steps
+    draws = {"rosa": 1, "rso": 8, "relora": 8, "blockwise": 3, **dict.fromkeys(PROJECTED, 1)}  # in 2 epochs of 5 steps
+    assert record.resamples == draws.get(method, 0)
     assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if record.resamples else [])}
     assert all(seconds > 0 for seconds in record.time_s.values())
     assert record.time_s["total"] == pytest.approx(sum(s for name, s in record.time_s.items() if name != "total"))

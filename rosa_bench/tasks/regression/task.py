@@ -36,6 +36,7 @@ class SyntheticTask(Task):
         **Task.refused,
         "pad_to_max": "it has no texts",
         "group_by_length": "it has no texts",
+        "gradient_checkpointing": "its networks are not stacks of transformer blocks",
     }
     model_kind: ClassVar[type[Model]] = Perceptron
     prepared_by: ClassVar[str] = "rosa_bench.tasks.regression.prepare"

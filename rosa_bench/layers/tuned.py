@@ -1,0 +1,66 @@
+"""A layer with a tuner layer of Hugging Face PEFT around it, as an adapter like our own."""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.linear import LINEAR_TYPES, make_linear, weight_of
+
+
+class Tuned(Adapter):
+    """Computes with ``tuned``, PEFT's layer, until it is merged.
+
+    plain_type  type of the model's own layer. PEFT's layer may be built on an ``nn.Linear`` in place of a ``Conv1D``
+    trained     names of the parameters of ``tuned`` that PEFT trains
+    moved       whether attaching has changed the frozen weight, as a start from its singular vectors does
+    """
+
+    def __init__(self, tuned: nn.Module, plain_type: type, *, before: Tensor | None = None):
+        base: nn.Module = tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
+        super().__init__(base)  # pyright: ignore[reportArgumentType]
+        self.plain_type = plain_type
+        self.tuned = tuned
+        self.trained = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
+        weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType]
+        self.moved = before is not None and not weight.is_meta and not torch.equal(before, weight)
+
+    def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
+        return self.tuned(*inputs, **options)
+
+    @property
+    def plain_bias(self) -> nn.Parameter | None:
+        """The bias of a linear layer; other layers' belong to what PEFT tunes."""
+        return self.bias if self.plain_type in LINEAR_TYPES else None
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of PEFT's layer that train."""
+        return [self.tuned.get_parameter(name) for name in self.trained]
+
+    def frozen_parameters(self) -> dict[str, nn.Parameter]:
+        """Return the other parameters that attaching made or changed, by name: all but the model's own."""
+        base = self.tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
+        own = {id(parameter) for parameter in ([base.bias] if self.moved else base.parameters())}
+        return {
+            f"tuned.{name}": parameter
+            for name, parameter in self.tuned.named_parameters()
+            if name not in self.trained and id(parameter) not in own
+        }
+
+    def merged_weight(self) -> Float[Tensor, "*n out in"]:
+        return weight_of(copy.deepcopy(self)._merged())  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def to_plain(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT tunes other layers too
+        """Merge, and return a layer of the original type. This layer cannot be used any more."""
+        base = self._merged()
+        if self.plain_type not in LINEAR_TYPES:
+            return base
+        return make_linear(self.plain_type, weight_of(base).detach(), base.bias)  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def _merged(self) -> nn.Module:
+        self.tuned.merge()  # pyright: ignore[reportCallIssue]
+        return self.tuned.get_base_layer()  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,17 @@
+"""GaLore: every weight trains, and Adam's moments live in the leading directions of the gradient.
+
+Source: Zhao et al., "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection", arXiv 2403.03507.
+"""
+
+from dataclasses import dataclass
+
+from rosa_bench.methods.projected import GradientProjected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Galore(GradientProjected):
+    """Updates by ``scale * N P^T``, where N is Adam's direction for the projected gradient."""
+
+    @property
+    def rule(self) -> str:
+        return "galore"

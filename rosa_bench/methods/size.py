@@ -1,0 +1,49 @@
+"""How much a method trains and what its optimizer keeps, from the shapes of a model without weights."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from rosa_bench.methods.base import Method
+from rosa_bench.optim.base import Optimizer
+from rosa_bench.system.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class UnsizedError(UserError):
+    """The method cannot be attached to a model without weights, so its size there is not known."""
+
+
+class Size(NamedTuple):
+    """Numbers of elements: of the plain model, of what trains at the start, and of the optimizer's state after a step.
+
+    The state does not count one step number per parameter.
+    """
+
+    total: int
+    trainable: int
+    optimizer_elements: int
+
+
+def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
+    """Attach the method to ``model``, which is on the meta device, and measure it by one step without numbers.
+
+    Raises `UserError` if the method does not fit the model, and `UnsizedError` if it needs weights. Changes the model.
+    """
+    import torch
+
+    total = sum(parameter.numel() for parameter in model.parameters())
+    device = torch.device("meta")
+    with device:
+        model = method.attach(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    made = method.optimizer(method.parameter_groups(model), partial(optimizer.make, lr=0.0, device=device))
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    made.step()
+    kept = [value for values in made.state.values() for value in values.values()]
+    elements = sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.ndim)
+    return Size(total, sum(parameter.numel() for parameter in trained), elements)

@@ -1,0 +1,151 @@
+"""Every method with its paper, what it trains, and its size on a chosen model, without loading weights."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from rosa_bench.config.compose import Composer
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.base import Method
+from rosa_bench.methods.size import Size, UnsizedError, size_of
+from rosa_bench.models.weights.source import locate
+from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.setting import settings_of
+
+BYTES = 4  # per number of an optimizer's state, which is float32
+# A task for each kind of model, if the user names none: sizes depend on it only through the head.
+TASKS = {"Encoder": "cola", "Decoder": "e2e_nlg", "Perceptron": "synthetic"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One method. ``size`` is None if unknown, or if the method refuses the model: ``refusal`` then says why."""
+
+    name: str
+    trains: str = ""
+    paper: str = ""
+    arxiv: str = ""
+    year: int | None = None
+    size: Size | None = None
+    refusal: str = ""
+    mergeable: bool | None = None
+    keeps_function: bool | None = None
+
+    @property
+    def link(self) -> str:
+        """The address of the paper, or nothing."""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+
+
+@dataclass(frozen=True)
+class Details:
+    """One method's settings, as (name=value, help), and the comment at the head of its yaml."""
+
+    entry: Entry
+    title: str
+    comment: str
+    lr: dict[str, float]
+    settings: list[tuple[str, str]] = field(default_factory=list)
+
+
+def method_names() -> list[str]:
+    """Return the names of all methods, in alphabetical order."""
+    return sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
+
+
+def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
+    """Yield every method with its size on the model that the overrides choose.
+
+    Raises `UserError` if the overrides are wrong whatever the method.
+    """
+    overrides = [*default_task(overrides), *overrides]
+    composed(composer, overrides, "ft")
+    for name in method_names():
+        yield entry(composer, overrides, name)
+
+
+def entry(composer: Composer, overrides: Sequence[str], name: str) -> Entry:
+    """Return one method with its size."""
+    known = about(name)
+    try:
+        config = composed(composer, overrides, name)
+        known |= {"mergeable": config.method.mergeable, "keeps_function": config.method.keeps_function}
+        return Entry(**known, size=size(config))
+    except UnsizedError:
+        return Entry(**known)
+    except UserError as error:
+        return Entry(**known, refusal=str(error))
+
+
+def details(composer: Composer, overrides: Sequence[str], name: str) -> Details:
+    """Return everything about one method. Raises `UserError` for an unknown name or wrong settings."""
+    one_of("method", name, method_names())
+    overrides = [*default_task(overrides), *overrides]
+    method = composed(composer, overrides, name).method
+    return Details(entry(composer, overrides, name), method.title, comment(name), method.default_lr, described(method))
+
+
+def size(config: RunConfig) -> Size:
+    """Return the size of a run's method on its model. Raises `UserError` if the method refuses the model."""
+    model = config.task.shapes(config.model, locate(config.model))
+    if model is None:
+        raise UserError(f"the shapes of model={config.model.name} are not on this machine; declare model.shape")
+    return size_of(config.method, model, config.optimizer)
+
+
+def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConfig:
+    """Return the settings of a run with this method."""
+    from rosa_bench.config.overrides import composition_errors
+    from rosa_bench.config.parse import parse
+
+    with composition_errors():
+        return parse(composer.compose((*overrides, f"method={name}")))
+
+
+def default_task(overrides: Sequence[str]) -> list[str]:
+    """Return a task that fits the chosen model, unless the overrides name one."""
+    given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
+    path = conf_folder() / f"model/{given.get('model', 'roberta_base')}.yaml"
+    if "task" in given or not path.is_file():
+        return []
+    kind = str(_read(path).get("_target_", "Encoder")).rpartition(".")[2]
+    return [f"task={TASKS[kind]}"]
+
+
+def about(name: str) -> dict[str, Any]:
+    """Return the name of a method and what its yaml says about it."""
+    known = _read(conf_folder() / f"method/{name}.yaml").get("about", {})
+    return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "year") if key in known}}
+
+
+def comment(name: str) -> str:
+    """Return the comment at the head of a method's yaml."""
+    text = (conf_folder() / f"method/{name}.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join(line.removeprefix("#").strip() for line in lines[:count])
+
+
+def described(method: Method) -> list[tuple[str, str]]:
+    """Return the method's own settings as they are written on the command line, each with its help and choices."""
+    rows = []
+    for declared, known in settings_of(method):
+        if known.identity and declared.name not in ("name", "seed", "head"):
+            key = known.key or f"method.{declared.name}"
+            choices = f" ({', '.join(known.choices)})" if known.choices else ""
+            rows.append((f"{key}={_written(getattr(method, declared.name))}", known.help + choices))
+    return rows
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # pyright: ignore[reportReturnType]

@@ -1,0 +1,141 @@
+"""The catalogue of methods: ``rosa-bench methods`` and docs/methods.md."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from rosa_bench.cli.methods import LEGEND, table
+from rosa_bench.cli.models import load_specs
+from rosa_bench.config.compose import composing
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.methods.size import Size
+from rosa_bench.models.configuration import configuration
+from rosa_bench.runs.catalogue import Entry, about, comment, details, entry, method_names
+from scripts.methods_page import PAGE, beginning, page, sizes
+
+METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
+OUTDATED = "docs/methods.md is not up to date; run: python -m scripts.methods_page"
+Program = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def listed() -> dict[str, Entry]:
+    """Three methods on RoBERTa-base and GPT-2, by method and model."""
+    with composing() as composer:
+        cases = [("lora", "roberta_base", "cola"), ("ft", "gpt2", "e2e_nlg"), ("bitfit", "smollm2_135m", "e2e_nlg")]
+        return {
+            f"{name} {model}": entry(composer, [f"model={model}", f"task={task}", "protocol=paper"], name)
+            for name, model, task in cases
+        }
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_yaml_says_what_the_catalogue_shows(name: str) -> None:
+    known = about(name)
+    assert known["trains"]
+    assert len(known["trains"]) < 70
+    assert comment(name)
+    if "paper" in known:
+        assert isinstance(known["arxiv"], str)
+        assert 2015 < known["year"] < 2100
+
+
+def test_sizes_are_those_of_the_paper(listed: dict[str, Entry]) -> None:
+    # Table 2 rounds LoRA's to 0.6 M. RoBERTa-base has 124,645,632 numbers, 590,592 of a pooler that is not used, and
+    # a head of 592,130.
+    assert listed["lora roberta_base"].size == Size(124_645_632 - 590_592 + 592_130, 626_688, 2 * 626_688)
+    assert listed["ft gpt2"].size == Size(124_439_808, 124_439_808, 2 * 124_439_808)
+
+
+def test_a_method_that_refuses_a_model_says_why(listed: dict[str, Entry]) -> None:
+    refused = listed["bitfit smollm2_135m"]
+    assert refused.size is None
+    assert "method=bitfit finds nothing to train" in refused.refusal
+
+
+@pytest.mark.parametrize("name", ["roberta_base", "roberta_large", "gpt2", "gpt2_medium", "mpnet_base", "minilm",
+                                  "smollm2_135m"])  # fmt: skip
+def test_a_declared_shape_has_the_declared_number_of_parameters(name: str) -> None:
+    spec: Any = load_specs(conf_folder() / "model")[name]
+    assert spec.shape["model_type"] == spec.model_type
+    with torch.device("meta"):
+        model = AutoModel.from_config(configuration(spec.shape, called=name))
+    assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters
+
+
+def test_the_table_fits_80_columns_and_loses_nothing() -> None:
+    entries = [
+        Entry(name="a_method_with_a_long_name", trains="a few words, and then some more words that must be wrapped",
+              arxiv="2407.07802", year=2024, size=Size(10**9, 355_359_744, 710_719_488), mergeable=True,
+              keeps_function=False),
+        Entry(name="other", trains="nothing", refusal="method=other is for encoders; " + "long reason " * 12),
+        Entry(name="third", refusal="too large; use a smaller one"),
+    ]  # fmt: skip
+    lines = table(entries)
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    for words in ("must be wrapped", "355.4 M", "2,843 MB", "M-", "refused", "third: too large", LEGEND[:40]):
+        assert words in text.replace("must be  wrapped", "must be wrapped"), words
+
+
+def test_details_show_settings_with_values_help_and_choices() -> None:
+    with composing() as composer:
+        found = details(composer, ["model=roberta_base", "task=cola", "rank=4"], "rosa")
+    settings = dict(found.settings)
+    assert found.entry.link == "https://arxiv.org/abs/2407.07802"
+    assert "now and then it is merged and drawn again" in found.comment
+    assert "rank=4" in settings
+    assert settings["method.train=both"].endswith("(both, a)")
+    assert "method.resample_every=2.0" in settings  # the recipe's default
+    assert not [name for name in settings if "default_" in name or "look" in name or "about" in name]
+
+
+@pytest.mark.slow  # it measures every method
+def test_the_command_lists_every_method(rosa_bench: Program) -> None:
+    outcome = rosa_bench("methods", "model=tiny_llama", "rank=2")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert {line.split()[0] for line in outcome.out.splitlines() if line.strip()} >= set(METHODS)
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
+def test_the_command_shows_one_method(rosa_bench: Program) -> None:
+    outcome = rosa_bench("methods", "bitfit", "model=tiny_roberta")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert outcome.out.startswith("BitFit (method=bitfit)")
+    assert "https://arxiv.org/abs/2106.10199" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rosx",), "method=rosx is not known.*did you mean rosa"),
+        (("rosa", "lora"), "lora is not KEY=VALUE"),
+        (("method=rosa",), "rosa-bench methods NAME"),
+        (("rnk=2",), "rnk is not a setting; did you mean rank"),
+        (("model=gpt2", "task=cola"), "task=cola is not for model=gpt2"),
+    ],
+)
+def test_mistakes_are_reported_in_one_line(rosa_bench: Program, arguments: tuple[str, ...], message: str) -> None:
+    import re
+
+    outcome = rosa_bench("methods", *arguments)
+    assert outcome.status == 1
+    assert outcome.out == ""
+    assert re.search(message, outcome.err)
+
+
+def test_the_page_has_a_row_for_every_method_with_its_yamls_words() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert method_names() == METHODS
+    for name in METHODS:
+        assert f"\n| {' | '.join(beginning(name))} |" in text, OUTDATED
+
+
+@pytest.mark.slow  # it measures every method on two models
+def test_the_page_is_up_to_date() -> None:
+    with composing() as composer:
+        assert PAGE.read_text(encoding="utf-8") == page(sizes(composer)), OUTDATED

@@ -1,0 +1,331 @@
+"""Laws of every method on every kind of model. A method is in the matrix from the day its yaml is in conf/method.
+
+The quick cells are under the protocol ``fair``; those under ``paper`` and of a second encoder are slow.
+"""
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.layers.adapter import Adapter
+from rosa_bench.methods.size import UnsizedError, size_of
+from rosa_bench.system.errors import UserError
+from rosa_bench.training.cuda_graphs import eager, replaying
+from rosa_bench.training.recompute import recomputed
+
+# torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+
+METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
+QUICK = [*product(METHODS, ("tiny_roberta", "tiny_gpt2", "tiny_llama"), ("fair",))]
+SLOW = [
+    *product(METHODS, ("tiny_roberta", "tiny_gpt2", "tiny_llama", "tiny_bert"), ("paper",)),
+    *product(METHODS, ("tiny_bert",), ("fair",)),
+]
+CELLS = [*QUICK, *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW)]
+
+# Numbers of trainable parameters, from the sizes of the plain model and the method's settings. A range where a method
+# shares out ranks among layers by what it sees in the data.
+Formula = Callable[[Any, Any], int | range]
+
+
+def factors(sizes: Any, method: Any) -> int:
+    """A (out x r) and B (r x in) of every layer."""
+    return sum(method.rank * (rows + columns) for rows, columns in sizes.targets) + sizes.beside
+
+
+def first_factor(sizes: Any, method: Any) -> int:
+    """A (out x r) of every layer."""
+    return sum(method.rank * rows for rows, _ in sizes.targets) + sizes.beside
+
+
+def shared_out(sizes: Any, method: Any) -> range:
+    """As many ranks as `factors` has, where layers of any size may have up to twice as many, or none."""
+    ends, ranks = [rows + columns for rows, columns in sizes.targets], method.rank * len(sizes.targets)
+    return range(ranks * min(ends) + sizes.beside, ranks * max(ends) + sizes.beside + 1)
+
+
+def bottlenecks(sizes: Any, method: Any) -> int:
+    """Down, up and their biases at each place of every block; layer normalisation; the head if the protocol says so."""
+    each = 2 * sizes.width * method.size + method.size + sizes.width + (2 * sizes.width if method.own_norm else 0)
+    norms = sizes.norms if method.train_norms else 0
+    return len(method.places) * sizes.blocks * each + norms + (sizes.head if method.train_head else 0)
+
+
+FORMULAS: dict[str, Formula] = {
+    "ft": lambda sizes, _: sizes.total,
+    "head_only": lambda sizes, _: sizes.head,
+    "bitfit": lambda sizes, method: sizes.biases + (sizes.head if method.train_head else 0),
+    "blockwise": lambda sizes, method: sizes.total if method.blocks == sizes.blocks else -1,
+    "prompt_tuning": lambda sizes, method: method.tokens * sizes.width + (sizes.head if method.train_head else 0),
+    "ia3": lambda sizes, method: sizes.beside + sum(pair[method.side == "input"] for pair in sizes.targets),
+    **dict.fromkeys(("lora", "lora_plus", "rosa"), factors),
+    "rso": first_factor,
+    **dict.fromkeys(("relora", "rslora", "hira", "lora_ga", "pissa", "olora", "shira"), factors),
+    "peft": lambda sizes, _: sizes.beside + sum(8 * (rows + columns) for rows, columns in sizes.targets),
+    "dora": lambda sizes, method: factors(sizes, method) + sum(rows for rows, _ in sizes.targets),
+    "adalora": lambda sizes, method: sizes.beside + sum(
+        method.initial_rank * (rows + columns + 1) for rows, columns in sizes.targets
+    ),
+    "eva": shared_out,
+    **dict.fromkeys(("lora_fa", "miss"), first_factor),
+    "vera": lambda sizes, method: sizes.beside + sum(method.config["r"] + rows for rows, _ in sizes.targets),
+    "randlora": lambda sizes, method: sizes.beside + sum(
+        -(-min(pair) // method.config["r"]) * (method.config["r"] + min(pair)) for pair in sizes.targets
+    ),
+    "oft": lambda sizes, method: sizes.beside + sum(
+        columns * (method.config["oft_block_size"] - 1) // 2 for _, columns in sizes.targets
+    ),
+    **dict.fromkeys(("houlsby", "pfeiffer", "lin"), bottlenecks),
+    "p_tuning_v2": lambda sizes, method: (
+        2 * sizes.blocks * method.tokens * sizes.keys + (sizes.head if method.train_head else 0)
+    ),
+    **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda sizes, _: sizes.total),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=CELLS, ids="-".join)
+def any_trial(request: pytest.FixtureRequest, make_trial: Callable[..., Any]) -> Iterator[Any]:
+    """Each cell of the matrix."""
+    yield make_trial(*request.param)
+
+
+@pytest.fixture(scope="module")
+def trial(any_trial: Any) -> Any:
+    """Each cell that the method serves."""
+    if any_trial.refusal is not None:
+        pytest.skip(f"refused: {any_trial.refusal}")
+    return any_trial
+
+
+def assert_close(found: Tensor, expected: Tensor, atol: float) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, by name."""
+    return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def trained_names(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# Which models a method serves
+
+
+def test_a_refusal_is_one_line_that_names_the_method_and_a_way_out(any_trial: Any) -> None:
+    if (line := any_trial.refusal) is not None:
+        assert f"method={any_trial.method_name}" in line or f"method {any_trial.method_name}" in line
+        assert any(word in line for word in ("choose", "use ", "set ", "install"))
+        assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_each_method_serves_at_least_one_model(make_trial: Callable[..., Any]) -> None:
+    served = {method for method, model, protocol in QUICK if make_trial(method, model, protocol).refusal is None}
+    assert set(METHODS) == served
+
+
+# Attaching
+
+
+def test_attaching_keeps_the_function_if_declared(trial: Any) -> None:
+    found, plain = trial.logits(trial.untrained), trial.logits(trial.plain)
+    if trial.method.keeps_function:
+        assert_close(found, plain, trial.atol)
+    else:  # otherwise the declaration would be wrong
+        assert not torch.allclose(found, plain, rtol=0, atol=trial.atol)
+
+
+def test_only_what_is_declared_trains(trial: Any) -> None:
+    model = trial.untrained
+    declared = {id(parameter) for parameter in trial.method.trainable(model)}
+    assert declared == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_the_optimizer_gets_each_trainable_parameter_once(trial: Any) -> None:
+    model = trial.untrained
+    found = [id(parameter) for group in trial.method.parameter_groups(model) for parameter in group["params"]]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+
+
+def test_the_trainable_count_equals_its_formula(trial: Any, shapes_of: Callable[..., Any]) -> None:
+    name = trial.method_name
+    if name not in FORMULAS:
+        pytest.fail(f"conf/method/{name}.yaml is new: say in FORMULAS, at the top of this file, how much it trains")
+    count = sum(parameter.numel() for parameter in trial.untrained.parameters() if parameter.requires_grad)
+    expected = FORMULAS[name](shapes_of(trial), trial.method)
+    assert count in expected if isinstance(expected, range) else count == expected
+
+
+def test_a_seed_fixes_all_random_draws(trial: Any) -> None:
+    torch.manual_seed(1234)  # the global seed must not matter
+    again, first = state(trial.attach()), state(trial.untrained)
+    assert again.keys() == first.keys()
+    assert not [name for name in first if not torch.equal(first[name], again[name])]
+
+
+# Training
+
+
+def test_steps_change_only_what_is_declared(trial: Any) -> None:
+    before, model = state(trial.untrained), trial.trained[0]
+    after, kept = state(model), trial.method.state(model)
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed <= set(kept)  # so a checkpoint holds it
+    # A key bias shifts all of a query's scores equally, and the softmax removes the shift, so it has no gradient.
+    idle = {name for name in after if name.endswith("self.key.bias")}
+    assert (changed & {name for name, _ in model.named_parameters()}) - idle == trained_names(model) - idle
+
+
+def test_a_resumed_training_ends_equal_to_the_bit(trial: Any) -> None:
+    model, kept = trial.trained
+    resumed = trial.attach()
+    trial.fit(resumed, start=kept.half)
+    expected, found = trial.method.state(model), trial.method.state(resumed)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(expected[name], found[name])]
+    assert torch.equal(trial.logits(resumed), trial.logits(model))
+
+
+def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
+    """Measured here from a real step, and there from shapes alone."""
+    optimizer = trial.trained[1].training.optimizer
+    measured = sum(value.numel() for values in optimizer.state.values() for value in values.values() if value.ndim)
+    with torch.device("meta"):
+        bare = type(trial.plain)(trial.plain.config)
+    try:
+        found = size_of(trial.method, bare, trial.config.optimizer).optimizer_elements
+    except UnsizedError:
+        return  # the catalogue says so
+    formula = FORMULAS.get(trial.method_name)
+    assert found == (pytest.approx(measured, rel=0.1) if formula is shared_out else measured)
+
+
+def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
+    if not trial.method.supports_checkpointing:
+        with pytest.raises(UserError, match=f"method={trial.method_name}.*gradient_checkpointing=false"):
+            trial.compose(*trial.overrides, "gradient_checkpointing=true")
+        return
+    model = copy.deepcopy(trial.untrained)
+    expected = trial.gradients(model)
+    with recomputed(model):
+        found = trial.gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
+
+
+def test_training_works_in_bf16_autocast(trial: Any) -> None:
+    model = copy.deepcopy(trial.untrained).float()
+    expected = trained_names(model)
+    found = trial.gradients(model, partial(torch.autocast, "cpu", torch.bfloat16))
+    assert set(found) == expected
+    assert not [name for name, gradient in found.items() if not gradient.isfinite().all()]
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+
+
+# Merging
+
+
+def test_merging_gives_a_plain_model_with_the_same_function_or_changes_nothing(trial: Any) -> None:
+    (model, returned), trained, plain = trial.merged, trial.trained[0], trial.plain
+    expected = trial.logits(trained)
+    assert returned is trial.method.mergeable
+    # Otherwise keeping the function would prove nothing.
+    assert not torch.allclose(expected, trial.logits(plain), rtol=0, atol=1e-3)
+    assert_close(trial.logits(model), expected, trial.atol)
+    if not returned:
+        before = state(trained)
+        assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
+        return
+    assert not [name for name, module in model.named_modules() if isinstance(module, Adapter)]
+    assert [(name, type(module)) for name, module in model.named_modules()] == [
+        (name, type(module)) for name, module in plain.named_modules()
+    ]
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in model.state_dict().items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in plain.state_dict().items()
+    }
+
+
+# Saving
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_name", ["tiny_roberta", "tiny_gpt2", "tiny_llama"])
+def test_a_trained_model_answers_the_same_in_a_fresh_process(
+    make_trial: Callable[..., Any], tmp_path: Path, model_name: str
+) -> None:
+    """A merged model is loaded by transformers. For the others the base model gets the method and its saved state."""
+    expected = {}
+    for name in METHODS:
+        trial = make_trial(name, model_name, "fair", wanted=torch.float32)
+        if trial.refusal is not None:
+            continue
+        folder = tmp_path / name
+        folder.mkdir()
+        trained, (merged, is_plain) = trial.trained[0], trial.merged
+        expected[name] = trial.logits(trained)
+        if is_plain:
+            trial.method.save(merged, folder)
+        else:
+            trial.plain.save_pretrained(folder)
+            kept = {key: tensor.contiguous().clone() for key, tensor in trial.method.state(trained).items()}
+            save_file(kept, folder / "state.safetensors")
+        save_file(trial.batch(7), folder / "batch.safetensors")
+        job = {"overrides": trial.overrides, "attach": not is_plain, "seed": trial.config.seed}
+        (folder / "job.json").write_text(json.dumps(job))
+    program = Path(__file__).with_name("answers.py")
+    subprocess.run([sys.executable, program, tmp_path], check=True, capture_output=True, text=True)
+    assert expected
+    for name, logits in expected.items():
+        assert_close(load_file(tmp_path / name / "answers.safetensors")["logits"], logits, 2e-5)
+
+
+# With a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cell", QUICK, ids="-".join)
+def test_captured_steps_equal_eager_ones(make_trial: Callable[..., Any], cell: tuple[str, str, str]) -> None:
+    gpu = torch.device("cuda")
+
+    def learn(choice: str) -> tuple[list[float], dict[str, Tensor]]:
+        trial = make_trial(*cell, wanted=torch.float32, device=gpu)
+        if trial.refusal is not None:
+            pytest.skip(f"refused: {trial.refusal}")
+        if not trial.method.supports_graphs:
+            pytest.skip("declared: its steps cannot be captured")
+        model = trial.attach().train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        training, step = trial.training(model)
+        losses = []
+        with replaying(gpu, choice) as replay:
+            replayed = replay(step)
+            for number in range(6):
+                training.set_lr(1e-2 / (1 + number))
+                losses.append(replayed(trial.batch(number)))
+            assert choice == "never" or replayed is not eager
+            return torch.stack(losses).tolist(), {name: t.clone() for name, t in trial.method.state(model).items()}
+
+    losses, expected = learn("never")
+    captured, found = learn("always")
+    assert captured == pytest.approx(losses, rel=1e-4)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)

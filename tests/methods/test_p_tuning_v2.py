@@ -1,0 +1,182 @@
+"""P-tuning v2: the attention's formula written out, PEFT's prefix tuning, masks, and generation with a cache."""
+
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModelForCausalLM, PrefixTuningConfig
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForSequenceClassification
+
+from rosa_bench.layers.prefix import Prefix, mask_with_prefix, prefixes
+from rosa_bench.models.weights.random import byte_tokenizer
+from rosa_bench.tasks.generation.generate import generate
+from rosa_bench.tasks.generation.task import Decoding
+
+Compose = Callable[..., Any]
+
+ENCODERS, DECODERS = ("tiny_roberta", "tiny_bert", "mpnet_base"), ("tiny_gpt2", "tiny_llama")
+THREE = "method.tokens=3"
+# The attention module, and its projections to queries, keys and values.
+ATTENTION = {
+    "tiny_roberta": ("roberta.encoder.layer.{}.attention.self", "query", "key", "value"),
+    "tiny_bert": ("bert.encoder.layer.{}.attention.self", "query", "key", "value"),
+    "mpnet_base": ("mpnet.encoder.layer.{}.attention.attn", "q", "k", "v"),
+}
+
+
+def by_hand(projections: list[Any], prefix: Prefix, hidden: Tensor, mask: Tensor, position_bias: Any = 0.0) -> Tensor:
+    """softmax(Q [P_k; K]^T / sqrt(d) + bias) [P_v; V], where only padding is hidden. Four heads of size 8."""
+    q, k, v = (
+        projection(hidden).unflatten(-1, (4, 8)).transpose(1, 2) for projection in projections
+    )  # (batch, heads, length, size)
+    text = q @ k.mT / 8**0.5 + position_bias
+    text = text.masked_fill(mask[:, None, None] == 0, float("-inf"))
+    scores = torch.cat([q @ prefix.keys.mT / 8**0.5, text], -1).softmax(-1)
+    context = scores[..., : prefix.tokens] @ prefix.values + scores[..., prefix.tokens :] @ v
+    return context.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_an_encoder_attends_to_the_prefix_and_the_text(small: Any, name: str) -> None:
+    net = small.move(small.attach(name, "p_tuning_v2", THREE))
+    plain, pattern = small.model(name), ATTENTION[name]
+    plain.load_state_dict({key: tensor for key, tensor in net.state_dict().items() if ".prefix." not in key})
+    for number, prefix in enumerate(prefixes(net)):
+        module: Any = plain.get_submodule(pattern[0].format(number))
+        projections = [module.get_submodule(end) for end in pattern[1:]]
+
+        def forward(
+            hidden: Tensor, *given: Any, module: Any = module, how: Any = (projections, prefix), **_: Any
+        ) -> Any:
+            bias = given[1] if len(given) > 1 and isinstance(given[1], Tensor) else 0.0
+            context = by_hand(how[0], how[1], hidden, small.mask, bias)
+            return (module.o(context) if hasattr(module, "o") else context), None
+
+        module.forward = forward
+    found = small.logits(net)
+    torch.testing.assert_close(found, small.logits(plain), rtol=0, atol=1e-9)
+    assert not torch.allclose(found, small.logits(small.model(name)), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_decoder_computes_what_peft_computes_from_equal_prefixes(small: Any, name: str, padded: bool) -> None:
+    net = small.attach(name, "p_tuning_v2", "method.tokens=5")
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers deprecates
+        peft: Any = PeftModelForCausalLM(small.model(name), config).double().eval()
+        stored = peft.get_parameter("prompt_encoder.default.embedding.weight")
+        by_layer = stored.detach().view(5, 2, 2, -1, 8)  # tokens, layers, keys or values, heads, size
+        for prefix, both in zip(prefixes(net), by_layer.unbind(1), strict=True):
+            with torch.no_grad():
+                prefix.keys.copy_(both[:, 0].transpose(0, 1))
+                prefix.values.copy_(both[:, 1].transpose(0, 1))
+        mask = small.mask if padded else torch.ones_like(small.mask)
+        expected = small.logits(peft, small.ids, mask)
+    positions = torch.arange(5, 15).expand(4, -1)  # PEFT shifts the text by the prefix
+    found = small.logits(net, small.ids, mask, position_ids=positions)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_padding_changes_nothing_and_a_full_mask_is_no_mask(small: Any, name: str) -> None:
+    net = small.move(small.attach(name, "p_tuning_v2", THREE))
+    together = small.logits(net).split(1 if name in ENCODERS else small.mask.sum(1).tolist())
+    for row, length, expected in zip(small.ids, small.mask.sum(1), together, strict=True):
+        alone = small.logits(net, row[None, :length])
+        torch.testing.assert_close(alone.reshape(expected.shape), expected, rtol=0, atol=1e-9)
+        full = small.logits(net, row[None, :length], torch.ones(1, length).long())
+        torch.testing.assert_close(full.reshape(expected.shape), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_stays_causal(small: Any, name: str) -> None:
+    net = small.move(small.attach(name, "p_tuning_v2", THREE))
+    changed = small.ids.clone()
+    changed[:, 6:] = 9
+    first, second = small.logits(net, small.ids), small.logits(net, changed)
+    torch.testing.assert_close(first[:, :6], second[:, :6], rtol=0, atol=1e-9)
+    assert not torch.allclose(first[:, 6:], second[:, 6:], atol=1e-2)
+
+
+def test_the_mask_of_the_text_is_kept_and_the_prefix_is_visible() -> None:
+    query = torch.zeros(2, 4, 3, 8)
+    assert mask_with_prefix(None, 2, query=query, keys=3, causal=False) is None
+    assert mask_with_prefix(None, 2, query=query[:, :, :1], keys=7, causal=True) is None
+    causal = mask_with_prefix(None, 2, query=query, keys=3, causal=True)
+    assert causal is not None
+    assert causal[0, 0].long().tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]
+    text = torch.tensor([[0.0, -9.0, 0.0]]).expand(2, 1, 3, 3)  # the same for every query
+    padded = mask_with_prefix(text, 2, query=query, keys=3, causal=True)
+    assert padded is not None
+    assert padded.shape == (2, 1, 3, 5)
+    assert padded[0, 0, 1].tolist() == [0.0, 0.0, 0.0, -9.0, 0.0]
+    assert padded.stride(-2) == 0
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("name", DECODERS)
+def test_generation_with_a_cache_writes_what_the_whole_text_says(small: Any, name: str, beams: int) -> None:
+    net = small.move(small.attach(name, "p_tuning_v2", THREE))
+    tokenizer, written = byte_tokenizer(max_length=512), []
+    prompts = [row[:length].tolist() for row, length in zip(small.ids, small.mask.sum(1), strict=True)]
+    how = Decoding(beams=beams, no_repeat_ngram=0, max_new_tokens=12, length_penalty=1.0)
+    for uncached in (False, True):
+        model = uncaching(net) if uncached else net
+        options: Any = {"end": 2, "padding": 1, "batch_size": 4, "autocast": nullcontext}
+        written.append(generate(model, tokenizer, prompts, how, **options))
+    assert written[0] == written[1]
+    assert len(set(written[0])) > 1
+    plain: Any = small.model(name)
+    assert generate(plain, tokenizer, prompts, how, end=2, padding=1, batch_size=4, autocast=nullcontext) != written[0]
+
+
+def uncaching(net: Any) -> Any:
+    """The model, whose ``generate`` computes each token from the whole text."""
+
+    def without_cache(ids: Tensor, *, generation_config: Any, cache: Any = None, **options: Any) -> Tensor:
+        assert cache is not None
+        generation_config.use_cache = False
+        return net.generate(ids, generation_config=generation_config, **options)
+
+    return SimpleNamespace(
+        eval=net.eval, device=net.device, config=net.config, forward=net.forward, generation_config=None,
+        generate=without_cache,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
+def test_only_the_prefixes_train_from_standard_normal_values(small: Any, name: str) -> None:
+    net = small.attach(name, "p_tuning_v2", "protocol=paper", "method.tokens=200")
+    training = {key for key, parameter in net.named_parameters() if parameter.requires_grad}
+    found = torch.cat([parameter.flatten() for prefix in prefixes(net) for parameter in prefix.parameters()])
+    assert {key.split(".")[-2] for key in training} == {"prefix"}
+    assert len(training) == 2 * 2
+    assert found.mean().item() == pytest.approx(0, abs=0.05)
+    assert found.std().item() == pytest.approx(1, abs=0.05)
+    other = small.attach(name, "p_tuning_v2", "seed=1", "method.tokens=200")
+    assert not torch.equal(prefixes(other)[0].keys, prefixes(net)[0].keys)
+
+
+def test_counts_follow_the_formula(compose: Compose) -> None:
+    with torch.device("meta"):
+        shape = RobertaConfig(vocab_size=50_265, max_position_embeddings=514, type_vocab_size=1)
+        roberta: Any = RobertaForSequenceClassification(shape)
+        smollm: Any = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+                num_attention_heads=9, num_key_value_heads=3,
+            )
+        )  # fmt: skip
+    for net, name, task, expected in (
+        (roberta, "roberta_base", "grammar", 12 * 2 * 20 * 768),
+        (smollm, "smollm2_135m", "restaurants", 30 * 2 * 20 * 3 * 64),  # three heads of keys, shared by nine
+    ):
+        compose(f"task={task}", f"model={name}", "method=p_tuning_v2", "protocol=paper").method.attach(net)
+        assert sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad) == expected

@@ -1,0 +1,280 @@
+"""Laws of PEFT's tuners on an encoder and two decoders, and comparisons with PEFT used directly."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.grammar import spelled
+from rosa_bench.config.identity import public_config
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.adapter import adapters
+from rosa_bench.methods.peft_tuner import PeftTuner
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import seed_of
+from rosa_bench.training.spectrum import weights
+
+Compose = Callable[..., RunConfig]
+Tiny = Callable[..., PreTrainedModel]
+
+TUNERS = sorted(p.stem for p in (conf_folder() / "method").glob("*.yaml") if "peft_type" in OmegaConf.load(p))
+MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
+SEEDED = {
+    "adalora",
+    "dora",
+    "hira",
+    "lora_ga",
+    "peft",
+    "randlora",
+    "rslora",
+    "shira",
+    "vera",
+}  # the others draw nothing
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning"),
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT's own wrapper
+]
+TOKENS = torch.randint(5, 261, (8, 12), generator=torch.Generator().manual_seed(5))
+
+
+def batch(model: str) -> dict[str, Tensor]:
+    labels = torch.tensor([0, 1] * 4) if model == "tiny_roberta" else TOKENS
+    return {"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS), "labels": labels}
+
+
+def logits(net: nn.Module, model: str) -> Tensor:
+    with torch.no_grad():
+        return net.eval()(**batch(model)).logits
+
+
+@pytest.fixture
+def plain(tiny_model: Tiny) -> Callable[[str], PreTrainedModel]:
+    """A small model without zeros, which could hide errors."""
+
+    def make(model: str) -> PreTrainedModel:
+        net = tiny_model(model)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+        return net
+
+    return make
+
+
+@pytest.fixture
+def method_of(compose: Compose) -> Callable[..., PeftTuner]:
+    def make(model: str, method: str, *overrides: str, **changes: Any) -> PeftTuner:
+        task = "grammar" if model == "tiny_roberta" else "restaurants"
+        chosen = compose(f"task={task}", f"model={model}", f"method={method}", "rank=4", *overrides).method
+        assert isinstance(chosen, PeftTuner)
+        return replace(chosen, **changes)
+
+    return make
+
+
+def train(method: PeftTuner, net: nn.Module, model: str, steps: int = 3) -> None:
+    optimizer = torch.optim.AdamW(method.parameter_groups(net), lr=1e-2, weight_decay=0)
+    for _ in range(steps):
+        net(**batch(model)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("protocol", ["paper", "fair"])
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", TUNERS)
+def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, protocol: str) -> None:
+    method, base = method_of(model, name, f"protocol={protocol}"), plain(model)
+    before, types = logits(base, model), {key: type(module) for key, module in base.named_modules()}
+    shapes = {key: tensor.shape for key, tensor in base.state_dict().items()}
+    generator = torch.get_rng_state()
+    net = method.attach(copy.deepcopy(base), [batch(model)] * 2)
+    assert torch.equal(torch.get_rng_state(), generator)  # the global generator is left alone
+    assert method.keeps_function
+    torch.testing.assert_close(logits(net, model), before, atol=1e-5, rtol=1e-5)
+
+    kept = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    train(method, net, model)
+    changed = {key for key, tensor in net.state_dict().items() if not torch.equal(tensor, kept[key])}
+    declared = {key for key, p in net.named_parameters(remove_duplicate=False) if p.requires_grad}
+    assert changed == declared - {key for key in declared - changed if key.endswith("key.bias")}  # it has no gradient
+    trained = logits(net, model)
+    assert not torch.allclose(trained, before, atol=1e-3)
+
+    state = {key: tensor.detach().clone() for key, tensor in method.state(net).items()}
+    torch.manual_seed(99)
+    again = method.attach(copy.deepcopy(base), [batch(model)] * 2)
+    with torch.no_grad():
+        for key, tensor in method.state(again).items():
+            tensor.copy_(state[key])
+    assert torch.equal(logits(again, model), trained)
+
+    watched = method.watched_names(plain(model), "")
+    merged = weights(net, watched)  # what the spectrum of updates is computed from
+    copied = copy.deepcopy(net)
+    assert method.merge(copied) is True
+    assert not list(adapters(copied))
+    assert {key: type(module) for key, module in copied.named_modules()} == types
+    assert {key: tensor.shape for key, tensor in copied.state_dict().items()} == shapes
+    torch.testing.assert_close(logits(copied, model), trained, atol=2e-5, rtol=2e-5)
+    for key, weight in weights(copied, watched).items():
+        torch.testing.assert_close(merged[key], weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TUNERS)
+def test_the_start_depends_only_on_the_seed(plain: Any, method_of: Any, name: str) -> None:
+    def start(seed: int, noise: int) -> dict[str, Tensor]:
+        torch.manual_seed(noise)
+        method = method_of("tiny_roberta", name, seed=seed)
+        net = method.attach(plain("tiny_roberta"), [batch("tiny_roberta")] * 2)
+        train(method, net, "tiny_roberta", 1)  # a mask of SHiRA shows only then
+        return net.state_dict()
+
+    first, again, other = start(0, 1), start(0, 2), start(1, 1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    differs = any(not torch.equal(first[key], other[key]) for key in first)
+    assert differs == (name in SEEDED)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("dora", peft.LoraConfig(r=4, lora_alpha=4, use_dora=True)),
+        ("pissa", peft.LoraConfig(r=4, lora_alpha=4, init_lora_weights="pissa")),
+        ("rslora", peft.LoraConfig(r=4, lora_alpha=4, use_rslora=True)),
+        ("vera", peft.VeraConfig(r=256, projection_prng_key=0)),
+        ("oft", peft.OFTConfig(oft_block_size=32)),
+        ("hira", peft.HiraConfig(r=4)),
+        ("miss", peft.MissConfig(r=4)),
+    ],
+)
+def test_training_equals_peft_used_directly(plain: Any, method_of: Any, name: str, config: peft.PeftConfig) -> None:
+    method = method_of("tiny_llama", name, "protocol=fair")
+    net = method.attach(plain("tiny_llama"))
+    base = plain("tiny_llama")
+    config.target_modules = method.target_names(base)  # pyright: ignore[reportAttributeAccessIssue]
+    torch.manual_seed(seed_of(0, "peft"))
+    other = peft.get_peft_model(base, config)
+    for one in (net, other):
+        optimizer = torch.optim.AdamW([p for p in one.parameters() if p.requires_grad], lr=1e-2)
+        for _ in range(2):
+            one.eval()(**batch("tiny_llama")).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    torch.testing.assert_close(logits(net, "tiny_llama"), logits(other, "tiny_llama"), atol=1e-6, rtol=1e-6)
+
+
+COMPARISON = {  # the form of the files in PEFT's method comparison
+    "alpha_pattern": {}, "auto_mapping": None, "base_model_name_or_path": None, "bias": "none", "corda_config": None,
+    "eva_config": None, "exclude_modules": None, "fan_in_fan_out": False, "inference_mode": False,
+    "init_lora_weights": True, "layer_replication": None, "layers_pattern": None, "layers_to_transform": None,
+    "loftq_config": {}, "lora_alpha": 64, "lora_bias": False, "lora_dropout": 0.0, "megatron_config": None,
+    "megatron_core": "megatron.core", "modules_to_save": None, "peft_type": "LORA", "r": 3, "rank_pattern": {},
+    "revision": None, "target_modules": ["v_proj", "q_proj"], "task_type": "CAUSAL_LM", "use_dora": False,
+    "use_rslora": True,
+}  # fmt: skip
+
+
+def written(folder: Path, **changes: Any) -> str:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(COMPARISON | changes))
+    return str(path)
+
+
+def test_a_file_of_pefts_method_comparison_runs(plain: Any, method_of: Any, compose: Compose, tmp_path: Path) -> None:
+    method = method_of("tiny_llama", "peft", adapter_config=written(tmp_path))
+    net = method.attach(plain("tiny_llama"))
+    assert {name.split(".")[-1] for name, _ in adapters(net)} == {"q_proj", "v_proj"}
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 2 * 3 * (32 + 32 + 32 + 16)
+    inline = method_of("tiny_llama", "peft", peft_type="LORA", config=dict(reversed(COMPARISON.items())))
+    assert json.dumps(inline.config) == json.dumps(method.config)  # neither place nor order counts
+    assert method.config["r"] == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"modules_to_save": ["classifier"]}, "head trains by method.train_head"),
+        ({"corda_config": {"cache_file": "/tmp/x"}}, r"corda_config\.cache_file would load files"),
+        ({"tokenizer_kwargs": {"a": 1}}, "would load files"),
+        ({"bias": "all"}, "use method.train_biases"),
+        ({"r": float("inf")}, "out of range"),
+        ({"init_lora_weights": "corda"}, "use eva or lora_ga"),
+        ({"a.b": 1}, "which is not a name"),
+    ],
+)
+def test_settings_that_are_refused_at_once(method_of: Any, config: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        method_of("tiny_roberta", "peft", config=config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"lora_alhpa": 3}}, r"config\.lora_alhpa is not known to PEFT's LORA; did you mean lora_alpha"),
+        ({"config": {"r": "x"}}, "not of the type of PEFT's default"),
+        ({"config": {"r": True}}, "not of the type of PEFT's default"),
+        ({"peft_type": "NOPE"}, "peft_type=NOPE is not known"),
+        ({"peft_type": "MISS", "config": {"r": 64}}, "PEFT refuses it"),
+    ],
+)
+def test_settings_that_peft_does_not_know(plain: Any, method_of: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        method_of("tiny_roberta", "peft", **changes).attach(plain("tiny_roberta"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_settings(method_of: Any, tmp_path: Path) -> None:
+    path = tmp_path / "adapter_config.json"
+    for text in ("[1]", "{", '{"r": 1, "r": 2}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is not a JSON"):
+            method_of("tiny_roberta", "peft", adapter_config=str(path))
+    with pytest.raises(UserError, match="cannot be read"):
+        method_of("tiny_roberta", "peft", adapter_config=str(tmp_path / "none.json"))
+
+
+def test_settings_on_the_command_line(compose: Compose) -> None:
+    arguments = spelled(["method=dora", "method.config={lora_dropout:0.1}", "method.config.lora_alpha=3"])
+    config = compose("task=grammar", "model=tiny_roberta", *arguments)
+    expected = {"lora_alpha": 3, "lora_dropout": 0.1, "use_dora": True}
+    assert public_config(config)["method"]["config"] == expected
+    assert spelled(["method.look=1"]) == ["method.look=1"]
+
+
+def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_of: Any, tmp_path: Path) -> None:
+    method = method_of("tiny_roberta", "peft", "protocol=paper", peft_type="LILY", config={"r": 4}, train_head=True)
+    net = method.attach(plain("tiny_roberta"))
+    train(method, net, "tiny_roberta")
+    trained = logits(net, "tiny_roberta")
+    assert not method.mergeable
+    assert method.merge(net) is False
+    method.save(net, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(plain("tiny_roberta"), str(tmp_path))
+    torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
+
+
+def test_dora_refuses_a_row_of_zeros(tiny_model: Tiny, method_of: Any) -> None:
+    with pytest.raises(UserError, match=r"lm_head has a row of zeros.*use method\.lm_head=null"):
+        method_of("tiny_llama", "dora", "protocol=paper").attach(tiny_model("tiny_llama"))  # of the padding token
+    assert method_of("tiny_llama", "dora", "protocol=paper", lm_head=None).attach(tiny_model("tiny_llama"))
+
+
+def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = method_of("tiny_roberta", "dora")
+    monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
+    with pytest.raises(
+        UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
+    ):
+        replace(chosen, rank=5)

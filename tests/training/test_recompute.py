@@ -1,0 +1,267 @@
+"""Gradient checkpointing and offloading leave every gradient as it is, and hold less in memory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import MPNetConfig, MPNetForSequenceClassification, PreTrainedModel
+
+from rosa_bench.api import run
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.models.attention import use_fast_attention
+from rosa_bench.system.errors import UserError
+from rosa_bench.training.compile import compiled
+from rosa_bench.training.offload import movable, offloaded
+from rosa_bench.training.recompute import recomputed
+
+Tiny = Callable[..., PreTrainedModel]
+Compose = Callable[..., RunConfig]
+MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
+CPU = torch.device("cpu")
+RUN = ["task=grammar", "model=tiny_roberta", "epochs=1", "batch_size=16", "limit_train=64", "limit_eval=32", "rank=2",
+       "device=cpu", "precision=float32"]  # fmt: skip
+
+
+def batch(model: nn.Module) -> dict[str, Tensor]:
+    tokens = torch.randint(5, 261, (3, 12), generator=torch.Generator().manual_seed(1))
+    return {"input_ids": tokens, "labels": torch.tensor([0, 1, 1]) if hasattr(model, "classifier") else tokens}
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    """The gradients of one step with dropout, from the same random numbers every time."""
+    torch.manual_seed(7)
+    model.zero_grad(set_to_none=True)
+    model.train()
+    model(**batch(model)).loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert expected
+    different = [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert not different
+
+
+def with_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.3
+    return model
+
+
+@pytest.fixture
+def mpnet() -> PreTrainedModel:
+    config = MPNetConfig(
+        vocab_size=261, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    model = MPNetForSequenceClassification(config)
+    use_fast_attention(model)
+    return model
+
+
+class Saved:
+    """Counts the elements that autograd keeps for the backward pass."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+
+    def __enter__(self) -> "Saved":
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.hooks.__exit__(*error)
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        self.elements += tensor.numel()
+        return tensor
+
+
+# Gradient checkpointing
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recomputing_leaves_gradients_unchanged_to_the_bit_with_dropout(tiny_model: Tiny, name: str) -> None:
+    model = with_dropout(tiny_model(name))
+    expected = gradients(model)
+    with recomputed(model):
+        found = gradients(model)
+    assert_equal(found, expected)
+    assert_equal(gradients(model), expected)  # and nothing is left behind
+
+
+def test_recomputing_works_with_mpnet_which_the_library_refuses(mpnet: PreTrainedModel) -> None:
+    assert not mpnet.supports_gradient_checkpointing
+    expected = gradients(with_dropout(mpnet))
+    with recomputed(mpnet):
+        assert_equal(gradients(mpnet), expected)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_inputs_of_blocks_are_kept(tiny_model: Tiny, name: str) -> None:
+    model = tiny_model(name).train()
+    with Saved() as plain:
+        model(**batch(model))
+    with recomputed(model), Saved() as less:
+        model(**batch(model))
+    assert less.elements < 0.6 * plain.elements
+
+
+def test_without_it_nothing_is_changed(tiny_model: Tiny) -> None:
+    model = tiny_model("tiny_roberta")
+    with recomputed(model, False):
+        assert not any("forward" in vars(block) for block in transformer_blocks(model))
+
+
+def test_a_decoder_gets_its_cache_back(tiny_model: Tiny) -> None:
+    model = tiny_model("tiny_llama")
+    assert model.config.use_cache
+    with recomputed(model):
+        assert not model.config.use_cache
+    assert model.config.use_cache
+    assert not any("forward" in vars(block) for block in transformer_blocks(model))
+
+
+@pytest.mark.slow  # the compiler's first use takes some seconds
+@pytest.mark.parametrize("name", MODELS)
+def test_recomputing_goes_with_compiling(tiny_model: Tiny, name: str) -> None:
+    model = tiny_model(name)  # without dropout, whose numbers compiled code draws in its own way
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    model.config.attention_dropout = 0.0
+    expected = gradients(model)
+    with recomputed(model), compiled(model, "default", backend="aot_eager"):
+        found = gradients(model)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_same_scores_and_no_deviation(in_folder: None) -> None:
+    plain, less = run(RUN), run([*RUN, "gradient_checkpointing=true"])
+    assert less.config["gradient_checkpointing"] is True
+    assert less.deviations == plain.deviations
+    assert less.id != plain.id
+    assert less.scores is not None
+    assert plain.scores is not None
+    assert less.scores.last == plain.scores.last
+
+
+@pytest.fixture
+def in_folder(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+def test_networks_without_blocks_are_refused(compose: Compose) -> None:
+    with pytest.raises(UserError, match=r"gradient_checkpointing=true is not for task=synthetic.*=false"):
+        compose("task=synthetic", "model=mlp1", "gradient_checkpointing=true")
+
+
+# Offloading
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*((name, method) for name in MODELS for method in ("lora", "rosa", "ia3")), ("tiny_roberta", "head_only")],
+)
+def test_loading_block_by_block_leaves_gradients_unchanged_to_the_bit(
+    tiny_model: Tiny, compose: Compose, name: str, method: str
+) -> None:
+    model, chosen = with_dropout(tiny_model(name)), made(compose, name, method)
+    chosen.attach(model)
+    expected, before = gradients(model), {name: t.clone() for name, t in model.state_dict().items()}
+    with offloaded(model, chosen, CPU) as loader, recomputed(model):
+        found = gradients(model)
+        resident = [
+            all(tensor.data_ptr() != stored.data_ptr() for tensor, stored in zip(*pair, strict=True))
+            for pair in zip(loader.blocks, loader.stored, strict=True)
+        ]
+    # One block at a time. The backward pass ends with the first one, and does not reach the blocks below a lone head.
+    assert resident == ([False, True] if method == "head_only" else [True, False])
+    assert_equal(found, expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert_equal(gradients(model), expected)
+
+
+def test_what_a_method_changes_stays(tiny_model: Tiny, compose: Compose) -> None:
+    model, method = tiny_model("tiny_roberta"), made(compose, "tiny_roberta", "rosa")
+    method.attach(model)
+    moved = {id(tensor) for tensors in movable(model, method) for tensor in tensors}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        changed = tensor.requires_grad or name.endswith("residual")  # which ROSA's draws write into
+        in_block = "encoder.layer" in name and tensor.ndim > 1
+        assert (id(tensor) in moved) is (in_block and not changed), name
+
+
+def test_a_method_that_trains_everything_is_refused(tiny_model: Tiny, compose: Compose) -> None:
+    method = made(compose, "tiny_roberta", "ft")
+    model = method.attach(tiny_model("tiny_roberta"))
+    with pytest.raises(UserError, match=r"method=ft changes every weight.*offload=null"), offloaded(model, method, CPU):
+        pass
+
+
+def test_offloading_is_refused_where_it_cannot_help(compose: Compose, in_folder: None) -> None:
+    with pytest.raises(UserError, match=r"offload=layers needs gradient_checkpointing=true"):
+        compose(*RUN, "offload=layers")
+    with pytest.raises(UserError, match=r"offload=layers moves weights out of a GPU's memory.*device=cpu"):
+        run([*RUN, "offload=layers", "gradient_checkpointing=true"])
+    with pytest.raises(UserError, match=r"offload=layers does not work with compile=default"):
+        compose(*RUN, "offload=layers", "gradient_checkpointing=true", "compile=default")
+
+
+def made(compose: Compose, model: str, method: str) -> Any:
+    task = "grammar" if model == "tiny_roberta" else "restaurants"
+    return compose(f"task={task}", f"model={model}", f"method={method}", "protocol=fair", "rank=4").method
+
+
+# With a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("offload", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_on_a_gpu_gradients_are_equal_and_memory_is_saved(
+    tiny_model: Tiny, compose: Compose, name: str, offload: bool, autocast: bool
+) -> None:
+    gpu = torch.device("cuda")
+    model = with_dropout(tiny_model(name)).to(gpu)  # pyright: ignore[reportArgumentType]
+    method = made(compose, name, "lora")
+    method.attach(model)
+
+    def step() -> dict[str, Tensor]:
+        torch.manual_seed(7)
+        model.zero_grad(set_to_none=True)
+        model.train()
+        inputs = {key: tensor.to(gpu) for key, tensor in batch(model).items()}
+        with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
+            loss = model(**inputs).loss
+        loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    expected, used = step(), torch.cuda.memory_allocated()
+    with offloaded(model, method, gpu) if offload else nullcontext(), recomputed(model):
+        found = step()
+        if offload:
+            assert torch.cuda.memory_allocated() < used
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_with_both_ends_like_a_plain_one(in_folder: None) -> None:
+    on_gpu = [word for word in RUN if not word.startswith("device=")] + ["device=cuda", "method=rosa", "epochs=2"]
+    plain = run(on_gpu)
+    both = run([*on_gpu, "gradient_checkpointing=true", "offload=layers"])
+    assert both.scores is not None
+    assert plain.scores is not None
+    assert both.scores.selection_score == pytest.approx(plain.scores.selection_score, abs=0.05)
