@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import hydra
 import pytest
@@ -10,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.build import build
+from rosa_bench.config.compose import default_for
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -401,13 +403,14 @@ def test_rosas_period_depends_on_protocol_and_recipe(compose: Compose, task: str
 @pytest.mark.parametrize(
     ("table", "found"),
     [
-        ("{fair: {glue: 3, otherwise: 4}, glue: 5}", 3),
-        ("{fair: {e2e: 3, otherwise: 4}, glue: 5}", 4),
-        ("{fair: {e2e: 3}, glue: 5}", 5),  # what the table inside lacks is looked up outside
-        ("{paper: 3, otherwise: {glue: 6}}", 6),
+        ({"fair": {"glue": 3, "otherwise": 4}, "glue": 5}, 3),
+        ({"fair": {"e2e": 3, "otherwise": 4}, "glue": 5}, 4),
+        ({"fair": {"e2e": 3}, "glue": 5}, 5),  # what the table inside lacks is looked up outside
+        ({"paper": 3, "otherwise": {"glue": 6}}, 6),
+        ({"fair": None, "glue": 5}, None),
     ],
 )
-def test_an_entry_of_a_table_of_defaults_may_be_a_table(compose: Compose, table: str, found: float) -> None:
-    method = compose("method=rosa", "protocol=fair", f"+method.default_resample_every={table}").method
-    assert isinstance(method, Rosa)
-    assert method.resample_every == found
+def test_an_entry_of_a_table_of_defaults_may_be_a_table(table: dict[str, Any], found: float | None) -> None:
+    group = {"name": "mine", "default_every": table}
+    root = OmegaConf.create({"method": group, "protocol": {"name": "fair"}, "recipe": "glue"})
+    assert default_for("method.every", _root_=root) == found

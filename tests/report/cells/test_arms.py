@@ -92,10 +92,8 @@ def test_a_setting_that_arms_do_not_share_is_in_their_names(make_memorised: Make
 
 
 def test_a_default_period_is_named_too(make_memorised: MakeRecord) -> None:
-    names = labels(
-        *(make_memorised(0.5, "method=rosa", "rank=2", f"protocol={protocol}") for protocol in ("paper", "fair"))
-    )
-    assert names == ["ROSA r=2, every 1 epochs", "ROSA r=2"]
+    for protocol, name in (("paper", "ROSA r=2, every 1 epochs"), ("fair", "ROSA r=2")):
+        assert labels(make_memorised(0.5, "method=rosa", "rank=2", f"protocol={protocol}")) == [name]
 
 
 def test_arms_are_in_the_order_of_legends(make_memorised: MakeRecord) -> None:
