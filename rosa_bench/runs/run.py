@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.record import (
@@ -77,9 +78,11 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         with meter.phase("forgetting") if config.forgetting_on else nullcontext():
             forgetting = measured_before(resolved, problem)
         meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
+        plain = list(problem.model.buffers())
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
+        record.parameters.saved_bytes = saved_bytes(config.method, model, plain)
         if config.offload:
             movable(model, config.method)  # refused before anything is recorded
     earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None

@@ -69,6 +69,17 @@ def write_rows(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
 # A run and its record
 
 
+def test_the_saved_size_counts_what_training_can_change(make_setup: MakeSetup) -> None:
+    full = run(make_setup("method=ft", "epochs=1")).parameters
+    lora = run(make_setup("method=lora", "protocol=fair", "epochs=1")).parameters
+    rosa = run(make_setup("method=rosa", "protocol=fair", "method.resample_every=1", "epochs=1")).parameters
+    assert full.total and lora.trainable and rosa.trainable
+    assert full.saved_bytes == 4 * full.total  # float32
+    assert lora.saved_bytes == 4 * lora.trainable
+    hidden, layers, weights = 32, 2, 4
+    assert rosa.saved_bytes == 4 * (rosa.trainable + layers * weights * hidden**2)  # residuals change at each draw
+
+
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: str, protocol: str) -> None:
