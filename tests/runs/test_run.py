@@ -53,7 +53,11 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: p
 
 PROJECTED = ("galore", "fira", "apollo", "flora")  # everything trains; the first projector comes before the first step
 SHARING_OUT = ("adalora",)  # ranks, between steps: no new subspace is drawn
-CHANGING = {"rosa": ["method.resample_every=1"], "blockwise": ["method.blocks=1", "method.every=3"]}
+CHANGING = {
+    "rosa": ["method.resample_every=1"],
+    "switch_lora": ["method.resample_every=2", "method.decay=0"],
+    **{name: ["method.blocks=1", "method.every=3"] for name in ("blockwise", "lisa", "badam")},
+}
 
 
 def every_epoch(method: str) -> list[str]:
@@ -95,7 +99,10 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert 0 < trained <= total
     assert (trained == total) == (method in {"ft", *PROJECTED})
 
-    draws = {"rosa": 1, "rso": 8, "relora": 8, "blockwise": 3, **dict.fromkeys(PROJECTED, 1)}  # in 2 epochs of 5 steps
+    draws = {  # in 2 epochs of 5 steps
+        "rosa": 1, "rso": 8, "relora": 8, "switch_lora": 72, **dict.fromkeys(("blockwise", "lisa", "badam"), 3),
+        **dict.fromkeys(PROJECTED, 1),
+    }  # fmt: skip
     assert record.resamples == draws.get(method, 0)
     changes = record.resamples or method in SHARING_OUT
     assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if changes else [])}
