@@ -64,6 +64,11 @@ def bottlenecks(sizes: Any, method: Any) -> int:
     return len(method.places) * sizes.blocks * each + norms + (sizes.head if method.train_head else 0)
 
 
+def prefixes(sizes: Any, method: Any) -> int:
+    """Keys and values of every block; the head if the protocol says so."""
+    return 2 * sizes.blocks * method.tokens * sizes.keys + (sizes.head if method.train_head else 0)
+
+
 FORMULAS: dict[str, Formula] = {
     "ft": lambda sizes, _: sizes.total,
     "head_only": lambda sizes, _: sizes.head,
@@ -71,6 +76,9 @@ FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("blockwise", "lisa"), lambda sizes, method: sizes.total if method.blocks == sizes.blocks else -1),
     "badam": lambda sizes, method: method.blocks * sizes.block + sizes.head,
     "prompt_tuning": lambda sizes, method: method.tokens * sizes.width + (sizes.head if method.train_head else 0),
+    "p_tuning": lambda sizes, method: (  # and a network of three layers, each as wide as the model
+        method.tokens * sizes.width + 3 * (sizes.width + 1) * sizes.width + (sizes.head if method.train_head else 0)
+    ),
     "ia3": lambda sizes, method: sizes.beside + sum(pair[method.side == "input"] for pair in sizes.targets),
     **dict.fromkeys(("lora", "lora_plus", "rosa"), factors),
     "rso": first_factor,
@@ -90,9 +98,7 @@ FORMULAS: dict[str, Formula] = {
         columns * (method.config["oft_block_size"] - 1) // 2 for _, columns in sizes.targets
     ),
     **dict.fromkeys(("houlsby", "pfeiffer", "lin"), bottlenecks),
-    "p_tuning_v2": lambda sizes, method: (
-        2 * sizes.blocks * method.tokens * sizes.keys + (sizes.head if method.train_head else 0)
-    ),
+    **dict.fromkeys(("p_tuning_v2", "prefix_tuning"), prefixes),
     **dict.fromkeys(("galore", "fira", "apollo", "flora"), lambda sizes, _: sizes.total),
 }  # fmt: skip
 
