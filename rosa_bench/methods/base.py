@@ -82,6 +82,7 @@ class Method(Checked, ABC):
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
+    takes_turns      whether only some of the declared parameters train at a time
     """
 
     name: str = setting("as on the command line", is_name=True)
@@ -104,6 +105,7 @@ class Method(Checked, ABC):
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     supports_checkpointing: ClassVar[bool] = True
+    takes_turns: ClassVar[bool] = False
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
