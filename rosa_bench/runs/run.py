@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.batches import Batch, Batches, to_device
+from rosa_bench.data.batches import Batch, Batches, NoBatches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
@@ -79,6 +79,8 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
+        if not config.method.trains:
+            resolved, problem = without_training(resolved, problem, record)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
         if config.offload:
             movable(model, config.method)  # refused before anything is recorded
@@ -104,6 +106,22 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     checkpoints.clear()
     say_end(resolved, record)
     return record
+
+
+def without_training(
+    resolved: ResolvedRun, problem: PreparedTask, record: RunRecord
+) -> tuple[ResolvedRun, PreparedTask]:
+    """Return a run with an epoch without steps for each of the method's candidates, and name these in the record."""
+    config = resolved.config
+    if problem.drawn_head:
+        log.warning(
+            "method=%s trains nothing, and the task's head has random weights, so the scores are those of chance; give "
+            "a model that was fine-tuned for this task and saved with save_model=true: model.path=FOLDER",
+            config.method.name,
+        )
+    record.candidates = config.method.candidates(problem.model)
+    shortened = replace(config, epochs=len(record.candidates))
+    return replace(resolved, config=shortened), replace(problem, train=NoBatches(problem.train.batch_size))
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
@@ -152,7 +170,12 @@ def train_and_score(
         scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
         log.info("continuing from step %d", earlier.values["training"]["step"])
     steps_per_epoch = len(problem.train)
-    bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
+    bar = TrainingProgress(
+        epochs=config.epochs,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=problem.train.batch_size,
+        names=record.candidates or (),
+    )
     with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
         stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)

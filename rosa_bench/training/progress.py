@@ -33,10 +33,19 @@ class TrainingProgress(Observer):
     """Shows epoch, step, loss, learning rate, examples per second and time left.
 
     It reads the losses only a few times a second (`due`), because each read makes the host wait for the GPU.
+    ``names`` are those of the candidates of a method that trains nothing, one per epoch.
     """
 
-    def __init__(self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None):
-        self.epochs = epochs
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int,
+        names: Sequence[str] = (),
+        console: Console | None = None,
+    ):
+        self.epochs, self.names = epochs, names
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
         console = console or get_console()
@@ -96,4 +105,5 @@ class TrainingProgress(Observer):
         if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs:
             return
         figures = "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
-        log.info("epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)
+        kind, what = ("candidate", self.names[epoch]) if self.names else ("epoch", f"train loss {loss:#.4g}")
+        log.info("%s %d/%d  %s  %s  (%.1f s)", kind, epoch + 1, self.epochs, what, figures, seconds)
