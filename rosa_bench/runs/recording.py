@@ -200,7 +200,7 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
         log.warning(
             "stopped after epoch %d of %d: %s", record.stopped.epoch, resolved.config.epochs, record.stopped.reason
         )
-    elif record.has_collapsed:
+    elif record.has_collapsed and not record.candidates:
         log.warning(
             "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
         )
