@@ -63,7 +63,8 @@ def page(entries: Mapping[str, Mapping[str, Entry]]) -> str:
 def beginning(name: str) -> list[str]:
     """Return the cells of a method's row that its yaml alone decides."""
     known = Entry(**about(name))
-    paper = f"[{known.paper}]({known.link}) ({known.year})" if known.paper else ""
+    title = f"[{known.paper}]({known.link})" if known.link else known.paper  # not every paper is on arXiv
+    paper = f"{title} ({known.year})" if title else ""
     return [f"`{name}`", known.trains, paper]
 
 

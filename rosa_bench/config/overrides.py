@@ -12,6 +12,7 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.printable import printable
 
 LONGEST = 500  # characters of a message in the words of a library, which may quote a value
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
@@ -71,8 +72,8 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
-        listed = ", ".join(error.options)
-        return f"{group}={name} is not known; choose one of: {listed}{plugin}{did_you_mean(name, error.options)}"
+        listed, meant = ", ".join(error.options), did_you_mean(name, error.options)
+        return f"{group}={printable(name)} is not known; choose one of: {listed}{plugin}{meant}"
     if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
         return str(error.__context__)  # raised by one of our resolvers
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None

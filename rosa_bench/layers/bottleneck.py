@@ -25,8 +25,9 @@ class Bottleneck(nn.Module):
         options: dict[str, Any] = {"device": like.device, "dtype": like.dtype}
         self.nonlinearity = nonlinearity
         self.norm = nn.LayerNorm(width, **options) if own_norm else nn.Identity()
-        self.down = skip_init(nn.Linear, width, size, **options)  # nothing is drawn from torch's global generator
-        self.up = skip_init(nn.Linear, size, width, **options)
+        # Nothing is drawn from torch's global generator.
+        self.down: nn.Linear = skip_init(nn.Linear, width, size, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        self.up: nn.Linear = skip_init(nn.Linear, size, width, **options)  # pyright: ignore[reportAttributeAccessIssue]
 
     @torch.no_grad()
     def start(self, draws: torch.Generator) -> None:

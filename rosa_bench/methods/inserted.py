@@ -51,7 +51,7 @@ class Inserted(Method):
 
         tensors = {name: parameter.detach().contiguous() for name, parameter in self._kept(model).items()}
         save_file(tensors, folder / TENSORS)
-        settings = {field.name: getattr(self, field.name) for field, known in settings_of(self) if known.identity}
+        settings = {field.name: getattr(self, field.name) for field, _ in settings_of(self)}
         adapter = {"class": type(self).__name__, "base": _base(model), "settings": settings}
         (folder / SETTINGS).write_text(json.dumps(adapter, indent=2) + "\n", encoding="utf-8")
 
@@ -96,7 +96,7 @@ class Inserted(Method):
             if adapter["class"] != cls.__name__:
                 raise UserError(f"{path} is an adapter of class {adapter['class']}; load it with that class")
             schema: Any = OmegaConf.structured(cls, flags={"readonly": False})  # or a frozen one could not be filled
-            return OmegaConf.to_object(OmegaConf.merge(schema, {**_UNUSED, **adapter["settings"]}))  # pyright: ignore[reportReturnType]
+            return OmegaConf.to_object(OmegaConf.merge(schema, adapter["settings"]))  # pyright: ignore[reportReturnType]
         except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UserError(f"{path} cannot be read as an adapter: {reason}") from error
@@ -105,10 +105,6 @@ class Inserted(Method):
         """Return the parameters that an adapter's file holds, by name."""
         chosen = {id(parameter) for parameter in (*self.inserted(model), *self.head_parameters(model))}
         return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
-
-
-# Settings that do not change a function, so adapters do not store them.
-_UNUSED: dict[str, Any] = {"title": "", "default_lr": {}, "look": {}, "about": {}}
 
 
 def _base(model: nn.Module) -> str | None:

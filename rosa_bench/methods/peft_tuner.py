@@ -177,7 +177,7 @@ class PeftTuner(AdapterMethod):
         device = next(model.parameters()).device
         shapes_only = device.type == "meta"  # there are no values to start from
         if shapes_only and hasattr(config, "init_lora_weights"):
-            config.init_lora_weights, start = True, None
+            config.init_lora_weights, start = True, None  # pyright: ignore[reportAttributeAccessIssue]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             if not shapes_only:

@@ -1,7 +1,7 @@
 """AdamW whose moments of some weights live in a small space, given by a projector of each weight.
 
 Sources: GaLore (arXiv 2403.03507, Algorithm 2), Fira (arXiv 2410.01623, Algorithm 1), APOLLO (arXiv 2412.05270,
-Algorithm 1). As in these authors' code, eps is added to the root of the second moment before its bias is corrected.
+Algorithm 1). As in `pytorch_optimizer`, eps is added to the root of the second moment before its bias is corrected.
 Weight decay is decoupled and comes first, as in PyTorch's AdamW.
 """
 
@@ -17,7 +17,7 @@ from torch.linalg import vector_norm
 
 State = dict[str, Tensor]
 GROWTH = 1.01  # largest growth of a norm from one step to the next; both papers' gamma
-TINY = 1e-8  # added to norms that divide, as in the authors' code
+TINY = 1e-8  # added to norms that divide, as in `pytorch_optimizer`
 
 # From a tall gradient, its projection, Adam's direction in the small space, the projector and the state: the update.
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor, State], Tensor]

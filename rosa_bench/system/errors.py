@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection, Iterable
 
+from rosa_bench.system.printable import printable
+
 
 class UserError(ValueError):
     """A mistake that the user can fix. Its message is one line: what is wrong, and what to do."""
@@ -26,7 +28,8 @@ def one_of(key: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless ``value`` is one of ``choices``."""
     if value not in choices:
         listed = ", ".join(choices)
-        raise UserError(f"{key}={value} is not known; choose one of: {listed}{did_you_mean(value, choices)}")
+        shown = printable(str(value))
+        raise UserError(f"{key}={shown} is not known; choose one of: {listed}{did_you_mean(value, choices)}")
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

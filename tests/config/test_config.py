@@ -15,6 +15,7 @@ from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.adapted import AdapterMethod, LowRankMethod
+from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.spec import Encoder, Model
@@ -188,6 +189,7 @@ def test_methods_take_their_defaults_from_the_protocol(compose: Compose, name: s
     if isinstance(method, LowRankMethod):
         assert (method.rank, method.scale) == (8, 1.0)
     if name == "lora":  # the methods made of it have their own initialisation
+        assert isinstance(method, Lora)
         assert method.init == {"paper": "normal", "fair": "kaiming"}[protocol]
     if name == "rosa":
         assert isinstance(method, Rosa)

@@ -151,17 +151,17 @@ def shown(record: RunRecord) -> tuple[Any, ...]:
 
 
 def test_an_interrupted_search_goes_on_where_it_was(make_run: MakeRun) -> None:
-    overrides = ("method=laser", *FAIR, "checkpoint_s=0")
+    overrides = ("method=laser", "method.kept=[0.5,0.1]", *FAIR, "checkpoint_s=0")
     alone = run(make_run(*overrides, "results_dir=alone", "output_dir=alone"))
     assert alone.candidates
     resolved, count = make_run(*overrides), 0
-    for stop in (3, 4, 20):
+    for stop in (3, 4, 15):
         with pytest.raises(KeyboardInterrupt):
             run(resolved, [StopAfter(stop)])
     rest = StopAfter(0)
     again = run(resolved, [rest])
     count = rest.evaluated
-    assert count == len(alone.candidates) - 19  # the last stop came before its checkpoint
+    assert count == len(alone.candidates) - 14  # the last stop came before its checkpoint
     assert shown(again) == shown(alone)
 
 
@@ -169,7 +169,7 @@ def test_a_saved_model_is_reduced_and_saved_again(make_run: MakeRun, caplog: pyt
     first = make_run("method=ft", "epochs=2", "lr=3e-3", *FAIR, "save_model=true")
     trained = run(first)
     caplog.set_level(logging.INFO)
-    second = make_run("method=laser", *FAIR, "save_model=true", f"model.path={first.saved_model}")
+    second = make_run("method=laser", "method.kept=[0.5,0.1]", *FAIR, "save_model=true", f"model.path={first.saved_model}")
     record = run(second)
     assert "random weights" not in caplog.text
     assert "training nothing, choosing among" in caplog.text

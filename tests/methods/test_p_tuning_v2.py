@@ -54,7 +54,7 @@ def test_an_encoder_attends_to_the_prefix_and_the_text(small: Any, name: str) ->
             hidden: Tensor, *given: Any, module: Any = module, how: Any = (projections, prefix), **_: Any
         ) -> Any:
             bias = given[1] if len(given) > 1 and isinstance(given[1], Tensor) else 0.0
-            context = by_hand(*how, hidden, small.mask, bias)
+            context = by_hand(how[0], how[1], hidden, small.mask, bias)
             return (module.o(context) if hasattr(module, "o") else context), None
 
         module.forward = forward

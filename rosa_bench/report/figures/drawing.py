@@ -1,5 +1,6 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,7 +84,9 @@ class Drawing:
         pictures = {}
         for kind, metadata in UNDATED.items():
             file = BytesIO()
-            with styled():
+            with styled(), warnings.catch_warnings():
+                # A text of absurd length leaves no room for the axes. The figure is drawn anyway, without the layout.
+                warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
                 self.figure.savefig(file, format=kind, metadata=metadata)
             pictures[kind] = file.getvalue()
         return pictures
