@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rosa_bench.data.batches import IGNORED
 from rosa_bench.layers.gradients import evaluating
 
+IGNORED = -100  # the label that the losses of transformers leave out
 Row = Mapping[str, Tensor]  # a batch of one example
 
 
@@ -37,9 +37,10 @@ def fisher_information(
     Source: Sung et al., "Training Neural Networks with Fixed Sparse Masks", arXiv 2111.09839, equations (5) and (6).
     """
     sums, count = [torch.zeros_like(weight) for weight in weights], 0
-    # This kernel's backward pass gives the same bits every time, so a resumed run finds the same entries.
+    # The other kernels may add in any order. A resumed run must find as many entries of each weight as before.
     with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        for count, row in enumerate(rows, start=1):
+        for row in rows:
+            count += 1
             labelled = row if draw is None else with_drawn_labels(model, row, draw)
             gradients = torch.autograd.grad(surprise(model, labelled), weights, allow_unused=True)
             for total, gradient in zip(sums, gradients, strict=True):
@@ -62,7 +63,7 @@ def surprise(model: nn.Module, row: Row) -> Tensor:
 
 @torch.no_grad()
 def with_drawn_labels(model: nn.Module, row: Row, draw: torch.Generator) -> Row:
-    """Return the row with labels that are drawn from the model, on the CPU. Labels that do not count stay as they are."""
+    """Return the row with labels that are drawn from the model, on the CPU. Labels that do not count are left alone."""
     labels, logits = row["labels"], model(**row).logits
     if labels.is_floating_point():
         noise = torch.randn(labels.shape, generator=draw).to(labels)

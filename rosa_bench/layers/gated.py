@@ -88,7 +88,7 @@ class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, frozen: Tensor, difference: Tensor, a: Tensor, group: Tensor | None) -> Tensor:
         gates = random_gate(a)
-        ctx.save_for_backward(difference, gates, group)
+        ctx.save_for_backward(difference, gates, group)  # pyright: ignore[reportArgumentType] - None is allowed
         change = gates * difference
         return frozen + (change if group is None else group * change)
 

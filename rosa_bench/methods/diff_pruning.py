@@ -54,9 +54,7 @@ class DiffPruning(SparseMethod):
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         """Return the gates apart: they have a learning rate of their own, and do not decay."""
-        gates = {
-            id(gate) for form in self.differences(model) for gate in (form.a, form.group) if gate is not None
-        }
+        gates = {id(gate) for form in self.differences(model) for gate in (form.a, form.group) if gate is not None}
         [group] = super().parameter_groups(model)
         return [
             {"params": [parameter for parameter in group["params"] if id(parameter) not in gates]},

@@ -1,8 +1,9 @@
 """FISH mask: the weights with the largest Fisher information train, and all others stay as they are.
 
 The mask is chosen once, before training, and never changes. Only the chosen entries have gradients and optimizer state:
-24 bytes each with AdamW, where full fine-tuning has 12 for every entry. Choosing them takes two numbers for every
-weight of the body, less than full fine-tuning keeps. A resumed run chooses them again, and finds the same.
+24 bytes each with AdamW in float32, where full fine-tuning has 12 for every entry. A pass forms the weights that have
+chosen entries anew, which adds up to 4 bytes for each of their entries. Choosing takes two numbers for every weight of
+the body, less than full fine-tuning keeps. A resumed run chooses again, and takes the mask from its checkpoint.
 
 Source: Sung et al., "Training Neural Networks with Fixed Sparse Masks", arXiv 2111.09839. As in the authors' code, the
 head is not part of the mask. We differ in that dropout is off while the mask is chosen.

@@ -11,13 +11,17 @@ SHAPES = st.lists(st.sampled_from([(1,), (3,), (2, 5), (4, 1), (2, 3, 2)]), min_
 
 
 @given(SHAPES, st.data())
-def test_the_largest_entries_are_those_that_a_sort_puts_first(shapes: list[tuple[int, ...]], data: st.DataObject) -> None:
+def test_the_largest_entries_are_those_that_a_sort_puts_first(
+    shapes: list[tuple[int, ...]], data: st.DataObject
+) -> None:
     torch.manual_seed(len(shapes))
     scores = [torch.rand(shape) for shape in shapes]
     count = data.draw(st.integers(1, sum(score.numel() for score in scores)))
     found = largest_entries(scores, count)
     every = sorted(
-        (-value, owner, place) for owner, score in enumerate(scores) for place, value in enumerate(score.flatten().tolist())
+        (-value, owner, place)
+        for owner, score in enumerate(scores)
+        for place, value in enumerate(score.flatten().tolist())
     )
     expected = sorted((owner, place) for _, owner, place in every[:count])
     assert [(owner, place) for owner, part in enumerate(found) for place in part.tolist()] == expected

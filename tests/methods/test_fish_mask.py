@@ -62,7 +62,7 @@ def by_brute_force(model: nn.Module, weights: list[nn.Parameter], given: list[Ba
             else:
                 each = logits[0].log_softmax(-1)
                 total = sum(each[at - 1, labels[at]] for at in range(1, len(labels)) if labels[at] != IGNORED)
-            gradients = torch.autograd.grad(total, weights, allow_unused=True)  # pyright: ignore[reportArgumentType]
+            gradients = torch.autograd.grad(total, weights, allow_unused=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
             for place, gradient in enumerate(gradients):
                 sums[place] += 0 if gradient is None else gradient**2
             count += 1

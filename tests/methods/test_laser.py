@@ -169,7 +169,9 @@ def test_a_saved_model_is_reduced_and_saved_again(make_run: MakeRun, caplog: pyt
     first = make_run("method=ft", "epochs=2", "lr=3e-3", *FAIR, "save_model=true")
     trained = run(first)
     caplog.set_level(logging.INFO)
-    second = make_run("method=laser", "method.kept=[0.5,0.1]", *FAIR, "save_model=true", f"model.path={first.saved_model}")
+    second = make_run(
+        "method=laser", "method.kept=[0.5,0.1]", *FAIR, "save_model=true", f"model.path={first.saved_model}"
+    )
     record = run(second)
     assert "random weights" not in caplog.text
     assert "training nothing, choosing among" in caplog.text

@@ -94,7 +94,6 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
 
     total, trained = record.parameters.total, record.parameters.trainable
     assert trained and total
-    assert 0 < trained
     assert (trained <= total) == (method != "diff_pruning")  # which trains a difference and a gate for every weight
     assert (trained == total) == (method in {"ft", *PROJECTED})
 
