@@ -11,7 +11,8 @@ from pathlib import Path
 
 from rosa_bench.cli.methods import count, memory
 from rosa_bench.config.compose import Composer, composing
-from rosa_bench.runs.catalogue import Entry, about, catalogue, method_names
+from rosa_bench.config.groups import names_in
+from rosa_bench.runs.catalogue import Entry, about, catalogue
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 MODELS = {"roberta_base": "RoBERTa-base", "gpt2": "GPT-2"}
@@ -53,7 +54,7 @@ def page(entries: Mapping[str, Mapping[str, Entry]]) -> str:
     titles = [f"{title}: {what}" for title in MODELS.values() for what in ("trained", "optimizer")]
     lines = [_row(["method", "trains", "paper", *titles, "merges", "starts equal"])]
     lines.append(_row(["---", "---", "---", *["---:"] * len(titles), "---", "---"]))
-    for name in method_names():
+    for name in names_in("method"):
         ours = [of_model[name] for of_model in entries.values()]
         cells = [cell for one in ours for cell in _size(one)]
         lines.append(_row([*beginning(name), *cells, *_flags(ours)]))

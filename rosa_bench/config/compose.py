@@ -47,20 +47,26 @@ def default_of(declared: Field) -> Any:
 def default_for(key: str, *, _root_: DictConfig) -> Any:
     """Return the default of a setting of a group, such as ``method.lr``, from ``default_lr`` in the group's yaml.
 
-    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. Raises `UserError`
-    if none of them has it.
+    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. An entry may be
+    such a table itself: ``{fair: {synthetic: 20, otherwise: 0}, glue: 2}``. Raises `UserError` if none of them has it.
     """
     if (given := OmegaConf.select(_root_, f"default.{key}")) is not None:
         return given
     group, _, name = key.partition(".")
-    choices = _root_[group][f"default_{name}"]
-    for choice in (_root_.protocol.name, _root_.recipe, "otherwise"):
-        if choice in choices:
-            return choices[choice]
+    wanted = (_root_.protocol.name, _root_.recipe, "otherwise")
+    for found in _entries(_root_[group][f"default_{name}"], wanted):
+        return found
     chosen = _root_[group].name
     raise UserError(
         f"{group}={chosen} has no default {name} for protocol={_root_.protocol.name} and this task; set {key} yourself"
     )
+
+
+def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
+    """Yield the entries of a table of defaults that ``wanted`` leads to, in its order; those of tables inside too."""
+    for name in wanted:
+        if name in table:
+            yield from _entries(table[name], wanted) if isinstance(table[name], DictConfig) else [table[name]]
 
 
 @contextmanager

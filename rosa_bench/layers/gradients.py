@@ -38,7 +38,7 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
             if calls[layer]:
                 sums[layer] = gradient
             else:
-                found[layer] = _leading(gradient, rank)
+                found[layer] = leading_directions(gradient, rank)
 
         y.register_hook(take)
 
@@ -50,7 +50,7 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
     finally:
         for hook in hooks:
             hook.remove()
-    return [found[it] if it in found else _leading(torch.zeros_like(it.residual), rank) for it in layers]
+    return [found[it] if it in found else leading_directions(torch.zeros_like(it.residual), rank) for it in layers]
 
 
 def weight_gradient(
@@ -76,7 +76,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _leading(gradient: Tensor, rank: int) -> Tensor:
+def leading_directions(gradient: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n r in"]:
+    """Return the top ``rank`` right singular directions. Raises ValueError if the gradient is not finite."""
     if not torch.isfinite(gradient).all():
         raise ValueError("the gradient of a weight contains NaN or Inf")
     return leading_basis(gradient, rank)

@@ -12,9 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.layers.gradients import evaluating
+from rosa_bench.layers.gradients import evaluating, leading_directions
 from rosa_bench.layers.linear import LINEAR_TYPES, Linear, weight_of
-from rosa_bench.lowrank import leading_basis
 
 NAME = "projector"  # of the buffer
 
@@ -65,9 +64,7 @@ def gradient_projectors(model: nn.Module, loss: Callable[[], Tensor], rank: int)
     found = []
     for it, gradient in zip(every, gradients, strict=True):
         whole = torch.zeros_like(it.weight) if gradient is None else gradient
-        if not torch.isfinite(whole).all():
-            raise ValueError("the gradient of a weight contains NaN or Inf")
-        found.append(leading_basis(whole.mT if it.transposed else whole, rank).mT)
+        found.append(leading_directions(whole.mT if it.transposed else whole, rank).mT)
     return found
 
 

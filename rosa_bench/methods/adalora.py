@@ -148,12 +148,12 @@ class AdaLora(PeftTuner):
             for (_, (_, e, _)), keep in zip(tracked, kept, strict=True):
                 e.factor.mul_(keep[:, None])
             if step < self.phases(length)[1]:
-                return Changed(draws=0)  # a removed value may grow again until the next allocation
+                return Changed(keep=True, draws=0)  # a removed value may grow again until the next allocation
             removed = []
             for (layer, (_, e, _)), keep in zip(tracked, kept, strict=True):
                 layer.get_buffer("kept").copy_(keep[:, None])
                 removed += [Slice(e.factor, 0, place) for place in (~keep).nonzero().flatten().tolist()]
-            return Changed(clear=removed, draws=0)
+            return Changed(clear=removed, keep=True, draws=0)
 
     def _tracked(self, model: nn.Module) -> Iterator[tuple[Tuned, list[Tracked]]]:
         """Yield each layer with its factors A, E and B, and their importance."""

@@ -54,8 +54,7 @@ class Rotation(NamedTuple):
 class Changed(NamedTuple):
     """What `Method.before_step` did to the model.
 
-    A change with ``clear`` or ``rotate``, or with no ``draws``, keeps all other optimizer state, even if the protocol
-    would clear all of it.
+    With ``clear``, ``rotate`` or ``keep`` all other optimizer state is kept, even if the protocol would clear it.
 
     reset      parameters whose meaning changed, so their optimizer state is cleared
     clear      parts of parameters whose meaning changed, so only their moments are cleared
@@ -121,11 +120,15 @@ class Method(Checked, ABC):
         self.check_shapes(model)
         model.requires_grad_(False)
         self.insert(model)
+        self.mark_trainable(model)
+        return model
+
+    def mark_trainable(self, model: nn.Module) -> None:
+        """Let the method's parameters train in a frozen model. Raises `UserError` if there are none."""
         for parameter in self.trainable(model):
             parameter.requires_grad_(True)
         if self.trains and not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"method={self.name} finds nothing to train in this model; choose another method")
-        return model
 
     def insert(self, model: nn.Module) -> None:
         """Replace layers of the model without changing its function. By default nothing is replaced."""

@@ -39,17 +39,12 @@ class Lora(Resampled):
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
     init: str = setting("what the factors start from", choices=("kaiming", "normal"))
-    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
     default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.train == "a" and self.init == "normal":
             raise UserError("method.train=a with method.init=normal keeps B = 0, so nothing trains; use init=kaiming")
-
-    @property
-    def train_b(self) -> bool:
-        return self.train == "both"
 
     @property
     def scale(self) -> float:

@@ -114,10 +114,7 @@ class PeftTuner(AdapterMethod):
         model.requires_grad_(False)
         self._inject(model, calibration)
         model.requires_grad_(False)
-        for parameter in self.trainable(model):
-            parameter.requires_grad_(True)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError(f"method={self.name} finds nothing to train in this model; choose another method")
+        self.mark_trainable(model)
         return model
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:

@@ -69,8 +69,7 @@ class PromptTuning(Method):
             warnings.simplefilter("ignore", FutureWarning)  # PEFT uses a name that transformers deprecates
             wrapped = PeftModelForSequenceClassification(model, config)
         wrapped.requires_grad_(False)
-        for parameter in self.trainable(wrapped):
-            parameter.requires_grad_(True)
+        self.mark_trainable(wrapped)
         self._start(_prompt(wrapped), embeddings.weight)
 
         def check_length(_model: nn.Module, _arguments: tuple, options: dict[str, Any]) -> None:

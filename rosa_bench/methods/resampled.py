@@ -23,6 +23,7 @@ class Resampled(LowRankMethod):
     A draw is numbered from 1. Draw number n is made before step ``ceil(n period / draws_per_period)``.
     """
 
+    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
     resample_every: float = setting(
         "period of merging and drawing again, in resample_unit; 0 means never",
         default=0.0, before=0.0, at_least=0, at_most=1e9,
@@ -45,6 +46,10 @@ class Resampled(LowRankMethod):
                 f"method.resample_every={self.resample_every:g} is longer than the run; "
                 "with method.resample_unit=run it is a fraction, at most 1"
             )
+
+    @property
+    def train_b(self) -> bool:
+        return self.train == "both"
 
     @property
     def draws_per_period(self) -> int:

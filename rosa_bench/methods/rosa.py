@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
 from rosa_bench.methods.resampled import UNITS, Resampled
@@ -56,14 +56,14 @@ class Rosa(Resampled):
         "where directions come from: the weight's SVD, chance, or the gradient of the coming batch",
         default="svd", before="svd", choices=("svd", "random", "gradient"),
     )  # fmt: skip
-    train: str = setting("which factors train: both, or A alone", default="both", before="both", choices=("both", "a"))
     moments: str = setting(
         "the optimizer's moments at a draw: cleared, or carried to the new basis",
         default="reset", before="reset", choices=("reset", "rotate"),
     )  # fmt: skip
-    default_resample_every: dict[str, float] = setting(
-        "resample_every by recipe, in epochs", default_factory=dict, identity=False, published=False
-    )
+    default_resample_every: dict[str, Any] = setting(
+        "resample_every by recipe, or by protocol and recipe, in epochs",
+        default_factory=dict, identity=False, published=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -92,10 +92,6 @@ class Rosa(Resampled):
         for words, found in senseless.items():
             if found:
                 raise UserError(words)
-
-    @property
-    def train_b(self) -> bool:
-        return self.train == "both"
 
     @property
     def draws_per_period(self) -> int:

@@ -1,5 +1,6 @@
 """The paper's tables as printed (``results/published``)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rosa_bench.config.build import typed
+from rosa_bench.config.defaults import Default, defaults_of
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Deviation, Variant, frozen
 from rosa_bench.system.files import shipped
 
@@ -16,20 +19,27 @@ class PublishedRow:
     """One printed row. ``figures`` has the same keys as the table's columns, and string values, to keep every digit.
 
     title     the row's name without its rank
-    settings  settings that define the variant beyond its method and rank
+    settings  settings that define the variant beyond its method and rank, and that its title stands for
+    implied   the paper's usual settings, which the title leaves unsaid and which not every protocol has as defaults
     """
 
     title: str
     method: str
     rank: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    implied: dict[str, Any] = field(default_factory=dict)
     trainable_millions: str | None = None
     figures: dict[str, str]
 
-    @property
-    def variant(self) -> Variant:
-        """The variant in our records that this row corresponds to."""
-        changes = (Deviation(key, frozen(value), None) for key, value in sorted(self.settings.items()))
+    def variant(self, defaults: Mapping[str, Default] | None) -> Variant:
+        """Return the variant in our records that this row corresponds to, beside runs with these ``defaults``."""
+        known = defaults or {}
+        wanted = {**(self.implied if known else {}), **self.settings}
+        changes = (
+            Deviation(key, frozen(value), frozen(known[key].value) if key in known else None)
+            for key, value in sorted(wanted.items())
+            if key not in known or known[key].value != value
+        )
         return Variant(self.method, self.rank, tuple(changes), title=self.title)
 
 
@@ -44,6 +54,16 @@ class PublishedTable:
     notes: list[str]
     columns: dict[str, str]
     rows: list[PublishedRow]
+
+    def variants(self, group: Group) -> list[Variant]:
+        """Return the variant in a group of our runs that each row corresponds to.
+
+        A row is what the paper ran, whatever our protocol's default: under ``fair`` the paper's ROSA is one with
+        ``resample_every`` changed.
+        """
+        task = next((task for task in self.columns if task in group.tasks), next(iter(group.tasks)))
+        setting = group.setting
+        return [row.variant(defaults_of(task, setting.model, row.method, setting.protocol)) for row in self.rows]
 
 
 def published_folder() -> Path:

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from rosa_bench.config.compose import Composer
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
@@ -16,7 +17,6 @@ from rosa_bench.models.weights.source import locate
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import settings_of
 
-BYTES = 4  # per number of an optimizer's state, which is float32
 # A task for each kind of model, if the user names none: sizes depend on it only through the head.
 TASKS = {"Encoder": "cola", "Decoder": "e2e_nlg", "Perceptron": "synthetic"}
 
@@ -52,11 +52,6 @@ class Details:
     settings: list[tuple[str, str]] = field(default_factory=list)
 
 
-def method_names() -> list[str]:
-    """Return the names of all methods, in alphabetical order."""
-    return sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
-
-
 def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
     """Yield every method with its size on the model that the overrides choose.
 
@@ -64,7 +59,7 @@ def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
     """
     overrides = [*default_task(overrides), *overrides]
     composed(composer, overrides, "ft")
-    for name in method_names():
+    for name in names_in("method"):
         yield entry(composer, overrides, name)
 
 
@@ -83,7 +78,7 @@ def entry(composer: Composer, overrides: Sequence[str], name: str) -> Entry:
 
 def details(composer: Composer, overrides: Sequence[str], name: str) -> Details:
     """Return everything about one method. Raises `UserError` for an unknown name or wrong settings."""
-    one_of("method", name, method_names())
+    one_of("method", name, names_in("method"))
     overrides = [*default_task(overrides), *overrides]
     method = composed(composer, overrides, name).method
     return Details(entry(composer, overrides, name), method.title, comment(name), method.default_lr, described(method))

@@ -118,7 +118,7 @@ class Training:
                 if not parameter.requires_grad:
                     self.optimizer.state.pop(parameter, None)
                     parameter.grad = None
-        keeps = bool(changed.keep or changed.clear or changed.rotate or not changed.draws)
+        keeps = bool(changed.keep or changed.clear or changed.rotate)
         reset_optimizer_state(self.optimizer, changed.reset, "factors" if keeps else self.recipe.reset)
         for part in changed.clear:
             moments.clear(self.optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)

@@ -11,9 +11,10 @@ from rosa_bench.cli.methods import LEGEND, table
 from rosa_bench.cli.models import load_specs
 from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import names_in
 from rosa_bench.methods.size import Size
 from rosa_bench.models.configuration import configuration
-from rosa_bench.runs.catalogue import Entry, about, comment, details, entry, method_names
+from rosa_bench.runs.catalogue import Entry, about, comment, details, entry
 from scripts.methods_page import PAGE, beginning, page, sizes
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -130,7 +131,7 @@ def test_mistakes_are_reported_in_one_line(rosa_bench: Program, arguments: tuple
 
 def test_the_page_has_a_row_for_every_method_with_its_yamls_words() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    assert method_names() == METHODS
+    assert names_in("method") == METHODS
     for name in METHODS:
         assert f"\n| {' | '.join(beginning(name))} |" in text, OUTDATED
 

@@ -1,3 +1,6 @@
+from pathlib import Path
+from typing import Any
+
 import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -6,7 +9,11 @@ from omegaconf import OmegaConf
 
 from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.identity import public_config
+from rosa_bench.config.parse import parse
+from rosa_bench.records.store import load_records
 
+RESULTS = Path(__file__).parents[2] / "results"
 PRESETS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.yaml"))
 
 
@@ -70,3 +77,20 @@ def test_jobs_do_not_share_values() -> None:
         first = composer.compose(("method=lora", "rank=2"))
         second = composer.compose(("method=lora", "rank=4"))
         assert (first.rank, first.method.rank, second.rank, second.method.rank) == (2, 2, 4, 4)
+
+
+def test_the_quickstart_makes_the_runs_that_are_committed() -> None:
+    """Its runs were made when other defaults held; the preset says what it means."""
+    committed = load_records(RESULTS / "quickstart")
+    with composing() as composer:
+        jobs = composer.expand(["+experiment=quickstart", "seed=0,1,2"])
+        made = {_fingerprint(public_config(parse(composer.compose(job)))) for job in jobs}
+    assert made == {_fingerprint(record.config) for record in committed}
+    assert len(made) == 12
+
+
+def _fingerprint(config: dict[str, Any]) -> str:
+    """Return what a run chooses, and the period of its method."""
+    names = [config[group]["name"] for group in ("task", "model", "protocol", "method")]
+    chosen = [config[key] for key in ("epochs", "limit_train", "seed", "lr", "rank")]
+    return str([*names, *chosen, float(config["method"].get("resample_every", 0))])

@@ -3,6 +3,7 @@ import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import cache
+from typing import Any
 
 import hydra
 import pytest
@@ -10,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.build import build
+from rosa_bench.config.compose import default_for
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -196,7 +198,7 @@ def test_methods_take_their_defaults_from_the_protocol(compose: Compose, name: s
         assert (method.select, method.init, method.resample_every, method.resample_unit) == (
             "random",
             "svd",
-            2,
+            {"paper": 2, "fair": 0}[protocol],
             "epochs",
         )
 
@@ -383,3 +385,32 @@ def test_a_configuration_is_immutable(compose: Compose) -> None:
     for field in fields(config):
         with pytest.raises(AttributeError):
             setattr(config, field.name, getattr(config, field.name))
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol", "every"),
+    [
+        ("cola", "paper", 2), ("cola", "fair", 0), ("e2e_nlg", "paper", 1), ("e2e_nlg", "fair", 0),
+        ("phonebook", "paper", 1), ("phonebook", "fair", 0), ("synthetic", "paper", 20), ("synthetic", "fair", 20),
+    ],
+)  # fmt: skip
+def test_rosas_period_depends_on_protocol_and_recipe(compose: Compose, task: str, protocol: str, every: float) -> None:
+    method = compose(f"task={task}", "method=rosa", f"protocol={protocol}").method
+    assert isinstance(method, Rosa)
+    assert method.resample_every == every
+
+
+@pytest.mark.parametrize(
+    ("table", "found"),
+    [
+        ({"fair": {"glue": 3, "otherwise": 4}, "glue": 5}, 3),
+        ({"fair": {"e2e": 3, "otherwise": 4}, "glue": 5}, 4),
+        ({"fair": {"e2e": 3}, "glue": 5}, 5),  # what the table inside lacks is looked up outside
+        ({"paper": 3, "otherwise": {"glue": 6}}, 6),
+        ({"fair": None, "glue": 5}, None),
+    ],
+)
+def test_an_entry_of_a_table_of_defaults_may_be_a_table(table: dict[str, Any], found: float | None) -> None:
+    group = {"name": "mine", "default_every": table}
+    root = OmegaConf.create({"method": group, "protocol": {"name": "fair"}, "recipe": "glue"})
+    assert default_for("method.every", _root_=root) == found

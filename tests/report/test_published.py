@@ -1,9 +1,11 @@
 """The paper's tables, typed in again independently from the paper."""
 
 import re
+from typing import Any
 
 import pytest
 
+from rosa_bench.config.defaults import defaults_of
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.report.published import load_published, published_folder
 
@@ -71,7 +73,7 @@ def test_the_other_tables_match_the_paper(name: str) -> None:
 def test_every_row_has_every_column(name: str) -> None:
     table = load_published(name)
     assert all(list(row.figures) == list(table.columns) for row in table.rows)
-    assert len({row.variant for row in table.rows}) == len(table.rows)
+    assert len({row.variant(None) for row in table.rows}) == len(table.rows)
 
 
 @pytest.mark.parametrize("name", ["table2", "table4", "table5"])
@@ -99,3 +101,25 @@ def test_oddities_are_noted() -> None:
 
 def test_there_are_five_tables() -> None:
     assert {path.stem for path in published_folder().glob("*.yaml")} == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "protocol", "changes"),
+    [
+        ("table2", "cola", "paper", [{}]),
+        ("table2", "cola", "fair", [{"method.resample_every": 2}]),
+        ("table3", "e2e_nlg", "paper", [{}]),
+        ("table3", "e2e_nlg", "fair", [{"method.resample_every": 1}]),
+        ("table4", "cola", "fair", [{"method.init": "svd_add"}, {}, {"method.resample_every": 1}]),
+        ("table5", "cola", "fair", [{"method.select": "top"}, {"method.select": "bottom"}, {}]),
+    ],
+)
+def test_a_row_is_what_the_paper_ran_whatever_the_default(
+    name: str, task: str, protocol: str, changes: list[dict[str, Any]]
+) -> None:
+    model = "gpt2_medium" if task == "e2e_nlg" else "roberta_base"
+    defaults = defaults_of(task, model, "rosa", protocol)
+    assert defaults is not None
+    rows = [row.variant(defaults) for row in load_published(name).rows if row.method == "rosa"]
+    found = [{change.key: change.value for change in variant.changes} for variant in rows]
+    assert list(dict.fromkeys(map(str, found))) == list(map(str, changes))

@@ -85,17 +85,20 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
     are on custom rows.
     """
     beside_paper = not group.setting.has_custom_rows and any(task in published.columns for task in group.tasks)
-    paper_rows = [row.variant for row in published.rows if beside_paper or row.variant in group.variants]
+    known = list(zip(published.variants(group), published.rows, strict=True))
+    paper_rows = [variant for variant, _ in known if beside_paper or variant in group.variants]
     paper_columns = published.columns if beside_paper else {}
     others = {task: run.settings.task.title for task, run in group.tasks.items() if task not in paper_columns}
-    rows = published.rows if beside_paper else []
+    printed = known if beside_paper else []
     return Grid(
         group=group,
         variants=[*paper_rows, *(variant for variant in group.variants if variant not in paper_rows)],
         tasks={**paper_columns, **others},
-        printed={(row.variant, task): figure for row in rows for task, figure in row.figures.items()},
-        printed_trainable={row.variant: f"{row.trainable_millions} M" for row in rows if row.trainable_millions},
-        titles={row.variant: row.title for row in published.rows if row.settings},
+        printed={(variant, task): figure for variant, row in printed for task, figure in row.figures.items()},
+        printed_trainable={
+            variant: f"{row.trainable_millions} M" for variant, row in printed if row.trainable_millions
+        },
+        titles={variant: row.title for variant, row in known if row.settings},
     )
 
 

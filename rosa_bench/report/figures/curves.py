@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from rosa_bench.config.defaults import defaults_of
 from rosa_bench.config.looks import look_of, looks
 from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
@@ -81,9 +83,18 @@ def unchanged(cells: Cells) -> Cells:
 
 
 def plain(cells: Cells) -> Cells:
-    """Keep the cells of variants without changes, and of those whose method was only run with changes."""
+    """Keep the cells of variants without changes, of those that the paper ran, and of methods only run with changes."""
     without = {variant.method for variant in unchanged(cells)}
-    return {variant: cell for variant, cell in cells.items() if not variant.changes or variant.method not in without}
+    return {
+        variant: cell
+        for variant, cell in cells.items()
+        if not variant.changes or variant.method not in without or _as_in_paper(variant, cell.runs[0])
+    }
+
+
+def _as_in_paper(variant: Variant, run: RunRecord) -> bool:
+    """Whether a variant's changes from its protocol's defaults are the defaults of the protocol ``paper``."""
+    return all(_default(variant, run, change.key) == change.value for change in variant.changes)
 
 
 def panels_of(
@@ -247,9 +258,28 @@ def sources(panels: Sequence[Panel]) -> list[str]:
         counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
         lines.append(
             f"{letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
-            f"seeds: {span(seeds)}."
+            f"seeds: {span(seeds)}{''.join(f'; {words}' for words in _unlike_the_paper(panel))}."
         )
     return lines
+
+
+def _unlike_the_paper(panel: Panel) -> list[str]:
+    """Say how often unchanged variants resample, where that is not how often they do under the protocol ``paper``."""
+    said = {}
+    for variant, cell in unchanged(panel.cells).items():
+        run = cell.runs[0]
+        theirs = _default(variant, run, "method.resample_every")
+        if theirs is not None and run.settings.method.resample_every != theirs:
+            how = f"is resampled {period_words(run)}" if is_resampled(run) else "is never resampled"
+            said[variant.title] = f"{variant.title} {how} unless its name has a period"
+    return list(said.values())
+
+
+def _default(variant: Variant, run: RunRecord, key: str) -> Any:
+    """Return a setting's default under the protocol ``paper``, or None."""
+    settings = run.settings
+    theirs = defaults_of(settings.task.name, settings.model.name, variant.method, "paper") or {}
+    return theirs[key].value if key in theirs else None
 
 
 def _named(metric: str) -> str:

@@ -73,7 +73,7 @@ def plot_dots(ax: Axes, dots: Sequence[Dot], *, names: bool = True, sizes: bool 
 
 def name_of(label: str) -> str:
     """Return an arm's name as a label of at most `LONGEST_NAME` characters."""
-    return drawn(label if len(label) <= LONGEST_NAME else f"{label[: LONGEST_NAME - 3]}...")
+    return drawn(label, longest=LONGEST_NAME)
 
 
 def names_in(labels: Sequence[str]) -> float:

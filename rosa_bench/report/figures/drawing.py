@@ -1,6 +1,5 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,9 +83,7 @@ class Drawing:
         pictures = {}
         for kind, metadata in UNDATED.items():
             file = BytesIO()
-            with styled(), warnings.catch_warnings():
-                # A text of absurd length leaves no room for the axes. The figure is drawn anyway, without the layout.
-                warnings.filterwarnings("ignore", "constrained_layout not applied", UserWarning)
+            with styled():
                 self.figure.savefig(file, format=kind, metadata=metadata)
             pictures[kind] = file.getvalue()
         return pictures
@@ -99,9 +96,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def drawn(text: str) -> str:
-    """Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``."""
-    text = printable(text[:LONGEST] + "..." * (len(text) > LONGEST)).replace("$", r"\$")
+def drawn(text: str, *, longest: int = LONGEST) -> str:
+    """Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``.
+
+    It shows at most ``longest`` characters, counted after those that cannot be seen have become escapes.
+    """
+    text = printable(text)
+    text = (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")
     return f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
 
 

@@ -21,6 +21,7 @@ MEASURED = {
     "cpu": "resident memory of the whole process, its libraries and data with it",
 }
 ELSEWHERE = "as the records say"
+LONGEST_NAME = 50  # characters of a row's name; longer ones would leave no room for the axes
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -40,7 +41,9 @@ def draw(groups: list[Group]) -> Drawing | None:
         ):
             _plot_memory(left, panel, styles)
             _plot_parameters(right, panel, styles)
-            left.set_yticks(range(len(panel.cells)), [drawn(variant.label) for variant in panel.cells])
+            left.set_yticks(
+                range(len(panel.cells)), [drawn(variant.label, longest=LONGEST_NAME) for variant in panel.cells]
+            )
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
             set_title(left, number, panel, width=110)
     return Drawing("figure3", figure, _caption(panels), run_ids(panels))

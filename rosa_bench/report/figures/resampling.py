@@ -1,8 +1,8 @@
 """Not in the paper: the training loss of each epoch, compared with a ROSA that never resamples."""
 
 import math
-from collections.abc import Iterable
 
+from rosa_bench.report.cells.arms import is_resampled
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -38,7 +38,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             for variant, pairs in _pairs_by_variant(panel.cells).items():
                 changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs.values(), strict=True)]
                 plot_against_epochs(ax, changes, label=drawn(variant.label), **styles[variant])
-            for variant in filter(_is_never, panel.cells):
+            for variant in _nevers(panel.cells):
                 ax.axhline(0, label=drawn(variant.label), color=styles[variant]["color"], linewidth=1)
             ax.set_ylabel("train loss, % above\nnever resampled")
         set_legend(figure, panels)
@@ -55,15 +55,27 @@ def _comparable(cells: Cells) -> Cells:
     return {variant: cell for variant, cell in cells.items() if variant in shown}
 
 
-def _is_never(variant: Variant) -> bool:
-    return [(change.key, change.value) for change in variant.changes] == [(PERIOD, 0)]
+def _nevers(cells: Cells) -> list[Variant]:
+    """Return the variants that never resample: by a changed period, or by default where a sibling does."""
+    plain = {variant for variant in cells if variant.method != BASELINE and _only_period(variant)}
+    changed = {variant for variant in plain if [change.value for change in variant.changes] == [0]}
+    default = {variant for variant in plain if not variant.changes and not is_resampled(cells[variant].runs[0])}
+    siblings = {(variant.method, variant.rank) for variant in plain - changed - default}
+    return [
+        variant
+        for variant in cells
+        if variant in changed or (variant in default and (variant.method, variant.rank) in siblings)
+    ]
 
 
-def _never(variant: Variant, cells: Iterable[Variant]) -> Variant | None:
+def _only_period(variant: Variant) -> bool:
+    return all(change.key == PERIOD for change in variant.changes)
+
+
+def _never(variant: Variant, cells: Cells) -> Variant | None:
     """Return the variant in ``cells`` that this one is compared with, possibly itself, or None."""
-    changed = {change.key for change in variant.changes}
-    for other in filter(_is_never, cells):
-        same_but_for_period = variant.method == other.method and changed <= {PERIOD}
+    for other in _nevers(cells):
+        same_but_for_period = variant.method == other.method and _only_period(variant)
         if variant.rank == other.rank and (same_but_for_period or variant.method == BASELINE):
             return other
     return None
@@ -71,7 +83,8 @@ def _never(variant: Variant, cells: Iterable[Variant]) -> Variant | None:
 
 def _pairs_by_variant(cells: Cells) -> dict[Variant, Pairs]:
     """Pair the runs of each variant that resamples, or of LoRA; variants without a pair are left out."""
-    others = ((variant, cell, _never(variant, cells)) for variant, cell in cells.items() if not _is_never(variant))
+    nevers = _nevers(cells)
+    others = ((variant, cell, _never(variant, cells)) for variant, cell in cells.items() if variant not in nevers)
     found = {variant: _pairs(cell, cells[never]) for variant, cell, never in others if never is not None}
     return {variant: pairs for variant, pairs in found.items() if pairs}
 

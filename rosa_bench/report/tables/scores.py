@@ -88,7 +88,12 @@ def _named(published: PublishedTable) -> list[str]:
         for row in published.rows
         if row.settings
     ]
-    return [f"Names: {'; '.join(names)}."] if names else []
+    usual = dict.fromkeys(
+        f"the paper's {row.title} has {key}={words(value)}, and its row says so where that is not the default"
+        for row in published.rows
+        for key, value in row.implied.items()
+    )
+    return [f"Names: {'; '.join([*names, *usual])}."] if names or usual else []
 
 
 def _typed(row: PublishedRow) -> list[str]:
@@ -110,9 +115,11 @@ def belonging(groups: Iterable[Group], published: PublishedTable) -> list[Group]
 
     The table's own rows are those with ``settings``. The others (FT, LoRA) are also in Table 2, and serve as baselines.
     """
-    rows = {row.variant: bool(row.settings) for row in published.rows}
     found = []
     for group in groups:
+        rows = {
+            variant: bool(row.settings) for variant, row in zip(published.variants(group), published.rows, strict=True)
+        }
         cells = {
             (variant, task): cell
             for (variant, task), cell in group.cells.items()

@@ -79,7 +79,7 @@ def test_names_say_what_differs_and_nothing_else(make_memorised: MakeRecord) -> 
         rosa(make_memorised, 50, init=["zero", "svd"], **late),
     ]
     assert labels(*runs) == [
-        "FT", "LoRA r=1", "LoRA r=8", "LoRA r=1, every 50 steps", "ROSA r=1, never", "ROSA r=1, every 50 steps",
+        "FT", "LoRA r=1", "LoRA r=8", "LoRA r=1, every 50 steps", "ROSA r=1", "ROSA r=1, every 50 steps",
         "ROSA r=1, every 50 steps, init=zero",
     ]  # fmt: skip
     assert common_words(by_variant(*runs)) == "methods that resample: last_resample=0.8"
@@ -92,8 +92,8 @@ def test_a_setting_that_arms_do_not_share_is_in_their_names(make_memorised: Make
 
 
 def test_a_default_period_is_named_too(make_memorised: MakeRecord) -> None:
-    [name] = labels(make_memorised(0.5, "method=rosa", "rank=2"))
-    assert name == "ROSA r=2, every 1 epochs"
+    for protocol, name in (("paper", "ROSA r=2, every 1 epochs"), ("fair", "ROSA r=2")):
+        assert labels(make_memorised(0.5, "method=rosa", "rank=2", f"protocol={protocol}")) == [name]
 
 
 def test_arms_are_in_the_order_of_legends(make_memorised: MakeRecord) -> None:

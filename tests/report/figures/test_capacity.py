@@ -231,11 +231,11 @@ def test_intervals_end_where_values_end(make_memorised: MakeRecord) -> None:
 
 
 def test_filled_markers_are_of_arms_that_resample(make_memorised: MakeRecord) -> None:
-    never = {"method.resample_every": [0, 1.0]}
+    often = {"method.resample_every": [1, 0]}
     runs = [
         make_memorised(0.1, "method=lora", "rank=1"),
-        make_memorised(0.2, "method=rosa", "rank=1", "method.resample_every=0", deviations=never),
-        make_memorised(0.3, "method=rosa", "rank=1"),
+        make_memorised(0.2, "method=rosa", "rank=1"),
+        make_memorised(0.3, "method=rosa", "rank=1", "method.resample_every=1", deviations=often),
         make_memorised(0.4, "method=ft"),
     ]
     for ax in drawn(capacity.draw(select(runs))).figure.axes:

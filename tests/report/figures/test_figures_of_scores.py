@@ -352,6 +352,21 @@ def test_the_protocols_of_a_task_are_drawn_next_to_each_other(scored: MakeRecord
     assert found == [("RTE", "fair,"), ("RTE", "paper"), ("MRPC", "fair,")]
 
 
+@pytest.mark.parametrize("name", ["figure4", "figure6"])
+def test_the_papers_rosa_is_drawn_beside_one_that_never_resamples(scored: MakeRecord, name: str) -> None:
+    other, theirs = ({"method.resample_every": [every, 0]} for every in (3, 2))
+    own = [scored([0.9] * 4, *method, *FAIR, "epochs=4") for method in (ROSA, ROSA2)]
+    every = [
+        scored([0.9] * 4, *ROSA, *FAIR, "epochs=4", f"method.resample_every={period}", deviations=changes)
+        for period, changes in ((2, theirs), (3, other))
+    ]
+    drawing = drawn(name, [*own, *every])
+    found = {text.get_text() for legend in drawing.figure.legends for text in legend.get_texts()}
+    assert found == {"ROSA (r=2)", "ROSA (r=8)", "ROSA (r=8, resample_every=2)"}
+    assert "ROSA is never resampled unless its name has a period." in drawing.caption
+    assert "unless its name" not in drawn(name, [scored([0.9] * 4, *method) for method in (ROSA, ROSA2)]).caption
+
+
 @pytest.mark.parametrize("name", DRAW)
 def test_changed_variants_are_drawn_only_without_the_unchanged_one(
     scored: MakeRecord, runs: list[RunRecord], name: str

@@ -76,6 +76,23 @@ def test_each_epoch_is_compared_with_the_run_at_the_same_learning_rate_and_seed(
     assert {round(y) for x, y in shade if x == 2} == {10, 50}
 
 
+def test_a_run_that_never_resamples_by_default_is_compared_with(fitted: MakeRecord) -> None:
+    """Not LoRA: it has a period too, 0 by default."""
+    every = {"method.resample_every": [2, 0]}
+    records = [
+        fitted([2.0, 1.0], "method=rosa", "protocol=fair"),
+        fitted([2.0, 1.5], "method=rosa", "protocol=fair", "method.resample_every=2", deviations=every),
+        fitted([1.0, 2.0], "method=lora", "protocol=fair", "lr=2e-3"),
+    ]
+    [ax] = drawn(records).figure.axes
+    assert heights(ax) == {
+        "LoRA (r=8)": pytest.approx([-50, 100]),
+        "ROSA (r=8, resample_every=2)": pytest.approx([0, 50]),
+        "ROSA (r=8)": [0, 0],
+    }
+    assert draw(select([records[0], records[2]])) is None
+
+
 def test_runs_that_collapsed_have_no_pair(fitted: MakeRecord) -> None:
     records = [
         never(fitted, [1.0], "seed=0"), never(fitted, [1.0], "seed=1"), never(fitted, [1.0], "seed=2", spread=0.0),
@@ -114,7 +131,7 @@ def test_the_same_records_give_the_same_bytes(fitted: MakeRecord, tmp_path: Path
         for protocol in ("paper", "fair")
         for run in (
             never(fitted, [1.0, 0.5], f"seed={seed}", f"protocol={protocol}", "lr=1e-3"),
-            fitted([1.0, 0.4 + seed], "method=rosa", f"seed={seed}", f"protocol={protocol}", "lr=1e-3"),
+            rosa(fitted, [1.0, 0.4 + seed], f"seed={seed}", f"protocol={protocol}", "lr=1e-3", resample_every=[2, 0]),
         )
     ]
     written = [

@@ -42,6 +42,21 @@ def test_the_papers_rows_and_columns_come_first_and_are_kept(make_record: MakeRe
     assert [column.paper for column in section.columns] == [True] * 9 + [False]
 
 
+def test_under_fair_the_papers_rosa_and_ours_have_a_row_each(make_record: MakeRecord) -> None:
+    """By default ROSA never resamples there, and the paper's figures are those of a ROSA that does."""
+    every = {"method.resample_every": [2, 0]}
+    table = table_of(
+        [
+            make_record("task=cola", "protocol=fair", dev=0.2),
+            make_record("task=cola", "protocol=fair", "method.resample_every=2", dev=0.3, deviations=every),
+        ]
+    )
+    [section] = table.sections
+    theirs, ours = (entry(section, row, "CoLA") for row in ("ROSA (r=8, resample_every=2)", "ROSA (r=8)"))
+    assert [(one.mean, one.paper) for one in (theirs, ours)] == [("30.0", "64.80"), ("20.0", None)]
+    assert any("the paper's ROSA has method.resample_every=2," in text for text in table.intro)
+
+
 @pytest.mark.parametrize("rows", [24, 10**6], ids=["few", "more than the official ones"])
 @pytest.mark.parametrize("official", [True, None], ids=["official", "older record"])
 def test_custom_rows_are_kept_apart_and_have_no_paper_figures(
