@@ -170,16 +170,6 @@ class TensorBatches(Batches):
         return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}
 
 
-class NoBatches(Batches):
-    """Epochs without batches, for a method that trains nothing. ``batch_size`` is that of the batches replaced."""
-
-    def __init__(self, batch_size: int):
-        super().__init__({}, examples=0, batch_size=batch_size)
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
-        raise IndexError("there are no examples")
-
-
 def encode(
     rows: list[Row],
     tokenizer: PreTrainedTokenizerBase,

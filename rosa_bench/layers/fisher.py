@@ -9,7 +9,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rosa_bench.layers.gradients import evaluating
 
-IGNORED = -100  # the label that the losses of transformers leave out
 Row = Mapping[str, Tensor]  # a batch of one example
 
 
@@ -26,7 +25,7 @@ def single_rows(batches: Iterable[Row], count: int) -> Iterator[Row]:
 def fisher_information(
     model: nn.Module, weights: Sequence[nn.Parameter], rows: Iterable[Row], *, draw: torch.Generator | None = None
 ) -> list[Tensor]:
-    """Return the mean over examples of the squared gradient of ``log p(labels | inputs)``, for each entry of ``weights``.
+    """Return the mean over examples of the squared gradient of ``log p(labels | inputs)``, for each entry of weights.
 
     Without ``draw`` the labels are those of the rows: the empirical Fisher information. With it, one label for each is
     drawn from the model's own distribution, and a language model's next tokens are drawn after the row's own text. A
@@ -58,7 +57,12 @@ def surprise(model: nn.Module, row: Row) -> Tensor:
     labels, loss = row["labels"], model(**row).loss  # the mean over the labels
     if labels.is_floating_point():
         return loss / 2
-    return loss * (labels[:, 1:] != IGNORED).sum() if labels.ndim == 2 else loss
+    return loss * counts(labels[:, 1:]).sum() if labels.ndim == 2 else loss
+
+
+def counts(labels: Tensor) -> Tensor:
+    """Return which labels count. The losses of transformers leave out those that are -100."""
+    return labels >= 0
 
 
 @torch.no_grad()
@@ -73,4 +77,4 @@ def with_drawn_labels(model: nn.Module, row: Row, draw: torch.Generator) -> Row:
     drawn = (below <= level.unsqueeze(-1)).sum(-1)
     if labels.ndim == 2:  # the logits at a token are those of the next one
         drawn = torch.cat([labels[:, :1], drawn[:, :-1]], 1)
-    return {**row, "labels": torch.where(labels == IGNORED, labels, drawn)}
+    return {**row, "labels": torch.where(counts(labels), drawn, labels)}

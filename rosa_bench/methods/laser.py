@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.adapted import TargetedMethod
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from rosa_bench.layers.reduced import Reduced, Reduction
 
-UNCHANGED = "unchanged"
+UNCHANGED = "unchanged model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,12 @@ class Laser(TargetedMethod):
     kept: list[float] = setting("fractions of the largest rank to try", above=0, below=1)
 
     trains: ClassVar[bool] = False
+
+    def check_shapes(self, model: nn.Module) -> None:
+        if not self.reductions(model):
+            raise UserError(
+                f"method={self.name} finds no weight whose rank it could lower; choose layers with method.targets="
+            )
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.reduced import NAME, Reduced
@@ -44,6 +51,10 @@ class Laser(TargetedMethod):
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:  # noqa: ARG002 - part of the contract
         return ()
+
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
+        """Return none: the last model that a run makes is the unchanged one, which has no update to analyse."""
+        return []
 
     def reductions(self, model: nn.Module) -> list[Reduction]:
         """Return what is tried: for each target, ranks from large to small, each once."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.base import Method
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -21,9 +22,11 @@ class SparseMethod(Method):
     train_head: bool = setting("whether the task's head trains too")
 
     def body(self, model: nn.Module) -> list[nn.Parameter]:
-        """Return all parameters outside the head: weights, biases and embeddings."""
+        """Return all parameters outside the head: weights, biases and embeddings. Raises `UserError` if none is left."""
         head = {id(parameter) for parameter in self.head_parameters(model)}
-        return [parameter for parameter in model.parameters() if id(parameter) not in head]
+        if found := [parameter for parameter in model.parameters() if id(parameter) not in head]:
+            return found
+        raise UserError(f"method={self.name} changes weights outside the head, and this model has none; use method=ft")
 
     def count(self, total: int) -> int:
         """Return how many of the body's ``total`` weights change."""

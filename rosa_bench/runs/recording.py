@@ -184,12 +184,13 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
     scores, selected, last = record.scores, record.score, record.last_score
     shown = "%.3g" if scores.lower_is_better else "%.2f"
     times = 1 if scores.lower_is_better else 100  # fractions are shown times 100, errors as they are
-    place = f"epoch {record.selected.epoch} of {record.last.epoch}"
+    place, beside = f"at epoch {record.selected.epoch} of {record.last.epoch}", "last"
     if record.candidates:
-        place = f"{record.selected_candidate}, {len(record.candidates)} candidates"
+        place = f"with {record.selected_candidate}, the best of {len(record.candidates)} candidates"
+        beside = record.candidates[-1]
     log.info(
-        f"%s {shown} at %s (last: {shown}), in %.1f s; %s",
-        scores.reported, times * selected, place, times * last, record.time_s.total, resolved.record_path,
+        f"%s {shown} %s (%s: {shown}), in %.1f s; %s",
+        scores.reported, times * selected, place, beside, times * last, record.time_s.total, resolved.record_path,
     )  # fmt: skip
     if (forgetting := record.forgetting) is not None:
         log.info(

@@ -102,7 +102,7 @@ def test_fixed_gates_have_no_optimizer_state_and_kept_differences_start_again(st
 
 
 def test_the_penalty_is_the_expected_number_of_changes_until_the_cut(start: Callable[..., Training]) -> None:
-    training = start("tiny_roberta", sparsity=1e-3, gate_start=2.0)
+    training = start("tiny_roberta", l0_weight=1e-3, gate_start=2.0)
     open_ = torch.sigmoid(torch.tensor(2.0)).item()  # log(-l / r) = 0
     head = {id(p) for name, p in training.model.named_parameters() if name.startswith("classifier")}
     body = sum(form.a.numel() for form in method_of(training).differences(training.model))
@@ -111,7 +111,7 @@ def test_the_penalty_is_the_expected_number_of_changes_until_the_cut(start: Call
     penalty = training.method.penalty(training.model)
     assert penalty is not None
     assert penalty.item() == pytest.approx(1e-3 * body * open_**2, rel=1e-4)
-    single = start("tiny_roberta", sparsity=1e-3, gate_start=2.0, structured=False)
+    single = start("tiny_roberta", l0_weight=1e-3, gate_start=2.0, structured=False)
     penalty = single.method.penalty(single.model)
     assert penalty is not None
     assert penalty.item() == pytest.approx(1e-3 * body * open_, rel=1e-4)
@@ -120,8 +120,8 @@ def test_the_penalty_is_the_expected_number_of_changes_until_the_cut(start: Call
 
 
 def test_a_large_penalty_closes_gates(start: Callable[..., Training]) -> None:
-    def opened(sparsity: float) -> float:
-        training = start("tiny_roberta", sparsity=sparsity, gate_start=1.0, gate_lr_ratio=1000.0, structured=False)
+    def opened(l0_weight: float) -> float:
+        training = start("tiny_roberta", l0_weight=l0_weight, gate_start=1.0, gate_lr_ratio=1000.0, structured=False)
         training.model.train()
         advance(training, 4)
         forms = method_of(training).differences(training.model)
