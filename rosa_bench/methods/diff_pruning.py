@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class DiffPruning(SparseMethod):
     """Trains differences with their gates for ``prune_at`` of the run, and then only the largest differences."""
 
-    l0_weight: float = setting("weight of the penalty: of one entry that is expected to change", at_least=0, at_most=1e6)
+    l0_weight: float = setting("weight of the penalty, for one entry expected to change", at_least=0, at_most=1e6)
     gate_start: float = setting("what the gates start from; a large value opens them", at_least=-100, at_most=100)
     gate_lr_ratio: float = setting("learning rate of the gates over that of everything else", above=0, at_most=1e9)
     structured: bool = setting("whether each weight matrix and each bias has a gate of its own besides its entries'")

@@ -22,7 +22,7 @@ class SparseMethod(Method):
     train_head: bool = setting("whether the task's head trains too")
 
     def body(self, model: nn.Module) -> list[nn.Parameter]:
-        """Return all parameters outside the head: weights, biases and embeddings. Raises `UserError` if none is left."""
+        """Return all parameters outside the head: weights, biases, embeddings. Raises `UserError` if there are none."""
         head = {id(parameter) for parameter in self.head_parameters(model)}
         if found := [parameter for parameter in model.parameters() if id(parameter) not in head]:
             return found
