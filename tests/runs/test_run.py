@@ -20,8 +20,8 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row
-from rosa_bench.methods.size import UnsizedError
 from rosa_bench.methods.base import RunLength
+from rosa_bench.methods.size import UnsizedError
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
 from rosa_bench.records.record import Git, RunRecord, to_values
