@@ -7,7 +7,7 @@
 
 Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
 ``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 252 and ``methods`` 90 runs of about 10 s on a GPU
-that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 97
+that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 133
 runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
 """
 
@@ -73,7 +73,7 @@ def small_book() -> Iterator[str]:
             for steps in (25, 100)
         ),
     ]
-    for rates_and_seeds in ("lr=2e-3,6e-3,2e-2,6e-2 seed=0", "lr=2e-2,6e-2 seed=1,2"):
+    for rates_and_seeds in ("lr=2e-3,6e-3,2e-2,6e-2,2e-1 seed=0", "lr=2e-2,6e-2,2e-1 seed=1,2"):
         yield from (f"{book} {arm} '{values}' {rates_and_seeds}" for arm in arms)
 
 
