@@ -21,6 +21,7 @@ if find_spec("peft") is None:
 
     raise MissingExtraError("rosa_bench.integrations.peft needs the package peft: pip install 'rosa-bench[peft]'")
 
+from rosa_bench.integrations.peft.callback import ResampleCallback
 from rosa_bench.integrations.peft.config import RosaConfig
 from rosa_bench.integrations.peft.layer import RosaLinear
 from rosa_bench.integrations.peft.model import RosaModel
@@ -28,4 +29,4 @@ from rosa_bench.integrations.peft.register import register
 
 register(RosaConfig, RosaModel)
 
-__all__ = ["RosaConfig", "RosaLinear", "RosaModel"]
+__all__ = ["ResampleCallback", "RosaConfig", "RosaLinear", "RosaModel"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class RosaConfig(LoraConfig):
     """ROSA's settings: LoRA's, as far as they make sense, and when and how a new subspace is drawn.
 
     ``lora_alpha`` is not a setting: the factors are part of the weight, so their scale is 1. With
-    ``init_lora_weights=False`` the factors are random and added to the weight, which only tests want.
+    ``init_lora_weights=False`` noise is added to the factors, so that the model's function changes, as tests want it.
 
     Raises `UserError` if a value is out of range, or if one of LoRA's settings is used that ROSA does not have.
     """
@@ -48,7 +49,9 @@ class RosaConfig(LoraConfig):
     def __post_init__(self) -> None:
         for known in fields(LoraConfig):
             if known.name not in SHARED | {"lora_alpha"} and getattr(self, known.name) != _default(known):
-                raise UserError(f"{known.name}={getattr(self, known.name)!r} is a setting of LoRA that ROSA has not")
+                raise UserError(
+                    f"{known.name}={getattr(self, known.name)!r} is a setting of LoRA that ROSA does not have"
+                )
         if self.init_lora_weights not in {True, False}:
             raise UserError(
                 f"init_lora_weights={self.init_lora_weights!r} is not for ROSA; use init={' or '.join(INITS)}"
@@ -92,13 +95,14 @@ class RosaConfig(LoraConfig):
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         path = folder / STATE_FILE
         if not folder.is_dir():
-            try:
+            with suppress(EntryNotFoundError):
                 path = Path(
                     hf_hub_download(str(pretrained_model_name_or_path), STATE_FILE, subfolder=subfolder, **kwargs)
                 )
-            except EntryNotFoundError:
-                pass
         if not path.is_file():
+            config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+            if isinstance(config, cls):
+                return config
             raise UserError(
                 f"{pretrained_model_name_or_path} has no {STATE_FILE}, so ROSA did not save it; "
                 "load it as LoRA, without config="

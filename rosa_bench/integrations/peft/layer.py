@@ -145,7 +145,7 @@ class RosaLinear(Linear):
 
     @torch.no_grad()
     def _write(self, weight: Tensor) -> None:
-        # In place and noticed by autograd: a backward pass that still needs the old weight fails instead of being wrong.
+        # In place, so that a backward pass that still needs the old weight fails instead of being wrong.
         self.get_base_layer().weight.copy_(weight.mT if self.fan_in_fan_out else weight)  # pyright: ignore[reportCallIssue]
 
     def _alone(self) -> str | None:

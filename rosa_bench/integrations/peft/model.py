@@ -73,8 +73,12 @@ class RosaModel(LoraModel):
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         layers = [layer for _, layer in rosa_layers(model, adapter_name)]
         # With low_cpu_mem_usage the factors have no values yet: they are about to be loaded.
-        if config.init_lora_weights and not any(layer.current(adapter_name).a.is_meta for layer in layers):
+        if not any(layer.current(adapter_name).a.is_meta for layer in layers):
             self._draw(adapter_name, layers, 0)
+            if not config.init_lora_weights:
+                for layer in layers:
+                    factor = layer.current(adapter_name).a
+                    factor.data.add_(torch.randn_like(factor), alpha=0.1)
 
     @torch.no_grad()
     def _draw(self, adapter: str, layers: list[RosaLinear], number: int) -> None:
@@ -142,10 +146,10 @@ class RosaModel(LoraModel):
 
 
 def rosa_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, RosaLinear]]:
-    """Yield the names and layers that have this adapter, in the model's order."""
+    """Yield the names, as in a state dict, and layers that have this adapter, in the model's order."""
     for name, module in model.named_modules():
         if isinstance(module, RosaLinear) and adapter in module.pasts:
-            yield name, module
+            yield name.replace("_fsdp_wrapped_module.", ""), module
 
 
 def is_due(config: RosaConfig, step: int) -> bool:

@@ -59,7 +59,7 @@ def restore(
     if strange or missing:
         raise UserError(f"the adapter is of another model or has other target_modules: see {(strange or missing)[0]}")
     split = {name: _split(name, layer, adapter, *(found[key] for key in keys[name])) for name, layer in layers.items()}
-    if config.init_lora_weights and not any(past.parts for _, past in split.values()):
+    if not any(past.parts for _, past in split.values()):
         raise UserError("the adapter holds no state of ROSA; load it as LoRA, without config=")
     for name, (current, past) in split.items():
         layer, drawn = layers[name], config.saved_draws
