@@ -40,7 +40,8 @@ class RosaConfig(LoraConfig):
     Raises `UserError` if a value is out of range, or if one of LoRA's settings is used that ROSA does not have.
     """
 
-    lora_alpha: int | None = field(default=None, metadata={"help": "Not a setting of ROSA: always equal to r"})  # pyright: ignore[reportIncompatibleVariableOverride]
+    # Not a setting of ROSA: always equal to r.
+    lora_alpha: int | None = field(default=None)  # pyright: ignore[reportIncompatibleVariableOverride]
     select: str = field(default="random", metadata={"help": f"Which directions train: {', '.join(SELECTIONS)}"})
     init: str = field(default="svd", metadata={"help": f"How a weight is split: {', '.join(INITS)}"})
     resample_every: int = field(default=0, metadata={"help": "Steps between two draws; 0: none but the first"})

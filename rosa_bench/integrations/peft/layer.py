@@ -52,7 +52,8 @@ class RosaLinear(Linear):
     @property
     def shape(self) -> torch.Size:
         """(out, in)."""
-        return torch.Size((self.out_features, self.in_features))
+        weight: Any = self.get_base_layer()
+        return weight_of(weight).shape
 
     def current(self, adapter: str) -> Update:
         """Return an adapter's factors that train."""
@@ -71,8 +72,8 @@ class RosaLinear(Linear):
         weight = weight.mT if self.fan_in_fan_out else weight
         for adapter in adapters:
             parts = [*self.pasts[adapter].parts, *([self.current(adapter)] if current else [])]
-            for part in parts:
-                weight = merge(weight, *(factor.to(weight) for factor in part), self.scaling[adapter])
+            for a, b in parts:
+                weight = merge(weight, a.to(weight), b.to(weight), self.scaling[adapter])
         return weight
 
     def settle(self) -> None:

@@ -68,7 +68,8 @@ class RosaModel(LoraModel):
         return bool(due)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        config = self._prepare_adapter_config(self.peft_config[adapter_name], self.get_model_config(model))  # pyright: ignore[reportArgumentType]
+        known: Any = self.get_model_config(model)
+        config: Any = self._prepare_adapter_config(self.peft_config[adapter_name], known)
         self._check_targets(model, _maybe_include_all_linear_layers(config, model))  # pyright: ignore[reportArgumentType]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         layers = [layer for _, layer in rosa_layers(model, adapter_name)]
@@ -83,7 +84,7 @@ class RosaModel(LoraModel):
     @torch.no_grad()
     def _draw(self, adapter: str, layers: list[RosaLinear], number: int) -> None:
         """Split each weight, without the current factors, along new directions of its own. Equal shapes are batched."""
-        config = self.peft_config[adapter]
+        config: Any = self.peft_config[adapter]
         random = generator(config.seed, "subspace", number)
         groups: dict[tuple[int, torch.device], list[RosaLinear]] = defaultdict(list)
         for layer in layers:
@@ -110,7 +111,8 @@ class RosaModel(LoraModel):
         names = [name for name, _ in model.named_modules() if name and not name.startswith(inside)]
         names = [name for name in names if self._check_target_module_exists(config, name)]
         for name in names:
-            rank = config.rank_pattern.get(get_pattern_key(config.rank_pattern, name), config.r)
+            ranks = config.rank_pattern or {}
+            rank = ranks.get(get_pattern_key(list(ranks), name), config.r)
             check_target(name, model.get_submodule(name), rank)
         for name in names:
             if not isinstance(model.get_submodule(name), RosaLinear):
@@ -152,7 +154,7 @@ def rosa_layers(model: nn.Module, adapter: str) -> Iterator[tuple[str, RosaLinea
             yield name.replace("_fsdp_wrapped_module.", ""), module
 
 
-def is_due(config: RosaConfig, step: int) -> bool:
+def is_due(config: Any, step: int) -> bool:
     """Return whether a resample comes before this step, counted from 0."""
     return bool(config.resample_every) and step > 0 and step % config.resample_every == 0
 
