@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
+from rosa_bench.layers.exact import Past
 from rosa_bench.layers.linear import Linear, linear, weight_of
 from rosa_bench.lowrank import merge
 
@@ -25,6 +26,7 @@ class LowRankLinear(Adapter):
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
     cast          converts an input to the type of a materialised weight
+    past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
 
     residual: Float[Tensor, "*n out in"]
@@ -35,6 +37,7 @@ class LowRankLinear(Adapter):
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
         self.scale = scale
+        self.past: Past | None = None
         self.materialised: Tensor | None = None
         self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
         # Copy it: a resample writes into it in place, and another layer may share the weight.

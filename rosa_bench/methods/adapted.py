@@ -126,6 +126,15 @@ class LowRankMethod(AdapterMethod):
     """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
     rank: int = setting("rank of the factors", at_least=1, at_most=10**6, key="rank")
+    keep_past: bool = setting(
+        "keep what draws merge into the weights, on the CPU, so that the update is known as exact factors",
+        default=False, identity=False, published=False,
+    )  # fmt: skip
+
+    @property
+    def keeps_past(self) -> bool:
+        """Whether `rosa_bench.layers.exact.total_update` knows the layers' updates."""
+        return self.keep_past
 
     @property
     def scale(self) -> float:
@@ -148,10 +157,13 @@ class LowRankMethod(AdapterMethod):
             self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
 
     def insert(self, model: nn.Module) -> None:
+        from rosa_bench.layers.exact import Past
         from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 
         self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale, train_b=self.train_b))
         if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
+            for layer in layers:
+                layer.past = Past() if self.keeps_past else None
             self.initialise(layers, self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:
