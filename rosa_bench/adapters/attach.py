@@ -71,7 +71,7 @@ def attached(
     known = base_model(model, head=chosen.method.head)
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)
-    return Attached(whole, chosen.method, base=known, reset=chosen.reset, length=length)
+    return Attached(model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length)
 
 
 def check_plain(model: nn.Module) -> None:

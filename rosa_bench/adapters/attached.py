@@ -137,7 +137,7 @@ class Attached:
             raise UserError(f"{path} exists already; choose another folder, or use overwrite=True")
         with new_folder(path) as new:
             more = {"reset": self.reset, "frozen": self.frozen, "model": self.base._asdict()}
-            write_adapter(self.method, self.model, self.state_dict(), new, **more)
+            write_adapter(self.method, self.model, self.state_dict(), new, more)
 
     def load(self, folder: str | Path) -> None:
         """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other."""

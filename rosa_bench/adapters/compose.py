@@ -68,7 +68,9 @@ def restored_method(adapter: Mapping[str, Any], *, called: str) -> Method:
     for kind in kinds("method"):
         if kind.__name__ == adapter["class"]:
             return typed(kind, adapter["settings"], at=f"{called}: method")
-    raise UserError(f"{called} is an adapter of class {adapter['class']}, which this version of rosa_bench does not have")
+    raise UserError(
+        f"{called} is an adapter of class {adapter['class']}, which this version of rosa_bench does not have"
+    )
 
 
 def _is_free(field: str, published: bool) -> bool:

@@ -24,7 +24,11 @@ TENSORS, SETTINGS = "adapter.safetensors", "adapter.json"
 
 
 def write_adapter(
-    method: Method, model: nn.Module, tensors: Mapping[str, Tensor], folder: Path, **others: Any
+    method: Method,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+    others: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the files of an adapter into an existing folder. ``others`` are further values for the settings file."""
     from safetensors.torch import save_file
@@ -32,7 +36,7 @@ def write_adapter(
     save_file({name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
     settings = {field.name: getattr(method, field.name) for field, _ in settings_of(method)}
     base = getattr(getattr(model, "config", None), "model_type", None)  # for a person who reads the file
-    adapter = {"class": type(method).__name__, "base": base, "settings": settings, **others}
+    adapter = {"class": type(method).__name__, "base": base, "settings": settings, **(others or {})}
     (folder / SETTINGS).write_text(json.dumps(adapter, indent=2) + "\n", encoding="utf-8")
 
 

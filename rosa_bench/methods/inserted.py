@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+
 @dataclass(frozen=True, kw_only=True)
 class Inserted(Method):
     """A method that trains layers of its own inside a frozen model. It is saved as an adapter of the model.
@@ -84,4 +85,3 @@ class Inserted(Method):
         """Return the parameters that an adapter's file holds, by name."""
         chosen = {id(parameter) for parameter in (*self.inserted(model), *self.head_parameters(model))}
         return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
-
