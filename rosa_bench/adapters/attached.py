@@ -181,8 +181,8 @@ class _Unknown(RunLength):
     @property
     def total_steps(self) -> int:
         raise UserError(
-            "this method needs the length of the run; set attached.length = RunLength(steps_per_epoch, epochs), or give "
-            "its period in steps: resample_unit='steps'"
+            "this method needs the length of the run; set attached.length = RunLength(steps_per_epoch, epochs), or "
+            "give its period in steps: resample_unit='steps'"
         )
 
     steps_per_epoch = epochs = total_steps  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]

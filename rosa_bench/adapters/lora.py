@@ -72,8 +72,8 @@ class PlainWeights:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and id(parameter) not in head | inside:
                 raise UserError(
-                    f"method={method.name} trains {name}, which a LoRA adapter cannot hold; use save_model=true instead "
-                    "of save_adapter=true"
+                    f"method={method.name} trains {name}, which a LoRA adapter cannot hold; use save_model=true "
+                    "instead of save_adapter=true"
                 )
 
 
@@ -88,7 +88,7 @@ def known_updates(model: nn.Module) -> dict[str, Update]:
 def lora_adapter(
     before: PlainWeights, merged: nn.Module, *, head: str, known: Mapping[str, Update] | None = None
 ) -> LoraAdapter:
-    """Return the changes of a merged model. ``head`` is the pattern of the head's modules, ``known`` are its factors."""
+    """Return the changes of a merged model. ``head`` is the pattern of the head, ``known`` are factors by layer."""
     updates, biases, known = {}, {}, known or {}
     for name, weight in before.weights.items():
         module = merged.get_submodule(name)

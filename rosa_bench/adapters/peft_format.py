@@ -105,10 +105,10 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         biases = {name: tensors[f"{name}.lora_B.bias"] for name in layers} if config["lora_bias"] else {}
         scale = config["lora_alpha"] / config["r"]
         head = {name: it for name, it in tensors.items() if any(name.startswith(f"{one}.") for one in heads)}
-        if scale != 1:
-            raise ValueError(f"its scale is {scale:g}")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
         raise UserError(f"{folder} has no adapter of a run: {str(error).splitlines()[0]}") from error
+    if scale != 1:
+        raise UserError(f"{folder} has no adapter of a run: its scale is {scale:g}")
     found = LoraAdapter(
         updates={name: _trimmed(update) for name, update in updates.items()},
         biases=biases,

@@ -186,8 +186,8 @@ class RunConfig(Plain):
                 raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
         if self.save_adapter and not self.method.mergeable:
             raise UserError(
-                f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use save_model=true, "
-                "which saves its own"
+                f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use "
+                "save_model=true, which saves its own"
             )
         if self.gradient_checkpointing and not self.method.supports_checkpointing:
             raise UserError(

@@ -45,15 +45,13 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
         text = path.read_text(encoding="utf-8")
-        if "${" in text:  # omegaconf would replace it by a value from elsewhere
-            raise UserError(f"{path} contains ${{, which has no meaning in an adapter; use the file as it was saved")
         adapter = json.loads(text)
-        if not isinstance(adapter, dict) or not isinstance(adapter["settings"], dict) or not adapter["class"]:
-            raise TypeError("it has no settings")
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
+    if "${" in text:  # omegaconf would replace it by a value from elsewhere
+        raise UserError(f"{path} contains ${{, which has no meaning in an adapter; use the file as it was saved")
+    if not isinstance(adapter, dict) or not adapter.get("class") or not isinstance(adapter.get("settings"), dict):
+        raise UserError(f"{path} cannot be read as an adapter: it has no class or no settings")
     return adapter
 
 

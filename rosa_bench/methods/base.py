@@ -25,7 +25,7 @@ Groups = list[ParameterGroup]
 
 
 class RunLength(NamedTuple):
-    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps, and ``steps`` if the last is shorter."""
+    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps. ``steps`` are all, if fewer."""
 
     steps_per_epoch: int
     epochs: int

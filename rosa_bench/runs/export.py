@@ -62,15 +62,15 @@ def check_exportable(record: RunRecord, request: Request) -> None:
     kind = next(iter(kinds("method", name)), None)
     if kind is not None and getattr(kind, "mergeable", True) is False:
         raise UserError(
-            f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as it "
-            "is"
+            f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as "
+            "it is"
         )
     if record.status != "completed":
         raise UserError(f"{record.id} is {record.status}; complete it first")
     if not (request.adapter / CONFIG).is_file():
         raise UserError(
-            f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of its "
-            "outputs with output_dir="
+            f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
+            "its outputs with output_dir="
         )
     if request.folder.exists() and not request.overwrite:
         raise UserError(f"{request.folder} exists already; use another folder=, or overwrite=true")
@@ -162,10 +162,11 @@ def _facts(folder: Path, record: RunRecord) -> dict[str, Any]:
     try:
         facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
         run, outputs, labels = facts["run"], facts["num_outputs"], facts["labels"]
-        if not isinstance(facts["seed"], int) or not isinstance(labels, list) or not isinstance(outputs, int | None):
-            raise TypeError("it has values of other types")
+        fits = isinstance(facts["seed"], int) and isinstance(labels, list) and isinstance(outputs, int | None)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder / RUN} cannot be read: {error}") from error
+    if not fits:
+        raise UserError(f"{folder / RUN} cannot be read: it has values of other types")
     if run != record.id:
         raise UserError(f"{folder} has the adapter of another run, {run}")
     return facts

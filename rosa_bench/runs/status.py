@@ -26,7 +26,7 @@ def status_of(resolved: ResolvedRun) -> RunStatus:
 
 
 def lacks(resolved: ResolvedRun, record: RunRecord) -> bool:
-    """Return whether a completed run lacks its model, its adapter, its spectrum or its forgetting, if that is requested now."""
+    """Return whether a completed run lacks its model, adapter, spectrum or forgetting, if that is requested now."""
     config = resolved.config
     measured_on = record.forgetting.task if record.forgetting else None
     return (

@@ -196,7 +196,7 @@ def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[n
 
 
 def holds_moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
-    """Return whether a parameter's state can be zeroed in place. If not, drop it, so that the optimizer starts again."""
+    """Return whether a parameter's state can be zeroed in place. If not, drop it, so that it is made again."""
     values = optimizer.state.get(parameter, {}).values()  # pyright: ignore[reportArgumentType]
     if all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
         return True

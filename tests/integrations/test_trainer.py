@@ -180,7 +180,7 @@ def test_a_checkpoint_that_is_not_of_this_training_is_refused(
     attach: Callable[..., Attached], stopped: Path, tiny_model: Callable[..., Any]
 ) -> None:
     own = VARIANTS["rosa"]
-    with pytest.raises(UserError, match="another method: resample_every=3.0, here 2.0"):
+    with pytest.raises(UserError, match=r"another method: resample_every=3\.0, here 2\.0"):
         resume(attach("rosa", **{**own, "resample_every": 2}), stopped)
     model = tiny_model("tiny_roberta")
     with torch.no_grad():
