@@ -13,8 +13,10 @@ from msgspec import convert
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rosa_bench.adapters.lora import PlainWeights, known_updates
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, to_device
+from rosa_bench.layers.exact import Update
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
@@ -33,6 +35,7 @@ from rosa_bench.runs.predicted import Selecting, predictions_of
 from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
+from rosa_bench.runs.saved_adapter import save_adapter
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
@@ -73,6 +76,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         record = begin(resolved, problem)
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
+        plain = PlainWeights(problem.model) if config.save_adapter else None
         problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
         with meter.phase("forgetting") if config.forgetting_on else nullcontext():
             forgetting = measured_before(resolved, problem)
@@ -82,6 +86,8 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
         if config.offload:
             movable(model, config.method)  # refused before anything is recorded
+        if plain is not None:
+            plain.adapted(config.method, model)  # likewise
     earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
     say_start(resolved, record)
     with (
@@ -96,6 +102,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             checkpoints=checkpoints,
             earlier=earlier,
             initial=initial,
+            plain=plain,
             forgetting=forgetting,
             tracking=tracking,
             observers=observers,
@@ -121,21 +128,22 @@ def train_and_score(
     checkpoints: Checkpoints,
     earlier: Snapshot | None,
     initial: dict[str, Tensor],
+    plain: PlainWeights | None,
     forgetting: Measurement | None,
     tracking: Tracking,
     observers: Iterable[Observer],
 ) -> Result:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds weights from before training, for the spectra of their updates. ``forgetting`` measures models on
-    another task's text. Returns the selected epoch's result.
+    ``initial`` holds weights from before training, for the spectra of their updates, and ``plain`` for an adapter.
+    ``forgetting`` measures models on another task's text. Returns the selected epoch's result.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
     selecting = Selecting(problem)
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
-        keep_weights=problem.report is not None or config.save_model or forgetting is not None,
+        keep_weights=problem.report is not None or config.save_model or plain is not None or forgetting is not None,
         predictions=lambda: selecting.predicted,
     )
     scores = Scores(
@@ -173,6 +181,8 @@ def train_and_score(
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
         final = final_results(resolved, problem, best, history, forgetting)
+    if plain is not None:
+        save_adapter(resolved, problem, plain, final.factors)
     record.forgetting = final.forgetting
     if config.save_model:
         remove_unfinished(resolved.saved_model)
@@ -205,11 +215,15 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
 
 
 class Final(NamedTuple):
-    """Results of the last and of the selected epoch, and their losses on another task's text if requested."""
+    """Results of the last and of the selected epoch, and their losses on another task's text if requested.
+
+    factors  the selected epoch's updates that its layers know as factors, by layer
+    """
 
     last: Result
     selected: Result
     forgetting: Forgetting | None
+    factors: dict[str, Update]
 
 
 def final_results(
@@ -233,15 +247,16 @@ def final_results(
         last = [evaluate(copied) for evaluate in evaluations]
         del copied
     best.restore()
+    factors = known_updates(model) if resolved.config.save_adapter else {}
     method.merge(model)
     selected = [evaluate(model) for evaluate in evaluations]
     last = last or selected
     forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
     if problem.report is not None:
-        return Final(last[0], selected[0], forgotten)
+        return Final(last[0], selected[0], forgotten, factors)
     epoch = history[best.number]
     known = Result(epoch.scores, predictions=predictions_of(best.predicted, epoch))
-    return Final(Result(history[-1].scores), known, forgotten)
+    return Final(Result(history[-1].scores), known, forgotten, factors)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
