@@ -12,7 +12,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.exact import Past
-from rosa_bench.layers.linear import Linear, linear, weight_of
+from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.lowrank import merge
 
 
@@ -32,7 +32,7 @@ class LowRankLinear(Adapter):
     residual: Float[Tensor, "*n out in"]
     b: Tensor
 
-    def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0, train_b: bool = True):
+    def __init__(self, plain: Linear | Convolution, rank: int, *, scale: float = 1.0, train_b: bool = True):
         super().__init__(plain)
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
@@ -67,6 +67,15 @@ class LowRankLinear(Adapter):
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         return merge(self.residual, self.a, self.b, self.scale)
+
+    def weight_gradient(
+        self, x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"]
+    ) -> Float[Tensor, "*n out in"]:
+        """Return the loss's gradient by the formed weight, ``dy^T x`` summed over the tokens, in at least float32."""
+        wide = torch.promote_types(dy.dtype, torch.float32)
+        rows, flat = (tensor.reshape(*self.shape[:-2], -1, tensor.shape[-1]).to(wide) for tensor in (dy, x))
+        with torch.autocast(x.device.type, enabled=False):
+            return rows.mT @ flat
 
     def extra_repr(self) -> str:
         *_, rows, columns = self.shape

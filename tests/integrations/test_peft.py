@@ -194,11 +194,14 @@ def test_the_subspaces_are_those_of_method_rosa(base: Make, name: str, compose: 
     object.__setattr__(method, "targets", "|".join(targets))
     method.attach(own)
     model = get_peft_model(base(name), config(name, target_modules=targets))
-    assert layers(model)
-    for layer, reference in zip(layers(model).values(), low_rank_layers(own), strict=True):
-        a, b = layer.current("default")
-        close(a, reference.a)
-        close(b, reference.b)
+    pairs = list(zip(layers(model).values(), low_rank_layers(own), strict=True))
+    assert pairs
+    for layer, reference in pairs:
+        close(layer.current("default").delta().float(), (reference.a @ reference.b))
+    model.resample(step=4)
+    method.resample(own, 4)
+    for layer, reference in pairs:
+        close(layer.current("default").delta().float(), (reference.a @ reference.b))
 
 
 @pytest.mark.parametrize("autocast", [False, True])
@@ -217,6 +220,14 @@ def test_one_product_equals_the_two_branches_of_lora(base: Make, name: str, auto
         found.append([loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
     rtol, atol = (0.2, 2e-2) if autocast else (1e-3, 1e-4)
     torch.testing.assert_close(found[0], found[1], rtol=rtol, atol=atol)
+
+
+def test_a_base_weight_that_trains_gets_its_gradient(base: Make) -> None:
+    model = get_peft_model(base("tiny_llama"), config())
+    for layer in layers(model).values():
+        layer.get_base_layer().weight.requires_grad_()
+    loss_of(model).backward()
+    assert all(layer.get_base_layer().weight.grad.any() for layer in layers(model).values())
 
 
 def test_dropout_acts_on_the_factors_alone(base: Make) -> None:

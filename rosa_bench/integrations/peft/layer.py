@@ -59,9 +59,9 @@ class RosaLinear(Linear):
         """Return an adapter's factors that train."""
         return Update(self.lora_B[adapter].weight, self.lora_A[adapter].weight)  # pyright: ignore[reportArgumentType]
 
-    def exact(self, adapter: str) -> Update:
-        """Return an adapter's whole update as factors on the CPU; the current ones come first."""
-        a, b = (factor.detach().cpu() for factor in self.current(adapter))
+    def exact(self, adapter: str, current: Update | None = None) -> Update:
+        """Return an adapter's whole update as factors on the CPU; the current ones come first. They may be given."""
+        a, b = (factor.detach().cpu() for factor in current or self.current(adapter))
         return concatenated([Update(a, b), *self.pasts[adapter].parts])
 
     @torch.no_grad()

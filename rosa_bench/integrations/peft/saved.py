@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rosa_bench.layers.exact import Past, Update, concatenated
+from rosa_bench.layers.exact import Past, Update
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ def export(
 
     The settings remember the rank, for the adapter's own file, and the number of draws.
     """
-    exact = {name: _exact(name, layer, adapter, found) for name, layer in layers.items()}
+    exact = {}
+    for name, layer in layers.items():  # from the state dict, in which sharded factors are already gathered
+        a, b = (found[f"{name}.{part}.{adapter}.weight"] for part in ("lora_B", "lora_A"))
+        exact[name] = layer.exact(adapter, Update(a, b))
     rank = max((update.rank for update in exact.values()), default=0)
     for name, update in exact.items():
         missing = rank - update.rank  # some layers may not have trained in between
@@ -37,12 +40,6 @@ def export(
         found[f"{name}.lora_A.{adapter}.weight"] = functional.pad(update.b, (0, 0, 0, missing))
     config.exported = (rank, max((layer.draws[adapter] for layer in layers.values()), default=0))
     return found
-
-
-def _exact(name: str, layer: RosaLinear, adapter: str, found: dict[str, Tensor]) -> Update:
-    """Return a layer's update, with the current factors from a state dict, where they may be gathered already."""
-    a, b = (found[f"{name}.{part}.{adapter}.weight"].detach().cpu() for part in ("lora_B", "lora_A"))
-    return concatenated([Update(a, b), *layer.pasts[adapter].parts])
 
 
 def restore(
