@@ -19,8 +19,9 @@ STEPS, PERIOD = 60, 20
 def small_model() -> PreTrainedModel:
     """Return the same random model every time."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model("gpt2", n_layer=2, n_embd=64, n_head=4, n_positions=64, vocab_size=32)
-    config.bos_token_id = config.eos_token_id = 0
+    config = AutoConfig.for_model(
+        "gpt2", n_layer=2, n_embd=64, n_head=4, n_positions=64, vocab_size=32, bos_token_id=0, eos_token_id=0
+    )
     return AutoModelForCausalLM.from_config(config)
 
 

@@ -2,7 +2,7 @@
 
     python docs/examples/trainer_resume.py
 
-Needs accelerate: pip install 'rosa-bench[trainer]'. Downloads nothing. TRL's SFTTrainer takes the callback in the same way.
+Needs accelerate: pip install 'rosa-bench[trainer]'. Downloads nothing. TRL's SFTTrainer takes the callback too.
 """
 
 import tempfile

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.layers.exact import Update, total_update
+from rosa_bench.layers.exact import Past, Update, exact_update
 from rosa_bench.layers.linear import LINEAR_TYPES, Conv1D, weight_of
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.surgery import name_matches, untie
@@ -78,10 +78,17 @@ class PlainWeights:
 
 
 @torch.no_grad()
-def known_updates(model: nn.Module) -> dict[str, Update]:
-    """Return the updates that an attached model's layers know as factors, by layer. Call it before merging."""
+def known_updates(model: nn.Module, before: PlainWeights) -> dict[str, Update]:
+    """Return the updates that an attached model's layers hold as factors, by layer. Call it before merging.
+
+    They are those of the layers whose residual is still the weight from before training, as LoRA's is.
+    """
     layers = {name: layer for name, layer in adapters(model) if isinstance(layer, LowRankLinear)}
-    return {name: total_update(layer) for name, layer in layers.items() if layer.past is not None}
+    return {
+        name: exact_update(Past(), layer.a, layer.b, layer.scale)
+        for name, layer in layers.items()
+        if name in before.weights and torch.equal(layer.residual.cpu(), before.weights[name])
+    }
 
 
 @torch.no_grad()

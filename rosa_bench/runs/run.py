@@ -180,7 +180,7 @@ def train_and_score(
         with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
-        final = final_results(resolved, problem, best, history, forgetting)
+        final = final_results(resolved, problem, best, history, forgetting, plain=plain)
     if plain is not None:
         save_adapter(resolved, problem, plain, final.factors)
     record.forgetting = final.forgetting
@@ -232,6 +232,8 @@ def final_results(
     best: BestEpoch,
     history: list[Epoch],
     forgetting: Measurement | None = None,
+    *,
+    plain: PlainWeights | None = None,
 ) -> Final:
     """Return the results of the last and of the selected epoch. Leaves the model merged, with the selected weights.
 
@@ -247,7 +249,7 @@ def final_results(
         last = [evaluate(copied) for evaluate in evaluations]
         del copied
     best.restore()
-    factors = known_updates(model) if resolved.config.save_adapter else {}
+    factors = {} if plain is None else known_updates(model, plain)
     method.merge(model)
     selected = [evaluate(model) for evaluate in evaluations]
     last = last or selected

@@ -55,7 +55,7 @@ def trained(model: Any, method: str, settings: dict[str, Any]) -> tuple[Any, Lor
     with torch.no_grad():
         for parameter in attached.method.head_parameters(model):
             parameter.add_(0.01)  # the head of a run is random, so it counts even if it does not train
-    known = known_updates(model)
+    known = known_updates(model, before)
     attached.merge()
     return model, lora_adapter(before, model, head=attached.method.head, known=known)
 
@@ -92,13 +92,15 @@ def test_base_and_adapter_are_the_trained_model(  # noqa: PLR0917 - pytest names
 
 def test_plain_lora_keeps_its_own_factors(tiny_model: Callable[..., Any]) -> None:
     model = tiny_model("tiny_llama")
-    attached = attach(model, "lora", rank=2, alpha=6.0)
+    before, attached = PlainWeights(model), attach(model, "lora", rank=2, alpha=6.0)
     with torch.no_grad():
         for parameter in attached.trainable_parameters:
             parameter.copy_(normal(*parameter.shape))
     layer = model.model.layers[0].self_attn.q_proj
-    update = known_updates(model)["model.layers.0.self_attn.q_proj"]
+    update = known_updates(model, before)["model.layers.0.self_attn.q_proj"]
     assert torch.equal(update.a, 3.0 * layer.a.detach()) and torch.equal(update.b, layer.b.detach())
+    layer.residual[0, 0] += 1e-3  # as after a merge
+    assert "model.layers.0.self_attn.q_proj" not in known_updates(model, before)
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5])
