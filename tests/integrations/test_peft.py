@@ -189,7 +189,7 @@ def test_the_base_model_comes_back_to_the_bit(base: Make, name: str) -> None:
 @each_model
 def test_the_subspaces_are_those_of_method_rosa(base: Make, name: str, compose: Callable[..., RunConfig]) -> None:
     task = "grammar" if TASK[name] == "SEQ_CLS" else "restaurants"
-    method = compose(f"task={task}", f"model={name}", "method=rosa", f"rank={RANK}", "seed=3").method
+    method: Any = compose(f"task={task}", f"model={name}", "method=rosa", f"rank={RANK}", "seed=3").method
     own, targets = base(name), ["query", "value", "c_attn", "q_proj", "v_proj"]
     object.__setattr__(method, "targets", "|".join(targets))
     method.attach(own)
@@ -224,10 +224,11 @@ def test_one_product_equals_the_two_branches_of_lora(base: Make, name: str, auto
 
 def test_a_base_weight_that_trains_gets_its_gradient(base: Make) -> None:
     model = get_peft_model(base("tiny_llama"), config())
-    for layer in layers(model).values():
-        layer.get_base_layer().weight.requires_grad_()
+    weights: list[Any] = [layer.get_base_layer().weight for layer in layers(model).values()]
+    for weight in weights:
+        weight.requires_grad_()
     loss_of(model).backward()
-    assert all(layer.get_base_layer().weight.grad.any() for layer in layers(model).values())
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights)
 
 
 def test_dropout_acts_on_the_factors_alone(base: Make) -> None:

@@ -110,7 +110,7 @@ class Net(nn.Module):
         return self.classifier(functional.gelu(self.second(functional.gelu(self.first(x)))).mean((-2, -1)))
 
 
-def attached(compose: Callable[..., RunConfig], name: str, **changes: Any) -> tuple[nn.Module, Any, nn.Module]:
+def attached(compose: Callable[..., RunConfig], name: str, **changes: Any) -> tuple[Any, Any, Any]:
     chosen = compose("task=grammar", "model=tiny_roberta", f"method={name}", f"rank={RANK}").method
     chosen = replace(chosen, **{"targets": "first|second", **changes})
     plain = Net().double()

@@ -41,7 +41,7 @@ class RosaConfig(LoraConfig):
     """
 
     # Not a setting of ROSA: always equal to r.
-    lora_alpha: int | None = field(default=None)  # pyright: ignore[reportIncompatibleVariableOverride]
+    lora_alpha: Any = None
     select: str = field(default="random", metadata={"help": f"Which directions train: {', '.join(SELECTIONS)}"})
     init: str = field(default="svd", metadata={"help": f"How a weight is split: {', '.join(INITS)}"})
     resample_every: int = field(default=0, metadata={"help": "Steps between two draws; 0: none but the first"})
