@@ -303,6 +303,18 @@ def test_a_tied_output_layer_gets_a_weight_of_its_own(base: Make) -> None:
         same(logits(model), before)
 
 
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # what PEFT thinks of its own LoRA
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
+def test_an_adapted_output_layer_is_saved_as_it_was(base: Make, name: str, tmp_path: Path) -> None:
+    model, _ = trained(base(name), config(name, target_modules=["lm_head"]))
+    with pytest.warns(UserWarning, match="save_embedding_layers"):  # PEFT saves its whole weight too
+        model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base(name), str(tmp_path))
+    close(logits(loaded), logits(model))
+    settings = RosaConfig.from_pretrained(str(tmp_path))
+    same(logits(PeftModel.from_pretrained(base(name), str(tmp_path), config=settings)), logits(model))
+
+
 # Mistakes
 
 

@@ -84,6 +84,7 @@ def test_the_plain_layer_comes_back(plain: Any) -> None:
     torch.testing.assert_close(back(image(plain)), layer(image(plain)), rtol=0, atol=1e-12)
     assert not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in layer.modules())
     torch.testing.assert_close(weight_of(back), layer.merged_weight(), rtol=0, atol=0)
+    assert not list(layer._frame[0].parameters()), "the weight must not be kept twice"
 
 
 def test_the_gradient_of_the_whole_weight_is_autograds(plain: Any) -> None:

@@ -131,7 +131,10 @@ class RosaModel(LoraModel):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        return export(dict(rosa_layers(model, adapter_name)), config, adapter_name, found)
+        layers = dict(rosa_layers(model, adapter_name))
+        for name, layer in layers.items():  # PEFT goes on to save the whole weight of an adapted output layer
+            state_dict[f"{name}.base_layer.weight"] = layer.original
+        return export(layers, config, adapter_name, found)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(
