@@ -150,6 +150,17 @@ def test_a_loaded_adapter_continues_to_the_bit(base: Make, name: str, tmp_path: 
             assert layer.draws == reference.draws == {"default": 4}
 
 
+def test_layers_may_have_ranks_of_their_own(base: Make, tmp_path: Path) -> None:
+    model, _ = trained(base("tiny_llama"), config(rank_pattern={"v_proj": 3}))
+    assert {layer.current("default").rank for layer in layers(model).values()} == {2, 3}
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["r"], settings["rank_pattern"]) == (2 * 3 * 3, {})
+    close(logits(PeftModel.from_pretrained(base("tiny_llama"), str(tmp_path))), logits(model))
+    again = RosaConfig.from_pretrained(str(tmp_path))
+    same(logits(PeftModel.from_pretrained(base("tiny_llama"), str(tmp_path), config=again)), logits(model))
+
+
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_second_save_is_the_same(base: Make, low_cpu_mem_usage: bool, tmp_path: Path) -> None:
     model, _ = trained(base("tiny_llama"), config())
@@ -440,6 +451,11 @@ def test_what_a_model_cannot_do_is_said(base: Make) -> None:
         model.add_weighted_adapter(["default"], [1.0], "new")
     with pytest.raises(UserError, match="merged, disabled or scaled"), model.disable_adapter():
         model.resample()
+    broken, before = copy.deepcopy(model), [len(layer.pasts["default"].parts) for layer in layers(model).values()]
+    layers(broken).popitem()[1].current("default").a.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="adapter 'default' contains NaN or Inf"):
+        broken.resample()
+    assert [len(layer.pasts["default"].parts) for layer in layers(broken).values()] == before
     model.merge_adapter()
     with pytest.raises(UserError, match="merged, disabled or scaled"):
         model.resample()

@@ -25,8 +25,7 @@ INITS = ("svd", "balanced")  # the splits of `rosa_bench.lowrank` that keep the 
 SHARED = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "target_modules", "exclude_modules", "lora_dropout", "fan_in_fan_out", "bias", "modules_to_save",
-    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "trainable_token_indices",
-    "megatron_core", "runtime_config",
+    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "megatron_core", "runtime_config",
 }  # fmt: skip
 
 
