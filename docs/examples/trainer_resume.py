@@ -29,7 +29,7 @@ class StopAfter(TrainerCallback):
     def __init__(self, step: int):
         self.step = step
 
-    def on_step_end(self, _args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """Ask Trainer to save and to stop."""
         if state.global_step == self.step:
             control.should_save = control.should_training_stop = True

@@ -62,6 +62,11 @@ class PlainWeights:
         Raises `UserError` if the method trains anything else that a LoRA adapter cannot hold.
         """
         layers = [name for name, _ in adapters(model)]
+        for layer in layers:
+            if not any(f"{layer}.".startswith(f"{name}.") for name in self.weights):
+                raise UserError(
+                    f"save_adapter=true is for linear layers, and {layer} is none; choose others with targets="
+                )
         changed = {name for name in self.weights if any(f"{layer}.".startswith(f"{name}.") for layer in layers)}
         self.weights = {name: self.weights[name] for name in self.weights if name in changed}
         self.biases = {name: self.biases[name] for name in self.biases if name in changed}

@@ -24,6 +24,11 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
 from rosa_bench.training.checkpoint import Snapshot
 
+
+class _LossAskedError(Exception):
+    """The method asks for the loss of the coming batch, which Trainer has not passed to the model yet."""
+
+
 NAME = "RosaCallback"  # the key in trainer_state.json, which Trainer takes from the class
 
 
@@ -39,6 +44,7 @@ class RosaCallback(TrainerCallback, ExportableState):
     def __init__(self, attached: Attached):
         self.attached = attached
         self._rates: list[tuple[dict[str, Any], Any]] = []
+        self._waiting: tuple[int, torch.optim.Optimizer] | None = None  # for a batch: the step, and its optimizer
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the method, as JSON values. Trainer calls it at every save."""
@@ -62,6 +68,7 @@ class RosaCallback(TrainerCallback, ExportableState):
         if model is not None and model is not self.attached.model:
             raise UserError("this RosaCallback is of another model; give Trainer the model that attached.model is")
         self.attached.model.register_load_state_dict_pre_hook(self._check_checkpoint)
+        self.attached.model.register_forward_pre_hook(self._on_batch, with_kwargs=True)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,8 +83,13 @@ class RosaCallback(TrainerCallback, ExportableState):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.attached.before_step(state.global_step, _plain(kwargs["optimizer"]), loss=_unknown_loss)
-        self.attached.add_penalty()
+        step, optimizer = state.global_step, _plain(kwargs["optimizer"])
+        try:
+            self.attached.before_step(step, optimizer, loss=_ask_for_loss)  # methods ask before they change anything
+        except _LossAskedError:
+            self._waiting = step, optimizer
+        else:
+            self.attached.add_penalty()
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -96,6 +108,14 @@ class RosaCallback(TrainerCallback, ExportableState):
         for group, rate in self._rates:  # before the schedule, which may compute the next rate from this one
             _set(group, rate)
         self._rates = []
+
+    def _on_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let a method that has asked for the loss of the coming batch change the model, before its forward pass."""
+        if self._waiting is None:
+            return
+        (step, optimizer), self._waiting = self._waiting, None
+        self.attached.before_step(step, optimizer, loss=lambda: _loss(model(*args, **kwargs)))
+        self.attached.add_penalty()
 
     def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UserError` if the method needs groups or an optimizer of its own, and Trainer made another."""
@@ -163,11 +183,19 @@ def _digest(attached: Attached) -> str:
     return Snapshot(attached.state_dict(), {}).digest
 
 
-def _unknown_loss() -> Tensor:
-    raise UserError(
-        "this method asks for the gradient of the coming batch, which Trainer does not give to callbacks; use another "
-        "one, such as method='rosa' with basis='svd', or a training loop of your own"
-    )
+def _loss(output: Any) -> Tensor:
+    """Return the loss that a model has computed. Raises `UserError` if it has not."""
+    loss = getattr(output, "loss", None)
+    if loss is None:
+        raise UserError(
+            "this method asks for the gradient of the coming batch, and Trainer computes the loss outside the model; "
+            "leave out label_smoothing_factor and compute_loss_func, or use another method"
+        )
+    return loss
+
+
+def _ask_for_loss() -> Tensor:
+    raise _LossAskedError
 
 
 def _plain(optimizer: Any) -> torch.optim.Optimizer:
@@ -182,6 +210,6 @@ def _copied(rate: float | Tensor) -> float | Tensor:
 def _set(group: dict[str, Any], rate: float | Tensor) -> None:
     """Set a group's learning rate, in place if it is a tensor."""
     if isinstance(group["lr"], Tensor):
-        group["lr"].copy_(rate)
+        group["lr"].fill_(rate)
     else:
         group["lr"] = rate

@@ -78,7 +78,7 @@ def test_every_method_trains_is_saved_and_comes_back(
 ) -> None:
     fresh = loud(tiny_model(name))
     batches = [{"input_ids": IDS, "labels": IDS if "roberta" not in name else LABELS}]
-    settings = {"rank": 4} if "rank" in OmegaConf.load(conf_folder() / f"method/{method}.yaml") else {}
+    settings: dict[str, Any] = {"rank": 4} if "rank" in OmegaConf.load(conf_folder() / f"method/{method}.yaml") else {}
     before = everything(model := copy.deepcopy(fresh))
     try:
         attached = attach(model, method, length=RunLength(4, 2), calibration=batches, **settings)

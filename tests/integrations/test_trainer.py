@@ -113,9 +113,12 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-def test_an_optimizer_of_the_methods_own_resumes_too(attach: Callable[..., Attached], tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["flora", "galore"])  # galore asks for the gradient of the coming batch
+def test_an_optimizer_of_the_methods_own_resumes_too(
+    attach: Callable[..., Attached], tmp_path: Path, method: str
+) -> None:
     def begin(folder: str, *callbacks: TrainerCallback) -> tuple[Attached, Trainer]:
-        attached = attach("flora", rank=4, update_every=2)
+        attached = attach(method, rank=4, update_every=2)
         optimizers = (attached.optimizer(lr=1e-2), None)
         return attached, trainer_of(attached, tmp_path / folder, *callbacks, optimizers=optimizers)
 
@@ -135,7 +138,8 @@ def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Atta
     assert [step for step, jump in enumerate(jumps, 1) if jump > 0.05] == [3, 6]  # a step moves by the rate, 0.01
     third = pytest.approx(1e-2 / 3)
     assert watch.rates == [1e-2, 1e-2, 1e-2, third, pytest.approx(2e-2 / 3), 1e-2, third, pytest.approx(2e-2 / 3), 1e-2]
-    assert trainer.optimizer is not None and trainer.optimizer.param_groups[0]["lr"] == 1e-2
+    optimizer: Any = trainer.optimizer
+    assert optimizer.param_groups[0]["lr"] == 1e-2
     assert attached.length == RunLength(3, 3, STEPS)
 
 
@@ -145,7 +149,7 @@ def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], t
     theirs.model.config.hidden_dropout_prob = theirs.model.config.attention_probs_dropout_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue]
     for module in theirs.model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
+            module.p = 0.0  # pyright: ignore[reportArgumentType]
     batch = [rows()[0]] * 4  # one batch, so that no order matters
     trainer = trainer_of(theirs, tmp_path, max_steps=5, max_grad_norm=0.0, weight_decay=0.0, warmup_steps=0,
                          gradient_accumulation_steps=1, lr_scheduler_type="constant")  # fmt: skip
@@ -161,6 +165,18 @@ def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], t
         optimizer.zero_grad()
     for name, tensor in ours.state_dict().items():
         torch.testing.assert_close(theirs.state_dict()[name], tensor, rtol=0, atol=1e-4)
+
+
+def test_a_method_sees_the_gradient_of_the_coming_batch(attach: Callable[..., Attached], tmp_path: Path) -> None:
+    attached, batch = attach("rosa", rank=2, basis="gradient", init="zero"), [rows()[0]] * 4
+    other = attach("rosa", rank=2, basis="gradient", init="zero")
+    trainer = trainer_of(attached, tmp_path, max_steps=1, gradient_accumulation_steps=1, learning_rate=0.0)
+    trainer.train_dataset = batch  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train()
+    ids, labels = torch.stack([row["input_ids"] for row in batch]), torch.tensor([row["labels"] for row in batch])
+    other.before_step(0, other.optimizer(lr=0.0), loss=lambda: other.model(input_ids=ids, labels=labels).loss)
+    for found, expected in zip(low_rank_layers(attached.model), low_rank_layers(other.model), strict=True):
+        torch.testing.assert_close(found.b.mT @ found.b, expected.b.mT @ expected.b, rtol=0, atol=1e-4)
 
 
 @pytest.fixture

@@ -59,9 +59,8 @@ def test_every_export_computes_what_the_runs_model_computes(kind: str, capsys: p
             assert json.loads((folder / "adapter_config.json").read_text())["r"] <= 2 * 2 * 3  # 2 r (k + 1)
             loaded = PeftModel.from_pretrained(loaded, str(folder))
         torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
-        card = ModelCard.load(folder / "README.md", ignore_metadata_errors=False)
-        assert card.data.eval_results is not None
-        assert card.data.eval_results[0].metric_value == pytest.approx(record.score, abs=1e-6)
+        data: Any = ModelCard.load(folder / "README.md", ignore_metadata_errors=False).data
+        assert data.eval_results[0].metric_value == pytest.approx(record.score, abs=1e-6)
         assert AutoTokenizer.from_pretrained(folder)("a").input_ids
     if kind == "encoder":
         stored = json.loads(Path("exports", record.id, "merged/config.json").read_text())
@@ -181,10 +180,10 @@ def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[.
     text = model_card(runs[0], seeds, export)
     assert "over 3 seeds: mean 0.51, 95 % interval [0.4852, 0.5348] (Student)" in text  # 0.51 -+ 4.303 x 0.01 / sqrt(3)
     assert "one seed" in model_card(runs[0], [runs[0]], export)
-    card = ModelCard(text)
-    assert card.data.base_model == "FacebookAI/roberta-base" and card.data.datasets == "nyu-mll/glue"
-    assert card.data.license == "mit" and card.data.library_name == "peft"
-    [result] = card.data.eval_results or []
+    data: Any = ModelCard(text).data
+    assert data.base_model == "FacebookAI/roberta-base" and data.datasets == "nyu-mll/glue"
+    assert data.license == "mit" and data.library_name == "peft"
+    [result] = data.eval_results or []
     assert (result.dataset_type, result.dataset_config, result.metric_value) == ("nyu-mll/glue", "cola", 0.5)
 
 
