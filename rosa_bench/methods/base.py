@@ -25,15 +25,16 @@ Groups = list[ParameterGroup]
 
 
 class RunLength(NamedTuple):
-    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps."""
+    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps. ``steps`` are all, if fewer."""
 
     steps_per_epoch: int
     epochs: int
+    steps: int | None = None
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
+        return self.steps_per_epoch * self.epochs if self.steps is None else self.steps
 
 
 class Slice(NamedTuple):

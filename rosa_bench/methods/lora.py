@@ -52,6 +52,10 @@ class Lora(Resampled):
             raise UserError("method.train=a with method.init=normal keeps B = 0, so nothing trains; use init=kaiming")
 
     @property
+    def keeps_past(self) -> bool:
+        return self.keep_past or not self.resample_every  # without draws there is nothing to keep
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
@@ -98,6 +102,8 @@ class Lora(Resampled):
         layers = low_rank_layers(model)
         with torch.no_grad():
             for layer in layers:
+                if layer.past is not None:
+                    layer.past.add(layer.a, layer.b, layer.scale)
                 layer.residual.copy_(layer.merged_weight())
                 layer.a.zero_()
                 layer.b.zero_()

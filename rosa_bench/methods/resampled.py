@@ -89,8 +89,9 @@ class Resampled(LowRankMethod):
         period = resample_period(self.resample_every, self.resample_unit, length)
         if period is None:
             return 0
-        last = int(self.last_resample * length.total_steps + 1e-9)  # 0.29 x 100 is 28.999999999999996
-        return int(self.elapsed(max(0, min(step, last)), length) * self.draws_per_period // period)
+        if self.last_resample < 1:
+            step = min(step, int(self.last_resample * length.total_steps + 1e-9))  # 0.29 x 100 is 28.999999999999996
+        return int(self.elapsed(max(0, step), length) * self.draws_per_period // period)
 
 
 def resample_period(every: float, unit: str, length: RunLength) -> int | None:
@@ -101,5 +102,5 @@ def resample_period(every: float, unit: str, length: RunLength) -> int | None:
     """
     if not every:
         return None
-    steps = {"epochs": length.steps_per_epoch, "steps": 1, "run": length.total_steps}[unit]
+    steps = 1 if unit == "steps" else length.steps_per_epoch if unit == "epochs" else length.total_steps
     return max(1, round(every * steps))
