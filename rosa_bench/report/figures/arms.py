@@ -15,7 +15,8 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import Panel
 
 MOST = 4  # panels or rows of panels
-MOST_TICKS = 7
+MOST_TICKS, FEW_TICKS = 7, 3
+DIGITS = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)  # of ticks where 1, 2 and 5 are too few
 SHORT = (2.0**-5, 2.0**13)  # powers of two between these have at most five digits
 GREY, PALE = "#777777", "#BBBBBB"
 FILLED = "Filled markers: the subspace is drawn again during training. Open: it is not."
@@ -82,7 +83,8 @@ def set_log_axis(ax: Axes, values: Iterable[float], *, doubling: bool, form: Cal
 def log_ticks(low: float, high: float, *, doubling: bool) -> list[float]:
     """Return at most `MOST_TICKS` round numbers from ``low`` to ``high``, at equal distances on a logarithmic axis.
 
-    Powers of two if ``doubling`` and they are short, or 1, 2, 5, 10, ...; powers of ten if those are too many.
+    Powers of two if ``doubling`` and they are short, or 1, 2, 5, 10, ...; powers of ten if those are too many, and more
+    digits if they are fewer than three.
     """
     tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     twos = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
@@ -92,4 +94,6 @@ def log_ticks(low: float, high: float, *, doubling: bool) -> list[float]:
     inside = [tick for tick in fine if low <= tick <= high]
     if len(inside) > MOST_TICKS:
         inside = [10.0**power for power in tens if low <= 10.0**power <= high]
+    if fine is decimal and len(inside) < FEW_TICKS:
+        inside = [tick for power in tens for digit in DIGITS if low <= (tick := digit * 10.0**power) <= high]
     return inside[:: -(-len(inside) // MOST_TICKS) or 1]

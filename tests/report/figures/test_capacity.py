@@ -22,7 +22,7 @@ from rosa_bench.report.figures.arms import MOST_TICKS, PALE, log_ticks
 from rosa_bench.report.figures.beside import spread
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.families import families_of
-from rosa_bench.report.figures.memory import pareto_front
+from rosa_bench.report.figures.front import pareto_front
 from rosa_bench.report.make_figures import draw_figures
 
 MakeRecord = Callable[..., RunRecord]
