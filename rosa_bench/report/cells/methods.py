@@ -2,12 +2,12 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean, geometric_mean
 
 from rosa_bench.config.preset import swept
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import arm_labels, arm_order
+from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
 from rosa_bench.report.cells.costs import made_on, most_common, peak_memory_bytes, time_ratio
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.facts import is_memorised
@@ -151,10 +151,9 @@ def _comparison(group: Group, among: list[str]) -> MethodComparison:
     counts = Counter(task for cells in methods.values() for task in cells)
     tasks = tuple(task for task in among if counts[task] and 2 * counts[task] >= max(counts.values()))
     titles = {task: group.tasks[task].settings.task.title for task in tasks}
-    names = arm_labels({replace(variant, rank=None): _run(cells) for variant, cells in methods.items()})
     complete, left_out = {}, {}
     for variant in sorted(methods, key=lambda one: arm_order(one, _run(methods[one]))):
-        cells, name = methods[variant], names[replace(variant, rank=None)]
+        cells, name = methods[variant], _name(variant, _run(methods[variant]))
         if lacking := [titles[task] for task in tasks if task not in cells]:
             left_out[name] = f"no run of {', '.join(lacking)}"
         elif not all(cells[task].is_defined for task in tasks):
@@ -195,6 +194,13 @@ def _one_per_method(group: Group, among: list[str]) -> tuple[int | None, dict[Va
     for variant in sorted((one for one in by_variant if one.rank in (None, rank)), key=place):
         best.setdefault(variant.method, variant)
     return rank, {variant: by_variant[variant] for variant in best.values()}
+
+
+def _name(variant: Variant, run: RunRecord) -> str:
+    """Name a method with its changed settings, without its rank."""
+    period = [period_words(run)] if any(change.key in PERIOD for change in variant.changes) else []
+    changes = [f"{key}={value}" for key, value in own_changes(variant, run, {}).items()]
+    return ", ".join([variant.title, *period, *changes])
 
 
 def _run(cells: Mapping[str, Cell]) -> RunRecord:

@@ -2,18 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.config.looks import look_of
-from rosa_bench.report.cells.arms import Estimate, in_all_arms, sharing_words
+from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
 from rosa_bench.report.cells.select import Group, writes_texts
 from rosa_bench.report.figures.arms import plot_whiskers, set_log_axis
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.curves import metric_name
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
 from rosa_bench.report.figures.front import FRONT, pareto_front, plot_front
 from rosa_bench.report.figures.labels import label_points
@@ -21,8 +23,16 @@ from rosa_bench.report.writers.text import MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 9.5, 0.6, 0.1, 0.2
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
-LEAST_IN, LINE_IN = 2.4, 0.13  # height of axes: at least, and for each method
-MARGIN = 0.08  # of the axes, around the scores
+LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
+# Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
+ROOM, MARGIN = 0.15, 0.07
+STRENGTH = 0.5  # of the colour of intervals
+
+
+def short(count: float) -> str:
+    """Format a round number of parameters for an axis: ``50 k``, ``1 M``."""
+    value, *unit = parameters(round(count)).split(" ")
+    return " ".join([f"{float(value):g}", *unit])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,7 @@ TRAINED = Cost(
     name="parameters",
     label="trained parameters",
     of=lambda row: row.trainable,
-    form=lambda count: parameters(round(count)),
+    form=short,
 )
 COSTS = (MEMORY, TRAINED)
 
@@ -111,21 +121,38 @@ def score_of(row: MethodRow) -> Estimate:
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     points = points_of(one, cost)
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form)
-    scores = list(map(score_of, one.rows))  # of all, so that both plots have the same axis
-    ends = [end for y in scores for end in (y.mean, y.low, y.high) if end is not None]
-    margin = MARGIN * (max(ends) - min(ends)) or 1
-    ax.set_ylim(min(ends) - margin, max(ends) + margin)
+    ax.set_ylim(*_limits(one))
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
     ax.tick_params(axis="y", labelleft=is_first)
     ax.grid(linewidth=0.3, alpha=0.4)
     ax.set_axisbelow(True)
-    plot_front(ax, sorted(point.mean for point in points if point.on_front), until=ax.get_xlim()[1])
+    front = sorted(point.mean for point in points if point.on_front)
+    plot_front(ax, front, until=ax.get_xlim()[1])
     for point in points:
         look = _look(point)
-        plot_whiskers(ax, point.x, point.y, look["color"])
+        plot_whiskers(ax, point.x, point.y, faded(look["color"], STRENGTH))
         ax.plot([point.x], [point.y.mean], label="_", **look)
-    label_points(ax, {_label(one, point.row): point.mean for point in points}, size)
+    bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if p.y.low is not None]
+    level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
+    label_points(
+        ax,
+        {_label(one, point.row): point.mean for point in points},
+        size=size,
+        colours={_label(one, point.row): _look(point)["color"] for point in points},
+        lines=[*bars, *level],
+    )
+
+
+def _limits(one: MethodComparison) -> tuple[float, float]:
+    """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
+    scores = list(map(score_of, one.rows))
+    least, most = min(y.mean for y in scores), max(y.mean for y in scores)
+    room = ROOM * (most - least) or 1
+    ends = [end for y in scores for end in (y.low, y.high) if end is not None]
+    low, high = max(min([least, *ends]), least - room), min(max([most, *ends]), most + room)
+    margin = MARGIN * (high - low) or 1
+    return low - margin, high + margin
 
 
 def _look(point: Point) -> dict[str, Any]:
@@ -148,9 +175,9 @@ def _label(one: MethodComparison, row: MethodRow) -> str:
 
 def _score_label(one: MethodComparison) -> str:
     """Label the axis with the score: of one task its metric, of several their mean."""
-    metric = drawn(one.runs[0].scores.reported.replace("_", " "))
+    metric = drawn(metric_name(one.runs[0].scores.reported))
     split = "test" if writes_texts(one.runs[0]) else "dev"
-    return f"{f'mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric} × 100, on {split}"
+    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric} × 100, on {split}"
 
 
 def _caption(found: Sequence[MethodComparison]) -> str:
@@ -158,7 +185,8 @@ def _caption(found: Sequence[MethodComparison]) -> str:
     text = (
         "(not in the paper). Score of each method at its best learning rate on each task, against its peak memory in "
         "training (left) and the number of parameters that train (right). Up and left is better. Bars: 95 % intervals "
-        "of the mean over tasks, which are fixed strata with independent seeds (Satterthwaite); one seed has none. "
+        "of the mean over tasks, which are fixed strata with independent seeds (Satterthwaite); one seed has none; "
+        "those that do not fit are cut. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
         "learning rates, on the most common device alone. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
@@ -193,9 +221,8 @@ def _source(number: int, one: MethodComparison) -> str:
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
         *([f"Left out: {left_out}."] if left_out else []),
-        in_all_arms({row.variant: row.runs[0] for row in one.rows}),
     ]
-    return " ".join(filter(None, said))
+    return " ".join(said)
 
 
 def _table(found: Sequence[MethodComparison]) -> list[list[str]]:
