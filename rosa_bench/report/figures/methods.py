@@ -120,7 +120,7 @@ def score_of(row: MethodRow) -> Estimate:
 
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     points = points_of(one, cost)
-    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form)
+    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
     ax.set_ylim(*_limits(one))
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
