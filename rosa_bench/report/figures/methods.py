@@ -26,6 +26,7 @@ TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
 LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
 # Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
 ROOM, MARGIN = 0.15, 0.07
+TITLE, LONGEST_NAME = 125, 45  # characters
 STRENGTH = 0.5  # of the colour of intervals
 
 
@@ -85,8 +86,8 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 
 def title_of(number: int, one: MethodComparison) -> str:
-    """Return the letter, the tasks and the setting."""
-    return drawn(f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group)}")
+    """Return the letter, the tasks and the setting, cut to what fits; the caption has all of it."""
+    return drawn(f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group)}", longest=TITLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def _label(one: MethodComparison, row: MethodRow) -> str:
         *([f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"] if one.few_seeds(row) else []),
         *([f"{row.collapsed} of {len(row.runs)} collapsed"] if row.collapsed else []),
     ]
-    return drawn(f"{row.name} ({', '.join(said)})" if said else row.name)
+    return drawn(f"{row.name} ({', '.join(said)})" if said else row.name, longest=LONGEST_NAME)
 
 
 def _score_label(one: MethodComparison) -> str:
