@@ -36,8 +36,8 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
     shared = sorted(ours.keys() & theirs.keys())
     if len(shared) < LEAST_SHARED:
         return None
-    found = kendalltau([ours[one] for one in shared], [theirs[one] for one in shared])
-    return None if math.isnan(found.statistic) else Agreement(tau=found.statistic, p=found.pvalue, methods=len(shared))
+    tau, p = map(float, kendalltau([ours[one] for one in shared], [theirs[one] for one in shared]))
+    return None if math.isnan(tau) else Agreement(tau=tau, p=p, methods=len(shared))
 
 
 def best_of_methods(published: PublishedTable, column: str) -> dict[str, dict[str, str]]:

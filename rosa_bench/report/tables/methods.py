@@ -148,7 +148,7 @@ def _bracketed(difference: Difference, form: Callable[[float], str]) -> str:
 def _notes(one: MethodComparison) -> list[str]:
     at_an_end = any(cell.at_an_end for row in one.rows for cell in row.cells.values())
     timed = [run for run in one.tried if step_time_s(run) is not None]
-    shared = [run.device.shared_by for run in timed if (run.device.shared_by or 1) > 1]
+    shared = [count for run in timed if (count := run.device.shared_by or 1) > 1]
     return [
         *([END_NOTE] if at_an_end else []),
         *(

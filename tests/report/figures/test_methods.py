@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +69,7 @@ def test_every_method_is_a_point_on_both_plots(drawing: Drawing) -> None:
 def test_the_front_leaves_out_what_another_method_beats(drawing: Drawing) -> None:
     left, _ = drawing.figure.axes
     [line] = [line for line in left.lines if line.get_label() == FRONT]
-    steps = [(float(x), round(float(y), 4)) for x, y in zip(*line.get_data(), strict=True)]
+    steps = [(float(x), round(float(y), 4)) for x, y in np.column_stack(line.get_data())]
     assert steps[:-1] == [(100, 30), (280, 50), (300, 69), (500, 70)]
 
 
