@@ -109,6 +109,12 @@ def leading_basis(matrix: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor
     return singular_triplets(matrix, chosen, solvers(matrix)).b
 
 
+def truncate(weight: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n out in"]:
+    """Return the best approximation of each weight of this rank: that of its ``rank`` largest singular values."""
+    basis = leading_basis(weight, rank).double()
+    return (weight.double() @ basis.mT @ basis).to(weight.dtype)
+
+
 def merge(
     residual: Float[Tensor, "*n out in"], a: Float[Tensor, "*n out r"], b: Float[Tensor, "*n r in"], scale: float = 1.0
 ) -> Float[Tensor, "*n out in"]:

@@ -29,6 +29,7 @@ from rosa_bench.lowrank import (
     singular_triplets,
     solvers,
     stacks,
+    truncate,
 )
 
 SHAPES = [(12, 5), (5, 12), (8, 8), (1, 6), (6, 1), (1, 1)]
@@ -572,3 +573,23 @@ def test_stacks_are_as_large_as_the_limit_allows() -> None:
     shapes = [torch.Size((2, 3))] * 5 + [torch.Size((3, 2))]
     assert stacks(shapes, limit_bytes=2 * 48) == [[0, 1], [2, 3], [4], [5]]
     assert stacks(shapes) == [[0, 1, 2, 3, 4], [5]]
+
+
+# Truncating
+
+
+@pytest.mark.parametrize("shape", [(12, 5), (5, 12), (8, 8), (3, 6, 7)])
+def test_a_truncated_weight_is_the_nearest_of_its_rank(shape: tuple[int, ...]) -> None:
+    weight = torch.randn(*shape, dtype=torch.float64, generator=seeded())
+    for rank in range(1, min(shape[-2:]) + 1):
+        u, s, v = torch.linalg.svd(weight, full_matrices=False)
+        expected = (u[..., :rank] * s[..., None, :rank]) @ v[..., :rank, :]
+        torch.testing.assert_close(truncate(weight, rank), expected)
+
+
+def test_truncating_keeps_the_type_and_a_weight_of_low_rank() -> None:
+    weight = torch.outer(torch.arange(4.0), torch.arange(6.0))
+    for rank in (1, 3):
+        found = truncate(weight, rank)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, weight)

@@ -180,6 +180,8 @@ class RunConfig(Plain):
             if (value := getattr(self, key)) not in (None, False):
                 remedy = f"; use {key}=false" if value is True else ""
                 raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
+        if self.offload and not self.method.trains:
+            raise UserError(f"offload={self.offload} is for training; method={self.method.name} needs offload=null")
         if self.gradient_checkpointing and not self.method.supports_checkpointing:
             raise UserError(
                 f"method={self.method.name} does not work with gradient_checkpointing=true; use "

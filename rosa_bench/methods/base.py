@@ -82,6 +82,8 @@ class Method(Checked, ABC):
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
+    takes_turns      whether only some of the declared parameters train at a time
+    trains           whether parameters train. If not, the run has no steps and chooses among the method's `candidates`
     """
 
     name: str = setting("as on the command line", is_name=True)
@@ -104,6 +106,8 @@ class Method(Checked, ABC):
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     supports_checkpointing: ClassVar[bool] = True
+    takes_turns: ClassVar[bool] = False
+    trains: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
@@ -125,7 +129,7 @@ class Method(Checked, ABC):
         """Let the method's parameters train in a frozen model. Raises `UserError` if there are none."""
         for parameter in self.trainable(model):
             parameter.requires_grad_(True)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
+        if self.trains and not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"method={self.name} finds nothing to train in this model; choose another method")
 
     def insert(self, model: nn.Module) -> None:
@@ -157,6 +161,16 @@ class Method(Checked, ABC):
     def after_backward(self, model: nn.Module) -> None:
         """Act on the gradients before the optimizer's step. It is captured too, so use only tensor operations."""
 
+    def candidates(self, model: nn.Module) -> list[str]:  # noqa: ARG002
+        """Name the models to choose among, for a method that trains nothing. Each takes the place of an epoch."""
+        return []
+
+    def before_epoch(self, model: nn.Module, number: int) -> None:
+        """Change the model before epoch ``number``, counted from 0: for example into a candidate.
+
+        A resumed run calls it again, for the epoch in which it continues. It must write in place.
+        """
+
     def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002
         """Return whether `before_step` has something to do before this step, counted from 0.
 
@@ -184,6 +198,13 @@ class Method(Checked, ABC):
     def lr_factor(self, step: int, length: RunLength) -> float:  # noqa: ARG002
         """Return the factor of the scheduled learning rate at this step. It must be a pure function, like `is_due`."""
         return 1.0
+
+    def is_selectable(self, step: int, length: RunLength) -> bool:  # noqa: ARG002
+        """Return whether the model after ``step`` steps may be selected. It must be a pure function, like `is_due`.
+
+        If no epoch ends with such a model, the best of all is selected.
+        """
+        return True
 
     def merge(self, model: nn.Module) -> bool:
         """Turn the model's layers back into plain layers with the same function, and return True.

@@ -230,6 +230,8 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     resamples   how many draws the method made after the first: of whole subspaces, or of one direction of every weight
                 with ``stagger``. None in records older than the count
     forgetting  loss on another task's text before and after training; None unless requested
+    candidates  of a method that trains nothing, the names of the models that it chose among. Each took the place of an
+                epoch, so the scores of the n-th are those of the n-th epoch
     stopped     set if the run was ended before its last epoch because it had collapsed. It is completed: its scores are
                 those of the epochs made, and it counts as collapsed
     """
@@ -251,6 +253,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     memory_bytes: PeakBytes = field(default_factory=PeakBytes)
     spectrum: Spectrum = field(default_factory=Spectrum)
     forgetting: Forgetting | None = None
+    candidates: list[str] | UnsetType = UNSET
     stopped: Stopped | UnsetType = UNSET
     error: str | None = None
     schema: int = SCHEMA
@@ -310,6 +313,13 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """The score that the epoch was selected by; NaN if it is undefined or the run did not finish."""
         found = self.scores.selection_score
         return math.nan if found is UNSET else _number(found)
+
+    @property
+    def selected_candidate(self) -> str | None:
+        """Name of the selected candidate. None for a method that trains, or if the run did not finish."""
+        if not self.candidates or self.selected.epoch is None:
+            return None
+        return self.candidates[self.selected.epoch - 1]
 
     @property
     def bits_per_parameter(self) -> float | None:

@@ -35,13 +35,14 @@ class Checkpointing(Observer):
         if signal is None and not self.checkpoints.due():
             return
         problem = self._save(training)
+        place = f"step {training.step}" if training.method.trains else f"candidate {len(training.history)}"
         if signal is not None and problem is None:
-            raise stopped_by(signal, f" after step {training.step}; the same command continues from there")
+            raise stopped_by(signal, f" after {place}; the same command continues from there")
         if signal is not None:
             raise stopped_by(
                 signal,
-                f" after step {training.step}, which could not be saved ({problem}); the same command continues from "
-                "the last checkpoint",
+                f" after {place}, which could not be saved ({problem}); the same command continues from the last "
+                "checkpoint",
             )
         if problem and problem != self.problem:
             log.warning("no checkpoint was saved, and the run goes on without it: %s", problem)

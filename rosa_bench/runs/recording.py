@@ -49,7 +49,8 @@ class Recording(Observer):
         if now := sharers(training.device):
             self.record.device.shared_by = max(now, self.record.device.shared_by or 0)
         epochs = [structs.asdict(one) for one in scores.epochs]
-        self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=training.steps_per_epoch)
+        steps = max(1, training.steps_per_epoch)  # a candidate of a method that trains nothing counts as one
+        self.tracking.show_epochs(epochs, scored_on=scores.selected_on, steps_per_epoch=steps)
 
     def on_train_end(self, training: Training) -> None:
         self.record.resamples = training.resamples
@@ -169,11 +170,11 @@ def tracked(record: RunRecord, resolved: ResolvedRun, *, resuming: bool) -> Iter
 def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
     """Log one line about the run that is about to start, and its deviations from the protocol."""
     trained, total = record.parameters.trainable, record.parameters.total
-    log.info(
-        "%s: training %s of %s parameters on %d rows (%s), %s in %s",
-        resolved.id, f"{trained:,}", f"{total:,}", record.data.rows.train, record.data.source.split(" ")[0],
-        resolved.device, resolved.precision,
-    )  # fmt: skip
+    work = f"training {trained:,} of {total:,} parameters on {record.data.rows.train} rows"
+    if record.candidates:
+        work = f"training nothing, choosing among {len(record.candidates)} candidates"
+    source = record.data.source.split(" ")[0]
+    log.info("%s: %s (%s), %s in %s", resolved.id, work, source, resolved.device, resolved.precision)
     for key, (value, expected) in resolved.deviations.items():
         log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, expected)
 
@@ -183,10 +184,13 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
     scores, selected, last = record.scores, record.score, record.last_score
     shown = "%.3g" if scores.lower_is_better else "%.2f"
     times = 1 if scores.lower_is_better else 100  # fractions are shown times 100, errors as they are
+    place, beside = f"at epoch {record.selected.epoch} of {record.last.epoch}", "last"
+    if record.candidates:
+        place = f"with {record.selected_candidate}, the best of {len(record.candidates)} candidates"
+        beside = record.candidates[-1]
     log.info(
-        f"%s {shown} at epoch %d of %d (last: {shown}), in %.1f s; %s",
-        scores.reported, times * selected, record.selected.epoch, record.last.epoch, times * last,
-        record.time_s.total, resolved.record_path,
+        f"%s {shown} %s (%s: {shown}), in %.1f s; %s",
+        scores.reported, times * selected, place, beside, times * last, record.time_s.total, resolved.record_path,
     )  # fmt: skip
     if (forgetting := record.forgetting) is not None:
         log.info(
@@ -197,7 +201,7 @@ def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
         log.warning(
             "stopped after epoch %d of %d: %s", record.stopped.epoch, resolved.config.epochs, record.stopped.reason
         )
-    elif record.has_collapsed:
+    elif record.has_collapsed and not record.candidates:
         log.warning(
             "the last epoch's model gives the same answer for all rows; try a smaller learning rate or more steps"
         )

@@ -53,6 +53,7 @@ class BestValues(Struct):
 
     number: Annotated[int, Meta(ge=-1)]
     score: float
+    selectable: bool = True
 
 
 class Totals(Struct):

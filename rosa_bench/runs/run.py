@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.batches import Batch, Batches, to_device
+from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
@@ -48,7 +48,7 @@ from rosa_bench.training.cuda_graphs import Replay, replaying
 from rosa_bench.training.loop import fit
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.offload import movable, offloaded
-from rosa_bench.training.progress import TrainingProgress
+from rosa_bench.training.progress import CandidateProgress, TrainingProgress
 from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
@@ -81,6 +81,8 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         plain = list(problem.model.buffers())
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
+        if not config.method.trains:
+            resolved, problem = without_training(resolved, problem, record)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
         record.parameters.saved_bytes = saved_bytes(config.method, model, plain)
         if config.offload:
@@ -107,6 +109,23 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     checkpoints.clear()
     say_end(resolved, record)
     return record
+
+
+def without_training(
+    resolved: ResolvedRun, problem: PreparedTask, record: RunRecord
+) -> tuple[ResolvedRun, PreparedTask]:
+    """Return a run with an epoch without steps for each of the method's candidates, and name these in the record."""
+    config = resolved.config
+    if problem.drawn_head:
+        log.warning(
+            "method=%s trains nothing, and the task's head has random weights, so the scores are those of chance; give "
+            "a model that was fine-tuned for this task and saved with save_model=true: model.path=FOLDER",
+            config.method.name,
+        )
+    record.candidates = config.method.candidates(problem.model)
+    nothing = TensorBatches(torch.empty(0), torch.empty(0), batch_size=config.batch_size)
+    counted = replace(config, epochs=len(record.candidates))
+    return replace(resolved, config=counted), replace(problem, train=nothing)
 
 
 def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
@@ -153,9 +172,15 @@ def train_and_score(
         best.state, best.predicted = earlier.part("best"), earlier.part("predictions").tensors
         meter.resume_from(earlier.values["meter"])
         scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
-        log.info("continuing from step %d", earlier.values["training"]["step"])
+        place = f"candidate {len(scores.epochs)}" if record.candidates else f"step {earlier.values['training']['step']}"
+        log.info("continuing from %s", place)
     steps_per_epoch = len(problem.train)
-    bar = TrainingProgress(epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size)
+    if record.candidates:
+        bar = CandidateProgress(record.candidates)
+    else:
+        bar = TrainingProgress(
+            epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size
+        )
     with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
         stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
@@ -251,7 +276,7 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     """Return the optimisation settings, with durations in steps."""
     optimizer, total_steps = config.optimizer, config.epochs * steps_per_epoch
     warmup_steps = optimizer.warmup(total_steps)
-    if optimizer.warmup_steps is not None and warmup_steps >= total_steps:
+    if optimizer.warmup_steps is not None and 0 < total_steps <= warmup_steps:
         log.warning(
             "the warm-up of %d steps is as long as the whole run of %d, so the learning rate never reaches its peak; "
             "set optimizer.warmup_steps=null to use optimizer.warmup_fraction, or to a smaller number",

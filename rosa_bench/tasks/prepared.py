@@ -52,6 +52,7 @@ class PreparedTask:
     info         description of the data for the record
     facts        further entries for the record's description of the data
     reported     fingerprint of the reported rows, the same for all seeds, if predictions of them are to be stored
+    drawn_head   whether the task's head has random weights, because the model was not fine-tuned for the task
     """
 
     model: PreTrainedModel
@@ -65,6 +66,7 @@ class PreparedTask:
     info: DataInfo
     facts: dict[str, Any] = field(default_factory=dict)
     reported: str | None = None
+    drawn_head: bool = False
 
     def save_model(self, folder: Path, write: Callable[[PreTrainedModel, Path], None]) -> None:
         """Write the model, by ``write``, and its tokenizer into a new folder, atomically."""

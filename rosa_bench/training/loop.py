@@ -34,7 +34,7 @@ def fit(
 
     The model must return its loss when given labels, as Hugging Face models do. ``replay`` may replace a step with a
     faster equivalent (`rosa_bench.training.cuda_graphs`). ``observers`` are called in order at each hook point.
-    An observer may end the training early by `Training.stop`.
+    An observer may end the training early by `Training.stop`. Without batches an epoch is its evaluation alone.
     ``start`` is an earlier state from which to resume. Raises `TrainingFailedError` if a loss is not finite, or if the
     method can no longer change the model.
     """
@@ -51,6 +51,7 @@ def fit(
                 break
             model.train()
             with meter.phase("train"):
+                method.before_epoch(model, number)
                 for batch in batches.epoch(number, start=training.index):
                     observer.on_step_start(training)
                     if method.is_due(training.step, training.length):
@@ -66,7 +67,7 @@ def fit(
                     training.losses[training.index] = optimise(to_device(batch, device))
                     training.step += 1
                     observer.on_step_end(training)
-                mean_loss = math.fsum(training.checked_losses()) / steps_per_epoch
+                mean_loss = math.fsum(training.checked_losses()) / steps_per_epoch if steps_per_epoch else math.nan
             with meter.phase("evaluate"):
                 scores = evaluate()
             if not math.isfinite(scores["loss"]):

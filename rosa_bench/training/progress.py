@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from rosa_bench.training.observer import Observer
-from rosa_bench.training.state import Epoch, Training
+from rosa_bench.training.state import Epoch, Scores, Training
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +21,27 @@ REFRESH_S = 0.25
 LINES = 25  # most epochs of a run that are logged
 
 
+def counting_bar(console: Console | None = None) -> Progress:
+    """Return a bar that counts and shows the time left. It is not drawn where there is no terminal."""
+    console = console or get_console()
+    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
 def progress_over(items: Sequence[T], what: str) -> Iterator[T]:
     """Yield the items one by one, with a progress bar."""
-    console = get_console()
-    columns = TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+    with counting_bar() as bar:
         yield from bar.track(items, description=what)
+
+
+def is_logged(number: int, total: int) -> bool:
+    """Return whether epoch ``number``, counted from 0, gets a line: at most `LINES` do, and always the last."""
+    return (number + 1) % math.ceil(total / LINES) == 0 or number + 1 == total
+
+
+def shown(scores: Scores) -> str:
+    """Return an epoch's scores for its line."""
+    return "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
 
 
 class TrainingProgress(Observer):
@@ -90,10 +105,31 @@ class TrainingProgress(Observer):
         epoch = min(step // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
 
-    def end_epoch(self, epoch: int, *, loss: float, scores: dict[str, float], seconds: float) -> None:
+    def end_epoch(self, epoch: int, *, loss: float, scores: Scores, seconds: float) -> None:
         """Log a line for the epoch. Long runs log at most `LINES` evenly spaced epochs, always including the last."""
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
-        if (epoch + 1) % math.ceil(self.epochs / LINES) and epoch + 1 < self.epochs:
-            return
-        figures = "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
-        log.info("epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, figures, seconds)
+        if is_logged(epoch, self.epochs):
+            log.info(
+                "epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, shown(scores), seconds
+            )
+
+
+class CandidateProgress(Observer):
+    """Shows how many candidates of a method that trains nothing have been scored, and the time left."""
+
+    def __init__(self, names: Sequence[str], *, console: Console | None = None):
+        self.names, self.bar = names, counting_bar(console)
+        self.task = self.bar.add_task("candidate", total=len(names))
+
+    def on_train_start(self, training: Training) -> None:
+        self.bar.update(self.task, completed=len(training.history))
+        self.bar.start()
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        self.bar.update(self.task, completed=number + 1)
+        if is_logged(number, total := len(self.names)):
+            name, scores = self.names[number], shown(epoch.scores)
+            log.info("candidate %d/%d  %s  %s  (%.1f s)", number + 1, total, name, scores, epoch.time_s)
+
+    def on_train_end(self, training: Training) -> None:  # noqa: ARG002 - a hook point
+        self.bar.stop()

@@ -33,18 +33,22 @@ class BestEpoch(Observer):
         self.predictions, self.predicted = predictions, dict[str, Tensor]()
         self.tensors, self.selects_by, self.keep_weights = tensors, selects_by.name, keep_weights
         self.is_better = operator.lt if selects_by.lower_is_better else operator.gt
-        self.number, self.score = -1, float("nan")
+        self.number, self.score, self.selectable = -1, float("nan"), False
         self._weights: dict[str, Tensor] = {}
 
-    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
-        self.offer(number, epoch.scores)
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:
+        self.offer(number, epoch.scores, selectable=training.method.is_selectable(training.step, training.length))
 
-    def offer(self, number: int, scores: Scores) -> None:
-        """Consider epoch ``number``, counted from 0, as the best so far."""
-        better = self.is_better(scores[self.selects_by], self.score)
-        if self.number >= 0 and not better:  # phrased so that NaN never replaces a number
-            return
-        self.number, self.score = number, scores[self.selects_by]
+    def offer(self, number: int, scores: Scores, *, selectable: bool = True) -> None:
+        """Consider epoch ``number``, counted from 0, as the best so far.
+
+        One that is not ``selectable`` is only the best until one that is comes along.
+        """
+        if self.number >= 0:
+            better = self.is_better(scores[self.selects_by], self.score)
+            if selectable < self.selectable or (selectable == self.selectable and not better):
+                return  # phrased so that NaN never replaces a number
+        self.number, self.score, self.selectable = number, scores[self.selects_by], selectable
         self.predicted = dict(self.predictions())
         if self.keep_weights:
             self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}
@@ -52,11 +56,12 @@ class BestEpoch(Observer):
     @property
     def state(self) -> Snapshot:
         """The state to store in a checkpoint."""
-        return Snapshot(self._weights, {"number": self.number, "score": self.score})
+        return Snapshot(self._weights, {"number": self.number, "score": self.score, "selectable": self.selectable})
 
     @state.setter
     def state(self, state: Snapshot) -> None:
         self.number, self.score = state.values["number"], state.values["score"]
+        self.selectable = state.values.get("selectable", True)  # earlier versions selected any epoch
         if self.keep_weights and self.number >= 0 and not state.tensors:
             raise UserError(
                 "the best epoch's weights were not kept when the run began with save_model=false and without "

@@ -72,9 +72,16 @@ class Keep:
 
     def on_step_start(self, training: Training) -> None:
         if training.step == STEPS // 2:
-            kept = training.state
-            tensors = {name: tensor.detach().clone() for name, tensor in kept.tensors.items()}
-            self.half = Snapshot(tensors, copy.deepcopy(kept.values))
+            self.keep(training)
+
+    def on_epoch_end(self, training: Training, number: int, _epoch: Any) -> None:
+        if not training.steps_per_epoch and number + 1 == STEPS // 2:  # a candidate takes the place of a step
+            self.keep(training)
+
+    def keep(self, training: Training) -> None:
+        kept = training.state
+        tensors = {name: tensor.detach().clone() for name, tensor in kept.tensors.items()}
+        self.half = Snapshot(tensors, copy.deepcopy(kept.values))
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name.startswith("on_"):
@@ -195,9 +202,10 @@ class Trial:
         """Train the attached model for a few steps as a run does, or from ``start`` on."""
         kept = Keep()
         torch.manual_seed(9 if start is None else 99)  # a snapshot brings its own random state
-        config = replace(self.config, epochs=2, lr=1e-2, optimizer=replace(self.config.optimizer, warmup_steps=0))
+        epochs, batches = (2, self.batches) if self.method.trains else (STEPS, [])
+        config = replace(self.config, epochs=epochs, lr=1e-2, optimizer=replace(self.config.optimizer, warmup_steps=0))
         fit(
-            model, self.method, EveryStep(self.batches), recipe=recipe(config, STEPS // 2),  # pyright: ignore[reportArgumentType]
+            model, self.method, EveryStep(batches), recipe=recipe(config, STEPS // 2),  # pyright: ignore[reportArgumentType]
             evaluate=lambda: {"loss": 0.0}, autocast=nullcontext, meter=Meter(self.device), observers=[kept],  # pyright: ignore[reportArgumentType]
             start=start,
         )  # fmt: skip
@@ -235,6 +243,8 @@ class Shapes:
     beside   parameters that the protocol trains beside the method's own: the head, or the biases of the targets
     norms    weights and biases of all layer normalisation
     keys     numbers in the keys of one position of one block
+    block    parameters of one block
+    tensors  weights and biases outside the head, as whole tensors
     """
 
     targets: list[tuple[int, int]]
@@ -246,6 +256,8 @@ class Shapes:
     blocks: int
     norms: int
     keys: int
+    block: int
+    tensors: int
 
 
 @pytest.fixture(scope="session")
@@ -276,6 +288,8 @@ def _shapes(trial: Trial) -> Shapes:
         keys=model.config.hidden_size
         // model.config.num_attention_heads
         * getattr(model.config, "num_key_value_heads", model.config.num_attention_heads),
+        block=sum(p.numel() for at, p in model.named_parameters() if re.search(r"\.(layer|layers|h)\.0\.", at)),
+        tensors=sum(not name_matches(head_names, at) for at, _ in model.named_parameters()),
     )
 
 

@@ -27,7 +27,9 @@ from rosa_bench.training.spectrum import weights
 Compose = Callable[..., RunConfig]
 Tiny = Callable[..., PreTrainedModel]
 
-TUNERS = sorted(p.stem for p in (conf_folder() / "method").glob("*.yaml") if "peft_type" in OmegaConf.load(p))
+TUNERS = sorted(  # of layers: they adapt targets
+    p.stem for p in (conf_folder() / "method").glob("*.yaml") if {"peft_type", "targets"} <= set(OmegaConf.load(p))
+)
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
 SEEDED = {
     "adalora",

@@ -136,3 +136,20 @@ def test_resuming_without_keeping_weights_drops_old_ones() -> None:
     best.state = first.state
     best.offer(1, {"f1": 0.2})
     assert best.state.tensors == {}
+
+
+@pytest.mark.parametrize(("offers", "number"), [
+    ([(0.9, False), (0.1, True)], 1), ([(0.1, True), (0.9, False)], 0), ([(0.2, False), (0.3, False)], 1),
+    ([(0.9, False), (0.1, True), (0.2, True), (0.95, False)], 2),
+])  # fmt: skip
+def test_an_epoch_that_may_not_be_selected_is_a_last_resort(offers: list[tuple[float, bool]], number: int) -> None:
+    model = Toy()
+    best = BestEpoch(partial(changing, model), Metric("f1", False), keep_weights=True)
+    for place, (score, selectable) in enumerate(offers):
+        model.set(place + 1)
+        kept = BestEpoch(partial(changing, model), Metric("f1", False), keep_weights=True)
+        kept.state = best.state  # as after an interruption
+        best = kept
+        best.offer(place, {"f1": score}, selectable=selectable)
+    best.restore()
+    assert (best.number, model.trained[0].item()) == (number, number + 1)

@@ -74,6 +74,7 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         signature=metric.signature,
         info=splits.info,
         reported=fingerprint(splits.validation),
+        drawn_head=bool(loaded.missing) or not loaded.stored,
     )
 
 
