@@ -122,7 +122,8 @@ def score_of(row: MethodRow) -> Estimate:
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     points = points_of(one, cost)
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
-    ax.set_ylim(*_limits(one))
+    limits = _limits(one)
+    ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
     ax.tick_params(axis="y", labelleft=is_first)
@@ -132,9 +133,10 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
     plot_front(ax, front, until=ax.get_xlim()[1])
     for point in points:
         look = _look(point)
-        plot_whiskers(ax, point.x, point.y, faded(look["color"], STRENGTH))
+        if _fits(point.y, limits):
+            plot_whiskers(ax, point.x, point.y, faded(look["color"], STRENGTH))
         ax.plot([point.x], [point.y.mean], label="_", **look)
-    bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if p.y.low is not None]
+    bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if _fits(p.y, limits)]
     level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
     label_points(
         ax,
@@ -143,6 +145,11 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
         colours={_label(one, point.row): _look(point)["color"] for point in points},
         lines=[*bars, *level],
     )
+
+
+def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
+    """Whether an end of the interval is inside the plot; a bar from end to end would say nothing."""
+    return any(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
 
 
 def _limits(one: MethodComparison) -> tuple[float, float]:
@@ -186,8 +193,8 @@ def _caption(found: Sequence[MethodComparison]) -> str:
     text = (
         "(not in the paper). Score of each method at its best learning rate on each task, against its peak memory in "
         "training (left) and the number of parameters that train (right). Up and left is better. Bars: 95 % intervals "
-        "of the mean over tasks, which are fixed strata with independent seeds (Satterthwaite); one seed has none; "
-        "those that do not fit are cut. "
+        "of the mean over tasks, which are fixed strata with independent seeds (Satterthwaite). One seed has none. "
+        "Intervals wider than the plot are in the table alone: the order of such methods may be chance. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
         "learning rates, on the most common device alone. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
@@ -214,6 +221,7 @@ def _source(number: int, one: MethodComparison) -> str:
     measured, scored = (", ".join(sorted({run.device.name for run in some})) for some in (one.measured, one.runs))
     seeds = span([count for row in one.rows for count in row.score.seeds])
     unmeasured = ", ".join(row.name for row in one.rows if row.memory_bytes is None)
+    untrained = ", ".join(row.name for row in one.rows if not row.trainable)
     left_out = "; ".join(f"{name}: {why}" for name, why in one.left_out.items())
     said = [
         f"{letter(number)} {heading(one.group)}: {', '.join(tasks)}.",
@@ -221,6 +229,7 @@ def _source(number: int, one: MethodComparison) -> str:
         f"Scores from {scored}; memory from {measured}.",
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
+        *([f"Trains nothing, so only on the left: {untrained}."] if untrained else []),
         *([f"Left out: {left_out}."] if left_out else []),
     ]
     return " ".join(said)
