@@ -1,6 +1,6 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from rosa_bench.report.writers.markdown import escape
+from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.files import write_atomic
 from rosa_bench.system.printable import printable
 
@@ -55,21 +56,25 @@ class Caption:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its caption in Markdown, and the ids of the runs that it shows."""
+    """A figure, its caption in Markdown, and the ids of the runs that it shows. ``tidy`` has rows for a csv, if any."""
 
     name: str
     figure: Figure
     caption: str
     runs: frozenset[str]
+    tidy: Sequence[Mapping[str, str]] = ()
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.svg``, and ``.md`` with the picture and its caption. Return the paths."""
+        """Write ``<name>.png``, ``.svg``, ``.md`` with the picture and its caption, and any csv. Return the paths."""
         paths = []
         for kind in UNDATED:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
         write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption}\n")
+        if self.tidy:
+            paths.append(folder / f"{self.name}.csv")
+            write_atomic(paths[-1], tidy_csv(self.tidy))
         return paths
 
     def picture(self, kind: str) -> bytes:
