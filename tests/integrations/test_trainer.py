@@ -52,8 +52,9 @@ def trainer_of(attached: Attached, folder: Path, *callbacks: TrainerCallback, **
         "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
     }  # fmt: skip
     arguments = TrainingArguments(str(folder), **{**settings, **options})
+    data: Any = rows()
     return Trainer(
-        model=attached.model, args=arguments, train_dataset=rows(), optimizers=optimizers,
+        model=attached.model, args=arguments, train_dataset=data, optimizers=optimizers,
         callbacks=[RosaCallback(attached), *callbacks],
     )  # fmt: skip
 
@@ -146,10 +147,11 @@ def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Atta
 def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], tmp_path: Path) -> None:
     settings = {"rank": 4, "resample_every": 2, "resample_unit": "steps"}
     theirs = attach("rosa", **settings)
-    theirs.model.config.hidden_dropout_prob = theirs.model.config.attention_probs_dropout_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = theirs.model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     for module in theirs.model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # pyright: ignore[reportArgumentType]
+            module.p = 0.0
     batch = [rows()[0]] * 4  # one batch, so that no order matters
     trainer = trainer_of(theirs, tmp_path, max_steps=5, max_grad_norm=0.0, weight_decay=0.0, warmup_steps=0,
                          gradient_accumulation_steps=1, lr_scheduler_type="constant")  # fmt: skip
