@@ -33,7 +33,7 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def to_plain(self) -> Linear | Convolution:
         """Return a layer of the original type with the same function, and so without added latency."""
-        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())
+        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())  # pyright: ignore[reportArgumentType]
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

@@ -150,6 +150,17 @@ def test_a_loaded_adapter_continues_to_the_bit(base: Make, name: str, tmp_path: 
             assert layer.draws == reference.draws == {"default": 4}
 
 
+def test_layers_may_have_ranks_of_their_own(base: Make, tmp_path: Path) -> None:
+    model, _ = trained(base("tiny_llama"), config(rank_pattern={"v_proj": 3}))
+    assert {layer.current("default").rank for layer in layers(model).values()} == {2, 3}
+    model.save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["r"], settings["rank_pattern"]) == (2 * 3 * 3, {})
+    close(logits(PeftModel.from_pretrained(base("tiny_llama"), str(tmp_path))), logits(model))
+    again = RosaConfig.from_pretrained(str(tmp_path))
+    same(logits(PeftModel.from_pretrained(base("tiny_llama"), str(tmp_path), config=again)), logits(model))
+
+
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_a_second_save_is_the_same(base: Make, low_cpu_mem_usage: bool, tmp_path: Path) -> None:
     model, _ = trained(base("tiny_llama"), config())
@@ -189,7 +200,7 @@ def test_the_base_model_comes_back_to_the_bit(base: Make, name: str) -> None:
 @each_model
 def test_the_subspaces_are_those_of_method_rosa(base: Make, name: str, compose: Callable[..., RunConfig]) -> None:
     task = "grammar" if TASK[name] == "SEQ_CLS" else "restaurants"
-    method = compose(f"task={task}", f"model={name}", "method=rosa", f"rank={RANK}", "seed=3").method
+    method: Any = compose(f"task={task}", f"model={name}", "method=rosa", f"rank={RANK}", "seed=3").method
     own, targets = base(name), ["query", "value", "c_attn", "q_proj", "v_proj"]
     object.__setattr__(method, "targets", "|".join(targets))
     method.attach(own)
@@ -224,10 +235,11 @@ def test_one_product_equals_the_two_branches_of_lora(base: Make, name: str, auto
 
 def test_a_base_weight_that_trains_gets_its_gradient(base: Make) -> None:
     model = get_peft_model(base("tiny_llama"), config())
-    for layer in layers(model).values():
-        layer.get_base_layer().weight.requires_grad_()
+    weights: list[Any] = [layer.get_base_layer().weight for layer in layers(model).values()]
+    for weight in weights:
+        weight.requires_grad_()
     loss_of(model).backward()
-    assert all(layer.get_base_layer().weight.grad.any() for layer in layers(model).values())
+    assert all(weight.grad is not None and weight.grad.any() for weight in weights)
 
 
 def test_dropout_acts_on_the_factors_alone(base: Make) -> None:
@@ -300,6 +312,18 @@ def test_a_tied_output_layer_gets_a_weight_of_its_own(base: Make) -> None:
     same(model.base_model.model.transformer.wte.weight, embedding)
     with model.disable_adapter():
         same(logits(model), before)
+
+
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # what PEFT thinks of its own LoRA
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
+def test_an_adapted_output_layer_is_saved_as_it_was(base: Make, name: str, tmp_path: Path) -> None:
+    model, _ = trained(base(name), config(name, target_modules=["lm_head"]))
+    with pytest.warns(UserWarning, match="save_embedding_layers"):  # PEFT saves its whole weight too
+        model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base(name), str(tmp_path))
+    close(logits(loaded), logits(model))
+    settings = RosaConfig.from_pretrained(str(tmp_path))
+    same(logits(PeftModel.from_pretrained(base(name), str(tmp_path), config=settings)), logits(model))
 
 
 # Mistakes
@@ -427,6 +451,11 @@ def test_what_a_model_cannot_do_is_said(base: Make) -> None:
         model.add_weighted_adapter(["default"], [1.0], "new")
     with pytest.raises(UserError, match="merged, disabled or scaled"), model.disable_adapter():
         model.resample()
+    broken, before = copy.deepcopy(model), [len(layer.pasts["default"].parts) for layer in layers(model).values()]
+    layers(broken).popitem()[1].current("default").a.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="adapter 'default' contains NaN or Inf"):
+        broken.resample()
+    assert [len(layer.pasts["default"].parts) for layer in layers(broken).values()] == before
     model.merge_adapter()
     with pytest.raises(UserError, match="merged, disabled or scaled"):
         model.resample()

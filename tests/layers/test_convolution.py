@@ -60,8 +60,29 @@ def test_it_is_the_plain_convolution_with_the_merged_weight(plain: Any) -> None:
     sources = [x, layer.a, layer.b, *([layer.bias] if layer.bias is not None else [])]
     found, expected = (torch.autograd.grad(y.square().sum(), sources) for y in (layer(x), reference))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    with torch.no_grad(), materialised(nn.Sequential(layer, layer)):
-        torch.testing.assert_close(layer(x), reference, rtol=0, atol=1e-12)
+
+
+class Sum(nn.Module):
+    def __init__(self, *layers: LowRankConvolution):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(layer(x) for layer in self.layers)  # pyright: ignore[reportReturnType]
+
+
+def test_weights_formed_together_give_the_same_gradients(plain: Any) -> None:
+    both = Sum(*(filled(LowRankConvolution(plain, RANK, scale=0.7)) for _ in range(2)))
+    factors = [factor for layer in low_rank_layers(both) for factor in layer.factors]
+    expected = torch.autograd.grad(both(image(plain)).square().sum(), factors)
+    with materialised(both) as stacks:
+        assert len(stacks) == 1
+        found = torch.autograd.grad(both(image(plain)).square().sum(), factors)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    both.layers[0].materialised = torch.zeros_like(both.layers[0].residual)  # pyright: ignore[reportArgumentType]
+    assert not torch.equal(both.layers[0](image(plain)), both.layers[1](image(plain)))
+    both.layers[1].materialised = torch.zeros_like(both.layers[1].residual)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(both.layers[0](image(plain)), both.layers[1](image(plain)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["conv2d", "no_bias", "strided", "pointwise", "conv1d"])  # PEFT ignores dilation
@@ -84,6 +105,7 @@ def test_the_plain_layer_comes_back(plain: Any) -> None:
     torch.testing.assert_close(back(image(plain)), layer(image(plain)), rtol=0, atol=1e-12)
     assert not any(isinstance(module, nn.Conv1d | nn.Conv2d) for module in layer.modules())
     torch.testing.assert_close(weight_of(back), layer.merged_weight(), rtol=0, atol=0)
+    assert not list(layer._frame[0].parameters()), "the weight must not be kept twice"
 
 
 def test_the_gradient_of_the_whole_weight_is_autograds(plain: Any) -> None:
@@ -110,7 +132,7 @@ class Net(nn.Module):
         return self.classifier(functional.gelu(self.second(functional.gelu(self.first(x)))).mean((-2, -1)))
 
 
-def attached(compose: Callable[..., RunConfig], name: str, **changes: Any) -> tuple[nn.Module, Any, nn.Module]:
+def attached(compose: Callable[..., RunConfig], name: str, **changes: Any) -> tuple[Any, Any, Any]:
     chosen = compose("task=grammar", "model=tiny_roberta", f"method={name}", f"rank={RANK}").method
     chosen = replace(chosen, **{"targets": "first|second", **changes})
     plain = Net().double()

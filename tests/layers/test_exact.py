@@ -29,7 +29,8 @@ def test_the_past_does_not_change_with_the_tensors_that_it_was_given() -> None:
     a, b, past = normal(OUT, 2), normal(2, IN), Past()
     past.add(a, b)
     before = a @ b
-    a.zero_(), b.zero_()
+    a.zero_()
+    b.zero_()
     torch.testing.assert_close(past.parts[0].delta(), before, rtol=0, atol=0)
 
 

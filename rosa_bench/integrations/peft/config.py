@@ -25,8 +25,7 @@ INITS = ("svd", "balanced")  # the splits of `rosa_bench.lowrank` that keep the 
 SHARED = {
     "task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode",
     "r", "target_modules", "exclude_modules", "lora_dropout", "fan_in_fan_out", "bias", "modules_to_save",
-    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "trainable_token_indices",
-    "megatron_core", "runtime_config",
+    "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern", "megatron_core", "runtime_config",
 }  # fmt: skip
 
 
@@ -41,7 +40,7 @@ class RosaConfig(LoraConfig):
     """
 
     # Not a setting of ROSA: always equal to r.
-    lora_alpha: int | None = field(default=None)  # pyright: ignore[reportIncompatibleVariableOverride]
+    lora_alpha: Any = None
     select: str = field(default="random", metadata={"help": f"Which directions train: {', '.join(SELECTIONS)}"})
     init: str = field(default="svd", metadata={"help": f"How a weight is split: {', '.join(INITS)}"})
     resample_every: int = field(default=0, metadata={"help": "Steps between two draws; 0: none but the first"})

@@ -39,10 +39,11 @@ class RosaModel(LoraModel):
         The optimizer's state of these is set to zero in place, if the optimizer is given. ``step`` numbers the draw,
         and with the seed it determines it; without it, draws are counted. The default adapters are the active ones.
 
-        Raises `UserError` if there is no such adapter, or if one is merged, disabled or scaled.
+        Raises `UserError` if there is no such adapter, or if one is merged, disabled or scaled, and ValueError if its
+        factors contain NaN or Inf; the model is then as before.
         """
         names = self.active_adapters if adapter_name is None else [adapter_name]
-        replaced = []
+        replaced: list[nn.Parameter] = []
         for name in names:
             layers = [layer for _, layer in rosa_layers(self, name)]
             if not layers:
@@ -51,11 +52,14 @@ class RosaModel(LoraModel):
                 )
             if any(layer.merged or layer.disable_adapters or layer.scaling[name] != 1 for layer in layers):
                 raise UserError(f"adapter {name!r} is merged, disabled or scaled; undo that before a resample")
+            factors: list[Any] = [factor for layer in layers for factor in layer.current(name)]
+            if not all(torch.isfinite(factor).all() for factor in factors):
+                raise ValueError(f"adapter {name!r} contains NaN or Inf; lower the learning rate")
             for layer in layers:
                 layer.pasts[name].add(*layer.current(name))
                 layer.draws[name] += 1
             self._draw(name, layers, layers[0].draws[name] if step is None else step)
-            replaced += [factor for layer in layers for factor in layer.current(name)]
+            replaced += factors
         if optimizer is not None:
             reset_optimizer_state(optimizer, replaced, "factors")
         return replaced
@@ -131,7 +135,10 @@ class RosaModel(LoraModel):
         unwanted_adapter_names: list[str],
     ) -> dict[str, Tensor]:
         found = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        return export(dict(rosa_layers(model, adapter_name)), config, adapter_name, found)
+        layers = dict(rosa_layers(model, adapter_name))
+        for name, layer in layers.items():  # PEFT goes on to save the whole weight of an adapted output layer
+            state_dict[f"{name}.base_layer.weight"] = layer.original
+        return export(layers, config, adapter_name, found)
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

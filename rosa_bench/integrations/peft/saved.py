@@ -65,6 +65,7 @@ def restore(
         layer.renew()
         for key, factor, like in zip(keys[name], current, layer.current(adapter), strict=True):
             found[key] = factor.to(like.device) if not like.is_meta else factor
+        found.pop(f"{name}.base_layer.weight", None)  # the original weight, and the layer's holds the past as well
     config.saved_draws = None
     return found
 
