@@ -39,7 +39,7 @@ def compose_method(model: nn.Module, name: str, settings: Mapping[str, Any], *, 
         raw = composer.compose((f"method={name}", f"protocol={protocol}"))
         with open_dict(raw):
             raw.recipe = "otherwise"  # a recipe belongs to a task, and there is none here
-            raw.model = {**asdict(structure), "lm_head": None}
+            raw.model = asdict(structure)
             raw.update({key: settings[key] for key in GIVEN if key in settings})
         values: Any = OmegaConf.to_container(raw.method, resolve=True)
     own = {key: value for key, value in settings.items() if key not in GIVEN}

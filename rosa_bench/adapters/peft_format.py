@@ -111,7 +111,7 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         raise UserError(f"{folder} has no adapter of a run: its scale is {scale:g}")
     found = LoraAdapter(
         updates={name: _trimmed(update) for name, update in updates.items()},
-        biases=biases,
+        biases={name: change for name, change in biases.items() if change.any()},  # PEFT has one for every layer
         head=head,
         heads=tuple(heads),
         transposed=bool(config["fan_in_fan_out"]),

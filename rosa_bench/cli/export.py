@@ -1,6 +1,6 @@
 """Export a run as a LoRA adapter or as a merged model, with a model card, for PEFT, transformers and servers.
 
-Usage: rosa-bench export RUN to=lora|merged|peft [KEY=VALUE ...]
+Usage: rosa-bench export RUN [to=lora|merged|peft] [KEY=VALUE ...]
 
 RUN is a run's id or the path of its record. The run must have been made with save_adapter=true. Both lora and peft are
 in PEFT's format; peft is exact, and lora has a rank that vLLM serves, at most 512. Nothing that exists is overwritten.
@@ -30,7 +30,9 @@ KINDS = ("lora", "merged", "peft")
 class Options(Checked):
     """Options of ``rosa-bench export``."""
 
-    to: str = setting("lora: an adapter for servers; peft: an exact one; merged: a model", choices=KINDS)
+    to: str = setting(
+        "lora: an adapter for servers; peft: an exact one; merged: a model", default="peft", choices=KINDS
+    )
     folder: str | None = setting("the new folder; default: exports/RUN/TO", default=None)
     results_dir: str = setting("folder with the records in runs/", default="results")
     output_dir: str = setting("the run's output_dir, where its adapter is", default="outputs")
@@ -43,10 +45,8 @@ def main(arguments: list[str]) -> None:
     """Export a run and print what was written."""
     words = [argument for argument in arguments if "=" not in argument]
     if len(words) != 1 or words[0].startswith("-"):
-        raise UserError("usage: rosa-bench export RUN to=lora|merged|peft; rosa-bench export --help has examples")
+        raise UserError("usage: rosa-bench export RUN [to=lora|merged|peft]; rosa-bench export --help has examples")
     given = [argument for argument in arguments if "=" in argument]
-    if not any(argument.startswith("to=") for argument in given):
-        raise UserError(f"say what to export to: to={', to='.join(KINDS)}")
     options = parse_options(Options, given)
     if options.to == "merged" and options.max_rank is not None:
         raise UserError("max_rank is for to=lora and to=peft; a merged model has no rank")

@@ -20,11 +20,13 @@ class Structure:
     attention  the projections of attention; `NOTHING` if none are found
     head       the modules beside the body, such as a classifier; not a language model's output layer
     parts      the parts of a transformer block, as far as they are found
+    lm_head    the output layer of a language model, if it is one
     fused      how many projections one attention layer holds, for those as wide as three of their inputs
     """
 
     attention: str = NOTHING
     head: str = NOTHING
+    lm_head: str | None = None
     parts: dict[str, str] = field(default_factory=dict)
     fused: dict[str, int] = field(default_factory=dict)
 
@@ -36,10 +38,11 @@ def structure_of(model: nn.Module) -> Structure:
     output projection of attention, or of the feed-forward part, is the last linear layer of that part of a block,
     except one that holds several projections.
     """
-    projections = attention_projections(model)
+    projections, logits = attention_projections(model), _logits(model)
     return Structure(
         attention=pattern_of(projections),
         head=pattern_of(_head(model)),
+        lm_head=next((re.escape(name) for name, module in model.named_modules() if module is logits), None),
         parts=_parts(model, projections),
         fused={pattern_of([name]): 3 for name in _kinds(projections) if _is_fused(model.get_submodule(name))},
     )
@@ -86,8 +89,7 @@ def _says_attention(name: str, module: nn.Module) -> bool:
 
 def _head(model: nn.Module) -> list[str]:
     """Return the children of a transformers model beside its body, except the output layer of a language model."""
-    body = getattr(model, "base_model", model)
-    logits = getattr(model, "get_output_embeddings", lambda: None)()
+    body, logits = getattr(model, "base_model", model), _logits(model)
     if body is model or not isinstance(body, nn.Module):
         return []
     inside = {id(module) for module in body.modules()}
@@ -98,6 +100,11 @@ def _head(model: nn.Module) -> list[str]:
         and any(True for _ in child.parameters())
         and not any(module is logits for module in child.modules())
     ]
+
+
+def _logits(model: nn.Module) -> nn.Module | None:
+    """Return the layer that computes the logits of a language model, if it is one."""
+    return getattr(model, "get_output_embeddings", lambda: None)()
 
 
 def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:

@@ -112,14 +112,19 @@ def load_adapter_or_attach(model: Any, folder: Path, method: str, settings: dict
 
 
 @pytest.mark.parametrize(("task", "name"), [("grammar", "tiny_roberta"), ("restaurants", "tiny_gpt2")])
-@pytest.mark.parametrize("method", ["lora", "rosa"])
-def test_a_method_is_the_one_of_a_run(
-    compose: Callable[..., RunConfig], tiny_model: Callable[..., Any], task: str, name: str, method: str
+@pytest.mark.parametrize(("method", "protocol"), [("lora", "paper"), ("rosa", "fair")])
+def test_a_method_is_the_one_of_a_run(  # noqa: PLR0917 - pytest names them
+    compose: Callable[..., RunConfig],
+    tiny_model: Callable[..., Any],
+    task: str,
+    name: str,
+    method: str,
+    protocol: str,
 ) -> None:
-    config = compose(f"task={task}", f"model={name}", f"method={method}", "protocol=fair", "rank=3", "seed=7")
+    config = compose(f"task={task}", f"model={name}", f"method={method}", f"protocol={protocol}", "rank=3", "seed=7")
     theirs = tiny_model(name)
     config.method.attach(theirs)
-    ours = attach(tiny_model(name), method, rank=3, seed=7)
+    ours = attach(tiny_model(name), method, protocol=protocol, rank=3, seed=7)
     expected = dict(theirs.named_parameters())
     assert [key for key, it in ours.model.named_parameters() if it.requires_grad] == [
         key for key, it in expected.items() if it.requires_grad

@@ -52,8 +52,9 @@ def trainer_of(attached: Attached, folder: Path, *callbacks: TrainerCallback, **
         "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
     }  # fmt: skip
     arguments = TrainingArguments(str(folder), **{**settings, **options})
+    data: Any = rows()
     return Trainer(
-        model=attached.model, args=arguments, train_dataset=rows(), optimizers=optimizers,
+        model=attached.model, args=arguments, train_dataset=data, optimizers=optimizers,
         callbacks=[RosaCallback(attached), *callbacks],
     )  # fmt: skip
 
@@ -87,7 +88,7 @@ VARIANTS = {
     "rosa, one at a time": {"rank": 2, "resample_every": 4, "resample_unit": "steps", "stagger": True},
     "rosa, rotated": {"rank": 4, "resample_every": 1, "train": "a", "moments": "rotate"},
     "relora": {"rank": 4, "resample_every": 0.4, "resample_unit": "run"},
-    "blockwise": {"blocks": 1, "every": 3},
+    "blockwise": {"blocks": 1, "every": 3, "order": "ascending"},
 }
 
 
@@ -119,11 +120,14 @@ def test_an_optimizer_of_the_methods_own_resumes_too(
 ) -> None:
     def begin(folder: str, *callbacks: TrainerCallback) -> tuple[Attached, Trainer]:
         attached = attach(method, rank=4, update_every=2)
-        optimizers = (attached.optimizer(lr=1e-2), None)
+        optimizers = (attached.optimizer(lr=1e-2, weight_decay=0.0), None)
         return attached, trainer_of(attached, tmp_path / folder, *callbacks, optimizers=optimizers)
 
     whole, expected = begin("whole")
+    before = {name: tensor.clone() for name, tensor in whole.state_dict().items()}
     expected.train()
+    moved = [name for name, tensor in whole.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert "roberta.encoder.layer.0.attention.self.query.weight" in moved, "the optimizer uses the model's projectors"
     begin("parts", Watch(stop_after=5))[1].train()
     rest, found = begin("parts")
     found.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-5"))
@@ -132,7 +136,9 @@ def test_an_optimizer_of_the_methods_own_resumes_too(
 
 def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Attached], tmp_path: Path) -> None:
     attached, watch = attach("rosa", **VARIANTS["rosa"]), Watch()
-    trainer = trainer_of(attached, tmp_path, watch, lr_scheduler_type="constant")
+    given = attached.optimizer(lr=1e-2)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(given)  # which leaves a rate as it finds it
+    trainer = trainer_of(attached, tmp_path, watch, optimizers=(given, schedule))
     trainer.train()
     jumps = [(after - before).abs().max() for before, after in zip(watch.factors, watch.factors[1:], strict=False)]
     assert [step for step, jump in enumerate(jumps, 1) if jump > 0.05] == [3, 6]  # a step moves by the rate, 0.01
@@ -146,10 +152,11 @@ def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Atta
 def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], tmp_path: Path) -> None:
     settings = {"rank": 4, "resample_every": 2, "resample_unit": "steps"}
     theirs = attach("rosa", **settings)
-    theirs.model.config.hidden_dropout_prob = theirs.model.config.attention_probs_dropout_prob = 0.0  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = theirs.model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
     for module in theirs.model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # pyright: ignore[reportArgumentType]
+            module.p = 0.0
     batch = [rows()[0]] * 4  # one batch, so that no order matters
     trainer = trainer_of(theirs, tmp_path, max_steps=5, max_grad_norm=0.0, weight_decay=0.0, warmup_steps=0,
                          gradient_accumulation_steps=1, lr_scheduler_type="constant")  # fmt: skip

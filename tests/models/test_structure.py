@@ -45,6 +45,7 @@ def test_what_is_found_is_what_the_declaration_says(path: Path) -> None:
         if part not in ("keys", "values"):
             expected = [name for name in names if name_matches(pattern, name)]
             assert [name for name in names if name_matches(found.parts[part], name)] == expected, part
+    assert found.lm_head == spec.get("lm_head")
     fused = spec.get("fused", {})
     assert {linear_names(model, name)[0]: count for name, count in found.fused.items()} == {
         linear_names(model, name)[0]: count for name, count in fused.items()

@@ -117,7 +117,6 @@ def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.Capt
 
 def test_mistakes_are_one_line(run: RunRecord) -> None:
     assert "usage: rosa-bench export RUN" in refused("to=lora")
-    assert "say what to export to" in refused(run.id)
     assert "to=onnx is not known" in refused(run.id, "to=onnx")
     assert "is not a run in results; did you mean" in refused(run.id[:-1] + "z", "to=peft")
     assert "max_rank is for to=lora and to=peft" in refused(run.id, "to=merged", "max_rank=4")
