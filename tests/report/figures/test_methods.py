@@ -131,3 +131,27 @@ def test_the_table_has_the_costs_beside_the_score(runs: list[RunRecord], tmp_pat
     assert {path.suffix for path in write_table(built, tmp_path, "38 runs")} == {".md", ".tex", ".csv"}
     rows = list(csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["method"]: row["peak_memory_bytes"] for row in rows}["ia3"] == str(280 * MIB)
+
+
+def test_a_method_that_trains_nothing_has_no_place_among_trained_parameters(runs: list[RunRecord]) -> None:
+    for run in runs:
+        if run.settings.method.name == "ia3":
+            run.parameters.trainable = 0
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    left, right = drawing.figure.axes
+    assert (280, 50) in markers(left)
+    assert len(markers(right)) == len(markers(left)) - 1
+    assert "Trains nothing, so only on the left: (IA)³." in drawing.caption
+
+
+def test_an_interval_wider_than_the_plot_is_not_drawn(runs: list[RunRecord]) -> None:
+    for run in runs:
+        if run.settings.method.name == "ft":
+            run.selected["matthews_correlation" if run.settings.task.name == "cola" else "accuracy"] = [0.0, 0.9, 1.2][
+                run.settings.seed
+            ]
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    bars = [line for line in drawing.figure.axes[0].lines if len(set(map(float, line.get_xdata()))) == 1]  # pyright: ignore[reportArgumentType]
+    assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyright: ignore
