@@ -1,5 +1,6 @@
 """Attach any method to any model for a training loop of your own."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.structure import check_adaptable
 from rosa_bench.system.errors import UserError
+
+FULL = 4  # bytes of a number in single precision
+log = logging.getLogger(__name__)
 
 
 def attach(
@@ -37,6 +41,12 @@ def attach(
     Raises `UserError` for a wrong setting, or a model that the method does not fit; the model is then as before.
     """
     check_plain(model)
+    if half := {str(it.dtype).removeprefix("torch.") for it in model.parameters() if it.dtype.itemsize < FULL}:
+        log.warning(
+            "the weights are %s, and merging into them loses what is below their precision; load the model in float32 "
+            "and train under autocast",
+            " and ".join(sorted(half)),
+        )
     return attached(model, compose_method(model, method, settings, protocol=protocol), length, calibration)
 
 

@@ -156,9 +156,9 @@ class Attached:
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let all trained parameters train except those with these names."""
-        idle = set(names)
+        idle, trained = set(names), {id(parameter) for parameter in self.trainable_parameters}
         for name, parameter in self.model.named_parameters():
-            if any(parameter is one for one in self.trainable_parameters):
+            if id(parameter) in trained:
                 parameter.requires_grad_(name not in idle)
 
     def renew_groups(self, optimizer: torch.optim.Optimizer) -> None:

@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 from torch import nn
 
 from rosa_bench.config.build import build, typed
-from rosa_bench.config.compose import composing
+from rosa_bench.config.defaults import composed
 from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.methods.base import Method
 from rosa_bench.models.structure import NOTHING, check_adaptable, structure_of
 from rosa_bench.system.errors import UserError, did_you_mean, one_of
 from rosa_bench.system.setting import setting_of
 
+ANY_TASK, ANY_MODEL = "cola", "roberta_base"  # nothing of them is read
 GIVEN = ("rank", "seed")  # settings of a run from which methods take theirs
 
 
@@ -34,14 +35,11 @@ def compose_method(model: nn.Module, name: str, settings: Mapping[str, Any], *, 
     one_of("protocol", protocol, names_in("protocol"))
     check_adaptable(model)
     check_names(name, settings)
-    structure = structure_of(model)
-    with composing() as composer:
-        raw = composer.compose((f"method={name}", f"protocol={protocol}"))
-        with open_dict(raw):
-            raw.recipe = "otherwise"  # a recipe belongs to a task, and there is none here
-            raw.model = asdict(structure)
-            raw.update({key: settings[key] for key in GIVEN if key in settings})
-        values: Any = OmegaConf.to_container(raw.method, resolve=True)
+    written = composed({"task": ANY_TASK, "model": ANY_MODEL, "method": name, "protocol": protocol})
+    given = {key: settings[key] for key in GIVEN if key in settings}
+    # A recipe belongs to a task, and there is none here.
+    raw = OmegaConf.create({**written, "recipe": "otherwise", "model": asdict(structure_of(model)), **given})
+    values: Any = OmegaConf.to_container(raw.method, resolve=True)
     own = {key: value for key, value in settings.items() if key not in GIVEN}
     method = build(Method, {**values, **own}, at="method")
     if getattr(method, "targets", None) == "attention" and getattr(method, "attention", None) == NOTHING:

@@ -70,7 +70,7 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
         assert torch.equal(found["weights"][name][2], value), name
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["tiny_roberta", "tiny_gpt2", "tiny_llama"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_is_saved_and_comes_back(
@@ -304,6 +304,16 @@ def test_an_error_in_the_middle_leaves_nothing_attached(
     with torch.no_grad():
         model.transformer.h[1].attn.c_proj.weight.copy_(before["weights"]["transformer.h.1.attn.c_proj.weight"][2])
     assert_same(everything(model), before)
+
+
+def test_weights_of_half_precision_are_warned_about(
+    tiny_model: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    attach(tiny_model("tiny_roberta").bfloat16(), "lora", rank=2)
+    assert "the weights are bfloat16" in caplog.text
+    caplog.clear()
+    attach(tiny_model("tiny_roberta"), "lora", rank=2)
+    assert not caplog.text
 
 
 def test_a_model_without_attention_says_how_to_name_layers() -> None:

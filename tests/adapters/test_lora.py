@@ -61,8 +61,17 @@ def trained(model: Any, method: str, settings: dict[str, Any]) -> tuple[Any, Lor
     return model, lora_adapter(before, model, head=attached.method.head, known=known)
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*(tie_word_embeddings|fan_in_fan_out).*:UserWarning")
-@pytest.mark.parametrize(("name", "method", "settings", "rank"), CELLS, ids=lambda it: str(it)[:12])
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:.*(tie_word_embeddings|fan_in_fan_out|lora_bias).*:UserWarning"
+)
+@pytest.mark.parametrize(
+    ("name", "method", "settings", "rank"),
+    [
+        pytest.param(*cell, marks=[pytest.mark.slow] if number in (0, 2, 4, 7) else [])
+        for number, cell in enumerate(CELLS)
+    ],
+    ids=lambda it: str(it)[:12],
+)
 def test_base_and_adapter_are_the_trained_model(  # noqa: PLR0917 - pytest names them
     tiny_model: Callable[..., Any],
     loud: Callable[..., Any],

@@ -149,6 +149,7 @@ def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Atta
     assert attached.length == RunLength(3, 3, STEPS)
 
 
+@pytest.mark.slow
 def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], tmp_path: Path) -> None:
     settings = {"rank": 4, "resample_every": 2, "resample_unit": "steps"}
     theirs = attach("rosa", **settings)
@@ -174,6 +175,7 @@ def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], t
         torch.testing.assert_close(theirs.state_dict()[name], tensor, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_method_sees_the_gradient_of_the_coming_batch(attach: Callable[..., Attached], tmp_path: Path) -> None:
     attached, batch = attach("rosa", rank=2, basis="gradient", init="zero"), [rows()[0]] * 4
     other = attach("rosa", rank=2, basis="gradient", init="zero")
@@ -199,6 +201,7 @@ def resume(attached: Attached, checkpoint: Path) -> None:
     raise caught.value
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_of_this_training_is_refused(
     attach: Callable[..., Attached], stopped: Path, tiny_model: Callable[..., Any]
 ) -> None:

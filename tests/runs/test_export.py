@@ -158,6 +158,7 @@ def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord
     assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
 
 
+@pytest.mark.slow
 def test_a_run_that_lacks_its_adapter_is_made_again(run: RunRecord) -> None:
     shutil.rmtree(Path("outputs", run.id, "adapter"))
     again = rosa_bench.run([*RUNS["encoder"], "epochs=1"])
