@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Method
+from rosa_bench.methods.peft_behaviour import TOKEN_TYPES
 from rosa_bench.methods.peft_config import checked_config, configuration, refused_in_one_line
 from rosa_bench.methods.peft_tuner import drawing, require_peft
 from rosa_bench.system.errors import UserError
@@ -89,7 +90,7 @@ class VirtualTokenMethod(Method):
 class PeftTokens(VirtualTokenMethod):
     """Virtual tokens that an encoder of PEFT makes, by PEFT's own settings."""
 
-    peft_type: str = setting("type of PEFT's encoder", choices=("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"))
+    peft_type: str = setting("type of PEFT's encoder", choices=TOKEN_TYPES)
     config: dict[str, Any] = setting(
         "settings of PEFT's encoder; the others keep PEFT's defaults", default_factory=dict, open=True
     )

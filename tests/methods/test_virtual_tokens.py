@@ -1,5 +1,6 @@
 """Virtual tokens compared with PEFT's own model, which loads what we save: logits, losses, and generated texts."""
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -137,6 +138,51 @@ def uncaching(net: Any) -> Any:
         eval=net.eval, device=net.device, config=net.config, forward=net.forward, generation_config=None,
         generate=without_cache,
     )  # fmt: skip
+
+
+# By type, as method=peft
+
+# As PEFT's method comparison writes such files, for a model of another size.
+FILE = {
+    "auto_mapping": None, "base_model_name_or_path": None, "inference_mode": False, "num_attention_heads": 24,
+    "num_layers": 28, "num_transformer_submodules": 1, "num_virtual_tokens": 3, "revision": None,
+    "task_type": "CAUSAL_LM", "token_dim": 3072,
+}  # fmt: skip
+FILES = [
+    ("prompt_tuning", {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM", "tokenizer_kwargs": None}),
+    ("p_tuning", {"peft_type": "P_TUNING", "encoder_hidden_size": 32, "encoder_reparameterization_type": "MLP"}),
+    ("prefix_tuning", {"peft_type": "PREFIX_TUNING", "encoder_hidden_size": 3072, "init_weights": "zero"}),
+]
+
+
+@pytest.mark.parametrize(("method", "settings"), FILES)
+def test_a_file_of_pefts_method_comparison_runs(
+    small: Any, tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(FILE | settings))
+    by_type = small.method("tiny_llama", "peft", f"method.adapter_config={path}")
+    named = small.method("tiny_llama", method, "method.tokens=3")
+    nets = [chosen.attach(small.model("tiny_llama").float()) for chosen in (by_type, named)]
+    kept = [
+        {key: tensor.shape for key, tensor in chosen.state(net).items()}
+        for chosen, net in zip((by_type, named), nets, strict=True)
+    ]
+    assert kept[0] == kept[1]
+    assert not (by_type.mergeable or by_type.keeps_function or by_type.merge(nets[0]))
+    small.move(nets[0])
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    by_type.save(nets[0], folder)
+    peft = PeftModel.from_pretrained(small.model("tiny_llama").float(), str(folder)).eval()
+    with torch.no_grad():
+        found, expected = nets[0](small.ids).logits, peft(input_ids=small.ids).logits[:, -10:]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_type_with_tokens_needs_their_number(small: Any) -> None:
+    with pytest.raises(UserError, match="num_virtual_tokens=None is not a number of vectors"):
+        small.method("tiny_llama", "peft", "method.peft_type=P_TUNING")
 
 
 # What is refused
