@@ -5,7 +5,7 @@ merged weight and the weight before training, as many as exceed rounding error, 
 an adapter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -160,8 +160,3 @@ def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
     for name, value in adapter.head.items():
         if name not in parameters or parameters[name].shape != value.shape:
             raise UserError(f"this adapter is of another model: its {name} is {tuple(value.shape)}")
-
-
-def total_size(tensors: Iterable[Tensor]) -> int:
-    """Return how many bytes the tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
