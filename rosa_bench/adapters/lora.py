@@ -73,6 +73,11 @@ class PlainWeights:
         if stacked := [name for name, weight in self.weights.items() if weight.ndim != 2]:
             raise UserError(f"save_adapter=true is for transformers, and {stacked[0]} is a stack of weights")
         head = {id(parameter) for parameter in method.head_parameters(model)}
+        trains = [name for name, it in model.named_parameters() if it.requires_grad and id(it) not in head]
+        if not trains:
+            raise UserError(
+                f"method={method.name} trains the head alone, which is no LoRA adapter; use save_model=true"
+            )
         inside = {id(parameter) for _, layer in adapters(model) for parameter in layer.parameters()}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and id(parameter) not in head | inside:
