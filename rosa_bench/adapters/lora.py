@@ -5,7 +5,7 @@ merged weight and the weight before training, as many as exceed rounding error, 
 an adapter.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -73,6 +73,11 @@ class PlainWeights:
         if stacked := [name for name, weight in self.weights.items() if weight.ndim != 2]:
             raise UserError(f"save_adapter=true is for transformers, and {stacked[0]} is a stack of weights")
         head = {id(parameter) for parameter in method.head_parameters(model)}
+        trains = [name for name, it in model.named_parameters() if it.requires_grad and id(it) not in head]
+        if not trains:
+            raise UserError(
+                f"method={method.name} trains the head alone, which is no LoRA adapter; use save_model=true"
+            )
         inside = {id(parameter) for _, layer in adapters(model) for parameter in layer.parameters()}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and id(parameter) not in head | inside:
@@ -160,8 +165,3 @@ def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
     for name, value in adapter.head.items():
         if name not in parameters or parameters[name].shape != value.shape:
             raise UserError(f"this adapter is of another model: its {name} is {tuple(value.shape)}")
-
-
-def total_size(tensors: Iterable[Tensor]) -> int:
-    """Return how many bytes the tensors take."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

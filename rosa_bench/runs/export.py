@@ -24,7 +24,6 @@ from rosa_bench.runs.saved_adapter import RUN
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import new_folder
 
-KINDS = ("lora", "merged", "peft")
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 
 
@@ -97,7 +96,9 @@ def export(
             limit = request.max_rank or (SERVER_RANKS[-1] if request.kind == "lora" else None)
             written = write_peft(adapter, new, base=base, max_rank=limit)
         _copy_tokenizer(request.adapter, new)
-        texts = card(config["task_type"], config.get("base_model_name_or_path"), notes(request, adapter, written))
+        texts = card(
+            config["task_type"], config.get("base_model_name_or_path"), notes(request, adapter, written, record)
+        )
         for name, text in texts.items():
             (new / name).parent.mkdir(exist_ok=True)
             (new / name).write_text(text, encoding="utf-8")
@@ -105,8 +106,8 @@ def export(
     return Exported(request.folder, size, time.perf_counter() - started, written)
 
 
-def notes(request: Request, adapter: LoraAdapter, written: Written | None) -> list[str]:
-    """Return lines about an export: its rank, what compression has lost, and the flag for a server."""
+def notes(request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord) -> list[str]:
+    """Return lines about an export: its rank, what compression has lost, its base, and the flag for a server."""
     if written is None:
         return ["Merged weights: load the folder with transformers, without rosa_bench or PEFT."]
     lines = [f"LoRA adapter of rank {written.rank}: exact up to rounding."]
@@ -116,9 +117,19 @@ def notes(request: Request, adapter: LoraAdapter, written: Written | None) -> li
             f"LoRA adapter of rank {written.rank}, compressed from rank {written.full_rank}: "
             f"{100 * written.error:.3g} % of the update is lost (Frobenius norm); most in {name}, {100 * error:.3g} %."
         ]
+    lines += base_lines(record)
     if request.kind == "lora":
         lines.append(server_line(adapter, written.rank))
     return lines
+
+
+def base_lines(record: RunRecord) -> list[str]:
+    """Return what a user of an adapter must know about the base model that it was trained on."""
+    if record.model.source == "random":
+        return ["The base model's weights are random, drawn from the run's seed; to=merged holds them."]
+    if (kind := record.model.get("dequantised_from")) is not None:
+        return [f"It was trained on weights that were dequantised from {kind}, not on the original ones."]
+    return []
 
 
 def server_line(adapter: LoraAdapter, rank: int) -> str:

@@ -158,6 +158,16 @@ def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord
     assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
 
 
+def test_the_base_model_is_described(make_record: Callable[..., RunRecord]) -> None:
+    from rosa_bench.runs.export import base_lines
+
+    assert base_lines(make_record("task=cola")) == []
+    [line] = base_lines(make_record("task=cola", model={"source": "wheel", "dequantised_from": "Q4_1"}))
+    assert "dequantised from Q4_1" in line
+    [line] = base_lines(make_record("task=cola", model={"source": "random"}))
+    assert "random" in line
+
+
 @pytest.mark.slow
 def test_a_run_that_lacks_its_adapter_is_made_again(run: RunRecord) -> None:
     shutil.rmtree(Path("outputs", run.id, "adapter"))

@@ -253,7 +253,7 @@ def test_asking_for_a_model_after_an_interruption_is_an_error(
     late = ("protocol=paper",)
     with pytest.raises(KeyboardInterrupt):
         run(make_setup("late", *late, "save_model=false"), [at_step(20, interrupt)])
-    with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
+    with pytest.raises(UserError, match=r"without save_model, save_adapter.*resume=never"):
         run(make_setup("late", *late))
     assert run(make_setup("late", *late, "save_model=false")).status == "completed"
 
