@@ -65,6 +65,19 @@ class MethodRow:
         """How many of `runs` are known to have collapsed."""
         return sum(bool(run.has_collapsed) for run in self.runs)
 
+    @property
+    def untuned(self) -> float | None:
+        """The mean score over tasks at the method's own default learning rate; None if a task has no run at it."""
+        scores = []
+        for cell in self.cells.values():
+            run = cell.runs[0]
+            lr = run.setting(f"method.default_lr.{run.settings.protocol.name}")
+            runs = cell.by_lr.get(lr) if isinstance(lr, int | float) else None
+            if not runs:
+                return None
+            scores.append(fmean(one.score for one in runs))
+        return fmean(scores)
+
 
 @dataclass(frozen=True, kw_only=True)
 class MethodComparison:

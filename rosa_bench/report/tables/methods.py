@@ -99,19 +99,21 @@ def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> d
     if one.rank is not None:
         known["Rank"] = f"{one.rank} where a method has one"
     ours = {row.variant.method: row for row in one.rows}
+    accuracy, memory = (
+        {name: float(figures[key]) for name, figures in theirs.items()} for key in ("accuracy", "memory")
+    )
     orders = {
-        "score": agreement(
-            {name: row.score.mean for name, row in ours.items()},
-            {name: float(figures["accuracy"]) for name, figures in theirs.items()},
-        ),
-        "peak memory": agreement(
-            {name: row.memory_bytes for name, row in ours.items() if row.memory_bytes is not None},
-            {name: float(figures["memory"]) for name, figures in theirs.items()},
-        ),
+        "score": agreement({name: row.score.mean for name, row in ours.items()}, accuracy),
+        "score at each method's default rate": agreement(_known(ours, lambda row: row.untuned), accuracy),
+        "peak memory": agreement(_known(ours, lambda row: row.memory_bytes), memory),
     }
     if said := [f"by {name} {found.text}" for name, found in orders.items() if found]:
         known["Order of methods, ours and PEFT's"] = f"Kendall's {', '.join(said)}"
     return known
+
+
+def _known(ours: Mapping[str, MethodRow], value: Callable[[MethodRow], float | None]) -> dict[str, float]:
+    return {name: found for name, row in ours.items() if (found := value(row)) is not None}
 
 
 def _task(run: RunRecord) -> str:

@@ -115,3 +115,13 @@ def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:
 
 def test_the_tasks_are_those_of_the_preset() -> None:
     assert set(swept("methods", "task")) == {"cola", "stsb", "mrpc", "rte"}
+
+
+def test_the_untuned_score_is_that_at_the_methods_own_rate(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    better = make_runs("lora", "lr=1e-3", cola=[0.9] * 3, rte=[0.9] * 3)
+    found = only([*runs, *better])
+    assert row(found, "lora").score.mean == pytest.approx(0.9)
+    assert row(found, "lora").untuned == pytest.approx(np.mean([np.mean(values) for values in SCORES.values()]))
+    elsewhere = [run for run in found.tried if run.settings.method.name != "ft"]
+    assert row(only([*elsewhere, *make_runs("ft", "lr=1e-3", **SCORES)]), "ft").untuned is None
