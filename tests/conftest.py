@@ -92,7 +92,7 @@ def _filled(overrides: tuple[str, ...]) -> DictConfig | None:
     chosen = {key: value for key, _, value in parts if (conf_folder() / key).is_dir()}
     if not all(key in CHOSEN and value in names_in(key) for key, value in chosen.items()):
         return None
-    raw = OmegaConf.create(composed({**_usual(), **chosen}))
+    raw = OmegaConf.create(composed({**_usual(chosen.get("task")), **chosen}))
     OmegaConf.set_struct(raw, True)
     try:
         for override, (key, _, _) in zip(overrides, parts, strict=True):
@@ -104,9 +104,9 @@ def _filled(overrides: tuple[str, ...]) -> DictConfig | None:
 
 
 @cache
-def _usual() -> dict[str, str]:
-    """The choices of a run without overrides."""
-    config = hydra.compose("config")
+def _usual(task: str | None) -> dict[str, str]:
+    """The choices of a run that names a task at most: a task's file may choose its own model."""
+    config = hydra.compose("config", overrides=[f"task={task}"] if task else [])
     return {group: config[group].name for group in CHOSEN}
 
 

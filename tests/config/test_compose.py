@@ -125,6 +125,8 @@ def _fingerprint(config: dict[str, Any]) -> str:
     ("task=cola", "method=lora", "rank=2", "lr=2e-3"),
     ("task=restaurants", "model=tiny_gpt2", "method=houlsby", "protocol=fair", "limit_train=null"),
     ("optimizer.betas=[0.9,0.99]", "method=rosa", "method.select=block", "data_dir='~/a b'"),
+    ("task=restaurants", "method=rosa", "protocol=paper"),
+    ("task=phonebook",),
     ("task=synthetic", "logger=none", "++model.note=abc"),
 ])  # fmt: skip
 def test_the_tests_own_settings_are_composed_as_by_hydra(
