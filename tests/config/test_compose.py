@@ -1,4 +1,5 @@
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -116,3 +118,20 @@ def _fingerprint(config: dict[str, Any]) -> str:
     names = [config[group]["name"] for group in ("task", "model", "protocol", "method")]
     chosen = [config[key] for key in ("epochs", "limit_train", "seed", "lr", "rank")]
     return str([*names, *chosen, float(config["method"].get("resample_every", 0))])
+
+
+@pytest.mark.parametrize("overrides", [
+    (),
+    ("task=cola", "method=lora", "rank=2", "lr=2e-3"),
+    ("task=restaurants", "model=tiny_gpt2", "method=houlsby", "protocol=fair", "limit_train=null"),
+    ("optimizer.betas=[0.9,0.99]", "method=rosa", "method.select=block", "data_dir='~/a b'"),
+    ("task=restaurants", "method=rosa", "protocol=paper"),
+    ("task=phonebook",),
+    ("task=synthetic", "logger=none", "++model.note=abc"),
+])  # fmt: skip
+def test_the_tests_own_settings_are_composed_as_by_hydra(
+    compose: Callable[..., RunConfig], overrides: tuple[str, ...]
+) -> None:
+    with composing():
+        expected = parse(hydra.compose("config", overrides=list(overrides)))
+    assert public_config(compose(*overrides)) == public_config(expected)

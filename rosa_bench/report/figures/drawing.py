@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
@@ -102,13 +103,21 @@ def styled() -> Iterator[None]:
 
 
 def drawn(text: str, *, longest: int = LONGEST) -> str:
-    """Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``.
+    r"""Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``.
 
-    It shows at most ``longest`` characters, counted after those that cannot be seen have become escapes.
+    Characters that cannot be seen, or that the font lacks, become escapes such as ``\u6f22``; for the latter matplotlib
+    would warn and draw boxes. The label shows at most ``longest`` characters, counted with the escapes.
     """
-    text = printable(text)
+    glyphs = _glyphs()
+    text = "".join(one if ord(one) in glyphs else one.encode("unicode_escape").decode() for one in printable(text))
     text = (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")
     return f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Return the code points that the font of our style can draw."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def faded(colour: str, strength: float) -> tuple[float, float, float]:
