@@ -71,6 +71,8 @@ class Lora(Resampled):
             if DRAWN[self.init] == "ab":
                 with torch.no_grad():
                     layer.residual.copy_(merge(layer.residual, layer.a, layer.b, -layer.scale))
+                if layer.past is not None:
+                    layer.past.subtract(layer.a, layer.b, layer.scale)
 
     def draw(self, name: str, shape: Sequence[int], weight: torch.Size, *, generator: torch.Generator) -> Tensor:
         """Draw a tensor of this shape as factor ``a`` or ``b`` of such a weight starts, without regard to zeros."""

@@ -304,7 +304,9 @@ def test_merging_gives_a_plain_model_with_the_same_function_or_changes_nothing(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model_name", ["tiny_roberta", "tiny_gpt2", "tiny_llama"])
+@pytest.mark.parametrize(
+    "model_name", ["tiny_roberta", "tiny_gpt2", pytest.param("tiny_llama", marks=pytest.mark.long)]
+)
 def test_a_trained_model_answers_the_same_in_a_fresh_process(
     make_trial: Callable[..., Any], tmp_path: Path, model_name: str
 ) -> None:

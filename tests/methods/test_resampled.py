@@ -151,8 +151,10 @@ def test_draws_keep_the_function_inside_the_same_tensors(
     assert [(id(tensor), tensor.data_ptr()) for tensor in tensors] == places
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == names
     assert all(parameter.is_leaf and parameter.grad is None for parameter in net.parameters())
-    directions = RANK + drawn * RANK // method.draws_per_period  # that were drawn in all
-    twice = settings["init"] in {"svd", "balanced"} and (settings["train"] == "both" or settings["stagger"])
+    # Directions that were drawn in all; an exchange draws one vector.
+    directions = RANK + (drawn if name in DRAWS else drawn * RANK // method.draws_per_period)
+    taken = settings["init"] in {"svd", "balanced"} and (settings["train"] == "both" or settings["stagger"])
+    twice = taken or settings["init"] == "uniform"  # what is drawn is taken from the weight
     for layer, start in zip(low_rank_layers(net), merged(plain), strict=True):
         update = total_update(layer)
         assert update.rank <= (2 if twice else 1) * directions
