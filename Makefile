@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu test-all check hooks tables figures report bench clean
+.PHONY: help install quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report bench clean
 
 help:                ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ test: install        ## run the quick tests: about five minutes on two cores
 
 test-slow: install   ## run the slow tests: random kills, launchers, a hub, the browser, real trackers
 	$(PYTEST) -m "slow and not long and not gpu"
+
+test-ci: install     ## run the quick and the slow tests together, as continuous integration does
+	$(PYTEST) -m "not long and not gpu"
 
 test-gpu: install    ## run the tests that need a GPU, one at a time
 	$(BIN)/pytest -m gpu

@@ -1,5 +1,6 @@
 """Setup for all tests: checked tensor shapes, no network, one thread, tiny models and made-up records."""
 
+import gc
 import os
 import re
 import tempfile
@@ -7,12 +8,18 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import hydra
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.defaults import CHOSEN, composed
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -47,6 +54,12 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector all that imports have made: every run begins with a full collection."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``gpu`` on a machine without one."""
     if torch.cuda.is_available():
@@ -66,9 +79,35 @@ def _composer() -> Composer:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    """Compose as Hydra does, but faster. test_compose.py compares the two."""
+    """Compose as Hydra does, but faster. test_compose.py compares them."""
     with composing():
-        return parse(_composer().compose(overrides))
+        return parse(_filled(overrides) or _composer().compose(overrides))
+
+
+def _filled(overrides: tuple[str, ...]) -> DictConfig | None:
+    """Put the files of the chosen groups in place, then single values. None if the overrides need Hydra itself."""
+    parts = [override.partition("=") for override in overrides]
+    if any(not re.fullmatch(r"[a-z_]\w*(\.\w+)*", key) for key, _, _ in parts):
+        return None
+    chosen = {key: value for key, _, value in parts if (conf_folder() / key).is_dir()}
+    if not all(key in CHOSEN and value in names_in(key) for key, value in chosen.items()):
+        return None
+    raw = OmegaConf.create(composed({**_usual(chosen.get("task")), **chosen}))
+    OmegaConf.set_struct(raw, True)
+    try:
+        for override, (key, _, _) in zip(overrides, parts, strict=True):
+            if key not in chosen:
+                OmegaConf.update(raw, key, _composer().parsed(override).value())
+    except OmegaConfBaseException:
+        return None  # Hydra says in its own words what is wrong
+    return raw
+
+
+@cache
+def _usual(task: str | None) -> dict[str, str]:
+    """The choices of a run that names a task at most: a task's file may choose its own model."""
+    config = hydra.compose("config", overrides=[f"task={task}"] if task else [])
+    return {group: config[group].name for group in CHOSEN}
 
 
 @pytest.fixture(scope="session")

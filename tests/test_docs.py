@@ -85,6 +85,16 @@ def test_readme_lists_every_choice(group: str) -> None:
     assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} <= listed
 
 
+@pytest.mark.slow
+def test_python_in_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    quick = [block for block in blocks if "rosa_bench.run(" not in block]  # test_api.py runs one
+    assert quick
+    for block in quick:
+        exec(compile(block, "README.md", "exec"), {})
+
+
 def test_readme_map_shows_every_folder_of_the_package_and_no_other() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     [block] = re.findall(r"^```text\nrosa_bench/\n(.*?)^conf/", text, re.MULTILINE | re.DOTALL)

@@ -89,6 +89,8 @@ OPTIONAL = {
     "rosa_bench/report": "report", "rosa_bench/trackers": "tracking", "rosa_bench/models/weights/gguf.py": "gguf",
     "rosa_bench/methods/prompt_tuning.py": "peft", "rosa_bench/methods/peft_tuner.py": "peft",
     "rosa_bench/methods/peft_config.py": "peft", "rosa_bench/methods/peft_starts.py": "peft",
+    "rosa_bench/methods/virtual_tokens.py": "peft",
+    "rosa_bench/integrations/peft": "peft",
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from rosa_bench.system.setting import settings_of
 
 LONGEST = 10_000  # characters of an argument; Hydra's parser takes time that grows faster than the length
 DEEPEST = 50  # brackets inside brackets; its recursion would otherwise end in a RecursionError
+MOST_DIGITS = 300  # in a row; of thousands Python makes no number
 # A text in quotes, as Hydra defines it: a backslash escapes the quote and, before a quote, another backslash.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
@@ -194,3 +195,5 @@ def _check_size(argument: str) -> None:
         raise UserError(f"the argument {shown} has {len(argument)} characters; at most {LONGEST} are allowed")
     if sum(map(argument.count, "[{(")) > DEEPEST:
         raise UserError(f"the argument {shown} has too many brackets; at most {DEEPEST} may be opened")
+    if re.search(rf"[0-9_]{{{MOST_DIGITS + 1},}}", argument):
+        raise UserError(f"the argument {shown} has too many digits; at most {MOST_DIGITS} in a row are allowed")

@@ -138,6 +138,10 @@ class Plain(Checked):
     save_model: bool = setting(
         "save the merged model of the selected epoch in output_dir", default=False, identity=False, free=True
     )
+    save_adapter: bool = setting(
+        "save the selected epoch's update as a LoRA adapter in output_dir, for rosa-bench export",
+        default=False, identity=False, free=True,
+    )  # fmt: skip
     record_spectrum: bool = setting(
         "record the singular values of every adapted weight's update, for Figure 5",
         default=False, identity=False, free=True,
@@ -182,6 +186,11 @@ class RunConfig(Plain):
                 raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
         if self.offload and not self.method.trains:
             raise UserError(f"offload={self.offload} is for training; method={self.method.name} needs offload=null")
+        if self.save_adapter and not self.method.mergeable:
+            raise UserError(
+                f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use "
+                "save_model=true, which saves its own"
+            )
         if self.gradient_checkpointing and not self.method.supports_checkpointing:
             raise UserError(
                 f"method={self.method.name} does not work with gradient_checkpointing=true; use "

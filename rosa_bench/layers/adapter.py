@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rosa_bench.layers.linear import Linear, make_linear
+from rosa_bench.layers.linear import Convolution, Linear, make_linear
 
 
 class Adapter(nn.Module):
@@ -17,7 +17,7 @@ class Adapter(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, plain: Linear):
+    def __init__(self, plain: Linear | Convolution):
         super().__init__()
         self.plain_type = type(plain)
         self.register_parameter("bias", getattr(plain, "bias", None))
@@ -31,9 +31,9 @@ class Adapter(nn.Module):
         return self.bias
 
     @torch.no_grad()
-    def to_plain(self) -> Linear:
+    def to_plain(self) -> Linear | Convolution:
         """Return a layer of the original type with the same function, and so without added latency."""
-        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())
+        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())  # pyright: ignore[reportArgumentType]
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

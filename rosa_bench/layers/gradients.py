@@ -32,7 +32,7 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
         calls[layer] += 1
 
         def take(dy: Tensor) -> None:
-            gradient = weight_gradient(x, dy, layer.shape)
+            gradient = layer.weight_gradient(x, dy)
             gradient = gradient + sums.pop(layer) if layer in sums else gradient
             calls[layer] -= 1
             if calls[layer]:
@@ -51,16 +51,6 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
         for hook in hooks:
             hook.remove()
     return [found[it] if it in found else leading_directions(torch.zeros_like(it.residual), rank) for it in layers]
-
-
-def weight_gradient(
-    x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"], shape: torch.Size
-) -> Float[Tensor, "*n out in"]:
-    """Return ``dy^T x``, summed over the tokens, for one weight or a stack of this shape, in at least float32."""
-    wide = torch.promote_types(dy.dtype, torch.float32)
-    rows, flat = (tensor.reshape(*shape[:-2], -1, tensor.shape[-1]).to(wide) for tensor in (dy, x))
-    with torch.autocast(x.device.type, enabled=False):
-        return rows.mT @ flat
 
 
 @contextmanager

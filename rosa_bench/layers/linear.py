@@ -1,6 +1,7 @@
 """The types of linear layer in our models, all seen with weights as (out, in).
 
-GPT-2's ``Conv1D`` stores (in, out). A `StackedLinear` stores many weights, for models that are trained side by side.
+GPT-2's ``Conv1D`` stores (in, out). A `StackedLinear` stores many weights, for models that are trained side by side. A
+convolution (`rosa_bench.layers.convolution`) is seen as the matrix that it applies to each patch of its input.
 """
 
 import torch
@@ -51,10 +52,14 @@ class SplitLinear(nn.Module):
 
 Linear = nn.Linear | Conv1D | StackedLinear
 LINEAR_TYPES = (nn.Linear, Conv1D, StackedLinear)
+Convolution = nn.Conv1d | nn.Conv2d
+CONVOLUTION_TYPES = (nn.Conv1d, nn.Conv2d)
 
 
-def weight_of(plain: Linear) -> Float[Tensor, "*n out in"]:
-    """Return the layer's weight as (out, in)."""
+def weight_of(plain: Linear | Convolution) -> Float[Tensor, "*n out in"]:
+    """Return the layer's weight as (out, in). A convolution's ``in`` is channels per group times kernel size."""
+    if isinstance(plain, CONVOLUTION_TYPES):
+        return plain.weight.flatten(1)
     return plain.weight.mT if isinstance(plain, Conv1D) else plain.weight
 
 

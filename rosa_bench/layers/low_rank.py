@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.linear import Linear, linear, weight_of
+from rosa_bench.layers.exact import Past
+from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.lowrank import merge
 
 
@@ -25,16 +26,18 @@ class LowRankLinear(Adapter):
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
     cast          converts an input to the type of a materialised weight
+    past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
 
     residual: Float[Tensor, "*n out in"]
     b: Tensor
 
-    def __init__(self, plain: Linear, rank: int, *, scale: float = 1.0, train_b: bool = True):
+    def __init__(self, plain: Linear | Convolution, rank: int, *, scale: float = 1.0, train_b: bool = True):
         super().__init__(plain)
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
         self.scale = scale
+        self.past: Past | None = None
         self.materialised: Tensor | None = None
         self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
         # Copy it: a resample writes into it in place, and another layer may share the weight.
@@ -64,6 +67,15 @@ class LowRankLinear(Adapter):
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         return merge(self.residual, self.a, self.b, self.scale)
+
+    def weight_gradient(
+        self, x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"]
+    ) -> Float[Tensor, "*n out in"]:
+        """Return the loss's gradient by the formed weight, ``dy^T x`` summed over the tokens, in at least float32."""
+        wide = torch.promote_types(dy.dtype, torch.float32)
+        rows, flat = (tensor.reshape(*self.shape[:-2], -1, tensor.shape[-1]).to(wide) for tensor in (dy, x))
+        with torch.autocast(x.device.type, enabled=False):
+            return rows.mT @ flat
 
     def extra_repr(self) -> str:
         *_, rows, columns = self.shape

@@ -42,6 +42,13 @@ def prefixes(model: nn.Module) -> list[Prefix]:
     return [module for module in model.modules() if isinstance(module, Prefix)]
 
 
+def key_shape(model: Any) -> tuple[int, int]:
+    """Return the number of heads of the keys, which queries may share, and the size of one."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 def use_prefixes(model: PreTrainedModel) -> None:
     """Make the model's attention layers see the prefix that each has as its child ``prefix``.
 

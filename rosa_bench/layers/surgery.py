@@ -1,4 +1,4 @@
-"""Find a model's linear layers, replace them with adapters, and restore them."""
+"""Find a model's linear layers and convolutions, replace them with adapters, and restore them."""
 
 import re
 from collections.abc import Callable
@@ -6,12 +6,14 @@ from collections.abc import Callable
 from torch import nn
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.linear import LINEAR_TYPES, Linear, SplitLinear, weight_of
+from rosa_bench.layers.linear import CONVOLUTION_TYPES, LINEAR_TYPES, Convolution, Linear, SplitLinear, weight_of
 from rosa_bench.system.errors import UserError
 
 
-def replace_linears(model: nn.Module, names: list[str], make: Callable[[Linear], Adapter]) -> None:
-    """Replace each named linear layer with ``make(layer)``."""
+def replace_linears(
+    model: nn.Module, names: list[str], make: Callable[[Linear], Adapter] | Callable[[Linear | Convolution], Adapter]
+) -> None:
+    """Replace each named layer with ``make(layer)``."""
     for name in names:
         untie(model, name)
         replace_module(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
@@ -56,17 +58,18 @@ def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), child, module)
 
 
-def linear_names(model: nn.Module, pattern: str) -> list[str]:
-    """Return the linear layers whose dotted name ends in a match of ``pattern``, in the model's order.
+def linear_names(model: nn.Module, pattern: str, *, convolutions: bool = False) -> list[str]:
+    """Return the linear layers, and perhaps convolutions, whose dotted name ends in a match of ``pattern``, in order.
 
     Raises `UserError` if there are none, and lists the kinds of names that exist.
     """
-    linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR_TYPES)]
+    kinds = (*LINEAR_TYPES, *CONVOLUTION_TYPES) if convolutions else LINEAR_TYPES
+    linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     found = [name for name in linears if name_matches(pattern, name)]
     if not found:
         # The layers of a stack differ only in their number, so name them once.
-        kinds = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
-        raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(kinds)}")
+        shown = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
+        raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(shown)}")
     return found
 
 

@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError
@@ -18,13 +18,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rosa_bench.layers.adapter import Adapter
-    from rosa_bench.layers.linear import Linear
+    from rosa_bench.layers.linear import Convolution, Linear
     from rosa_bench.layers.low_rank import LowRankLinear
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetedMethod(Method):
-    """A method that acts on chosen linear layers."""
+    """A method that acts on chosen linear layers.
+
+    adapts_convolutions  whether it acts on Conv1d and Conv2d layers too
+    """
+
+    adapts_convolutions: ClassVar[bool] = False
 
     targets: str = setting(
         "attention, all-linear (all but the head), or a regular expression for ends of layers' names"
@@ -54,12 +59,13 @@ class TargetedMethod(Method):
             logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None
             return [
                 name
-                for name in linear_names(model, ".*")
+                for name in linear_names(model, ".*", convolutions=self.adapts_convolutions)
                 # A layer inside the head is named after the head: the head's name, a dot, its own name.
                 if not name_matches(rf"({self.head})(\..*)?", name) and model.get_submodule(name) is not logits
             ]
         attention = "|".join(filter(None, (self.attention, self.lm_head)))
-        return linear_names(model, attention if self.targets == "attention" else self.targets)
+        pattern = attention if self.targets == "attention" else self.targets
+        return linear_names(model, pattern, convolutions=self.adapts_convolutions)
 
     def check_shapes(self, model: nn.Module) -> None:
         self.target_names(model)
@@ -86,7 +92,9 @@ class AdapterMethod(TargetedMethod):
         if self.split_qkv and not self.fused:
             raise UserError("method.split_qkv=true needs a model that fuses several projections in one matrix, as gpt2")
 
-    def replace(self, model: nn.Module, make: Callable[[Linear], Adapter]) -> None:
+    def replace(
+        self, model: nn.Module, make: Callable[[Linear], Adapter] | Callable[[Linear | Convolution], Adapter]
+    ) -> None:
         """Replace each target, or each block of a split target, with ``make(layer)``."""
         from rosa_bench.layers.surgery import replace_linears
 
@@ -125,7 +133,18 @@ class AdapterMethod(TargetedMethod):
 class LowRankMethod(AdapterMethod):
     """A method whose layers compute with ``residual + scale A B``. Subclasses decide what these tensors hold."""
 
+    adapts_convolutions: ClassVar[bool] = True
+
     rank: int = setting("rank of the factors", at_least=1, at_most=10**6, key="rank")
+    keep_past: bool = setting(
+        "keep what draws merge into the weights, on the CPU, so that the update is known as exact factors",
+        default=False, identity=False, published=False,
+    )  # fmt: skip
+
+    @property
+    def keeps_past(self) -> bool:
+        """Whether `rosa_bench.layers.exact.total_update` knows the layers' updates."""
+        return self.keep_past
 
     @property
     def scale(self) -> float:
@@ -148,10 +167,14 @@ class LowRankMethod(AdapterMethod):
             self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+        from rosa_bench.layers.convolution import low_rank_layer
+        from rosa_bench.layers.exact import Past
+        from rosa_bench.layers.low_rank import low_rank_layers
 
-        self.replace(model, lambda plain: LowRankLinear(plain, self.rank, scale=self.scale, train_b=self.train_b))
+        self.replace(model, lambda plain: low_rank_layer(plain, self.rank, scale=self.scale, train_b=self.train_b))
         if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
+            for layer in layers:
+                layer.past = Past() if self.keeps_past else None
             self.initialise(layers, self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:

@@ -25,15 +25,16 @@ Groups = list[ParameterGroup]
 
 
 class RunLength(NamedTuple):
-    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps."""
+    """The length of a run: ``epochs``, each of ``steps_per_epoch`` optimizer steps. ``steps`` are all, if fewer."""
 
     steps_per_epoch: int
     epochs: int
+    steps: int | None = None
 
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.epochs
+        return self.steps_per_epoch * self.epochs if self.steps is None else self.steps
 
 
 class Slice(NamedTuple):
@@ -82,6 +83,7 @@ class Method(Checked, ABC):
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
+    takes_turns      whether only some of the declared parameters train at a time
     trains           whether parameters train. If not, the run has no steps and chooses among the method's `candidates`
     """
 
@@ -105,6 +107,7 @@ class Method(Checked, ABC):
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     supports_checkpointing: ClassVar[bool] = True
+    takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:

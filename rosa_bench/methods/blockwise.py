@@ -1,19 +1,23 @@
 """Block-wise training: only a few transformer blocks train at a time, and others are chosen every n steps.
 
+Only parameters that train have gradients and optimizer state. A block that starts to train starts with empty moments,
+and what trains all the time keeps its own.
+
 LISA is ``order=random rest=all``: a few random blocks train, and the embeddings and head always do. BAdam is
-``blocks=1 rest=head`` with ``order=ascending``, ``descending`` or ``shuffled``: one block trains at a time, in order.
-Only parameters that train have gradients and optimizer state.
+``blocks=1`` with ``order=ascending``, ``descending`` or ``shuffled``: block coordinate descent, with steps of Adam on
+one block at a time. Both have a yaml.
 
 Sources: Pan et al., "LISA: Layerwise Importance Sampling for Memory-Efficient Large Language Model Fine-Tuning",
 arXiv 2403.17919. Luo et al., "BAdam: A Memory Efficient Full Parameter Optimization Method for Large Language Models",
-arXiv 2404.02827. Unlike both, we let the learning rate follow the run's schedule, whichever blocks train.
+arXiv 2404.02827. Unlike both, we let the learning rate follow the run's schedule, whichever blocks train. BAdam can
+also take the embeddings and the output layer as blocks; here they are frozen, or train all the time (``rest``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.system.errors import UserError
@@ -35,6 +39,8 @@ class Blockwise(Method):
     every: int = setting("steps from one choice of blocks to the next", at_least=1, at_most=10**9)
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
+
+    takes_turns: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         from rosa_bench.layers.blocks import transformer_blocks
@@ -68,7 +74,7 @@ class Blockwise(Method):
         headroom_bytes: int | None = None,  # noqa: ARG002
         loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
     ) -> Changed:
-        return Changed(reset=self._choose(model, step), retrain=True, recapture=True)
+        return Changed(reset=self._choose(model, step), retrain=True, recapture=True, keep=True)
 
     def chosen(self, step: int, count: int) -> list[int]:
         """Return which of ``count`` blocks train at a step. This depends only on seed and step."""

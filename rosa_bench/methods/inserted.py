@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from rosa_bench.methods.adapter_files import SETTINGS, TENSORS, read_settings, read_tensors, unreadable, write_adapter
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.setting import setting, settings_of
+from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
-
-TENSORS, SETTINGS = "adapter.safetensors", "adapter.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +45,7 @@ class Inserted(Method):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter: the trained tensors, the head whether or not it trained, and the settings."""
-        from safetensors.torch import save_file
-
-        tensors = {name: parameter.detach().contiguous() for name, parameter in self._kept(model).items()}
-        save_file(tensors, folder / TENSORS)
-        settings = {field.name: getattr(self, field.name) for field, _ in settings_of(self)}
-        adapter = {"class": type(self).__name__, "base": _base(model), "settings": settings}
-        (folder / SETTINGS).write_text(json.dumps(adapter, indent=2) + "\n", encoding="utf-8")
+        write_adapter(self, model, self._kept(model), folder)
 
     @classmethod
     def load(cls, model: nn.Module, folder: Path) -> nn.Module:
@@ -61,15 +53,9 @@ class Inserted(Method):
 
         Raises `UserError` if the folder holds no adapter of this class, or one of another model.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         method = cls._read(folder)
         method.attach(model)
-        try:
-            stored = load_file(folder / TENSORS)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{folder / TENSORS} cannot be read: {error}") from error
+        stored = read_tensors(folder)
         kept = method._kept(model)
         if {name: tensor.shape for name, tensor in stored.items()} != {name: p.shape for name, p in kept.items()}:
             raise UserError(
@@ -86,27 +72,16 @@ class Inserted(Method):
         from omegaconf.errors import OmegaConfBaseException
 
         path = folder / SETTINGS
+        adapter = read_settings(folder)
+        if adapter["class"] != cls.__name__:
+            raise UserError(f"{path} is an adapter of class {adapter['class']}; load it with that class")
         try:
-            text = path.read_text(encoding="utf-8")
-            if "${" in text:  # omegaconf would replace it by a value from elsewhere
-                raise UserError(
-                    f"{path} contains ${{, which has no meaning in an adapter; use the file as it was saved"
-                )
-            adapter = json.loads(text)
-            if adapter["class"] != cls.__name__:
-                raise UserError(f"{path} is an adapter of class {adapter['class']}; load it with that class")
             schema: Any = OmegaConf.structured(cls, flags={"readonly": False})  # or a frozen one could not be filled
             return OmegaConf.to_object(OmegaConf.merge(schema, adapter["settings"]))  # pyright: ignore[reportReturnType]
-        except (OSError, ValueError, KeyError, TypeError, OmegaConfBaseException) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path} cannot be read as an adapter: {reason}") from error
+        except (ValueError, TypeError, OmegaConfBaseException) as error:
+            raise unreadable(path, error) from error
 
     def _kept(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return the parameters that an adapter's file holds, by name."""
         chosen = {id(parameter) for parameter in (*self.inserted(model), *self.head_parameters(model))}
         return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
-
-
-def _base(model: nn.Module) -> str | None:
-    """Return the model's type, for a person who reads the file."""
-    return getattr(getattr(model, "config", None), "model_type", None)

@@ -20,7 +20,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
     from torch import Tensor, nn
@@ -28,17 +28,22 @@ if TYPE_CHECKING:
     from rosa_bench.layers.low_rank import LowRankLinear
 
 
+DRAWN = {"kaiming": "b", "normal": "a", "uniform": "ab"}  # the factors that do not start at zero
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lora(Resampled):
-    """``W + (alpha / r) A B``, starting from A B = 0.
+    """``W + (alpha / r) A B``, starting from A B = 0, or with ``init=uniform`` from a residual W - (alpha / r) A B.
 
     init ``kaiming``  B ~ U(-1/sqrt(in), 1/sqrt(in)), A = 0: as in LoRA's own code and HF PEFT
          ``normal``   B = 0, A ~ N(0, 1): as in the ROSA authors' code; its norm is far larger, so learning rates are
                       not comparable with ``kaiming``
+         ``uniform``  both uniform, as in SwitchLoRA (`rosa_bench.methods.switch_lora`): the entries of (alpha / r) A B
+                      have variance 1 / in, and A's standard deviation is (in / out)^(1/4) times that of B
     """
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
-    init: str = setting("what the factors start from", choices=("kaiming", "normal"))
+    init: str = setting("what the factors start from", choices=tuple(DRAWN))
     default_init: dict[str, str] = setting("init by protocol", default_factory=dict, identity=False, published=False)
 
     def __post_init__(self) -> None:
@@ -47,22 +52,39 @@ class Lora(Resampled):
             raise UserError("method.train=a with method.init=normal keeps B = 0, so nothing trains; use init=kaiming")
 
     @property
+    def keeps_past(self) -> bool:
+        return self.keep_past or not self.resample_every  # without draws there is nothing to keep
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
         import torch
 
+        from rosa_bench.lowrank import merge
+
         for layer in layers:
-            # Draw on the CPU, so that a seed gives the same factors on every device.
-            factor = layer.b if self.init == "kaiming" else layer.a
-            drawn = torch.empty(factor.shape)
-            if self.init == "kaiming":
-                bound = layer.shape[-1] ** -0.5
-                drawn.uniform_(-bound, bound, generator=generator)
-            else:
-                drawn.normal_(generator=generator)
-            factor.data.copy_(drawn)
+            for name in DRAWN[self.init]:
+                factor = getattr(layer, name)
+                factor.data.copy_(self.draw(name, factor.shape, layer.shape, generator=generator))
+            if DRAWN[self.init] == "ab":
+                with torch.no_grad():
+                    layer.residual.copy_(merge(layer.residual, layer.a, layer.b, -layer.scale))
+
+    def draw(self, name: str, shape: Sequence[int], weight: torch.Size, *, generator: torch.Generator) -> Tensor:
+        """Draw a tensor of this shape as factor ``a`` or ``b`` of such a weight starts, without regard to zeros."""
+        import torch
+
+        drawn = torch.empty(*shape)  # on the CPU, so that a seed gives the same factors on every device
+        if self.init == "normal":
+            return drawn.normal_(generator=generator)
+        *_, rows, columns = weight
+        bound = columns**-0.5
+        if self.init == "uniform":
+            both = (3 / (self.scale * (self.rank * columns) ** 0.5)) ** 0.5  # of A and B, if W is square
+            bound = both * (columns / rows) ** (0.125 if name == "a" else -0.125)
+        return drawn.uniform_(-bound, bound, generator=generator)
 
     def before_step(
         self,
@@ -80,6 +102,8 @@ class Lora(Resampled):
         layers = low_rank_layers(model)
         with torch.no_grad():
             for layer in layers:
+                if layer.past is not None:
+                    layer.past.add(layer.a, layer.b, layer.scale)
                 layer.residual.copy_(layer.merged_weight())
                 layer.a.zero_()
                 layer.b.zero_()

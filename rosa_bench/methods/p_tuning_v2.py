@@ -37,12 +37,12 @@ class PTuningV2(Inserted):
             self._projections(model)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.prefix import Prefix, use_prefixes
+        from rosa_bench.layers.prefix import Prefix, key_shape, use_prefixes
         from rosa_bench.layers.widened_prefix import WidenedPrefix
 
         draws, like = generator(self.seed, "prefix"), next(model.parameters())
         dispatches = _dispatches(model)
-        kind, (heads, size) = Prefix if dispatches else WidenedPrefix, _key_shape(model)
+        kind, (heads, size) = Prefix if dispatches else WidenedPrefix, key_shape(model)
         made = [kind(heads, self.tokens, size, like=like) for _ in self._attention(model)]
         for prefix in made:
             prefix.start(draws)
@@ -78,10 +78,3 @@ class PTuningV2(Inserted):
 def _dispatches(model: Any) -> bool:
     """Return whether the model's attention function can be replaced."""
     return model._can_set_attn_implementation()
-
-
-def _key_shape(model: Any) -> tuple[int, int]:
-    """Return the number of heads of the keys, which queries may share, and the size of one."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

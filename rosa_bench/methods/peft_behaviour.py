@@ -21,7 +21,9 @@ class Behaviour(NamedTuple):
     refused: str | None = None
 
 
-PROMPTS = "it changes inputs, not layers; use method=prompt_tuning, or a tuner of layers"
+PROMPTS = "it changes inputs, not layers; use method=prompt_tuning, p_tuning or prefix_tuning, or a tuner of layers"
+TOKENS = Behaviour(keeps_function=False, mergeable=False, refused=PROMPTS)
+TOKEN_TYPES = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # `rosa_bench.methods.virtual_tokens` has them
 BEHAVIOUR = {
     "ADALORA": Behaviour(refused="its schedule follows the length of the run; use method=adalora"),
     "ADAPTION_PROMPT": Behaviour(refused=PROMPTS),
@@ -33,9 +35,9 @@ BEHAVIOUR = {
     "LILY": Behaviour(mergeable=False),
     "MULTITASK_PROMPT_TUNING": Behaviour(refused=PROMPTS),
     "POLY": Behaviour(refused="it needs the number of a task in every batch"),
-    "PREFIX_TUNING": Behaviour(refused=PROMPTS),
-    "PROMPT_TUNING": Behaviour(refused=PROMPTS),
-    "P_TUNING": Behaviour(refused=PROMPTS),
+    "PREFIX_TUNING": TOKENS,
+    "PROMPT_TUNING": TOKENS,
+    "P_TUNING": TOKENS,
     "SHADOW": Behaviour(refused="it wraps whole blocks"),
     "SHIRA": Behaviour(supports_graphs=False),  # makes a sparse tensor in every step
     "TRAINABLE_TOKENS": Behaviour(refused="it tunes embeddings, which a decoder's output layer shares"),

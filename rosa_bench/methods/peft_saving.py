@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rosa_bench.layers.surgery import name_matches
 from rosa_bench.methods.peft_tuner import ADAPTER, tuned_layers
@@ -13,21 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from rosa_bench.methods.peft_tuner import PeftTuner
+    from rosa_bench.methods.virtual_tokens import VirtualTokenMethod
 
-WRAPPED = "base_model.model"  # what PEFT calls the model that it wraps
+# What PEFT calls the model that it wraps.
+WRAPPED = "base_model.model"
+WITH_TOKENS = "base_model"
 
 
 def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
-    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for ``PeftModel.from_pretrained``.
-
-    The head is saved whole, as one of PEFT's ``modules_to_save``, whether or not it trains.
-    """
-    from safetensors.torch import save_file
-
+    """Write the adapter of a tuner of layers."""
     layers = dict(tuned_layers(model))
-    config = method.configuration(layers)
-    heads = [name for name, _ in model.named_modules() if name_matches(method.head, name)]
-    config.modules_to_save = heads or None  # pyright: ignore[reportAttributeAccessIssue]
     tensors: dict[str, Tensor] = {}
     for name, layer in layers.items():
         for inner in layer.trained:
@@ -35,10 +31,43 @@ def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
             tensors[f"{WRAPPED}.{name}.{outer}"] = layer.tuned.get_parameter(inner)
         if method.train_biases and layer.plain_bias is not None:
             tensors[f"{WRAPPED}.{name}.base_layer.bias"] = layer.plain_bias
-    for head in heads:
-        own = model.get_submodule(head).state_dict()
-        tensors |= {f"{WRAPPED}.{head}.{name}": tensor for name, tensor in own.items()}
+    _write(method.configuration(layers), tensors, model, folder, head=method.head, wrapped=WRAPPED)
+
+
+def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> None:
+    """Write virtual tokens as their encoder has made them. As PEFT does, the encoder itself is left out."""
+    import torch
+
+    from rosa_bench.layers.virtual_tokens import NAME
+    from rosa_bench.methods.virtual_tokens import is_decoder
+
+    config: Any = method.configuration(model)
+    config.task_type, config.inference_mode = "CAUSAL_LM" if is_decoder(model) else "SEQ_CLS", True
+    tokens: Any = model.get_submodule(NAME)
+    with torch.no_grad():
+        vectors = tokens.eval().vectors()
+    _write(config, {"prompt_embeddings": vectors}, model, folder, head=method.head, wrapped=WITH_TOKENS)
+
+
+def _write(
+    config: Any, tensors: Mapping[str, Tensor], model: nn.Module, folder: Path, *, head: str, wrapped: str
+) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors`` for ``PeftModel.from_pretrained``.
+
+    The head is saved whole, as one of PEFT's ``modules_to_save``, whether or not it trains.
+    """
+    from safetensors.torch import save_file
+
+    heads = [name for name, _ in model.named_modules() if name_matches(head, name)]
+    config.modules_to_save = heads or None
+    of_heads = {
+        f"{wrapped}.{name}.{inner}": tensor
+        for name in heads
+        for inner, tensor in model.get_submodule(name).state_dict().items()
+    }
+    every = {**tensors, **of_heads}
     save_file(
-        {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in every.items()},
+        folder / "adapter_model.safetensors",
     )
     config.save_pretrained(str(folder))

@@ -1,7 +1,5 @@
 """Any tuner of Hugging Face PEFT that changes layers, with our head, loop, checkpoints, merging and records.
 
-The files of PEFT's method comparison run unchanged: ``method=peft method.adapter_config=adapter_config.json``.
-
 Source: PEFT, https://github.com/huggingface/peft. We differ in four points. The model is never wrapped: PEFT's layers
 are put into it, and merging puts plain layers back. Targets, head and biases follow our settings, unless
 ``config.target_modules`` names targets. GPT-2's ``Conv1D`` layers are tuned as the linear layers that they are, so

@@ -56,6 +56,10 @@ class Resampled(LowRankMethod):
         """How many draws one period has."""
         return 1
 
+    def elapsed(self, steps: int, length: RunLength) -> float:  # noqa: ARG002 - for subclasses
+        """Return how many steps' worth of draws is made in the first ``steps``. By default all steps count equally."""
+        return steps
+
     def draws(self, step: int, length: RunLength) -> range:
         """Return the numbers of the draws that are made before this step, counted from 0."""
         return range(self._drawn(step - 1, length) + 1, self._drawn(step, length) + 1)
@@ -71,7 +75,7 @@ class Resampled(LowRankMethod):
         """Return the re-warm-up: from ``1 / (rewarm_steps + 1)`` in the step after a draw to 1, linearly."""
         drawn = self._drawn(step, length)
         period = resample_period(self.resample_every, self.resample_unit, length)
-        if not drawn or period is None:
+        if not self.rewarm_steps or not drawn or period is None:
             return 1.0
         latest = -(-drawn * period // self.draws_per_period)
         return min(1.0, (step - latest + 1) / (self.rewarm_steps + 1))
@@ -85,8 +89,9 @@ class Resampled(LowRankMethod):
         period = resample_period(self.resample_every, self.resample_unit, length)
         if period is None:
             return 0
-        last = int(self.last_resample * length.total_steps + 1e-9)  # 0.29 x 100 is 28.999999999999996
-        return max(0, min(step, last)) * self.draws_per_period // period
+        if self.last_resample < 1:
+            step = min(step, int(self.last_resample * length.total_steps + 1e-9))  # 0.29 x 100 is 28.999999999999996
+        return int(self.elapsed(max(0, step), length) * self.draws_per_period // period)
 
 
 def resample_period(every: float, unit: str, length: RunLength) -> int | None:
@@ -97,5 +102,5 @@ def resample_period(every: float, unit: str, length: RunLength) -> int | None:
     """
     if not every:
         return None
-    steps = {"epochs": length.steps_per_epoch, "steps": 1, "run": length.total_steps}[unit]
+    steps = 1 if unit == "steps" else length.steps_per_epoch if unit == "epochs" else length.total_steps
     return max(1, round(every * steps))

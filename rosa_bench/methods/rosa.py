@@ -198,6 +198,10 @@ class Rosa(Resampled):
                     basis = random_basis(batch, columns, rank, generator=generator, device=weights.device)
                     factors = project(weights, basis, init=self.init)
                 for layer, residual, a, b in zip(group, *factors, strict=True):
+                    if layer.past is not None:
+                        layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
+                        if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
+                            layer.past.subtract(a, b)
                     layer.residual.copy_(residual)
                     layer.a[..., which].copy_(a)
                     layer.b[..., which, :].copy_(b)

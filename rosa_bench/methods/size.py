@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +11,7 @@ from rosa_bench.optim.base import Optimizer
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class UnsizedError(UserError):
@@ -47,3 +48,12 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     kept = [value for values in made.state.values() for value in values.values()]
     elements = sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.ndim)
     return Size(total, sum(parameter.numel() for parameter in trained), elements)
+
+
+def saved_bytes(method: Method, model: nn.Module, plain: Iterable[Tensor] = ()) -> int:
+    """Return the size of all tensors that training can change in a model with the method attached.
+
+    That is what must be stored beside the base model. ``plain`` are buffers that the base model has itself.
+    """
+    own = set(map(id, plain))
+    return sum(tensor.nbytes for tensor in method.state(model).values() if id(tensor) not in own)

@@ -109,10 +109,15 @@ class Git(msgspec.Struct, kw_only=True):
 
 
 class Parameters(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Number of parameters in total, and of those that train."""
+    """Number of parameters in total, and of those that train.
+
+    saved_bytes  size of all tensors that training can change: what must be stored beside the base model. None in older
+                 records
+    """
 
     total: Count | None = None
     trainable: Count | None = None
+    saved_bytes: Count | None = None
 
 
 class EpochScores(msgspec.Struct, omit_defaults=True, kw_only=True):

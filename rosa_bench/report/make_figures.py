@@ -22,6 +22,7 @@ from rosa_bench.report.figures import (
     language,
     lr_sensitivity,
     memory,
+    methods,
     resampling,
 )
 from rosa_bench.report.figures.drawing import Drawing
@@ -38,6 +39,7 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     language.draw,
     memory.draw_memorised,
     memory.draw_texts,
+    methods.draw,
 )
 # These need all runs, not only the selected ones: every learning rate, or a selection among runs with a spectrum.
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (

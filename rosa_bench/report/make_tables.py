@@ -16,6 +16,7 @@ from rosa_bench.report.tables import (
     collapses,
     language,
     memorisation,
+    methods,
     regression,
     table1,
     table2,
@@ -42,6 +43,7 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table5.build,
     collapses.build,
     train_loss.build,
+    methods.build,
 )
 BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
 BUILDERS_OF_TEXTS: tuple[Callable[[list[Group]], Table], ...] = (language.build,)

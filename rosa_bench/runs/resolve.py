@@ -93,6 +93,11 @@ class ResolvedRun:
         """Folder for the model, if it is saved."""
         return self.output_dir / "model"
 
+    @property
+    def saved_adapter(self) -> Path:
+        """Folder for the LoRA adapter, if it is saved."""
+        return self.output_dir / "adapter"
+
 
 class Inputs(NamedTuple):
     """Where rows and weights come from. ``data`` describes the rows in words that are valid on any machine."""

@@ -13,9 +13,12 @@ from msgspec import convert
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rosa_bench.adapters.lora import PlainWeights, known_updates
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
+from rosa_bench.layers.exact import Update
 from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.record import (
@@ -33,6 +36,7 @@ from rosa_bench.runs.predicted import Selecting, predictions_of
 from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
+from rosa_bench.runs.saved_adapter import save_adapter
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
@@ -73,17 +77,22 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         record = begin(resolved, problem)
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
+        plain = PlainWeights(problem.model) if config.save_adapter else None
         problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
         with meter.phase("forgetting") if config.forgetting_on else nullcontext():
             forgetting = measured_before(resolved, problem)
         meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
+        buffers = list(problem.model.buffers())
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
         if not config.method.trains:
             resolved, problem = without_training(resolved, problem, record)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
+        record.parameters.saved_bytes = saved_bytes(config.method, model, buffers)
         if config.offload:
             movable(model, config.method)  # refused before anything is recorded
+        if plain is not None:
+            plain.adapted(config.method, model)  # likewise
     earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
     say_start(resolved, record)
     with (
@@ -98,6 +107,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             checkpoints=checkpoints,
             earlier=earlier,
             initial=initial,
+            plain=plain,
             forgetting=forgetting,
             tracking=tracking,
             observers=observers,
@@ -140,21 +150,22 @@ def train_and_score(
     checkpoints: Checkpoints,
     earlier: Snapshot | None,
     initial: dict[str, Tensor],
+    plain: PlainWeights | None,
     forgetting: Measurement | None,
     tracking: Tracking,
     observers: Iterable[Observer],
 ) -> Result:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds weights from before training, for the spectra of their updates. ``forgetting`` measures models on
-    another task's text. Returns the selected epoch's result.
+    ``initial`` holds weights from before training, for the spectra of their updates, and ``plain`` for an adapter.
+    ``forgetting`` measures models on another task's text. Returns the selected epoch's result.
     """
     config, task, model = resolved.config, resolved.config.task, problem.model
     selecting = Selecting(problem)
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
-        keep_weights=problem.report is not None or config.save_model or forgetting is not None,
+        keep_weights=problem.report is not None or config.save_model or plain is not None or forgetting is not None,
         predictions=lambda: selecting.predicted,
     )
     scores = Scores(
@@ -197,7 +208,9 @@ def train_and_score(
         with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
-        final = final_results(resolved, problem, best, history, forgetting)
+        final = final_results(resolved, problem, best, history, forgetting, plain=plain)
+    if plain is not None:
+        save_adapter(resolved, problem, plain, final.factors)
     record.forgetting = final.forgetting
     if config.save_model:
         remove_unfinished(resolved.saved_model)
@@ -230,11 +243,15 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
 
 
 class Final(NamedTuple):
-    """Results of the last and of the selected epoch, and their losses on another task's text if requested."""
+    """Results of the last and of the selected epoch, and their losses on another task's text if requested.
+
+    factors  the selected epoch's updates that its layers know as factors, by layer
+    """
 
     last: Result
     selected: Result
     forgetting: Forgetting | None
+    factors: dict[str, Update]
 
 
 def final_results(
@@ -243,6 +260,8 @@ def final_results(
     best: BestEpoch,
     history: list[Epoch],
     forgetting: Measurement | None = None,
+    *,
+    plain: PlainWeights | None = None,
 ) -> Final:
     """Return the results of the last and of the selected epoch. Leaves the model merged, with the selected weights.
 
@@ -258,15 +277,16 @@ def final_results(
         last = [evaluate(copied) for evaluate in evaluations]
         del copied
     best.restore()
+    factors = {} if plain is None else known_updates(model, plain)
     method.merge(model)
     selected = [evaluate(model) for evaluate in evaluations]
     last = last or selected
     forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
     if problem.report is not None:
-        return Final(last[0], selected[0], forgotten)
+        return Final(last[0], selected[0], forgotten, factors)
     epoch = history[best.number]
     known = Result(epoch.scores, predictions=predictions_of(best.predicted, epoch))
-    return Final(Result(history[-1].scores), known, forgotten)
+    return Final(Result(history[-1].scores), known, forgotten, factors)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:

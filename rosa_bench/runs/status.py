@@ -26,11 +26,12 @@ def status_of(resolved: ResolvedRun) -> RunStatus:
 
 
 def lacks(resolved: ResolvedRun, record: RunRecord) -> bool:
-    """Return whether a completed run lacks its model, its spectrum or its forgetting, if that is requested now."""
+    """Return whether a completed run lacks its model, adapter, spectrum or forgetting, if that is requested now."""
     config = resolved.config
     measured_on = record.forgetting.task if record.forgetting else None
     return (
         (config.save_model and not resolved.saved_model.is_dir())
+        or (config.save_adapter and not resolved.saved_adapter.is_dir())
         or (config.record_spectrum and not record.spectrum)
         or config.forgetting_on not in (None, measured_on)
     )

@@ -64,7 +64,7 @@ class BestEpoch(Observer):
         self.selectable = state.values.get("selectable", True)  # earlier versions selected any epoch
         if self.keep_weights and self.number >= 0 and not state.tensors:
             raise UserError(
-                "the best epoch's weights were not kept when the run began with save_model=false and without "
+                "the best epoch's weights were not kept when the run began without save_model, save_adapter and "
                 "forgetting_on; resume with these settings, or start again with resume=never"
             )
         self._weights = state.tensors if self.keep_weights else {}

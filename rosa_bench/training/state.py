@@ -113,17 +113,7 @@ class Training:
 
     def follow(self, changed: Changed) -> None:
         """Update the optimizer to match a change that the method made."""
-        if changed.retrain:
-            for parameter in self.trainable:
-                if not parameter.requires_grad:
-                    self.optimizer.state.pop(parameter, None)
-                    parameter.grad = None
-        keeps = bool(changed.keep or changed.clear or changed.rotate)
-        reset_optimizer_state(self.optimizer, changed.reset, "factors" if keeps else self.recipe.reset)
-        for part in changed.clear:
-            moments.clear(self.optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)
-        for parameter, matrix in changed.rotate:
-            moments.rotate(self.optimizer.state.get(parameter, {}), matrix)
+        follow(self.optimizer, changed, trainable=self.trainable, reset=self.recipe.reset)
         if self.resamples is not None:
             self.resamples += changed.draws
 
@@ -176,11 +166,42 @@ class Training:
         self._started = time.perf_counter() - state.values["elapsed_s"]
 
 
+def follow(
+    optimizer: torch.optim.Optimizer, changed: Changed, *, trainable: Sequence[nn.Parameter], reset: str
+) -> None:
+    """Update an optimizer, in place, to match a change that a method made. ``reset`` is as in `Recipe`.
+
+    Of an optimizer that keeps more than moments, such as quantised ones, the whole state of a parameter is dropped.
+    """
+    if changed.retrain:
+        for parameter in trainable:
+            if not parameter.requires_grad:
+                optimizer.state.pop(parameter, None)
+                parameter.grad = None
+    keeps = bool(changed.keep or changed.clear or changed.rotate)
+    reset_optimizer_state(optimizer, changed.reset, "factors" if keeps else reset)
+    for part in changed.clear:
+        if holds_moments(optimizer, part.parameter):
+            moments.clear(optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)
+    for parameter, matrix in changed.rotate:
+        moments.rotate(optimizer.state.get(parameter, {}), matrix)
+
+
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
     """Zero the optimizer's state in place, for the ``replaced`` parameters, or for all if ``reset`` is ``all``."""
     for parameter in list(optimizer.state) if reset == "all" else replaced:
-        for value in optimizer.state.get(parameter, {}).values():
-            value.zero_()
+        if holds_moments(optimizer, parameter):
+            for value in optimizer.state.get(parameter, {}).values():
+                value.zero_()
+
+
+def holds_moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
+    """Return whether a parameter's state can be zeroed in place. If not, drop it, so that it is made again."""
+    values = optimizer.state.get(parameter, {}).values()  # pyright: ignore[reportArgumentType]
+    if all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
+        return True
+    del optimizer.state[parameter]  # pyright: ignore[reportArgumentType]
+    return False
 
 
 def checked(losses: Tensor, *, first_step: int) -> list[float]:

@@ -7,8 +7,8 @@
 
 Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
 ``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 252 and ``methods`` 90 runs of about 10 s on a GPU
-that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 34
-runs of 1 minute that two share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
+that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 133
+runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
 """
 
 import sys
@@ -60,20 +60,21 @@ def methods() -> Iterator[str]:
 def small_book() -> Iterator[str]:
     """Yield the commands for SmolLM2-135M with so small a book that it is read 250 times: 3.5 bits per parameter."""
     book = "task=phonebook task.pairs=1024 task.passes=25 epochs=10 batch_size=128"
+    values = r"method.targets=layers\.1\d\.self_attn\.v_proj"
     yield f"{book} method=ft lr=2e-4"
     arms = [
         "method=lora rank=1,2,4,8",
         f"method=lora rank=1 {every(25)}",
         "method=rosa rank=1 method.init=balanced method.resample_every=0",
-        f"method=rosa rank=1 method.init=svd {every(25)}",
+        *(f"method=rosa rank=1 method.init=svd {every(steps)}" for steps in (10, 25)),
         *(f"method=rosa rank=1 method.init=balanced {every(steps)}" for steps in (25, 100)),
         *(
             f"{A_ALONE} rank=4 method.basis=random method.moments=rotate {every(steps, rewarm=False)}"
             for steps in (25, 100)
         ),
     ]
-    values = r"method.targets=layers\.1\d\.self_attn\.v_proj"
-    yield from (f"{book} {arm} '{values}' lr=2e-3,6e-3,2e-2" for arm in arms)
+    for rates_and_seeds in ("lr=2e-3,6e-3,2e-2,6e-2,2e-1 seed=0", "lr=2e-2,6e-2,2e-1 seed=1,2"):
+        yield from (f"{book} {arm} '{values}' {rates_and_seeds}" for arm in arms)
 
 
 def smollm2() -> Iterator[str]:

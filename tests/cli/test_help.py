@@ -17,7 +17,7 @@ from rosa_bench.config.schema import Plain
 from rosa_bench.system.setting import setting
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "numpy", "matplotlib", "hydra", "omegaconf"}
-COMMANDS = ("compare", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables")
+COMMANDS = ("compare", "export", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables")
 
 
 def test_the_commands_are_the_files_that_say_so() -> None:
@@ -54,7 +54,8 @@ def test_every_command_has_help_with_its_options_and_an_example(rosa_bench: Call
     assert "\n  rosa-bench " in outcome.out.partition("\nExamples:")[2]
     options = getattr(load(name), "Options", None)
     for declared in fields(options) if options else ():
-        assert f"\n  {declared.name}={str(declared.default).lower()} " in outcome.out
+        default = "null" if declared.default is None else str(declared.default).lower()
+        assert f"\n  {declared.name}={default} " in outcome.out
 
 
 def test_the_whole_help_has_several_names(rosa_bench: Callable[..., Any]) -> None:

@@ -1,3 +1,5 @@
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -40,11 +43,32 @@ def test_a_job_is_composed_as_by_hydra(arguments: list[str]) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_has_the_same_jobs_as_in_hydras_sweeper(preset: str) -> None:
     arguments = [f"+experiment={preset}", "seed=3,4"]
-    params = OmegaConf.load(conf_folder() / "experiment" / f"{preset}.yaml").hydra.sweeper.params
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+        composed = hydra.compose("config", overrides=arguments[:1], return_hydra_config=True)
+    params = composed.hydra.sweeper.params
     both = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     [expected] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(both), max_batch_size=None)
     with composing() as composer:
         assert composer.expand(arguments) == [tuple(job) for job in expected]
+
+
+@pytest.mark.parametrize("preset", ["methods", "methods_small"])
+def test_all_methods_of_a_cell_run_before_the_next_cell(preset: str) -> None:
+    with composing() as composer:
+        jobs = composer.expand([f"+experiment={preset}", "seed=0,1", "task=rte,cola"])
+    cells = [tuple(value for value in job if not value.startswith("method=")) for job in jobs]
+    methods = len({value for job in jobs for value in job if value.startswith("method=")})
+    assert methods > 1
+    assert all(len(set(cells[start : start + methods])) == 1 for start in range(0, len(cells), methods))
+    assert len(set(cells)) * methods == len(cells)
+
+
+def test_the_sweep_over_methods_has_every_method_or_says_that_it_leaves_it_out() -> None:
+    path = conf_folder() / "experiment" / "methods.yaml"
+    swept = OmegaConf.load(path).hydra.sweeper.params.method.split(",")
+    [left_out] = re.findall(r"Left out: (.*?)\.", path.read_text(encoding="utf-8"), re.DOTALL)
+    known = {path.stem for path in (conf_folder() / "method").glob("*.yaml")}
+    assert known - set(swept) <= set(re.findall(r"\w+", left_out))
 
 
 def test_given_values_override_those_of_a_preset() -> None:
@@ -94,3 +118,20 @@ def _fingerprint(config: dict[str, Any]) -> str:
     names = [config[group]["name"] for group in ("task", "model", "protocol", "method")]
     chosen = [config[key] for key in ("epochs", "limit_train", "seed", "lr", "rank")]
     return str([*names, *chosen, float(config["method"].get("resample_every", 0))])
+
+
+@pytest.mark.parametrize("overrides", [
+    (),
+    ("task=cola", "method=lora", "rank=2", "lr=2e-3"),
+    ("task=restaurants", "model=tiny_gpt2", "method=houlsby", "protocol=fair", "limit_train=null"),
+    ("optimizer.betas=[0.9,0.99]", "method=rosa", "method.select=block", "data_dir='~/a b'"),
+    ("task=restaurants", "method=rosa", "protocol=paper"),
+    ("task=phonebook",),
+    ("task=synthetic", "logger=none", "++model.note=abc"),
+])  # fmt: skip
+def test_the_tests_own_settings_are_composed_as_by_hydra(
+    compose: Callable[..., RunConfig], overrides: tuple[str, ...]
+) -> None:
+    with composing():
+        expected = parse(hydra.compose("config", overrides=list(overrides)))
+    assert public_config(compose(*overrides)) == public_config(expected)

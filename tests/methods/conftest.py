@@ -243,6 +243,7 @@ class Shapes:
     beside   parameters that the protocol trains beside the method's own: the head, or the biases of the targets
     norms    weights and biases of all layer normalisation
     keys     numbers in the keys of one position of one block
+    block    parameters of one block
     tensors  weights and biases outside the head, as whole tensors
     """
 
@@ -255,6 +256,7 @@ class Shapes:
     blocks: int
     norms: int
     keys: int
+    block: int
     tensors: int
 
 
@@ -286,6 +288,7 @@ def _shapes(trial: Trial) -> Shapes:
         keys=model.config.hidden_size
         // model.config.num_attention_heads
         * getattr(model.config, "num_key_value_heads", model.config.num_attention_heads),
+        block=sum(p.numel() for at, p in model.named_parameters() if re.search(r"\.(layer|layers|h)\.0\.", at)),
         tensors=sum(not name_matches(head_names, at) for at, _ in model.named_parameters()),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -13,6 +14,7 @@ from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.blockwise import ORDERS, Blockwise
 from rosa_bench.system.errors import UserError
+from rosa_bench.training.state import Recipe, Training
 
 Compose = Callable[..., RunConfig]
 LENGTH = RunLength(10, 10)
@@ -127,9 +129,27 @@ def test_a_setting_out_of_range(compose: Compose) -> None:
             compose("task=grammar", "model=tiny_roberta", "method=blockwise", f"method.{setting}")
 
 
-def test_lisa_and_badam_are_settings_of_blockwise(compose: Compose) -> None:
-    lisa = compose("task=grammar", "model=tiny_roberta", "method=blockwise").method
-    assert isinstance(lisa, Blockwise)
-    assert (lisa.order, lisa.rest) == ("random", "all")
-    badam = ("method.blocks=1", "method.order=shuffled", "method.rest=head")
-    compose("task=grammar", "model=tiny_roberta", "method=blockwise", *badam)
+def test_lisa_draws_blocks_and_badam_goes_through_them(compose: Callable[..., RunConfig]) -> None:
+    lisa, badam = (compose("task=grammar", "model=tiny_roberta", f"method={name}").method for name in ("lisa", "badam"))
+    assert isinstance(lisa, Blockwise) and isinstance(badam, Blockwise)
+    assert all(len(blocks) == 2 for blocks in turns(lisa, 12, 40))
+    assert len({tuple(blocks) for blocks in turns(lisa, 12, 40)}) > 20
+    assert sorted(block for [block] in turns(badam, 12, 12)) == list(range(12))
+    assert lisa.rest == "all"
+
+
+def test_what_always_trains_keeps_its_moments_even_if_the_protocol_clears_all(
+    method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel], compose: Callable[..., RunConfig]
+) -> None:
+    model, chosen = tiny_model("tiny_roberta"), method(blocks=1, every=2, order="ascending", rest="head")
+    chosen.attach(model)
+    optimizer = compose("task=grammar", "model=tiny_roberta").optimizer
+    recipe = Recipe(lr=1e-2, epochs=1, warmup_steps=0, optimizer=optimizer, accumulate=1, reset="all")
+    training = Training(model, chosen, recipe, steps_per_epoch=10, device=torch.device("cpu"))
+    model(input_ids=torch.full((2, 5), 7), labels=torch.tensor([0, 1])).loss.backward()
+    training.optimizer.step()
+    head = [training.optimizer.state[parameter]["exp_avg"] for parameter in chosen.head_parameters(model)]
+    before = [each.clone() for each in head]
+    training.follow(chosen.before_step(model, 2, length=LENGTH))
+    assert all(map(torch.equal, head, before)) and any(each.any() for each in head)
+    assert len(training.optimizer.state) == len(head)  # the block's are gone

@@ -70,13 +70,7 @@ def biases(model: str, protocol: str) -> set[str]:
 
 
 def prompt(model: str, protocol: str) -> set[str]:
-    """The prompt, and PEFT's copies of the head's modules."""
-    copied = {
-        "tiny_roberta": ("classifier.modules_to_save.default.dense", "classifier.modules_to_save.default.out_proj"),
-        "tiny_bert": ("bert.pooler.modules_to_save.default.dense", "classifier.modules_to_save.default"),
-    }
-    trained = suffixed((f"base_model.{name}" for name in copied[model]), "weight", "bias")
-    return {"prompt_encoder.default.embedding.weight"} | (trained if TRAIN_HEAD[protocol] else set())
+    return {"virtual_tokens.encoder.embedding.weight"} | (head(model) if TRAIN_HEAD[protocol] else set())
 
 
 def inserted(model: str, protocol: str, modules: Iterable[str], *ends: str) -> set[str]:

@@ -2,8 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +11,6 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForSequenceClassification
 
 from rosa_bench.layers.prefix import Prefix, mask_with_prefix, prefixes
-from rosa_bench.models.weights.random import byte_tokenizer
-from rosa_bench.tasks.generation.generate import generate
-from rosa_bench.tasks.generation.task import Decoding
 
 Compose = Callable[..., Any]
 
@@ -118,37 +113,6 @@ def test_the_mask_of_the_text_is_kept_and_the_prefix_is_visible() -> None:
     assert padded.shape == (2, 1, 3, 5)
     assert padded[0, 0, 1].tolist() == [0.0, 0.0, 0.0, -9.0, 0.0]
     assert padded.stride(-2) == 0
-
-
-@pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("name", DECODERS)
-def test_generation_with_a_cache_writes_what_the_whole_text_says(small: Any, name: str, beams: int) -> None:
-    net = small.move(small.attach(name, "p_tuning_v2", THREE))
-    tokenizer, written = byte_tokenizer(max_length=512), []
-    prompts = [row[:length].tolist() for row, length in zip(small.ids, small.mask.sum(1), strict=True)]
-    how = Decoding(beams=beams, no_repeat_ngram=0, max_new_tokens=12, length_penalty=1.0)
-    for uncached in (False, True):
-        model = uncaching(net) if uncached else net
-        options: Any = {"end": 2, "padding": 1, "batch_size": 4, "autocast": nullcontext}
-        written.append(generate(model, tokenizer, prompts, how, **options))
-    assert written[0] == written[1]
-    assert len(set(written[0])) > 1
-    plain: Any = small.model(name)
-    assert generate(plain, tokenizer, prompts, how, end=2, padding=1, batch_size=4, autocast=nullcontext) != written[0]
-
-
-def uncaching(net: Any) -> Any:
-    """The model, whose ``generate`` computes each token from the whole text."""
-
-    def without_cache(ids: Tensor, *, generation_config: Any, cache: Any = None, **options: Any) -> Tensor:
-        assert cache is not None
-        generation_config.use_cache = False
-        return net.generate(ids, generation_config=generation_config, **options)
-
-    return SimpleNamespace(
-        eval=net.eval, device=net.device, config=net.config, forward=net.forward, generation_config=None,
-        generate=without_cache,
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])

@@ -1,4 +1,4 @@
-"""Prompt tuning with PEFT, beyond the laws of every method: the prompt, and the models and texts that it refuses."""
+"""Prompt tuning with PEFT, beyond the laws of every method: how the prompt starts, and which texts it refuses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,7 +24,7 @@ def method_of(compose: Compose, **changes: Any) -> PromptTuning:
 
 
 def prompt_of(model: Any) -> Tensor:
-    return model.get_parameter("prompt_encoder.default.embedding.weight")
+    return model.get_parameter("virtual_tokens.encoder.embedding.weight")
 
 
 def weight_of_embeddings(model: PreTrainedModel) -> Tensor:
@@ -59,17 +59,11 @@ def test_the_prompt_depends_only_on_the_methods_seed(compose: Compose, tiny_mode
     assert not torch.equal(prompt_of(method_of(compose, seed=1).attach(tiny_model("tiny_roberta"))), first)
 
 
-@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
-def test_decoders_are_refused(compose: Compose, tiny_model: Tiny, name: str) -> None:
-    with pytest.raises(UserError, match="prompt_tuning is for encoders"):
-        method_of(compose).attach(tiny_model(name))
-
-
 def test_a_prompt_and_text_that_exceed_the_positions_are_refused(compose: Compose, tiny_model: Tiny) -> None:
     with pytest.raises(UserError, match=r"tokens=1000 leaves no room for text"):
         method_of(compose, tokens=1000).attach(tiny_model("tiny_roberta"))
     model: Any = method_of(compose, tokens=20).attach(tiny_model("tiny_roberta"))
-    longest = model.base_model.config.max_position_embeddings - 2 - 20  # RoBERTa skips two positions
+    longest = model.config.max_position_embeddings - 2 - 20  # RoBERTa skips two positions
     model(input_ids=torch.full((1, longest), 7))
     with pytest.raises(UserError, match=rf"use max_length={longest} or fewer method\.tokens"):
         model(input_ids=torch.full((1, longest + 1), 7))
@@ -77,6 +71,6 @@ def test_a_prompt_and_text_that_exceed_the_positions_are_refused(compose: Compos
 
 def test_missing_peft_is_reported_in_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of(compose)
-    monkeypatch.setattr("rosa_bench.methods.prompt_tuning.find_spec", lambda _name: None)
+    monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"needs the package peft; install it: pip install 'rosa-bench\[peft\]'"):
         replace(chosen, tokens=5)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.exact import total_update
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.resampled import Resampled
@@ -47,7 +48,10 @@ REFUSED = [each for each in EACH if not is_allowed(**each)]
 VARIANTS = [
     *(("rosa", each) for each in ALLOWED),
     *((method, {"init": init, "alpha": 3.0}) for method in ("lora", "lora_plus") for init in ("kaiming", "normal")),
+    ("lora", {"init": "uniform", "alpha": 3.0}),
+    *(("switch_lora", {"init": init, "alpha": 3.0, "decay": 0.0}) for init in ("kaiming", "uniform")),
 ]
+DRAWS = {"switch_lora": 9}  # in 10 steps: 2 factors of 2 vectors in each period of 4 steps
 
 
 def name_of(case: Any) -> str:
@@ -97,6 +101,7 @@ def training_of(net: nn.Module, method: Resampled, compose: Callable[..., RunCon
 
 def step(training: Training) -> None:
     training.model(**batch(training.step)).loss.backward()
+    training.method.after_backward(training.model)
     training.optimizer.step()
     training.optimizer.zero_grad()
     training.step += 1
@@ -118,7 +123,7 @@ def draw(training: Training) -> Any:
 def test_draws_keep_the_function_inside_the_same_tensors(
     attach: Attach, compose: Callable[..., RunConfig], name: str, settings: dict[str, Any]
 ) -> None:
-    net, method = attach(name, **settings)
+    net, method = attach(name, keep_past=True, **settings)
     plain, _ = attach("lora", init="kaiming")  # W + 0
     torch.testing.assert_close(logits(net), logits(plain), rtol=0, atol=1e-9)
     torch.testing.assert_close(merged(net), merged(plain), rtol=0, atol=1e-12)
@@ -141,11 +146,25 @@ def test_draws_keep_the_function_inside_the_same_tensors(
                 assert not (torch.equal(layer.a, a) and torch.equal(layer.b, b))
             drawn += training.step > 0
         step(training)
-    assert drawn == (4 if settings.get("stagger") else 2)
+    assert drawn == DRAWS.get(name, 4 if settings.get("stagger") else 2)
     assert training.resamples == drawn
     assert [(id(tensor), tensor.data_ptr()) for tensor in tensors] == places
     assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == names
     assert all(parameter.is_leaf and parameter.grad is None for parameter in net.parameters())
+    directions = RANK + drawn * RANK // method.draws_per_period  # that were drawn in all
+    twice = settings["init"] in {"svd", "balanced"} and (settings["train"] == "both" or settings["stagger"])
+    for layer, start in zip(low_rank_layers(net), merged(plain), strict=True):
+        update = total_update(layer)
+        assert update.rank <= (2 if twice else 1) * directions
+        torch.testing.assert_close(update.delta(), layer.merged_weight() - start, rtol=0, atol=1e-12)
+
+
+def test_an_update_whose_past_is_not_kept_is_not_known(attach: Attach) -> None:
+    net, _ = attach("rosa")
+    with pytest.raises(ValueError, match="past was not kept"):
+        total_update(low_rank_layers(net)[0])
+    net, _ = attach("lora", resample_every=0.0, init="kaiming")  # which has none
+    assert total_update(low_rank_layers(net)[0]).rank == RANK
 
 
 @each_variant

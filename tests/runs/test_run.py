@@ -21,10 +21,12 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row
 from rosa_bench.methods.base import RunLength
+from rosa_bench.methods.size import UnsizedError
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
 from rosa_bench.records.record import Git, RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records
+from rosa_bench.runs.catalogue import size
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run, say_end
 from rosa_bench.runs.status import status_of
@@ -53,7 +55,11 @@ def make_setup(compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: p
 
 
 PROJECTED = ("galore", "fira", "apollo", "flora")  # everything trains; the first projector comes before the first step
-CHANGING = {"rosa": ["method.resample_every=1"], "blockwise": ["method.blocks=1", "method.every=3"]}
+CHANGING = {
+    "rosa": ["method.resample_every=1"],
+    "switch_lora": ["method.resample_every=2", "method.decay=0"],
+    **{name: ["method.blocks=1", "method.every=3"] for name in ("blockwise", "lisa", "badam")},
+}
 
 
 def every_epoch(method: str) -> list[str]:
@@ -69,11 +75,35 @@ def write_rows(folder: Path, split: str, rows: list[dict[str, Any]]) -> None:
 # A run and its record
 
 
-@pytest.mark.parametrize("protocol", ["paper", "fair"])
-@pytest.mark.parametrize("method", METHODS)
+def test_the_saved_size_counts_what_training_can_change(make_setup: MakeSetup) -> None:
+    full = run(make_setup("method=ft", "epochs=1")).parameters
+    lora = run(make_setup("method=lora", "protocol=fair", "epochs=1")).parameters
+    rosa = run(make_setup("method=rosa", "protocol=fair", "method.resample_every=1", "epochs=1")).parameters
+    assert full.total and lora.trainable and rosa.trainable
+    assert full.saved_bytes == 4 * full.total  # float32
+    assert lora.saved_bytes == 4 * lora.trainable
+    hidden, layers, weights = 32, 2, 4
+    assert rosa.saved_bytes == 4 * (rosa.trainable + layers * weights * hidden**2)  # residuals change at each draw
+
+
+# Under `paper` one method of each kind; the matrix has the others.
+KINDS = ("ft", "lora", "rosa", "prompt_tuning", "houlsby", "blockwise", "galore")
+RUNS = [
+    *((method, "fair") for method in METHODS),
+    *(pytest.param(method, "paper", marks=[] if method in KINDS else pytest.mark.long) for method in METHODS),
+]
+
+
+@pytest.mark.parametrize(("method", "protocol"), RUNS)
 def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: str, protocol: str) -> None:
     before = datetime.now(UTC)
     resolved = make_setup(f"method={method}", f"protocol={protocol}", *every_epoch(method))
+    try:
+        size(resolved.config)
+    except UnsizedError:
+        pass
+    except UserError as refusal:
+        pytest.skip(f"not for encoders: {refusal}")
     if not resolved.config.method.trains:
         pytest.skip("runs without training are in tests/methods/test_laser.py")
     record = run(resolved)
@@ -97,7 +127,10 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert (trained <= total) == (method != "diff_pruning")  # which trains a difference and a gate for every weight
     assert (trained == total) == (method in {"ft", *PROJECTED})
 
-    draws = {"rosa": 1, "rso": 8, "relora": 8, "blockwise": 3, **dict.fromkeys(PROJECTED, 1)}  # in 2 epochs of 5 steps
+    draws = {  # in 2 epochs of 5 steps
+        "rosa": 1, "rso": 8, "relora": 8, "switch_lora": 72, **dict.fromkeys(("blockwise", "lisa", "badam"), 3),
+        **dict.fromkeys(PROJECTED, 1),
+    }  # fmt: skip
     assert record.resamples == draws.get(method, 0)
     changes = any(resolved.config.method.is_due(step, RunLength(5, 2)) for step in range(10))
     assert set(record.time_s) == {"load", "train", "evaluate", "total", *(["resample"] if changes else [])}

@@ -122,7 +122,7 @@ def test_resuming_selects_the_same_epoch(broken_off_after: int, keep_weights: bo
 def test_resuming_cannot_ask_for_weights_that_were_not_kept() -> None:
     _, first = offered([0.1, 0.3], keep_weights=False)
     best = BestEpoch(partial(changing, Toy()), Metric("f1", False), keep_weights=True)
-    with pytest.raises(UserError, match=r"save_model=false.*resume=never"):
+    with pytest.raises(UserError, match=r"without save_model, save_adapter.*resume=never"):
         best.state = first.state
     _, not_begun = offered([], keep_weights=False)
     best.state = not_begun.state

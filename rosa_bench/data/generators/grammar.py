@@ -12,6 +12,7 @@ As is usual in linguistics, a star marks an unacceptable sentence.
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import permutations
 from random import Random
 
@@ -268,6 +269,15 @@ def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
     """
     if split not in SIZES:
         raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
+    return [
+        {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
+        for idx, (sentence, label, phenomenon) in enumerate(_shuffled(split, seed))
+    ]
+
+
+@lru_cache(maxsize=4)
+def _shuffled(split: str, seed: int) -> tuple[tuple[str, int, str], ...]:
+    """Make the rows of a split: sentence, label, phenomenon. The jobs of a sweep share them."""
     rng = Random(f"{split} {seed}")  # a string seed is hashed by SHA-512, not hash(): equal in all processes
     taken: set[str] = set()
     rows: list[tuple[str, int, str]] = []
@@ -277,10 +287,7 @@ def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
         acceptable, unacceptable = _new_pair(phenomenon, WORDS[split], rng, index=index, taken=taken)
         rows += [(acceptable, 1, phenomenon), (unacceptable, 0, phenomenon)]
     rng.shuffle(rows)
-    return [
-        {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
-        for idx, (sentence, label, phenomenon) in enumerate(rows)
-    ]
+    return tuple(rows)
 
 
 def _new_pair(phenomenon: str, words: GrammarWords, rng: Random, *, index: int, taken: set[str]) -> Pair:

@@ -12,6 +12,7 @@ A reference starts with a sentence that names the restaurant. Up to two more sen
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from random import Random
 from typing import TypeVar
 
@@ -77,6 +78,12 @@ def load(split: str) -> list[dict[str, str]]:
     """
     if split not in SIZES:
         raise ValueError(f"the restaurants task has no split {split!r}; choose one of {', '.join(SIZES)}")
+    return [dict(row) for row in _rows(split)]
+
+
+@cache
+def _rows(split: str) -> tuple[dict[str, str], ...]:
+    """Make the rows of a split. The jobs of a sweep share them."""
     rng = Random(f"{SEED} {split}")  # a string seed is hashed by SHA-512, not hash(): equal in all processes
     rows = []
     for turn, meaning in enumerate(_meanings()[split]):
@@ -85,9 +92,10 @@ def load(split: str) -> list[dict[str, str]]:
         rows += [
             {"meaning_representation": written, "human_reference": text} for text in _references(meaning, count, rng)
         ]
-    return rows
+    return tuple(rows)
 
 
+@cache
 def _meanings() -> dict[str, list[Meaning]]:
     """Draw the meaning representations of all splits from one stream, so that no two are equal."""
     rng = Random(SEED)

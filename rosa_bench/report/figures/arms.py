@@ -16,6 +16,7 @@ from rosa_bench.report.figures.curves import Panel
 
 MOST = 4  # panels or rows of panels
 MOST_TICKS = 7
+DIGITS = (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9)  # of ticks where 1, 2 and 5 are too few
 SHORT = (2.0**-5, 2.0**13)  # powers of two between these have at most five digits
 GREY, PALE = "#777777", "#BBBBBB"
 FILLED = "Filled markers: the subspace is drawn again during training. Open: it is not."
@@ -68,21 +69,24 @@ def plot_whiskers(ax: Axes, place: float, found: Estimate, colour: Any, *, acros
         ax.plot(*((ends, places) if across else (places, ends)), color=colour, linewidth=0.8, label="_", zorder=1.5)
 
 
-def set_log_axis(ax: Axes, values: Iterable[float], *, doubling: bool, form: Callable[[float], str]) -> None:
-    """Make the x axis logarithmic around positive ``values``, with plain labels."""
+def set_log_axis(
+    ax: Axes, values: Iterable[float], *, doubling: bool, form: Callable[[float], str], least: int = 0
+) -> None:
+    """Make the x axis logarithmic around positive ``values``, with plain labels, if possible at ``least`` so many."""
     known = list(values)
     low, high = min(known) / 1.6, max(known) * 1.6
     ax.set_xscale("log")
     ax.set_xlim(low, high)
-    ax.xaxis.set_major_locator(FixedLocator(log_ticks(low, high, doubling=doubling)))
+    ax.xaxis.set_major_locator(FixedLocator(log_ticks(low, high, doubling=doubling, least=least)))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: form(value)))
 
 
-def log_ticks(low: float, high: float, *, doubling: bool) -> list[float]:
+def log_ticks(low: float, high: float, *, doubling: bool, least: int = 0) -> list[float]:
     """Return at most `MOST_TICKS` round numbers from ``low`` to ``high``, at equal distances on a logarithmic axis.
 
-    Powers of two if ``doubling`` and they are short, or 1, 2, 5, 10, ...; powers of ten if those are too many.
+    Powers of two if ``doubling`` and they are short, or 1, 2, 5, 10, ...; powers of ten if those are too many. If they
+    are fewer than ``least``, ticks at other `DIGITS` too, whose distances differ.
     """
     tens = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     twos = range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)
@@ -92,4 +96,6 @@ def log_ticks(low: float, high: float, *, doubling: bool) -> list[float]:
     inside = [tick for tick in fine if low <= tick <= high]
     if len(inside) > MOST_TICKS:
         inside = [10.0**power for power in tens if low <= 10.0**power <= high]
+    if fine is decimal and len(inside) < least:
+        inside = [tick for power in tens for digit in DIGITS if low <= (tick := digit * 10.0**power) <= high]
     return inside[:: -(-len(inside) // MOST_TICKS) or 1]

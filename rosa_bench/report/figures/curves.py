@@ -62,14 +62,14 @@ class Panel:
     @property
     def reported(self) -> str:
         """Axis label for the reported score: its name and split."""
-        return f"{drawn(_named(self.run.scores.reported))} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
+        return f"{drawn(metric_name(self.run.scores.reported))} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
 
     @property
     def each_epoch(self) -> str:
         """Axis label for the score of every epoch: its name and rows."""
         by = self.run.scores.selected_by
         scale, where = "" if by.lower_is_better else " × 100", SCORED_ON[self.run.scores.selected_on]
-        return f"{drawn(_named(by.name))}{scale},\non {where}"
+        return f"{drawn(metric_name(by.name))}{scale},\non {where}"
 
     @property
     def title(self) -> str:
@@ -282,7 +282,8 @@ def _default(variant: Variant, run: RunRecord, key: str) -> Any:
     return theirs[key].value if key in theirs else None
 
 
-def _named(metric: str) -> str:
+def metric_name(metric: str) -> str:
+    """Return a metric's name for an axis."""
     return SPELT.get(metric, metric.replace("_", " ").capitalize())
 
 

@@ -1,9 +1,9 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 
 from rosa_bench.report.writers.markdown import escape
+from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.files import write_atomic
 from rosa_bench.system.printable import printable
 
@@ -55,21 +57,25 @@ class Caption:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure, its caption in Markdown, and the ids of the runs that it shows."""
+    """A figure, its caption in Markdown, and the ids of the runs that it shows. ``tidy`` has rows for a csv, if any."""
 
     name: str
     figure: Figure
     caption: str
     runs: frozenset[str]
+    tidy: Sequence[Mapping[str, str]] = ()
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.svg``, and ``.md`` with the picture and its caption. Return the paths."""
+        """Write ``<name>.png``, ``.svg``, ``.md`` with the picture and its caption, and any csv. Return the paths."""
         paths = []
         for kind in UNDATED:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
         write_atomic(paths[-1], f"![{self.name}]({self.name}.svg)\n\n{self.caption}\n")
+        if self.tidy:
+            paths.append(folder / f"{self.name}.csv")
+            write_atomic(paths[-1], tidy_csv(self.tidy))
         return paths
 
     def picture(self, kind: str) -> bytes:
@@ -97,13 +103,21 @@ def styled() -> Iterator[None]:
 
 
 def drawn(text: str, *, longest: int = LONGEST) -> str:
-    """Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``.
+    r"""Return a record's text as a figure's label: matplotlib would read dollars as formulas, and hide ``_name``.
 
-    It shows at most ``longest`` characters, counted after those that cannot be seen have become escapes.
+    Characters that cannot be seen, or that the font lacks, become escapes such as ``\u6f22``; for the latter matplotlib
+    would warn and draw boxes. The label shows at most ``longest`` characters, counted with the escapes.
     """
-    text = printable(text)
+    glyphs = _glyphs()
+    text = "".join(one if ord(one) in glyphs else one.encode("unicode_escape").decode() for one in printable(text))
     text = (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")
     return f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
+
+
+@cache
+def _glyphs() -> frozenset[int]:
+    """Return the code points that the font of our style can draw."""
+    return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
 def faded(colour: str, strength: float) -> tuple[float, float, float]:

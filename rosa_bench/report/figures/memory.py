@@ -1,7 +1,7 @@
 """Not in the paper: the score of memorisation and of language modelling against peak memory, with the Pareto front."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -41,8 +41,8 @@ from rosa_bench.report.figures.curves import Panel, letter, run_ids, sources, ti
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
+from rosa_bench.report.figures.front import pareto_front, plot_front
 
-FRONT = "Pareto front"
 LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
 AXES_IN, HEIGHT_IN = 4.6, 2.5
 EDGES_IN, LEGEND_IN = 1.2, 0.5  # heights of a panel's title and axis, and of the legend
@@ -129,16 +129,6 @@ def memory_text(cell: Cell) -> str:
     return f"{fmean(values):,.0f}{f' ({low} to {high})' if low != high else ''}"
 
 
-def pareto_front(points: Iterable[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:
-    """Return the points that no other beats, by increasing x: less of x and a better y, or one of both and as much."""
-    front: list[tuple[float, float]] = []
-    sign = 1 if lower_is_better else -1
-    for x, y in sorted(points, key=lambda point: (point[0], sign * point[1])):
-        if not front or sign * y < sign * front[-1][1]:
-            front.append((x, y))
-    return front
-
-
 def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str]) -> None:
     points = points_of(panel)
     front = front_of(panel, points)
@@ -149,8 +139,7 @@ def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str]) -> None:
             plot_whiskers(ax, point.x, point.y, look["color"])
         ax.plot([point.x], [point.y.mean], label="_", zorder=3 if on_front else 2, **look)
     means = [(points[variant].x, points[variant].y.mean) for variant in front]
-    steps = [*means, (max(point.x for point in points.values()), means[-1][1])]
-    ax.step(*zip(*steps, strict=True), where="post", color="#999999", linewidth=1, zorder=0, label=FRONT)
+    plot_front(ax, means, until=max(point.x for point in points.values()))
     ax.margins(x=0.06, y=0.06)
     if not panel.run.scores.lower_is_better:
         ax.set_ylim(-4, 104)

@@ -22,7 +22,7 @@ from rosa_bench.report.figures.arms import MOST_TICKS, PALE, log_ticks
 from rosa_bench.report.figures.beside import spread
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.families import families_of
-from rosa_bench.report.figures.memory import pareto_front
+from rosa_bench.report.figures.front import FRONT, pareto_front
 from rosa_bench.report.make_figures import draw_figures
 
 MakeRecord = Callable[..., RunRecord]
@@ -310,7 +310,7 @@ def test_memory_is_compared_on_one_kind_of_device(make_memorised: MakeRecord) ->
     drawing = drawn(memory.draw_memorised(select(runs)))
     [ax] = drawing.figure.axes
     assert places(ax) == {(1024, 50), (3072, 70), (4096, 40)}
-    assert curve(ax, memory.FRONT) == [(1024, 50), (3072, 70), (4096, 70)]
+    assert curve(ax, FRONT) == [(1024, 50), (3072, 70), (4096, 70)]
     assert names_beside(ax) == ["LoRA r=8", "FT"]
     assert drawing.runs == {runs[0].id, runs[2].id, runs[3].id}
     assert "shared by up to 3 processes in 1 of 3 runs" in drawing.caption

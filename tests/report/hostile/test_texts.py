@@ -129,10 +129,14 @@ def test_every_picture_shows_dollars_and_underscores_as_they_are(hostile_texts: 
         assert is_formula is False
 
 
+def test_a_picture_shows_what_its_font_lacks_as_escapes() -> None:
+    assert drawn("é — × β 漢 🦊") == r"é — × β \u6f22 \U0001f98a"
+
+
 @pytest.mark.slow
 def test_figures_of_hostile_texts_are_drawn(makers: Makers, values: Values) -> None:
     kinds = {record["config"]["task"]["name"]: record for record in reversed(values)}
-    for text in ("$\\frac{$ $a$", "_hidden", "\x1b[2J\n\u202e"):
+    for text in ("_$\\frac{$ $a$", "\x1b[2J\n\u202e 漢 😀"):
         made = makers["figures"]([with_text(record, text)[0] for record in kinds.values()])
         assert {"figure2.svg", "figure3.svg", "figure6.svg"} <= made.keys()
         for name, output in made.items():

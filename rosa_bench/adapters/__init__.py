@@ -1,0 +1,1 @@
+"""Methods in other people's training loops, and adapters on the disk."""

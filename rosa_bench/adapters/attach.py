@@ -1,0 +1,92 @@
+"""Attach any method to any model for a training loop of your own."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from rosa_bench.adapters.attached import Attached
+from rosa_bench.adapters.base_model import BaseModel, base_model
+from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
+from rosa_bench.adapters.undo import undone_on_error
+from rosa_bench.layers.adapter import adapters
+from rosa_bench.methods.adapter_files import SETTINGS, read_settings
+from rosa_bench.methods.base import RunLength
+from rosa_bench.models.structure import check_adaptable
+from rosa_bench.system.errors import UserError
+
+FULL = 4  # bytes of a number in single precision
+log = logging.getLogger(__name__)
+
+
+def attach(
+    model: nn.Module,
+    method: str = "rosa",
+    *,
+    protocol: str = "fair",
+    length: RunLength | None = None,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    **settings: Any,
+) -> Attached:
+    """Attach a method to a model, in place, and return the handle that a training loop uses.
+
+    ``method`` and ``settings`` are those of the command line: ``attach(model, "rosa", rank=8, resample_every=100,
+    resample_unit="steps")``. Other settings have the method's defaults under ``protocol``. Layers are found from the
+    model's own structure: attention's projections, or those that ``targets`` matches, a regular expression for the ends
+    of their names. ``length`` is needed by settings in epochs or in fractions of the run; `rosa_bench.integrations`
+    sets it. ``calibration`` yields batches for a data-dependent start.
+
+    Raises `UserError` for a wrong setting, or a model that the method does not fit; the model is then as before.
+    """
+    check_plain(model)
+    if half := {str(it.dtype).removeprefix("torch.") for it in model.parameters() if it.dtype.itemsize < FULL}:
+        log.warning(
+            "the weights are %s, and merging into them loses what is below their precision; load the model in float32 "
+            "and train under autocast",
+            " and ".join(sorted(half)),
+        )
+    return attached(model, compose_method(model, method, settings, protocol=protocol), length, calibration)
+
+
+def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
+    """Attach the adapter that `Attached.save` wrote to the model that it was trained on, and return the handle.
+
+    Raises `UserError` if the folder holds no adapter, or one of another model; the model is then as before.
+    """
+    path = Path(folder).expanduser()
+    check_plain(model)
+    check_adaptable(model)
+    adapter = read_settings(path)
+    method = restored_method(adapter, called=str(path))
+    known = adapter.get("model")
+    if known is not None:  # an adapter that a run has saved does not say
+        if not isinstance(known, dict) or known.keys() != set(BaseModel._fields):
+            raise UserError(f"{path / SETTINGS} cannot be read as an adapter: model")
+        BaseModel(**known).check(base_model(model, head=method.head), called=str(path))
+    with undone_on_error(model):
+        found = attached(model, Chosen(method, str(adapter.get("reset", "factors"))))
+        found.load(path)
+    return found
+
+
+def attached(
+    model: nn.Module,
+    chosen: Chosen,
+    length: RunLength | None = None,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+) -> Attached:
+    """Attach a method whose settings are known."""
+    known = base_model(model, head=chosen.method.head)
+    with undone_on_error(model):
+        whole = chosen.method.attach(model, calibration)
+    return Attached(model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length)
+
+
+def check_plain(model: nn.Module) -> None:
+    """Raise `UserError` if a method is attached to the model already."""
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{type(model).__name__} is not a torch.nn.Module; give the model itself")
+    if any(True for _ in adapters(model)) or hasattr(model, "peft_config"):
+        raise UserError("a method is attached to this model already; merge it first, or load the plain model again")

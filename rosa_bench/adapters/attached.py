@@ -1,0 +1,191 @@
+"""The handle of a method that is attached to a model, for a training loop of your own."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rosa_bench.adapters.base_model import BaseModel
+from rosa_bench.methods.adapter_files import read_settings, read_tensors, write_adapter
+from rosa_bench.methods.base import Changed, Groups, Method, RunLength
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import new_folder
+from rosa_bench.training.checkpoint import MisfitError, check_tensors
+from rosa_bench.training.state import follow
+
+
+@dataclass(kw_only=True, repr=False)
+class Attached:
+    """A method attached to ``model``: what a training loop calls, by the contract that `rosa_bench.training` uses too.
+
+        attached = rosa_bench.attach(model, "rosa", rank=8, resample_every=100, resample_unit="steps")
+        optimizer = attached.optimizer(lr=2e-3)
+        for step, batch in enumerate(batches):
+            attached.before_step(step, optimizer)
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    model   the model to train: the one that was given, unless the method wraps it
+    method  the method with its settings
+    base    the model before the method was attached
+    reset   which optimizer state a resample clears: of the replaced ``factors``, or ``all``
+    length  the length of the run, if known: settings in epochs or in fractions of the run need it
+    """
+
+    model: nn.Module
+    method: Method
+    base: BaseModel
+    reset: str = "factors"
+    length: RunLength | None = None
+    merged: bool = False
+
+    def __repr__(self) -> str:
+        trained = sum(parameter.numel() for parameter in self.trainable_parameters)
+        return f"Attached(method={self.method.name}, trains {trained:,} parameters of {type(self.model).__name__})"
+
+    @property
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """All parameters that train at any time, in the model's order."""
+        return [parameter for group in self.method.parameter_groups(self.model) for parameter in group["params"]]
+
+    def parameter_groups(self, lr: float | None = None) -> Groups:
+        """Return groups of parameters for an optimizer. With ``lr``, each has its learning rate."""
+        groups = self.method.parameter_groups(self.model)
+        for group in groups if lr is not None else []:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        return groups
+
+    def optimizer(
+        self, lr: float, kind: Callable[..., torch.optim.Optimizer] = torch.optim.AdamW, **options: Any
+    ) -> torch.optim.Optimizer:
+        """Return ``kind``'s optimizer of the trained parameters, or the method's own if it brings one."""
+        return self.method.optimizer(self.parameter_groups(lr), lambda groups: kind(groups, lr=lr, **options))
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the method changes the model before this optimizer step, counted from 0."""
+        self._check_attached()
+        return self.method.is_due(step, self._length)
+
+    def before_step(
+        self, step: int, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor] | None = None
+    ) -> Changed | None:
+        """Let the method change the model if that is due, and the optimizer with it. Return what has changed.
+
+        Call it before every optimizer step, counted from 0. ``loss`` computes the loss of the coming batch, for methods
+        that ask for its gradient. Raises ValueError if the model cannot be changed, as with weights that are NaN.
+        """
+        if not self.is_due(step):
+            return None
+        changed = self.method.before_step(self.model, step, length=self._length, loss=loss)
+        follow(optimizer, changed, trainable=self.trainable_parameters, reset=self.reset)
+        return changed
+
+    def lr_factor(self, step: int) -> float:
+        """Return the factor of the learning rate at a step, for methods that warm up again after a change."""
+        return self.method.lr_factor(step, self._length)
+
+    def add_penalty(self) -> None:
+        """Add the gradient of the method's penalty, if it has one, to those of the parameters."""
+        penalty = self.method.penalty(self.model)
+        if penalty is not None:
+            penalty.backward()
+
+    def after_backward(self) -> None:
+        """Let the method act on the gradients. Call it before the optimizer's step; most methods do nothing."""
+        self.method.after_backward(self.model)
+
+    def merge(self) -> nn.Module:
+        """Turn the model into plain layers with the same function, all of whose parameters train, and return it.
+
+        Raises `UserError` if the method cannot be merged.
+        """
+        self._check_attached()
+        if not self.method.mergeable or not self.method.merge(self.model):
+            raise UserError(f"method={self.method.name} cannot be merged; save() keeps it as an adapter")
+        self.merged = True
+        return self.model.requires_grad_(True)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all tensors that training can change, by name, and the head's: not copies."""
+        self._check_attached()
+        head = {id(parameter) for parameter in self.method.head_parameters(self.model)}
+        beside = {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in head}
+        return {**beside, **self.method.state(self.model)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put the tensors of `state_dict` back. Raises `UserError` if they do not fit, before any is changed."""
+        own = self.state_dict()
+        try:
+            check_tensors(own, state)
+        except MisfitError as error:
+            raise UserError(f"this state is of another model or method: {error}") from error
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(state[name])
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the adapter into a new folder, atomically: tensors as safetensors, settings as JSON.
+
+        Raises `UserError` if the folder exists, unless ``overwrite``.
+        """
+        path = Path(folder).expanduser()
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} exists already; choose another folder, or use overwrite=True")
+        with new_folder(path) as new:
+            more = {"reset": self.reset, "frozen": self.frozen, "model": self.base._asdict()}
+            write_adapter(self.method, self.model, self.state_dict(), new, more)
+
+    def load(self, folder: str | Path) -> None:
+        """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other."""
+        path = Path(folder).expanduser()
+        adapter = read_settings(path)
+        if (known := adapter.get("model")) is not None and known != self.base._asdict():
+            raise UserError(f"{path} is an adapter of another model; load it into the model that it was trained on")
+        self.load_state_dict(read_tensors(path))
+        self.freeze(adapter.get("frozen") or [])
+
+    @property
+    def frozen(self) -> list[str]:
+        """Names of the parameters that train at other times, but not now."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [names[it] for it in self.trainable_parameters if not it.requires_grad]
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Let all trained parameters train except those with these names."""
+        idle, trained = set(names), {id(parameter) for parameter in self.trainable_parameters}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) in trained:
+                parameter.requires_grad_(name not in idle)
+
+    def renew_groups(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let an optimizer whose state was loaded use the method's own tensors again, as a projected one does."""
+        for group, own in zip(optimizer.param_groups, self.method.parameter_groups(self.model), strict=False):
+            group.update({key: value for key, value in own.items() if key != "params"})
+
+    def _check_attached(self) -> None:
+        if self.merged:
+            raise UserError("this method is merged already; attach it again to go on")
+
+    @property
+    def _length(self) -> RunLength:
+        return UNKNOWN if self.length is None else self.length
+
+
+class _Unknown(RunLength):
+    """The length of a run that nobody has given."""
+
+    @property
+    def total_steps(self) -> int:
+        raise UserError(
+            "this method needs the length of the run; set attached.length = RunLength(steps_per_epoch, epochs), or "
+            "give its period in steps: resample_unit='steps'"
+        )
+
+    steps_per_epoch = epochs = total_steps  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
+
+
+UNKNOWN = _Unknown(0, 0)

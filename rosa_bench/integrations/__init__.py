@@ -1,0 +1,1 @@
+"""Our methods inside other libraries' loops. Nothing else in the package imports this folder."""

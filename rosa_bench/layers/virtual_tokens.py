@@ -1,0 +1,163 @@
+"""Virtual tokens: trained vectors before the text, as the input of a transformer or as keys and values of every layer.
+
+An encoder of Hugging Face PEFT makes them anew in each forward pass. The model is not wrapped: hooks on its body change
+what the body reads. So a decoder's labels, its logits and transformers' ``generate`` know of the text alone.
+"""
+
+import inspect
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rosa_bench.system.errors import UserError
+
+CACHES = ("cache", "past_key_values")  # what transformers calls it, newest first
+NAME = "virtual_tokens"  # of the model's child
+
+
+class VirtualTokens(nn.Module):
+    """``tokens`` vectors at positions 0 to tokens - 1. The text's positions begin after them.
+
+    room  number of tokens of text that fit into the model's positions
+    """
+
+    cached = True  # whether a cache of keys and values holds the vectors before those of the text
+
+    def __init__(self, encoder: nn.Module, tokens: int, *, room: int):
+        super().__init__()
+        self.encoder, self.tokens, self.room = encoder, tokens, room
+
+    def join(self, model: nn.Module) -> None:
+        """Become part of a transformer, under the name `NAME`."""
+        body: Any = model.base_model
+        self.arguments = tuple(inspect.signature(body.forward).parameters)
+        model.add_module(NAME, self)
+        body.register_forward_pre_hook(self.before, with_kwargs=True)
+
+    def vectors(self) -> Float[Tensor, "tokens width"]:
+        """Return what PEFT's encoder makes of its tokens."""
+        parameter = next(self.encoder.parameters())
+        return self.encoder(torch.arange(self.tokens, device=parameter.device)[None])[0]
+
+    def before(self, body: nn.Module, arguments: tuple, options: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Change the arguments of the body's forward pass."""
+        given = {**dict(zip(self.arguments, arguments, strict=False)), **options}
+        cache = next((given[name] for name in CACHES if given.get(name) is not None), None)
+        earlier = 0 if cache is None else cache.get_seq_length()
+        length = _text(given).shape[1]
+        before = max(0, earlier - self.tokens) if self.cached else earlier
+        if before + length > self.room:
+            raise UserError(
+                f"{self.tokens} vectors and a text of {before + length} tokens exceed the model's "
+                f"{self.room + self.tokens} positions; use max_length={self.room} or fewer method.tokens"
+            )
+        self.place(body, given, earlier=earlier)
+        return (), given
+
+    def place(self, body: nn.Module, given: dict[str, Any], *, earlier: int) -> None:
+        """Change the arguments, by name. ``earlier`` is the number of positions that are cached."""
+        raise NotImplementedError
+
+
+class InputTokens(VirtualTokens):
+    """Vectors before the embedded text.
+
+    cut  whether the body's outputs are those of the text alone, as a language model's head needs them. The heads of
+         encoders read the first position, which is the first vector
+    """
+
+    def __init__(self, encoder: nn.Module, tokens: int, *, room: int, cut: bool):
+        super().__init__(encoder, tokens, room=room)
+        self.cut = cut
+        self.placed = False
+
+    def join(self, model: nn.Module) -> None:
+        super().join(model)
+        if self.cut:  # before other hooks, which may choose positions of the text
+            body: Any = model.base_model
+            body.register_forward_hook(self.after, prepend=True)
+
+    def place(self, body: nn.Module, given: dict[str, Any], *, earlier: int) -> None:
+        self.placed = earlier == 0
+        mask, positions, types = (given.get(name) for name in ("attention_mask", "position_ids", "token_type_ids"))
+        if mask is not None:
+            given["attention_mask"] = functional.pad(mask, (self.tokens, 0), value=1)
+        if positions is not None:
+            positions = positions + self.tokens
+        if self.placed:
+            text = _text(given)
+            if text.ndim == 2:
+                text: Tensor = body.get_input_embeddings()(text)  # pyright: ignore[reportCallIssue]
+            given["input_ids"] = None
+            vectors = self.vectors().to(text.dtype).expand(len(text), -1, -1)
+            given["inputs_embeds"] = torch.cat([vectors, text], 1)
+            if positions is not None:
+                first = torch.arange(self.tokens, device=positions.device)
+                positions = torch.cat([first.expand(*positions.shape[:-1], -1), positions], -1)
+            if types is not None:
+                given["token_type_ids"] = functional.pad(types, (self.tokens, 0))
+        if positions is not None:
+            given["position_ids"] = positions
+
+    def after(self, _body: nn.Module, _arguments: tuple, output: Any) -> Any:
+        """Drop the outputs at the vectors' positions."""
+        if self.placed:
+            output.last_hidden_state = output.last_hidden_state[:, self.tokens :]
+        return output
+
+
+class LayerTokens(nn.Module):
+    """The keys and values of one attention layer, as `rosa_bench.layers.prefix` reads them."""
+
+    def __init__(self, every: "KeyValueTokens", layer: int):
+        super().__init__()
+        self.every = (every,)  # not a child: it belongs to the model
+        self.layer = layer
+
+    @property
+    def tokens(self) -> int:
+        return self.every[0].tokens
+
+    @property
+    def keys(self) -> Float[Tensor, "heads tokens size"]:
+        return self.every[0].made[2 * self.layer]
+
+    @property
+    def values(self) -> Float[Tensor, "heads tokens size"]:
+        return self.every[0].made[2 * self.layer + 1]
+
+
+class KeyValueTokens(VirtualTokens):
+    """Keys and values before those of the text, of ``layers`` layers with ``heads`` heads of keys.
+
+    made  those of the latest forward pass, (2 layers, heads, tokens, size). They stay until the next, because gradient
+          checkpointing reads them again in the backward pass
+    """
+
+    cached = False  # they are added after the cache is read
+    made: Tensor
+
+    def __init__(self, encoder: nn.Module, tokens: int, *, room: int, layers: int, heads: int):
+        super().__init__(encoder, tokens, room=room)
+        self.layers, self.heads = layers, heads
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what belongs to one pass: tensors of a graph cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "made"}
+
+    def place(self, body: nn.Module, given: dict[str, Any], *, earlier: int) -> None:  # noqa: ARG002 - as in the base
+        vectors = self.vectors().view(self.tokens, 2 * self.layers, self.heads, -1)
+        self.made = vectors.permute(1, 2, 0, 3)
+        positions = given.get("position_ids")
+        if positions is None:
+            text = _text(given)
+            positions = torch.arange(earlier, earlier + text.shape[1], device=text.device)[None]
+        given["position_ids"] = positions + self.tokens
+
+
+def _text(given: dict[str, Any]) -> Tensor:
+    """Return the tokens, (rows, length), or their embeddings, (rows, length, width)."""
+    return given["input_ids"] if given.get("inputs_embeds") is None else given["inputs_embeds"]

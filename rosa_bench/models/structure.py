@@ -1,0 +1,140 @@
+"""Find the attention projections, the head and the parts of a model from its own modules, without a declaration."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
+from rosa_bench.system.errors import UserError
+
+NOTHING = "(?!)"  # matches no name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What methods must know about a model, as a declaration in ``conf/model`` says it: patterns for ends of names.
+
+    attention  the projections of attention; `NOTHING` if none are found
+    head       the modules beside the body, such as a classifier; not a language model's output layer
+    parts      the parts of a transformer block, as far as they are found
+    lm_head    the output layer of a language model, if it is one
+    fused      how many projections one attention layer holds, for those as wide as three of their inputs
+    """
+
+    attention: str = NOTHING
+    head: str = NOTHING
+    lm_head: str | None = None
+    parts: dict[str, str] = field(default_factory=dict)
+    fused: dict[str, int] = field(default_factory=dict)
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """Return the structure of a model.
+
+    An attention projection is a linear layer inside a module whose name, or whose class's name, says attention. The
+    output projection of attention, or of the feed-forward part, is the last linear layer of that part of a block,
+    except one that holds several projections.
+    """
+    projections, logits = attention_projections(model), _logits(model)
+    return Structure(
+        attention=pattern_of(projections),
+        head=pattern_of(_head(model)),
+        lm_head=next((re.escape(name) for name, module in model.named_modules() if module is logits), None),
+        parts=_parts(model, projections),
+        fused={pattern_of([name]): 3 for name in _kinds(projections) if _is_fused(model.get_submodule(name))},
+    )
+
+
+def attention_projections(model: nn.Module) -> list[str]:
+    """Return the names of the linear layers inside attention modules, in the model's order.
+
+    ``torch.nn.MultiheadAttention`` reads its layers' weights itself, so they cannot be replaced, and are not returned.
+    """
+    modules = dict(model.named_modules())
+    sealed = [name for name, module in modules.items() if isinstance(module, nn.MultiheadAttention)]
+    found = []
+    for name, module in modules.items():
+        if not isinstance(module, LINEAR_TYPES) or any(name.startswith(f"{one}.") for one in sealed):
+            continue
+        above = name.split(".")[:-1]
+        around = (".".join(above[: end + 1]) for end in range(len(above)))
+        if any(_says_attention(place, modules[place]) for place in around):
+            found.append(name)
+    return found
+
+
+def pattern_of(names: Iterable[str]) -> str:
+    """Return a regular expression for these names, in which layers of a stack differ only in their number."""
+    kinds = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name) for name in names)
+    return "|".join(re.escape(kind).replace(r"\#", r"\d+") for kind in kinds) or NOTHING
+
+
+def check_adaptable(model: nn.Module) -> None:
+    """Raise `UserError` unless the model's weights are numbers that a method can be attached to."""
+    if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
+        raise UserError("this model is quantised, and its weights cannot be merged into; load it without quantisation")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UserError(f"{name} is on the meta device and has no values; load the model's weights first")
+        if not parameter.is_floating_point():
+            raise UserError(f"{name} is {_type(parameter)}, a quantised weight; load the model without quantisation")
+
+
+def _says_attention(name: str, module: nn.Module) -> bool:
+    return re.search(r"attention|attn", f"{name.rpartition('.')[2]} {type(module).__name__}", re.IGNORECASE) is not None
+
+
+def _head(model: nn.Module) -> list[str]:
+    """Return the children of a transformers model beside its body, except the output layer of a language model."""
+    body, logits = getattr(model, "base_model", model), _logits(model)
+    if body is model or not isinstance(body, nn.Module):
+        return []
+    inside = {id(module) for module in body.modules()}
+    return [
+        name
+        for name, child in model.named_children()
+        if id(child) not in inside
+        and any(True for _ in child.parameters())
+        and not any(module is logits for module in child.modules())
+    ]
+
+
+def _logits(model: nn.Module) -> nn.Module | None:
+    """Return the layer that computes the logits of a language model, if it is one."""
+    return getattr(model, "get_output_embeddings", lambda: None)()
+
+
+def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
+    """Return the parts of the blocks of the main stack that are found in every block."""
+    try:
+        blocks = transformer_blocks(model)
+    except UserError:
+        return {}
+    names = {id(module): name for name, module in model.named_modules()}
+    found: dict[str, list[str]] = {"attention": [], "attention_output": [], "feed_forward_output": []}
+    for block in blocks:
+        prefix = f"{names[id(block)]}."
+        own = [name for name in projections if name.startswith(prefix)]
+        linears = [f"{prefix}{name}" for name, module in block.named_modules() if isinstance(module, LINEAR_TYPES)]
+        others = [name for name in linears if name not in own]
+        found["attention"] += [name.rpartition(".")[0] for name in own[:1]]
+        found["attention_output"] += [name for name in own if not _is_fused(model.get_submodule(name))][-1:]
+        found["feed_forward_output"] += others[-1:]
+    return {part: pattern_of(places) for part, places in found.items() if len(places) == len(blocks)}
+
+
+def _is_fused(module: nn.Module) -> bool:
+    rows, columns = weight_of(module).shape[-2:]  # pyright: ignore[reportArgumentType]
+    return rows == 3 * columns
+
+
+def _kinds(names: list[str]) -> list[str]:
+    """Return one name of each kind."""
+    return list({pattern_of([name]): name for name in names}.values())
+
+
+def _type(parameter: nn.Parameter) -> str:
+    return str(parameter.dtype).removeprefix("torch.")

@@ -1,0 +1,168 @@
+"""The model card of an exported run, from its record: how it was trained, its scores, and the hub's metadata of them.
+
+The metadata are a ``model-index`` in the card's head, as huggingface_hub writes it, and files in ``.eval_results`` for
+scores on published rows of a data set on the hub.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.system.version import __version__
+
+LINK = "https://arxiv.org/abs/2407.07802"
+# Transformers' pipelines by the kind of exported model.
+PIPELINES = {"SEQ_CLS": "text-classification", "CAUSAL_LM": "text-generation"}
+
+
+class Export(NamedTuple):
+    """What is exported: the kind of folder, PEFT's name of the task, and lines about rank, errors and use."""
+
+    kind: str
+    task_type: str
+    base: str | None
+    notes: tuple[str, ...]
+
+
+def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) -> str:
+    """Return the text of ``README.md``. ``seeds`` are the runs that differ from ``record`` only in the seed."""
+    settings, scores = record.settings, [run.score for run in seeds]
+    title = f"{settings.method.title} on {settings.task.title} ({settings.model.title})"
+    whole = _interval(record, scores)
+    merged = export.kind == "merged"
+    data = ModelCardData(
+        base_model=export.base,
+        datasets=_hub(record).get("path"),
+        eval_results=[_eval_result(record)],
+        library_name="transformers" if merged else "peft",
+        license=_license(record),
+        metrics=[record.scores.reported],
+        model_name=title,
+        pipeline_tag=PIPELINES[export.task_type],
+        tags=["rosa_bench", settings.method.name, *([] if merged else ["lora"])],
+    )
+    lines = [
+        "---", data.to_yaml(), "---", "", f"# {title}", "",
+        f"Trained and exported by rosa_bench {__version__} ([ROSA]({LINK})). Run `{record.id}`.", "",
+        *(f"- {note}" for note in export.notes), "", "## Scores", "", *_scores(record, scores, whole), "",
+        "## Training", "", *_training(record), "", "## Deviations from the protocol", "", *_deviations(record), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def eval_entries(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the entries of a file in ``.eval_results``: one for all published rows of a set on the hub, else none."""
+    hub, data = _hub(record), record.data
+    if not hub.get("path") or data.official is not True or data.subset:
+        return []
+    entry: dict[str, Any] = {
+        "dataset": {"id": hub["path"], "task_id": hub.get("name") or "default"}
+        | ({"revision": data.commit} if data.commit else {}),
+        "value": record.score,
+        "date": record.started.date().isoformat(),
+        "notes": f"{record.scores.reported}, protocol {record.settings.protocol.name}, seed {record.settings.seed}",
+    }
+    return [entry]
+
+
+def same_but_seed(record: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Return the completed runs that differ from ``record`` in the seed alone, ``record`` itself among them."""
+    wanted = _without_seed(record)
+    return [run for run in records if run.status == "completed" and _without_seed(run) == wanted]
+
+
+def _without_seed(record: RunRecord) -> dict[str, Any]:
+    method = {key: value for key, value in record.config["method"].items() if key != "seed"}
+    free = ("seed", "save_model", "save_adapter", "device", "precision", "cuda_graphs", "compile", "accumulate")
+    return {key: value for key, value in record.config.items() if key not in free} | {
+        "method": method,
+        "weights": {key: value for key, value in record.model.items() if key != "commit"},
+    }
+
+
+def _interval(record: RunRecord, scores: list[float]) -> Interval | None:
+    rows = record.data.rows.by_split.get("test") or record.data.rows.validation
+    return interval(scores, metric=record.scores.reported, dev_rows=rows)
+
+
+def _eval_result(record: RunRecord) -> EvalResult:
+    """Return the reported score in the form of huggingface_hub."""
+    hub, settings = _hub(record), record.settings
+    return EvalResult(
+        task_type="text-classification" if "labels" in record.config["task"] else "text-generation",
+        dataset_type=hub.get("path") or f"rosa_bench/{settings.task.name}",
+        dataset_name=settings.task.title,
+        dataset_config=hub.get("name"),
+        dataset_split=settings.task.test or settings.task.validation,
+        dataset_revision=record.data.commit,
+        metric_type=record.scores.reported,
+        metric_name=record.scores.reported,
+        metric_value=round(record.score, 6),
+    )
+
+
+def _scores(record: RunRecord, scores: list[float], whole: Interval | None) -> list[str]:
+    """Return a table of the selected and the last epoch's scores, and a line about the interval."""
+    names = [name for name, value in record.selected.items() if isinstance(value, float) and name != "spread"]
+    rows = [f"| {name} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |" for name in names]
+    header = ["| metric | selected epoch | last epoch |", "| --- | --- | --- |"]
+    if whole is None:
+        said = "No interval: one seed, and a metric without an interval over rows."
+    elif whole.of == "seeds":
+        mean = sum(scores) / len(scores)
+        said = (
+            f"{record.scores.reported} over {len(scores)} seeds: mean {_number(mean)}, 95 % interval "
+            f"[{_number(whole.low)}, {_number(whole.high)}] ({whole.method})."
+        )
+    else:
+        said = (
+            f"{record.scores.reported} of this model: 95 % interval over rows [{_number(whole.low)}, "
+            f"{_number(whole.high)}] ({whole.method}); one seed, so it says nothing about other seeds."
+        )
+    selected_on = record.scores.selected_on.replace("_", " ")
+    return [*header, *rows, "", said, "", f"The epoch was selected on: {selected_on}."]
+
+
+def _training(record: RunRecord) -> list[str]:
+    """Return lines about the method, the protocol and the data."""
+    settings, data = record.settings, record.data
+    facts = {
+        "method": f"{settings.method.title}" + (f", rank {settings.method.rank}" if settings.method.rank else ""),
+        "protocol": f"{settings.protocol.name}: {settings.protocol.title}",
+        "data": f"{data.source}, {data.rows.train} train rows" + (" (a subset)" if data.subset else ""),
+        "learning rate": f"{settings.lr:g}",
+        "epochs": f"{settings.epochs}, selected: {record.selected.epoch}",
+        "batch size": str(settings.batch_size),
+        "seed": str(settings.seed),
+        "trained parameters": f"{record.parameters.trainable:,} of {record.parameters.total:,}",
+        "draws after the first": str(record.resamples or 0),
+        "weights": f"{settings.model.title}" + (f": {settings.model.note}" if settings.model.note else ""),
+        "device": f"{record.device.name}, {record.device.precision}",
+        "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())),
+    }
+    return [f"- {name}: {value}" for name, value in facts.items()]
+
+
+def _deviations(record: RunRecord) -> list[str]:
+    if not record.deviations:
+        return ["None."]
+    rows = [f"| `{key}` | {value} | {expected} |" for key, (value, expected) in sorted(record.deviations.items())]
+    return ["| setting | here | protocol |", "| --- | --- | --- |", *rows]
+
+
+def _hub(record: RunRecord) -> dict[str, Any]:
+    """Return the data set on the hub that the task declares, or nothing."""
+    return record.setting("task.hub") or {}
+
+
+def _license(record: RunRecord) -> str | None:
+    """Return the licence of the weights in the hub's spelling, if it is an identifier."""
+    licence = str(record.setting("model.licence", "")).lower()
+    return licence if licence and " " not in licence else None
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"

@@ -1,0 +1,203 @@
+"""Not in the paper: every method's score over tasks beside what it costs, and PEFT's published order of the same."""
+
+from collections.abc import Callable, Mapping
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.agreement import agreement, best_of_methods
+from rosa_bench.report.cells.costs import step_time_s
+from rosa_bench.report.cells.differences import Difference, holm, survives
+from rosa_bench.report.cells.header import (
+    AT_AN_END,
+    END_NOTE,
+    changed_words,
+    data_note,
+    device_words,
+    heading,
+    model_words,
+    selection_words,
+)
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.published import PublishedTable, load_published
+from rosa_bench.report.tables.arms import MIB
+from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.writers.text import bracketed, parameters, percent, rows, signed, span
+
+PUBLISHED = "peft_method_comparison"
+INTRO = [
+    "Score: the mean over tasks, times 100, each method at its best learning rate on each task by the median over "
+    "seeds. Intervals are 95 % over seeds; tasks are fixed strata with independent seeds (Satterthwaite's degrees of "
+    "freedom). One seed has no interval.",
+    "Less LoRA: the difference from LoRA, paired over seeds; * and bold: significant at 5 % after Holm's correction "
+    "over all differences of its table.",
+    "Peak memory: in training, of this process alone, on one kind of device; the mean over tasks and learning rates. "
+    "Time: of a step with its share of resamples, divided by LoRA's in runs with the same device, number of runs that "
+    "share it, code and torch; the geometric mean over tasks. Saved: the tensors that training can change, which must "
+    "be stored beside the base model. –: not recorded, or nothing to compare with.",
+]
+TITLES = (
+    "Score",
+    "Less LoRA",
+    "Trained",
+    "Peak memory, MiB",
+    "Time / LoRA's",
+    "Saved, MiB",
+    "Collapsed",
+    "Seeds",
+    "PEFT's",
+)
+
+
+def build(groups: list[Group]) -> Table:
+    """Build the table: one section per comparison of methods, the best method first."""
+    published = load_published(PUBLISHED)
+    found = method_comparisons(groups)
+    return Table(
+        name="methods",
+        title="Methods",
+        intro=[*INTRO, _about(published)],
+        sections=[_section(one, published) for one in found],
+        tidy=[line for number, one in enumerate(found, start=1) for line in _tidy(number, one, published)],
+        legend="mean over tasks [95 % interval]",
+    )
+
+
+def _about(published: PublishedTable) -> str:
+    return (
+        f"PEFT's: {published.metric} ({published.source}), with {published.model}; {'; '.join(published.notes)}. Task, "
+        "model and rates differ from ours, so only the orders are compared: Kendall's tau-b is 1 if they are the same, "
+        "and 0 if they have nothing in common."
+    )
+
+
+def _section(one: MethodComparison, published: PublishedTable) -> Section:
+    theirs = best_of_methods(published, "accuracy")
+    adjusted = holm([row.against_lora and row.against_lora.p for row in one.rows])
+    return Section(
+        heading=f"{', '.join(one.titles().values())}: {heading(one.group)}",
+        header=_header(one, theirs),
+        columns=[Column(title=title) for title in TITLES],
+        lines=[
+            Line(label=row.name, entries=_entries(row, p, theirs.get(row.variant.method, {})))
+            for row, p in zip(one.rows, adjusted, strict=True)
+        ],
+        notes=_notes(one),
+    )
+
+
+def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    cells = [cell for row in one.rows for cell in row.cells.values()]
+    known = {
+        "Tasks": "; ".join(_task(run) for run in map(one.group.tasks.__getitem__, one.tasks)),
+        "Model": model_words(one.runs[0]),
+        "Protocol": f"{one.runs[0].settings.protocol.name}: {one.runs[0].settings.protocol.title}",
+        "Changed": "; ".join(map(changed_words, one.group.setting.deviations)) or "nothing",
+        "Device": f"{device_words(one.runs)}; memory from {', '.join(sorted({r.device.name for r in one.measured}))}",
+        "Selection": selection_words(cells),
+        "Runs": f"{len(one.rows)} methods, {rows(len(one.runs))} runs of {rows(len(one.tried))} tried",
+    }
+    if one.rank is not None:
+        known["Rank"] = f"{one.rank} where a method has one"
+    ours = {row.variant.method: row for row in one.rows}
+    accuracy, memory = (
+        {name: float(figures[key]) for name, figures in theirs.items()} for key in ("accuracy", "memory")
+    )
+    orders = {
+        "score": agreement({name: row.score.mean for name, row in ours.items()}, accuracy),
+        "score at each method's default rate": agreement(_known(ours, lambda row: row.untuned), accuracy),
+        "peak memory": agreement(_known(ours, lambda row: row.memory_bytes), memory),
+    }
+    if said := [f"by {name} {found.text}" for name, found in orders.items() if found]:
+        known["Order of methods, ours and PEFT's"] = f"Kendall's {', '.join(said)}"
+    return known
+
+
+def _known(ours: Mapping[str, MethodRow], value: Callable[[MethodRow], float | None]) -> dict[str, float]:
+    return {name: found for name, row in ours.items() if (found := value(row)) is not None}
+
+
+def _task(run: RunRecord) -> str:
+    """``CoLA (matthews correlation; 7,696 train rows)``."""
+    task, note = run.settings.task, data_note(run)
+    metric, count = run.scores.reported.replace("_", " "), rows(run.data.rows.train)
+    return f"{task.title} ({metric}; {count} train rows{f'; {note}' if note else ''})"
+
+
+def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str]) -> list[Entry]:
+    at_an_end = any(cell.at_an_end for cell in row.cells.values())
+    difference = row.against_lora
+    return [
+        Entry(mean=_bracketed(row.score, percent), mark=AT_AN_END if at_an_end else ""),
+        Entry(
+            mean=None if difference is None else f"{_bracketed(difference, signed)}{'*' if survives(p) else ''}",
+            best=survives(p),
+        ),
+        Entry(mean=parameters(row.trainable)),
+        Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),
+        Entry(mean=None if row.time_ratio is None else f"{row.time_ratio:.2f}"),
+        Entry(mean=None if row.saved_bytes is None else f"{row.saved_bytes / MIB:,.2f}"),
+        Entry(mean=f"{row.collapsed} of {len(row.runs)}"),
+        Entry(mean=span(row.score.seeds)),
+        Entry(mean=theirs.get("accuracy")),
+    ]
+
+
+def _bracketed(difference: Difference, form: Callable[[float], str]) -> str:
+    low, high = (None if end is None else form(end) for end in (difference.low, difference.high))
+    return bracketed(form(difference.mean), low, high)
+
+
+def _notes(one: MethodComparison) -> list[str]:
+    at_an_end = any(cell.at_an_end for row in one.rows for cell in row.cells.values())
+    timed = [run for run in one.tried if step_time_s(run) is not None]
+    shared = [count for run in timed if (count := run.device.shared_by or 1) > 1]
+    return [
+        *([END_NOTE] if at_an_end else []),
+        *(
+            [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]
+            if shared else []
+        ),
+        *(f"{name} is left out: {why}" for name, why in one.left_out.items()),
+    ]  # fmt: skip
+
+
+def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list[dict[str, str]]:
+    """Return one row per method, with scores times 100."""
+    theirs = best_of_methods(published, "accuracy")
+    return [
+        {
+            "setting": str(number),
+            "model": one.group.setting.model,
+            "protocol": one.group.setting.protocol,
+            "deviations": "; ".join(map(changed_words, one.group.setting.deviations)),
+            "tasks": " ".join(one.tasks),
+            "method": row.variant.method,
+            "rank": "" if row.variant.rank is None else str(row.variant.rank),
+            "variant": row.variant.label,
+            **_scores("score", row.score),
+            **_scores("less_lora", row.against_lora),
+            "trainable_parameters": str(row.trainable),
+            "peak_memory_bytes": _number(row.memory_bytes, "{:.0f}"),
+            "memory_device": one.measured[0].device.name if one.measured else "",
+            "time_ratio": _number(row.time_ratio, "{:.4f}"),
+            "saved_bytes": _number(row.saved_bytes, "{:.0f}"),
+            "collapsed": str(row.collapsed),
+            "seeds": " ".join(map(str, row.score.seeds)),
+            "lrs": " ".join(f"{cell.lr:g}" for cell in row.cells.values()),
+            "lrs_at_an_end": " ".join(task for task, cell in row.cells.items() if cell.at_an_end),
+            "peft_accuracy_x100": theirs.get(row.variant.method, {}).get("accuracy", ""),
+            "peft_memory_bytes": theirs.get(row.variant.method, {}).get("memory", ""),
+            "runs": " ".join(run.id for run in row.runs),
+        }
+        for row in one.rows
+    ]
+
+
+def _scores(name: str, found: Difference | None) -> dict[str, str]:
+    ends = (None, None, None) if found is None else (found.mean, found.low, found.high)
+    named = zip(("", "_low", "_high"), ends, strict=True)
+    return {f"{name}{ending}_x100": _number(None if end is None else 100 * end, "{:.4f}") for ending, end in named}
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

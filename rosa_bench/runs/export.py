@@ -1,0 +1,189 @@
+"""Export a run: its LoRA adapter, exact or compressed, or the merged model, as folders that others load."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel, set_seed
+
+from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
+from rosa_bench.adapters.peft_format import CONFIG, TENSORS, Written, read_peft, write_peft
+from rosa_bench.config.build import typed
+from rosa_bench.config.groups import kinds
+from rosa_bench.models.decoder import load_decoder
+from rosa_bench.models.encoder import load_encoder
+from rosa_bench.models.spec import Decoder, Encoder, Model
+from rosa_bench.models.weights.hub import fetch_weights
+from rosa_bench.models.weights.source import locate
+from rosa_bench.records.record import RunRecord
+from rosa_bench.runs.saved_adapter import RUN
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import new_folder
+
+SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to export of a run.
+
+    kind      ``lora`` (for servers), ``peft`` (exact) or ``merged``
+    adapter   folder in which the run has left its adapter
+    folder    the new folder
+    max_rank  largest rank of the adapter; None: exact for ``peft``, and what servers take for ``lora``
+    base      folder with the base model, if the run read it from one
+    """
+
+    kind: str
+    adapter: Path
+    folder: Path
+    max_rank: int | None = None
+    base: str | None = None
+    overwrite: bool = False
+
+
+class Exported(NamedTuple):
+    """An export: its folder, size and time, and how its adapter was written, if it has one."""
+
+    folder: Path
+    size_bytes: int
+    time_s: float
+    written: Written | None
+
+
+def check_exportable(record: RunRecord, request: Request) -> None:
+    """Raise `UserError` unless the run has left an adapter that can be exported, and nothing is overwritten."""
+    name = record.settings.method.name
+    kind = next(iter(kinds("method", name)), None)
+    if kind is not None and getattr(kind, "mergeable", True) is False:
+        raise UserError(
+            f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as "
+            "it is"
+        )
+    if record.status != "completed":
+        raise UserError(f"{record.id} is {record.status}; complete it first")
+    if not (request.adapter / CONFIG).is_file():
+        raise UserError(
+            f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
+            "its outputs with output_dir="
+        )
+    if request.folder.exists() and not request.overwrite:
+        raise UserError(f"{request.folder} exists already; use another folder=, or overwrite=true")
+
+
+def export(
+    record: RunRecord, request: Request, card: Callable[[str, str | None, list[str]], dict[str, str]]
+) -> Exported:
+    """Write an export into a new folder, atomically. ``card`` returns its further files: name -> text.
+
+    It is given PEFT's name of the task, the base model's name, and lines about the export.
+    """
+    check_exportable(record, request)
+    started = time.perf_counter()
+    adapter, config = read_peft(request.adapter)
+    facts = _facts(request.adapter, record)
+    model = merged_model(record, request, adapter, facts) if request.kind == "merged" else None
+    written = None
+    with new_folder(request.folder) as new:
+        if model is not None:
+            model.save_pretrained(new)
+        else:
+            base = {key: config.get(key) for key in ("base_model_name_or_path", "revision", "task_type")}
+            limit = request.max_rank or (SERVER_RANKS[-1] if request.kind == "lora" else None)
+            written = write_peft(adapter, new, base=base, max_rank=limit)
+        _copy_tokenizer(request.adapter, new)
+        texts = card(
+            config["task_type"], config.get("base_model_name_or_path"), notes(request, adapter, written, record)
+        )
+        for name, text in texts.items():
+            (new / name).parent.mkdir(exist_ok=True)
+            (new / name).write_text(text, encoding="utf-8")
+    size = sum(file.stat().st_size for file in request.folder.rglob("*") if file.is_file())
+    return Exported(request.folder, size, time.perf_counter() - started, written)
+
+
+def notes(request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord) -> list[str]:
+    """Return lines about an export: its rank, what compression has lost, its base, and the flag for a server."""
+    if written is None:
+        return ["Merged weights: load the folder with transformers, without rosa_bench or PEFT."]
+    lines = [f"LoRA adapter of rank {written.rank}: exact up to rounding."]
+    if written.error > 0:
+        name, error = written.worst
+        lines = [
+            f"LoRA adapter of rank {written.rank}, compressed from rank {written.full_rank}: "
+            f"{100 * written.error:.3g} % of the update is lost (Frobenius norm); most in {name}, {100 * error:.3g} %."
+        ]
+    lines += base_lines(record)
+    if request.kind == "lora":
+        lines.append(server_line(adapter, written.rank))
+    return lines
+
+
+def base_lines(record: RunRecord) -> list[str]:
+    """Return what a user of an adapter must know about the base model that it was trained on."""
+    if record.model.source == "random":
+        return ["The base model's weights are random, drawn from the run's seed; to=merged holds them."]
+    if (kind := record.model.get("dequantised_from")) is not None:
+        return [f"It was trained on weights that were dequantised from {kind}, not on the original ones."]
+    return []
+
+
+def server_line(adapter: LoraAdapter, rank: int) -> str:
+    """Return the flag with which vLLM serves an adapter, or why it does not."""
+    if adapter.heads or adapter.biases:
+        what = "a trained head" if adapter.heads else "trained biases"
+        return f"vLLM does not serve it, because it has {what}; load it with PEFT, or export to=merged"
+    fitting = next((one for one in SERVER_RANKS if one >= rank), None)
+    if fitting is None:
+        return f"vLLM serves ranks up to {SERVER_RANKS[-1]}: export again with max_rank={SERVER_RANKS[-1]}"
+    return f"vLLM: vllm serve BASE --enable-lora --max-lora-rank {fitting} --lora-modules NAME=FOLDER"
+
+
+def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, facts: dict[str, Any]) -> PreTrainedModel:
+    """Return the base model of a run with its adapter added. Raises `UserError` if its weights are not at hand."""
+    values = dict(record.config["model"])
+    name = record.settings.model.name
+    spec: Model = typed(next(iter(kinds("model", name)), Encoder), values, at="model")
+    if request.base is not None:
+        spec = replace(spec, path=request.base)
+    source = fetch_weights(spec, locate(spec), commit=record.model.get("commit"))
+    known = {key: value for key, value in record.model.items() if key not in ("source", "commit", "revision")}
+    if differing := [key for key, value in known.items() if source.identity.get(key) != value]:
+        raise UserError(
+            f"these weights of model={name} are not those of the run ({differing[0]} differs); name the folder that it "
+            "used with base="
+        )
+    set_seed(int(facts["seed"]))  # from which random weights are drawn
+    if isinstance(spec, Decoder):
+        model = load_decoder(spec, source).model
+    else:
+        assert isinstance(spec, Encoder)
+        model = load_encoder(spec, source, num_outputs=facts["num_outputs"], labels=facts["labels"]).model
+    with torch.no_grad():
+        apply_adapter(model, adapter)
+    return model
+
+
+def _facts(folder: Path, record: RunRecord) -> dict[str, Any]:
+    """Return what the run says about its base model. Raises `UserError` if it is another run's."""
+    try:
+        facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
+        run, outputs, labels = facts["run"], facts["num_outputs"], facts["labels"]
+        fits = isinstance(facts["seed"], int) and isinstance(labels, list) and isinstance(outputs, int | None)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / RUN} cannot be read: {error}") from error
+    if not fits:
+        raise UserError(f"{folder / RUN} cannot be read: it has values of other types")
+    if run != record.id:
+        raise UserError(f"{folder} has the adapter of another run, {run}")
+    return facts
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        if file.is_file() and file.name not in (CONFIG, TENSORS, RUN):
+            (target / file.name).write_bytes(file.read_bytes())

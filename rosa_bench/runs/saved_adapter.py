@@ -1,0 +1,54 @@
+"""The LoRA adapter that a run leaves in its output folder, exact, in PEFT's files, with the tokenizer.
+
+``run.json`` beside it says which run it is of, and what loading the base model again needs.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from rosa_bench.adapters.lora import PlainWeights, lora_adapter
+from rosa_bench.adapters.peft_format import write_peft
+from rosa_bench.layers.exact import Update
+from rosa_bench.models.spec import Decoder
+from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system.files import remove_unfinished
+from rosa_bench.tasks.prepared import PreparedTask
+
+log = logging.getLogger(__name__)
+
+RUN = "run.json"
+
+
+def save_adapter(
+    resolved: ResolvedRun, problem: PreparedTask, plain: PlainWeights, known: Mapping[str, Update]
+) -> None:
+    """Write the adapter of a run whose model is merged."""
+    adapter = lora_adapter(plain, problem.model, head=resolved.config.method.head, known=known)
+
+    def write(model: PreTrainedModel, folder: Path) -> None:
+        written = write_peft(adapter, folder, base=base_settings(resolved, problem))
+        config = model.config
+        facts = {"run": resolved.id, "seed": resolved.config.seed, "num_outputs": None, "labels": []}
+        if not isinstance(resolved.config.model, Decoder):
+            facts |= {"num_outputs": config.num_labels, "labels": list((config.id2label or {}).values())}
+        (folder / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        log.info("adapter of rank %d saved in %s", written.rank, resolved.saved_adapter)
+
+    remove_unfinished(resolved.saved_adapter)
+    problem.save_model(resolved.saved_adapter, write)
+
+
+def base_settings(resolved: ResolvedRun, problem: PreparedTask) -> dict[str, Any]:
+    """Return PEFT's settings about the base model: its id on the hub and its commit, if it has them."""
+    model = resolved.config.model
+    decoder = isinstance(model, Decoder)
+    return {
+        "base_model_name_or_path": model.hub,
+        "revision": problem.commit or model.revision,
+        "task_type": "CAUSAL_LM" if decoder else "SEQ_CLS",
+    }

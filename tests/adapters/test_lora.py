@@ -1,0 +1,183 @@
+"""Laws of LoRA adapters of merged models: base plus adapter is the trained model; PEFT reads the files as we do."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rosa_bench import attach
+from rosa_bench.adapters.lora import LoraAdapter, PlainWeights, apply_adapter, difference, known_updates, lora_adapter
+from rosa_bench.adapters.peft_format import compressed, read_peft, write_peft
+from rosa_bench.layers.exact import Update
+from rosa_bench.system.errors import UserError
+
+IDS = torch.arange(5, 21).reshape(2, 8)
+BASE = {"base_model_name_or_path": None, "revision": None, "task_type": None}
+# Each has another way into an adapter: known factors, a difference, a changed function, changed biases, split layers.
+CELLS = [
+    ("tiny_roberta", "lora", {"rank": 2}, 2),
+    ("tiny_roberta", "rosa", {"rank": 2, "resample_every": 2, "resample_unit": "steps"}, 8),
+    ("tiny_roberta", "ia3", {"side": "output", "protocol": "paper"}, 32),
+    ("tiny_gpt2", "rosa", {"rank": 2, "resample_every": 2, "resample_unit": "steps", "split_qkv": True}, 24),
+    ("tiny_gpt2", "lora", {"rank": 2, "protocol": "paper"}, 2),
+    ("tiny_llama", "rosa", {"rank": 2, "resample_every": 2, "resample_unit": "steps"}, 8),
+    ("tiny_llama", "lora", {"rank": 2, "lm_head": "lm_head"}, 2),  # tied to the embedding
+    ("tiny_llama", "rosa", {"rank": 2, "init": "svd_add", "targets": "all-linear"}, 2),
+]
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+def trained(model: Any, method: str, settings: dict[str, Any]) -> tuple[Any, LoraAdapter]:
+    """Return the model after four steps, merged, and its adapter."""
+    before = PlainWeights(model)
+    attached = attach(model, method, **settings)
+    before.adapted(attached.method, model)
+    optimizer = attached.optimizer(lr=1e-2)
+    labels = IDS if model.get_output_embeddings() is not None else torch.tensor([0, 1])
+    for step in range(4):
+        attached.before_step(step, optimizer)
+        model(input_ids=IDS, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        for parameter in attached.method.head_parameters(model):
+            parameter.add_(0.01)  # the head of a run is random, so it counts even if it does not train
+    known = known_updates(model, before)
+    attached.merge()
+    return model, lora_adapter(before, model, head=attached.method.head, known=known)
+
+
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:.*(tie_word_embeddings|fan_in_fan_out|lora_bias).*:UserWarning"
+)
+@pytest.mark.parametrize(
+    ("name", "method", "settings", "rank"),
+    [
+        pytest.param(*cell, marks=[pytest.mark.slow] if number in (0, 2, 4, 7) else [])
+        for number, cell in enumerate(CELLS)
+    ],
+    ids=lambda it: str(it)[:12],
+)
+def test_base_and_adapter_are_the_trained_model(  # noqa: PLR0917 - pytest names them
+    tiny_model: Callable[..., Any],
+    loud: Callable[..., Any],
+    name: str,
+    method: str,
+    settings: dict[str, Any],
+    rank: int,
+    tmp_path: Path,
+) -> None:
+    plain = loud(tiny_model(name))
+    model, adapter = trained(copy.deepcopy(plain), method, settings)
+    expected = logits(model)
+    assert not torch.allclose(expected, logits(plain), atol=1e-2)
+    written = write_peft(adapter, tmp_path, base=BASE)
+    assert written.rank <= rank and written.error == 0
+    back, _ = read_peft(tmp_path)
+    ours = copy.deepcopy(plain)
+    apply_adapter(ours, back)
+    torch.testing.assert_close(logits(ours), expected, rtol=0, atol=2e-5)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path))
+    torch.testing.assert_close(logits(theirs), expected, rtol=0, atol=2e-5)
+    assert {name.removeprefix("base_model.model.") for name in load_file(tmp_path / "adapter_model.safetensors")} == {
+        name.replace(".default", "").replace("modules_to_save.", "").removeprefix("base_model.model.")
+        for name, _ in theirs.named_parameters()
+        if "lora_" in name or "modules_to_save" in name
+    }, "PEFT loads every tensor and misses none"
+
+
+def test_plain_lora_keeps_its_own_factors(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_llama")
+    before, attached = PlainWeights(model), attach(model, "lora", rank=2, alpha=6.0)
+    with torch.no_grad():
+        for parameter in attached.trainable_parameters:
+            parameter.copy_(normal(*parameter.shape))
+    layer = model.model.layers[0].self_attn.q_proj
+    update = known_updates(model, before)["model.layers.0.self_attn.q_proj"]
+    assert torch.equal(update.a, 3.0 * layer.a.detach()) and torch.equal(update.b, layer.b.detach())
+    layer.residual[0, 0] += 1e-3  # as after a merge
+    assert "model.layers.0.self_attn.q_proj" not in known_updates(model, before)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 5])
+def test_a_difference_has_the_rank_of_the_update(rank: int) -> None:
+    weight, a, b = normal(12, 9), 1e-2 * normal(12, rank, seed=1), normal(rank, 9, seed=2)
+    found = difference(weight, weight + a @ b)
+    assert found.rank == rank
+    torch.testing.assert_close(found.a @ found.b, a @ b, rtol=0, atol=1e-6)
+    assert difference(weight, weight).rank == 1
+
+
+def test_ranks_beyond_a_weights_own_cost_nothing_and_smaller_ones_are_measured() -> None:
+    wide = {"x": Update(normal(6, 20), normal(20, 8)), "y": Update(normal(6, 2), normal(2, 8))}
+    short, written = compressed(wide, None)
+    assert (written.rank, written.full_rank) == (6, 20) and written.error < 1e-6
+    torch.testing.assert_close(short["x"].delta(), wide["x"].delta(), rtol=0, atol=1e-4)
+    short, written = compressed(wide, 2)
+    lost = sum((short[name].delta() - wide[name].delta()).norm() ** 2 for name in wide)
+    whole = sum(wide[name].delta().norm() ** 2 for name in wide)
+    assert written.rank == 2 and written.error == pytest.approx(float(lost / whole) ** 0.5, rel=1e-4)
+    assert written.worst[0] == "x"
+    assert short["y"] is wide["y"]
+
+
+def test_layers_of_other_ranks_are_padded_with_zeros(tmp_path: Path) -> None:
+    updates = {"x": Update(normal(6, 3), normal(3, 8)), "y": Update(normal(6, 1), normal(1, 8))}
+    write_peft(LoraAdapter(updates=updates, biases={"y": normal(6)}), tmp_path, base=BASE)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    assert {tuple(it.shape) for name, it in tensors.items() if "lora_A" in name} == {(3, 8)}
+    back, config = read_peft(tmp_path)
+    assert config["r"] == config["lora_alpha"] == 3
+    assert [back.updates[name].rank for name in ("x", "y")] == [3, 1]
+    assert torch.equal(back.updates["y"].a, updates["y"].a)
+    assert torch.equal(back.biases["y"], normal(6)) and "x" not in back.biases
+
+
+def test_what_lora_cannot_hold_is_refused(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    for method in ("ft", "bitfit", "blockwise", "galore"):
+        model = tiny_model("tiny_roberta")
+        before, attached = PlainWeights(model), attach(model, method)
+        with pytest.raises(UserError, match=rf"method={method} trains \S+, which a LoRA adapter cannot hold"):
+            before.adapted(attached.method, model)
+    model = tiny_model("tiny_roberta")
+    before, attached = PlainWeights(model), attach(model, "head_only")
+    with pytest.raises(UserError, match="method=head_only trains the head alone"):
+        before.adapted(attached.method, model)
+    model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 2))
+    before, attached = PlainWeights(model), attach(model, "lora", rank=2, targets="0|2")
+    with pytest.raises(UserError, match="is for linear layers, and 0 is none"):
+        before.adapted(attached.method, model)
+    _, adapter = trained(tiny_model("tiny_llama"), "lora", {"rank": 2})
+    model = tiny_model("tiny_gpt2")
+    with pytest.raises(UserError, match=r"this adapter is of another model: its model\.layers"):
+        apply_adapter(model, adapter)
+    with pytest.raises(UserError, match="has no adapter of a run"):
+        read_peft(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"r": 7}, {"target_modules": ["z"]}, {"lora_alpha": "x"}])
+def test_files_of_others_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    import json
+
+    write_peft(LoraAdapter(updates={"x": Update(normal(6, 3), normal(3, 8))}), tmp_path, base=BASE)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match="has no adapter of a run"):
+        read_peft(tmp_path)
+    save_file({"y": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="has no adapter of a run"):
+        read_peft(tmp_path)

@@ -1,0 +1,127 @@
+"""Methods side by side: which are compared, on which tasks, and how their scores are averaged."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from rosa_bench.config.preset import swept
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.select import select
+
+MakeRecord = Callable[..., RunRecord]
+METHODS = ("lora", "ft", "ia3", "bitfit")
+SCORES = {"cola": [0.5, 0.52, 0.57], "rte": [0.6, 0.7, 0.62]}
+
+
+@pytest.fixture
+def make_runs(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
+    """``make_runs("lora", cola=[0.5, 0.6], memory=2**30)``: one run per task and score, with seeds 0, 1, ..."""
+
+    def make(method: str, *overrides: str, memory: int | None = 2**30, changes: Any = None, **scores: Any) -> Any:
+        return [
+            make_record(
+                f"task={task}", f"method={method}", f"seed={seed}", "protocol=fair", *overrides, dev=score,
+                held_out=score, memory_bytes={} if memory is None else {"train": memory}, **(changes or {}),
+            )
+            for task, values in scores.items()
+            for seed, score in enumerate(values)
+        ]  # fmt: skip
+
+    return make
+
+
+def only(runs: list[RunRecord]) -> MethodComparison:
+    [found] = method_comparisons(select(runs))
+    return found
+
+
+def row(found: MethodComparison, method: str) -> MethodRow:
+    [one] = [row for row in found.rows if row.variant.method == method]
+    return one
+
+
+def test_the_score_is_the_mean_over_tasks_with_satterthwaites_interval(make_runs: Callable) -> None:
+    found = only([run for method in METHODS for run in make_runs(method, **SCORES)])
+    score = row(found, "ft").score
+    terms = [np.var(values, ddof=1) / len(values) for values in SCORES.values()]
+    error = math.sqrt(sum(terms)) / len(terms)
+    df = sum(terms) ** 2 / sum(term**2 / 2 for term in terms)
+    assert score.mean == pytest.approx(np.mean([np.mean(values) for values in SCORES.values()]))
+    assert score.high == pytest.approx(score.mean + t.ppf(0.975, df) * error)
+    assert found.tasks == ("cola", "rte")
+
+
+def test_a_method_is_compared_with_lora_in_pairs_of_seeds(make_runs: Callable) -> None:
+    better = {task: [score + 0.01 for score in values] for task, values in SCORES.items()}
+    runs = [run for method in METHODS for run in make_runs(method, **(better if method == "ft" else SCORES))]
+    found = only(runs)
+    assert found.rows[0].variant.method == "ft"
+    difference = row(found, "ft").against_lora
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.01)
+    assert difference.high == pytest.approx(0.01)  # all seeds agree, although the scores do not
+    assert row(found, "lora").against_lora is None
+
+
+def test_a_method_without_a_task_is_left_out_with_a_reason(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    found = only([*runs, *make_runs("head_only", cola=[0.1])])
+    assert {one.variant.method for one in found.rows} == set(METHODS)
+    assert found.left_out == {"Head only": "no run of RTE"}
+
+
+def test_a_task_that_few_methods_have_is_not_compared(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    found = only([*runs, *make_runs("lora", mrpc=[0.8, 0.9])])
+    assert found.tasks == ("cola", "rte")
+    assert len(found.rows) == len(METHODS)
+
+
+def test_one_variant_of_each_method_at_the_common_rank(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    lower = make_runs("lora", "rank=2", **SCORES)
+    changed = make_runs("rosa", "method.resample_every=2", **SCORES)
+    found = only([*runs, *lower, *changed, *make_runs("lora", "method.init=normal", cola=[0.9] * 3, rte=[0.9] * 3)])
+    assert found.rank == 8
+    assert {one.name for one in found.rows if one.variant.rank} == {"LoRA", "ROSA, every 2 epochs"}
+    assert len(found.rows) == len(METHODS) + 1
+    assert row(found, "lora").score.mean < 0.9
+
+
+def test_memory_from_another_device_is_not_shown(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    other = {"device": {"type": "cuda", "name": "another card", "precision": "bfloat16"}}
+    found = only([*runs, *make_runs("head_only", changes=other, **SCORES)])
+    assert row(found, "head_only").memory_bytes is None
+    assert row(found, "ft").memory_bytes == 2**30
+    assert len(found.measured) == 6 * len(METHODS)
+
+
+def test_few_seeds_are_known(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    found = only([*runs, *make_runs("head_only", cola=[0.1], rte=[0.5])])
+    assert [one.variant.method for one in found.rows if found.few_seeds(one)] == ["head_only"]
+    assert row(found, "head_only").score.low is None
+
+
+def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:
+    assert method_comparisons(select([run for method in METHODS[:3] for run in make_runs(method, **SCORES)])) == []
+
+
+def test_the_tasks_are_those_of_the_preset() -> None:
+    assert set(swept("methods", "task")) == {"cola", "stsb", "mrpc", "rte"}
+
+
+def test_the_untuned_score_is_that_at_the_methods_own_rate(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    better = make_runs("lora", "lr=1e-3", cola=[0.9] * 3, rte=[0.9] * 3)
+    found = only([*runs, *better])
+    assert row(found, "lora").score.mean == pytest.approx(0.9)
+    assert row(found, "lora").untuned == pytest.approx(np.mean([np.mean(values) for values in SCORES.values()]))
+    elsewhere = [run for run in found.tried if run.settings.method.name != "ft"]
+    assert row(only([*elsewhere, *make_runs("ft", "lr=1e-3", **SCORES)]), "ft").untuned is None

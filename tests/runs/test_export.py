@@ -1,0 +1,207 @@
+"""Exports of runs: transformers and PEFT compute what the run's own model computes; mistakes are one line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import EvalResultEntry, ModelCard
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+import rosa_bench
+from rosa_bench.cli.export import main
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.card import eval_entries, same_but_seed
+from rosa_bench.system.errors import UserError
+
+IDS = torch.arange(5, 21).reshape(2, 8)
+SMALL = ["epochs=3", "limit_train=48", "limit_eval=12", "rank=2", "lr=1e-2", "device=cpu", "save_adapter=true"]
+ENCODER = ["task=grammar", "model=tiny_roberta", "protocol=fair", *SMALL]
+DECODER = ["task=restaurants", "task.decoding.max_new_tokens=2", "task.decoding.beams=1", *SMALL]
+RUNS = {
+    "encoder": [*ENCODER, "method=rosa", "method.resample_every=1"],
+    "gpt2": [*DECODER, "model=tiny_gpt2", "protocol=fair", "method=rosa", "method.resample_every=1"],
+    "llama": [*DECODER, "model=tiny_llama", "protocol=paper", "method=lora"],
+}
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def logits(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS).logits
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*tie_word_embeddings.*:UserWarning")
+@pytest.mark.parametrize("kind", RUNS)
+def test_every_export_computes_what_the_runs_model_computes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = rosa_bench.compose([*RUNS[kind], "save_model=true"])
+    record = rosa_bench.run(config)
+    auto = AutoModelForSequenceClassification if kind == "encoder" else AutoModelForCausalLM
+    model = Path("outputs", record.id, "model")
+    expected = logits(auto.from_pretrained(model))
+    with_base(record)
+    for to in ("lora", "merged", "peft"):
+        main([record.id, f"to={to}"])
+        folder = Path("exports", record.id, to)
+        assert str(folder) in capsys.readouterr().out
+        loaded = auto.from_pretrained(folder if to == "merged" else "base")
+        if to != "merged":
+            assert json.loads((folder / "adapter_config.json").read_text())["r"] <= 2 * 2 * 3  # 2 r (k + 1)
+            loaded = PeftModel.from_pretrained(loaded, str(folder))
+        torch.testing.assert_close(logits(loaded), expected, rtol=0, atol=1e-5)
+        data: Any = ModelCard.load(folder / "README.md", ignore_metadata_errors=False).data
+        assert data.eval_results[0].metric_value == pytest.approx(record.score, abs=1e-6)
+        assert AutoTokenizer.from_pretrained(folder)("a").input_ids
+    if kind == "encoder":
+        stored = json.loads(Path("exports", record.id, "merged/config.json").read_text())
+        assert stored["id2label"] == {"0": "unacceptable", "1": "acceptable"}
+
+
+def with_base(record: RunRecord) -> None:
+    """Write the plain model of a run into the folder ``base``, as its task makes it."""
+    from rosa_bench.api import compose, resolve
+
+    settings = record.config
+    config = compose([f"task={settings['task']['name']}", f"model={settings['model']['name']}", "limit_train=48",
+                      "limit_eval=12", "device=cpu", f"protocol={settings['protocol']['name']}"])  # fmt: skip
+    config.task.prepare(resolve(config).context).model.save_pretrained("base")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a small run has left its record and its adapter."""
+    folder = tmp_path_factory.mktemp("finished")
+    places = [f"results_dir={folder}/results", f"output_dir={folder}/outputs"]
+    rosa_bench.run([*RUNS["encoder"], *places, "epochs=1"])
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> RunRecord:
+    """The small run, copied into the current folder."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    [record] = rosa_bench.load_records("results")
+    return record
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(UserError) as caught:
+        main(list(arguments))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
+    main([run.id, "to=peft", "folder=mine"])
+    before = (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns
+    assert "mine exists already" in refused(run.id, "to=lora", "folder=mine")
+    assert (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns == before
+    main([run.id, "to=lora", "folder=mine", "max_rank=1", "overwrite=true"])
+    printed = capsys.readouterr().out
+    assert "rank 1, compressed from rank" in printed and "% of the update is lost" in printed
+    assert "vLLM does not serve it, because it has a trained head" in printed
+    [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
+    main([str(path), "to=merged"])
+    assert Path("exports", run.id, "merged", "config.json").is_file()
+
+
+def test_mistakes_are_one_line(run: RunRecord) -> None:
+    assert "usage: rosa-bench export RUN" in refused("to=lora")
+    assert "to=onnx is not known" in refused(run.id, "to=onnx")
+    assert "is not a run in results; did you mean" in refused(run.id[:-1] + "z", "to=peft")
+    assert "max_rank is for to=lora and to=peft" in refused(run.id, "to=merged", "max_rank=4")
+    assert "has no adapter; run" in refused(run.id, "to=peft", "output_dir=elsewhere")
+    adapter = Path("outputs", run.id, "adapter")
+    facts = json.loads((adapter / "run.json").read_text())
+    (adapter / "run.json").write_text(json.dumps(facts | {"run": "another"}))
+    assert "the adapter of another run, another" in refused(run.id, "to=peft")
+    (adapter / "run.json").write_text("{}")
+    assert "run.json cannot be read" in refused(run.id, "to=peft")
+    (adapter / "adapter_model.safetensors").write_bytes(b"0" * 100)
+    assert "has no adapter of a run" in refused(run.id, "to=peft")
+    assert not Path("exports").exists()
+
+
+def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:
+    [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
+    values = json.loads(path.read_text())
+    values["model"]["config"]["hidden_size"] = 64
+    path.write_text(json.dumps(values))
+    assert "are not those of the run (config differs)" in refused(run.id, "to=merged")
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    ("houlsby", "method=houlsby cannot be merged into weights, so it has no LoRA adapter"),
+    ("ft", r"method=ft trains \S+, which a LoRA adapter cannot hold; use save_model=true"),
+])  # fmt: skip
+def test_a_run_without_an_adapter_is_refused_before_it_begins(method: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        rosa_bench.run([*(one for one in ENCODER if one != "rank=2"), f"method={method}"])
+    assert not list(Path.cwd().glob("results/runs/*/*/*.json"))
+
+
+def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
+    from rosa_bench.records.store import save_record
+
+    record = make_record("task=cola", "method=houlsby")
+    save_record(record, tmp_path / "results")
+    assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
+
+
+def test_the_base_model_is_described(make_record: Callable[..., RunRecord]) -> None:
+    from rosa_bench.runs.export import base_lines
+
+    assert base_lines(make_record("task=cola")) == []
+    [line] = base_lines(make_record("task=cola", model={"source": "wheel", "dequantised_from": "Q4_1"}))
+    assert "dequantised from Q4_1" in line
+    [line] = base_lines(make_record("task=cola", model={"source": "random"}))
+    assert "random" in line
+
+
+@pytest.mark.slow
+def test_a_run_that_lacks_its_adapter_is_made_again(run: RunRecord) -> None:
+    shutil.rmtree(Path("outputs", run.id, "adapter"))
+    again = rosa_bench.run([*RUNS["encoder"], "epochs=1"])
+    assert again.id == run.id and again.started_at >= run.started_at
+    assert Path("outputs", run.id, "adapter", "adapter_config.json").is_file()
+
+
+# The card
+
+
+def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[..., RunRecord]) -> None:
+    from rosa_bench.report.card import Export, model_card
+
+    runs = [make_record("task=cola", "method=rosa", f"seed={seed}", dev=0.5 + seed / 100) for seed in range(3)]
+    other = make_record("task=cola", "method=rosa", "rank=2", dev=0.1)
+    seeds = same_but_seed(runs[0], [*runs, other])
+    assert seeds == runs
+    export = Export("peft", "SEQ_CLS", "FacebookAI/roberta-base", ("exact",))
+    text = model_card(runs[0], seeds, export)
+    assert "over 3 seeds: mean 0.51, 95 % interval [0.4852, 0.5348] (Student)" in text  # 0.51 -+ 4.303 x 0.01 / sqrt(3)
+    assert "one seed" in model_card(runs[0], [runs[0]], export)
+    data: Any = ModelCard(text).data
+    assert data.base_model == "FacebookAI/roberta-base" and data.datasets == "nyu-mll/glue"
+    assert data.license == "mit" and data.library_name == "peft"
+    [result] = data.eval_results or []
+    assert (result.dataset_type, result.dataset_config, result.metric_value) == ("nyu-mll/glue", "cola", 0.5)
+
+
+def test_results_for_the_hub_are_of_the_published_rows_alone(make_record: Callable[..., RunRecord]) -> None:
+    [entry] = eval_entries(make_record("task=cola", "method=rosa", data={"official": True}))
+    dataset = entry["dataset"]
+    known = EvalResultEntry(dataset_id=dataset["id"], task_id=dataset["task_id"], value=entry["value"])
+    assert (known.dataset_id, known.task_id, known.value) == ("nyu-mll/glue", "cola", 0.5)
+    assert not eval_entries(make_record("task=cola", "method=rosa", data={"official": False}))
+    assert not eval_entries(make_record("task=cola", "method=rosa", data={"official": True, "subset": True}))
+    assert not eval_entries(make_record("task=grammar", "model=tiny_roberta", data={"official": True}))
