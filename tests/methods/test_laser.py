@@ -96,7 +96,9 @@ def test_merging_makes_the_choice_of_the_state_and_leaves_a_plain_model(
         assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-@pytest.mark.parametrize("protocol", [("protocol=paper",), FAIR], ids=["paper", "fair"])
+@pytest.mark.parametrize(
+    "protocol", [pytest.param(("protocol=paper",), marks=pytest.mark.slow), FAIR], ids=["paper", "fair"]
+)
 def test_a_run_finds_what_an_exhaustive_search_finds(make_run: MakeRun, protocol: tuple[str, ...]) -> None:
     resolved = make_run("method=laser", "method.kept=[0.5,0.05]", *protocol, "seed=3")
     run(resolved)
