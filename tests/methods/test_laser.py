@@ -26,6 +26,7 @@ from rosa_bench.training.state import Epoch, Training
 
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
 TINY = ("device=cpu", "limit_train=60", "limit_eval=24", "batch_size=8")
+PAPER = pytest.param(("protocol=paper",), marks=pytest.mark.slow)
 FAIR = ("protocol=fair", "protocol.held_out_rows=0.4")
 MakeRun = Callable[..., ResolvedRun]
 
@@ -96,9 +97,7 @@ def test_merging_makes_the_choice_of_the_state_and_leaves_a_plain_model(
         assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-@pytest.mark.parametrize(
-    "protocol", [pytest.param(("protocol=paper",), marks=pytest.mark.slow), FAIR], ids=["paper", "fair"]
-)
+@pytest.mark.parametrize("protocol", [PAPER, FAIR], ids=["paper", "fair"])
 def test_a_run_finds_what_an_exhaustive_search_finds(make_run: MakeRun, protocol: tuple[str, ...]) -> None:
     resolved = make_run("method=laser", "method.kept=[0.5,0.05]", *protocol, "seed=3")
     run(resolved)
