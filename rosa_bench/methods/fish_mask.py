@@ -3,7 +3,8 @@
 The mask is chosen once, before training, and never changes. Only the chosen entries have gradients and optimizer state:
 24 bytes each with AdamW in float32, where full fine-tuning has 12 for every entry. A pass forms the weights that have
 chosen entries anew, which adds up to 4 bytes for each of their entries. Choosing takes two numbers for every weight of
-the body, less than full fine-tuning keeps. A resumed run chooses again, and takes the mask from its checkpoint.
+the body on the device, less than full fine-tuning keeps, and up to 20 bytes each in the host's memory to sort them. A
+resumed run chooses again, and takes the mask from its checkpoint.
 
 Source: Sung et al., "Training Neural Networks with Fixed Sparse Masks", arXiv 2111.09839. As in the authors' code, the
 head is not part of the mask. We differ in that dropout is off while the mask is chosen.
@@ -11,6 +12,7 @@ head is not part of the mask. We differ in that dropout is off while the mask is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +24,8 @@ from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +54,14 @@ class FishMask(SparseMethod):
         from rosa_bench.layers.entries import first_entries, largest_entries
         from rosa_bench.layers.fisher import fisher_information, single_rows
 
-        count = self.count(sum(weight.numel() for weight in body))
+        total = sum(weight.numel() for weight in body)
+        count = self.count(total)
         if body[0].is_meta:  # shapes alone have no gradient; only the number of entries matters
             return first_entries(body, count)
         model.requires_grad_(False)
         for weight in body:
             weight.requires_grad_(True)
+        log.info("choosing %d of %d weights by their Fisher information on up to %d rows", count, total, self.samples)
         rows = single_rows(calibration or (), self.samples)
         draw = generator(self.seed, "fisher") if self.labels == "drawn" else None
         try:

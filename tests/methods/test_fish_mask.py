@@ -203,3 +203,13 @@ def test_without_rows_there_is_no_mask(
 ) -> None:
     with pytest.raises(UserError, match="method=fish_mask cannot choose weights: there are no training rows"):
         method("tiny_roberta").attach(tiny_model("tiny_roberta"))
+
+
+@pytest.mark.parametrize("name", ["fish_mask", "diff_pruning"])
+def test_a_model_that_is_all_head_is_refused(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], name: str
+) -> None:
+    found: Any = compose("task=grammar", "model=tiny_roberta", f"method={name}").method
+    everything = replace(found, head="roberta|classifier")
+    with pytest.raises(UserError, match=f"method={name} changes weights outside the head, and this model has none"):
+        everything.attach(tiny_model("tiny_roberta"), batches("tiny_roberta"))

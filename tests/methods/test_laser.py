@@ -26,6 +26,7 @@ from rosa_bench.training.state import Epoch, Training
 
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
 TINY = ("device=cpu", "limit_train=60", "limit_eval=24", "batch_size=8")
+PAPER = pytest.param(("protocol=paper",), marks=pytest.mark.slow)
 FAIR = ("protocol=fair", "protocol.held_out_rows=0.4")
 MakeRun = Callable[..., ResolvedRun]
 
@@ -96,7 +97,7 @@ def test_merging_makes_the_choice_of_the_state_and_leaves_a_plain_model(
         assert model.state_dict().keys() == plain.state_dict().keys()
 
 
-@pytest.mark.parametrize("protocol", [("protocol=paper",), FAIR], ids=["paper", "fair"])
+@pytest.mark.parametrize("protocol", [PAPER, FAIR], ids=["paper", "fair"])
 def test_a_run_finds_what_an_exhaustive_search_finds(make_run: MakeRun, protocol: tuple[str, ...]) -> None:
     resolved = make_run("method=laser", "method.kept=[0.5,0.05]", *protocol, "seed=3")
     run(resolved)
@@ -150,6 +151,7 @@ def shown(record: RunRecord) -> tuple[Any, ...]:
     return [epoch.scores for epoch in scores.epochs], dict(record.selected), dict(record.last), record.candidates  # pyright: ignore[reportReturnType]
 
 
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_where_it_was(make_run: MakeRun) -> None:
     overrides = ("method=laser", "method.kept=[0.5,0.1]", *FAIR, "checkpoint_s=0")
     alone = run(make_run(*overrides, "results_dir=alone", "output_dir=alone"))
@@ -165,6 +167,7 @@ def test_an_interrupted_search_goes_on_where_it_was(make_run: MakeRun) -> None:
     assert shown(again) == shown(alone)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_reduced_and_saved_again(make_run: MakeRun, caplog: pytest.LogCaptureFixture) -> None:
     first = make_run("method=ft", "epochs=2", "lr=3e-3", *FAIR, "save_model=true")
     trained = run(first)
@@ -192,10 +195,18 @@ def test_a_head_with_random_weights_is_pointed_out(make_run: MakeRun, caplog: py
     assert "save_model=true: model.path=FOLDER" in line
 
 
+@pytest.mark.slow
 def test_a_language_model_needs_no_head(make_run: MakeRun, caplog: pytest.LogCaptureFixture) -> None:
     record = run(make_run("task=restaurants", "model=tiny_llama", "limit_eval=4", "method=laser", "method.kept=[0.5]"))
     assert record.status == "completed"
     assert "random weights" not in caplog.text
+
+
+def test_there_must_be_a_rank_to_lower(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    with pytest.raises(UserError, match=r"method=laser finds no weight whose rank it could lower; choose layers with"):
+        laser(compose, "tiny_llama", kept=[]).attach(tiny_model("tiny_llama"))
 
 
 def test_settings_that_cannot_be(compose: Callable[..., RunConfig]) -> None:

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from rosa_bench.system.console import ConsoleHandler
 from rosa_bench.training import progress
-from rosa_bench.training.progress import LINES, REFRESH_S, TrainingProgress
+from rosa_bench.training.progress import LINES, REFRESH_S, CandidateProgress, TrainingProgress
 
 Fields = Callable[[], dict]
 
@@ -158,3 +158,21 @@ def test_a_log_line_is_printed_verbatim(monkeypatch: pytest.MonkeyPatch) -> None
     ConsoleHandler().emit(logging.makeLogRecord({"msg": line}))
     assert isinstance(screen.file, io.StringIO)
     assert screen.file.getvalue() == f"{line}\n"
+
+
+def test_candidates_are_counted_and_named(terminal: Console, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    names = [f"layer {number}" for number in range(2 * LINES)]
+    bar = CandidateProgress(names, console=terminal)
+    done: list = [None] * 4  # before an interruption
+    bar.on_train_start(SimpleNamespace(history=done))  # pyright: ignore[reportArgumentType]
+    assert bar.bar.tasks[0].completed == 4
+    for number in range(4, len(names)):
+        epoch = SimpleNamespace(scores={"accuracy": number / 100, "hidden.part": 1.0}, time_s=2.0)
+        bar.on_epoch_end(SimpleNamespace(), number, epoch)  # pyright: ignore[reportArgumentType]
+    bar.on_train_end(SimpleNamespace())  # pyright: ignore[reportArgumentType]
+    assert (bar.bar.tasks[0].completed, bar.bar.tasks[0].total) == (50, 50)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == "candidate 6/50  layer 5  accuracy 0.05000  (2.0 s)"
+    assert lines[-1].startswith("candidate 50/50  layer 49")
+    assert len(lines) == LINES - 2
