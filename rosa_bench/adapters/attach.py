@@ -15,7 +15,7 @@ from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.structure import check_adaptable
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, one_of
 
 FULL = 4  # bytes of a number in single precision
 log = logging.getLogger(__name__)
@@ -65,8 +65,10 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
         if not isinstance(known, dict) or known.keys() != set(BaseModel._fields):
             raise UserError(f"{path / SETTINGS} cannot be read as an adapter: model")
         BaseModel(**known).check(base_model(model, head=method.head), called=str(path))
+    reset = str(adapter.get("reset", "factors"))
+    one_of(f"{path / SETTINGS}: reset", reset, ("factors", "all"))
     with undone_on_error(model):
-        found = attached(model, Chosen(method, str(adapter.get("reset", "factors"))))
+        found = attached(model, Chosen(method, reset))
         found.load(path)
     return found
 
@@ -77,7 +79,12 @@ def attached(
     length: RunLength | None = None,
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
 ) -> Attached:
-    """Attach a method whose settings are known."""
+    """Attach a method whose settings are known. Raises `UserError` if it trains nothing."""
+    if not chosen.method.trains:
+        raise UserError(
+            f"method={chosen.method.name} trains nothing, so a training loop has no use for it; run it by "
+            "rosa-bench, or choose another method"
+        )
     known = base_model(model, head=chosen.method.head)
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)

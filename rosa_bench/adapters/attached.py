@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.base_model import BaseModel
-from rosa_bench.methods.adapter_files import read_settings, read_tensors, write_adapter
+from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import new_folder
+from rosa_bench.system.files import check_replaceable, new_folder
 from rosa_bench.training.checkpoint import MisfitError, check_tensors
 from rosa_bench.training.state import follow
 
@@ -113,8 +113,8 @@ class Attached:
         """Return all tensors that training can change, by name, and the head's: not copies."""
         self._check_attached()
         head = {id(parameter) for parameter in self.method.head_parameters(self.model)}
-        beside = {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in head}
-        return {**beside, **self.method.state(self.model)}
+        of_head = {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in head}
+        return {**of_head, **self.method.state(self.model)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put the tensors of `state_dict` back. Raises `UserError` if they do not fit, before any is changed."""
@@ -130,11 +130,12 @@ class Attached:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the adapter into a new folder, atomically: tensors as safetensors, settings as JSON.
 
-        Raises `UserError` if the folder exists, unless ``overwrite``.
+        Raises `UserError` if the folder exists, unless ``overwrite`` and it holds an adapter, which is then deleted.
         """
         path = Path(folder).expanduser()
-        if path.exists() and not overwrite:
-            raise UserError(f"{path} exists already; choose another folder, or use overwrite=True")
+        check_replaceable(
+            path, overwrite=overwrite, marks=(SETTINGS,), remedy="choose another folder, or use overwrite=True"
+        )
         with new_folder(path) as new:
             more = {"reset": self.reset, "frozen": self.frozen, "model": self.base._asdict()}
             write_adapter(self.method, self.model, self.state_dict(), new, more)
@@ -145,14 +146,23 @@ class Attached:
         adapter = read_settings(path)
         if (known := adapter.get("model")) is not None and known != self.base._asdict():
             raise UserError(f"{path} is an adapter of another model; load it into the model that it was trained on")
+        frozen = adapter.get("frozen") or []  # an adapter that a run has saved does not say
+        self.check_frozen(frozen, called=str(path / SETTINGS))
         self.load_state_dict(read_tensors(path))
-        self.freeze(adapter.get("frozen") or [])
+        self.freeze(frozen)
 
     @property
     def frozen(self) -> list[str]:
         """Names of the parameters that train at other times, but not now."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[it] for it in self.trainable_parameters if not it.requires_grad]
+
+    def check_frozen(self, names: Any, *, called: str) -> None:
+        """Raise `UserError` unless ``names``, read from the file ``called``, are names of parameters that train."""
+        trained = {id(parameter) for parameter in self.trainable_parameters}
+        known = {name for name, parameter in self.model.named_parameters() if id(parameter) in trained}
+        if not isinstance(names, list) or not all(isinstance(name, str) and name in known for name in names):
+            raise UserError(f"{called} cannot be read as an adapter: frozen must be a list of parameters that train")
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let all trained parameters train except those with these names."""

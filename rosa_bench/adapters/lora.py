@@ -155,13 +155,17 @@ def apply_adapter(model: nn.Module, adapter: LoraAdapter) -> None:
 
 
 def check_fits(model: nn.Module, adapter: LoraAdapter) -> None:
-    """Raise `UserError` unless the model has the adapter's layers, with the same shapes."""
+    """Raise `UserError` unless the model has the adapter's layers, biases and head, with the same shapes."""
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for name, update in adapter.updates.items():
         wanted = (update.a.shape[0], update.b.shape[1])
         found = modules.get(name)
         if not isinstance(found, LINEAR_TYPES) or tuple(weight_of(found).shape) != wanted:
             raise UserError(f"this adapter is of another model: its {name} is a {wanted[0]} x {wanted[1]} weight")
+    for name, change in adapter.biases.items():
+        bias = getattr(modules.get(name), "bias", None)
+        if bias is None or bias.shape != change.shape:
+            raise UserError(f"this adapter is of another model: its bias of {name} is {tuple(change.shape)}")
     for name, value in adapter.head.items():
         if name not in parameters or parameters[name].shape != value.shape:
             raise UserError(f"this adapter is of another model: its {name} is {tuple(value.shape)}")

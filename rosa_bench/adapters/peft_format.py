@@ -96,17 +96,22 @@ def compressed(updates: Mapping[str, Update], max_rank: int | None) -> tuple[dic
 
 
 def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
-    """Return an adapter that `write_peft` has written, and its settings. Raises `UserError` if there is none."""
+    """Return an adapter that `write_peft` has written, and its settings. Raises `UserError` if there is none.
+
+    Another program may have written the files, so nothing in them is trusted.
+    """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = {name.removeprefix(WRAPPED): it for name, it in load_file(folder / TENSORS).items()}
-        layers, heads = [str(name) for name in config["target_modules"]], config["modules_to_save"] or []
+        layers, heads = _names(config["target_modules"]), _names(config["modules_to_save"] or [])
         updates = {name: Update(tensors[f"{name}.lora_B.weight"], tensors[f"{name}.lora_A.weight"]) for name in layers}
         biases = {name: tensors[f"{name}.lora_B.bias"] for name in layers} if config["lora_bias"] else {}
-        scale = config["lora_alpha"] / config["r"]
+        scale, transposed = config["lora_alpha"] / config["r"], bool(config["fan_in_fan_out"])
         head = {name: it for name, it in tensors.items() if any(name.startswith(f"{one}.") for one in heads)}
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, RecursionError) as error:
-        raise UserError(f"{folder} has no adapter of a run: {str(error).splitlines()[0]}") from error
+        _check_factors(updates)
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, SafetensorError, RecursionError) as error:
+        reason = " ".join(str(error).split())  # safetensors writes several lines
+        raise UserError(f"{folder} has no adapter of a run: {reason}") from error
     if scale != 1:
         raise UserError(f"{folder} has no adapter of a run: its scale is {scale:g}")
     found = LoraAdapter(
@@ -114,9 +119,25 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         biases={name: change for name, change in biases.items() if change.any()},  # PEFT has one for every layer
         head=head,
         heads=tuple(heads),
-        transposed=bool(config["fan_in_fan_out"]),
+        transposed=transposed,
     )
     return found, config
+
+
+def _names(value: Any) -> list[str]:
+    """Return a list of names as it is. Raises TypeError for anything else: a string would count as its letters."""
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError("target_modules and modules_to_save must be lists of names")
+    return value
+
+
+def _check_factors(updates: Mapping[str, Update]) -> None:
+    """Raise ValueError unless the factors of each update can be multiplied, and are finite."""
+    for name, (a, b) in updates.items():
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+            raise ValueError(f"the factors of {name} are {tuple(a.shape)} and {tuple(b.shape)}")
+        if not all(factor.is_floating_point() and factor.isfinite().all() for factor in (a, b)):
+            raise ValueError(f"the factors of {name} contain NaN or Inf, or are not floating-point numbers")
 
 
 def _trimmed(update: Update) -> Update:

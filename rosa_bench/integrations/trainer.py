@@ -23,6 +23,7 @@ from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
 from rosa_bench.training.checkpoint import Snapshot
+from rosa_bench.training.state import set_group_lr
 
 
 class _LossAskedError(Exception):
@@ -100,13 +101,13 @@ class RosaCallback(TrainerCallback, ExportableState):
             groups = _plain(kwargs["optimizer"]).param_groups
             self._rates = [(group, _copied(group["lr"])) for group in groups]
             for group in groups:
-                _set(group, group["lr"] * factor)
+                set_group_lr(group, group["lr"] * factor)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         for group, rate in self._rates:  # before the schedule, which may compute the next rate from this one
-            _set(group, rate)
+            set_group_lr(group, rate)
         self._rates = []
 
     def _on_batch(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -145,9 +146,9 @@ class RosaCallback(TrainerCallback, ExportableState):
         """Continue from the checkpoint that Trainer has loaded. Raises `UserError` if it is not one of this method."""
         found = stored.get(NAME) if isinstance(stored, dict) else None
         again = "resume from another one, or start again without resume_from_checkpoint"
-        if not isinstance(found, dict) or "digest" not in found.get("attributes", {}):
+        values, own = found.get("attributes") if isinstance(found, dict) else None, self.state()["attributes"]
+        if not isinstance(values, dict) or values.keys() != own.keys() or not isinstance(values["method"], dict):
             raise UserError(f"this checkpoint lacks the state of {NAME}, so training was begun without it; {again}")
-        values, own = found["attributes"], self.state()["attributes"]
         differing = sorted(key for key, value in own["method"].items() if values["method"].get(key) != value)
         if differing:
             was = values["method"].get(differing[0])
@@ -159,6 +160,7 @@ class RosaCallback(TrainerCallback, ExportableState):
             raise UserError(f"this checkpoint was begun from another model; {again}")
         if values["digest"] != own["digest"]:
             raise UserError(f"this checkpoint's weights are not those that were saved with it; {again}")
+        self.attached.check_frozen(values["frozen"], called="this checkpoint")
         self.attached.freeze(values["frozen"])
 
 
@@ -205,11 +207,3 @@ def _plain(optimizer: Any) -> torch.optim.Optimizer:
 
 def _copied(rate: float | Tensor) -> float | Tensor:
     return rate.clone() if isinstance(rate, Tensor) else rate
-
-
-def _set(group: dict[str, Any], rate: float | Tensor) -> None:
-    """Set a group's learning rate, in place if it is a tensor."""
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate

@@ -41,7 +41,7 @@ def fisher_information(
         for row in rows:
             count += 1
             labelled = row if draw is None else with_drawn_labels(model, row, draw)
-            gradients = torch.autograd.grad(surprise(model, labelled), weights, allow_unused=True)
+            gradients = torch.autograd.grad(negative_log_likelihood(model, labelled), weights, allow_unused=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
                     total.addcmul_(gradient, gradient)
@@ -52,22 +52,22 @@ def fisher_information(
     return [total.div_(count) for total in sums]
 
 
-def surprise(model: nn.Module, row: Row) -> Tensor:
+def negative_log_likelihood(model: nn.Module, row: Row) -> Tensor:
     """Return ``-log p(labels | inputs)`` of one example, up to a constant. A text's is the sum over its tokens."""
     labels, loss = row["labels"], model(**row).loss  # the mean over the labels
     if labels.is_floating_point():
         return loss / 2
-    return loss * counts(labels[:, 1:]).sum() if labels.ndim == 2 else loss
+    return loss * is_scored(labels[:, 1:]).sum() if labels.ndim == 2 else loss
 
 
-def counts(labels: Tensor) -> Tensor:
-    """Return which labels count. The losses of transformers leave out those that are -100."""
+def is_scored(labels: Tensor) -> Tensor:
+    """Return which labels are part of the loss, as booleans. The losses of transformers leave out those of -100."""
     return labels >= 0
 
 
 @torch.no_grad()
 def with_drawn_labels(model: nn.Module, row: Row, draw: torch.Generator) -> Row:
-    """Return the row with labels that are drawn from the model, on the CPU. Labels that do not count are left alone."""
+    """Return the row with labels that are drawn from the model, on the CPU. Labels outside the loss stay."""
     labels, logits = row["labels"], model(**row).logits
     if labels.is_floating_point():
         noise = torch.randn(labels.shape, generator=draw).to(labels)
@@ -77,4 +77,4 @@ def with_drawn_labels(model: nn.Module, row: Row, draw: torch.Generator) -> Row:
     drawn = (below <= level.unsqueeze(-1)).sum(-1)
     if labels.ndim == 2:  # the logits at a token are those of the next one
         drawn = torch.cat([labels[:, :1], drawn[:, :-1]], 1)
-    return {**row, "labels": torch.where(counts(labels), drawn, labels)}
+    return {**row, "labels": torch.where(is_scored(labels), drawn, labels)}

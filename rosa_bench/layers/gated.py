@@ -83,7 +83,7 @@ class GatedDifference(Form):
 
 
 class _GatedSum(torch.autograd.Function):
-    """``frozen + group * gate * difference``. Saves the gates alone: their noise can be got back where it matters."""
+    """``frozen + group * gate * difference``. Saves only the gates: a gate between 0 and 1 determines its noise."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, frozen: Tensor, difference: Tensor, a: Tensor, group: Tensor | None) -> Tensor:

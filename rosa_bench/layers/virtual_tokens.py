@@ -1,7 +1,7 @@
 """Virtual tokens: trained vectors before the text, as the input of a transformer or as keys and values of every layer.
 
-An encoder of Hugging Face PEFT makes them anew in each forward pass. The model is not wrapped: hooks on its body change
-what the body reads. So a decoder's labels, its logits and transformers' ``generate`` know of the text alone.
+An encoder of Hugging Face PEFT makes them again in each forward pass. The model is not wrapped: hooks on its body
+change what the body reads. So a decoder's labels, its logits and transformers' ``generate`` see only the text.
 """
 
 import inspect

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Method
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, check_pattern
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -46,10 +45,9 @@ class TargetedMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            re.compile(f"(?:{self.targets})")  # grouped, as when it is used: inline flags must come first
-        except re.error as error:
-            raise UserError(f"method.targets={self.targets} is not a regular expression: {error}") from error
+        check_pattern("method.targets", self.targets)
+        check_pattern("method.attention", self.attention)
+        check_pattern("method.lm_head", self.lm_head or "")
 
     def target_names(self, model: nn.Module) -> list[str]:
         """Return the names of the layers to act on. Raises `UserError` if there are none."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rosa_bench.optim.base import ParameterGroup
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, check_pattern
 from rosa_bench.system.setting import Checked, setting
 
 if TYPE_CHECKING:
@@ -109,6 +109,10 @@ class Method(Checked, ABC):
     supports_checkpointing: ClassVar[bool] = True
     takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_pattern("method.head", self.head)
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""

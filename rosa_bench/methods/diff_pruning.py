@@ -91,6 +91,7 @@ class DiffPruning(SparseMethod):
         headroom_bytes: int | None = None,  # noqa: ARG002
         loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
     ) -> Changed:
+        """Keep the largest differences and fix the gates. Raises ValueError if a difference contains NaN or Inf."""
         import torch
 
         from rosa_bench.layers.entries import largest_entries
@@ -98,6 +99,8 @@ class DiffPruning(SparseMethod):
         forms = self.differences(model)
         with torch.no_grad():
             sizes = [form.expected().abs() for form in forms]
+        if not all(size.isfinite().all() for size in sizes):
+            raise ValueError("a difference contains NaN or Inf, so the largest are not known; lower the learning rate")
         kept = largest_entries(sizes, self.count(sum(size.numel() for size in sizes)))
         for form, entries in zip(forms, kept, strict=True):
             form.fix(entries)

@@ -67,4 +67,6 @@ class FishMask(SparseMethod):
         try:
             return largest_entries(fisher_information(model, body, rows, draw=draw), count)
         except ValueError as error:
-            raise UserError(f"method={self.name} cannot choose weights: {error}; choose another method") from error
+            raise UserError(
+                f"method={self.name} cannot choose weights: {error}; give training data, or choose another method"
+            ) from error

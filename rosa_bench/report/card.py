@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.writers.markdown import escape
 from rosa_bench.system.version import __version__
 
 LINK = "https://arxiv.org/abs/2407.07802"
@@ -149,7 +150,10 @@ def _training(record: RunRecord) -> list[str]:
 def _deviations(record: RunRecord) -> list[str]:
     if not record.deviations:
         return ["None."]
-    rows = [f"| `{key}` | {value} | {expected} |" for key, (value, expected) in sorted(record.deviations.items())]
+    rows = [
+        f"| `{key}` | {escape(str(value))} | {escape(str(expected))} |"  # a regular expression may contain |
+        for key, (value, expected) in sorted(record.deviations.items())
+    ]
     return ["| setting | here | protocol |", "| --- | --- | --- |", *rows]
 
 

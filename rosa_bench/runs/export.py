@@ -21,9 +21,10 @@ from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.saved_adapter import RUN
-from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import new_folder
+from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.files import check_replaceable, new_folder
 
+TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 
 
@@ -71,8 +72,12 @@ def check_exportable(record: RunRecord, request: Request) -> None:
             f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
             "its outputs with output_dir="
         )
-    if request.folder.exists() and not request.overwrite:
-        raise UserError(f"{request.folder} exists already; use another folder=, or overwrite=true")
+    check_replaceable(
+        request.folder,
+        overwrite=request.overwrite,
+        marks=(CONFIG, "model.safetensors", "model.safetensors.index.json"),
+        remedy="use another folder=, or overwrite=true",
+    )
 
 
 def export(
@@ -85,6 +90,7 @@ def export(
     check_exportable(record, request)
     started = time.perf_counter()
     adapter, config = read_peft(request.adapter)
+    one_of(f"{request.adapter / CONFIG}: task_type", str(config.get("task_type")), TASK_TYPES)
     facts = _facts(request.adapter, record)
     model = merged_model(record, request, adapter, facts) if request.kind == "merged" else None
     written = None
@@ -173,17 +179,24 @@ def _facts(folder: Path, record: RunRecord) -> dict[str, Any]:
     try:
         facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
         run, outputs, labels = facts["run"], facts["num_outputs"], facts["labels"]
-        fits = isinstance(facts["seed"], int) and isinstance(labels, list) and isinstance(outputs, int | None)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        fits = (
+            type(facts["seed"]) is int
+            and 0 <= facts["seed"] < 2**32  # what set_seed takes
+            and isinstance(labels, list)
+            and all(isinstance(label, str) for label in labels)
+            and (outputs is None or (type(outputs) is int and outputs == max(1, len(labels))))
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder / RUN} cannot be read: {error}") from error
     if not fits:
-        raise UserError(f"{folder / RUN} cannot be read: it has values of other types")
+        raise UserError(f"{folder / RUN} cannot be read: its seed, num_outputs or labels are not those of a run")
     if run != record.id:
         raise UserError(f"{folder} has the adapter of another run, {run}")
     return facts
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the other files of a run's adapter. Links are left out: they may lead to files that are not to be shared."""
     for file in source.iterdir():
-        if file.is_file() and file.name not in (CONFIG, TENSORS, RUN):
+        if file.is_file() and not file.is_symlink() and file.name not in (CONFIG, TENSORS, RUN):
             (target / file.name).write_bytes(file.read_bytes())

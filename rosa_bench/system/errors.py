@@ -1,6 +1,7 @@
-"""Errors that are shown to the user as one line, and two checks for settings."""
+"""Errors that are shown to the user as one line, and three checks for settings."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 from rosa_bench.system.printable import printable
@@ -30,6 +31,14 @@ def one_of(key: str, value: str, choices: Collection[str]) -> None:
         listed = ", ".join(choices)
         shown = printable(str(value))
         raise UserError(f"{key}={shown} is not known; choose one of: {listed}{did_you_mean(value, choices)}")
+
+
+def check_pattern(key: str, value: str) -> None:
+    """Raise `UserError` unless ``value`` is a regular expression."""
+    try:
+        re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
+    except re.error as error:
+        raise UserError(f"{key}={printable(value)} is not a regular expression: {error}") from error
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

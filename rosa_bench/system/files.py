@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -95,6 +95,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         else:
             temporary.rename(path)
         _sync_at(path.parent)
+
+
+def check_replaceable(folder: Path, *, overwrite: bool, marks: Collection[str], remedy: str) -> None:
+    """Raise `UserError` if ``folder`` exists, unless ``overwrite`` and it is empty or has a file named in ``marks``.
+
+    `new_folder` deletes what it replaces, so a folder with anything else, such as the user's home, is never replaced.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not overwrite:
+        raise UserError(f"{folder} exists already; {remedy}")
+    replaceable = folder.is_dir() and not folder.is_symlink()
+    if not replaceable or (any(folder.iterdir()) and not any((folder / mark).is_file() for mark in marks)):
+        raise UserError(f"{folder} is not a folder that was written before, so it is not replaced; use another one")
 
 
 def remove_unfinished(path: Path) -> None:

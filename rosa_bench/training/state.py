@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,11 +106,7 @@ class Training:
         """Set the learning rate of the next step, multiplied by each group's ``lr_scale``."""
         self.lr = lr
         for group in self.optimizer.param_groups:
-            own = lr * group.get("lr_scale", 1.0)
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(own)
-            else:
-                group["lr"] = own
+            set_group_lr(group, lr * group.get("lr_scale", 1.0))
 
     def follow(self, changed: Changed) -> None:
         """Update the optimizer to match a change that the method made."""
@@ -171,7 +168,8 @@ def follow(
 ) -> None:
     """Update an optimizer, in place, to match a change that a method made. ``reset`` is as in `Recipe`.
 
-    Of an optimizer that keeps more than moments, such as quantised ones, the whole state of a parameter is dropped.
+    If part of a parameter's state would be cleared, but is not all moments, as in quantised optimizers, all of it is
+    dropped.
     """
     if changed.retrain:
         for parameter in trainable:
@@ -181,27 +179,40 @@ def follow(
     keeps = bool(changed.keep or changed.clear or changed.rotate)
     reset_optimizer_state(optimizer, changed.reset, "factors" if keeps else reset)
     for part in changed.clear:
-        if holds_moments(optimizer, part.parameter):
-            moments.clear(optimizer.state.get(part.parameter, {}), dim=part.dim, index=part.place)
+        state = optimizer.state.get(part.parameter, {})
+        if holds_moments(state):
+            moments.clear(state, dim=part.dim, index=part.place)
+        else:
+            del optimizer.state[part.parameter]  # the optimizer makes it again
     for parameter, matrix in changed.rotate:
         moments.rotate(optimizer.state.get(parameter, {}), matrix)
 
 
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
-    """Zero the optimizer's state in place, for the ``replaced`` parameters, or for all if ``reset`` is ``all``."""
+    """Zero the optimizer's state in place, for the ``replaced`` parameters, or for all if ``reset`` is ``all``.
+
+    A state that is not all moments is dropped instead, and the optimizer makes it again.
+    """
     for parameter in list(optimizer.state) if reset == "all" else replaced:
-        if holds_moments(optimizer, parameter):
-            for value in optimizer.state.get(parameter, {}).values():
+        state = optimizer.state.get(parameter, {})
+        if holds_moments(state):
+            for value in state.values():
                 value.zero_()
+        else:
+            del optimizer.state[parameter]
 
 
-def holds_moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> bool:
-    """Return whether a parameter's state can be zeroed in place. If not, drop it, so that it is made again."""
-    values = optimizer.state.get(parameter, {}).values()  # pyright: ignore[reportArgumentType]
-    if all(isinstance(value, Tensor) and value.is_floating_point() for value in values):
-        return True
-    del optimizer.state[parameter]  # pyright: ignore[reportArgumentType]
-    return False
+def holds_moments(state: Mapping[str, Any]) -> bool:
+    """Return whether a parameter's optimizer state is floating-point tensors alone, which can be zeroed in place."""
+    return all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values())
+
+
+def set_group_lr(group: dict[str, Any], lr: float | Tensor) -> None:
+    """Set the learning rate of an optimizer's group, in place if it is a tensor, as captured CUDA graphs need it."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
 
 
 def checked(losses: Tensor, *, first_step: int) -> list[float]:

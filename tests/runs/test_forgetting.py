@@ -183,7 +183,9 @@ def test_a_run_that_began_without_it_and_kept_no_weights_says_so(make_setup: Mak
 
     with pytest.raises(KeyboardInterrupt):
         run(make_setup(*settings), [at_step(8, interrupt)])
-    with pytest.raises(UserError, match="without forgetting_on; resume with these settings"):
+    with pytest.raises(
+        UserError, match="without save_model, save_adapter and forgetting_on; resume with these settings"
+    ):
         run(make_setup(*settings, ON))
 
 

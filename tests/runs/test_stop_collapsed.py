@@ -102,7 +102,7 @@ def test_a_run_of_two_epochs_cannot_be_stopped(make_setup: MakeSetup, epochs: in
     assert record.stopped is UNSET
 
 
-def interrupt(*_: Any) -> None:
+def interrupt(*_: Any, **__: Any) -> None:
     raise KeyboardInterrupt
 
 

@@ -114,14 +114,18 @@ class RosaConfig(LoraConfig):
         """Make the settings from a file. Raises `UserError` unless it has the right form."""
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            version, draws, given = state["format"], int(state["draws"]), dict(state["config"])
-        except (ValueError, KeyError, TypeError) as error:
+            version, draws, given = state["format"], state["draws"], dict(state["config"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is not a file of ROSA's settings") from error
         unknown = sorted(set(given) - {known.name for known in fields(cls)})
         if version != FORMAT or unknown:
             raise UserError(f"{path} was written by another version of rosa_bench: format {version}, {unknown}")
-        config = cls(**given)
-        config.saved_draws = draws
+        try:
+            at_least("draws", draws, 0)
+            config = cls(**given)
+        except TypeError as error:
+            raise UserError(f"{path} has a setting of another type: {error}") from error
+        config.saved_draws = int(draws)
         return config
 
     def _plain(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tell PEFT that the tuner ROSA exists.
+"""Register ROSA as a tuner of PEFT.
 
 PEFT accepts a new tuner by `register_peft_method`, but only under a name in its enumeration of types, so the name is
 added there first.

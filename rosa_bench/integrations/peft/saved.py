@@ -78,6 +78,8 @@ def _split(name: str, layer: RosaLinear, adapter: str, a: Tensor, b: Tensor) -> 
             f"the adapter does not fit {name}, a weight of {rows} x {columns} with r={rank}: "
             f"its factors are {tuple(a.shape)} and {tuple(b.shape)}"
         )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise UserError(f"the adapter contains NaN or Inf in {name}; use one that was saved earlier")
     past = Past()
     for start in range(rank, a.shape[1], rank):
         past.add(a[:, start : start + rank], b[start : start + rank])

@@ -16,7 +16,7 @@ from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
 
 PRESET, PROTOCOL = "methods", "fair"
-LEAST, MOST = 4, 3  # methods of a comparison, and comparisons
+MIN_METHODS, MAX_COMPARISONS = 4, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +130,14 @@ def method_comparisons(groups: Iterable[Group]) -> list[MethodComparison]:
     """Return one comparison per model: the setting with most methods; of ties, that nearest to `PROTOCOL`.
 
     The tasks are those of the preset `PRESET` together, and each task that writes texts by itself. Memorised rows have
-    tables and figures of their own. At most `MOST` comparisons with at least `LEAST` methods each are returned, those
-    with most methods first.
+    tables and figures of their own. At most `MAX_COMPARISONS` with at least `MIN_METHODS` methods each are returned,
+    those with most methods first.
     """
     best: dict[tuple[str, bool], MethodComparison] = {}
     found = [one for group in groups if not group.setting.is_timed for one in _comparisons(group)]
     for one in sorted(found, key=_place):
         best.setdefault((one.group.setting.model, writes_texts(one.runs[0])), one)
-    return list(best.values())[:MOST]
+    return list(best.values())[:MAX_COMPARISONS]
 
 
 def _place(one: MethodComparison) -> tuple:
@@ -147,15 +147,11 @@ def _place(one: MethodComparison) -> tuple:
 
 
 def _comparisons(group: Group) -> list[MethodComparison]:
-    scored = {
-        task
-        for task, run in group.tasks.items()
-        if not run.scores.lower_is_better and not is_memorised(run)
-    }  # fmt: skip
+    scored = {task for task, run in group.tasks.items() if not run.scores.lower_is_better and not is_memorised(run)}
     together = [task for task in swept(PRESET, "task") if task in scored]
     texts = [[task] for task in sorted(scored) if writes_texts(group.tasks[task])]
     made = [_comparison(group, tasks) for tasks in (together, *texts) if tasks]
-    return [one for one in made if len(one.rows) >= LEAST]
+    return [one for one in made if len(one.rows) >= MIN_METHODS]
 
 
 def _comparison(group: Group, among: list[str]) -> MethodComparison:

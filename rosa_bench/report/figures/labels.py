@@ -1,4 +1,4 @@
-"""Names beside the points of a plot: each near its point, none over another, with a thin line where it is not close."""
+"""Write names next to the points of a plot without overlaps. A thin line connects a distant name to its point."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -16,7 +16,6 @@ NEAR_IN = 0.1  # a name further away gets a line to its point
 ON_POINT, ON_LINE = 0.3, 0.15  # what covering a marker, or a line to another name, costs in inches of distance
 MARKER_IN = 0.04  # half of a marker's width
 STEPS = 12  # of a line that is searched for crossings
-
 
 Spot = tuple[float, float]
 
@@ -36,7 +35,7 @@ class Place(NamedTuple):
         return across and self.low < other.high and other.low < self.high
 
     def covers(self, start: Spot, end: Spot, around: float = 0.0) -> bool:
-        """Whether an upright or level line, or what is ``around`` it, is under the name."""
+        """Whether the name covers a vertical or horizontal line, or anything within ``around`` inches of it."""
         left, right = sorted((start[0], end[0]))
         low, high = sorted((start[1], end[1]))
         across = self.left < right + around and left - around < self.right
@@ -62,13 +61,11 @@ class Place(NamedTuple):
         return [(x + (ex - x) * step / STEPS, y + (ey - y) * step / STEPS) for step in range(1, STEPS)]
 
 
-def placed(
-    names: Mapping[str, Spot], size: Spot, lines: Collection[tuple[Spot, Spot]] = ()
-) -> dict[str, Place]:  # fmt: skip
+def placed(names: Mapping[str, Spot], size: Spot, lines: Collection[tuple[Spot, Spot]] = ()) -> dict[str, Place]:
     """Choose a place for each name, in order. ``names`` maps it to its point, in inches from the lower left corner.
 
     A name never covers another and stays inside ``size``. Among such places, the cost decides: the distance, and what
-    is covered: markers, and upright or level ``lines``. A name for which there is no room is left out.
+    is covered: markers, and vertical or horizontal ``lines``. A name for which there is no room is left out.
     """
     found: dict[str, Place] = {}
     for name, point in names.items():
@@ -96,8 +93,8 @@ def label_points(
 ) -> None:
     """Write names beside points of axes of this size in inches, whose limits are set. The first get the best places.
 
-    The line from a name to its point has the ``colours`` of the point. Where possible, no name is on one of the upright
-    or level ``lines``.
+    The line from a name to its point has the ``colours`` of the point. Where possible, no name is on one of the
+    vertical or horizontal ``lines``.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
 
@@ -125,9 +122,7 @@ def width_in(name: str) -> float:
     return float(TextPath((0, 0), name, size=SMALL).get_extents().width) / 72 + 2 * EDGE_IN
 
 
-def _places(
-    point: Spot, width: float, size: Spot
-) -> Iterator[tuple[float, Place]]:  # fmt: skip
+def _places(point: Spot, width: float, size: Spot) -> Iterator[tuple[float, Place]]:
     """Yield places inside the axes on rings around a point, from near to far, each with the radius of its ring."""
     for ring in range(int(sum(size) / RING_IN)):
         radius = CLOSE_IN + ring * RING_IN
@@ -140,7 +135,9 @@ def _places(
                 yield radius, place
 
 
-def _covered(place: Place, points: Collection[Spot], others: Collection[Place], lines: Collection) -> float:
+def _covered(
+    place: Place, points: Collection[Spot], others: Collection[Place], lines: Collection[tuple[Spot, Spot]]
+) -> float:
     """Return the cost of what a name and its line would cover."""
     markers = sum(place.covers(point, point, MARKER_IN) for point in points)
     under = any(place.covers(*line) for line in lines)
