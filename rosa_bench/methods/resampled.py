@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,13 @@ class Resampled(LowRankMethod):
         if self.last_resample < 1:
             step = min(step, int(self.last_resample * length.total_steps + 1e-9))  # 0.29 x 100 is 28.999999999999996
         return int(self.elapsed(max(0, step), length) * self.draws_per_period // period)
+
+
+def refuse(senseless: Mapping[str, object]) -> None:
+    """Raise `UserError` with the first message whose combination of settings is found, if any is."""
+    for words, found in senseless.items():
+        if found:
+            raise UserError(words)
 
 
 def resample_period(every: float, unit: str, length: RunLength) -> int | None:

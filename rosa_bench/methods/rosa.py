@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
-from rosa_bench.methods.resampled import UNITS, Resampled
-from rosa_bench.system.errors import UserError
+from rosa_bench.methods.resampled import UNITS, Resampled, refuse
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -89,9 +88,7 @@ class Rosa(Resampled):
             "use method.moments=reset, which keeps the moments of the others":
                 self.moments == "rotate" and self.stagger,
         }  # fmt: skip
-        for words, found in senseless.items():
-            if found:
-                raise UserError(words)
+        refuse(senseless)
 
     @property
     def draws_per_period(self) -> int:

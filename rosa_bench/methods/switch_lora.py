@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rosa_bench.methods.base import Changed, RunLength, Slice
 from rosa_bench.methods.lora import Lora
-from rosa_bench.system.errors import UserError
+from rosa_bench.methods.resampled import refuse
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -66,9 +66,7 @@ class SwitchLora(Lora):
             "method.rewarm_steps is for whole draws, and SwitchLoRA replaces single vectors; use method.idle_steps":
                 self.rewarm_steps,
         }  # fmt: skip
-        for words, found in senseless.items():
-            if found:
-                raise UserError(words)
+        refuse(senseless)
 
     @property
     def draws_per_period(self) -> int:
