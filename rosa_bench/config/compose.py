@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import conf_folder, own_folder
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
@@ -35,6 +35,7 @@ def register() -> None:
     node = {field.name: default_of(field) for field, _ in declared}
     ConfigStore.instance().store(name="settings", node=node)
     OmegaConf.register_new_resolver("default_for", default_for, replace=True)
+    OmegaConf.register_new_resolver("found", found, replace=True)
 
 
 def default_of(declared: Field) -> Any:
@@ -62,6 +63,13 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
     )
 
 
+def found(key: str, *, _root_: DictConfig) -> Any:
+    """Return what the declaration of the model in ``model.path`` or ``model.hub`` says, found from its architecture."""
+    from rosa_bench.models.found import declaration  # needs torch
+
+    return declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
+
+
 def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
     """Yield the entries of a table of defaults that ``wanted`` leads to, in its order; those of tables inside too."""
     for name in wanted:
@@ -71,11 +79,17 @@ def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
 
 @contextmanager
 def composing() -> Iterator["Composer"]:
-    """Initialise Hydra inside the block, and yield a composer. A block may be inside another."""
+    """Initialise Hydra inside the block, and yield a composer. A block may be inside another.
+
+    Raises `UserError` if the user's configuration folder does not exist.
+    """
+    own = own_folder()
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
+            if own is not None:
+                GlobalHydra.instance().config_loader().get_search_path().append("command-line", f"file://{own}")
             yield Composer()
     finally:
         GlobalHydra.instance().hydra = around
