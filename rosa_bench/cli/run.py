@@ -79,9 +79,9 @@ def hand_to_hydra(arguments: list[str]) -> None:
 
     from rosa_bench.config.folder import conf_folder, own_folder
 
-    own = own_folder()
+    own_folder()  # a mistake is reported here, in one line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
-    sys.argv[1:] = [*([f"--config-dir={own}"] if own else []), *arguments]  # the only place where Hydra looks for them
+    sys.argv[1:] = arguments  # the only place where Hydra looks for them
     with workers_end_with_us() if any(it in MULTIRUN for it in arguments) else nullcontext():
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
 

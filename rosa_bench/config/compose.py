@@ -10,10 +10,13 @@ from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,7 +30,7 @@ MOST_JOBS = 100_000
 
 
 def register() -> None:
-    """Register our defaults and resolvers with Hydra. Every process does so when it imports this module.
+    """Register our defaults, resolvers and search path with Hydra. Every process does so when it imports this module.
 
     Single settings take their defaults from their declarations, and ``conf/config.yaml`` builds on them.
     """
@@ -36,6 +39,16 @@ def register() -> None:
     ConfigStore.instance().store(name="settings", node=node)
     OmegaConf.register_new_resolver("default_for", default_for, replace=True)
     OmegaConf.register_new_resolver("found", found, replace=True)
+    Plugins.instance().register(OwnFolder)
+
+
+class OwnFolder(SearchPathPlugin):
+    """Adds the user's configuration folder to those in which Hydra looks, after the package's."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder, if there is one."""
+        if (own := own_folder()) is not None:
+            search_path.append("rosa_bench", f"file://{own}")
 
 
 def default_of(declared: Field) -> Any:
@@ -83,13 +96,11 @@ def composing() -> Iterator["Composer"]:
 
     Raises `UserError` if the user's configuration folder does not exist.
     """
-    own = own_folder()
+    own_folder()  # Hydra would only warn
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-            if own is not None:
-                GlobalHydra.instance().config_loader().get_search_path().append("command-line", f"file://{own}")
             yield Composer()
     finally:
         GlobalHydra.instance().hydra = around
