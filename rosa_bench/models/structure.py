@@ -11,7 +11,7 @@ from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
 from rosa_bench.system.errors import UserError
 
 NOTHING = "(?!)"  # matches no name
-# Models whose one matrix of queries, keys and values has its rows sorted by head, so that no third of it is one of them.
+# Models whose one matrix of queries, keys and values is sorted by head, so that no third of its rows is one of them.
 SORTED_BY_HEAD = ("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
 SEPARATE = {  # names of the projections to keys and values where each has a matrix of its own
     "keys": r"k|key|k_proj|key_proj|k_lin",

@@ -139,7 +139,7 @@ def test_declared_size_of_every_model(spec_of: SpecOf, name: str) -> None:
 
 
 def test_every_decoders_size_is_tested() -> None:
-    specs = load_specs(conf_folder() / "model")
+    specs = load_specs(files_in("model"))
     assert {name for name, spec in specs.items() if isinstance(spec, Decoder)} == {*RANDOM, *PUBLISHED}
 
 

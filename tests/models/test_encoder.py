@@ -145,7 +145,7 @@ def test_declared_size_of_every_published_model(spec_of: SpecOf, name: str) -> N
 
 
 def test_every_encoders_size_is_tested() -> None:
-    specs = load_specs(conf_folder() / "model")
+    specs = load_specs(files_in("model"))
     assert {name for name, spec in specs.items() if isinstance(spec, Encoder)} == {*RANDOM, *PUBLISHED}
 
 
