@@ -22,7 +22,7 @@ HEAD = """\
 class Own(Checked):
     """Options of ``rosa-bench models add``."""
 
-    name: str = setting("the model's new name, for model=NAME", is_name=True)
+    name: str | None = setting("the model's new name, for model=NAME", default=None, is_name=True)
     title: str | None = setting("its name in tables; default: its architecture and size", default=None)
     licence: str = setting("licence of the weights", default="not known; see the page of the model")
     revision: str | None = setting("commit or tag on the hub", default=None)
@@ -35,6 +35,8 @@ def add_model(place: str, options: Own) -> tuple[Path, Mapping[str, Any]]:
     """
     from rosa_bench.models.found import declaration
 
+    if options.name is None:
+        raise UserError("add needs name=NAME, the new name of the model")
     given = given_folder() or Path(DEFAULT_FOLDER)
     folder = given.absolute()
     if folder.resolve().is_relative_to(conf_folder().resolve()):

@@ -10,7 +10,7 @@ from transformers import AutoModel
 from rosa_bench.cli.methods import LEGEND, table
 from rosa_bench.cli.models import load_specs
 from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.methods.size import Size
 from rosa_bench.models.configuration import configuration

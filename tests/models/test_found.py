@@ -58,7 +58,8 @@ FAMILIES = {
     "xlm-roberta": Family(LAYERS),
     "distilbert": Family(LAYERS, "classifier pre_classifier"),
     "deberta-v2": Family(LAYERS, "classifier pooler", {
-        "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+        "relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
     }),
     "electra": Family(LAYERS, settings={"embedding_size": 16}),  # a projection between embedding and body
     "albert": Family(4, "albert.pooler classifier", {"embedding_size": 16}),  # one block, used twice
@@ -235,9 +236,8 @@ def pickled(folder: Path) -> None:
 def changed(**values: Any) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(
-            json.dumps({key: it for key, it in {**config, **values}.items() if it is not None})
-        )
+        kept = {key: value for key, value in {**config, **values}.items() if value is not None}
+        (folder / "config.json").write_text(json.dumps(kept))
 
     return change
 
