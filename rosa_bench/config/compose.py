@@ -80,7 +80,8 @@ def found(key: str, *, _root_: DictConfig) -> Any:
     """Return what the declaration of the model in ``model.path`` or ``model.hub`` says, found from its architecture."""
     from rosa_bench.models.found import declaration  # needs torch
 
-    return declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
+    value = declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
+    return OmegaConf.create(value) if isinstance(value, dict) else value
 
 
 def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:

@@ -71,7 +71,7 @@ def test_pulled_weights_are_listed_as_present(screen: io.StringIO) -> None:
 def test_a_file_that_is_not_a_model_is_reported_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text("name: toy\ntitle: Toy\ncolour: red\n")
     with pytest.raises(UserError, match=r"model\.toy.*colour"):
-        catalog.load_specs(tmp_path)
+        catalog.load_specs({"toy": tmp_path / "toy.yaml"})
 
 
 def test_an_unknown_model_is_reported_with_the_choices() -> None:
