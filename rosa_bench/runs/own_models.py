@@ -13,9 +13,7 @@ from rosa_bench.system.files import write_atomic
 from rosa_bench.system.setting import Checked, setting
 
 DEFAULT_FOLDER = "my_conf"
-HEAD = """\
-# Found from the architecture by rosa-bench models add; correct it where it is wrong. README says what the keys mean.
-"""
+HEAD = "# Found from the architecture by rosa-bench models add; correct it where it is wrong.\n"
 
 
 @dataclass(kw_only=True)
