@@ -21,6 +21,7 @@ Usage: rosa-bench KEY=VALUE ...         one run
        rosa-bench -m KEY=VALUE,... ...  a sweep: every combination
        rosa-bench COMMAND ...           one of the commands below
        rosa-bench COMMAND --help        what it does, its options, examples (also: rosa-bench help COMMAND)
+       rosa-bench --config-dir FOLDER ...  any of these, with yaml files of your own besides
        rosa-bench --version
 
 Commands:
@@ -115,11 +116,10 @@ def _help(known: Setting) -> str:
 
 def _groups() -> str:
     """Return the configuration groups and their choices, as they are in conf/."""
-    from rosa_bench.config.folder import conf_folder
+    from rosa_bench.config.folder import conf_folder, files_in
 
-    folders = sorted(path for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
-    choices = {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
-    listed = columns((f"{group}:", ", ".join(names)) for group, names in choices.items())
+    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
+    listed = columns((f"{group}:", ", ".join(files_in(group))) for group in groups)
     return f"Groups (GROUP=NAME; +experiment=NAME, +launch=NAME):\n{listed}"
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported, output_arrived
+from rosa_bench.cli.options import own_config_dir
 from rosa_bench.cli.surroundings import settle
+from rosa_bench.config.folder import config_dir
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.stopping import stop_signals_raise
 
@@ -23,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle()
     with output_never_fails(), errors_reported(), stop_signals_raise():
-        dispatch(given)
+        folder, given = own_config_dir(given)
+        with config_dir(folder):
+            dispatch(given)
 
 
 def dispatch(arguments: list[str]) -> None:

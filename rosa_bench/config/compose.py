@@ -10,14 +10,17 @@ from typing import Any
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import conf_folder, own_folder
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
@@ -27,7 +30,7 @@ MOST_JOBS = 100_000
 
 
 def register() -> None:
-    """Register our defaults and resolvers with Hydra. Every process does so when it imports this module.
+    """Register our defaults, resolvers and search path with Hydra. Every process does so when it imports this module.
 
     Single settings take their defaults from their declarations, and ``conf/config.yaml`` builds on them.
     """
@@ -35,6 +38,17 @@ def register() -> None:
     node = {field.name: default_of(field) for field, _ in declared}
     ConfigStore.instance().store(name="settings", node=node)
     OmegaConf.register_new_resolver("default_for", default_for, replace=True)
+    OmegaConf.register_new_resolver("found", found, replace=True)
+    Plugins.instance().register(OwnFolder)
+
+
+class OwnFolder(SearchPathPlugin):
+    """Adds the user's configuration folder to those in which Hydra looks, after the package's."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder, if there is one."""
+        if (own := own_folder()) is not None:
+            search_path.append("rosa_bench", f"file://{own}")
 
 
 def default_of(declared: Field) -> Any:
@@ -62,6 +76,14 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
     )
 
 
+def found(key: str, *, _root_: DictConfig) -> Any:
+    """Return what the declaration of the model in ``model.path`` or ``model.hub`` says, found from its architecture."""
+    from rosa_bench.models.found import declaration  # needs torch
+
+    value = declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
+    return OmegaConf.create(value) if isinstance(value, dict) else value
+
+
 def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
     """Yield the entries of a table of defaults that ``wanted`` leads to, in its order; those of tables inside too."""
     for name in wanted:
@@ -71,7 +93,11 @@ def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
 
 @contextmanager
 def composing() -> Iterator["Composer"]:
-    """Initialise Hydra inside the block, and yield a composer. A block may be inside another."""
+    """Initialise Hydra inside the block, and yield a composer. A block may be inside another.
+
+    Raises `UserError` if the user's configuration folder does not exist.
+    """
+    own_folder()  # Hydra would only warn
     around = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -4,13 +4,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity import free_settings, is_identity, public_config
 from rosa_bench.config.parse import parse
@@ -64,10 +65,10 @@ def composed(names: Mapping[str, str]) -> dict[str, Any]:
     whole = dict(_by_hydra((f"task={names['task']}",)))
     for group in CHOSEN[1:]:
         if whole[group]["name"] != names[group]:
-            file = _read(f"{group}/{names[group]}.yaml")
+            file = _read(files_in(group)[names[group]])
             if "defaults" in file:
                 return _by_hydra(tuple(f"{group}={names[group]}" for group in CHOSEN))
-            whole[group] = {**_read("config.yaml").get(group, {}), **file}
+            whole[group] = {**_read(conf_folder() / "config.yaml").get(group, {}), **file}
     return whole
 
 
@@ -91,8 +92,8 @@ def _by_hydra(overrides: tuple[str, ...]) -> dict[str, Any]:
 
 
 @cache
-def _read(file: str) -> dict[str, Any]:
-    return _plain(OmegaConf.load(conf_folder() / file))
+def _read(path: Path) -> dict[str, Any]:
+    return _plain(OmegaConf.load(path))
 
 
 def _plain(config: DictConfig | ListConfig) -> dict[str, Any]:

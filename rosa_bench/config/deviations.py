@@ -7,7 +7,9 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from rosa_bench.config.chosen_model import PLACES, model_overrides
 from rosa_bench.config.declared import literal
+from rosa_bench.config.grammar import written
 from rosa_bench.config.identity import free_settings, is_identity
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import Plain, RunConfig
@@ -24,12 +26,17 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
     expected = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
     for key in free_settings():
         expected[key] = literal(Any, raw[key], key)
+    for key in set(PLACES) & set(expected.model):  # a model's declaration may be found from them
+        expected.model[key] = literal(Any, raw.model[key], key)
     return _differing(_plain(raw), _plain(expected))
 
 
 def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
     """Return the deviations of checked settings, however they were made. Hydra must be initialised."""
-    expected = hydra.compose("config", overrides=[f"{group}={getattr(config, group).name}" for group in GROUPS])
+    model = config.model
+    names = {group: getattr(config, group).name for group in GROUPS}
+    names |= model_overrides(model.name, path=model.path, hub=model.hub, revision=model.revision)
+    expected = hydra.compose("config", overrides=[f"{key}={written(value)}" for key, value in names.items()])
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
         expected[key] = literal(Any, getattr(config, key), key)
     return _differing(asdict(config), asdict(parse(expected)))

@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from rosa_bench.config.build import imported
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.config.schema import Protocol
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Encoder, Model
@@ -34,7 +34,7 @@ GROUPS = {
 
 def names_in(group: str) -> list[str]:
     """Return the choices of a group: the names of its yaml files."""
-    return sorted(path.stem for path in (conf_folder() / group).glob("*.yaml"))
+    return list(files_in(group))
 
 
 @cache
@@ -43,9 +43,8 @@ def kinds(group: str, name: str | None = None) -> tuple[type, ...]:
 
     ``name`` may come from a record of unknown origin: it is compared with the names of the files, never made a path.
     """
-    paths = [path for path in sorted((conf_folder() / group).glob("*.yaml")) if name in (None, path.stem)]
-    texts = [path.read_text(encoding="utf-8") for path in paths]
-    targets = sorted({target for text in texts for target in re.findall(r"^_target_: *(\S+)", text, re.MULTILINE)})
+    texts = [path.read_text(encoding="utf-8") for stem, path in files_in(group).items() if name in (None, stem)]
+    targets = sorted({target for text in texts for target in re.findall(r"^_target_: *([^\s$]+)", text, re.MULTILINE)})
     default = GROUPS[group].default
     defaults = [default] if default and (name is None or not targets) else []
     return (*defaults, *(imported(target, at=group) for target in targets))

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +24,14 @@ UNKNOWN = Look()
 
 @cache
 def looks() -> dict[str, Look]:
-    """Return the look of every method in ``conf/method``, by name, in the order of legends."""
+    """Return the look of every method, by name, in the order of legends."""
     found = {}
-    for path in (conf_folder() / "method").glob("*.yaml"):
+    for name, path in files_in("method").items():
         settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
         look = settings.get("look", {})
         if isinstance(look.get("line"), list):  # matplotlib's form: an offset, then lengths of dashes and gaps
             look["line"] = (look["line"][0], tuple(look["line"][1]))
-        found[path.stem] = Look(**look)
+        found[name] = Look(**look)
     return dict(sorted(found.items(), key=lambda pair: pair[1].order))
 
 

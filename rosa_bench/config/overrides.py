@@ -11,7 +11,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
-from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.errors import UserError, did_you_mean, user_error_in
 from rosa_bench.system.printable import printable
 
 LONGEST = 500  # characters of a message in the words of a library, which may quote a value
@@ -74,8 +74,8 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
         listed, meant = ", ".join(error.options), did_you_mean(name, error.options)
         return f"{group}={printable(name)} is not known; choose one of: {listed}{plugin}{meant}"
-    if isinstance(error, OmegaConfBaseException) and isinstance(error.__context__, UserError):
-        return str(error.__context__)  # raised by one of our resolvers
+    if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers
+        return str(mistake)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and isinstance(cause.parent_node, DictConfig):
         known, section = [str(key) for key in cause.parent_node], str(cause.full_key).rpartition(".")[0]

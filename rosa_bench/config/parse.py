@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rosa_bench.config.build import build, typed
 from rosa_bench.config.groups import GROUPS
 from rosa_bench.config.schema import Plain, RunConfig, Shorthand, half_decades
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, user_error_in
 
 
 def parse(raw: DictConfig) -> RunConfig:
@@ -23,8 +23,8 @@ def parse(raw: DictConfig) -> RunConfig:
     try:
         values: dict[str, Any] = OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyright: ignore[reportAssignmentType]
     except OmegaConfBaseException as error:
-        if isinstance(error.__context__, UserError):  # raised by one of our resolvers
-            raise error.__context__ from None
+        if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers
+            raise mistake from None
         raise UserError(f"{error.full_key}: {str(error.msg or error).splitlines()[0]}") from error
     plain = vars(typed(Plain, {field.name: values[field.name] for field in fields(Plain)}))
     shorthand = typed(Shorthand, {field.name: values[field.name] for field in fields(Shorthand)})

@@ -4,11 +4,11 @@ from functools import cache
 
 from omegaconf import OmegaConf
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 
 
 @cache
 def swept(preset: str, key: str) -> tuple[str, ...]:
     """Return the values of one setting in a preset's sweep."""
-    params = OmegaConf.load(conf_folder() / "experiment" / f"{preset}.yaml").hydra.sweeper.params
+    params = OmegaConf.load(files_in("experiment")[preset]).hydra.sweeper.params
     return tuple(str(params[key]).split(","))

@@ -67,10 +67,24 @@ def linear_names(model: nn.Module, pattern: str, *, convolutions: bool = False) 
     linears = [name for name, module in model.named_modules() if isinstance(module, kinds)]
     found = [name for name in linears if name_matches(pattern, name)]
     if not found:
-        # The layers of a stack differ only in their number, so name them once.
-        shown = sorted({re.sub(r"\.\d+\.", ".*.", name) for name in linears})
+        shown = sorted({kind(name) for name in linears})
         raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(shown)}")
     return found
+
+
+def kind(name: str) -> str:
+    """Return a layer's name without the numbers of the layers above it, in which those of a stack differ."""
+    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+
+
+def left_out(model: nn.Module, names: list[str]) -> list[str]:
+    """Return the layers of the same kind as one of ``names``, in other blocks, that are not among them."""
+    kinds, chosen = {kind(name) for name in names}, set(names)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, LINEAR_TYPES) and name not in chosen and kind(name) in kinds
+    ]
 
 
 def name_matches(pattern: str, name: str) -> bool:

@@ -50,8 +50,11 @@ class TargetedMethod(Method):
         check_pattern("method.lm_head", self.lm_head or "")
 
     def target_names(self, model: nn.Module) -> list[str]:
-        """Return the names of the layers to act on. Raises `UserError` if there are none."""
-        from rosa_bench.layers.surgery import linear_names, name_matches
+        """Return the names of the layers to act on.
+
+        Raises `UserError` if there are none, or if ``targets`` matches a layer in some blocks only.
+        """
+        from rosa_bench.layers.surgery import left_out, linear_names, name_matches
 
         if self.targets == "all-linear":
             logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None
@@ -63,7 +66,14 @@ class TargetedMethod(Method):
             ]
         attention = "|".join(filter(None, (self.attention, self.lm_head)))
         pattern = attention if self.targets == "attention" else self.targets
-        return linear_names(model, pattern, convolutions=self.adapts_convolutions)
+        found = linear_names(model, pattern, convolutions=self.adapts_convolutions)
+        if others := left_out(model, found):
+            more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+            raise UserError(
+                f"method.targets={self.targets} matches only some layers of a kind; it leaves out: "
+                f"{', '.join(others[:3])}{more}"
+            )
+        return found
 
     def check_shapes(self, model: nn.Module) -> None:
         self.target_names(model)

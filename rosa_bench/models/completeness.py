@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.linear import LINEAR_TYPES
-from rosa_bench.layers.surgery import name_matches
+from rosa_bench.layers.surgery import kind, name_matches
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.tensors import REAL
 from rosa_bench.system.errors import UserError
@@ -87,11 +87,6 @@ def attention_module(name: str) -> str | None:
     """Return the outermost module named like attention that contains a layer: ``layer.0.attention``, or None."""
     found = re.match(r"(?:[^.]*\.)*?[^.]*att[^.]*(?=\.)", name, re.IGNORECASE)
     return found and found.group()
-
-
-def kind(name: str) -> str:
-    """Return a layer's name without the numbers of the layers above it."""
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
 
 
 def in_head(spec: Model, name: str) -> bool:

@@ -100,6 +100,13 @@ class Transformer(Model):
         identity=False,
         published=False,
     )
+    fused: dict[str, int] = setting(
+        "number of projections in one weight matrix, by the end of the attention layer's name",
+        default_factory=dict,
+        before={},
+        published=False,
+    )
+    lm_head: str | None = setting("output layer of a decoder", default=None, before=None, published=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

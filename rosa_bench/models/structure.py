@@ -11,6 +11,12 @@ from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
 from rosa_bench.system.errors import UserError
 
 NOTHING = "(?!)"  # matches no name
+# Models whose one matrix of queries, keys and values is sorted by head, so that no third of its rows is one of them.
+SORTED_BY_HEAD = ("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
+SEPARATE = {  # names of the projections to keys and values where each has a matrix of its own
+    "keys": r"k|key|k_proj|key_proj|k_lin",
+    "values": r"v|value|v_proj|value_proj|v_lin",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,7 @@ def structure_of(model: nn.Module) -> Structure:
         head=pattern_of(_head(model)),
         lm_head=next((re.escape(name) for name, module in model.named_modules() if module is logits), None),
         parts=_parts(model, projections),
-        fused={pattern_of([name]): 3 for name in _kinds(projections) if _is_fused(model.get_submodule(name))},
+        fused=_fused(model, projections),
     )
 
 
@@ -114,16 +120,27 @@ def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
     except UserError:
         return {}
     names = {id(module): name for name, module in model.named_modules()}
-    found: dict[str, list[str]] = {"attention": [], "attention_output": [], "feed_forward_output": []}
+    found: dict[str, list[str]] = {
+        part: [] for part in ("attention", *SEPARATE, "attention_output", "feed_forward_output")
+    }
     for block in blocks:
         prefix = f"{names[id(block)]}."
         own = [name for name in projections if name.startswith(prefix)]
         linears = [f"{prefix}{name}" for name, module in block.named_modules() if isinstance(module, LINEAR_TYPES)]
         others = [name for name in linears if name not in own]
         found["attention"] += [name.rpartition(".")[0] for name in own[:1]]
+        for part, pattern in SEPARATE.items():
+            found[part] += [name for name in own if re.fullmatch(pattern, name.rpartition(".")[2])]
         found["attention_output"] += [name for name in own if not _is_fused(model.get_submodule(name))][-1:]
         found["feed_forward_output"] += others[-1:]
     return {part: pattern_of(places) for part, places in found.items() if len(places) == len(blocks)}
+
+
+def _fused(model: nn.Module, projections: list[str]) -> dict[str, int]:
+    """Return the kinds of layers whose rows are the queries, then the keys, then the values."""
+    if getattr(getattr(model, "config", None), "model_type", None) in SORTED_BY_HEAD:
+        return {}
+    return {pattern_of([name]): 3 for name in _kinds(projections) if _is_fused(model.get_submodule(name))}
 
 
 def _is_fused(module: nn.Module) -> bool:

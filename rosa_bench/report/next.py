@@ -12,7 +12,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from rosa_bench.config.chosen_model import AUTO, model_overrides
 from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.folder import own_folder
 from rosa_bench.config.grammar import LONGEST, written
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity import free_settings, is_identity, public_config
@@ -41,12 +43,12 @@ def next_commands(records: Sequence[RunRecord], *, seeds: int, more: Sequence[st
         for cell, lrs, some in _wanted(records, seeds):
             run = cell.runs[0]
             try:
-                settings = [*repeated(run, composer), *_measured(run, more)]
+                settings = [*repeated(run, composer, more), *_measured(run, more)]
             except UserError as error:
                 log.warning("a run of %s cannot be repeated: %s", _shown(run), error)
                 continue
             arguments = [*settings, f"lr={_several(lrs)}", f"seed={_several(some)}", *more]
-            commands.append(shlex.join(["rosa-bench", "-m", *arguments]))
+            commands.append(shlex.join(["rosa-bench", *_config_dir(), "-m", *arguments]))
     return list(dict.fromkeys(commands))  # cells with different data of one's own have the same settings
 
 
@@ -58,14 +60,15 @@ def _measured(run: RunRecord, more: Sequence[str]) -> list[str]:
     return [f"forgetting_on={run.forgetting.task}"]
 
 
-def repeated(run: RunRecord, composer: Composer) -> list[str]:
-    """Return the overrides that compose to a run's settings, without its learning rate and seed.
+def repeated(run: RunRecord, composer: Composer, more: Sequence[str] = ()) -> list[str]:
+    """Return the overrides that compose to a run's settings with ``more``, without its learning rate and seed.
 
     Raises `UserError`, which names the setting, if a value in the record is not one that the settings accept, or if
     the composed settings differ from it. Only settings that can change a score are read from the record.
     """
     values = {group: run.setting(f"{group}.name") for group in GROUPS}
-    for group, name in values.items():
+    model = _model_overrides(run, more)
+    for group, name in {**values, "model": model["model"]}.items():
         one_of(group, _printable(group, name), names_in(group))
     if run.settings.method.rank is not None:
         values["rank"] = run.settings.method.rank
@@ -75,18 +78,48 @@ def repeated(run: RunRecord, composer: Composer) -> list[str]:
         if not is_identity(key) or key.partition(".")[0] in free_settings():
             raise UserError(f"{key} is not a setting that can differ from the protocol")
     values |= {key: _printable(key, value) for key, (value, _) in changes.items()}
-    base = composer.compose(tuple(f"{group}={values[group]}" for group in GROUPS))
+    chosen_as = {**values, **model}
+    base = composer.compose(tuple(f"{group}={chosen_as[group]}" for group in GROUPS))
     plain: Any = OmegaConf.to_container(base, resolve=False)
     # Hydra wants a plus before a setting whose default is not in the yaml.
-    overrides = [f"{'' if _has(plain, key) else '+'}{key}={written(value)}" for key, value in values.items()]
+    overrides = [f"{'' if _has(plain, key) else '+'}{key}={written(value)}" for key, value in chosen_as.items()]
     chosen = (f"lr={run.settings.lr!r}", f"seed={run.settings.seed}")
     with composition_errors():
-        composed = public_config(parse(composer.compose((*overrides, *chosen))))
+        composed = public_config(parse(composer.compose((*overrides, *_places(more), *chosen))))
     places = {**{group: f"{group}.name" for group in GROUPS}, "rank": "method.rank"}
     for key, value in values.items():
         if (found := frozen(_at(composed, places.get(key, key)))) != frozen(value):
             raise UserError(f"{key}={value} in the record becomes {key}={found}")
     return overrides
+
+
+def _model_overrides(run: RunRecord, more: Sequence[str]) -> dict[str, str]:
+    """Return the overrides that choose a run's model, by key, except a folder, which is in ``more``.
+
+    Raises `UserError` if the model has no yaml and came from a folder that ``more`` does not name.
+    """
+    name = _printable("model", run.setting("model.name"))
+    if name in names_in("model"):
+        return {"model": name}
+    if _places(more):
+        return {"model": AUTO}
+    if run.model.get("source") == "path":
+        raise UserError(f"model={name} came from a folder; add model.path=FOLDER, or --config-dir if it has a yaml")
+    hub, revision = (_printable(f"model.{key}", run.model.get(key)) for key in ("id", "revision"))
+    if hub is None:
+        return {"model": name}  # which is reported as unknown
+    return model_overrides(name, path=None, hub=hub, revision=None if revision == "main" else revision)
+
+
+def _places(more: Sequence[str]) -> list[str]:
+    """Return the overrides that say where a model's weights are."""
+    return [override for override in more if override.partition("=")[0] == "model.path"]
+
+
+def _config_dir() -> list[str]:
+    """Return the flag that names the user's configuration folder, if there is one."""
+    own = own_folder()
+    return [] if own is None else ["--config-dir", str(own)]
 
 
 def _ordered(group: Group) -> list[Cell]:

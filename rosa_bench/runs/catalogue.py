@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from rosa_bench.config.compose import Composer
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.base import Method
@@ -57,7 +57,7 @@ def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
 
     Raises `UserError` if the overrides are wrong whatever the method.
     """
-    overrides = [*default_task(overrides), *overrides]
+    overrides = [*default_task(composer, overrides), *overrides]
     composed(composer, overrides, "ft")
     for name in names_in("method"):
         yield entry(composer, overrides, name)
@@ -79,7 +79,7 @@ def entry(composer: Composer, overrides: Sequence[str], name: str) -> Entry:
 def details(composer: Composer, overrides: Sequence[str], name: str) -> Details:
     """Return everything about one method. Raises `UserError` for an unknown name or wrong settings."""
     one_of("method", name, names_in("method"))
-    overrides = [*default_task(overrides), *overrides]
+    overrides = [*default_task(composer, overrides), *overrides]
     method = composed(composer, overrides, name).method
     return Details(entry(composer, overrides, name), method.title, comment(name), method.default_lr, described(method))
 
@@ -101,25 +101,27 @@ def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConf
         return parse(composer.compose((*overrides, f"method={name}")))
 
 
-def default_task(overrides: Sequence[str]) -> list[str]:
+def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
     """Return a task that fits the chosen model, unless the overrides name one."""
+    from rosa_bench.config.overrides import composition_errors
+
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
-    path = conf_folder() / f"model/{given.get('model', 'roberta_base')}.yaml"
-    if "task" in given or not path.is_file():
+    if "task" in given or given.get("model", "roberta_base") not in names_in("model"):
         return []
-    kind = str(_read(path).get("_target_", "Encoder")).rpartition(".")[2]
+    with composition_errors():
+        kind = str(composer.compose(tuple(overrides)).model.get("_target_", "Encoder")).rpartition(".")[2]
     return [f"task={TASKS[kind]}"]
 
 
 def about(name: str) -> dict[str, Any]:
     """Return the name of a method and what its yaml says about it."""
-    known = _read(conf_folder() / f"method/{name}.yaml").get("about", {})
+    known = _read(files_in("method")[name]).get("about", {})
     return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "year") if key in known}}
 
 
 def comment(name: str) -> str:
     """Return the comment at the head of a method's yaml."""
-    text = (conf_folder() / f"method/{name}.yaml").read_text(encoding="utf-8")
+    text = files_in("method")[name].read_text(encoding="utf-8")
     lines = text.splitlines()
     count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return "\n".join(line.removeprefix("#").strip() for line in lines[:count])

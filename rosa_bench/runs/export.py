@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
 from rosa_bench.adapters.peft_format import CONFIG, TENSORS, Written, read_peft, write_peft
 from rosa_bench.config.build import typed
-from rosa_bench.config.groups import kinds
+from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Decoder, Encoder, Model
@@ -153,7 +153,8 @@ def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, fact
     """Return the base model of a run with its adapter added. Raises `UserError` if its weights are not at hand."""
     values = dict(record.config["model"])
     name = record.settings.model.name
-    spec: Model = typed(next(iter(kinds("model", name)), Encoder), values, at="model")
+    own = Decoder if "lm_head" in values else Encoder  # of a model without a yaml here
+    spec: Model = typed(next(iter(kinds("model", name))) if name in names_in("model") else own, values, at="model")
     if request.base is not None:
         spec = replace(spec, path=request.base)
     source = fetch_weights(spec, locate(spec), commit=record.model.get("commit"))

@@ -48,3 +48,10 @@ def at_least(key: str, value: float | None, least: float, *, above: bool = False
     fits = (value > least if above else value >= least) and value < float("inf")
     if not fits:  # NaN compares false with everything, so it is rejected too
         raise UserError(f"{key}={value} is out of range; it must be {'above' if above else 'at least'} {least:g}")
+
+
+def user_error_in(error: BaseException | None) -> UserError | None:
+    """Return the `UserError` that a library wrapped into an error of its own, if there is one."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -10,7 +10,7 @@ from transformers import AutoModel
 from rosa_bench.cli.methods import LEGEND, table
 from rosa_bench.cli.models import load_specs
 from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.methods.size import Size
 from rosa_bench.models.configuration import configuration
@@ -60,7 +60,7 @@ def test_a_method_that_refuses_a_model_says_why(listed: dict[str, Entry]) -> Non
 @pytest.mark.parametrize("name", ["roberta_base", "roberta_large", "gpt2", "gpt2_medium", "mpnet_base", "minilm",
                                   "smollm2_135m"])  # fmt: skip
 def test_a_declared_shape_has_the_declared_number_of_parameters(name: str) -> None:
-    spec: Any = load_specs(conf_folder() / "model")[name]
+    spec: Any = load_specs(files_in("model"))[name]
     assert spec.shape["model_type"] == spec.model_type
     with torch.device("meta"):
         model = AutoModel.from_config(configuration(spec.shape, called=name))

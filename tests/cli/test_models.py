@@ -5,12 +5,12 @@ import pytest
 from rich.console import Console
 
 from rosa_bench.cli import models as catalog
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.models.weights.wheel import NEEDED, pulled_folder
 from rosa_bench.system.errors import UserError
 
-MODELS = conf_folder() / "model"
-NAMES = sorted(path.stem for path in MODELS.glob("*.yaml"))
+FILES = files_in("model")
+NAMES = sorted(set(FILES) - {"auto"})  # which is found from the model itself
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def lines(text: str) -> dict[str, str]:
 
 
 def test_every_file_is_a_model_of_its_own_name() -> None:
-    specs = catalog.load_specs(MODELS)
+    specs = catalog.load_specs(FILES)
     assert sorted(specs) == NAMES
     assert all(spec.name == name for name, spec in specs.items())
 
 
 def test_every_model_is_listed_with_size_licence_source_and_note(screen: io.StringIO) -> None:
-    catalog.show(MODELS)
+    catalog.show(FILES)
     shown = lines(screen.getvalue())
     assert sorted(shown) == NAMES
     for word in ("109.5 M", "Apache-2.0", "hub or wheel"):
@@ -52,17 +52,17 @@ def test_every_model_is_listed_with_size_licence_source_and_note(screen: io.Stri
 
 
 def test_pulled_weights_are_listed_as_present(screen: io.StringIO) -> None:
-    catalog.show(MODELS)
+    catalog.show(FILES)
     before = lines(screen.getvalue())
     assert " no " in before["minilm"]
     assert " yes " in before["tiny_bert"]
-    folder = pulled_folder(catalog.load_specs(MODELS)["minilm"])
+    folder = pulled_folder(catalog.load_specs(FILES)["minilm"])
     assert folder is not None
     folder.mkdir(parents=True)
     for name in NEEDED:
         (folder / name).touch()
     screen.truncate(0)
-    catalog.show(MODELS)
+    catalog.show(FILES)
     after = lines(screen.getvalue())
     assert "yes (wheel)" in after["minilm"]
     assert " no " in after["mpnet_base"]
@@ -71,12 +71,12 @@ def test_pulled_weights_are_listed_as_present(screen: io.StringIO) -> None:
 def test_a_file_that_is_not_a_model_is_reported_with_its_key(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text("name: toy\ntitle: Toy\ncolour: red\n")
     with pytest.raises(UserError, match=r"model\.toy.*colour"):
-        catalog.load_specs(tmp_path)
+        catalog.load_specs({"toy": tmp_path / "toy.yaml"})
 
 
 def test_an_unknown_model_is_reported_with_the_choices() -> None:
     with pytest.raises(UserError, match=r"model=unheard_of.*minilm, mlp1, mlp2, mpnet_base"):
-        catalog.pull_named(MODELS, "unheard_of")
+        catalog.pull_named(FILES, "unheard_of")
 
 
 def test_pull_prints_where_the_model_is(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,6 +87,6 @@ def test_pull_prints_where_the_model_is(screen: io.StringIO, monkeypatch: pytest
         return tmp_path / "there"
 
     monkeypatch.setattr(catalog, "pull", pull)
-    catalog.pull_named(MODELS, "minilm")
-    assert pulled == [catalog.load_specs(MODELS)["minilm"]]
+    catalog.pull_named(FILES, "minilm")
+    assert pulled == [catalog.load_specs(FILES)["minilm"]]
     assert f"minilm is in {tmp_path / 'there'}" in screen.getvalue()

@@ -86,7 +86,7 @@ def test_a_task_composes_and_its_metric_computes_the_reported_score(compose: Com
     assert task.score in figures
 
 
-@pytest.mark.parametrize("name", names("model"))
+@pytest.mark.parametrize("name", sorted(set(names("model")) - {"auto"}))  # which needs a model of the user's
 def test_a_model_composes(compose: Compose, name: str) -> None:
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
         raw = hydra.compose("config", overrides=[f"model={name}"])

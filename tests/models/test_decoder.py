@@ -19,7 +19,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.cli.models import load_specs
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder
 from rosa_bench.models.pretrained import Loaded, max_input_length
@@ -139,7 +139,7 @@ def test_declared_size_of_every_model(spec_of: SpecOf, name: str) -> None:
 
 
 def test_every_decoders_size_is_tested() -> None:
-    specs = load_specs(conf_folder() / "model")
+    specs = load_specs(files_in("model"))
     assert {name for name, spec in specs.items() if isinstance(spec, Decoder)} == {*RANDOM, *PUBLISHED}
 
 

@@ -20,6 +20,7 @@ OTHERS = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "*.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 MOST_JSON_BYTES = 64 * 2**20
 
 
@@ -60,7 +61,7 @@ def model_folder(path: Path, *, called: str, model_type: str | None = None) -> M
     weights = _indexed(path / INDEX) if index else (WEIGHTS,)
     for name in weights:
         if not _is_file(path / name):
-            raise UserError(f"{called} has no {name}; weights must be in safetensors format")
+            raise UserError(f"{called} has no {name}; {_advice(path)}")
     others = sorted(
         file.name for file in path.iterdir() if any(fnmatchcase(file.name, it) for it in OTHERS) and _is_file(file)
     )
@@ -72,7 +73,9 @@ def model_folder(path: Path, *, called: str, model_type: str | None = None) -> M
     if not isinstance(found, str):
         raise UserError(f"{path / CONFIG} has no model_type, so its architecture is not known")
     if model_type is not None and found != model_type:
-        raise UserError(f"{called} is a {found}, not a {model_type} as declared; choose the model= of its architecture")
+        raise UserError(
+            f"{called} is a {found}, not a {model_type} as declared; use model=auto, which takes any architecture"
+        )
     return ModelFolder(path, weights, index, tuple(others), config)
 
 
@@ -89,6 +92,14 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} cannot be read: it holds a {type(values).__name__}, not an object")
     return values
+
+
+def _advice(path: Path) -> str:
+    """Say what to do about a folder without the weights that are wanted."""
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix in PICKLED)
+    if pickled:
+        return f"{pickled[0]} is pickled, which could run code, and is never read; save the model as safetensors"
+    return "weights must be in safetensors format"
 
 
 def _indexed(path: Path) -> tuple[str, ...]:

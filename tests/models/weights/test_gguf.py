@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rosa_bench.cli.models import load_specs
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.folder import files_in
 from rosa_bench.models.spec import Decoder, Wheel
 from rosa_bench.models.weights.source import locate
 from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
@@ -406,12 +406,12 @@ def test_declared_size_of_smollm2() -> None:
     )  # fmt: skip
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in LlamaForCausalLM(shape).parameters())
-    assert load_specs(conf_folder() / "model")["smollm2_135m"].parameters == size
+    assert load_specs(files_in("model"))["smollm2_135m"].parameters == size
 
 
 def test_pulled_smollm2_predicts_english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROSA_BENCH_CACHE")  # the user's real cache
-    spec = load_specs(conf_folder() / "model")["smollm2_135m"]
+    spec = load_specs(files_in("model"))["smollm2_135m"]
     folder = pulled_folder(spec)
     if folder is None or not is_complete(folder):
         pytest.skip("smollm2_135m is not on this machine")
