@@ -42,7 +42,7 @@ def class_name(value: object) -> str | None:
     if is_blank(value) or not isinstance(value, str | bool | int | float):
         return None
     if isinstance(value, bool):
-        return str(value).lower()
+        return str(value)
     number = as_number(value)
     if number is None:
         return str(value).strip()
