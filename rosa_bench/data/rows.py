@@ -33,13 +33,13 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     """Unchecked rows, their source for error messages, and the class names that it declares, by column.
 
-    count  number of rows in the source, which is larger than that of ``rows`` if only some were kept
+    total  number of rows in the source, which is larger than that of ``rows`` if only some were kept
     """
 
     rows: list[dict[str, Any]]
     where: str
     classes: Mapping[str, Sequence[str]]
-    count: int
+    total: int
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def load_some_rows(task: TextTask, split: str, place: Place, *, most: int | None
             rows.append(Row(texts, task.label_of(values.get(task.label))))
         except ValueError as error:
             raise UserError(f"{table.where}, row {number}: {error}") from None
-    return rows, table.count
+    return rows, table.total
 
 
 def _text(task: TextTask, values: dict, column: str) -> str:
