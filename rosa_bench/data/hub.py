@@ -37,7 +37,9 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
         what=f"task={task.name}",
         remedies=[
             "connect to the network",
-            f"set data_dir=FOLDER to a folder that contains {task.in_data_dir}",
+            f"correct data={hub.path} if it is meant to be a file or folder here"
+            if task.is_own
+            else f"set data_dir=FOLDER to a folder that contains {task.in_data_dir}",
             *pinned,
         ],
         commit=commit,
