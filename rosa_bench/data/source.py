@@ -70,7 +70,8 @@ def without_source(task: DataSpec) -> str:
     """Say what to do about a task whose rows are nowhere."""
     if task.is_own:
         return (
-            f"task={task.name} needs your data: data=FILE ({', '.join(task.endings)}) or data=FOLDER with train files"
+            f"task={task.name} needs your data: data=FILE ({', '.join(task.endings)}), or set data_dir=FOLDER to a "
+            f"folder that contains {task.in_data_dir}"
         )
     return f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
 

@@ -100,4 +100,4 @@ class DataSpec(Checked):
     @property
     def in_data_dir(self) -> str:
         """What ``data_dir`` must contain, for messages."""
-        return f"{self.folder or self.name}/"
+        return f"{self.train}.csv or another of these" if self.is_own else f"{self.folder or self.name}/"
