@@ -62,6 +62,11 @@ def is_identity(key: str) -> bool:
     return all(known.identity for known in _declarations(key))
 
 
+def is_found(key: str, name: str) -> bool:
+    """Return whether the choice ``name`` of a group finds this setting, by its dotted key, in the data."""
+    return any(known.found for known in _declarations(key, name))
+
+
 def value_before(key: str, name: str | None = None) -> Any:
     """Return the value that a setting, by its dotted key, has in records older than it; `ABSENT` if it has none.
 

@@ -102,6 +102,11 @@ class Plain(Checked):
         default="auto", free=True,
         identity=False,  # counts as the type of device that auto means
     )  # fmt: skip
+    data: str | None = setting(
+        "your own data, for task=classify, regress and text: a file, a folder with train and validation files, or a "
+        "hub id",
+        default=None, identity=False, free=True, published=False,
+    )  # fmt: skip
     data_dir: str | None = setting(
         "folder with your own copy of the data; null: the hub",
         default=None, identity=False, free=True, published=False,
@@ -180,6 +185,11 @@ class RunConfig(Plain):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.task.check(self.model, self.optimizer)
+        if self.data is not None and not self.task.is_own:
+            raise UserError(
+                f"data={self.data} is not for task={self.task.name}, which has rows of its own; use task=classify, "
+                "task=regress or task=text, or data_dir=FOLDER for your copy of the task's rows"
+            )
         for key, advice in self.task.refused.items():
             if (value := getattr(self, key)) not in (None, False):
                 remedy = f"; use {key}=false" if value is True else ""

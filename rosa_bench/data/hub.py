@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from rosa_bench.data.source import without_source
 from rosa_bench.data.spec import DataSpec, HubData
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.hub import fetch
@@ -24,9 +25,7 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
         return place
     hub = task.hub
     if hub is None:
-        raise UserError(
-            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
-        )
+        raise UserError(without_source(task))
 
     def choose(paths: Sequence[str]) -> list[str]:
         return [path for split in task.splits for path in files_of(hub, split, paths)]
@@ -38,7 +37,9 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
         what=f"task={task.name}",
         remedies=[
             "connect to the network",
-            f"set data_dir=FOLDER to a folder that contains {task.in_data_dir}",
+            f"correct data={hub.path} if it is meant to be a file or folder here"
+            if task.is_own
+            else f"set data_dir=FOLDER to a folder that contains {task.in_data_dir}",
             *pinned,
         ],
         commit=commit,

@@ -9,7 +9,7 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from rosa_bench.data.lines import LONGEST, Lines, is_unicode
+from rosa_bench.data.values import to_number
 from rosa_bench.system.errors import UserError
 
 Rows = list[dict[str, Any]]
@@ -27,30 +28,36 @@ OPEN_QUOTE = "a quotation mark opens a text that never ends; close it, or double
 
 
 def read_rows(path: Path, numbers: Collection[str]) -> Rows:
-    """Read the rows of a file in order. In text-only formats the columns ``numbers`` are converted to numbers.
+    """Read the rows of a file in order, as `stream_rows` does."""
+    return list(stream_rows(path, numbers))
+
+
+def stream_rows(path: Path, numbers: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file in order. In text-only formats the columns ``numbers`` are converted to numbers.
 
     Raises `UserError` that names the file, and the row and its first line if known, if the file cannot be read. Rows
     are counted from 1, without a header and blank lines.
     """
     if path.suffix == ".parquet":
-        return _read_parquet(path)
-    rows: Rows = []
+        yield from _stream_parquet(path)
+        return
+    count = 0
     lines = None
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             lines = Lines(cast("Any", file))
             for row in _parser(path.suffix, lines, numbers):
-                rows.append(row)
+                yield row
+                count += 1
                 lines.start_row()
     except (OSError, EOFError, zlib.error) as error:
-        after = f" after row {len(rows)}" if rows else ""
+        after = f" after row {count}" if count else ""
         raise UserError(f"{path} cannot be read{after}: {_first_line(error)}; {ANEW}") from error
     except (ValueError, csv.Error, RecursionError) as error:
         if lines is None:
             raise UserError(f"{path} cannot be read: {_first_line(error)}") from error
-        place = "the header" if lines.in_header else f"row {len(rows) + 1} (line {lines.first})"
+        place = "the header" if lines.in_header else f"row {count + 1} (line {lines.first})"
         raise UserError(f"{path}, {place}: {_first_line(error)}") from error
-    return rows
 
 
 def _parser(ending: str, lines: Lines, numbers: Collection[str]) -> Iterator[dict[str, Any]]:
@@ -124,9 +131,7 @@ def _parse_separated(
             continue
         if len(values) != len(header):
             raise ValueError(f"does not have as many columns as the first line: {len(values)}, not {len(header)}")
-        yield {
-            name: _to_number(value) if name in numbers else value for name, value in zip(header, values, strict=True)
-        }
+        yield {name: to_number(value) if name in numbers else value for name, value in zip(header, values, strict=True)}
 
 
 def _checked(reader: Iterator[list[str]]) -> Iterator[list[str]]:
@@ -143,32 +148,25 @@ def _refuse_duplicates(kind: str, names: Iterable[str]) -> None:
         raise ValueError(f"{kind} {twice[0]!r:.80} occurs more than once; remove or rename one")
 
 
-def _to_number(text: str) -> int | float | str:
-    """Convert a text to a number. Return other texts unchanged; they are reported when the row is checked."""
-    if "_" in text or not text.isascii():  # Python's own spellings of numbers
-        return text
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def _read_parquet(path: Path) -> Rows:
+def _stream_parquet(path: Path) -> Iterator[dict[str, Any]]:
     try:
         # Not `read_table`, which makes columns of folders that are named like `label=1`.
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read()
-        rows = table.to_pylist() if len(set(table.column_names)) == table.num_columns else []
+            _check_columns(path, file.schema_arrow.names)
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except UserError:
+        raise
     # Damaged metadata may also ask for too much memory, or hold dates that Python cannot represent.
     except (OSError, ValueError, ArithmeticError, MemoryError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}; {ANEW}") from error
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
     try:
-        _refuse_duplicates("column", table.column_names)
+        _refuse_duplicates("column", names)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    return rows
 
 
 def _first_line(error: Exception) -> str:

@@ -3,8 +3,7 @@
 import hashlib
 import json
 import logging
-import reprlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from rosa_bench.data.class_labels import declared_classes
 from rosa_bench.data.generators import generate
 from rosa_bench.data.hub import Place, fetch_rows, split_files
-from rosa_bench.data.readers import read_rows
+from rosa_bench.data.readers import stream_rows
 from rosa_bench.data.source import find_file
 from rosa_bench.data.spec import DataSpec
 from rosa_bench.system.errors import UserError
@@ -32,11 +31,15 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Unchecked rows, their source for error messages, and the class names that it declares, by column."""
+    """Unchecked rows, their source for error messages, and the class names that it declares, by column.
+
+    total  number of rows in the source, which is larger than that of ``rows`` if only some were kept
+    """
 
     rows: list[dict[str, Any]]
     where: str
-    classes: Mapping[str, Sequence[str]] = {}
+    classes: Mapping[str, Sequence[str]]
+    total: int
 
 
 @dataclass(frozen=True)
@@ -54,39 +57,76 @@ class DataInfo:
 
 
 def read_table(
-    task: DataSpec, split: str, place: Place, *, columns: Sequence[str], numbers: Collection[str] = ()
+    task: DataSpec,
+    split: str,
+    place: Place,
+    *,
+    columns: Sequence[str],
+    numbers: Collection[str] = (),
+    most: int | None = None,
 ) -> Table:
-    """Read the rows of a split from the task's source. Raises `UserError` if rows or columns are missing."""
+    """Read the rows of a split from the task's source, or ``most`` random ones of them.
+
+    Raises `UserError` if rows or columns are missing.
+    """
     place = fetch_rows(task, place)
     if task.embedded is not None:
-        table = Table(generate(task.embedded, split), f"task={task.name}, split {split}")
-    elif isinstance(place, Path):
-        path = find_file(task, split, place)
-        table = Table(read_rows(path, numbers=numbers), str(path), declared_classes([path]))
+        rows = generate(task.embedded, split)
+        table = Table(rows, f"task={task.name}, split {split}", {}, len(rows))
     else:
-        assert task.hub is not None
-        assert place is not None
-        paths = split_files(task.hub, split, place)
-        rows = [row for path in paths for row in read_rows(path, numbers=numbers)]
-        table = Table(rows, f"{task.hub.path}, split {split}", declared_classes(paths))
+        paths, where = files_of_rows(task, split, place)
+        rows, count = _some_rows(paths, numbers, most)
+        table = Table(rows, where, declared_classes(paths), count)
     if not table.rows:
         raise UserError(f"{table.where} has no rows")
-    present = list(dict.fromkeys(column for row in table.rows for column in row))
-    if missing := [column for column in columns if column not in present]:
-        raise UserError(f"{table.where}: no column {', '.join(missing)}; the columns are {_listed(present)}")
+    check_columns(list(dict.fromkeys(column for row in table.rows for column in row)), columns, where=table.where)
     return table
 
 
-def _listed(names: Sequence[str], most: int = 20) -> str:
+def files_of_rows(task: DataSpec, split: str, place: Place) -> tuple[list[Path], str]:
+    """Return the files of a split that are on this machine, and their name for messages."""
+    if isinstance(place, Path):
+        path = find_file(task, split, place)
+        return [path], str(path)
+    assert task.hub is not None
+    assert place is not None
+    return split_files(task.hub, split, place), f"{task.hub.path}, split {split}"
+
+
+def check_columns(present: Sequence[str], wanted: Sequence[str], *, where: str) -> None:
+    """Raise `UserError`, which lists the columns ``present``, if one of the ``wanted`` is missing."""
+    if missing := [column for column in wanted if column not in present]:
+        raise UserError(f"{where}: no column {', '.join(missing)}; the columns are {listed(present)}")
+
+
+def _some_rows(paths: Sequence[Path], numbers: Collection[str], most: int | None) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of files in order, at most ``most`` random ones, and how many there are.
+
+    The same rows are kept in every run. Files with more rows are read twice, so that their rows need not fit into
+    memory.
+    """
+    rows: list[dict[str, Any]] = []
+    count = 0
+    for count, row in enumerate(_stream(paths, numbers), start=1):
+        if most is None or count <= most:
+            rows.append(row)
+    if most is None or count <= most:
+        return rows, count
+    rows.clear()
+    kept = set(random_order(count, SUBSET_SEED)[:most])
+    return [row for number, row in enumerate(_stream(paths, numbers)) if number in kept], count
+
+
+def _stream(paths: Sequence[Path], numbers: Collection[str]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        yield from stream_rows(path, numbers)
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
     """List names of columns, each on one line however odd it is."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:most]]
     more = [f"and {len(names) - most} more"] if len(names) > most else []
     return ", ".join(f"{name:.80}" for name in [*shown, *more])
-
-
-def brief(value: object) -> str:
-    """Write a value from a row for an error message: on one line, and not much longer than that line."""
-    return reprlib.repr(value)
 
 
 def held_out_size(count: int, fraction: float, maximum: int) -> int:

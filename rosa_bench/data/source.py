@@ -18,6 +18,8 @@ def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
     found = files_of_split(task, split, data_dir)
     if found:
         return found[0]
+    if task.is_own and data_dir.is_file():
+        raise UserError(f"data={data_dir} is not a kind of file that is read; the kinds are {', '.join(task.endings)}")
     names = ", ".join(f"{split}{ending}" for ending in task.endings)
     raise UserError(
         f"data_dir={data_dir} has no {split} rows for task={task.name}; looked in {_folder(task, data_dir)} for {names}"
@@ -27,8 +29,13 @@ def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
 def files_of_split(task: DataSpec, split: str, data_dir: Path) -> list[Path]:
     """Return the file of a split under ``data_dir`` as a list, which is empty if there is none.
 
-    Raises `UserError` if there are several, or if ``data_dir`` is not a folder.
+    ``data_dir`` may itself be the file of the train rows, for a task on the user's own data. Raises `UserError` if
+    there are several, or if ``data_dir`` is neither.
     """
+    if task.is_own and data_dir.is_file():
+        return [data_dir] if split == task.train and data_dir.name.endswith(task.endings) else []
+    if task.is_own and not data_dir.is_dir():
+        raise UserError(f"data={data_dir} does not exist; give a file or a folder with train and validation files")
     if not data_dir.is_dir():
         raise UserError(f"data_dir={data_dir} is not a folder")
     candidates = [_folder(task, data_dir) / f"{split}{ending}" for ending in task.endings]
@@ -55,10 +62,18 @@ def describe_source(task: DataSpec, data_dir: Path | None) -> str:
         hashes = [_hash(path) for path in paths]
         return f"files sha256:{hashlib.sha256(' '.join(hashes).encode()).hexdigest()}"
     if task.hub is None:
-        raise UserError(
-            f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
-        )
+        raise UserError(without_source(task))
     return f"hub {hub_name(task.hub)}@{task.hub.revision or 'main'}"
+
+
+def without_source(task: DataSpec) -> str:
+    """Say what to do about a task whose rows are nowhere."""
+    if task.is_own:
+        return (
+            f"task={task.name} needs your data: data=FILE ({', '.join(task.endings)}), or set data_dir=FOLDER to a "
+            f"folder that contains {task.in_data_dir}"
+        )
+    return f"task={task.name} is not on the hub; set data_dir=FOLDER to a folder that contains {task.in_data_dir}"
 
 
 def hub_name(hub: HubData) -> str:

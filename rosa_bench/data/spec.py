@@ -93,6 +93,11 @@ class DataSpec(Checked):
         return ()
 
     @property
+    def is_own(self) -> bool:
+        """Whether the rows are the user's own, named by ``data``, and no data set of a known name."""
+        return self.folder == "."
+
+    @property
     def in_data_dir(self) -> str:
         """What ``data_dir`` must contain, for messages."""
-        return f"{self.folder or self.name}/"
+        return f"{self.train}.csv or another of these" if self.is_own else f"{self.folder or self.name}/"

@@ -14,8 +14,13 @@ class Metric(LabelMetric):
     """``matthews_correlation``, in -1..1, and ``accuracy``, in 0..1."""
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        constant = len({*references, *predictions}) == 1  # scikit-learn also gives 0, but with a warning
         return {
-            "matthews_correlation": 0.0 if constant else float(matthews_corrcoef(references, predictions)),
+            "matthews_correlation": correlation(predictions, references),
             "accuracy": float(accuracy_score(references, predictions)),
         }
+
+
+def correlation(predictions: list[int], references: list[int]) -> float:
+    """Return Matthews' correlation; 0 if labels and predictions are all the same class."""
+    constant = len({*references, *predictions}) == 1  # scikit-learn also gives 0, but with a warning
+    return 0.0 if constant else float(matthews_corrcoef(references, predictions))

@@ -86,7 +86,7 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
     """Return where a job's rows and weights are, looked up once for all jobs that share them."""
-    key = repr((config.task, config.model, config.data_dir, config.forgetting_on))
+    key = repr((config.task, config.model, config.data, config.data_dir, config.forgetting_on))
     if key not in known:
         known[key] = find_inputs(config)
     return known[key]

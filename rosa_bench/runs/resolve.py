@@ -1,6 +1,7 @@
 """Everything decided about a run before data or a model is loaded, and before transformers is imported."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +11,18 @@ from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.named_task import named_task
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.source import describe_source
+from rosa_bench.data.spec import HubData
 from rosa_bench.models.weights.source import Source, locate
 from rosa_bench.records.store import record_path, runs_folder, superseded_folder
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import check_environment
+from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.context import Context
 from rosa_bench.training.compile import check_compiler
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,11 @@ class ResolvedRun:
         return None if self.config.data_dir is None else Path(self.config.data_dir).expanduser()
 
     @property
+    def rows(self) -> Path | None:
+        """The user's own file or folder of the task's rows; None if they are on the hub or generated."""
+        return place_of(self.config)
+
+    @property
     def context(self) -> Context:
         """What the task needs to know about this run."""
         config = self.config
@@ -47,7 +57,7 @@ class ResolvedRun:
             device=self.device,
             precision=self.precision,
             seed=config.seed,
-            rows=self.data_dir,
+            rows=self.rows,
             batch_size=config.batch_size,
             max_length=config.max_length,
             pad_to_max=config.pad_to_max,
@@ -100,22 +110,48 @@ class ResolvedRun:
 
 
 class Inputs(NamedTuple):
-    """Where rows and weights come from. ``data`` describes the rows in words that are valid on any machine."""
+    """Where rows and weights come from. ``data`` describes the rows in words that are valid on any machine.
+
+    task  with what was found in the user's own data
+    """
 
     data: str
     source: Source
+    task: Task
+
+
+def place_of(config: RunConfig) -> Path | None:
+    """Return the user's own file or folder of the task's rows; None if they are on the hub or generated."""
+    if config.data is not None and config.task.hub is not None:
+        return None
+    place = config.data or config.data_dir
+    return None if place is None else Path(place).expanduser()
+
+
+def own_task(config: RunConfig) -> Task:
+    """Return the task of a run with what is found in the user's own data, if it is on such data.
+
+    Raises `UserError` if they do not suit it.
+    """
+    task, place, data = config.task, place_of(config), config.data
+    if not task.is_own or place is None:
+        return task
+    if data is not None and HUB_ID.fullmatch(data) and not place.exists():
+        return replace(task, hub=HubData(path=data)).found_in(None, title=data)
+    return task.found_in(place, title=place.resolve().name)
 
 
 def find_inputs(config: RunConfig) -> Inputs:
     """Find the data and the weights. Raises `UserError` if either is missing."""
     check_environment()
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
-    data = describe_source(config.task, data_dir)
+    config = replace(config, task=own_task(config))
+    data = describe_source(config.task, place_of(config))
     if config.forgetting_on is not None:
         other = named_task(config.forgetting_on, key="forgetting_on", protocol=config.protocol.name).task
         other.check_forgetting(config.model)
         describe_source(other, data_dir)  # not part of the identity; fails if there are no rows
-    return Inputs(data, locate(config.model))
+    return Inputs(data, locate(config.model), config.task)
 
 
 def resolve(
@@ -127,7 +163,8 @@ def resolve(
     a GPU, because it is about to run something.
     """
     check_compiler(config.compile)
-    data, source = inputs or find_inputs(config)
+    data, source, task = inputs or find_inputs(config)
+    config = replace(config, task=task)
     device = resolve_device(config.device, own_gpu=own_gpu)
     if config.offload and device.type == "cpu":
         raise UserError(f"offload={config.offload} moves weights out of a GPU's memory; use offload=null on device=cpu")

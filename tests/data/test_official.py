@@ -74,8 +74,8 @@ def test_rows_from_another_hub_id_need_a_known_fingerprint(hub: HubData) -> None
     assert are_official(task, {"train": TRAIN, "validation": DEV}, from_files=False) is True
 
 
-def test_the_number_decides_where_no_fingerprint_of_the_whole_split_is_known() -> None:
-    assert are_official(NO_TRAIN, {"train": OWN, "validation": DEV}, from_files=True) is True
+def test_the_number_of_rows_in_a_file_proves_nothing() -> None:
+    assert are_official(NO_TRAIN, {"train": OWN, "validation": DEV}, from_files=True) is False
     assert are_official(NO_TRAIN, {"train": OWN[:8], "validation": DEV}, from_files=True) is False
     assert are_official(NO_TRAIN, {"train": OWN, "validation": OWN[:4]}, from_files=True) is False
 
@@ -161,3 +161,15 @@ def test_generated_rows_are_official(compose: Callable[..., RunConfig], name: st
         )
         is True
     )
+
+
+def test_own_sentences_given_as_cola_are_custom_rows(compose: Callable[..., RunConfig], tmp_path: Path) -> None:
+    (tmp_path / "glue" / "cola").mkdir(parents=True)
+    for split, count in (("train", 800), ("validation", 1043)):
+        rows = [json.dumps({"sentence": f"{split} {number}", "label": number % 2}) for number in range(count)]
+        (tmp_path / "glue" / "cola" / f"{split}.jsonl").write_text("\n".join(rows))
+    task = compose("task=cola").task
+    assert isinstance(task, TextTask)
+    info = load_splits(task, tmp_path).info
+    assert info.official is False
+    assert info.subset is False

@@ -49,6 +49,21 @@ def test_accuracy_is_the_fraction_of_correct_classes(pairs: Pairs) -> None:
     assert compute("accuracy", pairs) == {"accuracy": sum(guess == truth for guess, truth in pairs) / len(pairs)}
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=30))
+def test_macro_f1_is_the_mean_over_the_classes_that_occur(pairs: Pairs) -> None:
+    def f1(one: int) -> float:
+        hits, guessed, true = (sum(map(test, pairs)) for test in (
+            lambda pair: pair == (one, one), lambda pair: pair[0] == one, lambda pair: pair[1] == one,
+        ))  # fmt: skip
+        return 2 * hits / (guessed + true)
+
+    occur = {one for pair in pairs for one in pair}
+    figures = compute("classes", pairs)
+    assert figures["macro_f1"] == pytest.approx(sum(map(f1, occur)) / len(occur))
+    assert figures["accuracy"] == compute("accuracy", pairs)["accuracy"]
+    assert figures["matthews_correlation"] == compute("matthews", pairs)["matthews_correlation"]
+
+
 @given(classes)
 def test_matthews_matches_the_confusion_matrix_formula(pairs: Pairs) -> None:
     tp, tn, fp, fn = (pairs.count(cell) for cell in ((1, 1), (0, 0), (1, 0), (0, 1)))

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from rosa_bench.config.defaults import Default, defaults_of
-from rosa_bench.config.identity import GENERATOR_NAMES, is_identity, value_before
+from rosa_bench.config.identity import GENERATOR_NAMES, is_found, is_identity, value_before
 from rosa_bench.records.record import RunRecord
 from rosa_bench.system.setting import ABSENT
 
@@ -30,6 +30,8 @@ def changes_of(record: RunRecord) -> Changes:
         return dict(sorted(recorded.items()))
     found = {key: change for key, change in recorded.items() if key not in defaults}
     for key, default in defaults.items():
+        if key not in recorded and default.place[0] == "task" and is_found(key, settings.task.name):
+            continue
         expected = record.setting(default.follows, default.value) if default.follows else default.value
         value = recorded[key][0] if key in recorded else _value(record, key, default)
         if value is not ABSENT and _today(value) != expected:

@@ -19,6 +19,7 @@ SELECTION = {
     "train": "{what} by the loss on the train rows, which are what is memorised",
 }
 # Marks on figures whose learning rate is in doubt, and the notes that explain them.
+LONGEST_NOTE = 500  # characters of what a record says about its data
 AT_AN_END, UNSETTLED = "‡", "§"
 END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tried, so a better one may lie beyond"
 UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
@@ -68,7 +69,7 @@ def device_words(runs: Sequence[RunRecord]) -> str:
 
 
 def data_note(run: RunRecord) -> str | None:
-    """Say that a run's data is synthetic, custom, or a subset of the official rows; None if none of these."""
+    """Say that a run's data is synthetic, custom, the user's own, or a subset; None if none of these."""
     task, have, official = run.settings.task, run.data.rows, run.data.official_rows
     said = ["synthetic, made by a program"] if run.data.synthetic else []
     if run.has_custom_rows:
@@ -84,7 +85,9 @@ def data_note(run: RunRecord) -> str | None:
             for split, (count, whole) in counts.items()
             if whole and count < whole
         ]
-        said.append(f"a subset, {', '.join(partial)}")
+        said.append(f"a subset, {', '.join(partial) or 'by limit_train or limit_eval'}")
+    if isinstance(note := run.data.facts.get("note"), str):
+        said.append(note[:LONGEST_NOTE])
     return "; ".join(said) or None
 
 

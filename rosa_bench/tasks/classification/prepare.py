@@ -73,6 +73,7 @@ def prepare(task: TextTask, context: Context) -> PreparedTask:
         report=validation if held_out else None,
         signature=metric.signature,
         info=splits.info,
+        facts=dict(splits.facts),
         reported=fingerprint(splits.validation),
         drawn_head=bool(loaded.missing) or not loaded.stored,
     )

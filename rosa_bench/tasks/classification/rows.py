@@ -1,31 +1,44 @@
 """Load, check and split the rows of a classification or regression task."""
 
+import logging
+from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
 from rosa_bench.data.class_labels import check_order
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import describe_rows
 from rosa_bench.data.rows import (
+    SUBSET_SEED,
     DataInfo,
     Row,
-    brief,
     held_out_size,
     random_order,
     read_table,
     sample,
     take,
 )
+from rosa_bench.data.source import files_of_split
+from rosa_bench.data.values import brief
 from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.classification.notes import describe_own
 from rosa_bench.tasks.classification.task import TextTask
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 1_000_000  # of the user's own, unless limit_train asks for more
 
 
 class Splits(NamedTuple):
-    """The rows of one run. ``held_out`` is taken from train for selection; empty if the protocol selects on dev."""
+    """The rows of one run. ``held_out`` is taken from train for selection; empty if the protocol selects on dev.
+
+    facts  further facts for the record's description of the data
+    """
 
     train: list[Row]
     held_out: list[Row]
     validation: list[Row]
     info: DataInfo
+    facts: dict[str, str]
 
 
 def load_splits(
@@ -46,7 +59,7 @@ def load_splits(
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
     place = fetch_rows(task, place)  # once for both splits
-    everything = {split: load_rows(task, split, place) for split in (task.train, task.validation)}
+    everything, facts = read_everything(task, place, most=max(limit_train or 0, MOST_ROWS))
     train = sample(everything[task.train], limit_train, key="limit_train", what="train rows")
     validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
@@ -66,21 +79,46 @@ def load_splits(
         rows={"train": len(train), "held_out": len(held_out), "validation": len(validation)},
         used=[*train, *held_out, *validation],
     )
-    return Splits(train, held_out, validation, info)
+    return Splits(train, held_out, validation, info, facts)
+
+
+def read_everything(task: TextTask, place: Place, *, most: int) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """Return all rows by split, and a note about the user's own rows for the record, or no note.
+
+    If there is no file of validation rows, some train rows take their place: the same in every run, whatever its seed.
+    """
+    if not task.is_own:
+        return {split: load_rows(task, split, place) for split in (task.train, task.validation)}, {}
+    train, count = load_some_rows(task, task.train, place, most=most)
+    if not isinstance(place, Path) or files_of_split(task, task.validation, place):
+        validation, _ = load_some_rows(task, task.validation, place, most=most)
+        drawn = None
+    else:
+        order, drawn = random_order(len(train), SUBSET_SEED), len(train)
+        size = held_out_size(drawn, task.validation_fraction, drawn - 1)
+        train, validation = take(train, sorted(order[size:])), take(train, sorted(order[:size]))
+    facts = describe_own(task, train, validation, count=count, drawn_from=drawn)
+    log.info("%s: %s", task.title, facts["note"])
+    return {task.train: train, task.validation: validation}, facts
 
 
 def load_rows(task: TextTask, split: str, place: Place) -> list[Row]:
     """Load all rows of a split and check each against the task's declaration."""
-    table = read_table(task, split, place, columns=task.columns, numbers=task.numbers)
+    return load_some_rows(task, split, place)[0]
+
+
+def load_some_rows(task: TextTask, split: str, place: Place, *, most: int | None = None) -> tuple[list[Row], int]:
+    """Load the rows of a split, or ``most`` random ones of them, check each, and count all that there are."""
+    table = read_table(task, split, place, columns=task.columns, numbers=task.numbers, most=most)
     check_order(table.classes.get(task.label), task.labels, task.hub and task.hub.labels, where=table.where)
     rows = []
     for number, values in enumerate(table.rows, start=1):
         try:
             texts = tuple(_text(task, values, column) for column in task.text)
-            rows.append(Row(texts, _label(task, values.get(task.label))))
+            rows.append(Row(texts, task.label_of(values.get(task.label))))
         except ValueError as error:
             raise UserError(f"{table.where}, row {number}: {error}") from None
-    return rows
+    return rows, table.total
 
 
 def _text(task: TextTask, values: dict, column: str) -> str:
@@ -102,14 +140,3 @@ def _text(task: TextTask, values: dict, column: str) -> str:
 
 def _is_index(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _label(task: TextTask, value: object) -> int | float:
-    if task.labels:
-        if isinstance(value, (int, float)) and value in range(len(task.labels)):
-            return int(value)
-        raise ValueError(f"label {brief(value)} is not one of 0..{len(task.labels) - 1}")
-    least, greatest = task.interval
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest:
-        return float(value)
-    raise ValueError(f"label {brief(value)} is not between {least:g} and {greatest:g}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rosa_bench.data.values import brief
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
@@ -36,10 +37,30 @@ class TextTask(Task):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_declared()
+
+    def check_declared(self) -> None:
+        """Raise `UserError` unless the columns and the labels are declared."""
         if not 1 <= len(self.text) <= 2:
             raise UserError(f"task.text={self.text} must list one column, or two for a pair")
         if bool(self.labels) == bool(self.interval):
             raise UserError(f"task {self.name} needs either task.labels (classification) or task.interval (regression)")
+
+    @property
+    def validation_fraction(self) -> float:
+        """Fraction of the train rows that replaces a missing file of validation rows; 0: there must be one."""
+        return 0.0
+
+    def label_of(self, value: object) -> int | float:
+        """Return the class index or the value that a file's label means. Raises `ValueError` if it is none."""
+        if self.labels:
+            if isinstance(value, (int, float)) and value in range(len(self.labels)):
+                return int(value)
+            raise ValueError(f"label {brief(value)} is not one of 0..{len(self.labels) - 1}")
+        least, greatest = self.interval
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest:
+            return float(value)
+        raise ValueError(f"label {brief(value)} is not between {least:g} and {greatest:g}")
 
     @property
     def num_outputs(self) -> int:

@@ -8,7 +8,6 @@ from rosa_bench.data.official import describe_rows
 from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
-    brief,
     held_out_size,
     random_order,
     read_table,
@@ -16,6 +15,7 @@ from rosa_bench.data.rows import (
     take,
 )
 from rosa_bench.data.source import files_of_split
+from rosa_bench.data.values import brief
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.language_modelling.task import LanguageTask

@@ -174,3 +174,12 @@ def test_the_german_manual_pages_are_the_published_ones(compose: Callable[..., R
     found = load_documents(task, resolve(config, {}).context)
     assert (found.info.official, found.info.subset) == (True, False)
     assert found.info.rows == {"train": 863, "held_out": 0, "validation": 45}
+
+
+def test_data_may_be_one_file(compose: Callable[..., RunConfig], tmp_path: Path) -> None:
+    (tmp_path / "novel.txt").write_text("\n\n".join(f"paragraph {number}" for number in range(40)))
+    resolved = resolve(compose("task=text", "model=tiny_llama", "device=cpu", f"data={tmp_path / 'novel.txt'}"), {})
+    assert isinstance(resolved.config.task, LanguageTask)
+    documents = load_documents(resolved.config.task, resolved.context)
+    assert resolved.config.task.title == "novel.txt"
+    assert (len(documents.validation), documents.validation_from) == (2, "train")
