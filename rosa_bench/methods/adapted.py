@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rosa_bench.layers.adapter import Adapter
     from rosa_bench.layers.linear import Convolution, Linear
     from rosa_bench.layers.low_rank import LowRankLinear
+
+BLOCK_NUMBER = re.compile(r"(?<![\w{,])\d")  # a number in a pattern, but not in a name such as lin1, nor a repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,8 @@ class TargetedMethod(Method):
     def target_names(self, model: nn.Module) -> list[str]:
         """Return the names of the layers to act on.
 
-        Raises `UserError` if there are none, or if ``targets`` matches a layer in some blocks only.
+        Raises `UserError` if there are none, or if ``targets`` matches a layer in some blocks only without naming the
+        number of a block.
         """
         from rosa_bench.layers.surgery import left_out, linear_names, name_matches
 
@@ -67,11 +71,11 @@ class TargetedMethod(Method):
         attention = "|".join(filter(None, (self.attention, self.lm_head)))
         pattern = attention if self.targets == "attention" else self.targets
         found = linear_names(model, pattern, convolutions=self.adapts_convolutions)
-        if others := left_out(model, found):
+        if not BLOCK_NUMBER.search(self.targets) and (others := left_out(model, found)):
             more = f" and {len(others) - 3} more" if len(others) > 3 else ""
             raise UserError(
                 f"method.targets={self.targets} matches only some layers of a kind; it leaves out: "
-                f"{', '.join(others[:3])}{more}"
+                f"{', '.join(others[:3])}{more}; to adapt some blocks only, name their numbers, as in blocks\\.[0-5]\\."
             )
         return found
 

@@ -205,8 +205,6 @@ def test_a_setting_of_the_declaration_can_be_corrected(compose: Callable[..., Ru
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([r"method.targets=layers\.0\.self_attn\.q_proj"], ["only some layers", "layers.1.self_attn.q_proj"]),
-        ([r"method.targets='layers\.[1-9]\..*_proj'"], ["model.layers.0.self_attn.q_proj", "and 4 more"]),
         ([r"model.attention='self_attn\.(q_proj|v_proj)'"], ["model.attention=", "k_proj", "o_proj"]),
     ],
 )  # fmt: skip
