@@ -22,7 +22,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["task=unheard_of"], ["task=unheard_of", "boolq, cola, e2e_nlg, grammar"]),
+    (["task=unheard_of"], ["task=unheard_of", "boolq, classify, cola, e2e_nlg, grammar"]),
     (["model=unheard_of"], ["model=unheard_of", "minilm, mlp1, mlp2, mpnet_base, roberta_base"]),
     (["method=unheard_of"], ["method=unheard_of", "choose one of", "ft", "ia3", "lora", "rosa"]),
     (["protocol=unheard_of"], ["protocol=unheard_of", "fair, paper"]),
