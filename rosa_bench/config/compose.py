@@ -151,11 +151,14 @@ class Composer:
 
 
 def _check_size(overrides: Sequence[Override]) -> None:
-    """Raise `UserError` if a sweep has more than `MOST_JOBS`, without making a list of them."""
+    """Raise `UserError` if a sweep has more than `MOST_JOBS`, without making a list of them, or a range no step."""
     count = 1
     for override in overrides:
         if override.is_discrete_sweep():
-            count *= sum(1 for _ in itertools.islice(override.sweep_iterator(), MOST_JOBS + 1))
+            try:
+                count *= sum(1 for _ in itertools.islice(override.sweep_iterator(), MOST_JOBS + 1))
+            except ValueError as error:
+                raise UserError(f"{override.input_line}: {error}") from error
         if count > MOST_JOBS:
             raise UserError(f"a sweep of more than {MOST_JOBS} jobs; give {override.key_or_group} fewer values")
 

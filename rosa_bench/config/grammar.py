@@ -22,6 +22,7 @@ from rosa_bench.config.declared import alternatives, hints, without_interpolatio
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import settings_of
 
 LONGEST = 10_000  # characters of an argument; Hydra's parser takes time that grows faster than the length
@@ -146,7 +147,7 @@ def _value(name: str, value: str, *, sweep: bool) -> str:
     """Return the value of one override in Hydra's grammar."""
     key = name.partition("@")[0].strip()
     if not key:
-        raise UserError(f"={value} has no key before its equals sign")
+        raise UserError(f"={printable(value)} has no key before its equals sign")
     is_choice = (key in (*GROUPS, *GROUPS_OF_SETTINGS) or "/" in key) and value[:1] != "["
     if not is_text(key) and not is_choice:
         value = with_home(value)

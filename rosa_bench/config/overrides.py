@@ -26,7 +26,8 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key.partition("@")[0] in groups() and value[:1] in ("[", "{"):
+        group = key.partition("@")[0]
+        if (group in groups() or group.startswith("hydra/")) and value[:1] in ("[", "{"):
             raise UserError(f"{key} takes one name, not {shortened(value)}; a sweep over several is {key}=a,b with -m")
         if override.startswith("~") and not key.startswith("hydra"):
             raise UserError(f"{override} removes a setting that every run needs; set it to another value instead")

@@ -106,13 +106,16 @@ def test_any_override_is_a_setting_or_is_refused_in_one_line(
 @pytest.mark.parametrize(("given", "words"), [
     (["seed=range(0,1000000000000)"], ["more than 100000 jobs", "seed"]),
     (["seed=range(0,400)", "lr=range(1,400)"], ["more than 100000 jobs"]),
+    (["seed=range(0,1,0)"], ["seed=range(0,1,0): ", "must not be zero"]),
+    (["hydra/launcher=[[joblib]]"], ["hydra/launcher takes one name, not [[joblib]]"]),
+    (["=\n"], [r"=\n has no key"]),
     (["seed=" + "9" * 5000], ["seed", "too many digits", "at most 300"]),
     (["task=e2e_nlg", "model=tiny_gpt2", "task.decoding.beams=100000"], ["task.decoding.beams=100000", "at most"]),
     (["task=e2e_nlg", "model=tiny_gpt2", "task.decoding.length_penalty=nan"], ["task.decoding.length_penalty=nan"]),
     (["model=tiny_bert", "model.random.num_hidden_layers=1000000"], ["num_hidden_layers=1000000", "at most 1000"]),
     (["model=tiny_bert", "+model.random.initializer_range=nan"], ["model.random.initializer_range=nan"]),
 ])  # fmt: skip
-def test_what_would_take_for_ever_or_is_no_number_is_refused(
+def test_values_that_cannot_be_used_are_refused_at_once(
     composed: Callable[[list[str], bool], list[RunConfig]], given: list[str], words: list[str]
 ) -> None:
     signal.alarm(HANG_S)
