@@ -134,7 +134,10 @@ class Composer:
         groups = tuple(override for override in overrides if not self._is_value(override))
         values = [override for override in overrides if self._is_value(override)]
         if groups not in self._bases:
-            self._bases[groups] = hydra.compose("config", overrides=list(groups))
+            try:
+                self._bases[groups] = hydra.compose("config", overrides=list(groups))
+            except ValueError as error:  # a choice that is a number, as in method=choice(1,2)
+                raise UserError(f"{' '.join(groups)}: {error}") from error
         raw = copy.deepcopy(self._bases[groups])
         try:
             for value in values:

@@ -107,6 +107,7 @@ def test_any_override_is_a_setting_or_is_refused_in_one_line(
     (["seed=range(0,1000000000000)"], ["more than 100000 jobs", "seed"]),
     (["seed=range(0,400)", "lr=range(1,400)"], ["more than 100000 jobs"]),
     (["seed=range(0,1,0)"], ["seed=range(0,1,0): ", "must not be zero"]),
+    (["method=choice(1,2)"], ["method=1: ", "must be a string"]),
     (["hydra/launcher=[[joblib]]"], ["hydra/launcher takes one name, not [[joblib]]"]),
     (["=\n"], [r"=\n has no key"]),
     (["seed=" + "9" * 5000], ["seed", "too many digits", "at most 300"]),
