@@ -53,6 +53,15 @@ def with_text(values: dict[str, Any], text: str) -> tuple[RunRecord, int]:
     return record, count
 
 
+def with_metric(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a record's values with another name of its score, if a record may have it."""
+    changed = json.loads(json.dumps(values).replace(json.dumps(values["scores"]["reported"]), json.dumps(name)))
+    try:
+        return values if mistake_in(from_values(changed)) else changed
+    except msgspec.ValidationError:
+        return values
+
+
 def tokens(text: str) -> list[str]:
     reader = MarkdownIt("commonmark").enable("table")
     found = reader.parse(text)
@@ -103,7 +112,7 @@ def test_no_text_of_a_record_becomes_markup_or_metadata_of_a_model_card(
 
     def card(text: str) -> tuple[dict[str, Any], list[str]]:
         """Return the metadata of the card of a run with this text everywhere, and the kinds of markup below them."""
-        changed = with_text(record, text)[0]
+        changed = with_text(with_metric(record, text), text)[0]
         changed.deviations = {f"m{text}".translate(dict.fromkeys(range(32))): [text, text]}
         made = model_card(changed, [changed], Export("peft", "SEQ_CLS", text or None, (text,)))
         head, _, body = made.removeprefix("---\n").partition("\n---\n")
