@@ -111,7 +111,10 @@ def _scores(record: RunRecord, scores: list[float], whole: Interval | None) -> l
     """Return a table of the selected and the last epoch's scores, and a line about the interval."""
     names = [name for name, value in record.selected.items() if isinstance(value, float) and name != "spread"]
     reported = escape(record.scores.reported)
-    rows = [f"| {escape(name)} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |" for name in names]
+    rows = [
+        f"| {escape(name)} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |"
+        for name in names
+    ]
     header = ["| metric | selected epoch | last epoch |", "| --- | --- | --- |"]
     if whole is None:
         said = "No interval: one seed, and a metric without an interval over rows."
