@@ -1,7 +1,8 @@
 """The model card of an exported run, from its record: how it was trained, its scores, and the hub's metadata of them.
 
 The metadata are a ``model-index`` in the card's head, as huggingface_hub writes it, and files in ``.eval_results`` for
-scores on published rows of a data set on the hub. Every text of a record is escaped: another person may have written it.
+scores on published rows of a data set on the hub. Every text of a record is escaped, because anyone may have written
+it.
 """
 
 import re

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
-from rosa_bench.adapters.peft_format import CONFIG, TENSORS, Written, read_peft, write_peft
+from rosa_bench.adapters.peft_format import Written, read_peft, write_peft
 from rosa_bench.config.build import typed
 from rosa_bench.config.groups import kinds
+from rosa_bench.methods.peft_files import CONFIG, TENSORS
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Decoder, Encoder, Model
