@@ -71,7 +71,7 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
             {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision},
             Device,
         ),
-        versions=versions(),
+        versions=versions(resolved.config.method.libraries),
         git=git_state(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),
