@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from rosa_bench.records.record import Git
+from rosa_bench.records.conditions import Git
 from rosa_bench.system.files import package_folder
 from rosa_bench.system.version import __version__
 

@@ -18,7 +18,8 @@ from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
-from rosa_bench.records.record import Criterion, EpochScores, RunRecord, Scores, Spectrum
+from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
+from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.checkpointing import Checkpointing
 from rosa_bench.runs.final import final_results
 from rosa_bench.runs.forgetting import Measurement, measured_before

@@ -11,8 +11,8 @@ import pytest
 import rosa_bench
 from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.conditions import Git
 from rosa_bench.records.provenance import git_state, versions
-from rosa_bench.records.record import Git
 
 ME = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
 
