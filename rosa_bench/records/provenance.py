@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "s
 
 
 def versions(further: Iterable[str] = ()) -> dict[str, str]:
-    """Return versions of Python and of every library that can change a score, with those ``further`` ones."""
+    """Return versions of Python and of every library that can change a score, and of ``further`` ones."""
     ours = {"python": platform.python_version(), "rosa-bench": __version__}
     return {**ours, **{name: version(name) for name in (*LIBRARIES, *further)}}
 

@@ -73,7 +73,7 @@ def eval_entries(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def same_but_seed(record: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return the completed runs that differ from ``record`` in the seed alone, ``record`` itself among them."""
+    """Return the completed runs that differ from ``record`` only in the seed, including ``record`` itself."""
     wanted = _without_seed(record)
     return [run for run in records if run.status == "completed" and _without_seed(run) == wanted]
 

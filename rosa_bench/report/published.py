@@ -20,8 +20,8 @@ class PublishedRow:
     """One printed row. ``figures`` has the same keys as the table's columns, and string values, to keep every digit.
 
     title     the row's name without its rank
-    settings  settings that define the variant beyond its method and rank, and that its title stands for
-    implied   the paper's usual settings, which the title leaves unsaid and which not every protocol has as defaults
+    settings  settings that define the variant beyond its method and rank, and that its title implies
+    implied   the paper's usual settings, which the title omits, and which are not the defaults of every protocol
     """
 
     title: str

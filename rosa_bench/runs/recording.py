@@ -97,8 +97,8 @@ def save_rows(result: Result, record: RunRecord, resolved: ResolvedRun, problem:
 def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[None]:
     """Save the record when the block ends, however it ends. A user's mistake found inside leaves no record.
 
-    A run without memory, or without a disk to write to, counts as interrupted, not failed: that is no fault of its
-    method, and it can continue when there is room.
+    A run without memory, or without a disk to write to, counts as interrupted, not failed: its method is not to
+    blame, and it can continue when there is room.
     """
     try:
         yield

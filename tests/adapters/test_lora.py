@@ -161,7 +161,7 @@ def test_what_lora_cannot_hold_is_refused(tiny_model: Callable[..., Any], tmp_pa
         before.adapted(attached.method, model)
     model = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Flatten(), nn.Linear(4, 2))
     before, attached = PlainWeights(model), attach(model, "lora", rank=2, targets="0|2")
-    with pytest.raises(UserError, match="is for linear layers, and 0 is none"):
+    with pytest.raises(UserError, match="is for linear layers, and 0 is not one"):
         before.adapted(attached.method, model)
     _, adapter = trained(tiny_model("tiny_llama"), "lora", {"rank": 2})
     model = tiny_model("tiny_gpt2")

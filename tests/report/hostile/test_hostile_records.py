@@ -18,7 +18,7 @@ Makers = dict[str, Callable[[list[RunRecord]], dict[str, str | bytes]]]
 
 
 def read(folder: Path, values: dict[str, Any]) -> RunRecord | str:
-    """Write a file and read it as a record, or return the reason why it is none."""
+    """Write a file and read it as a record, or return the reason why it is not one."""
     path = folder / "x.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     try:
