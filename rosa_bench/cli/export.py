@@ -84,7 +84,7 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
 
     def card(task_type: str, base: str | None, lines: list[str]) -> dict[str, str]:
         said.extend(lines)
-        seeds = same_but_seed(record, records) or [record]
+        seeds = same_but_seed(record, records)
         texts = {"README.md": model_card(record, seeds, Export(options.to, task_type, base, tuple(lines)))}
         if entries := eval_entries(record):
             texts[f".eval_results/{record.settings.task.name}.yaml"] = yaml_dump(entries)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import split_by_data
+from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.system.printable import printable
@@ -73,18 +75,21 @@ def eval_entries(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def same_but_seed(record: RunRecord, records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Return the completed runs that differ from ``record`` only in the seed, including ``record`` itself."""
+    """Return ``record`` and the completed runs that differ from it only in the seed: those of one cell of a table.
+
+    Two runs of one seed, made in different ways that do not change scores, count once.
+    """
     wanted = _without_seed(record)
-    return [run for run in records if run.status == "completed" and _without_seed(run) == wanted]
+    others = (run for run in records if run.id != record.id and run.status == "completed")
+    alike = [record, *(run for run in others if _without_seed(run) == wanted)]
+    [same_data] = [part for part in split_by_data(alike) if any(run is record for run in part)]
+    by_seed = {run.settings.seed: run for run in reversed(same_data)}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
-def _without_seed(record: RunRecord) -> dict[str, Any]:
-    method = {key: value for key, value in record.config["method"].items() if key != "seed"}
-    free = ("seed", "save_model", "save_adapter", "device", "precision", "cuda_graphs", "compile", "accumulate")
-    return {key: value for key, value in record.config.items() if key not in free} | {
-        "method": method,
-        "weights": {key: value for key, value in record.model.items() if key != "commit"},
-    }
+def _without_seed(record: RunRecord) -> tuple[str, float, Setting, Variant]:
+    settings = record.settings
+    return settings.task.name, settings.lr, setting_of(record), variant_of(record)
 
 
 def _interval(record: RunRecord, scores: list[float]) -> Interval | None:

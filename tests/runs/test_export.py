@@ -227,9 +227,21 @@ def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[.
     from rosa_bench.report.card import Export, model_card
 
     runs = [make_record("task=cola", "method=rosa", f"seed={seed}", dev=0.5 + seed / 100) for seed in range(3)]
-    other = make_record("task=cola", "method=rosa", "rank=2", dev=0.1)
-    seeds = same_but_seed(runs[0], [*runs, other])
-    assert seeds == runs
+    assert same_but_seed(runs[0], runs) == runs
+    assert same_but_seed(runs[1], []) == [runs[1]]
+    made_otherwise = [  # in ways that cannot change a score
+        make_record("task=cola", "method=rosa", "seed=3", more, dev=0.5)
+        for more in ("cuda_graphs=never", "accumulate=2", "checkpoint_s=5", "save_model=true", "logger=tensorboard")
+    ]
+    for one in made_otherwise:
+        assert same_but_seed(runs[0], [*runs, one]) == [*runs, one]
+    assert len(same_but_seed(runs[0], [*runs, *made_otherwise])) == 4
+    for change in ("rank=2", "lr=1e-5", "epochs=3", "method.resample_every=1", "protocol=fair", "limit_train=99"):
+        other = make_record("task=cola", "method=rosa", "seed=3", change, dev=0.1)
+        assert same_but_seed(runs[0], [*runs, other]) == runs, change
+    elsewhere = make_record("task=cola", "method=rosa", "seed=3", data={"source": "files", "fingerprint": "other"})
+    assert same_but_seed(runs[0], [*runs, elsewhere]) == runs
+    seeds = runs
     export = Export("peft", "SEQ_CLS", "FacebookAI/roberta-base", ("exact",))
     text = model_card(runs[0], seeds, export)
     assert "over 3 seeds: mean 0.51, 95 % interval [0.4852, 0.5348] (Student)" in text  # 0.51 -+ 4.303 x 0.01 / sqrt(3)
