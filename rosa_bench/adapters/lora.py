@@ -65,7 +65,7 @@ class PlainWeights:
         for layer in layers:
             if not any(f"{layer}.".startswith(f"{name}.") for name in self.weights):
                 raise UserError(
-                    f"save_adapter=true is for linear layers, and {layer} is none; choose others with targets="
+                    f"save_adapter=true is for linear layers, and {layer} is not one; choose others with targets="
                 )
         changed = {name for name in self.weights if any(f"{layer}.".startswith(f"{name}.") for layer in layers)}
         self.weights = {name: self.weights[name] for name in self.weights if name in changed}

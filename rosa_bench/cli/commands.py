@@ -1,4 +1,4 @@
-"""Which commands there are. Found from the files in this folder, without importing them."""
+"""Find the commands from the files in this folder, without importing them."""
 
 import ast
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What a person reads of an error, and the exit status that goes with it."""
+"""Report errors to a person, with the exit status that goes with each."""
 
 import os
 import sys

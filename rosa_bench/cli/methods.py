@@ -97,7 +97,7 @@ def detailed(found: "Details") -> list[str]:
 
 
 def wrapped(text: str, indent: int = 0) -> list[str]:
-    """Return the text in lines of at most 80 columns, its own line ends kept."""
+    """Wrap a text at 80 columns, and keep its own line breaks."""
     lines = [textwrap.wrap(line, WIDTH - indent, break_on_hyphens=False) for line in text.splitlines()]
     return [" " * indent + line for part in lines for line in part]
 

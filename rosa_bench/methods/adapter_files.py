@@ -41,7 +41,7 @@ def write_adapter(
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the content of an adapter's settings file. Raises `UserError` if it is none."""
+    """Return the content of an adapter's settings file. Raises `UserError` if it cannot be read as one."""
     path = folder / SETTINGS
     try:
         text = path.read_text(encoding="utf-8")

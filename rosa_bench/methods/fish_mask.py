@@ -2,9 +2,9 @@
 
 The mask is chosen once, before training, and never changes. Only the chosen entries have gradients and optimizer state:
 24 bytes each with AdamW in float32, where full fine-tuning has 12 for every entry. A pass forms the weights that have
-chosen entries anew, which adds up to 4 bytes for each of their entries. Choosing takes two numbers for every weight of
-the body on the device, less than full fine-tuning keeps, and up to 20 bytes each in the host's memory to sort them. A
-resumed run chooses again, and takes the mask from its checkpoint.
+chosen entries again, which adds up to 4 bytes for each of their entries. Choosing takes two numbers for every weight of
+the body on the device, less than full fine-tuning keeps. Sorting them takes up to 20 bytes each in the host's memory. A
+resumed run chooses again, and then takes the mask from its checkpoint.
 
 Source: Sung et al., "Training Neural Networks with Fixed Sparse Masks", arXiv 2111.09839. As in the authors' code, the
 head is not part of the mask. We differ in that dropout is off while the mask is chosen.

@@ -135,7 +135,7 @@ def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> Pe
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:
-    """Raise `UserError` if a number or text stands where PEFT's default has another type."""
+    """Raise `UserError` if a number or text is given where PEFT's default has another type."""
     expected = {bool: (bool, str), int: (int,), float: (float, int), str: (str, bool)}.get(type(default))
     wrong_bool = isinstance(value, bool) and expected is not None and bool not in expected
     if value is not None and expected is not None and (wrong_bool or not isinstance(value, expected)):

@@ -24,7 +24,7 @@ Whole = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Number = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
 Duration = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
 
-if TYPE_CHECKING:  # whoever reads such a value knows from its key what it is
+if TYPE_CHECKING:  # a reader of such a value knows its type from its key
     Score = Any
     Json = Any
 else:

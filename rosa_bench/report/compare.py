@@ -75,7 +75,7 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
 
 
 def why_not(asked: Comparison, run: RunRecord) -> str:
-    """Say why a completed run is behind no difference."""
+    """Say why no difference uses a completed run."""
     if not asked.admits(run, asked.sides):
         return "with other settings than those given"
     if setting_of(run).is_timed:

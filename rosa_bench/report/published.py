@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ class PublishedRow:
     """One printed row. ``figures`` has the same keys as the table's columns, and string values, to keep every digit.
 
     title     the row's name without its rank
-    settings  settings that define the variant beyond its method and rank, and that its title stands for
-    implied   the paper's usual settings, which the title leaves unsaid and which not every protocol has as defaults
+    settings  settings that define the variant beyond its method and rank, and that its title implies
+    implied   the paper's usual settings, which the title omits, and which are not the defaults of every protocol
     """
 
     title: str
@@ -72,6 +73,13 @@ def published_folder() -> Path:
 
 
 def load_published(name: str) -> PublishedTable:
-    """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table."""
-    values = OmegaConf.load(published_folder() / f"{name}.yaml")
-    return typed(PublishedTable, values, at=name)  # pyright: ignore[reportArgumentType]
+    """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table.
+
+    Each file is read once in a process, because checking its types takes most of the time that tables take.
+    """
+    return _read(published_folder() / f"{name}.yaml")
+
+
+@cache
+def _read(path: Path) -> PublishedTable:
+    return typed(PublishedTable, OmegaConf.load(path), at=path.stem)  # pyright: ignore[reportArgumentType]

@@ -1,7 +1,7 @@
 """Output to the terminal that can fail without failing the program. Imports no torch, because every command logs.
 
-A reader may close its end of a pipe, as head does; a terminal may be closed; the disk under a log may be full. A run
-must not end for that, in whichever library the line is printed. So the program's standard streams are wrapped, once.
+A reader may close its end of a pipe, as head does. A terminal may be closed. The disk under a log may be full. None of
+these may end a run, whichever library prints the line, so the program's standard streams are wrapped, once.
 """
 
 import io

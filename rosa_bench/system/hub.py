@@ -127,25 +127,25 @@ def _complete(repository: Repository, listing: Listing, chosen: Sequence[str]) -
             _download(repository, listing.commit, path)
         elif not is_intact(folder / path, listing.digests[path]):
             log.warning("%s is damaged in the hub's cache; fetching it again", folder / path)
-            _download(repository, listing.commit, path, anew=True)
+            _download(repository, listing.commit, path, again=True)
         else:
             continue
         if not is_intact(folder / path, listing.digests[path]):
-            _download(repository, listing.commit, path, anew=True)  # a body may be damaged on its way
+            _download(repository, listing.commit, path, again=True)  # a body may be damaged on its way
             if not is_intact(folder / path, listing.digests[path]):
                 (folder / path).resolve().unlink(missing_ok=True)
                 raise UnavailableError(f"{path} does not have the hash that the hub declares, twice")
     return Snapshot(folder, listing.commit, tuple(chosen))
 
 
-def _download(repository: Repository, commit: str, path: str, *, anew: bool = False) -> None:
+def _download(repository: Repository, commit: str, path: str, *, again: bool = False) -> None:
     from huggingface_hub import hf_hub_download
 
     present = snapshot_folder(repository, commit) / path
-    if anew and present.is_file() and not present.is_symlink():  # on a file system without links the client keeps it
+    if again and present.is_file() and not present.is_symlink():  # on a file system without links the client keeps it
         present.unlink()
     with _problems():
-        hf_hub_download(repository.id, path, repo_type=repository.kind, revision=commit, force_download=anew)
+        hf_hub_download(repository.id, path, repo_type=repository.kind, revision=commit, force_download=again)
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def _problems() -> Iterator[None]:
     """Turn an error of the hub's client inside the block into an `UnavailableError` with a reason."""
     try:
         yield
-    except Exception as error:  # of any type: those of httpx, of xet, of the file system, of JSON that is none
+    except Exception as error:  # of any type: those of httpx, of xet, of the file system, of text that is not JSON
         problem = reason(error)
         if is_silence(error):
             _silent[_endpoint()] = (time.monotonic() + PAUSE_S, problem)
@@ -161,7 +161,7 @@ def _problems() -> Iterator[None]:
 
 
 def _raise_if_silent() -> None:
-    """Raise again what came of the last question, if that was no answer: the next would be waited for as long."""
+    """Raise the last error again if the hub did not answer: the next request would wait just as long."""
     until, problem = _silent.get(_endpoint(), (0.0, ""))
     if time.monotonic() < until:
         raise UnavailableError(problem)

@@ -1,4 +1,4 @@
-"""What a task is told about the run it is prepared for."""
+"""What a task knows about the run that it is prepared for."""
 
 from dataclasses import dataclass
 

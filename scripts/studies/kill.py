@@ -343,7 +343,7 @@ def pull(index: Path) -> None:
     """Do what ``rosa-bench models pull toy`` would, were toy in conf/model."""
     os.environ |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull}
     with errors_reported():
-        pull_named(index, "toy")
+        pull_named({"toy": index / "toy.yaml"}, "toy")
 
 
 def show(kinds: dict[str, Kind]) -> None:

@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.adapted import TargetedMethod
 from rosa_bench.system.errors import UserError
 
 BLOCKS = 11  # so that one number has two digits
@@ -19,11 +20,17 @@ def model() -> nn.Module:
     return nn.ModuleDict({"h": nn.ModuleList(block() for _ in range(BLOCKS))})
 
 
+def targeted(compose: Callable[..., RunConfig], pattern: str) -> TargetedMethod:
+    method = compose("task=grammar", "method=lora", f"method.targets='{pattern}'").method
+    assert isinstance(method, TargetedMethod)
+    return method
+
+
 @pytest.mark.parametrize(("pattern", "left_out"), [(r"h\.\d\.query", "query"), (r"\d{1}\.lin1", "lin1")])
 def test_a_pattern_that_misses_a_block_by_accident_is_refused(
     compose: Callable[..., RunConfig], model: nn.Module, pattern: str, left_out: str
 ) -> None:
-    method = compose("task=grammar", "method=lora", f"method.targets='{pattern}'").method
+    method = targeted(compose, pattern)
     with pytest.raises(UserError, match=rf"matches only some layers of a kind; it leaves out: h\.10\.{left_out};"):
         method.target_names(model)
 
@@ -35,5 +42,4 @@ def test_a_pattern_that_misses_a_block_by_accident_is_refused(
 def test_a_pattern_may_name_the_numbers_of_blocks(
     compose: Callable[..., RunConfig], model: nn.Module, pattern: str, count: int
 ) -> None:
-    method = compose("task=grammar", "method=lora", f"method.targets='{pattern}'").method
-    assert len(method.target_names(model)) == count
+    assert len(targeted(compose, pattern).target_names(model)) == count

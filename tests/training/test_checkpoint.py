@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -99,6 +99,7 @@ PARTS = st.dictionaries(
 )
 
 
+@settings(max_examples=30)
 @given(PARTS)
 def test_part_inverts_joined(parts: dict[str, Snapshot]) -> None:
     whole = joined(**parts)
@@ -110,6 +111,7 @@ def test_part_inverts_joined(parts: dict[str, Snapshot]) -> None:
         assert all(found.tensors[key] is tensor for key, tensor in part.tensors.items())
 
 
+@settings(max_examples=30)
 @given(PARTS)
 def test_parts_can_be_nested(parts: dict[str, Snapshot]) -> None:
     found = joined(outer=joined(**parts), a=Snapshot({"outer.a": torch.ones(1)}, {})).part("outer")

@@ -1,4 +1,4 @@
-"""Count the runs that a command does not show, and say why: nothing is left out without a word."""
+"""Count the runs that a command does not show, and say why, so that nothing is left out silently."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable

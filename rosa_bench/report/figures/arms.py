@@ -63,7 +63,7 @@ def arm_look(variant: Variant, run: RunRecord, *, colour: Any = None, face: Any 
 
 
 def plot_whiskers(ax: Axes, place: float, found: Estimate, colour: Any, *, across: bool = False) -> None:
-    """Draw the interval of an estimate, if it has one: upright at x = ``place``, or ``across`` at y = ``place``."""
+    """Draw an estimate's interval, if it has one: vertical at x = ``place``, or ``across``, at y = ``place``."""
     if found.low is not None and found.high is not None:
         ends, places = (found.low, found.high), (place, place)
         ax.plot(*((ends, places) if across else (places, ends)), color=colour, linewidth=0.8, label="_", zorder=1.5)
@@ -72,7 +72,7 @@ def plot_whiskers(ax: Axes, place: float, found: Estimate, colour: Any, *, acros
 def set_log_axis(
     ax: Axes, values: Iterable[float], *, doubling: bool, form: Callable[[float], str], least: int = 0
 ) -> None:
-    """Make the x axis logarithmic around positive ``values``, with plain labels, if possible at ``least`` so many."""
+    """Make the x axis logarithmic around positive ``values``, with plain labels: at ``least`` this many if possible."""
     known = list(values)
     low, high = min(known) / 1.6, max(known) * 1.6
     ax.set_xscale("log")

@@ -1,4 +1,4 @@
-"""Names right of axes, each at the height of its point or near, with a line to it."""
+"""Names to the right of axes, each at or near the height of its point, with a line to it."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ GAP = 0.075  # between names, as a share of the axes' height
 
 
 def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names right of axes whose limits are set, each at the height of its point or near, with a line to it."""
+    """Write names to the right of axes whose limits are set, each at or near its point's height, with a line to it."""
     low, high = ax.get_ylim()
     heights = spread([(y - low) / (high - low) for _, y in points.values()], GAP)
     for (name, point), height in zip(points.items(), heights, strict=True):

@@ -4,7 +4,8 @@ import math
 from collections.abc import Collection, Sequence
 
 MISSING = "–"
-UNDEFINED = "undefined"  # of a figure of which a run's score is not a number
+MIB = 2**20  # bytes
+UNDEFINED = "undefined"  # a figure over runs with a score that is not a number
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

@@ -57,7 +57,7 @@ def join(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Int64[Tens
 def pack(
     stream: Int64[Tensor, " tokens"], length: int, *, context: int = 1, keep_rest: bool = False, filler: int = 0
 ) -> Packed:
-    """Cut a stream into rows of ``length`` tokens, of which the first ``context`` are no labels.
+    """Cut a stream into rows of ``length`` tokens, whose first ``context`` tokens are not labels.
 
     An incomplete last row is dropped, unless ``keep_rest``. Then it is filled up with the token ``filler``, never a
     label. No token attends to it, because it comes last.

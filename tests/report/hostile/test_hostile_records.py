@@ -18,7 +18,7 @@ Makers = dict[str, Callable[[list[RunRecord]], dict[str, str | bytes]]]
 
 
 def read(folder: Path, values: dict[str, Any]) -> RunRecord | str:
-    """Write a file and read it as a record, or return the reason why it is none."""
+    """Write a file and read it as a record, or return the reason why it is not one."""
     path = folder / "x.json"
     path.write_text(json.dumps(values), encoding="utf-8")
     try:
@@ -71,7 +71,7 @@ def test_a_mutated_record_is_refused_in_one_line_or_tabled(
     assert len(found) > 20
     quick = {name: makers[name] for name in QUICK}
     reports_are_made(quick, [*good, *(run for _, _, run in found)], "; ".join(said for said, _, _ in found))
-    for said, _, run in found[::3]:
+    for said, _, run in found[::9]:  # alone: nothing beside it fills its group
         reports_are_made(quick, [run], said)
 
 
