@@ -10,19 +10,22 @@ from rosa_bench.system.errors import UserError
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of the model's main stack, from input to output.
+    """Return the blocks of the model's main stack, from input to output. Raises `UserError` if it has none."""
+    blocks = stack_of_blocks(model)
+    if not blocks:
+        raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
+    return blocks
 
-    The main stack is the list of same-type modules with the most parameters. Raises `UserError` for a model without
-    such a list.
-    """
+
+def stack_of_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of the model's main stack: the list of same-type modules with the most parameters, if any."""
     lists = [
         module
         for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(block) for block in module}) == 1
+        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1
+        if any(True for _ in module[0].children())  # a perceptron's layers are no blocks
     ]
-    if not lists:
-        raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
-    return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))
+    return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=()))
 
 
 @contextmanager
