@@ -88,19 +88,20 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         *trained: Tensor,
     ) -> Tensor:
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        by_hidden, by_trained = torch.empty_like(hidden), [torch.zeros_like(parameter) for parameter in trained]
-        tensors = (hidden, labels, by_hidden)
-        for x, y, by_x in zip(*(tensor.tensor_split(chunks or 1) for tensor in tensors), strict=True):
+        by_hidden: list[Tensor] = []
+        by_trained: list[Tensor] = []
+        for x, y in zip(hidden.tensor_split(chunks or 1), labels.tensor_split(chunks or 1), strict=True):
             inputs = [x.detach().requires_grad_(), *trained]
             with torch.enable_grad(), uncached_autocast(hidden.device.type):
                 logits = head(inputs[0])
             loss, gradient = kernel.forward(logits.detach(), y)
             total += loss
-            for whole, added in zip((by_x, *by_trained), torch.autograd.grad(logits, inputs, gradient), strict=True):
-                whole.copy_(added) if whole is by_x else whole.add_(added)
+            by_x, *parts = torch.autograd.grad(logits, inputs, gradient)
+            by_hidden.append(by_x)
+            by_trained = [whole.add_(part) for whole, part in zip(by_trained, parts, strict=True)] or parts
             del logits, gradient  # before the next chunk's are made
         count = (labels != IGNORED).sum()
-        ctx.save_for_backward(count, by_hidden, *by_trained)
+        ctx.save_for_backward(count, torch.cat(by_hidden), *by_trained)
         return total / count
 
     @staticmethod
