@@ -98,7 +98,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             total += loss
             by_x, *parts = torch.autograd.grad(logits, inputs, gradient)
             by_hidden.append(by_x)
-            by_trained = [whole.add_(part) for whole, part in zip(by_trained, parts, strict=True)] or parts
+            if by_trained:
+                torch._foreach_add_(by_trained, parts)
+            else:
+                by_trained = parts
             del logits, gradient  # before the next chunk's are made
         count = (labels != IGNORED).sum()
         ctx.save_for_backward(count, torch.cat(by_hidden), *by_trained)
