@@ -15,6 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from rosa_bench.data.batches import IGNORED
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
 from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
 
 # What a pass may be given besides labels. With anything else, such as a cache, the model's own loss is computed.
@@ -30,7 +31,7 @@ def use_chunked_loss(model: PreTrainedModel) -> bool:
     """
     if not has_plain_logits(model):
         return False
-    own = type(model).forward
+    own, cache = type(model).forward, cache_argument(model)
 
     @wraps(own)
     def forward(self: PreTrainedModel, *arguments: Any, labels: Tensor | None = None, **options: Any) -> Any:
@@ -39,7 +40,7 @@ def use_chunked_loss(model: PreTrainedModel) -> bool:
         by_row = kept is None or (isinstance(kept, Tensor) and kept.ndim == 2)
         if labels is None or arguments or not by_row or not given.keys() <= set(BODY) or not can_be_chunked(head):
             return own(self, *arguments, labels=labels, **options)
-        hidden = self.base_model(**given, use_cache=False).last_hidden_state
+        hidden = self.base_model(**given, **{cache: NoCache()}, use_cache=False).last_hidden_state
         if kept is not None:
             hidden = hidden.take_along_dim(kept[..., None], 1)
         return CausalLMOutputWithPast(loss=shifted_loss(head, hidden, labels, self.loss_kernel))  # pyright: ignore[reportArgumentType]
@@ -69,6 +70,8 @@ def has_plain_logits(model: PreTrainedModel) -> bool:
     """Return whether the logits are a linear layer's outputs, and the loss is their mean cross-entropy."""
     head, body = model.get_output_embeddings(), model.base_model
     if type(head) is not nn.Linear or body is model or model.loss_function is not ForCausalLMLoss:
+        return False
+    if not attends_to_all(model.config):
         return False
     seen: dict[str, Any] = {}
     hooks = [

@@ -6,8 +6,10 @@ that takes longer than the model itself.
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PretrainedConfig
+from transformers import Cache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer
+
+from rosa_bench.models.caches import attends_to_all
 
 
 class BeamLayer(DynamicLayer):
@@ -51,5 +53,4 @@ class BeamLayer(DynamicLayer):
 
 def beam_cache(config: PretrainedConfig) -> Cache | None:
     """Return an empty cache, or None for a model with layers that do not attend to all previous tokens."""
-    layers = DynamicCache(config=config).layers
-    return Cache(layer_class_to_replicate=BeamLayer) if all(type(layer) is DynamicLayer for layer in layers) else None
+    return Cache(layer_class_to_replicate=BeamLayer) if attends_to_all(config) else None

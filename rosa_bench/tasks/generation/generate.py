@@ -1,6 +1,5 @@
 """Generate texts with a causal language model: batched, left-padded beam search."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -15,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rosa_bench.models.caches import cache_argument
 from rosa_bench.tasks.generation.beam_cache import beam_cache
 from rosa_bench.tasks.generation.task import Decoding
 from rosa_bench.training.progress import progress_over
@@ -70,11 +70,6 @@ def generate(
         for number, text in zip(batch, outputs, strict=True):
             texts[number] = text.strip()
     return texts
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """Return the name of the model's cache argument: ``cache``, or ``past_key_values`` in older transformers."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 @contextmanager
