@@ -2,11 +2,18 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from rosa_bench.system.errors import UserError
+
+
+@runtime_checkable
+class HasForward(Protocol):
+    """A module, or another object with a replaceable method ``forward``."""
+
+    forward: Callable[..., Any]
 
 
 def transformer_blocks(model: nn.Module) -> list[nn.Module]:
@@ -29,7 +36,7 @@ def stack_of_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def forward_replaced(blocks: Sequence[nn.Module], make: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
+def forward_replaced(blocks: Sequence[HasForward], make: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
     """Within the block, the forward pass of each of ``blocks`` is ``make(number, its forward pass before)``."""
     earlier = [vars(block).get("forward") for block in blocks]
     for number, block in enumerate(blocks):

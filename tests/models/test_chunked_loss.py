@@ -11,13 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import IGNORED, parts, targets
+from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.models.caches import NoCache
 from rosa_bench.models.chunked_loss import has_plain_logits, use_chunked_loss
 from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
+from rosa_bench.models.kept_logits import keep_logits_by_row
+from rosa_bench.training.cuda_graphs import detect_host_sync, replaying
 from rosa_bench.training.loop import backward
 
 Tiny = Callable[..., PreTrainedModel]
@@ -108,7 +112,7 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, Tensor) and tensor.ndim and tensor.shape[-1] == self.words:
+            if isinstance(tensor, Tensor) and tensor.ndim == 2 and tensor.shape[-1] == self.words:
                 self.rows = max(self.rows, tensor.numel() // self.words)
         return made
 
@@ -117,10 +121,10 @@ class Largest(TorchDispatchMode):
 def test_only_a_chunk_of_logits_exists_at_once(training: bool) -> None:
     layer, (hidden, labels) = head("frozen"), tokens(ignored=False)
     with torch.set_grad_enabled(training), Largest(WORDS) as seen:
-        loss = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=4)
+        loss = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=10)
         if training:
             loss.backward()
-    assert 0 < seen.rows <= 4
+    assert WIDTH < seen.rows <= 10
     with Largest(WORDS) as seen:
         cross_entropy(layer(hidden), labels)
     assert seen.rows == TOKENS  # so the watcher sees them
@@ -152,6 +156,13 @@ def step(model: nn.Module, inputs: dict[str, Tensor], accumulate: int = 1) -> li
     return [loss, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
+def plain(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy with the library's own loss."""
+    copied = copy.deepcopy(model)
+    del copied.forward  # uncovers the class's own method
+    return copied
+
+
 @contextmanager
 def plain_precision() -> Iterator[None]:
     yield
@@ -166,29 +177,44 @@ def test_a_model_has_the_same_loss_and_gradients(
     """Under ``paper`` the output layer is adapted too; FT trains it, tied to the input embedding."""
     model = tiny_model(name)
     compose("task=restaurants", f"model={name}", f"method={method}", "rank=2").method.attach(model)
-    model.train(training)
-    wanted = [step(model, batch(kept=kept), count) for kept in (False, True) for count in (1, 2)]
-    assert use_chunked_loss(model)
-    copied = copy.deepcopy(model)
-    found = [step(copied, batch(kept=kept), count) for kept in (False, True) for count in (1, 2)]
-    for one, other in zip(sum(found, []), sum(wanted, []), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert copied(**batch()).logits is None
+    reference = plain(model.train(training))
+    assert keep_logits_by_row(reference)
+    for kept in (False, True):
+        for accumulate in (1, 2):
+            wanted = step(reference, batch(kept=kept), accumulate)
+            for one, other in zip(step(model, batch(kept=kept), accumulate), wanted, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert model(**batch()).logits is None
+    assert reference(**batch()).logits.shape == (5, 12, 261)
     assert model(input_ids=batch()["input_ids"]).logits.shape == (5, 12, 261)
 
 
 def test_parts_of_a_batch_are_weighted_by_their_labels(tiny_model: Tiny) -> None:
     model = tiny_model("tiny_llama")
-    assert use_chunked_loss(model)
     whole = model(**batch()).loss
     shares = [model(**part).loss * targets(part) / targets(batch()) for part in parts(batch(), 3)]
     torch.testing.assert_close(torch.stack(shares).sum(), whole)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_no_keys_are_copied_and_no_mask_is_made_needlessly(tiny_model: Tiny, name: str, padded: bool) -> None:
+    model, seen = tiny_model(name), []
+    given = batch() if padded else {name: batch()[name] for name in ("input_ids", "labels")}
+
+    def look(_block: nn.Module, arguments: tuple, options: dict[str, Any]) -> None:
+        seen.extend([*arguments, *options.values()])
+
+    transformer_blocks(model)[0].register_forward_pre_hook(look, with_kwargs=True)
+    model(**given)
+    assert {type(it) for it in seen if isinstance(it, Cache)} == {NoCache}
+    masks = [it for it in seen if isinstance(it, Tensor) and it.ndim == 4]
+    assert bool(masks) is padded
+
+
 def test_a_watched_head_sees_whole_batches(tiny_model: Tiny) -> None:
     """ROSA's gradient directions come from a hook, which must not see a part of the batch only."""
     model = tiny_model("tiny_llama")
-    assert use_chunked_loss(model)
     seen: list[Tensor] = []
     hook = model.get_output_embeddings().register_forward_hook(lambda _, __, output: seen.append(output))  # pyright: ignore[reportOptionalMemberAccess]
     model(**batch())
@@ -208,7 +234,7 @@ def test_a_model_that_changes_its_logits_is_left_alone() -> None:
 
 
 def test_a_model_with_a_loss_of_its_own_is_left_alone(tiny_model: Tiny) -> None:
-    model = tiny_model("tiny_llama")
+    model = plain(tiny_model("tiny_llama"))
     assert has_plain_logits(model)
     model.loss_function = lambda **options: torch.zeros(())
     assert not has_plain_logits(model)
@@ -216,11 +242,9 @@ def test_a_model_with_a_loss_of_its_own_is_left_alone(tiny_model: Tiny) -> None:
 
 def test_the_saved_model_is_a_plain_one(tiny_model: Tiny, tmp_path: Path) -> None:
     model = tiny_model("tiny_llama")
-    names = [name for name, _ in model.named_modules()]
-    assert use_chunked_loss(model)
-    assert [name for name, _ in model.named_modules()] == names
     model.save_pretrained(tmp_path)
     loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert [name for name, _ in loaded.named_modules()] == [name for name, _ in model.named_modules()]
     assert loaded(**batch()).logits is not None
     torch.testing.assert_close(loaded(**batch()).loss, model.eval()(**batch()).loss)
 
@@ -228,14 +252,11 @@ def test_the_saved_model_is_a_plain_one(tiny_model: Tiny, tmp_path: Path) -> Non
 @pytest.mark.gpu
 @pytest.mark.parametrize("method", ["ft", "lora"])
 def test_on_a_gpu_a_captured_step_has_the_same_losses(tiny_model: Tiny, compose: Compose, method: str) -> None:
-    from rosa_bench.training.cuda_graphs import detect_host_sync, replaying
-
     gpu = torch.device("cuda")
     model = tiny_model("tiny_llama").to(gpu)  # pyright: ignore[reportArgumentType]
     compose("task=restaurants", "model=tiny_llama", f"method={method}", "rank=2").method.attach(model)
     inputs = {name: tensor.to(gpu) for name, tensor in batch().items()}
-    wanted = step(model, inputs)
-    assert use_chunked_loss(model)
+    wanted = step(plain(model), inputs)
     for one, other in zip(step(model, inputs), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     with detect_host_sync() as waits:
