@@ -57,13 +57,13 @@ def generate(
     starts = range(0, len(prompts), batch_size)
     for start in progress_over(starts, "writing"):
         batch = by_length[start : start + batch_size]
-        ids, mask = pad_left([prompts[number] for number in batch], padding)
+        ids, mask = (it.to(model.device) for it in pad_left([prompts[number] for number in batch], padding))
         with autocast(), without_own_config(model):
             generated = model.generate(  # pyright: ignore[reportCallIssue]
-                ids.to(model.device),
-                attention_mask=mask.to(model.device),
+                ids,
+                attention_mask=mask,
                 generation_config=generation_config(decoding, end=end, padding=padding),
-                **{cache_argument(model): beam_cache(model.config)},
+                **{cache_argument(model): beam_cache(model, ids, mask, decoding.beams)},
                 logits_processor=logits_processors(decoding, prompt_length=ids.shape[1]),
             )
         outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
