@@ -62,7 +62,9 @@ def can_be_chunked(head: nn.Module) -> bool:
 def shifted_loss(head: nn.Linear | LowRankLinear, hidden: Tensor, labels: Tensor, kernel: Kernel) -> Tensor:
     """Return the mean loss of each label, (rows, length), given the hidden state before it, (rows, length, width)."""
     words = head.out_features if isinstance(head, nn.Linear) else head.shape[0]
-    return chunked_cross_entropy(head, hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), words=words, kernel=kernel)
+    return chunked_cross_entropy(
+        head, hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), words=words, kernel=kernel
+    )
 
 
 @torch.inference_mode()

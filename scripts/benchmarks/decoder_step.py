@@ -1,15 +1,18 @@
 """Cost of a decoder's training step: the loss from all logits and in chunks, captured, and with compiled blocks.
 
-    python -m scripts.benchmarks.decoder_step [results/benchmarks] [seconds to prepare in]
+    python -m scripts.benchmarks.decoder_step [results/benchmarks] [seconds to prepare in] [pattern of variants]
 
 Prints what it measures as it goes, then a table, and writes it as JSON. A step is forward, backward and AdamW on 16 x
 256 tokens, every one with a label. SmolLM2-135M's shape with random weights in bfloat16 on a GPU; a Llama of 4 layers
 and 16,384 words on 4 x 64 tokens in float32 on a CPU. Times are medians of interleaved repetitions; compare their
-ratios within one run. Variants that are not ready in time are left out.
+ratios within one run. Variants that are not ready in time are left out. With a pattern, only the variants whose whole
+name matches it are measured, among them ``max``, which takes minutes to compile; on a GPU, the kernels that take most of
+the last one's time are printed too.
 
 ``peak_MB`` is the peak memory of making, warming up and capturing a variant. ``first_s`` is the time that takes.
 """
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +23,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from rosa_bench.api import compose
@@ -38,12 +42,15 @@ SMALL = {"vocab_size": 16384, "hidden_size": 192, "intermediate_size": 512, "num
 SIZES = {"cuda": (16, 256), "cpu": (4, 64)}  # rows, length
 
 
-def main(folder: Path, limit_s: float) -> None:
+def main(folder: Path, limit_s: float, pattern: str | None) -> None:
     """Measure every variant, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, length = SIZES[device.type]
     words = (SMOLLM2 if device.type == "cuda" else SMALL)["vocab_size"]
-    figures = {f"step {rows} x {length}": steps(device, limit_s), "logits": logits(rows, length, words, device)}
+    figures = {
+        f"step {rows} x {length}": steps(device, limit_s, pattern),
+        "logits": logits(rows, length, words, device),
+    }
     write_report("decoder_step", figures, folder=folder, what=__doc__, device=device)
 
 
@@ -62,16 +69,18 @@ def variants(device: torch.device) -> dict[str, tuple[Callable[[], nn.Module], s
         chosen |= {f"{name}, chunks, graph": (make, "none", "always") for name, make in made.items()}
     captured = ", graph" if device.type == "cuda" else ""
     chosen |= {f"{name}, chunks, compiled{captured}": (make, "default", "always") for name, make in made.items()}
-    return chosen
+    return chosen | {f"{name}, chunks, max{captured}": (make, "max", "always") for name, make in made.items()}
 
 
-def steps(device: torch.device, limit_s: float) -> Figures:
+def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
     """Return each variant's time, peak memory, time to prepare and loss."""
     batch, began = random_batch(device), time.perf_counter()
     actions: dict[str, Callable[[], object]] = {}
     figures: Figures = {}
     with ExitStack() as stack, without_cudnn_attention():
         for name, (make, choice, graphs) in variants(device).items():
+            if choice == "max" if pattern is None else not re.fullmatch(pattern, name):
+                continue
             started = time.perf_counter()
             if started - began > limit_s:
                 print(f"{name}: left out, for lack of time", flush=True)
@@ -84,10 +93,23 @@ def steps(device: torch.device, limit_s: float) -> Figures:
             figures |= {f"{name}, first_s": taken, f"{name}, loss": loss, f"{name}, peak_MB": memory / 1e6}
             print(f"{name}: ready in {taken:.1f} s, {memory / 1e6:.0f} MB, loss {loss:.5f}", flush=True)
         times = interleaved(actions, repeats=REPEATS if device.type == "cuda" else 3)
+        if pattern is not None and device.type == "cuda":
+            print_kernels(list(actions.values())[-1])
     for name, time_s in times.items():
         print(f"{name}: {1e3 * time_s:.2f} ms", flush=True)
     figures |= {f"{name}, ms": 1e3 * time_s for name, time_s in times.items()}
-    return figures | {f"{name}, to PEFT": time_s / times["peft_lora, all logits"] for name, time_s in times.items()}
+    peft = times.get("peft_lora, all logits")
+    return figures | {f"{name}, to PEFT": time_s / peft for name, time_s in times.items() if peft}
+
+
+def print_kernels(step: Callable[[], object]) -> None:
+    """Print the kernels of ten steps by the time that they take."""
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for _ in range(10):
+            step()
+        torch.cuda.synchronize()
+    table = profiler.key_averages().table(sort_by="self_device_time_total", row_limit=40, max_name_column_width=70)
+    print(table, flush=True)
 
 
 def logits(rows: int, length: int, words: int, device: torch.device) -> Figures:
@@ -138,4 +160,5 @@ def peft_lora(device: torch.device) -> nn.Module:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"), float(sys.argv[2]) if len(sys.argv) > 2 else 600)
+    arguments = dict(enumerate(sys.argv[1:]))
+    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 600)), arguments.get(2))
