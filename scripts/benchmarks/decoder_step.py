@@ -5,9 +5,9 @@
 Prints what it measures as it goes, then a table, and writes it as JSON. A step is forward, backward and AdamW on 16 x
 256 tokens, every one with a label. SmolLM2-135M's shape with random weights in bfloat16 on a GPU; a Llama of 4 layers
 and 16,384 words on 4 x 64 tokens in float32 on a CPU. Times are medians of interleaved repetitions; compare their
-ratios within one run. Variants that are not ready in time are left out. With a pattern, only the variants whose whole
-name matches it are measured, among them ``max``, which takes minutes to compile; on a GPU, the kernels that take most of
-the last one's time are printed too.
+ratios within one run. Variants that are not ready in time are left out. With a pattern, only variants whose whole name
+matches it are measured, among them ``max``, which takes minutes to compile. On a GPU, the kernels of the last one are
+then printed too.
 
 ``peak_MB`` is the peak memory of making, warming up and capturing a variant. ``first_s`` is the time that takes.
 """

@@ -236,7 +236,7 @@ def test_a_model_that_changes_its_logits_is_left_alone() -> None:
 def test_a_model_with_a_loss_of_its_own_is_left_alone(tiny_model: Tiny) -> None:
     model = plain(tiny_model("tiny_llama"))
     assert has_plain_logits(model)
-    model.loss_function = lambda **options: torch.zeros(())
+    model.loss_function = lambda **_: torch.zeros(())
     assert not has_plain_logits(model)
 
 

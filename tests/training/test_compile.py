@@ -1,4 +1,3 @@
-import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
