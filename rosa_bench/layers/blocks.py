@@ -2,31 +2,41 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
 from rosa_bench.system.errors import UserError
 
 
-def transformer_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of the model's main stack, from input to output.
+@runtime_checkable
+class HasForward(Protocol):
+    """A module, or another object with a replaceable method ``forward``."""
 
-    The main stack is the list of same-type modules with the most parameters. Raises `UserError` for a model without
-    such a list.
-    """
+    forward: Callable[..., Any]
+
+
+def transformer_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of the model's main stack, from input to output. Raises `UserError` if it has none."""
+    blocks = stack_of_blocks(model)
+    if not blocks:
+        raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
+    return blocks
+
+
+def stack_of_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the blocks of the model's main stack: the list of same-type modules with the most parameters, if any."""
     lists = [
         module
         for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len(module) and len({type(block) for block in module}) == 1
+        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1
+        if any(True for _ in module[0].children())  # a perceptron's layers are no blocks
     ]
-    if not lists:
-        raise UserError("this model has no stack of blocks; choose a transformer with model=, or another method")
-    return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters())))
+    return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=()))
 
 
 @contextmanager
-def forward_replaced(blocks: Sequence[nn.Module], make: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
+def forward_replaced(blocks: Sequence[HasForward], make: Callable[[int, Callable[..., Any]], Any]) -> Iterator[None]:
     """Within the block, the forward pass of each of ``blocks`` is ``make(number, its forward pass before)``."""
     earlier = [vars(block).get("forward") for block in blocks]
     for number, block in enumerate(blocks):

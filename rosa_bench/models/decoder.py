@@ -4,6 +4,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from rosa_bench.models.chunked_loss import use_chunked_loss
 from rosa_bench.models.pretrained import Loaded, load_pretrained
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.source import Source
@@ -11,7 +12,7 @@ from rosa_bench.system.errors import UserError
 
 
 def load_decoder(spec: Decoder, source: Source) -> Loaded:
-    """Load ``spec`` from ``source`` as a causal language model.
+    """Load ``spec`` from ``source`` as a causal language model. Given labels, it returns a loss and no logits.
 
     Raises `UserError` as `load_pretrained` does, and for a model without a causal head or with bidirectional attention.
     """
@@ -32,6 +33,7 @@ def load_decoder(spec: Decoder, source: Source) -> Loaded:
         raise UserError(
             f"model={spec.name} is a {loaded.model.config.model_type}, which attends to later tokens; {advice}"
         )
+    use_chunked_loss(loaded.model)
     return loaded
 
 

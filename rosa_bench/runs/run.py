@@ -242,8 +242,8 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
         replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
         materialised(model, largest=LARGEST if together else 0),
         offloaded(model, config.method, device) if config.offload else nullcontext(),
-        recomputed(model, config.gradient_checkpointing),
         compiled(model, config.compile),
+        recomputed(model, config.gradient_checkpointing),  # of compiled blocks
     ):
         yield replay
 

@@ -23,6 +23,7 @@ WAYS = {"native": keep_logits_by_row, "hooks": gather_positions}
 def model(request: pytest.FixtureRequest, tiny_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
     name, way = request.param
     made = tiny_model(name).double()
+    del made.forward  # the loss in chunks keeps no logits
     assert WAYS[way](made)
     return made
 

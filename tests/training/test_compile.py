@@ -1,4 +1,3 @@
-import inspect
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -9,10 +8,13 @@ import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.stacked import materialised
+from rosa_bench.models.attention import use_fast_attention
+from rosa_bench.models.chunked_loss import use_chunked_loss
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.compile import COMPILERS, check_compiler, compiled
@@ -89,29 +91,104 @@ def test_a_compiled_model_has_the_same_loss_and_gradients(model: PreTrainedModel
 
 
 def test_the_compiled_pass_sees_trained_weights(model: PreTrainedModel) -> None:
-    with torch.no_grad():
-        before = model(**batch()).loss
-        with compiled(model, "default", backend=BACKEND):
-            torch.testing.assert_close(model(**batch()).loss, before)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    before = model(**batch()).loss
+    with compiled(model, "default", backend=BACKEND):
+        torch.testing.assert_close(model(**batch()).loss, before)
+        with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
                     parameter.add_(0.1)
-            inside = model(**batch()).loss
-        torch.testing.assert_close(inside, model(**batch()).loss)
+        inside = model(**batch()).loss
+        assert passes_compiled() == 1
+    torch.testing.assert_close(inside, model(**batch()).loss)
     assert not torch.allclose(inside, before, rtol=1e-3)
 
 
+def test_evaluation_is_not_compiled(model: PreTrainedModel) -> None:
+    with torch.inference_mode():
+        wanted = model.eval()(**batch()).logits
+        with compiled(model, "default", backend=BACKEND):
+            assert torch.equal(model(**batch()).logits, wanted)
+            assert torch.equal(model.train().eval()(**batch()).logits, wanted)
+    assert passes_compiled() == 0
+
+
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_original_forward_pass_is_restored(model: PreTrainedModel, fails: bool) -> None:
-    before = model.forward
+def test_the_original_forward_passes_are_restored(model: PreTrainedModel, fails: bool) -> None:
+    blocks = transformer_blocks(model)
+    before, limit = [block.forward for block in blocks], torch._dynamo.config.recompile_limit
     with pytest.raises(KeyError) if fails else nullcontext(), compiled(model, "default", backend=BACKEND):
-        assert "forward" in vars(model)
+        assert all("forward" in vars(block) for block in blocks)
         if fails:
             raise KeyError
-    assert "forward" not in vars(model)
-    assert inspect.ismethod(model.forward) and model.forward == before
-    model(**batch())
+    assert not any("forward" in vars(block) for block in blocks)
+    assert [block.forward for block in blocks] == before
+    assert torch._dynamo.config.recompile_limit == limit
+    model.train()(**batch())
     assert passes_compiled() == 0
+
+
+def decoder(compose: Callable[..., RunConfig], layers: int, method: str) -> PreTrainedModel:
+    """A Llama of some layers with a method attached; its output layer stays frozen under ``fair``."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=261, hidden_size=16, intermediate_size=32, num_hidden_layers=layers,
+                    num_attention_heads=2, num_key_value_heads=1)
+    )  # fmt: skip
+    use_fast_attention(model)
+    assert use_chunked_loss(model)
+    words = ("task=restaurants", "model=tiny_llama", f"method={method}", "rank=2", "protocol=fair")
+    compose(*words).method.attach(model)
+    return model.train()
+
+
+def compilations(model: PreTrainedModel) -> list[int]:
+    """Train on batches of several lengths, with and without padding, and return the compilations after each round."""
+    counts = []
+    with materialised(model), compiled(model, "default", backend="eager"):  # which only traces
+        for _ in range(2):
+            for length in (8, 12, 20):
+                for padded in (False, True):
+                    inputs = batch(length=length, padded=padded)
+                    model(**{**inputs, "labels": inputs["input_ids"]}).loss.backward()
+            counts.append(passes_compiled())
+    return counts
+
+
+@pytest.mark.slow  # twelve traces
+def test_compilations_grow_with_neither_layers_nor_steps(compose: Callable[..., RunConfig]) -> None:
+    """A form of the block and one of the loss for the first shape, and general ones; padded blocks likewise."""
+    counts = []
+    for layers in (1, 3):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        counts.append(compilations(decoder(compose, layers, "rosa")))
+    assert counts == [[6, 6]] * 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ft", "rosa"])
+def test_a_compiled_decoder_has_the_same_loss_and_gradients(compose: Callable[..., RunConfig], method: str) -> None:
+    model = decoder(compose, 2, method)
+    inputs = {**batch(), "labels": batch()["input_ids"]}
+
+    def step() -> list[torch.Tensor]:
+        model.zero_grad()
+        loss = model(**inputs).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    wanted = step()
+    with materialised(model), compiled(model, "default", backend=BACKEND):
+        found = step()
+        assert passes_compiled() == 2
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_none_changes_nothing(model: PreTrainedModel) -> None:
@@ -135,15 +212,15 @@ def test_each_choice_is_a_valid_inductor_mode_without_cuda_graphs(
 
     monkeypatch.setattr(torch, "compile", compile_)
     with compiled(model, choice):
-        model(**batch())
-    assert asked == [{"mode": mode, "backend": "inductor"}]
+        model.train()(**batch())
+    assert asked == [{"mode": mode, "backend": "inductor"}] * len(transformer_blocks(model))
     assert mode is None or mode in torch._inductor.list_mode_options()
 
 
 def test_an_unknown_choice_is_refused(model: PreTrainedModel) -> None:
     with pytest.raises(KeyError), compiled(model, "fastest"):
         pass
-    assert "forward" not in vars(model)
+    assert not any("forward" in vars(block) for block in transformer_blocks(model))
 
 
 # The C++ compiler

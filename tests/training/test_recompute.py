@@ -138,7 +138,7 @@ def test_recomputing_goes_with_compiling(tiny_model: Tiny, name: str) -> None:
             module.p = 0.0
     model.config.attention_dropout = 0.0
     expected = gradients(model)
-    with recomputed(model), compiled(model, "default", backend="aot_eager"):
+    with compiled(model, "default", backend="aot_eager"), recomputed(model):
         found = gradients(model)
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, atol=1e-5, rtol=1e-4)

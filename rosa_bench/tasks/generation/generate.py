@@ -1,6 +1,5 @@
 """Generate texts with a causal language model: batched, left-padded beam search."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
@@ -15,6 +14,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rosa_bench.models.caches import cache_argument
 from rosa_bench.tasks.generation.beam_cache import beam_cache
 from rosa_bench.tasks.generation.task import Decoding
 from rosa_bench.training.progress import progress_over
@@ -57,24 +57,19 @@ def generate(
     starts = range(0, len(prompts), batch_size)
     for start in progress_over(starts, "writing"):
         batch = by_length[start : start + batch_size]
-        ids, mask = pad_left([prompts[number] for number in batch], padding)
+        ids, mask = (it.to(model.device) for it in pad_left([prompts[number] for number in batch], padding))
         with autocast(), without_own_config(model):
             generated = model.generate(  # pyright: ignore[reportCallIssue]
-                ids.to(model.device),
-                attention_mask=mask.to(model.device),
+                ids,
+                attention_mask=mask,
                 generation_config=generation_config(decoding, end=end, padding=padding),
-                **{cache_argument(model): beam_cache(model.config)},
+                **{cache_argument(model): beam_cache(model, ids, mask, decoding.beams)},
                 logits_processor=logits_processors(decoding, prompt_length=ids.shape[1]),
             )
         outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
         for number, text in zip(batch, outputs, strict=True):
             texts[number] = text.strip()
     return texts
-
-
-def cache_argument(model: PreTrainedModel) -> str:
-    """Return the name of the model's cache argument: ``cache``, or ``past_key_values`` in older transformers."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 @contextmanager

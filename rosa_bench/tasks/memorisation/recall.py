@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from rosa_bench.data.batches import IGNORED, Batch, Batches, to_device
 from rosa_bench.system.device import Autocast
@@ -27,12 +28,13 @@ class CountDigits:
     autocast: Autocast
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         with self.autocast():
-            result = self.model(**batch)
+            logits = self.model(**inputs).logits[:, :-1].float()
         labels = batch["labels"][:, 1:]  # the model predicts the label after each position
-        counted = labels != IGNORED
-        right = (result.logits[:, :-1].argmax(-1) == labels) & counted
-        return result.loss.double() * counted.sum(), right.sum(-1)
+        right = (logits.argmax(-1) == labels) & (labels != IGNORED)
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return loss.double(), right.sum(-1)
 
 
 @torch.inference_mode()

@@ -74,7 +74,7 @@ def test_padding_changes_nothing_and_makes_no_mask(
     assert keep_logits_by_row(model)
     tensors = encode(ROWS, TOKENIZER, max_length=64, pad_to_max=True)
     with torch.inference_mode():
-        together = model(**tensors).logits
+        together = model(tensors["input_ids"], logits_to_keep=tensors["logits_to_keep"]).logits
         assert masks and all(mask is None for mask in masks)
         for index, positions in enumerate(tensors["logits_to_keep"]):
             alone = model(input_ids=tensors["input_ids"][index : index + 1, : positions[-1] + 1]).logits[0, positions]
