@@ -140,12 +140,15 @@ def _stop(thread: Thread, futures: list[Future[Tensor]]) -> None:
 def keep_directions(layers: Sequence[LowRankLinear], *, headroom_bytes: int | None = None) -> None:
     """Keep all right singular vectors of the layers' weights in the CPU's memory, which takes as much as the weights.
 
-    Equal shapes are decomposed together, within ``headroom_bytes`` of a GPU's memory.
+    Equal shapes are decomposed together, within ``headroom_bytes`` of a GPU's memory. Raises ValueError if a weight
+    contains NaN or Inf.
     """
     limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
     for positions in stacks([layer.shape for layer in layers], **limit):
         group = [layers[position] for position in positions]
         weights = torch.stack([layer.merged_weight().detach() for layer in group])
+        if not torch.isfinite(weights).all():
+            raise ValueError("cannot decompose a weight that contains NaN or Inf")
         every = torch.arange(min(weights.shape[-2:]), device=weights.device).expand(*weights.shape[:-2], -1)
         for layer, rows in zip(group, singular_directions(weights, every).to(weights.dtype).cpu(), strict=True):
             layer.directions = rows
