@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
@@ -151,6 +152,12 @@ class Rosa(Resampled):
     def is_due(self, step: int, length: RunLength) -> bool:
         # A gradient needs a batch, so the random subspace of `initialise` is replaced before the first step.
         return super().is_due(step, length) or (step == 0 and self.basis == "gradient")
+
+    def basis_age(self, step: int, length: RunLength) -> int | None:
+        due = [at for at in range(step) if self.is_due(at, length)]
+        if self.svd_of == "current" or not due:
+            return None
+        return due[-1] if self.svd_of == "initial" else max(later - at for at, later in pairwise([0, *due]))
 
     def before_step(
         self,

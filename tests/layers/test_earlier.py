@@ -167,6 +167,25 @@ def test_a_weight_that_is_not_finite_is_reported(training: Make) -> None:
 
 
 @pytest.mark.parametrize(
+    ("svd_of", "every", "step", "age"),
+    [
+        ("current", 4, 12, None),
+        ("previous", 4, 12, 4),
+        ("previous", 4, 4, None),  # no draw is made yet
+        ("previous", 4, 5, 4),
+        ("initial", 4, 12, 8),
+        ("initial", 5, 12, 10),
+    ],
+)
+def test_the_age_of_the_directions_is_known(
+    compose: Callable[..., RunConfig], svd_of: str, every: float, step: int, age: int | None
+) -> None:
+    method = compose("task=grammar", "model=tiny_roberta", "method=rosa").method
+    method = replace(method, svd_of=svd_of, resample_every=every, resample_unit="steps")
+    assert method.basis_age(step, LENGTH) == age
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("method.basis=random",), "svd_of=initial needs method.basis=svd"),
