@@ -7,6 +7,8 @@ thread finishes changes nothing, and neither does an interruption.
 """
 
 import atexit
+import logging
+import time
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -21,6 +23,10 @@ from torch import Tensor, nn
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.lowrank import WORKSPACE, merge, singular_directions, stacks
 from rosa_bench.system.device import UNDISTURBED
+
+log = logging.getLogger(__name__)
+
+LONG_WAIT_S = 5.0  # of a draw, which is worth a line in the log
 
 
 class Drawn(nn.Module):
@@ -90,9 +96,13 @@ def start(layers: Sequence[LowRankLinear]) -> None:
 
 def upcoming(layers: Sequence[LowRankLinear]) -> list[Float[Tensor, "*n r in"]]:
     """Return the directions of the layers' next draw, in float64 on the CPU. Wait for those not found yet."""
+    started = time.perf_counter()
     start(layers)  # after a load they are not being found
     futures = [drawn_of(layer).coming for layer in layers]
-    return [future.result() for future in futures if future is not None]
+    found = [future.result() for future in futures if future is not None]
+    if (waited_s := time.perf_counter() - started) > LONG_WAIT_S:
+        log.info("a draw waited %.0f s for its directions; method.svd_of=initial never waits", waited_s)
+    return found
 
 
 def _work(

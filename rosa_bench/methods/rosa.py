@@ -261,30 +261,37 @@ class Rosa(Resampled):
         """
         import torch
 
-        from rosa_bench.lowrank import WORKSPACE, factorize, merge, project, random_basis, stacks
+        from rosa_bench.lowrank import WORKSPACE, stacks
 
-        rank = len(range(self.rank)[which])
         limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
         with torch.no_grad():
             for positions in stacks([layer.shape for layer in layers], **limit):
                 group = [layers[position] for position in positions]
-                weights = torch.stack(
-                    [merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group]
-                )
-                if bases is not None:
-                    basis = torch.stack([bases[position] for position in positions]).to(weights.device)
-                    factors = project(weights, basis, init=self.init)
-                elif self.basis == "svd":
-                    factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
-                else:
-                    *batch, _, columns = weights.shape
-                    basis = random_basis(batch, columns, rank, generator=generator, device=weights.device)
-                    factors = project(weights, basis, init=self.init)
-                for layer, residual, a, b in zip(group, *factors, strict=True):
-                    if layer.past is not None:
-                        layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
-                        if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
-                            layer.past.subtract(a, b)
-                    layer.residual.copy_(residual)
-                    layer.a[..., which].copy_(a)
-                    layer.b[..., which, :].copy_(b)
+                given = None if bases is None else torch.stack([bases[position] for position in positions])
+                self._draw_together(group, generator, which=which, basis=given)  # its memory is free afterwards
+
+    def _draw_together(
+        self, group: list[LowRankLinear], generator: torch.Generator, *, which: slice, basis: Tensor | None
+    ) -> None:
+        """Draw layers of one shape together, see `_draw`."""
+        import torch
+
+        from rosa_bench.lowrank import factorize, merge, project, random_basis
+
+        rank = len(range(self.rank)[which])
+        weights = torch.stack([merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group])
+        if basis is None and self.basis == "svd":
+            factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
+        else:
+            if basis is None:
+                *batch, _, columns = weights.shape
+                basis = random_basis(batch, columns, rank, generator=generator)
+            factors = project(weights, basis.to(weights.device), init=self.init)
+        for layer, residual, a, b in zip(group, *factors, strict=True):
+            if layer.past is not None:
+                layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
+                if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
+                    layer.past.subtract(a, b)
+            layer.residual.copy_(residual)
+            layer.a[..., which].copy_(a)
+            layer.b[..., which, :].copy_(b)

@@ -11,7 +11,8 @@ attach_s        to attach the method, with the first decomposition
 ahead_s         to find the directions of one draw in the background, while nothing else runs (previous)
 matrices        extra memory of the draw on the GPU, in float32 copies of one weight
 
-On a GPU: 48 weights of 768 x 768, with a period of one CoLA epoch, and 2 of 4096 x 4096. On a CPU: 24 of 384 x 384.
+On a GPU: 48 weights of 768 x 768, with a period of one CoLA epoch, and 16 of 4096 x 4096, or 2 with ``previous``. On a
+CPU: 24 of 384 x 384. Each is compared with a decomposition on the GPU by a thread with a stream of its own.
 """
 
 import statistics
@@ -47,17 +48,19 @@ Step = Callable[[], None]
 def main(folder: Path) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sizes = [(48, 768, 268, 3), (2, 4096, 400, 1)] if device.type == "cuda" else [(24, 384, 20, 3)]
+    # (weights, size, steps between draws, draws, choices)
+    on_gpu = [(48, 768, 268, 3, CHOICES), (16, 4096, 100, 1, ("current", "initial")), (2, 4096, 400, 1, ("previous",))]
+    sizes = on_gpu if device.type == "cuda" else [(24, 384, 20, 3, CHOICES)]
     figures: dict[str, Figures] = {}
-    for count, size, period, draws in sizes:
+    for count, size, period, draws, choices in sizes:
         title = f"{count} of {size} x {size}"
         print(title, "threads", torch.get_num_threads(), flush=True)
         idle = alone(count, size, device, steps=period * draws)
         figures[title] = {"step_s": idle / (period * draws), "period": period}
-        for choice in CHOICES:
+        for choice in choices:
             figures[f"{title}, {choice}"] = waits(choice, count, size, device, period=period, draws=draws, idle_s=idle)
             print(title, choice, figures[f"{title}, {choice}"], flush=True)
-        if device.type == "cuda":
+        if device.type == "cuda" and "previous" in choices:
             figures[f"{title}, on a side stream"] = beside(count, size, device, steps=period)
             print(title, figures[f"{title}, on a side stream"], flush=True)
     write_report("resample_choices", figures, folder=folder, what=__doc__, device=device)
