@@ -103,10 +103,14 @@ def random_basis(
     return torch.linalg.qr(torch.stack(drawn)).Q.mT.reshape(*batch, rank, columns).to(device)
 
 
+def singular_directions(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"]) -> Float[Tensor, "*n r in"]:
+    """Return the chosen right singular vectors of each weight, as rows, in float64. Number 0 is the largest."""
+    return singular_triplets(weight, chosen, solvers(weight)).b.contiguous()
+
+
 def leading_basis(matrix: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n r in"]:
     """Return the right singular vectors of each matrix's ``rank`` largest singular values, as rows."""
-    chosen = torch.arange(rank, device=matrix.device).expand(*matrix.shape[:-2], rank)
-    return singular_triplets(matrix, chosen, solvers(matrix)).b
+    return singular_directions(matrix, torch.arange(rank, device=matrix.device).expand(*matrix.shape[:-2], rank))
 
 
 def truncate(weight: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n out in"]:

@@ -202,6 +202,13 @@ class Method(Checked, ABC):
         """
         return Changed()
 
+    def basis_age(self, step: int, length: RunLength) -> int | None:  # noqa: ARG002
+        """Return how many steps older than its draw the weight was that a draw before this step took directions from.
+
+        It is the most of all draws so far, or None if draws take none from an earlier weight.
+        """
+        return None
+
     def lr_factor(self, step: int, length: RunLength) -> float:  # noqa: ARG002
         """Return the factor of the scheduled learning rate at this step. It must be a pure function, like `is_due`."""
         return 1.0

@@ -4,7 +4,8 @@ Source: Hameed et al., "ROSA: Random Subspace Adaptation for Efficient Fine-Tuni
 We differ in two points. The first subspace is drawn before the first step, as in the authors' code. A resample writes
 into the same parameters, so the optimizer, the schedule and captured graphs stay valid.
 
-Beyond the paper, the subspace may come from elsewhere than the weight's own directions (``basis``). A alone may train
+Beyond the paper, the directions may be those of an earlier weight (``svd_of``), so that training hardly waits for a
+draw. The subspace may come from elsewhere than the weight's own directions (``basis``). A alone may train
 (``train=a``), which with ``basis=random init=zero`` resembles Chen et al., "A Memory Efficient Randomized Subspace
 Optimization Method for Training Large Language Models", arXiv 2502.07222. And directions may be drawn one at a time
 (``stagger``).
@@ -14,10 +15,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
 from rosa_bench.methods.resampled import UNITS, Resampled, refuse
+from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
 if TYPE_CHECKING:
@@ -55,6 +58,11 @@ class Rosa(Resampled):
         "where directions come from: the weight's SVD, chance, or the gradient of the coming batch",
         default="svd", before="svd", choices=("svd", "random", "gradient"),
     )  # fmt: skip
+    svd_of: str = setting(
+        "which weight's SVD: the current one's; the one's at the previous draw, found on the CPU while training goes "
+        "on; or the initial one's, found once",
+        default="current", before="current", choices=("current", "previous", "initial"),
+    )  # fmt: skip
     moments: str = setting(
         "the optimizer's moments at a draw: cleared, or carried to the new basis",
         default="reset", before="reset", choices=("reset", "rotate"),
@@ -66,8 +74,18 @@ class Rosa(Resampled):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.basis != "svd"
+        given, earlier = self.basis != "svd", self.svd_of != "current"
         senseless = {
+            f"method.svd_of={self.svd_of} needs method.basis=svd; use method.svd_of=current": earlier and given,
+            f"method.svd_of={self.svd_of} is for later draws, and method.resample_every=0 makes none; "
+            "give a period, or use method.svd_of=current":
+                earlier and not self.resample_every,
+            f"method.svd_of={self.svd_of} gives whole bases, but method.stagger=true replaces one direction; "
+            "use method.svd_of=current":
+                earlier and self.stagger,
+            "method.init=balanced needs the current weight's singular directions; "
+            "use method.svd_of=current, or method.init=svd or zero":
+                earlier and self.init == "balanced",
             "method.init=svd_add would add to the weights again at every resample; "
             "use it with method.resample_every=0, or use method.init=svd":
                 self.init == "svd_add" and self.resample_every,
@@ -102,11 +120,44 @@ class Rosa(Resampled):
                 "rank %d is the full rank of %d of the %d adapted weights (%d x %d): they train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
-        self._draw(layers, generator, headroom_bytes=HEADROOM_BYTES if layers[0].residual.is_cuda else None)
+        headroom_bytes = HEADROOM_BYTES if layers[0].residual.is_cuda else None
+        bases = None
+        if self.svd_of == "initial":
+            from rosa_bench.layers.earlier import keep_directions
+
+            keep_directions(layers, headroom_bytes=headroom_bytes)
+            bases = self._initial_directions(layers, generator)
+        self._draw(layers, generator, headroom_bytes=headroom_bytes, bases=bases)
+
+    def insert(self, model: nn.Module) -> None:
+        from rosa_bench.layers.earlier import Drawn
+        from rosa_bench.layers.low_rank import low_rank_layers
+
+        super().insert(model)
+        if self.svd_of == "previous":
+            layers = low_rank_layers(model)
+            for layer in layers:
+                layer.drawn = Drawn(layer)
+            if not any(layer.a.is_meta for layer in layers):
+                self._note(layers, 0)
+
+    def before_epoch(self, model: nn.Module, number: int) -> None:  # noqa: ARG002 - part of the contract
+        """Start what runs in the background: at first, and again in a resumed run."""
+        if self.svd_of == "previous":
+            from rosa_bench.layers.earlier import start
+            from rosa_bench.layers.low_rank import low_rank_layers
+
+            start(low_rank_layers(model))
 
     def is_due(self, step: int, length: RunLength) -> bool:
         # A gradient needs a batch, so the random subspace of `initialise` is replaced before the first step.
         return super().is_due(step, length) or (step == 0 and self.basis == "gradient")
+
+    def basis_age(self, step: int, length: RunLength) -> int | None:
+        due = [at for at in range(step) if self.is_due(at, length)]
+        if self.svd_of == "current" or not due:
+            return None
+        return due[-1] if self.svd_of == "initial" else max(later - at for at, later in pairwise([0, *due]))
 
     def before_step(
         self,
@@ -144,8 +195,10 @@ class Rosa(Resampled):
     ) -> list[nn.Parameter]:
         """Merge and draw a new subspace, inside the same parameters. Return the parameters that were replaced.
 
-        Raises ValueError if a weight, or its gradient with ``basis=gradient``, holds NaN or Inf.
+        With ``svd_of=previous`` the next draw's directions are then sought in the background. Raises ValueError if a
+        weight, or its gradient with ``basis=gradient``, holds NaN or Inf.
         """
+        from rosa_bench.layers.earlier import start, upcoming
         from rosa_bench.layers.gradients import gradient_directions
         from rosa_bench.layers.low_rank import low_rank_layers
 
@@ -154,8 +207,40 @@ class Rosa(Resampled):
             if loss is None:
                 raise ValueError("method.basis=gradient needs the loss of a batch")
             bases = gradient_directions(model, loss, self.rank)
+        elif self.svd_of == "initial":
+            bases = self._initial_directions(layers, self.generator(step))
+        elif self.svd_of == "previous":
+            bases = upcoming(layers)
         self._draw(layers, self.generator(step), headroom_bytes=headroom_bytes, bases=bases)
+        if self.svd_of == "previous":
+            self._note(layers, step)
+            start(layers)
         return [factor for layer in layers for factor in layer.factors]
+
+    def _chosen(self, layers: list[LowRankLinear], generator: torch.Generator) -> list[Tensor]:
+        """Choose, on the CPU, which singular directions each layer trains: (*n, r)."""
+        from rosa_bench.lowrank import select_indices
+
+        return [
+            select_indices(
+                layer.shape[:-2], min(layer.shape[-2:]), self.rank, select=self.select, generator=generator
+            )
+            for layer in layers
+        ]  # fmt: skip
+
+    def _initial_directions(self, layers: list[LowRankLinear], generator: torch.Generator) -> list[Tensor]:
+        """Choose among the initial weights' directions: (*n, r, in) for each layer."""
+        from rosa_bench.layers.earlier import kept_rows
+
+        return [kept_rows(*each) for each in zip(layers, self._chosen(layers, generator), strict=True)]
+
+    def _note(self, layers: list[LowRankLinear], step: int) -> None:
+        """Remember what was drawn before a step, and choose the directions of the draw that follows it."""
+        from rosa_bench.layers.earlier import drawn_of
+
+        chosen = self._chosen(layers, generator(self.seed, "next subspace", step))
+        for layer, numbers in zip(layers, chosen, strict=True):
+            drawn_of(layer).note(layer, numbers)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Like `Method.state`, including the residuals, because every resample changes them."""
@@ -176,29 +261,37 @@ class Rosa(Resampled):
         """
         import torch
 
-        from rosa_bench.lowrank import WORKSPACE, factorize, merge, project, random_basis, stacks
+        from rosa_bench.lowrank import WORKSPACE, stacks
 
-        rank = len(range(self.rank)[which])
         limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
         with torch.no_grad():
             for positions in stacks([layer.shape for layer in layers], **limit):
                 group = [layers[position] for position in positions]
-                weights = torch.stack(
-                    [merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group]
-                )
-                if self.basis == "svd":
-                    factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
-                elif bases is not None:
-                    factors = project(weights, torch.stack([bases[position] for position in positions]), init=self.init)
-                else:
-                    *batch, _, columns = weights.shape
-                    basis = random_basis(batch, columns, rank, generator=generator, device=weights.device)
-                    factors = project(weights, basis, init=self.init)
-                for layer, residual, a, b in zip(group, *factors, strict=True):
-                    if layer.past is not None:
-                        layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
-                        if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
-                            layer.past.subtract(a, b)
-                    layer.residual.copy_(residual)
-                    layer.a[..., which].copy_(a)
-                    layer.b[..., which, :].copy_(b)
+                given = None if bases is None else torch.stack([bases[position] for position in positions])
+                self._draw_together(group, generator, which=which, basis=given)  # its memory is free afterwards
+
+    def _draw_together(
+        self, group: list[LowRankLinear], generator: torch.Generator, *, which: slice, basis: Tensor | None
+    ) -> None:
+        """Draw layers of one shape together, see `_draw`."""
+        import torch
+
+        from rosa_bench.lowrank import factorize, merge, project, random_basis
+
+        rank = len(range(self.rank)[which])
+        weights = torch.stack([merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group])
+        if basis is None and self.basis == "svd":
+            factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
+        else:
+            if basis is None:
+                *batch, _, columns = weights.shape
+                basis = random_basis(batch, columns, rank, generator=generator)
+            factors = project(weights, basis.to(weights.device), init=self.init)
+        for layer, residual, a, b in zip(group, *factors, strict=True):
+            if layer.past is not None:
+                layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
+                if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
+                    layer.past.subtract(a, b)
+            layer.residual.copy_(residual)
+            layer.a[..., which].copy_(a)
+            layer.b[..., which, :].copy_(b)

@@ -29,6 +29,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     spectrum    spectra of the updates of adapted weights, if requested
     resamples   how many draws the method made after the first: of whole subspaces, or of one direction of every weight
                 with ``stagger``. None in records older than the count
+    basis_age   with draws along an earlier weight's directions (``method.svd_of``), how many steps old it was at most
     forgetting  loss on another task's text before and after training; None unless requested
     candidates  of a method that trains nothing, the names of the models that it chose among. Each took the place of an
                 epoch, so the scores of the n-th are those of the n-th epoch
@@ -49,6 +50,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     parameters: Parameters = field(default_factory=Parameters)
     scores: Scores = field(default_factory=Scores)
     resamples: Count | None = None
+    basis_age: Count | UnsetType = UNSET
     time_s: Seconds = field(default_factory=Seconds)
     memory_bytes: PeakBytes = field(default_factory=PeakBytes)
     spectrum: Spectrum = field(default_factory=Spectrum)

@@ -49,6 +49,8 @@ class Recording(Observer):
 
     def on_train_end(self, training: Training) -> None:
         self.record.resamples = training.resamples
+        if (age := training.method.basis_age(training.step, training.length)) is not None:
+            self.record.basis_age = age
         if training.stopped is not None:
             self.record.stopped = Stopped(epoch=len(training.history), reason=training.stopped)
 

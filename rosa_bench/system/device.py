@@ -3,6 +3,7 @@
 import itertools
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -13,6 +14,10 @@ import torch
 from rosa_bench.system.errors import UserError
 
 Autocast = Callable[[], AbstractContextManager]
+
+# Held while a step is captured or watched for host waits, and by background threads while they use the GPU. A thread
+# that waits for the GPU would break the capture, or be taken for the step's own wait.
+UNDISTURBED = threading.RLock()
 
 
 def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:

@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rosa_bench.system.device import UNDISTURBED
+
 log = logging.getLogger(__name__)
 
 Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
@@ -115,7 +117,7 @@ class Replayed:
         collects = gc.isenabled()
         gc.disable()  # it might free a graph, which would break the capture of another
         try:
-            with torch.cuda.graph(graph, pool=self.replayer.pool, stream=self.replayer.stream):
+            with UNDISTURBED, torch.cuda.graph(graph, pool=self.replayer.pool, stream=self.replayer.stream):
                 outputs = self.step(inputs)
         except torch.OutOfMemoryError:  # also a RuntimeError, but cuda_graphs=never would not help
             raise
@@ -159,7 +161,7 @@ def detect_host_sync() -> Iterator[list[str]]:
     """Yield a list that, after the block, names each file and line that made the host wait for the GPU."""
     waits: list[str] = []
     before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
+    with UNDISTURBED, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:

@@ -45,8 +45,11 @@ def is_allowed(basis: str, init: str, train: str, stagger: bool, moments: str) -
 EACH = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
 ALLOWED = [each for each in EACH if is_allowed(**each)]
 REFUSED = [each for each in EACH if not is_allowed(**each)]
+PLAIN = {name: values[0] for name, values in CHOICES.items()}
+ROTATED = {**PLAIN, "init": "zero", "train": "a", "moments": "rotate"}
 VARIANTS = [
     *(("rosa", each) for each in ALLOWED),
+    *(("rosa", {**each, "svd_of": svd_of}) for each in (PLAIN, ROTATED) for svd_of in ("previous", "initial")),
     *((method, {"init": init, "alpha": 3.0}) for method in ("lora", "lora_plus") for init in ("kaiming", "normal")),
     ("lora", {"init": "uniform", "alpha": 3.0}),
     *(("switch_lora", {"init": init, "alpha": 3.0, "decay": 0.0}) for init in ("kaiming", "uniform")),

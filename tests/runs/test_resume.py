@@ -57,6 +57,7 @@ LONGER = pytest.mark.long
     pytest.param(("method=prompt_tuning", "protocol=fair"), marks=LONGER),
     pytest.param((*ROSA, "method.stagger=true", "method.init=balanced", "protocol=paper"), marks=LONGER),
     pytest.param((*ROSA, "protocol=paper"), marks=LONGER),
+    pytest.param((*ROSA, "method.svd_of=previous", "protocol=fair"), marks=LONGER),
     pytest.param(("method=lora", "protocol=fair"), marks=LONGER),
     pytest.param(("method=lora_plus", "protocol=fair"), marks=LONGER),
     pytest.param(("method=lora", "method.resample_every=3", "method.resample_unit=steps", "method.rewarm_steps=2",
@@ -186,6 +187,8 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     ("method.train=a", "method.basis=random", "method.init=zero", "method.moments=rotate"),
     ("method.train=a", "method.basis=random", "method.stagger=true"),
     ("method.basis=gradient", "accumulate=2"),
+    ("method.svd_of=previous",),
+    ("method.svd_of=initial", "method.train=a", "method.moments=rotate"),
     ("method.basis=gradient", "method.train=a", "method.moments=rotate"),
 ], ids=" ".join)  # fmt: skip
 def test_a_run_with_draws_resumes_bit_for_bit(
