@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rosa_bench.choose.budget import Budget, Clock
 from rosa_bench.choose.candidates import HALF_DECADES, METHODS, RANKS, Untried, candidates
@@ -19,8 +20,12 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 from rosa_bench.system.errors import UserError
 
+if TYPE_CHECKING:
+    from rosa_bench.choose.probe import Probe
+
 log = logging.getLogger(__name__)
 
+MEASURING = 0.15  # of the budget, before all methods are measured
 MOST_REPORTED = 10_000  # rows that are reported, unless the user limits them otherwise
 
 
@@ -63,6 +68,10 @@ def choose(request: Request, *, clock: Clock | None = None) -> Chosen:
     """Make a choice, or go on with one that was begun. Raises `UserError` before any training if it is not possible."""
     with composing() as composer:
         return _Choosing(request, composer, clock).run()
+
+
+class _UntriedError(Exception):
+    """Why a method cannot be tried."""
 
 
 class _Choosing:
@@ -145,35 +154,50 @@ class _Choosing:
         )  # fmt: skip
 
     def _measured(self, runs: dict[Arm, ResolvedRun], untried: list[Untried]) -> tuple[dict[str, Cost], Rows]:
-        """Return what each kind that fits the memory costs, and the rows of the task. Adds to ``untried``."""
-        import torch
+        """Return what each kind that fits the memory costs, and the rows of the task. Adds to ``untried``.
 
-        from rosa_bench.choose.probe import UnsuitedError, measured, memory_limit_bytes
+        One rank of each method is measured, the largest: ranks hardly differ. If that takes too much of the time, the
+        methods that are left are taken to cost as much as the costliest so far.
+        """
+        from rosa_bench.choose.probe import memory_limit_bytes
 
         limit = memory_limit_bytes(next(iter(runs.values())).device, self.request.memory_gb)
         costs: dict[str, Cost] = {}
         rows: Rows | None = None
         least: list[tuple[int, str]] = []
-        for arm, run in runs.items():
-            if arm.kind in costs or any(arm.kind == one.what for one in untried):
+        for method in dict.fromkeys(arm.method for arm in runs):
+            arm = max((arm for arm in runs if arm.method == method), key=lambda arm: arm.rank or 0)
+            kinds = dict.fromkeys(one.kind for one in runs if one.method == method)
+            if costs and self.budget.spent_s > MEASURING * self.budget.seconds:
+                costs |= dict.fromkeys(kinds, max(costs.values(), key=lambda cost: cost.row_s))
                 continue
-            log.info("measuring %s", arm.kind)
+            log.info("measuring %s", method)
             try:
-                cost, rows = measured(self._small(run))
-            except UnsuitedError as error:
-                untried.append(Untried(arm.kind, str(error)))
-                continue
-            except (torch.OutOfMemoryError, MemoryError):
-                untried.append(Untried(arm.kind, "memory: the device has too little for it"))
+                cost, rows = self._probed(runs[arm])
+            except _UntriedError as error:
+                untried.append(Untried(method, str(error)))
                 continue
             if limit is not None and cost.memory_bytes > limit:
-                least.append((cost.memory_bytes, arm.kind))
-                untried.append(Untried(arm.kind, f"memory: it needs about {gigabytes(cost.memory_bytes)}"))
+                least.append((cost.memory_bytes, method))
+                untried.append(Untried(method, f"memory: it needs about {gigabytes(cost.memory_bytes)}"))
                 continue
-            costs[arm.kind] = cost
+            costs |= dict.fromkeys(kinds, cost)
         if rows is None or not costs:
             raise UserError(self._nothing_fits(untried, least, limit))
         return costs, rows
+
+    def _probed(self, run: ResolvedRun) -> "Probe":
+        """Measure a run on few rows. Raises `_UntriedError` if its method does not suit the model or the device."""
+        import torch
+
+        from rosa_bench.choose.probe import UnsuitedError, measured
+
+        try:
+            return measured(self._small(run))
+        except UnsuitedError as error:
+            raise _UntriedError(str(error)) from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise _UntriedError("memory: the device has too little for it") from error
 
     def _nothing_fits(self, untried: list[Untried], least: list[tuple[int, str]], limit: int | None) -> str:
         remedy = "use a smaller batch_size, a larger accumulate, or gradient_checkpointing=true"

@@ -157,9 +157,9 @@ def sized(
     first, least = arms[0], total if fixed_rows else min(total, LEAST_ROWS)
     needed = counting.total_s([first], lengths[-1], 1, least) / USED
     raise UserError(
-        f"minutes={budget_s / 60:.3g} is too short for one run: {first.kind} for {_plural(lengths[-1], 'epoch')} on "
-        f"{least:,} rows takes about {needed / 60:.2g} minutes; give more minutes, or smaller epochs, limit_train or "
-        "limit_eval"
+        f"the time is too short for one run: {first.kind} for {_plural(lengths[-1], 'epoch')} on {least:,} rows takes "
+        f"about {needed / 60:.2g} minutes, and {budget_s / 60:.2g} are left; give more minutes, or smaller epochs, "
+        "limit_train or limit_eval"
     )
 
 

@@ -23,7 +23,8 @@ from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Training
 
 LIMIT_TRAIN, LIMIT_EVAL = 1000, 200  # rows that are read for it
-WARM_UP, MOST_STEPS, ENOUGH_S = 4, 40, 3.0
+WARM_UP = {"cuda": 8}  # steps that capture graphs or choose kernels; elsewhere one
+MOST_STEPS, ENOUGH_S = 40, 2.0
 MARGIN = 1.1  # of memory: other batches are longer
 
 
@@ -39,7 +40,8 @@ class Timing(Observer):
     """Measures the mean time of a step after the first few, and ends the training."""
 
     def __init__(self, device: torch.device, steps: int):
-        self.device, self.steps, self.warm_up = device, min(steps, MOST_STEPS), min(WARM_UP, steps - 1)
+        self.device, self.steps = device, min(steps, MOST_STEPS)
+        self.warm_up = min(WARM_UP.get(device.type, 1), steps - 1)
         self.step_s = float("nan")
         self._started = 0.0
 
