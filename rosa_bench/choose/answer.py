@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from rosa_bench.choose.choosing import Chosen, gigabytes
+from rosa_bench.choose.choosing import Chosen
+from rosa_bench.choose.measuring import gigabytes
 from rosa_bench.choose.plan import Arm
 from rosa_bench.config.folder import own_folder
 from rosa_bench.report.choice import (
@@ -138,6 +139,8 @@ def _basis(chosen: Chosen) -> Iterator[str]:
             f"{size.rows:,} of {rows.train:,} train rows, {size.epochs} epochs: so many fit the time. With all rows "
             "another choice may be better; a new choice with more minutes, in another results_dir, uses more rows"
         )
+    if choice.about:
+        yield choice.about
     yield f"{len(size.arms)} combinations by successive halving on rows held out of train"
     if not chosen.found.is_done:
         yield "the time was too short for all that was planned; the same command with more minutes goes on"

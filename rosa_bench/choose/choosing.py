@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rosa_bench.choose.budget import Budget, Clock
 from rosa_bench.choose.candidates import HALF_DECADES, METHODS, RANKS, Untried, candidates
-from rosa_bench.choose.plan import Arm, Cost, Counting, Rows, sized
+from rosa_bench.choose.measuring import measure
+from rosa_bench.choose.plan import Arm, Counting, sized
 from rosa_bench.choose.runs import Runs
 from rosa_bench.choose.search import Found, search
 from rosa_bench.choose.state import Choice, choice_id, choice_path, load_choice, save_choice
@@ -18,14 +18,9 @@ from rosa_bench.config.deviations import deviations_of
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
-from rosa_bench.system.errors import UserError
-
-if TYPE_CHECKING:
-    from rosa_bench.choose.probe import Probe
 
 log = logging.getLogger(__name__)
 
-MEASURING = 0.15  # of the budget, before all methods are measured
 MOST_REPORTED = 10_000  # rows that are reported, unless the user limits them otherwise
 
 
@@ -68,10 +63,6 @@ def choose(request: Request, *, clock: Clock | None = None) -> Chosen:
     """Make a choice, or go on with one that was begun. Raises `UserError` before any training if it is not possible."""
     with composing() as composer:
         return _Choosing(request, composer, clock).run()
-
-
-class _UntriedError(Exception):
-    """Why a method cannot be tried."""
 
 
 class _Choosing:
@@ -123,16 +114,12 @@ class _Choosing:
     def _planned(self, name: str, runs: dict[Arm, ResolvedRun], untried: list[Untried]) -> Choice:
         """Measure one arm of every kind, and return the plan. Raises `UserError` if nothing fits time and memory."""
         request, config = self.request, next(iter(runs.values())).config
-        costs, rows = self._measured(runs, untried)
-        if (most := config.limit_train) is not None:
-            rows = Rows(min(rows.train, most), rows.reported, rows.held_out, rows.held_out_max, rows.selected)
+        costs, rows, about, unfit = measure(runs, self.budget, memory_gb=request.memory_gb)
         limits, refused = [], config.task.refused
-        limit_eval = config.limit_eval
-        if limit_eval is None and rows.reported > MOST_REPORTED and "limit_eval" not in refused:
-            limit_eval = MOST_REPORTED
-            limits.append(f"limit_eval={limit_eval}")
-        if limit_eval is not None:
-            rows = Rows(rows.train, min(rows.reported, limit_eval), rows.held_out, rows.held_out_max, rows.selected)
+        if config.limit_eval is None and rows.reported > MOST_REPORTED and "limit_eval" not in refused:
+            limits.append(f"limit_eval={MOST_REPORTED}")
+            rows = rows.limited(reported=MOST_REPORTED)
+        rows = rows.limited(train=config.limit_train, reported=config.limit_eval)
         kept = [arm for arm in runs if arm.kind in costs]
         size = sized(
             kept,
@@ -149,77 +136,9 @@ class _Choosing:
             limits.append(f"limit_train={size.rows}")
         late = [Untried(str(arm), "time") for arm in kept if arm not in size.arms]
         return Choice(
-            id=name, given=list(request.given), limits=limits, size=size, rows=rows, costs=costs,
-            untried=[*untried, *late], reference=request.reference, spent_s=self.budget.spent_s,
+            id=name, given=list(request.given), limits=limits, size=size, rows=rows, about=about, costs=costs,
+            untried=[*untried, *unfit, *late], reference=request.reference, spent_s=self.budget.spent_s,
         )  # fmt: skip
-
-    def _measured(self, runs: dict[Arm, ResolvedRun], untried: list[Untried]) -> tuple[dict[str, Cost], Rows]:
-        """Return what each kind that fits the memory costs, and the rows of the task. Adds to ``untried``.
-
-        One rank of each method is measured, the largest: ranks hardly differ. If that takes too much of the time, the
-        methods that are left are taken to cost as much as the costliest so far.
-        """
-        from rosa_bench.choose.probe import memory_limit_bytes
-
-        limit = memory_limit_bytes(next(iter(runs.values())).device, self.request.memory_gb)
-        costs: dict[str, Cost] = {}
-        rows: Rows | None = None
-        least: list[tuple[int, str]] = []
-        for method in dict.fromkeys(arm.method for arm in runs):
-            arm = max((arm for arm in runs if arm.method == method), key=lambda arm: arm.rank or 0)
-            kinds = dict.fromkeys(one.kind for one in runs if one.method == method)
-            if costs and self.budget.spent_s > MEASURING * self.budget.seconds:
-                costs |= dict.fromkeys(kinds, max(costs.values(), key=lambda cost: cost.row_s))
-                continue
-            log.info("measuring %s", method)
-            try:
-                cost, rows = self._probed(runs[arm])
-            except _UntriedError as error:
-                untried.append(Untried(method, str(error)))
-                continue
-            if limit is not None and cost.memory_bytes > limit:
-                least.append((cost.memory_bytes, method))
-                untried.append(Untried(method, f"memory: it needs about {gigabytes(cost.memory_bytes)}"))
-                continue
-            costs |= dict.fromkeys(kinds, cost)
-        if rows is None or not costs:
-            raise UserError(self._nothing_fits(untried, least, limit))
-        return costs, rows
-
-    def _probed(self, run: ResolvedRun) -> "Probe":
-        """Measure a run on few rows. Raises `_UntriedError` if its method does not suit the model or the device."""
-        import torch
-
-        from rosa_bench.choose.probe import UnsuitedError, measured
-
-        try:
-            return measured(self._small(run))
-        except UnsuitedError as error:
-            raise _UntriedError(str(error)) from error
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise _UntriedError("memory: the device has too little for it") from error
-
-    def _nothing_fits(self, untried: list[Untried], least: list[tuple[int, str]], limit: int | None) -> str:
-        remedy = "use a smaller batch_size, a larger accumulate, or gradient_checkpointing=true"
-        if least:
-            needed, kind = min(least)
-            given = (
-                f"memory_gb={self.request.memory_gb:g} is" if self.request.memory_gb else f"{gigabytes(limit or 0)} are"
-            )
-            return f"{given} too little memory for any method: {kind} needs about {gigabytes(needed)}; {remedy}"
-        return f"no method can be tried: {'; '.join(f'{one.what}: {one.why}' for one in untried)}"
-
-    def _small(self, run: ResolvedRun) -> ResolvedRun:
-        """Return a run on few rows, for a measurement."""
-        from rosa_bench.choose.probe import LIMIT_EVAL, LIMIT_TRAIN
-
-        config = run.config
-        small = {
-            key: min(most, getattr(config, key) or most)
-            for key, most in {"limit_train": LIMIT_TRAIN, "limit_eval": LIMIT_EVAL}.items()
-            if key not in config.task.refused
-        }
-        return replace(run, config=replace(config, **small))
 
     def _composed(self, choice: Choice, arm: Arm, seed: int) -> RunConfig:
         return parse(self.composer.compose((*choice.given, *choice.limits, *arm.overrides, f"seed={seed}")))
@@ -241,8 +160,3 @@ def cached_by_arm(make: Callable[[Arm, int], ResolvedRun]) -> Callable[[Arm, int
         return known[arm, seed]
 
     return kept
-
-
-def gigabytes(count: float) -> str:
-    """Return a number of bytes as ``1.2 GB``, in units of 2**30 bytes, as memory_gb is."""
-    return f"{count / 2**30:.2g} GB"

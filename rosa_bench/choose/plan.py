@@ -1,8 +1,9 @@
 """What a choice tries: arms, epochs and rows such that everything ends within the budget. Pure functions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,7 +11,8 @@ from rosa_bench.choose.halving import ETA, FINALISTS, rungs
 from rosa_bench.system.errors import UserError
 
 USED = 0.85  # of the budget; the rest is for what takes longer than measured
-SHORT = (3, 1)  # epochs, if the recipe's are too many
+SHORT = 3  # epochs, if the recipe's are too many
+FEW_ARMS = 6  # with fewer, more arms are worth more than more seeds
 ENOUGH_ROWS, LEAST_ROWS = 2000, 500
 
 
@@ -64,6 +66,14 @@ class Rows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     held_out: float
     held_out_max: int
     selected: int | None = None
+
+    def limited(self, *, train: int | None = None, reported: int | None = None) -> "Rows":
+        """Return the rows that limits leave."""
+        fewer = {
+            "train": min(self.train, train or self.train),
+            "reported": min(self.reported, reported or self.reported),
+        }
+        return msgspec.structs.replace(self, **fewer)
 
     def parts(self, train: float) -> tuple[float, float]:
         """Return how many rows train and how many select, if so many train rows are used."""
@@ -128,6 +138,27 @@ class Counting:
         return fmean(self.segment_s(arm.kind, train, epochs, ends=ends) for arm in arms)
 
 
+class Option(NamedTuple):
+    """A size that is considered: it needs at least so many train rows."""
+
+    arms: list[Arm]
+    epochs: int
+    seeds: int
+    least_rows: int
+
+
+def options(arms: Sequence[Arm], epochs: int, seeds: int, *, fixed_epochs: bool) -> Iterator[Option]:
+    """Yield sizes from the largest to one run. The last arms are left out first."""
+    brief = epochs if fixed_epochs else min(epochs, SHORT)
+    yield Option(list(arms), epochs, seeds, ENOUGH_ROWS)
+    yield Option(list(arms), brief, seeds, ENOUGH_ROWS)
+    for count in range(len(arms), FEW_ARMS - 1, -1):
+        yield Option(list(arms[:count]), brief, seeds, LEAST_ROWS)
+    for count in range(len(arms), 0, -1):
+        yield Option(list(arms[:count]), brief, 1, LEAST_ROWS)
+    yield Option(list(arms[:1]), brief if fixed_epochs else 1, 1, LEAST_ROWS)
+
+
 def sized(
     arms: Sequence[Arm],
     counting: Counting,
@@ -138,28 +169,26 @@ def sized(
     fixed_epochs: bool = False,
     fixed_rows: bool = False,
 ) -> Size:
-    """Return the largest choice that ends within the budget.
+    """Return the largest choice that ends within the budget, with as many rows as fit.
 
-    Fewer rows come first, then fewer epochs, then fewer arms (the last ones are left out), then fewer seeds. Raises
-    `UserError` if not even one run ends within the budget.
+    Raises `UserError` if not even one run ends within the budget.
     """
     total, usable_s = counting.rows.train, budget_s * USED
-    lengths = [epochs] if fixed_epochs else [epochs, *(short for short in SHORT if short < epochs)]
-    tried = [(list(arms), length, seeds, ENOUGH_ROWS) for length in lengths[:2]]
-    fewer = [list(arms[:count]) for count in range(len(arms) - 1, 0, -1)]
-    tried += [(some, lengths[min(1, len(lengths) - 1)], seeds, LEAST_ROWS) for some in [list(arms), *fewer]]
-    tried += [(list(arms[:count]), lengths[-1], 1, LEAST_ROWS) for count in range(min(3, len(arms)), 0, -1)]
-    for some, length, count, least in tried:
+    option = None
+    for option in options(arms, epochs, seeds, fixed_epochs=fixed_epochs):
+        some, length, count, least = option
         rows = total if fixed_rows else _most_rows(some, length, count, counting, usable_s)
         seconds = counting.total_s(some, length, count, rows)
-        if rows >= min(total, least) and seconds <= usable_s * (1 + 1e-9):
+        if rows >= min(total, least) and seconds <= usable_s:
             return Size(some, length, count, None if rows == total else rows, seconds)
-    first, least = arms[0], total if fixed_rows else min(total, LEAST_ROWS)
-    needed = counting.total_s([first], lengths[-1], 1, least) / USED
+    assert option is not None
+    [first], length, count, least = option
+    least = total if fixed_rows else min(total, least)
+    needed_s = counting.total_s([first], length, count, least) / USED
     raise UserError(
-        f"the time is too short for one run: {first.kind} for {_plural(lengths[-1], 'epoch')} on {least:,} rows takes "
-        f"about {needed / 60:.2g} minutes, and {budget_s / 60:.2g} are left; give more minutes, or smaller epochs, "
-        "limit_train or limit_eval"
+        f"the time is too short for one run: {first.kind} for {_plural(length, 'epoch')} on {least:,} rows takes "
+        f"about {needed_s / 60:.2g} minutes, and {max(0.0, budget_s) / 60:.2g} are left; give more minutes, or smaller "
+        "epochs, limit_train or limit_eval"
     )
 
 

@@ -64,10 +64,11 @@ class Timing(Observer):
 
 
 class Probe(NamedTuple):
-    """What a run was found to cost, and the rows of its task: of train, and those that are reported."""
+    """What a run was found to cost, the rows of its task, and a note about the user's own data."""
 
     cost: Cost
     rows: Rows
+    about: str
 
 
 def measured(resolved: ResolvedRun) -> Probe:
@@ -100,7 +101,7 @@ def measured(resolved: ResolvedRun) -> Probe:
         reported_s=reported_s / max(1, used.get("test") or used["validation"]),
         memory_bytes=int(peak * MARGIN),
     )
-    return Probe(cost, rows_of(resolved, problem))
+    return Probe(cost, rows_of(resolved, problem), problem.facts.get("note", ""))
 
 
 def timed(resolved: ResolvedRun, problem: PreparedTask, meter: Meter) -> tuple[float, float, float]:

@@ -21,6 +21,7 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
     given      the settings of its runs, as on the command line
     limits     settings that limit rows and set the epochs
+    about      a note about the user's own data
     costs      what was measured, by kind of arm
     untried    what is not tried, and why
     reference  the method whose best arm is always a finalist
@@ -32,6 +33,7 @@ class Choice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     limits: list[str]
     size: Size
     rows: Rows
+    about: str
     costs: dict[str, Cost]
     untried: list[Untried]
     reference: str

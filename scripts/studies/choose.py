@@ -3,9 +3,10 @@
     python -m scripts.studies.choose make my_files data_dir=~/data       # write the files, print the commands
     python -m scripts.studies.choose compare results/choose/ID.json sst2    # compare an answer with the sweep
 
-Writes folders with train and validation rows: SST-2 as csv with its labels as words, STS-B as tsv with numbers, BoolQ as
-jsonl with two columns of text. The rows are those of the tasks sst2, stsb and boolq, so the committed records of these
-tasks are the sweep: every method, rank and learning rate, each ranked by the rows held out of train, as `choose` does.
+Writes folders with train and validation rows: SST-2 as csv with its labels as words, STS-B as tsv with numbers, and
+BoolQ as jsonl with two columns of text. The rows are those of the tasks sst2, stsb and boolq. So the committed records
+of these tasks are the sweep of every method, rank and learning rate, ranked by the rows held out of train, as `choose`
+ranks them.
 """
 
 import csv
