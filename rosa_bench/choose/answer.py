@@ -2,9 +2,11 @@
 
 import math
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from rosa_bench.choose.candidates import TIME
 from rosa_bench.choose.choosing import Chosen
 from rosa_bench.choose.measuring import gigabytes
 from rosa_bench.choose.plan import Arm
@@ -166,10 +168,13 @@ def _rungs(chosen: Chosen) -> Iterator[str]:
 
 
 def _untried(chosen: Chosen) -> Iterator[str]:
-    late = [f"{arm}: time" for arm in chosen.choice.size.arms if arm not in chosen.found.latest]
-    lines = [f"{one.what}: {one.why}" for one in chosen.choice.untried] + late
-    if lines:
-        yield from ("## Not tried", "", *(f"- {line}" for line in lines))
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for one in chosen.choice.untried:
+        by_reason[one.why].append(one.what)
+    if late := [str(arm) for arm in chosen.choice.size.arms if arm not in chosen.found.latest]:
+        by_reason[TIME] += late
+    if by_reason:
+        yield from ("## Not tried", "", *(f"- {', '.join(names)}: {why}" for why, names in by_reason.items()))
 
 
 def _epochs(chosen: Chosen) -> list[str]:

@@ -18,6 +18,10 @@ METHODS = ("lora", "ft", "rosa", "bitfit")
 # LoRA of rank 2 is enough for tasks like those of GLUE.
 RANKS = (8, 2)
 HALF_DECADES = (0, -1, 1)
+REFERENCE = "ft"  # what others are compared with
+
+
+TIME = "the time is too short"
 
 
 class Untried(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,14 +45,16 @@ def candidates(
     methods: Sequence[str] = METHODS,
     ranks: Sequence[int] = RANKS,
     half_decades: Sequence[int] = HALF_DECADES,
+    reference: str = REFERENCE,
 ) -> Candidates:
     """Return the arms: all methods at their own learning rate and the first rank come first, then the others.
 
-    A method without a rank appears once for each learning rate. Raises `UserError` for an unknown method, or if no
-    method can be composed with these overrides.
+    A method without a rank appears once for each learning rate. Raises `UserError` for an unknown method or reference,
+    or if no method can be composed with these overrides.
     """
     for method in methods:
         one_of("methods", method, names_in("method"))
+    one_of("reference", reference, names_in("method"))
     configs: dict[Arm, RunConfig] = {}
     refused: dict[str, UserError] = {}
     for shift, rank, method in _in_order(half_decades, ranks, methods):

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rosa_bench.choose.budget import Budget, Clock
-from rosa_bench.choose.candidates import HALF_DECADES, METHODS, RANKS, Untried, candidates
+from rosa_bench.choose.candidates import HALF_DECADES, METHODS, RANKS, REFERENCE, TIME, Untried, candidates
 from rosa_bench.choose.measuring import measure
 from rosa_bench.choose.plan import Arm, Counting, sized
 from rosa_bench.choose.runs import Runs
@@ -40,7 +40,7 @@ class Request:
     ranks: Sequence[int] = RANKS
     half_decades: Sequence[int] = HALF_DECADES
     seeds: int = 3
-    reference: str = "ft"
+    reference: str = REFERENCE
 
     @cached_property
     def keys(self) -> set[str]:
@@ -79,6 +79,7 @@ class _Choosing:
             methods=request.methods,
             ranks=request.ranks,
             half_decades=request.half_decades,
+            reference=request.reference,
         )
         runs = {arm: self._resolved(config) for arm, config in arms.items()}
         first = next(iter(runs.values()))
@@ -134,7 +135,7 @@ class _Choosing:
             limits.append(f"epochs={size.epochs}")
         if size.rows is not None:
             limits.append(f"limit_train={size.rows}")
-        late = [Untried(str(arm), "time") for arm in kept if arm not in size.arms]
+        late = [Untried(str(arm), TIME) for arm in kept if arm not in size.arms]
         return Choice(
             id=name, given=list(request.given), limits=limits, size=size, rows=rows, about=about, costs=costs,
             untried=[*untried, *unfit, *late], reference=request.reference, spent_s=self.budget.spent_s,

@@ -22,7 +22,7 @@ import logging
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import names_of, parse_options, split
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, did_you_mean
 from rosa_bench.system.setting import Checked, setting
 
 CHOSEN = {
@@ -67,8 +67,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides import check_overrides
     from rosa_bench.system.files import write_atomic
 
-    bare = [argument for argument in arguments if "=" not in argument]
-    own, others = split(arguments, lambda key: key in {*names_of(Options), *bare})
+    own, others = split(arguments, lambda key: key in names_of(Options))
     options = parse_options(Options, own)
     typed = with_defaults(others)
     given = spelled(typed)
@@ -99,9 +98,18 @@ def with_defaults(others: list[str]) -> list[str]:
     >>> with_defaults(["data=mine.csv", "batch_size=8"])
     ['task=classify', 'protocol=fair', 'data=mine.csv', 'batch_size=8']
     """
+    from rosa_bench.config.overrides import groups, settings
+
     keys = {argument.partition("=")[0].lstrip("+~") for argument in others}
     for key in keys & CHOSEN.keys():
         raise UserError(f"rosa-bench choose chooses {key} itself; leave it out, or give {CHOSEN[key]}=")
+    known = [*names_of(Options), *settings(), *groups()]
+    for argument in others:
+        key, equals, _ = argument.partition("=")
+        name = key.lstrip("+~").partition(".")[0]
+        if not equals or name not in known:
+            wrong = f"{argument} is not KEY=VALUE" if not equals else f"{key} is not an option or a setting"
+            raise UserError(f"{wrong}{did_you_mean(name, known)} (options: {', '.join(names_of(Options))})")
     if not keys & {"task", "data", "experiment"}:
         raise UserError("rosa-bench choose needs data=FILE, or task=TASK")
     task = [] if keys & {"task", "experiment"} else ["task=classify"]

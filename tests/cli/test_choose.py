@@ -17,7 +17,7 @@ from rosa_bench.runs.resolve import ResolvedRun
 
 RosaBench = Callable[..., "Outcome"]  # noqa: F821 - of conftest.py
 QUICK = (
-    "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=60", "limit_eval=20", "epochs=3",
+    "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=150", "limit_eval=20", "epochs=3",
     "batch_size=16", "methods=lora,head_only,bitfit", "reference=bitfit", "ranks=2", "half_decades=0", "seeds=2",
 )  # fmt: skip
 
@@ -28,7 +28,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Cost:
     cost = Cost(start_s=0.1, row_s=1e-4, selected_s=1e-4, reported_s=1e-4, memory_bytes=2**20)
 
     def measure(runs: dict[Arm, ResolvedRun], *_: object, **__: object) -> Measured:
-        return Measured({arm.kind: cost for arm in runs}, Rows(60, 20, 0.1, 1000), "", [])
+        return Measured({arm.kind: cost for arm in runs}, Rows(150, 20, 0.1, 1000), "", [])
 
     monkeypatch.setattr(choosing, "measure", measure)
     return cost
