@@ -14,9 +14,9 @@ from rosa_bench.config.folder import own_folder
 from rosa_bench.report.choice import (
     Finalist,
     Recommendation,
-    costs_less,
     difference_text,
     recommend,
+    same_memory,
     score_text,
     verdict,
 )
@@ -93,11 +93,11 @@ def _saving(found: Recommendation) -> str:
     """Say what the chosen finalist saves over the best."""
     ours, theirs = found.chosen, found.best
     parts = []
-    if ours.memory_bytes and theirs.memory_bytes:
+    if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
         parts.append(f"{gigabytes(ours.memory_bytes)} of memory instead of {gigabytes(theirs.memory_bytes)}")
     if ours.saved_bytes and theirs.saved_bytes:
         parts.append(f"{_megabytes(ours.saved_bytes)} to store instead of {_megabytes(theirs.saved_bytes)}")
-    return ", ".join(parts) if costs_less(ours, theirs) else ""
+    return ", ".join(parts)
 
 
 def _leading(chosen: Chosen, leader: Arm, typed: Sequence[str]) -> Iterator[str]:

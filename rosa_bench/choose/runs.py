@@ -1,7 +1,9 @@
 """Make the runs of a choice: start, pause and continue them within the budget."""
 
 import logging
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec import structs
@@ -13,7 +15,8 @@ from rosa_bench.choose.search import score_at
 from rosa_bench.choose.state import Choice
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record
-from rosa_bench.system.errors import PausedError, UserError
+from rosa_bench.runs.lock import BusyError, locked
+from rosa_bench.system.errors import PAUSED, PausedError, UserError
 
 if TYPE_CHECKING:
     from rosa_bench.runs.resolve import ResolvedRun
@@ -38,8 +41,8 @@ class Runs:
         self.choice, self.budget, self.resolved, self.save = choice, budget, resolved, save
         self.made: dict[str, None] = {}
 
-    def __call__(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
-        """Continue a run, as `rosa_bench.choose.search.Reach` says."""
+    def reach(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
+        """Continue a run, as `rosa_bench.choose.search.Runner` says."""
         run = self.resolved(arm, seed)
         record = _known(run)
         done = 0 if record is None else len(record.scores.epochs)
@@ -51,6 +54,15 @@ class Runs:
         record = self._continue(run, arm, epochs, done)
         self.made[run.id] = None
         return record if record.status in ("completed", "failed") or len(record.scores.epochs) >= epochs else None
+
+    def drop(self, arm: Arm) -> None:
+        """Remove the checkpoint of an arm's first run, if the run is paused."""
+        run = self.resolved(arm, 0)
+        record = _known(run)
+        if record is None or record.status != "interrupted" or not (record.error or "").startswith(PAUSED):
+            return
+        with suppress(BusyError), locked(run.lock, run.id):
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
 
     def _continue(self, run: "ResolvedRun", arm: Arm, epochs: int, done: int) -> RunRecord:
         """Run until ``epochs`` or the end of the budget, and return the record."""

@@ -10,14 +10,18 @@ from rosa_bench.choose.plan import Arm, Size
 from rosa_bench.records.record import RunRecord
 
 
-class Reach(Protocol):
+class Runner(Protocol):
     """Makes runs, up to some epoch."""
 
-    def __call__(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
+    def reach(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
         """Continue a run until it has so many epochs, and return its record. None if the time is too short for that.
 
         With ``keep``, enough time for one finalist must be left as well.
         """
+        ...
+
+    def drop(self, arm: Arm) -> None:
+        """Free what is kept of an arm's first run to continue it, because it never will be."""
         ...
 
 
@@ -50,7 +54,7 @@ class Found:
         return None
 
 
-def search(size: Size, reach: Reach, *, reference: str) -> Found:
+def search(size: Size, runner: Runner, *, reference: str) -> Found:
     """Run the arms by successive halving, then the finalists with all seeds.
 
     The best arm of the method ``reference`` is a finalist too. Whatever the time is too short for is left out.
@@ -61,7 +65,7 @@ def search(size: Size, reach: Reach, *, reference: str) -> Found:
     for epochs in compared:
         found.rungs[epochs] = {}
         for arm in alive:
-            record = reach(arm, seed=0, epochs=epochs, keep=bool(early))
+            record = runner.reach(arm, seed=0, epochs=epochs, keep=bool(early))
             if record is None:
                 found.is_done = False
             else:
@@ -73,9 +77,11 @@ def search(size: Size, reach: Reach, *, reference: str) -> Found:
         last = epochs == compared[-1]
         scores = found.rungs[epochs]
         alive = finalists(scores, kind=lambda arm: arm.kind) if last else promoted(scores)
+        for arm in scores.keys() - set(with_reference(alive, found.latest, reference)):
+            runner.drop(arm)
     for seed in range(size.seeds):
         for arm in with_reference(alive, found.latest, reference):
-            record = reach(arm, seed=seed, epochs=full, keep=False)
+            record = runner.reach(arm, seed=seed, epochs=full, keep=False)
             if record is None:
                 found.is_done = False
             elif record.status == "completed":

@@ -93,11 +93,16 @@ def recommend(finalists: Sequence[Finalist], *, margin: float) -> Recommendation
 
 def costs_less(ours: Finalist, theirs: Finalist) -> bool:
     """Return whether ours needs less memory in training, or about as much and has less to store."""
-    if ours.memory_bytes and theirs.memory_bytes:
-        ratio = ours.memory_bytes / theirs.memory_bytes
-        if abs(ratio - 1) > SAME_MEMORY:
-            return ratio < 1
+    if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
+        return ours.memory_bytes < theirs.memory_bytes
     return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+
+
+def same_memory(ours: Finalist, theirs: Finalist) -> bool:
+    """Return whether both need about the same memory in training, or it is not known."""
+    if not ours.memory_bytes or not theirs.memory_bytes:
+        return True
+    return abs(ours.memory_bytes / theirs.memory_bytes - 1) <= SAME_MEMORY
 
 
 def verdict(difference: Difference, *, lower_is_better: bool) -> str:

@@ -19,6 +19,9 @@ class PreemptedError(StoppedError):
     """The system asked the program to stop, by a signal such as SIGTERM."""
 
 
+PAUSED = "paused"  # how the reason of a run that is put aside begins
+
+
 class PausedError(StoppedError):
     """The program itself put a run aside. Its checkpoint is saved."""
 

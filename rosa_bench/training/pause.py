@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rosa_bench.system.errors import PAUSED
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
 
@@ -17,8 +18,8 @@ class Pause(Observer):
 
     def on_step_end(self, training: Training) -> None:
         if self.is_over():
-            training.pause("paused because the time is up")
+            training.pause(f"{PAUSED} because the time is up")
 
     def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
         if self.epochs <= number + 1 < training.recipe.epochs:
-            training.pause(f"paused after {number + 1} of {training.recipe.epochs} epochs")
+            training.pause(f"{PAUSED} after {number + 1} of {training.recipe.epochs} epochs")

@@ -17,17 +17,22 @@ GOOD = [0.80, 0.30, 0.70, 0.79, 0.20, 0.60, 0.10, 0.25, 0.50]
 
 
 class World:
-    """Runs that take ``epoch_s`` for every epoch, on a clock of their own; a dead one is not continued."""
+    """Runs that take ``epoch_s`` for every epoch, on a clock of their own; what was dropped is not continued."""
 
     def __init__(self, make_record: MakeRecord, seconds: float = 1e9, *, epoch_s: float = 1.0, stop_after: int = 10**9):
         self.make_record, self.epoch_s, self.now, self.stop_after = make_record, epoch_s, 0.0, stop_after
         self.budget = Budget(seconds, clock=lambda: self.now)
         self.done: dict[tuple[Arm, int], int] = {}
+        self.dropped: set[Arm] = set()
         self.started: list[tuple[str, int, int]] = []
 
-    def __call__(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:  # noqa: ARG002
+    def drop(self, arm: Arm) -> None:
+        self.dropped.add(arm)
+
+    def reach(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:  # noqa: ARG002
         before = self.done.get((arm, seed), 0)
         if before < epochs:
+            assert seed or arm not in self.dropped
             if not self.budget.allows((epochs - before) * self.epoch_s):
                 return None
             if len(self.started) >= self.stop_after:
@@ -70,6 +75,7 @@ def test_the_best_arms_of_two_methods_and_the_reference_are_finalists_with_all_s
     assert found.leader == ARMS[0]
     epochs = 9 * 1 + 3 * 2 + 2 * 7 + 9 + 3 * 2 * 10  # nothing is trained twice
     assert world.now == epochs
+    assert world.dropped == set(ARMS) - found.finals.keys()
 
 
 def test_a_search_that_is_stopped_and_continued_makes_the_same_runs(make_record: MakeRecord) -> None:

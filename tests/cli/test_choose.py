@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,14 +13,29 @@ from rosa_bench.choose import choosing
 from rosa_bench.choose.measuring import Measured
 from rosa_bench.choose.plan import Arm, Cost, Rows
 from rosa_bench.choose.search import Found
+from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun
 
 RosaBench = Callable[..., "Outcome"]  # noqa: F821 - of conftest.py
 QUICK = (
     "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=150", "limit_eval=20", "epochs=3",
-    "batch_size=16", "methods=lora,head_only,bitfit", "reference=bitfit", "ranks=2", "half_decades=0", "seeds=2",
+    "batch_size=16", "methods=lora,head_only,bitfit", "reference=head_only", "ranks=2", "half_decades=0", "seeds=2",
 )  # fmt: skip
+
+
+def line_of(text: str, start: str) -> str:
+    """The line of a text that begins so."""
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def scores(folder: Path) -> dict[str, dict[str, Any]]:
+    """Status and scores of every record, without times."""
+    found = {run.id: to_values(run) for run in load_records(folder)}
+    for values in found.values():
+        for epoch in values["scores"]["epochs"]:
+            del epoch["time_s"]
+    return {name: {key: values[key] for key in ("status", "scores")} for name, values in found.items()}
 
 
 @pytest.fixture
@@ -59,6 +75,7 @@ def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_benc
     assert load_records(here / "results") == records
 
 
+@pytest.mark.slow
 def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
     rosa_bench: RosaBench, here: Path, measured: Cost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,8 +105,11 @@ def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
     made.clear()
     done = rosa_bench(*QUICK, "minutes=100")
     assert done.status == 0, done.err
-    assert "# Use " in done.out
     assert "so far" not in done.out
+    alone = rosa_bench(*QUICK, "minutes=100", "results_dir=alone", "output_dir=alone")
+    assert line_of(alone.out, "# Use") == line_of(done.out, "# Use")
+    assert scores(here / "results") == scores(here / "alone")
+    assert not list(here.glob("outputs/*/checkpoints"))  # of runs that will not go on
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
