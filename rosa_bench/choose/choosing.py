@@ -1,6 +1,7 @@
 """The whole of a choice: candidates, measurement, plan, search, recommendation."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,16 +60,16 @@ class Chosen:
     path: Path
 
 
-def choose(request: Request, *, clock: Clock | None = None) -> Chosen:
+def choose(request: Request, *, clock: Clock = time.monotonic) -> Chosen:
     """Make a choice, or go on with one that was begun. Raises `UserError` before any training if it is not possible."""
     with composing() as composer:
         return _Choosing(request, composer, clock).run()
 
 
 class _Choosing:
-    def __init__(self, request: Request, composer: Composer, clock: Clock | None):
+    def __init__(self, request: Request, composer: Composer, clock: Clock):
         self.request, self.composer = request, composer
-        self.budget = Budget(60 * request.minutes, **({} if clock is None else {"clock": clock}))
+        self.budget = Budget(60 * request.minutes, clock=clock)
         self._inputs: Inputs | None = None
 
     def run(self) -> Chosen:

@@ -17,7 +17,7 @@ from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun
 
-RosaBench = Callable[..., "Outcome"]  # noqa: F821 - of conftest.py
+RosaBench = Callable[..., Any]
 QUICK = (
     "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=150", "limit_eval=20", "epochs=3",
     "batch_size=16", "methods=lora,head_only,bitfit", "reference=head_only", "ranks=2", "half_decades=0", "seeds=2",
