@@ -95,10 +95,16 @@ def complete(config: RunConfig, differing: Mapping[str, list[Any]], observers: "
     ``retry_failed`` nor ``resume=never`` is set.
     """
     from rosa_bench.runs import resolve as resolving
+
+    return complete_resolved(resolving.resolve(config, dict(differing), own_gpu=True), observers)
+
+
+def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" = ()) -> RunRecord:
+    """Return the record of a completed run that is already resolved, running it first if needed; as `complete`."""
     from rosa_bench.runs.lock import locked
     from rosa_bench.runs.status import status_of
 
-    resolved = resolving.resolve(config, dict(differing), own_gpu=True)
+    config = resolved.config
     with locked(resolved.lock, resolved.id):
         kind, record = status_of(resolved)
         if record is not None and kind == "completed" and config.resume == "auto":

@@ -38,6 +38,7 @@ def describe_rows(
         fingerprint=fingerprint(used),
         official=official,
         commit=place.commit if isinstance(place, Snapshot) else None,
+        available={split: len(some) for split, some in everything.items()},
     )
 
 

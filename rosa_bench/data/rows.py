@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -44,7 +44,10 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Description of a run's data, as stored in its record; its fields are those of `records.record.Data`."""
+    """Description of a run's data, as stored in its record; its fields are those of `records.record.Data`.
+
+    available  number of rows in each split before any limit, where they were counted; not in records
+    """
 
     source: str
     synthetic: bool
@@ -54,6 +57,7 @@ class DataInfo:
     fingerprint: str
     official: bool | None
     commit: str | None = None
+    available: dict[str, int] = field(default_factory=dict)
 
 
 def read_table(

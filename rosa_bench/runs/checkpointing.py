@@ -2,6 +2,7 @@
 
 import logging
 
+from rosa_bench.system.errors import PausedError
 from rosa_bench.system.meter import Meter
 from rosa_bench.system.stopping import StopRequest, stopped_by
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
@@ -13,11 +14,12 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointing(Observer):
-    """Saves the run's state after a step or an epoch if a checkpoint is due or the run is asked to stop.
+    """Saves the run's state after a step or an epoch if a checkpoint is due or the run is asked to stop or to pause.
 
     It must be the last observer, because a checkpoint implies that all other observers have acted. When asked to stop,
-    it ends the run with `StoppedError` or `PreemptedError`. A checkpoint that cannot be written, as on a full disk,
-    is a warning while the run lives: the run needs it only if it is interrupted.
+    it ends the run with `StoppedError` or `PreemptedError`; if an observer paused it, with `PausedError`. A checkpoint
+    that cannot be written, as on a full disk, is a warning while the run lives: the run needs it only if it is
+    interrupted.
     """
 
     def __init__(self, checkpoints: Checkpoints, *, best: BestEpoch, meter: Meter, asked_to_stop: StopRequest):
@@ -32,7 +34,7 @@ class Checkpointing(Observer):
 
     def _save_if_due(self, training: Training) -> None:
         signal = self.asked_to_stop.number  # read once; a later signal is handled after the next step
-        if signal is None and not self.checkpoints.due():
+        if signal is None and training.paused is None and not self.checkpoints.due():
             return
         problem = self._save(training)
         place = f"step {training.step}" if training.method.trains else f"candidate {len(training.history)}"
@@ -44,6 +46,9 @@ class Checkpointing(Observer):
                 f" after {place}, which could not be saved ({problem}); the same command continues from the last "
                 "checkpoint",
             )
+        if training.paused is not None:
+            unsaved = "" if problem is None else f"; this could not be saved ({problem})"
+            raise PausedError(f"{training.paused}, after {place}{unsaved}")
         if problem and problem != self.problem:
             log.warning("no checkpoint was saved, and the run goes on without it: %s", problem)
         self.problem = problem

@@ -21,7 +21,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import describe, sharers
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import PausedError, UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking, final_metrics
@@ -102,6 +102,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     A run without memory, or without a disk to write to, counts as interrupted, not failed: its method is not to
     blame, and it can continue when there is room.
     """
+    paused = False
     try:
         yield
         record.status = "completed"
@@ -110,6 +111,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         raise
     except KeyboardInterrupt as error:
         record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"
+        paused = isinstance(error, PausedError)
         raise
     except torch.OutOfMemoryError as error:
         record.status, record.error = "interrupted", str(error).split(". ")[0]
@@ -125,10 +127,10 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
         record.memory_bytes = PeakBytes(meter.memory_bytes)
         if record.status != "refused":
-            _save(record, results_dir)
+            _save(record, results_dir, paused=paused)
 
 
-def _save(record: RunRecord, results_dir: Path) -> None:
+def _save(record: RunRecord, results_dir: Path, *, paused: bool = False) -> None:
     """Save a record. If that fails, an incomplete run ends with its own error, and a completed one with `UserError`."""
     try:
         path = save_record(record, results_dir)
@@ -141,7 +143,7 @@ def _save(record: RunRecord, results_dir: Path) -> None:
             f"{record.id} is trained, and its record could not be written: {record.error}; the same command continues "
             "once that is mended"
         ) from error
-    if record.status != "completed":
+    if record.status != "completed" and not paused:
         log.error("%s; recorded in %s", record.status, path)
 
 

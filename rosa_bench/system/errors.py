@@ -19,6 +19,13 @@ class PreemptedError(StoppedError):
     """The system asked the program to stop, by a signal such as SIGTERM."""
 
 
+PAUSED = "paused"  # how the reason of a run that is put aside begins
+
+
+class PausedError(StoppedError):
+    """The program itself put a run aside. Its checkpoint is saved."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean NAME?"`` with the known name nearest to a misspelt word, or an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)

@@ -63,6 +63,7 @@ class Training:
                drawn one at a time, or of the blocks that train. The draw that training starts with does not count.
                None after resuming from a checkpoint without this count
     stopped    why the training ends before its last epoch; None if it does not
+    paused     why the run is to be put aside now, with a checkpoint from which it can continue; None if it is not
     """
 
     def __init__(self, model: nn.Module, method: Method, recipe: Recipe, *, steps_per_epoch: int, device: torch.device):
@@ -78,6 +79,7 @@ class Training:
         self.lr = recipe.lr
         self.resamples: int | None = 0
         self.stopped: str | None = None
+        self.paused: str | None = None
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
         self.history: list[Epoch] = []
         self._started = time.perf_counter()
@@ -101,6 +103,13 @@ class Training:
         """End the training after the current epoch. Has no effect in the last one."""
         if self.step < self.recipe.epochs * self.steps_per_epoch:
             self.stopped = reason
+
+    def pause(self, reason: str) -> None:
+        """Put the run aside, with a checkpoint, at the hook point at which this is called. It can be resumed exactly.
+
+        Call it after a step or an epoch. It has no effect outside of a run that saves checkpoints.
+        """
+        self.paused = reason
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of the next step, multiplied by each group's ``lr_scale``."""

@@ -17,7 +17,9 @@ from rosa_bench.config.schema import Plain
 from rosa_bench.system.setting import setting
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "numpy", "matplotlib", "hydra", "omegaconf"}
-COMMANDS = ("compare", "export", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables")
+COMMANDS = (
+    "choose", "compare", "export", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables",
+)  # fmt: skip
 
 
 def test_the_commands_are_the_files_that_say_so() -> None:

@@ -1,0 +1,142 @@
+"""Choose a method, its rank and its learning rate on your data, within a budget of minutes and memory.
+
+Usage: rosa-bench choose data=FILE model=MODEL minutes=30 [memory_gb=16] [KEY=VALUE ...]
+       rosa-bench choose task=TASK model=MODEL minutes=30 [KEY=VALUE ...]
+
+Measures every method by a few steps, and plans so many rows, epochs and combinations as fit the budget. All start; the
+best third goes on, again and again; the finalists run with several seeds. Prints what to use, its score with an
+interval, and the differences to the runner-up and to full fine-tuning. All runs are ordinary records.
+
+The same command goes on with a choice that was stopped; with more minutes it finishes what the time was too short for.
+Settings of rosa-bench run apply to all runs. Answer and plan are in results/choose/.
+
+Exit status: 0 with a recommendation, 1 without, 130 after Ctrl-C, 143 after SIGTERM.
+
+Examples:
+  rosa-bench choose data=reviews.csv model=mpnet_base minutes=30
+  rosa-bench choose data=reviews.csv model=auto model.path=~/models/mine minutes=30 memory_gb=16
+  rosa-bench choose task=cola model=minilm minutes=20 methods=lora,ft ranks=2,8
+"""
+
+import logging
+from dataclasses import dataclass
+
+from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.setting import Checked, setting
+
+CHOSEN = {
+    "method": "methods",
+    "rank": "ranks",
+    "lr": "half_decades",
+    "lr_half_decades": "half_decades",
+    "seed": "seeds",
+}
+
+
+@dataclass
+class Options(Checked):
+    """Options of ``rosa-bench choose``."""
+
+    minutes: float = setting("how long it may take, in all", default=30.0, above=0, at_most=10**6)
+    memory_gb: float | None = setting(
+        "memory that a run may use, in GiB; null: what is free on the device", default=None, above=0, at_most=10**6
+    )
+    methods: str = setting("methods to try, the most promising first", default="lora,ft,rosa,bitfit")
+    ranks: str = setting("ranks to try, of methods that have one", default="8,2")
+    half_decades: str = setting(
+        "learning rates to try, in half decades from each method's own: 0,-1,1 tries 2e-3, 6e-4, 6e-3",
+        default="0,-1,1",
+    )
+    seeds: int = setting("how many seeds the finalists get", default=3, at_least=1, at_most=1000)
+    reference: str = setting("method that the choice is compared with, if it is tried", default="ft")
+    margin: float = setting(
+        "points that memory is worth: a method that is level with the best, and at most so far behind, is preferred if "
+        "it needs less",
+        default=1.0, at_least=0, at_most=100,
+    )  # fmt: skip
+
+
+def main(arguments: list[str]) -> None:
+    """Make the choice, print the recommendation, and write it beside the plan."""
+    from rich import get_console
+
+    from rosa_bench.choose.answer import answer
+    from rosa_bench.choose.choosing import Request, choose
+    from rosa_bench.config.grammar import spelled
+    from rosa_bench.config.overrides import check_overrides
+    from rosa_bench.system.files import write_atomic
+
+    own, others = split(arguments, lambda key: key in names_of(Options))
+    options = parse_options(Options, own)
+    typed = with_defaults(others)
+    given = spelled(typed)
+    check_overrides(given)
+    request = Request(
+        given=given,
+        minutes=options.minutes,
+        memory_gb=options.memory_gb,
+        methods=options.methods.split(","),
+        ranks=whole_numbers("ranks", options.ranks, least=1),
+        half_decades=whole_numbers("half_decades", options.half_decades),
+        seeds=options.seeds,
+        reference=options.reference,
+    )
+    log_to_console()
+    chosen = choose(request)
+    found = answer(chosen, typed=typed, margin=options.margin / 100)
+    path = chosen.path.with_suffix(".md")
+    write_atomic(path, found.text)
+    get_console().out(found.text, highlight=False)
+    if not found.recommends:
+        raise UserError(f"there is no recommendation; see {path}")
+
+
+def with_defaults(others: list[str]) -> list[str]:
+    """Return the settings of all runs: task=classify for data=, and protocol=fair. Raises `UserError` for chosen ones.
+
+    >>> with_defaults(["data=mine.csv", "batch_size=8"])
+    ['task=classify', 'protocol=fair', 'data=mine.csv', 'batch_size=8']
+    """
+    from rosa_bench.config.overrides import groups, settings
+
+    keys = {argument.partition("=")[0].lstrip("+~") for argument in others}
+    for key in keys & CHOSEN.keys():
+        raise UserError(f"rosa-bench choose chooses {key} itself; leave it out, or give {CHOSEN[key]}=")
+    known = [*names_of(Options), *settings(), *groups()]
+    for argument in others:
+        key, equals, _ = argument.partition("=")
+        name = key.lstrip("+~").partition(".")[0]
+        if not equals or name not in known:
+            wrong = f"{argument} is not KEY=VALUE" if not equals else f"{key} is not an option or a setting"
+            raise UserError(f"{wrong}{did_you_mean(name, known)} (options: {', '.join(names_of(Options))})")
+    if not keys & {"task", "data", "experiment"}:
+        raise UserError("rosa-bench choose needs data=FILE, or task=TASK")
+    task = [] if keys & {"task", "experiment"} else ["task=classify"]
+    return [*task, *([] if "protocol" in keys else ["protocol=fair"]), *others]
+
+
+def whole_numbers(key: str, text: str, *, least: int | None = None) -> list[int]:
+    """Return the whole numbers in a list with commas. Raises `UserError` for anything else.
+
+    >>> whole_numbers("ranks", "8,2")
+    [8, 2]
+    """
+    try:
+        found = [int(part) for part in text.strip("[]").split(",")]
+    except ValueError:
+        found = []
+    if not found or (least is not None and min(found) < least) or max(map(abs, found), default=0) > 10**6:
+        raise UserError(f"{key}={text} must be whole numbers{f' from {least}' if least else ''}, separated by commas")
+    return list(dict.fromkeys(found))
+
+
+def log_to_console() -> None:
+    """Show the progress of the choice, and errors of its runs."""
+    from rosa_bench.system.console import ConsoleHandler
+
+    root = logging.getLogger()
+    if not any(isinstance(handler, ConsoleHandler) for handler in root.handlers):
+        root.addHandler(ConsoleHandler())
+    logging.getLogger("rosa_bench").setLevel(logging.ERROR)
+    logging.getLogger("rosa_bench.choose").setLevel(logging.INFO)

@@ -1,0 +1,137 @@
+"""Recommend one of a few finalists from their records: the best on the rows that select, or a cheaper one at its level.
+
+The reported rows have no part in who is best. They give the scores, and the differences that say what is level.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.differences import Difference, paired
+from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.writers.text import bracketed, error_text, percent, signed, signed_error
+
+SAME_MEMORY = 0.05  # peak memory within so much counts as equal; then what is saved decides
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """One combination of settings and its completed runs by seed. ``name`` is what the user reads."""
+
+    name: str
+    runs: Mapping[int, RunRecord]
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The reported score of every seed."""
+        return {seed: run.score for seed, run in self.runs.items()}
+
+    @property
+    def score(self) -> float:
+        """The mean reported score over seeds."""
+        return fmean(self.by_seed.values())
+
+    @property
+    def interval(self) -> Interval | None:
+        """The interval of `score`: Student's over seeds, or over the reported rows if there is one seed."""
+        first = next(iter(self.runs.values()))
+        rows = first.data.rows
+        return interval(
+            list(self.by_seed.values()), metric=first.scores.reported, dev_rows=rows.test or rows.validation
+        )
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """Mean peak memory in training."""
+        known = [run.memory_bytes.training for run in self.runs.values() if run.memory_bytes.training]
+        return fmean(known) if known else None
+
+    @property
+    def saved_bytes(self) -> int | None:
+        """Size of what must be stored beside the base model."""
+        return next(iter(self.runs.values())).parameters.saved_bytes
+
+    def selection(self, seeds: Iterable[int]) -> float:
+        """Return the mean score on the rows that select; higher is better."""
+        lower = next(iter(self.runs.values())).scores.selected_by.lower_is_better
+        return fmean(self.runs[seed].selection_score for seed in seeds) * (-1 if lower else 1)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The finalist to use.
+
+    best     the one that is best on the rows that select; another one is chosen only if it is level and cheaper
+    against  the chosen one minus each other finalist, on the reported rows, in their order
+    """
+
+    chosen: Finalist
+    best: Finalist
+    against: Mapping[str, Difference]
+
+
+def recommend(finalists: Sequence[Finalist], *, margin: float) -> Recommendation:
+    """Return which finalist to use. Raises ValueError if there is none.
+
+    The best is the one with the highest mean on the rows that select, over the seeds that all finalists have. One that
+    is level with it and at most ``margin`` behind is preferred if it needs less memory, or as much and saves less.
+    ``margin`` is a fraction; of an error, it is that fraction of the best's.
+    """
+    if not finalists:
+        raise ValueError("no finalist")
+    seeds = set.intersection(*(set(one.runs) for one in finalists))
+    best = max(finalists, key=lambda one: one.selection(seeds or one.runs))
+    level = [one for one in finalists if one is best or _is_level(one, best, margin)]
+    chosen = best
+    for one in level:
+        if costs_less(one, chosen):
+            chosen = one
+    others = {one.name: paired(chosen.by_seed, one.by_seed) for one in finalists if one is not chosen}
+    return Recommendation(chosen, best, {name: found for name, found in others.items() if found is not None})
+
+
+def costs_less(ours: Finalist, theirs: Finalist) -> bool:
+    """Return whether ours needs less memory in training, or about as much and has less to store."""
+    if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
+        return ours.memory_bytes < theirs.memory_bytes
+    return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+
+
+def same_memory(ours: Finalist, theirs: Finalist) -> bool:
+    """Return whether both need about the same memory in training, or it is not known."""
+    if not ours.memory_bytes or not theirs.memory_bytes:
+        return True
+    return abs(ours.memory_bytes / theirs.memory_bytes - 1) <= SAME_MEMORY
+
+
+def verdict(difference: Difference, *, lower_is_better: bool) -> str:
+    """Say what a difference means: ``level``, ``better`` or ``worse``; ``not known`` with one seed."""
+    if difference.low is None:
+        return "not known, with one seed"
+    if difference.within_noise:
+        return "level"
+    return "better" if (difference.mean > 0) is not lower_is_better else "worse"
+
+
+def score_text(finalist: Finalist, *, lower_is_better: bool) -> str:
+    """Return a score with its interval: ``81.2 [79.8, 82.6]``."""
+    shown, found = error_text if lower_is_better else percent, finalist.interval
+    low, high = (None, None) if found is None else (shown(found.low), shown(found.high))
+    return bracketed(shown(finalist.score), low, high)
+
+
+def difference_text(difference: Difference, *, lower_is_better: bool) -> str:
+    """Return a difference with its interval: ``+0.4 [-0.9, +1.7]``."""
+    shown = signed_error if lower_is_better else signed
+    low, high = difference.low, difference.high
+    return bracketed(shown(difference.mean), None if low is None else shown(low), None if high is None else shown(high))
+
+
+def _is_level(one: Finalist, best: Finalist, margin: float) -> bool:
+    """Return whether a finalist is level with the best, by the paired difference, and not far behind."""
+    found = paired(one.by_seed, best.by_seed)
+    if found is None or found.low is None or not found.within_noise:
+        return False
+    lower = next(iter(best.runs.values())).scores.lower_is_better
+    return found.mean <= margin * abs(best.score) if lower else found.mean >= -margin

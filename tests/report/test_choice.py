@@ -1,0 +1,98 @@
+"""The recommendation, from records with known scores and intervals."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from scipy import stats
+
+from rosa_bench.records.mappings import PeakBytes
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.choice import Finalist, difference_text, recommend, score_text, verdict
+
+MakeRecord = Callable[..., RunRecord]
+GB = 2**30
+
+
+@pytest.fixture
+def finalist(make_record: MakeRecord) -> Callable[..., Finalist]:
+    """``finalist("lora", [0.5, 0.6], held_out=[0.5, 0.6], gb=2)``: runs of the seeds 0, 1, ... with these scores."""
+
+    def make(
+        method: str, dev: Sequence[float], held_out: Sequence[float] | None = None, *, gb: float = 1, saved: int = 1000
+    ) -> Finalist:
+        runs = {}
+        for seed, (reported, selected) in enumerate(zip(dev, held_out or dev, strict=True)):
+            run = make_record("task=cola", f"method={method}", f"seed={seed}", dev=reported, held_out=selected)
+            run.scores.selection_score = selected
+            run.memory_bytes = PeakBytes({"train": int(gb * GB)})
+            run.parameters.saved_bytes = saved
+            runs[seed] = run
+        return Finalist(method, runs)
+
+    return make
+
+
+def test_the_best_on_held_out_rows_is_recommended_though_another_is_better_on_dev(
+    finalist: Callable[..., Finalist],
+) -> None:
+    lora = finalist("lora", [0.50, 0.51, 0.52], held_out=[0.70, 0.71, 0.72])
+    ft = finalist("ft", [0.60, 0.61, 0.62], held_out=[0.60, 0.61, 0.62], gb=9)
+    found = recommend([ft, lora], margin=0.01)
+    assert (found.chosen, found.best) == (lora, lora)
+    assert found.against["ft"].mean == pytest.approx(-0.1)
+    assert verdict(found.against["ft"], lower_is_better=False) == "worse"
+
+
+def test_a_cheaper_one_that_is_level_is_recommended_with_students_intervals(finalist: Callable[..., Finalist]) -> None:
+    ft, lora = [0.60, 0.66, 0.63], [0.61, 0.62, 0.65]
+    found = recommend([finalist("ft", ft, gb=4), finalist("lora", lora, gb=1)], margin=0.01)
+    assert (found.chosen.name, found.best.name) == ("lora", "ft")
+    test = stats.ttest_rel(lora, ft).confidence_interval(0.95)
+    difference = found.against["ft"]
+    assert (difference.low, difference.high) == (pytest.approx(test.low), pytest.approx(test.high))
+    assert verdict(difference, lower_is_better=False) == "level"
+    own = stats.ttest_1samp(lora, 0).confidence_interval(0.95)
+    assert score_text(found.chosen, lower_is_better=False) == f"62.7 [{100 * own.low:.1f}, {100 * own.high:.1f}]"
+    assert difference_text(difference, lower_is_better=False) == f"-0.3 [{100 * test.low:.1f}, +{100 * test.high:.1f}]"
+
+
+@pytest.mark.parametrize(("dev", "gb", "why"), [
+    ([0.55, 0.60, 0.50], 1, "5 points behind, although that is within noise"),
+    ([0.595, 0.605, 0.595], 5, "as good, and costs more"),
+    ([0.593, 0.604, 0.593], 3.9, "as much memory and as much to store"),
+])  # fmt: skip
+def test_the_best_stays_if_another_is(finalist: Callable[..., Finalist], dev: list[float], gb: float, why: str) -> None:
+    best = finalist("ft", [0.60, 0.61, 0.60], gb=4)
+    assert recommend([best, finalist("lora", dev, gb=gb)], margin=0.01).chosen is best, why
+
+
+def test_with_as_much_memory_the_one_with_less_to_store_is_preferred(finalist: Callable[..., Finalist]) -> None:
+    best = finalist("ft", [0.60, 0.62, 0.61], gb=4.0)
+    lora = finalist("lora", [0.61, 0.60, 0.61], gb=4.1, saved=10)
+    assert recommend([best, lora], margin=0.01).chosen is lora
+
+
+def test_one_seed_shows_nothing_to_be_level(finalist: Callable[..., Finalist]) -> None:
+    best, lora = finalist("ft", [0.60], gb=4), finalist("lora", [0.60], held_out=[0.59], gb=1)
+    found = recommend([best, lora], margin=0.01)
+    assert found.chosen is best
+    assert verdict(found.against["lora"], lower_is_better=False) == "not known, with one seed"
+
+
+def test_only_shared_seeds_rank_finalists(finalist: Callable[..., Finalist]) -> None:
+    ahead = finalist("lora", [0.5, 0.6], gb=1)
+    behind = finalist("ft", [0.4, 0.5, 0.9], gb=1)  # the third seed would put it first
+    assert recommend([behind, ahead], margin=0.0).best is ahead
+
+
+@pytest.mark.parametrize(("mean", "lower", "said"), [
+    ([0.5, 0.51, 0.5], True, "worse"), ([0.5, 0.51, 0.5], False, "better"), ([0.01, -0.01, 0.0], True, "level"),
+])  # fmt: skip
+def test_a_higher_error_is_worse(finalist: Callable[..., Finalist], mean: list[float], lower: bool, said: str) -> None:
+    found = recommend([finalist("lora", mean), finalist("ft", [0.0, 0.0, 0.0], held_out=[-9, -9, -9])], margin=0)
+    assert verdict(found.against["ft"], lower_is_better=lower) == said
+
+
+def test_there_must_be_a_finalist() -> None:
+    with pytest.raises(ValueError, match="no finalist"):
+        recommend([], margin=0.01)
