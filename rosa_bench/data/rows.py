@@ -44,7 +44,7 @@ class Table(NamedTuple):
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Description of a run's data, as stored in its record; its fields are those of `records.record.Data`.
+    """Description of a run's data, as stored in its record; its fields are those of `records.conditions.Data`.
 
     available  number of rows in each split before any limit, where they were counted; not in records
     """

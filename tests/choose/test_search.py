@@ -8,7 +8,8 @@ from rosa_bench.choose.budget import Budget
 from rosa_bench.choose.halving import Score, rungs
 from rosa_bench.choose.plan import Arm, Size
 from rosa_bench.choose.search import Found, score_at, search
-from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.record import RunRecord
 
 MakeRecord = Callable[..., RunRecord]
 ARMS = [Arm(method, lr, rank) for lr in (2e-3, 6e-4, 6e-3) for method, rank in [("lora", 8), ("ft", None), ("rosa", 8)]]
