@@ -18,6 +18,7 @@ from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.deviations import deviations_of
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.once import rows_read_once
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Chosen:
 
 def choose(request: Request, *, clock: Clock = time.monotonic) -> Chosen:
     """Make a choice, or go on with one that was begun. Raises `UserError` before any training if it is not possible."""
-    with composing() as composer:
+    with composing() as composer, rows_read_once():
         return _Choosing(request, composer, clock).run()
 
 
@@ -82,6 +83,7 @@ class _Choosing:
             half_decades=request.half_decades,
             reference=request.reference,
         )
+        log.info("looking for data and weights")
         runs = {arm: self._resolved(config) for arm, config in arms.items()}
         first = next(iter(runs.values()))
         name = choice_id(

@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeGuard
 from rosa_bench.data.class_labels import check_order
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.official import describe_rows
+from rosa_bench.data.once import once
 from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
@@ -59,7 +60,8 @@ def load_splits(
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
     place = fetch_rows(task, place)  # once for both splits
-    everything, facts = read_everything(task, place, most=max(limit_train or 0, MOST_ROWS))
+    most = max(limit_train or 0, MOST_ROWS)
+    everything, facts = once(repr((task, place, most)), lambda: read_everything(task, place, most=most))
     train = sample(everything[task.train], limit_train, key="limit_train", what="train rows")
     validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
