@@ -7,6 +7,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.once import rows_read_once
 from rosa_bench.runs.resolve import own_task
 from rosa_bench.tasks.classification import rows
+from rosa_bench.tasks.classification.task import TextTask
 
 
 def test_rows_that_are_read_once_are_the_same_as_those_read_again(
@@ -17,6 +18,7 @@ def test_rows_that_are_read_once_are_the_same_as_those_read_again(
         csv.writer(file).writerows([["text", "label"], *([f"text {n}", "ab"[n % 2]] for n in range(50))])
     config: RunConfig = compose("task=classify", f"data={path}", "model=tiny_roberta")
     task = own_task(config)
+    assert isinstance(task, TextTask)
     reads: list[int] = []
     read = rows.read_everything
     monkeypatch.setattr(rows, "read_everything", lambda *a, **k: (reads.append(1), read(*a, **k))[1])
