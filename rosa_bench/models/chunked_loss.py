@@ -5,7 +5,7 @@ With labels the model returns its loss, and no logits. Without labels nothing ch
 
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -50,13 +50,14 @@ def use_chunked_loss(model: PreTrainedModel) -> bool:
     return True
 
 
-def can_be_chunked(head: nn.Module) -> bool:
+def can_be_chunked(head: nn.Module | None) -> TypeGuard[nn.Linear | LowRankLinear]:
     """Return whether an output layer may be called several times in a pass: its gradients are its own parameters'.
 
     Hooks would see the parts of a batch, and a weight that was formed with those of other layers has other parameters.
     """
-    known = type(head) is nn.Linear or (isinstance(head, LowRankLinear) and head.materialised is None)
-    return known and not head._forward_hooks and not head._forward_pre_hooks
+    if type(head) is not nn.Linear and not (isinstance(head, LowRankLinear) and head.materialised is None):
+        return False
+    return not head._forward_hooks and not head._forward_pre_hooks
 
 
 def shifted_loss(head: nn.Linear | LowRankLinear, hidden: Tensor, labels: Tensor, kernel: Kernel) -> Tensor:

@@ -250,6 +250,7 @@ def test_the_saved_model_is_a_plain_one(tiny_model: Tiny, tmp_path: Path) -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")  # in the thread of the backward pass
 @pytest.mark.parametrize("method", ["ft", "lora"])
 def test_on_a_gpu_a_captured_step_has_the_same_losses(tiny_model: Tiny, compose: Compose, method: str) -> None:
     gpu = torch.device("cuda")
