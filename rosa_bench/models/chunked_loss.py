@@ -1,17 +1,17 @@
 """Give causal language models a loss that never holds the logits of all tokens.
 
-With labels the model returns its loss, and no logits. Without labels nothing changes, so it generates as before.
+With labels the model returns its loss, and computes logits only if asked. Without labels nothing changes.
 """
 
+from dataclasses import dataclass
 from functools import wraps
 from types import MethodType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from rosa_bench.data.batches import IGNORED
 from rosa_bench.layers.low_rank import LowRankLinear
@@ -21,6 +21,20 @@ from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
 # What a pass may be given besides labels. With anything else, such as a cache, the model's own loss is computed.
 BODY = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
 KEPT = "logits_to_keep"  # positions by row, as in `rosa_bench.models.kept_logits`
+
+
+@dataclass
+class Output:
+    """The loss of a pass, and what its logits are computed from if they are asked for."""
+
+    loss: Tensor
+    head: nn.Linear | LowRankLinear
+    hidden: Tensor
+
+    @property
+    def logits(self) -> Tensor:
+        """Compute all logits, (rows, positions, words)."""
+        return self.head(self.hidden)
 
 
 def use_chunked_loss(model: PreTrainedModel) -> bool:
@@ -43,20 +57,21 @@ def use_chunked_loss(model: PreTrainedModel) -> bool:
         hidden = self.base_model(**given, **{cache: NoCache()}, use_cache=False).last_hidden_state
         if kept is not None:
             hidden = hidden.take_along_dim(kept[..., None], 1)
-        return CausalLMOutputWithPast(loss=shifted_loss(head, hidden, labels, self.loss_kernel))  # pyright: ignore[reportArgumentType]
+        return Output(shifted_loss(head, hidden, labels, self.loss_kernel), head, hidden)  # pyright: ignore[reportArgumentType]
 
     model.loss_kernel = Kernel()  # pyright: ignore[reportArgumentType]
     model.forward = MethodType(forward, model)
     return True
 
 
-def can_be_chunked(head: nn.Module) -> bool:
+def can_be_chunked(head: nn.Module | None) -> TypeGuard[nn.Linear | LowRankLinear]:
     """Return whether an output layer may be called several times in a pass: its gradients are its own parameters'.
 
     Hooks would see the parts of a batch, and a weight that was formed with those of other layers has other parameters.
     """
-    known = type(head) is nn.Linear or (isinstance(head, LowRankLinear) and head.materialised is None)
-    return known and not head._forward_hooks and not head._forward_pre_hooks
+    if type(head) is not nn.Linear and not (isinstance(head, LowRankLinear) and head.materialised is None):
+        return False
+    return not head._forward_hooks and not head._forward_pre_hooks
 
 
 def shifted_loss(head: nn.Linear | LowRankLinear, hidden: Tensor, labels: Tensor, kernel: Kernel) -> Tensor:

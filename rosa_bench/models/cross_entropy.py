@@ -21,7 +21,6 @@ LARGEST = {"cpu": 1 << 23, "cuda": 1 << 26}  # elements of a chunk's logits
 MULTIPLE = 128  # of tokens in a chunk, which suits a GPU's matrix products
 
 
-@torch.compiler.disable  # it differentiates in its forward pass
 def chunked_cross_entropy(
     head: nn.Module,
     hidden: Float[Tensor, "tokens width"],
@@ -78,7 +77,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """Saves the gradients of the sum of the losses: first by the hidden states, then by the head's parameters."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd passes them by position
+    @torch.compiler.disable  # it differentiates in its forward pass
+    def forward(  # noqa: PLR0917 - autograd passes them by position  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: FunctionCtx,
         head: Callable[[Tensor], Tensor],
         kernel: Kernel,
@@ -99,7 +99,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             by_x, *parts = torch.autograd.grad(logits, inputs, gradient)
             by_hidden.append(by_x)
             if by_trained:
-                torch._foreach_add_(by_trained, parts)
+                torch._foreach_add_(by_trained, parts)  # pyright: ignore[reportPrivateImportUsage]
             else:
                 by_trained = parts
             del logits, gradient  # before the next chunk's are made

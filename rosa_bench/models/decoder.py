@@ -12,7 +12,7 @@ from rosa_bench.system.errors import UserError
 
 
 def load_decoder(spec: Decoder, source: Source) -> Loaded:
-    """Load ``spec`` from ``source`` as a causal language model. Given labels, it returns a loss and no logits.
+    """Load ``spec`` from ``source`` as a causal language model. Its loss is computed in chunks.
 
     Raises `UserError` as `load_pretrained` does, and for a model without a causal head or with bidirectional attention.
     """

@@ -138,8 +138,9 @@ def random_batch(device: torch.device) -> Batch:
 def decoder(device: torch.device, *, chunked: bool = True) -> PreTrainedModel:
     """Return the decoder with random weights."""
     torch.manual_seed(0)
+    shape = {**(SMOLLM2 if device.type == "cuda" else SMALL), "tie_word_embeddings": True}
     with device:
-        model = LlamaForCausalLM(LlamaConfig(**(SMOLLM2 if device.type == "cuda" else SMALL), tie_word_embeddings=True))
+        model = LlamaForCausalLM(LlamaConfig(**shape))  # pyright: ignore[reportArgumentType]
     use_fast_attention(model)
     if chunked and not use_chunked_loss(model):
         raise RuntimeError("this version of transformers changes a Llama's logits")

@@ -154,7 +154,7 @@ def test_training_is_full_fine_tuning_with_masked_gradients(
     copied = copy.deepcopy(net)
     assert chosen.merge(net)
     for name, parameter in net.named_parameters():
-        torch.testing.assert_close(parameter, named[name], rtol=0, atol=1e-9, msg=name)
+        torch.testing.assert_close(parameter, named[name], rtol=0, atol=1e-6, msg=name)
     assert torch.equal(copied(**given[0]).logits, net(**given[0]).logits)  # merging one leaves its copies alone
 
 

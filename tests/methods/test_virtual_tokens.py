@@ -60,17 +60,15 @@ def test_peft_computes_the_same_from_what_we_save(small: Any, tmp_path: Path, ca
     if model in DECODERS:
         labels = small.ids.where(small.mask.bool(), -100)
         labels[:, 0] = -100  # which PEFT's last vector predicts, and in ours, as without vectors, nothing does
-    batch = {"input_ids": small.ids, "attention_mask": small.mask, "labels": labels}
+    text = {"input_ids": small.ids, "attention_mask": small.mask}
+    models = (net, peft, small.model(model).float())
     with torch.no_grad():
-        found, expected, plain = net(**batch), peft(**batch), small.model(model).float()(**batch)
-    ours = found.logits
+        ours, theirs, without = (it(**text).logits for it in models)
+        losses = [it(**text, labels=labels).loss for it in models[:2]]
     if model in DECODERS:  # padding, and the vectors of prompts, have logits that mean nothing
-        visible = small.mask.bool()
-        ours, theirs, without = found.logits[visible], expected.logits[:, -10:][visible], plain.logits[visible]
-    else:
-        theirs, without = expected.logits, plain.logits
+        ours, theirs, without = (logits[:, -10:][small.mask.bool()] for logits in (ours, theirs, without))
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.loss, expected.loss, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, without, atol=1e-2)
 
 
@@ -141,7 +139,7 @@ def uncaching(net: Any) -> Any:
 
     return SimpleNamespace(
         eval=net.eval, device=net.device, config=net.config, forward=net.forward, generation_config=None,
-        generate=without_cache,
+        base_model=net.base_model, generate=without_cache,
     )  # fmt: skip
 
 

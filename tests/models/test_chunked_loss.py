@@ -184,8 +184,8 @@ def test_a_model_has_the_same_loss_and_gradients(
             wanted = step(reference, batch(kept=kept), accumulate)
             for one, other in zip(step(model, batch(kept=kept), accumulate), wanted, strict=True):
                 torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert model(**batch()).logits is None
-    assert reference(**batch()).logits.shape == (5, 12, 261)
+    model.eval()
+    torch.testing.assert_close(model(**batch()).logits, reference.eval()(**batch()).logits, rtol=1e-4, atol=1e-5)
     assert model(input_ids=batch()["input_ids"]).logits.shape == (5, 12, 261)
 
 
@@ -220,7 +220,6 @@ def test_a_watched_head_sees_whole_batches(tiny_model: Tiny) -> None:
     model(**batch())
     assert [it.shape for it in seen] == [(5, 12, 261)]
     hook.remove()
-    assert model(**batch()).logits is None
 
 
 def test_a_model_that_changes_its_logits_is_left_alone() -> None:
@@ -250,6 +249,7 @@ def test_the_saved_model_is_a_plain_one(tiny_model: Tiny, tmp_path: Path) -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning")  # in the thread of the backward pass
 @pytest.mark.parametrize("method", ["ft", "lora"])
 def test_on_a_gpu_a_captured_step_has_the_same_losses(tiny_model: Tiny, compose: Compose, method: str) -> None:
     gpu = torch.device("cuda")

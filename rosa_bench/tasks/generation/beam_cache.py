@@ -62,7 +62,7 @@ class BeamCache(Cache):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Replace beam ``i`` by beam ``beam_idx[i]``; both belong to the same prompt."""
         rows, tokens = len(beam_idx), self.get_seq_length() - self.prompt
-        beam_idx = beam_idx.to(self.layers[0].keys.device)  # pyright: ignore[reportOptionalMemberAccess]
+        beam_idx = beam_idx.to(self.generated()[0].device)
         if beam_idx.device.type != "cpu":  # there, finding what differs takes longer than copying everything
             for states in self.generated():
                 states.copy_(states[beam_idx])
@@ -77,7 +77,7 @@ class BeamCache(Cache):
 
     def generated(self) -> list[Tensor]:
         """Return every layer's keys and values after the prompt, (rows, heads, tokens, size), as views."""
-        pairs = ((layer.keys, layer.values) for layer in self.layers)
+        pairs = ((layer.keys, layer.values) for layer in self.layers if isinstance(layer, BeamLayer))
         return [states[..., self.prompt :, :] for pair in pairs for states in pair if states is not None]
 
 
