@@ -60,6 +60,7 @@ report: install      ## make results/report.html: tables, figures and every run 
 
 bench: install       ## measure time and memory into results/benchmarks; DATA=folder adds whole runs on CoLA
 	$(BIN)/python -m scripts.benchmarks.resample
+	$(BIN)/python -m scripts.benchmarks.resample_choices
 	$(BIN)/python -m scripts.benchmarks.step
 	$(BIN)/python -m scripts.benchmarks.whole_run results/benchmarks $(DATA)
 	$(BIN)/python -m scripts.benchmarks.generation

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench import api
-from rosa_bench.layers.earlier import drawn_of
+from rosa_bench.layers.earlier import upcoming
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.layers.stacked import materialised
 from rosa_bench.lowrank import select_indices, singular_directions
@@ -142,7 +142,7 @@ def waits(
         method.before_epoch(model, 0)
         ahead_s = 0.0
         if choice == "previous":
-            ahead_s = seconds(lambda: [drawn_of(it).coming.result() for it in low_rank_layers(model)])
+            ahead_s = seconds(lambda: upcoming(low_rank_layers(model)))
         waited: list[float] = []
 
         def run() -> None:
