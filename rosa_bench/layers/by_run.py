@@ -1,0 +1,120 @@
+"""Operations over the rows of a pack: several runs whose rows lie one after another in one batch.
+
+A pack of ``count`` runs sees ``(count * n, ...)``: n rows of the first run, then the same n rows for the second, and so
+on. Most operations act on each row alone. The few that do not are replaced here, so that each run gets what it would
+get alone: its own mean loss, and the same dropout masks.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class ByRun(TorchFunctionMode):
+    """Inside the block, losses are means over each run's rows, ``(count)``, and all runs share one dropout mask.
+
+    On a GPU the fused attention kernels draw their own masks, so those of attention weights differ between the runs of
+    a pack. They still depend on nothing but the number of runs and the run's place.
+    """
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],  # noqa: ARG002 - part of the interface
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        own = _OWN.get(func)
+        return func(*args, **(kwargs or {})) if own is None else own(self.count, *args, **(kwargs or {}))
+
+
+def cross_entropy(
+    count: int,
+    input: Tensor,  # noqa: A002 - as torch names it
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: None = None,  # noqa: ARG001 - deprecated, and part of torch's signature
+    ignore_index: int = -100,
+    reduce: None = None,  # noqa: ARG001 - likewise
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Compute each run's mean over the labels that are not ignored."""
+    whole = {"weight": weight, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    if reduction != "mean" or weight is not None:
+        return functional.cross_entropy(input, target, reduction=reduction, **whole)
+    losses = functional.cross_entropy(input, target, reduction="none", **whole).view(count, -1)
+    return losses.sum(1) / (target.view(count, -1) != ignore_index).sum(1)
+
+
+def mse_loss(count: int, input: Tensor, target: Tensor, *args: Any, reduction: str = "mean", **options: Any) -> Tensor:  # noqa: A002
+    """Compute each run's mean squared error."""
+    if reduction != "mean":
+        return functional.mse_loss(input, target, *args, reduction=reduction, **options)
+    return (input - target).square().view(count, -1).mean(1)
+
+
+def dropout(count: int, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
+    """Drop the same entries of each run's rows: those that the run would drop alone."""
+    if not training or p == 0:
+        return functional.dropout(input, p, training, inplace)
+    runs = input.view(count, -1, *input.shape[1:])
+    _, mask = torch.native_dropout(runs[0].detach(), p, train=True)
+    return _Masked.apply(runs, mask, 0.0 if p == 1 else 1 / (1 - p)).reshape(input.shape)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _Masked(torch.autograd.Function):
+    """``x * mask * scale`` in one kernel, with one mask for all runs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(mask)
+        ctx.scale = scale
+        return torch.ops.aten.native_dropout_backward(x, mask, scale)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (mask,) = ctx.saved_tensors
+        return torch.ops.aten.native_dropout_backward(dy, mask, ctx.scale), None, None
+
+
+def attention(
+    count: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    **options: Any,
+) -> Tensor:
+    """Attend with one dropout mask for all runs. On a GPU each run has its own, because the kernel draws it."""
+    if dropout_p == 0 or query.is_cuda:
+        return functional.scaled_dot_product_attention(
+            query, key, value, attn_mask, dropout_p=dropout_p, is_causal=is_causal, **options
+        )
+    before = torch.get_rng_state()
+    found = []
+    for run in zip(query.chunk(count), key.chunk(count), value.chunk(count), strict=True):
+        torch.set_rng_state(before)
+        mask = None if attn_mask is None else attn_mask[: len(run[0])]  # the runs' rows are the same
+        found.append(
+            functional.scaled_dot_product_attention(*run, mask, dropout_p=dropout_p, is_causal=is_causal, **options)
+        )
+    return torch.cat(found)
+
+
+_OWN: dict[Callable[..., Any], Callable[..., Any]] = {
+    functional.cross_entropy: cross_entropy,
+    functional.mse_loss: mse_loss,
+    functional.dropout: dropout,
+    functional.scaled_dot_product_attention: attention,
+}

@@ -1,0 +1,235 @@
+"""Layers of a pack: they hold what trains in each of several runs, and multiply each run's rows by its own.
+
+The rows of all runs lie one after another (`rosa_bench.layers.by_run`). What trains gets a leading dimension, one entry
+for each run, and the runs' own parameters become views of it. What is frozen is shared, and sees one large batch.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from rosa_bench.layers.low_rank import LowRankLinear, product_dtype, scaled
+from rosa_bench.layers.scaled import ScaledLinear
+from rosa_bench.layers.surgery import replace_module
+from rosa_bench.system.errors import UserError
+
+
+class Stacks:
+    """Stacks the runs' tensors, once each. A tensor that all runs share is left as it is.
+
+    trained  each stack that trains, (runs, ...), with the runs' parameters that are views of it
+    """
+
+    def __init__(self) -> None:
+        self.trained: list[tuple[nn.Parameter, list[nn.Parameter]]] = []
+        self._known: dict[int, Tensor] = {}
+
+    def __call__(self, tensors: Sequence[Tensor | None]) -> Any:
+        """Return the stack of one tensor of each run, the tensor itself if it is shared, or None if there is none."""
+        first, *others = tensors
+        if first is None or all(other is first for other in others):
+            return first
+        if id(first) not in self._known:
+            self._known[id(first)] = self._stack([tensor for tensor in tensors if tensor is not None])
+        return self._known[id(first)]
+
+    def _stack(self, tensors: list[Tensor]) -> Tensor:
+        whole = torch.stack([tensor.detach() for tensor in tensors])
+        for place, tensor in enumerate(tensors):
+            tensor.data = whole[place]
+        if not tensors[0].requires_grad:
+            return whole
+        parameter = nn.Parameter(whole)
+        self.trained.append((parameter, tensors))  # pyright: ignore[reportArgumentType]
+        return parameter
+
+    def hand_out_gradients(self) -> None:
+        """Give each run's parameters their part of the gradients, as views where they have none yet.
+
+        A weight that an embedding and an output layer share has one from the embedding.
+        """
+        for whole, parameters in self.trained:
+            if whole.grad is None:
+                continue
+            for parameter, gradient in zip(parameters, whole.grad.unbind(), strict=True):
+                parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            whole.grad = None
+
+
+class PackedLowRank(nn.Module):
+    """The low-rank layers of all runs: ``y = x residual^T + scale (x B^T) A^T + bias`` for each run's rows.
+
+    The low-rank part is a branch of its own, unlike in `LowRankLinear`: forming every run's weight would take as much
+    memory traffic as the product itself. A residual that is cast for autocast is kept, and cast again only after it has
+    changed.
+    """
+
+    def __init__(self, layers: Sequence[LowRankLinear], stacks: Stacks):
+        super().__init__()
+        first = layers[0]
+        self.count, self.scale, self.train_b = len(layers), first.scale, first.train_b
+        self.a, self.b, self.bias = (stacks([getattr(it, name) for it in layers]) for name in ("a", "b", "bias"))
+        # A fixed B may be shared, but a residual that no run changes is worth sharing: it is as large as the weight.
+        self.b = self.b if self.b.ndim == 3 else self.b.expand(self.count, *self.b.shape)
+        self.residual: Tensor = stacks([layer.residual for layer in layers])
+        self._sources = [layer.residual for layer in layers]
+        self._cast: Tensor | None = None
+        self._version = -1
+
+    def refresh(self) -> None:
+        """Cast the residual again if it has changed. Call it before each pass that may be a replayed one."""
+        version = sum(source._version for source in self._sources)
+        if version != self._version and self._cast is not None:
+            self._cast.copy_(self.residual)
+        self._version = version
+
+    def residual_as(self, dtype: torch.dtype) -> Tensor:
+        """Return the residual in this type, which is kept for later passes."""
+        if dtype == self.residual.dtype:
+            return self.residual
+        if self._cast is None or self._cast.dtype != dtype:
+            self._cast = self.residual.to(dtype)
+        return self._cast
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        residual = self.residual_as(product_dtype(x.device, x.dtype))
+        rows = x.reshape(self.count, -1, x.shape[-1])
+        y = _PackedLowRank.apply(rows, residual, self.a, self.b, self.bias, self.scale)
+        return y.view(*x.shape[:-1], y.shape[-1])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class _PackedLowRank(torch.autograd.Function):
+    """Saves the rows, A, B and x B^T of each run. The gradient of a residual is never computed."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 - autograd passes them by position
+        ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
+    ) -> Tensor:
+        dtype = residual.dtype
+        with torch.autocast(x.device.type, enabled=False):
+            x, left, right = x.to(dtype), a.to(dtype), b.to(dtype)
+            y = per_run(x, residual, None if bias is None else bias.to(dtype))
+            projected = x @ right.mT  # (runs, rows, r)
+            y.baddbmm_(projected, left.mT, alpha=scale)
+        needs_b = ctx.needs_input_grad[3]  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.save_for_backward(residual, left, right, projected, *([x] if needs_b else []))
+        ctx.scale, ctx.dtype = scale, a.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        residual, a, b, projected, *rest = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        scale, dtype = ctx.scale, ctx.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        need_x, _, need_a, need_b, need_bias, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+        dx = da = db = dbias = None
+        with torch.autocast(dy.device.type, enabled=False):
+            through = dy @ a  # (runs, rows, r)
+            if need_x:
+                dx = (dy @ residual).baddbmm_(through, b, alpha=scale)
+            if need_a:
+                da = scaled((dy.mT @ projected).to(dtype), scale)
+            if need_b:
+                db = scaled((through.mT @ rest[0]).to(dtype), scale)
+            if need_bias:
+                dbias = dy.sum(1, dtype=torch.promote_types(dy.dtype, torch.float32))
+        return dx, None, da, db, dbias, None
+
+
+def per_run(x: Float[Tensor, "k n in"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "k n out"]:
+    """Return ``x weight^T + bias``, where weight (out, in) and bias (out) are shared or have a dimension for the runs."""
+    if weight.ndim == 2 and (bias is None or bias.ndim == 1):
+        return functional.linear(x, weight, bias)
+    if weight.ndim == 2:
+        return functional.linear(x, weight) + bias.unsqueeze(1)  # pyright: ignore[reportOptionalMemberAccess]
+    if bias is None:
+        return x @ weight.mT
+    return torch.baddbmm(bias.unsqueeze(-2).expand(len(x), 1, -1), x, weight.mT)
+
+
+class PackedLinear(nn.Module):
+    """Linear layers of which the weight, the bias or both train, as in a head."""
+
+    def __init__(self, layers: Sequence[nn.Linear | Conv1D], stacks: Stacks):
+        super().__init__()
+        self.count, self.transposed = len(layers), isinstance(layers[0], Conv1D)
+        self.weight, self.bias = stacks([it.weight for it in layers]), stacks([it.bias for it in layers])
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        weight = self.weight.mT if self.transposed else self.weight
+        y = per_run(x.reshape(self.count, -1, x.shape[-1]), weight, self.bias)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class PackedScaled(nn.Module):
+    """The scaled layers of (IA)^3 of all runs, over one shared weight."""
+
+    def __init__(self, layers: Sequence[ScaledLinear], stacks: Stacks):
+        super().__init__()
+        self.count, self.side = len(layers), layers[0].side
+        self.weight, self.factor = stacks([it.weight for it in layers]), stacks([it.factor for it in layers])
+        self.bias = stacks([it.bias for it in layers])
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        rows, factor = x.reshape(self.count, -1, x.shape[-1]), self.factor.unsqueeze(1)
+        if self.side == "input":
+            y = per_run(rows * factor, self.weight, self.bias)
+        else:
+            y = per_run(rows, self.weight, self.bias)
+            y = (y * factor).to(y.dtype)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class OneByOne(nn.Module):
+    """Any other layer that trains, such as an embedding: each run's own layer on its own rows, one after another."""
+
+    def __init__(self, layers: Sequence[nn.Module], rows: "Rows"):
+        super().__init__()
+        self.layers, self.rows = nn.ModuleList(layers), rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = len(self.layers)
+        if len(x) == self.rows.total:
+            return torch.cat([layer(part) for layer, part in zip(self.layers, x.chunk(count), strict=True)])
+        each = self.rows.total // count  # of positions, for example, there is one row for all
+        return torch.cat([(y := layer(x)).expand(each, *y.shape[1:]) for layer in self.layers])
+
+
+class Rows:
+    """The number of rows in the current batch, of all runs together."""
+
+    total = 0
+
+
+PACKED = {LowRankLinear: PackedLowRank, ScaledLinear: PackedScaled, nn.Linear: PackedLinear, Conv1D: PackedLinear}
+
+
+def pack_layers(model: nn.Module, runs: Sequence[nn.Module], stacks: Stacks, rows: Rows) -> None:
+    """Replace, in ``model``, every layer that differs between the runs' models by one that holds those of all runs.
+
+    ``model`` is a copy of the first run's, and shares its tensors. Raises `UserError` for a layer that cannot be packed.
+    """
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise UserError(f"{name} computes with all rows of a batch, which a pack mixes; use packed=1")
+        layers = [run.get_submodule(name) for run in runs]
+        own = zip(*(layer._parameters.values() for layer in layers), strict=True)
+        if all(tensor is tensors[0] for tensors in own for tensor in tensors):
+            continue
+        replace_module(model, name, _packed(name, layers, stacks, rows))
+
+
+def _packed(name: str, layers: list[Any], stacks: Stacks, rows: Rows) -> nn.Module:
+    weight = getattr(layers[0], "residual", getattr(layers[0], "weight", None))
+    kind = PACKED.get(type(layers[0]))
+    if kind is not None and weight is not None and weight.ndim == 2:
+        return kind(layers, stacks)
+    if next(layers[0].children(), None) is not None or kind is not None:
+        raise UserError(f"{name}, a {type(layers[0]).__name__}, cannot be packed; use packed=1")
+    return OneByOne(layers, rows)
