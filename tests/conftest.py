@@ -217,6 +217,24 @@ def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
     return make
 
 
+@pytest.fixture(scope="session")
+def roughened() -> "Callable[..., Any]":
+    """``roughened(model)``: the model with noise added to its parameters, because zeros could hide errors.
+
+    Only those that train change with ``trained=True``. ``by`` is the noise's standard deviation.
+    """
+
+    def make(model: Any, *, by: float = 0.2, seed: int = 1, trained: bool = False) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad or not trained:
+                    parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=by)
+        return model
+
+    return make
+
+
 @pytest.fixture
 def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
     """``loud(model)``: the model with weights so large that its output clearly depends on its input."""

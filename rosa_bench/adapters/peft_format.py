@@ -18,10 +18,8 @@ from torch.nn.functional import pad
 
 from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
+from rosa_bench.methods.peft_files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
-
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
-WRAPPED = "base_model.model."  # how PEFT calls the model that it wraps
 
 
 class Written(NamedTuple):
@@ -47,12 +45,12 @@ def write_peft(adapter: LoraAdapter, folder: Path, *, base: Mapping[str, Any], m
     tensors: dict[str, Tensor] = {}
     for name, update in short.items():
         missing = written.rank - update.rank
-        tensors[f"{WRAPPED}{name}.lora_A.weight"] = pad(update.b.detach().cpu(), (0, 0, 0, missing)).contiguous()
-        tensors[f"{WRAPPED}{name}.lora_B.weight"] = pad(update.a.detach().cpu(), (0, missing)).contiguous()
+        tensors[f"{WRAPPED}.{name}.lora_A.weight"] = pad(update.b.detach().cpu(), (0, 0, 0, missing)).contiguous()
+        tensors[f"{WRAPPED}.{name}.lora_B.weight"] = pad(update.a.detach().cpu(), (0, missing)).contiguous()
         if adapter.biases:
             change = adapter.biases.get(name, update.a.new_zeros(update.a.shape[0]))
-            tensors[f"{WRAPPED}{name}.lora_B.bias"] = change.contiguous()
-    tensors |= {f"{WRAPPED}{name}": value.contiguous() for name, value in adapter.head.items()}
+            tensors[f"{WRAPPED}.{name}.lora_B.bias"] = change.contiguous()
+    tensors |= {f"{WRAPPED}.{name}": value.contiguous() for name, value in adapter.head.items()}
     save_file(tensors, folder / TENSORS, metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -102,7 +100,7 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = {name.removeprefix(WRAPPED): it for name, it in load_file(folder / TENSORS).items()}
+        tensors = {name.removeprefix(f"{WRAPPED}."): it for name, it in load_file(folder / TENSORS).items()}
         layers, heads = _names(config["target_modules"]), _names(config["modules_to_save"] or [])
         updates = {name: Update(tensors[f"{name}.lora_B.weight"], tensors[f"{name}.lora_A.weight"]) for name in layers}
         biases = {name: tensors[f"{name}.lora_B.bias"] for name in layers} if config["lora_bias"] else {}

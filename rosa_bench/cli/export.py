@@ -75,7 +75,7 @@ def found(run: str, options: Options) -> "tuple[RunRecord, list[RunRecord]]":
 
 def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Options) -> "tuple[Exported, list[str]]":
     """Export a run. Return what was written, and lines about it."""
-    from omegaconf import OmegaConf
+    from huggingface_hub.utils import yaml_dump
 
     from rosa_bench.report.card import Export, eval_entries, model_card, same_but_seed
     from rosa_bench.runs.export import Request, export
@@ -87,7 +87,7 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
         seeds = same_but_seed(record, records) or [record]
         texts = {"README.md": model_card(record, seeds, Export(options.to, task_type, base, tuple(lines)))}
         if entries := eval_entries(record):
-            texts[f".eval_results/{record.settings.task.name}.yaml"] = OmegaConf.to_yaml(OmegaConf.create(entries))
+            texts[f".eval_results/{record.settings.task.name}.yaml"] = yaml_dump(entries)
         return texts
 
     request = Request(

@@ -84,6 +84,7 @@ class Method(Checked, ABC):
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     takes_turns      whether only some of the declared parameters train at a time
+    libraries        optional packages that it runs on, beside those of every run; records have their versions
     trains           whether parameters train. If not, the run has no steps and chooses among the method's `candidates`
     """
 
@@ -109,6 +110,7 @@ class Method(Checked, ABC):
     supports_checkpointing: ClassVar[bool] = True
     takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    libraries: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()

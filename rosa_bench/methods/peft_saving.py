@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.layers.surgery import name_matches
+from rosa_bench.methods.peft_files import TENSORS, WITH_TOKENS, WRAPPED
 from rosa_bench.methods.peft_tuner import ADAPTER, tuned_layers
 
 if TYPE_CHECKING:
@@ -15,10 +16,6 @@ if TYPE_CHECKING:
 
     from rosa_bench.methods.peft_tuner import PeftTuner
     from rosa_bench.methods.virtual_tokens import VirtualTokenMethod
-
-# What PEFT calls the model that it wraps.
-WRAPPED = "base_model.model"
-WITH_TOKENS = "base_model"
 
 
 def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
@@ -68,6 +65,6 @@ def _write(
     every = {**tensors, **of_heads}
     save_file(
         {name: tensor.detach().cpu().contiguous().clone() for name, tensor in every.items()},
-        folder / "adapter_model.safetensors",
+        folder / TENSORS,
     )
     config.save_pretrained(str(folder))

@@ -49,6 +49,7 @@ class PeftTuner(AdapterMethod):
         "training batches for a start that depends on data", default=8, at_least=1, at_most=10**6
     )
 
+    libraries: ClassVar[tuple[str, ...]] = ("peft",)
     drives: ClassVar[tuple[str, ...]] = ()  # types that need more than the layers, which a subclass provides
 
     def __post_init__(self) -> None:

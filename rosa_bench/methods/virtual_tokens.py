@@ -45,6 +45,7 @@ class VirtualTokenMethod(Method):
 
     keeps_function: ClassVar[bool] = False
     mergeable: ClassVar[bool] = False
+    libraries: ClassVar[tuple[str, ...]] = ("peft",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

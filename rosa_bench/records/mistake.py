@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from rosa_bench.records.record import SCHEMA, SELECTED_ON, RunRecord, from_values
+from rosa_bench.records.measured import SELECTED_ON
+from rosa_bench.records.record import SCHEMA, RunRecord, from_values
 
 SHOWN = 40  # characters of a value shown in a message
 # One form of ISO 8601, so that the day is always the first ten characters.

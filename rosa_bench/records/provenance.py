@@ -3,10 +3,11 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from rosa_bench.records.record import Git
+from rosa_bench.records.conditions import Git
 from rosa_bench.system.files import package_folder
 from rosa_bench.system.version import __version__
 
@@ -14,10 +15,10 @@ GIT_S = 30  # longest time to wait for git; a checkout on a slow share may never
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 
 
-def versions() -> dict[str, str]:
-    """Return versions of Python and of every library that can change a score."""
+def versions(further: Iterable[str] = ()) -> dict[str, str]:
+    """Return versions of Python and of every library that can change a score, with those ``further`` ones."""
     ours = {"python": platform.python_version(), "rosa-bench": __version__}
-    return {**ours, **{name: version(name) for name in LIBRARIES}}
+    return {**ours, **{name: version(name) for name in (*LIBRARIES, *further)}}
 
 
 def git_state() -> Git:

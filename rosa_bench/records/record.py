@@ -8,216 +8,16 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType, field
 
+from rosa_bench.records.conditions import Data, Device, Git, Parameters
 from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, decoded
+from rosa_bench.records.measured import Forgetting, Scores, Spectrum, Stopped, number
 from rosa_bench.records.settings import Settings
-from rosa_bench.records.types import (
-    LARGEST,
-    Count,
-    Duration,
-    FileName,
-    Json,
-    Key,
-    Name,
-    Positive,
-    RunId,
-    Score,
-    Status,
-)
+from rosa_bench.records.types import LARGEST, Count, Json, Key, RunId, Status
 
 SCHEMA = 1
 # Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
 # only if all rows get the same class.
 LEAST_SPREAD = 0.05
-# Rows that may select the epoch: held out of train, dev itself, a validation split if a test split is reported, or the
-# train rows where they are what is memorised.
-SELECTED_ON = ("held_out", "validation", "validation_split", "train")
-
-
-class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Number of rows in each split that the run used."""
-
-    train: Count
-    held_out: Count
-    validation: Count
-    test: Count | None = None
-
-    @property
-    def by_split(self) -> dict[str, int]:
-        """Numbers of rows by split, for the splits that the task has."""
-        return msgspec.to_builtins(self)
-
-    @property
-    def total(self) -> int:
-        """Rows of all splits together."""
-        return sum(self.by_split.values())
-
-
-class BestOfRank(msgspec.Struct, kw_only=True):
-    """Lowest loss that any update of each rank reaches: one list per replicate, with an entry per rank from 0 on."""
-
-    train: list[list[Score]]
-    validation: list[list[Score]]
-
-
-class Data(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The data of one run.
-
-    official_rows  rows of each split as published, to show whether this is a subset
-    official       whether the rows are the published ones or a known subset. None if the task declares none, and in
-                   records older than the check
-    fingerprint    hash of the rows that the run used, in order
-    commit         commit of the rows on the hub; None for other sources and in older records
-    prompts        of a generation task: distinct prompts per split
-    best_of_rank   of a synthetic regression: closed-form bounds
-    facts          other facts that the task reports about its data
-    """
-
-    source: str
-    synthetic: bool
-    rows: Rows
-    official_rows: dict[str, Count]
-    subset: bool
-    fingerprint: str
-    official: bool | None = None
-    commit: str | None = None
-    prompts: dict[str, Count] | None = None
-    best_of_rank: BestOfRank | None = None
-    facts: dict[str, Json] = field(default_factory=dict)
-
-
-class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The device that made the run.
-
-    threads    number of CPU threads on a CPU, else None
-    shared_by  rosa_bench processes that used the GPU, this run's included: the largest count of the run's start and the
-               ends of its epochs. More than 1 makes times longer; peak memory is this process's own. None on a CPU and
-               in older records
-    """
-
-    type: Name
-    name: str
-    threads: Count | None = None
-    shared_by: Positive | None = None
-    precision: str
-
-
-class Git(msgspec.Struct, kw_only=True):
-    """Commit of this package, and whether it was modified. Both are None outside a checkout."""
-
-    commit: str | None = None
-    dirty: bool | None = None
-
-
-class Parameters(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Number of parameters in total, and of those that train.
-
-    saved_bytes  size of all tensors that training can change: what must be stored beside the base model. None in older
-                 records
-    """
-
-    total: Count | None = None
-    trainable: Count | None = None
-    saved_bytes: Count | None = None
-
-
-class EpochScores(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One epoch: mean training loss, scores on the selection rows, seconds since training started.
-
-    A loss or score is None if it is not a finite number.
-    """
-
-    train_loss: Score
-    scores: dict[str, Score]
-    time_s: Duration | None = None
-
-
-class Criterion(msgspec.Struct, kw_only=True):
-    """The metric that chooses the epoch, and whether lower is better."""
-
-    name: str = ""
-    lower_is_better: bool = False
-
-
-class Scores(msgspec.Struct, kw_only=True):
-    """Scores of a run, as fractions. A run that did not finish has its scores so far.
-
-    reported         metric that tables show
-    selected_by      metric that chose the epoch: the reported one unless the record says otherwise
-    selected_on      rows that chose it: one of `SELECTED_ON`
-    signature        versions and options of the metric's implementation
-    selected, last   scores of the selected and of the last epoch, on the reported rows
-    selection_score  score that the epoch was selected by
-    generations      name of the file with the generated texts, next to the record
-    predictions      name of the file with the prediction for each reported row, next to the record
-
-    A score is None where its metric is not defined, such as a correlation with labels that are all equal.
-    """
-
-    reported: str = ""
-    lower_is_better: bool = False
-    selected_by: Criterion = field(default_factory=Criterion)
-    selected_on: str = ""
-    signature: str = ""
-    epochs: list[EpochScores] = field(default_factory=list)
-    selected: Result | None = None
-    last: Result | None = None
-    selection_score: Score | UnsetType = UNSET
-    generations: FileName | UnsetType = UNSET
-    predictions: FileName | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if not self.selected_by.name:  # an older record, from when the two could not differ
-            self.selected_by = Criterion(name=self.reported, lower_is_better=self.lower_is_better)
-
-
-class WeightSpectrum(msgspec.Struct, kw_only=True):
-    """Singular values of one weight's update, summed (`rosa_bench.training.spectrum`)."""
-
-    rank: Count
-    norm: Score
-    norm_before: Score
-    sum: Score
-    sums: list[Score]
-
-
-class Spectrum(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """Spectra of the updates of adapted weights, by name. Empty unless requested."""
-
-    ranks: list[Positive] = field(default_factory=list)
-    weights: dict[str, WeightSpectrum] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.ranks and not self.weights:
-            raise ValueError("has ranks and no weights")
-        if longer := [name for name, weight in self.weights.items() if len(weight.sums) > len(self.ranks)]:
-            raise ValueError(f"has more sums than ranks in {longer[0]}")
-
-    def __bool__(self) -> bool:
-        return bool(self.weights)
-
-
-class Forgetting(msgspec.Struct, kw_only=True):
-    """Loss on the validation text of another task, in nats per token, before training and after it.
-
-    selected, last   loss of the selected and of the last epoch's model
-    """
-
-    task: Name
-    before: Score
-    selected: Score
-    last: Score
-
-    @property
-    def rise(self) -> float:
-        """How much the selected epoch's model has forgotten: its loss minus the loss before training."""
-        return _number(self.selected) - _number(self.before)
-
-
-class Stopped(msgspec.Struct, kw_only=True):
-    """A run that was ended on purpose: after which epoch, counted from 1, and why."""
-
-    epoch: Positive
-    reason: str
 
 
 class RunRecord(msgspec.Struct, kw_only=True, dict=True):
@@ -301,18 +101,18 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     @property
     def score(self) -> float:
         """The reported score of the selected epoch, NaN if undefined. Raises `KeyError` if the run did not finish."""
-        return _number(self.selected[self.scores.reported])
+        return number(self.selected[self.scores.reported])
 
     @property
     def last_score(self) -> float:
         """The reported score of the last epoch, NaN if undefined. Raises `KeyError` if the run did not finish."""
-        return _number(self.last[self.scores.reported])
+        return number(self.last[self.scores.reported])
 
     @property
     def selection_score(self) -> float:
         """The score that the epoch was selected by; NaN if it is undefined or the run did not finish."""
         found = self.scores.selection_score
-        return math.nan if found is UNSET else _number(found)
+        return math.nan if found is UNSET else number(found)
 
     @property
     def selected_candidate(self) -> str | None:
@@ -340,7 +140,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
         """
         if self.stopped:
             return True
-        spread = _number(self.last.spread)
+        spread = number(self.last.spread)
         return None if math.isnan(spread) else spread < LEAST_SPREAD
 
 
@@ -367,7 +167,3 @@ def without_undefined(value: Any) -> Any:
     if isinstance(value, list):
         return [without_undefined(inner) for inner in value]
     return None if isinstance(value, float) and not abs(value) <= LARGEST else value
-
-
-def _number(score: float | None) -> float:
-    return math.nan if score is None else score

@@ -1,9 +1,11 @@
 """The model card of an exported run, from its record: how it was trained, its scores, and the hub's metadata of them.
 
 The metadata are a ``model-index`` in the card's head, as huggingface_hub writes it, and files in ``.eval_results`` for
-scores on published rows of a data set on the hub.
+scores on published rows of a data set on the hub. Every text of a record is escaped, because anyone may have written
+it.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -12,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.statistics import Interval, interval
 from rosa_bench.report.writers.markdown import escape
+from rosa_bench.system.printable import printable
 from rosa_bench.system.version import __version__
 
 LINK = "https://arxiv.org/abs/2407.07802"
@@ -31,24 +34,24 @@ class Export(NamedTuple):
 def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) -> str:
     """Return the text of ``README.md``. ``seeds`` are the runs that differ from ``record`` only in the seed."""
     settings, scores = record.settings, [run.score for run in seeds]
-    title = f"{settings.method.title} on {settings.task.title} ({settings.model.title})"
+    title = printable(f"{settings.method.title} on {settings.task.title} ({settings.model.title})")
     whole = _interval(record, scores)
     merged = export.kind == "merged"
     data = ModelCardData(
-        base_model=export.base,
+        base_model=None if export.base is None else printable(export.base),
         datasets=_hub(record).get("path"),
         eval_results=[_eval_result(record)],
         library_name="transformers" if merged else "peft",
         license=_license(record),
-        metrics=[record.scores.reported],
+        metrics=[printable(record.scores.reported)],
         model_name=title,
         pipeline_tag=PIPELINES[export.task_type],
         tags=["rosa_bench", settings.method.name, *([] if merged else ["lora"])],
     )
     lines = [
-        "---", data.to_yaml(), "---", "", f"# {title}", "",
+        "---", data.to_yaml(), "---", "", f"# {escape(title)}", "",
         f"Trained and exported by rosa_bench {__version__} ([ROSA]({LINK})). Run `{record.id}`.", "",
-        *(f"- {note}" for note in export.notes), "", "## Scores", "", *_scores(record, scores, whole), "",
+        *(f"- {escape(note)}" for note in export.notes), "", "## Scores", "", *_scores(record, scores, whole), "",
         "## Training", "", *_training(record), "", "## Deviations from the protocol", "", *_deviations(record), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -95,12 +98,12 @@ def _eval_result(record: RunRecord) -> EvalResult:
     return EvalResult(
         task_type="text-classification" if "labels" in record.config["task"] else "text-generation",
         dataset_type=hub.get("path") or f"rosa_bench/{settings.task.name}",
-        dataset_name=settings.task.title,
+        dataset_name=printable(settings.task.title),
         dataset_config=hub.get("name"),
-        dataset_split=settings.task.test or settings.task.validation,
-        dataset_revision=record.data.commit,
-        metric_type=record.scores.reported,
-        metric_name=record.scores.reported,
+        dataset_split=printable(settings.task.test or settings.task.validation),
+        dataset_revision=None if record.data.commit is None else printable(record.data.commit),
+        metric_type=printable(record.scores.reported),
+        metric_name=printable(record.scores.reported),
         metric_value=round(record.score, 6),
     )
 
@@ -108,19 +111,23 @@ def _eval_result(record: RunRecord) -> EvalResult:
 def _scores(record: RunRecord, scores: list[float], whole: Interval | None) -> list[str]:
     """Return a table of the selected and the last epoch's scores, and a line about the interval."""
     names = [name for name, value in record.selected.items() if isinstance(value, float) and name != "spread"]
-    rows = [f"| {name} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |" for name in names]
+    reported = escape(record.scores.reported)
+    rows = [
+        f"| {escape(name)} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |"
+        for name in names
+    ]
     header = ["| metric | selected epoch | last epoch |", "| --- | --- | --- |"]
     if whole is None:
         said = "No interval: one seed, and a metric without an interval over rows."
     elif whole.of == "seeds":
         mean = sum(scores) / len(scores)
         said = (
-            f"{record.scores.reported} over {len(scores)} seeds: mean {_number(mean)}, 95 % interval "
+            f"{reported} over {len(scores)} seeds: mean {_number(mean)}, 95 % interval "
             f"[{_number(whole.low)}, {_number(whole.high)}] ({whole.method})."
         )
     else:
         said = (
-            f"{record.scores.reported} of this model: 95 % interval over rows [{_number(whole.low)}, "
+            f"{reported} of this model: 95 % interval over rows [{_number(whole.low)}, "
             f"{_number(whole.high)}] ({whole.method}); one seed, so it says nothing about other seeds."
         )
     selected_on = record.scores.selected_on.replace("_", " ")
@@ -144,28 +151,31 @@ def _training(record: RunRecord) -> list[str]:
         "device": f"{record.device.name}, {record.device.precision}",
         "versions": ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items())),
     }
-    return [f"- {name}: {value}" for name, value in facts.items()]
+    return [f"- {name}: {escape(value)}" for name, value in facts.items()]
 
 
 def _deviations(record: RunRecord) -> list[str]:
     if not record.deviations:
         return ["None."]
     rows = [
-        f"| `{key}` | {escape(str(value))} | {escape(str(expected))} |"  # a regular expression may contain |
+        f"| {escape(key)} | {escape(str(value))} | {escape(str(expected))} |"
         for key, (value, expected) in sorted(record.deviations.items())
     ]
     return ["| setting | here | protocol |", "| --- | --- | --- |", *rows]
 
 
-def _hub(record: RunRecord) -> dict[str, Any]:
+def _hub(record: RunRecord) -> dict[str, str]:
     """Return the data set on the hub that the task declares, or nothing."""
-    return record.setting("task.hub") or {}
+    declared = record.setting("task.hub")
+    if not isinstance(declared, dict):
+        return {}
+    return {key: printable(value) for key, value in declared.items() if isinstance(value, str)}
 
 
 def _license(record: RunRecord) -> str | None:
     """Return the licence of the weights in the hub's spelling, if it is an identifier."""
     licence = str(record.setting("model.licence", "")).lower()
-    return licence if licence and " " not in licence else None
+    return licence if re.fullmatch(r"[\w.+-]+", licence) else None
 
 
 def _number(value: float | None) -> str:

@@ -11,9 +11,10 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
-from rosa_bench.adapters.peft_format import CONFIG, TENSORS, Written, read_peft, write_peft
+from rosa_bench.adapters.peft_format import Written, read_peft, write_peft
 from rosa_bench.config.build import typed
 from rosa_bench.config.groups import kinds
+from rosa_bench.methods.peft_files import CONFIG, TENSORS
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Decoder, Encoder, Model
@@ -91,7 +92,7 @@ def export(
     started = time.perf_counter()
     adapter, config = read_peft(request.adapter)
     one_of(f"{request.adapter / CONFIG}: task_type", str(config.get("task_type")), TASK_TYPES)
-    facts = _facts(request.adapter, record)
+    facts = facts_of(request.adapter, record)
     model = merged_model(record, request, adapter, facts) if request.kind == "merged" else None
     written = None
     with new_folder(request.folder) as new:
@@ -174,8 +175,11 @@ def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, fact
     return model
 
 
-def _facts(folder: Path, record: RunRecord) -> dict[str, Any]:
-    """Return what the run says about its base model. Raises `UserError` if it is another run's."""
+def facts_of(folder: Path, record: RunRecord) -> dict[str, Any]:
+    """Return what a run has written about its base model beside its adapter.
+
+    Raises `UserError` if it is another run's, or if its values are not those that a run writes.
+    """
     try:
         facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
         run, outputs, labels = facts["run"], facts["num_outputs"], facts["labels"]

@@ -11,18 +11,13 @@ import torch
 from msgspec import convert, structs
 
 from rosa_bench.config.identity import public_config
+from rosa_bench.records.conditions import Data, Device, Parameters
 from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
+from rosa_bench.records.measured import EpochScores, Stopped
 from rosa_bench.records.predictions import save as save_predictions
 from rosa_bench.records.provenance import git_state, versions
-from rosa_bench.records.record import (
-    Data,
-    Device,
-    EpochScores,
-    Parameters,
-    RunRecord,
-    Stopped,
-)
+from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.device import describe, sharers
@@ -71,7 +66,7 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
             {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision},
             Device,
         ),
-        versions=versions(),
+        versions=versions(resolved.config.method.libraries),
         git=git_state(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),

@@ -1,38 +1,30 @@
 """One run, from a checked configuration to a record."""
 
-import copy
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from msgspec import convert
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rosa_bench.adapters.lora import PlainWeights, known_updates
+from rosa_bench.adapters.lora import PlainWeights
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
-from rosa_bench.layers.exact import Update
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
-from rosa_bench.records.record import (
-    Criterion,
-    EpochScores,
-    Forgetting,
-    RunRecord,
-    Scores,
-    Spectrum,
-)
+from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
+from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.checkpointing import Checkpointing
+from rosa_bench.runs.final import final_results
 from rosa_bench.runs.forgetting import Measurement, measured_before
 from rosa_bench.runs.inputs import fetch, inputs_of
-from rosa_bench.runs.predicted import Selecting, predictions_of
+from rosa_bench.runs.predicted import Selecting
 from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
@@ -41,6 +33,7 @@ from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
 from rosa_bench.system.stopping import stop_signals_deferred
+from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot
@@ -55,7 +48,7 @@ from rosa_bench.training.progress import CandidateProgress, TrainingProgress
 from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Epoch, Recipe
+from rosa_bench.training.state import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -168,40 +161,23 @@ def train_and_score(
         keep_weights=problem.report is not None or config.save_model or plain is not None or forgetting is not None,
         predictions=lambda: selecting.predicted,
     )
-    scores = Scores(
-        reported=task.score,
-        lower_is_better=task.lower_is_better,
-        selected_by=Criterion(**task.selects_by._asdict()),
-        selected_on=problem.selected_on,
-        signature=problem.signature,
-    )
-    record.scores = scores  # set early, so that an interrupted run keeps its scores so far
+    record.scores = scores = no_scores(task, problem)  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
-        best.state, best.predicted = earlier.part("best"), earlier.part("predictions").tensors
-        meter.resume_from(earlier.values["meter"])
-        scores.epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
-        place = f"candidate {len(scores.epochs)}" if record.candidates else f"step {earlier.values['training']['step']}"
-        log.info("continuing from %s", place)
-    steps_per_epoch = len(problem.train)
-    if record.candidates:
-        bar = CandidateProgress(record.candidates)
-    else:
-        bar = TrainingProgress(
-            epochs=config.epochs, steps_per_epoch=steps_per_epoch, batch_size=problem.train.batch_size
-        )
+        continue_from(earlier, best=best, meter=meter, record=record)
     with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
         stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
+        showing = (progress_bar(config, record, problem.train), best, Recording(record, tracking))
         history = fit(
             model,
             config.method,
             problem.train,
-            recipe=recipe(config, steps_per_epoch),
+            recipe=recipe(config, len(problem.train)),
             evaluate=partial(selecting.scores, replay),
             autocast=autocast(resolved.precision, resolved.device),
             meter=meter,
             replay=replay,
-            observers=(bar, best, Recording(record, tracking), *stopping, *observers, saving),
+            observers=(*showing, *stopping, *observers, saving),
             start=None if earlier is None else earlier.part("training"),
         )
     if initial:
@@ -222,6 +198,36 @@ def train_and_score(
     return final.selected
 
 
+def no_scores(task: Task, problem: PreparedTask) -> Scores:
+    """Return the scores of a run that has not trained yet: which metrics there will be, and which rows select."""
+    return Scores(
+        reported=task.score,
+        lower_is_better=task.lower_is_better,
+        selected_by=Criterion(**task.selects_by._asdict()),
+        selected_on=problem.selected_on,
+        signature=problem.signature,
+    )
+
+
+def continue_from(earlier: Snapshot, *, best: BestEpoch, meter: Meter, record: RunRecord) -> None:
+    """Put the selection, the meter and the record back to where a checkpoint was written."""
+    best.state, best.predicted = earlier.part("best"), earlier.part("predictions").tensors
+    meter.resume_from(earlier.values["meter"])
+    epochs = record.scores.epochs
+    epochs += [EpochScores(**epoch) for epoch in earlier.values["training"]["history"]]
+    log.info(
+        "continuing from %s",
+        f"candidate {len(epochs)}" if record.candidates else f"step {earlier.values['training']['step']}",
+    )
+
+
+def progress_bar(config: RunConfig, record: RunRecord, train: Batches) -> Observer:
+    """Return the bar for a run's steps, or for its candidates if the method trains nothing."""
+    if record.candidates:
+        return CandidateProgress(record.candidates)
+    return TrainingProgress(epochs=config.epochs, steps_per_epoch=len(train), batch_size=train.batch_size)
+
+
 @contextmanager
 def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
     """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
@@ -240,53 +246,6 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
         compiled(model, config.compile),
     ):
         yield replay
-
-
-class Final(NamedTuple):
-    """Results of the last and of the selected epoch, and their losses on another task's text if requested.
-
-    factors  the selected epoch's updates that its layers know as factors, by layer
-    """
-
-    last: Result
-    selected: Result
-    forgetting: Forgetting | None
-    factors: dict[str, Update]
-
-
-def final_results(
-    resolved: ResolvedRun,
-    problem: PreparedTask,
-    best: BestEpoch,
-    history: list[Epoch],
-    forgetting: Measurement | None = None,
-    *,
-    plain: PlainWeights | None = None,
-) -> Final:
-    """Return the results of the last and of the selected epoch. Leaves the model merged, with the selected weights.
-
-    If the reported rows differ from the rows used for selection, they are scored here. Otherwise their scores are
-    already known.
-    """
-    model, method = problem.model, resolved.config.method
-    evaluations = [evaluate for evaluate in (problem.report, forgetting and forgetting.evaluate) if evaluate]
-    last = None
-    if evaluations and best.number < len(history) - 1:
-        copied = copy.deepcopy(model)  # merging cannot be undone
-        method.merge(copied)
-        last = [evaluate(copied) for evaluate in evaluations]
-        del copied
-    best.restore()
-    factors = {} if plain is None else known_updates(model, plain)
-    method.merge(model)
-    selected = [evaluate(model) for evaluate in evaluations]
-    last = last or selected
-    forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
-    if problem.report is not None:
-        return Final(last[0], selected[0], forgotten, factors)
-    epoch = history[best.number]
-    known = Result(epoch.scores, predictions=predictions_of(best.predicted, epoch))
-    return Final(Result(history[-1].scores), known, forgotten, factors)
 
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:

@@ -79,22 +79,30 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
     The files are synced before the folder replaces an existing ``path``. A crash leaves either the old or the new one.
-    An `OSError` names a path.
+    A link at ``path`` is replaced, and what it leads to stays. An `OSError` names a path.
     """
     with named(path), temporary_folder(path) as temporary:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _sync_at(file)
-        if path.exists():
+        if os.path.lexists(path):
             earlier = path.with_name(f".{path.name}.earlier")
-            shutil.rmtree(earlier, ignore_errors=True)  # left by a process that was killed
+            _delete(earlier)  # left by a process that was killed
             path.rename(earlier)
             temporary.rename(path)
-            shutil.rmtree(earlier)
+            _delete(earlier)
         else:
             temporary.rename(path)
         _sync_at(path.parent)
+
+
+def _delete(path: Path) -> None:
+    """Delete a folder, a file or a link, if there is one. What a link leads to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_replaceable(folder: Path, *, overwrite: bool, marks: Collection[str], remedy: str) -> None:

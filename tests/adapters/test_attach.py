@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -182,12 +183,17 @@ def test_any_module_is_trained_in_layers_that_a_pattern_names() -> None:
 # Files
 
 
-@pytest.fixture
-def saved(tiny_model: Callable[..., Any], tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained_once(tiny_model: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
     train(attached, 2)
-    attached.save(tmp_path / "adapter")
-    return tmp_path / "adapter"
+    attached.save(folder := tmp_path_factory.mktemp("trained") / "adapter")
+    return folder
+
+
+@pytest.fixture
+def saved(trained_once: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained_once, tmp_path / "adapter")
 
 
 def test_an_adapter_of_another_model_is_refused_in_one_line(
@@ -201,11 +207,7 @@ def test_an_adapter_of_another_model_is_refused_in_one_line(
         (tiny_model("tiny_bert"), "another model, with other layers or types"),
         (tiny_model("tiny_roberta").double(), "another model, with other layers or types"),
     ):
-        before = everything(model)
-        with pytest.raises(UserError, match=words) as caught:
-            load_adapter(model, saved)
-        assert "\n" not in str(caught.value)
-        assert_same(everything(model), before)
+        assert_refused(saved, model, words)
     with pytest.raises(UserError, match="cannot be read as an adapter"):
         load_adapter(tiny_model("tiny_roberta"), tmp_path / "nothing")
 
@@ -222,14 +224,47 @@ def test_the_head_may_start_elsewhere_and_comes_back(tiny_model: Callable[..., A
     ({"settings": {"rank": "many"}}, "adapter: method"),
     ({"model": {"shapes": "1"}}, "cannot be read as an adapter"),
     ({"settings": {"title": "${oc.env:HOME}"}}, "has no meaning in an adapter"),
+    ({"class": ["Lora"]}, "which this version of rosa_bench does not have"),
+    ({"reset": "everything"}, r"adapter\.json: reset=everything is not known; choose one of: factors, all"),
+    ({"frozen": 5}, "frozen must be a list of parameters that train"),
+    ({"frozen": "a"}, "frozen must be a list of parameters that train"),
+    ({"frozen": [["a"]]}, "frozen must be a list of parameters that train"),
+    ({"frozen": ["roberta.embeddings.word_embeddings.weight"]}, "frozen must be a list of parameters that train"),
 ])  # fmt: skip
 def test_a_file_that_says_something_else_is_refused(
     tiny_model: Callable[..., Any], saved: Path, change: dict[str, Any], words: str
 ) -> None:
     path = saved / "adapter.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match=words):
-        load_adapter(tiny_model("tiny_roberta"), saved)
+    assert_refused(saved, tiny_model("tiny_roberta"), words)
+
+
+def assert_refused(folder: Path, model: nn.Module, words: str) -> None:
+    """Check that an adapter is refused in one line, and that the model stays as it is."""
+    before = everything(model)
+    with pytest.raises(UserError, match=words) as caught:
+        load_adapter(model, folder)
+    assert "\n" not in str(caught.value)
+    assert_same(everything(model), before)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"targets": "("}, r"method\.targets=\( is not a regular expression"),
+    ({"attention": "("}, r"method\.attention=\( is not a regular expression"),
+    ({"lm_head": "("}, r"method\.lm_head=\( is not a regular expression"),
+    ({"head": "("}, r"method\.head=\( is not a regular expression"),
+    ({"rank": 10**6}, "rank=1000000 does not fit"),
+    ({"seed": -1}, r"method\.seed=-1 is out of range"),
+    ({"name": "../../x"}, "is not a name"),
+    ({"loads": "file"}, "key 'loads' not in 'Lora'"),
+])  # fmt: skip
+def test_a_setting_in_a_file_is_checked_like_one_on_the_command_line(
+    tiny_model: Callable[..., Any], saved: Path, change: dict[str, Any], words: str
+) -> None:
+    path = saved / "adapter.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"settings": stored["settings"] | change}))
+    assert_refused(saved, tiny_model("tiny_roberta"), words)
 
 
 def test_tensors_of_another_shape_are_refused_and_nothing_stays_attached(
@@ -238,16 +273,18 @@ def test_tensors_of_another_shape_are_refused_and_nothing_stays_attached(
     path = saved / "adapter.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"settings": stored["settings"] | {"rank": 3}}))
-    before = everything(model := tiny_model("tiny_roberta"))
-    with pytest.raises(UserError, match="this state is of another model or method"):
-        load_adapter(model, saved)
-    assert_same(everything(model), before)
+    assert_refused(saved, tiny_model("tiny_roberta"), "this state is of another model or method")
 
 
 def test_what_exists_is_not_overwritten(tiny_model: Callable[..., Any], saved: Path) -> None:
     attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
     with pytest.raises(UserError, match="exists already"):
         attached.save(saved)
+    (saved.parent / "home").mkdir()
+    (saved.parent / "home" / "notes.txt").write_text("precious")
+    with pytest.raises(UserError, match="home is not a folder that was written before"):
+        attached.save(saved.parent / "home", overwrite=True)
+    assert [file.name for file in (saved.parent / "home").iterdir()] == ["notes.txt"]
     attached.save(saved, overwrite=True)
     assert torch.equal(logits(load_adapter(tiny_model("tiny_roberta"), saved).model), logits(attached.model))
 
@@ -285,6 +322,7 @@ def test_frozen_blocks_stay_frozen(tiny_model: Callable[..., Any], tmp_path: Pat
     ("rosa", {"targets": "nothing_here"}, "targets=nothing_here matches no linear layer"),
     ("rosa", {"rank": "${seed}"}, "rank"),
     ("eva", {"rank": 4}, "training data"),
+    ("laser", {}, "method=laser trains nothing, so a training loop has no use for it"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_leaves_the_model_alone(
     tiny_model: Callable[..., Any], method: str, settings: dict[str, Any], words: str

@@ -1,6 +1,7 @@
 """Laws of LoRA adapters of merged models: base plus adapter is the trained model; PEFT reads the files as we do."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rosa_bench.layers.exact import Update
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
+PEFT = "base_model.model."  # before the names of tensors in PEFT's files
 BASE = {"base_model_name_or_path": None, "revision": None, "task_type": None}
 # Each has another way into an adapter: known factors, a difference, a changed function, changed biases, split layers.
 CELLS = [
@@ -169,15 +171,66 @@ def test_what_lora_cannot_hold_is_refused(tiny_model: Callable[..., Any], tmp_pa
         read_peft(tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"r": 7}, {"target_modules": ["z"]}, {"lora_alpha": "x"}])
-def test_files_of_others_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    import json
+def refused(folder: Path) -> str:
+    with pytest.raises(UserError, match="has no adapter of a run: ") as caught:
+        read_peft(folder)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).partition(": ")[2]
 
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A folder with an adapter of rank 3 of one layer ``x``, a 6 x 8 weight."""
     write_peft(LoraAdapter(updates={"x": Update(normal(6, 3), normal(3, 8))}), tmp_path, base=BASE)
-    path = tmp_path / "adapter_config.json"
+    assert read_peft(tmp_path)[0].updates["x"].rank == 3
+    return tmp_path
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"r": 7}, "its scale is 0.428571"),
+    ({"r": 0}, "division by zero"),
+    ({"r": float("nan")}, "its scale is nan"),
+    ({"lora_alpha": "x"}, "unsupported operand"),
+    ({"target_modules": ["z"]}, "z.lora_B.weight"),
+    ({"target_modules": "x"}, "must be lists of names"),  # a string would count as its letters
+    ({"modules_to_save": "x"}, "must be lists of names"),
+    ({"modules_to_save": [1]}, "must be lists of names"),
+    ({"lora_bias": True}, "x.lora_B.bias"),
+])  # fmt: skip
+def test_settings_that_we_did_not_write_are_refused(written: Path, change: dict[str, Any], words: str) -> None:
+    path = written / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(UserError, match="has no adapter of a run"):
-        read_peft(tmp_path)
-    save_file({"y": torch.zeros(1)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(UserError, match="has no adapter of a run"):
-        read_peft(tmp_path)
+    assert words in refused(written)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "5", "null", "[" * 100_000])
+def test_settings_that_are_not_a_json_object_are_refused(written: Path, text: str) -> None:
+    (written / "adapter_config.json").write_text(text)
+    assert refused(written)
+
+
+@pytest.mark.parametrize(("b", "a", "words"), [
+    (normal(6), normal(3, 8), "the factors of x are (6,) and (3, 8)"),
+    (normal(6, 2), normal(3, 8), "the factors of x are (6, 2) and (3, 8)"),
+    (normal(6, 3) * float("nan"), normal(3, 8), "contain NaN or Inf"),
+    (normal(6, 3), normal(3, 8) * float("inf"), "contain NaN or Inf"),
+    (normal(6, 3).long(), normal(3, 8).long(), "are not floating-point numbers"),
+])  # fmt: skip
+def test_factors_that_cannot_be_added_to_a_weight_are_refused(written: Path, b: Tensor, a: Tensor, words: str) -> None:
+    save_file({f"{PEFT}x.lora_B.weight": b, f"{PEFT}x.lora_A.weight": a}, written / "adapter_model.safetensors")
+    assert words in refused(written)
+
+
+def test_an_adapter_that_does_not_fit_the_model_changes_nothing() -> None:
+    model = nn.ModuleDict({"x": nn.Linear(8, 6)})
+    update = {"x": Update(normal(6, 3), normal(3, 8))}
+    before = {name: it.clone() for name, it in model.state_dict().items()}
+    for adapter, words in (
+        (LoraAdapter(updates={"x": Update(normal(8, 3), normal(3, 6))}), "its x is a 8 x 6 weight"),
+        (LoraAdapter(updates=update, biases={"x": normal(7)}), r"its bias of x is \(7,\)"),
+        (LoraAdapter(updates=update, head={"x.nothing": normal(2)}), r"its x.nothing is \(2,\)"),
+        (LoraAdapter(updates=update, head={"x.bias": normal(2)}), r"its x.bias is \(2,\)"),
+    ):
+        with pytest.raises(UserError, match=f"this adapter is of another model: {words}"):
+            apply_adapter(model, adapter)
+        assert all(torch.equal(it, before[name]) for name, it in model.state_dict().items())

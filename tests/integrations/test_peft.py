@@ -431,8 +431,43 @@ def test_a_mended_adapter_is_loaded_after_a_refusal(base: Make, tmp_path: Path) 
     same(logits(model), before)  # a trained adapter is not lost
 
 
+@pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_factors_that_are_not_finite_are_refused(base: Make, tmp_path: Path, factor: str, value: float) -> None:
+    model: Any = get_peft_model(base("tiny_llama"), config())
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    next(tensor for name, tensor in tensors.items() if factor in name)[0, 0] = value
+    save_file(tensors, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"the adapter contains NaN or Inf in \S+; use one that was saved earlier"):
+        PeftModel.from_pretrained(base("tiny_llama"), str(tmp_path), config=RosaConfig.from_pretrained(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("change", "settings", "words"), [
+    ({"draws": -1}, {}, "draws=-1 is out of range"),
+    ({"draws": float("inf")}, {}, "draws=inf is out of range"),
+    ({"draws": "2"}, {}, r"rosa_config\.json has a setting of another type"),
+    ({"draws": None}, {}, r"rosa_config\.json has a setting of another type"),
+    ({"draws": 1.5}, {}, r"rosa_config\.json has a setting of another type"),
+    ({}, {"r": "2"}, r"rosa_config\.json has a setting of another type"),
+    ({}, {"lora_alpha": [2]}, r"rosa_config\.json has a setting of another type"),
+    ({}, {"init_lora_weights": [1]}, r"rosa_config\.json has a setting of another type"),
+])  # fmt: skip
+def test_settings_of_other_types_are_refused(
+    tmp_path: Path, change: dict[str, Any], settings: dict[str, Any], words: str
+) -> None:
+    good = {"format": 1, "draws": 0, "config": {"r": RANK}}
+    path = tmp_path / "rosa_config.json"
+    path.write_text(json.dumps(good))
+    assert RosaConfig.from_pretrained(str(tmp_path)).r == RANK
+    path.write_text(json.dumps(good | change | {"config": good["config"] | settings}))
+    with pytest.raises(UserError, match=words) as caught:
+        RosaConfig.from_pretrained(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"format": 1}', '{"format": 2, "draws": 0, "config": {}}',
+    "text", ["{", "[]", "[" * 100_000, '{"format": 1}', '{"format": 2, "draws": 0, "config": {}}',
              '{"format": 1, "draws": 0, "config": {"r": 8, "os": "x"}}'],
 )  # fmt: skip
 def test_a_broken_settings_file_is_named(text: str, tmp_path: Path) -> None:

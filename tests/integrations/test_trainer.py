@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,43 @@ def test_a_checkpoint_that_is_not_of_this_training_is_refused(
     path.write_text(json.dumps(state | {"stateful_callbacks": {"RosaCallback": entry}}))
     with pytest.raises(UserError, match="weights are not those"):
         resume(attach("rosa", **own), stopped)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (None, "lacks the state of RosaCallback"),
+    ([], "lacks the state of RosaCallback"),
+    ({"attributes": None}, "lacks the state of RosaCallback"),
+    ({"attributes": {}}, "lacks the state of RosaCallback"),
+    ({"method": "rosa"}, "lacks the state of RosaCallback"),
+    ({"another": 1}, "lacks the state of RosaCallback"),
+    ({"method": {}}, "is of another method: "),
+    ({"model": None}, "begun from another model"),
+    ({"digest": 0}, "weights are not those that were saved with it"),
+    ({"frozen": None}, "frozen must be a list of parameters that train"),
+    ({"frozen": "ab"}, "frozen must be a list of parameters that train"),
+    ({"frozen": ["classifier.nothing"]}, "frozen must be a list of parameters that train"),
+])  # fmt: skip
+def test_a_changed_state_of_the_callback_is_refused(
+    attach: Callable[..., Attached], tmp_path: Path, change: Any, words: str
+) -> None:
+    attached = attach("rosa", **VARIANTS["rosa"])
+    trainer = trainer_of(attached, tmp_path)
+    stored: Any = RosaCallback(attached).state()
+    whole = not isinstance(change, dict) or "attributes" in change
+    entry = change if whole else {"attributes": {**stored["attributes"], **change}}
+    trainer.state.global_step = 1
+    for found, refused in ((stored, False), (entry, True)):
+        trainer.state.stateful_callbacks = json.loads(json.dumps({"RosaCallback": found}))
+        begin = partial(
+            RosaCallback(attached).on_train_begin, trainer.args, trainer.state, trainer.control,
+            optimizer=attached.optimizer(lr=1e-2), train_dataloader=range(3),
+        )  # fmt: skip
+        if not refused:
+            begin()
+            continue
+        with pytest.raises(UserError, match=words) as caught:
+            begin()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_the_plain_model_is_refused(

@@ -102,6 +102,7 @@ class Trial:
     protocol: str
     compose: Callable[..., RunConfig]
     make: Callable[[str], PreTrainedModel]
+    roughened: Callable[..., Any]
     wanted: torch.dtype | None = None
     device: torch.device = field(default=CPU)
 
@@ -145,11 +146,7 @@ class Trial:
     def plain(self) -> PreTrainedModel:
         """The model without the method, and without zeros that could hide errors."""
         model = self.make(self.model_name).to(dtype=self.dtype)  # pyright: ignore[reportCallIssue]
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        return model.to(self.device)  # pyright: ignore[reportArgumentType]
+        return self.roughened(model).to(self.device)
 
     def attach(self, method: Method | None = None) -> nn.Module:
         """Attach the method to a new copy of the model."""
@@ -294,11 +291,13 @@ def _shapes(trial: Trial) -> Shapes:
 
 
 @pytest.fixture(scope="session")
-def make_trial(compose: Callable[..., RunConfig], tiny_model: Callable[[str], PreTrainedModel]) -> Callable[..., Trial]:
+def make_trial(
+    compose: Callable[..., RunConfig], tiny_model: Callable[[str], PreTrainedModel], roughened: Callable[..., Any]
+) -> Callable[..., Trial]:
     """``make_trial("lora", "tiny_gpt2", "fair")``: a trial of this method."""
 
     def make(method: str, model: str, protocol: str, **changes: Any) -> Trial:
-        return Trial(method, model, protocol, compose, tiny_model, **changes)
+        return Trial(method, model, protocol, compose, tiny_model, roughened, **changes)
 
     return make
 
@@ -317,18 +316,19 @@ class Small:
     ids = torch.randint(5, 261, (4, 10), generator=torch.Generator().manual_seed(2))
     mask = (torch.arange(10) < torch.tensor([10, 7, 3, 10]).unsqueeze(1)).long()
 
-    def __init__(self, compose: Callable[..., Any], tiny_model: Callable[..., PreTrainedModel]):
-        self.compose, self.tiny_model = compose, tiny_model
+    def __init__(
+        self,
+        compose: Callable[..., Any],
+        tiny_model: Callable[..., PreTrainedModel],
+        roughened: Callable[..., Any],
+    ):
+        self.compose, self.tiny_model, self.roughened = compose, tiny_model, roughened
 
     def model(self, name: str) -> PreTrainedModel:
         """The model as it is before a method is attached."""
         torch.manual_seed(0)
         model = small_mpnet() if name == "mpnet_base" else self.tiny_model(name)
-        draws = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=draws), alpha=0.2)
-        return model.double().eval()
+        return self.roughened(model).double().eval()
 
     def method(self, model: str, method: str, *overrides: str) -> Method:
         """The method as the command line makes it."""
@@ -349,12 +349,7 @@ class Small:
 
     def move(self, model: nn.Module, seed: int = 3) -> Any:
         """Change every parameter that trains, and return the model."""
-        draws = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.requires_grad:
-                    parameter.add_(torch.randn(parameter.shape, generator=draws), alpha=0.2)
-        return model
+        return self.roughened(model, seed=seed, trained=True)
 
 
 def small_mpnet() -> PreTrainedModel:
@@ -368,6 +363,8 @@ def small_mpnet() -> PreTrainedModel:
 
 
 @pytest.fixture
-def small(compose: Callable[..., Any], tiny_model: Callable[..., PreTrainedModel]) -> Small:
+def small(
+    compose: Callable[..., Any], tiny_model: Callable[..., PreTrainedModel], roughened: Callable[..., Any]
+) -> Small:
     """See `Small`."""
-    return Small(compose, tiny_model)
+    return Small(compose, tiny_model, roughened)

@@ -14,7 +14,7 @@ from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.diff_pruning import DiffPruning
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.training.loop import change
-from rosa_bench.training.state import Training
+from rosa_bench.training.state import Training, TrainingFailedError
 
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
 CPU = torch.device("cpu")
@@ -89,6 +89,20 @@ def test_the_largest_differences_are_kept_and_train_on(
     merged = dict(training.model.named_parameters())
     assert merged.keys() == plain.keys()
     assert sum(int((merged[name] != plain[name]).sum()) for name in plain) <= count
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_nothing_is_pruned_if_a_difference_is_not_finite(start: Callable[..., Training], value: float) -> None:
+    training = start("tiny_roberta")
+    method = method_of(training)
+    forms = method.differences(training.model)
+    forms[1].difference.data.flatten()[0] = value
+    before = {name: it.clone() for name, it in method.state(training.model).items()}
+    with pytest.raises(TrainingFailedError, match=r"a difference contains NaN or Inf.*; lower the learning rate"):
+        change(training, headroom_bytes=None, loss=lambda: loss(training))
+    after = method.state(training.model)
+    assert all(torch.equal(after[name].nan_to_num(), it.nan_to_num()) for name, it in before.items())
+    assert all(form.a.requires_grad for form in forms)
 
 
 def test_fixed_gates_have_no_optimizer_state_and_kept_differences_start_again(start: Callable[..., Training]) -> None:

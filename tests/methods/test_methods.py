@@ -128,18 +128,11 @@ Attach = Callable[..., tuple[PreTrainedModel, Method]]
 
 
 @pytest.fixture
-def untouched(tiny_model: Callable[..., PreTrainedModel]) -> Callable[[str], PreTrainedModel]:
+def untouched(
+    tiny_model: Callable[..., PreTrainedModel], roughened: Callable[..., Any]
+) -> Callable[[str], PreTrainedModel]:
     """A small model in float64, so that laws hold to 1e-9, without zeros that could hide errors."""
-
-    def make(name: str) -> PreTrainedModel:
-        model = tiny_model(name).double()
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        return model
-
-    return make
+    return lambda name: roughened(tiny_model(name).double())
 
 
 @pytest.fixture

@@ -59,18 +59,9 @@ def logits(net: nn.Module, model: str) -> Tensor:
 
 
 @pytest.fixture
-def plain(tiny_model: Tiny) -> Callable[[str], PreTrainedModel]:
+def plain(tiny_model: Tiny, roughened: Callable[..., Any]) -> Callable[[str], PreTrainedModel]:
     """A small model without zeros, which could hide errors."""
-
-    def make(model: str) -> PreTrainedModel:
-        net = tiny_model(model)
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
-        return net
-
-    return make
+    return lambda model: roughened(tiny_model(model), by=0.1)
 
 
 @pytest.fixture

@@ -62,16 +62,14 @@ each_variant = pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=name_
 
 
 @pytest.fixture
-def attach(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> Attach:
+def attach(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], roughened: Callable[..., Any]
+) -> Attach:
     """A small RoBERTa in float64 whose weights are so large that a change affects the output."""
 
     def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Any]:
         chosen = compose("task=grammar", "model=tiny_roberta", f"method={method}", f"rank={RANK}").method
-        net = tiny_model("tiny_roberta").double()
-        generator = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for parameter in net.parameters():
-                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
+        net = roughened(tiny_model("tiny_roberta").double())
         chosen = replace(chosen, **{**EVERY, **changes})
         chosen.attach(net)
         return net, chosen

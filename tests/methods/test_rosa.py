@@ -25,7 +25,9 @@ Attach = Callable[..., tuple[PreTrainedModel, Any]]
 
 
 @pytest.fixture
-def attach(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> Attach:
+def attach(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], roughened: Callable[..., Any]
+) -> Attach:
     """A small RoBERTa in float64 with ``method`` attached and weights so large that a change affects the output."""
 
     def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Any]:
@@ -36,14 +38,6 @@ def attach(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrain
         return net, chosen
 
     return make
-
-
-def roughened(model: PreTrainedModel) -> PreTrainedModel:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return model
 
 
 def batch() -> dict[str, Tensor]:

@@ -1,13 +1,18 @@
 import importlib.metadata
+import inspect
 import platform
+import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import rosa_bench
+from rosa_bench.config.groups import kinds, names_in
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.records.conditions import Git
 from rosa_bench.records.provenance import git_state, versions
-from rosa_bench.records.record import Git
 
 ME = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
 
@@ -37,6 +42,19 @@ def test_versions_are_the_installed_ones() -> None:
     assert found.pop("rosa-bench") == rosa_bench.__version__
     assert {"torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy"} <= set(found)
     assert found == {name: importlib.metadata.version(name) for name in found}
+
+
+def test_a_record_has_the_versions_of_the_methods_own_libraries(compose: Callable[..., RunConfig]) -> None:
+    method = compose("task=grammar", "model=tiny_roberta", "method=adalora").method
+    assert versions(method.libraries) == versions() | {"peft": importlib.metadata.version("peft")}
+
+
+@pytest.mark.parametrize("method", names_in("method"))
+def test_a_method_whose_code_imports_peft_says_so(method: str) -> None:
+    [kind] = kinds("method", method)
+    modules = {inspect.getmodule(one) for one in kind.__mro__ if one.__module__.startswith("rosa_bench.methods")}
+    imports = any(re.search(r"(?m)^ {8,}from peft", inspect.getsource(module)) for module in modules if module)
+    assert imports == ("peft" in kind.libraries)
 
 
 def test_a_clean_checkout_gives_its_commit(checkout: Path) -> None:

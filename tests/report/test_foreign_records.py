@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import EpochScores, RunRecord, to_values
+from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records, runs_folder, save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import figure6, lr_sensitivity

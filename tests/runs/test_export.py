@@ -17,6 +17,7 @@ import rosa_bench
 from rosa_bench.cli.export import main
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.card import eval_entries, same_but_seed
+from rosa_bench.runs.export import facts_of
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -125,11 +126,54 @@ def test_mistakes_are_one_line(run: RunRecord) -> None:
     facts = json.loads((adapter / "run.json").read_text())
     (adapter / "run.json").write_text(json.dumps(facts | {"run": "another"}))
     assert "the adapter of another run, another" in refused(run.id, "to=peft")
-    (adapter / "run.json").write_text("{}")
-    assert "run.json cannot be read" in refused(run.id, "to=peft")
     (adapter / "adapter_model.safetensors").write_bytes(b"0" * 100)
     assert "has no adapter of a run" in refused(run.id, "to=peft")
     assert not Path("exports").exists()
+
+
+@pytest.mark.parametrize("change", [
+    {"seed": -1}, {"seed": 2**32}, {"seed": True}, {"seed": "0"}, {"seed": None},
+    {"labels": "ab"}, {"labels": [1, 2]}, {"labels": None}, {"num_outputs": 3}, {"num_outputs": "2"},
+])  # fmt: skip
+def test_facts_that_no_run_wrote_are_refused(
+    tmp_path: Path, make_record: Callable[..., RunRecord], change: dict[str, Any]
+) -> None:
+    record = make_record("task=cola")
+    good = {"run": record.id, "seed": 0, "num_outputs": 2, "labels": ["no", "yes"]}
+    (tmp_path / "run.json").write_text(json.dumps(good))
+    assert facts_of(tmp_path, record) == good
+    (tmp_path / "run.json").write_text(json.dumps(good | change))
+    with pytest.raises(UserError, match=r"run\.json cannot be read: its seed, num_outputs or labels"):
+        facts_of(tmp_path, record)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", "[1]", "5", "null", "[" * 100_000])
+def test_facts_that_are_not_a_json_object_are_refused(
+    tmp_path: Path, make_record: Callable[..., RunRecord], text: str
+) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError, match=r"run\.json cannot be read: ") as caught:
+        facts_of(tmp_path, make_record("task=cola"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_follows_no_link_and_deletes_no_folder_of_others(run: RunRecord) -> None:
+    adapter = Path("outputs", run.id, "adapter")
+    Path("secret").write_text("not to be shared")
+    (adapter / "tokenizer_extra.json").symlink_to(Path("secret").resolve())
+    Path("home").mkdir()
+    Path("home", "notes.txt").write_text("precious")
+    Path("link").symlink_to(Path("home").resolve())
+    for folder in ("home", "link"):
+        assert f"{folder} is not a folder that was written" in refused(run.id, f"folder={folder}", "overwrite=true")
+    assert [file.name for file in Path("home").iterdir()] == ["notes.txt"]
+    main([run.id, "folder=mine"])
+    assert "not to be shared" not in {file.read_text(errors="replace") for file in Path("mine").iterdir()}
+    assert not Path("mine", "tokenizer_extra.json").exists()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"task_type": "../../x"}))
+    assert "task_type=../../x is not known; choose one of: CAUSAL_LM, SEQ_CLS" in refused(run.id, "folder=other")
+    assert not Path("other").exists()
 
 
 def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:

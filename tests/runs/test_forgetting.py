@@ -12,7 +12,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.records.record import Forgetting, RunRecord, from_values, to_values
+from rosa_bench.records.measured import Forgetting
+from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_record, save_record
 from rosa_bench.runs.plan import plan
 from rosa_bench.runs.resolve import ResolvedRun, resolve

@@ -24,7 +24,9 @@ from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import UnsizedError
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Encoder
-from rosa_bench.records.record import Git, RunRecord, to_values
+from rosa_bench.records.conditions import Git
+from rosa_bench.records.provenance import versions
+from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records
 from rosa_bench.runs.catalogue import size
 from rosa_bench.runs.resolve import ResolvedRun, resolve
@@ -113,6 +115,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert record.deviations == {"epochs": [2, 10]}
     assert record.settings.method.name == method
     assert record.settings.protocol.name == protocol
+    assert record.versions == versions(resolved.config.method.libraries)
 
     held_out = 4 if protocol == "fair" else 0  # 10 % of 40
     assert record.data.rows.by_split == {"train": 40 - held_out, "held_out": held_out, "validation": 24}

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import check_writable, new_folder, remove_unfinished, sha256, write_atomic
+from rosa_bench.system.files import (
+    check_replaceable,
+    check_writable,
+    new_folder,
+    remove_unfinished,
+    sha256,
+    write_atomic,
+)
 
 
 def listing(folder: Path) -> dict[str, bytes | None]:
@@ -123,6 +130,58 @@ def test_new_folder_syncs_files_before_it_appears(tmp_path: Path, monkeypatch: p
         for name in ("one", "deep/two"):
             (new / name).write_text("1")
     assert seen == [(False, False), (False, False), (True, True)]  # the files, then the directory
+
+
+# Links, and folders of others
+
+
+def test_a_link_where_a_file_is_written_is_replaced_and_its_target_stays(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("theirs")
+    (tmp_path / "record.json").symlink_to(tmp_path / "precious")
+    write_atomic(tmp_path / "record.json", "ours")
+    assert not (tmp_path / "record.json").is_symlink()
+    assert listing(tmp_path) == {"record.json": b"ours", "precious": b"theirs"}
+
+
+@pytest.mark.parametrize("name", ["model", ".model.earlier"])
+def test_a_link_where_a_folder_is_written_is_replaced_and_its_target_stays(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("theirs")
+    (tmp_path / name).symlink_to(tmp_path / "precious")
+    for content in ("one", "two"):
+        with new_folder(tmp_path / "model") as folder:
+            (folder / "weights").write_text(content)
+    assert not (tmp_path / "model").is_symlink()
+    expected = {"model": None, "model/weights": b"two", "precious": None, "precious/file": b"theirs"}
+    assert listing(tmp_path) == expected
+
+
+def test_a_link_to_nothing_is_replaced_too(tmp_path: Path) -> None:
+    (tmp_path / "model").symlink_to(tmp_path / "gone")
+    with new_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("ours")
+    assert listing(tmp_path) == {"model": None, "model/weights": b"ours"}
+
+
+def test_only_an_empty_folder_or_one_with_a_file_of_ours_may_be_overwritten(tmp_path: Path) -> None:
+    def check(name: str, *, overwrite: bool = True) -> None:
+        check_replaceable(tmp_path / name, overwrite=overwrite, marks=("adapter.json",), remedy="use overwrite=true")
+
+    for name in ("empty", "ours", "home", "odd"):
+        (tmp_path / name).mkdir()
+    for name in ("ours/adapter.json", "ours/notes.txt", "home/notes.txt", "file"):
+        (tmp_path / name).write_text("content")
+    (tmp_path / "odd" / "adapter.json").mkdir()  # a folder of that name is not a file of ours
+    (tmp_path / "link").symlink_to(tmp_path / "ours")
+    (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+    for name in ("absent", "empty", "ours"):
+        check(name)
+    for name in ("home", "odd", "file", "link", "dangling"):
+        with pytest.raises(UserError, match=f"{name} is not a folder that was written before, so it is not replaced"):
+            check(name)
+    for name in ("empty", "ours", "home", "file", "link", "dangling"):
+        with pytest.raises(UserError, match=f"{name} exists already; use overwrite=true"):
+            check(name, overwrite=False)
 
 
 def test_remove_unfinished_deletes_only_leftovers_of_that_folder(tmp_path: Path) -> None:

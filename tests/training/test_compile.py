@@ -35,16 +35,14 @@ def _fresh() -> Iterator[None]:
 
 
 @pytest.fixture
-def model(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]) -> PreTrainedModel:
+def model(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], roughened: Callable[..., Any]
+) -> PreTrainedModel:
     """A one-layer RoBERTa in float64 with LoRA attached and factors that are not zero."""
     net = tiny_model("tiny_roberta").double()
     del net.get_submodule("roberta.encoder.layer")[1]  # pyright: ignore[reportIndexIssue] - compiling it takes seconds
     compose("task=grammar", "model=tiny_roberta", "method=lora", "rank=2").method.attach(net)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-    return net
+    return roughened(net)
 
 
 def batch(*, length: int = 9, padded: bool = True) -> dict[str, Tensor]:

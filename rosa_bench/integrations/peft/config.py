@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from contextlib import suppress
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -123,9 +124,9 @@ class RosaConfig(LoraConfig):
         try:
             at_least("draws", draws, 0)
             config = cls(**given)
+            config.saved_draws = operator.index(draws)  # also refuses None and fractions
         except TypeError as error:
             raise UserError(f"{path} has a setting of another type: {error}") from error
-        config.saved_draws = int(draws)
         return config
 
     def _plain(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.config.defaults import defaults_of
 from rosa_bench.config.looks import look_of, looks
-from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, heading

@@ -11,9 +11,8 @@ from matplotlib.ticker import NullFormatter
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.writers.text import parameters
+from rosa_bench.report.writers.text import MIB, parameters
 
-MIB = 2**20
 # What peak memory means, keyed by device type.
 MEASURED = {
     "cuda": "the greatest sum of the CUDA allocator's blocks in use by tensors: this process's own, whatever else runs "

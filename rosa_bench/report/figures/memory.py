@@ -40,8 +40,9 @@ from rosa_bench.report.figures.beside import NAME_IN, label_beside
 from rosa_bench.report.figures.curves import Panel, letter, run_ids, sources, titled
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.families import MOST_METHODS, method_handles
-from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
+from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.front import pareto_front, plot_front
+from rosa_bench.report.writers.text import MIB
 
 LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
 AXES_IN, HEIGHT_IN = 4.6, 2.5

@@ -16,10 +16,10 @@ from rosa_bench.report.cells.select import Group, writes_texts
 from rosa_bench.report.figures.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.curves import metric_name
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
-from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED, MIB
+from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.front import FRONT, pareto_front, plot_front
 from rosa_bench.report.figures.labels import label_points
-from rosa_bench.report.writers.text import MISSING, parameters, rows, span
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 9.5, 0.6, 0.1, 0.2
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15

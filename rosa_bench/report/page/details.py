@@ -12,10 +12,9 @@ from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.figures.curves import times
-from rosa_bench.report.figures.figure3 import MIB
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.writers.html import fill
-from rosa_bench.report.writers.text import UNDEFINED
+from rosa_bench.report.writers.text import MIB, UNDEFINED
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -9,8 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.figures.curves import times
-from rosa_bench.report.figures.figure3 import MIB
-from rosa_bench.report.writers.text import MISSING, parameters, rows
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows
 
 
 def _words(_run: RunRecord, value: Any) -> str:

@@ -31,9 +31,8 @@ from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import MISSING, parameters, span
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, span
 
-MIB = 2**20
 HOW_TO_READ = (
     f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. {CUT} "
     "–: not recorded. "

@@ -19,9 +19,8 @@ from rosa_bench.report.cells.header import (
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.published import PublishedTable, load_published
-from rosa_bench.report.tables.arms import MIB
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import bracketed, parameters, percent, rows, signed, span
+from rosa_bench.report.writers.text import MIB, bracketed, parameters, percent, rows, signed, span
 
 PUBLISHED = "peft_method_comparison"
 INTRO = [

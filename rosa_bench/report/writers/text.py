@@ -4,6 +4,7 @@ import math
 from collections.abc import Collection, Sequence
 
 MISSING = "–"
+MIB = 2**20  # bytes
 UNDEFINED = "undefined"  # of a figure of which a run's score is not a number
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 

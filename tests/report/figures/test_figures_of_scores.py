@@ -14,7 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from rosa_bench.records.mappings import PeakBytes
-from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import variant_of
 from rosa_bench.report.figures import figure3, figure4, figure6, lr_sensitivity

@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 from markdown_it import MarkdownIt
 
 from rosa_bench.records.mistake import mistake_in
 from rosa_bench.records.record import RunRecord, from_values
+from rosa_bench.report.card import Export, model_card
 from rosa_bench.report.figures.drawing import drawn
 from rosa_bench.report.writers.latex import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
@@ -49,6 +51,15 @@ def with_text(values: dict[str, Any], text: str) -> tuple[RunRecord, int]:
         if mistake_in(found) is None:
             record, values, count = found, changed, count + 1
     return record, count
+
+
+def with_metric(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a record's values with another name of its score, if a record may have it."""
+    changed = json.loads(json.dumps(values).replace(json.dumps(values["scores"]["reported"]), json.dumps(name)))
+    try:
+        return values if mistake_in(from_values(changed)) else changed
+    except msgspec.ValidationError:
+        return values
 
 
 def tokens(text: str) -> list[str]:
@@ -91,6 +102,31 @@ def test_no_text_of_a_record_becomes_anything_else(
                 assert output.count("\n") == len(rows), (name, text)
                 for cell in (cell for row in rows for cell in row):
                     assert not re.match(r"\s*[=+@-]", cell) or float(cell) < 0, (name, text, cell)
+
+
+def test_no_text_of_a_record_becomes_markup_or_metadata_of_a_model_card(
+    hostile_texts: tuple[str, ...], values: Values
+) -> None:
+    record = next(one for one in values if one["config"]["task"]["name"] == "cola" and one["status"] == "completed")
+    record = record | {"deviations": {"method.rank": ["mine", "theirs"]}}
+
+    def card(text: str) -> tuple[dict[str, Any], list[str]]:
+        """Return the metadata of the card of a run with this text everywhere, and the kinds of markup below them."""
+        changed = with_text(with_metric(record, text), text)[0]
+        changed.deviations = {f"m{text}".translate(dict.fromkeys(range(32))): [text, text]}
+        made = model_card(changed, [changed], Export("peft", "SEQ_CLS", text or None, (text,)))
+        head, _, body = made.removeprefix("---\n").partition("\n---\n")
+        assert body.replace("\n", "") == printable(body.replace("\n", "")), text
+        return yaml.safe_load(head), tokens(body)
+
+    metadata, markup = card("plain")
+    assert {"base_model", "datasets", "model-index", "tags"} <= metadata.keys() and "th_open" in markup
+    for text in hostile_texts:
+        found, kinds = card(text)
+        assert found.keys() <= metadata.keys(), text
+        assert {kind for kind in kinds if kind != "text"} <= set(markup), text
+        for kind in ("tr_open", "td_open", "heading_open", "list_item_open"):
+            assert kinds.count(kind) == markup.count(kind), (text, kind)
 
 
 def test_rows_may_have_different_keys() -> None:

@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from rosa_bench.records.record import EpochScores, RunRecord, Scores, from_values, to_values
+from rosa_bench.records.measured import EpochScores, Scores
+from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_records, save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.make_page import counted, make_report, page

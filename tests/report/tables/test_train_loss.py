@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.records.record import EpochScores, RunRecord
+from rosa_bench.records.measured import EpochScores
+from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.tables.table import Entry
 from rosa_bench.report.tables.train_loss import build
