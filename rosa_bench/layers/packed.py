@@ -4,13 +4,15 @@ The rows of all runs lie one after another (`rosa_bench.layers.by_run`). What tr
 for each run, and the runs' own parameters become views of it. What is frozen is shared, and sees one large batch.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
@@ -18,6 +20,10 @@ from rosa_bench.layers.low_rank import LowRankLinear, product_dtype, scaled
 from rosa_bench.layers.scaled import ScaledLinear
 from rosa_bench.layers.surgery import replace_module
 from rosa_bench.system.errors import UserError
+
+
+class UnpackableError(UserError):
+    """A model or method has no packed form. Its runs can train one by one."""
 
 
 class Stacks:
@@ -81,6 +87,7 @@ class PackedLowRank(nn.Module):
         self._sources = [layer.residual for layer in layers]
         self._cast: Tensor | None = None
         self._version = -1
+        self.inputs = SharedInputs()  # of this layer alone, until the pack gives it one for all layers
 
     def refresh(self) -> None:
         """Cast the residual again if it has changed. Call it before each pass that may be a replayed one."""
@@ -98,48 +105,119 @@ class PackedLowRank(nn.Module):
         return self._cast
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        residual = self.residual_as(product_dtype(x.device, x.dtype))
-        rows = x.reshape(self.count, -1, x.shape[-1])
-        y = _PackedLowRank.apply(rows, residual, self.a, self.b, self.bias, self.scale)
-        return y.view(*x.shape[:-1], y.shape[-1])  # pyright: ignore[reportAttributeAccessIssue]
+        return self.inputs.output_of(self, x)
+
+
+class SharedInputs:
+    """Finds out which low-rank layers read the same input, as queries, keys and values do, and computes them together.
+
+    Together they cast and project their input once, and add up its gradient inside matrix products.
+    """
+
+    def __init__(self) -> None:
+        self._groups: dict[PackedLowRank, list[PackedLowRank]] = {}
+        self._seen: list[tuple[PackedLowRank, Tensor]] | None = None
+        self._waiting: dict[PackedLowRank, tuple[Tensor, Tensor]] = {}
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note, in a pass inside the block, which layers have the same input."""
+        self._seen = []
+        yield
+        groups: list[list[PackedLowRank]] = []
+        for number, (layer, x) in enumerate(self._seen):
+            alike = number and x is self._seen[number - 1][1] and layer.scale == groups[-1][0].scale
+            if alike:
+                groups[-1].append(layer)
+            else:
+                groups.append([layer])
+        calls = Counter(layer for layer, _ in self._seen)
+        self._groups = {it[0]: it for it in groups if all(calls[layer] == 1 for layer in it)}
+        self._seen = None
+
+    def output_of(self, layer: PackedLowRank, x: Tensor) -> Tensor:
+        """Return the layer's output, and compute those of the layers that will be called with the same input."""
+        if self._seen is not None:
+            self._seen.append((layer, x))
+        given, y = self._waiting.pop(layer, (None, None))
+        if y is not None and given is x:
+            return y
+        group = self._groups.get(layer, [layer])
+        ours, *others = low_rank_outputs(group, x)
+        self._waiting.update({other: (x, output) for other, output in zip(group[1:], others, strict=True)})
+        return ours
+
+    def release(self) -> None:
+        """Forget outputs that no layer has asked for."""
+        self._waiting.clear()
+
+
+def low_rank_outputs(layers: Sequence[PackedLowRank], x: Float[Tensor, "*batch in"]) -> list[Tensor]:
+    """Return the outputs of layers with the same input, all runs' rows in each."""
+    rows = x.reshape(layers[0].count, -1, x.shape[-1])
+    dtype = product_dtype(x.device, x.dtype)
+    tensors = [[it.residual_as(dtype) for it in layers]]
+    tensors += [[getattr(layer, name) for layer in layers] for name in ("a", "b", "bias")]
+    found = _PackedLowRank.apply(rows, layers[0].scale, len(layers), *(one for group in tensors for one in group))
+    return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
 
 
 class _PackedLowRank(torch.autograd.Function):
-    """Saves the rows, A, B and x B^T of each run. The gradient of a residual is never computed."""
+    """Saves the input, A, B and x B^T of each run. The gradient of a residual is never computed."""
 
     @staticmethod
-    def forward(  # noqa: PLR0917 - autograd passes them by position
-        ctx: FunctionCtx, x: Tensor, residual: Tensor, a: Tensor, b: Tensor, bias: Tensor | None, scale: float
-    ) -> Tensor:
-        dtype = residual.dtype
+    def forward(ctx: Any, x: Tensor, scale: float, layers: int, *tensors: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        residuals, a, b, biases = (tensors[start : start + layers] for start in range(0, 4 * layers, layers))
+        dtype = residuals[0].dtype
         with torch.autocast(x.device.type, enabled=False):
-            x, left, right = x.to(dtype), a.to(dtype), b.to(dtype)
-            y = per_run(x, residual, None if bias is None else bias.to(dtype))
-            projected = x @ right.mT  # (runs, rows, r)
-            y.baddbmm_(projected, left.mT, alpha=scale)
-        needs_b = ctx.needs_input_grad[3]  # pyright: ignore[reportAttributeAccessIssue]
-        ctx.save_for_backward(residual, left, right, projected, *([x] if needs_b else []))
-        ctx.scale, ctx.dtype = scale, a.dtype  # pyright: ignore[reportAttributeAccessIssue]
-        return y
+            x, left = x.to(dtype), [factor.to(dtype) for factor in a]
+            right = (b[0] if layers == 1 else torch.cat(b, 1)).to(dtype)  # (runs, r of all layers, in)
+            projected = x @ right.mT  # (runs, rows, r of all layers)
+            outputs = []
+            for residual, bias, factor, part in zip(
+                residuals, biases, left, projected.split([it.shape[1] for it in b], -1), strict=True
+            ):
+                y = per_run(x, residual, None if bias is None else bias.to(dtype))
+                outputs.append(y.baddbmm_(part, factor.mT, alpha=scale))
+        needs_b = any(ctx.needs_input_grad[3 + 2 * layers : 3 + 3 * layers])
+        ctx.save_for_backward(right, projected, *residuals, *left, *([x] if needs_b else []))
+        ctx.scale, ctx.layers, ctx.dtype, ctx.ranks = scale, layers, a[0].dtype, [it.shape[1] for it in b]
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        residual, a, b, projected, *rest = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        scale, dtype = ctx.scale, ctx.dtype  # pyright: ignore[reportAttributeAccessIssue]
-        need_x, _, need_a, need_b, need_bias, _ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
-        dx = da = db = dbias = None
-        with torch.autocast(dy.device.type, enabled=False):
-            through = dy @ a  # (runs, rows, r)
+    def backward(ctx: Any, *dys: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        right, projected, *rest = ctx.saved_tensors
+        layers, scale, dtype = ctx.layers, ctx.scale, ctx.dtype
+        residuals, left, x = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]
+        need_x, *_ = ctx.needs_input_grad
+        need_a, need_b, need_bias = (ctx.needs_input_grad[3 + n * layers : 3 + (n + 1) * layers] for n in (1, 2, 3))
+        none = [None] * layers
+        dx, da, db, dbias = None, list[Tensor | None](none), list[Tensor | None](none), list[Tensor | None](none)
+        with torch.autocast(dys[0].device.type, enabled=False):
+            through = [dy @ factor for dy, factor in zip(dys, left, strict=True)]  # (runs, rows, r) each
+            joined = through[0] if layers == 1 else torch.cat(through, -1)
             if need_x:
-                dx = (dy @ residual).baddbmm_(through, b, alpha=scale)
-            if need_a:
-                da = scaled((dy.mT @ projected).to(dtype), scale)
-            if need_b:
-                db = scaled((through.mT @ rest[0]).to(dtype), scale)
-            if need_bias:
-                dbias = dy.sum(1, dtype=torch.promote_types(dy.dtype, torch.float32))
-        return dx, None, da, db, dbias, None
+                dx = dys[0] @ residuals[0]
+                for dy, residual in zip(dys[1:], residuals[1:], strict=True):
+                    add_product(dx, dy, residual)
+                dx.baddbmm_(joined, right, alpha=scale)
+            for number, (dy, part) in enumerate(zip(dys, projected.split(ctx.ranks, -1), strict=True)):
+                if need_a[number]:
+                    da[number] = scaled((dy.mT @ part).to(dtype), scale)
+                if need_bias[number]:
+                    dbias[number] = dy.sum(1, dtype=torch.promote_types(dy.dtype, torch.float32))
+            if any(need_b):
+                db = list(scaled((joined.mT @ x[0]).to(dtype), scale).split(ctx.ranks, 1))
+        return dx, None, None, *none, *da, *db, *dbias
+
+
+def add_product(total: Float[Tensor, "k n in"], left: Float[Tensor, "k n out"], right: Tensor) -> None:
+    """Add ``left right`` to ``total``, in place. ``right`` (out, in) is shared or has a dimension for the runs."""
+    if right.ndim == 3:
+        total.baddbmm_(left, right)
+    else:
+        total.flatten(0, 1).addmm_(left.flatten(0, 1), right)
 
 
 def per_run(x: Float[Tensor, "k n in"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "k n out"]:
@@ -213,11 +291,12 @@ PACKED = {LowRankLinear: PackedLowRank, ScaledLinear: PackedScaled, nn.Linear: P
 def pack_layers(model: nn.Module, runs: Sequence[nn.Module], stacks: Stacks, rows: Rows) -> None:
     """Replace, in ``model``, every layer that differs between the runs' models by one that holds those of all runs.
 
-    ``model`` is a copy of the first run's, and shares its tensors. Raises `UserError` for a layer that cannot be packed.
+    ``model`` is a copy of the first run's, and shares its tensors. Raises `UnpackableError` for a layer without a packed
+    form.
     """
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            raise UserError(f"{name} computes with all rows of a batch, which a pack mixes; use packed=1")
+            raise UnpackableError(f"{name} computes with all rows of a batch, which a pack mixes; use packed=1")
         layers = [run.get_submodule(name) for run in runs]
         own = zip(*(layer._parameters.values() for layer in layers), strict=True)
         if all(tensor is tensors[0] for tensors in own for tensor in tensors):
@@ -231,5 +310,5 @@ def _packed(name: str, layers: list[Any], stacks: Stacks, rows: Rows) -> nn.Modu
     if kind is not None and weight is not None and weight.ndim == 2:
         return kind(layers, stacks)
     if next(layers[0].children(), None) is not None or kind is not None:
-        raise UserError(f"{name}, a {type(layers[0]).__name__}, cannot be packed; use packed=1")
+        raise UnpackableError(f"{name}, a {type(layers[0]).__name__}, cannot be packed; use packed=1")
     return OneByOne(layers, rows)

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.by_run import ByRun
-from rosa_bench.layers.packed import PackedLowRank, Rows, Stacks, pack_layers
+from rosa_bench.layers.packed import PackedLowRank, Rows, SharedInputs, Stacks, UnpackableError, pack_layers
 from rosa_bench.methods.base import Method
-from rosa_bench.system.errors import UserError
-from rosa_bench.training.cuda_graphs import Replay, drop_captured, eager
+from rosa_bench.training.cuda_graphs import Replay, eager, forget_captured
 from rosa_bench.training.loop import Step, backward, update
 from rosa_bench.training.state import Epoch, Training
 
@@ -44,7 +43,7 @@ class Pack:
     """The common forward and backward pass of several runs, and one optimizer step for each.
 
     The tensors that train become views of the pack's, which must be written in place, as captured graphs also need.
-    Build it after restoring checkpoints and before capturing graphs. Raises `UserError` if the runs cannot be packed.
+    Build it after restoring checkpoints and before capturing graphs. Raises `UnpackableError` if the runs cannot be packed.
     """
 
     def __init__(self, trainings: Sequence[Training], autocast: Autocast):
@@ -52,18 +51,35 @@ class Pack:
         self.count, self.rows, self.stacks = len(trainings), Rows(), Stacks()
         first = trainings[0]
         self.model: nn.Module = sharing_copy(first.model).train()
+        vars(self.model).pop("forward", None)  # one of ours, such as a loss in chunks, would give one loss for all runs
         pack_layers(self.model, [training.model for training in trainings], self.stacks, self.rows)
         self.low_rank = [layer for layer in self.model.modules() if isinstance(layer, PackedLowRank)]
+        self.inputs: SharedInputs | None = None
 
     def forward(self, **batch: Tensor) -> Any:
         """Return the model's output for all runs on one batch. Its loss has one entry for each run."""
         wide = {name: tensor.repeat(self.count, *[1] * (tensor.ndim - 1)) for name, tensor in batch.items()}
         self.rows.total = len(next(iter(wide.values())))
+        if self.inputs is None:
+            self.inputs = self._shared_inputs(wide)
         with ByRun(self.count):
             output = self.model(**wide)
+        self.inputs.release()
         if output.loss.shape != (self.count,):
-            raise UserError("this model computes its loss in a way that a pack cannot split by run; use packed=1")
+            raise UnpackableError("this model computes its loss in a way that a pack cannot split by run; use packed=1")
         return output
+
+    @torch.no_grad()
+    def _shared_inputs(self, wide: Batch) -> SharedInputs:
+        """Find the layers that share their inputs, in a pass without dropout, which leaves random generators alone."""
+        inputs = SharedInputs()
+        for layer in self.low_rank:
+            layer.inputs = inputs
+        self.model.eval()
+        with inputs.watched():
+            self.model(**wide)
+        self.model.train()
+        return inputs
 
     def optimise(self, batch: Batch) -> Tensor:
         """Make one optimizer step of every run. Returns their losses, (runs). Can be captured as a CUDA graph."""
@@ -111,7 +127,8 @@ def fit_together(
         batch = next(iter(waiting.values())).batch
         try:
             if pack is None or optimise is None or (trainings[0].index == 0 and len(trainings) < pack.count):
-                drop_captured(replay)
+                if optimise is not None:
+                    forget_captured(replay)
                 pack = Pack(trainings, autocast)
                 places = {number: place for place, number in enumerate(waiting)}
                 optimise = replay(pack.optimise)

@@ -116,10 +116,11 @@ def cell(compose: Compose, tiny_model: TinyModel) -> Callable[..., Cell]:
     return make
 
 
-def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], lr: float) -> None:
+    """Compare up to a thousandth of the length of one of Adam's steps."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=2e-4, atol=2e-6, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-3 * lr, msg=lambda text, name=name: name + text)
 
 
 RESAMPLED = ("method=rosa", "method.resample_every=1")
@@ -151,7 +152,7 @@ def test_each_run_ends_as_it_does_alone(
         for one, other in zip(history, expected, strict=True):
             assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
             assert one.scores == pytest.approx(other.scores, rel=1e-4)
-        assert_near(state, wanted)
+        assert_near(state, wanted, lr)
         losses.add(history[-1].scores["loss"])
     assert len(losses) == len(LRS)  # they differ, so the comparison would notice exchanged runs
 
@@ -180,7 +181,7 @@ def test_a_run_that_fails_leaves_the_pack_which_gets_smaller(
     assert sizes == [(3, 0), (2, 4)]
     for (history, state), lr in ((found[0], 1e-3), (found[2], 3e-3)):
         assert isinstance(history, list) and len(history) == 2
-        assert_near(state, made.alone(lr)[1])
+        assert_near(state, made.alone(lr)[1], lr)
 
 
 class StopAt(Observer):
@@ -199,7 +200,7 @@ def test_a_run_that_stops_early_leaves_the_others_alone(cell: Callable[..., Cell
     first, second = made.together((1e-3, 3e-3), observers=[StopAt(1e-3)])
     assert isinstance(first[0], list) and len(first[0]) == 1
     assert isinstance(second[0], list) and len(second[0]) == 2
-    assert_near(second[1], made.alone(3e-3)[1])
+    assert_near(second[1], made.alone(3e-3)[1], 3e-3)
 
 
 def test_an_error_of_the_common_pass_ends_all_runs(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,14 +227,12 @@ def test_frozen_tensors_are_shared_and_trained_ones_are_not(cell: Callable[..., 
 
 def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None:
     made = cell("tiny_roberta", "method=lora", "protocol=fair")
-    forward = made.model.forward
 
-    def other(**batch: Tensor) -> Any:
-        output = forward(**batch)
+    def other(_model: Any, _inputs: Any, output: Any) -> Any:
         output.loss = output.logits.square().mean()
         return output
 
-    made.model.forward = other  # pyright: ignore[reportAttributeAccessIssue]
+    made.model.register_forward_hook(other)
     found = made.together(LRS)
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
 
