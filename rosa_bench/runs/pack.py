@@ -1,6 +1,5 @@
-"""Several runs in one pass: which runs of a sweep go together, and making them."""
+"""Make several runs in one pass (`rosa_bench.training.packed`), each with its own record and checkpoints."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -27,38 +26,7 @@ from rosa_bench.training.loop import steps
 from rosa_bench.training.packed import SharedBatches, fit_together, own_copy
 from rosa_bench.training.state import Epoch
 
-log = logging.getLogger(__name__)
-
-AUTO_ON_GPU = 8  # runs; more gain little (docs/performance.md)
 Outcome = RunRecord | BaseException
-
-
-def size_of(resolved: ResolvedRun) -> int:
-    """Return how many runs like this one may train in one pass."""
-    config = resolved.config
-    if config.packed != "auto":
-        return int(config.packed)
-    return AUTO_ON_GPU if resolved.device.type == "cuda" and config.unpackable is None else 1
-
-
-def packs(runs: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
-    """Group runs that differ in the learning rate alone, and are equally far, into packs; the others are alone."""
-    cells: dict[str, list[ResolvedRun]] = {}
-    for run in runs:
-        key = repr((replace(run.config, lr=1.0), run.source, run.device, run.precision, progress(run)))
-        cells.setdefault(key, []).append(run)
-    return [
-        cell[start : start + size]
-        for cell in cells.values()
-        for size in [size_of(cell[0])]
-        for start in range(0, len(cell), size)
-    ]
-
-
-def progress(run: ResolvedRun) -> str:
-    """Return the name of a run's newest checkpoint, which says how far it is; nothing if it starts from the beginning."""
-    names = [path.name for path in run.checkpoints.glob("step-*")] if run.config.resume == "auto" else []
-    return max(names, default="")
 
 
 def run_pack(runs: Sequence[ResolvedRun]) -> list[Outcome]:
@@ -90,10 +58,15 @@ def run_pack(runs: Sequence[ResolvedRun]) -> list[Outcome]:
             outcomes[number] = error
 
     precision = autocast(first.resolved.precision, first.resolved.device)
-    with stop_signals_deferred() as asked_to_stop, surroundings(first) as (replay, stand_in):
-        within = Surroundings(asked_to_stop, replay, InStep(), stand_in)
-        training = [steps(**requests[number](within)) for number in numbers]
-        fit_together(training, ended, autocast=precision, replay=replay)
+    try:
+        with stop_signals_deferred() as asked_to_stop, surroundings(first) as (replay, stand_in):
+            within = Surroundings(asked_to_stop, replay, InStep(), stand_in)
+            training = [steps(**requests[number](within)) for number in numbers]
+            fit_together(training, ended, autocast=precision, replay=replay)
+    except BaseException as error:  # of none of the runs: it ends those that have not ended
+        for place, number in enumerate(numbers):
+            if number not in outcomes:
+                ended(place, error)
     for outcome in outcomes.values():
         if isinstance(outcome, KeyboardInterrupt):
             raise outcome
