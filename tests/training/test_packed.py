@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
 from rosa_bench.runs.run import recipe as recipe_of
@@ -135,6 +136,10 @@ CELLS = [
     pytest.param("tiny_roberta", "class", ("method=head_only",), marks=pytest.mark.slow),
     ("tiny_gpt2", "token", (*RESAMPLED, "protocol=paper", "method.split_qkv=true")),
     pytest.param("tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.slow),  # its input and output embeddings are one weight
+    pytest.param("tiny_bert", "class", ("method=lora_plus", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=lora_fa", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=relora", "method.resample_every=1"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=rso", "protocol=fair"), marks=pytest.mark.slow),
     ("tiny_llama", "token", ("method=lora", "method.targets=all-linear", "protocol=fair")),
 ]
 
@@ -245,3 +250,10 @@ def test_batches_that_runs_share_are_made_once() -> None:
         pairs = list(zip(shared.epoch(epoch, start=start), shared.epoch(epoch, start=start), strict=True))
         assert made.given == list(range(start, 4))
         assert all(one is other for one, other in pairs)
+
+
+def test_every_packable_method_is_among_those_compared(compose: Compose) -> None:
+    given = [cell.values if hasattr(cell, "values") else cell for cell in CELLS]
+    compared = {override for _, _, overrides in given for override in overrides if override.startswith("method=")}
+    made = {name: compose("task=grammar", "model=tiny_roberta", f"method={name}") for name in names_in("method")}
+    assert {f"method={name}" for name, config in made.items() if config.method.packable} <= compared
