@@ -205,7 +205,6 @@ class RunConfig(Plain):
         if self.packed not in ("auto", 1) and (reason := self.unpackable):
             raise UserError(f"packed={self.packed} trains several runs in one pass: {reason}; use packed=auto or 1")
 
-
     @property
     def unpackable(self) -> str | None:
         """Why the run cannot train in one pass with others; None if it can."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-
 SHORT = 64  # tokens
 
 
@@ -31,7 +30,7 @@ class ByRun(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Iterable[type],  # noqa: ARG002 - part of the interface
+        types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
@@ -39,7 +38,7 @@ class ByRun(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if own is None else own(self.count, *args, **(kwargs or {}))
 
 
-def cross_entropy(
+def cross_entropy(  # noqa: PLR0917 - in torch's order
     count: int,
     input: Tensor,  # noqa: A002 - as torch names it
     target: Tensor,
@@ -89,7 +88,7 @@ class _Masked(torch.autograd.Function):
         return torch.ops.aten.native_dropout_backward(dy, mask, ctx.scale), None, None
 
 
-def attention(
+def attention(  # noqa: PLR0917 - in torch's order
     count: int,
     query: Tensor,
     key: Tensor,

@@ -31,6 +31,6 @@ def packs(runs: Sequence[ResolvedRun]) -> list[list[ResolvedRun]]:
 
 
 def progress(run: ResolvedRun) -> str:
-    """Return the name of a run's newest checkpoint, which says how far it is; nothing if it starts from the beginning."""
+    """Return the name of a run's newest checkpoint, which says how far it is; an empty one if there is none."""
     names = [path.name for path in run.checkpoints.glob("step-*")] if run.config.resume == "auto" else []
     return max(names, default="")

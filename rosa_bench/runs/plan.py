@@ -108,7 +108,9 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
     """
     config = resolved.config
     alike = [
-        record.time_s.total / (record.packed or 1) / (record.stopped.epoch if record.stopped else record.settings.epochs)
+        record.time_s.total
+        / (record.packed or 1)
+        / (record.stopped.epoch if record.stopped else record.settings.epochs)
         for record in records
         if record.status == "completed"
         and record.time_s.total is not None

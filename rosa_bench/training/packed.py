@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, to_device
 from rosa_bench.layers.by_run import ByRun
-from rosa_bench.layers.packed import PackedLowRank, Rows, SharedInputs, Stacks, UnpackableError, pack_layers
+from rosa_bench.layers.packed import Rows, UnpackableError, pack_layers
+from rosa_bench.layers.packed_low_rank import PackedLowRank, SharedInputs
+from rosa_bench.layers.run_stacks import Stacks
 from rosa_bench.methods.base import Method
 from rosa_bench.training.cuda_graphs import Replay, eager, forget_captured
 from rosa_bench.training.loop import Step, backward, update
@@ -43,7 +45,7 @@ class Pack:
     """The common forward and backward pass of several runs, and one optimizer step for each.
 
     The tensors that train become views of the pack's, which must be written in place, as captured graphs also need.
-    Build it after restoring checkpoints and before capturing graphs. Raises `UnpackableError` if the runs cannot be packed.
+    Build it after restoring checkpoints and before capturing graphs. Raises `UnpackableError` if it is not possible.
     """
 
     def __init__(self, trainings: Sequence[Training], autocast: Autocast):
@@ -146,11 +148,14 @@ class SharedBatches(Batches):
     """Batches that several runs ask for in step, each made once."""
 
     def __init__(self, batches: Batches):
-        self.__dict__.update(vars(batches))
+        super().__init__({}, examples=batches.examples, batch_size=batches.batch_size, seed=batches.seed)
         self.batches = batches
         self._source: Iterator[Batch] = iter(())
-        self._place: tuple[int, int] | None = None
+        self._place: tuple[int, int] | None = None  # epoch and number of the latest batch
         self._batch: Batch = {}
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
         for index in range(start, len(self)):
@@ -162,9 +167,3 @@ class SharedBatches(Batches):
 
     def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
         return self.batches.batch(indices, device_indices)
-
-    def _order(self, epoch: int) -> Tensor:
-        return self.batches._order(epoch)
-
-    def __len__(self) -> int:
-        return len(self.batches)

@@ -12,7 +12,7 @@ import copy
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ def gains(method: str, batch: Batch, counts: tuple[int, ...], device: torch.devi
     for count in counts:
         release_unused()
         with ExitStack() as stack:
-            alone, one_bytes = with_extra_bytes(lambda: step_alone(stack, method, batch, device), device)
-            packed, pack_bytes = with_extra_bytes(lambda: step_packed(stack, method, count, batch, device), device)
+            alone, one_bytes = with_extra_bytes(partial(step_alone, stack, method, batch, device), device)
+            packed, pack_bytes = with_extra_bytes(partial(step_packed, stack, method, count, batch, device), device)
             times = interleaved({"alone": alone, "packed": packed}, repeats=REPEATS if device.type == "cuda" else 3)
         found = {
             "one run, ms": 1e3 * times["alone"],

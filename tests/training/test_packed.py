@@ -34,12 +34,14 @@ class Texts:
 
     labels: str
     batch_size: int = 4
+    examples: int = 15
+    seed: None = None
     given: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return 4
 
-    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - all are alike
         generator = torch.Generator().manual_seed(7)
         for index in range(len(self)):
             rows = 4 if index < 3 else 3
@@ -108,8 +110,8 @@ def cell(compose: Compose, tiny_model: TinyModel) -> Callable[..., Cell]:
         encoder = model in {"tiny_bert", "tiny_roberta"}
         labels = labels or ("class" if encoder else "token")
         task = "task=grammar" if encoder else "task=restaurants"
-        # A larger eps than usual: attention does not depend on the biases of keys, so their gradients are rounding errors
-        # alone, which Adam would make as large as any step.
+        # A larger eps than usual: attention does not depend on the biases of keys, so their gradients are rounding
+        # errors alone, which Adam would make as large as any step.
         schedule = ("optimizer.warmup_steps=2", "optimizer.eps=1e-5", "epochs=2", "rank=2")
         config = compose(task, f"model={model}", *overrides, *schedule)
         return Cell(config, tiny_model(model, num_outputs=1 if labels == "value" else 2), labels)
@@ -121,7 +123,9 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], lr: float
     """Compare up to a thousandth of the length of one of Adam's steps."""
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-3 * lr, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-5, atol=1e-3 * lr, msg=lambda text, name=name: name + text
+        )
 
 
 RESAMPLED = ("method=rosa", "method.resample_every=1")
@@ -135,7 +139,9 @@ CELLS = [
     pytest.param("tiny_roberta", "class", ("method=bitfit", "protocol=fair"), marks=pytest.mark.slow),
     pytest.param("tiny_roberta", "class", ("method=head_only",), marks=pytest.mark.slow),
     ("tiny_gpt2", "token", (*RESAMPLED, "protocol=paper", "method.split_qkv=true")),
-    pytest.param("tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.slow),  # its input and output embeddings are one weight
+    pytest.param(
+        "tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.slow
+    ),  # its input and output embeddings are one weight
     pytest.param("tiny_bert", "class", ("method=lora_plus", "protocol=fair"), marks=pytest.mark.slow),
     pytest.param("tiny_roberta", "class", ("method=lora_fa", "protocol=fair"), marks=pytest.mark.slow),
     pytest.param("tiny_roberta", "class", ("method=relora", "method.resample_every=1"), marks=pytest.mark.slow),
@@ -195,7 +201,7 @@ class StopAt(Observer):
     def __init__(self, lr: float):
         self.lr = lr
 
-    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
         if training.recipe.lr == self.lr:
             training.stop("enough")
 

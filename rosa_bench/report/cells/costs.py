@@ -29,7 +29,11 @@ def most_common(runs: Iterable[RunRecord], kind: Callable[[RunRecord], Hashable]
 
 def peak_memory_bytes(runs: Iterable[RunRecord], kind: Hashable) -> float | None:
     """Return the mean peak memory in training of the runs that were ``made_on`` this kind; None if none measured it."""
-    known = [run.memory_bytes.training for run in runs if made_on(run) == kind and run.memory_bytes.training and not run.packed]
+    known = [
+        run.memory_bytes.training
+        for run in runs
+        if made_on(run) == kind and run.memory_bytes.training and not run.packed
+    ]
     return fmean(known) if known else None
 
 
