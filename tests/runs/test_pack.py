@@ -137,6 +137,16 @@ def test_a_run_that_fails_has_its_own_record(make_runs: MakeRuns) -> None:
     assert [status_of(one).kind for one in runs] == ["completed", "failed", "completed"]
 
 
+@pytest.mark.gpu
+def test_a_pack_trains_and_shrinks_in_captured_graphs_on_a_gpu(make_runs: MakeRuns) -> None:
+    outcomes = run_pack(make_runs("together", "device=cuda", "limit_train=200", lrs=("1e-3", "1e30", "3e-3")))
+    first, failed, last = outcomes
+    assert isinstance(failed, RuntimeError)
+    assert isinstance(first, RunRecord) and isinstance(last, RunRecord)
+    assert [len(record.scores.epochs) for record in (first, last)] == [2, 2]
+    assert first.scores.epochs[-1].scores != last.scores.epochs[-1].scores
+
+
 # Which runs go together
 
 
