@@ -6,6 +6,7 @@ The command line, the scripts and the tests use these functions too.
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,6 +118,24 @@ def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" =
         from rosa_bench.runs import run as running
 
         return running.run(resolved, observers)
+
+
+def complete_together(configs: Sequence[RunConfig]) -> "list[RunRecord | BaseException]":
+    """Run what ``configs`` describe in one pass; they differ in the learning rate alone (`rosa_bench.runs.packs`).
+
+    Returns the record of each run, or the error that ended it. Raises an error that concerns all of them.
+    """
+    from rosa_bench.runs import resolve as resolving
+    from rosa_bench.runs.lock import locked
+
+    with composing():
+        runs = [resolving.resolve(config, deviations_of(config), own_gpu=True) for config in configs]
+    with ExitStack() as locks:
+        for resolved in runs:
+            locks.enter_context(locked(resolved.lock, resolved.id))
+        from rosa_bench.runs.pack import run_pack
+
+        return run_pack(runs)
 
 
 def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]]:

@@ -58,12 +58,14 @@ def main(arguments: list[str]) -> None:
 
 def sweep(overrides: list[str]) -> None:
     """Check every job of a sweep, let Hydra run them, and exit with status 1 unless all are completed."""
+    from rosa_bench.cli.packs import plan_packs
     from rosa_bench.cli.plan import refuse_invalid
     from rosa_bench.runs.plan import plan
     from rosa_bench.runs.status import status_of
 
     jobs = plan(overrides, explain)
     refuse_invalid(jobs, "; none was started")
+    plan_packs(jobs, overrides)
     hand_to_hydra([MULTIRUN[0], *overrides])
     counts = Counter(status_of(job.resolved).kind for job in jobs if job.resolved and job.kind != "duplicate")
     if set(counts) != {"completed"}:
@@ -91,6 +93,8 @@ def experiment(raw: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from rosa_bench.cli.packs import made_in_pack
+
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_reported():
             run_job(raw)
@@ -98,7 +102,8 @@ def experiment(raw: "DictConfig") -> None:
     started_by_joblib = "joblib" in str(HydraConfig.get().launcher._target_)
     try:
         with ending_with_parent() if started_by_joblib else nullcontext(), output_never_fails():
-            run_job(raw)
+            if not made_in_pack(tuple(HydraConfig.get().overrides.task)):
+                run_job(raw)
     except Exception as error:  # the end of the sweep says how every run went
         if tracebacks_wanted():
             traceback.print_exception(error)  # here: an error from another process arrives without it

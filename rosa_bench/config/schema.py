@@ -92,6 +92,10 @@ class Plain(Checked):
         "capture and replay steps on a GPU; auto: unless a step synchronises with the host",
         default="auto", choices=("auto", "always", "never"), identity=False, free=True,
     )  # fmt: skip
+    packed: int | str = setting(
+        "train up to this many runs of a sweep that differ in lr alone in one pass; auto: 8 on a GPU, else 1",
+        default=1, at_least=1, at_most=1024, identity=False, free=True, published=False,
+    )  # fmt: skip
     precision: str = setting(
         "type of matrix products; auto: bfloat16 on a GPU that has it, else float32",
         default="auto", choices=("auto", "float32", "bfloat16"), free=True,
@@ -167,6 +171,8 @@ class Plain(Checked):
             )
         if self.offload and self.compile != "none":
             raise UserError(f"offload={self.offload} does not work with compile={self.compile}; use compile=none")
+        if isinstance(self.packed, str) and self.packed != "auto":
+            raise UserError(f"packed={self.packed} is not known; use auto, or a number of runs")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
 
@@ -206,6 +212,19 @@ class RunConfig(Plain):
                 f"method={self.method.name} does not work with gradient_checkpointing=true; use "
                 "gradient_checkpointing=false"
             )
+        if self.packed not in ("auto", 1) and (reason := self.unpackable):
+            raise UserError(f"packed={self.packed} trains several runs in one pass: {reason}; use packed=auto or 1")
+
+    @property
+    def unpackable(self) -> str | None:
+        """Why the run cannot train in one pass with others; None if it can."""
+        reasons = {
+            f"method={self.method.name} cannot": not self.method.packable,
+            f"model={self.model.name} cannot": not self.model.packable,
+            f"compile={self.compile} does not work with it": self.compile != "none",
+            "gradient_checkpointing=true does not work with it": self.gradient_checkpointing,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 @dataclass(frozen=True, kw_only=True)

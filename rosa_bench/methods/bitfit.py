@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Method
 from rosa_bench.system.setting import setting
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class BitFit(Method):
     """Trains every bias of the body, including those of layer normalisation. The protocol says if the head trains."""
+
+    packable: ClassVar[bool] = True
 
     train_head: bool = setting("whether the task's head trains too")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class HeadOnly(Method):
     """Trains only the task's head, under either protocol."""
+
+    packable: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         self.trainable(model)

@@ -8,7 +8,7 @@ has none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.system.setting import setting
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class IA3(AdapterMethod):
     """One scaling vector per layer, on its ``input`` (the ROSA authors' GLUE code) or ``output`` (their E2E code)."""
+
+    packable: ClassVar[bool] = True
 
     side: str = setting("what is scaled: the input or the output of each layer", choices=("input", "output"))
     default_side: dict[str, str] = setting("side by recipe", default_factory=dict, identity=False, published=False)

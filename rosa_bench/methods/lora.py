@@ -12,7 +12,7 @@ the factors' optimizer state is cleared, not pruned by magnitude, and that there
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.base import Changed, RunLength
 from rosa_bench.methods.resampled import Resampled
@@ -41,6 +41,8 @@ class Lora(Resampled):
          ``uniform``  both uniform, as in SwitchLoRA (`rosa_bench.methods.switch_lora`): the entries of (alpha / r) A B
                       have variance 1 / in, and A's standard deviation is (in / out)^(1/4) times that of B
     """
+
+    packable: ClassVar[bool] = True
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
     init: str = setting("what the factors start from", choices=tuple(DRAWN))

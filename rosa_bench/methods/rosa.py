@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
 from rosa_bench.methods.resampled import UNITS, Resampled, refuse
@@ -44,6 +44,8 @@ class Rosa(Resampled):
 
     The record's ``resamples`` counts draws of a whole subspace or, with ``stagger``, of one direction of every weight.
     """
+
+    packable: ClassVar[bool] = True
 
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
     init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero", "balanced"))

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rosa_bench.methods.base import Changed, RunLength, Slice
 from rosa_bench.methods.lora import Lora
@@ -48,6 +48,8 @@ class Turn(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class SwitchLora(Lora):
     """LoRA with exchanges. The record's ``resamples`` counts exchanges of one vector of every weight."""
+
+    packable: ClassVar[bool] = False
 
     decay: float = setting(
         "fraction of the run in which exchanges become a third as frequent; 0: they stay as frequent",

@@ -76,6 +76,7 @@ class Model(Checked, ABC):
     note: str = setting("what readers of a score must know about these weights", default="", identity=False)
 
     described: ClassVar[str]
+    packable: ClassVar[bool] = True
 
     @property
     @abstractmethod
@@ -148,6 +149,7 @@ class Perceptron(Model):
     activation: str = setting("between layers: relu, tanh or gelu", default="relu", choices=("relu", "tanh", "gelu"))
 
     described: ClassVar[str] = "a perceptron, such as mlp1"
+    packable: ClassVar[bool] = False  # it already holds one model for each replicate
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -12,7 +12,7 @@ from rosa_bench.records.conditions import Data, Device, Git, Parameters
 from rosa_bench.records.mappings import PeakBytes, Result, Seconds, Weights, decoded
 from rosa_bench.records.measured import Forgetting, Scores, Spectrum, Stopped, number
 from rosa_bench.records.settings import Settings
-from rosa_bench.records.types import LARGEST, Count, Json, Key, RunId, Status
+from rosa_bench.records.types import LARGEST, Count, Json, Key, Positive, RunId, Status
 
 SCHEMA = 1
 # Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
@@ -35,6 +35,8 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
                 epoch, so the scores of the n-th are those of the n-th epoch
     stopped     set if the run was ended before its last epoch because it had collapsed. It is completed: its scores are
                 those of the epochs made, and it counts as collapsed
+    packed      with how many runs it trained in one pass when it began, itself included. Its times and its peak memory
+                are those of all of them. Unset if it trained alone
     """
 
     id: RunId
@@ -57,6 +59,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     forgetting: Forgetting | None = None
     candidates: list[str] | UnsetType = UNSET
     stopped: Stopped | UnsetType = UNSET
+    packed: Positive | UnsetType = UNSET
     error: str | None = None
     schema: int = SCHEMA
 

@@ -1,6 +1,7 @@
 """Saving a run's checkpoints: when one is due, and when somebody asks the run to stop."""
 
 import logging
+from collections.abc import Callable
 
 from rosa_bench.system.errors import PausedError
 from rosa_bench.system.meter import Meter
@@ -13,6 +14,20 @@ from rosa_bench.training.state import Epoch, Training
 log = logging.getLogger(__name__)
 
 
+class InStep:
+    """Lets runs that train together decide as the first of them does, so that all are saved after the same step."""
+
+    def __init__(self) -> None:
+        self._place: tuple[int, int] | None = None
+        self._decided: tuple[int | None, bool] = None, False
+
+    def __call__(self, training: Training, decide: Callable[[], tuple[int | None, bool]]) -> tuple[int | None, bool]:
+        """Return what ``decide`` has returned when it was first called at this place of the training."""
+        if self._place != (place := (training.step, len(training.history))):
+            self._place, self._decided = place, decide()
+        return self._decided
+
+
 class Checkpointing(Observer):
     """Saves the run's state after a step or an epoch if a checkpoint is due or the run is asked to stop or to pause.
 
@@ -22,8 +37,17 @@ class Checkpointing(Observer):
     interrupted.
     """
 
-    def __init__(self, checkpoints: Checkpoints, *, best: BestEpoch, meter: Meter, asked_to_stop: StopRequest):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        best: BestEpoch,
+        meter: Meter,
+        asked_to_stop: StopRequest,
+        in_step: InStep | None = None,
+    ):
         self.checkpoints, self.best, self.meter, self.asked_to_stop = checkpoints, best, meter, asked_to_stop
+        self.in_step = in_step or InStep()
         self.problem: str | None = None
 
     def on_step_end(self, training: Training) -> None:
@@ -33,8 +57,8 @@ class Checkpointing(Observer):
         self._save_if_due(training)
 
     def _save_if_due(self, training: Training) -> None:
-        signal = self.asked_to_stop.number  # read once; a later signal is handled after the next step
-        if signal is None and training.paused is None and not self.checkpoints.due():
+        signal, due = self.in_step(training, self._decide)
+        if signal is None and training.paused is None and not due:
             return
         problem = self._save(training)
         place = f"step {training.step}" if training.method.trains else f"candidate {len(training.history)}"
@@ -52,6 +76,11 @@ class Checkpointing(Observer):
         if problem and problem != self.problem:
             log.warning("no checkpoint was saved, and the run goes on without it: %s", problem)
         self.problem = problem
+
+    def _decide(self) -> tuple[int | None, bool]:
+        """Return the signal that asks to stop, if any, and whether a checkpoint is due."""
+        signal = self.asked_to_stop.number  # read once; a later signal is handled after the next step
+        return signal, signal is not None or self.checkpoints.due()
 
     def _save(self, training: Training) -> str | None:
         """Save a checkpoint. Returns what was wrong if it could not be written."""

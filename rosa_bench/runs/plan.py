@@ -18,6 +18,7 @@ from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.runs.packs import packs
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 from rosa_bench.runs.status import status_of
 
@@ -38,6 +39,14 @@ class Job:
     resolved: ResolvedRun | None
     kind: str
     reason: str = ""
+
+    @property
+    def will_run(self) -> bool:
+        """Whether the sweep makes this run."""
+        if self.resolved is None or self.kind == "duplicate":
+            return False
+        config = self.resolved.config
+        return config.resume == "never" or self.kind in TO_RUN or (self.kind == "failed" and config.retry_failed)
 
 
 def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[Job]:
@@ -99,7 +108,9 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
     """
     config = resolved.config
     alike = [
-        record.time_s.total / (record.stopped.epoch if record.stopped else record.settings.epochs)
+        record.time_s.total
+        / (record.packed or 1)
+        / (record.stopped.epoch if record.stopped else record.settings.epochs)
         for record in records
         if record.status == "completed"
         and record.time_s.total is not None
@@ -140,6 +151,9 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     counted = ", ".join(f"{count} {kind}" for kind, count in totals.items())
     todo = f"{len(left)} to run, one after another: {_duration(left)}" if left else "nothing to run"
     console.print(f"{len(jobs)} jobs: {counted}; {todo}", soft_wrap=True)
+    sizes = Counter(len(pack) for pack in packs([job.resolved for job in jobs if job.resolved and job.will_run]))
+    if together := [f"{count} x {size}" for size, count in sorted(sizes.items(), reverse=True) if size > 1]:
+        console.print(f"runs in one pass: {', '.join(together)} (packed=1: each alone)", soft_wrap=True)
     for job in jobs:
         if job.kind == "failed":
             console.print(f"failed before: {' '.join(job.overrides)}: {job.reason}", markup=False, soft_wrap=True)

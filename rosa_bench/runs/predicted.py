@@ -3,9 +3,10 @@
 Then no evaluation follows the training, and the predictions of each epoch are made only once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.cuda_graphs import Replay
@@ -21,9 +22,9 @@ class Selecting:
     def __init__(self, problem: PreparedTask):
         self.problem, self.predicted = problem, dict[str, Tensor]()
 
-    def scores(self, replay: Replay) -> Scores:
-        """Return the scores of the model as it is now."""
-        result = self.problem.select(self.problem.model, replay)
+    def scores(self, replay: Replay, stand_in: Callable[[PreTrainedModel], PreTrainedModel]) -> Scores:
+        """Return the scores of the model as it is now. The one that ``stand_in`` returns is evaluated in its place."""
+        result = self.problem.select(stand_in(self.problem.model), replay)
         if keeps_predictions(self.problem) and (found := result.predictions) is not None:
             self.predicted = {OUTPUTS: found.outputs, LABELS: found.labels}
         return result.scores

@@ -1,13 +1,15 @@
 """One run, from a checked configuration to a record."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from msgspec import convert
+from rich.console import Console
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -20,7 +22,7 @@ from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
-from rosa_bench.runs.checkpointing import Checkpointing
+from rosa_bench.runs.checkpointing import Checkpointing, InStep
 from rosa_bench.runs.final import final_results
 from rosa_bench.runs.forgetting import Measurement, measured_before
 from rosa_bench.runs.inputs import fetch, inputs_of
@@ -32,7 +34,7 @@ from rosa_bench.runs.saved_adapter import save_adapter
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
-from rosa_bench.system.stopping import stop_signals_deferred
+from rosa_bench.system.stopping import StopRequest, stop_signals_deferred
 from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
@@ -48,9 +50,47 @@ from rosa_bench.training.progress import CandidateProgress, TrainingProgress
 from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Recipe
+from rosa_bench.training.state import Epoch, Recipe
 
 log = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """A run with its data and model loaded and its method attached.
+
+    initial     weights from before training, for the spectra of their updates
+    plain       the linear layers from before training, for an adapter
+    forgetting  measures models on another task's text
+    """
+
+    resolved: ResolvedRun
+    problem: PreparedTask
+    meter: Meter
+    record: RunRecord
+    checkpoints: Checkpoints
+    initial: dict[str, Tensor]
+    plain: PlainWeights | None
+    forgetting: Measurement | None
+
+
+class Surroundings(NamedTuple):
+    """What a run trains in, by itself or with others.
+
+    asked_to_stop  whether somebody has asked to stop
+    replay         runs steps and evaluations, perhaps as captured graphs
+    in_step        makes several runs save their checkpoints at the same step
+    stand_in       returns the model to evaluate in place of a given one, with the same weights
+    """
+
+    asked_to_stop: StopRequest
+    replay: Replay
+    in_step: InStep | None = None
+    stand_in: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model
+
+
+# Returns the arguments of `rosa_bench.training.loop.fit`.
+Request = Callable[[Surroundings], dict[str, Any]]
+Running = Generator[Request, list[Epoch], RunRecord]
 
 
 def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
@@ -61,6 +101,31 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     (`rosa_bench.training.observer`).
     """
     release_unused()
+    prepared = prepare(resolved)
+    rest = running(prepared, observers)
+    request = next(rest)
+    try:
+        with stop_signals_deferred() as asked_to_stop, fast(prepared.problem.model, resolved) as replay:
+            outcome = fit(**request(Surroundings(asked_to_stop, replay)))
+    except BaseException as error:  # the run records it, and raises it again
+        outcome = error
+    return conclude(rest, outcome)
+
+
+def conclude(running: Running, outcome: list[Epoch] | BaseException) -> RunRecord:
+    """Return the record of a run whose training has ended, with its epochs or with an error, which is raised again."""
+    try:
+        if isinstance(outcome, BaseException):
+            running.throw(outcome)
+        else:
+            running.send(outcome)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("a run trains only once")
+
+
+def prepare(resolved: ResolvedRun) -> Prepared:
+    """Load the data and the model of a run, and attach its method."""
     config, meter = resolved.config, Meter(resolved.device)
     with meter.phase("load"):
         checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
@@ -86,27 +151,28 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
             movable(model, config.method)  # refused before anything is recorded
         if plain is not None:
             plain.adapted(config.method, model)  # likewise
-    earlier = checkpoints.load(partial(check_resumable, resolved, problem)) if config.resume == "auto" else None
+    return Prepared(resolved, problem, meter, record, checkpoints, initial, plain, forgetting)
+
+
+def running(prepared: Prepared, observers: Iterable[Observer] = (), *, place: int = 0) -> Running:
+    """Make a prepared run, but for its training: that is requested once, to be answered with the epochs.
+
+    ``place`` is the run's place among those that train together. Only the first shows a bar.
+    """
+    resolved, problem, record = prepared.resolved, prepared.problem, prepared.record
+    earlier = None
+    if resolved.config.resume == "auto":
+        earlier = prepared.checkpoints.load(partial(check_resumable, resolved, problem))
     say_start(resolved, record)
     with (
         tracked(record, resolved, resuming=earlier is not None) as tracking,
-        recorded(record, meter, resolved.results_dir),
+        recorded(record, prepared.meter, resolved.results_dir),
     ):
-        selected = train_and_score(
-            resolved,
-            problem,
-            meter=meter,
-            record=record,
-            checkpoints=checkpoints,
-            earlier=earlier,
-            initial=initial,
-            plain=plain,
-            forgetting=forgetting,
-            tracking=tracking,
-            observers=observers,
+        selected = yield from train_and_score(
+            prepared, earlier=earlier, tracking=tracking, observers=observers, place=place
         )
         save_rows(selected, record, resolved, problem)
-    checkpoints.clear()
+    prepared.checkpoints.clear()
     say_end(resolved, record)
     return record
 
@@ -135,24 +201,13 @@ def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]
 
 
 def train_and_score(
-    resolved: ResolvedRun,
-    problem: PreparedTask,
-    *,
-    meter: Meter,
-    record: RunRecord,
-    checkpoints: Checkpoints,
-    earlier: Snapshot | None,
-    initial: dict[str, Tensor],
-    plain: PlainWeights | None,
-    forgetting: Measurement | None,
-    tracking: Tracking,
-    observers: Iterable[Observer],
-) -> Result:
+    prepared: Prepared, *, earlier: Snapshot | None, tracking: Tracking, observers: Iterable[Observer], place: int
+) -> Generator[Request, list[Epoch], Result]:
     """Train, select the epoch by the protocol's rule, merge, and write the scores to the record.
 
-    ``initial`` holds weights from before training, for the spectra of their updates, and ``plain`` for an adapter.
-    ``forgetting`` measures models on another task's text. Returns the selected epoch's result.
+    Yields the request to train. Returns the selected epoch's result.
     """
+    resolved, problem, meter, record, checkpoints, initial, plain, forgetting = prepared
     config, task, model = resolved.config, resolved.config.task, problem.model
     selecting = Selecting(problem)
     best = BestEpoch(
@@ -164,22 +219,27 @@ def train_and_score(
     record.scores = scores = no_scores(task, problem)  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
         continue_from(earlier, best=best, meter=meter, record=record)
-    with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+
+    def arguments(within: Surroundings) -> dict[str, Any]:
         stopping = (CollapseStop(),) if config.stop_collapsed else ()
-        saving = Checkpointing(checkpoints, best=best, meter=meter, asked_to_stop=asked_to_stop)
-        showing = (progress_bar(config, record, problem.train), best, Recording(record, tracking))
-        history = fit(
-            model,
-            config.method,
-            problem.train,
-            recipe=recipe(config, len(problem.train)),
-            evaluate=partial(selecting.scores, replay),
-            autocast=autocast(resolved.precision, resolved.device),
-            meter=meter,
-            replay=replay,
-            observers=(*showing, *stopping, *observers, saving),
-            start=None if earlier is None else earlier.part("training"),
+        saving = Checkpointing(
+            checkpoints, best=best, meter=meter, asked_to_stop=within.asked_to_stop, in_step=within.in_step
         )
+        showing = (progress_bar(config, record, problem.train, place=place), best, Recording(record, tracking))
+        return {
+            "model": model,
+            "method": config.method,
+            "batches": problem.train,
+            "recipe": recipe(config, len(problem.train)),
+            "evaluate": partial(selecting.scores, within.replay, within.stand_in),
+            "autocast": autocast(resolved.precision, resolved.device),
+            "meter": meter,
+            "replay": within.replay,
+            "observers": (*showing, *stopping, *observers, saving),
+            "start": None if earlier is None else earlier.part("training"),
+        }
+
+    history = yield arguments
     if initial:
         with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
@@ -221,11 +281,20 @@ def continue_from(earlier: Snapshot, *, best: BestEpoch, meter: Meter, record: R
     )
 
 
-def progress_bar(config: RunConfig, record: RunRecord, train: Batches) -> Observer:
-    """Return the bar for a run's steps, or for its candidates if the method trains nothing."""
+def progress_bar(config: RunConfig, record: RunRecord, train: Batches, *, place: int) -> Observer:
+    """Return the bar for a run's steps, or for its candidates if the method trains nothing.
+
+    Lines of runs that train together begin with the learning rate, and only the first of them has a bar.
+    """
     if record.candidates:
         return CandidateProgress(record.candidates)
-    return TrainingProgress(epochs=config.epochs, steps_per_epoch=len(train), batch_size=train.batch_size)
+    return TrainingProgress(
+        epochs=config.epochs,
+        steps_per_epoch=len(train),
+        batch_size=train.batch_size,
+        console=Console(force_terminal=False) if place else None,
+        label=f"lr={config.lr:g}  " if record.packed else "",
+    )
 
 
 @contextmanager

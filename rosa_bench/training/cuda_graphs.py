@@ -138,6 +138,13 @@ def drop_captured(replay: Replay) -> None:
             replayed.drop()
 
 
+def forget_captured(replay: Replay) -> None:
+    """Drop every captured graph, and every step that has one, with the memory that it holds."""
+    drop_captured(replay)
+    if isinstance(replay, Replayer):
+        replay.replayed.clear()
+
+
 @contextmanager
 def replaying(device: torch.device, choice: str, *, warm_ups: int = 1) -> Iterator[Replay]:
     """Yield a function that turns steps into replayed ones. ``choice`` is ``auto``, ``always`` or ``never``.

@@ -1,9 +1,10 @@
 """The training loop. It uses only the contract of methods and Hugging Face's contract of models, never a name."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,43 @@ from rosa_bench.training.observer import Observer, Observers
 from rosa_bench.training.state import Epoch, Recipe, Scores, Training, TrainingFailedError
 
 
+class Step(NamedTuple):
+    """A step that is to be made: the state of training, and the batch, which may be on another device."""
+
+    training: Training
+    batch: Batch
+
+
 def fit(
+    model: nn.Module,
+    method: Method,
+    batches: Batches,
+    *,
+    autocast: Callable[[], AbstractContextManager],
+    replay: Replay = eager,
+    **others: Any,
+) -> list[Epoch]:
+    """Train ``model``, to which ``method`` is already attached, and evaluate it after every epoch.
+
+    ``replay`` may replace a step with a faster equivalent (`rosa_bench.training.cuda_graphs`). ``others`` are the other
+    arguments of `steps`, which says what is raised.
+    """
+    training = steps(model, method, batches, autocast=autocast, replay=replay, **others)
+    try:
+        step = next(training)
+        optimise = replay(optimisation(step.training, autocast))
+        while True:
+            try:
+                loss = optimise(to_device(step.batch, step.training.device))
+            except BaseException as error:  # it belongs to the training
+                step = training.throw(error)
+            else:
+                step = training.send(loss)
+    except StopIteration as end:
+        return end.value
+
+
+def steps(
     model: nn.Module,
     method: Method,
     batches: Batches,
@@ -29,20 +66,18 @@ def fit(
     replay: Replay = eager,
     observers: Iterable[Observer] = (),
     start: Snapshot | None = None,
-) -> list[Epoch]:
-    """Train ``model``, to which ``method`` is already attached, and evaluate it after every epoch.
+) -> Generator[Step, Tensor, list[Epoch]]:
+    """Yield each step of a training, to be answered with its loss, and do everything else. Returns the epochs.
 
-    The model must return its loss when given labels, as Hugging Face models do. ``replay`` may replace a step with a
-    faster equivalent (`rosa_bench.training.cuda_graphs`). ``observers`` are called in order at each hook point.
-    An observer may end the training early by `Training.stop`. Without batches an epoch is its evaluation alone.
-    ``start`` is an earlier state from which to resume. Raises `TrainingFailedError` if a loss is not finite, or if the
-    method can no longer change the model.
+    The model must return its loss when given labels, as Hugging Face models do. ``observers`` are called in order at
+    each hook point. An observer may end the training early by `Training.stop`. Without batches an epoch is its
+    evaluation alone. ``start`` is an earlier state from which to resume. Raises `TrainingFailedError` if a loss is not
+    finite, or if the method can no longer change the model.
     """
     device, steps_per_epoch = meter.device, len(batches)
     training = Training(model, method, recipe, steps_per_epoch=steps_per_epoch, device=device)
     if start is not None:
         training.state = start
-    optimise = replay(optimisation(training, autocast))
     observer = Observers(observers)
     try:
         observer.on_train_start(training)
@@ -64,7 +99,7 @@ def fit(
                         observer.on_method_change(training, changed)
                     factor = method.lr_factor(training.step, training.length)
                     training.set_lr(factor * recipe.lr_at(training.step, steps_per_epoch))
-                    training.losses[training.index] = optimise(to_device(batch, device))
+                    training.losses[training.index] = yield Step(training, batch)
                     training.step += 1
                     observer.on_step_end(training)
                 mean_loss = math.fsum(training.checked_losses()) / steps_per_epoch if steps_per_epoch else math.nan
@@ -84,42 +119,48 @@ def optimisation(training: Training, autocast: Callable[[], AbstractContextManag
 
     Nothing in it makes the host wait for a GPU, so that it can be captured as a CUDA graph.
     """
-    model, method, recipe = training.model, training.method, training.recipe
 
     def optimise(batch: Batch) -> Tensor:
-        loss = backward(model, batch, autocast, accumulate=recipe.accumulate)
-        penalty = method.penalty(model)
-        if penalty is not None:
-            penalty.backward()
-        method.after_backward(model)
-        if recipe.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(training.trainable, recipe.optimizer.clip_norm)
-        training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
+        loss = backward(training.model, batch, autocast, accumulate=training.recipe.accumulate)
+        update(training)
         return loss
 
     return optimise
 
 
+def update(training: Training) -> None:
+    """Make an optimizer step with the gradients of the model's loss, and drop them."""
+    model, method, recipe = training.model, training.method, training.recipe
+    penalty = method.penalty(model)
+    if penalty is not None:
+        penalty.backward()
+    method.after_backward(model)
+    if recipe.optimizer.clip_norm is not None:
+        nn.utils.clip_grad_norm_(training.trainable, recipe.optimizer.clip_norm)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+
+
 def backward(
-    model: nn.Module, batch: Batch, autocast: Callable[[], AbstractContextManager], *, accumulate: int = 1
+    model: Callable[..., Any], batch: Batch, autocast: Callable[[], AbstractContextManager], *, accumulate: int = 1
 ) -> Tensor:
     """Accumulate the gradient of the batch's mean loss, part by part, and return that loss, detached.
 
-    Each part is weighted by its share of the labels that count, because parts may hold different numbers of tokens.
+    Each part is weighted by its share of the labels that count, because parts may hold different numbers of tokens. A
+    model of several runs returns one loss for each.
     """
     if accumulate == 1:
         with autocast():
             loss = model(**batch).loss
-        loss.backward()
+        loss.backward(torch.ones_like(loss))
         return loss.detach()
     total = batch["labels"].new_zeros((), dtype=torch.float32)
     for part in parts(batch, accumulate):
         with autocast():
             loss = model(**part).loss
         loss = loss * (targets(part).double() / targets(batch)).to(loss.dtype)
-        loss.backward()
-        total += loss.detach()
+        loss.backward(torch.ones_like(loss))
+        total = total + loss.detach()
     return total
 
 

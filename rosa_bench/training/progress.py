@@ -50,7 +50,10 @@ class TrainingProgress(Observer):
     It reads the losses only a few times a second (`due`), because each read makes the host wait for the GPU.
     """
 
-    def __init__(self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None):
+    def __init__(
+        self, *, epochs: int, steps_per_epoch: int, batch_size: int, console: Console | None = None, label: str = ""
+    ):
+        self.label = label  # before each line, if several runs train together
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = batch_size
@@ -110,8 +113,9 @@ class TrainingProgress(Observer):
         self._shown = (time.monotonic(), (epoch + 1) * self.steps_per_epoch)
         if is_logged(epoch, self.epochs):
             log.info(
-                "epoch %d/%d  train loss %#.4g  %s  (%.1f s)", epoch + 1, self.epochs, loss, shown(scores), seconds
-            )
+                "%sepoch %d/%d  train loss %#.4g  %s  (%.1f s)",
+                self.label, epoch + 1, self.epochs, loss, shown(scores), seconds,
+            )  # fmt: skip
 
 
 class CandidateProgress(Observer):

@@ -29,16 +29,21 @@ def most_common(runs: Iterable[RunRecord], kind: Callable[[RunRecord], Hashable]
 
 def peak_memory_bytes(runs: Iterable[RunRecord], kind: Hashable) -> float | None:
     """Return the mean peak memory in training of the runs that were ``made_on`` this kind; None if none measured it."""
-    known = [run.memory_bytes.training for run in runs if made_on(run) == kind and run.memory_bytes.training]
+    known = [
+        run.memory_bytes.training
+        for run in runs
+        if made_on(run) == kind and run.memory_bytes.training and not run.packed
+    ]
     return fmean(known) if known else None
 
 
 def step_time_s(run: RunRecord) -> float | None:
     """Return the mean time of an optimizer step, including resamples and excluding scoring.
 
-    Returns None if it is not recorded, or how many runs shared the GPU is not: then it says little.
+    Returns None if it is not recorded, or how many runs shared the GPU is not: then it says little. Nor does it if
+    several runs shared each step.
     """
-    if not run.time_s.train or (run.device.type == "cuda" and run.device.shared_by is None):
+    if not run.time_s.train or run.packed or (run.device.type == "cuda" and run.device.shared_by is None):
         return None
     settings = run.settings
     epochs = run.stopped.epoch if run.stopped else settings.epochs

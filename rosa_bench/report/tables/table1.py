@@ -48,8 +48,9 @@ def is_timed(run: RunRecord) -> bool:
     In records older than ``pad_to_max``, each batch was padded to its own longest sequence.
     """
     settings = run.settings
+    alone = not run.packed and run.time_s.train is not None
     shape = (settings.task.name, settings.batch_size, settings.max_length)
-    return shape == (TASK, BATCH_SIZE, LENGTH) and settings.pad_to_max and run.time_s.train is not None
+    return shape == (TASK, BATCH_SIZE, LENGTH) and settings.pad_to_max and alone
 
 
 def factorize_time_s(run: RunRecord) -> float | None:

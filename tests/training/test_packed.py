@@ -1,0 +1,265 @@
+"""A pack of runs against each run alone, with `fit`, which knows nothing of packs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from rosa_bench.config.groups import names_in
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.data.batches import Batch
+from rosa_bench.runs.run import recipe as recipe_of
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.meter import Meter
+from rosa_bench.training import packed
+from rosa_bench.training.loop import fit, steps
+from rosa_bench.training.observer import Observer
+from rosa_bench.training.packed import SharedBatches, fit_together, own_copy
+from rosa_bench.training.state import Epoch, Training, TrainingFailedError
+
+CPU = torch.device("cpu")
+LRS = (1e-3, 3e-3, 2e-2)
+Compose = Callable[..., RunConfig]
+TinyModel = Callable[..., PreTrainedModel]
+
+
+@dataclass
+class Texts:
+    """Four batches of random tokens, some of them padded. The last batch is smaller."""
+
+    labels: str
+    batch_size: int = 4
+    examples: int = 15
+    seed: None = None
+    given: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return 4
+
+    def epoch(self, number: int = 0, *, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002 - all are alike
+        generator = torch.Generator().manual_seed(7)
+        for index in range(len(self)):
+            rows = 4 if index < 3 else 3
+            ids = torch.randint(5, 60, (rows, 6), generator=generator)
+            mask = torch.ones_like(ids)
+            mask[0, 4:] = 0
+            classes = torch.randint(2, (rows,), generator=generator)
+            labels = {"class": classes, "value": classes / 2, "token": ids.masked_fill(mask == 0, -100)}[self.labels]
+            if index >= start:
+                self.given.append(index)
+                yield {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@dataclass
+class Cell:
+    """A task, model and method, to be trained with several learning rates, alone or in a pack."""
+
+    config: RunConfig
+    model: PreTrainedModel
+    labels: str
+
+    def arguments(self, model: PreTrainedModel, lr: float, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+        from dataclasses import replace
+
+        def evaluate() -> dict[str, float]:
+            model.eval()
+            with torch.inference_mode():
+                return {"loss": model(**next(Texts(self.labels).epoch())).loss.item()}
+
+        recipe = recipe_of(replace(self.config, lr=lr), 4)
+        return {
+            "recipe": recipe, "evaluate": evaluate, "autocast": nullcontext, "meter": Meter(CPU), "observers": observers
+        }  # fmt: skip
+
+    def attached(self) -> Any:
+        model = packed.own_copy(self.model, self.config.method)  # frozen weights are never written
+        return self.config.method.attach(model)
+
+    def alone(self, lr: float) -> tuple[list[Epoch], dict[str, Tensor]]:
+        model = self.attached()
+        torch.manual_seed(3)
+        history = fit(model, self.config.method, Texts(self.labels), **self.arguments(model, lr))  # pyright: ignore[reportArgumentType]
+        return history, self.config.method.state(model)
+
+    def together(
+        self, lrs: Sequence[float], observers: Sequence[Observer] = ()
+    ) -> list[tuple[list[Epoch] | BaseException, dict[str, Tensor]]]:
+        first, method, batches = self.attached(), self.config.method, Texts(self.labels)
+        models = [first, *(own_copy(first, method) for _ in lrs[1:])]
+        shared: Any = batches
+        ended: dict[int, list[Epoch] | BaseException] = {}
+        torch.manual_seed(3)
+        runs = [
+            steps(model, method, shared, **self.arguments(model, lr, observers))
+            for model, lr in zip(models, lrs, strict=True)
+        ]
+        fit_together(runs, ended.__setitem__, autocast=nullcontext)
+        return [(ended[number], method.state(model)) for number, model in enumerate(models)]
+
+
+@pytest.fixture
+def cell(compose: Compose, tiny_model: TinyModel) -> Callable[..., Cell]:
+    """``cell("tiny_roberta", "method=rosa")``: two epochs of four steps, with a resample before the second."""
+
+    def make(model: str, *overrides: str, labels: str | None = None) -> Cell:
+        encoder = model in {"tiny_bert", "tiny_roberta"}
+        labels = labels or ("class" if encoder else "token")
+        task = "task=grammar" if encoder else "task=restaurants"
+        # A larger eps than usual: attention does not depend on the biases of keys, so their gradients are rounding
+        # errors alone, which Adam would make as large as any step.
+        schedule = ("optimizer.warmup_steps=2", "optimizer.eps=1e-5", "epochs=2", "rank=2")
+        config = compose(task, f"model={model}", *overrides, *schedule)
+        return Cell(config, tiny_model(model, num_outputs=1 if labels == "value" else 2), labels)
+
+    return make
+
+
+def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], lr: float) -> None:
+    """Compare up to a thousandth of the length of one of Adam's steps."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(
+            found[name], tensor, rtol=1e-5, atol=1e-3 * lr, msg=lambda text, name=name: name + text
+        )
+
+
+RESAMPLED = ("method=rosa", "method.resample_every=1")
+CELLS = [
+    ("tiny_roberta", "class", (*RESAMPLED, "protocol=fair")),
+    pytest.param("tiny_roberta", "value", ("method=lora", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", (*RESAMPLED, "protocol=paper"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", (*RESAMPLED, "method.train=a", "protocol=fair"), marks=pytest.mark.slow),
+    ("tiny_roberta", "class", ("method=lora", "protocol=paper", "accumulate=2")),
+    pytest.param("tiny_roberta", "class", ("method=ia3", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=bitfit", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=head_only",), marks=pytest.mark.slow),
+    ("tiny_gpt2", "token", (*RESAMPLED, "protocol=paper", "method.split_qkv=true")),
+    pytest.param(
+        "tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.slow
+    ),  # its input and output embeddings are one weight
+    pytest.param("tiny_bert", "class", ("method=lora_plus", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=lora_fa", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=relora", "method.resample_every=1"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=rso", "protocol=fair"), marks=pytest.mark.slow),
+    ("tiny_llama", "token", ("method=lora", "method.targets=all-linear", "protocol=fair")),
+]
+
+
+@pytest.mark.parametrize(("model", "labels", "overrides"), CELLS, ids=lambda value: str(value)[:70])
+def test_each_run_ends_as_it_does_alone(
+    cell: Callable[..., Cell], model: str, labels: str, overrides: tuple[str, ...]
+) -> None:
+    made = cell(model, *overrides, labels=labels)
+    found = made.together(LRS)
+    losses = set()
+    for lr, (history, state) in zip(LRS, found, strict=True):
+        expected, wanted = made.alone(lr)
+        assert not isinstance(history, BaseException), history
+        for one, other in zip(history, expected, strict=True):
+            assert one.train_loss == pytest.approx(other.train_loss, rel=1e-5)
+            assert one.scores == pytest.approx(other.scores, rel=1e-4)
+        assert_near(state, wanted, lr)
+        losses.add(history[-1].scores["loss"])
+    assert len(losses) == len(LRS)  # they differ, so the comparison would notice exchanged runs
+
+
+def test_a_run_depends_on_the_size_of_the_pack_and_not_on_its_neighbours(cell: Callable[..., Cell]) -> None:
+    made = cell("tiny_roberta", *RESAMPLED, "protocol=fair")
+    (history, state), *_ = made.together((1e-3, 3e-3, 2e-2))
+    (other, same), *_ = made.together((1e-3, 5e-3, 1e-4))
+    assert [epoch.train_loss for epoch in history] == [epoch.train_loss for epoch in other]  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+    assert all(torch.equal(tensor, same[name]) for name, tensor in state.items())
+
+
+def test_a_run_that_fails_leaves_the_pack_which_gets_smaller(
+    cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, sizes = cell("tiny_roberta", *RESAMPLED, "protocol=fair"), []
+
+    class Watched(packed.Pack):
+        def __init__(self, trainings: Sequence[Training], autocast: Any):
+            super().__init__(trainings, autocast)
+            sizes.append((self.count, trainings[0].step))
+
+    monkeypatch.setattr(packed, "Pack", Watched)
+    found = made.together((1e-3, 1e38, 3e-3))
+    assert isinstance(found[1][0], TrainingFailedError)
+    assert sizes == [(3, 0), (2, 4)]
+    for (history, state), lr in ((found[0], 1e-3), (found[2], 3e-3)):
+        assert isinstance(history, list) and len(history) == 2
+        assert_near(state, made.alone(lr)[1], lr)
+
+
+class StopAt(Observer):
+    """Stops one run after its first epoch."""
+
+    def __init__(self, lr: float):
+        self.lr = lr
+
+    def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:  # noqa: ARG002 - a hook point
+        if training.recipe.lr == self.lr:
+            training.stop("enough")
+
+
+def test_a_run_that_stops_early_leaves_the_others_alone(cell: Callable[..., Cell]) -> None:
+    made = cell("tiny_roberta", "method=lora", "protocol=fair")
+    first, second = made.together((1e-3, 3e-3), observers=[StopAt(1e-3)])
+    assert isinstance(first[0], list) and len(first[0]) == 1
+    assert isinstance(second[0], list) and len(second[0]) == 2
+    assert_near(second[1], made.alone(3e-3)[1], 3e-3)
+
+
+def test_an_error_of_the_common_pass_ends_all_runs(cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: Any, **_options: Any) -> None:
+        raise torch.OutOfMemoryError("none left")
+
+    monkeypatch.setattr(packed, "backward", no_memory)
+    found = cell("tiny_roberta", "method=lora", "protocol=fair").together(LRS)
+    assert [type(outcome) for outcome, _ in found] == [torch.OutOfMemoryError] * 3
+
+
+def test_frozen_tensors_are_shared_and_trained_ones_are_not(cell: Callable[..., Cell]) -> None:
+    for overrides, residual_is_shared in ((("method=lora",), True), (RESAMPLED, False)):
+        made = cell("tiny_roberta", *overrides, "protocol=fair")
+        model = made.attached()
+        other = own_copy(model, made.config.method)
+        mine, theirs = dict(model.named_parameters()), dict(other.named_parameters())
+        for name, parameter in mine.items():
+            assert (theirs[name] is parameter) == (not parameter.requires_grad), name
+        layer = "roberta.encoder.layer.0.attention.self.query"
+        shared = other.get_submodule(layer).residual is model.get_submodule(layer).residual
+        assert shared == residual_is_shared
+
+
+def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None:
+    made = cell("tiny_roberta", "method=lora", "protocol=fair")
+
+    def other(_model: Any, _inputs: Any, output: Any) -> Any:
+        output.loss = output.logits.square().mean()
+        return output
+
+    made.model.register_forward_hook(other)
+    found = made.together(LRS)
+    assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
+
+
+def test_batches_that_runs_share_are_made_once() -> None:
+    made = Texts("class")
+    shared = SharedBatches(made)  # pyright: ignore[reportArgumentType]
+    for epoch, start in ((0, 0), (1, 0), (2, 3)):
+        made.given.clear()
+        pairs = list(zip(shared.epoch(epoch, start=start), shared.epoch(epoch, start=start), strict=True))
+        assert made.given == list(range(start, 4))
+        assert all(one is other for one, other in pairs)
+
+
+def test_every_packable_method_is_among_those_compared(compose: Compose) -> None:
+    given = [cell.values if hasattr(cell, "values") else cell for cell in CELLS]
+    compared = {override for _, _, overrides in given for override in overrides if override.startswith("method=")}
+    made = {name: compose("task=grammar", "model=tiny_roberta", f"method={name}") for name in names_in("method")}
+    assert {f"method={name}" for name, config in made.items() if config.method.packable} <= compared
