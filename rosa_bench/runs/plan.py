@@ -48,7 +48,7 @@ def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[
     with composing() as composer:
         for overrides in composer.expand(arguments):
             try:
-                config = parse(composer.compose(overrides))
+                config = parse(composer.settings(overrides))
                 resolved = resolve(config, {}, inputs=_remembered(inputs, config))
                 found = status_of(resolved)
             except Exception as error:  # of any type: the user should see it before anything runs
