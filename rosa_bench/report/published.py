@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,5 +74,10 @@ def published_folder() -> Path:
 
 def load_published(name: str) -> PublishedTable:
     """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table."""
-    values = OmegaConf.load(published_folder() / f"{name}.yaml")
-    return typed(PublishedTable, values, at=name)  # pyright: ignore[reportArgumentType]
+    return _loaded(published_folder() / f"{name}.yaml")
+
+
+@cache
+def _loaded(path: Path) -> PublishedTable:
+    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    return typed(PublishedTable, values, at=path.stem)
