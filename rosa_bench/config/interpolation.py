@@ -33,11 +33,12 @@ def resolved(raw: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     try:
         return _Plain(plain).resolve(plain)
     except UnresolvedError:
-        return _by_omegaconf(raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw)))
+        return _by_omegaconf(raw)
 
 
-def _by_omegaconf(raw: DictConfig) -> dict[str, Any]:
+def _by_omegaconf(raw: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     try:
+        raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
         return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyright: ignore[reportReturnType]
     except OmegaConfBaseException as error:
         if isinstance(error.__context__, UserError):  # raised by one of our resolvers
