@@ -94,8 +94,8 @@ def processor_s(checkout: Path, place: Path, *arguments: str) -> float:
     """Run Python on the package in ``checkout``, and return the seconds of processor time that it takes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, *arguments]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(command, cwd=place, env=surroundings(checkout), check=True, **quiet)
+    nowhere = subprocess.DEVNULL
+    subprocess.run(command, cwd=place, env=surroundings(checkout), check=True, stdout=nowhere, stderr=nowhere)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
