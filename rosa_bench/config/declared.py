@@ -87,7 +87,7 @@ def _fitting(declared: Any, value: Any) -> Any:
     kind = type(value)
     if (kind in kinds or Any in kinds) and kind in (bool, int, float, str, types.NoneType) and value != "???":
         return value
-    if kind is int and float in kinds and abs(value) < 2**53:
+    if isinstance(value, int) and kind is int and float in kinds and abs(value) < 2**53:
         return float(value)
     raise UnfittingError
 

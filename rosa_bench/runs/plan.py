@@ -159,7 +159,8 @@ def show(jobs: Sequence[Job], console: Console) -> None:
                 key = _alike(job.resolved)
                 if key not in paces:
                     paces[key] = _epoch_s(job.resolved, records[job.resolved.results_dir])
-                times.append(paces[key] and paces[key] * job.resolved.config.epochs)
+                pace = paces[key]
+                times.append(None if pace is None else pace * job.resolved.config.epochs)
         left += times
         table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))
     console.print(table)
