@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rosa_bench.system.console import lost_output
@@ -38,6 +38,12 @@ def output_arrived() -> None:
 def report(message: str) -> None:
     """Write a message for the user to stderr."""
     print(f"rosa-bench: {printable(message)}", file=sys.stderr)
+
+
+def report_at_once(doing: str, arguments: Sequence[str]) -> None:
+    """Tell somebody at a terminal what the program is doing, before it imports libraries, which takes seconds."""
+    if sys.stderr.isatty():
+        report(" ".join([doing, *arguments]))
 
 
 def tracebacks_wanted() -> bool:

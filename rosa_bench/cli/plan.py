@@ -12,7 +12,7 @@ Examples:
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rosa_bench.cli.messages import explain, report
+from rosa_bench.cli.messages import explain, report, report_at_once
 from rosa_bench.cli.options import MULTIRUN, separate
 from rosa_bench.system.errors import UserError
 
@@ -24,6 +24,7 @@ SHOWN = 10  # jobs of a sweep whose mistakes are listed
 
 def main(arguments: list[str]) -> None:
     """Print the plan of a sweep."""
+    report_at_once("planning", arguments)
     from rich import get_console
 
     from rosa_bench.config.grammar import spelled

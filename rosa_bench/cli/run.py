@@ -23,7 +23,7 @@ from collections import Counter
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from rosa_bench.cli.messages import errors_reported, explain, report, tracebacks_wanted
+from rosa_bench.cli.messages import errors_reported, explain, report, report_at_once, tracebacks_wanted
 from rosa_bench.cli.options import MULTIRUN, separate
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
@@ -39,6 +39,7 @@ STATUS_WORDS = {"new": "not run"}
 
 def main(arguments: list[str]) -> None:
     """Make one run, or a sweep."""
+    report_at_once("preparing", arguments or ["the default run"])
     from omegaconf import OmegaConf
 
     from rosa_bench.config import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra

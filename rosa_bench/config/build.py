@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.config.declared import literal
+from rosa_bench.config.declared import UnfittingError, fitting, literal
 from rosa_bench.system.errors import UserError
 
 T = TypeVar("T")
@@ -28,8 +28,17 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
         known = (kind, at, json.dumps(values))
     except TypeError:  # not plain values
         known = None
-    if known in _made:
-        return _made[known]
+    if known is None:
+        return _by_omegaconf(kind, values, at)
+    if known not in _made:
+        try:
+            _made[known] = kind(**fitting(kind, values))
+        except UnfittingError:
+            _made[known] = _by_omegaconf(kind, values, at)
+    return _made[known]
+
+
+def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str) -> T:
     try:
         if isinstance(values, DictConfig):
             values = OmegaConf.to_container(values, resolve=True)  # pyright: ignore[reportAssignmentType]
@@ -40,8 +49,6 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
         raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error
-    if known is not None:
-        _made[known] = made
     return made
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.folder import conf_folder, own_folder
+from rosa_bench.config.interpolation import entries_for
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
@@ -59,17 +60,10 @@ def default_of(declared: Field) -> Any:
 
 
 def default_for(key: str, *, _root_: DictConfig) -> Any:
-    """Return the default of a setting of a group, such as ``method.lr``, from ``default_lr`` in the group's yaml.
-
-    It is looked up in the setting ``default``, then by protocol, by recipe, and under ``otherwise``. An entry may be
-    such a table itself: ``{fair: {synthetic: 20, otherwise: 0}, glue: 2}``. Raises `UserError` if none of them has it.
-    """
-    if (given := OmegaConf.select(_root_, f"default.{key}")) is not None:
-        return given
-    group, _, name = key.partition(".")
-    wanted = (_root_.protocol.name, _root_.recipe, "otherwise")
-    for found in _entries(_root_[group][f"default_{name}"], wanted):
+    """Return the default of a setting of a group, such as ``method.lr`` (`entries_for`). Raises `UserError` if none."""
+    for found in entries_for(key, functools.partial(OmegaConf.select, _root_)):
         return found
+    group, _, name = key.partition(".")
     chosen = _root_[group].name
     raise UserError(
         f"{group}={chosen} has no default {name} for protocol={_root_.protocol.name} and this task; set {key} yourself"
@@ -82,13 +76,6 @@ def found(key: str, *, _root_: DictConfig) -> Any:
 
     value = declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
     return OmegaConf.create(value) if isinstance(value, dict) else value
-
-
-def _entries(table: DictConfig, wanted: Sequence[str]) -> Iterator[Any]:
-    """Yield the entries of a table of defaults that ``wanted`` leads to, in its order; those of tables inside too."""
-    for name in wanted:
-        if name in table:
-            yield from _entries(table[name], wanted) if isinstance(table[name], DictConfig) else [table[name]]
 
 
 @contextmanager
@@ -114,6 +101,8 @@ class Composer:
         self.parser = OverridesParser.create()
         self.parsed = functools.cache(self.parser.parse_override)
         self._bases: dict[Overrides, DictConfig] = {}
+        self._plain: dict[Overrides, dict[str, Any]] = {}
+        self._is_value = functools.cache(_sets_one_value)
 
     def expand(self, arguments: Sequence[str]) -> list[Overrides]:
         """Return the overrides of each job of a sweep, in Hydra's order; those of a preset come first.
@@ -131,14 +120,8 @@ class Composer:
 
     def compose(self, overrides: Overrides) -> DictConfig:
         """Return the configuration of one job. Raises the errors of Hydra and omegaconf if it cannot be composed."""
-        groups = tuple(override for override in overrides if not self._is_value(override))
-        values = [override for override in overrides if self._is_value(override)]
-        if groups not in self._bases:
-            try:
-                self._bases[groups] = hydra.compose("config", overrides=list(groups))
-            except ValueError as error:  # a choice that is a number, as in method=choice(1,2)
-                raise UserError(f"{' '.join(groups)}: {error}") from error
-        raw = copy.deepcopy(self._bases[groups])
+        groups, values = self._divided(overrides)
+        raw = copy.deepcopy(self._base(groups))
         try:
             for value in values:
                 one = self.parsed(value)
@@ -147,10 +130,61 @@ class Composer:
             return hydra.compose("config", overrides=list(overrides))  # raises the error in Hydra's own words
         return raw
 
-    def _is_value(self, override: str) -> bool:
-        """Return whether an override sets one existing value, rather than choosing from a group."""
-        key, _, _ = override.partition("=")
-        return key[:1] not in ("+", "~") and "/" not in key and "@" not in key and not (conf_folder() / key).is_dir()
+    def settings(self, overrides: Overrides) -> DictConfig | dict[str, Any]:
+        """Return the configuration of one job for `parse`: like `compose`, as plain values where that is possible.
+
+        This takes a hundredth of the time, because nothing is copied but what encloses the given values.
+        """
+        groups, values = self._divided(overrides)
+        if groups not in self._plain:
+            self._plain[groups] = OmegaConf.to_container(self._base(groups), resolve=False)  # pyright: ignore[reportArgumentType]
+        changed = self._plain[groups]
+        for value in values:
+            one = self.parsed(value)
+            after = _with(changed, one.key_or_group, one.value())
+            if after is None:
+                return self.compose(overrides)
+            changed = after
+        return changed
+
+    def _divided(self, overrides: Overrides) -> tuple[Overrides, Overrides]:
+        """Divide overrides into those that choose groups or add keys, and those that set one existing value."""
+        values = tuple(override for override in overrides if self._is_value(override))
+        return tuple(override for override in overrides if override not in values), values
+
+    def _base(self, groups: Overrides) -> DictConfig:
+        if groups not in self._bases:
+            try:
+                self._bases[groups] = hydra.compose("config", overrides=list(groups))
+            except ValueError as error:  # a choice that is a number, as in method=choice(1,2)
+                raise UserError(f"{' '.join(groups)}: {error}") from error
+        return self._bases[groups]
+
+
+def _sets_one_value(override: str) -> bool:
+    """Return whether an override sets one existing value, rather than choosing from a group."""
+    key, _, _ = override.partition("=")
+    return key[:1] not in ("+", "~") and "/" not in key and "@" not in key and not (conf_folder() / key).is_dir()
+
+
+def _with(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any] | None:
+    """Return settings with another value at an existing dotted key; only what encloses it is copied.
+
+    Returns None if the key does not exist, or if omegaconf would merge the value or resolve it.
+    """
+    *sections, name = key.split(".")
+    changed = inner = dict(settings)
+    for section in sections:
+        if not isinstance(inner.get(section), dict):
+            return None
+        inner[section] = dict(inner[section])
+        inner = inner[section]
+    known = name in inner and not isinstance(inner[name], dict | list)
+    simple = value is None or type(value) in (bool, int, float) or (type(value) is str and "${" not in value)
+    if not known or not simple:
+        return None
+    inner[name] = value
+    return changed
 
 
 def _check_size(overrides: Sequence[Override]) -> None:

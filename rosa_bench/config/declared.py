@@ -1,10 +1,10 @@
-"""The declared types of a dataclass's fields, and values held against them."""
+"""The declared types of a dataclass's fields, and the comparison of values with them."""
 
 import re
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cache
 from typing import Any
 
@@ -49,3 +49,54 @@ def literal(declared: Any, value: Any, at: str) -> Any:
 def without_interpolation(text: str) -> str:
     """Escape ``${``, so that omegaconf reads it as these two characters."""
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+class UnfittingError(Exception):
+    """A value that is not plainly of the declared type: omegaconf has to convert, merge or refuse it."""
+
+
+def fitting(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the dataclass ``kind``, from values that already have its types, and from its defaults.
+
+    The result is omegaconf's, in a hundredth of its time. Raises `UnfittingError` for anything that needs omegaconf.
+    """
+    known = fields(kind)
+    if not values.keys() <= {field.name for field in known}:
+        raise UnfittingError
+    return {field.name: _fitting_field(field, hints(kind)[field.name], values) for field in known}
+
+
+def _fitting_field(field: Field, declared: Any, values: Mapping[str, Any]) -> Any:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    given = values.get(field.name, default)
+    merged = isinstance(default, dict) and default and given is not default
+    if given is MISSING or merged or not field.init:
+        raise UnfittingError
+    return _fitting(declared, given)
+
+
+def _fitting(declared: Any, value: Any) -> Any:
+    """Return a value of JSON's types as ``declared``: a whole number can be a float; containers are copied."""
+    kinds = alternatives(declared)
+    if isinstance(value, list):
+        of = _inner(kinds, list)[0]
+        return [_fitting(of, one) for one in value]
+    if isinstance(value, dict):
+        key, of = _inner(kinds, dict)
+        return {_fitting(key, name): _fitting(of, one) for name, one in value.items()}
+    kind = type(value)
+    if (kind in kinds or Any in kinds) and kind in (bool, int, float, str, types.NoneType) and value != "???":
+        return value
+    if isinstance(value, int) and kind is int and float in kinds and abs(value) < 2**53:
+        return float(value)
+    raise UnfittingError
+
+
+def _inner(kinds: frozenset[Any], container: type) -> tuple[Any, ...]:
+    """Return the types inside a container."""
+    if Any in kinds:
+        return (str, Any) if container is dict else (Any,)
+    for one in kinds:
+        if typing.get_origin(one) is container:
+            return typing.get_args(one)
+    raise UnfittingError

@@ -45,7 +45,7 @@ def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[st
         return None
     written, free = composed(names), set(free_settings())
     try:
-        values = public_config(parse(OmegaConf.create(written)))
+        values = public_config(parse(written))
     except UserError:
         return None
     follows = {place: found[1] for place, value in _leaves(written) if (found := _reference(value))}

@@ -57,6 +57,7 @@ def free_settings() -> list[str]:
     return [declared.name for declared, known in settings_of(RunConfig) if known.free]
 
 
+@cache
 def is_identity(key: str) -> bool:
     """Return whether a setting, by its dotted key, can change a score. ``rank`` counts through its method."""
     return all(known.identity for known in _declarations(key))

@@ -1,16 +1,14 @@
 """Accuracy: the fraction of examples that are classified correctly."""
 
-import sklearn
-from sklearn.metrics import accuracy_score
+from importlib.metadata import version
 
-from rosa_bench.metrics.labels import LabelMetric
-
+INPUTS = "labels"
 SCORES = ("accuracy",)
-SIGNATURE = f"accuracy|scikit-learn:{sklearn.__version__}"
+SIGNATURE = f"accuracy|scikit-learn:{version('scikit-learn')}"
 
 
-class Metric(LabelMetric):
-    """``accuracy``, in 0..1."""
+def compute(predictions: list[int], references: list[int]) -> dict[str, float]:
+    """Return ``accuracy``, in 0..1."""
+    from sklearn.metrics import accuracy_score
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return {"accuracy": float(accuracy_score(references, predictions))}
+    return {"accuracy": float(accuracy_score(references, predictions))}

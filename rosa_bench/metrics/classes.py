@@ -1,25 +1,24 @@
 """Scores of a classification whose classes may be of any number and any size: accuracy, macro F1 and Matthews."""
 
-import sklearn
-from sklearn.metrics import accuracy_score, f1_score
+from importlib.metadata import version
 
 from rosa_bench.metrics import matthews
-from rosa_bench.metrics.labels import LabelMetric
 
+INPUTS = "labels"
 SCORES = ("accuracy", "macro_f1", "matthews_correlation")
 UNDEFINED_IF_CONSTANT = matthews.UNDEFINED_IF_CONSTANT
-SIGNATURE = f"accuracy+macro_f1+matthews_correlation|scikit-learn:{sklearn.__version__}"
+SIGNATURE = f"accuracy+macro_f1+matthews_correlation|scikit-learn:{version('scikit-learn')}"
 
 
-class Metric(LabelMetric):
-    """``accuracy`` and ``macro_f1``, in 0..1, and ``matthews_correlation``, in -1..1.
+def compute(predictions: list[int], references: list[int]) -> dict[str, float]:
+    """Return ``accuracy`` and ``macro_f1``, in 0..1, and ``matthews_correlation``, in -1..1.
 
     Macro F1 is the mean F1 over the classes that occur in labels or predictions; a class never predicted counts 0.
     """
+    from sklearn.metrics import accuracy_score, f1_score
 
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return {
-            "accuracy": float(accuracy_score(references, predictions)),
-            "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType] - its stub wants a text
-            "matthews_correlation": matthews.correlation(predictions, references),
-        }
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "macro_f1": float(f1_score(references, predictions, average="macro", zero_division=0)),  # pyright: ignore[reportArgumentType] - its stub wants a text
+        "matthews_correlation": matthews.correlation(predictions, references),
+    }

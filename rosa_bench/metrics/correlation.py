@@ -1,25 +1,22 @@
 """Pearson and Spearman correlation between predicted and true values."""
 
+from importlib.metadata import version
+
 import numpy as np
-import scipy
-from scipy.stats import pearsonr, spearmanr
 
-from rosa_bench.metrics.labels import LabelMetric
-
+INPUTS = "numbers"
 SCORES = ("pearson", "spearman")
 UNDEFINED_IF_CONSTANT = SCORES
-SIGNATURE = f"pearson+spearman|scipy:{scipy.__version__}"
+SIGNATURE = f"pearson+spearman|scipy:{version('scipy')}"
 
 
-class Metric(LabelMetric):
-    """``pearson`` and ``spearman``, in -1..1; 0 if either side is constant, where both are undefined."""
+def compute(predictions: list[float], references: list[float]) -> dict[str, float]:
+    """Return ``pearson`` and ``spearman``, in -1..1; 0 if either side is constant, where both are undefined."""
+    from scipy.stats import pearsonr, spearmanr
 
-    label_type = "float64"
-
-    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
-            return {"pearson": 0.0, "spearman": 0.0}
-        return {
-            "pearson": float(pearsonr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
-            "spearman": float(spearmanr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
-        }
+    if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return {"pearson": 0.0, "spearman": 0.0}
+    return {
+        "pearson": float(pearsonr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
+        "spearman": float(spearmanr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
+    }

@@ -73,7 +73,8 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
     paths = []
     if write:
         folder = results_dir / "tables"
-        counts = {build([]).name: counted(some) for some, builders in families(records) for build in builders}
+        families_counted = [(counted(some), builders) for some, builders in families(records)]
+        counts = {build([]).name: text for text, builders in families_counted for build in builders}
         paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
         paths.append(folder / "runs.csv")
         write_atomic(paths[-1], tidy_csv(run_rows(found)))

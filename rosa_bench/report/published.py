@@ -73,13 +73,11 @@ def published_folder() -> Path:
 
 
 def load_published(name: str) -> PublishedTable:
-    """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table.
-
-    Each file is read once in a process, because checking its types takes most of the time that tables take.
-    """
-    return _read(published_folder() / f"{name}.yaml")
+    """Load a printed table by file name: ``table1`` to ``table5``. Raises `UserError` if the file is not a table."""
+    return _loaded(published_folder() / f"{name}.yaml")
 
 
 @cache
-def _read(path: Path) -> PublishedTable:
-    return typed(PublishedTable, OmegaConf.load(path), at=path.stem)  # pyright: ignore[reportArgumentType]
+def _loaded(path: Path) -> PublishedTable:
+    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    return typed(PublishedTable, values, at=path.stem)

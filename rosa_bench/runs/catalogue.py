@@ -98,7 +98,7 @@ def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConf
     from rosa_bench.config.parse import parse
 
     with composition_errors():
-        return parse(composer.compose((*overrides, f"method={name}")))
+        return parse(composer.settings((*overrides, f"method={name}")))
 
 
 def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 
 from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
 from rosa_bench.adapters.peft_format import Written, read_peft, write_peft
@@ -24,6 +24,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.saved_adapter import RUN
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.files import check_replaceable, new_folder
+from rosa_bench.system.seeds import set_seed
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank

@@ -4,8 +4,9 @@ A sweep makes the same checks before its first job starts.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -52,13 +53,14 @@ class Job:
 def plan(arguments: Sequence[str], explain: Callable[[Exception], str]) -> list[Job]:
     """Return every job of a sweep, checked without starting it. ``explain`` turns an error into a message."""
     inputs: dict[str, Inputs] = {}
+    writable: set[Path] = set()
     seen: set[str] = set()
     jobs = []
     with composing() as composer:
         for overrides in composer.expand(arguments):
             try:
-                config = parse(composer.compose(overrides))
-                resolved = resolve(config, {}, inputs=_remembered(inputs, config))
+                config = parse(composer.settings(overrides))
+                resolved = resolve(config, {}, inputs=_remembered(inputs, config), writable=writable)
                 found = status_of(resolved)
             except Exception as error:  # of any type: the user should see it before anything runs
                 jobs.append(Job(overrides, None, "invalid", explain(error)))
@@ -74,23 +76,32 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
 
     That is known before any weight is read, except for a model whose configuration is still on the hub.
     """
-    known: dict[str, Any] = {}
+    shapes: dict[str, Any] = {}
+    mistakes: dict[tuple[str, str], str] = {}  # by model and method: jobs often differ in nothing else but numbers
     checked = []
     for job in jobs:
         if job.resolved is None or job.kind not in TO_RUN:
             checked.append(job)
             continue
         config, key = job.resolved.config, repr((job.resolved.config.task, job.resolved.source))
-        try:
-            if key not in known:
-                known[key] = config.task.shapes(config.model, job.resolved.source)
-            if known[key] is not None:
-                config.method.check_shapes(known[key])
-        except Exception as error:  # of any type: the user should see it before anything runs
-            checked.append(Job(job.overrides, None, "invalid", explain(error)))
-        else:
-            checked.append(job)
+        pair = key, repr(config.method)
+        if pair not in mistakes:
+            mistakes[pair] = _mistake(job.resolved, key, shapes, explain)
+        checked.append(Job(job.overrides, None, "invalid", mistakes[pair]) if mistakes[pair] else job)
     return checked
+
+
+def _mistake(resolved: ResolvedRun, key: str, shapes: dict[str, Any], explain: Callable[[Exception], str]) -> str:
+    """Return why a run's method does not fit its model, whose shapes are kept by ``key``; empty if it does."""
+    config = resolved.config
+    try:
+        if key not in shapes:
+            shapes[key] = config.task.shapes(config.model, resolved.source)
+        if shapes[key] is not None:
+            config.method.check_shapes(shapes[key])
+    except Exception as error:  # of any type: the user should see it before anything runs
+        return explain(error)
+    return ""
 
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
@@ -106,6 +117,11 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
 
     Time scales with epochs. Returns None if there is no such run. Machines and their load differ, so this is rough.
     """
+    pace = _epoch_s(resolved, records)
+    return None if pace is None else pace * resolved.config.epochs
+
+
+def _epoch_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | None:
     config = resolved.config
     alike = [
         record.time_s.total
@@ -121,7 +137,14 @@ def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | N
         and record.settings.limit_train == config.limit_train
         and record.settings.pad_to_max == config.pad_to_max
     ]
-    return fmean(alike) * config.epochs if alike else None
+    return fmean(alike) if alike else None
+
+
+def _alike(resolved: ResolvedRun) -> Hashable:
+    """Return what runs have in common that take the same time per epoch, and the folder of their records."""
+    config = resolved.config
+    names = (config.task.name, config.model.name, config.method.name)
+    return resolved.results_dir, resolved.device.type, *names, config.limit_train, config.pad_to_max
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:
@@ -137,14 +160,18 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     for job in jobs:
         if job.resolved:
             groups.setdefault(_label(job.resolved.config), []).append(job)
+    paces: dict[Hashable, float | None] = {}  # once for all runs that are alike
     left: list[float | None] = []
     for label, members in groups.items():
         counts = Counter(job.kind for job in members)
-        times = [
-            estimate_s(job.resolved, records[job.resolved.results_dir])
-            for job in members
-            if job.resolved and job.kind in TO_RUN
-        ]
+        times = []
+        for job in members:
+            if job.resolved and job.kind in TO_RUN:
+                key = _alike(job.resolved)
+                if key not in paces:
+                    paces[key] = _epoch_s(job.resolved, records[job.resolved.results_dir])
+                pace = paces[key]
+                times.append(None if pace is None else pace * job.resolved.config.epochs)
         left += times
         table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))
     console.print(table)

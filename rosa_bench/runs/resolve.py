@@ -155,12 +155,17 @@ def find_inputs(config: RunConfig) -> Inputs:
 
 
 def resolve(
-    config: RunConfig, deviations: dict[str, list[Any]], *, inputs: Inputs | None = None, own_gpu: bool = False
+    config: RunConfig,
+    deviations: dict[str, list[Any]],
+    *,
+    inputs: Inputs | None = None,
+    own_gpu: bool = False,
+    writable: set[Path] | None = None,
 ) -> ResolvedRun:
     """Find the data, the weights and the device, and name the run. Raises `UserError` if anything is missing.
 
     Pass ``inputs`` if `find_inputs` has already found the data and the weights. With ``own_gpu`` this process reserves
-    a GPU, because it is about to run something.
+    a GPU, because it is about to run something. ``writable`` keeps folders that need no second check.
     """
     check_compiler(config.compile)
     data, source, task = inputs or find_inputs(config)
@@ -171,13 +176,13 @@ def resolve(
     precision = resolve_precision(config.precision, device)
     known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
-    check_places(found)
+    check_places(found, writable)
     return found
 
 
-def check_places(resolved: ResolvedRun) -> None:
-    """Raise `UserError` if something that the run will write cannot be written."""
+def check_places(resolved: ResolvedRun, known: set[Path] | None = None) -> None:
+    """Raise `UserError` if something that the run will write cannot be written. Folders in ``known`` can."""
     output, results = Path(resolved.config.output_dir).expanduser(), resolved.results_dir
-    check_writable("output_dir", output, resolved.checkpoints)
+    check_writable("output_dir", output, resolved.checkpoints, known=known)
     places = (resolved.record_path.parent, resolved.lock.parent, superseded_folder(results))
-    check_writable("results_dir", results, *places)
+    check_writable("results_dir", results, *places, known=known)

@@ -167,16 +167,20 @@ def shipped(inside: str, in_tree: str) -> Path:
     return package / inside if (package / inside).is_dir() else package.parent / in_tree
 
 
-def check_writable(key: str, folder: Path, *inside: Path) -> None:
+def check_writable(key: str, folder: Path, *inside: Path, known: set[Path] | None = None) -> None:
     """Create ``folder``. Raise `UserError`, naming the setting ``key``, if it cannot be written to.
 
     Folders ``inside`` it, which a run will create, are checked too: the part of each that exists must be writable.
+    Folders in ``known`` have been written to before, and those that are found to be writable are added.
     """
+    known = set() if known is None else known
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for place in (folder, *inside):
             existing = next(parent for parent in (place, *place.parents) if os.path.lexists(parent))
-            _try_writing(existing)
+            if existing not in known:
+                _try_writing(existing)
+                known.add(existing)
     except OSError as error:
         where = error.filename or folder
         at = "" if Path(where) == folder else f": {where}"

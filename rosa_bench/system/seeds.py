@@ -36,3 +36,18 @@ def generator(seed: int, stream: str, number: int = 0) -> torch.Generator:
     import torch  # here, so that importing this module is cheap
 
     return torch.Generator().manual_seed(seed_of(seed, stream, number))
+
+
+def set_seed(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch: those of the CPU and of every device.
+
+    The states are those of transformers' function of this name, which imports its trainer and PEFT.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -17,9 +17,7 @@ from rosa_bench.system.errors import UserError
 Pairs = list[tuple[int, int]]
 
 FILES = sorted(
-    path.stem
-    for path in Path(metrics.__path__[0]).glob("*.py")
-    if "class Metric(" in path.read_text(encoding="utf-8") and path.stem != "base"
+    path.stem for path in Path(metrics.__path__[0]).glob("*.py") if "\nINPUTS = " in path.read_text(encoding="utf-8")
 )
 LOADED = {name: load_metric(name) for name in FILES}
 # Pairs of prediction and reference, and different predictions for the same references.

@@ -1,6 +1,10 @@
-import torch
+import random
 
-from rosa_bench.system.seeds import SEEDS, generator, seed_of
+import numpy as np
+import torch
+from transformers import set_seed as set_seed_of_transformers
+
+from rosa_bench.system.seeds import SEEDS, generator, seed_of, set_seed
 
 
 def test_streams_that_runs_were_made_with_keep_their_values() -> None:
@@ -26,3 +30,12 @@ def test_a_generator_is_new_each_time_and_on_the_cpu() -> None:
     assert not torch.equal(first, torch.rand(3, generator=generator(0, "blocks", 3)))
     expected = torch.randperm(9, generator=torch.Generator().manual_seed(1_000_003 * 2 + 5))
     assert torch.equal(torch.randperm(9, generator=generator(2, "epoch order", 5)), expected)
+
+
+def test_global_generators_are_seeded_as_by_transformers() -> None:
+    states = []
+    for seeding in (set_seed, set_seed_of_transformers):
+        set_seed(1)
+        seeding(123)
+        states.append((random.random(), np.random.rand(), torch.rand(2).tolist()))
+    assert states[0] == states[1]

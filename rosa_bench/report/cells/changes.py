@@ -10,12 +10,14 @@ from typing import Any
 from rosa_bench.config.defaults import Default, defaults_of
 from rosa_bench.config.identity import GENERATOR_NAMES, is_found, is_identity, value_before
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.kept import kept
 from rosa_bench.system.setting import ABSENT
 
 TODAY = {old: name for name, old in GENERATOR_NAMES.items()}  # generators have been renamed
 Changes = dict[str, tuple[Any, Any]]  # key -> (value, default)
 
 
+@kept
 def changes_of(record: RunRecord) -> Changes:
     """Return the settings of a run that differ from today's defaults and can change a score, sorted by key.
 
@@ -24,7 +26,7 @@ def changes_of(record: RunRecord) -> Changes:
     """
     settings = record.settings
     names = (settings.task.name, settings.model.name, settings.method.name, settings.protocol.name)
-    recorded = {key: (value, then) for key, (value, then) in record.deviations.items() if _is_identity(key)}
+    recorded = {key: (value, then) for key, (value, then) in record.deviations.items() if is_identity(key)}
     defaults = defaults_of(*names)
     if defaults is None:
         return dict(sorted(recorded.items()))
@@ -51,11 +53,6 @@ def _value(record: RunRecord, key: str, default: Default) -> Any:
 
 def _today(value: Any) -> Any:
     return TODAY.get(value, value) if isinstance(value, str) else value
-
-
-@cache
-def _is_identity(key: str) -> bool:
-    return is_identity(key)
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from rosa_bench.config.identity import is_identity
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
@@ -246,12 +247,23 @@ def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
     The largest data comes first; ties go to the data with the most runs. The fingerprint alone is not enough, because
     it covers the held-out split, which depends on the seed.
     """
-    parts: list[tuple[set, list[RunRecord]]] = []
+    parts: list[tuple[set[Hashable], list[RunRecord]]] = []
     for run in runs:
-        task = frozen({key: value for key, value in run.setting("task").items() if is_identity(f"task.{key}")})
-        marks = {(task, run.data.source), (task, run.data.fingerprint)}
-        alike = [part for part in parts if part[0] & marks]
-        others = [part for part in parts if not part[0] & marks]
-        merged = set().union(marks, *(part[0] for part in alike)), [*(r for part in alike for r in part[1]), run]
-        parts = [*others, merged]
+        marks = _marks(run)
+        alike = [part for part in parts if not marks.isdisjoint(part[0])]
+        parts = [part for part in parts if marks.isdisjoint(part[0])]
+        merged = alike[0] if alike else (set(), [])  # grows in place: a copy per run would take quadratic time
+        for known, some in alike[1:]:
+            merged[0].update(known)
+            merged[1].extend(some)
+        merged[0].update(marks)
+        merged[1].append(run)
+        parts.append(merged)
     return sorted((part[1] for part in parts), key=lambda part: (-part[0].data.rows.total, -len(part)))
+
+
+@kept
+def _marks(run: RunRecord) -> frozenset[Hashable]:
+    """Return what a run's data is known by: the task with the source, and with the fingerprint."""
+    task = frozen({key: value for key, value in run.setting("task").items() if is_identity(f"task.{key}")})
+    return frozenset({(task, run.data.source), (task, run.data.fingerprint)})

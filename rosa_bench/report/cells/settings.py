@@ -7,6 +7,7 @@ from typing import Any
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
+from rosa_bench.report.cells.kept import kept
 
 GROUPS = ("task", "model", "protocol", "method")  # config groups: a run picks each by name
 METHOD = "method."
@@ -76,6 +77,7 @@ class Setting:
         return any(change.key == "pad_to_max" for change in self.deviations)
 
 
+@kept
 def setting_of(record: RunRecord) -> Setting:
     """Return the setting of a run."""
     return Setting(
@@ -91,6 +93,7 @@ def setting_of(record: RunRecord) -> Setting:
     )
 
 
+@kept
 def variant_of(record: RunRecord) -> Variant:
     """Return the variant, and so the table row, of a run."""
     method = record.settings.method

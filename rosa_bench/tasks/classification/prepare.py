@@ -3,7 +3,7 @@
 import logging
 from functools import partial
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from rosa_bench.data.batches import TokenBatches, encode
@@ -17,6 +17,7 @@ from rosa_bench.models.spec import Encoder
 from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.context import Context

@@ -2,7 +2,7 @@
 
 import math
 
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.hub import fetch_rows
@@ -17,6 +17,7 @@ from rosa_bench.models.weights.source import Source
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.generation.generate import generate
 from rosa_bench.tasks.generation.prompts import Prompt, group_by_prompt, load_pairs, load_prompts

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.batches import Batches
@@ -20,6 +20,7 @@ from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.language_modelling.documents import limited_validation, load_documents, read_source
 from rosa_bench.tasks.language_modelling.packing import Packed, PackedBatches, join, pack

@@ -1,7 +1,7 @@
 """Prepare a memorisation task: a decoder that learns the numbers of a phone book."""
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.generators import generate
@@ -15,6 +15,7 @@ from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.memorisation.recall import recall
 from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode

@@ -5,7 +5,6 @@ import hashlib
 
 import torch
 from torch import Tensor
-from transformers import set_seed
 
 from rosa_bench.data.batches import TensorBatches
 from rosa_bench.data.rows import DataInfo, held_out_size, limited
@@ -14,7 +13,7 @@ from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptro
 from rosa_bench.models.spec import Perceptron
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.seeds import generator
+from rosa_bench.system.seeds import generator, set_seed
 from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
 from rosa_bench.tasks.regression.task import SyntheticTask

@@ -1,0 +1,62 @@
+"""What a command imports, and when: libraries take seconds, and a run must not wait for those that it does not need."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Not for a classification before its first evaluation, nor ever for its training.
+NOT_NEEDED = ("sacrebleu", "sklearn.metrics", "scipy.stats", "evaluate", "datasets", "pandas", "matplotlib", "peft")
+FIRST_STEP = """
+import sys, rosa_bench
+from rosa_bench.training.observer import Observer
+class First(Observer):
+    def on_step_end(self, training):
+        print(*sys.modules)
+        raise KeyboardInterrupt
+try:
+    rosa_bench.run("task=grammar model=tiny_bert method=rosa device=cpu limit_train=16 limit_eval=8".split(), [First()])
+except KeyboardInterrupt:
+    pass
+"""
+FIRST_WORD = """
+import sys
+from rosa_bench.cli.main import main
+class Terminal:
+    def isatty(self):
+        return True
+    def write(self, text):
+        print(*sys.modules, file=sys.__stdout__)
+        sys.__stderr__.write(text)
+        raise SystemExit
+    def flush(self):
+        pass
+sys.stderr = Terminal()
+main(sys.argv[1:])
+"""
+
+
+def modules(code: str, *arguments: str, here: Path) -> tuple[set[str], str]:
+    """Return the modules that a program prints, and its last words."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=here)
+    return set(done.stdout.split()), done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_imports_only_what_it_needs_before_its_first_step(tmp_path: Path) -> None:
+    imported, _ = modules(FIRST_STEP, here=tmp_path)
+    assert "transformers.modeling_utils" in imported  # the list is one of modules
+    assert imported.isdisjoint(NOT_NEEDED)
+
+
+@pytest.mark.parametrize(("arguments", "word"), [
+    (["task=cola", "rank=4"], "preparing task=cola rank=4"),
+    (["plan", "rank=2,4"], "planning rank=2,4"),
+])  # fmt: skip
+def test_the_first_word_at_a_terminal_comes_before_any_library(arguments: list[str], word: str, tmp_path: Path) -> None:
+    imported, said = modules(FIRST_WORD, *arguments, here=tmp_path)
+    assert word in said
+    assert "rosa_bench.cli.messages" in imported
+    assert imported.isdisjoint({"torch", "transformers", "hydra", "omegaconf", "numpy"})
