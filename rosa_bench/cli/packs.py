@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import explain, report, tracebacks_wanted
-from rosa_bench.runs.packs import packs
 
 if TYPE_CHECKING:
     from rosa_bench.config.compose import Overrides
@@ -23,6 +22,8 @@ def plan_packs(jobs: "Sequence[Job]", overrides: Sequence[str]) -> None:
     """Note which jobs of a sweep go together. A launcher of other processes gives each run its own, so none do."""
     if any(override.startswith(LAUNCHERS) for override in overrides):
         return
+    from rosa_bench.runs.packs import packs
+
     waiting = {job.resolved.id: job for job in jobs if job.resolved and job.will_run}
     for pack in packs([job.resolved for job in waiting.values() if job.resolved]):
         if len(pack) > 1:
