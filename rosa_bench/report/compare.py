@@ -8,7 +8,7 @@ the protocol's. Each model, protocol, rank and other setting gets its own sectio
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
 from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
-from rosa_bench.report.comparison import ABSENT, Comparison, value_of
+from rosa_bench.report.comparison import Comparison, check_values, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
 from rosa_bench.report.tables.table import Section
 from rosa_bench.system.errors import UserError
@@ -56,7 +56,7 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
     the tables. Raises `UserError` if there is nothing to compare.
     """
     for key, values in asked.settings.items():
-        _check(key, values, runs)
+        check_values(key, values, runs)
     admitted = [run for run in runs if run.status in COUNTED and asked.admits(run, asked.sides)]
     if not (found := _places(asked, admitted, rule)):
         left_out = _left_out(asked, admitted)
@@ -85,16 +85,6 @@ def why_not(asked: Comparison, run: RunRecord) -> str:
     if not math.isfinite(run.score):
         return "with an undefined score"
     return "without a partner of the same seed, data and setting at the learning rates compared"
-
-
-def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
-    """Raise `UserError` if no run has this setting or one of these values."""
-    there = {value_of(run, key) for run in runs} - {ABSENT}
-    if not there:
-        raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
-    if absent := [value for value in values if value not in there]:
-        have = ", ".join(sorted(map(words, there)))
-        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
 
 
 def _places(asked: Comparison, admitted: Iterable[RunRecord], rule: str) -> list[Place]:

@@ -11,7 +11,7 @@ from rosa_bench.config.grammar import spelled
 from rosa_bench.config.identity import is_identity, value_before
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen
+from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen, words
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import ABSENT
 
@@ -90,6 +90,16 @@ def value_of(run: RunRecord, key: str) -> Any:
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
     name = run.setting(f"{path.partition('.')[0]}.name", None)
     return frozen(run.setting(path, value_before(path, name if isinstance(name, str) else None)))
+
+
+def check_values(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
+    """Raise `UserError` if no run has this setting or one of these values."""
+    there = {value_of(run, key) for run in runs} - {ABSENT}
+    if not there:
+        raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
+    if absent := [value for value in values if value not in there]:
+        have = ", ".join(sorted(map(words, there)))
+        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
 
 
 def _plain(value: Any) -> Hashable:
