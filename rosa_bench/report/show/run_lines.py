@@ -4,10 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rosa_bench.records.record import RunRecord
@@ -17,8 +15,10 @@ from rosa_bench.report.writers.text import MISSING, times
 from rosa_bench.system.printable import printable
 
 GAP = 2  # blanks between columns
-LEAST = 12  # width of the column that is cut if the others leave too little
-CUT = "method"
+LEAST = 10  # width to which a column may be cut
+CUT = ("method", "model", "task")
+COMPLETED = "completed"  # said of a run only if all are
+RULE = "─"
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ COLUMNS = (
     Column("time", lambda run: duration(run.time_s.total), figure=True),
     Column("status", lambda run: run.status, shared=True),
 )
+FIGURES = frozenset(column.title for column in COLUMNS if column.figure)
 LEFT_OUT_FIRST = ("started", "time", "protocol")  # where the terminal is too narrow
 
 
@@ -54,18 +55,18 @@ def print_runs(runs: Sequence[RunRecord], ids: Iterable[str], console: Console) 
     said = [f"{key}={text}" for key, text in alike.items()]
     if (name := _metric(runs)) is not None:
         said.append(f"score: {name}")
-    console.print(Text(printable(" ".join(["all:", *said])) if said else "", style="dim"))
+    if said:
+        console.print(Text(printable(" ".join(["all:", *said])), style="dim"))
     shown = {"run": [short[run.id] for run in runs], **{key: it for key, it in texts.items() if key not in alike}}
+    if "status" in shown:
+        shown["status"] = ["" if text == COMPLETED else text for text in shown["status"]]
     shown = fitting(shown, console.width)
-    figures = {column.title for column in COLUMNS if column.figure}
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
-    for title in shown:
-        room = max(LEAST, console.width - _taken(shown)) if title == CUT else None
-        side = "right" if title in figures else "left"
-        table.add_column(title, justify=side, no_wrap=True, max_width=room, overflow="ellipsis")
+    widths = narrowed({title: _width(shown, title) for title in shown}, console.width)
+    heads = {title: title for title in shown}
+    console.print(Text(_line(heads, widths), style="bold"), soft_wrap=True)
+    console.print(Text(_line({title: RULE * widths[title] for title in shown}, widths)), soft_wrap=True)
     for row in zip(*shown.values(), strict=True):
-        table.add_row(*map(Text, row))
-    console.print(table)
+        console.print(Text(_line(dict(zip(shown, row, strict=True)), widths)), soft_wrap=True)
 
 
 def is_shared(column: Column, texts: Sequence[str]) -> bool:
@@ -77,10 +78,24 @@ def fitting(shown: Mapping[str, list[str]], width: int) -> dict[str, list[str]]:
     """Leave out columns, the least useful first, until the others fit the width."""
     kept = dict(shown)
     for title in LEFT_OUT_FIRST:
-        if _taken(kept) + _width(kept, CUT) <= width:
+        if _together(_width(kept, one) for one in kept) <= width:
             break
         kept.pop(title, None)
     return kept
+
+
+def narrowed(widths: Mapping[str, int], width: int) -> dict[str, int]:
+    """Narrow the columns that may be cut, one after the other, until a line fits the width.
+
+    >>> narrowed({"run": 10, "method": 60, "score": 5}, 80), narrowed({"run": 10, "method": 90, "score": 5}, 80)
+    ({'run': 10, 'method': 60, 'score': 5}, {'run': 10, 'method': 61, 'score': 5})
+    """
+    found = dict(widths)
+    for title in CUT:
+        too_much = _together(found.values()) - width
+        if title in found and too_much > 0:
+            found[title] = max(min(LEAST, found[title]), found[title] - too_much)
+    return found
 
 
 def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
@@ -132,6 +147,18 @@ def _width(shown: Mapping[str, list[str]], title: str) -> int:
     return max(map(cell_len, [title, *shown[title]])) if title in shown else 0
 
 
-def _taken(shown: Mapping[str, list[str]]) -> int:
-    """Return the width that a line takes without the text of the column that may be cut."""
-    return sum(_width(shown, title) for title in shown if title != CUT) + (GAP + 1) * len(shown) - 1
+def _together(widths: Iterable[int]) -> int:
+    """Return the width of a line."""
+    widths = list(widths)
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _line(texts: Mapping[str, str], widths: Mapping[str, int]) -> str:
+    """Return one line of the list: figures to the right, and a text that is too long with an ellipsis."""
+    cells = []
+    for title, text in texts.items():
+        room = widths[title]
+        short = text if cell_len(text) <= room else f"{set_cell_size(text, room - 1)}…"
+        blank = " " * (room - cell_len(short))
+        cells.append(blank + short if title in FIGURES else short + blank)
+    return (" " * GAP).join(cells).rstrip()
