@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.records.find import by_start
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import check_values, value_of, values_of
-    from rosa_bench.report.show.run_lines import print_runs
+    from rosa_bench.report.show.run_lines import run_lines
 
     given = [argument for argument in arguments if argument != ALL]
     bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
@@ -65,7 +65,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"no run has all of: {' '.join(others)}")
     shown = kept if ALL in arguments else kept[-options.limit :]
     console = get_console()
-    print_runs(shown, [run.id for run in found], console)
+    for line in run_lines(shown, [run.id for run in found], console.width):
+        console.out(line, highlight=False)
     more = f", the newest; {ALL} lists all" if len(shown) < len(kept) else ""
     console.print()
     console.print(Text(f"{len(shown):,} of {len(kept):,} runs{more}; rosa-bench show RUN shows one"), soft_wrap=True)

@@ -25,11 +25,13 @@ class Comparison:
     keys   the settings in which the sides differ
     sides  one tuple per side: its values of ``keys``
     given  further conditions: for each setting, the values that a run may have
+    own    the sets of changes to a method's settings that a run may have besides; usually only the empty set
     """
 
     keys: tuple[str, ...]
     sides: tuple[tuple[Hashable, ...], ...]
     given: Mapping[str, tuple[Hashable, ...]]
+    own: frozenset[tuple[Deviation, ...]] = frozenset({()})
 
     @property
     def settings(self) -> dict[str, tuple[Hashable, ...]]:
@@ -45,6 +47,10 @@ class Comparison:
     def not_asked(self, changes: Iterable[Deviation]) -> tuple[Deviation, ...]:
         """Return the changes whose settings are not on the command line."""
         return tuple(change for change in changes if change.key not in self.settings)
+
+    def allows(self, changes: Iterable[Deviation]) -> bool:
+        """Whether a run with these changes to its method's settings takes part."""
+        return self.not_asked(changes) in self.own
 
     def _has(self, run: RunRecord, key: str, values: tuple[Hashable, ...]) -> bool:
         """Whether a run has one of these values. A method without the setting, such as a rank, passes too."""

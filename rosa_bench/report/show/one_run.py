@@ -98,7 +98,10 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
     if score is None or not math.isfinite(score):
         return UNDEFINED
     found = _interval(run, score)
-    shown = [None if one is None else score_text(run, scale(run) * one) for one in (found and found.low, found and found.high)]
+    shown = [
+        None if one is None else score_text(run, scale(run) * one)
+        for one in (found and found.low, found and found.high)
+    ]
     return bracketed(score_text(run, scale(run) * score), *shown)
 
 
@@ -155,7 +158,10 @@ def _provenance(run: RunRecord) -> Iterator[tuple[str, str]]:
     yield "data", f"{run.data.source}; {counts} rows"
     if note := data_note(run):
         yield "", note
-    yield "", f"fingerprint {run.data.fingerprint[:HASH]}{f', commit {run.data.commit[:HASH]}' if run.data.commit else ''}"
+    yield (
+        "",
+        f"fingerprint {run.data.fingerprint[:HASH]}{f', commit {run.data.commit[:HASH]}' if run.data.commit else ''}",
+    )
     device = run.device
     several = f", CPU threads: {device.threads}" if device.threads else ""
     shared = f", shared by {device.shared_by} runs" if (device.shared_by or 1) > 1 else ""
