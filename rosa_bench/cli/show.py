@@ -14,7 +14,7 @@ Examples:
 from dataclasses import dataclass
 from pathlib import Path
 
-from rosa_bench.cli.options import FromRecords, parse_options
+from rosa_bench.cli.options import FromRecords, names_of, parse_options
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
@@ -28,7 +28,7 @@ class Options(FromRecords):
 
 def main(arguments: list[str]) -> None:
     """Print one run."""
-    names = [argument for argument in arguments if "=" not in argument or argument.endswith(".json")]
+    names = [argument for argument in arguments if not _is_option(argument)]
     if len(names) > 1 or any(name.startswith("-") for name in names):
         raise UserError(f"{names[-1]} is one too many; usage: rosa-bench show [RUN|last] [results_dir=FOLDER]")
     given = [argument for argument in arguments if argument not in names]
@@ -42,3 +42,9 @@ def main(arguments: list[str]) -> None:
 
     run, path = find_record(names[0] if names else LAST, options.folder)
     show_run(run, path, Path(options.output_dir).expanduser(), console=get_console(), places=spelled(given))
+
+
+def _is_option(argument: str) -> bool:
+    """Return whether an argument is KEY=VALUE, rather than a run: a folder in a record's path may have such a name."""
+    key, equals, _ = argument.partition("=")
+    return bool(equals) and (key in names_of(Options) or not argument.endswith(".json"))

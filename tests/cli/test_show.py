@@ -40,7 +40,7 @@ def saved(make_record: MakeRecord, here: Path) -> RunRecord:
     )  # fmt: skip
     run = with_epochs(run, predictions=f"{run.id}.predictions.jsonl", selected={"epoch": 3, "accuracy": 0.8})
     path = save_record(run, here / "results")
-    rows = {"labels": [0] * 10, "predictions": [0] * 8 + [1] * 2, "percent": [70] * 10}
+    rows: dict[str, Any] = {"labels": [0] * 10, "predictions": [0] * 8 + [1] * 2, "percent": [70] * 10}
     save_predictions(RowPredictions(run=run.id, epoch=3, rows="0" * 64, **rows), path, here / "results")
     (here / "outputs" / run.id / "adapter").mkdir(parents=True)
     (here / "outputs" / run.id / "adapter/run.json").write_text("{}")
