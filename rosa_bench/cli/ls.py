@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
     from rich.text import Text
 
     from rosa_bench.config.overrides import check_setting
-    from rosa_bench.records.find import by_start
+    from rosa_bench.records.find import by_start, elsewhere
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import check_values, value_of, values_of
     from rosa_bench.report.show.run_lines import run_lines
@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
         one_of(STATUS, kind, STATUSES)
     found = load_records(options.folder)
     if not found:
-        raise UserError(f"results_dir={options.results_dir} has no runs; run something first, or set results_dir=")
+        other = elsewhere(options.folder)
+        raise UserError(f"results_dir={options.results_dir} has no runs; run something first{other}")
     for key, values in wanted.items():
         check_values(key, values, found)
     kept = [

@@ -6,9 +6,11 @@ from pathlib import Path
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record, load_records, precedence, record_paths
 from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.printable import printable
 
 LAST = "last"
-LISTED = 3  # ids in a message
+LISTED = 3  # ids, or folders, in a message
+OUTPUTS = Path("outputs")
 
 
 def find_record(name: str, results_dir: Path) -> tuple[RunRecord, Path]:
@@ -47,10 +49,20 @@ def by_start(records: Iterable[RunRecord]) -> list[RunRecord]:
     return sorted(records, key=lambda run: (run.started, run.id))
 
 
+def elsewhere(results_dir: Path) -> str:
+    """Name the folders of presets that have runs, other than this one; nothing if there are none.
+
+    A preset may keep its runs apart, as ``outputs/smoke``, where no command looks unless it is asked to.
+    """
+    runs = (folder for folder in sorted(OUTPUTS.glob("*/runs")) if next(folder.glob("*/*/*.json"), None) is not None)
+    named = [f"results_dir={printable(str(folder.parent))}" for folder in runs if folder.parent != results_dir]
+    return f"; there are runs in {', '.join(named[:LISTED])}" if named else ""
+
+
 def _last(results_dir: Path) -> tuple[RunRecord, Path]:
     found = load_records(results_dir)
     if not found:
-        raise UserError(f"results_dir={results_dir} has no runs; run something first, or set results_dir=")
+        raise UserError(f"results_dir={results_dir} has no runs; run something first{elsewhere(results_dir)}")
     newest = by_start(found)[-1].id
     return _counted([path for path in record_paths(results_dir) if path.stem == newest])
 

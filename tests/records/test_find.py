@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rosa_bench.records.find import find_record
+from rosa_bench.records.find import elsewhere, find_record
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import runs_folder, save_record
 from rosa_bench.system.errors import UserError
@@ -53,17 +53,32 @@ def test_an_exact_id_wins_over_one_that_it_begins(folder: Path, make_record: Cal
     assert find_record("cola-bert-lora", folder)[0].id == "cola-bert-lora"
 
 
+@pytest.mark.parametrize("flat", ["completed", "interrupted"])
 def test_of_two_records_of_a_run_the_completed_one_counts(
-    folder: Path, make_record: Callable[..., RunRecord], tmp_path: Path
+    make_record: Callable[..., RunRecord], tmp_path: Path, flat: str
 ) -> None:
-    newer = make_record(
-        "task=cola", id="cola-bert-lora-r8-22bb", status="interrupted", started_at="2027-01-01T00:00:00Z"
-    )
-    path = save_record(newer, tmp_path / "other")
-    path.rename(runs_folder(folder) / path.name)  # where older versions had them
-    assert find_record("22bb", folder)[0].status == "completed"
+    for status, day in (("completed", "02"), ("interrupted", "03")):
+        record = make_record("task=cola", id="cola-22bb", status=status, started_at=f"2026-01-{day}T00:00:00Z")
+        path = save_record(record, tmp_path / status)
+        place = runs_folder(tmp_path) / ("" if status == flat else path.parent.relative_to(tmp_path / status / "runs"))
+        place.mkdir(parents=True, exist_ok=True)
+        path.rename(place / path.name)  # older versions had all records in one folder
+    assert find_record("22bb", tmp_path)[0].status == find_record("last", tmp_path)[0].status == "completed"
 
 
 def test_no_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no runs"):
         find_record("last", tmp_path)
+
+
+def test_other_folders_with_runs_are_named(
+    folder: Path, make_record: Callable[..., RunRecord], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert elsewhere(folder) == ""
+    for name in ("smoke", "other"):
+        save_record(make_record("task=cola"), Path("outputs") / name)
+    assert elsewhere(folder) == "; there are runs in results_dir=outputs/other, results_dir=outputs/smoke"
+    assert elsewhere(Path("outputs/other")) == "; there are runs in results_dir=outputs/smoke"
+    with pytest.raises(UserError, match=r"^results_dir=x has no runs.*; there are runs in results_dir=outputs/other"):
+        find_record("last", Path("x"))
