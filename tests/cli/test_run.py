@@ -104,6 +104,7 @@ def test_the_smoke_preset_shows_where_lora_ends_and_rosa_does_not(rosa_bench: Ca
         done = rosa_bench(*command.split(), "results_dir=outputs/smoke")
         assert done.status == 0, done.err
     assert (here / "outputs/smoke/figures/figure2.svg").is_file()
+    rosa_bench("next", "results_dir=outputs/smoke").assert_one_line_error("holds no runs", "are regressions")
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_each_is_reported(rosa_bench: Callable[..., Any], here: Path) -> None:
