@@ -82,7 +82,7 @@ def sweep(overrides: list[str]) -> None:
     else:
         log.info("%d runs, all completed", counts.total())
     for folder in dict.fromkeys(one.config.results_dir for one in resolved):
-        log.info("next: %s; %s", next_command("ls", folder), next_command("tables", folder))
+        log.info("next: %s\n      %s", next_command("ls", folder), next_command("tables", folder))
     if set(counts) != {"completed"}:
         sys.exit(1)
 
