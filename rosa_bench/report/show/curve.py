@@ -54,7 +54,7 @@ def chosen(count: int, selected: int | None) -> list[int]:
     """Return the indices of the epochs to show, evenly spaced.
 
     >>> chosen(3, 2), chosen(100, 50)[:4], len(chosen(100, 50)), 49 in chosen(100, 50)
-    ([0, 1, 2], [0, 5, 10, 16], 20, True)
+    ([0, 1, 2], [0, 6, 11, 16], 20, True)
     """
     if count <= MOST:
         return list(range(count))
@@ -69,7 +69,7 @@ def bars(scores: Sequence[float | None], *, logarithmic: bool = False) -> tuple[
     Errors over several orders of magnitude are drawn by their logarithms.
 
     >>> bars([0.0, 50.0, None, 100.0])
-    ([1, 16, 0, 30], ', bars from 0 to 100')
+    ([1, 15, 0, 30], ', bars from 0 to 100')
     """
     known = [score for score in scores if score is not None and math.isfinite(score)]
     if not known:
