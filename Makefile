@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report bench clean
+.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report bench clean
 
 help:                ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -20,9 +20,12 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
+smoke: install       ## show the paper's point in three lines: 15 seconds, nothing to download
+	$(BIN)/rosa-bench +experiment=smoke
+
 quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA on a synthetic task; print the table
 	$(BIN)/rosa-bench models pull minilm
-	$(BIN)/rosa-bench -m +experiment=quickstart
+	$(BIN)/rosa-bench +experiment=quickstart
 	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
 test: install        ## run the quick tests: about five minutes on two cores

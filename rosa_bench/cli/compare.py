@@ -33,6 +33,7 @@ def main(arguments: list[str]) -> None:
     from rich.text import Text
 
     from rosa_bench.config.overrides import check_setting, settings
+    from rosa_bench.records.find import elsewhere
     from rosa_bench.records.store import load_records
     from rosa_bench.report.cells.unshown import not_shown, unshown
     from rosa_bench.report.compare import compare, why_not
@@ -49,7 +50,8 @@ def main(arguments: list[str]) -> None:
     options, asked = parse_options(Options, own), comparison(others)
     found = load_records(options.folder)
     if not any(run.status == "completed" for run in found):
-        raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first")
+        other = elsewhere(options.folder)
+        raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first{other}")
     sections, shown, how = compare(asked, found, rule=options.lr_by)
     console = get_console()
     console.print(Text(how, style="dim"))

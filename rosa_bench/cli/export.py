@@ -2,8 +2,9 @@
 
 Usage: rosa-bench export RUN [to=lora|merged|peft] [KEY=VALUE ...]
 
-RUN is a run's id or the path of its record. The run must have been made with save_adapter=true. Both lora and peft are
-in PEFT's format; peft is exact, and lora has a rank that vLLM serves, at most 512. Nothing that exists is overwritten.
+RUN is a run's id, its beginning or its last digits, the path of its record, or last. The run must have been made with
+save_adapter=true. Both lora and peft are in PEFT's format; peft is exact, and lora has a rank that vLLM serves, at most
+512. Nothing that exists is overwritten.
 
 Examples:
   rosa-bench export cola-roberta_base-rosa-r8-lr0.002-s0-1a2b3c4d5e to=peft
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.options import parse_options
-from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import Checked, setting
 
 if TYPE_CHECKING:
@@ -61,16 +62,11 @@ def main(arguments: list[str]) -> None:
 
 def found(run: str, options: Options) -> "tuple[RunRecord, list[RunRecord]]":
     """Return the record that ``run`` names, and all records of the results folder."""
-    from rosa_bench.records.store import load_record, load_records
+    from rosa_bench.records.find import find_record
+    from rosa_bench.records.store import load_records
 
     folder = Path(options.results_dir).expanduser()
-    records = list(load_records(folder))
-    if run.endswith(".json"):
-        return load_record(Path(run).expanduser()), records
-    by_id = {record.id: record for record in records}
-    if run not in by_id:
-        raise UserError(f"{run} is not a run in {folder}{did_you_mean(run, by_id)}")
-    return by_id[run], records
+    return find_record(run, folder)[0], list(load_records(folder))
 
 
 def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Options) -> "tuple[Exported, list[str]]":

@@ -17,7 +17,7 @@ COMPLETION = 'eval "$(rosa-bench -sc install=bash)"'
 PROGRAM = f"""\
 rosa-bench: fine-tune, compare, believe.
 
-Usage: rosa-bench KEY=VALUE ...         one run
+Usage: rosa-bench KEY=VALUE ...         one run (rosa-bench run: the run of the default settings)
        rosa-bench -m KEY=VALUE,... ...  a sweep: every combination
        rosa-bench COMMAND ...           one of the commands below
        rosa-bench COMMAND --help        what it does, its options, examples (also: rosa-bench help COMMAND)
@@ -30,6 +30,7 @@ Commands:
 Examples:
   rosa-bench task=cola method=rosa rank=8
   rosa-bench -m task=cola,mrpc method=lora,rosa lr=2e-3,2e-4
+  rosa-bench +experiment=smoke                (a preset; three runs in about 15 seconds, nothing to download)
   rosa-bench task=cola --cfg job --resolve    (print every setting of a run; run nothing)
 
 {{run}}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rosa_bench.cli.commands import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported, output_arrived
-from rosa_bench.cli.options import own_config_dir
+from rosa_bench.cli.options import MULTIRUN, own_config_dir
 from rosa_bench.cli.surroundings import settle
 from rosa_bench.config.folder import config_dir
 from rosa_bench.system.console import output_never_fails
@@ -31,8 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def dispatch(arguments: list[str]) -> None:
-    """Call the command that the arguments name; without one they are settings of a run."""
+    """Call the command that the arguments name; without one they are settings of a run. Without any, show the help."""
     match arguments:
+        case []:
+            show_help()
         case _ if "--version" in arguments:
             from rosa_bench.cli.help import version_text
 
@@ -44,10 +46,12 @@ def dispatch(arguments: list[str]) -> None:
             show_help(name)
         case [name, *rest] if name in commands():
             call(name, rest)
+        case [flag, name, *rest] if flag in MULTIRUN and name in commands():
+            call(name, [flag, *rest])
         case [name, *_] if name[:1].isalpha() and "=" not in name:
             load(name)  # raises: it names the nearest command
         case _:
-            call(DEFAULT, arguments, program=arguments[:1] != [] and arguments[0] in HELP)
+            call(DEFAULT, arguments, program=arguments[0] in HELP)
 
 
 def call(name: str, arguments: list[str], *, program: bool = False) -> None:

@@ -55,7 +55,10 @@ def main(arguments: list[str]) -> None:
     kept = [run for run in searched(found) if all(value_of(run, key) in values for key, values in among.items())]
     if not kept:
         of = f" of {' '.join(about)}" if about else ""
-        raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; run something first")
+        why = "run something first"
+        if found and not searched(found):
+            why = "its runs are regressions, whose learning rates are not searched for"
+        raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; {why}")
     added += spelled([argument for argument in own if argument.startswith("results_dir=")])
     for command in next_commands(kept, seeds=options.seeds, more=added):
         _check_encoding(command)

@@ -3,34 +3,38 @@
 Usage: rosa-bench run [-m] KEY=VALUE ...
        rosa-bench [-m] KEY=VALUE ...      (the same)
 
-A completed run is not run again. An interrupted one continues from its checkpoint. Every job of a sweep is checked
-before the first one starts; a job that fails does not stop the others. Hydra's own flags work too: --cfg job prints the
-settings of a run, --hydra-help lists the rest.
+A preset that sweeps (+experiment=NAME) needs no -m. A completed run is not run again. An interrupted one continues from
+its checkpoint. Every job of a sweep is checked before the first one starts; a job that fails does not stop the others.
+Hydra's own flags work too: --cfg job prints the settings of a run, --hydra-help lists the rest.
 
 Exit status: 0 if every run is completed, 1 if not, 130 after Ctrl-C, 143 after SIGTERM.
 
 Examples:
   rosa-bench task=cola method=rosa rank=8
   rosa-bench -m task=cola,mrpc method=lora,rosa lr=2e-3,2e-4 seed=0,1,2
-  rosa-bench -m +experiment=quickstart
+  rosa-bench +experiment=quickstart
 """
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import errors_reported, explain, report, report_at_once, tracebacks_wanted
-from rosa_bench.cli.options import MULTIRUN, separate
+from rosa_bench.cli.options import MULTIRUN, FromRecords, separate
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.workers import ending_with_parent, workers_end_with_us
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from rosa_bench.records.record import RunRecord
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +49,13 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
     from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides
+    from rosa_bench.config.preset import is_sweep
 
     OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
     flags, overrides = separate(arguments)
     multirun = [flag for flag in flags if flag in MULTIRUN]
+    if not flags and is_sweep(overrides):
+        flags = multirun = [MULTIRUN[0]]
     overrides = spelled(overrides, sweep=bool(multirun))
     check_overrides(overrides)
     if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):
@@ -68,12 +75,39 @@ def sweep(overrides: list[str]) -> None:
     refuse_invalid(jobs, "; none was started")
     plan_packs(jobs, overrides)
     hand_to_hydra([MULTIRUN[0], *overrides])
-    counts = Counter(status_of(job.resolved).kind for job in jobs if job.resolved and job.kind != "duplicate")
+    resolved = [job.resolved for job in jobs if job.resolved and job.kind != "duplicate"]
+    ends = [status_of(one) for one in resolved]
+    counts = Counter(end.kind for end in ends)
+    show_outcome([end.record for end in ends if end.record is not None])
     if set(counts) != {"completed"}:
         listed = ", ".join(f"{count} {STATUS_WORDS.get(kind, kind)}" for kind, count in counts.items())
         report(f"of {counts.total()} runs: {listed}")
+    else:
+        log.info("%d runs, all completed", counts.total())
+    for folder in dict.fromkeys(one.config.results_dir for one in resolved):
+        log.info("next: %s\n      %s", next_command("ls", folder), next_command("tables", folder))
+    if set(counts) != {"completed"}:
         sys.exit(1)
-    log.info("%d runs, all completed", counts.total())
+
+
+def show_outcome(records: "Sequence[RunRecord]") -> None:
+    """Print a small table of what a sweep's completed runs came to."""
+    from rich import get_console
+
+    from rosa_bench.report.show.outcome import outcome_lines
+
+    for line in outcome_lines(records, get_console().width):
+        get_console().out(line, highlight=False)
+
+
+def next_command(command: str, results_dir: str) -> str:
+    """Return a command that reads records, with their folder unless it is the default.
+
+    >>> next_command("ls", "results"), next_command("show RUN", "outputs/my runs")
+    ('rosa-bench ls', "rosa-bench show RUN 'results_dir=outputs/my runs'")
+    """
+    where = [] if results_dir == FromRecords().results_dir else [shlex.quote(f"results_dir={results_dir}")]
+    return " ".join(["rosa-bench", command, *where])
 
 
 def hand_to_hydra(arguments: list[str]) -> None:
@@ -98,7 +132,8 @@ def experiment(raw: "DictConfig") -> None:
 
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_reported():
-            run_job(raw)
+            record = run_job(raw)
+            log.info("next: %s", next_command(f"show {record.id}", str(raw.results_dir)))
         return
     started_by_joblib = "joblib" in str(HydraConfig.get().launcher._target_)
     try:
@@ -112,8 +147,8 @@ def experiment(raw: "DictConfig") -> None:
             report(explain(error))
 
 
-def run_job(raw: "DictConfig") -> None:
-    """Check the settings, and make the run unless it is completed."""
+def run_job(raw: "DictConfig") -> "RunRecord":
+    """Check the settings, make the run unless it is completed, and return its record."""
     from hydra.core.hydra_config import HydraConfig
 
     from rosa_bench import api
@@ -121,7 +156,7 @@ def run_job(raw: "DictConfig") -> None:
     from rosa_bench.config.parse import parse
 
     config = parse(raw)
-    api.complete(config, deviations(raw, HydraConfig.get().runtime.choices))
+    return api.complete(config, deviations(raw, HydraConfig.get().runtime.choices))
 
 
 def processes(jobs_per_gpu: int) -> int:

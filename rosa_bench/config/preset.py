@@ -1,6 +1,8 @@
 """What a preset of ``conf/experiment`` sweeps over."""
 
+from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -10,5 +12,16 @@ from rosa_bench.config.folder import files_in
 @cache
 def swept(preset: str, key: str) -> tuple[str, ...]:
     """Return the values of one setting in a preset's sweep."""
-    params = OmegaConf.load(files_in("experiment")[preset]).hydra.sweeper.params
-    return tuple(str(params[key]).split(","))
+    return tuple(str(_params(preset)[key]).split(","))
+
+
+def is_sweep(overrides: Iterable[str]) -> bool:
+    """Return whether the overrides choose a preset that sweeps over something, as ``+experiment=table2`` does."""
+    chosen = [override.lstrip("+") for override in overrides]
+    names = [override.partition("=")[2] for override in chosen if override.startswith("experiment=")]
+    return any(name in files_in("experiment") and _params(name) for name in names)
+
+
+def _params(preset: str) -> dict[str, Any]:
+    loaded = OmegaConf.load(files_in("experiment")[preset])
+    return OmegaConf.to_container(OmegaConf.select(loaded, "hydra.sweeper.params") or OmegaConf.create())  # pyright: ignore[reportReturnType]

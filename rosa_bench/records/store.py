@@ -75,6 +75,12 @@ def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
     return next(path for number in itertools.count(1) if not (path := folder / f"{stem}-{number}{ending}").exists())
 
 
+def record_paths(results_dir: Path) -> list[Path]:
+    """Return the paths of all records in a results folder, sorted by file name."""
+    folder = runs_folder(results_dir)
+    return sorted([*folder.glob("*.json"), *folder.glob("*/*/*.json")], key=lambda path: (path.name, path))
+
+
 def load_record(path: Path) -> RunRecord:
     """Read a record. Raises `UserError` if the file is not one, or if a later version wrote it."""
     try:
@@ -129,7 +135,7 @@ def load_records(results_dir: Path) -> Records:
     If a run has both a flat and a nested record, the completed one counts, or the later one if both are completed.
     """
     folder, found = runs_folder(results_dir), Records()
-    paths = sorted([*folder.glob("*.json"), *folder.glob("*/*/*.json")], key=lambda path: (path.name, path))
+    paths = record_paths(results_dir)
     counted: dict[str, RunRecord] = {}
     unread = 0
     for path in paths:
@@ -141,7 +147,7 @@ def load_records(results_dir: Path) -> Records:
             continue
         if record.id in counted:
             log.warning("%s is a second record of its run; only one of the two counts", _shown(path))
-            record = max(counted[record.id], record, key=_precedence)
+            record = max(counted[record.id], record, key=precedence)
         counted[record.id] = record
     found.extend(counted.values())
     if unread:
@@ -149,7 +155,8 @@ def load_records(results_dir: Path) -> Records:
     return found
 
 
-def _precedence(record: RunRecord) -> tuple:
+def precedence(record: RunRecord) -> tuple:
+    """Sort key: of two records of a run, the greater counts."""
     return record.status == "completed", record.started
 
 

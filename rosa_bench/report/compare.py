@@ -3,7 +3,8 @@
 The arguments look like those of a run: ``method=rosa method.resample_every=1,2,0 protocol=fair``. The setting with
 several values is compared: each value minus the last, in pairs of runs with the same seed. Settings with equally many
 values change together: ``method=rosa,lora method.init=svd,kaiming``. A method's own settings that are not given must be
-the protocol's. Each model, protocol, rank and other setting gets its own section, as in the tables.
+the protocol's; if there are no such runs, they are those that all runs of a side share. Each model, protocol, rank and
+other setting gets its own section, as in the tables.
 """
 
 import math
@@ -17,7 +18,7 @@ from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
 from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
-from rosa_bench.report.comparison import ABSENT, Comparison, value_of
+from rosa_bench.report.comparison import ABSENT, Comparison, check_values, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
 from rosa_bench.report.tables.table import Section
 from rosa_bench.system.errors import UserError
@@ -56,9 +57,12 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
     the tables. Raises `UserError` if there is nothing to compare.
     """
     for key, values in asked.settings.items():
-        _check(key, values, runs)
+        check_values(key, values, runs)
     admitted = [run for run in runs if run.status in COUNTED and asked.admits(run, asked.sides)]
     if not (found := _places(asked, admitted, rule)):
+        asked = _as_they_are(asked, admitted)
+        found = _places(asked, admitted, rule)
+    if not found:
         left_out = _left_out(asked, admitted)
         raise UserError(f"no two runs share a task and a seed and differ only in {' and '.join(asked.keys)}{left_out}")
     family = [(number, key, one.p) for number, place in enumerate(found) for key, one in place.differences.items()]
@@ -80,21 +84,21 @@ def why_not(asked: Comparison, run: RunRecord) -> str:
         return "with other settings than those given"
     if setting_of(run).is_timed:
         return "with pad_to_max=true, made for times"
-    if asked.not_asked(variant_of(run).changes):
+    if not asked.allows(variant_of(run).changes):
         return "with changed settings of their method that are not given"
     if not math.isfinite(run.score):
         return "with an undefined score"
     return "without a partner of the same seed, data and setting at the learning rates compared"
 
 
-def _check(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
-    """Raise `UserError` if no run has this setting or one of these values."""
-    there = {value_of(run, key) for run in runs} - {ABSENT}
-    if not there:
-        raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
-    if absent := [value for value in values if value not in there]:
-        have = ", ".join(sorted(map(words, there)))
-        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
+def _as_they_are(asked: Comparison, admitted: Iterable[RunRecord]) -> Comparison:
+    """Let each side have the changes to its method's settings that all of its runs share.
+
+    Returns ``asked`` itself if the runs of some side differ in them: then the user has to say which are meant.
+    """
+    changes = [(run, asked.not_asked(variant_of(run).changes)) for run in admitted]
+    own = [{some for run, some in changes if asked.admits(run, [side])} for side in asked.sides]
+    return replace(asked, own=frozenset().union(*own)) if all(len(some) == 1 for some in own) else asked
 
 
 def _places(asked: Comparison, admitted: Iterable[RunRecord], rule: str) -> list[Place]:
@@ -102,7 +106,7 @@ def _places(asked: Comparison, admitted: Iterable[RunRecord], rule: str) -> list
     by_place: dict[tuple[Setting, bool], list[RunRecord]] = defaultdict(list)
     for run in admitted:
         setting = setting_of(run)
-        if not setting.is_timed and not asked.not_asked(variant_of(run).changes):
+        if not setting.is_timed and asked.allows(variant_of(run).changes):
             place = replace(setting, deviations=asked.not_asked(setting.deviations))
             by_place[place, run.scores.lower_is_better].append(run)
     count = Counter(setting.distance for (setting, _), here in by_place.items() for _ in here)

@@ -11,7 +11,7 @@ from rosa_bench.config.grammar import spelled
 from rosa_bench.config.identity import is_identity, value_before
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen
+from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen, words
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import ABSENT
 
@@ -25,11 +25,13 @@ class Comparison:
     keys   the settings in which the sides differ
     sides  one tuple per side: its values of ``keys``
     given  further conditions: for each setting, the values that a run may have
+    own    the sets of changes to a method's settings that a run may have besides; usually only the empty set
     """
 
     keys: tuple[str, ...]
     sides: tuple[tuple[Hashable, ...], ...]
     given: Mapping[str, tuple[Hashable, ...]]
+    own: frozenset[tuple[Deviation, ...]] = frozenset({()})
 
     @property
     def settings(self) -> dict[str, tuple[Hashable, ...]]:
@@ -45,6 +47,10 @@ class Comparison:
     def not_asked(self, changes: Iterable[Deviation]) -> tuple[Deviation, ...]:
         """Return the changes whose settings are not on the command line."""
         return tuple(change for change in changes if change.key not in self.settings)
+
+    def allows(self, changes: Iterable[Deviation]) -> bool:
+        """Whether a run with these changes to its method's settings takes part."""
+        return self.not_asked(changes) in self.own
 
     def _has(self, run: RunRecord, key: str, values: tuple[Hashable, ...]) -> bool:
         """Whether a run has one of these values. A method without the setting, such as a rank, passes too."""
@@ -90,6 +96,16 @@ def value_of(run: RunRecord, key: str) -> Any:
     path = {"rank": "method.rank", **{group: f"{group}.name" for group in GROUPS}}.get(key, key)
     name = run.setting(f"{path.partition('.')[0]}.name", None)
     return frozen(run.setting(path, value_before(path, name if isinstance(name, str) else None)))
+
+
+def check_values(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]) -> None:
+    """Raise `UserError` if no run has this setting or one of these values."""
+    there = {value_of(run, key) for run in runs} - {ABSENT}
+    if not there:
+        raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
+    if absent := [value for value in values if value not in there]:
+        have = ", ".join(sorted(map(words, there)))
+        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
 
 
 def _plain(value: Any) -> Hashable:

@@ -7,6 +7,7 @@ from rich import get_console
 from rich.markdown import Markdown
 from rich.text import Text
 
+from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.select import Group, select
@@ -60,7 +61,7 @@ def make_figures(results_dir: Path) -> None:
         unread = f" ({records.unread})" if records.unread else ""
         raise UserError(
             f"results_dir={results_dir} has no completed run that a figure needs{unread}; "
-            "run an experiment first, for example rosa-bench -m +experiment=figure2"
+            f"run an experiment first, for example rosa-bench -m +experiment=figure2{elsewhere(results_dir)}"
         )
     console = get_console()
     for drawing in drawings:

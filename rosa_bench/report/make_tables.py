@@ -6,6 +6,7 @@ from pathlib import Path
 from rich import get_console
 from rich.text import Text
 
+from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.facts import is_memorised, is_text
@@ -61,7 +62,7 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
         lack += f" ({found.unread})" if found.unread else ""
         raise UserError(
             f"results_dir={results_dir} has {lack}; run something first, for example rosa-bench task=cola, "
-            "or set results_dir= to the folder that contains runs/"
+            f"or set results_dir= to the folder that contains runs/{elsewhere(results_dir)}"
         )
     tables = build_tables(records)
     if not tables:

@@ -18,7 +18,8 @@ from rosa_bench.system.setting import setting
 
 HEAVY = {"torch", "transformers", "datasets", "evaluate", "numpy", "matplotlib", "hydra", "omegaconf"}
 COMMANDS = (
-    "choose", "compare", "export", "figures", "methods", "models", "next", "plan", "report", "run", "score", "tables",
+    "choose", "compare", "export", "figures", "ls", "methods", "models", "next", "plan", "report", "run", "score",
+    "show", "tables",
 )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_every_command_has_help_with_its_options_and_an_example(rosa_bench: Call
 def test_the_whole_help_has_several_names(rosa_bench: Callable[..., Any]) -> None:
     text = rosa_bench("--help").out
     assert text.startswith("rosa-bench: ")
-    assert rosa_bench("-h").out == rosa_bench("help").out == text
+    assert rosa_bench("-h").out == rosa_bench("help").out == rosa_bench().out == text
 
 
 def test_version_is_that_of_the_package_and_the_commit(rosa_bench: Callable[..., Any]) -> None:
@@ -99,6 +100,10 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["next", "method.selct=top"], "method.select"),
     (["compare", "method=rosa,lora", "results_dri=x"], "results_dir"),
     (["compare", "metod=rosa,lora"], "method"),
+    (["ls", "metod=rosa"], "method"),
+    (["ls", "results_dri=x"], "results_dir"),
+    (["ls", "status=faild"], "failed"),
+    (["show", "results_dri=x"], "results_dir"),
     (["models", "pul", "minilm"], "pull"),
     (["models", "pull", "minillm"], "minilm"),
 ])  # fmt: skip

@@ -30,6 +30,7 @@ def test_a_run_leaves_one_record_and_is_not_run_again(
     [path] = here.rglob("*.json")
     assert path.parent == here / "res/runs/grammar/tiny_bert"
     assert path.name in first.out
+    assert first.out.splitlines()[-1] == f"next: rosa-bench show {path.stem} results_dir=res"
     before = path.read_bytes()
     assert json.loads(before)["status"] == "completed"
 
@@ -66,11 +67,43 @@ def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[...
 
 
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:
-    outcome = rosa_bench("-m", *TINY, "method=ft,ia3", "seed=0,1")
+    outcome = rosa_bench(*TINY, "method=ft,ia3", "seed=0,1", "-m")
     assert outcome.status == 0
+    assert outcome.out.endswith("\n4 runs, all completed\nnext: rosa-bench ls\n      rosa-bench tables\n")
+    assert {"ft", "ia3"} <= {line.partition(" ")[0] for line in outcome.out.splitlines()}
     made = {(record.config["method"]["name"], record.config["seed"]) for record in records(here)}
     assert made == {("ft", 0), ("ft", 1), ("ia3", 0), ("ia3", 1)}
     assert len(list(here.rglob("*.json"))) == 4
+
+
+def test_a_preset_is_a_sweep_without_the_flag(
+    rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert here.is_dir()
+    swept: list[list[str]] = []
+    monkeypatch.setattr(running, "sweep", swept.append)
+    for arguments in (["+experiment=smoke"], ["run", "+experiment=smoke"], ["-m", "run", "+experiment=smoke"]):
+        assert rosa_bench(*arguments, "rank=2").status == 0
+        assert swept.pop() == ["+experiment=smoke", "rank=2"]
+    assert "method:" in rosa_bench("+experiment=smoke", "--cfg", "job").out
+    assert swept == []
+    rosa_bench("+experiment=smoek").assert_one_line_error("did you mean smoke?")
+
+
+@pytest.mark.slow
+def test_the_smoke_preset_shows_where_lora_ends_and_rosa_does_not(rosa_bench: Callable[..., Any], here: Path) -> None:
+    outcome = rosa_bench("+experiment=smoke", "epochs=16")
+    assert (outcome.status, outcome.err) == (0, "")
+    lines = [line.split() for line in outcome.out.splitlines()]
+    full, lora, rosa = (next(line for line in lines if line[:1] == [name]) for name in ("ft", "lora", "rosa"))
+    assert float(full[1]) < 1e-3
+    assert float(lora[2]) > float(lora[3])  # its error, and the bound of its rank
+    assert float(rosa[3]) < float(rosa[4]) == float(lora[3])
+    for command in ("tables", "figures", "compare method=rosa,lora", "ls", "show"):
+        done = rosa_bench(*command.split(), "results_dir=outputs/smoke")
+        assert done.status == 0, done.err
+    assert (here / "outputs/smoke/figures/figure2.svg").is_file()
+    rosa_bench("next", "results_dir=outputs/smoke").assert_one_line_error("holds no runs", "are regressions")
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_each_is_reported(rosa_bench: Callable[..., Any], here: Path) -> None:

@@ -249,10 +249,18 @@ def test_changes_to_a_method_must_be_given_explicitly(over_seeds: OverSeeds, nev
     for asked, expected in {"": "-10.0", "method.resample_every=0": "+30.0"}.items():
         [section] = sections(f"method=rosa,lora {asked}", [*rosa, *kept, *lora])
         assert figures(section) == {"rosa minus lora": {"CoLA": f"{expected} (1)"}}
-    with pytest.raises(
-        UserError, match=r"runs excluded because of settings not given: 1 with method.resample_every=0$"
-    ):
-        sections("method=rosa,lora", [*kept, *lora])
+
+
+def test_changes_that_all_runs_of_a_side_share_need_not_be_given(over_seeds: OverSeeds, never: OverSeeds) -> None:
+    kept, lora = never([0.9]), over_seeds([0.6], "method=lora")
+    [section] = sections("method=rosa,lora", [*kept, *lora])
+    assert figures(section) == {"rosa minus lora": {"CoLA": "+30.0 (1)"}}
+    assert section.header["Changed"] == "method.resample_every=0 (protocol: 2)"
+    more = over_seeds([0.7], "method=rosa", "method.resample_every=1")
+    left = r"excluded because of settings not given: 1 with method.resample_every=0; 1 with method.resample_every=1$"
+    with pytest.raises(UserError, match=left):
+        sections("method=rosa,lora", [*kept, *more, *lora])
+    assert "Changed" not in sections("method=rosa,lora", [*over_seeds([0.5], "method=rosa"), *kept, *lora])[0].header
 
 
 def test_each_setting_has_its_own_section_nearest_to_the_protocol_first(over_seeds: OverSeeds) -> None:

@@ -23,7 +23,7 @@ from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, faded, letter
-from rosa_bench.report.writers.text import rows, span
+from rosa_bench.report.writers.text import rows, span, times
 
 MOST = 4  # default limit on the panels in a figure
 FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
@@ -204,11 +204,6 @@ def score_of(run: RunRecord) -> Callable[[EpochScores], float | None]:
     """Return a function from an epoch to its selection score: scores times 100, errors unchanged, None if undefined."""
     by = run.scores.selected_by
     return lambda epoch: times(1 if by.lower_is_better else 100, epoch.scores[by.name])
-
-
-def times(factor: float, score: float | None) -> float | None:
-    """Multiply a score that may be undefined."""
-    return None if score is None else factor * score
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:

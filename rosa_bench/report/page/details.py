@@ -9,12 +9,11 @@ from rosa_bench.config.looks import look_of
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.cells.select import writes_texts
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.report.figures.curves import times
+from rosa_bench.report.cells.shown import reported_rows, selection_rows
 from rosa_bench.report.page.plot import BOTTOM, HEIGHT, LEFT, RIGHT, WIDTH, Plot, plot
 from rosa_bench.report.writers.html import fill
-from rosa_bench.report.writers.text import MIB, UNDEFINED
+from rosa_bench.report.writers.text import MIB, UNDEFINED, times
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -28,7 +27,6 @@ DATA = (
     "synthetic",
     "fingerprint",
 )  # the other fields are for figures
-SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev", "train": "train rows"}
 
 
 def details_html(run: RunRecord) -> "Markup":
@@ -48,10 +46,7 @@ def details_html(run: RunRecord) -> "Markup":
 
 def plots(run: RunRecord) -> list[Plot]:
     """Plot training loss, and the loss and score on the selection rows, against epochs. Unknown curves are left out."""
-    epochs, by = run.scores.epochs, run.scores.selected_by
-    rows = (
-        SELECTED_ON.get(run.scores.selected_on) or SELECTED_ON["held_out" if run.data.rows.held_out else "validation"]
-    )
+    epochs, by, rows = run.scores.epochs, run.scores.selected_by, selection_rows(run)
     curves = {
         "training loss": [epoch.train_loss for epoch in epochs],
         f"loss on {rows}": [epoch.scores["loss"] for epoch in epochs if "loss" in epoch.scores],
@@ -76,7 +71,7 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     """Return scores, costs and provenance, grouped under headings."""
     scores, data = to_builtins(run.scores), to_builtins(run.data)
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
-    reported = "train" if run.scores.selected_on == "train" else "test" if writes_texts(run) else "dev"
+    reported = reported_rows(run)
     return {
         f"Scores on {reported}, selected epoch": _defined(run.selected),
         f"Scores on {reported}, last epoch": _defined(run.last),

@@ -8,8 +8,8 @@ from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.settings import frozen, words
-from rosa_bench.report.figures.curves import times
-from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows
+from rosa_bench.report.cells.shown import metric, scale, score_text
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, times
 
 
 def _words(_run: RunRecord, value: Any) -> str:
@@ -39,21 +39,6 @@ class Field:
         """Return the number that a cell is sorted and filtered by, with 8 digits and no unit; empty if unknown."""
         value = self.value(run)
         return "" if value is None else f"{value:.8g}"
-
-
-def scale(run: RunRecord) -> int:
-    """Return the factor by which a run's reported metric is shown: 100 for a score, 1 for an error."""
-    return 1 if run.scores.lower_is_better else 100
-
-
-def score_text(run: RunRecord, score: float) -> str:
-    """Format a reported metric after scaling: a score as in the tables, an error with four digits."""
-    return f"{score:.4g}" if run.scores.lower_is_better else f"{score:z.1f}"
-
-
-def metric(run: RunRecord) -> str:
-    """Return the name of the reported metric."""
-    return (run.scores.reported or run.settings.task.score).replace("_", " ")
 
 
 def _score(run: RunRecord, result: Result) -> float | None:

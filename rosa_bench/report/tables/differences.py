@@ -12,6 +12,7 @@ from rosa_bench.report.cells.header import (
     END_NOTE,
     UNSETTLED,
     UNSETTLED_NOTE,
+    changed_words,
     device_words,
     heading,
     model_words,
@@ -148,6 +149,8 @@ def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
     """Say which settings were given and which learning rates were chosen, marked as in the tables."""
     given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
     lines = {"Only runs with": ", ".join(given)} if given else {}
+    own = sorted({changed_words(change) for changes in asked.own for change in changes})
+    lines |= {"Changed": "; ".join(own)} if own else {}
     ends = open_ended(chosen)
     by_lr: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, title), cell in chosen.items():

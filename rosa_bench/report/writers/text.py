@@ -14,6 +14,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:z.1f}" if math.isfinite(fraction) else UNDEFINED
 
 
+def times(factor: float, score: float | None) -> float | None:
+    """Multiply a score that may be undefined."""
+    return None if score is None else factor * score
+
+
 def error_text(error: float) -> str:
     """Format an error, which is not a fraction, with four digits."""
     return f"{error:.4g}" if math.isfinite(error) else UNDEFINED

@@ -1,0 +1,77 @@
+"""What a sweep came to: the best learning rate of each method, with its score over seeds."""
+
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.select import Cell, Group, best_of_rank, select
+from rosa_bench.report.cells.shown import metric
+from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
+from rosa_bench.report.show.run_lines import duration, method_words
+from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, error_text, percent
+
+SHARED = ("task", "model", "protocol", "lr", "seeds")
+MOST = 40  # lines; a larger sweep has its tables
+
+
+def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
+    """Return the lines of a table with one line per task, setting and method; empty if no run is completed.
+
+    The learning rate is the one that the tables choose (`rosa_bench.report.cells.select.choose`). Brackets hold the
+    95 % interval over seeds, or over rows where there is one seed.
+    """
+    cells = list(_cells(select(records)))
+    if not cells:
+        return []
+    rows = [_row(cell) for cell in cells[:MOST]]
+    shown = {title: [row.get(title, "") for row in rows] for title in dict.fromkeys(key for row in rows for key in row)}
+    shared, columns = without_shared(shown, SHARED)
+    lines = ["", *shared_lines(shared, width), *table_lines(columns, width)]
+    if len(cells) > MOST:
+        lines.append(f"... and {len(cells) - MOST} more lines; rosa-bench tables has all")
+    if "best of rank" in shown:
+        lines.append("best of rank: no single update of that rank, such as LoRA's, has a smaller error")
+    if any(len(cell.by_lr) > 1 for cell in cells):
+        lines.append("lr: the best of those tried, chosen as in the tables")
+    if any("[" in text for row in rows for text in row.values()):
+        lines.append("[95 % interval, over seeds or with one seed over rows]")
+    return lines
+
+
+def _cells(groups: Sequence[Group]) -> Iterator[Cell]:
+    """Yield the cells by task, and inside a task by group and method."""
+    ordered = sorted({task for group in groups for task in group.tasks})
+    for task in ordered:
+        for group in groups:
+            for variant in group.variants:
+                if (cell := group.cells.get((variant, task))) is not None:
+                    yield cell
+
+
+def _row(cell: Cell) -> dict[str, str]:
+    run = cell.runs[0]
+    bound = best_of_rank(cell)
+    peaks = [peak for one in cell.runs if (peak := one.memory_bytes.training)]
+    times = [time for one in cell.runs if (time := one.time_s.total) is not None]
+    return {
+        "task": run.settings.task.name,
+        "model": run.settings.model.name,
+        "protocol": run.settings.protocol.name,
+        "method": method_words(run),
+        "lr": f"{cell.lr:g}",
+        "seeds": str(len(cell.runs)),
+        metric(run): _score(cell),
+        **({} if bound is None else {"best of rank": error_text(bound)}),
+        "time": duration(fmean(times) if times else None),
+        **({"MiB": f"{fmean(peaks) / MIB:,.0f}"} if peaks else {}),
+    }
+
+
+def _score(cell: Cell) -> str:
+    """Return the mean score with its interval, if that is known."""
+    if not cell.is_defined:
+        return UNDEFINED
+    shown = error_text if cell.runs[0].scores.lower_is_better else percent
+    found = cell.interval
+    low, high = (None, None) if found is None else (shown(found.low), shown(found.high))
+    return bracketed(shown(cell.mean), low, high)
