@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from omegaconf import OmegaConf
 
 from rosa_bench.config.folder import conf_folder, files_in, given_folder
 from rosa_bench.system.errors import UserError
@@ -51,5 +51,5 @@ def add_model(place: str, options: Own) -> tuple[Path, Mapping[str, Any]]:
     values |= {"path": path} if path else {"hub": place, "revision": options.revision}
     if values["lm_head"] is None:
         del values["lm_head"]
-    write_atomic(target, HEAD + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=1000))
+    write_atomic(target, HEAD + OmegaConf.to_yaml(OmegaConf.create(dict(values))))
     return target, values

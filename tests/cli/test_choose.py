@@ -50,7 +50,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Cost:
     return cost
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_bench: RosaBench, here: Path) -> None:
     done = rosa_bench(*QUICK, "minutes=30")
     assert done.status == 0, done.err
@@ -149,6 +149,7 @@ def test_a_budget_that_allows_nothing_is_refused_before_any_run(
     assert not list(here.glob("results/choose/*"))
 
 
+@pytest.mark.slow
 def test_another_file_is_another_choice(
     rosa_bench: RosaBench, here: Path, measured: Cost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,7 @@ def test_what_next_prints_chooses_the_same_model(rosa_bench: Callable[..., Any],
     assert rosa_bench("plan", *(word for word in command if word != "-m")).status == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_model_of_ones_own_from_end_to_end(process: Callable[..., Any], here: Path, deberta: Path) -> None:
     assert process("models", "add", str(deberta), "name=ours").status == 0
     flag = ["--config-dir", "my_conf"]

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def test_the_subspaces_are_those_of_method_rosa(base: Make, name: str, compose: 
     task = "grammar" if TASK[name] == "SEQ_CLS" else "restaurants"
     method: Any = compose(f"task={task}", f"model={name}", "method=rosa", f"rank={RANK}", "seed=3").method
     own, targets = base(name), ["query", "value", "c_attn", "q_proj", "v_proj"]
-    object.__setattr__(method, "targets", "|".join(targets))
+    method = replace(method, targets="|".join(targets))
     method.attach(own)
     model = get_peft_model(base(name), config(name, target_modules=targets))
     pairs = list(zip(layers(model).values(), low_rank_layers(own), strict=True))

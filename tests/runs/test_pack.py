@@ -70,6 +70,7 @@ def assert_alike(found: RunRecord | BaseException, expected: RunRecord) -> None:
         assert one[key] == (pytest.approx(value, rel=1e-4) if isinstance(value, float) else value), key
 
 
+@pytest.mark.slow
 def test_records_are_those_of_runs_alone_and_say_that_they_were_packed(make_runs: MakeRuns) -> None:
     found = run_pack(make_runs("together"))
     for record, alone in zip(found, make_runs("alone"), strict=True):
@@ -93,7 +94,8 @@ def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed.Pack, "optimise", stopping)
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, pytest.param(5, marks=pytest.mark.long)])
 def test_a_resumed_pack_ends_bit_for_bit_like_an_uninterrupted_one(
     make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -111,6 +113,7 @@ def test_a_resumed_pack_ends_bit_for_bit_like_an_uninterrupted_one(
         assert scores(record) == scores(expected)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_stopped_pack_can_go_on_alone(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run_pack(make_runs("whole"))
     with monkeypatch.context() as patch:
@@ -124,6 +127,7 @@ def test_a_run_of_a_stopped_pack_can_go_on_alone(make_runs: MakeRuns, monkeypatc
     assert not record.packed
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_has_its_own_record(make_runs: MakeRuns) -> None:
     lrs = ("1e-3", "1e30", "3e-3")
     outcomes, runs = run_pack(make_runs("together", lrs=lrs)), make_runs("together", lrs=lrs)

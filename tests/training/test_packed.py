@@ -131,21 +131,21 @@ def assert_near(found: dict[str, Tensor], expected: dict[str, Tensor], lr: float
 RESAMPLED = ("method=rosa", "method.resample_every=1")
 CELLS = [
     ("tiny_roberta", "class", (*RESAMPLED, "protocol=fair")),
-    pytest.param("tiny_roberta", "value", ("method=lora", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "value", ("method=lora", "protocol=fair"), marks=pytest.mark.long),
     pytest.param("tiny_roberta", "class", (*RESAMPLED, "protocol=paper"), marks=pytest.mark.slow),
     pytest.param("tiny_roberta", "class", (*RESAMPLED, "method.train=a", "protocol=fair"), marks=pytest.mark.slow),
     ("tiny_roberta", "class", ("method=lora", "protocol=paper", "accumulate=2")),
-    pytest.param("tiny_roberta", "class", ("method=ia3", "protocol=fair"), marks=pytest.mark.slow),
-    pytest.param("tiny_roberta", "class", ("method=bitfit", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_roberta", "class", ("method=ia3", "protocol=fair"), marks=pytest.mark.long),
+    pytest.param("tiny_roberta", "class", ("method=bitfit", "protocol=fair"), marks=pytest.mark.long),
     pytest.param("tiny_roberta", "class", ("method=head_only",), marks=pytest.mark.slow),
     ("tiny_gpt2", "token", (*RESAMPLED, "protocol=paper", "method.split_qkv=true")),
     pytest.param(
-        "tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.slow
+        "tiny_gpt2", "token", ("method=ft",), marks=pytest.mark.long
     ),  # its input and output embeddings are one weight
-    pytest.param("tiny_bert", "class", ("method=lora_plus", "protocol=fair"), marks=pytest.mark.slow),
-    pytest.param("tiny_roberta", "class", ("method=lora_fa", "protocol=fair"), marks=pytest.mark.slow),
-    pytest.param("tiny_roberta", "class", ("method=relora", "method.resample_every=1"), marks=pytest.mark.slow),
-    pytest.param("tiny_roberta", "class", ("method=rso", "protocol=fair"), marks=pytest.mark.slow),
+    pytest.param("tiny_bert", "class", ("method=lora_plus", "protocol=fair"), marks=pytest.mark.long),
+    pytest.param("tiny_roberta", "class", ("method=lora_fa", "protocol=fair"), marks=pytest.mark.long),
+    pytest.param("tiny_roberta", "class", ("method=relora", "method.resample_every=1"), marks=pytest.mark.long),
+    pytest.param("tiny_roberta", "class", ("method=rso", "protocol=fair"), marks=pytest.mark.long),
     ("tiny_llama", "token", ("method=lora", "method.targets=all-linear", "protocol=fair")),
 ]
 
