@@ -20,7 +20,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
-smoke: install       ## show the paper's point in three lines: 15 seconds, nothing to download
+smoke: install       ## show the paper's point in three lines: under a minute, nothing to download
 	$(BIN)/rosa-bench +experiment=smoke
 
 quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA on a synthetic task; print the table
