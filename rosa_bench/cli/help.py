@@ -30,7 +30,7 @@ Commands:
 Examples:
   rosa-bench task=cola method=rosa rank=8
   rosa-bench -m task=cola,mrpc method=lora,rosa lr=2e-3,2e-4
-  rosa-bench +experiment=smoke                (a preset; three runs in about 15 seconds, nothing to download)
+  rosa-bench +experiment=smoke                (a preset; three runs in half a minute, nothing to download)
   rosa-bench task=cola --cfg job --resolve    (print every setting of a run; run nothing)
 
 {{run}}
