@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rosa_bench.choose.candidates import TIME
 from rosa_bench.choose.choosing import Chosen
 from rosa_bench.choose.measuring import gigabytes
-from rosa_bench.choose.plan import Arm
+from rosa_bench.choose.plan import Arm, plural
 from rosa_bench.config.folder import own_folder
 from rosa_bench.report.choice import (
     Finalist,
@@ -68,21 +68,21 @@ def selected_text(score: float, chosen: Chosen) -> str:
 def _recommended(chosen: Chosen, found: Recommendation, arm: Arm, typed: Sequence[str]) -> Iterator[str]:
     first = next(iter(found.chosen.runs.values()))
     lower, reported = first.scores.lower_is_better, first.scores.reported.replace("_", " ")
-    rows = first.data.rows.test or first.data.rows.validation
+    rows = first.data.rows.reported
     yield f"# Use {found.chosen.name}"
     yield from ("", "```bash", command(arm, typed, _epochs(chosen)), "```", "")
     how = found.chosen.interval
     means = "" if how is None else f" [95 % interval over {how.of}, {how.method}]"
-    count = len(found.chosen.runs)
+    seeds = plural(len(found.chosen.runs), "seed")
     yield (
-        f"- {reported}: {score_text(found.chosen, lower_is_better=lower)}{means}, {_seeds(count)}, "
+        f"- {reported}: {score_text(found.chosen, lower_is_better=lower)}{means}, {seeds}, "
         f"{rows:,} rows that neither trained nor ranked anything"
     )
     for name, difference in found.against.items():
         said = verdict(difference, lower_is_better=lower)
         yield f"- against {name}: {difference_text(difference, lower_is_better=lower)}, {said}"
     if collapsed := sum(bool(run.has_collapsed) for run in found.chosen.runs.values()):
-        yield f"- {collapsed} of its {_seeds(count)} give the same answer for all rows, so nothing was learned there"
+        yield f"- {collapsed} of its {seeds} give the same answer for all rows, so nothing was learned there"
     if found.best is not found.chosen:
         yield f"- level with {found.best.name}, the best on the rows that select, and cheaper: {_saving(found)}"
     elif not found.against:
@@ -180,10 +180,6 @@ def _untried(chosen: Chosen) -> Iterator[str]:
 def _epochs(chosen: Chosen) -> list[str]:
     """Return the settings that the plan chose and that the recommended run needs as well."""
     return [limit for limit in chosen.choice.limits if limit.startswith("epochs=")]
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seed" + ("" if count == 1 else "s")
 
 
 def _megabytes(count: float) -> str:

@@ -186,7 +186,7 @@ def sized(
     least = total if fixed_rows else min(total, least)
     needed_s = counting.total_s([first], length, count, least) / USED
     raise UserError(
-        f"the time is too short for one run: {first.kind} for {_plural(length, 'epoch')} on {least:,} rows takes "
+        f"the time is too short for one run: {first.kind} for {plural(length, 'epoch')} on {least:,} rows takes "
         f"about {needed_s / 60:.2g} minutes, and {max(0.0, budget_s) / 60:.2g} are left; give more minutes, or smaller "
         "epochs, limit_train or limit_eval"
     )
@@ -206,5 +206,6 @@ def _most_rows(arms: Sequence[Arm], epochs: int, seeds: int, counting: Counting,
     return low // unit * unit
 
 
-def _plural(count: int, what: str) -> str:
+def plural(count: int, what: str) -> str:
+    """Return a number of things: ``1 seed``, ``3 seeds``."""
     return f"{count} {what}" + ("" if count == 1 else "s")

@@ -20,6 +20,11 @@ class Rows(msgspec.Struct, omit_defaults=True, kw_only=True):
         return msgspec.to_builtins(self)
 
     @property
+    def reported(self) -> int:
+        """Rows that the reported score is of: the test rows, or else the validation rows."""
+        return self.test or self.validation
+
+    @property
     def total(self) -> int:
         """Rows of all splits together."""
         return sum(self.by_split.values())

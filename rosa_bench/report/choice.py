@@ -36,10 +36,8 @@ class Finalist:
     def interval(self) -> Interval | None:
         """The interval of `score`: Student's over seeds, or over the reported rows if there is one seed."""
         first = next(iter(self.runs.values()))
-        rows = first.data.rows
-        return interval(
-            list(self.by_seed.values()), metric=first.scores.reported, dev_rows=rows.test or rows.validation
-        )
+        count = first.data.rows.reported
+        return interval(list(self.by_seed.values()), metric=first.scores.reported, dev_rows=count)
 
     @property
     def memory_bytes(self) -> float | None:

@@ -69,7 +69,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
             found = _with_interval(run, result[scores.reported])
             yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
-        yield "", f"in brackets: {LEVEL:.0%} interval over {rows(_reported_count(run))} rows, {how.method}"
+        yield "", f"in brackets: {LEVEL:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
     if (bound := _bound(run)) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:
@@ -106,17 +106,13 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
 
 
 def _interval(run: RunRecord, score: float | None) -> Interval | None:
-    return None if score is None else interval([score], metric=run.scores.reported, dev_rows=_reported_count(run))
+    return None if score is None else interval([score], metric=run.scores.reported, dev_rows=run.data.rows.reported)
 
 
 def _bound(run: RunRecord) -> float | None:
     """Return the error of the best update of the run's rank, if it is known."""
     cell = cell_of([run])
     return None if cell is None else best_of_rank(cell)
-
-
-def _reported_count(run: RunRecord) -> int:
-    return run.data.rows.test or run.data.rows.validation
 
 
 def _by_row(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
