@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
@@ -36,8 +37,10 @@ from rosa_bench.report.writers.text import MIB, MISSING, parameters, span
 HOW_TO_READ = (
     f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. {CUT} "
     "–: not recorded. "
-    "Peak memory: the greatest over steps and resamples, of this process alone, in MiB."
+    "Peak memory: the greatest over steps and resamples, of this process alone, in MiB; the least to the greatest over "
+    "runs if they differ by more than 5 %, as runs of different versions may."
 )
+ALIKE = 0.05  # relative difference of peak memory up to which a mean is printed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,7 @@ def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
     texts = [
         parameters(cell.trainable),
         *(text_of(one.over_seeds(cell), one.form, times=one.times) for one in measures),
-        f"{memory.mean / MIB:,.0f}" if (memory := _memory(cell)) else MISSING,
+        memory_words(cell),
         resample_words(cell),
     ]
     return [
@@ -151,6 +154,15 @@ def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
 
 def _memory(cell: Cell) -> Estimate | None:
     return estimate(run.memory_bytes.training for run in cell.runs)
+
+
+def memory_words(cell: Cell) -> str:
+    """Return the peak memory of an arm's runs in MiB: their mean, or a range if they are not alike."""
+    known = [run.memory_bytes.training / MIB for run in cell.runs if run.memory_bytes.training]
+    if not known:
+        return MISSING
+    least, greatest = min(known), max(known)
+    return f"{fmean(known):,.0f}" if greatest <= least * (1 + ALIKE) else f"{least:,.0f} to {greatest:,.0f}"
 
 
 def resample_words(cell: Cell) -> str:

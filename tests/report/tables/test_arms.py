@@ -58,6 +58,16 @@ def test_a_row_of_memorisation_has_the_records_numbers(make_memorised: MakeRecor
     assert tidy["runs"].split() == [run.id for run in runs]
 
 
+def test_peak_memory_that_differs_between_runs_is_a_range(make_memorised: MakeRecord) -> None:
+    runs = [
+        make_memorised(0.5, f"method={method}", f"seed={seed}", memory=int(mib * 2**20))
+        for method, memories in (("lora", (1000, 1049)), ("ft", (1000, 1051)))
+        for seed, mib in enumerate(memories)
+    ]
+    [section] = memorisation.build(select(runs)).sections
+    assert [row(section, label)["Peak memory"] for label in ("LoRA r=8", "FT")] == ["1,024", "1,000 to 1,051"]
+
+
 def test_intervals_end_where_values_end(make_memorised: MakeRecord) -> None:
     runs = [
         make_memorised(recall, "method=lora", f"rank={rank}", f"seed={seed}", trainable=10_000)
