@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rosa_bench.choose.candidates import TIME
 from rosa_bench.choose.choosing import Chosen
-from rosa_bench.choose.measuring import gigabytes
+from rosa_bench.choose.measuring import gibibytes
 from rosa_bench.choose.plan import Arm, plural
 from rosa_bench.config.folder import own_folder
 from rosa_bench.report.choice import (
@@ -20,7 +20,7 @@ from rosa_bench.report.choice import (
     score_text,
     verdict,
 )
-from rosa_bench.report.writers.text import error_text, percent
+from rosa_bench.report.writers.text import MIB, error_text, percent
 
 SAVE = "save_model=true"
 
@@ -94,9 +94,9 @@ def _saving(found: Recommendation) -> str:
     ours, theirs = found.chosen, found.best
     parts = []
     if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
-        parts.append(f"{gigabytes(ours.memory_bytes)} of memory instead of {gigabytes(theirs.memory_bytes)}")
+        parts.append(f"{gibibytes(ours.memory_bytes)} of memory instead of {gibibytes(theirs.memory_bytes)}")
     if ours.saved_bytes and theirs.saved_bytes:
-        parts.append(f"{_megabytes(ours.saved_bytes)} to store instead of {_megabytes(theirs.saved_bytes)}")
+        parts.append(f"{_mebibytes(ours.saved_bytes)} to store instead of {_mebibytes(theirs.saved_bytes)}")
     return ", ".join(parts)
 
 
@@ -119,8 +119,8 @@ def _table(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for one in finalists:
         selected = selected_text(one.selection(one.runs), chosen)
-        memory = "–" if one.memory_bytes is None else gigabytes(one.memory_bytes)
-        stored = "–" if one.saved_bytes is None else _megabytes(one.saved_bytes)
+        memory = "–" if one.memory_bytes is None else gibibytes(one.memory_bytes)
+        stored = "–" if one.saved_bytes is None else _mebibytes(one.saved_bytes)
         yield (
             f"| {one.name} | {score_text(one, lower_is_better=lower)} | {selected} | {memory} | {stored} | "
             f"{len(one.runs)} |"
@@ -182,5 +182,5 @@ def _epochs(chosen: Chosen) -> list[str]:
     return [limit for limit in chosen.choice.limits if limit.startswith("epochs=")]
 
 
-def _megabytes(count: float) -> str:
-    return f"{count / 2**20:.3g} MB"
+def _mebibytes(count: float) -> str:
+    return f"{count / MIB:.3g} MiB"

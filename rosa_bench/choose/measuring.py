@@ -90,7 +90,7 @@ def probed(run: ResolvedRun, limit_bytes: int | None) -> "Probe":
 def check_memory(needed_bytes: int, limit_bytes: int | None) -> None:
     """Raise `UnfitError` if a run needs more memory than it may use."""
     if limit_bytes is not None and needed_bytes > limit_bytes:
-        raise UnfitError(f"memory: it needs {gigabytes(needed_bytes)} or more", needed_bytes=needed_bytes)
+        raise UnfitError(f"memory: it needs {gibibytes(needed_bytes)} or more", needed_bytes=needed_bytes)
 
 
 def least_bytes(run: ResolvedRun) -> int:
@@ -130,13 +130,13 @@ def nothing_fits(unfit: Mapping[str, UnfitError], memory_gb: float | None, limit
     if len(needed) < len(unfit) or limit_bytes is None:
         return f"no method can be tried: {'; '.join(f'{name}: {error}' for name, error in unfit.items())}"
     least = min(needed, key=lambda name: needed[name])
-    given = f"the free {gigabytes(limit_bytes)} are" if memory_gb is None else f"memory_gb={memory_gb:g} is"
+    given = f"the free {gibibytes(limit_bytes)} are" if memory_gb is None else f"memory_gb={memory_gb:g} is"
     return (
-        f"{given} too little for any method: {least} needs {gigabytes(needed[least])} or more; use a smaller "
+        f"{given} too little for any method: {least} needs {gibibytes(needed[least])} or more; use a smaller "
         "batch_size, a larger accumulate, or gradient_checkpointing=true"
     )
 
 
-def gigabytes(count: float) -> str:
-    """Return a number of bytes as ``1.2 GB``, in units of 2**30 bytes, as memory_gb is."""
-    return f"{count / 2**30:.2g} GB"
+def gibibytes(count: float) -> str:
+    """Return a number of bytes as ``1.2 GiB``, the unit of memory_gb."""
+    return f"{count / 2**30:.2g} GiB"

@@ -46,7 +46,7 @@ def chosen(make_record: Callable[..., RunRecord]) -> Chosen:
         rows=Rows(67_349, 1043, 0.1, 1000),
         about="text from review",
         costs={arm.kind: Cost(1, 1, 1, 1, 1) for arm in (LORA, FT, BITFIT)},
-        untried=[Untried("dora", "memory: it needs 20 GB or more")],
+        untried=[Untried("dora", "memory: it needs 20 GiB or more")],
         reference="ft",
         spent_s=540,
     )
@@ -64,12 +64,12 @@ def test_a_cheaper_method_level_with_the_best_is_recommended_with_the_command_fo
     assert "matthews correlation: 61.7 [56.5, 66.8] [95 % interval over seeds, Student], 3 seeds, 1,043 rows" in text
     assert "- against ft lr 6e-05: -0.3 [-7.5, +6.8], level" in text
     assert (
-        "level with ft lr 6e-05, the best on the rows that select, and cheaper: 1 GB of memory instead of 4 GB" in text
+        "level with ft lr 6e-05, the best on the rows that select, and cheaper: 1 GiB of memory instead of 4 GiB" in text
     )
     assert "- 9.0 of 10 minutes; 12 runs" in text
     assert "- 2,000 of 67,349 train rows, 3 epochs" in text
     assert "| bitfit lr 0.0006 | failed | 1 |" in text
-    assert "- dora: memory: it needs 20 GB or more" in text
+    assert "- dora: memory: it needs 20 GiB or more" in text
 
 
 def test_without_a_margin_the_best_is_recommended(chosen: Chosen) -> None:

@@ -70,6 +70,6 @@ def test_too_little_memory_names_the_method_that_needs_least() -> None:
         unfit[name] = error.value
     check_memory(2**30, 2**30)
     check_memory(2**40, None)
-    assert "memory_gb=1 is too little for any method: lora needs 2 GB or more" in nothing_fits(unfit, 1.0, 2**30)
+    assert "memory_gb=1 is too little for any method: lora needs 2 GiB or more" in nothing_fits(unfit, 1.0, 2**30)
     unfit["dora"] = UnfitError("it does not suit the model")
     assert "dora: it does not suit the model" in nothing_fits(unfit, 1.0, 2**30)

@@ -41,6 +41,28 @@ def test_a_run_from_the_hub_records_both_commits_and_downloads_only_what_it_need
     assert "averysecret" not in done.out + json.dumps(record)
 
 
+ADD = "from rosa_bench.cli.main import main; main(['models', 'add', 'someone/encoder', 'name=mine'])"
+
+
+@pytest.mark.long
+def test_any_model_of_the_hub_runs_by_its_id_and_as_a_yaml_of_ones_own(
+    hub: Any, made: dict[str, dict[str, bytes]], run: Callable, program: Callable, records: Callable
+) -> None:
+    commit = hub.put("someone/encoder", made["tiny_roberta"])
+    done = run("task=cola", "model=auto", "model.hub=someone/encoder", "method=lora")
+    assert done.status == 0, done.out
+    added = program(["-c", ADD])
+    assert added.status == 0, added.out
+    done = run("--config-dir", "my_conf", "task=cola", "model=mine", "method=lora")
+    assert done.status == 0, done.out
+    found, own = records()
+    assert [record["model"]["commit"] for record in (found, own)] == [commit, commit]
+    assert [record["config"]["model"]["attention"] for record in (found, own)] == 2 * [
+        found["config"]["model"]["attention"]
+    ]
+    assert own["scores"]["selected"] == found["scores"]["selected"]
+
+
 @pytest.mark.long
 def test_a_second_run_needs_no_hub_and_says_so(hub: Any, run: Callable, records: Callable, faults: Any) -> None:
     assert run(*COLA).status == 0
