@@ -20,6 +20,7 @@ from rosa_bench.report.figures import (
     figure4,
     figure5,
     figure6,
+    headline,
     language,
     lr_sensitivity,
     memory,
@@ -31,6 +32,7 @@ from rosa_bench.system.errors import UserError
 
 # To add a figure, add a file like figure2.py and list it here. A drawer returns None if it has nothing to draw.
 DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
+    headline.draw,
     figure2.draw,
     figure3.draw,
     figure4.draw,
