@@ -23,7 +23,7 @@ from rosa_bench.report.cells.arms import (
     text_of,
 )
 from rosa_bench.report.cells.facts import fact, per_parameter
-from rosa_bench.report.cells.header import AT_AN_END
+from rosa_bench.report.cells.header import AT_AN_END, device_words
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.arms import FILLED, GREY, REDRAWN, set_log_axis
@@ -174,7 +174,6 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
 
 
 def _source(number: int, panel: Panel) -> str:
-    devices = ", ".join(sorted({run.device.name for run in panel.runs}))
     lengths = []
     for cells in panel.by_amount.values():
         runs = _runs(cells)
@@ -183,7 +182,7 @@ def _source(number: int, panel: Panel) -> str:
         common = f" (in all arms of {words})" if (words := common_words(runs)) else ""
         lengths.append(f"{rows(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
     seeds = span({len(cell.runs) for cell in panel.cells})
-    return f"{letter(number)} {panel.title} ({devices}); {'; '.join(lengths)}; synthetic; seeds: {seeds}."
+    return f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {'; '.join(lengths)}; seeds: {seeds}."
 
 
 def _table(panel: Panel, labels: Labels) -> list[list[str]]:

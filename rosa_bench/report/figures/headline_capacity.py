@@ -98,7 +98,7 @@ def place_of(cell: Cell) -> tuple[float, Estimate]:
 
 
 def plot_capacity(ax: Axes, found: Ladder) -> None:
-    """Draw recall against bits of data per trained parameter: LoRA's ranks as a line, ROSA's periods above each other."""
+    """Draw recall by bits of data per trained parameter: LoRA's ranks as a line, ROSA's periods above each other."""
     set_log_axis(ax, [place_of(cell)[0] for cell in found.cells], doubling=True, form="{:g}".format)
     ax.set_xlim(right=ROOM * max(place_of(cell)[0] for cell in found.cells))
     ax.set_ylim(LOW, HIGH)

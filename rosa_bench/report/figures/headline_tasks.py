@@ -1,4 +1,4 @@
-"""Left part of the headline figure: the paper's ROSA minus LoRA at the same rank, task by task, and the paper's values."""
+"""Left part of the headline figure: ROSA minus LoRA at the same rank, task by task, beside the paper's values."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

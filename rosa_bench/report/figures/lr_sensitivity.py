@@ -21,10 +21,11 @@ from rosa_bench.report.figures.curves import (
     run_ids,
     set_legend,
     sources,
-    styles_of,
     unchanged,
+    variants_of,
 )
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import styles_of
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
@@ -55,7 +56,7 @@ def _changed(cells: Cells) -> Cells:
 def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
     if not panels:
         return None
-    styles = styles_of(panels)
+    styles = styles_of(variants_of(panels))
     one_task = len({panel.task for panel in panels}) == 1
     with styled():
         figure, axes = in_two_columns(panels, height_in=2.7, sharey=one_task)

@@ -87,7 +87,9 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 def title_of(number: int, one: MethodComparison) -> str:
     """Return the letter, the tasks and the setting, cut to what fits; the caption has all of it."""
-    return drawn(f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group)}", longest=TITLE)
+    return drawn(
+        f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group, device=False)}", longest=TITLE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
