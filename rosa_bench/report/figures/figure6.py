@@ -56,7 +56,8 @@ def _caption(panels: list[Panel]) -> str:
     text = (
         "Train loss (left; mean over the epoch's steps) and what selects the epoch (right; a score, or "
         "the perplexity where texts are written) against epochs, after Figure 6 of arXiv 2407.07802, each method at "
-        "its chosen learning rate and at the rank with the most runs (Figure 4 has other ranks). Lines: mean over seeds; shades: their range. Each epoch is scored on the rows that "
-        "the epoch is selected by, which the axis names."
+        "its chosen learning rate and at the rank with the most runs; Figure 4 has other ranks. Lines: mean over "
+        "seeds; shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis "
+        "names."
     )
     return Caption(title="Figure 6.", text=text, sources=sources(panels)).markdown

@@ -244,15 +244,15 @@ def test_filled_markers_are_of_arms_that_resample(make_memorised: MakeRecord) ->
         assert sum(line.get_markerfacecolor() == "white" for line in markers) == 2
 
 
-def test_periods_are_coloured_from_long_to_short_and_other_forms_are_grey(make_memorised: MakeRecord) -> None:
+def test_periods_are_shaded_from_long_to_short_and_other_forms_are_grey(make_memorised: MakeRecord) -> None:
     runs = {
         variant: cell.runs[0]
         for group in select(many_arms(make_memorised))
         for (variant, _), cell in group.cells.items()
     }
     found = families_of(runs)
-    assert list(found.colours) == [f"every {every} steps" for every in (200, 100, 50, 25)]
-    assert len(set(found.colours.values())) == 4
+    assert list(found.shades) == [f"every {every} steps" for every in (200, 100, 50, 25)]
+    assert len(set(found.shades.values())) == 4
     assert len(found.plain) == 1 + 4 + 5
     assert found.has_others
     [left, _] = drawn(capacity.draw(select(many_arms(make_memorised)))).figure.axes
