@@ -22,6 +22,7 @@ from rosa_bench.report.figures import (
     figure6,
     headline,
     language,
+    lr_changed,
     lr_sensitivity,
     memory,
     methods,
@@ -48,7 +49,7 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
     figure5.draw,
     lr_sensitivity.draw,
-    lr_sensitivity.draw_changed,
+    lr_changed.draw,
 )
 
 

@@ -111,7 +111,7 @@ def panels_of(
     panels = []
     for group in groups:
         for task in group.tasks:
-            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
+            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=sort_key)}
             scored = {
                 variant: cell
                 for variant, cell in found.items()
@@ -207,7 +207,7 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
     handles: dict[object, Any] = {
         label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
+    variants = sorted({variant for panel in panels for variant in panel.cells}, key=sort_key)
     lines = [handles[label] for variant in variants if (label := drawn(variant.label)) in handles]
     longest = max(len(str(line.get_label())) for line in lines)
     columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
@@ -255,7 +255,7 @@ def metric_name(metric: str) -> str:
     return SPELT.get(metric, metric.replace("_", " ").capitalize())
 
 
-def _place(variant: Variant) -> tuple[int, str, int, str]:
+def sort_key(variant: Variant) -> tuple[int, str, int, str]:
     """Sort key: full fine-tuning, then the paper's other methods, then the rest; changed variants after plain ones."""
     known = list(looks())
     place = known.index(variant.method) if variant.method in known else len(known)

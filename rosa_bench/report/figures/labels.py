@@ -71,7 +71,8 @@ def placed(
     """Choose a place for each name, in order. ``names`` maps it to its point, in inches from the lower left corner.
 
     A name never covers another and stays inside ``size``. Among such places, the cost decides: the distance, and what
-    is covered: markers, with those of ``unnamed`` points, and vertical or horizontal ``lines``. A name for which there is no room is left out.
+    is covered: markers, with those of ``unnamed`` points, and vertical or horizontal ``lines``. A name for which there
+    is no room is left out.
     """
     found: dict[str, Place] = {}
     markers = [*names.values(), *unnamed]

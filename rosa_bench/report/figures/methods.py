@@ -66,7 +66,7 @@ COSTS = (MEMORY, TRAINED)
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None if there is none."""
+    """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
     found = [one for one in method_comparisons(groups) if one.measured]
     if not found:
         return None
