@@ -1,4 +1,4 @@
-"""``rosa-bench figures``: draw figures from records as PNG and SVG, each with its caption."""
+"""``rosa-bench figures``: draw figures from records as SVG, and PNG or PDF if asked, each with its caption."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,9 +53,10 @@ DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
 )
 
 
-def make_figures(results_dir: Path) -> None:
+def make_figures(results_dir: Path, *, kind: str = "svg") -> None:
     """Draw every figure that the records under ``results_dir`` allow into its ``figures``, and print the captions.
 
+    ``kind``: ``png`` or ``pdf`` writes pictures of that kind besides SVG.
     Files that are not records are skipped and named in the log. Raises `UserError` if there is nothing to draw.
     """
     records = load_records(results_dir)
@@ -68,7 +69,7 @@ def make_figures(results_dir: Path) -> None:
         )
     console = get_console()
     for drawing in drawings:
-        paths = drawing.write(results_dir / "figures")
+        paths = drawing.write(results_dir / "figures", dict.fromkeys(["svg", kind]))
         console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
     shown = {run for drawing in drawings for run in drawing.runs}
