@@ -13,7 +13,7 @@ RULES = 4  # lines that a block's head, rules and gaps take
 # Generous widths in points: a \scriptsize character, a subscript character, the gap between columns.
 CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
 LABEL_WIDTH = 0.45 * TEXT_WIDTH  # at most; wider names are broken into lines
-NOTE_CHARACTERS = 90  # in a line below the table
+NOTE_CHARACTERS = 110  # in a line below the table
 LONGEST_VALUE, LAST = 14, 10  # characters of a setting's value: of a longer one, only the last are shown
 
 
