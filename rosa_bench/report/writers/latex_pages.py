@@ -9,7 +9,7 @@ from rosa_bench.report.writers.text import MISSING, blocks
 
 TEXT_WIDTH = 345  # text width of LaTeX's article class, in points
 PAGE_LINES = 55  # of a page, beside the caption
-RULES = 4  # lines that a block's head, rules and gaps take
+RULES = 3.5  # lines that a block's head, rules and gaps take
 # Generous widths in points: a \scriptsize character, a subscript character, the gap between columns.
 CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
 LABEL_WIDTH = 0.45 * TEXT_WIDTH  # at most; wider names are broken into lines
