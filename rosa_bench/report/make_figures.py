@@ -1,4 +1,4 @@
-"""``rosa-bench figures``: draw figures from records as PNG and SVG, each with its caption."""
+"""``rosa-bench figures``: draw figures from records as SVG, and PNG or PDF if asked, each with its caption."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,9 @@ from rosa_bench.report.figures import (
     figure4,
     figure5,
     figure6,
+    headline,
     language,
+    lr_changed,
     lr_sensitivity,
     memory,
     methods,
@@ -31,6 +33,7 @@ from rosa_bench.system.errors import UserError
 
 # To add a figure, add a file like figure2.py and list it here. A drawer returns None if it has nothing to draw.
 DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
+    headline.draw,
     figure2.draw,
     figure3.draw,
     figure4.draw,
@@ -46,13 +49,14 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
     figure5.draw,
     lr_sensitivity.draw,
-    lr_sensitivity.draw_changed,
+    lr_changed.draw,
 )
 
 
-def make_figures(results_dir: Path) -> None:
+def make_figures(results_dir: Path, *, kind: str = "svg") -> None:
     """Draw every figure that the records under ``results_dir`` allow into its ``figures``, and print the captions.
 
+    ``kind``: ``png`` or ``pdf`` writes pictures of that kind besides SVG.
     Files that are not records are skipped and named in the log. Raises `UserError` if there is nothing to draw.
     """
     records = load_records(results_dir)
@@ -65,7 +69,7 @@ def make_figures(results_dir: Path) -> None:
         )
     console = get_console()
     for drawing in drawings:
-        paths = drawing.write(results_dir / "figures")
+        paths = drawing.write(results_dir / "figures", dict.fromkeys(["svg", kind]))
         console.print(Markdown(drawing.caption))
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
     shown = {run for drawing in drawings for run in drawing.runs}

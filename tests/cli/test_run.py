@@ -59,7 +59,7 @@ def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[...
     assert made == {(model, method) for model in ("mlp1", "mlp2") for method in ("lora", "ft")}
     assert rosa_bench("figures").status == 0
     written = {path.name for path in (here / "results/figures").iterdir()}
-    assert written == {"figure2.md", "figure2.png", "figure2.svg"}
+    assert written == {"figure2.md", "figure2.svg"}
     assert rosa_bench("tables").status == 0
     assert "LoRA (r=2)" in (here / "results/tables/regression.md").read_text()
     assert rosa_bench("report").status == 0

@@ -25,12 +25,13 @@ END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tri
 UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
 
 
-def heading(group: Group) -> str:
-    """Name a setting."""
+def heading(group: Group, *, device: bool = True) -> str:
+    """Name a setting, with the type of its device and the precision unless ``device`` is False."""
     setting = group.setting
     title = group.runs[0].settings.model.title
     changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
-    return ", ".join([title, f"protocol {setting.protocol}", f"{setting.device} {setting.precision}", *changes])
+    where = [f"{setting.device} {setting.precision}"] if device else []
+    return ", ".join([title, f"protocol {setting.protocol}", *where, *changes])
 
 
 def header(grid: Grid, published: PublishedTable) -> dict[str, str]:

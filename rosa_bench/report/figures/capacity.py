@@ -19,18 +19,20 @@ from rosa_bench.report.cells.arms import (
     NO_INTERVAL,
     Estimate,
     arm_labels,
+    common_changes,
     common_words,
     text_of,
 )
 from rosa_bench.report.cells.facts import fact, per_parameter
-from rosa_bench.report.cells.header import AT_AN_END
+from rosa_bench.report.cells.header import AT_AN_END, device_words
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.arms import FILLED, GREY, REDRAWN, set_log_axis
+from rosa_bench.report.figures.axis_break import moved, name_far
 from rosa_bench.report.figures.capacity_panels import Panel, capacity_panels, recall, runs_of, stored
 from rosa_bench.report.figures.curves import titled
 from rosa_bench.report.figures.dots import best_first, dots_of, height_in, names_in, plot_dots
-from rosa_bench.report.figures.drawing import Caption, Drawing, letter, styled
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.families import (
     COLOURS,
     JOINED,
@@ -124,12 +126,13 @@ def _plot_families(ax: Axes, panel: Panel, families: Families) -> None:
         for variant, cell in cells.items()
         if (found := quantity.of(cell))
     ]
-    x = [place.x for place in places]
-    set_log_axis(ax, x, doubling=True, form="{:g}".format)
+    shown = moved(places)
+    set_log_axis(ax, [place.x for place in shown], doubling=True, form="{:g}".format)
     _set_ends(ax.set_ylim, quantity, [place.y for place in places], below=0.1)
     ax.set_xlabel("data, bits per trained parameter")
     ax.set_ylabel(quantity.label)
-    plot_families(ax, places, families)
+    plot_families(ax, shown, families)
+    name_far(ax, places)
     if quantity is STORED:
         everything = np.geomspace(*ax.get_xlim(), 200)
         ax.plot(everything, everything, color=GREY, linewidth=0.8, linestyle=":", label=EVERYTHING, zorder=0)
@@ -142,9 +145,17 @@ def _plot_arms(ax: Axes, cells: Mapping[Variant, Cell], labels: Mapping[Variant,
     _set_ends(ax.set_xlim, quantity, filter(None, scores.values()), below=0.02)
     run = next(iter(cells.values())).runs[0]
     names, digits = fact(run, "pairs"), fact(run, "digits")
-    said = f"{rows(int(names))} names, {digits:g} digits each" if names and digits else ""
-    ax.set_title(said, loc="left", fontsize=7)
+    said = [f"{rows(int(names))} names, {digits:g} digits each"] if names and digits else []
+    targets = _targets(cells)
+    ax.set_title(drawn("; ".join([*said, *([targets] if targets else [])])), loc="right", fontsize=7)
     ax.set_xlabel(quantity.label)
+
+
+def _targets(cells: Mapping[Variant, Cell]) -> str:
+    """Say which layers all adapters are in, where no arm's name says it."""
+    shared = common_changes(_runs(cells))
+    found = {changes["targets"] for changes in shared.values() if "targets" in changes}
+    return f"targets={found.pop()}" if len(found) == 1 else ""
 
 
 def _set_ends(
@@ -160,7 +171,8 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
     text = (
         "(not in the paper). Left: what is memorised, against the information in all numbers per trained parameter. To "
         "the right there is more data for each parameter. Where a line falls, capacity ends: at equal x a "
-        f"higher arm makes more of its parameters. {JOINED}, dashes the amounts of data of an arm. {COLOURS} Right: "
+        f"higher arm makes more of its parameters. {JOINED}, dashes the amounts of data of an arm. Points far left of "
+        f"all others are at the edge, with their own value. {COLOURS} Right: "
         "every arm, the best first, with the number of its trained parameters. Shown is exact recall, the fraction of "
         f"names whose whole number is right. Where the median arm recalls less than {ENOUGH:.0%} of the names, the "
         "information stored is shown instead, which is that in the numbers less the loss over their digits, per "
@@ -174,7 +186,6 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
 
 
 def _source(number: int, panel: Panel) -> str:
-    devices = ", ".join(sorted({run.device.name for run in panel.runs}))
     lengths = []
     for cells in panel.by_amount.values():
         runs = _runs(cells)
@@ -183,7 +194,7 @@ def _source(number: int, panel: Panel) -> str:
         common = f" (in all arms of {words})" if (words := common_words(runs)) else ""
         lengths.append(f"{rows(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
     seeds = span({len(cell.runs) for cell in panel.cells})
-    return f"{letter(number)} {panel.title} ({devices}); {'; '.join(lengths)}; synthetic; seeds: {seeds}."
+    return f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {'; '.join(lengths)}; seeds: {seeds}."
 
 
 def _table(panel: Panel, labels: Labels) -> list[list[str]]:

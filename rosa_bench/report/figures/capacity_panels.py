@@ -45,7 +45,7 @@ class Panel:
     @property
     def title(self) -> str:
         """The task and the setting."""
-        return f"{self.runs[0].settings.task.title}: {heading(self.group)}"
+        return f"{self.runs[0].settings.task.title}: {heading(self.group, device=False)}"
 
 
 def capacity_panels(groups: Iterable[Group]) -> list[Panel]:

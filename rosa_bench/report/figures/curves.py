@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import cycle, zip_longest
+from itertools import zip_longest
 from textwrap import wrap
 from typing import Any
 
@@ -14,15 +14,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from rosa_bench.config.defaults import defaults_of
-from rosa_bench.config.looks import look_of, looks
+from rosa_bench.config.looks import looks
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import is_memorised
-from rosa_bench.report.cells.header import data_note, heading
+from rosa_bench.report.cells.header import data_note, device_words, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, faded, letter
+from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.writers.text import rows, span, times
 
 MOST = 4  # default limit on the panels in a figure
@@ -33,13 +33,8 @@ NO_BREAK = "\N{NO-BREAK SPACE}"
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev", "train": "train"}
 # Metrics whose names are abbreviations.
 SPELT = {"bleu": "BLEU"}
-# For changed variants. With eight colours and seven markers, no pair repeats within 56 variants.
-CHANGED_COLOURS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#999999", "#882255", "#999933")
-CHANGED_MARKERS = "^vPXs*<"
-
 
 Cells = dict[Variant, Cell]
-Styles = dict[Variant, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,7 @@ class Panel:
     @property
     def title(self) -> str:
         """The task and the setting."""
-        return f"{self.run.settings.task.title}: {heading(self.group)}"
+        return f"{self.run.settings.task.title}: {heading(self.group, device=False)}"
 
 
 def unchanged(cells: Cells) -> Cells:
@@ -116,7 +111,7 @@ def panels_of(
     panels = []
     for group in groups:
         for task in group.tasks:
-            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=_place)}
+            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=sort_key)}
             scored = {
                 variant: cell
                 for variant, cell in found.items()
@@ -137,38 +132,15 @@ def panels_of(
     return sorted(panels, key=place)[:most]
 
 
-def ranks_of(panels: Iterable[Panel]) -> list[int]:
-    """List all ranks in a figure, sorted."""
-    return sorted({variant.rank for panel in panels for variant in panel.cells if variant.rank is not None})
+def variants_of(panels: Iterable[Panel]) -> list[Variant]:
+    """List all variants in a figure."""
+    return list(dict.fromkeys(variant for panel in panels for variant in panel.cells))
 
 
 def run_ids(panels: Iterable[Panel], *, tried: bool = False) -> frozenset[str]:
     """Return the ids of the runs in a figure: of the chosen learning rates, or of all that were ``tried``."""
     cells = [cell for panel in panels for cell in panel.cells.values()]
     return frozenset(run.id for cell in cells for run in (cell.tried if tried else cell.runs))
-
-
-def look(variant: Variant, ranks: Sequence[int]) -> dict[str, Any]:
-    """Style a variant's line: the method's colour, dashes and marker, with a paler colour for a lower rank."""
-    strength = 1.0 if variant.rank is None else 1 - 0.55 * (len(ranks) - 1 - ranks.index(variant.rank)) / len(ranks)
-    own = look_of(variant.method)
-    return {
-        "color": faded(own.colour, strength),
-        "linestyle": own.line,
-        "marker": own.marker,
-        "markersize": 3.5,
-        "linewidth": 1.2,
-    }
-
-
-def styles_of(panels: Sequence[Panel]) -> Styles:
-    """Style each variant's line like its method. A changed variant gets its own colour and marker."""
-    ranks = ranks_of(panels)
-    styles = {variant: look(variant, ranks) for panel in panels for variant in panel.cells}
-    changed = sorted((variant for variant in styles if variant.changes), key=lambda variant: variant.label)
-    for variant, colour, marker in zip(changed, cycle(CHANGED_COLOURS), cycle(CHANGED_MARKERS), strict=False):
-        styles[variant] |= {"color": colour, "marker": marker}
-    return styles
 
 
 def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float | None]], **looks: Any) -> Line2D:
@@ -235,7 +207,7 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
     handles: dict[object, Any] = {
         label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)
     }
-    variants = sorted({variant for panel in panels for variant in panel.cells}, key=_place)
+    variants = sorted({variant for panel in panels for variant in panel.cells}, key=sort_key)
     lines = [handles[label] for variant in variants if (label := drawn(variant.label)) in handles]
     longest = max(len(str(line.get_label())) for line in lines)
     columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
@@ -246,15 +218,15 @@ def sources(panels: Sequence[Panel]) -> list[str]:
     """Write one sentence per panel: its setting, device, rows and seeds, and any note on its data."""
     lines = []
     for number, panel in enumerate(panels):
-        devices = ", ".join(sorted({run.device.name for run in panel.runs}))
         have, note = panel.run.data.rows, data_note(panel.run)
         held_out = f", {rows(have.held_out)} held out of train" if have.held_out else ""
         seeds = {len(cell.runs) for cell in panel.cells.values()}
         train, dev = f"{rows(have.train)} train", f"{rows(have.validation)} dev"
         counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
+        noted, further = f" ({note})" if note else "", "".join(f"; {words}" for words in _unlike_the_paper(panel))
         lines.append(
-            f"{letter(number)} {panel.title} ({devices}); {counts} rows{held_out}{f' ({note})' if note else ''}; "
-            f"seeds: {span(seeds)}{''.join(f'; {words}' for words in _unlike_the_paper(panel))}."
+            f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {counts} rows{held_out}{noted}; "
+            f"seeds: {span(seeds)}{further}."
         )
     return lines
 
@@ -283,7 +255,7 @@ def metric_name(metric: str) -> str:
     return SPELT.get(metric, metric.replace("_", " ").capitalize())
 
 
-def _place(variant: Variant) -> tuple[int, str, int, str]:
+def sort_key(variant: Variant) -> tuple[int, str, int, str]:
     """Sort key: full fine-tuning, then the paper's other methods, then the rest; changed variants after plain ones."""
     known = list(looks())
     place = known.index(variant.method) if variant.method in known else len(known)

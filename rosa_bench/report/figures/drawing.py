@@ -1,6 +1,6 @@
 """A drawn figure with its caption, and the style that all figures share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -26,9 +26,11 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of litera
     "axes.titlesize": 9,
     "legend.frameon": False,
     "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # TrueType, as publishers ask
     "svg.hashsalt": "rosa_bench",  # the same records give the same bytes
 }
-UNDATED = {"png": {"Software": None}, "svg": {"Date": None}}  # metadata that savefig would add
+# Kinds of pictures, and the metadata that savefig would add.
+UNDATED = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 LONGEST = 200  # characters of a text in a picture
 WIDTH_IN = 7.0  # across both columns of an article
 
@@ -65,10 +67,10 @@ class Drawing:
     runs: frozenset[str]
     tidy: Sequence[Mapping[str, str]] = ()
 
-    def write(self, folder: Path) -> list[Path]:
-        """Write ``<name>.png``, ``.svg``, ``.md`` with the picture and its caption, and any csv. Return the paths."""
+    def write(self, folder: Path, kinds: Iterable[str] = ("svg",)) -> list[Path]:
+        """Write a picture of each kind, ``<name>.md`` with its caption, and any csv. Return the paths."""
         paths = []
-        for kind in UNDATED:
+        for kind in kinds:
             paths.append(folder / f"{self.name}.{kind}")
             write_atomic(paths[-1], self.picture(kind))
         paths.append(folder / f"{self.name}.md")
@@ -79,20 +81,27 @@ class Drawing:
         return paths
 
     def picture(self, kind: str) -> bytes:
-        """Render the figure as ``png`` or ``svg``. The same records give the same bytes."""
+        """Render the figure as ``svg``, ``png`` or ``pdf``. The same records give the same bytes."""
+        if kind not in self._pictures:
+            file = BytesIO()
+            with styled():
+                self.laid_out.savefig(file, format=kind, metadata=UNDATED[kind])
+            self._pictures[kind] = file.getvalue()
         return self._pictures[kind]
 
     @cached_property
-    def _pictures(self) -> dict[str, bytes]:
-        """Every kind, always in the same order: the layout of one starts from that of the one before."""
+    def laid_out(self) -> Figure:
+        """The figure with everything in its final place: a layout would start from that of the picture before."""
         FigureCanvasAgg(self.figure)
-        pictures = {}
-        for kind, metadata in UNDATED.items():
-            file = BytesIO()
-            with styled():
-                self.figure.savefig(file, format=kind, metadata=metadata)
-            pictures[kind] = file.getvalue()
-        return pictures
+        with styled():
+            self.figure.draw_without_rendering()
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+        return self.figure
+
+    @cached_property
+    def _pictures(self) -> dict[str, bytes]:
+        return {}
 
 
 @contextmanager

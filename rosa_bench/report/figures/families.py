@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from matplotlib import colormaps
+import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,18 +18,19 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, is_resampled, period_order, period_words, plain_arms
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.arms import GREY, PALE, arm_look, plot_whiskers
-from rosa_bench.report.figures.drawing import drawn
+from rosa_bench.report.figures.drawing import drawn, faded
 
-MOST_METHODS, MOST_PERIODS = 3, 4  # in the legend
-FIRST_COLOUR, LAST_COLOUR = 0.95, 0.1  # of the colour map, for the longest and the shortest period
+MOST_METHODS, FEW_METHODS, MOST_PERIODS = 5, 3, 4  # in the legend: few methods if there are too many for all
+LONGEST, SHORTEST = 0.2, 1.0  # how much of its method's colour an arm has, by its period
 SMALL = 6.5  # points
+DARK = "#333333"  # of the shades in the legend, which hold for all methods
 BELOW: dict[str, Any] = {"xytext": (0, -4), "va": "top"}
 ABOVE: dict[str, Any] = {"xytext": (0, 4), "va": "bottom"}
 NEAR = (0.09, 0.06)  # shares of the axes: the places of two ranks that are nearer share a label, or are apart
 OTHERS = "other arms, see right"
 COLOURS = (
-    "Colours: how often arms of each method's usual form draw again; grey: all other arms. On the left, intervals are "
-    "those of arms that do not draw again."
+    "The darker a filled marker, the oftener an arm of its method's usual form draws again; grey: all other arms. On "
+    "the left, intervals are those of arms that do not draw again."
 )
 JOINED = "Thin lines join the ranks of a method"
 
@@ -47,25 +48,21 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Families:
-    """The arms of a figure that are drawn in colour, with any run of each, and the colour of each period."""
+    """The arms of a figure that are drawn in colour, with any run of each, and the shade of each period."""
 
     plain: Mapping[Variant, RunRecord]
-    colours: Mapping[str, Any]
+    shades: Mapping[str, float]
     has_others: bool
 
 
 def families_of(runs: Mapping[Variant, RunRecord]) -> Families:
-    """Choose the arms of each method's usual form, and give each period a colour, from light (long) to dark (short)."""
+    """Choose the arms of each method's usual form, and give each period a shade, from pale (long) to full (short)."""
     chosen = plain_arms(runs)
     plain = {variant: run for variant, run in runs.items() if variant in chosen}
     ordered = sorted(filter(is_resampled, plain.values()), key=period_order)
     periods = list(dict.fromkeys(map(period_words, ordered)))
-    between = (LAST_COLOUR - FIRST_COLOUR) / max(1, len(periods) - 1)
-    colours = {
-        period: colormaps["viridis"](FIRST_COLOUR + number * between if len(periods) > 1 else LAST_COLOUR)
-        for number, period in enumerate(periods)
-    }
-    return Families(plain=plain, colours=colours, has_others=len(plain) < len(runs))
+    shades = dict(zip(periods, np.linspace(SHORTEST, LONGEST, len(periods))[::-1].tolist(), strict=True))
+    return Families(plain=plain, shades=shades, has_others=len(plain) < len(runs))
 
 
 def plot_families(ax: Axes, places: Sequence[Place], families: Families) -> None:
@@ -75,7 +72,8 @@ def plot_families(ax: Axes, places: Sequence[Place], families: Families) -> None
             look = {**arm_look(place.variant, place.run, colour=PALE), "markersize": 2.8}
             ax.plot([place.x], [place.y.mean], label="_", zorder=1, **look)
             continue
-        face = families.colours.get(period_words(place.run))
+        shade = families.shades.get(period_words(place.run))
+        face = None if shade is None else faded(look_of(place.variant.method).colour, shade)
         look = {**arm_look(place.variant, place.run, face=face), "markersize": 5.5}
         if not is_resampled(place.run):  # several periods share their place on x
             plot_whiskers(ax, place.x, place.y, look["color"])
@@ -124,11 +122,16 @@ def _label_ranks(ax: Axes, places: Iterable[Place]) -> None:
 def set_family_legend(figure: Figure, families: Families, extra: Iterable[Artist] = ()) -> None:
     """Add a short legend below all axes: some methods, some periods, other arms, and ``extra`` lines."""
     handles: list[Artist] = [*method_handles(families.plain)]
-    periods = list(families.colours)
+    periods = list(families.shades)
     last = len(periods) - 1
     shown = {round(number * last / (MOST_PERIODS - 1)) for number in range(MOST_PERIODS)} if periods else set()
     handles += [
-        Patch(facecolor=families.colours[periods[number]], edgecolor=GREY, linewidth=0.5, label=drawn(periods[number]))
+        Patch(
+            facecolor=faded(DARK, families.shades[periods[number]]),
+            edgecolor=GREY,
+            linewidth=0.5,
+            label=drawn(periods[number]),
+        )
         for number in sorted(shown)
     ]
     if families.has_others:
@@ -137,10 +140,11 @@ def set_family_legend(figure: Figure, families: Families, extra: Iterable[Artist
 
 
 def method_handles(variants: Iterable[Variant]) -> list[Line2D]:
-    """Return legend entries of the markers of the first `MOST_METHODS` methods."""
+    """Return legend entries of the methods' markers; of the first few if they are many."""
     titles = {variant.method: variant.title for variant in variants}
+    known = [method for method in looks() if method in titles]
     return [
         Line2D([], [], color=look_of(method).colour, marker=look_of(method).marker, linestyle="none", markersize=5,
                markerfacecolor="none", label=drawn(titles[method]))
-        for method in [method for method in looks() if method in titles][:MOST_METHODS]
+        for method in known[: None if len(known) <= MOST_METHODS else FEW_METHODS]
     ]  # fmt: skip

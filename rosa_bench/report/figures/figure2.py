@@ -7,12 +7,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rosa_bench.config.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, Group, best_of_rank
 from rosa_bench.report.cells.settings import Variant, words
-from rosa_bench.report.figures.curves import CHANGED_COLOURS, has_epochs, plain
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, faded, letter, styled
+from rosa_bench.report.figures.curves import has_epochs, plain
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.styles import styles_of
 
 TASK = "synthetic"
 LOWEST = 1e-6  # bottom of the axis: lower values would flatten the rest, and are in the caption
@@ -122,15 +122,12 @@ def losses(run: RunRecord) -> np.ndarray:
 
 def plot(ax: Axes, panel: Panel) -> None:
     """Draw the mean and range of each curve, darker for a higher rank, and the bounds."""
-    ranks = sorted({variant.rank for variant in panel.curves if variant.rank is not None})
-    changed = [variant for variant in panel.curves if variant.changes]
+    styles = styles_of(panel.curves)
     for variant, curve in panel.curves.items():
-        strength = 1.0 if variant.rank is None else 0.35 + 0.65 * ranks.index(variant.rank) / max(1, len(ranks) - 1)
         epochs = np.arange(1, curve.shape[1] + 1)
-        own = CHANGED_COLOURS[changed.index(variant) % len(CHANGED_COLOURS)] if variant.changes else None
-        colour = faded(own or look_of(variant.method).colour, strength)
-        dashes = "--" if variant.method == BOUND_OF else "-"
-        ax.plot(epochs, curve.mean(0), dashes, linewidth=1.2, label=drawn(variant.label), color=colour)
+        style = {**styles[variant], "marker": None}  # hundreds of epochs
+        colour = style["color"]
+        ax.plot(epochs, curve.mean(0), label=drawn(variant.label), **style)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)
         shade.set_rasterized(True)  # hundreds of epochs: as vectors, one figure's shading took a megabyte
     for number, bound in enumerate(panel.bounds.values()):

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.curves import Panel, Styles, panels_of, run_ids, set_title, sources, styles_of
+from rosa_bench.report.figures.curves import Panel, panels_of, run_ids, set_title, sources, variants_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MIB, parameters
 
 # What peak memory means, keyed by device type.
@@ -31,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     ]
     if not panels:
         return None
-    styles, counts = styles_of(panels), [len(panel.cells) for panel in panels]
+    styles, counts = styles_of(variants_of(panels)), [len(panel.cells) for panel in panels]
     with styled():
         figure = Figure(figsize=(WIDTH_IN, sum(0.8 + 0.2 * count for count in counts)), layout="constrained")
         shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}

@@ -1,7 +1,6 @@
 """Figure 4: convergence of ROSA by rank, next to LoRA."""
 
 from collections.abc import Iterable
-from itertools import cycle
 
 from matplotlib.figure import Figure
 
@@ -12,18 +11,17 @@ from rosa_bench.report.figures.curves import (
     has_epochs,
     panels_of,
     plot_epochs,
-    ranks_of,
     run_ids,
     score_of,
     set_legend,
     set_title,
     sources,
-    styles_of,
+    variants_of,
 )
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import styles_of
 
 METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
-RANK_MARKERS = "osD^vPX*"
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -32,8 +30,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     methods = [name for name in (METHOD, BESIDE) if any(one.method == name for panel in panels for one in panel.cells)]
-    ranks, styles = ranks_of(panels), styles_of(panels)
-    markers = dict(zip(ranks, cycle(RANK_MARKERS), strict=False))
+    styles = styles_of(variants_of(panels))
     with styled():
         figure = Figure(figsize=(WIDTH_IN, 0.8 + 2.4 * len(panels)), layout="constrained")
         axes = figure.subplots(len(panels), len(methods), squeeze=False, sharey="row")
@@ -41,11 +38,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             for method, ax in zip(methods, row, strict=True):
                 for variant, cell in panel.cells.items():
                     if variant.method in (method, BASELINE):
-                        style = dict(styles[variant])
-                        style |= (
-                            {"marker": markers[variant.rank]} if variant.rank in markers and not variant.changes else {}
-                        )
-                        plot_epochs(ax, cell, score_of(panel.run), label=drawn(variant.label), **style)
+                        plot_epochs(ax, cell, score_of(panel.run), label=drawn(variant.label), **styles[variant])
                 titles = [variant.title for variant in panel.cells if variant.method == method]
                 name = ax.text(
                     0.98, 0.04, drawn("".join(titles[:1])), transform=ax.transAxes, ha="right", weight="bold"

@@ -16,17 +16,17 @@ from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import (
     Panel,
-    Styles,
     letter,
     panels_of,
     plot_range,
     run_ids,
     set_legend,
     sources,
-    styles_of,
     titled,
+    variants_of,
 )
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MISSING, span
 
 COLUMNS = 4  # a layer has four attention weights
@@ -54,7 +54,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
     panels = panels_of(select(record for record in records if record.spectrum), lambda cell: any(updates(cell)))
     if not panels:
         return None
-    styles = styles_of(panels)
+    styles = styles_of(variants_of(panels))
     found = [{variant: list(updates(cell)) for variant, cell in panel.cells.items()} for panel in panels]
     heights = [0.5 + 1.7 * -(-len(kinds(of_panel)) // COLUMNS) for of_panel in found]
     with styled():

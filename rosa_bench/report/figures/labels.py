@@ -61,13 +61,21 @@ class Place(NamedTuple):
         return [(x + (ex - x) * step / STEPS, y + (ey - y) * step / STEPS) for step in range(1, STEPS)]
 
 
-def placed(names: Mapping[str, Spot], size: Spot, lines: Collection[tuple[Spot, Spot]] = ()) -> dict[str, Place]:
+def placed(
+    names: Mapping[str, Spot],
+    size: Spot,
+    lines: Collection[tuple[Spot, Spot]] = (),
+    *,
+    unnamed: Collection[Spot] = (),
+) -> dict[str, Place]:
     """Choose a place for each name, in order. ``names`` maps it to its point, in inches from the lower left corner.
 
     A name never covers another and stays inside ``size``. Among such places, the cost decides: the distance, and what
-    is covered: markers, and vertical or horizontal ``lines``. A name for which there is no room is left out.
+    is covered: markers, with those of ``unnamed`` points, and vertical or horizontal ``lines``. A name for which there
+    is no room is left out.
     """
     found: dict[str, Place] = {}
+    markers = [*names.values(), *unnamed]
     for name, point in names.items():
         best, least = None, math.inf
         for radius, place in _places(point, width_in(name), size):
@@ -75,7 +83,7 @@ def placed(names: Mapping[str, Spot], size: Spot, lines: Collection[tuple[Spot, 
                 break
             if any(map(place.overlaps, found.values())):
                 continue
-            cost = radius + _covered(place, names.values(), found.values(), lines)
+            cost = radius + _covered(place, markers, found.values(), lines)
             if cost < least:
                 best, least = place, cost
         if best:
@@ -90,11 +98,12 @@ def label_points(
     size: Spot,
     colours: Mapping[str, Any],
     lines: Collection[tuple[Spot, Spot]] = (),
+    unnamed: Collection[Spot] = (),
 ) -> None:
     """Write names beside points of axes of this size in inches, whose limits are set. The first get the best places.
 
     The line from a name to its point has the ``colours`` of the point. Where possible, no name is on one of the
-    vertical or horizontal ``lines``.
+    vertical or horizontal ``lines``, or on an ``unnamed`` point.
     """
     to_axes = ax.transData + ax.transAxes.inverted()
 
@@ -103,7 +112,8 @@ def label_points(
         return float(x) * size[0], float(y) * size[1]
 
     drawn = [(inches(start), inches(end)) for start, end in lines]
-    for name, place in placed({name: inches(point) for name, point in points.items()}, size, drawn).items():
+    named = {name: inches(point) for name, point in points.items()}
+    for name, place in placed(named, size, drawn, unnamed=list(map(inches, unnamed))).items():
         middle = (place.left + place.right) / 2 / size[0], (place.low + place.high) / 2 / size[1]
         ax.text(
             *middle, name, transform=ax.transAxes, ha="center", va="center", fontsize=SMALL, zorder=4,

@@ -21,10 +21,11 @@ from rosa_bench.report.figures.curves import (
     run_ids,
     set_legend,
     sources,
-    styles_of,
     unchanged,
+    variants_of,
 )
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import styles_of
 
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
@@ -32,45 +33,34 @@ MOST = 8  # panels: four tasks under two protocols
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """Draw one panel per setting and task where a method has several learning rates; None if there are none."""
-    return _drawing("lr_sensitivity", "", panels_of(select(records), bool, _is_varied, among=unchanged, most=MOST))
-
-
-def draw_changed(records: list[RunRecord]) -> Drawing | None:
-    """Draw the same for changed variants next to the unchanged method; None if none has several learning rates."""
-    panels = panels_of(select(records), bool, _is_varied, among=_changed, most=MOST)
-    return _drawing("lr_sensitivity_changed", "of methods with a changed setting, beside the method without ", panels)
-
-
-def _is_varied(cells: Cells) -> bool:
-    return any(len(cell.by_lr) > 1 for cell in cells.values())
-
-
-def _changed(cells: Cells) -> Cells:
-    """Keep changed variants with several learning rates, and the plain variants that they are changed from."""
-    varied = {variant for variant, cell in cells.items() if variant.changes and len(cell.by_lr) > 1}
-    shown = varied | {variant.plain for variant in varied}
-    return {variant: cell for variant, cell in cells.items() if variant in shown}
-
-
-def _drawing(name: str, of: str, panels: list[Panel]) -> Drawing | None:
+    panels = panels_of(select(records), bool, is_varied, among=unchanged, most=MOST)
     if not panels:
         return None
-    styles = styles_of(panels)
+    styles = styles_of(variants_of(panels))
     one_task = len({panel.task for panel in panels}) == 1
     with styled():
         figure, axes = in_two_columns(panels, height_in=2.7, sharey=one_task)
         for number, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
             for variant, cell in panel.cells.items():
-                _plot(ax, variant, cell, styles[variant])
-            _mark_half_decades(ax)
+                plot_sweep(ax, variant, cell, styles[variant])
+            mark_half_decades(ax)
             if not one_task or number % 2 == 0:
                 ax.set_ylabel(panel.reported)
-        chosen = Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
-        set_legend(figure, panels, [chosen])
-    return Drawing(name, figure, _caption(of, panels), run_ids(panels, tried=True))
+        set_legend(figure, panels, [chosen_handle()])
+    return Drawing("lr_sensitivity", figure, caption("", panels), run_ids(panels, tried=True))
 
 
-def _mark_half_decades(ax: Axes) -> None:
+def is_varied(cells: Cells) -> bool:
+    """Whether any variant has several learning rates."""
+    return any(len(cell.by_lr) > 1 for cell in cells.values())
+
+
+def chosen_handle() -> Line2D:
+    """Return the legend entry of the larger markers."""
+    return Line2D([], [], marker="o", markersize=CHOSEN_SIZE, **_ring("none"), label="larger: chosen")
+
+
+def mark_half_decades(ax: Axes) -> None:
     """Make the axis logarithmic, with ticks at 2 and 6 of each decade, which is the grid of learning rate sweeps."""
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")
@@ -79,7 +69,7 @@ def _mark_half_decades(ax: Axes) -> None:
     ax.xaxis.set_minor_locator(NullLocator())
 
 
-def _plot(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
+def plot_sweep(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) -> None:
     """Draw a variant's line, with open markers for fewer seeds and a larger one for the chosen learning rate."""
     scores = {lr: [100 * run.score for run in runs] for lr, runs in chosen.by_lr.items()}
     plot_range(ax, list(scores), list(scores.values()), label=drawn(variant.label), **style)
@@ -93,7 +83,8 @@ def _ring(colour: ColorType) -> dict[str, Any]:
     return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
 
 
-def _caption(of: str, panels: list[Panel]) -> str:
+def caption(of: str, panels: list[Panel]) -> str:
+    """Write what the figure shows: ``of`` says of what."""
     text = (
         f"{of}(not in the paper). Dev score of each run's selected epoch against "
         "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "

@@ -19,9 +19,13 @@ from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, le
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.front import FRONT, pareto_front, plot_front
 from rosa_bench.report.figures.labels import label_points
+from rosa_bench.report.figures.methods_list import plot_list
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
 
-WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 9.5, 0.6, 0.1, 0.2
+WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
+NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names and axes, and the numbers right of it
+MOST_NAMED = 12  # methods; of more, only those on a front and the paper's two are named beside their points
+NAMED = ("lora", "rosa")
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
 LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
 # Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
@@ -62,22 +66,25 @@ COSTS = (MEMORY, TRAINED)
 
 
 def draw(groups: list[Group]) -> Drawing | None:
-    """Draw one row per comparison of methods, with the score against each of `COSTS`; None if there is none."""
+    """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
     found = [one for one in method_comparisons(groups) if one.measured]
     if not found:
         return None
     heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
     total = LEGEND_IN + sum(heights) + len(heights) * (TITLE_IN + AXIS_IN)
-    width = (WIDTH_IN - LEFT_IN - RIGHT_IN - GAP_IN) / len(COSTS)
+    start = LEFT_IN + NAMES_IN + LIST_IN + SCORES_IN
+    width = (WIDTH_IN - start - RIGHT_IN - GAP_IN) / len(COSTS)
     with styled():
         figure = Figure(figsize=(WIDTH_IN, total))
         top = total
         for number, (one, height) in enumerate(zip(found, heights, strict=True)):
             low = top - TITLE_IN - height
             for place, cost in enumerate(COSTS):
-                left = LEFT_IN + place * (width + GAP_IN)
+                left = start + place * (width + GAP_IN)
                 box = (left / WIDTH_IN, low / total, width / WIDTH_IN, height / total)
                 _plot(figure.add_axes(box), one, cost, (width, height), is_first=place == 0)
+            box = ((LEFT_IN + NAMES_IN) / WIDTH_IN, low / total, LIST_IN / WIDTH_IN, height / total)
+            _plot_list(figure.add_axes(box), one)
             figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, title_of(number, one), fontsize=9, va="center")
             top = low - AXIS_IN
     return Drawing(
@@ -87,7 +94,9 @@ def draw(groups: list[Group]) -> Drawing | None:
 
 def title_of(number: int, one: MethodComparison) -> str:
     """Return the letter, the tasks and the setting, cut to what fits; the caption has all of it."""
-    return drawn(f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group)}", longest=TITLE)
+    return drawn(
+        f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group, device=False)}", longest=TITLE
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +128,11 @@ def score_of(row: MethodRow) -> Estimate:
     return Estimate(mean=found.mean, low=found.low, high=found.high, count=row.seeds).times(100)
 
 
+def _plot_list(ax: Axes, one: MethodComparison) -> None:
+    plot_list(ax, one.rows, [_label(one, row) for row in one.rows], list(map(score_of, one.rows)))
+    ax.set_xlabel(_score_label(one))
+
+
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     points = points_of(one, cost)
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
@@ -138,18 +152,20 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
         ax.plot([point.x], [point.y.mean], label="_", **look)
     bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if _fits(p.y, limits)]
     level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
+    named = [p for p in points if len(points) <= MOST_NAMED or p.on_front or p.row.variant.method in NAMED]
     label_points(
         ax,
-        {_label(one, point.row): point.mean for point in points},
+        {drawn(point.row.name, longest=LONGEST_NAME): point.mean for point in named},
         size=size,
-        colours={_label(one, point.row): _look(point)["color"] for point in points},
+        colours={drawn(point.row.name, longest=LONGEST_NAME): _look(point)["color"] for point in named},
         lines=[*bars, *level],
+        unnamed=[point.mean for point in points if point not in named],
     )
 
 
 def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
-    """Whether an end of the interval is inside the plot; a bar from end to end would say nothing."""
-    return any(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
+    """Whether both ends of the interval are inside the plot."""
+    return all(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
 
 
 def _limits(one: MethodComparison) -> tuple[float, float]:
@@ -191,10 +207,11 @@ def _score_label(one: MethodComparison) -> str:
 def _caption(found: Sequence[MethodComparison]) -> str:
     kinds = sorted({one.group.setting.device for one in found})
     text = (
-        "(not in the paper). Score of each method at its best learning rate on each task, against its peak memory in "
-        "training (left) and the number of parameters that train (right). Up and left is better. Bars: 95 % intervals "
-        "of the mean over tasks, which are fixed strata with independent seeds (Satterthwaite). One seed has none. "
-        "Intervals wider than the plot are in the table alone: the order of such methods may be chance. "
+        "(not in the paper). Left: the score of each method at its best learning rate on each task, the best first. "
+        "Then the same score against its peak memory in training, and against the number of parameters that train. Up "
+        "and left is better. Bars: 95 % intervals of the mean over tasks, which are fixed strata with independent "
+        "seeds (Satterthwaite); one seed has none. Intervals wider than a plot are on the left alone, cut where they "
+        "are far wider than the means differ: the order of such methods may be chance. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
         "learning rates, on the most common device alone. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "

@@ -16,9 +16,10 @@ from rosa_bench.report.figures.curves import (
     run_ids,
     set_legend,
     sources,
-    styles_of,
+    variants_of,
 )
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.styles import styles_of
 
 PERIOD = "method.resample_every"
 MOST = 6  # panels
@@ -31,7 +32,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     panels = panels_of(groups, bool, _pairs_by_variant, among=_comparable, most=MOST)
     if not panels:
         return None
-    styles = styles_of(panels)
+    styles = styles_of(variants_of(panels))
     with styled():
         figure, axes = in_two_columns(panels, height_in=2.4)
         for ax, panel in zip(axes, panels, strict=True):

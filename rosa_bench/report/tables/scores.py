@@ -26,9 +26,9 @@ from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
 FAILED = "¶"
 TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
 INTRO = [
-    "Each cell: ours / the paper's, {scored} scores times 100. Ours is the mean over seeds ± the sample standard "
-    "deviation (number of seeds, and how many of them collapsed). In a collapsed run, the model of the last epoch "
-    "predicts the same for every row. –: no score.",
+    "Each cell: ours / the paper's, if it has one, {scored} scores times 100. Ours is the mean over seeds ± the sample "
+    "standard deviation (number of seeds, and how many of them collapsed). In a collapsed run, the model of the last "
+    "epoch predicts the same for every row. –: no score.",
     "Learning rates: the one with the best median over seeds, so that one collapsed seed decides nothing. Rates with "
     "fewer seeds than others are not compared.",
     "Bold: better than every other row of ours by more than chance (Welch's t-test over seeds, one-sided, p < 0.05 "

@@ -87,6 +87,19 @@ class Section:
     contrasts: list[Contrast] = field(default_factory=list)
 
     @property
+    def filled(self) -> "Section":
+        """The same without rows and columns that have no figure of ours, whatever the paper printed there."""
+        lines = [line for line in self.lines if not line.is_empty]
+        shown = [index for index in range(len(self.columns)) if any(line.entries[index].mean for line in lines)]
+        return replace(
+            self,
+            columns=[
+                replace(self.columns[index], paper=any(line.entries[index].paper for line in lines)) for index in shown
+            ],
+            lines=[replace(line, entries=[line.entries[index] for index in shown]) for line in lines],
+        )
+
+    @property
     def contrast_heading(self) -> str:
         """The heading of the comparisons, with the size of their family."""
         tests = sum(one.p is not None for one in self.contrasts)

@@ -1,15 +1,15 @@
-"""Write a table as LaTeX, for a document that loads only booktabs."""
+"""Write a table as LaTeX, for a document that loads only booktabs. Every part fits a page of the article class."""
 
 import re
+from dataclasses import replace
 
 from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
-from rosa_bench.report.writers.markdown import count_text
-from rosa_bench.report.writers.text import MISSING, blocks
+from rosa_bench.report.writers.latex_pages import Block, is_counted, is_wide, pages, short_labels
+from rosa_bench.report.writers.text import MISSING
 from rosa_bench.system.printable import printable
 
-TEXT_WIDTH = 345  # text width of LaTeX's article class, in points
-# Generous widths in points: a \scriptsize character, a subscript character, the gap between columns.
-CHARACTER, SUBSCRIPT, GAP = 4.1, 3.6, 6
+BELOW = ("Protocol", "Metric", "Selection", "Seeds")  # of a section's header, what is written below its table
+LONGEST = 250  # characters of a text below a table; longer ones are comments
 SPECIAL = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", '"': "''",
@@ -19,15 +19,18 @@ SPECIAL = str.maketrans({
 
 
 def latex(table: Table, counts: str) -> str:
-    """Return one ``table`` environment per section. ``counts`` states the number of runs."""
+    """Return the paper's rows of each section as ``table`` environments, and then its other rows.
+
+    A ``table`` that would be longer than a page is continued in another one. What is too long to stand below a table is
+    in comments: how to read it, the whole header, and every comparison. ``counts`` states the number of runs.
+    """
     head = [
         r"% Needs \usepackage{booktabs}. Made by rosa-bench tables; changes will be overwritten.",
-        f"% {printable(counts)}",
+        f"% {escape(counts)}",
+        *(f"% {escape(text)}" for text in table.intro),
     ]
-    return (
-        "\n".join([*head, *(_section(table, number, section) for number, section in enumerate(table.sections, 1))])
-        + "\n"
-    )
+    parts = [text for number, section in enumerate(table.sections, 1) for text in _section(table, number, section)]
+    return "\n".join([*head, *parts]) + "\n"
 
 
 def escape(text: str) -> str:
@@ -35,36 +38,57 @@ def escape(text: str) -> str:
     return printable(text).translate(SPECIAL)
 
 
-def _section(table: Table, number: int, section: Section) -> str:
-    header = [f"{name}: {escape(text)}." for name, text in section.header.items()]
-    return "\n".join([
-        "",
-        r"\begin{table}[tp]",
-        r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\caption{{{escape(section.heading)}. After the paper's {escape(table.title)}.}}",
-        rf"\label{{tab:{table.name}-{number}}}",
-        *(_tabular(section, block) for block in _blocks(section)),
-        r"\begin{minipage}{\linewidth}\raggedright",
-        *map(escape, table.intro),
-        *header,
-        *(f"{_note(note)}." for note in section.notes),
-        *_contrasts(section),
-        r"\end{minipage}",
-        r"\end{table}",
-    ])  # fmt: skip
+def _section(table: Table, number: int, section: Section) -> list[str]:
+    comments = [f"% {escape(name)}: {escape(text)}" for name, text in section.header.items()]
+    comments += [f"% {escape(note)}" for note in section.notes]
+    for one in section.contrasts:
+        texts = [one.label, one.column, one.difference, one.p, one.count, one.verdict]
+        comments.append(f"% {escape(', '.join(filter(None, texts)))}")
+    filled = section.filled
+    printed = [line for line in filled.lines if any(entry.paper for entry in line.entries)]
+    others = [line for line in filled.lines if line not in printed]
+    divided = [("", printed), ("-variants", others)] if printed and others else [("", filled.lines)]
+    parts = [_part(table, f"{number}{name}", replace(filled, lines=lines).filled) for name, lines in divided]
+    return ["", *comments, *(text for part in parts for text in part)]
 
 
-def _tabular(section: Section, block: list[int]) -> str:
-    """Write one block of columns as a ``tabular``; the blocks of a section are stacked on the page."""
-    columns = [section.columns[index] for index in block]
+def _part(table: Table, number: str, section: Section) -> list[str]:
+    """Write the rows of a section as one ``table`` environment, or as several if they are longer than a page."""
+    below = _below(section)
+    texts = []
+    for place, blocks in enumerate(pages(section, below)):
+        of = f"After the paper's {table.title}" if table.title.startswith("Table ") else table.title
+        kind = "Variants. " if number.endswith("-variants") else ""
+        again = " (continued)" if place else ""
+        texts += [
+            "",
+            r"\begin{table}[tp]",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(section.heading)}{again}. {kind}{escape(of)}.}}",
+            *([] if place else [rf"\label{{tab:{table.name}-{number}}}"]),
+            *(_tabular(section, block) for block in blocks),
+            *([] if place else [r"\begin{minipage}{\linewidth}\raggedright", *below, r"\end{minipage}"]),
+            r"\end{table}",
+        ]
+    return texts
+
+
+def _tabular(section: Section, block: Block) -> str:
+    """Write one block of columns as a ``tabular``; the blocks of a page are stacked."""
+    columns = [section.columns[index] for index in block.columns]
+    labels = short_labels(section.lines)
+    first, ragged = (r"p{.45\linewidth}", r"\raggedright ") if is_wide(section) else ("l", "")
     head = [escape(section.head), *(_heading(column) for column in columns)]
-    counted = _is_counted(section)
+    counted = is_counted(section)
     body = [
-        [escape(line.title), *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block)]
-        for line in section.lines
+        [
+            ragged + escape(labels[line.label] + line.mark),
+            *(_cell(line.entries[index], section.columns[index], counted=counted) for index in block.columns),
+        ]
+        for line in block.lines
     ]
     return "\n".join([
-        rf"\begin{{tabular}}{{@{{}}l{'r' * len(block)}@{{}}}}",
+        rf"\begin{{tabular}}{{@{{}}{first}{'r' * len(columns)}@{{}}}}",
         r"\toprule",
         rf"{' & '.join(head)} \\",
         r"\midrule",
@@ -72,24 +96,6 @@ def _tabular(section: Section, block: list[int]) -> str:
         r"\bottomrule",
         r"\end{tabular}\par\medskip",
     ])  # fmt: skip
-
-
-def _blocks(section: Section) -> list[list[int]]:
-    """Split the columns' indices into blocks that fit the page."""
-    counted = _is_counted(section)
-
-    def width(index: int) -> float:
-        column = section.columns[index]
-        cells = (_width(line.entries[index], column, counted=counted) for line in section.lines)
-        return GAP + max(CHARACTER * len(column.title), *cells)
-
-    label = CHARACTER * max(len(line.title) for line in section.lines)
-    return blocks([width(index) for index in range(len(section.columns))], TEXT_WIDTH - label)
-
-
-def _is_counted(section: Section) -> bool:
-    """Whether cells must show their number of seeds. If it is the same in all, the text below the table says it."""
-    return len({entry.count for line in section.lines for entry in line.entries if entry.count}) > 1
 
 
 def _heading(column: Column) -> str:
@@ -100,36 +106,60 @@ def _cell(entry: Entry, column: Column, *, counted: bool) -> str:
     """Format a cell: ``$\\mathbf{54.3}_{\\pm 1.2}$ / 54.27``."""
     if entry.mean is None and entry.paper is None:
         return escape(MISSING)
-    ours = escape(_words(entry))
+    ours = escape(MISSING if entry.mean is None else entry.mean)
     if entry.count:
         mean = rf"\mathbf{{{entry.mean}}}" if entry.best else entry.mean
         spread = rf"_{{\pm {entry.spread}}}" if entry.spread else ""
-        ours = f"${mean}{spread}$"
-        ours += f" {count_text(entry)}" if counted or entry.collapsed else ""
-    return ours + escape(entry.mark) + (f" / {escape(entry.paper or MISSING)}" if column.paper else "")
+        ours = f"${mean}{spread}$" + (f" ({entry.count})" if counted else "")
+    return ours + escape(entry.mark) + (f" / {escape(entry.paper)}" if column.paper and entry.paper else "")
 
 
-def _words(entry: Entry) -> str:
-    return MISSING if entry.mean is None else entry.mean
+def _below(section: Section) -> list[str]:
+    """Return what is written below a table: what its runs share, its marks and notes in a line each, comparisons."""
+    shared = [(name, section.header[name]) for name in BELOW if name in section.header]
+    said = [f"{name}: {escape(text)}." for name, text in shared if len(text) <= LONGEST]
+    said += [rf"\par {_note(note)}." for note in map(_in_one_line, section.notes) if _is_used(note, section)]
+    return [*said, *_collapsed(section), *_contrasts(section)]
 
 
-def _width(entry: Entry, column: Column, *, counted: bool) -> float:
-    """Estimate the width of a cell in points."""
-    count = f" {count_text(entry)}" if entry.count and (counted or entry.collapsed) else ""
-    beside = f" / {entry.paper or MISSING}" if column.paper else ""
-    return CHARACTER * len(_words(entry) + count + entry.mark + beside) + SUBSCRIPT * len(f"±{entry.spread or ''}")
+def _in_one_line(note: str) -> str:
+    """Leave out which cells a mark is on, because the table shows it."""
+    return note if len(note) <= LONGEST or note[0].isalnum() else note.partition(": ")[0]
+
+
+def _is_used(note: str, section: Section) -> bool:
+    """Whether a note is about something in the table, and short enough."""
+    number = note.partition(" ")[0]
+    if number.isdecimal():
+        return int(number) in {column.note for column in section.columns}
+    marks = "".join([line.mark + "".join(entry.mark for entry in line.entries) for line in section.lines])
+    return len(note) <= LONGEST and (note[0].isalnum() or note[0] in marks)
+
+
+def _collapsed(section: Section) -> list[str]:
+    """Say how many runs collapsed in which cells."""
+    labels = short_labels(section.lines)
+    said = []
+    for line in section.lines:
+        cells = [
+            f"{escape(column.title)} {entry.collapsed} of {entry.count}"
+            for entry, column in zip(line.entries, section.columns, strict=True)
+            if entry.collapsed
+        ]
+        said += [f"{escape(labels[line.label])} {', '.join(cells)}"] if cells else []
+    return [rf"\par Collapsed runs, which are counted in: {'; '.join(said)}."] if said else []
 
 
 def _contrasts(section: Section) -> list[str]:
-    """Write the comparisons as a paragraph, because a table of them would be wider than the page."""
-    if not section.contrasts:
+    """Write the comparisons that are significant; all of them are in comments."""
+    labels = short_labels(section.lines)
+    own = [one for one in section.contrasts if one.label in labels]
+    if not own:
         return []
-    labels = dict.fromkeys(one.label for one in section.contrasts)
-    sentences = [
-        f"{escape(label)}: {'; '.join(_contrast(one) for one in section.contrasts if one.label == label)}."
-        for label in labels
+    shown = [
+        f"{escape(labels[one.label])}, {_contrast(one)}" for one in own if one.verdict in ("above LoRA", "below LoRA")
     ]
-    return [rf"\par {section.contrast_heading}.", *sentences]
+    return [rf"\par {section.contrast_heading}. Significant: {'; '.join(shown) or 'none'}."]
 
 
 def _contrast(one: Contrast) -> str:

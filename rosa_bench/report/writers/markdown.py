@@ -33,7 +33,7 @@ def entry_text(entry: Entry, column: Column, *, strong: str = "") -> str:
     ours = MISSING if entry.mean is None else f"{quote}{entry.mean}{quote}"
     ours += f" ± {entry.spread}" if entry.spread else ""
     ours += (f" {count_text(entry)}" if entry.count else "") + entry.mark
-    return f"{ours} / {entry.paper or MISSING}" if column.paper else ours
+    return f"{ours} / {entry.paper}" if column.paper and entry.paper else ours
 
 
 def count_text(entry: Entry) -> str:
@@ -59,6 +59,7 @@ def contrast_texts(contrast: Contrast) -> list[str]:
 
 
 def _section(number: int, section: Section) -> str:
+    section = section.filled
     header = "\n".join(f"- {name}: {escape(text)}" for name, text in section.header.items())
     head = [escape(section.head), *(escape(column_text(column)) for column in section.columns)]
     body = [

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rosa_bench.report.tables.table import Line, Section, Table, with_texts
+from rosa_bench.report.tables.table import Section, Table, with_texts
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.report.writers.text import blocks
 from rosa_bench.system.printable import printable
@@ -33,15 +33,14 @@ def show_sections(sections: Iterable[Section], console: Console) -> None:
 
 
 def _show_section(section: Section, console: Console) -> None:
-    lines = [line for line in section.lines if not line.is_empty]
-    filled = [index for index in range(len(section.columns)) if any(line.entries[index].mean for line in lines)]
+    section = section.filled
     header = RichTable.grid(padding=(0, GAP, 0, 0))
     for name, text in section.header.items():
         header.add_row(Text(name, style="dim"), Text(text))
     console.print(header)
-    for block in _blocks(section, lines, filled, console.width):
+    for block in _blocks(section, console.width):
         console.print()
-        console.print(_block(section, lines, block))
+        console.print(_block(section, block))
     if section.notes:
         console.print()
     for note in section.notes:
@@ -71,28 +70,28 @@ def _contrasts(section: Section) -> RichTable:
     return table
 
 
-def _blocks(section: Section, lines: list[Line], filled: list[int], width: int) -> list[list[int]]:
+def _blocks(section: Section, width: int) -> list[list[int]]:
     """Split the columns' indices into blocks that fit the width. A column that is too wide gets its own block."""
 
     def needed(index: int) -> int:
         column = section.columns[index]
-        texts = [column_text(column), *(entry_text(line.entries[index], column) for line in lines)]
+        texts = [column_text(column), *(entry_text(line.entries[index], column) for line in section.lines)]
         return GAP + DIVIDER + max(map(cell_len, texts))
 
-    label = max(cell_len(text) for text in [section.head, *(line.title for line in lines)])
-    return [[filled[index] for index in block] for block in blocks([needed(index) for index in filled], width - label)]
+    label = max(cell_len(text) for text in [section.head, *(line.title for line in section.lines)])
+    return blocks([needed(index) for index in range(len(section.columns))], width - label)
 
 
 def _empty() -> RichTable:
     return RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
 
 
-def _block(section: Section, lines: list[Line], block: list[int]) -> RichTable:
+def _block(section: Section, block: list[int]) -> RichTable:
     table = _empty()
     table.add_column(Text(section.head))
     for index in block:
         table.add_column(Text(column_text(section.columns[index])), justify="right", no_wrap=True)
-    for line in lines:
+    for line in section.lines:
         if all(line.entries[index].mean is None for index in block):
             continue
         texts = (

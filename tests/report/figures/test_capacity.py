@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
-from matplotlib.axis import Tick
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from scipy.stats import t
@@ -244,15 +243,15 @@ def test_filled_markers_are_of_arms_that_resample(make_memorised: MakeRecord) ->
         assert sum(line.get_markerfacecolor() == "white" for line in markers) == 2
 
 
-def test_periods_are_coloured_from_long_to_short_and_other_forms_are_grey(make_memorised: MakeRecord) -> None:
+def test_periods_are_shaded_from_long_to_short_and_other_forms_are_grey(make_memorised: MakeRecord) -> None:
     runs = {
         variant: cell.runs[0]
         for group in select(many_arms(make_memorised))
         for (variant, _), cell in group.cells.items()
     }
     found = families_of(runs)
-    assert list(found.colours) == [f"every {every} steps" for every in (200, 100, 50, 25)]
-    assert len(set(found.colours.values())) == 4
+    assert list(found.shades) == [f"every {every} steps" for every in (200, 100, 50, 25)]
+    assert len(set(found.shades.values())) == 4
     assert len(found.plain) == 1 + 4 + 5
     assert found.has_others
     [left, _] = drawn(capacity.draw(select(many_arms(make_memorised)))).figure.axes
@@ -385,7 +384,9 @@ def test_memorised_rows_and_texts_are_in_none_of_the_other_figures(
 
 
 @pytest.mark.slow
-def test_no_text_overlaps_another_or_leaves_the_figure(make_memorised: MakeRecord, make_continued: MakeRecord) -> None:
+def test_no_text_overlaps_another_or_leaves_the_figure(
+    make_memorised: MakeRecord, make_continued: MakeRecord, shown_texts: Callable[[Any], list[Text]]
+) -> None:
     continued = [
         make_continued(1.5 + 0.1 * seed / rank, "method=lora", f"rank={rank}", f"seed={seed}", forgotten=0.1 * seed,
                        trainable=1000 * rank, memory=2**30 + rank)
@@ -410,15 +411,3 @@ def test_no_text_overlaps_another_or_leaves_the_figure(make_memorised: MakeRecor
             whole = figure.bbox.padded(2)
             outside = [name for name, box in boxes if not all(whole.contains(*corner) for corner in box.corners())]
             assert (drawing.name, outside) == (drawing.name, [])
-
-
-def shown_texts(figure: Any) -> list[Text]:
-    """Return the texts that are drawn; matplotlib keeps ticks beyond the ends of an axis, which are not."""
-    hidden = [text for tick in figure.findobj(Tick) for text in (tick.label1, tick.label2)]
-    shown = []
-    for ax in (ax for ax in figure.axes if ax.get_visible()):
-        for axis, limits in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
-            ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
-            shown += [tick.label1 for tick in ticks if min(limits) <= tick.get_loc() <= max(limits)]
-    texts = [text for text in figure.findobj(Text) if text not in hidden and (not text.axes or text.axes.get_visible())]
-    return [text for text in (*texts, *shown) if text.get_text() and text.get_visible()]

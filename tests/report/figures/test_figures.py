@@ -21,7 +21,7 @@ from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
 
-FILES = ["figure2.md", "figure2.png", "figure2.svg"]
+FILES = ["figure2.md", "figure2.svg"]
 EPOCHS = np.array([1, 2, 3])
 MLP1, MLP2 = ("model=mlp1",), ("model=mlp2",)
 # (replicates, epochs) by method and rank. Means of the last epoch: 0.5, ..., chosen to be easy to tell apart.
@@ -243,14 +243,25 @@ def test_figures_are_written_and_their_captions_printed(
     make_figures(tmp_path)
     folder = tmp_path / "figures"
     assert sorted(path.name for path in folder.iterdir()) == FILES
-    assert (folder / "figure2.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     assert ET.parse(folder / "figure2.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"
     text = (folder / "figure2.md").read_text(encoding="utf-8")
     assert text == f"![figure2](figure2.svg)\n\n{drawn(runs).caption}\n"
     printed = capsys.readouterr().out
     assert "Figure 2." in printed
     assert "0.5 (0.45 to 0.55)" in printed
-    assert printed.splitlines()[-1].startswith(f"written to {folder / 'figure2.png'}")
+    assert printed.splitlines()[-1].startswith(f"written to {folder / 'figure2.svg'}")
+
+
+@pytest.mark.parametrize(("kind", "magic"), [("pdf", b"%PDF-"), ("png", b"\x89PNG\r\n\x1a\n")])
+def test_another_kind_of_picture_is_written_if_asked(
+    runs: list[RunRecord], tmp_path: Path, kind: str, magic: bytes
+) -> None:
+    save(runs, tmp_path)
+    make_figures(tmp_path, kind=kind)
+    found = (tmp_path / f"figures/figure2.{kind}").read_bytes()
+    assert found.startswith(magic)
+    assert b"CreationDate" not in found
+    assert (tmp_path / "figures/figure2.svg").is_file()
 
 
 @pytest.mark.parametrize("kind", ["nothing", "failed", "text"])

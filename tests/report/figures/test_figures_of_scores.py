@@ -18,7 +18,7 @@ from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import variant_of
-from rosa_bench.report.figures import figure3, figure4, figure6, lr_sensitivity
+from rosa_bench.report.figures import figure3, figure4, figure6, lr_changed, lr_sensitivity
 from rosa_bench.report.figures.drawing import Drawing
 
 MakeRecord = Callable[..., RunRecord]
@@ -90,11 +90,15 @@ def drawn(name: str, records: Iterable[RunRecord]) -> Drawing:
 
 
 def by_title(drawing: Drawing) -> dict[str, list[Axes]]:
-    """Axes of each panel from left to right, keyed by the panel's title on one line without its letter."""
+    """Axes of each panel from left to right, keyed by the panel's title on one line without its letter.
+
+    A title that is there already gets a number.
+    """
     found: dict[str, list[Axes]] = {}
     for ax in drawing.figure.axes:
         if title := ax.get_title(loc="left"):
-            found[title.replace("\n", " ")[4:]] = []
+            name = title.replace("\n", " ")[4:]
+            found[name if name not in found else f"{name} {len(found)}"] = []
         if ax.get_visible():
             list(found.values())[-1].append(ax)
     return found
@@ -157,7 +161,7 @@ def assert_mean_and_range(ax: Axes, variant: str, x: Sequence[float], values: np
 
 
 VARIANTS = ["FT", "LoRA (r=2)", "LoRA (r=8)", "ROSA (r=2)", "ROSA (r=8)"]
-SETTINGS = {name: f"CoLA: RoBERTa-base, protocol {name}, cuda bfloat16" for name in ("paper", "fair")}
+SETTINGS = {name: f"CoLA: RoBERTa-base, protocol {name}" for name in ("paper", "fair")}
 
 
 # Drawing
@@ -168,8 +172,9 @@ def test_figure_6_shows_the_epochs_of_the_chosen_learning_rate(runs: list[RunRec
     assert set(panels) == set(SETTINGS.values())
     for protocol, title in SETTINGS.items():
         left, right = panels[title]
-        assert list(lines(left)) == list(lines(right)) == VARIANTS
-        for variant in VARIANTS:
+        of_one_rank = [variant for variant in VARIANTS if "r=2" not in variant]  # as many runs as rank 8
+        assert list(lines(left)) == list(lines(right)) == of_one_rank
+        for variant in of_one_rank:
             same = of(runs, protocol, variant)
             best = [run.scores.epochs for run in same if run.settings.lr == chosen_lr(same)]
             losses = np.array([[epoch.train_loss for epoch in epochs] for epochs in best])
@@ -232,9 +237,9 @@ def test_changed_variants_are_drawn_with_the_one_they_are_changed_from(
     scored: MakeRecord, runs: list[RunRecord]
 ) -> None:
     never, top = changed(scored, resample_every=0), changed(scored, lrs=["1e-3"], select="top")
-    drawing = lr_sensitivity.draw_changed([*runs, *never, *top])
+    drawing = lr_changed.draw([*runs, *never, *top])
     assert drawing is not None
-    [ax] = by_title(drawing)[SETTINGS["paper"]]
+    [ax] = [one for one in drawing.figure.axes if one.get_title() == "resample_every"]
     assert list(lines(ax)) == ["ROSA (r=8)", "ROSA (r=8, resample_every=0)"]
     plain = of(runs, "paper", "ROSA (r=8)")
     lrs = sorted({run.settings.lr for run in plain})
@@ -244,8 +249,8 @@ def test_changed_variants_are_drawn_with_the_one_they_are_changed_from(
 
 
 def test_no_figure_of_changed_variants_without_a_sweep(scored: MakeRecord, runs: list[RunRecord]) -> None:
-    assert lr_sensitivity.draw_changed(runs) is None
-    assert lr_sensitivity.draw_changed([*runs, *changed(scored, lrs=["1e-3"], select="top")]) is None
+    assert lr_changed.draw(runs) is None
+    assert lr_changed.draw([*runs, *changed(scored, lrs=["1e-3"], select="top")]) is None
 
 
 def test_figure_3_shows_the_peak_of_training_and_resampling_only(scored: MakeRecord) -> None:
@@ -308,16 +313,17 @@ def test_settings_are_never_mixed(scored: MakeRecord, name: str) -> None:
         for method in (ROSA, ROSA2)
         for lr in ("1e-3", "1e-4")
     ]
-    panels = by_title(drawn(name, records))
+    panels = list(by_title(drawn(name, records)).values())
     assert len(panels) == 3
     for place in range(3):
-        alone = by_title(drawn(name, records[4 * place : 4 * place + 4]))
-        [(title, axes)] = alone.items()
-        for ax, expected in zip(panels[title], axes, strict=True):
-            assert len(ax.lines) == len(expected.lines) > 0 or bars(ax)
-            for line, other in zip(ax.lines, expected.lines, strict=True):
-                np.testing.assert_array_equal(line.get_xydata(), other.get_xydata())
-            assert bars(ax) == bars(expected)
+        [alone] = by_title(drawn(name, records[4 * place : 4 * place + 4])).values()
+        assert contents(alone) in list(map(contents, panels))
+        assert any(ax.lines or bars(ax) for ax in alone)
+
+
+def contents(axes: Iterable[Axes]) -> list[object]:
+    """What the axes of a panel show: points of lines, and bars."""
+    return [([np.asarray(line.get_xydata()).tolist() for line in ax.lines], bars(ax)) for ax in axes]
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -350,7 +356,7 @@ def test_the_protocols_of_a_task_are_drawn_next_to_each_other(scored: MakeRecord
         for seed in range(count)
     ]
     found = [(title[:4].strip(":"), title.split("protocol ")[1][:5]) for title in by_title(drawn(name, records))]
-    assert found == [("RTE", "fair,"), ("RTE", "paper"), ("MRPC", "fair,")]
+    assert found == [("RTE", "fair"), ("RTE", "paper"), ("MRPC", "fair")]
 
 
 @pytest.mark.parametrize("name", ["figure4", "figure6"])
@@ -363,7 +369,8 @@ def test_the_papers_rosa_is_drawn_beside_one_that_never_resamples(scored: MakeRe
     ]
     drawing = drawn(name, [*own, *every])
     found = {text.get_text() for legend in drawing.figure.legends for text in legend.get_texts()}
-    assert found == {"ROSA (r=2)", "ROSA (r=8)", "ROSA (r=8, resample_every=2)"}
+    lower = set() if name == "figure6" else {"ROSA (r=2)"}
+    assert found == {"ROSA (r=8)", "ROSA (r=8, resample_every=2)"} | lower
     assert "ROSA is never resampled unless its name has a period." in drawing.caption
     assert "unless its name" not in drawn(name, [scored([0.9] * 4, *method) for method in (ROSA, ROSA2)]).caption
 
@@ -381,7 +388,8 @@ def test_changed_variants_are_drawn_only_without_the_unchanged_one(
         assert DRAW[name](changed) is None
     else:
         texts = {text.get_text() for text in drawn(name, changed).figure.findobj(Text)}
-        assert {variant_of(run).label for run in changed} <= texts
+        ranks = (8,) if name == "figure6" else (2, 8)
+        assert {variant_of(run).label for run in changed if run.settings.method.rank in ranks} <= texts
     assert drawn(name, [*changed, *runs]).caption == drawn(name, runs).caption
 
 
@@ -455,11 +463,12 @@ def test_many_changed_variants_are_distinguishable_and_legible(scored: MakeRecor
             scored, f"protocol={protocol}", lrs=["6e-6", "2e-2"], resample_every=period + 0.25, select=select
         )
     ]
-    drawing = lr_sensitivity.draw_changed(some)
+    drawing = lr_changed.draw(some)
     assert drawing is not None
     for ax in drawing.figure.axes:
-        looks = [(line.get_color(), line.get_marker()) for line in lines(ax).values()]
-        assert len(set(looks)) == len(looks) == 12
+        looks = [(line.get_color(), line.get_linestyle()) for line in lines(ax).values()]
+        assert len(set(looks)) == len(looks)
+        assert len(looks) in (0, 12)  # none beside the legend
     assert_readable(drawing.figure)
 
 

@@ -3,7 +3,11 @@
 import csv
 import io
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -14,8 +18,9 @@ from rosa_bench.report.cells.header import AT_AN_END, UNSETTLED
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.tables import table2
 from rosa_bench.report.tables.scores import FAILED
-from rosa_bench.report.tables.table import Column, Entry, Table
+from rosa_bench.report.tables.table import Column, Entry, Line, Table
 from rosa_bench.report.writers.latex import escape, latex
+from rosa_bench.report.writers.latex_pages import short_labels
 from rosa_bench.report.writers.markdown import entry_text, markdown
 from rosa_bench.report.writers.terminal import show
 from rosa_bench.report.writers.text import blocks, parameters, percent, probability, signed, span
@@ -52,8 +57,8 @@ def test_markdown_has_one_aligned_table_per_setting(table: Table) -> None:
     tables = markdown_tables(text)
     assert len(tables) == len(table.sections) == 2
     for rows, section in zip(tables, table.sections, strict=True):
-        assert {len(row) for row in rows} == {len(section.columns) + 1}
-        assert len(rows) == len(section.lines) + 2
+        assert {len(row) for row in rows} == {len(section.filled.columns) + 1}
+        assert len(rows) == len(section.filled.lines) + 2
         assert len({sum(map(len, row)) for row in rows}) == 1  # the source is aligned too
     assert COUNTS in text
 
@@ -66,9 +71,10 @@ def test_markdown_cells(table: Table) -> None:
     assert shown["ROSA (r=8)‡"]["RTE"] == "**62.0** ± 1.0 (3) / 72.56"  # all its cells carry the mark
     assert shown["ROSA (r=8)‡"]["WiC"] == "62.0 ± 1.0 (3)"
     assert shown["LoRA (r=2)"]["CoLA"] == "52.0 ± 1.4 (2, 1 collapsed)‡ / 53.42"
-    assert shown["BitFit"]["CoLA"] == "-2.1 (1)‡ / –"
+    assert shown["BitFit"]["CoLA"] == "-2.1 (1)‡"
     assert shown["BitFit"]["RTE"] == "–"
-    assert shown["FT"]["MNLI"] == "– / 86.296"
+    assert shown["LoRA (r=2)"]["MNLI"] == "– / 85.37"
+    assert "FT" not in shown  # the paper's, but not ours
     assert r"ROSA (r=4, targets=query\|a_b\\.c\*)" in shown
 
 
@@ -76,7 +82,7 @@ def test_markdown_cells(table: Table) -> None:
     ("entry", "paper", "expected"),
     [
         (Entry(), True, "–"),
-        (Entry(mean="1.0", count=1), True, "1.0 (1) / –"),
+        (Entry(mean="1.0", count=1), True, "1.0 (1)"),
         (Entry(mean="1.0", count=1), False, "1.0 (1)"),
         (Entry(mean="1.0", spread="0.5", count=2, mark="‡", paper="2", best=True), True, "<1.0> ± 0.5 (2)‡ / 2"),
         (Entry(mean="1.0", count=3, collapsed=1, mark="§"), False, "1.0 (3, 1 collapsed)§"),
@@ -106,14 +112,15 @@ def test_latex_shows_every_figure_and_no_stray_character(table: Table) -> None:
     text = latex(table, COUNTS)
     assert r"$\mathbf{62.0}_{\pm 1.0}$ (3) / 72.56" in text  # seeds differ between cells, so they are shown
     assert r"ROSA (r=8)$^\ddagger$ &" in text
-    assert r"$52.0_{\pm 1.4}$ (2, 1 collapsed)$^\ddagger$ / 53.42" in text
-    assert r"$-2.1$ (1)$^\ddagger$ / --" in text
+    assert r"$52.0_{\pm 1.4}$ (2)$^\ddagger$ / 53.42" in text
+    assert r"Collapsed runs, which are counted in: LoRA (r=2) CoLA 1 of 2." in text
+    assert r"$-2.1$ (1)$^\ddagger$" in text
     assert r"query\textbar{}a\_b\textbackslash{}.c*" in text
     assert text.isascii()
 
 
 def test_latex_omits_the_number_of_seeds_if_it_is_the_same_everywhere(table: Table) -> None:
-    second = latex(table, COUNTS).split(r"\begin{table}")[2]
+    second = latex(table, COUNTS).split(r"\begin{table}")[-1]
     assert r"$75.0_{\pm 7.1}$ / 87.09" in second
     assert "Seeds: 2." in second
 
@@ -174,17 +181,62 @@ def test_comparisons_have_their_own_table_below(compared: Table) -> None:
     ]
 
 
-def test_comparisons_are_a_paragraph_in_latex(compared: Table) -> None:
+def test_comparisons_are_a_sentence_in_latex_and_all_are_in_comments(compared: Table) -> None:
     text = latex(compared, COUNTS)
     heading = "Compared with LoRA at equal rank, paired over seeds; Holm's correction is over 1 test"
-    assert f"\\par {heading}.\n" in text
+    assert f"\\par {heading}. Significant: none.\n" in text
     assert f"{heading}:\n" in markdown(compared, COUNTS)
-    assert (
-        r"ROSA (r=8): CoLA $+20.0$ [$-4.8$, $+44.8$], $p = 0.07$ by Holm, 3 seeds: within noise; "
-        r"RTE $-30.0$ [$-30.0$, $-30.0$], 3 seeds: not known." in text
+    assert "% ROSA (r=8), CoLA, +20.0 [-4.8, +44.8], 0.07, 3, within noise\n" in text
+    assert r"% ROSA (r=8, head=a\_b\textbar{}c, init=svd\_add, resample\_every=0), RTE, +10.0, 1, not known" in text
+    [section] = compared.sections
+    proved = [replace(one, verdict="below LoRA", p="0.01") for one in section.contrasts]
+    text = latex(replace(compared, sections=[replace(section, contrasts=proved)]), COUNTS)
+    assert r"ROSA (r=8), CoLA $+20.0$ [$-4.8$, $+44.8$], $p = 0.01$ by Holm, 3 seeds: below LoRA; " in text
+
+
+def test_latex_has_the_papers_rows_and_then_the_others(table: Table) -> None:
+    first, others = re.findall(r"\\label\{tab:table2-1(.*?)\\end\{table\}", latex(table, COUNTS), re.DOTALL)
+    assert first.startswith("}")
+    assert others.startswith("-variants}")
+    assert "LoRA (r=2) &" in first
+    assert "BitFit" not in first
+    assert "BitFit" in others
+    assert "LoRA" not in others
+
+
+def test_a_mark_is_explained_where_it_is_used(compared: Table, table: Table) -> None:
+    for part in latex(table, COUNTS).split(r"\begin{table}")[1:]:
+        *tabulars, below = part.split(r"\end{tabular}")
+        assert (r"$^\ddagger$" in "".join(tabulars)) == (r"\par $^\ddagger$ the smallest" in below)
+    assert "smallest" not in re.sub("%.*", "", latex(compared, COUNTS))
+
+
+def test_long_values_are_cut_in_names_unless_two_rows_would_share_one() -> None:
+    long = [r"ROSA (r=8, targets=attention\.attn\.(q|k|o))", r"ROSA (r=8, targets=attention\.attn\.v)"]
+    named = short_labels([Line(label=label, entries=[]) for label in long])
+    assert list(named.values()) == [r"ROSA (r=8, targets=...\.(q|k|o))", r"ROSA (r=8, targets=...\.attn\.v)"]
+    alike = [f"A (x={start}0123456789)" for start in ("aaaaaa", "bbbbbb")]
+    assert list(short_labels([Line(label=label, entries=[]) for label in alike]).values()) == alike
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
+@pytest.mark.parametrize("rows", [3, 150])
+def test_latex_compiles_and_fits_its_pages(table: Table, tmp_path: Path, rows: int) -> None:
+    first, *sections = table.sections
+    bitfit = next(line for line in first.lines if line.label == "BitFit")
+    changes = "targets=layers, basis=random, init=balanced, rewarm_steps=10, moments=rotate, stagger=true, train=a"
+    more = [replace(bitfit, label=f"ROSA (r={number}, {changes})") for number in range(rows)]
+    long = replace(table, sections=[replace(first, lines=[*first.lines, *more]), *sections])
+    (tmp_path / "table.tex").write_text(latex(long, COUNTS), encoding="utf-8")
+    (tmp_path / "page.tex").write_text(
+        r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table}\end{document}"
     )
-    long = r"ROSA (r=8, head=a\_b\textbar{}c, init=svd\_add, resample\_every=0)"
-    assert f"{long}: RTE $+10.0$, 1 seed: not known." in text
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "Float too large" not in done.stdout
+    assert "Overfull" not in done.stdout
 
 
 @pytest.mark.parametrize("width", [80, 120])
