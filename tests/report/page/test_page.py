@@ -347,7 +347,7 @@ def policy_of(reader: Reader) -> str:
 def test_only_the_pages_own_script_may_run(reader: Reader) -> None:
     [(attributes, script)] = [one for one in reader.scripts if one[0]["type"] != "application/gzip"]
     assert attributes == {"type": "module"}
-    rules = dict(rule.strip().partition(" ")[::2] for rule in policy_of(reader).split(";"))
+    rules = {name: rest for name, _, rest in (rule.strip().partition(" ") for rule in policy_of(reader).split(";"))}
     digest = b64encode(sha256(script.encode()).digest()).decode()
     assert rules["default-src"] == "'none'"
     assert rules["script-src"].split() == [f"'sha256-{digest}'", "blob:"]
