@@ -1,10 +1,12 @@
 """The answer at the top of the page, computed from the records: ROSA minus LoRA, and the best variant of every task."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.differences import Difference, paired
+from rosa_bench.report.cells.arms import period_words
+from rosa_bench.report.cells.differences import Difference, paired, stratified
 from rosa_bench.report.cells.grid import BASELINE, SHARED
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group, select
@@ -15,14 +17,25 @@ from rosa_bench.report.comparison import comparison
 from rosa_bench.report.tables.differences import Place
 from rosa_bench.report.writers.text import MISSING, bracketed, signed, signed_error, span
 
-QUESTION = "method=rosa,lora"
-MOST = 6  # sentences
+ROSA = "rosa"
+QUESTION = f"method={ROSA},{BASELINE}"
+EPOCHS = "epochs"  # the unit of a period unless a run changes it
+ONCE = {"every 1 epochs": "every epoch"}
+MOST = 8  # sentences
+ENOUGH = 5  # seeds of a task, if any task has so many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A sentence in parts: ``is level with``, the difference with its interval and seeds, and tasks and setting."""
+    """A sentence in parts.
 
+    period      ``resampled every 2 epochs``
+    verdict     ``is level with``
+    difference  with its interval and the number of seeds
+    where       tasks and setting
+    """
+
+    period: str
     verdict: str
     difference: str
     where: str
@@ -45,14 +58,36 @@ class Best:
 
 
 def verdicts(records: Sequence[RunRecord]) -> list[Verdict]:
-    """Say whether ROSA is ahead of LoRA, in every setting and rank with at least two seeds, the most seeds first.
+    """Say whether ROSA is ahead of LoRA, for every period, setting and rank with two seeds or more; most seeds first.
 
-    Each is the mean over tasks, as in ``rosa-bench compare method=rosa,lora``.
+    Each is the mean over the tasks with enough seeds of the differences that ``rosa-bench compare`` shows for
+    ``method=rosa,lora method.resample_every=2,0``.
     """
-    found = [(place, _overall(place)) for place in places(comparison([QUESTION]), records)]
-    known = [(place, one) for place, one in found if one is not None and one.low is not None]
-    known.sort(key=lambda pair: -sum(pair[1].seeds))
-    return [_verdict(place, one) for place, one in known[:MOST]]
+    found = [
+        (period, place, one)
+        for period, arguments in _periods(records).items()
+        for place in places(comparison([QUESTION, *arguments]), records)
+        if (one := _overall(place)) is not None and one.low is not None
+    ]
+    found.sort(key=lambda item: -sum(item[2].seeds))
+    return [_verdict(*item) for item in found[:MOST]]
+
+
+def _periods(records: Iterable[RunRecord]) -> dict[str, list[str]]:
+    """Return how often ROSA draws a new subspace in these records, in words and as arguments; the longest last."""
+    found = {
+        period_words(run): (run.settings.method.resample_every or 0, run.settings.method.resample_unit)
+        for run in records
+        if run.settings.method.name == ROSA
+    }
+    ordered = sorted(found.items(), key=lambda item: (item[1][0] or math.inf, item[0]))
+    return {
+        said: [
+            f"method.resample_every={every:g},0",
+            *([f"method.resample_unit={unit},{EPOCHS}"] if unit not in (None, EPOCHS) else []),
+        ]
+        for said, (every, unit) in ordered
+    }
 
 
 def best_variants(records: Iterable[RunRecord]) -> list[Best]:
@@ -67,17 +102,26 @@ def best_variants(records: Iterable[RunRecord]) -> list[Best]:
     return [best for _, best in sorted(found, key=lambda pair: -pair[0])]
 
 
+def _tasks(place: Place) -> tuple[str, ...]:
+    """Return the tasks with enough seeds. A mean over all tasks would have no interval if one has a single seed."""
+    [pairs] = place.pairs.values()
+    seeds = {task: len(ours.by_seed.keys() & theirs.by_seed.keys()) for task, (ours, theirs) in pairs.items()}
+    return tuple(task for task, count in seeds.items() if count >= min(ENOUGH, max(seeds.values())))
+
+
 def _overall(place: Place) -> Difference | None:
-    """Return the mean difference over all tasks."""
-    return next((place.differences.get((side, tuple(pairs))) for side, pairs in place.pairs.items()), None)
+    """Return the mean difference over the tasks with enough seeds."""
+    [pairs] = place.pairs.values()
+    return stratified([(ours.by_seed, theirs.by_seed) for ours, theirs in map(pairs.__getitem__, _tasks(place))])
 
 
-def _verdict(place: Place, found: Difference) -> Verdict:
-    tasks = [place.titles[task] for pairs in place.pairs.values() for task in pairs]
+def _verdict(period: str, place: Place, found: Difference) -> Verdict:
+    tasks = [place.titles[task] for task in _tasks(place)]
     model = place.runs[0].settings.model.title
     changes = [f"{change.key}={words(change.value)}" for change in place.setting.deviations]
     rank = [] if place.rank is None else [f"rank {place.rank}"]
     return Verdict(
+        period="never resampled" if period == "never" else f"resampled {ONCE.get(period, period)}",
         verdict=_verdict_words(found, is_error=place.is_error),
         difference=_difference(found, is_error=place.is_error),
         where=f"{', '.join(tasks)}: {', '.join([model, f'protocol {place.setting.protocol}', *rank, *changes])}",

@@ -24,7 +24,22 @@ def test_a_verdict_is_the_paired_difference_with_its_interval(
 ) -> None:
     [found] = verdicts(over_seeds(rosa) + over_seeds([0.51, 0.54, 0.55], "method=lora"))
     assert (found.verdict, found.difference) == (verdict, difference)
-    assert found.where == "CoLA: RoBERTa-base, protocol paper, rank 8"
+    assert (found.period, found.where) == ("resampled every 2 epochs", "CoLA: RoBERTa-base, protocol paper, rank 8")
+
+
+def test_every_period_of_resampling_has_its_own_verdict(over_seeds: OverSeeds) -> None:
+    changed = {"deviations": {"method.resample_every": [0.0, 2.0]}}
+    runs = over_seeds([0.6, 0.7]) + over_seeds([0.5, 0.5], "method=lora")
+    runs += over_seeds([0.4, 0.3], "method.resample_every=0", **changed)
+    found = {one.period: one.difference.split()[0] for one in verdicts(runs)}
+    assert found == {"resampled every 2 epochs": "+15.0", "never resampled": "-15.0"}
+
+
+def test_a_task_with_few_seeds_has_no_part_in_the_mean(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.6, 0.7, 0.6, 0.7, 0.6]) + over_seeds([0.5] * 5, "method=lora")
+    runs += over_seeds([0.1], "task=rte") + over_seeds([0.9], "task=rte", "method=lora")
+    [found] = verdicts(runs)
+    assert (found.difference.split()[0], found.where.split(":")[0]) == ("+14.0", "CoLA")
 
 
 def test_of_an_error_less_is_ahead(make_synthetic: MakeRecord) -> None:
