@@ -21,7 +21,7 @@ ROSA = "rosa"
 QUESTION = f"method={ROSA},{BASELINE}"
 EPOCHS = "epochs"  # the unit of a period unless a run changes it
 ONCE = {"every 1 epochs": "every epoch"}
-MOST = 8  # sentences
+MOST = 6  # sentences
 ENOUGH = 5  # seeds of a task, if any task has so many
 
 

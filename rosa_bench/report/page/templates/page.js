@@ -85,15 +85,16 @@ function followScheme() {
   document.documentElement.classList.toggle("dark", DARK.matches); // DataTables' own name
 }
 
-async function start() {
+async function showRuns() {
   const { default: DataTable } = await import(await unpackedAddress("packed-library", "text/javascript"));
   const runs = await unpackedRuns();
   makeScatter(runs, document.getElementById("memory"), NARROW);
   makePanel(runs, makeList(DataTable, runs));
-  await showFigures();
 }
 
 followScheme();
 DARK.addEventListener("change", followScheme);
-if ("DecompressionStream" in window) start();
-else document.getElementById("too-old").hidden = false;
+if ("DecompressionStream" in window) {
+  showFigures();
+  showRuns();
+} else document.getElementById("too-old").hidden = false;
