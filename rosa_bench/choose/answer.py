@@ -46,7 +46,7 @@ def answer(chosen: Chosen, *, typed: Sequence[str], margin: float) -> Answer:
         lines += _leading(chosen, leader, typed)
     else:
         lines += [f"# {chosen.choice.id}: no answer yet", "", "No run got far enough to be compared."]
-    lines += ["", "## What it is based on", "", *(f"- {line}" for line in _basis(chosen))]
+    lines += ["", "## What it is based on", "", *(f"- {line}" for line in _basis(chosen, typed))]
     lines += ["", *_rungs(chosen), *_untried(chosen)]
     return Answer("\n".join(lines).rstrip() + "\n", bool(whole) or chosen.found.leader is not None)
 
@@ -127,12 +127,13 @@ def _table(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:
         )
 
 
-def _basis(chosen: Chosen) -> Iterator[str]:
+def _basis(chosen: Chosen, typed: Sequence[str]) -> Iterator[str]:
     choice, budget = chosen.choice, chosen.budget
     size, rows = choice.size, choice.rows
     kept = ", more than asked for: a run took longer than measured" if choice.spent_s > 1.01 * budget.seconds else ""
     device = next((run.device.name for runs in chosen.found.finals.values() for run in runs.values()), None)
     on = f", on {device}" if device else ""
+    yield f"asked: which method for `{shlex.join(typed)}` within {budget.seconds / 60:.3g} minutes"
     yield f"{choice.spent_s / 60:.1f} of {budget.seconds / 60:.3g} minutes{kept}; {chosen.runs} runs{on}"
     if size.rows is None:
         yield f"all {rows.train:,} train rows, {size.epochs} epochs"

@@ -58,7 +58,7 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
     """
     for key, values in asked.settings.items():
         check_values(key, values, runs)
-    admitted = [run for run in runs if run.status in COUNTED and asked.admits(run, asked.sides)]
+    admitted = _admitted(asked, runs)
     if not (found := _places(asked, admitted, rule)):
         asked = _as_they_are(asked, admitted)
         found = _places(asked, admitted, rule)
@@ -76,6 +76,15 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
         {run.id for place in found for run in place.runs},
         " ".join([HOW.format(rule=WORDS[rule]), FAMILY.format(tests=sum(p is not None for *_, p in family))]),
     )
+
+
+def places(asked: Comparison, runs: Iterable[RunRecord], *, rule: str = RULE) -> list[Place]:
+    """Return the pairs and differences behind the sections of `compare`; none if there is nothing to compare."""
+    return _places(asked, _admitted(asked, runs), rule)
+
+
+def _admitted(asked: Comparison, runs: Iterable[RunRecord]) -> list[RunRecord]:
+    return [run for run in runs if run.status in COUNTED and asked.admits(run, asked.sides)]
 
 
 def why_not(asked: Comparison, run: RunRecord) -> str:

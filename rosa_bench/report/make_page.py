@@ -1,12 +1,9 @@
 """``rosa-bench report``: tables, figures and all runs on one page: a single file that needs no network."""
 
-import gzip
-from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import get_console
 from rich.text import Text
@@ -15,15 +12,16 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import build_tables
-from rosa_bench.report.page.details import details_html
+from rosa_bench.report.page.answer import best_variants, verdicts
+from rosa_bench.report.page.choices import Recommended, recommended
+from rosa_bench.report.page.packing import packed, packed_runs
+from rosa_bench.report.page.pictures import pictures
 from rosa_bench.report.page.run_list import FIELDS
-from rosa_bench.report.writers.html import caption_html, fill, table_html
+from rosa_bench.report.page.script import library, page_script, policy
+from rosa_bench.report.writers.html import fill, table_html
 from rosa_bench.report.writers.text import MISSING
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 NEEDED = ("itables", "jinja2", "markdown_it")  # packages of the extra "report"
 STATUSES = ("completed", "failed", "interrupted")
@@ -44,44 +42,33 @@ def make_report(results_dir: Path) -> None:
             "or set results_dir= to the folder that contains runs/"
         )
     path = results_dir / "report.html"
-    write_atomic(path, page(records))
+    write_atomic(path, page(records, recommended(results_dir)))
     get_console().print(Text(f"{counted(records)}, written to {path}"), soft_wrap=True)
     records.remind()
 
 
-def page(records: Sequence[RunRecord]) -> str:
-    """Return the whole document. The same records give the same text."""
-    script, style = library()
+def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> str:
+    """Return the whole document. The same records and choices give the same text."""
+    code, style = library()
+    script = page_script()
+    headline, others = pictures(draw_figures(list(records)))
     return fill(
         "page.html",
-        library=b64encode(script).decode(),
+        policy=policy(script),
+        library=packed(code),
         library_style=style,
+        script=script,
         counts=counted(records),
         header=header(records),
-        tables=[table_html(table) for table in build_tables(records)],
-        figures=[
-            (drawing.name, b64encode(drawing.picture("png")).decode(), caption_html(drawing.caption))
-            for drawing in draw_figures(list(records))
-        ],
+        verdicts=verdicts(records),
+        best=best_variants(records),
+        headline=headline,
+        figures=others,
+        tables=[(table.name, table.title, table_html(table)) for table in build_tables(records)],
+        choices=list(choices),
         fields=FIELDS,
-        runs=records,
-        details=details_html,
-        packed=packed,
+        runs=packed_runs(records),
     )
-
-
-def packed(text: str) -> str:
-    """Compress text for page.js to unpack: base64 of gzip without a timestamp."""
-    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
-
-
-def library() -> tuple[bytes, "Markup"]:
-    """Return DataTables as a JavaScript module, and its style sheet, both from itables."""
-    from itables import options
-    from markupsafe import Markup
-
-    bundle = Path(options.dt_bundle)
-    return bundle.read_bytes(), Markup(bundle.with_suffix(".css").read_text(encoding="utf-8"))
 
 
 def counted(records: Iterable[RunRecord]) -> str:

@@ -65,6 +65,7 @@ def test_a_cheaper_method_level_with_the_best_is_recommended_with_the_command_fo
     assert "- against ft lr 6e-05: -0.3 [-7.5, +6.8], level" in text
     level = "level with ft lr 6e-05, the best on the rows that select, and cheaper:"
     assert f"{level} 1 GiB of memory instead of 4 GiB" in text
+    assert "- asked: which method for `task=classify protocol=fair 'data=my file.csv'` within 10 minutes" in text
     assert "- 9.0 of 10 minutes; 12 runs" in text
     assert "- 2,000 of 67,349 train rows, 3 epochs" in text
     assert "| bitfit lr 0.0006 | failed | 1 |" in text

@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.cells.settings import frozen, words
+from rosa_bench.report.cells.settings import METHOD, setting_of, variant_of, words
 from rosa_bench.report.cells.shown import metric, scale, score_text
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, times
 
@@ -45,11 +44,30 @@ def _score(run: RunRecord, result: Result) -> float | None:
     return times(scale(run), result.get(run.scores.reported))  # None also for a run that crashed
 
 
-def _changes(run: RunRecord) -> str:
-    return ", ".join(f"{key}={words(frozen(value))}" for key, (value, _) in changes_of(run).items())
+def label_of(run: RunRecord) -> tuple[str, str]:
+    """Name a run: ``ROSA r=8``, and all else that sets it apart, ``lr=0.002, seed=1, resample_every=0, epochs=3``."""
+    variant = variant_of(run)
+    rank = "" if variant.rank is None else f" r={variant.rank}"
+    changes = [*variant.changes, *setting_of(run).deviations]
+    said = [f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in changes]
+    return f"{variant.title}{rank}", ", ".join([f"lr={words(run.settings.lr)}", f"seed={run.settings.seed}", *said])
+
+
+def panel_of(run: RunRecord) -> str:
+    """Name the runs whose scores and memory can be shown in one plot: the task, its metric, and all that they share."""
+    settings, device = run.settings, run.device
+    shared = [settings.task.title, settings.model.title, settings.protocol.name, device.type, device.precision]
+    changes = [f"{change.key}={words(change.value)}" for change in setting_of(run).deviations]
+    return ", ".join([*shared, metric(run), *changes])
+
+
+def _label(run: RunRecord) -> str:
+    return ", ".join(label_of(run))
 
 
 FIELDS = (
+    Field("Variant", "text", _label),
+    Field("Score", "number", lambda run: _score(run, run.selected), score_text),
     Field("Task", "choice", lambda run: run.settings.task.title),
     Field("Model", "choice", lambda run: run.settings.model.title),
     Field("Method", "choice", lambda run: run.settings.method.title),
@@ -59,7 +77,6 @@ FIELDS = (
     Field("Protocol", "choice", lambda run: run.settings.protocol.name),
     Field("Status", "choice", lambda run: run.status),
     Field("Metric", "choice", metric),
-    Field("Score", "number", lambda run: _score(run, run.selected), score_text),
     Field("Epoch", "number", lambda run: run.selected.epoch),
     Field("Last", "number", lambda run: _score(run, run.last), score_text),
     Field("Trainable", "number", lambda run: run.parameters.trainable, lambda _, count: parameters(count)),
@@ -72,7 +89,6 @@ FIELDS = (
     ),
     Field("Device", "choice", lambda run: run.device.name),
     Field("Precision", "choice", lambda run: run.device.precision),
-    Field("Deviations", "text", _changes),
     Field("Started", "text", lambda run: run.started_at[:16].replace("T", " ")),
     Field("Run", "text", lambda run: run.id),
 )

@@ -18,7 +18,7 @@ from rosa_bench.report.make_figures import draw_figures, why_not_drawn
 from rosa_bench.report.make_page import page
 from rosa_bench.report.make_tables import build_tables, counted, tabled
 from rosa_bench.report.next import next_commands
-from rosa_bench.report.page.details import details_html
+from rosa_bench.report.page.packing import packed_runs
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.report.writers.latex import latex
 from rosa_bench.report.writers.markdown import markdown
@@ -144,7 +144,7 @@ def figures(records: Sequence[RunRecord]) -> Made:
 
 
 def pages(records: Sequence[RunRecord]) -> Made:
-    return {"page.html": page(records), **{f"{run.id}.html": str(details_html(run)) for run in records}}
+    return {"page.html": page(records), "runs": packed_runs(records)}
 
 
 MAKERS: dict[str, Callable[[Sequence[RunRecord]], Made]] = {

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from rosa_bench.records.mistake import mistake_in
 from rosa_bench.records.record import RunRecord, from_values
 from rosa_bench.report.card import Export, model_card
 from rosa_bench.report.figures.drawing import drawn
+from rosa_bench.report.page.choices import recommended
 from rosa_bench.report.writers.latex import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.printable import printable
@@ -127,6 +129,17 @@ def test_no_text_of_a_record_becomes_markup_or_metadata_of_a_model_card(
         assert {kind for kind in kinds if kind != "text"} <= set(markup), text
         for kind in ("tr_open", "td_open", "heading_open", "list_item_open"):
             assert kinds.count(kind) == markup.count(kind), (text, kind)
+
+
+def test_no_text_of_an_answer_becomes_a_link_a_picture_or_a_script(
+    tmp_path: Path, hostile_texts: tuple[str, ...]
+) -> None:
+    (tmp_path / "choose").mkdir()
+    for text in hostile_texts:
+        (tmp_path / "choose/odd.md").write_text(f"# {text}\n\n{text}\n\n- {text}\n", encoding="utf-8")
+        for found in recommended(tmp_path):
+            shown = str(found.answer).lower()
+            assert not any(tag in shown for tag in ("<a", "<img", "<script", "<svg", "\x1b", "\u202e")), text
 
 
 def test_rows_may_have_different_keys() -> None:

@@ -1,25 +1,31 @@
 """The page of ``rosa-bench report``, parsed by the standard library. See also test_page_in_browser.py."""
 
 import gzip
+import json
 import os
+import random
 import re
 import subprocess
 import sys
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Callable
+from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
+from typing import Any
 
 import pytest
 
+from rosa_bench.records.mappings import Result
 from rosa_bench.records.measured import EpochScores, Scores
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_records, save_record
 from rosa_bench.report.cells.select import select
-from rosa_bench.report.make_page import counted, make_report, page
-from rosa_bench.report.page.details import details_html
+from rosa_bench.report.make_page import counted, header, make_report, page
+from rosa_bench.report.page.details import POINTS, Fact, curves_of, facts_of
+from rosa_bench.report.page.packing import packed, packed_runs
 from rosa_bench.report.page.run_list import FIELDS
+from rosa_bench.report.page.script import library, page_script
 from rosa_bench.report.tables import table2
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.html import caption_html, table_html
@@ -79,13 +85,23 @@ class Reader(HTMLParser):
         self._is_cell = self._is_cell and tag not in ("th", "td")
 
     @property
-    def details(self) -> "dict[str, Reader]":
-        """Details of each run, keyed by id."""
+    def packed(self) -> dict[str, bytes]:
+        """What the page carries packed, by id."""
         return {
-            attributes["id"].removeprefix("run:"): Reader(gzip.decompress(b64decode(text, validate=True)).decode())
+            attributes["id"].removeprefix("packed-"): gzip.decompress(b64decode(text, validate=True))
             for attributes, text in self.scripts
             if attributes.get("type") == "application/gzip"
         }
+
+
+def unpacked(records: list[RunRecord]) -> dict[str, Any]:
+    """Return what the page's script unpacks of the runs."""
+    return json.loads(gzip.decompress(b64decode(packed_runs(records), validate=True)))
+
+
+def column(content: dict[str, Any]) -> list[Any]:
+    """Return every run's value of a packed column."""
+    return [None if place < 0 else content["values"][place] for place in content["at"]]
 
 
 def with_epochs(record: RunRecord, scores: list[float]) -> RunRecord:
@@ -117,14 +133,30 @@ def records(make_record: MakeRecord, make_synthetic: MakeRecord, over_seeds: Ove
     return runs
 
 
+@pytest.fixture(scope="module")
+def made() -> list[Reader]:
+    """The page of `records`, once it was made."""
+    return []
+
+
+@pytest.fixture
+def reader(records: list[RunRecord], made: list[Reader]) -> Reader:
+    """The page of `records`, made once: drawing figures takes seconds."""
+    if not made:
+        made.append(Reader(page(records)))
+    return made[0]
+
+
 # Contents
 
 
 def test_every_run_is_in_the_list_with_every_field(records: list[RunRecord]) -> None:
-    reader = Reader(page(records))
-    head, *rows = reader.tables[-1]
-    assert head == [field.title for field in FIELDS]
-    assert rows == [[field.shown(run) for field in FIELDS] for run in records]
+    runs = unpacked(records)
+    assert runs["ids"] == [run.id for run in records]
+    assert [field["title"] for field in runs["fields"]] == [field.title for field in FIELDS]
+    for field, values in zip(FIELDS, map(column, runs["fields"]), strict=True):
+        shown = [value[0] if field.kind == "number" else value for value in values]
+        assert shown == [field.shown(run) for run in records], field.title
 
 
 def test_the_list_shows_the_values_of_the_record(records: list[RunRecord]) -> None:
@@ -137,7 +169,8 @@ def test_the_list_shows_the_values_of_the_record(records: list[RunRecord]) -> No
         "matthews correlation", "61.0", "7", "61.0", "627 k",
     ]  # fmt: skip
     assert rosa["Started"] == "2026-01-01 00:00"
-    assert lora["Deviations"] == "epochs=3"
+    assert rosa["Variant"] == "ROSA r=8, lr=0.0006, seed=0"
+    assert lora["Variant"] == "LoRA r=8, lr=6e-05, seed=0, epochs=3"
     assert [fine_tuned[name] for name in ("Rank", "Time (s)", "Memory (MiB)")] == ["–", "61.2", "300"]
     assert [synthetic[name] for name in ("Metric", "Score", "Epoch")] == ["mse", "1e-07", "3"]
     assert [failed[name] for name in ("Status", "Metric", "Score", "Epoch", "Last", "Memory (MiB)")] == [
@@ -148,23 +181,32 @@ def test_the_list_shows_the_values_of_the_record(records: list[RunRecord]) -> No
     ]  # fmt: skip
 
 
+def test_the_label_comes_first() -> None:
+    assert [field.title for field in FIELDS][:2] == ["Variant", "Score"]
+
+
 def test_numbers_sort_and_filter_by_value_regardless_of_unit(records: list[RunRecord]) -> None:
-    reader = Reader(page(records))
-    found = [attributes for tag, attributes in reader.tags if tag == "td" and "data-order" in attributes]
-    numbers = [field.title for field in FIELDS if field.kind == "number"]
-    assert len(found) == len(records) * len(numbers)
-    assert all(cell["data-order"] == cell["data-search"] for cell in found)
-    trainable = [cell["data-order"] for cell in found][numbers.index("Trainable") :: len(numbers)]
-    assert trainable == [*["626688"] * 9, ""]
-    scores = [cell["data-order"] for cell in found][numbers.index("Score") :: len(numbers)]
-    assert scores == ["61", "62", "63", "51", "53", "52", "50", "1e-07", "", ""]
+    runs = unpacked(records)
+    numbers = {
+        field["title"]: [number for _, number in column(field)] for field in runs["fields"] if field["kind"] == "number"
+    }
+    assert numbers.keys() == {field.title for field in FIELDS if field.kind == "number"}
+    assert numbers["Trainable"] == [*["626688"] * 9, ""]
+    assert numbers["Score"] == ["61", "62", "63", "51", "53", "52", "50", "1e-07", "", ""]
 
 
-def test_every_runs_link_opens_its_details(records: list[RunRecord]) -> None:
-    reader = Reader(page(records))
-    assert list(reader.details) == [run.id for run in records]
-    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a" and "run:" in attributes["href"]]
-    assert [unquote(link).removeprefix("#run:") for link in links] == [run.id for run in records]
+def test_the_packed_runs_have_every_fact_and_curve(records: list[RunRecord]) -> None:
+    runs = unpacked(records)
+    columns = [(fact, column(fact)) for fact in runs["facts"]]
+    titles = [(curve["title"], column(curve["epochs"]), curve["values"]) for curve in runs["curves"]]
+    for number, run in enumerate(records):
+        found = {
+            Fact(one["group"], one["key"], *values[number]) for one, values in columns if values[number] is not None
+        }
+        assert found == set(facts_of(run))
+        drawn = [(title, epochs[number], values[number]) for title, epochs, values in titles if values[number]]
+        assert drawn == [tuple(curve) for curve in curves_of(run)]
+    assert runs["selected"] == [7] * 7 + [3, None, None]
 
 
 def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) -> None:
@@ -180,66 +222,85 @@ def test_details_have_every_setting_and_all_provenance(make_record: MakeRecord) 
         time_s={"load": 1.5, "total": 61.25},
         memory_bytes={"train": 300 << 20},
     )
-    shown = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", details_html(run)))
+    facts = facts_of(run)
+    shown = {fact.key: fact.text for fact in facts}
     for key, words in {
         "source": "wheel", "sha256": f"[{'a' * 64}]", "fingerprint": "f" * 64, "subset": "true", "rows.held_out": "0",
         "synthetic": "false", "commit": "c" * 40, "dirty": "true", "torch": "2.99", "total": "61.25", "train": "300",
-        "trainable": "626688", "name": "NVIDIA H200", "matthews_correlation": "0.5", "selected_on": "validation",
+        "trainable": "626688", "matthews_correlation": "0.5", "selected_on": "validation", "reported_on": "dev",
         "lr": "0.00123", "seed": "0", "epochs": "10", "task.hub.path": "nyu-mll/glue", "method.name": "rosa",
-        "method.resample_every": '<mark>7</mark> <span class="quiet">(protocol: 2)</span>',
+        "method.resample_every": "7",
     }.items():  # fmt: skip
         assert shown[key] == words, key
+    assert Fact("Device", "name", "NVIDIA H200") in facts
+    assert [(fact.key, fact.expected) for fact in facts if fact.expected is not None] == [
+        ("method.resample_every", "2")
+    ]
     for key, value in run.config.items():
         for setting in [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]:
             assert any(f"{name}.".startswith(f"{setting}.") for name in shown), setting
 
 
-def test_details_of_a_crashed_run_say_why(records: list[RunRecord]) -> None:
-    failed, interrupted = Reader(details_html(records[-2])), Reader(details_html(records[-1]))
-    assert "loss is nan at step 3" in failed.text
-    for reader in (failed, interrupted):
-        assert "Settings" in reader.text
-        assert not any(tag == "svg" for tag, _ in reader.tags)
+def test_a_crashed_run_has_its_error_and_no_curve(records: list[RunRecord]) -> None:
+    runs = unpacked(records)
+    assert column(runs["errors"])[-2:] == ["loss is nan at step 3", None]
+    for run in records[-2:]:
+        assert curves_of(run) == []
+        assert any(fact.group == "Settings" for fact in facts_of(run))
 
 
-def test_curves_show_the_values_of_the_epochs(records: list[RunRecord]) -> None:
-    reader = Reader(details_html(records[0]))
-    drawn = [attributes["aria-label"] for tag, attributes in reader.tags if tag == "svg"]
-    assert drawn == [
-        "training loss against epochs",
-        "loss on rows held out of train against epochs",
-        "matthews correlation on rows held out of train against epochs",
-    ]
-    assert re.findall(r"epoch \d: [\d.]+", reader.text) == [
-        *("epoch 1: 1", "epoch 2: 0.5", "epoch 3: 0.33333"),
-        *("epoch 1: 2", "epoch 2: 1", "epoch 3: 0.66667"),
-        *("epoch 1: 10", "epoch 2: 30", "epoch 3: 20"),
+def test_curves_have_the_values_of_the_epochs(records: list[RunRecord]) -> None:
+    assert curves_of(records[0]) == [
+        ("training loss", [1, 2, 3], [1, 0.5, 0.33333]),
+        ("loss on rows held out of train", [1, 2, 3], [2, 1, 0.66667]),
+        ("matthews correlation on rows held out of train", [1, 2, 3], [10, 30, 20]),
     ]
 
 
-def test_tables_and_figures_come_before_the_list(records: list[RunRecord]) -> None:
-    text = page(records)
-    places = [
-        text.index(part)
-        for part in ("Table 2: ", "<figcaption", ">All runs</h2>", 'id="runs"', 'type="application/gzip"')
-    ]
-    assert places == sorted(places)
-    pictures = [attributes["src"] for tag, attributes in Reader(text).tags if tag == "img"]
+def test_a_value_that_is_not_finite_is_a_gap(make_record: MakeRecord) -> None:
+    run = with_epochs(make_record(held_out=0.5), [0.1, 0.2, 0.3])
+    run.scores.epochs[1].train_loss, run.scores.epochs[2].scores = None, {}
+    training, loss, score = curves_of(run)
+    assert training.values == [1, None, 0.33333]
+    assert (loss.values, score.values) == ([2, 1, None], [10, 20, None])
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends_and_the_selected_epoch(make_record: MakeRecord) -> None:
+    run = with_epochs(make_record(), [0.5] * 1000)
+    run.scores.selected = Result({**run.selected, "epoch": 501})
+    [epochs] = {tuple(curve.epochs) for curve in curves_of(run)}
+    assert {1, 501, 1000} <= set(epochs)
+    assert len(epochs) <= POINTS + 3
+    assert sorted(set(epochs)) == list(epochs)
+
+
+def test_the_answer_comes_first_and_the_contents_link_to_all_parts(reader: Reader) -> None:
+    ids = [attributes["id"] for tag, attributes in reader.tags if tag == "section" and "table-" not in attributes["id"]]
+    assert ids == ["answer", "figures", "tables", "all-runs"]
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a" and attributes["href"][:1] == "#"]
+    there = {f"#{attributes['id']}" for _, attributes in reader.tags if "id" in attributes}
+    assert {f"#{name}" for name in ids} <= set(links) <= there
+
+
+def test_figures_are_packed_pictures_with_a_description(reader: Reader) -> None:
+    pictures = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert pictures
     for picture in pictures:
-        kind, _, data = picture.partition(",")
-        assert kind == "data:image/png;base64"
-        assert b64decode(data, validate=True).startswith(b"\x89PNG\r\n\x1a\n")
+        svg = reader.packed[picture["data-packed"].removeprefix("packed-")]
+        assert svg.startswith(b"<?xml")
+        assert picture["alt"]
+        assert (int(picture["width"]), int(picture["height"])) > (100, 100)
 
 
 def test_missing_parts_are_left_out(records: list[RunRecord]) -> None:
     reader = Reader(page(records[-2:]))
     assert "2 runs: 0 completed, 1 failed, 1 interrupted" in reader.text
     ids = {attributes.get("id") for _, attributes in reader.tags}
-    assert "all-runs" in ids
-    assert not ids & {"tables", "figures"}
+    assert {"answer", "all-runs"} <= ids
+    missing = {"tables", "figures", "choices"}
+    assert not ids & missing
     linked = {attributes["href"] for tag, attributes in reader.tags if tag == "a"}
-    assert not linked & {"#tables", "#figures"}
+    assert not linked & {f"#{name}" for name in missing}
 
 
 @pytest.mark.parametrize(
@@ -259,28 +320,51 @@ def test_the_head_says_when_and_by_which_versions(make_record: MakeRecord) -> No
         make_record(f"seed={seed}", started_at=date, versions={"torch": f"2.{seed}", "python": "3.11"})
         for seed, date in enumerate(dates)
     ]
-    text = Reader(page(runs)).text
-    assert "2026-01-31 to 2026-03-01" in text
-    assert "torch 2.0, 2.1; python 3.11" in text
+    said = header(runs)
+    assert said["Started"] == "2026-01-31 to 2026-03-01"
+    assert said["Versions"] == "torch 2.0, 2.1; python 3.11"
 
 
 # A single file, with all text escaped
 
 
-def test_nothing_is_fetched(records: list[RunRecord]) -> None:
-    reader = Reader(page(records))
-    inner = [one for details in reader.details.values() for one in details.tags]
-    assert inner
-    for tag, attributes in [*reader.tags, *inner]:
+def test_nothing_is_fetched(reader: Reader) -> None:
+    for tag, attributes in reader.tags:
         assert tag not in ("link", "iframe", "object", "embed", "base", "form")
         for name in ("src", "href", "srcset", "data", "action", "xlink:href"):
-            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+            assert attributes.get(name, "#").startswith("#")
     for style in [*reader.styles, *(attributes.get("style", "") for _, attributes in reader.tags)]:
         assert "@import" not in style
         assert all(target.lstrip("'\"").startswith("data:") for target in re.findall(r"url\(\s*([^)]*)", style))
-    [policy] = [it["content"] for tag, it in reader.tags if tag == "meta" and "http-equiv" in it]
-    assert policy.startswith("default-src 'none';")
-    assert "http" not in policy
+    assert "http" not in policy_of(reader)
+
+
+def policy_of(reader: Reader) -> str:
+    [policy] = [it["content"] for tag, it in reader.tags if it.get("http-equiv") == "Content-Security-Policy"]
+    return policy
+
+
+def test_only_the_pages_own_script_may_run(reader: Reader) -> None:
+    [(attributes, script)] = [one for one in reader.scripts if one[0]["type"] != "application/gzip"]
+    assert attributes == {"type": "module"}
+    rules = {name: rest for name, _, rest in (rule.strip().partition(" ") for rule in policy_of(reader).split(";"))}
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == [f"'sha256-{digest}'", "blob:"]
+
+
+def test_the_script_never_makes_markup_of_text() -> None:
+    script = page_script()
+    for way in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "Function(",
+        "parseFromString",
+    ):
+        assert way not in script, way
 
 
 def hostile(make_record: MakeRecord, words: str) -> RunRecord:
@@ -300,17 +384,17 @@ def hostile(make_record: MakeRecord, words: str) -> RunRecord:
 
 
 def test_no_text_of_a_record_becomes_markup(make_record: MakeRecord) -> None:
-    plain, strange = (Reader(page([hostile(make_record, words)])) for words in ("plain", HOSTILE))
+    runs = [hostile(make_record, words) for words in ("plain", HOSTILE)]
+    plain, strange = (Reader(page([run])) for run in runs)
 
     def skeleton(reader: Reader) -> list[tuple[str, list[str]]]:
         return [(tag, sorted(attributes)) for tag, attributes in reader.tags]
 
     assert skeleton(strange) == skeleton(plain)
-    [inside], [plain_inside] = (map(skeleton, reader.details.values()) for reader in (strange, plain))
-    assert inside == plain_inside
-    assert any(HOSTILE.strip() in cell for cell in strange.tables[-1][1])
-    assert HOSTILE.strip() in strange.details["odd"].text
-    assert "49" not in strange.details["odd"].text
+    packed = unpacked(runs[1:])
+    assert any(HOSTILE.strip() in str(value) for field in packed["fields"] for value in column(field))
+    assert column(packed["errors"]) == [HOSTILE]
+    assert "49" not in packed["errors"]["values"]
 
 
 def test_a_caption_may_only_have_emphasis_lists_and_tables() -> None:
@@ -422,3 +506,15 @@ def test_the_command_does_not_import_torch_and_the_same_records_give_the_same_fi
     )
     assert done.stdout.splitlines()[-1] == "imported: []"
     assert (tmp_path / "res/report.html").read_text(encoding="utf-8") == page(load_records(tmp_path / "reversed"))
+
+
+def test_two_thousand_runs_are_under_five_megabytes(make_record: MakeRecord) -> None:
+    """The parts that grow with the runs, and DataTables. Tables and figures add about one and a half megabytes."""
+    draw = random.Random(0)
+    runs = []
+    for number in range(80):
+        run = make_record(f"seed={number}", f"lr={draw.random():.3g}", f"method={draw.choice(['lora', 'rosa', 'ft'])}")
+        runs.append(with_epochs(run, [draw.random() for _ in range(30)]))
+    few, many = len(packed_runs(runs[:40])), len(packed_runs(runs))
+    assert 50 * (many - few) < 2e6
+    assert len(packed(library()[0])) + len(library()[1]) < 1e6
