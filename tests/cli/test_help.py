@@ -89,6 +89,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["taks=cola"], "task"),
     (["rank_=8"], "rank"),
     (["task=clao"], "cola"),
+    (["task=grammar", "task.phenomena=[pronoun_cas]"], "pronoun_case"),
     (["+experiment=quickstrat"], "quickstart"),
     (["method.resample_evry=1"], "method.resample_every"),
     (["++method.rnak=1"], "method.rank"),
