@@ -86,6 +86,11 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
 @pytest.mark.parametrize(("arguments", "meant"), [
     (["tabels"], "tables"),
     (["help", "tabels"], "tables"),
+    (["lora"], "method=lora"),
+    (["tabel2"], "+experiment=table2"),
+    (["experiment=tabel2"], "table2"),
+    (["launch=jobllib", "-m", "seed=0,1"], "joblib"),
+    (["methods", "galor"], "galore"),
     (["taks=cola"], "task"),
     (["rank_=8"], "rank"),
     (["task=clao"], "cola"),
@@ -105,6 +110,8 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["ls", "results_dri=x"], "results_dir"),
     (["ls", "status=faild"], "failed"),
     (["show", "results_dri=x"], "results_dir"),
+    (["choose", "data=x.csv", "metods=lora"], "methods"),
+    (["choose", "data=x.csv", "methods=lroa"], "lora"),
     (["models", "pul", "minilm"], "pull"),
     (["models", "pull", "minillm"], "minilm"),
 ])  # fmt: skip
