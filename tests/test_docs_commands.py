@@ -36,11 +36,11 @@ NOT_RUN = {
     "rosa-bench models pull": "downloads; tests/models/weights pulls a wheel of its own",
     "rosa-bench models add": "needs a folder with a model; tests/cli/test_own_models.py adds one",
     "rosa-bench --config-dir my_conf": "needs the folder that models add has made; tests/cli/test_own_models.py",
+    "rosa-bench -m +launch=ray": "Ray is not among the tools for development",
     "rosa-bench export": "needs a run with an adapter; tests/runs/test_export.py exports one",
     "rosa-bench score": "needs written texts; tests/cli/test_score.py scores some",
     'eval "$(rosa-bench -sc': "changes the shell",
 }
-# Of other programs, what must exist for the line to work. The things themselves have tests of their own.
 TINY = ("limit_train=32", "limit_eval=32", "epochs=1", "device=cpu")
 RUNS = re.compile(r"task=(grammar|restaurants)\b.*\bmodel=tiny_")  # for real, if small
 READING = ("tables", "figures", "report", "ls", "show", "compare", "next", "methods", "models")
