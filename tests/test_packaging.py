@@ -61,6 +61,23 @@ def test_an_installed_package_uses_its_own_folders(tmp_path: Path, monkeypatch: 
     assert published_folder() == package / "published"
 
 
+def test_links_and_images_of_the_readme_are_absolute_on_a_package_index() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    relative = re.findall(r"(!?)\[[^\]]*\]\((?!https?:)([^)]+)\)", text)
+    for change in project()["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(change["pattern"], change["replacement"], text)
+    home = project()["project"]["urls"]["Homepage"]
+    raw = home.replace("github.com", "raw.githubusercontent.com")
+    for image, path in relative:
+        assert (ROOT / path).exists()
+        assert f"]({raw}/main/{path})" in text if image else f"]({home}/blob/main/{path})" in text
+    assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]+)\)", text))
+
+
+def test_type_checkers_are_told_that_the_package_has_types() -> None:
+    assert (ROOT / "rosa_bench" / "py.typed").is_file()
+
+
 def test_every_path_of_the_source_archive_exists() -> None:
     for name in project()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]:
         assert (ROOT / name.lstrip("/")).exists(), name

@@ -7,9 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.config.folder import files_in
+from rosa_bench.system.errors import UserError, nearest
 
 DEFAULT = "run"  # for arguments that name no command
+CHOSEN = {"experiment": "+experiment", "model": "model", "task": "task", "method": "method"}
 
 
 class Command(Protocol):
@@ -26,11 +28,18 @@ def commands() -> dict[str, str]:
 
 
 def load(name: str) -> Command:
-    """Import a command. Raises `UserError` for an unknown one."""
+    """Import a command. Raises `UserError` for an unknown one, which may be a choice whose group was left out."""
     if name not in commands():
-        known = list(commands())
-        raise UserError(f"{name} is not a command{did_you_mean(name, known)} (commands: {', '.join(known)})")
+        written = {**choices(), **{command: command for command in commands()}}
+        near = nearest(name, written)
+        meant = f"; did you mean {written[near]}?" if near else ""
+        raise UserError(f"{name} is not a command{meant} (commands: {', '.join(commands())})")
     return cast(Command, import_module(f"rosa_bench.cli.{name}"))
+
+
+def choices() -> dict[str, str]:
+    """Return how each task, model, method and preset is written, by its name: ``lora`` -> ``method=lora``."""
+    return {name: f"{written}={name}" for group, written in CHOSEN.items() for name in files_in(group)}
 
 
 def summary(text: str) -> str:

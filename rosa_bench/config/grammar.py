@@ -33,6 +33,7 @@ QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")  # needs no quotes, unless it is one of Hydra's words
 GROUPS_OF_SETTINGS = ("experiment", "launch", "recipe")  # their files set several groups
+ADDED = ("experiment", "launch")  # no run has them by default, so that Hydra wants a plus before them
 WORDS = ("null", "true", "false", "inf", "nan")
 INTERPOLATION = re.compile(r"\$\{[A-Za-z_.][^{}]*\}")
 
@@ -134,7 +135,7 @@ def _inside(declared: Any, names: Sequence[str]) -> Iterator[frozenset[Any]]:
 def _spelled(argument: str, *, sweep: bool) -> str:
     _check_size(argument)
     name, equals, value = argument.partition("=")
-    added = "++" if name[:1] not in ("+", "~") and is_open(name) else ""
+    added = "+" if name in ADDED else "++" if name[:1] not in ("+", "~") and is_open(name) else ""
     spelling = (
         f"{added}{name}={_value(name.lstrip('+'), value, sweep=sweep)}" if equals and name[:1] != "~" else argument
     )
@@ -157,6 +158,11 @@ def _value(name: str, value: str, *, sweep: bool) -> str:
     values = _separated(value) if sweep else [value]
     if len(values) > 1 and not all(values):
         raise UserError(f"{name}={value} has an empty value between its commas; put a text with a comma into quotes")
+    if not is_choice and _is_closed(value) and not all(map(_is_closed, values)):
+        raise UserError(
+            f"{name}={value} has a comma inside brackets, and in a sweep commas separate values; put quotes around the "
+            f"value, inside those for the shell: \"{name}='{value}'\""
+        )
     optional = not is_choice and all(types.NoneType in one for one in types_of(key))
     return ",".join(_text(one, optional=optional) for one in values)
 
@@ -180,6 +186,12 @@ def _quoted(text: str) -> str:
 def _separated(value: str) -> list[str]:
     """Split at commas, except inside a value that is in quotes."""
     return [found[0].strip() for found in re.finditer(rf"(?:\s*(?:{QUOTED})\s*(?=,|$))|[^,]+|(?<![^,])(?=,|$)", value)]
+
+
+def _is_closed(value: str) -> bool:
+    """Return whether a value closes the brackets that it opens, or is in quotes."""
+    pairs = ("()", "[]", "{}")
+    return bool(re.fullmatch(QUOTED, value)) or all(value.count(left) == value.count(right) for left, right in pairs)
 
 
 def _parses(argument: str) -> bool:

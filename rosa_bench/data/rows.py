@@ -75,7 +75,7 @@ def read_table(
     """
     place = fetch_rows(task, place)
     if task.embedded is not None:
-        rows = generate(task.embedded, split)
+        rows = generate(task.embedded, split, **task.generated_with)
         table = Table(rows, f"task={task.name}, split {split}", {}, len(rows))
     else:
         paths, where = files_of_rows(task, split, place)

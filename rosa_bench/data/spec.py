@@ -1,7 +1,7 @@
 """The data source that a task's yaml declares. Imports nothing heavy."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rosa_bench.data.generators import GENERATORS
 from rosa_bench.system.errors import UserError, one_of
@@ -91,6 +91,11 @@ class DataSpec(Checked):
     def optional_splits(self) -> tuple[str, ...]:
         """Splits that a run can do without."""
         return ()
+
+    @property
+    def generated_with(self) -> dict[str, Any]:
+        """Arguments of the program that generates the rows, besides the split."""
+        return {}
 
     @property
     def is_own(self) -> bool:

@@ -68,7 +68,10 @@ def linear_names(model: nn.Module, pattern: str, *, convolutions: bool = False) 
     found = [name for name in linears if name_matches(pattern, name)]
     if not found:
         shown = sorted({kind(name) for name in linears})
-        raise UserError(f"method.targets={pattern} matches no linear layer; the layers are: {', '.join(shown)}")
+        raise UserError(
+            f"method.targets={pattern} matches no linear layer (single quotes keep a shell from changing a regular "
+            f"expression); the layers are: {', '.join(shown)}"
+        )
     return found
 
 

@@ -27,7 +27,7 @@ def find_record(name: str, results_dir: Path) -> tuple[RunRecord, Path]:
     places = record_paths(results_dir)
     stems = sorted({place.stem for place in places})
     if not (meant := [name] if name in stems else matching(name, stems)):
-        near = did_you_mean(name, stems) or ("; rosa-bench ls lists them" if stems else "")
+        near = did_you_mean(name, [LAST, *stems]) or ("; rosa-bench ls lists them" if stems else "")
         raise UserError(f"{name} is not a run in {results_dir}{near}")
     if len(meant) > 1:
         more = f" and {len(meant) - LISTED} more" if len(meant) > LISTED else ""

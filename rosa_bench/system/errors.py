@@ -28,8 +28,13 @@ class PausedError(StoppedError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean NAME?"`` with the known name nearest to a misspelt word, or an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known name nearest to a misspelt word, or None if none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
 
 
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
@@ -45,7 +50,9 @@ def check_pattern(key: str, value: str) -> None:
     try:
         re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
     except re.error as error:
-        raise UserError(f"{key}={printable(value)} is not a regular expression: {error}") from error
+        raise UserError(
+            f"{key}={printable(value)} is not a regular expression: {error} (single quotes keep a shell from changing one)"
+        ) from error
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

@@ -110,14 +110,14 @@ def test_the_quickstart_makes_the_runs_that_are_committed() -> None:
         jobs = composer.expand(["+experiment=quickstart", "seed=0,1,2"])
         made = {_fingerprint(public_config(parse(composer.compose(job)))) for job in jobs}
     assert made == {_fingerprint(record.config) for record in committed}
-    assert len(made) == 12
+    assert len(made) == 18
 
 
 def _fingerprint(config: dict[str, Any]) -> str:
     """Return what a run chooses, and the period of its method."""
     names = [config[group]["name"] for group in ("task", "model", "protocol", "method")]
-    chosen = [config[key] for key in ("epochs", "limit_train", "seed", "lr", "rank")]
-    return str([*names, *chosen, float(config["method"].get("resample_every", 0))])
+    chosen = [config[key] for key in ("epochs", "batch_size", "limit_train", "seed", "lr", "rank")]
+    return str([*names, *chosen, config["task"].get("phenomena"), float(config["method"].get("resample_every", 0))])
 
 
 @pytest.mark.parametrize("overrides", [

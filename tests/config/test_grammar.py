@@ -1,3 +1,4 @@
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -66,6 +67,14 @@ def test_a_written_text_is_read_as_itself_however_often(text: str) -> None:
 ])  # fmt: skip
 def test_a_written_value_is_read_as_itself(value: Any) -> None:
     assert OverridesParser.create().parse_override(f"key={written(value)}").value() == value
+
+
+def test_a_sweep_refuses_a_comma_inside_brackets_and_takes_the_quoted_value_that_it_proposes() -> None:
+    typed_in = r"method.targets=layer\.[0-9]{1,2}\.(query|key)"
+    with pytest.raises(UserError, match="comma inside brackets") as refused:
+        spelled([typed_in], sweep=True)
+    [proposed] = shlex.split(str(refused.value).rpartition(": ")[2])
+    assert spelled([proposed], sweep=True) == spelled([typed_in])
 
 
 @pytest.mark.parametrize(("typed_in", "expected"), [

@@ -418,7 +418,7 @@ def test_linear_names(net: Net, pattern: str, names: list[str]) -> None:
 
 
 def test_linear_names_without_a_match_lists_the_layers(net: Net) -> None:
-    with pytest.raises(UserError, match=r"targets=quer matches no linear layer; .*: blocks\.\*\.query, first, last$"):
+    with pytest.raises(UserError, match=r"targets=quer matches no linear layer .*: blocks\.\*\.query, first, last$"):
         linear_names(net, "quer")
 
 

@@ -13,8 +13,8 @@ GENERATORS: dict[str, str | None] = {
 }
 
 
-def generate(name: str, split: str, **sizes: int) -> list[dict[str, Any]]:
-    """Return the rows of ``split`` from the generator ``name``, to which ``sizes`` are passed.
+def generate(name: str, split: str, **settings: Any) -> list[dict[str, Any]]:
+    """Return the rows of ``split`` from the generator ``name``, to which ``settings`` are passed.
 
     Raises ValueError if the generator does not make rows.
     """
@@ -22,4 +22,4 @@ def generate(name: str, split: str, **sizes: int) -> list[dict[str, Any]]:
     if target is None:
         raise ValueError(f"generator {name} does not make rows")
     module, _, function = target.partition(":")
-    return getattr(importlib.import_module(module), function)(split, **sizes)
+    return getattr(importlib.import_module(module), function)(split, **settings)

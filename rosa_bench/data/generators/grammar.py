@@ -21,6 +21,7 @@ from rosa_bench.data.generators.grammar_words import TRAIN, VALIDATION, Draw, Gr
 Pair = tuple[str, str]  # acceptable, unacceptable; `_sentence` does the spelling
 
 SIZES = {"train": 4000, "validation": 1000}  # sentences
+MOST = 2000  # sentences of one phenomenon: not every template has many more
 WORDS = {"train": TRAIN, "validation": VALIDATION}
 
 SINGULAR, PLURAL = 0, 1  # grammatical number; indexes a noun's forms or one of these pairs
@@ -261,8 +262,10 @@ TEMPLATES: dict[str, Callable[[Draw], Pair]] = {
 PHENOMENA: tuple[str, ...] = tuple(TEMPLATES)
 
 
-def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
+def sentences(split: str, *, phenomena: tuple[str, ...] = PHENOMENA, seed: int = 0) -> list[dict[str, str | int]]:
     """Return the shuffled rows of a split: sentence, label (1 acceptable, 0 not), phenomenon and idx.
+
+    A split has its full size, or `MOST` rows of each phenomenon if there are few.
 
     Labels are balanced within each phenomenon and no sentence is repeated. The same split and seed give the same rows
     in every process. Raises ValueError for an unknown split.
@@ -271,19 +274,19 @@ def sentences(split: str, *, seed: int = 0) -> list[dict[str, str | int]]:
         raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
     return [
         {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
-        for idx, (sentence, label, phenomenon) in enumerate(_shuffled(split, seed))
+        for idx, (sentence, label, phenomenon) in enumerate(_shuffled(split, phenomena, seed))
     ]
 
 
 @lru_cache(maxsize=4)
-def _shuffled(split: str, seed: int) -> tuple[tuple[str, int, str], ...]:
+def _shuffled(split: str, phenomena: tuple[str, ...], seed: int) -> tuple[tuple[str, int, str], ...]:
     """Make the rows of a split: sentence, label, phenomenon. The jobs of a sweep share them."""
     rng = Random(f"{split} {seed}")  # a string seed is hashed by SHA-512, not hash(): equal in all processes
     taken: set[str] = set()
     rows: list[tuple[str, int, str]] = []
-    for turn in range(SIZES[split] // 2):
-        index, which = divmod(turn, len(PHENOMENA))
-        phenomenon = PHENOMENA[which]
+    for turn in range(min(SIZES[split], MOST * len(phenomena)) // 2):
+        index, which = divmod(turn, len(phenomena))
+        phenomenon = phenomena[which]
         acceptable, unacceptable = _new_pair(phenomenon, WORDS[split], rng, index=index, taken=taken)
         rows += [(acceptable, 1, phenomenon), (unacceptable, 0, phenomenon)]
     rng.shuffle(rows)

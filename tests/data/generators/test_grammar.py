@@ -195,3 +195,13 @@ def test_word_order_predicts_the_label() -> None:
 def test_unknown_split_error_lists_the_choices(split: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(split)) + ".*train, validation"):
         sentences(split)
+
+
+@pytest.mark.parametrize("phenomena", [("pronoun_case",), ("question_formation",), PHENOMENA[:3]])
+def test_chosen_phenomena_give_distinct_balanced_rows_of_those_alone(phenomena: tuple[str, ...]) -> None:
+    for split, size in SIZES.items():
+        rows = sentences(split, phenomena=phenomena)
+        cells = Counter((row["phenomenon"], row["label"]) for row in rows)
+        assert len(rows) == len({row["sentence"] for row in rows}) == min(size, 2000 * len(phenomena))
+        assert set(cells) == {(phenomenon, label) for phenomenon in phenomena for label in (0, 1)}
+        assert max(cells.values()) - min(cells.values()) <= 1
