@@ -46,6 +46,7 @@ class Rosa(Resampled):
     """
 
     packable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
     init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero", "balanced"))

@@ -1,0 +1,208 @@
+"""The processes that make one run together, as torchrun and accelerate launch start them.
+
+Both set RANK, WORLD_SIZE and LOCAL_RANK. The first process, of rank 0, alone prints and writes; the others compute.
+They exchange tensors by NCCL on GPUs and by gloo on CPUs. Importing this imports no torch, because every command asks
+who it is. In a single process everything here does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from rosa_bench.system.errors import PreemptedError, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+LAUNCHERS = "torchrun --nproc-per-node=N -m rosa_bench ..., or accelerate launch --num-processes=N -m rosa_bench ..."
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class _State:
+    """What this process has joined: nothing, or a group of processes with a store of small values."""
+
+    joined = False
+    store: Any = None
+
+
+def launched() -> int:
+    """Return how many processes a launcher started together: 1 without a launcher.
+
+    Raises `UserError` if its variables are not numbers that go together.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return 1
+    found = {name: os.environ.get(name, "0") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if not all(value.isdecimal() for value in found.values()) or int(found["RANK"]) >= int(found["WORLD_SIZE"]):
+        listed = ", ".join(f"{name}={value}" for name, value in found.items())
+        raise UserError(f"{listed} in the environment do not go together; start the run with {LAUNCHERS}")
+    return int(found["WORLD_SIZE"])
+
+
+def rank() -> int:
+    """Return this process's number among those that were launched, from 0."""
+    return int(os.environ["RANK"]) if launched() > 1 else 0
+
+
+def local_rank() -> int:
+    """Return this process's number among those on this machine, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0")) if launched() > 1 else 0
+
+
+def is_first() -> bool:
+    """Return whether this process prints and writes: the only one, or the one of rank 0."""
+    return rank() == 0
+
+
+def count() -> int:
+    """Return how many processes share the work now: 1 outside of `joined`."""
+    return launched() if _State.joined else 1
+
+
+def quieten() -> None:
+    """Let a process that is not the first print nothing, except errors that only it has."""
+    if is_first():
+        return
+    from rich import get_console
+
+    get_console().quiet = True
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as the process lives
+    logging.disable(logging.ERROR)
+
+
+def may_report(message: str) -> bool:
+    """Return whether this process is to print an error: the first to have it is. Before they join, only rank 0 is."""
+    if launched() == 1 or _State.store is None:
+        return is_first()
+    with suppress(RuntimeError):  # the store is gone with the process that kept it
+        return _State.store.add(f"reported {message}", 1) == 1
+    return is_first()
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Inside the block, the launched processes share one run. Raises `PreemptedError` if another one has ended."""
+    import torch
+    from torch import distributed
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    _or_lost(distributed.init_process_group)(backend)
+    _State.joined, _State.store = True, distributed.distributed_c10d._get_default_store()
+    try:
+        yield
+        wait()
+    except BaseException:
+        _State.joined = False  # the group stays: taking leave of processes that hang would hang too
+        raise
+    _State.joined = False
+    distributed.destroy_process_group()
+
+
+def _or_lost(exchange: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Let an exchange raise `PreemptedError` if it fails, as it does when another process has ended."""
+
+    @wraps(exchange)
+    def attempt(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return exchange(*arguments, **options)
+        except RuntimeError as error:
+            if is_lost(error):
+                raise lost() from error
+            raise
+
+    return attempt
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error says that an exchange with another process failed."""
+    from torch import distributed
+
+    text = str(error)
+    return isinstance(error, distributed.DistError) or "gloo/" in text or "Connection closed by peer" in text
+
+
+def lost() -> PreemptedError:
+    """Return the error of a run whose other processes have ended."""
+    return PreemptedError("another process of this run has ended; the same command continues from the last checkpoint")
+
+
+@_or_lost
+def wait() -> None:
+    """Wait until all processes are here."""
+    if count() > 1:
+        most([0])
+
+
+@_or_lost
+def most(values: Sequence[int]) -> list[int]:
+    """Return the largest of all processes' values, place by place. No GPU waits for it."""
+    if count() == 1:
+        return list(values)
+    import torch
+    from torch import distributed
+
+    tensor = torch.tensor(values, dtype=torch.int64)
+    distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
+    return tensor.tolist()
+
+
+@_or_lost
+def add_up(tensor: Tensor) -> Tensor:
+    """Replace a tensor, in place, by its sum over all processes, which is the same bits in each. Returns it."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+@_or_lost
+def take_from(tensor: Tensor, owner: int = 0) -> Tensor:
+    """Replace a contiguous tensor, in place, by that of one process. Returns it."""
+    if count() > 1:
+        from torch import distributed
+
+        distributed.broadcast(tensor, owner)
+    return tensor
+
+
+@_or_lost
+def stacked(tensor: Tensor) -> Tensor:
+    """Return the tensors of all processes, of one shape and on the CPU, stacked by rank: (processes, ...)."""
+    import torch
+
+    found = [torch.empty_like(tensor) for _ in range(count())]
+    if count() == 1:
+        return tensor.unsqueeze(0)
+    from torch import distributed
+
+    distributed.all_gather(found, tensor.contiguous())
+    return torch.stack(found)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the values of all processes, by rank. They travel as JSON."""
+    if count() == 1:
+        return [value]
+    import torch
+
+    text = json.dumps(value).encode()
+    (longest,) = most([len(text)])
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    lengths = stacked(torch.tensor(len(text))).tolist()
+    return [
+        json.loads(bytes(row[:length].tolist())) for row, length in zip(stacked(padded), lengths, strict=True)
+    ]
