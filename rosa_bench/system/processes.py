@@ -7,6 +7,7 @@ who it is. In a single process everything here does nothing.
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -91,7 +92,24 @@ def may_report(message: str) -> bool:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
-    """Inside the block, the launched processes share one run. Raises `PreemptedError` if another one has ended."""
+    """Inside the block, the launched processes share one run. Raises `PreemptedError` if another one has ended.
+
+    They meet once, and stay in touch for later runs: meeting again at the same address is a race.
+    """
+    if _State.store is None:
+        _meet(device)
+    _State.joined = True
+    try:
+        yield
+        wait()
+    except BaseException:
+        atexit.unregister(_part)  # taking leave of processes that hang would hang too
+        raise
+    finally:
+        _State.joined = False
+
+
+def _meet(device: torch.device) -> None:
     import torch
     from torch import distributed
 
@@ -99,15 +117,15 @@ def joined(device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     _or_lost(distributed.init_process_group)(backend)
-    _State.joined, _State.store = True, distributed.distributed_c10d._get_default_store()
-    try:
-        yield
-        wait()
-    except BaseException:
-        _State.joined = False  # the group stays: taking leave of processes that hang would hang too
-        raise
-    _State.joined = False
-    distributed.destroy_process_group()
+    _State.store = distributed.distributed_c10d._get_default_store()
+    atexit.register(_part)
+
+
+def _part() -> None:
+    from torch import distributed
+
+    with suppress(RuntimeError):
+        distributed.destroy_process_group()
 
 
 def _or_lost(exchange: Callable[Given, Result]) -> Callable[Given, Result]:
