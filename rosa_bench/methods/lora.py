@@ -60,7 +60,9 @@ class Lora(Resampled):
 
     @property
     def unshardable(self) -> str | None:
-        return "method.resample_every is above 0, and only rosa draws new factors there" if self.resample_every else None
+        return (
+            "method.resample_every is above 0, and only rosa draws new factors there" if self.resample_every else None
+        )
 
     @property
     def scale(self) -> float:

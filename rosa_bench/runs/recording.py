@@ -67,7 +67,12 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
         data=data_of(problem),
         model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
         device=convert(
-            {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision, **shared},
+            {
+                **describe(resolved.device),
+                "shared_by": sharers(resolved.device),
+                "precision": resolved.precision,
+                **shared,
+            },
             Device,
         ),
         versions=versions(resolved.config.method.libraries),

@@ -316,7 +316,9 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
         graphs = "never"  # several processes capture their exchanges only if they are told to
     if saves_memory and device.type == "cuda" and config.cuda_graphs != "never":
         log.info("gradient_checkpointing=true runs steps without CUDA graphs")
-    together = device.type == "cuda" and not saves_memory and not shards  # weights formed for one pass would be gone in the next
+    together = (
+        device.type == "cuda" and not saves_memory and not shards
+    )  # weights formed for one pass would be gone in the next
     with (
         without_cudnn_attention(),
         sharded(model, device) if shards else nullcontext(),

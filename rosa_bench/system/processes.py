@@ -221,6 +221,4 @@ def gathered(value: Any) -> list[Any]:
     padded = torch.zeros(longest, dtype=torch.uint8)
     padded[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
     lengths = stacked(torch.tensor(len(text))).tolist()
-    return [
-        json.loads(bytes(row[:length].tolist())) for row, length in zip(stacked(padded), lengths, strict=True)
-    ]
+    return [json.loads(bytes(row[:length].tolist())) for row, length in zip(stacked(padded), lengths, strict=True)]

@@ -109,8 +109,8 @@ def evaluated(
             own[number] = latest = evaluate(batch)
     for number, batch in enumerate(seen):
         rows, owner = len(batch["labels"]), number % count
-        mine = own[number] if owner == rank else (
-            it.new_empty((rows, *it.shape[1:]) if it.ndim else ()) for it in latest
+        mine = (
+            own[number] if owner == rank else (it.new_empty((rows, *it.shape[1:]) if it.ndim else ()) for it in latest)
         )
         yield batch, tuple(processes.take_from(it.contiguous(), owner) for it in mine)
 

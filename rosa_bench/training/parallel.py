@@ -49,9 +49,7 @@ class Together:
             return mine, True
         return {name: tensor[:1] for name, tensor in batch.items()}, False
 
-    def backward(
-        self, training: Training, batch: Batch, autocast: Callable[[], AbstractContextManager]
-    ) -> Tensor:
+    def backward(self, training: Training, batch: Batch, autocast: Callable[[], AbstractContextManager]) -> Tensor:
         """Leave the gradient of the whole batch's mean loss in every process, and return that loss, detached.
 
         Each part of an accumulated batch is shared out.

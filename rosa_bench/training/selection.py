@@ -52,7 +52,9 @@ class BestEpoch(Observer):
         self.number, self.score, self.selectable = number, scores[self.selects_by], selectable
         self.predicted = dict(self.predictions())
         if self.keep_weights:
-            self._weights = {name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in self.tensors().items()}
+            self._weights = {
+                name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in self.tensors().items()
+            }
 
     @property
     def state(self) -> Snapshot:

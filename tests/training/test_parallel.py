@@ -114,7 +114,9 @@ def test_two_processes_make_the_run_of_one(ends: Path, name: str, how: str) -> N
     assert tensors.keys() == expected.keys()
     assert (name == "rosa") == any(key.startswith("subspace") for key in tensors)
     for key, tensor in tensors.items():
-        torch.testing.assert_close(tensor, expected[key], rtol=2e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            tensor, expected[key], rtol=2e-3, atol=2e-5, msg=lambda text, key=key: f"{key}: {text}"
+        )
     [record], [alone] = load_records(ends / f"{name} {how}"), load_records(ends / f"{name} alone")
     assert record.device.processes == 2
     for epoch, single in zip(record.scores.epochs, alone.scores.epochs, strict=True):
