@@ -70,8 +70,8 @@ class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
     shared_by  rosa_bench processes that used the GPU, this run's included: the largest count of the run's start and the
                ends of its epochs. More than 1 makes times longer; peak memory is this process's own. None on a CPU and
                in older records
-    processes  how many processes made the run together, each on such a device, if ``parallel`` lets them. Times and peak
-               memory are the first one's. Unset with ``parallel=none``
+    processes  how many processes made the run together, each on such a device, if ``parallel`` lets them. Times and
+               peak memory are the first one's. Unset with ``parallel=none``
     """
 
     type: Name

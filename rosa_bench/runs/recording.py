@@ -112,8 +112,16 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     blame, and it can continue when there is room.
     """
     paused = False
+
+    def rescue(reason: str) -> None:
+        record.status, record.error = "interrupted", reason
+        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        if processes.is_first():
+            _save(record, results_dir)
+
     try:
-        yield
+        with processes.rescued(rescue):
+            yield
         record.status = "completed"
     except UserError:
         record.status = "refused"  # pyright: ignore[reportAttributeAccessIssue] - it is not saved

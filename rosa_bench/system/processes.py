@@ -11,10 +11,13 @@ import atexit
 import json
 import logging
 import os
+import select
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from rosa_bench.system.errors import PreemptedError, UserError
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+GRACE_S = 20.0  # torchrun kills 30 s after it has asked to stop
+OVER = b"\0"
 LAUNCHERS = "torchrun --nproc-per-node=N -m rosa_bench ..., or accelerate launch --num-processes=N -m rosa_bench ..."
 
 Given = ParamSpec("Given")
@@ -34,6 +39,7 @@ class _State:
 
     joined = False
     store: Any = None
+    rescue: Callable[[], None] | None = None
 
 
 def launched() -> int:
@@ -128,6 +134,44 @@ def _part() -> None:
         distributed.destroy_process_group()
 
 
+@contextmanager
+def rescued(save: Callable[[str], None]) -> Iterator[None]:
+    """End a process that cannot end by itself, after ``save`` with a reason.
+
+    A GPU waits for the others in an exchange, and this process for the GPU, where no signal reaches it. So a thread
+    ends it `GRACE_S` seconds after it was asked to stop or has lost another process, if it is still in the block.
+    """
+    if count() == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:
+        if os.read(reading, 1) == OVER:
+            return
+        if select.select([over], [], [], GRACE_S)[0]:
+            return
+        save("another process of this run did not answer; the same command continues from the last checkpoint")
+        os._exit(143)
+
+    over, ended = os.pipe()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to even if Python waits
+    _State.rescue = partial(os.write, writing, b"\1")  # pyright: ignore[reportAttributeAccessIssue]
+    watching = threading.Thread(target=watch, daemon=True, name="watching for a stop")
+    watching.start()
+    try:
+        yield
+    finally:
+        _State.rescue = None
+        signal.set_wakeup_fd(before)
+        os.write(ended, OVER)
+        os.write(writing, OVER)
+        watching.join()
+        for end in (reading, writing, over, ended):
+            os.close(end)
+
+
 def _or_lost(exchange: Callable[Given, Result]) -> Callable[Given, Result]:
     """Let an exchange raise `PreemptedError` if it fails, as it does when another process has ended."""
 
@@ -153,6 +197,8 @@ def is_lost(error: BaseException) -> bool:
 
 def lost() -> PreemptedError:
     """Return the error of a run whose other processes have ended."""
+    if _State.rescue is not None:
+        _State.rescue()
     return PreemptedError("another process of this run has ended; the same command continues from the last checkpoint")
 
 

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.models.chunked_loss import Output
 from rosa_bench.system import processes
-from rosa_bench.system.tensors import is_sharded, whole
+from rosa_bench.system.tensors import whole
 
 
 @contextmanager
@@ -78,7 +78,7 @@ class Before:
     def restore(self) -> None:
         """Fill the parameters with their whole values now, and put everything back."""
         filled = set[nn.Parameter]()
-        for module, (kind, attributes) in self.modules.items():
+        for module, (_, attributes) in self.modules.items():
             for name, parameter in attributes["_parameters"].items():
                 if parameter is not None and parameter not in filled:
                     parameter.data = whole(module._parameters[name]).detach()  # pyright: ignore[reportArgumentType]

@@ -3,8 +3,8 @@
     python -m scripts.benchmarks.several_gpus [results/benchmarks] [seconds in all]
 
 Starts itself in one process, then in two, which share the same global batch, and prints what they measure as it goes.
-A step is forward, backward, exchange and AdamW: RoBERTa-base on 32 x 512 tokens and a Llama of 1.2 billion parameters on
-8 x 1024 tokens, both with random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 only show that it works.
+A step is forward, backward, exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters
+on 8 x 1024 tokens, both with random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works.
 ``ms`` are medians, ``MB`` is the peak memory of the first GPU in training. Steps are eager unless they are called
 *captured*. *Recomputed* steps keep only the inputs of blocks. What is not done in time is left out.
 """
