@@ -39,9 +39,8 @@ def output_arrived() -> None:
 
 def report(message: str) -> None:
     """Write a message for the user to stderr. Of processes that share a run, one writes it."""
-    if processes.may_report(message):
-        place = "" if processes.is_first() else f"process {processes.rank()}: "
-        print(f"rosa-bench: {place}{printable(message)}", file=sys.stderr)
+    if (said := processes.reported(message)) is not None:
+        print(f"rosa-bench: {printable(said)}", file=sys.stderr)
 
 
 def report_at_once(doing: str, arguments: Sequence[str]) -> None:

@@ -87,13 +87,20 @@ def quieten() -> None:
     logging.disable(logging.ERROR)
 
 
-def may_report(message: str) -> bool:
-    """Return whether this process is to print an error: the first to have it is. Before they join, only rank 0 is."""
-    if launched() == 1 or _State.store is None:
-        return is_first()
+def reported(message: str) -> str | None:
+    """Return an error as this process is to print it, or None if another one does.
+
+    The first process to have an error prints it. Before the processes meet, all have the same errors.
+    """
+    try:
+        here = f"process {rank()}: " if rank() else ""
+    except UserError:
+        return message  # which is about these variables
+    if _State.store is None:
+        return None if here else message
     with suppress(RuntimeError):  # the store is gone with the process that kept it
-        return _State.store.add(f"reported {message}", 1) == 1
-    return is_first()
+        return here + message if _State.store.add(f"reported {message}", 1) == 1 else None
+    return None if here else message
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from rosa_bench.system import processes
+
 
 def is_sharded(tensor: Tensor) -> bool:
     """Return whether each process holds only a part of a tensor."""
@@ -12,6 +14,17 @@ def is_sharded(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole of a tensor. If it is sharded, all processes must call this together."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def collected(tensor: Tensor) -> Tensor:
+    """Return a tensor as a checkpoint stores it: if it is sharded, the whole on the CPU, and only in the first process.
+
+    The others must call this too, and get an empty tensor: not even the first could hold all of them on its GPU.
+    """
+    if not is_sharded(tensor):
+        return tensor
+    full = whole(tensor)
+    return full.cpu() if processes.is_first() else full.new_empty(0)
 
 
 def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:

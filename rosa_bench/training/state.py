@@ -14,7 +14,7 @@ from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.optim import moments
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
-from rosa_bench.system.tensors import put, sharded_like, whole
+from rosa_bench.system.tensors import collected, put, sharded_like
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
 
 Scores = dict[str, float]
@@ -133,11 +133,13 @@ class Training:
         """The full state, as stored in a checkpoint."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
-            f"optimizer.{key}.{names[parameter]}": whole(value)
+            f"optimizer.{key}.{names[parameter]}": collected(value)
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
         }
-        weights = {f"model.{name}": whole(tensor.detach()) for name, tensor in self.method.state(self.model).items()}
+        weights = {
+            f"model.{name}": collected(tensor.detach()) for name, tensor in self.method.state(self.model).items()
+        }
         own = {
             "step": self.step,
             "history": [asdict(epoch) for epoch in self.history],
