@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -34,12 +35,20 @@ Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
-class _State:
-    """What this process has joined: nothing, or a group of processes with a store of small values."""
+@dataclass
+class _Group:
+    """What this process has joined.
 
-    joined = False
+    store   small values that all processes see, from when they first met
+    rescue  starts the time after which `rescued` ends this process
+    """
+
+    joined: bool = False
     store: Any = None
-    rescue: Callable[[], None] | None = None
+    rescue: Callable[[], object] | None = None
+
+
+_group = _Group()
 
 
 def launched() -> int:
@@ -73,7 +82,7 @@ def is_first() -> bool:
 
 def count() -> int:
     """Return how many processes share the work now: 1 outside of `joined`."""
-    return launched() if _State.joined else 1
+    return launched() if _group.joined else 1
 
 
 def quieten() -> None:
@@ -96,10 +105,10 @@ def reported(message: str) -> str | None:
         here = f"process {rank()}: " if rank() else ""
     except UserError:
         return message  # which is about these variables
-    if _State.store is None:
+    if _group.store is None:
         return None if here else message
     with suppress(RuntimeError):  # the store is gone with the process that kept it
-        return here + message if _State.store.add(f"reported {message}", 1) == 1 else None
+        return here + message if _group.store.add(f"reported {message}", 1) == 1 else None
     return None if here else message
 
 
@@ -109,9 +118,9 @@ def joined(device: torch.device) -> Iterator[None]:
 
     They meet once, and stay in touch for later runs: meeting again at the same address is a race.
     """
-    if _State.store is None:
+    if _group.store is None:
         _meet(device)
-    _State.joined = True
+    _group.joined = True
     try:
         yield
         wait()
@@ -119,7 +128,7 @@ def joined(device: torch.device) -> Iterator[None]:
         atexit.unregister(_part)  # taking leave of processes that hang would hang too
         raise
     finally:
-        _State.joined = False
+        _group.joined = False
 
 
 def _meet(device: torch.device) -> None:
@@ -130,7 +139,7 @@ def _meet(device: torch.device) -> None:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     _or_lost(distributed.init_process_group)(backend)
-    _State.store = distributed.distributed_c10d._get_default_store()
+    _group.store = distributed.distributed_c10d._get_default_store()
     atexit.register(_part)
 
 
@@ -164,13 +173,13 @@ def rescued(save: Callable[[str], None]) -> Iterator[None]:
 
     over, ended = os.pipe()
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)  # written to even if Python waits
-    _State.rescue = partial(os.write, writing, b"\1")  # pyright: ignore[reportAttributeAccessIssue]
+    _group.rescue = partial(os.write, writing, b"\1")
     watching = threading.Thread(target=watch, daemon=True, name="watching for a stop")
     watching.start()
     try:
         yield
     finally:
-        _State.rescue = None
+        _group.rescue = None
         signal.set_wakeup_fd(before)
         os.write(ended, OVER)
         os.write(writing, OVER)
@@ -204,8 +213,8 @@ def is_lost(error: BaseException) -> bool:
 
 def lost() -> PreemptedError:
     """Return the error of a run whose other processes have ended."""
-    if _State.rescue is not None:
-        _State.rescue()
+    if _group.rescue is not None:
+        _group.rescue()
     return PreemptedError("another process of this run has ended; the same command continues from the last checkpoint")
 
 

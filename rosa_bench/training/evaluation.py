@@ -101,7 +101,7 @@ def evaluated(
     if count == 1:
         yield from ((batch, evaluate(batch)) for batch in batches.epoch())
         return
-    seen, own = [], dict[int, tuple[Tensor, ...]]()
+    seen, own, latest = [], dict[int, tuple[Tensor, ...]](), tuple[Tensor, ...]()
     for number, batch in enumerate(batches.epoch()):
         seen.append(batch)
         owner = number % count

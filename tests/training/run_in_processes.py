@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +64,15 @@ class Act(Observer):
             os.kill(os.getpid(), self.number)
 
 
-def perform(job: dict[str, Any], run: Callable[..., Any] = api.run) -> None:
+def perform(job: dict[str, Any]) -> None:
     """Make a job's run, and write what it came to. One that is asked to stop is left where it stopped."""
-    watch, acts = Watch(), []
+    watch, acts = Watch(), list[Act]()
     for name, number in (("stop", signal.SIGTERM), ("kill", signal.SIGKILL)):
         if name in job:
-            acts.append(Act(*job[name], number))
+            rank, step = job[name]
+            acts.append(Act(rank, step, number))
     try:
-        run(job["overrides"], (watch, *acts))
+        api.run(job["overrides"], (watch, *acts))
     except StoppedError:
         if "stop" not in job:
             raise

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import socket
 import subprocess
@@ -22,10 +23,10 @@ from rosa_bench.records.store import load_records
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.parallel import buckets
-from tests.training.run_in_processes import perform
 
 HERE = Path(__file__).parent
 TREE = HERE.parents[1]
+perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests are no package
 
 # The last batch of an epoch has one row, so one of two processes has none.
 ENCODER = ("task=grammar", "model=tiny_roberta", "limit_train=41", "limit_eval=21", "batch_size=8", "epochs=2")
