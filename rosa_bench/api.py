@@ -6,7 +6,7 @@ The command line, the scripts and the tests use these functions too.
 import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import Records
 from rosa_bench.records.store import load_records as load_from_folder
+from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -101,15 +102,22 @@ def complete(config: RunConfig, differing: Mapping[str, list[Any]], observers: "
 
 
 def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" = ()) -> RunRecord:
-    """Return the record of a completed run that is already resolved, running it first if needed; as `complete`."""
+    """Return the record of a completed run that is already resolved, running it first if needed; as `complete`.
+
+    Processes that a launcher started together share the run. The first of them holds the lock and writes.
+    """
     from rosa_bench.runs.lock import locked
-    from rosa_bench.runs.status import status_of
+    from rosa_bench.runs.status import agreed_status
 
     config = resolved.config
-    with locked(resolved.lock, resolved.id):
-        kind, record = status_of(resolved)
+    with (
+        processes.joined(resolved.device) if processes.launched() > 1 else nullcontext(),
+        locked(resolved.lock, resolved.id) if processes.is_first() else nullcontext(),
+    ):
+        kind, record = agreed_status(resolved)
         if record is not None and kind == "completed" and config.resume == "auto":
-            shutil.rmtree(resolved.checkpoints, ignore_errors=True)  # left by a process that was killed
+            if processes.is_first():
+                shutil.rmtree(resolved.checkpoints, ignore_errors=True)  # left by a process that was killed
             log.info("%s is completed already; resume=never runs it again", resolved.id)
             return record
         if kind == "failed" and config.resume == "auto" and not config.retry_failed:

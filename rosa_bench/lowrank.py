@@ -22,6 +22,7 @@ SINGULAR = 1e-4  # tolerance on a singular triplet, as a fraction of the largest
 # (least number of weights, greatest min(out, in)) for which one batched SVD is fastest on a GPU. It takes 45 ms even
 # for two weights, while an eigendecomposition of 768 x 768 takes 8 ms.
 BATCHED_SVD = (6, 1024)
+STACK_BYTES = 1 << 23  # of weights in float64 that are factorised together, if no other limit is known
 WORKSPACE = 12  # extra memory to factorise a weight, in float64 copies of it (measured: 11.2 on an H100)
 
 
@@ -40,6 +41,7 @@ def factorize(
     select: str = "random",
     init: str = "svd",
     generator: torch.Generator | None = None,
+    chosen: Int[Tensor, "*n r"] | None = None,
 ) -> Factors:
     """Split each weight along ``rank`` of its own singular directions: ``a = U_I S_I``, ``b = V_I^T``.
 
@@ -48,6 +50,8 @@ def factorize(
          ``zero``     residual = W and a = 0: nothing is added yet, but ``b`` fixes the row space
          ``balanced`` like ``svd``, with ``a = U_I sqrt(S_I)`` and ``b = sqrt(S_I) V_I^T``, so that a^T a = b b^T. Both
                       factors of a direction are zero if its singular value is, and then it does not train
+
+    ``chosen`` are the directions, if they are already chosen; by default `select_indices` chooses them.
 
     All weights are factorised together by the fastest solver (`solvers`) that is accurate enough (`is_exact`). The
     split is exact for *any* orthonormal basis, so rounding in the decomposition does not change the function. Weights
@@ -64,9 +68,10 @@ def factorize(
     if not torch.isfinite(weight).all():
         raise ValueError("cannot factorise a weight that contains NaN or Inf")
 
-    chosen = select_indices(
-        weight.shape[:-2], min(rows, columns), rank, select=select, generator=generator, device=weight.device
-    )
+    if chosen is None:
+        chosen = select_indices(
+            weight.shape[:-2], min(rows, columns), rank, select=select, generator=generator, device=weight.device
+        )
     a, b, _ = singular_triplets(weight, chosen, solvers(weight))
     return _split(weight, a, b, init)
 
@@ -178,7 +183,7 @@ def _split(weight: Tensor, a: Tensor, b: Tensor, init: str) -> Factors:
     return Factors(weight.clone(), torch.zeros_like(a) if init == "zero" else a, b)
 
 
-def stacks(shapes: list[torch.Size], *, limit_bytes: int = 1 << 23) -> list[list[int]]:
+def stacks(shapes: list[torch.Size], *, limit_bytes: int = STACK_BYTES) -> list[list[int]]:
     """Group positions with equal shapes, so that each group can be stacked and factorised as one batch.
 
     A group's float64 copy takes at most ``limit_bytes``, unless it is a single weight. This bounds the extra memory of

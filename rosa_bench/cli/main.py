@@ -11,7 +11,9 @@ from rosa_bench.cli.messages import errors_reported, output_arrived
 from rosa_bench.cli.options import MULTIRUN, own_config_dir
 from rosa_bench.cli.surroundings import settle
 from rosa_bench.config.folder import config_dir
+from rosa_bench.system import processes
 from rosa_bench.system.console import output_never_fails
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.stopping import stop_signals_raise
 
 HELP = ("-h", "--help")
@@ -25,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle()
     with output_never_fails(), errors_reported(), stop_signals_raise():
+        processes.quieten()
         folder, given = own_config_dir(given)
         with config_dir(folder):
             dispatch(given)
@@ -59,6 +62,9 @@ def call(name: str, arguments: list[str], *, program: bool = False) -> None:
     if any(argument in HELP for argument in arguments):
         show_help(None if program else name)
         return
+    if processes.launched() > 1 and (name != DEFAULT or any(it in MULTIRUN for it in arguments)):
+        what = "a sweep" if name == DEFAULT else f"rosa-bench {name}"
+        raise UserError(f"{what} is not for several processes, which make one run at a time; start it by itself")
     load(name).main(arguments)
     if name != DEFAULT:  # a run has its results on disk; what other commands print is their result
         output_arrived()

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from rosa_bench.system import processes
 from rosa_bench.system.console import lost_output
 from rosa_bench.system.errors import PreemptedError, UserError
 from rosa_bench.system.printable import printable
@@ -16,7 +17,8 @@ def errors_reported() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        report(str(error) or "stopped")
+        if processes.is_first():
+            report(str(error) or "stopped")
         sys.exit(143 if isinstance(error, PreemptedError) else 130)
     except Exception as error:
         if tracebacks_wanted():
@@ -36,8 +38,9 @@ def output_arrived() -> None:
 
 
 def report(message: str) -> None:
-    """Write a message for the user to stderr."""
-    print(f"rosa-bench: {printable(message)}", file=sys.stderr)
+    """Write a message for the user to stderr. Of processes that share a run, one writes it."""
+    if (said := processes.reported(message)) is not None:
+        print(f"rosa-bench: {printable(said)}", file=sys.stderr)
 
 
 def report_at_once(doing: str, arguments: Sequence[str]) -> None:

@@ -92,6 +92,11 @@ class Plain(Checked):
         "capture and replay steps on a GPU; auto: unless a step synchronises with the host",
         default="auto", choices=("auto", "always", "never"), identity=False, free=True,
     )  # fmt: skip
+    parallel: str = setting(
+        "how the processes that torchrun or accelerate launch start train one run: data: each has the whole model and "
+        "a share of every batch; sharded: each also holds only a part of the weights (FSDP2)",
+        default="none", choices=("none", "data", "sharded"), before="none", free=True,
+    )  # fmt: skip
     packed: int | str = setting(
         "train up to this many runs of a sweep that differ in lr alone in one pass; auto: 8 on a GPU, else 1",
         default=1, at_least=1, at_most=1024, identity=False, free=True, published=False,
@@ -171,10 +176,22 @@ class Plain(Checked):
             )
         if self.offload and self.compile != "none":
             raise UserError(f"offload={self.offload} does not work with compile={self.compile}; use compile=none")
+        if self.parallel == "sharded":
+            self._check_sharded()
         if isinstance(self.packed, str) and self.packed != "auto":
             raise UserError(f"packed={self.packed} is not known; use auto, or a number of runs")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
+
+    def _check_sharded(self) -> None:
+        odd = {
+            f"offload={self.offload} moves weights that are not sharded; use offload=null": self.offload,
+            f"compile={self.compile} does not see weights being gathered; use compile=none": self.compile != "none",
+            "cuda_graphs=always cannot capture how weights are gathered; use cuda_graphs=auto":
+                self.cuda_graphs == "always",
+        }  # fmt: skip
+        if found := next((reason for reason, holds in odd.items() if holds), None):
+            raise UserError(f"parallel=sharded does not go with this: {found}, or parallel=data")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +229,8 @@ class RunConfig(Plain):
                 f"method={self.method.name} does not work with gradient_checkpointing=true; use "
                 "gradient_checkpointing=false"
             )
+        if self.parallel == "sharded" and (reason := self.method.unshardable):
+            raise UserError(f"parallel=sharded shards the weights: {reason}; use parallel=data")
         if self.packed not in ("auto", 1) and (reason := self.unpackable):
             raise UserError(f"packed={self.packed} trains several runs in one pass: {reason}; use packed=auto or 1")
 
@@ -223,6 +242,7 @@ class RunConfig(Plain):
             f"model={self.model.name} cannot": not self.model.packable,
             f"compile={self.compile} does not work with it": self.compile != "none",
             "gradient_checkpointing=true does not work with it": self.gradient_checkpointing,
+            f"parallel={self.parallel} does not work with it": self.parallel != "none",
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

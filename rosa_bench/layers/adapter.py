@@ -4,6 +4,7 @@ Each replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,14 @@ from rosa_bench.layers.linear import Convolution, Linear, make_linear
 
 
 class Adapter(nn.Module):
-    """A replacement for one linear layer. It remembers the layer's type and bias, and can be turned back into it."""
+    """A replacement for one linear layer. It remembers the layer's type and bias, and can be turned back into it.
 
+    large   names of buffers as large as the weight, which may be sharded
+    frozen  those of them that are frozen parameters for now, because they are sharded
+    """
+
+    large: ClassVar[tuple[str, ...]] = ()
+    frozen: tuple[str, ...] = ()
     bias: nn.Parameter | None
 
     def __init__(self, plain: Linear | Convolution):
@@ -34,6 +41,12 @@ class Adapter(nn.Module):
     def to_plain(self) -> Linear | Convolution:
         """Return a layer of the original type with the same function, and so without added latency."""
         return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())  # pyright: ignore[reportArgumentType]
+
+
+def buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers of a model by name, with those that are frozen parameters for now."""
+    frozen = {f"{name}.{it}".lstrip("."): getattr(layer, it) for name, layer in adapters(model) for it in layer.frozen}
+    return {**dict(model.named_buffers()), **frozen}
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Adapter]]:

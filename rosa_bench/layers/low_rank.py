@@ -4,6 +4,7 @@ It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,7 @@ class LowRankLinear(Adapter):
     past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
 
+    large: ClassVar[tuple[str, ...]] = ("residual",)
     residual: Float[Tensor, "*n out in"]
     b: Tensor
 

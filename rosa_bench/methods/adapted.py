@@ -128,16 +128,16 @@ class AdapterMethod(TargetedMethod):
 
         for _, layer in adapters(model):
             for name, parameter in layer.named_parameters():
-                if name != "bias" or self.train_biases:
+                if name not in layer.frozen and (name != "bias" or self.train_biases):
                     yield parameter
         if self.train_head:
             yield from self.head_parameters(model)
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Like `Method.state`, without the adapters' frozen weights, which attaching to the same model recreates."""
-        from rosa_bench.layers.adapter import adapters
+        from rosa_bench.layers.adapter import adapters, buffers
 
-        frozen = {f"{name}.{buffer}" for name, layer in adapters(model) for buffer, _ in layer.named_buffers()}
+        frozen = {f"{name}.{buffer}" for name, layer in adapters(model) for buffer in buffers(layer)}
         return {name: tensor for name, tensor in super().state(model).items() if name not in frozen}
 
 

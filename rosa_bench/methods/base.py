@@ -85,6 +85,7 @@ class Method(Checked, ABC):
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     packable         whether several runs can train in one pass: its layers have a form in `rosa_bench.layers.packed`
     takes_turns      whether only some of the declared parameters train at a time
+    shardable        whether its weights may be sharded over several processes, unless `unshardable` says why not
     libraries        optional packages that it runs on, beside those of every run; records have their versions
     trains           whether parameters train. If not, the run has no steps and chooses among the method's `candidates`
     """
@@ -112,11 +113,17 @@ class Method(Checked, ABC):
     packable: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
     libraries: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pattern("method.head", self.head)
+
+    @property
+    def unshardable(self) -> str | None:
+        """Why a model with this method cannot be sharded over several processes; None if it can."""
+        return None if self.shardable else f"method={self.name} cannot"
 
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
@@ -234,9 +241,11 @@ class Method(Checked, ABC):
 
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the tensors that training can change, by name, for a checkpoint or an adapter file."""
+        from rosa_bench.layers.adapter import buffers
+
         chosen = {id(parameter) for parameter in self.trainable(model)}
         trained = {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
-        return {**trained, **dict(model.named_buffers())}
+        return {**trained, **buffers(model)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the trained model into an existing folder, merged if possible."""

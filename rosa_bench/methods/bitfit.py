@@ -22,6 +22,7 @@ class BitFit(Method):
     """Trains every bias of the body, including those of layer normalisation. The protocol says if the head trains."""
 
     packable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     train_head: bool = setting("whether the task's head trains too")
 

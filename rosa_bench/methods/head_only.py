@@ -18,6 +18,7 @@ class HeadOnly(Method):
     """Trains only the task's head, under either protocol."""
 
     packable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:
         self.trainable(model)

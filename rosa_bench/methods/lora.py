@@ -43,6 +43,7 @@ class Lora(Resampled):
     """
 
     packable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
     init: str = setting("what the factors start from", choices=tuple(DRAWN))
@@ -56,6 +57,12 @@ class Lora(Resampled):
     @property
     def keeps_past(self) -> bool:
         return self.keep_past or not self.resample_every  # without draws there is nothing to keep
+
+    @property
+    def unshardable(self) -> str | None:
+        return (
+            "method.resample_every is above 0, and only rosa draws new factors there" if self.resample_every else None
+        )
 
     @property
     def scale(self) -> float:

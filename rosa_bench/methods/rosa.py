@@ -19,7 +19,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
+from rosa_bench.methods.draws_in_turn import draw_in_turn
 from rosa_bench.methods.resampled import UNITS, Resampled, refuse
+from rosa_bench.system import processes
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -46,6 +48,7 @@ class Rosa(Resampled):
     """
 
     packable: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
 
     select: str = setting("which singular directions train (Table 5)", choices=("random", "block", "top", "bottom"))
     init: str = setting("what the factors start from (Table 4)", choices=("svd", "svd_add", "zero", "balanced"))
@@ -109,6 +112,17 @@ class Rosa(Resampled):
                 self.moments == "rotate" and self.stagger,
         }  # fmt: skip
         refuse(senseless)
+
+    @property
+    def unshardable(self) -> str | None:
+        odd = {
+            "method.stagger": self.stagger,
+            f"method.basis={self.basis}": self.basis == "gradient",
+            f"method.svd_of={self.svd_of}": self.svd_of != "current",
+            "method.moments=rotate": self.moments == "rotate",
+            "method.keep_past": self.keep_past,
+        }
+        return next((f"{key} needs whole weights" for key, holds in odd.items() if holds), None)
 
     @property
     def draws_per_period(self) -> int:
@@ -263,11 +277,15 @@ class Rosa(Resampled):
         """
         import torch
 
-        from rosa_bench.lowrank import WORKSPACE, stacks
+        from rosa_bench.lowrank import STACK_BYTES, WORKSPACE, stacks
 
-        limit = {} if headroom_bytes is None else {"limit_bytes": headroom_bytes // WORKSPACE}
+        limit = STACK_BYTES if headroom_bytes is None else headroom_bytes // WORKSPACE
+        alike = which == EVERY and bases is None and all(layer.past is None for layer in layers)
+        if processes.count() > 1 and alike:
+            draw_in_turn(self, layers, generator, limit_bytes=limit)
+            return
         with torch.no_grad():
-            for positions in stacks([layer.shape for layer in layers], **limit):
+            for positions in stacks([layer.shape for layer in layers], limit_bytes=limit):
                 group = [layers[position] for position in positions]
                 given = None if bases is None else torch.stack([bases[position] for position in positions])
                 self._draw_together(group, generator, which=which, basis=given)  # its memory is free afterwards

@@ -50,6 +50,7 @@ class SwitchLora(Lora):
     """LoRA with exchanges. The record's ``resamples`` counts exchanges of one vector of every weight."""
 
     packable: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
 
     decay: float = setting(
         "fraction of the run in which exchanges become a third as frequent; 0: they stay as frequent",

@@ -1,7 +1,7 @@
 """The parts of a record that say what a run was made with: data, device, code and size."""
 
 import msgspec
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
 
 from rosa_bench.records.types import Count, Json, Name, Positive, Score
 
@@ -70,6 +70,8 @@ class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
     shared_by  rosa_bench processes that used the GPU, this run's included: the largest count of the run's start and the
                ends of its epochs. More than 1 makes times longer; peak memory is this process's own. None on a CPU and
                in older records
+    processes  how many processes made the run together, each on such a device, if ``parallel`` lets them. Times and
+               peak memory are the first one's. Unset with ``parallel=none``
     """
 
     type: Name
@@ -77,6 +79,7 @@ class Device(msgspec.Struct, omit_defaults=True, kw_only=True):
     threads: Count | None = None
     shared_by: Positive | None = None
     precision: str
+    processes: Positive | UnsetType = UNSET
 
 
 class Git(msgspec.Struct, kw_only=True):

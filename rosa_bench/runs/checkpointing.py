@@ -3,11 +3,13 @@
 import logging
 from collections.abc import Callable
 
-from rosa_bench.system.errors import PausedError
+from rosa_bench.system import processes
+from rosa_bench.system.errors import PAUSED, PausedError
 from rosa_bench.system.meter import Meter
 from rosa_bench.system.stopping import StopRequest, stopped_by
 from rosa_bench.training.checkpoint import Checkpoints, Snapshot, joined
 from rosa_bench.training.observer import Observer
+from rosa_bench.training.parallel import own_randomness
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.state import Epoch, Training
 
@@ -26,6 +28,17 @@ class InStep:
         if self._place != (place := (training.step, len(training.history))):
             self._place, self._decided = place, decide()
         return self._decided
+
+
+class Agreed(InStep):
+    """Lets the processes of a run stop, pause and save after the same step: as soon as one of them is to."""
+
+    def __call__(self, training: Training, decide: Callable[[], tuple[int | None, bool]]) -> tuple[int | None, bool]:
+        signal, due = decide()
+        number, saves, pauses = processes.most([signal or 0, due, training.paused is not None])
+        if pauses and training.paused is None:
+            training.pause(f"{PAUSED} with the other processes")
+        return number or None, bool(saves)
 
 
 class Checkpointing(Observer):
@@ -47,7 +60,7 @@ class Checkpointing(Observer):
         in_step: InStep | None = None,
     ):
         self.checkpoints, self.best, self.meter, self.asked_to_stop = checkpoints, best, meter, asked_to_stop
-        self.in_step = in_step or InStep()
+        self.in_step = in_step or (InStep() if processes.count() == 1 else Agreed())
         self.problem: str | None = None
 
     def on_step_end(self, training: Training) -> None:
@@ -89,6 +102,7 @@ class Checkpointing(Observer):
             best=self.best.state,
             predictions=Snapshot(self.best.predicted, {}),
             meter=Snapshot({}, self.meter.totals),
+            processes=own_randomness(training.device),
         )
         try:
             self.checkpoints.save(training.step, len(training.history), state)

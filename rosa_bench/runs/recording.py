@@ -20,6 +20,7 @@ from rosa_bench.records.provenance import git_state, versions
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system import processes
 from rosa_bench.system.device import describe, sharers
 from rosa_bench.system.errors import PausedError, UserError
 from rosa_bench.system.meter import Meter
@@ -57,6 +58,7 @@ class Recording(Observer):
 
 def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
     """Return a record of everything known before training."""
+    shared = {} if resolved.config.parallel == "none" else {"processes": processes.count()}
     return RunRecord(
         id=resolved.id,
         status="running",
@@ -65,7 +67,12 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
         data=data_of(problem),
         model=Weights({"source": resolved.source.kind, **resolved.source.identity, "commit": problem.commit}),
         device=convert(
-            {**describe(resolved.device), "shared_by": sharers(resolved.device), "precision": resolved.precision},
+            {
+                **describe(resolved.device),
+                "shared_by": sharers(resolved.device),
+                "precision": resolved.precision,
+                **shared,
+            },
             Device,
         ),
         versions=versions(resolved.config.method.libraries),
@@ -85,6 +92,8 @@ def data_of(problem: PreparedTask) -> Data:
 def save_rows(result: Result, record: RunRecord, resolved: ResolvedRun, problem: PreparedTask) -> None:
     """Save what the selected epoch's model gives for each reported row, and name the files in the record."""
     place, results_dir = resolved.record_path, resolved.results_dir
+    if not processes.is_first():
+        return
     if result.generations:
         record.scores.generations = save_generations(result.generations, place, results_dir).name
     if result.predictions is None or problem.reported is None:
@@ -103,8 +112,16 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     blame, and it can continue when there is room.
     """
     paused = False
+
+    def rescue(reason: str) -> None:
+        record.status, record.error = "interrupted", reason
+        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        if processes.is_first():
+            _save(record, results_dir)
+
     try:
-        yield
+        with processes.rescued(rescue):
+            yield
         record.status = "completed"
     except UserError:
         record.status = "refused"  # pyright: ignore[reportAttributeAccessIssue] - it is not saved
@@ -126,7 +143,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     finally:
         record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
         record.memory_bytes = PeakBytes(meter.memory_bytes)
-        if record.status != "refused":
+        if record.status != "refused" and processes.is_first():
             _save(record, results_dir, paused=paused)
 
 

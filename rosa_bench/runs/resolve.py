@@ -14,6 +14,7 @@ from rosa_bench.data.source import describe_source
 from rosa_bench.data.spec import HubData
 from rosa_bench.models.weights.source import Source, locate
 from rosa_bench.records.store import record_path, runs_folder, superseded_folder
+from rosa_bench.system import processes
 from rosa_bench.system.device import resolve_device, resolve_precision
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import check_writable
@@ -168,6 +169,7 @@ def resolve(
     a GPU, because it is about to run something. ``writable`` keeps folders that need no second check.
     """
     check_compiler(config.compile)
+    check_processes(config)
     data, source, task = inputs or find_inputs(config)
     config = replace(config, task=task)
     device = resolve_device(config.device, own_gpu=own_gpu)
@@ -178,6 +180,18 @@ def resolve(
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
     check_places(found, writable)
     return found
+
+
+def check_processes(config: RunConfig) -> None:
+    """Raise `UserError` unless the run can be shared by the processes that were launched together."""
+    count = processes.launched()
+    if count > 1 and config.parallel == "none":
+        raise UserError(
+            f"parallel=none is for one process, and {count} were started together; use parallel=data or "
+            "parallel=sharded, or start the program by itself"
+        )
+    if config.batch_size < count:
+        raise UserError(f"batch_size={config.batch_size} has no row for each of {count} processes; use a larger one")
 
 
 def check_places(resolved: ResolvedRun, known: set[Path] | None = None) -> None:

@@ -31,6 +31,7 @@ from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.runs.saved_adapter import save_adapter
+from rosa_bench.system import processes
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished
 from rosa_bench.system.meter import Meter, release_unused
@@ -46,9 +47,11 @@ from rosa_bench.training.cuda_graphs import Replay, replaying
 from rosa_bench.training.loop import fit
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.offload import movable, offloaded
+from rosa_bench.training.parallel import OwnRandomness, Together, agree
 from rosa_bench.training.progress import CandidateProgress, TrainingProgress
 from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.sharded import sharded
 from rosa_bench.training.spectrum import spectrum, weights
 from rosa_bench.training.state import Epoch, Recipe
 
@@ -105,8 +108,13 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
     rest = running(prepared, observers)
     request = next(rest)
     try:
-        with stop_signals_deferred() as asked_to_stop, fast(prepared.problem.model, resolved) as replay:
-            outcome = fit(**request(Surroundings(asked_to_stop, replay)))
+        model, method = prepared.problem.model, resolved.config.method
+        together = None
+        if processes.count() > 1:
+            together = Together(sharded=resolved.config.parallel == "sharded")
+            agree(model, method)
+        with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+            outcome = fit(**request(Surroundings(asked_to_stop, replay)), together=together)
     except BaseException as error:  # the run records it, and raises it again
         outcome = error
     return conclude(rest, outcome)
@@ -225,6 +233,7 @@ def train_and_score(
         saving = Checkpointing(
             checkpoints, best=best, meter=meter, asked_to_stop=within.asked_to_stop, in_step=within.in_step
         )
+        alike = (OwnRandomness(config.seed, earlier),) if processes.count() > 1 else ()
         showing = (progress_bar(config, record, problem.train, place=place), best, Recording(record, tracking))
         return {
             "model": model,
@@ -235,7 +244,7 @@ def train_and_score(
             "autocast": autocast(resolved.precision, resolved.device),
             "meter": meter,
             "replay": within.replay,
-            "observers": (*showing, *stopping, *observers, saving),
+            "observers": (*alike, *showing, *stopping, *observers, saving),
             "start": None if earlier is None else earlier.part("training"),
         }
 
@@ -245,10 +254,10 @@ def train_and_score(
             record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
         final = final_results(resolved, problem, best, history, forgetting, plain=plain)
-    if plain is not None:
+    if plain is not None and processes.is_first():
         save_adapter(resolved, problem, plain, final.factors)
     record.forgetting = final.forgetting
-    if config.save_model:
+    if config.save_model and processes.is_first():
         remove_unfinished(resolved.saved_model)
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
@@ -302,12 +311,17 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
     """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
     saves_memory = config.gradient_checkpointing  # without it nothing is offloaded either
-    graphs = config.cuda_graphs if config.method.supports_graphs and not saves_memory else "never"
+    shards, graphs = config.parallel == "sharded" and processes.count() > 1, config.cuda_graphs
+    if not config.method.supports_graphs or saves_memory or shards or (processes.count() > 1 and graphs == "auto"):
+        graphs = "never"  # several processes capture their exchanges only if they are told to
     if saves_memory and device.type == "cuda" and config.cuda_graphs != "never":
         log.info("gradient_checkpointing=true runs steps without CUDA graphs")
-    together = device.type == "cuda" and not saves_memory  # weights formed for one pass would be gone in the next
+    together = (
+        device.type == "cuda" and not saves_memory and not shards
+    )  # weights formed for one pass would be gone in the next
     with (
         without_cudnn_attention(),
+        sharded(model, device) if shards else nullcontext(),
         replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
         materialised(model, largest=LARGEST if together else 0),
         offloaded(model, config.method, device) if config.offload else nullcontext(),

@@ -5,6 +5,8 @@ from typing import NamedTuple
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system import processes
+from rosa_bench.system.errors import UserError
 
 
 class RunStatus(NamedTuple):
@@ -23,6 +25,17 @@ def status_of(resolved: ResolvedRun) -> RunStatus:
     if record is not None and record.status == "failed":
         return RunStatus("failed", record)
     return RunStatus("unfinished" if any(resolved.checkpoints.glob("step-*")) else "new", record)
+
+
+def agreed_status(resolved: ResolvedRun) -> RunStatus:
+    """Return the status of a run that several processes may share. Raises `UserError` unless they see the same one."""
+    found = status_of(resolved)
+    if len(kinds := set(processes.gathered(found.kind))) > 1:
+        raise UserError(
+            f"the processes of this run see different files ({', '.join(sorted(kinds))}); put results_dir and "
+            "output_dir on a disk that all of them share"
+        )
+    return found
 
 
 def lacks(resolved: ResolvedRun, record: RunRecord) -> bool:

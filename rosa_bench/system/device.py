@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 
 Autocast = Callable[[], AbstractContextManager]
@@ -23,10 +24,13 @@ UNDISTURBED = threading.RLock()
 def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
     """Return the device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` refers to on this machine.
 
-    With ``own_gpu``, ``auto`` picks the GPU that the fewest other rosa_bench processes hold, and claims it.
+    With ``own_gpu``, ``auto`` picks the GPU that the fewest other rosa_bench processes hold, and claims it. Processes
+    that were launched together get one GPU each.
 
     Raises `UserError` if the device does not exist.
     """
+    if processes.launched() > 1 and name != "cpu" and torch.cuda.is_available():
+        return _gpu_of_process(name)
     if name == "auto":
         gpu = f"cuda:{_own_gpu()}" if own_gpu and torch.cuda.is_available() else "cuda"
         name = gpu if torch.cuda.is_available() else "cpu"
@@ -38,6 +42,16 @@ def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
             raise UserError(f"device={name} does not exist: this machine has {devices}; use device=auto")
         return torch.device("cuda", int(number))
     return torch.device(name)
+
+
+def _gpu_of_process(name: str) -> torch.device:
+    """Return this process's GPU. Every process raises the same `UserError` if there are too few."""
+    here, count = int(os.environ.get("LOCAL_WORLD_SIZE", processes.launched())), torch.cuda.device_count()
+    if name not in ("auto", "cuda"):
+        raise UserError(f"device={name} is one GPU, and each of {here} processes needs its own; use device=auto")
+    if here > count:
+        raise UserError(f"{here} processes were started for {count} GPUs; start one process for each GPU")
+    return torch.device("cuda", processes.local_rank())
 
 
 @cache  # a process keeps its GPU

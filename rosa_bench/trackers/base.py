@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
@@ -113,7 +114,7 @@ class Tracking:
                 self.state_file.unlink(missing_ok=True)
 
     def _start(self, run: str, settings: Settings, key: str | None) -> Any:
-        if not self.logger.packages:  # logger=none
+        if not self.logger.packages or not processes.is_first():  # the first would be logger=none
             return None
         from accelerate import PartialState
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import new_folder, remove_unfinished
 
@@ -85,6 +86,8 @@ class Checkpoints:
     def save(self, step: int, epochs: int, snapshot: Snapshot) -> None:
         """Write a checkpoint atomically, then remove the previous one. Raises `OSError`, which names a path."""
         self._saved_at = time.monotonic()  # also if it fails: the next attempt is as far away as the next checkpoint
+        if not processes.is_first():
+            return
         path = self.folder / f"step-{step:09d}-epochs-{epochs:06d}"
         with new_folder(path) as new:
             save_file({name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}, new / TENSORS)
@@ -102,7 +105,8 @@ class Checkpoints:
         ``check`` raises `MisfitError` for a state that is intact but cannot belong to this run. Raises `UserError` if a
         checkpoint belongs to another run.
         """
-        remove_unfinished(self.folder / "step-*")
+        if processes.is_first():
+            remove_unfinished(self.folder / "step-*")
         for path in reversed(self._found()):
             try:
                 found = read(path)
@@ -140,7 +144,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Remove all checkpoints."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if processes.is_first():
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> list[Path]:
         """Return the checkpoints on disk, oldest first."""

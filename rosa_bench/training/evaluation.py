@@ -1,5 +1,6 @@
 """Evaluate a model on data: predictions, mean loss and scores."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from rosa_bench.data.batches import Batch, Batches, targets, to_device
 from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.records.predictions import RowPredictions
+from rosa_bench.system import processes
 from rosa_bench.system.device import Autocast
+from rosa_bench.system.tensors import is_sharded
 from rosa_bench.training.cuda_graphs import Replay, eager
 
 
@@ -47,36 +50,74 @@ class Loss:
         return loss.double(), targets(batch)
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
 ) -> Predictions:
     """Run the model over all batches, without dropout. Return all outputs in float32 on the CPU."""
     model.eval()
     forward = replay(Forward(model, autocast))
-    outputs, labels, total = [], [], torch.zeros((), device=device)
-    for batch in batches.epoch():
+    labels = []
+
+    def evaluate(batch: Batch) -> tuple[Tensor, Tensor]:
         logits, loss = forward(to_device(batch, device))
-        outputs.append(logits)
-        labels.append(batch["labels"])
-        total += loss * len(batch["labels"])
+        return logits, loss * len(batch["labels"])
+
+    with gradients_off(model):
+        outputs, losses = [], []
+        for batch, found in evaluated(batches, evaluate):
+            labels.append(batch["labels"])
+            outputs.append(found[0])
+            losses.append(found[1])
+        total = torch.zeros((), device=device)
+        for loss in losses:
+            total += loss
     return Predictions(torch.cat(outputs).cpu(), torch.cat(labels).cpu(), total.item() / batches.examples)
 
 
-@torch.inference_mode()
 def mean_loss(
     model: nn.Module, batches: Batches, *, device: torch.device, autocast: Autocast, replay: Replay = eager
 ) -> float:
     """Return the model's mean loss over all labels that count, without dropout. Outputs are not kept."""
     model.eval()
     mean = replay(Loss(model, autocast))
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    labels = torch.zeros((), dtype=torch.int64, device=device)
-    for batch in batches.epoch():
-        loss, count = mean(to_device(batch, device))
-        total += loss * count
-        labels += count
+    with gradients_off(model):
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        labels = torch.zeros((), dtype=torch.int64, device=device)
+        for _, (loss, count) in evaluated(batches, lambda batch: mean(to_device(batch, device))):
+            total += loss * count
+            labels += count
     return (total / labels).item()
+
+
+def evaluated(
+    batches: Batches, evaluate: Callable[[Batch], tuple[Tensor, ...]]
+) -> Iterator[tuple[Batch, tuple[Tensor, ...]]]:
+    """Yield every batch and what ``evaluate`` returns for it: scalars, or tensors with one row per example.
+
+    Several processes take turns, and each gets the results of all. Those without a batch at the end evaluate the last
+    one too, because with sharded weights all must make the same passes.
+    """
+    count, rank, last = processes.count(), processes.rank(), len(batches) - 1
+    if count == 1:
+        yield from ((batch, evaluate(batch)) for batch in batches.epoch())
+        return
+    seen, own, latest = [], dict[int, tuple[Tensor, ...]](), tuple[Tensor, ...]()
+    for number, batch in enumerate(batches.epoch()):
+        seen.append(batch)
+        owner = number % count
+        if owner == rank or (number == last and rank > owner):
+            own[number] = latest = evaluate(batch)
+    for number, batch in enumerate(seen):
+        rows, owner = len(batch["labels"]), number % count
+        mine = (
+            own[number] if owner == rank else (it.new_empty((rows, *it.shape[1:]) if it.ndim else ()) for it in latest)
+        )
+        yield batch, tuple(processes.take_from(it.contiguous(), owner) for it in mine)
+
+
+def gradients_off(model: nn.Module) -> torch.inference_mode | torch.no_grad:
+    """Return a context for evaluations. FSDP gathers weights into tensors that later passes write into again."""
+    return torch.no_grad() if any(map(is_sharded, model.parameters())) else torch.inference_mode()
 
 
 def answers(outputs: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from rosa_bench.system.meter import Meter
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.cuda_graphs import Replay, drop_captured, eager
 from rosa_bench.training.observer import Observer, Observers
+from rosa_bench.training.parallel import Together, agree
 from rosa_bench.training.state import Epoch, Recipe, Scores, Training, TrainingFailedError
 
 
@@ -32,17 +33,19 @@ def fit(
     *,
     autocast: Callable[[], AbstractContextManager],
     replay: Replay = eager,
+    together: Together | None = None,
     **others: Any,
 ) -> list[Epoch]:
     """Train ``model``, to which ``method`` is already attached, and evaluate it after every epoch.
 
-    ``replay`` may replace a step with a faster equivalent (`rosa_bench.training.cuda_graphs`). ``others`` are the other
-    arguments of `steps`, which says what is raised.
+    ``replay`` may replace a step with a faster equivalent (`rosa_bench.training.cuda_graphs`). With ``together``
+    several processes make each step (`rosa_bench.training.parallel`). ``others`` are the other arguments of `steps`,
+    which says what is raised.
     """
-    training = steps(model, method, batches, autocast=autocast, replay=replay, **others)
+    training = steps(model, method, batches, autocast=autocast, replay=replay, together=together, **others)
     try:
         step = next(training)
-        optimise = replay(optimisation(step.training, autocast))
+        optimise = replay(optimisation(step.training, autocast, together))
         while True:
             try:
                 loss = optimise(to_device(step.batch, step.training.device))
@@ -64,6 +67,7 @@ def steps(
     autocast: Callable[[], AbstractContextManager],
     meter: Meter,
     replay: Replay = eager,
+    together: Together | None = None,
     observers: Iterable[Observer] = (),
     start: Snapshot | None = None,
 ) -> Generator[Step, Tensor, list[Epoch]]:
@@ -94,6 +98,8 @@ def steps(
                         with meter.phase("resample"):
                             coming = partial(first_loss, training, batch, autocast)
                             changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming)
+                            if together is not None and not together.sharded:
+                                agree(model, method)
                         if changed.recapture:
                             drop_captured(replay)
                         observer.on_method_change(training, changed)
@@ -114,14 +120,19 @@ def steps(
     return training.history
 
 
-def optimisation(training: Training, autocast: Callable[[], AbstractContextManager]) -> Callable[[Batch], Tensor]:
+def optimisation(
+    training: Training, autocast: Callable[[], AbstractContextManager], together: Together | None = None
+) -> Callable[[Batch], Tensor]:
     """Return a function that makes one optimizer step on a batch and returns the batch's loss, without the penalty.
 
     Nothing in it makes the host wait for a GPU, so that it can be captured as a CUDA graph.
     """
 
     def optimise(batch: Batch) -> Tensor:
-        loss = backward(training.model, batch, autocast, accumulate=training.recipe.accumulate)
+        if together is not None:
+            loss = together.backward(training, batch, autocast)
+        else:
+            loss = backward(training.model, batch, autocast, accumulate=training.recipe.accumulate)
         update(training)
         return loss
 

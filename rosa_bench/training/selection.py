@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rosa_bench.metrics.base import Metric
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.tensors import whole
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Scores, Training
@@ -51,7 +52,9 @@ class BestEpoch(Observer):
         self.number, self.score, self.selectable = number, scores[self.selects_by], selectable
         self.predicted = dict(self.predictions())
         if self.keep_weights:
-            self._weights = {name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors().items()}
+            self._weights = {
+                name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in self.tensors().items()
+            }
 
     @property
     def state(self) -> Snapshot:

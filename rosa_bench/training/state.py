@@ -14,6 +14,7 @@ from rosa_bench.methods.base import Changed, Method, RunLength
 from rosa_bench.optim import moments
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.optim.schedule import lr_at
+from rosa_bench.system.tensors import collected, put, sharded_like
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
 
 Scores = dict[str, float]
@@ -132,11 +133,13 @@ class Training:
         """The full state, as stored in a checkpoint."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
         moments = {
-            f"optimizer.{key}.{names[parameter]}": value
+            f"optimizer.{key}.{names[parameter]}": collected(value)
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
         }
-        weights = {f"model.{name}": tensor.detach() for name, tensor in self.method.state(self.model).items()}
+        weights = {
+            f"model.{name}": collected(tensor.detach()) for name, tensor in self.method.state(self.model).items()
+        }
         own = {
             "step": self.step,
             "history": [asdict(epoch) for epoch in self.history],
@@ -154,12 +157,13 @@ class Training:
     def state(self, state: Snapshot) -> None:
         with torch.no_grad():
             for name, tensor in self.method.state(self.model).items():
-                tensor.copy_(state.tensors[f"model.{name}"])
+                put(tensor, state.tensors[f"model.{name}"])
             self.losses.copy_(state.tensors["losses"])
         parameters = dict(self.model.named_parameters())
         for name, tensor in state.part("optimizer").tensors.items():
             key, _, parameter = name.partition(".")
-            self.optimizer.state[parameters[parameter]][key] = tensor.to(self.device)  # pyright: ignore[reportArgumentType]
+            own = parameters[parameter]
+            self.optimizer.state[own][key] = sharded_like(tensor.to(self.device), own)  # pyright: ignore[reportArgumentType]
         if (frozen := state.values.get("frozen")) is not None:
             idle = {id(parameters[name]) for name in frozen}
             for parameter in self.trainable:

@@ -95,5 +95,5 @@ def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose
     left_out = {declared.name for declared, setting in settings_of(Plain) if not setting.identity}
     assert not (known.keys() - {"device", "precision", "data"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {
-        "pad_to_max", "group_by_length", "gradient_checkpointing", "offload", "compile", "stop_collapsed",
+        "pad_to_max", "group_by_length", "gradient_checkpointing", "offload", "compile", "stop_collapsed", "parallel",
     }  # at their earlier values  # fmt: skip

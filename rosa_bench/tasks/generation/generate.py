@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from rosa_bench.models.caches import cache_argument
+from rosa_bench.system import processes
 from rosa_bench.tasks.generation.beam_cache import beam_cache
 from rosa_bench.tasks.generation.task import Decoding
 from rosa_bench.training.progress import progress_over
@@ -53,9 +55,11 @@ def generate(
     """
     model.eval()
     by_length = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    texts = [""] * len(prompts)
+    texts, written = [""] * len(prompts), list[tuple[int, str]]()
     starts = range(0, len(prompts), batch_size)
-    for start in progress_over(starts, "writing"):
+    for place, start in enumerate(progress_over(starts, "writing")):
+        if place % processes.count() != processes.rank():  # another process writes these
+            continue
         batch = by_length[start : start + batch_size]
         ids, mask = (it.to(model.device) for it in pad_left([prompts[number] for number in batch], padding))
         with autocast(), without_own_config(model):
@@ -67,8 +71,9 @@ def generate(
                 logits_processor=logits_processors(decoding, prompt_length=ids.shape[1]),
             )
         outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
-        for number, text in zip(batch, outputs, strict=True):
-            texts[number] = text.strip()
+        written += [(number, text.strip()) for number, text in zip(batch, outputs, strict=True)]
+    for number, text in chain.from_iterable(processes.gathered(written)):
+        texts[number] = text
     return texts
 
 

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from rosa_bench.data.batches import IGNORED, Batch, Batches, to_device
 from rosa_bench.system.device import Autocast
 from rosa_bench.training.cuda_graphs import Replay, eager
+from rosa_bench.training.evaluation import evaluated, gradients_off
 from rosa_bench.training.state import Scores
 
 
@@ -37,7 +38,6 @@ class CountDigits:
         return loss.double(), right.sum(-1)
 
 
-@torch.inference_mode()
 def recall(
     model: nn.Module,
     batches: Batches,
@@ -58,10 +58,10 @@ def recall(
     count = replay(CountDigits(model, autocast))
     total = torch.zeros((), dtype=torch.float64, device=device)
     right = []
-    for batch in batches.epoch():
-        loss, digits_right = count(to_device(batch, device))
-        total += loss
-        right.append(digits_right)
+    with gradients_off(model):
+        for _, (loss, digits_right) in evaluated(batches, lambda batch: count(to_device(batch, device))):
+            total += loss
+            right.append(digits_right)
     return scores(total.item(), torch.cat(right).cpu(), digits=digits)
 
 

@@ -1,0 +1,43 @@
+"""Tensors that may be sharded over processes, as FSDP's DTensors are. A plain tensor passes through unchanged."""
+
+import torch
+from torch import Tensor
+
+from rosa_bench.system import processes
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether each process holds only a part of a tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor. If it is sharded, all processes must call this together."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def collected(tensor: Tensor) -> Tensor:
+    """Return a tensor as a checkpoint stores it: if it is sharded, the whole on the CPU, and only in the first process.
+
+    The others must call this too, and get an empty tensor: not even the first could hold all of them on its GPU.
+    """
+    if not is_sharded(tensor):
+        return tensor
+    full = whole(tensor)
+    return full.cpu() if processes.is_first() else full.new_empty(0)
+
+
+def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
+    """Return this process's part of a whole tensor, sharded as ``model`` is. Nothing is exchanged."""
+    if not is_sharded(model) or tensor.shape != model.shape:
+        return tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    assert isinstance(model, DTensor)
+    return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
+
+
+@torch.no_grad()
+def put(tensor: Tensor, values: Tensor) -> None:
+    """Write whole values into a tensor, in place. If it is sharded, each process writes its part."""
+    tensor.copy_(sharded_like(values.to(tensor.device), tensor))
