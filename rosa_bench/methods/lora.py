@@ -42,6 +42,7 @@ class Lora(Resampled):
                       have variance 1 / in, and A's standard deviation is (in / out)^(1/4) times that of B
     """
 
+    narrow_base: ClassVar[bool] = True
     packable: ClassVar[bool] = True
 
     alpha: float = setting("scale of A B, times the rank", above=0, at_most=1e9)
@@ -58,6 +59,10 @@ class Lora(Resampled):
         return self.keep_past or not self.resample_every  # without draws there is nothing to keep
 
     @property
+    def rewrites(self) -> bool:
+        return bool(self.resample_every) or DRAWN[self.init] == "ab"
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
@@ -72,7 +77,7 @@ class Lora(Resampled):
                 factor.data.copy_(self.draw(name, factor.shape, layer.shape, generator=generator))
             if DRAWN[self.init] == "ab":
                 with torch.no_grad():
-                    layer.residual.copy_(merge(layer.residual, layer.a, layer.b, -layer.scale))
+                    layer.write_residual(merge(layer.exact_residual(), layer.a, layer.b, -layer.scale))
                 if layer.past is not None:
                     layer.past.subtract(layer.a, layer.b, layer.scale)
 
@@ -108,7 +113,7 @@ class Lora(Resampled):
             for layer in layers:
                 if layer.past is not None:
                     layer.past.add(layer.a, layer.b, layer.scale)
-                layer.residual.copy_(layer.merged_weight())
+                layer.write_residual(layer.merged_weight())
                 layer.a.zero_()
                 layer.b.zero_()
         self.initialise(layers, self.generator(step))

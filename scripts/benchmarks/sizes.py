@@ -2,19 +2,20 @@
 
     python -m scripts.benchmarks.sizes [results/benchmarks] [seconds in which to begin a variant]
 
-Prints what it measures as it goes, then a table, and writes it as JSON. Random weights of Llama-2-7B's shape are made on
-the GPU, r = 8 on the 128 attention matrices, bfloat16 products. A step is forward, backward and AdamW on 4 x 128 tokens,
-every one with a label, run eagerly. On a CPU: a Llama of 2 layers and 2,000 words, in float32.
+Prints what it measures as it goes, then a table, and writes it as JSON. Random weights of Llama-2-7B's shape are made
+on the GPU, r = 8 on the 128 attention matrices, bfloat16 products. A step is forward, backward and AdamW on 4 x 128
+tokens, every one with a label, run eagerly. The base is float32, or its linear layers are bfloat16 (``base_dtype``).
+On a CPU: a Llama of 2 layers and 2,000 words, with float32 products.
 
-``weights_GB``   memory after the method is attached: weights, factors, and nothing else
+``weights_GB``   memory after the method is attached: weights and factors
 ``peak_GB``      peak memory during a step, weights included
-``attach_s``     time to attach; ROSA draws its first subspaces then, which takes as long as a resample
+``attach_s``     time to attach; ROSA draws its first subspaces then
 ``step_ms``      median time of a step
 ``resample_s``   time to draw all matrices again, one by one
 ``resample_GB``  peak memory of that above what a step leaves allocated
 
-A variant that does not fit into the GPU's memory has ``fits`` 0. One that would begin too late is left out. 1 GB is 10^9
-bytes; on a CPU memory is that of the process.
+A variant that does not fit into the GPU's memory has ``fits`` 0. One that would begin too late is left out. A GB is
+10^9 bytes. On a CPU, memory is that of the process.
 """
 
 import gc
@@ -31,7 +32,7 @@ from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.models.chunked_loss import use_chunked_loss
+from rosa_bench.models.base_dtype import store_in
 from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
 from scripts.benchmarks.decoder_step import decoder
 from scripts.benchmarks.step import ready
@@ -43,9 +44,12 @@ LLAMA = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "
 SMALL = {"vocab_size": 2000, "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 2,
          "num_attention_heads": 4, "max_position_embeddings": 256, "tie_word_embeddings": False}  # fmt: skip
 METHODS = {"FT": ["method=ft"], "LoRA": ["method=lora"], "ROSA": ["method=rosa"],
-           "ROSA, A alone": ["method=rosa", "method.train=a"]}  # fmt: skip
+           "ROSA, A alone in a random basis": ["method=rosa", "method.train=a", "method.basis=random"]}  # fmt: skip
 # (base, method), what matters most first: a draw of all matrices takes a quarter of a minute
-VARIANTS = [("float32", "LoRA"), ("float32", "ROSA"), ("float32", "FT"), ("float32", "ROSA, A alone")]
+VARIANTS = [
+    ("float32", "LoRA"), ("bfloat16", "LoRA"), ("float32", "FT"), ("float32", "ROSA"), ("bfloat16", "ROSA"),
+    ("float32", "ROSA, A alone in a random basis"), ("bfloat16", "ROSA, A alone in a random basis"),
+]  # fmt: skip
 
 
 def main(folder: Path, limit_s: float) -> None:
@@ -91,9 +95,8 @@ def variant(name: str, base: str, device: torch.device) -> Figures:
 def measured(stack: ExitStack, name: str, base: str, device: torch.device) -> Figures:
     """Return the figures of a variant that fits."""
     reset_peak(device)
-    method = compose(
-        ["task=new_language", f"rank={RANK}", "model=smollm2_135m", "protocol=fair", *METHODS[name]]
-    ).method
+    chosen = ["task=new_language", "model=smollm2_135m", "protocol=fair", f"rank={RANK}", *METHODS[name]]
+    method = compose(chosen).method
     model, attach_s = attached(method, base, device)
     held = allocated(device)
     step = ready(stack, lambda: model, random_batch(device), choice="none", graphs="never", device=device)
@@ -101,15 +104,15 @@ def measured(stack: ExitStack, name: str, base: str, device: torch.device) -> Fi
     step_s = interleaved({"step": step}, repeats=5 if device.type == "cuda" else 2)["step"]
     figures = {"fits": 1.0, "weights_GB": held / 1e9, "peak_GB": peak_bytes(device) / 1e9, "attach_s": attach_s,
                "step_ms": 1e3 * step_s}  # fmt: skip
-    if name == "ROSA":
+    if name.startswith("ROSA"):
         figures |= resampled(method, model, device)
     return figures
 
 
 def attached(method: Method, base: str, device: torch.device) -> tuple[nn.Module, float]:
     """Return a model with the method attached, and the seconds that attaching took."""
-    model = decoder(device, chunked=False, shape=LLAMA if device.type == "cuda" else SMALL)
-    use_chunked_loss(model)
+    model = decoder(device, shape=LLAMA if device.type == "cuda" else SMALL)
+    store_in(base, model, head=method.head)
     wait_for_gpu()
     started = time.perf_counter()
     model = method.attach(model)
