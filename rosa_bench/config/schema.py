@@ -103,7 +103,7 @@ class Plain(Checked):
     )  # fmt: skip
     base_dtype: str = setting(
         "type in which linear layers' frozen weights are stored; what trains stays float32, and draws lose nothing",
-        default="float32", choices=("float32", "bfloat16"), free=True, before="float32",
+        default="float32", choices=("float32", "bfloat16"), before="float32",
     )  # fmt: skip
     device: str = setting(
         "auto, cpu, cuda or cuda:N",

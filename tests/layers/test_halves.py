@@ -55,7 +55,7 @@ class Net(nn.Module):
 
 
 Attach = Callable[..., tuple[Net, RunConfig]]
-EACH_STEP = ("method.resample_every=1", "method.resample_unit=steps")
+EACH_STEP = ("method.targets='attention|second'", "method.resample_every=1", "method.resample_unit=steps")
 METHODS = {
     "rosa": ("method=rosa", *EACH_STEP),
     "zero": ("method=rosa", "method.init=zero", *EACH_STEP),
@@ -70,16 +70,16 @@ METHODS = {
 def attach(compose: Callable[..., RunConfig]) -> Attach:
     """``attach("bfloat16", "method=rosa")``: a net whose weights are bfloat16 numbers, stored in that type."""
 
-    def attached(dtype: str, *overrides: str) -> tuple[Net, RunConfig]:
+    def attached(dtype: str, *overrides: str, device: torch.device | None = None) -> tuple[Net, RunConfig]:
         config = compose(
-            "task=grammar", "model=tiny_roberta", "protocol=fair", "rank=2", *overrides,
-            "method.targets=attention|second", "method.head=head", f"base_dtype={dtype}",
+            "task=grammar", "model=tiny_roberta", "protocol=fair", "rank=2", "method.head=head", f"base_dtype={dtype}",
+            *overrides,
         )  # fmt: skip
         torch.manual_seed(0)
         net = Net()
         round_to("bfloat16", net, head="head")
         store_in(dtype, net, head="head")
-        config.method.attach(net)
+        config.method.attach(net.to(device))
         return net, config
 
     return attached
@@ -94,7 +94,7 @@ def train_and_draw(net: Net, config: RunConfig, draws: int) -> None:
         with torch.no_grad():
             for layer in low_rank_layers(net):
                 for factor in layer.factors:
-                    factor.add_(1e-3 * torch.randn(factor.shape, generator=changes))
+                    factor.add_(1e-3 * torch.randn(factor.shape, generator=changes).to(factor.device))
         config.method.before_step(net, step, length=RunLength(100, 1))
 
 
@@ -104,6 +104,22 @@ def test_what_trains_the_head_and_shared_weights_stay_float32(attach: Attach) ->
     assert {name for name, kind in types.items() if kind == torch.bfloat16} == {"attention.residual", "second.residual"}
     assert {name for name, kind in types.items() if kind == torch.int16} == {"attention.remainder", "second.remainder"}
     assert all(parameter.dtype == torch.float32 for parameter in net.parameters())
+
+
+def test_only_a_method_that_draws_keeps_a_remainder(attach: Attach) -> None:
+    net, _ = attach("bfloat16", "method=lora_plus", "method.targets='attention|second'")
+    assert [layer.remainder for layer in low_rank_layers(net)] == [None, None]
+
+
+def test_the_head_alone_trains_in_float32(attach: Attach) -> None:
+    net, _ = attach("bfloat16", "method=head_only")
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.arange(4)).sum().backward()
+    assert {name: it.dtype for name, it in net.named_parameters() if it.grad is not None} == {
+        "head.weight": torch.float32, "head.bias": torch.float32,
+    }  # fmt: skip
+    assert net.attention.weight.dtype == net.second.weight.dtype == torch.bfloat16
+    assert net.tied.weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("how", METHODS)
@@ -124,6 +140,19 @@ def test_twenty_draws_lose_nothing(attach: Attach, how: str) -> None:
     assert type(narrow.second) is Conv1D
     for ours, exact in ((narrow.attention, wide.attention), (narrow.second, wide.second)):
         assert torch.equal(ours.weight, exact.weight)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_draws_lose_nothing_and_the_remainder_is_on_the_cpu(attach: Attach) -> None:
+    (narrow, config), (wide, same) = (
+        attach(dtype, *METHODS["rosa"], device=torch.device("cuda")) for dtype in ("bfloat16", "float32")
+    )
+    train_and_draw(narrow, config, 5)
+    train_and_draw(wide, same, 5)
+    for ours, exact in zip(low_rank_layers(narrow), low_rank_layers(wide), strict=True):
+        assert ours.residual.is_cuda and ours.remainder is not None and not ours.remainder.is_cuda
+        assert torch.equal(ours.exact_residual(), exact.residual)
+        assert torch.equal(ours.a, exact.a)
 
 
 def test_a_draw_changes_the_function_by_no_more_than_bfloat16_rounding(attach: Attach) -> None:
@@ -193,3 +222,8 @@ def test_a_model_without_such_layers_is_refused() -> None:
 def test_methods_that_change_base_weights_refuse(compose: Callable[..., RunConfig], method: str) -> None:
     with pytest.raises(UserError, match=rf"method={method} .*float32; use base_dtype=float32"):
         compose("task=grammar", "model=tiny_roberta", "protocol=fair", f"method={method}", "base_dtype=bfloat16")
+
+
+def test_a_pack_refuses(compose: Callable[..., RunConfig]) -> None:
+    with pytest.raises(UserError, match=r"packed=2 .*base_dtype=bfloat16 does not work with it"):
+        compose("task=grammar", "model=tiny_roberta", "method=lora", "base_dtype=bfloat16", "packed=2")
