@@ -127,11 +127,12 @@ def truncate(weight: Float[Tensor, "*n out in"], rank: int) -> Float[Tensor, "*n
 def merge(
     residual: Float[Tensor, "*n out in"], a: Float[Tensor, "*n out r"], b: Float[Tensor, "*n r in"], scale: float = 1.0
 ) -> Float[Tensor, "*n out in"]:
-    """Fold the trained factors back into the weight: ``residual + scale * a @ b``, in the residual's type.
+    """Fold the trained factors back into the weight: ``residual + scale * a @ b``, in the wider of their types.
 
     This is the only place where a product is added to a residual. It inverts `factorize` with ``init="svd"``, up to
     rounding. Source: Algorithm 1, line 4.
     """
+    residual = residual.to(torch.promote_types(residual.dtype, a.dtype))
     if residual.ndim == 2:
         return torch.addmm(residual, a, b, alpha=scale)
     if residual.ndim == 3:

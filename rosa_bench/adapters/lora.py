@@ -97,8 +97,13 @@ def known_updates(model: nn.Module, before: PlainWeights) -> dict[str, Update]:
     return {
         name: exact_update(Past(), layer.a, layer.b, layer.scale)
         for name, layer in layers.items()
-        if name in before.weights and torch.equal(layer.residual.cpu(), before.weights[name])
+        if name in before.weights and _is_still(layer.exact_residual(), before.weights[name])
     }
+
+
+def _is_still(residual: Tensor, before: Tensor) -> bool:
+    """Return whether two tensors have the same values, whatever their types."""
+    return torch.equal(residual.cpu(), before.to(residual.dtype))
 
 
 @torch.no_grad()

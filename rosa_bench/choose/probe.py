@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from rosa_bench.choose.plan import Cost, Rows
+from rosa_bench.models.base_dtype import store_in
 from rosa_bench.runs.inputs import fetch
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import calibration_batches, fast, recipe
@@ -84,6 +85,7 @@ def measured(resolved: ResolvedRun) -> Probe:
         with meter.phase("load"):
             problem = config.task.prepare(fetch(config, resolved.context, pinned={}))
             check_selection(resolved, problem)
+            store_in(config.base_dtype, problem.model, head=config.method.head)
             problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
             try:
                 model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))

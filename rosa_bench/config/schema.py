@@ -106,6 +106,10 @@ class Plain(Checked):
         default="auto", choices=("auto", "float32", "bfloat16"), free=True,
         identity=False,  # counts as what auto means on the device
     )  # fmt: skip
+    base_dtype: str = setting(
+        "type in which linear layers' frozen weights are stored; what trains stays float32, and draws lose nothing",
+        default="float32", choices=("float32", "bfloat16"), before="float32",
+    )  # fmt: skip
     device: str = setting(
         "auto, cpu, cuda or cuda:N",
         default="auto", free=True,
@@ -231,6 +235,16 @@ class RunConfig(Plain):
             )
         if self.parallel == "sharded" and (reason := self.method.unshardable):
             raise UserError(f"parallel=sharded shards the weights: {reason}; use parallel=data")
+        if self.base_dtype != "float32" and not self.method.narrow_base:
+            raise UserError(
+                f"method={self.method.name} needs the model's weights in float32; use base_dtype=float32, or a method "
+                "that leaves them frozen, such as lora or rosa"
+            )
+        if self.base_dtype != "float32" and self.parallel != "none":
+            raise UserError(
+                f"base_dtype={self.base_dtype} does not work with parallel={self.parallel} yet; use base_dtype=float32 or "
+                "parallel=none"
+            )
         if self.packed not in ("auto", 1) and (reason := self.unpackable):
             raise UserError(f"packed={self.packed} trains several runs in one pass: {reason}; use packed=auto or 1")
 
@@ -243,6 +257,7 @@ class RunConfig(Plain):
             f"compile={self.compile} does not work with it": self.compile != "none",
             "gradient_checkpointing=true does not work with it": self.gradient_checkpointing,
             f"parallel={self.parallel} does not work with it": self.parallel != "none",
+            f"base_dtype={self.base_dtype} does not work with it": self.base_dtype != "float32",
         }
         return next((reason for reason, holds in reasons.items() if holds), None)
 

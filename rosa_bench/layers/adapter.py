@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.linear import Convolution, Linear, make_linear
+from rosa_bench.layers.narrow import wide_type
 
 
 class Adapter(nn.Module):
@@ -26,7 +27,7 @@ class Adapter(nn.Module):
 
     def __init__(self, plain: Linear | Convolution):
         super().__init__()
-        self.plain_type = type(plain)
+        self.plain_type = wide_type(plain)
         self.register_parameter("bias", getattr(plain, "bias", None))
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:

@@ -129,9 +129,9 @@ def _copied(layer: LowRankLinear) -> tuple[Tensor, Tensor]:
     """Return the weight of the layer's last draw, and the directions chosen, on the CPU."""
     drawn = drawn_of(layer)
     if not drawn.a.is_cuda:
-        return merge(layer.residual, drawn.a, drawn.b, layer.scale), drawn.chosen.clone()
+        return merge(layer.exact_residual(), drawn.a, drawn.b, layer.scale), drawn.chosen.clone()
     with UNDISTURBED, torch.cuda.stream(_stream(drawn.a.device)):
-        return merge(layer.residual, drawn.a, drawn.b, layer.scale).cpu(), drawn.chosen.cpu()
+        return merge(layer.exact_residual(), drawn.a, drawn.b, layer.scale).cpu(), drawn.chosen.cpu()
 
 
 @cache

@@ -36,7 +36,7 @@ class Exchange(nn.Module):
         old, new = current.clone(), spare.to(current.device, current.dtype)
         vectors = {name: getattr(layer, name).narrow(DIM[name], place, 1) for name in DIM}
         vectors[factor] = (old - new).unsqueeze(DIM[factor])
-        layer.residual.copy_(merge(layer.residual, vectors["a"], vectors["b"], layer.scale))
+        layer.write_residual(merge(layer.exact_residual(), vectors["a"], vectors["b"], layer.scale))
         if layer.past is not None:
             layer.past.add(vectors["a"], vectors["b"], layer.scale)
         current.copy_(new)  # first, because on the CPU it is the candidate itself

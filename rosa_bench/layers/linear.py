@@ -69,8 +69,9 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
         return StackedLinear(weight)
     rows, columns = weight.shape
     with torch.device("meta"):  # allocate and initialise nothing: both parameters are set below
-        plain = Conv1D(rows, columns) if kind is Conv1D else nn.Linear(columns, rows, bias=bias is not None)
-    plain.weight = nn.Parameter(weight.mT.contiguous() if kind is Conv1D else weight)
+        is_conv1d = issubclass(kind, Conv1D)
+        plain = kind(rows, columns) if is_conv1d else kind(columns, rows, bias=bias is not None)
+    plain.weight = nn.Parameter(weight.mT.contiguous() if is_conv1d else weight)
     plain.register_parameter("bias", bias)
     return plain
 

@@ -13,7 +13,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.exact import Past
+from rosa_bench.layers.halves import halves, whole
 from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
+from rosa_bench.layers.narrow import is_narrow
 from rosa_bench.lowrank import merge
 
 
@@ -21,18 +23,21 @@ class LowRankLinear(Adapter):
     """``y = x (residual + scale A B)^T + bias``, with a frozen residual and trained factors A and B.
 
     LoRA uses it with residual = W and scale = alpha / r, ROSA with residual = W - A B and scale = 1. They differ in
-    what they write into these tensors, and when. The residual keeps the weight's own type (float32, as loaded), because
-    hundreds of merges into a bfloat16 residual would degrade it.
+    what they write into these tensors, and when. The residual keeps the weight's own type. Beside the weight of a
+    `rosa_bench.layers.narrow` layer, in bfloat16, the factors are float32. Hundreds of merges would degrade such a
+    residual, so a method that writes into it keeps the remainder (`rosa_bench.layers.halves`), and merging is exact.
 
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
     cast          converts an input to the type of a materialised weight
+    remainder     the bits of a float32 residual that its bfloat16 lacks, in the CPU's memory; None if there are none
     past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
 
     large: ClassVar[tuple[str, ...]] = ("residual",)
     residual: Float[Tensor, "*n out in"]
     b: Tensor
+    remainder: Tensor | None
 
     def __init__(self, plain: Linear | Convolution, rank: int, *, scale: float = 1.0, train_b: bool = True):
         super().__init__(plain)
@@ -44,8 +49,11 @@ class LowRankLinear(Adapter):
         self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
         # Copy it: a resample writes into it in place, and another layer may share the weight.
         self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
-        self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank))
-        b = weight.new_zeros(*stack, rank, columns)
+        self.register_buffer("remainder", None)
+        self.narrow = is_narrow(plain)
+        dtype = torch.float32 if self.narrow else weight.dtype
+        self.a = nn.Parameter(weight.new_zeros(*stack, rows, rank, dtype=dtype))
+        b = weight.new_zeros(*stack, rank, columns, dtype=dtype)
         self.train_b = train_b
         if train_b:
             self.b = nn.Parameter(b)
@@ -67,8 +75,30 @@ class LowRankLinear(Adapter):
             return linear(self.cast(x, self.materialised.dtype), self.materialised, self.bias)
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale, train_b=self.train_b)
 
-    def merged_weight(self) -> Float[Tensor, "*n out in"]:
-        return merge(self.residual, self.a, self.b, self.scale)
+    def merged_weight(self, which: slice = slice(None)) -> Float[Tensor, "*n out in"]:
+        """Return ``residual + scale A B``, or with ``which`` of the r columns of A and rows of B alone."""
+        return merge(self.exact_residual(), self.a[..., which], self.b[..., which, :], self.scale)
+
+    def keep_remainder(self) -> None:
+        """Keep what a residual in bfloat16 lacks from now on. Has no effect on one in float32."""
+        if self.narrow:
+            self.remainder = torch.zeros(self.shape, dtype=torch.int16)
+
+    def exact_residual(self) -> Float[Tensor, "*n out in"]:
+        """Return the residual with all its bits: itself, or a new float32 tensor if it has a remainder."""
+        if self.remainder is None:
+            return self.residual
+        return whole(self.residual, self.remainder.to(self.residual.device))
+
+    @torch.no_grad()
+    def write_residual(self, value: Float[Tensor, "*n out in"]) -> None:
+        """Write a new residual in place, with all its bits. Raises ValueError if they have no place."""
+        if self.remainder is not None:
+            value, low = halves(value)
+            self.remainder.copy_(low)
+        if value.dtype.itemsize > self.residual.dtype.itemsize:
+            raise ValueError(f"a {value.dtype} residual does not fit into {self.residual.dtype}; call keep_remainder")
+        self.residual.copy_(value)
 
     def weight_gradient(
         self, x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"]
@@ -98,14 +128,15 @@ def low_rank_linear(
 
     This equals the two-branch form ``x residual^T + scale (x b^T) a^T + bias`` up to rounding. Gradients flow to x, a,
     b and bias, never to the residual. Without ``train_b`` none flows to b, and ``x b^T`` is kept for the backward pass
-    instead of x. Under autocast the weight is formed in the residual's type and cast once, as autocast casts a plain
-    layer's weight. Second derivatives are not supported.
+    instead of x. Under autocast the weight is formed in the wider type of residual and factors, and cast once, as
+    autocast casts a plain layer's weight. If the residual is narrower than the factors, the weight is not kept for the
+    backward pass, but formed again: then memory is what counts. Second derivatives are not supported.
     """
     return _LowRankLinear.apply(x, residual, a, b, bias, scale, train_b)  # pyright: ignore[reportReturnType]
 
 
 class _LowRankLinear(torch.autograd.Function):
-    """Saves the formed weight, and x, or x b^T if b is fixed. The gradient of the full weight is never formed."""
+    """Saves the formed weight or its parts, and x, or x b^T if b is fixed. Never forms the full weight's gradient."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 - autograd passes them by position
@@ -124,20 +155,25 @@ class _LowRankLinear(torch.autograd.Function):
             x = x.to(dtype)
             y = linear(x, weight, None if bias is None else bias.to(dtype))
             kept = (x, a, b) if train_b else (x @ b.to(dtype).mT,)  # (tokens, in) or (tokens, r)
-        ctx.save_for_backward(weight, *kept)
+        formed = (residual, a, b) if residual.dtype.itemsize < a.dtype.itemsize else (weight,)
+        ctx.save_for_backward(*formed, *kept)
+        ctx.formed = len(formed)  # pyright: ignore[reportAttributeAccessIssue]
         ctx.scale, ctx.dtype = scale, a.dtype  # pyright: ignore[reportAttributeAccessIssue]
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        weight, x, *factors = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        saved: tuple[Tensor, ...] = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+        (weight, *parts), (x, *factors) = saved[: ctx.formed], saved[ctx.formed :]  # pyright: ignore[reportAttributeAccessIssue]
         scale, dtype = ctx.scale, ctx.dtype  # pyright: ignore[reportAttributeAccessIssue]
         need_x, _, need_a, need_b, need_bias, *_ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
         da = db = None
         with torch.autocast(x.device.type, enabled=False):
             stack = weight.shape[:-2]
             rows, flat = (tensor.reshape(*stack, -1, tensor.shape[-1]) for tensor in (dy, x))  # (*n, tokens, out or in)
+            if parts and need_x:
+                weight = merge(weight, *parts, scale).to(x.dtype)
             dx = dy @ weight if need_x else None
             if need_a:
                 projected = flat @ factors[1].to(x.dtype).mT if factors else flat  # (*n, tokens, r)

@@ -61,7 +61,7 @@ class Stack:
     def form(self) -> None:
         """Form each layer's weight for one pass."""
         factors = [factor for name in ("a", "b") for factor in (getattr(layer, name) for layer in self.layers)]
-        dtype = product_dtype(self.residual.device, self.residual.dtype)
+        dtype = product_dtype(self.a.device, self.a.dtype)
         formed = materialise_all(self.residual, self.a, self.b, factors, scale=self.scale, dtype=dtype)
         for layer, weight in zip(self.layers, formed, strict=True):
             layer.materialised = weight

@@ -159,6 +159,11 @@ class LowRankMethod(AdapterMethod):
         return self.keep_past
 
     @property
+    def rewrites(self) -> bool:
+        """Whether the method writes into the residuals, so that those in bfloat16 must keep all bits of float32."""
+        return True
+
+    @property
     def scale(self) -> float:
         """The factor before A B."""
         return 1.0
@@ -187,6 +192,8 @@ class LowRankMethod(AdapterMethod):
         if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
             for layer in layers:
                 layer.past = Past() if self.keeps_past else None
+                if self.rewrites:
+                    layer.keep_remainder()
             self.initialise(layers, self.generator(0))
 
     def generator(self, step: int) -> torch.Generator:

@@ -83,6 +83,7 @@ class Method(Checked, ABC):
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
+    narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
     packable         whether several runs can train in one pass: its layers have a form in `rosa_bench.layers.packed`
     takes_turns      whether only some of the declared parameters train at a time
     shardable        whether its weights may be sharded over several processes, unless `unshardable` says why not
@@ -110,6 +111,7 @@ class Method(Checked, ABC):
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
     supports_checkpointing: ClassVar[bool] = True
+    narrow_base: ClassVar[bool] = False
     packable: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class HeadOnly(Method):
     """Trains only the task's head, under either protocol."""
 
+    narrow_base: ClassVar[bool] = True
     packable: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
 

@@ -42,6 +42,7 @@ class Lora(Resampled):
                       have variance 1 / in, and A's standard deviation is (in / out)^(1/4) times that of B
     """
 
+    narrow_base: ClassVar[bool] = True
     packable: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
 
@@ -65,6 +66,10 @@ class Lora(Resampled):
         )
 
     @property
+    def rewrites(self) -> bool:
+        return bool(self.resample_every) or DRAWN[self.init] == "ab"
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 
@@ -79,7 +84,7 @@ class Lora(Resampled):
                 factor.data.copy_(self.draw(name, factor.shape, layer.shape, generator=generator))
             if DRAWN[self.init] == "ab":
                 with torch.no_grad():
-                    layer.residual.copy_(merge(layer.residual, layer.a, layer.b, -layer.scale))
+                    layer.write_residual(merge(layer.exact_residual(), layer.a, layer.b, -layer.scale))
                 if layer.past is not None:
                     layer.past.subtract(layer.a, layer.b, layer.scale)
 
@@ -115,7 +120,7 @@ class Lora(Resampled):
             for layer in layers:
                 if layer.past is not None:
                     layer.past.add(layer.a, layer.b, layer.scale)
-                layer.residual.copy_(layer.merged_weight())
+                layer.write_residual(layer.merged_weight())
                 layer.a.zero_()
                 layer.b.zero_()
         self.initialise(layers, self.generator(step))

@@ -47,6 +47,7 @@ class Rosa(Resampled):
     The record's ``resamples`` counts draws of a whole subspace or, with ``stagger``, of one direction of every weight.
     """
 
+    narrow_base: ClassVar[bool] = True
     packable: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
 
@@ -296,10 +297,10 @@ class Rosa(Resampled):
         """Draw layers of one shape together, see `_draw`."""
         import torch
 
-        from rosa_bench.lowrank import factorize, merge, project, random_basis
+        from rosa_bench.lowrank import factorize, project, random_basis
 
         rank = len(range(self.rank)[which])
-        weights = torch.stack([merge(it.residual, it.a[..., which], it.b[..., which, :], it.scale) for it in group])
+        weights = torch.stack([layer.merged_weight(which) for layer in group])
         if basis is None and self.basis == "svd":
             factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
         else:
@@ -312,6 +313,6 @@ class Rosa(Resampled):
                 layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
                 if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
                     layer.past.subtract(a, b)
-            layer.residual.copy_(residual)
+            layer.write_residual(residual)
             layer.a[..., which].copy_(a)
             layer.b[..., which, :].copy_(b)

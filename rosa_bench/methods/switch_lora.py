@@ -49,6 +49,7 @@ class Turn(NamedTuple):
 class SwitchLora(Lora):
     """LoRA with exchanges. The record's ``resamples`` counts exchanges of one vector of every weight."""
 
+    narrow_base: ClassVar[bool] = False
     packable: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
 

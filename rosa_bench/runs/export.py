@@ -15,6 +15,7 @@ from rosa_bench.adapters.peft_format import Written, read_peft, write_peft
 from rosa_bench.config.build import typed
 from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.methods.peft_files import CONFIG, TENSORS
+from rosa_bench.models.base_dtype import round_to
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.spec import Decoder, Encoder, Model
@@ -135,9 +136,12 @@ def base_lines(record: RunRecord) -> list[str]:
     """Return what a user of an adapter must know about the base model that it was trained on."""
     if record.model.source == "random":
         return ["The base model's weights are random, drawn from the run's seed; to=merged holds them."]
+    lines = []
     if (kind := record.model.get("dequantised_from")) is not None:
-        return [f"It was trained on weights that were dequantised from {kind}, not on the original ones."]
-    return []
+        lines.append(f"It was trained on weights that were dequantised from {kind}, not on the original ones.")
+    if (dtype := record.setting("base_dtype", "float32")) != "float32":
+        lines.append(f"It was trained on linear layers rounded to {dtype}; to=merged adds it to the rounded weights.")
+    return lines
 
 
 def server_line(adapter: LoraAdapter, rank: int) -> str:
@@ -172,6 +176,8 @@ def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, fact
     else:
         assert isinstance(spec, Encoder)
         model = load_encoder(spec, source, num_outputs=facts["num_outputs"], labels=facts["labels"]).model
+    if (base_dtype := record.setting("base_dtype", "float32")) != "float32":
+        round_to(base_dtype, model, head=record.config["method"]["head"])
     with torch.no_grad():
         apply_adapter(model, adapter)
     return model

@@ -19,6 +19,7 @@ from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
+from rosa_bench.models.base_dtype import store_in
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
@@ -141,6 +142,7 @@ def prepare(resolved: ResolvedRun) -> Prepared:
         problem = config.task.prepare(fetch(config, resolved.context, pinned=pinned))
         checkpoints.inputs = inputs_of(problem)
         record = begin(resolved, problem)
+        store_in(config.base_dtype, problem.model, head=config.method.head)
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
         plain = PlainWeights(problem.model) if config.save_adapter else None

@@ -15,10 +15,11 @@ then printed too.
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -135,10 +136,10 @@ def random_batch(device: torch.device) -> Batch:
     return {"input_ids": ids, "labels": ids.clone()}
 
 
-def decoder(device: torch.device, *, chunked: bool = True) -> PreTrainedModel:
-    """Return the decoder with random weights."""
+def decoder(device: torch.device, *, chunked: bool = True, shape: Mapping[str, Any] | None = None) -> PreTrainedModel:
+    """Return a Llama with random weights: of ``shape``, by default the benchmark's."""
     torch.manual_seed(0)
-    shape = {**(SMOLLM2 if device.type == "cuda" else SMALL), "tie_word_embeddings": True}
+    shape = shape or {**(SMOLLM2 if device.type == "cuda" else SMALL), "tie_word_embeddings": True}
     with device:
         model = LlamaForCausalLM(LlamaConfig(**shape))  # pyright: ignore[reportArgumentType]
     use_fast_attention(model)

@@ -96,4 +96,5 @@ def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose
     assert not (known.keys() - {"device", "precision", "data"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {
         "pad_to_max", "group_by_length", "gradient_checkpointing", "offload", "compile", "stop_collapsed", "parallel",
+        "base_dtype",
     }  # at their earlier values  # fmt: skip

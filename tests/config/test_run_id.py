@@ -29,7 +29,8 @@ def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("override", [
     "lr=0.5", "seed=1", "epochs=3", "rank=2", "batch_size=16", "accumulate=2", "max_length=64", "pad_to_max=true",
     "group_by_length=true", "stop_collapsed=true", "compile=default", "compile=max",
-    "limit_train=8", "limit_eval=8", "precision=bfloat16", "protocol=fair", "protocol.held_out_rows=0.2",
+    "limit_train=8", "limit_eval=8", "precision=bfloat16", "base_dtype=bfloat16", "protocol=fair",
+    "protocol.held_out_rows=0.2",
     "protocol.train_head=true", "optimizer.weight_decay=0", "optimizer.betas=[0.9,0.999]", "optimizer.clip_norm=1",
     "optimizer.warmup_steps=5",
     "method=rosa", "method=ft", "method.alpha=3", "method.init=kaiming", "method.targets=all-linear",

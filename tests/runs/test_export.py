@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rosa_bench
 from rosa_bench.cli.export import main
+from rosa_bench.models.base_dtype import round_to
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.card import eval_entries, same_but_seed
 from rosa_bench.runs.export import facts_of
@@ -26,6 +27,7 @@ ENCODER = ["task=grammar", "model=tiny_roberta", "protocol=fair", *SMALL]
 DECODER = ["task=restaurants", "task.decoding.max_new_tokens=2", "task.decoding.beams=1", *SMALL]
 RUNS = {
     "encoder": [*ENCODER, "method=rosa", "method.resample_every=1"],
+    "bfloat16": [*ENCODER, "method=rosa", "method.resample_every=1", "base_dtype=bfloat16"],
     "gpt2": [*DECODER, "model=tiny_gpt2", "protocol=fair", "method=rosa", "method.resample_every=1"],
     "llama": [*DECODER, "model=tiny_llama", "protocol=paper", "method=lora"],
 }
@@ -47,7 +49,7 @@ def logits(model: Any) -> Tensor:
 def test_every_export_computes_what_the_runs_model_computes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     config = rosa_bench.compose([*RUNS[kind], "save_model=true"])
     record = rosa_bench.run(config)
-    auto = AutoModelForSequenceClassification if kind == "encoder" else AutoModelForCausalLM
+    auto = AutoModelForSequenceClassification if RUNS[kind][0] == ENCODER[0] else AutoModelForCausalLM
     model = Path("outputs", record.id, "model")
     expected = logits(auto.from_pretrained(model))
     with_base(record)
@@ -75,7 +77,10 @@ def with_base(record: RunRecord) -> None:
     settings = record.config
     config = compose([f"task={settings['task']['name']}", f"model={settings['model']['name']}", "limit_train=48",
                       "limit_eval=12", "device=cpu", f"protocol={settings['protocol']['name']}"])  # fmt: skip
-    config.task.prepare(resolve(config).context).model.save_pretrained("base")
+    model = config.task.prepare(resolve(config).context).model
+    if settings["base_dtype"] != "float32":
+        round_to(settings["base_dtype"], model, head=config.method.head)
+    model.save_pretrained("base")  # pyright: ignore[reportCallIssue]
 
 
 @pytest.fixture(scope="module")

@@ -190,6 +190,7 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     ("method.svd_of=previous",),
     ("method.svd_of=initial", "method.train=a", "method.moments=rotate"),
     ("method.basis=gradient", "method.train=a", "method.moments=rotate"),
+    ("base_dtype=bfloat16", "precision=bfloat16"),
 ], ids=" ".join)  # fmt: skip
 def test_a_run_with_draws_resumes_bit_for_bit(
     make_setup: Callable[..., ResolvedRun], at_step: Any, how: tuple[str, ...]
