@@ -242,7 +242,7 @@ class RunConfig(Plain):
             )
         if self.base_dtype != "float32" and self.parallel != "none":
             raise UserError(
-                f"base_dtype={self.base_dtype} does not work with parallel={self.parallel} yet; use base_dtype=float32 or "
+                f"base_dtype={self.base_dtype} does not work with parallel={self.parallel}; use base_dtype=float32, or "
                 "parallel=none"
             )
         if self.packed not in ("auto", 1) and (reason := self.unpackable):

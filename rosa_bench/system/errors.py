@@ -51,7 +51,8 @@ def check_pattern(key: str, value: str) -> None:
         re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
     except re.error as error:
         raise UserError(
-            f"{key}={printable(value)} is not a regular expression: {error} (single quotes keep a shell from changing one)"
+            f"{key}={printable(value)} is not a regular expression: {error} (single quotes keep a shell from changing "
+            "one)"
         ) from error
 
 
