@@ -160,8 +160,10 @@ def test_a_refusal_is_one_line_that_names_the_method_and_a_way_out(any_trial: An
 
 @pytest.mark.slow
 def test_each_method_serves_at_least_one_model(make_trial: Callable[..., Any]) -> None:
-    served = {method for method, model, protocol in QUICK if make_trial(method, model, protocol).refusal is None}
-    assert set(METHODS) == served
+    models = ("tiny_roberta", "tiny_gpt2", "tiny_llama")
+    assert not [
+        method for method in METHODS if all(make_trial(method, model, "fair").refusal is not None for model in models)
+    ]
 
 
 # Attaching
@@ -305,17 +307,21 @@ def test_merging_gives_a_plain_model_with_the_same_function_or_changes_nothing(t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "model_name", ["tiny_roberta", "tiny_gpt2", pytest.param("tiny_llama", marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("models", [
+    ("tiny_gpt2", "tiny_roberta"),
+    *(pytest.param((name,), marks=pytest.mark.long) for name in ("tiny_roberta", "tiny_llama")),
+], ids=" or ".join)  # fmt: skip
 def test_a_trained_model_answers_the_same_in_a_fresh_process(
-    make_trial: Callable[..., Any], tmp_path: Path, model_name: str
+    make_trial: Callable[..., Any], tmp_path: Path, models: tuple[str, ...]
 ) -> None:
-    """A merged model is loaded by transformers. For the others the base model gets the method and its saved state."""
+    """A merged model is loaded by transformers. For the others the base model gets the method and its saved state.
+
+    Each method is on the first of the models that it serves.
+    """
     expected = {}
     for name in METHODS:
-        trial = make_trial(name, model_name, "fair", wanted=torch.float32)
-        if trial.refusal is not None:
+        trials = (make_trial(name, model, "fair", wanted=torch.float32) for model in models)
+        if (trial := next((trial for trial in trials if trial.refusal is None), None)) is None:
             continue
         folder = tmp_path / name
         folder.mkdir()
