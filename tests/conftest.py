@@ -48,8 +48,22 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+gc.disable()  # while tests are imported
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector all that imports have made: every run begins with a full collection."""
+    gc.enable()
+    _set_aside()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Spare it also what a file of tests has imported and cached."""
+    if nextitem is not None and nextitem.path != item.path:
+        _set_aside()
+
+
+def _set_aside() -> None:
     gc.collect()
     gc.freeze()
 
