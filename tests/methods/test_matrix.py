@@ -1,7 +1,8 @@
 """Laws of every method on every kind of model. A method is in the matrix from the day its yaml is in conf/method.
 
 The quick cells are under the protocol ``fair``. One decoder under ``paper`` is slow; the other cells
-take the same paths through the code, and are in the longest tier.
+take the same paths through the code, and are in the longest tier. So are PEFT's tuners there, and on one of the two
+decoders: PEFT sees linear layers, square and not, in the others as well.
 """
 
 import copy
@@ -20,7 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
+from rosa_bench.methods.peft_tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
@@ -30,10 +33,17 @@ from rosa_bench.training.recompute import recomputed
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
-QUICK = [*product(METHODS, ("tiny_roberta", "tiny_gpt2", "tiny_llama"), ("fair",))]
-SLOW = [*product(METHODS, ("tiny_gpt2",), ("paper",))]
+OURS = [name for name in METHODS if not issubclass(kinds("method", name)[0], PeftTuner)]
+PEFTS = [name for name in METHODS if name not in OURS]
+QUICK = [*product(METHODS, ("tiny_roberta", "tiny_gpt2"), ("fair",)), *product(OURS, ("tiny_llama",), ("fair",))]
+SLOW = [*product(OURS, ("tiny_gpt2",), ("paper",))]
 ENCODERS = ("tiny_bert", "tiny_roberta")
-LONG = [*product(METHODS, (*ENCODERS, "tiny_llama"), ("paper",)), *product(METHODS, ("tiny_bert",), ("fair",))]
+LONG = [
+    *product(METHODS, (*ENCODERS, "tiny_llama"), ("paper",)),
+    *product(METHODS, ("tiny_bert",), ("fair",)),
+    *product(PEFTS, ("tiny_llama",), ("fair",)),
+    *product(PEFTS, ("tiny_gpt2",), ("paper",)),
+]
 CELLS = [
     *QUICK,
     *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW),
