@@ -9,7 +9,6 @@ import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rosa_bench.config.folder import conf_folder, files_in, own_folder
-from rosa_bench.config.groups import names_in
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra
@@ -25,6 +24,8 @@ class Placing:
     def __init__(self) -> None:
         self._by_hydra: dict[tuple[str, ...], dict[str, Any]] = {}
         self._read: dict[Path, dict[str, Any]] = {}
+        self._files = cache(files_in)
+        self._placed = cache(self._put_in_place)
 
     def composed(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the settings by group, with references unresolved; None if only Hydra knows these choices.
@@ -32,7 +33,7 @@ class Placing:
         What ``names`` leaves out is what the task, or else conf/config.yaml, chooses. Callers must not change the
         result: parts of it are shared.
         """
-        if not all(group in CHOSEN and name in names_in(group) for group, name in names.items()):
+        if not all(group in CHOSEN and name in self._files(group) for group, name in names.items()):
             return None
         whole = dict(self._hydras(tuple(f"task={name}" for group, name in names.items() if group == "task")))
         for group, name in names.items():
@@ -44,9 +45,9 @@ class Placing:
             whole[group] = placed
         return whole
 
-    def _placed(self, group: str, name: str) -> dict[str, Any] | None:
+    def _put_in_place(self, group: str, name: str) -> dict[str, Any] | None:
         """Return the settings of a group whose file nothing else changes; None if Hydra must compose them."""
-        path, above = files_in(group).get(name), self._file(conf_folder() / "config.yaml")
+        path, above = self._files(group).get(name), self._file(conf_folder() / "config.yaml")
         if path is None or any(word in path.read_text(encoding="utf-8") for word in OF_HYDRA):
             return None
         return {**above.get(group, {}), **self._file(path)}
