@@ -8,18 +8,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import hydra
 import pytest
 import torch
 from hypothesis import settings
 from jaxtyping import install_import_hook
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.compose import Composer, composing
-from rosa_bench.config.defaults import CHOSEN, composed
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity import public_config
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -54,8 +48,22 @@ def pytest_unconfigure() -> None:
     _FOLDER.cleanup()
 
 
+gc.disable()  # while tests are imported
+
+
 def pytest_collection_finish() -> None:
     """Spare the garbage collector all that imports have made: every run begins with a full collection."""
+    gc.enable()
+    _set_aside()
+
+
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Spare it also what a file of tests has imported and cached."""
+    if nextitem is not None and nextitem.path != item.path:
+        _set_aside()
+
+
+def _set_aside() -> None:
     gc.collect()
     gc.freeze()
 
@@ -79,35 +87,9 @@ def _composer() -> Composer:
 
 @cache
 def _composed(overrides: tuple[str, ...]) -> RunConfig:
-    """Compose as Hydra does, but faster. test_compose.py compares them."""
+    """Compose as the program does. test_compose.py compares this with Hydra."""
     with composing():
-        return parse(_filled(overrides) or _composer().compose(overrides))
-
-
-def _filled(overrides: tuple[str, ...]) -> DictConfig | None:
-    """Put the files of the chosen groups in place, then single values. None if the overrides need Hydra itself."""
-    parts = [override.partition("=") for override in overrides]
-    if any(not re.fullmatch(r"[a-z_]\w*(\.\w+)*", key) for key, _, _ in parts):
-        return None
-    chosen = {key: value for key, _, value in parts if (conf_folder() / key).is_dir()}
-    if not all(key in CHOSEN and value in names_in(key) for key, value in chosen.items()):
-        return None
-    raw = OmegaConf.create(composed({**_usual(chosen.get("task")), **chosen}))
-    OmegaConf.set_struct(raw, True)
-    try:
-        for override, (key, _, _) in zip(overrides, parts, strict=True):
-            if key not in chosen:
-                OmegaConf.update(raw, key, _composer().parsed(override).value())
-    except OmegaConfBaseException:
-        return None  # Hydra says in its own words what is wrong
-    return raw
-
-
-@cache
-def _usual(task: str | None) -> dict[str, str]:
-    """The choices of a run that names a task at most: a task's file may choose its own model."""
-    config = hydra.compose("config", overrides=[f"task={task}"] if task else [])
-    return {group: config[group].name for group in CHOSEN}
+        return parse(_composer().settings(overrides))
 
 
 @pytest.fixture(scope="session")

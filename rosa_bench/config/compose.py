@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.folder import conf_folder, own_folder
 from rosa_bench.config.interpolation import entries_for
+from rosa_bench.config.placing import placing, plain
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of
@@ -100,6 +101,7 @@ class Composer:
     def __init__(self) -> None:
         self.parser = OverridesParser.create()
         self.parsed = functools.cache(self.parser.parse_override)
+        self._placing = placing()
         self._bases: dict[Overrides, DictConfig] = {}
         self._plain: dict[Overrides, dict[str, Any]] = {}
         self._is_value = functools.cache(_sets_one_value)
@@ -137,7 +139,7 @@ class Composer:
         """
         groups, values = self._divided(overrides)
         if groups not in self._plain:
-            self._plain[groups] = OmegaConf.to_container(self._base(groups), resolve=False)  # pyright: ignore[reportArgumentType]
+            self._plain[groups] = self._placed(groups) or plain(self._base(groups))
         changed = self._plain[groups]
         for value in values:
             one = self.parsed(value)
@@ -154,11 +156,19 @@ class Composer:
 
     def _base(self, groups: Overrides) -> DictConfig:
         if groups not in self._bases:
+            if (placed := self._placed(groups)) is not None:
+                self._bases[groups] = OmegaConf.create(placed, flags={"struct": True})
+                return self._bases[groups]
             try:
                 self._bases[groups] = hydra.compose("config", overrides=list(groups))
             except ValueError as error:  # a choice that is a number, as in method=choice(1,2)
                 raise UserError(f"{' '.join(groups)}: {error}") from error
         return self._bases[groups]
+
+    def _placed(self, groups: Overrides) -> dict[str, Any] | None:
+        """Return the settings of these choices without Hydra; None if they are not plain choices of `CHOSEN`."""
+        names = {group: name for group, _, name in (override.partition("=") for override in groups)}
+        return self._placing.composed(names) if len(names) == len(groups) else None
 
 
 def _sets_one_value(override: str) -> bool:

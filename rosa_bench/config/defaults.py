@@ -4,20 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-import hydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
-
 from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity import free_settings, is_identity, public_config
 from rosa_bench.config.parse import parse
+from rosa_bench.config.placing import CHOSEN, placing
 from rosa_bench.system.errors import UserError
 
-CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 REFERENCE = re.compile(r"\$\{(\w+)\}")  # ${rank}
 
 
@@ -57,19 +52,11 @@ def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[st
 
 
 def composed(names: Mapping[str, str]) -> dict[str, Any]:
-    """Return what Hydra composes for these choices, by group, with references unresolved, in a fraction of its time.
-
-    Hydra composes each task once, and the files of the other groups are then put in place. If one of them has a
-    defaults list, Hydra composes the whole.
-    """
-    whole = dict(_by_hydra((f"task={names['task']}",)))
-    for group in CHOSEN[1:]:
-        if whole[group]["name"] != names[group]:
-            file = _read(files_in(group)[names[group]])
-            if "defaults" in file:
-                return _by_hydra(tuple(f"{group}={names[group]}" for group in CHOSEN))
-            whole[group] = {**_read(conf_folder() / "config.yaml").get(group, {}), **file}
-    return whole
+    """Return what Hydra composes for these choices, by group, with references unresolved (`Placing.composed`)."""
+    with composing():
+        found = placing().composed(names)
+    assert found is not None
+    return found
 
 
 def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -83,18 +70,3 @@ def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterato
 
 def _reference(value: Any) -> re.Match[str] | None:
     return REFERENCE.fullmatch(value) if isinstance(value, str) else None
-
-
-@cache
-def _by_hydra(overrides: tuple[str, ...]) -> dict[str, Any]:
-    with composing():
-        return _plain(hydra.compose("config", overrides=list(overrides)))
-
-
-@cache
-def _read(path: Path) -> dict[str, Any]:
-    return _plain(OmegaConf.load(path))
-
-
-def _plain(config: DictConfig | ListConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportReturnType]

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.chosen_model import PLACES, model_overrides
+from rosa_bench.config.compose import Composer
 from rosa_bench.config.declared import literal
 from rosa_bench.config.grammar import written
 from rosa_bench.config.identity import free_settings, is_identity
@@ -23,7 +23,7 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
     The protocol's values are those that the same task, model, method and protocol have with no other overrides.
     ``choices`` maps each configuration group to the chosen name. Hydra must be initialised.
     """
-    expected = hydra.compose("config", overrides=[f"{group}={choices[group]}" for group in GROUPS])
+    expected = Composer().compose(tuple(f"{group}={choices[group]}" for group in GROUPS))
     for key in free_settings():
         expected[key] = literal(Any, raw[key], key)
     for key in set(PLACES) & set(expected.model):  # a model's declaration may be found from them
@@ -36,7 +36,7 @@ def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
     model = config.model
     names = {group: getattr(config, group).name for group in GROUPS}
     names |= model_overrides(model.name, path=model.path, hub=model.hub, revision=model.revision)
-    expected = hydra.compose("config", overrides=[f"{key}={written(value)}" for key, value in names.items()])
+    expected = Composer().compose(tuple(f"{key}={written(value)}" for key, value in names.items()))
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
         expected[key] = literal(Any, getattr(config, key), key)
     return _differing(asdict(config), asdict(parse(expected)))

@@ -4,12 +4,11 @@ from contextlib import nullcontext
 from functools import cache
 from typing import NamedTuple
 
-import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rosa_bench.config.build import build
-from rosa_bench.config.compose import composing
+from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.groups import GROUPS, names_in
 from rosa_bench.system.errors import one_of
 from rosa_bench.tasks.base import Task
@@ -28,7 +27,7 @@ def named_task(name: str, *, key: str, protocol: str) -> NamedTask:
     """Return the task ``name``. Raises `UserError`, naming the setting ``key``, if there is none."""
     one_of(key, name, names_in("task"))
     with nullcontext() if GlobalHydra.instance().is_initialized() else composing():
-        raw = hydra.compose("config", overrides=[f"task={name}", f"protocol={protocol}"])
+        raw = Composer().compose((f"task={name}", f"protocol={protocol}"))
     base, default = GROUPS["task"]
     values = OmegaConf.to_container(raw.task, resolve=True)
     return NamedTask(build(base, values, at="task", default=default), raw.batch_size, raw.max_length)  # pyright: ignore[reportArgumentType]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,14 +41,25 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     device = torch.device("meta")
     with device:
         model = method.attach(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    made = method.optimizer(method.parameter_groups(model), partial(optimizer.make, lr=0.0, device=device))
-    for parameter in trained:
+    groups = method.parameter_groups(model)
+    made = method.optimizer(groups, partial(optimizer.make, lr=0.0, device=device))
+    first: dict[object, nn.Parameter] = {}
+    alike: Counter[int] = Counter()
+    for number, group in enumerate(groups):  # a state depends on the shape alone: the first of each makes a step
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                alike[id(first.setdefault((number, parameter.shape, parameter.dtype), parameter))] += 1
+    for parameter in first.values():
         parameter.grad = torch.empty_like(parameter)
     made.step()
-    kept = [value for values in made.state.values() for value in values.values()]
-    elements = sum(value.numel() for value in kept if isinstance(value, torch.Tensor) and value.ndim)
-    return Size(total, sum(parameter.numel() for parameter in trained), elements)
+    elements = sum(
+        alike[id(parameter)] * value.numel()
+        for parameter, values in made.state.items()
+        for value in values.values()
+        if isinstance(value, torch.Tensor) and value.ndim
+    )
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Size(total, trainable, elements)
 
 
 def saved_bytes(method: Method, model: nn.Module, plain: Iterable[Tensor] = ()) -> int:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.layers.blocks import forward_replaced, stack_of_blocks
-from rosa_bench.models.caches import NoCache
 from rosa_bench.system.errors import UserError
 
 # CUDA graphs are left to `rosa_bench.training.cuda_graphs`, which captures the optimizer's step too.
@@ -71,6 +70,8 @@ def _forward(
     """Run a region of the model: compiled in training, else as it is."""
     if not (region.training and torch.is_grad_enabled()):
         return eager(*arguments, **options)
+    from rosa_bench.models.caches import NoCache  # needs transformers, which a plan of completed runs does not
+
     # A cache is addressed by the layer's number, which would tie the compiled code to one layer.
     inputs = [None if isinstance(it, NoCache) else it for it in arguments]
     named = {name: None if isinstance(it, NoCache) else it for name, it in options.items()}

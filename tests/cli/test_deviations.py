@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from rosa_bench.api import _composed
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.identity import free_settings, public_config
 from rosa_bench.records.record import RunRecord
@@ -13,14 +14,19 @@ from rosa_bench.report.next import next_commands
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.errors import UserError
 
+Deviations = list[dict[str, list[Any]]]
+
+
+def deviations(*arguments: str) -> Deviations:
+    """Return the deviations of a run in a list; nothing is run."""
+    return [_composed(arguments)[1]]
+
 
 @pytest.fixture
-def deviations(
-    rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., list[dict[str, list[Any]]]]:
+def listed(rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Deviations]:
     """List the deviations that each job of a command line would record; nothing is run."""
 
-    def listed(*arguments: str) -> list[dict[str, list[Any]]]:
+    def jobs(*arguments: str) -> Deviations:
         found = []
 
         def resolve(_config: object, deviations: dict[str, list[Any]], **_options: object) -> ResolvedRun:
@@ -33,7 +39,7 @@ def deviations(
         assert "far enough" in rosa_bench(*arguments).err
         return found
 
-    return listed
+    return jobs
 
 
 FREE = (
@@ -63,7 +69,7 @@ FREE = (
     ),
 ])  # fmt: skip
 def test_deviations_from_the_protocol_are_listed_with_its_value(
-    deviations: Callable, arguments: list[str], expected: dict[str, list[Any]]
+    arguments: list[str], expected: dict[str, list[Any]]
 ) -> None:
     assert deviations(*arguments) == [expected]
 
@@ -77,13 +83,13 @@ def test_deviations_from_the_protocol_are_listed_with_its_value(
     ["task=e2e_nlg", "method=lora", "optimizer.warmup_steps=null"],
 ])  # fmt: skip
 def test_the_commands_of_next_compose_to_the_same_settings(
-    deviations: Callable, compose: Callable, make_record: Callable[..., RunRecord], arguments: list[str]
+    listed: Callable, compose: Callable, make_record: Callable[..., RunRecord], arguments: list[str]
 ) -> None:
     [changed] = deviations(*arguments)
     record = make_record(*arguments, "seed=4", deviations=changed)
     [command] = next_commands([record], seeds=1)
     _, _, *overrides = shlex.split(command)
-    assert deviations("-m", *overrides) == [changed, changed]  # at two learning rates
+    assert listed("-m", *overrides) == [changed, changed]  # at two learning rates
     *setting, lr, seed = overrides
     assert (lr.partition("=")[0], seed) == ("lr", "seed=4")
     assert public_config(compose(*setting, f"lr={record.config['lr']}", seed)) == record.config
@@ -91,9 +97,8 @@ def test_the_commands_of_next_compose_to_the_same_settings(
 
 @pytest.mark.parametrize("path", sorted((conf_folder() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_an_experiment_deviates_in_what_its_file_sets_and_nothing_else(
-    deviations: Callable, monkeypatch: pytest.MonkeyPatch, path: Path
+    path: Path,
 ) -> None:
-    monkeypatch.setattr("rosa_bench.config.preset.is_sweep", lambda _: False)  # one job is enough
     own = {
         key: value for key, value in OmegaConf.load(path).items() if key not in ("defaults", "hydra", *free_settings())
     }
@@ -103,5 +108,6 @@ def test_an_experiment_deviates_in_what_its_file_sets_and_nothing_else(
     assert {key.split(".")[0] for key in found} <= {*own, *own.get("default", {})}
 
 
-def test_each_job_of_a_sweep_has_its_own_deviations(deviations: Callable) -> None:
-    assert deviations("-m", "epochs=10,3", "rank=2,4") == [{}, {}, {"epochs": [3, 10]}, {"epochs": [3, 10]}]
+def test_each_job_of_a_sweep_has_its_own_deviations(listed: Callable) -> None:
+    assert listed("rank=2", "epochs=3") == [{"epochs": [3, 10]}]
+    assert listed("-m", "epochs=10,3", "rank=2,4") == [{}, {}, {"epochs": [3, 10]}, {"epochs": [3, 10]}]

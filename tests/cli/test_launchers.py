@@ -67,7 +67,7 @@ def test_a_traceback_of_another_process_is_shown_on_demand(tmp_path: Path) -> No
     assert "TrainingFailedError: the training loss is" in done.err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_submitit_runs_jobs_and_keeps_what_they_print(tmp_path: Path) -> None:
     needs("submitit")
     local = ("hydra/launcher=submitit_local", "+hydra.job.env_set.OMP_NUM_THREADS=1")

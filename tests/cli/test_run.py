@@ -187,7 +187,10 @@ def test_a_checkpoint_that_cannot_be_written_is_a_warning(
     assert [record.status for record in records(here)] == ["completed"]
 
 
-@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.ENOENT])
+@pytest.mark.parametrize("reason", [
+    errno.ENOSPC, *(pytest.param(it, marks=pytest.mark.long) for it in (errno.EROFS, errno.EDQUOT, errno.EIO)),
+    errno.ENOENT,
+])  # fmt: skip
 def test_a_disk_that_fails_interrupts_a_run_and_is_no_failure_of_its_method(
     rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch, reason: int
 ) -> None:

@@ -14,6 +14,7 @@ from rosa_bench.config.declared import UnfittingError, fitting
 from rosa_bench.config.groups import GROUPS, names_in
 from rosa_bench.config.interpolation import resolved
 from rosa_bench.config.parse import parse
+from rosa_bench.config.placing import _placing
 from rosa_bench.config.schema import Plain
 from rosa_bench.system.errors import UserError
 
@@ -99,7 +100,7 @@ def test_settings_of_a_job_are_those_of_its_whole_configuration() -> None:
             assert parse(composer.settings(overrides)) == parse(composer.compose(overrides))
 
 
-def test_a_sweep_composes_each_choice_of_groups_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_composes_each_task_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[list[str]] = []
     by_hydra = hydra.compose
 
@@ -108,11 +109,10 @@ def test_a_sweep_composes_each_choice_of_groups_once(monkeypatch: pytest.MonkeyP
         return by_hydra(name, overrides=overrides, **others)
 
     monkeypatch.setattr(compose.hydra, "compose", counted)
-    with composing() as composer:
-        for jobs in (2, 20):
-            calls.clear()
-            composer._bases.clear()
-            composer._plain.clear()
+    for jobs in (2, 20):
+        calls.clear()
+        _placing.cache_clear()  # or earlier tests would have composed the task
+        with composing() as composer:
             for job in composer.expand(["task=grammar", "method=lora,rosa", f"seed=range({jobs})", "lr=1e-3,2e-3"]):
                 assert isinstance(composer.settings(job), dict)
-            assert len(calls) == 1 + 2  # for the sweep, and for each of the two methods
+        assert len(calls) == 1 + 1  # for the sweep, and for the task: the files of the methods are put in place

@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rosa_bench.api import compose
+from rosa_bench.config.defaults import composed
+from rosa_bench.config.parse import parse
 
 
 def answer(folder: Path) -> None:
     """Write the logits of the model in a folder for the batch there."""
     job = json.loads((folder / "job.json").read_text())
-    method = compose(job["overrides"]).method
+    rank, *chosen = (override.partition("=")[::2] for override in reversed(job["overrides"]))
+    method = parse({**composed(dict(chosen)), rank[0]: int(rank[1])}).method
     encoder = "task=grammar" in job["overrides"]
     kind = AutoModelForSequenceClassification if encoder else AutoModelForCausalLM
     model = kind.from_pretrained(folder, dtype=torch.float32)

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,41 +118,6 @@ def test_an_adapter_is_loaded_into_the_original_model(small: Any, method: str, n
     assert load_file(tmp_path / "adapter.safetensors").keys() == kept
     back = type(chosen).load(small.model(name), tmp_path)
     assert torch.equal(small.logits(back), small.logits(net))
-
-
-FRESH = """
-import sys, torch
-from pathlib import Path
-from rosa_bench import compose
-from rosa_bench.models.decoder import load_decoder
-from rosa_bench.models.weights.source import locate
-from rosa_bench.methods.{module} import {kind}
-spec = compose(["task=restaurants", "model=tiny_llama"]).model
-torch.manual_seed(0)
-model = load_decoder(spec, locate(spec)).model.eval()
-{kind}.load(model, Path(sys.argv[1]))
-with torch.no_grad():
-    print(model(input_ids=torch.arange(5, 15)[None]).logits.double().sum().item())
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("method", "module", "kind"), [
-    ("houlsby", "bottleneck", "BottleneckAdapters"), ("p_tuning_v2", "p_tuning_v2", "PTuningV2"),
-])  # fmt: skip
-def test_a_fresh_process_loads_an_adapter(  # noqa: PLR0917 - pytest names them
-    small: Any, tiny_model: Callable[..., Any], tmp_path: Path, method: str, module: str, kind: str
-) -> None:
-    chosen = small.method("tiny_llama", method)
-    net = small.move(chosen.attach(tiny_model("tiny_llama")))
-    chosen.save(net, tmp_path)
-    program = FRESH.format(module=module, kind=kind)
-    printed = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True, text=True
-    ).stdout
-    with torch.no_grad():
-        expected = net(input_ids=torch.arange(5, 15)[None]).logits.double().sum().item()
-    assert float(printed) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.fixture

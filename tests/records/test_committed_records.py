@@ -6,11 +6,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import hydra
 import pytest
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.defaults import composed
 from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
@@ -34,13 +33,6 @@ def committed() -> dict[str, list[RunRecord]]:
     return found
 
 
-@cache
-def composed(*overrides: str) -> dict[str, Any]:
-    """Return the configuration of a command line today, before it is checked."""
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return OmegaConf.to_container(hydra.compose("config", overrides=list(overrides)))  # pyright: ignore[reportReturnType]
-
-
 # Fields that are often the only difference between runs. They are set after checking, because checking is slow.
 PLAIN = {"seed": 0, "lr": 1.0}
 
@@ -51,8 +43,8 @@ def checked(recorded: str) -> RunConfig:
     config = json.loads(recorded)
     config["task"].pop("embedded")  # generators have been renamed
     config["protocol"].pop("lora_init", None)  # moved to LoRA's own yaml
-    groups = (f"{group}={config[group]['name']}" for group in ("task", "model", "protocol", "method"))
-    return parse(DictConfig(merged(composed(*groups), config)))
+    names = {group: config[group]["name"] for group in ("task", "model", "protocol", "method")}
+    return parse(DictConfig(merged(composed(names), config)))
 
 
 def merged(settings: dict[str, Any], others: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Run by test_resume.py: kill a run repeatedly, restart it each time, and compare it with an uninterrupted one.
 
-    python kill_and_resume.py random FOLDER KILLS SEED OVERRIDE...     at random moments
-    python kill_and_resume.py places FOLDER OVERRIDE...                at each critical place
+Each line of its input is a list in JSON, and so is each answer:
 
-Prints JSON. The libraries are imported once, and each run is a process forked from this one.
+    random FOLDER KILLS SEED OVERRIDE...     at random moments
+    places FOLDER OVERRIDE...                at each critical place
+
+The libraries are imported once, and each run is a process forked from this one.
 """
 
 import hashlib
@@ -338,10 +340,11 @@ LACKING: dict[str, Change] = {
 
 
 if __name__ == "__main__":
-    what, folder, *rest = sys.argv[1:]
-    match what:
-        case "random":
-            answer = at_random(Path(folder), int(rest[0]), int(rest[1]), rest[2:])
-        case _:
-            answer = at_places(Path(folder), rest)
-    print(json.dumps(msgspec.to_builtins(answer)))
+    for line in iter(sys.stdin.readline, ""):
+        what, place, *rest = json.loads(line)
+        match what:
+            case "random":
+                answer = at_random(Path(place), int(rest[0]), int(rest[1]), rest[2:])
+            case _:
+                answer = at_places(Path(place), rest)
+        print(json.dumps(msgspec.to_builtins(answer)), flush=True)

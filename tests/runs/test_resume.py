@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,28 @@ KILLS = 3
 # Killed with SIGKILL
 
 
-def kill_and_resume(*arguments: str | Path | int) -> dict[str, Any]:
-    script = Path(__file__).parent / "kill_and_resume.py"
-    done = subprocess.run(
-        [sys.executable, script, *map(str, arguments)], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, cwd=script.parents[1],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+KillAndResume = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def kill_and_resume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillAndResume]:
+    """``kill_and_resume("places", folder, "method=lora")``: what kill_and_resume.py answers. It is started once."""
+    script, said = Path(__file__).parent / "kill_and_resume.py", tmp_path_factory.mktemp("said") / "stderr"
+    piped = subprocess.PIPE
+    with said.open("w") as stderr, subprocess.Popen(
+        [sys.executable, script], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=script.parents[1], text=True,
+        stdin=piped, stdout=piped, stderr=stderr,
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+        asked, answers = process.stdin, process.stdout
+
+        def ask(*arguments: str | Path | int) -> dict[str, Any]:
+            print(json.dumps([str(argument) for argument in arguments]), file=asked, flush=True)
+            answer = answers.readline()
+            assert answer, said.read_text()
+            return json.loads(answer)
+
+        yield ask
 
 
 # 27 kills altogether; 21 of them in the longest tier. The matrix resumes every method without a kill.
@@ -63,7 +77,9 @@ LONGER = pytest.mark.long
     pytest.param(("method=lora", "method.resample_every=3", "method.resample_unit=steps", "method.rewarm_steps=2",
                   "protocol=fair"), marks=LONGER),
 ], ids=" ".join)  # fmt: skip
-def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path: Path, how: tuple[str, ...]) -> None:
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(
+    kill_and_resume: KillAndResume, tmp_path: Path, how: tuple[str, ...]
+) -> None:
     found = kill_and_resume("random", tmp_path, KILLS, 0, *TINY, *how)
     assert len(found["steps"]) >= KILLS
     assert max(found["steps"]) >= KILLS  # so some kills came during training
@@ -75,7 +91,9 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(
+    kill_and_resume: KillAndResume, tmp_path: Path
+) -> None:
     found = kill_and_resume("places", tmp_path, *TINY, *ROSA, "protocol=fair")
     alone, killed, statuses = found["alone"], found["killed"], found["statuses"]
     assert statuses.pop("before the first step") == "new"
@@ -106,7 +124,7 @@ def test_a_run_killed_at_critical_places_ends_like_an_uninterrupted_one(tmp_path
     (("lr=1e-6", "stop_collapsed=true", "method.stagger=true", "protocol=paper"), {"stopped", "predictions"}, 2),
 ], ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")  # fmt: skip
 def test_what_else_a_run_stores_survives_a_kill(
-    tmp_path: Path, how: tuple[str, ...], kept: set[str], epochs: int
+    kill_and_resume: KillAndResume, tmp_path: Path, how: tuple[str, ...], kept: set[str], epochs: int
 ) -> None:
     small = ("limit_train=null", "limit_eval=null") if "task=phonebook" in how else ()
     found = kill_and_resume("random", tmp_path, 3, 0, *TINY, *ROSA, *small, *how)
