@@ -57,6 +57,7 @@ def pytest_collection_finish() -> None:
     _set_aside()
 
 
+@pytest.hookimpl(trylast=True)  # after the fixtures of the file have gone
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Spare it also what a file of tests has imported and cached."""
     if nextitem is not None and nextitem.path != item.path:

@@ -3,7 +3,6 @@
 Heavy libraries are imported by the commands that need them, so that help and errors are quick.
 """
 
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +17,6 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.stopping import stop_signals_raise
 
 HELP = ("-h", "--help")
-SELDOM = (50_000, 20, 20)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,7 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     settle()
-    gc.set_threshold(*SELDOM)  # what is imported and read stays: looking for garbage in it again and again takes long
     with output_never_fails(), errors_reported(), stop_signals_raise():
         processes.quieten()
         folder, given = own_config_dir(given)
