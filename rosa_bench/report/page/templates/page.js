@@ -95,6 +95,7 @@ async function showRuns() {
 followScheme();
 DARK.addEventListener("change", followScheme);
 if ("DecompressionStream" in window) {
+  document.getElementById("needs").hidden = true;
   showFigures();
   showRuns();
-} else document.getElementById("too-old").hidden = false;
+}
