@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -152,6 +153,6 @@ def _plot_rosa(ax: Axes, found: Ladder) -> None:
 
 
 def _write(
-    ax: Axes, at: tuple[float, float], text: str, colour: str, *, offset: tuple[float, float], **how: str
+    ax: Axes, at: tuple[float, float], text: str, colour: str, *, offset: tuple[float, float], **how: Any
 ) -> None:
     ax.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=SMALL, color=colour, **how)
