@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.typing import ColorType
 
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
@@ -95,7 +96,6 @@ class Drawing:
         FigureCanvasAgg(self.figure)
         with styled():
             self.figure.draw_without_rendering()
-            self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
         return self.figure
 
@@ -129,7 +129,7 @@ def _glyphs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
-def faded(colour: str, strength: float) -> tuple[float, float, float]:
+def faded(colour: ColorType, strength: float) -> tuple[float, float, float]:
     """Mix a colour with white. ``strength`` 1 keeps the colour, 0 gives white."""
     red, green, blue = (1 - strength * (1 - part) for part in to_rgb(colour))
     return red, green, blue

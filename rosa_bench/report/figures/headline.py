@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import CUT, INTERVALS
@@ -32,8 +33,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not titles:
         return None
     with styled():
-        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.06)
+        figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout=ConstrainedLayoutEngine(wspace=0.06))
         axes = figure.subplots(1, len(titles), squeeze=False)[0]
         if rivals:
             plot_tasks(axes[0], rivals)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -144,14 +145,15 @@ def _plot_rosa(ax: Axes, found: Ladder) -> None:
         face = faded(look.colour, strength) if is_resampled(found.rosa[period].runs[0]) else "white"
         ax.plot([x], [y.mean], marker=look.marker, color=look.colour, markerfacecolor=face, markersize=6, zorder=3)
         last = number == len(places) - 1
-        text = f"{f'ROSA r={found.rank},{chr(10)}' if last else ''}{drawn(period)}"
+        name = f"ROSA r={found.rank},\n" if last else ""
         ax.annotate(
-            text, (x, LOW + level * (HIGH - LOW)), xytext=(8, 0), textcoords="offset points", fontsize=SMALL,
-            color=look.colour, va="bottom" if last else "center", weight="bold" if last else "normal", linespacing=1.1,
+            name + drawn(period), (x, LOW + level * (HIGH - LOW)), xytext=(8, 0), textcoords="offset points",
+            fontsize=SMALL, color=look.colour, va="bottom" if last else "center", weight="bold" if last else "normal",
+            linespacing=1.1,
         )  # fmt: skip
 
 
 def _write(
-    ax: Axes, at: tuple[float, float], text: str, colour: str, *, offset: tuple[float, float], **how: str
+    ax: Axes, at: tuple[float, float], text: str, colour: str, *, offset: tuple[float, float], **how: Any
 ) -> None:
     ax.annotate(text, at, xytext=offset, textcoords="offset points", fontsize=SMALL, color=colour, **how)

@@ -145,7 +145,7 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
             )  # fmt: skip
     ax.text(1.02, -0.6, "ours [95 %]", transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
     ax.set_yticks(range(len(rows)), [drawn(title) for title, *_ in rows])
-    ax.get_yticklabels()[-1].set_weight("bold")
+    ax.get_yticklabels()[-1].set_fontweight("bold")
     ax.set_ylim(len(rows) - 0.5, -0.6)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
