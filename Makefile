@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report bench clean
+.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report docs bench clean
 
 help:                ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,11 @@ figures: install     ## make the figures in results/ from its records
 
 report: install      ## make results/report.html: tables, figures and every run on one page
 	$(BIN)/rosa-bench report
+
+docs:                ## build the site of guides and results into outputs/site
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.29"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 bench: install       ## measure time and memory into results/benchmarks; DATA=folder adds whole runs on CoLA
 	$(BIN)/python -m scripts.benchmarks.resample

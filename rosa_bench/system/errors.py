@@ -50,9 +50,8 @@ def check_pattern(key: str, value: str) -> None:
     try:
         re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
     except re.error as error:
-        raise UserError(
-            f"{key}={printable(value)} is not a regular expression: {error} (single quotes keep a shell from changing one)"
-        ) from error
+        quoting = "single quotes keep a shell from changing one"
+        raise UserError(f"{key}={printable(value)} is not a regular expression: {error} ({quoting})") from error
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

@@ -111,7 +111,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["ls", "status=faild"], "failed"),
     (["show", "results_dri=x"], "results_dir"),
     (["choose", "data=x.csv", "metods=lora"], "methods"),
-    (["choose", "data=x.csv", "methods=lroa"], "lora"),
+    (["choose", "task=grammar", "model=tiny_bert", "methods=lroa"], "lora"),
     (["models", "pul", "minilm"], "pull"),
     (["models", "pull", "minillm"], "minilm"),
 ])  # fmt: skip
