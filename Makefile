@@ -23,10 +23,9 @@ $(VENV)/installed: pyproject.toml
 smoke: install       ## show the paper's point in three lines: under a minute, nothing to download
 	$(BIN)/rosa-bench +experiment=smoke
 
-quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA on a synthetic task; print the table
+quickstart: install  ## fine-tune a small encoder with six methods on an easy synthetic task; print their scores
 	$(BIN)/rosa-bench models pull minilm
 	$(BIN)/rosa-bench +experiment=quickstart
-	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
 test: install        ## run the quick tests: about five minutes on two cores
 	$(PYTEST) -m "not slow and not long and not gpu"
@@ -61,9 +60,7 @@ figures: install     ## make the figures in results/ from its records
 report: install      ## make results/report.html: tables, figures and every run on one page
 	$(BIN)/rosa-bench report
 
-docs:                ## build the site of guides and results into outputs/site
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "mkdocs-material>=9.6,<10" "mkdocstrings[python]>=0.29"
+docs: install        ## build the site of guides and results into outputs/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 bench: install       ## measure time and memory into results/benchmarks; DATA=folder adds whole runs on CoLA
