@@ -89,7 +89,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["lora"], "method=lora"),
     (["tabel2"], "+experiment=table2"),
     (["experiment=tabel2"], "table2"),
-    (["launch=jobllib", "-m", "seed=0,1"], "joblib"),
+    (["launch=jobllib"], "joblib"),
     (["methods", "galor"], "galore"),
     (["taks=cola"], "task"),
     (["rank_=8"], "rank"),
