@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report bench clean
+.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report docs bench clean
 
 help:                ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -23,10 +23,9 @@ $(VENV)/installed: pyproject.toml
 smoke: install       ## show the paper's point in three lines: under a minute, nothing to download
 	$(BIN)/rosa-bench +experiment=smoke
 
-quickstart: install  ## fine-tune a small encoder with FT, LoRA, (IA)^3 and ROSA on a synthetic task; print the table
+quickstart: install  ## fine-tune a small encoder with six methods on an easy synthetic task; print their scores
 	$(BIN)/rosa-bench models pull minilm
 	$(BIN)/rosa-bench +experiment=quickstart
-	$(BIN)/rosa-bench tables results_dir=outputs/quickstart
 
 test: install        ## run the quick tests: about five minutes on two cores
 	$(PYTEST) -m "not slow and not long and not gpu"
@@ -60,6 +59,9 @@ figures: install     ## make the figures in results/ from its records
 
 report: install      ## make results/report.html: tables, figures and every run on one page
 	$(BIN)/rosa-bench report
+
+docs: install        ## build the site of guides and results into outputs/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
 
 bench: install       ## measure time and memory into results/benchmarks; DATA=folder adds whole runs on CoLA
 	$(BIN)/python -m scripts.benchmarks.resample

@@ -46,3 +46,13 @@ def test_readme_lists_every_choice(group: str) -> None:
     [row] = re.findall(rf"^\| `{group}` \|(.*)\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     listed = set(re.findall(r"`(\w+)`", row))
     assert {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} <= listed
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_site_shows_every_page() -> None:
+    shown = set(re.findall(r"([\w/]+\.md)$", (ROOT / "docs" / "site" / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert shown == pages | {"index.md"}  # which is the README

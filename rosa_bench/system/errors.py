@@ -33,8 +33,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known name nearest to a misspelt word, or None if none is near."""
-    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
+    """Return the known name nearest to a misspelt word, or None if none is near. Swapped letters are nearest."""
+    near = difflib.get_close_matches(word, list(known), n=5, cutoff=0.7)
+    return next((name for name in near if sorted(name) == sorted(word)), next(iter(near), None))
 
 
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
@@ -50,10 +51,8 @@ def check_pattern(key: str, value: str) -> None:
     try:
         re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
     except re.error as error:
-        raise UserError(
-            f"{key}={printable(value)} is not a regular expression: {error} (single quotes keep a shell from changing "
-            "one)"
-        ) from error
+        quoting = "single quotes keep a shell from changing one"
+        raise UserError(f"{key}={printable(value)} is not a regular expression: {error} ({quoting})") from error
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

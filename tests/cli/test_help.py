@@ -89,7 +89,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["lora"], "method=lora"),
     (["tabel2"], "+experiment=table2"),
     (["experiment=tabel2"], "table2"),
-    (["launch=jobllib", "-m", "seed=0,1"], "joblib"),
+    (["launch=jobllib"], "joblib"),
     (["methods", "galor"], "galore"),
     (["taks=cola"], "task"),
     (["rank_=8"], "rank"),
@@ -111,7 +111,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
     (["ls", "status=faild"], "failed"),
     (["show", "results_dri=x"], "results_dir"),
     (["choose", "data=x.csv", "metods=lora"], "methods"),
-    (["choose", "data=x.csv", "methods=lroa"], "lora"),
+    (["choose", "task=grammar", "model=tiny_bert", "methods=lroa"], "lora"),
     (["models", "pul", "minilm"], "pull"),
     (["models", "pull", "minillm"], "minilm"),
 ])  # fmt: skip

@@ -53,7 +53,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["task=synthetic", "model=mlp1", "task.replicates=0"], ["task.replicates=0", "at least 1"]),
     (["task=synthetic", "model=mlp1", "method=lora", "rank=33"], ["rank=33", "layers.0", "32 x 512", "at most 32"]),
     (["task=synthetic", "model=mlp1", "method=bitfit"], ["method=bitfit", "nothing to train"]),
-    (["+task._target_=rosa_bench.nowhere.Task"], ["task._target_=rosa_bench.nowhere.Task", "cannot be imported"]),
+    (["task._target_=rosa_bench.nowhere.Task"], ["task._target_=rosa_bench.nowhere.Task", "cannot be imported"]),
 ])  # fmt: skip
 def test_a_mistake_is_reported_in_one_line_and_leaves_no_record(
     rosa_bench: Callable[..., Any], here: Path, arguments: list[str], words: list[str]
