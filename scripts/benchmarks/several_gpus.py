@@ -6,8 +6,8 @@ Starts itself in one process, then in two, which share the same global batch, an
 A step is forward, backward, exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters
 on 8 x 1024 tokens, both with random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works.
 ``ms`` are medians, ``MB`` is the peak memory of the first GPU in training. Steps are eager unless they are called
-*captured*. *Recomputed* steps keep only the inputs of blocks. ``loss`` is that of the third step: it is the same for any
-number of GPUs, except RoBERTa's, whose dropout masks differ by process. What is not done in time is left out.
+*captured*. *Recomputed* steps keep only the inputs of blocks. ``loss`` is that of the third step. It is the same for
+one GPU and two up to rounding, except RoBERTa's, whose dropout masks differ. What is not done in time is left out.
 """
 
 import json
