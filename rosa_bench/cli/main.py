@@ -62,9 +62,8 @@ def call(name: str, arguments: list[str], *, program: bool = False) -> None:
     if any(argument in HELP for argument in arguments):
         show_help(None if program else name)
         return
-    if processes.launched() > 1 and (name != DEFAULT or any(it in MULTIRUN for it in arguments)):
-        what = "a sweep" if name == DEFAULT else f"rosa-bench {name}"
-        raise UserError(f"{what} is not for several processes, which make one run at a time; start it by itself")
+    if processes.launched() > 1 and name != DEFAULT:
+        raise UserError(f"rosa-bench {name} is not for several processes; start it by itself")
     load(name).main(arguments)
     if name != DEFAULT:  # a run has its results on disk; what other commands print is their result
         output_arrived()

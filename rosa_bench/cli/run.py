@@ -29,6 +29,7 @@ from rosa_bench.cli.messages import errors_reported, explain, report, report_at_
 from rosa_bench.cli.options import MULTIRUN, FromRecords, separate
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.processes import launched
 from rosa_bench.system.workers import ending_with_parent, workers_end_with_us
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ def main(arguments: list[str]) -> None:
     multirun = [flag for flag in flags if flag in MULTIRUN]
     if not flags and is_sweep(overrides):
         flags = multirun = [MULTIRUN[0]]
+    if multirun and launched() > 1:
+        raise UserError("a sweep is not for several processes, which make one run at a time; start it by itself")
     overrides = spelled(overrides, sweep=bool(multirun))
     check_overrides(overrides)
     if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):

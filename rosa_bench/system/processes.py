@@ -8,7 +8,6 @@ who it is. In a single process everything here does nothing.
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import os
 import select
@@ -276,6 +275,8 @@ def gathered(value: Any) -> list[Any]:
     """Return the values of all processes, by rank. They travel as JSON."""
     if count() == 1:
         return [value]
+    import json  # here, because the program settles where modules come from before it imports more
+
     import torch
 
     text = json.dumps(value).encode()
