@@ -70,6 +70,7 @@ bench: install       ## measure time and memory into results/benchmarks; DATA=fo
 	$(BIN)/python -m scripts.benchmarks.whole_run results/benchmarks $(DATA)
 	$(BIN)/python -m scripts.benchmarks.generation
 	$(BIN)/python -m scripts.benchmarks.host
+	$(BIN)/python -m scripts.benchmarks.sizes
 
 clean:               ## delete .venv, outputs and caches
 	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

@@ -70,6 +70,18 @@ def test_step_benchmark_times_every_variant(script: ModuleType, monkeypatch: pyt
     assert figures["ft, eager, to FT eager"] == figures["peft_lora, eager, to PEFT LoRA eager"] == 1
 
 
+def test_sizes_benchmark_measures_a_step_and_a_draw(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = import_module("scripts.benchmarks.sizes")
+    tiny = {"vocab_size": 2000, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    monkeypatch.setattr(sizes, "SMALL", {**sizes.SMALL, **tiny})
+    monkeypatch.setattr(sizes, "LENGTH", 4)
+    found = sizes.variant("ROSA", "bfloat16", CPU)
+    assert found["fits"] == 1
+    assert found["step_ms"] > 0
+    assert found["resample_s"] > 0
+    assert sizes.shape_figures(torch.device("cuda"))["weights_M"] == pytest.approx(6738.4, abs=0.1)  # Llama-2-7B's
+
+
 class Linear(torch.nn.Module):
     """A head that is linear in the first token's vector."""
 

@@ -69,9 +69,8 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
         return StackedLinear(weight)
     rows, columns = weight.shape
     with torch.device("meta"):  # allocate and initialise nothing: both parameters are set below
-        is_conv1d = issubclass(kind, Conv1D)
-        plain = kind(rows, columns) if is_conv1d else kind(columns, rows, bias=bias is not None)
-    plain.weight = nn.Parameter(weight.mT.contiguous() if is_conv1d else weight)
+        plain = kind(rows, columns) if issubclass(kind, Conv1D) else kind(columns, rows, bias=bias is not None)  # pyright: ignore[reportCallIssue]
+    plain.weight = nn.Parameter(weight.mT.contiguous() if isinstance(plain, Conv1D) else weight)
     plain.register_parameter("bias", bias)
     return plain
 

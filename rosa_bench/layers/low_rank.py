@@ -173,7 +173,7 @@ class _LowRankLinear(torch.autograd.Function):
             stack = weight.shape[:-2]
             rows, flat = (tensor.reshape(*stack, -1, tensor.shape[-1]) for tensor in (dy, x))  # (*n, tokens, out or in)
             if parts and need_x:
-                weight = merge(weight, *parts, scale).to(x.dtype)
+                weight = merge(weight, parts[0], parts[1], scale).to(x.dtype)
             dx = dy @ weight if need_x else None
             if need_a:
                 projected = flat @ factors[1].to(x.dtype).mT if factors else flat  # (*n, tokens, r)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from rosa_bench.adapters.lora import PlainWeights, known_updates
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.halves import halves, whole
 from rosa_bench.layers.linear import make_linear, weight_of
@@ -205,6 +206,20 @@ def test_a_narrow_layer_computes_what_a_plain_one_with_its_weight_does(kind: typ
     x = torch.randn(2, 3, 5)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         assert torch.equal(narrow(x), plain(x))
+
+
+def test_a_change_below_bfloat16_is_no_unchanged_weight(compose: Callable[..., RunConfig]) -> None:
+    config = compose("task=grammar", "model=tiny_roberta", "rank=2", "method=rosa", "method.init=zero",
+                     "method.targets='attention|second'", "method.head=head", "method.train_head=true")  # fmt: skip
+    net = Net()
+    store_in("bfloat16", net, head="head")
+    before = PlainWeights(net)
+    config.method.attach(net)
+    assert set(known_updates(net, before)) == {"attention", "second"}
+    layer = low_rank_layers(net)[0]
+    layer.write_residual(layer.exact_residual() * (1 + 1e-4))
+    assert torch.equal(layer.residual, before.weights["attention"])
+    assert set(known_updates(net, before)) == {"second"}
 
 
 def test_writing_more_bits_than_are_kept_is_an_error() -> None:
