@@ -413,7 +413,7 @@ def test_html_cells_have_the_same_text_as_markdown(over_seeds: OverSeeds) -> Non
     runs = over_seeds([0.61, 0.62, 0.63]) + over_seeds([0.31, 0.32, 0.36], "method=lora")
     runs += over_seeds([0.5], "method=lora", "lr=1") + over_seeds([0.7], "task=rte", "method=bitfit")
     table = table2.build(select(runs))
-    [section] = table.sections
+    [section] = [one.filled for one in table.sections]
     figures, contrasts = Reader(table_html(table)).tables
     assert figures == [
         ["Method", *map(column_text, section.columns)],
@@ -443,12 +443,13 @@ def test_a_cell(entry: Entry, paper: bool) -> None:
         heading="h",
         header={"Seeds": "2"},
         columns=[column],
-        lines=[Line(label="FT", entries=[entry])],
+        lines=[Line(label="FT", entries=[entry]), Line(label="LoRA", entries=[Entry(mean="2.0")])],
         notes=["1 a note"],
     )
     text = table_html(Table(name="t", title="t", intro=[], sections=[section], tidy=[]))
     reader = Reader(text)
-    assert reader.tables == [[["Method", "CoLA¹"], ["FT", entry_text(entry, column)]]]
+    shown = [["FT", entry_text(entry, column)]] if entry.mean else []  # rows without a figure of ours are left out
+    assert reader.tables == [[["Method", "CoLA¹"], *shown, ["LoRA", "2.0"]]]
     assert "¹ a note" in reader.text
     assert re.findall("<b>(.*?)</b>", text) == (["1.0"] if entry.best else [])
 
