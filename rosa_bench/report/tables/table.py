@@ -91,11 +91,13 @@ class Section:
         """The same without rows and columns that have no figure of ours, whatever the paper printed there."""
         lines = [line for line in self.lines if not line.is_empty]
         shown = [index for index in range(len(self.columns)) if any(line.entries[index].mean for line in lines)]
+        printed = [
+            column.paper and any(line.entries[index].paper for line in lines)
+            for index, column in enumerate(self.columns)
+        ]
         return replace(
             self,
-            columns=[
-                replace(self.columns[index], paper=any(line.entries[index].paper for line in lines)) for index in shown
-            ],
+            columns=[replace(self.columns[index], paper=printed[index]) for index in shown],
             lines=[replace(line, entries=[line.entries[index] for index in shown]) for line in lines],
         )
 
