@@ -130,9 +130,9 @@ class OwnRandomness(Observer):
         torch.manual_seed(seed_of(self.seed, f"process {rank}", training.step))
         if all(len(tensor) > rank for tensor in stored.values()):
             if "torch" in stored:
-                torch.set_rng_state(stored["torch"][rank])
+                torch.set_rng_state(stored["torch"][rank].clone())  # torch reads a view from its storage's start
             if "cuda" in stored and training.device.type == "cuda":
-                torch.cuda.set_rng_state(stored["cuda"][rank], training.device)
+                torch.cuda.set_rng_state(stored["cuda"][rank].clone(), training.device)
 
 
 def own_randomness(device: torch.device) -> Snapshot:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.training.parallel import buckets
+from rosa_bench.system.seeds import seed_of
+from rosa_bench.training.checkpoint import Snapshot, joined
+from rosa_bench.training.parallel import OwnRandomness, buckets
 
 HERE = Path(__file__).parent
 TREE = HERE.parents[1]
@@ -228,6 +231,26 @@ def test_buckets_keep_order_types_and_size(monkeypatch: pytest.MonkeyPatch) -> N
     sizes = [4, 6, 1, 30, 2]
     gradients = [torch.zeros(size, dtype=torch.float64 if size == 2 else torch.float32) for size in sizes]
     assert [[len(one) for one in bucket] for bucket in buckets(gradients)] == [[4, 6], [1], [30], [2]]
+
+
+def test_each_process_draws_dropout_masks_of_its_own_and_gets_them_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    training: Any = SimpleNamespace(step=5, device=torch.device("cpu"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+
+    def drawn(rank: int, earlier: Snapshot | None = None) -> list[float]:
+        monkeypatch.setenv("RANK", str(rank))
+        torch.manual_seed(0)
+        OwnRandomness(7, earlier).on_train_start(training)
+        return torch.rand(2).tolist()
+
+    assert drawn(0) == torch.rand(2, generator=torch.Generator().manual_seed(0)).tolist()
+    for rank in (1, 2):
+        own = torch.Generator().manual_seed(seed_of(7, f"process {rank}", 5))
+        assert drawn(rank) == torch.rand(2, generator=own).tolist()
+    states = torch.stack([torch.Generator().manual_seed(seed).get_state() for seed in (10, 11)])
+    earlier = joined(processes=Snapshot({"torch": states}, {}))
+    assert drawn(1, earlier) == torch.rand(2, generator=torch.Generator().manual_seed(11)).tolist()
+    assert drawn(2, earlier) == drawn(2)  # it was not there when the checkpoint was written
 
 
 # On two GPUs
