@@ -34,10 +34,9 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
     from rich.text import Text
 
-    from rosa_bench.config.overrides import check_setting
     from rosa_bench.records.find import by_start, elsewhere
     from rosa_bench.records.store import load_records
-    from rosa_bench.report.comparison import check_values, value_of, values_of
+    from rosa_bench.report.filters import filters_of, matching
     from rosa_bench.report.show.run_lines import run_lines
 
     given = [argument for argument in arguments if argument != ALL]
@@ -45,9 +44,7 @@ def main(arguments: list[str]) -> None:
     own, others = split(given, lambda key: key in {*names_of(Options), *bare})
     options = parse_options(Options, own)
     statuses, about = split(others, lambda key: key == STATUS)
-    wanted = values_of(about)
-    for key in wanted:
-        check_setting("method.rank" if key == "rank" else key)
+    wanted = filters_of(about)
     kinds = [kind for argument in statuses for kind in argument.partition("=")[2].split(",")]
     for kind in kinds:
         one_of(STATUS, kind, STATUSES)
@@ -55,13 +52,7 @@ def main(arguments: list[str]) -> None:
     if not found:
         other = elsewhere(options.folder)
         raise UserError(f"results_dir={options.results_dir} has no runs; run something first{other}")
-    for key, values in wanted.items():
-        check_values(key, values, found)
-    kept = [
-        run
-        for run in by_start(found)
-        if (not kinds or run.status in kinds) and all(value_of(run, key) in values for key, values in wanted.items())
-    ]
+    kept = [run for run in by_start(matching(found, wanted)) if not kinds or run.status in kinds]
     if not kept:
         raise UserError(f"no run has all of: {' '.join(others)}")
     shown = kept if ALL in arguments else kept[-options.limit :]

@@ -1,16 +1,24 @@
 """Make the tables from the records: Markdown, LaTeX and CSV in results_dir/tables, and print them.
 
-Usage: rosa-bench tables [KEY=VALUE ...]
+Usage: rosa-bench tables [KEY=VALUE ...] [--all]
+
+Prints the first section of each table, unless --all is given. Settings restrict the tables to the runs that have one
+of these values; such tables are printed whole, and not written.
 
 Examples:
   rosa-bench tables
-  rosa-bench tables results_dir=outputs/quickstart write=false
+  rosa-bench tables task=cola model=minilm
+  rosa-bench tables results_dir=outputs/quickstart write=false --all
 """
 
 from dataclasses import dataclass
 
-from rosa_bench.cli.options import FromRecords, parse_options
+from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
+
+ALL = "--all"
+FIRST = 1  # sections of each table that are printed without it
 
 
 @dataclass
@@ -22,7 +30,14 @@ class Options(FromRecords):
 
 def main(arguments: list[str]) -> None:
     """Make and print the tables."""
-    options = parse_options(Options, arguments)
+    given = [argument for argument in arguments if argument != ALL]
+    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
+    own, others = split(given, lambda key: key in {*names_of(Options), *bare})
+    options = parse_options(Options, own)
+    if others and options.write and any(argument.startswith("write=") for argument in own):
+        raise UserError(f"write=true is for the tables of all runs; leave it out, or leave out {' '.join(others)}")
+    from rosa_bench.report.filters import filters_of
     from rosa_bench.report.make_tables import make_tables
 
-    make_tables(options.folder, write=options.write)
+    first = None if others or ALL in arguments else FIRST
+    make_tables(options.folder, write=options.write and not others, wanted=filters_of(others), first=first)

@@ -1,6 +1,7 @@
 """``rosa-bench tables``: write tables as Markdown, LaTeX and CSV from records, and print them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich import get_console
@@ -13,6 +14,7 @@ from rosa_bench.report.cells.facts import is_memorised, is_text
 from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import setting_of
 from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
+from rosa_bench.report.filters import Filters, matching
 from rosa_bench.report.tables import (
     collapses,
     language,
@@ -51,9 +53,10 @@ BUILDERS_OF_TEXTS: tuple[Callable[[list[Group]], Table], ...] = (language.build,
 BUILDERS_OF_MEMORIES: tuple[Callable[[list[Group]], Table], ...] = (memorisation.build,)
 
 
-def make_tables(results_dir: Path, *, write: bool) -> None:
+def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None, first: int | None = None) -> None:
     """Make and print every table from the records under ``results_dir``. With ``write``, save them in its ``tables``.
 
+    ``wanted`` restricts them to runs with these settings. Of each table the ``first`` sections are printed; None: all.
     Files that are not records are skipped and named in the log. Raises `UserError` if there is no completed run.
     """
     found = records = load_records(results_dir)
@@ -64,7 +67,11 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
             f"results_dir={results_dir} has {lack}; run something first, for example rosa-bench task=cola, "
             f"or set results_dir= to the folder that contains runs/{elsewhere(results_dir)}"
         )
+    if wanted:
+        records = matching(records, wanted)
     tables = build_tables(records)
+    if not tables and wanted:
+        raise UserError(f"no table shows these runs ({counted(records)}); rosa-bench ls lists them")
     if not tables:
         raise UserError(
             f"results_dir={results_dir} has {counted(records)}, all with pad_to_max=true, which only Table 1 uses "
@@ -81,7 +88,11 @@ def make_tables(results_dir: Path, *, write: bool) -> None:
         write_atomic(paths[-1], tidy_csv(run_rows(found)))
     console = get_console()
     for table in tables:
-        show(table, console)
+        show(replace(table, sections=table.sections[:first]), console)
+        if more := table.sections[first:] if first else ():
+            console.print()
+            those = "it" if len(more) == 1 else "them"
+            console.print(Text(f"... and {len(more)} more; rosa-bench tables --all prints {those}"), soft_wrap=True)
         console.print()
     console.print(Text(counted(records)), soft_wrap=True)
     if paths:

@@ -10,6 +10,7 @@ from rich import get_console
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from rosa_bench.metrics.base import FRACTIONS
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Scores, Training
 
@@ -40,8 +41,9 @@ def is_logged(number: int, total: int) -> bool:
 
 
 def shown(scores: Scores) -> str:
-    """Return an epoch's scores for its line."""
-    return "  ".join(f"{name} {value:#.4g}" for name, value in scores.items() if "." not in name)
+    """Return an epoch's scores for its line, in the units of the run's last line: fractions times 100."""
+    texts = {name: f"{100 * value:.2f}" if name in FRACTIONS else f"{value:#.4g}" for name, value in scores.items()}
+    return "  ".join(f"{name} {text}" for name, text in texts.items() if "." not in name)
 
 
 class TrainingProgress(Observer):
@@ -116,6 +118,8 @@ class TrainingProgress(Observer):
                 "%sepoch %d/%d  train loss %#.4g  %s  (%.1f s)",
                 self.label, epoch + 1, self.epochs, loss, shown(scores), seconds,
             )  # fmt: skip
+        if epoch == 0 and "spread" in scores:
+            log.info("  spread: of the predictions, relative to the labels'; 0 if all rows get the same answer")
 
 
 class CandidateProgress(Observer):

@@ -200,7 +200,7 @@ def test_runs_are_listed_and_filtered_newest_last(
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["method=ia3"], ["no run has method=ia3", "values found: ft, lora, rosa"]),
-    (["method=ft", "lr=1e-3"], ["no run has all of: method=ft lr=1e-3"]),
+    (["method=ft", "lr=1e-3"], ["no run has all of: method=ft lr=0.001"]),
     (["limit=0"], ["limit=0"]),
     (["five"], ["five is not KEY=VALUE"]),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import rosa_bench
+from rosa_bench.cli import tables
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report import published
@@ -50,6 +51,27 @@ def test_without_write_no_file_changes(
     make_tables(tmp_path, write=False)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert "written" not in capsys.readouterr().out
+
+
+def test_settings_restrict_what_is_printed_and_nothing_is_written(
+    make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(make_record("method=lora", dev=0.5), tmp_path)
+    save_record(make_record("method=ft", dev=0.625), tmp_path)
+    save_record(make_record("method=ft", "protocol=fair", dev=0.75), tmp_path)
+    tables.main([f"results_dir={tmp_path}", "method=ft"])
+    printed = capsys.readouterr().out
+    assert ("62.5" in printed, "75.0" in printed, "50.0" in printed) == (True, True, False)
+    assert "2 completed runs" in printed and not (tmp_path / "tables").exists()
+    tables.main([f"results_dir={tmp_path}", "write=false"])
+    first = capsys.readouterr().out
+    assert "... and 1 more; rosa-bench tables --all prints it" in first
+    tables.main([f"results_dir={tmp_path}", "write=false", "--all"])
+    assert "... and" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="no run has all of: method=lora protocol=fair"):
+        tables.main([f"results_dir={tmp_path}", "method=lora", "protocol=fair"])
+    with pytest.raises(UserError, match="write=true is for the tables of all runs"):
+        tables.main([f"results_dir={tmp_path}", "method=lora", "write=true"])
 
 
 def test_tables_are_deterministic(make_record: MakeRecord, tmp_path: Path) -> None:

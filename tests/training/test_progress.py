@@ -124,8 +124,17 @@ def test_each_epoch_logs_one_line(bar: TrainingProgress, caplog: pytest.LogCaptu
             bar.end_epoch(epoch, loss=0.5, scores={"accuracy": 0.75, "loss": 0.25}, seconds=1.26)
     lines = [record.getMessage() for record in caplog.records]
     assert lines == [
-        f"epoch {number}/3  train loss 0.5000  accuracy 0.7500  loss 0.2500  (1.3 s)" for number in (1, 2, 3)
+        f"epoch {number}/3  train loss 0.5000  accuracy 75.00  loss 0.2500  (1.3 s)" for number in (1, 2, 3)
     ]
+
+
+def test_the_first_line_with_a_spread_explains_it(bar: TrainingProgress, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="rosa_bench"):
+        for epoch in range(2):
+            bar.end_epoch(epoch, loss=0.5, scores={"pearson": 0.5, "spread": 0.25}, seconds=1.0)
+    first, explanation, second = [record.getMessage() for record in caplog.records]
+    assert "pearson 50.00  spread 0.2500" in first and "spread" in second
+    assert explanation == "  spread: of the predictions, relative to the labels'; 0 if all rows get the same answer"
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 24, 25, 26, 30, 31, 49, 50, 51, 74, 499, 500, 501, 10_000])
@@ -173,6 +182,6 @@ def test_candidates_are_counted_and_named(terminal: Console, caplog: pytest.LogC
     bar.on_train_end(SimpleNamespace())  # pyright: ignore[reportArgumentType]
     assert (bar.bar.tasks[0].completed, bar.bar.tasks[0].total) == (50, 50)
     lines = [record.getMessage() for record in caplog.records]
-    assert lines[0] == "candidate 6/50  layer 5  accuracy 0.05000  (2.0 s)"
+    assert lines[0] == "candidate 6/50  layer 5  accuracy 5.00  (2.0 s)"
     assert lines[-1].startswith("candidate 50/50  layer 49")
     assert len(lines) == LINES - 2
