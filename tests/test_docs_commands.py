@@ -1,6 +1,7 @@
 """Every line of every bash block in README and docs/ is run, composed without being run, or listed with a reason."""
 
 import io
+import logging
 import re
 import shlex
 import shutil
@@ -134,11 +135,13 @@ def chosen(words: list[str]) -> list[str]:
 
 
 @pytest.fixture
-def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Run a command in a folder with some records. Returns its exit status; what it prints is dropped."""
     shutil.copytree(ROOT / "results" / "quickstart" / "runs", tmp_path / "results" / "runs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    root, own = logging.getLogger(), logging.getLogger("rosa_bench")
+    before = (root.handlers[:], root.level, own.level)
 
     def run(*arguments: str) -> int:
         monkeypatch.setattr("sys.argv", ["rosa-bench"])
@@ -153,7 +156,10 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int
                 GlobalHydra.instance().clear()
         return 0
 
-    return run
+    yield run
+    root.handlers[:] = before[0]  # Hydra replaces them
+    root.setLevel(before[1])
+    own.setLevel(before[2])
 
 
 @pytest.fixture(scope="module")

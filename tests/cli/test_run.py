@@ -63,7 +63,7 @@ def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[...
     assert rosa_bench("tables").status == 0
     assert "LoRA (r=2)" in (here / "results/tables/regression.md").read_text()
     assert rosa_bench("report").status == 0
-    assert all(record.id in (here / "results/report.html").read_text() for record in records(here))
+    assert "4 runs: 4 completed" in (here / "results/report.html").read_text()
 
 
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:

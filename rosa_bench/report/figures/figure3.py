@@ -34,7 +34,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         return None
     styles, counts = styles_of(variants_of(panels)), [len(panel.cells) for panel in panels]
     with styled():
-        figure = Figure(figsize=(WIDTH_IN, sum(0.8 + 0.2 * count for count in counts)), layout="constrained")
+        figure = Figure(figsize=(WIDTH_IN, sum(1 + 0.2 * count for count in counts)), layout="constrained")
         shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, **shape), strict=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -46,7 +47,8 @@ def draw(groups: list[Group]) -> Drawing | None:
     heights = [max(LEAST_IN, 0.35 + height_in(len(panel.cells))) for panel in panels]
     widths = [LEFT_IN, names_in(list(labels.values())) + COLUMN_IN, *[COLUMN_IN] * (columns - 2)]
     with styled():
-        figure = Figure(figsize=(sum(widths), LEGEND_IN + sum(heights)), layout="constrained")
+        room = ConstrainedLayoutEngine(rect=(0.01, 0, 0.99, 1))  # a label ends up a little further left than laid out
+        figure = Figure(figsize=(sum(widths), LEGEND_IN + sum(heights)), layout=room)
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for number, (panel, part) in enumerate(zip(panels, parts, strict=True)):
             part.suptitle(titled(number, panel.title, width=int(14 * sum(widths))), x=0.01, ha="left", fontsize=9)
@@ -98,7 +100,12 @@ def _plot_loss(ax: Axes, panel: Panel, families: Families) -> None:
     if floor:
         ax.axhline(floor, color=GREY, linewidth=0.9, linestyle=":", label=FLOOR)
     ax.set_xlabel("trainable parameters")
-    ax.set_ylabel(score_label(panel.run))
+    ax.set_ylabel(_score_label(panel))
+
+
+def _score_label(panel: Panel) -> str:
+    """The score and its unit on a line each: one line would be longer than the axes."""
+    return score_label(panel.run).replace(" (", "\n(")
 
 
 def _plot_arms(axes: Sequence[Axes], panel: Panel, labels: Mapping[Variant, str]) -> None:
@@ -109,14 +116,14 @@ def _plot_arms(axes: Sequence[Axes], panel: Panel, labels: Mapping[Variant, str]
         lower_is_better=panel.run.scores.lower_is_better,
     )
     plot_dots(axes[0], dots, sizes=len(axes) == 1 or not _forgets(panel))
-    axes[0].set_xlabel(score_label(panel.run))
+    axes[0].set_xlabel(_score_label(panel))
     _set_ends(axes[0].set_xlim, [dot.score for dot in dots if dot.score])
-    axes[0].xaxis.set_major_locator(MaxNLocator(4))
+    axes[0].xaxis.set_major_locator(MaxNLocator(3))
     for ax in axes[1:]:
         plot_dots(ax, [replace(dot, score=rises[dot.variant]) for dot in dots], names=False)
         ax.axvline(0, color=GREY, linewidth=0.6, label="_")
         _set_ends(ax.set_xlim, filter(None, rises.values()), [0])
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.xaxis.set_major_locator(MaxNLocator(3))
         ax.set_xlabel(f"forgetting: rise of loss on\n{_other_text(panel)} (nats per token)")
         ax.set_visible(_forgets(panel))
 
