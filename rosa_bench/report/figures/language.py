@@ -5,7 +5,6 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
@@ -48,8 +47,6 @@ def draw(groups: list[Group]) -> Drawing | None:
     widths = [LEFT_IN, names_in(list(labels.values())) + COLUMN_IN, *[COLUMN_IN] * (columns - 2)]
     with styled():
         figure = Figure(figsize=(sum(widths), LEGEND_IN + sum(heights)), layout="constrained")
-        if isinstance(room := figure.get_layout_engine(), ConstrainedLayoutEngine):
-            room.set(rect=(0.01, 0, 0.99, 1))  # a label ends up a little further left than laid out
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for number, (panel, part) in enumerate(zip(panels, parts, strict=True)):
             part.suptitle(titled(number, panel.title, width=int(14 * sum(widths))), x=0.01, ha="left", fontsize=9)
