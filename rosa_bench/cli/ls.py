@@ -13,11 +13,10 @@ Examples:
 
 from dataclasses import dataclass
 
-from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
+from rosa_bench.cli.options import ALL, FromRecords, options_and_filters, split
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import setting
 
-ALL = "--all"
 STATUS = "status"
 STATUSES = ("completed", "failed", "interrupted", "running")
 
@@ -39,10 +38,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.report.filters import filters_of, matching
     from rosa_bench.report.show.run_lines import run_lines
 
-    given = [argument for argument in arguments if argument != ALL]
-    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
-    own, others = split(given, lambda key: key in {*names_of(Options), *bare})
-    options = parse_options(Options, own)
+    options, others, everything = options_and_filters(Options, arguments)
     statuses, about = split(others, lambda key: key == STATUS)
     wanted = filters_of(about)
     kinds = [kind for argument in statuses for kind in argument.partition("=")[2].split(",")]
@@ -55,7 +51,7 @@ def main(arguments: list[str]) -> None:
     kept = [run for run in by_start(matching(found, wanted)) if not kinds or run.status in kinds]
     if not kept:
         raise UserError(f"no run has all of: {' '.join(others)}")
-    shown = kept if ALL in arguments else kept[-options.limit :]
+    shown = kept if everything else kept[-options.limit :]
     console = get_console()
     for line in run_lines(shown, [run.id for run in found], console.width):
         console.out(line, highlight=False)

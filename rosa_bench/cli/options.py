@@ -11,6 +11,7 @@ from rosa_bench.system.setting import Checked, setting
 T = TypeVar("T")
 MULTIRUN = ("-m", "--multirun")
 CONFIG_DIR = ("--config-dir", "-cd")
+ALL = "--all"
 
 
 @dataclass
@@ -46,6 +47,17 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
             raise UserError(f"{key} is not an option{did_you_mean(key, known)} {listed}")
         values[key] = text_of(value) if hints(kind)[key] is str else value_of(value)
     return typed(kind, values)
+
+
+def options_and_filters(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str], bool]:
+    """Return a command's options, the KEY=VALUE arguments that restrict its runs, and whether ``--all`` is given.
+
+    Raises `UserError` as `parse_options` does, also for an argument that is not KEY=VALUE.
+    """
+    given = [argument for argument in arguments if argument != ALL]
+    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
+    own, filters = split(given, lambda key: key in {*names_of(kind), *bare})
+    return parse_options(kind, own), filters, ALL in arguments
 
 
 def own_config_dir(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

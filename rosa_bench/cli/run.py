@@ -125,12 +125,8 @@ def alone(overrides: list[str]) -> None:
     from hydra._internal.utils import create_config_search_path
     from hydra.core.global_hydra import GlobalHydra
 
-    from rosa_bench.config.folder import conf_folder, own_folder
-
-    own_folder()  # a mistake is reported here, in one line
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra prints nothing of its own
     version.setbase("1.3")
-    hydra = Hydra.create_main_hydra2("run", create_config_search_path(str(conf_folder())))
+    hydra = Hydra.create_main_hydra2("run", create_config_search_path(hydras_folder()))
     try:
         hydra.run("config", experiment, overrides)
     finally:
@@ -141,13 +137,19 @@ def hand_to_hydra(arguments: list[str]) -> None:
     """Let Hydra compose the configurations of these arguments, and call `experiment` with each."""
     import hydra
 
-    from rosa_bench.config.folder import conf_folder, own_folder
-
-    own_folder()  # a mistake is reported here, in one line
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
+    folder = hydras_folder()
     sys.argv[1:] = arguments  # the only place where Hydra looks for them
     with workers_end_with_us() if any(it in MULTIRUN for it in arguments) else nullcontext():
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(experiment)()
+        hydra.main(version_base="1.3", config_path=folder, config_name="config")(experiment)()
+
+
+def hydras_folder() -> str:
+    """Return the folder that Hydra composes from. A mistake in the user's own folder is reported here, in one line."""
+    from rosa_bench.config.folder import conf_folder, own_folder
+
+    own_folder()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
+    return str(conf_folder())
 
 
 def experiment(raw: "DictConfig") -> None:

@@ -13,11 +13,10 @@ Examples:
 
 from dataclasses import dataclass
 
-from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
+from rosa_bench.cli.options import FromRecords, options_and_filters
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
-ALL = "--all"
 FIRST = 1  # sections of each table that are printed without it
 
 
@@ -30,14 +29,11 @@ class Options(FromRecords):
 
 def main(arguments: list[str]) -> None:
     """Make and print the tables."""
-    given = [argument for argument in arguments if argument != ALL]
-    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
-    own, others = split(given, lambda key: key in {*names_of(Options), *bare})
-    options = parse_options(Options, own)
-    if others and options.write and any(argument.startswith("write=") for argument in own):
+    options, others, everything = options_and_filters(Options, arguments)
+    if others and options.write and any(argument.startswith("write=") for argument in arguments):
         raise UserError(f"write=true is for the tables of all runs; leave it out, or leave out {' '.join(others)}")
     from rosa_bench.report.filters import filters_of
     from rosa_bench.report.make_tables import make_tables
 
-    first = None if others or ALL in arguments else FIRST
+    first = None if others or everything else FIRST
     make_tables(options.folder, write=options.write and not others, wanted=filters_of(others), first=first)

@@ -313,19 +313,18 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
     """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
     saves_memory = config.gradient_checkpointing  # without it nothing is offloaded either
-    shards, graphs = config.parallel == "sharded" and processes.count() > 1, config.cuda_graphs
-    if not config.method.supports_graphs or saves_memory or shards or (processes.count() > 1 and graphs == "auto"):
+    several = processes.count() > 1
+    shards, graphs = several and config.parallel == "sharded", config.cuda_graphs
+    if not config.method.supports_graphs or saves_memory or shards or (several and graphs == "auto"):
         graphs = "never"  # several processes capture their exchanges only if they are told to
     if saves_memory and device.type == "cuda" and config.cuda_graphs != "never":
         log.info("gradient_checkpointing=true runs steps without CUDA graphs")
-    together = (
-        device.type == "cuda" and not saves_memory and not shards
-    )  # weights formed for one pass would be gone in the next
+    forms = device.type == "cuda" and not saves_memory and not shards  # those of one pass would be gone in the next
     with (
         without_cudnn_attention(),
         sharded(model, device) if shards else nullcontext(),
         replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
-        materialised(model, largest=LARGEST if together else 0),
+        materialised(model, largest=LARGEST if forms else 0),
         offloaded(model, config.method, device) if config.offload else nullcontext(),
         compiled(model, config.compile),
         recomputed(model, config.gradient_checkpointing),  # of compiled blocks
