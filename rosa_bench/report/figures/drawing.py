@@ -95,7 +95,8 @@ class Drawing:
         """The figure with everything in its final place: a layout would start from that of the picture before."""
         FigureCanvasAgg(self.figure)
         with styled():
-            self.figure.draw_without_rendering()
+            for _ in range(2):  # ticks, and with them the widths of their labels, change once axes have their size
+                self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
         return self.figure
 

@@ -408,6 +408,6 @@ def test_no_text_overlaps_another_or_leaves_the_figure(
                 for other, place in boxes[:n]
                 if box.padded(-1).overlaps(place.padded(-1))
             ] == []
-            whole = figure.bbox.padded(3)  # pixels: ticks may widen after the layout
+            whole = figure.bbox.padded(2)
             outside = [name for name, box in boxes if not all(whole.contains(*corner) for corner in box.corners())]
             assert (drawing.name, outside) == (drawing.name, [])
