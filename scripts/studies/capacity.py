@@ -4,11 +4,13 @@
     python -m scripts.studies.capacity methods | sh      # the same decoder and book, with other methods
     python -m scripts.studies.capacity smollm2 | sh      # SmolLM2-135M, attention matrices
     python -m scripts.studies.capacity small_book | sh   # SmolLM2-135M, the values of ten layers, 250 passes
+    python -m scripts.studies.capacity parts | sh        # the small decoder learns its book in four parts, on a CPU
 
 Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
 ``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 252 and ``methods`` 90 runs of about 10 s on a GPU
 that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 133
-runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
+runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold. ``parts`` is 18
+runs of a minute on one core.
 """
 
 import sys
@@ -97,7 +99,29 @@ def smollm2() -> Iterator[str]:
     yield from (f"{book} {arm} method.targets=attention lr=2e-3,6e-3" for arm in arms)
 
 
-STUDIES = {"tiny": tiny, "methods": methods, "smollm2": smollm2, "small_book": small_book}
+def in_parts(ft_lr: float, lr: float, relora_lr: float) -> Iterator[str]:
+    """Yield the arms that learn a book part by part, with their rates. Draws end with the run, so that all parts alike
+    have them; those of rank 1 and RSO of rank 2 train equally many parameters."""
+    drawn = "method.resample_unit=run method.resample_every=0.0125 method.last_resample=1"
+    yield f"method=ft lr={ft_lr:g}"
+    yield f"method=lora rank=1,4 lr={lr:g}"
+    yield f"method=rosa rank=1 method.init=balanced {drawn} method.rewarm_steps=10 lr={lr:g}"
+    yield f"method=rso rank=2 {drawn} lr={lr:g}"
+    yield f"method=relora rank=1 {drawn} method.rewarm_steps=10 lr={relora_lr:g}"
+
+
+def parts() -> Iterator[str]:
+    """Yield the commands for the decoder and book of `tiny`, learned in four parts of 480 steps each, at the rates that
+    were best for the whole book."""
+    book = (
+        "task=phonebook model=tiny_llama +model.random.initializer_range=0.2 task.pairs=512 task.digits=4 "
+        "task.passes=40 task.parts=4 epochs=24 batch_size=64"
+    )
+    for seeds in ("0", "1,2"):
+        yield from (f"{book} seed={seeds} {arm}" for arm in in_parts(2e-3, 2e-2, 6e-2))
+
+
+STUDIES = {"tiny": tiny, "methods": methods, "smollm2": smollm2, "small_book": small_book, "parts": parts}
 
 
 def main() -> None:

@@ -18,9 +18,11 @@ from rosa_bench.report.writers.text import rows
 INTRO = [
     "Recall: the fraction of names whose whole number is right, times 100. Stored: the information in all numbers less "
     "the loss over their digits, in thousands of bits, and in bits per trained parameter. Data: the information in all "
-    "numbers, in bits per trained parameter; an arm that stores as much has learned everything. Scored on the rows that "
-    "were learned. If the names were learned in parts, one after another: when learned is the recall of each part when its "
-    "own turn ended, mean over the parts; forgetting is how much lower it is at the end, mean over the parts but the last."
+    "numbers, in bits per trained parameter; an arm that stores as much has learned everything. Scored on the rows "
+    "that were learned.",
+    "If the names were learned in parts, one after another: Recall is that of all parts at the end, and When learned "
+    "that of each part at the end of its own steps, as a mean over the parts. Forgetting is how much lower a part's "
+    "recall is at the end than when it was learned, as a mean over the parts but the last.",
 ]
 MEASURES = (
     Measure(
