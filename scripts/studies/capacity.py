@@ -132,10 +132,11 @@ def parts() -> Iterator[str]:
 
 def parts_smollm2() -> Iterator[str]:
     """Yield the commands for SmolLM2-135M and a book that it learns in four parts of 200 steps each."""
+    book = "task=phonebook task.parts=4 task.pairs=1024 task.passes=25 epochs=16 batch_size=128"
     for seeds in ("0", "1,2"):
         for name, arm in in_parts(0.03125).items():
             lrs = "6e-5,2e-4" if name == "ft" else "2e-3,6e-3"
-            yield f"+experiment=continual seed={seeds} lr={lrs} {arm}"
+            yield f"{book} seed={seeds} lr={lrs} {arm}"
 
 
 STUDIES = {
