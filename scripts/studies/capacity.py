@@ -107,7 +107,7 @@ def in_parts(period: float) -> dict[str, str]:
     """
     drawn = f"method.resample_unit=run method.resample_every={period:g} method.last_resample=1"
     return {
-        "ft": "method=ft rank=1",
+        "ft": "method=ft",
         "lora": "method=lora rank=1",
         "lora of rank 4": "method=lora rank=4",
         "rosa": f"method=rosa rank=1 method.init=balanced method.rewarm_steps=10 {drawn}",
