@@ -103,7 +103,7 @@ def smollm2() -> Iterator[str]:
 def in_parts(period: float) -> dict[str, str]:
     """Return the arms that learn a book part by part, by name. ``period`` is a fraction of the run.
 
-    LoRA and ROSA of rank 1 and RSO of rank 2 train equally many parameters. Every part has as many draws.
+    In the tiny decoder LoRA and ROSA of rank 1 and RSO of rank 2 train equally many parameters. Draws go on to the end.
     """
     drawn = f"method.resample_unit=run method.resample_every={period:g} method.last_resample=1"
     return {
