@@ -57,7 +57,8 @@ def lines(page: Path) -> Iterator[str]:
             text = re.sub(r"(^|\s)#\s.*", "", line).strip()
             assigns = re.match("[A-Z]+=", text)
             for name, value in values.items():  # as in a shell, a backslash in a variable stays one
-                text = text.replace(f"${name}", value if assigns else " ".join(map(shlex.quote, value.split())))
+                words = value if assigns else " ".join(map(shlex.quote, value.split()))
+                text = re.sub(rf"\${name}\b", lambda _, words=words: words, text)
             if named := re.fullmatch(r"""([A-Z]+)=("[^"]*"|'[^']*')""", text):
                 values[named[1]] = named[2][1:-1]
             elif text:

@@ -8,6 +8,7 @@ Examples:
   rosa-bench compare method=rosa,lora model=mpnet_base
   rosa-bench compare method=rosa method.resample_every=1,2,0 protocol=fair lr=6e-4
   rosa-bench compare method=rosa,lora model=mpnet_base lr_by=seed
+  rosa-bench compare method=ft,lora task=e2e_nlg metric=loss
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Options(FromRecords):
         "choose learning rates by the median or mean over seeds, or each seed for itself",
         default="median", choices=("median", "mean", "seed"),
     )  # fmt: skip
+    metric: str | None = setting("compare this score of the records; null: the one that they report", default=None)
 
 
 def main(arguments: list[str]) -> None:
@@ -34,7 +36,9 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.config.overrides import check_setting, settings
     from rosa_bench.records.find import elsewhere
+    from rosa_bench.records.record import RunRecord
     from rosa_bench.records.store import load_records
+    from rosa_bench.report.cells.reported import reporting
     from rosa_bench.report.cells.unshown import not_shown, unshown
     from rosa_bench.report.compare import compare, why_not
     from rosa_bench.report.comparison import comparison
@@ -52,11 +56,19 @@ def main(arguments: list[str]) -> None:
     if not any(run.status == "completed" for run in found):
         other = elsewhere(options.folder)
         raise UserError(f"results_dir={options.results_dir} holds no completed run; run something first{other}")
-    sections, shown, how = compare(asked, found, rule=options.lr_by)
+    runs = found if options.metric is None else reporting(options.metric, found)
+    sections, shown, how = compare(asked, runs, rule=options.lr_by)
+    there = {run.id for run in runs}
+
+    def why(run: RunRecord) -> str:
+        return why_not(asked, run) if run.id in there else f"without the score {options.metric}"
+
     console = get_console()
+    if options.metric is not None:
+        console.print(Text(f"Score: {options.metric}.", style="dim"))
     console.print(Text(how, style="dim"))
     show_sections(sections, console)
-    if left := not_shown(unshown(found, shown, lambda run: why_not(asked, run)), len(found)):
+    if left := not_shown(unshown(found, shown, why), len(found)):
         console.print()
         console.print(Text(left), soft_wrap=True)
     found.remind()

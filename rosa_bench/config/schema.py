@@ -211,7 +211,7 @@ class RunConfig(Plain):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.task.check(self.model, self.optimizer)
+        self.task.check(self.model, self.optimizer, epochs=self.epochs if self.method.trains else None)
         if self.data is not None and not self.task.is_own:
             raise UserError(
                 f"data={self.data} is not for task={self.task.name}, which has rows of its own; use task=classify, "

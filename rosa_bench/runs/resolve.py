@@ -60,6 +60,7 @@ class ResolvedRun:
             seed=config.seed,
             rows=self.rows,
             batch_size=config.batch_size,
+            epochs=config.epochs,
             max_length=config.max_length,
             pad_to_max=config.pad_to_max,
             group_by_length=config.group_by_length,

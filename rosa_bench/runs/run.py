@@ -225,6 +225,7 @@ def train_and_score(
         task.selects_by,
         keep_weights=problem.report is not None or config.save_model or plain is not None or forgetting is not None,
         predictions=lambda: selecting.predicted,
+        last_only=task.phases > 1,
     )
     record.scores = scores = no_scores(task, problem)  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
@@ -264,8 +265,9 @@ def train_and_score(
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
     scores.selection_score = best.score
-    scores.selected = RecordedResult({"epoch": best.number + 1, **final.selected.scores})
-    scores.last = RecordedResult({"epoch": len(history), **final.last.scores})
+    whole = problem.whole_run([epoch.scores for epoch in history])
+    scores.selected = RecordedResult({"epoch": best.number + 1, **final.selected.scores, **whole})
+    scores.last = RecordedResult({"epoch": len(history), **final.last.scores, **whole})
     return final.selected
 
 
@@ -334,13 +336,14 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
 
 def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
     """Return the optimisation settings, with durations in steps."""
-    optimizer, total_steps = config.optimizer, config.epochs * steps_per_epoch
-    warmup_steps = optimizer.warmup(total_steps)
-    if optimizer.warmup_steps is not None and 0 < total_steps <= warmup_steps:
+    optimizer, phases = config.optimizer, config.task.phases
+    steps = config.epochs * steps_per_epoch // phases
+    warmup_steps = optimizer.warmup(steps)
+    if optimizer.warmup_steps is not None and 0 < steps <= warmup_steps:
         log.warning(
-            "the warm-up of %d steps is as long as the whole run of %d, so the learning rate never reaches its peak; "
+            "the warm-up of %d steps is as long as %s of %d, so the learning rate never reaches its peak; "
             "set optimizer.warmup_steps=null to use optimizer.warmup_fraction, or to a smaller number",
-            warmup_steps, total_steps,
+            warmup_steps, "the whole run" if phases == 1 else "a part", steps,
         )  # fmt: skip
     return Recipe(
         lr=config.lr,
@@ -349,4 +352,5 @@ def recipe(config: RunConfig, steps_per_epoch: int) -> Recipe:
         optimizer=optimizer,
         accumulate=config.accumulate,
         reset=config.protocol.optimizer_reset,
+        phases=phases,
     )

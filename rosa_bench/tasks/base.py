@@ -45,6 +45,14 @@ class Task(DataSpec, ABC):
     prepared_by: ClassVar[str]
 
     @property
+    def phases(self) -> int:
+        """Into how many equal phases a run is divided, each with its own data, warm-up and schedule. Usually one.
+
+        If there are several, only the model at the end of the last one can be selected.
+        """
+        return 1
+
+    @property
     def selects_by(self) -> Metric:
         """The metric that selects the epoch: the reported one, unless it is too expensive to compute every epoch."""
         return Metric(self.score, self.lower_is_better)
@@ -56,8 +64,11 @@ class Task(DataSpec, ABC):
         """
         return dataclasses.replace(self, title=title)
 
-    def check(self, model: Model, optimizer: Optimizer) -> None:  # noqa: ARG002 - part of the interface
-        """Raise `UserError` unless the task works with ``model`` and ``optimizer``."""
+    def check(self, model: Model, optimizer: Optimizer, *, epochs: int | None) -> None:  # noqa: ARG002 - the interface
+        """Raise `UserError` unless the task works with ``model`` and ``optimizer``, over ``epochs``.
+
+        ``epochs`` is None if the method does not train.
+        """
         if not isinstance(model, self.model_kind):
             raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
 

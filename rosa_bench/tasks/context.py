@@ -25,6 +25,7 @@ class Context:
     seed: int
     rows: Place
     batch_size: int
+    epochs: int
     max_length: int | None
     pad_to_max: bool
     group_by_length: bool

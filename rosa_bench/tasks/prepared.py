@@ -1,6 +1,6 @@
 """A task that is ready for training: a model, batches, and evaluations."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,6 +53,7 @@ class PreparedTask:
     facts        further entries for the record's description of the data
     reported     fingerprint of the reported rows, the same for all seeds, if predictions of them are to be stored
     drawn_head   whether the task's head has random weights, because the model was not fine-tuned for the task
+    whole_run    returns further scores of a run, given those of all its epochs
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class PreparedTask:
     facts: dict[str, Any] = field(default_factory=dict)
     reported: str | None = None
     drawn_head: bool = False
+    whole_run: Callable[[Sequence[Scores]], Scores] = lambda _: {}
 
     def save_model(self, folder: Path, write: Callable[[PreTrainedModel, Path], None]) -> None:
         """Write the model, by ``write``, and its tokenizer into a new folder, atomically."""

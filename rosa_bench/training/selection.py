@@ -21,6 +21,7 @@ class BestEpoch(Observer):
     keep_weights  whether to keep that epoch's weights too
     predictions   returns what the epoch that has just ended predicts, as tensors by name. Those of the best epoch are
                   in ``predicted``
+    last_only     whether only the run's last epoch can be selected
     """
 
     def __init__(
@@ -30,7 +31,9 @@ class BestEpoch(Observer):
         *,
         keep_weights: bool,
         predictions: Callable[[], Mapping[str, Tensor]] = dict,
+        last_only: bool = False,
     ):
+        self.last_only = last_only
         self.predictions, self.predicted = predictions, dict[str, Tensor]()
         self.tensors, self.selects_by, self.keep_weights = tensors, selects_by.name, keep_weights
         self.is_better = operator.lt if selects_by.lower_is_better else operator.gt
@@ -38,7 +41,9 @@ class BestEpoch(Observer):
         self._weights: dict[str, Tensor] = {}
 
     def on_epoch_end(self, training: Training, number: int, epoch: Epoch) -> None:
-        self.offer(number, epoch.scores, selectable=training.method.is_selectable(training.step, training.length))
+        step, length = training.step, training.length
+        in_time = not self.last_only or step == length.total_steps
+        self.offer(number, epoch.scores, selectable=in_time and training.method.is_selectable(step, length))
 
     def offer(self, number: int, scores: Scores, *, selectable: bool = True) -> None:
         """Consider epoch ``number``, counted from 0, as the best so far.

@@ -30,6 +30,7 @@ class Recipe:
 
     optimizer  the optimizer's settings, including the learning rate schedule and gradient clipping
     reset      which optimizer state to clear when the method replaces parameters: only theirs (``factors``) or ``all``
+    phases     how many times the schedule is repeated, warm-up included. The steps must be a multiple of it
     """
 
     lr: float
@@ -38,10 +39,12 @@ class Recipe:
     optimizer: Optimizer
     accumulate: int
     reset: str
+    phases: int = 1
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of a step, counted from 0. It depends on nothing else, so a resume restores it."""
-        return self.lr * lr_at(step, self.epochs * steps_per_epoch, self.warmup_steps, self.optimizer.schedule)
+        phase = self.epochs * steps_per_epoch // self.phases
+        return self.lr * lr_at(step % phase, phase, self.warmup_steps, self.optimizer.schedule)
 
 
 @dataclass(frozen=True)

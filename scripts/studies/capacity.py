@@ -4,11 +4,14 @@
     python -m scripts.studies.capacity methods | sh      # the same decoder and book, with other methods
     python -m scripts.studies.capacity smollm2 | sh      # SmolLM2-135M, attention matrices
     python -m scripts.studies.capacity small_book | sh   # SmolLM2-135M, the values of ten layers, 250 passes
+    python -m scripts.studies.capacity parts | sh        # the small decoder learns its book in four parts, on a CPU
+    python -m scripts.studies.capacity parts_smollm2 | xargs -P6 -I{} sh -c {}   # SmolLM2-135M does, six runs at a time
 
 Each line sweeps learning rates and seeds of one arm. The phone book in docs/findings.md comes from these runs, with
 ``rosa-bench tables`` and ``rosa-bench figures``. Cost: ``tiny`` is 252 and ``methods`` 90 runs of about 10 s on a GPU
 that 16 processes share; ``smollm2`` is about 40 runs of 3 minutes on an H200 that three share, and ``small_book`` 133
-runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold.
+runs of 80 s that three share. The first four lines of ``smollm2`` are a book that rank 1 can hold. ``parts`` is 18
+runs of a minute on one core, and ``parts_smollm2`` 36 of a minute that six share.
 """
 
 import sys
@@ -97,7 +100,49 @@ def smollm2() -> Iterator[str]:
     yield from (f"{book} {arm} method.targets=attention lr=2e-3,6e-3" for arm in arms)
 
 
-STUDIES = {"tiny": tiny, "methods": methods, "smollm2": smollm2, "small_book": small_book}
+def in_parts(period: float) -> dict[str, str]:
+    """Return the arms that learn a book part by part, by name. ``period`` is a fraction of the run.
+
+    In the tiny decoder LoRA and ROSA of rank 1 and RSO of rank 2 train equally many parameters. Draws go on to the end.
+    """
+    drawn = f"method.resample_unit=run method.resample_every={period:g} method.last_resample=1"
+    return {
+        "ft": "method=ft",
+        "lora": "method=lora rank=1",
+        "lora of rank 4": "method=lora rank=4",
+        "rosa": f"method=rosa rank=1 method.init=balanced method.rewarm_steps=10 {drawn}",
+        "rso": f"method=rso rank=2 {drawn}",
+        "relora": f"method=relora rank=1 method.rewarm_steps=10 {drawn}",
+    }
+
+
+def parts() -> Iterator[str]:
+    """Yield the commands for the decoder and book of `tiny`, learned in four parts of 480 steps each.
+
+    Rates are those that are best for the whole book (of ReLoRA's, for a period of 25 steps).
+    """
+    book = (
+        "task=phonebook model=tiny_llama +model.random.initializer_range=0.2 task.pairs=512 task.digits=4 "
+        "task.passes=40 task.parts=4 epochs=24 batch_size=64"
+    )
+    lrs = {"ft": 2e-3, "relora": 6e-2}
+    for seeds in ("0", "1,2"):
+        yield from (f"{book} seed={seeds} lr={lrs.get(name, 2e-2):g} {arm}" for name, arm in in_parts(0.0125).items())
+
+
+def parts_smollm2() -> Iterator[str]:
+    """Yield the commands for SmolLM2-135M and a book that it learns in four parts of 200 steps each."""
+    book = "task=phonebook task.parts=4 task.pairs=1024 task.passes=25 epochs=16 batch_size=128"
+    for seeds in ("0", "1,2"):
+        for name, arm in in_parts(0.03125).items():
+            lrs = "6e-5,2e-4" if name == "ft" else "2e-3,6e-3"
+            yield f"{book} seed={seeds} lr={lrs} {arm}"
+
+
+STUDIES = {
+    "tiny": tiny, "methods": methods, "smollm2": smollm2, "small_book": small_book, "parts": parts,
+    "parts_smollm2": parts_smollm2,
+}  # fmt: skip
 
 
 def main() -> None:

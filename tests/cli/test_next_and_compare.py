@@ -82,3 +82,19 @@ def test_compare_shows_differences_and_reports_mistakes(
     assert [words for words in ("rosa minus lora", "+10.0 (1)", "paired over seeds") if words not in outcome.out] == []
     rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("no setting has several values")
     rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()
+
+
+def test_compare_takes_another_score_of_the_records(
+    rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    for method, loss in (("rosa", 0.25), ("lora", 0.75)):
+        record = make_record(f"method={method}", dev=0.5)
+        for result in (record.selected, record.last):
+            result["loss"] = loss
+        save_record(record, here / "results")
+    save_record(make_record("method=ft"), here / "results")
+    outcome = rosa_bench("compare", "method=rosa,lora", "metric=loss")
+    assert outcome.status == 0
+    missing = [words for words in ("Score: loss.", "-0.5 (1)", "1 without the score loss") if words not in outcome.out]
+    assert missing == []
+    rosa_bench("compare", "method=rosa,lora", "metric=los").assert_one_line_error("no run has the score los", "loss")

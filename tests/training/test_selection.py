@@ -1,12 +1,18 @@
+from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.base import RunLength
 from rosa_bench.metrics.base import Metric
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.selection import BestEpoch
+from rosa_bench.training.state import Epoch
 
 
 class Toy(nn.Module):
@@ -153,3 +159,15 @@ def test_an_epoch_that_may_not_be_selected_is_a_last_resort(offers: list[tuple[f
         best.offer(place, {"f1": score}, selectable=selectable)
     best.restore()
     assert (best.number, model.trained[0].item()) == (number, number + 1)
+
+
+@pytest.mark.parametrize(("last_only", "number"), [(False, 0), (True, 2)])
+def test_only_the_last_epoch_of_a_run_in_phases_is_selected(
+    compose: Callable[..., RunConfig], last_only: bool, number: int
+) -> None:
+    best = BestEpoch(partial(changing, Toy()), Metric("f1", False), keep_weights=False, last_only=last_only)
+    length, method = RunLength(steps_per_epoch=5, epochs=3), compose("method=ft").method
+    for epoch, score in enumerate((0.9, 0.5, 0.1)):
+        training: Any = SimpleNamespace(step=5 * (epoch + 1), length=length, method=method)
+        best.on_epoch_end(training, epoch, Epoch(0.0, {"f1": score}, 0.0))
+    assert (best.number, best.score) == (number, (0.9, 0.5, 0.1)[number])

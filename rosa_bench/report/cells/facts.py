@@ -6,6 +6,7 @@ from rosa_bench.records.record import RunRecord
 
 # The least and the greatest value that is possible.
 RECALL = (0.0, 1.0)
+CHANGE = (-1.0, 1.0)  # of a recall
 POSITIVE = (0.0, math.inf)
 
 
@@ -18,6 +19,11 @@ def fact(run: RunRecord, name: str) -> float | None:
 def is_memorised(run: RunRecord) -> bool:
     """Whether the train rows are themselves the test: the record says how many bits they are."""
     return fact(run, "bits") is not None
+
+
+def is_learned_at_once(run: RunRecord) -> bool:
+    """Whether a run has memorised all of its data together, not part by part."""
+    return is_memorised(run) and fact(run, "parts") is None
 
 
 def is_text(run: RunRecord) -> bool:

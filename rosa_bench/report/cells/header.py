@@ -5,18 +5,19 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.facts import fact
 from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.writers.text import rows, span
 
-# Keyed by ``scores.selected_on``; {what} is replaced by what was chosen.
+# Keyed by ``scores.selected_on``; {what} is replaced by what was chosen, {metric} by the metric that chose it.
 SELECTION = {
     "held_out": "{what} by rows held out of train; dev is scored once, at the end",
     "validation_split": "{what} by perplexity on the validation split; test is scored once, at the end",
     "validation": "{what} by dev itself, as in the paper, so the scores are optimistic",
-    "train": "{what} by the loss on the train rows, which are what is memorised",
+    "train": "{what} by the {metric} on the train rows, which are what is memorised",
 }
 # Marks on figures whose learning rate is in doubt, and the notes that explain them.
 LONGEST_NOTE = 500  # characters of what a record says about its data
@@ -156,10 +157,13 @@ def selection_words(cells: list[Cell]) -> str:
     """Say by which rows the epoch and the learning rate were chosen."""
     counts = {len(cell.by_lr) for cell in cells}
     unequal = " (not the same number in every cell)" if len(counts) > 1 else ""
-    many = f"epoch and the best of {span(counts)} learning rates{unequal}"
-    what = "epoch (one learning rate was tried)" if counts == {1} else many
-    kinds = sorted({run.scores.selected_on for cell in cells for run in cell.runs})
-    return "; ".join(SELECTION[kind].format(what=what) for kind in kinds)
+    runs = [run for cell in cells for run in cell.runs]
+    epoch = "epoch" if fact(runs[0], "parts") is None else "last epoch"  # of parts, no other is the end
+    many = f"{epoch} and the best of {span(counts)} learning rates{unequal}"
+    what = f"{epoch} (one learning rate was tried)" if counts == {1} else many
+    kinds = sorted({(run.scores.selected_on, run.scores.selected_by.name) for run in runs})
+    said = [SELECTION[rows].format(what=what, metric=metric.replace("_", " ")) for rows, metric in kinds]
+    return "; ".join(dict.fromkeys(said))
 
 
 def _tuning(grid: Grid) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, arm_order, over_seeds
-from rosa_bench.report.cells.facts import RECALL, fact, is_memorised, per_parameter, storable_per_parameter
+from rosa_bench.report.cells.facts import RECALL, fact, is_learned_at_once, per_parameter, storable_per_parameter
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Setting, Variant
@@ -67,7 +67,7 @@ def capacity_panels(groups: Iterable[Group]) -> list[Panel]:
 
 
 def _is_drawn(cell: Cell) -> bool:
-    return all(is_memorised(run) and per_parameter(run) for run in cell.runs) and recall(cell) is not None
+    return all(is_learned_at_once(run) and per_parameter(run) for run in cell.runs) and recall(cell) is not None
 
 
 def _by_bits(cells: dict[Variant, Cell]) -> dict[float, dict[Variant, Cell]]:

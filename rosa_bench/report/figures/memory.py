@@ -21,7 +21,7 @@ from rosa_bench.report.cells.arms import (
     sharing_words,
     text_of,
 )
-from rosa_bench.report.cells.facts import POSITIVE, is_memorised, is_text
+from rosa_bench.report.cells.facts import POSITIVE, is_learned_at_once, is_text
 from rosa_bench.report.cells.facts import RECALL as FRACTION
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -60,7 +60,7 @@ class Point:
 
 def draw_memorised(groups: list[Group]) -> Drawing | None:
     """Draw one panel per setting and amount of data; None if no run that memorised has its memory measured."""
-    return _drawing("recall_memory", "Recall and memory", groups, is_memorised, "Up and left is better.")
+    return _drawing("recall_memory", "Recall and memory", groups, is_learned_at_once, "Up and left is better.")
 
 
 def draw_texts(groups: list[Group]) -> Drawing | None:

@@ -2,6 +2,7 @@
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import (
+    CHANGE,
     RECALL,
     fact,
     is_memorised,
@@ -17,8 +18,11 @@ from rosa_bench.report.writers.text import rows
 INTRO = [
     "Recall: the fraction of names whose whole number is right, times 100. Stored: the information in all numbers less "
     "the loss over their digits, in thousands of bits, and in bits per trained parameter. Data: the information in all "
-    "numbers, in bits per trained parameter; an arm that stores as much has learnt everything. Scored on the rows that "
-    "were learnt."
+    "numbers, in bits per trained parameter; an arm that stores as much has learned everything. Scored on the rows "
+    "that were learned.",
+    "If the names were learned in parts, one after another: Recall is that of all parts at the end, and When learned "
+    "that of each part at the end of its own steps, as a mean over the parts. Forgetting is how much lower a part's "
+    "recall is at the end than when it was learned, as a mean over the parts but the last.",
 ]
 MEASURES = (
     Measure(
@@ -28,6 +32,22 @@ MEASURES = (
         form="{:.1f}",
         times=100,
         possible=lambda _: RECALL,
+    ),
+    Measure(
+        title="When learned",
+        key="recall_when_learned",
+        value=lambda run: run.selected.get("recall_when_learned"),
+        form="{:.1f}",
+        times=100,
+        possible=lambda _: RECALL,
+    ),
+    Measure(
+        title="Forgetting",
+        key="forgetting",
+        value=lambda run: run.selected.get("forgetting"),
+        form="{:.1f}",
+        times=100,
+        possible=lambda _: CHANGE,
     ),
     Measure(
         title="Stored, kbit",
@@ -56,10 +76,11 @@ def build(groups: list[Group]) -> Table:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    pairs, digits, bits = (fact(run, name) for name in ("pairs", "digits", "bits"))
+    pairs, digits, bits, parts = (fact(run, name) for name in ("pairs", "digits", "bits", "parts"))
     said = [
         *([f"{rows(int(pairs))} names"] if pairs else []),
         *([f"{digits:g} digits each"] if digits else []),
         *([f"{rows(round(bits))} bits"] if bits else []),
+        *([f"learned in {parts:g} parts, one after another"] if parts else []),
     ]
     return {"Data": ", ".join(said)}

@@ -1,5 +1,7 @@
 """Prepare a memorisation task: a decoder that learns the numbers of a phone book."""
 
+from functools import partial
+
 import torch
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -17,8 +19,9 @@ from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.context import Context
+from rosa_bench.tasks.memorisation.forgotten import forgotten
 from rosa_bench.tasks.memorisation.recall import recall
-from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode
+from rosa_bench.tasks.memorisation.sequences import NumberBatches, PartsInTurn, encode
 from rosa_bench.tasks.memorisation.task import MemorisationTask
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask, Result
 from rosa_bench.training.cuda_graphs import Replay, eager
@@ -50,19 +53,28 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
     )
     precision = autocast(context.precision, context.device)
     scored = NumberBatches(tensors, batch_size=EVALUATION_BATCHES * context.batch_size).to(context.device)
+    train = PartsInTurn(
+        tensors,
+        parts=task.parts,
+        epochs=context.epochs,
+        batch_size=context.batch_size,
+        seed=context.seed,
+        passes=task.passes,
+    )
 
     def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
         return Result(
-            recall(model, scored, digits=task.digits, device=context.device, autocast=precision, replay=replay)
-        )
+            recall(
+                model, scored, digits=task.digits, parts=task.parts,
+                device=context.device, autocast=precision, replay=replay,
+            )
+        )  # fmt: skip
 
     return PreparedTask(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         commit=loaded.commit,
-        train=NumberBatches(tensors, batch_size=context.batch_size, seed=context.seed, passes=task.passes).to(
-            context.device
-        ),
+        train=train.to(context.device),
         select=evaluate,
         selected_on="train",
         report=None,
@@ -76,7 +88,13 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
             fingerprint=fingerprint([(row["name"], row["number"]) for row in rows]),
             official=True,
         ),
-        facts={"pairs": task.pairs, "digits": task.digits, "bits": task.bits},
+        facts={
+            "pairs": task.pairs,
+            "digits": task.digits,
+            "bits": task.bits,
+            **({"parts": task.parts} if task.parts > 1 else {}),
+        },
+        whole_run=partial(forgotten, parts=task.parts, epochs=context.epochs),
     )
 
 

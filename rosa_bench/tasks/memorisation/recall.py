@@ -46,6 +46,7 @@ def recall(
     device: torch.device,
     autocast: Autocast,
     replay: Replay = eager,
+    parts: int = 1,
 ) -> Scores:
     """Return the scores of a model, without dropout, over numbers of ``digits`` digits.
 
@@ -53,6 +54,8 @@ def recall(
     digit_accuracy  fraction of the digits that are right after the right digits before them
     bits_stored     information in all digits, less what the model still needs to encode them; not below 0
     loss            nats per digit
+
+    If the rows are learned in several ``parts``, there is also the recall of each, named by `part_recall`.
     """
     model.eval()
     count = replay(CountDigits(model, autocast))
@@ -62,15 +65,23 @@ def recall(
         for _, (loss, digits_right) in evaluated(batches, lambda batch: count(to_device(batch, device))):
             total += loss
             right.append(digits_right)
-    return scores(total.item(), torch.cat(right).cpu(), digits=digits)
+    return scores(total.item(), torch.cat(right).cpu(), digits=digits, parts=parts)
 
 
-def scores(loss: float, right: Tensor, *, digits: int) -> Scores:
+def part_recall(part: int) -> str:
+    """Return the name of the recall of one part, counted from 1."""
+    return f"recall_part_{part}"
+
+
+def scores(loss: float, right: Tensor, *, digits: int, parts: int = 1) -> Scores:
     """Return the scores from the total ``loss`` in nats and the right digits of each number, (numbers)."""
     digits_in_all = digits * len(right)
+    recalled = (right == digits).double()
+    by_part = recalled.view(parts, -1).mean(1).tolist() if parts > 1 else []
     return {
-        "recall": (right == digits).double().mean().item(),
+        "recall": recalled.mean().item(),
         "digit_accuracy": right.sum().item() / digits_in_all,
         "bits_stored": max(0.0, digits_in_all * math.log2(10) - loss / math.log(2)),
         "loss": loss / digits_in_all,
+        **{part_recall(number): value for number, value in enumerate(by_part, 1)},
     }

@@ -6,6 +6,7 @@ labels. Every batch therefore has the same shape, and attention its fastest kern
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,23 @@ class NumberBatches(Batches):
 
     def random_order(self, generator: torch.Generator) -> Tensor:
         return torch.cat([torch.randperm(self.rows, generator=generator) for _ in range(self.passes)])
+
+
+class PartsInTurn(NumberBatches):
+    """Batches of one part of the rows after another: each epoch visits the rows of one part alone.
+
+    parts   how many parts of one size the rows are cut into, in their order
+    epochs  how many epochs all parts take together, a multiple of ``parts``
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, parts: int, epochs: int, **others: Any):
+        super().__init__(tensors, **others)
+        self.rows //= parts  # of one part
+        self.examples //= parts
+        self.epochs_per_part = epochs // parts
+
+    def _order(self, epoch: int) -> Tensor:
+        return super()._order(epoch) + epoch // self.epochs_per_part * self.rows
 
 
 def encode(

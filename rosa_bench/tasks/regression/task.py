@@ -45,8 +45,8 @@ class SyntheticTask(Task):
         super().__post_init__()
         one_of("task.score", self.score, ("mse",))
 
-    def check(self, model: Model, optimizer: "Optimizer") -> None:
-        super().check(model, optimizer)
+    def check(self, model: Model, optimizer: "Optimizer", *, epochs: int | None) -> None:
+        super().check(model, optimizer, epochs=epochs)
         if optimizer.clip_norm is not None and self.replicates > 1:
             raise UserError(
                 "optimizer.clip_norm would make replicates depend on each other; use it with task.replicates=1"

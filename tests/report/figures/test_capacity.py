@@ -191,6 +191,14 @@ def test_every_arm_is_in_the_dot_plot_once_and_the_best_first(make_memorised: Ma
     assert {"r=1", "r=2", "r=4", "r=8"} == set(names_beside(left))
 
 
+def test_a_book_that_was_learned_in_parts_is_not_beside_whole_ones(make_memorised: MakeRecord) -> None:
+    runs = [make_memorised(0.3, f"method={method}") for method in ("lora", "rosa")]
+    for run in runs:
+        run.data.facts["parts"] = 4
+    assert capacity.draw(select(runs)) is None
+    assert memory.draw_memorised(select(runs)) is None
+
+
 def size(name: str) -> str:
     return f"{10 * int(name.split('r=')[1][0])}.0 k"
 
