@@ -37,7 +37,8 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
     """Return the interval of the mean of ``scores``, one per seed; None if any score is not finite.
 
     Over seeds it is Student's (1908), which keeps its 95 % at any number of seeds if the scores are normal. It may
-    leave the range of the metric; `Interval.within` cuts it where it is shown. The percentile bootstrap would cover 84 % at five seeds.
+    leave the range of the metric; `Interval.within` cuts it where it is shown. The percentile bootstrap would cover
+    84 % at five seeds.
 
     A single seed, or seeds that all agree, show no spread. Then the interval is over the dev set, for the metrics in
     `DEV_INTERVALS`. This measures something else: how the score of the same model would vary with other dev rows. It

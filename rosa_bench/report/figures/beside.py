@@ -12,9 +12,7 @@ GAP = 0.075  # between names, as a share of the axes' height
 GREY = "#999999"
 
 
-def label_beside(
-    ax: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, Any] | None = None
-) -> None:
+def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, Any] | None = None) -> None:
     """Write names to the right of axes whose limits are set, each at or near its point's height, with a line to it.
 
     ``colours`` of the lines are grey by default.
@@ -24,7 +22,10 @@ def label_beside(
     for (name, point), height in zip(points.items(), heights, strict=True):
         ax.annotate(
             name, point, (1.04, height), textcoords=ax.transAxes, va="center", fontsize=SMALL, zorder=1,
-            arrowprops={"arrowstyle": "-", "color": (colours or {}).get(name, GREY), "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-", "color": (colours or {}).get(name, GREY), "linewidth": 0.4,
+                "shrinkA": 1, "shrinkB": 3,
+            },
         )  # fmt: skip
 
 

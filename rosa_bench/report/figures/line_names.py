@@ -60,4 +60,5 @@ def _end(ax: Axes, line: Line2D) -> tuple[float, float] | None:
     if not len(known):
         return None
     across = line.get_transform() != ax.transData  # axhline: x is a share of the axes' width
-    return ax.get_xlim()[1] if across else float(x[known[-1]]), float(np.clip(y[known[-1]], *sorted(ax.get_ylim())))
+    low, high = sorted(ax.get_ylim())
+    return ax.get_xlim()[1] if across else float(x[known[-1]]), min(max(float(y[known[-1]]), low), high)

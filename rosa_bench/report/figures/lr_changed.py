@@ -14,7 +14,14 @@ from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import METHOD, Variant
 from rosa_bench.report.figures.curves import Cells, Panel, panels_of, run_ids, sort_key, titled, variants_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, drawn, styled
-from rosa_bench.report.figures.lr_sensitivity import TITLE, caption, chosen_handle, is_varied, mark_half_decades, plot_sweep
+from rosa_bench.report.figures.lr_sensitivity import (
+    TITLE,
+    caption,
+    chosen_handle,
+    is_varied,
+    mark_half_decades,
+    plot_sweep,
+)
 from rosa_bench.report.figures.styles import Styles, styles_of
 
 MOST, MOST_COLUMNS = 4, 3

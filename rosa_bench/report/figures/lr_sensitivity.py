@@ -102,6 +102,4 @@ def caption(title: str, panels: list[Panel], lines: str = "") -> str:
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
-    return Caption(
-        title=title, text=f"{text}{ends if at_ends else ''}", sources=sources(panels)
-    ).markdown
+    return Caption(title=title, text=f"{text}{ends if at_ends else ''}", sources=sources(panels)).markdown

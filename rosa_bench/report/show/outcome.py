@@ -17,8 +17,9 @@ MOST = 40  # lines; a larger sweep has its tables
 def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
     """Return the lines of a table with one line per task, setting and method; empty if no run is completed.
 
-    Methods come in the order of the records, which is that of the sweep. The learning rate is the one that the tables choose (`rosa_bench.report.cells.select.choose`). Brackets hold the
-    95 % interval over seeds, or over rows where there is one seed.
+    Methods come in the order of the records, which is that of the sweep. The learning rate is the one that the tables
+    choose (`rosa_bench.report.cells.select.choose`). Brackets hold the 95 % interval over seeds, or over rows where
+    there is one seed.
     """
     cells = _cells(records)
     if not cells:
@@ -34,8 +35,9 @@ def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
     if any(len(cell.by_lr) > 1 for cell in cells):
         lines.append("lr: the best of those tried, chosen as in the tables")
     if any("[" in text for row in rows for text in row.values()):
-        cut = any(cell.interval != cell.shown_interval for cell in cells)
-        lines.append(f"[95 % interval, over seeds or with one seed over rows{'; cut at the ends of the range' * cut}]")
+        lines.append("[95 % interval, over seeds or with one seed over rows]")
+        if any(cell.interval != cell.shown_interval for cell in cells):
+            lines.append("intervals end at the lowest and the highest possible score")
     return lines
 
 

@@ -44,7 +44,7 @@ def test_methods_come_in_the_order_of_the_sweep_and_no_interval_leaves_the_range
     brackets = re.findall(r"\[([\d.]+), ([\d.]+)\]", "\n".join(lines))
     assert [high for _, high in brackets] == ["100.0"] * 3
     assert all(float(low) < 97 for low, _ in brackets)
-    assert lines[-1].endswith("; cut at the ends of the range]")
+    assert lines[-1] == "intervals end at the lowest and the highest possible score"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
