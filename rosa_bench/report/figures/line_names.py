@@ -9,15 +9,17 @@ from matplotlib.lines import Line2D
 from rosa_bench.report.figures.beside import label_beside
 
 MOST = 4  # lines in a figure; a legend is clearer for more
+LONGEST = 40  # characters of a name; longer ones would leave no room for the axes
 
 
 def name_lines(axes: Iterable[Axes]) -> bool:
-    """Write each line's label at its right end, and return whether that was done: with at most `MOST` lines.
+    """Write each line's label at its right end, and return whether that was done: for few lines with short labels.
 
     Limits must be final. Axes whose lines are all named in axes to their right get no names.
     """
     drawn = [ax for ax in axes if ax.get_visible() and labelled(ax)]
-    if len({label for ax in drawn for label in labelled(ax)}) > MOST:
+    labels = {label for ax in drawn for label in labelled(ax)}
+    if len(labels) > MOST or max(map(len, labels), default=0) > LONGEST:
         return False
     for ax in drawn:
         lines = labelled(ax)

@@ -15,7 +15,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import figure3, figure6
 from rosa_bench.report.figures.drawing import styled
-from rosa_bench.report.figures.line_names import MOST, legend_columns, name_lines
+from rosa_bench.report.figures.line_names import LONGEST, MOST, legend_columns, name_lines
 
 ShownTexts = Callable[[Any], list[Text]]
 
@@ -50,6 +50,13 @@ def test_axes_with_a_line_of_their_own_are_named_too() -> None:
 
 def test_many_lines_are_left_to_a_legend() -> None:
     axes = two_axes(MOST, MOST + 1)
+    assert not name_lines(axes)
+    assert [names(ax) for ax in axes] == [{}, {}]
+
+
+def test_long_names_are_left_to_a_legend() -> None:
+    axes = two_axes(1, 1)
+    axes[0].lines[0].set_label("x" * (LONGEST + 1))
     assert not name_lines(axes)
     assert [names(ax) for ax in axes] == [{}, {}]
 
