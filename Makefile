@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 # One process per core. Each takes neighbouring tests, which share what they build.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
@@ -13,17 +14,22 @@ help:                ## print this list
 
 install: $(VENV)/installed  ## create .venv with the package and the tools for development
 
-# Runs again when the dependencies change. We use pip because it picks a CPU build of torch where one is offered.
-$(VENV)/installed: pyproject.toml
+# What runs need, without the tools for development: a first result comes sooner. Both files are made again when the
+# dependencies change. We use pip because it picks a CPU build of torch where one is offered.
+$(VENV)/runs: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "torch>=2.11,<2.14"
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(PIP) "torch>=2.11,<2.14"
+	$(PIP) --editable ".[report,peft,gguf]"
 	touch $@
 
-smoke: install       ## show the paper's point in three lines: under a minute, nothing to download
+$(VENV)/installed: $(VENV)/runs
+	$(PIP) --editable ".[dev]"
+	touch $@
+
+smoke: $(VENV)/runs  ## show the paper's point in three lines: under a minute, nothing to download
 	$(BIN)/rosa-bench +experiment=smoke
 
-quickstart: install  ## fine-tune a small encoder with six methods on an easy synthetic task; print their scores
+quickstart: $(VENV)/runs  ## fine-tune a small encoder with six methods on an easy synthetic task; print their scores
 	$(BIN)/rosa-bench models pull minilm
 	$(BIN)/rosa-bench +experiment=quickstart
 
@@ -51,13 +57,13 @@ check: install       ## check style, types, and the direction of imports
 hooks: install       ## run the quick checks before every git commit
 	$(BIN)/pre-commit install
 
-tables: install      ## make the tables in results/ from its records
+tables: $(VENV)/runs      ## make the tables in results/ from its records
 	$(BIN)/rosa-bench tables
 
-figures: install     ## make the figures in results/ from its records
+figures: $(VENV)/runs     ## make the figures in results/ from its records
 	$(BIN)/rosa-bench figures
 
-report: install      ## make results/report.html: tables, figures and every run on one page
+report: $(VENV)/runs      ## make results/report.html: tables, figures and every run on one page
 	$(BIN)/rosa-bench report
 
 docs: install        ## build the site of guides and results into outputs/site

@@ -39,7 +39,7 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
     ('rosa', 2, 3)
     >>> compose(["task=clao"])
     Traceback (most recent call last):
-    rosa_bench.system.errors.UserError: task=clao is not known; choose one of: ..., cola, ...; did you mean cola?
+    rosa_bench.system.errors.UserError: task=clao is not known; did you mean cola? Choose one of: ..., cola, ...
     """
     return _composed(overrides)[0]
 

@@ -3,6 +3,7 @@
 Imports no heavy library, not even Hydra.
 """
 
+import shutil
 import textwrap
 from collections.abc import Iterable
 from dataclasses import MISSING, Field
@@ -12,43 +13,52 @@ from rosa_bench.cli.commands import DEFAULT, commands, load, summary
 from rosa_bench.system.setting import Setting, settings_of
 from rosa_bench.system.version import __version__
 
-WIDTH = 118
+WIDEST = 118
 COMPLETION = 'eval "$(rosa-bench -sc install=bash)"'
 PROGRAM = f"""\
 rosa-bench: fine-tune, compare, believe.
 
-Usage: rosa-bench KEY=VALUE ...         one run (rosa-bench run: the run of the default settings)
-       rosa-bench -m KEY=VALUE,... ...  a sweep: every combination
-       rosa-bench COMMAND ...           one of the commands below
-       rosa-bench COMMAND --help        what it does, its options, examples (also: rosa-bench help COMMAND)
-       rosa-bench --config-dir FOLDER ...  any of these, with yaml files of your own besides
-       rosa-bench --version
+Usage:
+{{usage}}
 
 Commands:
 {{commands}}
 
 Examples:
-  rosa-bench task=cola method=rosa rank=8
-  rosa-bench -m task=cola,mrpc method=lora,rosa lr=2e-3,2e-4
-  rosa-bench +experiment=smoke                (a preset; three runs in half a minute, nothing to download)
-  rosa-bench task=cola --cfg job --resolve    (print every setting of a run; run nothing)
+{{examples}}
 
 {{run}}
 
 Tab completion, for bash:
   {COMPLETION}"""
 
+USAGE = {
+    "rosa-bench KEY=VALUE ...": "one run (rosa-bench run: the run of the default settings)",
+    "rosa-bench -m KEY=VALUE,... ...": "a sweep: every combination",
+    "rosa-bench COMMAND ...": "one of the commands below",
+    "rosa-bench COMMAND --help": "what it does, its options, examples (also: rosa-bench help COMMAND)",
+    "rosa-bench --config-dir FOLDER ...": "any of these, with yaml files of your own besides",
+    "rosa-bench --version": "",
+}
+EXAMPLES = {
+    "rosa-bench task=cola method=rosa rank=8": "one run",
+    "rosa-bench -m task=cola,mrpc method=lora,rosa": "a sweep of four",
+    "rosa-bench +experiment=smoke": "a preset: three runs in half a minute, nothing to download",
+    "rosa-bench task=cola --cfg job --resolve": "print every setting of a run; run nothing",
+}
+
 
 def program_help() -> str:
     """Return the text of ``rosa-bench --help``."""
     listed = columns((name, summary(text)) for name, text in commands().items())
-    return PROGRAM.format(commands=listed, run=f"{_groups()}\n\n{_settings()}")
+    usage, examples = columns(USAGE.items()), columns(EXAMPLES.items())
+    return PROGRAM.format(commands=listed, usage=usage, examples=examples, run=f"{_groups()}\n\n{_settings()}")
 
 
 def command_help(name: str) -> str:
     """Return the text of ``rosa-bench COMMAND --help``. Raises `UserError` for an unknown command."""
     module = load(name)
-    parts = [commands()[name]]
+    parts = [_wrapped(part) for part in commands()[name].split("\n\n")]
     if options := getattr(module, "Options", None):
         parts.append(f"Options (KEY=VALUE):\n{options_text(options)}")
     if name == DEFAULT:
@@ -83,14 +93,27 @@ def options_text(*kinds: type) -> str:
     return columns((_name(field, known), _help(known)) for field, known in declared)
 
 
-def columns(rows: Iterable[tuple[str, str]], width: int = WIDTH) -> str:
-    """Return rows of two columns, the second one wrapped.
+def _wrapped(paragraph: str) -> str:
+    """Return a paragraph in lines that the terminal can show; one with indented lines, such as examples, as it is."""
+    lines = paragraph.strip("\n").split("\n")
+    if any(line.startswith(" ") for line in lines):
+        return "\n".join(lines)
+    return textwrap.fill(" ".join(lines), _width(), break_on_hyphens=False, break_long_words=False)
+
+
+def _width() -> int:
+    return min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns - 1)
+
+
+def columns(rows: Iterable[tuple[str, str]], width: int | None = None) -> str:
+    """Return rows of two columns, the second one wrapped at ``width``, by default that of the terminal.
 
     >>> print(columns([("a", "one"), ("long", "two")]))
       a     one
       long  two
     """
     rows = list(rows)
+    width = width or _width()
     left = max(len(name) for name, _ in rows) + 4
     lines = []
     for name, text in rows:

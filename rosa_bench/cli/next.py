@@ -14,6 +14,7 @@ Examples:
 import sys
 from dataclasses import dataclass
 
+from rosa_bench.cli.messages import report
 from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
@@ -37,6 +38,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
     from rosa_bench.report.make_tables import searched
     from rosa_bench.report.next import next_commands
+    from rosa_bench.report.show.following import UNPLACED
 
     bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
     own, others = split(arguments, lambda key: key in {*names_of(Options), *bare})
@@ -64,6 +66,9 @@ def main(arguments: list[str]) -> None:
         _check_encoding(command)
         get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough
     found.remind()
+    placed = [run for run in kept if not run.data.source.startswith(UNPLACED)]
+    if placed and not {"data", "data_dir"} & {argument.partition("=")[0] for argument in added}:
+        report("rows came from files; give next the data= or data_dir= that these runs had, and its commands have it")
 
 
 def _check_encoding(command: str) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -10,8 +11,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.declared import UnfittingError, fitting, literal
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.printable import printable
 
 T = TypeVar("T")
+KINDS = {
+    "could not be converted to Integer": "a whole number",
+    "could not be converted to Float": "a number",
+    "is not a valid bool": "true or false",
+}
+UNFIT = re.compile(rf"Value '(.*?)'(?: of type '\w+')? ({'|'.join(KINDS)})")
 # Dataclasses made earlier from the same plain values: jobs of a large sweep share most settings, and none change.
 _made: dict[Any, Any] = {}
 
@@ -48,6 +56,8 @@ def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
+        if key and (found := UNFIT.match(reason)):
+            raise UserError(f"{key}={printable(found[1])} is not {KINDS[found[2]]}") from error
         raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error
     return made
 

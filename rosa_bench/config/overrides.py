@@ -1,5 +1,6 @@
 """Report mistakes in overrides such as ``task=cola`` as one line, with the key and the nearest known one."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -11,10 +12,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
-from rosa_bench.system.errors import UserError, did_you_mean, user_error_in
+from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in
 from rosa_bench.system.printable import printable
 
 LONGEST = 500  # characters of a message in the words of a library, which may quote a value
+SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
 
 
@@ -73,8 +75,9 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
         plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
-        listed, meant = ", ".join(error.options), did_you_mean(name, error.options)
-        return f"{group}={printable(name)} is not known; choose one of: {listed}{plugin}{meant}"
+        return _several(f"{group}={name}") if "," in name else unknown(group, name, error.options, plugin)
+    if found := SEVERAL.match(str(error)):
+        return _several(found[1])
     if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers
         return str(mistake)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
@@ -83,6 +86,12 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
         return f"{cause.full_key} is not a setting{_meant(str(cause.key), known, section=section)}"
     lines = [line.strip() for text in (error, cause or "") for line in str(text).splitlines()]
     return shortened("; ".join(line.removesuffix(".") for line in lines if line and not line.startswith(OF_OMEGACONF)))
+
+
+def _several(override: str) -> str:
+    return (
+        f"{printable(override)} is more than one value; a sweep over them needs -m: rosa-bench -m {printable(override)}"
+    )
 
 
 def shortened(text: str) -> str:

@@ -94,7 +94,8 @@ def _without_seed(record: RunRecord) -> tuple[str, float, Setting, Variant]:
 
 def _interval(record: RunRecord, scores: list[float]) -> Interval | None:
     rows = record.data.rows.by_split.get("test") or record.data.rows.validation
-    return interval(scores, metric=record.scores.reported, dev_rows=rows)
+    found = interval(scores, metric=record.scores.reported, dev_rows=rows)
+    return None if found is None else found.within(record.scores.reported)
 
 
 def _eval_result(record: RunRecord) -> EvalResult:

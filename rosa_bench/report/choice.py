@@ -34,10 +34,14 @@ class Finalist:
 
     @property
     def interval(self) -> Interval | None:
-        """The interval of `score`: Student's over seeds, or over the reported rows if there is one seed."""
+        """The interval of `score`: Student's over seeds, or over the reported rows if there is one seed.
+
+        It is cut at the ends of the metric's range, because it is only shown.
+        """
         first = next(iter(self.runs.values()))
         count = first.data.rows.reported
-        return interval(list(self.by_seed.values()), metric=first.scores.reported, dev_rows=count)
+        found = interval(list(self.by_seed.values()), metric=first.scores.reported, dev_rows=count)
+        return None if found is None else found.within(first.scores.reported)
 
     @property
     def memory_bytes(self) -> float | None:

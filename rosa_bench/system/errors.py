@@ -41,9 +41,18 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def one_of(key: str, value: str, choices: Collection[str]) -> None:
     """Raise `UserError` unless ``value`` is one of ``choices``."""
     if value not in choices:
-        listed = ", ".join(choices)
-        shown = printable(str(value))
-        raise UserError(f"{key}={shown} is not known; choose one of: {listed}{did_you_mean(value, choices)}")
+        raise UserError(unknown(key, value, choices))
+
+
+def unknown(key: str, value: str, choices: Collection[str], more: str = "") -> str:
+    """Return the message about a value that is none of ``choices``: the nearest of them first, and ``more`` last.
+
+    >>> unknown("method", "loar", ["ft", "lora"])
+    'method=loar is not known; did you mean lora? Choose one of: ft, lora'
+    """
+    near = did_you_mean(value, choices)
+    choose = f"{near} Choose" if near else "; choose"
+    return f"{key}={printable(str(value))} is not known{choose} one of: {', '.join(choices)}{more}"
 
 
 def check_pattern(key: str, value: str) -> None:

@@ -52,6 +52,17 @@ def test_next_is_restricted_to_the_given_runs_and_adds_what_changes_no_score(
     assert all(command[-3:] == more for command in commands)
 
 
+def test_next_asks_where_rows_from_files_are(
+    rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
+) -> None:
+    record = make_record("task=cola")
+    for source, asked in (("files", True), ("hub nyu-mll/glue", False)):
+        record.data.source = source
+        save_record(record, here / "results")
+        assert ("data= or data_dir=" in rosa_bench("next").err) is asked
+    assert "data= or data_dir=" not in rosa_bench("next", "data_dir=glue").err
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["seeds=many"], ["seeds", "many"]),
     (["seeds=0"], ["seeds=0", "at least 1"]),

@@ -54,8 +54,20 @@ def test_a_wrong_value_is_reported_in_one_line_with_its_key(values: dict, key: s
     with pytest.raises(UserError) as raised:
         typed(Outer, values, at=at)
     message = str(raised.value)
-    assert message.startswith(f"{at}.{key}: " if at else f"{key}: ")
+    named = f"{at}.{key}" if at else key
+    assert message.startswith((f"{named}: ", f"{named}="))
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"rate": "fast"}, "rate=fast is not a number"),
+    ({"rate": "it's of type 'x'"}, "rate=it's of type 'x' is not a number"),
+    ({"rate": 1, "inner": {"depth": 1.5}}, "inner.depth=1.5 is not a whole number"),
+])  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_reported_in_plain_words(values: dict, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        typed(Outer, values)
+    assert str(raised.value) == message
 
 
 def test_an_error_of_the_class_itself_is_passed_on() -> None:
@@ -139,7 +151,7 @@ def test_without_a_default_the_target_must_be_given() -> None:
 def test_the_keys_of_the_chosen_class_are_checked(values: dict, key: str) -> None:
     with pytest.raises(UserError) as raised:
         build(Shape, values, at="shape", default=Circle)
-    assert str(raised.value).startswith(f"shape.{key}: ")
+    assert str(raised.value).startswith((f"shape.{key}: ", f"shape.{key}="))
 
 
 # Checks shared by settings

@@ -84,6 +84,12 @@ class Cell:
         return interval(list(self.by_seed.values()), metric=run.scores.reported, dev_rows=run.data.rows.validation)
 
     @property
+    def shown_interval(self) -> Interval | None:
+        """`interval` as it is shown: cut at the ends of the metric's range."""
+        found = self.interval
+        return None if found is None else found.within(self.runs[0].scores.reported)
+
+    @property
     def by_lr(self) -> dict[float, list[RunRecord]]:
         """All runs tried, by learning rate in increasing order."""
         found: dict[float, list[RunRecord]] = defaultdict(list)

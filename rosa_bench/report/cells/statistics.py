@@ -4,7 +4,7 @@ SciPy does the computation. This module only chooses the method for each questio
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import binomtest, norm, ttest_1samp
@@ -27,12 +27,18 @@ class Interval:
     of: str
     method: str
 
+    def within(self, metric: str) -> "Interval":
+        """Return the interval cut at the ends of the metric's range, to be shown: no score is above 100."""
+        least, greatest = RANGES.get(metric, (-np.inf, np.inf))
+        return replace(self, low=min(max(self.low, least), greatest), high=max(min(self.high, greatest), least))
+
 
 def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval | None:
     """Return the interval of the mean of ``scores``, one per seed; None if any score is not finite.
 
     Over seeds it is Student's (1908), which keeps its 95 % at any number of seeds if the scores are normal. It may
-    leave the range of the metric. The percentile bootstrap would cover 84 % at five seeds.
+    leave the range of the metric; `Interval.within` cuts it where it is shown. The percentile bootstrap would cover
+    84 % at five seeds.
 
     A single seed, or seeds that all agree, show no spread. Then the interval is over the dev set, for the metrics in
     `DEV_INTERVALS`. This measures something else: how the score of the same model would vary with other dev rows. It
@@ -66,6 +72,13 @@ def _fisher(correlation: float, rows: int) -> Interval | None:
     low, high = np.tanh(z - half), np.tanh(z + half)
     return Interval(low=float(low), high=float(high), of=DEV_SET, method="Fisher")
 
+
+# The range of a metric, keyed by ``scores.reported``.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("accuracy", "macro_f1", "bleu", "bleu_cased", "recall", "digit_accuracy"), (0.0, 1.0)),
+    **dict.fromkeys(("matthews_correlation", "pearson", "spearman"), (-1.0, 1.0)),
+    **dict.fromkeys(("mse", "loss", "perplexity", "bits_per_character", "nist"), (0.0, np.inf)),
+}
 
 # Keyed by ``scores.reported``.
 DEV_INTERVALS: dict[str, Callable[[float, int], Interval | None]] = {

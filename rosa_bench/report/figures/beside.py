@@ -1,23 +1,31 @@
 """Names to the right of axes, each at or near the height of its point, with a line to it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 
-from rosa_bench.report.figures.dots import SMALL
+from rosa_bench.report.figures.labels import SMALL
 
 NAME_IN = 0.125  # height of a name
 GAP = 0.075  # between names, as a share of the axes' height
+GREY = "#999999"
 
 
-def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write names to the right of axes whose limits are set, each at or near its point's height, with a line to it."""
-    low, high = ax.get_ylim()
-    heights = spread([(y - low) / (high - low) for _, y in points.values()], GAP)
+def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, Any] | None = None) -> None:
+    """Write names to the right of axes whose limits are set, each at or near its point's height, with a line to it.
+
+    ``colours`` of the lines are grey by default.
+    """
+    to_axes = ax.transScale + ax.transLimits
+    heights = spread([float(to_axes.transform(point)[1]) for point in points.values()], GAP)
     for (name, point), height in zip(points.items(), heights, strict=True):
         ax.annotate(
             name, point, (1.04, height), textcoords=ax.transAxes, va="center", fontsize=SMALL, zorder=1,
-            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.4, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-", "color": (colours or {}).get(name, GREY), "linewidth": 0.4,
+                "shrinkA": 1, "shrinkB": 3,
+            },
         )  # fmt: skip
 
 

@@ -23,11 +23,13 @@ from rosa_bench.report.cells.header import data_note, device_words, heading
 from rosa_bench.report.cells.select import Cell, Group, writes_texts
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
+from rosa_bench.report.figures.line_names import legend_columns, name_lines
 from rosa_bench.report.writers.text import rows, span, times
 
 MOST = 4  # default limit on the panels in a figure
 FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
 LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in characters: the page's width, and the space of a line before its label
+TITLE = 100  # characters of a title from the left end of the first axes to the page's edge
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # The rows that every epoch was scored on, keyed by ``scores.selected_on``.
 SCORED_ON = {"held_out": "held-out train rows", "validation": "dev", "validation_split": "dev", "train": "train"}
@@ -202,6 +204,12 @@ def titled(number: int, title: str, *, width: int) -> str:
     return "\n".join(wrap(unbroken, width, break_on_hyphens=False)).replace(NO_BREAK, " ")
 
 
+def name_variants(figure: Figure, panels: Iterable[Panel]) -> None:
+    """Write the variants' names at the ends of their lines if they are few, or else in a legend."""
+    if not name_lines(figure.axes):
+        set_legend(figure, panels)
+
+
 def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] = ()) -> None:
     """Add one legend below all panels, with each variant once, in order."""
     handles: dict[object, Any] = {
@@ -209,9 +217,9 @@ def set_legend(figure: Figure, panels: Iterable[Panel], extra: Iterable[Line2D] 
     }
     variants = sorted({variant for panel in panels for variant in panel.cells}, key=sort_key)
     lines = [handles[label] for variant in variants if (label := drawn(variant.label)) in handles]
-    longest = max(len(str(line.get_label())) for line in lines)
-    columns = min(4, max(1, LEGEND_WIDTH // (LEGEND_LINE + longest)))
-    figure.legend(handles=[*lines, *extra], loc="outside lower center", ncols=columns)
+    lines += extra
+    columns = legend_columns([str(line.get_label()) for line in lines], width=LEGEND_WIDTH, line=LEGEND_LINE)
+    figure.legend(handles=lines, loc="outside lower center", ncols=columns)
 
 
 def sources(panels: Sequence[Panel]) -> list[str]:

@@ -12,6 +12,7 @@ from rosa_bench.report.cells.select import Cell, Group, best_of_rank
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.figures.curves import has_epochs, plain
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.line_names import labelled, name_lines
 from rosa_bench.report.figures.styles import styles_of
 
 TASK = "synthetic"
@@ -63,8 +64,9 @@ def draw(groups: list[Group]) -> Drawing | None:
         upper[0].set_ylabel("near LoRA's bounds")
         lower[0].set_ylim(bottom=min(LOWEST, greatest / 10), top=1.3 * greatest)
         lower[0].set_ylabel("validation loss (mean squared error)")
-        handles = {handle.get_label(): handle for ax in lower for handle in ax.get_legend_handles_labels()[0]}
-        figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=6)
+        if not name_lines(lower):
+            handles = {label: line for ax in lower for label, line in labelled(ax).items()}
+            figure.legend(handles=list(handles.values()), loc="outside lower center", ncols=6)
     return Drawing("figure2", figure, caption(panels), frozenset(run.id for panel in panels for run in panel.runs))
 
 
@@ -141,12 +143,14 @@ def caption(panels: list[Panel]) -> str:
     settings, setting = run.settings, panels[0].group.setting
     changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
+    several = f"Lines: mean; shades: range over {'–'.join(map(str, sorted(counts)))} independent problems."
+    shown = several if max(counts) > 1 else "Lines: one problem."
     text = (
         "Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
         f"2407.07802. A random network f is fine-tuned to f*, whose weights are f's plus random matrices of rank "
         f"{settings.task.true_rank}: {settings.task.inputs} inputs, {settings.task.outputs} outputs, "
-        f"{run.data.rows.train:,} train and {run.data.rows.validation:,} validation rows. Lines: mean; shades: range "
-        f"over {'–'.join(map(str, sorted(counts)))} independent problems. Dotted: LoRA's bound, the validation loss of "
+        f"{run.data.rows.train:,} train and {run.data.rows.validation:,} validation rows. {shown} "
+        "Dotted: LoRA's bound, the validation loss of "
         "the best update of each rank in closed form (Theorem 2), on the linear map. "
         f"AdamW, lr {settings.lr:g} decaying to 0, batch {settings.batch_size}, {settings.epochs} "
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
@@ -185,4 +189,5 @@ def _final(curve: np.ndarray | None) -> str:
     if curve is None:
         return "–"
     last = curve[:, -1]
-    return f"{last.mean():.3g} ({last.min():.3g} to {last.max():.3g})"
+    spread = f" ({last.min():.3g} to {last.max():.3g})" if len(last) > 1 else ""
+    return f"{last.mean():.3g}{spread}"

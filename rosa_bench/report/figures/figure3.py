@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.curves import Panel, panels_of, run_ids, set_title, sources, variants_of
+from rosa_bench.report.figures.curves import TITLE, Panel, panels_of, run_ids, set_title, sources, variants_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MIB, parameters
@@ -33,6 +33,7 @@ def draw(groups: list[Group]) -> Drawing | None:
     if not panels:
         return None
     styles, counts = styles_of(variants_of(panels)), [len(panel.cells) for panel in panels]
+    longest = min(LONGEST_NAME, max(len(variant.label) for variant in variants_of(panels)))
     with styled():
         figure = Figure(figsize=(WIDTH_IN, sum(1 + 0.2 * count for count in counts)), layout="constrained")
         shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
@@ -45,7 +46,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 range(len(panel.cells)), [drawn(variant.label, longest=LONGEST_NAME) for variant in panel.cells]
             )
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
-            set_title(left, number, panel, width=110)
+            set_title(left, number, panel, width=TITLE - longest)
     return Drawing("figure3", figure, _caption(panels), run_ids(panels))
 
 
@@ -73,6 +74,7 @@ def _plot_memory(ax: Axes, panel: Panel, styles: Styles) -> None:
         ax.text(peaks.max() + 0.02 * greatest, place, f"{peaks.mean():,.0f}", va="center")
     ax.set_xlim(0, 1.15 * greatest)
     ax.set_xlabel("peak memory (MiB)")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:

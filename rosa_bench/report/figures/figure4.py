@@ -7,13 +7,14 @@ from matplotlib.figure import Figure
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.curves import (
+    TITLE,
     Panel,
     has_epochs,
+    name_variants,
     panels_of,
     plot_epochs,
     run_ids,
     score_of,
-    set_legend,
     set_title,
     sources,
     variants_of,
@@ -22,6 +23,7 @@ from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn,
 from rosa_bench.report.figures.styles import styles_of
 
 METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
+NAME_ROOM = 0.1  # below all lines, for the method's name, as a share of their height
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -40,13 +42,12 @@ def draw(groups: list[Group]) -> Drawing | None:
                     if variant.method in (method, BASELINE):
                         plot_epochs(ax, cell, score_of(panel.run), label=drawn(variant.label), **styles[variant])
                 titles = [variant.title for variant in panel.cells if variant.method == method]
-                name = ax.text(
-                    0.98, 0.04, drawn("".join(titles[:1])), transform=ax.transAxes, ha="right", weight="bold"
-                )
-                name.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
-            set_title(row[0], number, panel, width=110)
+                ax.text(0.98, 0.03, drawn("".join(titles[:1])), transform=ax.transAxes, ha="right", weight="bold")
+            low, high = row[0].get_ylim()
+            row[0].set_ylim(low - NAME_ROOM * (high - low), high)
+            set_title(row[0], number, panel, width=TITLE)
             row[0].set_ylabel(panel.each_epoch)
-        set_legend(figure, panels)
+        name_variants(figure, panels)
     return Drawing("figure4", figure, _caption(panels), run_ids(panels))
 
 

@@ -6,15 +6,16 @@ from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.curves import (
+    TITLE,
     Cells,
     Panel,
     has_epochs,
+    name_variants,
     panels_of,
     plain,
     plot_epochs,
     run_ids,
     score_of,
-    set_legend,
     set_title,
     sources,
     variants_of,
@@ -37,10 +38,10 @@ def draw(groups: list[Group]) -> Drawing | None:
             for variant, cell in panel.cells.items():
                 plot_epochs(left, cell, lambda epoch: epoch.train_loss, label=drawn(variant.label), **styles[variant])
                 plot_epochs(right, cell, score_of(panel.run), label=drawn(variant.label), **styles[variant])
-            set_title(left, number, panel, width=110)
+            set_title(left, number, panel, width=TITLE)
             left.set_ylabel("train loss")
             right.set_ylabel(panel.each_epoch)
-        set_legend(figure, panels)
+        name_variants(figure, panels)
     return Drawing("figure6", figure, _caption(panels), run_ids(panels))
 
 

@@ -21,6 +21,7 @@ METHOD, PRINTED = "rosa", "table2"
 ENOUGH = 5  # seeds of a task that is drawn, if any task has so many: two or three give intervals wider than the figure
 SMALL = 7  # points
 GREY = "#555555"
+FAR = 0.7  # of the greatest: a star further right has its name on the left
 OURS, PAPER = 0.05, -0.27  # heights of the two markers within a row
 
 Pair = tuple[Cell, Cell]  # ROSA's and LoRA's
@@ -127,6 +128,7 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
     """Draw one row per task and one for their mean: our difference with its interval, and the paper's as a star."""
     rows = [(found.titles[task], found.differences[task], found.paper.get(task)) for task in found.shown]
     rows.append((f"mean of {len(found.shown)} tasks", found.mean, found.paper_mean))
+    known = [paper for *_, paper in rows if paper is not None]
     look = look_of(METHOD)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="#F0F0F0", linewidth=0, zorder=0)
@@ -138,9 +140,11 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
         ax.text(1.02, place + OURS, said, transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center")
         if paper is not None:
             ax.plot([100 * paper], [place + PAPER], marker="*", color="black", markersize=8, linestyle="none")
+            is_far = paper > FAR * max(known)
             ax.annotate(
-                f"paper {signed(paper)}", (100 * paper, place + PAPER), xytext=(-6, 0), textcoords="offset points",
-                ha="right", va="center", fontsize=SMALL, color=GREY,
+                f"paper {signed(paper)}", (100 * paper, place + PAPER), textcoords="offset points",
+                xytext=(-6 if is_far else 6, 0), ha="right" if is_far else "left", va="center",
+                fontsize=SMALL, color=GREY,
                 path_effects=[withStroke(linewidth=2, foreground="white")],
             )  # fmt: skip
     ax.text(1.02, -0.6, "ours [95 %]", transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)

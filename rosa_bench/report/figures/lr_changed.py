@@ -14,7 +14,14 @@ from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import METHOD, Variant
 from rosa_bench.report.figures.curves import Cells, Panel, panels_of, run_ids, sort_key, titled, variants_of
 from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, drawn, styled
-from rosa_bench.report.figures.lr_sensitivity import caption, chosen_handle, is_varied, mark_half_decades, plot_sweep
+from rosa_bench.report.figures.lr_sensitivity import (
+    TITLE,
+    caption,
+    chosen_handle,
+    is_varied,
+    mark_half_decades,
+    plot_sweep,
+)
 from rosa_bench.report.figures.styles import Styles, styles_of
 
 MOST, MOST_COLUMNS = 4, 3
@@ -56,7 +63,8 @@ def draw(records: list[RunRecord]) -> Drawing | None:
                 _plot(ax, column.panels[number], column.key, looks)
         for ax, column, looks in zip(below.subplots(1, len(columns), squeeze=False)[0], columns, styles, strict=True):
             _set_legend(ax, column, looks)
-    text = caption("of methods with a changed setting, beside the method without, one column per setting ", panels)
+    lines = "Methods with a changed setting beside the method without, one column per setting "
+    text = caption(f"{TITLE} of changed settings.", panels, lines)
     return Drawing("lr_sensitivity_changed", figure, text, run_ids(shown, tried=True))
 
 

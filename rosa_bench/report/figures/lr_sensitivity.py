@@ -27,6 +27,7 @@ from rosa_bench.report.figures.curves import (
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.styles import styles_of
 
+TITLE = "Sensitivity to the learning rate"
 CHOSEN_SIZE = 8.5
 MOST = 8  # panels: four tasks under two protocols
 
@@ -47,7 +48,7 @@ def draw(records: list[RunRecord]) -> Drawing | None:
             if not one_task or number % 2 == 0:
                 ax.set_ylabel(panel.reported)
         set_legend(figure, panels, [chosen_handle()])
-    return Drawing("lr_sensitivity", figure, caption("", panels), run_ids(panels, tried=True))
+    return Drawing("lr_sensitivity", figure, caption(TITLE, panels), run_ids(panels, tried=True))
 
 
 def is_varied(cells: Cells) -> bool:
@@ -83,10 +84,10 @@ def _ring(colour: ColorType) -> dict[str, Any]:
     return {"color": colour, "markeredgecolor": "black", "markeredgewidth": 0.8}
 
 
-def caption(of: str, panels: list[Panel]) -> str:
-    """Write what the figure shows: ``of`` says of what."""
+def caption(title: str, panels: list[Panel], lines: str = "") -> str:
+    """Write what the figure shows: ``lines`` says which lines are drawn, if that needs to be said."""
     text = (
-        f"{of}(not in the paper). Dev score of each run's selected epoch against "
+        f"{lines}(not in the paper). Dev score of each run's selected epoch against "
         "the learning rate; all else is equal along a line. Lines: mean over seeds; shades: their range. Larger "
         "markers: the learning rate that the tables choose, in protocol fair by rows held out of train, which is why "
         "it need not be the highest."
@@ -101,6 +102,4 @@ def caption(of: str, panels: list[Panel]) -> str:
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
-    return Caption(
-        title="Sensitivity to the learning rate", text=f"{text}{ends if at_ends else ''}", sources=sources(panels)
-    ).markdown
+    return Caption(title=title, text=f"{text}{ends if at_ends else ''}", sources=sources(panels)).markdown

@@ -11,10 +11,10 @@ from rosa_bench.report.figures.curves import (
     Panel,
     in_two_columns,
     letter,
+    name_variants,
     panels_of,
     plot_against_epochs,
     run_ids,
-    set_legend,
     sources,
     variants_of,
 )
@@ -42,7 +42,7 @@ def draw(groups: list[Group]) -> Drawing | None:
             for variant in _nevers(panel.cells):
                 ax.axhline(0, label=drawn(variant.label), color=styles[variant]["color"], linewidth=1)
             ax.set_ylabel("train loss, % above\nnever resampled")
-        set_legend(figure, panels)
+        name_variants(figure, panels)
     return Drawing("resampling", figure, _caption(panels), run_ids(panels, tried=True))
 
 

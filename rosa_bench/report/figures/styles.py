@@ -21,7 +21,8 @@ def styles_of(variants: Iterable[Variant]) -> Styles:
     """Style the lines of one figure.
 
     All variants of a method have its marker and a shade of its colour. A lower rank is paler. A method without changed
-    settings has the colour itself and its own dashes. Changed forms go from dark to pale, with dashes of their own.
+    settings, or with a single form, has the colour itself and its own dashes. Changed forms go from dark to pale, with
+    dashes of their own.
     """
     known = list(dict.fromkeys(variants))
     ranks = sorted({variant.rank for variant in known if variant.rank is not None})
@@ -49,8 +50,11 @@ def _strength(rank: int | None, ranks: list[int]) -> float:
 
 def _tones(variants: Iterable[Variant], method: str) -> dict[object, tuple[float, Any]]:
     """Return the tone and the dashes of each changed form of a method."""
-    changed = [one for one in variants if one.method == method and one.changes]
-    forms = list(dict.fromkeys(one.changes for one in sorted(changed, key=lambda one: replace(one, rank=None).label)))
+    ours = sorted((one for one in variants if one.method == method), key=lambda one: replace(one, rank=None).label)
+    forms = list(dict.fromkeys(one.changes for one in ours))
+    if len(forms) == 1:
+        return {}
+    forms = [form for form in forms if form]
     step = (DARKEST + LIGHTEST) / max(1, len(forms))
     return {form: (step * number - DARKEST, DASHES[number % len(DASHES)]) for number, form in enumerate(forms)}
 

@@ -144,7 +144,7 @@ def _best(group: Group, cells: dict[Variant, Cell]) -> Best:
     lower = next(iter(cells.values())).runs[0].scores.lower_is_better
     variant = (min if lower else max)(cells, key=lambda one: cells[one].mean)
     cell = cells[variant]
-    run, found = cell.runs[0], cell.interval
+    run, found = cell.runs[0], cell.shown_interval
     shown = [score_text(run, scale(run) * value) for value in (cell.mean, *((found.low, found.high) if found else ()))]
     lora = _baseline(variant, cells, lower=lower)
     minus = None if lora is None or lora is cell else paired(cell.by_seed, lora.by_seed)

@@ -1,10 +1,10 @@
 """What a sweep came to: the best learning rate of each method, with its score over seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, Group, best_of_rank, select
+from rosa_bench.report.cells.select import Cell, best_of_rank, select
 from rosa_bench.report.cells.shown import metric
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
@@ -17,10 +17,11 @@ MOST = 40  # lines; a larger sweep has its tables
 def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
     """Return the lines of a table with one line per task, setting and method; empty if no run is completed.
 
-    The learning rate is the one that the tables choose (`rosa_bench.report.cells.select.choose`). Brackets hold the
-    95 % interval over seeds, or over rows where there is one seed.
+    Methods come in the order of the records, which is that of the sweep. The learning rate is the one that the tables
+    choose (`rosa_bench.report.cells.select.choose`). Brackets hold the 95 % interval over seeds, or over rows where
+    there is one seed.
     """
-    cells = list(_cells(select(records)))
+    cells = _cells(records)
     if not cells:
         return []
     rows = [_row(cell) for cell in cells[:MOST]]
@@ -35,17 +36,17 @@ def outcome_lines(records: Sequence[RunRecord], width: int) -> list[str]:
         lines.append("lr: the best of those tried, chosen as in the tables")
     if any("[" in text for row in rows for text in row.values()):
         lines.append("[95 % interval, over seeds or with one seed over rows]")
+        if any(cell.interval != cell.shown_interval for cell in cells):
+            lines.append("intervals end at the lowest and the highest possible score")
     return lines
 
 
-def _cells(groups: Sequence[Group]) -> Iterator[Cell]:
-    """Yield the cells by task, and inside a task by group and method."""
-    ordered = sorted({task for group in groups for task in group.tasks})
-    for task in ordered:
-        for group in groups:
-            for variant in group.variants:
-                if (cell := group.cells.get((variant, task))) is not None:
-                    yield cell
+def _cells(records: Sequence[RunRecord]) -> list[Cell]:
+    """Return the cells by task, and inside a task by the place of their first record."""
+    place = {record.id: number for number, record in enumerate(records)}
+    cells = [(task, cell) for group in select(records) for (_, task), cell in group.cells.items()]
+    cells.sort(key=lambda item: (item[0], min(place[run.id] for run in item[1].tried)))
+    return [cell for _, cell in cells]
 
 
 def _row(cell: Cell) -> dict[str, str]:
@@ -72,6 +73,6 @@ def _score(cell: Cell) -> str:
     if not cell.is_defined:
         return UNDEFINED
     shown = error_text if cell.runs[0].scores.lower_is_better else percent
-    found = cell.interval
+    found = cell.shown_interval
     low, high = (None, None) if found is None else (shown(found.low), shown(found.high))
     return bracketed(shown(cell.mean), low, high)

@@ -48,6 +48,23 @@ def test_the_interval_over_seeds_is_students_and_contains_the_mean(scores: list[
             assert (found.low, found.high) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("metric", "ends", "shown"),
+    [
+        ("accuracy", (-0.2, 1.3), (0.0, 1.0)),
+        ("matthews_correlation", (-0.2, 1.3), (-0.2, 1.0)),
+        ("mse", (-0.2, 1.3), (0.0, 1.3)),
+        ("a metric of a plugin", (-0.2, 1.3), (-0.2, 1.3)),
+        ("accuracy", (0.3, 0.4), (0.3, 0.4)),
+    ],
+)
+def test_an_interval_is_shown_within_the_range_of_its_metric(
+    metric: str, ends: tuple[float, float], shown: tuple[float, float]
+) -> None:
+    found = Interval(low=ends[0], high=ends[1], of=SEEDS, method="Student").within(metric)
+    assert (found.low, found.high) == shown
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seeds", [2, 3, 5, 13])
 def test_coverage_is_nominal_at_few_seeds(seeds: int) -> None:

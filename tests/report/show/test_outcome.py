@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable
 
 import pytest
@@ -24,7 +25,7 @@ def test_a_sweep_comes_to_the_best_rate_of_each_method_with_its_interval(over_se
     assert "all: task=cola model=roberta_base protocol=paper" in lines
     [cell] = [cell for group in select(runs) for (variant, _), cell in group.cells.items() if variant.method == "lora"]
     assert cell.interval is not None
-    brackets = f"75.0 [{percent(cell.interval.low)}, {percent(cell.interval.high)}]"
+    brackets = f"75.0 [{percent(cell.interval.low)}, 100.0]"  # Student's goes further
     [line] = [line for line in lines if line.startswith("lora")]
     assert line.split()[:4] == ["lora", "r=8", "0.002", "2"]
     assert brackets in line
@@ -32,6 +33,18 @@ def test_a_sweep_comes_to_the_best_rate_of_each_method_with_its_interval(over_se
     assert "lr: the best of those tried, chosen as in the tables" in lines
     assert max(map(cell_len, lines)) <= 80
     assert outcome_lines([run for run in runs if run.status == "failed"], 80) == []
+
+
+def test_methods_come_in_the_order_of_the_sweep_and_no_interval_leaves_the_range(over_seeds: OverSeeds) -> None:
+    order = ["rosa", "ft", "lora"]
+    runs = [run for method in order for run in over_seeds([0.97, 1.0], "task=rte", f"method={method}")]
+    lines = outcome_lines(runs, 80)
+    shown = [line.split() for line in lines if line.startswith(tuple(order))]
+    assert [words[0] for words in shown] == order
+    brackets = re.findall(r"\[([\d.]+), ([\d.]+)\]", "\n".join(lines))
+    assert [high for _, high in brackets] == ["100.0"] * 3
+    assert all(float(low) < 97 for low, _ in brackets)
+    assert lines[-1] == "intervals end at the lowest and the highest possible score"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
