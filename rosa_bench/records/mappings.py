@@ -12,13 +12,24 @@ from rosa_bench.records.types import Count, Duration, Json, Score
 Kind = TypeVar("Kind")
 
 
+# Msgspec prepares a type once for a struct, but for ``dict[str, Json]`` at every conversion.
 class _Open(msgspec.Struct):
-    """Any JSON object. Msgspec prepares a type once for a struct, but for ``dict[str, Json]`` at every conversion."""
-
     it: dict[str, Json]
 
 
-class _Weights(msgspec.Struct):
+class _Scores(msgspec.Struct):
+    it: dict[str, Score]
+
+
+class _Durations(msgspec.Struct):
+    it: dict[str, Duration]
+
+
+class _Counts(msgspec.Struct):
+    it: dict[str, Count]
+
+
+class _Known(msgspec.Struct):
     source: str
     requirements: list[str] | None = None
     sha256: list[str] | str | None = None
@@ -27,10 +38,14 @@ class _Weights(msgspec.Struct):
     commit: str | None = None
 
 
+class _Weights(msgspec.Struct):
+    it: _Known
+
+
 class Weights(dict[str, Any]):
     """Source of a model's weights, with what identifies them: hashes of files, or id and commit on the hub."""
 
-    json_type: ClassVar[Any] = _Weights
+    json_type: ClassVar[type] = _Weights
 
     @property
     def source(self) -> str:
@@ -61,7 +76,7 @@ class Weights(dict[str, Any]):
 class Result(dict[str, Score]):
     """The scores of one epoch's model, by metric; None if undefined. Empty if the run did not get that far."""
 
-    json_type: ClassVar[Any] = dict[str, Score]
+    json_type: ClassVar[type] = _Scores
 
     @property
     def epoch(self) -> int | None:
@@ -78,7 +93,7 @@ class Result(dict[str, Score]):
 class Seconds(dict[str, float]):
     """Wall-clock time by phase, in seconds."""
 
-    json_type: ClassVar[Any] = dict[str, Duration]
+    json_type: ClassVar[type] = _Durations
 
     @property
     def total(self) -> float | None:
@@ -99,7 +114,7 @@ class Seconds(dict[str, float]):
 class PeakBytes(dict[str, int]):
     """Peak memory by phase, in bytes."""
 
-    json_type: ClassVar[Any] = dict[str, Count]
+    json_type: ClassVar[type] = _Counts
 
     @property
     def training(self) -> int | None:
@@ -115,7 +130,7 @@ def decoded(kind: type[Kind], value: Any) -> Kind:
     """
     try:
         msgspec.convert({"it": value}, _Open)
-        msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
+        msgspec.convert({"it": value}, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace("`$.it", "`$")) from error
     return kind(value)  # pyright: ignore[reportCallIssue]
