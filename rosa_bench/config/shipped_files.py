@@ -1,4 +1,4 @@
-"""Read the package's own yaml files as omegaconf does, with libyaml where it is installed: in a fraction of the time."""
+"""Read the package's own yaml files as omegaconf does, on libyaml: in a fraction of the time."""
 
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ def _loader() -> Any:
     omegaconfs = get_yaml_loader()
     if not yaml.__with_libyaml__:
         return omegaconfs
-    from yaml.cyaml import CParser
+    from yaml.cyaml import CParser  # pyright: ignore[reportAttributeAccessIssue]
 
     class Loader(CParser, omegaconfs):
         def __init__(self, stream: Any) -> None:

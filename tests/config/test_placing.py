@@ -12,13 +12,12 @@ from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.placing import Placing, plain
 from rosa_bench.config.shipped_files import read_yaml
+from rosa_bench.report.published import published_folder
 
 
-@pytest.mark.parametrize(
-    "path", sorted(conf_folder().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
-)
-def test_a_file_is_read_as_omegaconf_reads_it(path: Path) -> None:
-    assert repr(read_yaml(path)) == repr(plain(OmegaConf.load(path)))
+def test_a_file_is_read_as_omegaconf_reads_it() -> None:
+    for path in (*conf_folder().rglob("*.yaml"), *published_folder().glob("*.yaml")):
+        assert repr(read_yaml(path)) == repr(plain(OmegaConf.load(path))), path
 
 
 def test_a_repeated_key_is_refused_as_by_omegaconf(tmp_path: Path) -> None:
