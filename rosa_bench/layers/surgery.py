@@ -52,7 +52,7 @@ def untie(model: nn.Module, name: str) -> None:
 
 
 def _uses(module: nn.Module, weight: nn.Parameter) -> int:
-    """Count the places of a weight in a model. ``named_parameters`` takes ten times as long, for each of its targets."""
+    """Count the places of a weight in a model. ``named_parameters`` takes ten times as long."""
     here = sum(parameter is weight for parameter in module._parameters.values())
     return here + sum(_uses(child, weight) for child in module._modules.values() if child is not None)
 

@@ -19,10 +19,10 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def kinds_of(arguments: tuple[str, ...], shapes: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Plan a sweep and return the kinds of its jobs; ``shapes`` gets the method of each run whose shapes are checked."""
+    """Plan a sweep and return the kinds of its jobs; ``shapes`` gets the method of each run that is checked."""
     check = plan._mistake
 
-    def counted(resolved, *others) -> str:  # noqa: ANN001
+    def counted(resolved, *others) -> str:
         shapes.append(resolved.config.method.name)
         return check(resolved, *others)
 
@@ -65,7 +65,7 @@ def test_the_state_depends_on_files_and_versions(monkeypatch: pytest.MonkeyPatch
     states = [fits._state.__wrapped__()]
     (tmp_path / "code.py").write_text("a = 12\n")
     states.append(fits._state.__wrapped__())
-    monkeypatch.setattr(fits, "version", lambda name: "0")
+    monkeypatch.setattr(fits, "version", lambda _name: "0")
     states.append(fits._state.__wrapped__())
     assert len(set(states)) == 3
 
