@@ -12,24 +12,13 @@ from rosa_bench.records.types import Count, Duration, Json, Score
 Kind = TypeVar("Kind")
 
 
-# Msgspec prepares a type once for a struct, but for ``dict[str, Json]`` at every conversion.
 class _Open(msgspec.Struct):
+    """Any JSON object. Msgspec prepares a type once for a struct, but for ``dict[str, Json]`` at every conversion."""
+
     it: dict[str, Json]
 
 
-class _Scores(msgspec.Struct):
-    it: dict[str, Score]
-
-
-class _Durations(msgspec.Struct):
-    it: dict[str, Duration]
-
-
-class _Counts(msgspec.Struct):
-    it: dict[str, Count]
-
-
-class _Known(msgspec.Struct):
+class _Weights(msgspec.Struct):
     source: str
     requirements: list[str] | None = None
     sha256: list[str] | str | None = None
@@ -38,14 +27,10 @@ class _Known(msgspec.Struct):
     commit: str | None = None
 
 
-class _Weights(msgspec.Struct):
-    it: _Known
-
-
 class Weights(dict[str, Any]):
     """Source of a model's weights, with what identifies them: hashes of files, or id and commit on the hub."""
 
-    json_type: ClassVar[type] = _Weights
+    json_type: ClassVar[Any] = _Weights
 
     @property
     def source(self) -> str:
@@ -76,7 +61,7 @@ class Weights(dict[str, Any]):
 class Result(dict[str, Score]):
     """The scores of one epoch's model, by metric; None if undefined. Empty if the run did not get that far."""
 
-    json_type: ClassVar[type] = _Scores
+    json_type: ClassVar[Any] = dict[str, Score]
 
     @property
     def epoch(self) -> int | None:
@@ -93,7 +78,7 @@ class Result(dict[str, Score]):
 class Seconds(dict[str, float]):
     """Wall-clock time by phase, in seconds."""
 
-    json_type: ClassVar[type] = _Durations
+    json_type: ClassVar[Any] = dict[str, Duration]
 
     @property
     def total(self) -> float | None:
@@ -114,7 +99,7 @@ class Seconds(dict[str, float]):
 class PeakBytes(dict[str, int]):
     """Peak memory by phase, in bytes."""
 
-    json_type: ClassVar[type] = _Counts
+    json_type: ClassVar[Any] = dict[str, Count]
 
     @property
     def training(self) -> int | None:
@@ -130,7 +115,7 @@ def decoded(kind: type[Kind], value: Any) -> Kind:
     """
     try:
         msgspec.convert({"it": value}, _Open)
-        msgspec.convert({"it": value}, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
+        msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace("`$.it", "`$")) from error
     return kind(value)  # pyright: ignore[reportCallIssue]

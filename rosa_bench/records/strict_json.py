@@ -4,16 +4,12 @@ Python writes NaN and Infinity, which are not JSON, and older records have them.
 """
 
 import json
-import re
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-import msgspec
-
 MOST_BYTES = 256 * 2**20
 MOST_DIGITS = 30  # of an integer; JSON's readers agree on 15 and Python takes time quadratic in the number
-LONG_INTEGER = re.compile(rb"\d{%d}" % (MOST_DIGITS + 1))
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -37,8 +33,6 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            if (values := _quickly(text)) is not None:
-                return values
             text = text.decode("utf-8-sig")
         values = _decoder.decode(text)
         if "\\u" in text:
@@ -48,21 +42,6 @@ def loads(text: str | bytes) -> Any:
     except UnicodeEncodeError as error:
         raise ValueError(f"half of a surrogate pair, {error.object[error.start]!r}, is not text") from None
     return values
-
-
-def _quickly(text: bytes) -> Any:
-    """Return the values of JSON text in half of the decoder's time; None if only the decoder can judge it.
-
-    Without quotes inside strings, a quote and a colon always end a key. Written again, a repeated key would be missing.
-    """
-    if b'\\"' in text or b"\\u" in text or LONG_INTEGER.search(text):
-        return None
-    try:
-        values = msgspec.json.decode(text)
-        keys = msgspec.json.format(text, indent=-1).count(b'":')
-        return values if msgspec.json.encode(values).count(b'":') == keys else None
-    except (ValueError, RecursionError):  # whatever is wrong, the decoder says it
-        return None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
