@@ -73,6 +73,7 @@ bench: install       ## measure time and memory into results/benchmarks; DATA=fo
 	$(BIN)/python -m scripts.benchmarks.resample
 	$(BIN)/python -m scripts.benchmarks.resample_choices
 	$(BIN)/python -m scripts.benchmarks.step
+	if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then $(BIN)/python -m scripts.benchmarks.decoder_step; fi
 	$(BIN)/python -m scripts.benchmarks.whole_run results/benchmarks $(DATA)
 	$(BIN)/python -m scripts.benchmarks.generation
 	$(BIN)/python -m scripts.benchmarks.host

@@ -98,7 +98,7 @@ def test_the_version_is_the_same_everywhere() -> None:
 # Import names that differ from the declared package, or that come with another one.
 SUPPLIED = {
     "hydra": "hydra-core", "sklearn": "scikit-learn", "numpy": "scipy", "huggingface_hub": "transformers",
-    "tokenizers": "transformers", "markdown_it": "markdown-it-py", "markupsafe": "jinja2",
+    "tokenizers": "transformers", "markdown_it": "markdown-it-py", "markupsafe": "jinja2", "yaml": "omegaconf",
 }  # fmt: skip
 
 # Files that may import packages of an extra; they check first that those are installed.

@@ -6,19 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rosa_bench.config.folder import conf_folder, files_in, own_folder
+from rosa_bench.config.shipped_files import read_yaml
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra
+MODEL, PROTOCOL = "/model", "override /protocol"  # what a recipe's defaults may choose, beside another recipe
 
 
 class Placing:
     """Composes choices of a task, a model, a method and a protocol. Hydra must be initialised.
 
-    Hydra composes each task once, because its file chooses others; the files of the other groups are then put in
-    place. What was read once is kept, so changed files need a new instance.
+    A task's file chooses a recipe, and that a model. The files of the other groups are then put in place. Hydra
+    composes what is not written in the package's own forms, as a task of the user's may be. What was read once is kept,
+    so changed files need a new instance.
     """
 
     def __init__(self) -> None:
@@ -26,6 +30,7 @@ class Placing:
         self._read: dict[Path, dict[str, Any]] = {}
         self._files = cache(files_in)
         self._placed = cache(self._put_in_place)
+        self._tasks = cache(self._task)
 
     def composed(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the settings by group, with references unresolved; None if only Hydra knows these choices.
@@ -35,7 +40,7 @@ class Placing:
         """
         if not all(group in CHOSEN and name in self._files(group) for group, name in names.items()):
             return None
-        whole = dict(self._hydras(tuple(f"task={name}" for group, name in names.items() if group == "task")))
+        whole = dict(self._tasks(names.get("task")))
         for group, name in names.items():
             if group == "task":
                 continue
@@ -52,6 +57,53 @@ class Placing:
             return None
         return {**above.get(group, {}), **self._file(path)}
 
+    def _task(self, name: str | None) -> dict[str, Any]:
+        """Return what a task, by default that of conf/config.yaml, is composed to together with what it chooses."""
+        above = self._file(conf_folder() / "config.yaml")
+        chosen = {group: choice for one in above["defaults"] if isinstance(one, dict) for group, choice in one.items()}
+        found = self._parts(chosen | ({} if name is None else {"task": name}))
+        if found is None:
+            return self._hydras(() if name is None else (f"task={name}",))
+        own = {key: value for key, value in above.items() if key not in ("defaults", "hydra")}
+        whole = plain(OmegaConf.create(ConfigStore.instance().load("settings.yaml").node))
+        for part in (own, *found):
+            whole = merged(whole, part)
+        return whole
+
+    def _parts(self, chosen: Mapping[str, str]) -> list[dict[str, Any]] | None:
+        """Return what Hydra would merge for these choices, in its order; None if a file has another form."""
+        path = self._files("task")[chosen["task"]]
+        if own_folder() is not None:  # its files may take the place of any of the package's
+            return None
+        match self._file(path):
+            case {"defaults": [{"/recipe": str(recipe)}], **task}:
+                recipes, picked = [], dict(chosen)
+            case _:
+                return None
+        while recipe is not None:
+            content = dict(self._file(conf_folder() / "recipe" / f"{recipe}.yaml"))
+            recipe = None
+            for one in content.pop("defaults"):
+                match one:
+                    case str(below):
+                        recipe = below
+                    case {"/model": str(model)}:
+                        picked["model"] = model
+                    case {"override /protocol": str(protocol)}:
+                        picked["protocol"] = protocol
+                    case _:
+                        return None
+            recipes.insert(0, content)
+        files = {
+            group: self._file(self._files(group)[name])
+            for group, name in picked.items()
+            if group != "task" and "hydra" not in group
+        }
+        if any("defaults" in content for content in files.values()):
+            return None
+        before = [{group: files.pop(group)} for group in ("optimizer", "protocol", "model")]
+        return [*before, *recipes, {"task": task}, *({group: content} for group, content in files.items())]
+
     def _hydras(self, overrides: tuple[str, ...]) -> dict[str, Any]:
         if overrides not in self._by_hydra:
             self._by_hydra[overrides] = plain(hydra.compose("config", overrides=list(overrides)))
@@ -59,8 +111,18 @@ class Placing:
 
     def _file(self, path: Path) -> dict[str, Any]:
         if path not in self._read:
-            self._read[path] = plain(OmegaConf.load(path))
+            shipped = path.is_relative_to(conf_folder())
+            self._read[path] = read_yaml(path) if shipped else plain(OmegaConf.load(path))
         return self._read[path]
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return two mappings as one. Where both have a mapping, these are merged too; else ``above`` counts."""
+    both = dict(below)
+    for key, value in above.items():
+        inner = both.get(key)
+        both[key] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return both
 
 
 def placing() -> Placing:

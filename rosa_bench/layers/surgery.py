@@ -44,12 +44,17 @@ def untie(model: nn.Module, name: str) -> None:
     Otherwise its replacement would change the input embedding too, or lose its own weight when saved.
     """
     plain = model.get_submodule(name)
-    sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is plain.weight]
-    if len(sharing) == 1:
+    if _uses(model, plain.weight) == 1:  # pyright: ignore[reportArgumentType]
         return
     plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if hasattr(model, "config"):  # a saved model is loaded according to it
         model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+
+
+def _uses(module: nn.Module, weight: nn.Parameter) -> int:
+    """Count the places of a weight in a model. ``named_parameters`` takes ten times as long."""
+    here = sum(parameter is weight for parameter in module._parameters.values())
+    return here + sum(_uses(child, weight) for child in module._modules.values() if child is not None)
 
 
 def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import try_to_load_from_cache
 from transformers import PretrainedConfig, PreTrainedModel
 
 from rosa_bench.models.configuration import configuration, without_weights
 from rosa_bench.models.spec import Model
-from rosa_bench.models.weights.folder import CONFIG, read_object
-from rosa_bench.models.weights.source import Source
+from rosa_bench.models.weights.folder import read_object
+from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.system.errors import UserError
 
 
@@ -26,12 +25,8 @@ def model_of_shapes(
     if source.kind == "random":
         called, values = "model.random", spec.drawn_from or {}
     else:
-        found = (
-            try_to_load_from_cache(source.location, CONFIG, revision=spec.revision or "main")
-            if source.kind == "hub"
-            else Path(source.location, CONFIG)
-        )
-        called, values = _stored(found, source) if isinstance(found, str | Path) else (f"model={spec.name}", None)
+        found = stored_configuration(spec, source)
+        called, values = (f"model={spec.name}", None) if found is None else _stored(found, source)
         values = values or getattr(spec, "shape", None)
         if values is None:
             return None
@@ -41,10 +36,10 @@ def model_of_shapes(
     )
 
 
-def _stored(path: str | Path, source: Source) -> tuple[str, Mapping[str, Any] | None]:
+def _stored(path: Path, source: Source) -> tuple[str, Mapping[str, Any] | None]:
     """Return what to call a stored configuration, and its values."""
     try:
-        return str(path), read_object(Path(path))
+        return str(path), read_object(path)
     except UserError:
         if source.kind == "hub":  # a damaged file of the cache is downloaded again by the run
             return str(path), None

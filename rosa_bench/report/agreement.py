@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scipy.stats import kendalltau
-
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.writers.text import probability
 
@@ -36,6 +34,8 @@ def agreement(ours: Mapping[str, float], theirs: Mapping[str, float]) -> Agreeme
     shared = sorted(ours.keys() & theirs.keys())
     if len(shared) < LEAST_SHARED:
         return None
+    from scipy.stats import kendalltau
+
     tau, p = map(float, kendalltau([ours[one] for one in shared], [theirs[one] for one in shared]))
     return None if math.isnan(tau) else Agreement(tau=tau, p=p, methods=len(shared))
 

@@ -6,10 +6,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rosa_bench.config.build import typed
 from rosa_bench.config.defaults import Default, defaults_of
+from rosa_bench.config.shipped_files import read_yaml
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Deviation, Variant, frozen
 from rosa_bench.system.files import shipped
@@ -79,5 +78,4 @@ def load_published(name: str) -> PublishedTable:
 
 @cache
 def _loaded(path: Path) -> PublishedTable:
-    values: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    return typed(PublishedTable, values, at=path.stem)
+    return typed(PublishedTable, read_yaml(path), at=path.stem)

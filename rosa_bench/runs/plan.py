@@ -19,6 +19,7 @@ from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.runs.fits import Fits
 from rosa_bench.runs.packs import packs
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 from rosa_bench.runs.status import status_of
@@ -77,6 +78,7 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
     That is known before any weight is read, except for a model whose configuration is still on the hub.
     """
     shapes: dict[str, Any] = {}
+    known = Fits()
     mistakes: dict[tuple[str, str], str] = {}  # by model and method: jobs often differ in nothing else but numbers
     checked = []
     for job in jobs:
@@ -86,8 +88,11 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
         config, key = job.resolved.config, repr((job.resolved.config.task, job.resolved.source))
         pair = key, repr(config.method)
         if pair not in mistakes:
-            mistakes[pair] = _mistake(job.resolved, key, shapes, explain)
+            mistakes[pair] = "" if job.resolved in known else _mistake(job.resolved, key, shapes, explain)
+            if not mistakes[pair]:
+                known.add(job.resolved)
         checked.append(Job(job.overrides, None, "invalid", mistakes[pair]) if mistakes[pair] else job)
+    known.save()
     return checked
 
 
@@ -130,7 +135,7 @@ def _epoch_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | Non
         for record in records
         if record.status == "completed"
         and record.time_s.total is not None
-        and record.device.type == resolved.device.type
+        and record.device.type == resolved.device_type
         and record.settings.task.name == config.task.name
         and record.settings.model.name == config.model.name
         and record.settings.method.name == config.method.name
@@ -144,7 +149,7 @@ def _alike(resolved: ResolvedRun) -> Hashable:
     """Return what runs have in common that take the same time per epoch, and the folder of their records."""
     config = resolved.config
     names = (config.task.name, config.model.name, config.method.name)
-    return resolved.results_dir, resolved.device.type, *names, config.limit_train, config.pad_to_max
+    return resolved.results_dir, resolved.device_type, *names, config.limit_train, config.pad_to_max
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:

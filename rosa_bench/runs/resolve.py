@@ -1,11 +1,14 @@
-"""Everything decided about a run before data or a model is loaded, and before transformers is imported."""
+"""Everything decided about a run before data or a model is loaded, and before transformers is imported.
+
+Nor is torch, unless the run may be on a GPU.
+"""
+
+from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rosa_bench.config.identity import identity, run_id
 from rosa_bench.config.named_task import named_task
@@ -21,7 +24,9 @@ from rosa_bench.system.files import check_writable
 from rosa_bench.system.network import check_environment
 from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.context import Context
-from rosa_bench.training.compile import check_compiler
+
+if TYPE_CHECKING:
+    import torch
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
@@ -33,10 +38,22 @@ class ResolvedRun:
     config: RunConfig
     deviations: dict[str, list[Any]]
     source: Source
-    device: torch.device
+    device_name: str  # as torch writes it: cpu, cuda:0
     precision: str
     identity: dict[str, Any]
     id: str
+
+    @property
+    def device(self) -> torch.device:
+        """The device as torch has it."""
+        import torch
+
+        return torch.device(self.device_name)
+
+    @property
+    def device_type(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.device_name.partition(":")[0]
 
     @property
     def data_dir(self) -> Path | None:
@@ -147,7 +164,8 @@ def find_inputs(config: RunConfig) -> Inputs:
     """Find the data and the weights. Raises `UserError` if either is missing."""
     check_environment()
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
-    config = replace(config, task=own_task(config))
+    task = own_task(config)
+    config = config if task is config.task else replace(config, task=task)
     data = describe_source(config.task, place_of(config))
     if config.forgetting_on is not None:
         other = named_task(config.forgetting_on, key="forgetting_on", protocol=config.protocol.name).task
@@ -169,15 +187,19 @@ def resolve(
     Pass ``inputs`` if `find_inputs` has already found the data and the weights. With ``own_gpu`` this process reserves
     a GPU, because it is about to run something. ``writable`` keeps folders that need no second check.
     """
-    check_compiler(config.compile)
+    if config.compile != "none":
+        from rosa_bench.training.compile import check_compiler
+
+        check_compiler(config.compile)
     check_processes(config)
     data, source, task = inputs or find_inputs(config)
-    config = replace(config, task=task)
-    device = resolve_device(config.device, own_gpu=own_gpu)
-    if config.offload and device.type == "cpu":
+    config = config if task is config.task else replace(config, task=task)
+    device = "cpu" if config.device == "cpu" else str(resolve_device(config.device, own_gpu=own_gpu))
+    kind = device.partition(":")[0]
+    if config.offload and kind == "cpu":
         raise UserError(f"offload={config.offload} moves weights out of a GPU's memory; use offload=null on device=cpu")
     precision = resolve_precision(config.precision, device)
-    known = identity(config, data=data, model=source.identity, device=device.type, precision=precision)
+    known = identity(config, data=data, model=source.identity, device=kind, precision=precision)
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
     check_places(found, writable)
     return found

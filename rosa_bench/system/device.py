@@ -1,4 +1,9 @@
-"""Choose the device of a run and the precision of its matrix products."""
+"""Choose the device of a run and the precision of its matrix products.
+
+Torch is imported inside functions, so that a plan for a CPU does without it.
+"""
+
+from __future__ import annotations
 
 import itertools
 import os
@@ -8,11 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 Autocast = Callable[[], AbstractContextManager]
 
@@ -29,6 +36,8 @@ def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
 
     Raises `UserError` if the device does not exist.
     """
+    import torch
+
     if processes.launched() > 1 and name != "cpu" and torch.cuda.is_available():
         return _gpu_of_process(name)
     if name == "auto":
@@ -46,6 +55,8 @@ def resolve_device(name: str, *, own_gpu: bool = False) -> torch.device:
 
 def _gpu_of_process(name: str) -> torch.device:
     """Return this process's GPU. Every process raises the same `UserError` if there are too few."""
+    import torch
+
     here, count = int(os.environ.get("LOCAL_WORLD_SIZE", processes.launched())), torch.cuda.device_count()
     if name not in ("auto", "cuda"):
         raise UserError(f"device={name} is one GPU, and each of {here} processes needs its own; use device=auto")
@@ -61,6 +72,8 @@ def _own_gpu() -> int:
     The operating system releases the lock when this process ends, however it ends. Assigning GPUs by job number would
     not work: jobs end out of order, so two could share one GPU while another is idle.
     """
+    import torch
+
     folder = _locks()
     devices = torch.cuda.device_count()
     # Each GPU's first lock, then each GPU's second one, ...
@@ -95,6 +108,8 @@ def sharers(device: torch.device) -> int | None:
     """
     if device.type != "cuda":
         return None
+    import torch
+
     card = str(torch.cuda.get_device_properties(device).uuid)  # the same whatever CUDA_VISIBLE_DEVICES hides
     try:
         _hold(card)
@@ -120,15 +135,21 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
+def resolve_precision(name: str, device: torch.device | str) -> str:
     """Return ``name``, or for ``auto`` bfloat16 on a GPU that supports it and float32 elsewhere."""
     if name != "auto":
         return name
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    if not str(device).startswith("cuda"):
+        return "float32"
+    import torch
+
+    return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
 
 
 def has_room(device: torch.device, size_bytes: int) -> bool:
     """Return whether data of this size may be stored on ``device``: on a GPU, at most an eighth of the free memory."""
+    import torch
+
     return device.type != "cuda" or size_bytes <= torch.cuda.mem_get_info(device)[0] / 8
 
 
@@ -137,11 +158,15 @@ def autocast(precision: str, device: torch.device) -> Autocast:
     """Return a context for forward passes: weights stay float32, matrix products use ``precision``."""
     if precision == "float32":
         return nullcontext
+    import torch
+
     return lambda: torch.autocast(device.type, dtype=getattr(torch, precision))
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
     """Describe the device for a record."""
+    import torch
+
     if device.type == "cuda":
         return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
     return {"type": "cpu", "name": _processor(), "threads": torch.get_num_threads()}

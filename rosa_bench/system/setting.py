@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 from rosa_bench.system.errors import UserError, one_of
@@ -100,10 +101,14 @@ def setting_of(declared: dataclasses.Field) -> Setting:
     return declared.metadata.get(KEY, UNDECLARED)
 
 
-def settings_of(kind: type | Any) -> Iterator[tuple[dataclasses.Field, Setting]]:
-    """Yield each field of a dataclass (or of an instance) with its `Setting`."""
-    for declared in dataclasses.fields(kind):
-        yield declared, setting_of(declared)
+def settings_of(kind: type | Any) -> tuple[tuple[dataclasses.Field, Setting], ...]:
+    """Return each field of a dataclass (or of an instance) with its `Setting`."""
+    return _settings_of(kind if isinstance(kind, type) else type(kind))
+
+
+@cache
+def _settings_of(kind: type) -> tuple[tuple[dataclasses.Field, Setting], ...]:
+    return tuple((declared, setting_of(declared)) for declared in dataclasses.fields(kind))
 
 
 class Checked:

@@ -1,12 +1,16 @@
 """What a task knows about the run that it is prepared for."""
 
-from dataclasses import dataclass
+from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rosa_bench.data.hub import Place
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.source import Source
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,16 +1,19 @@
-"""Time on the host: start-up, the first word, the first step, plan of 1,000 jobs, and tables of up to 10,000 records.
+"""Time on the host: start-up, the first word, the first step, plans, tables, and how each grows.
 
     python -m scripts.benchmarks.host [results/benchmarks] [another checkout]
 
 Prints a table and writes it as JSON. With another checkout the same is measured there too, in turns, and written as
 ``before``. Seconds are of processor time, user and system, of a whole process unless a name ends in ``wall_s``; they
-are medians. A busy machine makes them longer, so compare ratios within one run. Nothing is taken from a GPU.
+are medians. A busy machine makes them longer, so compare ratios within one run. ``plan_1000_first_s`` has an empty
+cache; the other plans find there which methods fit the model. ``growth`` has times over that of the first value: of
+plans by jobs, of tables by records, and of a training step (`scripts.benchmarks.growth`). Nothing is taken from a GPU.
 """
 
 import json
 import os
 import pty
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,16 +25,18 @@ from pathlib import Path
 
 import torch
 
+from scripts.benchmarks.growth import growth
 from scripts.reporting import SMALL, Figures, write_report
 
 ROOT = Path(__file__).parents[2]
 REPEATS = 3
-RECORDS = (1250, 2500, 5000, 10000)
+RECORDS = (1250, 2500, 5000)
+SEEDS = {250: 5, 500: 10, 1000: 20}  # of so many jobs
 TINY = ("task=grammar", "model=tiny_bert", "method=rosa", "device=cpu", "limit_train=64", "limit_eval=32")
 MINILM = (*TINY, *(f"model.random.{name}={value}" for name, value in SMALL.items()))
 JOBS = (
-    "task=grammar", "model=tiny_roberta", "device=cpu", "method=lora,rosa", "rank=1,2,4,8,16", "seed=range(10)",
-    "lr=1e-4,2e-4,5e-4,1e-3,2e-3,5e-3,1e-2,2e-2,5e-2,0.1",
+    "task=grammar", "model=tiny_roberta", "device=cpu", "method=lora,rosa", "rank=1,2,4,8,16",
+    "lr=1e-4,2e-4,5e-4,1e-3,2e-3",
 )  # fmt: skip
 FIRST_STEP = """
 import sys, rosa_bench
@@ -65,6 +70,12 @@ def main(folder: Path, other: Path | None = None) -> None:
                 print(f"{what}, {name}: {found[name][what]:.2f}", flush=True)
     if other:
         found["before_to_now"] = {what: before / found["now"][what] for what, before in found["before"].items()}
+    now = found["now"]
+    found["growth"] = Figures()
+    for what, sizes in (("plan", SEEDS), ("tables", RECORDS)):
+        first = now[f"{what}_{min(sizes)}_s"]
+        found["growth"] |= {f"{what}={size}": now[f"{what}_{size}_s"] / first for size in sizes}
+    found["growth"] |= growth()
     write_report("host", found, folder=folder, what=__doc__, device=torch.device("cpu"))
 
 
@@ -77,6 +88,10 @@ def measures(place: Path) -> Mapping[str, Callable[[Path], float]]:
     def python(code: str, *arguments: str) -> Callable[[Path], float]:
         return lambda checkout: processor_s(checkout, place, "-c", code, *arguments)
 
+    def first_plan(checkout: Path) -> float:
+        shutil.rmtree(place / "cache", ignore_errors=True)
+        return program("plan", *JOBS, f"seed=range({SEEDS[1000]})")(checkout)
+
     return {
         "help_s": program("--help"),
         "first_word_wall_s": lambda checkout: first_word_s(checkout, place),
@@ -84,8 +99,10 @@ def measures(place: Path) -> Mapping[str, Callable[[Path], float]]:
         "import_run_s": python("import rosa_bench.runs.run"),
         "first_step_tiny_s": python(FIRST_STEP, *TINY, "resume=never"),
         "first_step_minilm_s": python(FIRST_STEP, *MINILM, "resume=never"),
-        "plan_1000_s": program("plan", *JOBS),
+        "plan_1000_first_s": first_plan,
+        **{f"plan_{jobs}_s": program("plan", *JOBS, f"seed=range({seeds})") for jobs, seeds in SEEDS.items()},
         "methods_s": program("methods"),
+        "ls_5000_s": program("ls", f"results_dir={place / '5000'}"),
         **{f"tables_{count}_s": program("tables", f"results_dir={place / str(count)}") for count in RECORDS},
     }
 
@@ -95,7 +112,7 @@ def processor_s(checkout: Path, place: Path, *arguments: str) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, *arguments]
     nowhere = subprocess.DEVNULL
-    subprocess.run(command, cwd=place, env=surroundings(checkout), check=True, stdout=nowhere, stderr=nowhere)
+    subprocess.run(command, cwd=place, env=surroundings(checkout, place), check=True, stdout=nowhere, stderr=nowhere)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -106,7 +123,7 @@ def first_word_s(checkout: Path, place: Path) -> float:
     command = [sys.executable, "-m", "rosa_bench", *TINY, "epochs=1", "resume=never"]
     started = time.perf_counter()
     process = subprocess.Popen(
-        command, cwd=place, env=surroundings(checkout), stdin=theirs, stdout=theirs, stderr=theirs
+        command, cwd=place, env=surroundings(checkout, place), stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     try:
@@ -118,9 +135,10 @@ def first_word_s(checkout: Path, place: Path) -> float:
         os.close(ours)
 
 
-def surroundings(checkout: Path) -> dict[str, str]:
-    """Return the environment in which Python finds the package of a checkout."""
-    return {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+def surroundings(checkout: Path, place: Path) -> dict[str, str]:
+    """Return the environment in which Python finds the package of a checkout, whose cache is at ``place``."""
+    own = {"PYTHONPATH": str(checkout), "ROSA_BENCH_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **own}
 
 
 def copy_records(source: Path, target: Path, count: int) -> None:

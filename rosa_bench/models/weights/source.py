@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rosa_bench.models.spec import Model
-from rosa_bench.models.weights.folder import model_folder
+from rosa_bench.models.weights.folder import CONFIG, model_folder
 from rosa_bench.models.weights.wheel import damaged_files, is_complete, pulled_folder
 from rosa_bench.system.errors import UserError
 
@@ -49,3 +49,15 @@ def locate(model: Model) -> Source:
     if model.hub is None:
         raise UserError(f"model={model.name} is not on this machine; run: rosa-bench models pull {model.name}")
     return Source("hub", model.hub, {"id": model.hub, "revision": model.revision or "main"})
+
+
+def stored_configuration(model: Model, source: Source) -> Path | None:
+    """Return the path of the model's configuration file; None for random weights, and before the hub's is here."""
+    if source.kind == "random":
+        return None
+    if source.kind != "hub":
+        return Path(source.location, CONFIG)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.location, CONFIG, revision=model.revision or "main")
+    return Path(found) if isinstance(found, str) else None

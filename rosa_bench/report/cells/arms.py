@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import t
 
 from rosa_bench.config.looks import looks
 from rosa_bench.records.record import RunRecord
@@ -70,6 +69,8 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     mean = fmean(known)
     if np.ptp(known) <= ROUNDING * max(map(abs, known)):
         return Estimate(mean=mean, low=None, high=None, count=len(known))
+    from scipy.stats import t
+
     half = float(t.ppf((1 + LEVEL) / 2, len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
     return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
 

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
-from scipy.optimize import root_scalar
-from scipy.stats import nct, t
-
 from rosa_bench.report.cells.statistics import LEVEL, ROUNDING
 
 POWER = 0.8
@@ -45,6 +42,8 @@ class Difference:
     @property
     def p(self) -> float | None:
         """Two-sided p of Student's t; None if the error is unknown or 0, because then there is no test."""
+        from scipy.stats import t
+
         return 2 * float(t.sf(abs(self.mean) / self.error, self.df)) if self.error and self.df else None
 
     @property
@@ -61,6 +60,8 @@ class Difference:
     def _half(self) -> float | None:
         if self.error is None or self.df is None:
             return self.error
+        from scipy.stats import t
+
         return self.error * float(t.ppf((1 + LEVEL) / 2, self.df))
 
 
@@ -100,6 +101,9 @@ def noncentrality(df: float) -> float:
     The test statistic has the noncentral t distribution. The chance to be significant on the wrong side is left out: it
     is below 1e-5 at this power.
     """
+    from scipy.optimize import root_scalar
+    from scipy.stats import nct, t
+
     critical = float(t.ppf((1 + LEVEL) / 2, df))
     found = root_scalar(lambda shift: nct.sf(critical, df, shift) - POWER, bracket=(0, 2 * critical))
     return float(found.root)

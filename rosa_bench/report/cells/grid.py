@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.stats import ttest_ind_from_stats
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, holm, paired
@@ -123,5 +122,7 @@ def _leads(one: Cell, other: Cell) -> bool:
     if one.std == other.std == 0:  # zero variance: the test would divide by zero
         return one.mean > other.mean
     sides = (one.mean, one.std, len(one.runs), other.mean, other.std, len(other.runs))
+    from scipy.stats import ttest_ind_from_stats
+
     with np.errstate(over="ignore"):  # a record may hold scores whose fourth powers are too large; p is then undefined
         return ttest_ind_from_stats(*sides, equal_var=False, alternative="greater").pvalue < LEVEL

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap, norm
 
 from rosa_bench.records.predictions import RowPredictions
 from rosa_bench.report.cells.statistics import LEVEL
@@ -48,6 +47,8 @@ def mcnemar(ours: RowPredictions, theirs: RowPredictions) -> Discordant:
     only_ours = int(np.sum((left == labels) & (right != labels)))
     only_theirs = int(np.sum((left != labels) & (right == labels)))
     both = only_ours + only_theirs
+    from scipy.stats import binomtest
+
     p = float(binomtest(only_ours, both).pvalue) if both else 1.0
     return Discordant(only_ours=only_ours, only_theirs=only_theirs, p=p)
 
@@ -81,6 +82,8 @@ def _aligned(ours: Sequence[RowPredictions], theirs: Sequence[RowPredictions]) -
 
 def _mean_over_rows(differences: Array) -> RowsInterval:
     rows, mean = len(differences), float(differences.mean())
+    from scipy.stats import norm
+
     half = norm.ppf((1 + LEVEL) / 2) * differences.std(ddof=1) / np.sqrt(rows) if rows > 1 else 0.0
     return RowsInterval(difference=mean, low=float(mean - half), high=float(mean + half), rows=rows)
 
@@ -89,6 +92,8 @@ def _bootstrapped(labels: Array, left: Array, right: Array, score: Callable[[Arr
     def difference(labels: Array, *predicted: Array, axis: int) -> Array:  # noqa: ARG001 - always the last
         scores = [score(labels, one) for one in predicted]
         return np.mean(scores[: len(left)], axis=0) - np.mean(scores[len(left) :], axis=0)
+
+    from scipy.stats import bootstrap
 
     drawn = bootstrap(
         (labels, *left, *right), difference, paired=True, vectorized=True, n_resamples=DRAWS, batch=BATCH,

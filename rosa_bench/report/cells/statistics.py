@@ -1,13 +1,13 @@
 """Confidence intervals of a mean score. All scores are fractions.
 
-SciPy does the computation. This module only chooses the method for each question.
+SciPy does the computation. This module only chooses the method for each question. SciPy is imported by the functions
+that need it, because that takes longer than to list a thousand runs.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.stats import binomtest, norm, ttest_1samp
 
 LEVEL = 0.95
 ROUNDING = 1e-9  # scores closer than this count as equal
@@ -47,6 +47,8 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
     if not np.isfinite(scores).all():
         return None
     if np.ptp(scores) > ROUNDING:
+        from scipy.stats import ttest_1samp
+
         low, high = ttest_1samp(scores, 0.0).confidence_interval(LEVEL)
         return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
     return DEV_INTERVALS[metric](scores[0], dev_rows) if metric in DEV_INTERVALS else None
@@ -54,6 +56,8 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
 
 def _wilson(accuracy: float, rows: int) -> Interval:
     """Interval of a proportion of rows (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
     found = binomtest(round(accuracy * rows), rows).proportion_ci(LEVEL, method="wilson")
     return Interval(low=float(found.low), high=float(found.high), of=DEV_SET, method="Wilson")
 
@@ -68,6 +72,8 @@ def _fisher(correlation: float, rows: int) -> Interval | None:
         return None
     with np.errstate(divide="ignore"):  # at 1 and -1, which are their own intervals
         z = np.arctanh(correlation)
+    from scipy.stats import norm
+
     half = norm.ppf((1 + LEVEL) / 2) / np.sqrt(rows - 3)
     low, high = np.tanh(z - half), np.tanh(z + half)
     return Interval(low=float(low), high=float(high), of=DEV_SET, method="Fisher")

@@ -1,8 +1,10 @@
 """Divide a LaTeX table into blocks of columns and rows that fit a page of the article class, with short row names."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from rosa_bench.report.tables.table import Column, Entry, Line, Section
 from rosa_bench.report.writers.text import MISSING, blocks
@@ -41,15 +43,13 @@ def pages(section: Section, below: Sequence[str]) -> list[list[Block]]:
     return found
 
 
-def short_labels(lines: Sequence[Line]) -> dict[str, str]:
+def short_labels(lines: Sequence[Line]) -> Mapping[str, str]:
     """Return a short name of each row by its label, or the label itself if two would share a short one.
 
     >>> short_labels([Line(label="ROSA (r=8, resample_every=2)", entries=[])])
     {'ROSA (r=8, resample_every=2)': 'ROSA (r=8, every 2)'}
     """
-    short = {line.label: _short(line.label) for line in lines}
-    names = list(short.values())
-    return {label: name if names.count(name) == 1 else label for label, name in short.items()}
+    return _short_names(tuple(line.label for line in lines))
 
 
 def is_counted(section: Section) -> bool:
@@ -60,6 +60,13 @@ def is_counted(section: Section) -> bool:
 def is_wide(section: Section) -> bool:
     """Whether row names are so long that they are broken into lines."""
     return CHARACTER * _longest(section) > LABEL_WIDTH
+
+
+@cache
+def _short_names(labels: tuple[str, ...]) -> dict[str, str]:
+    short = {label: _short(label) for label in labels}
+    counts = Counter(short.values())
+    return {label: name if counts[name] == 1 else label for label, name in short.items()}
 
 
 def _short(label: str) -> str:

@@ -1,0 +1,31 @@
+"""Read the package's own yaml files as omegaconf does, on libyaml: in a fraction of the time."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf._utils import get_yaml_loader
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the values of a yaml file, with references such as ``${rank}`` as they are written."""
+    with path.open(encoding="utf-8") as file:
+        return yaml.load(file, Loader=_loader()) or {}
+
+
+@cache
+def _loader() -> Any:
+    """Return omegaconf's loader, on libyaml's parser if there is one."""
+    omegaconfs = get_yaml_loader()
+    if not yaml.__with_libyaml__:
+        return omegaconfs
+    from yaml.cyaml import CParser  # pyright: ignore[reportAttributeAccessIssue]
+
+    class Loader(CParser, omegaconfs):
+        def __init__(self, stream: Any) -> None:
+            CParser.__init__(self, stream)
+            yaml.constructor.SafeConstructor.__init__(self)
+            yaml.resolver.Resolver.__init__(self)
+
+    return Loader

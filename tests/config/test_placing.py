@@ -1,0 +1,37 @@
+"""What is composed without Hydra is what Hydra composes."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from rosa_bench.config.compose import composing
+from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.groups import names_in
+from rosa_bench.config.placing import Placing, plain
+from rosa_bench.config.shipped_files import read_yaml
+from rosa_bench.report.published import published_folder
+
+
+def test_a_file_is_read_as_omegaconf_reads_it() -> None:
+    for path in (*conf_folder().rglob("*.yaml"), *published_folder().glob("*.yaml")):
+        assert repr(read_yaml(path)) == repr(plain(OmegaConf.load(path))), path
+
+
+def test_a_repeated_key_is_refused_as_by_omegaconf(tmp_path: Path) -> None:
+    (path := tmp_path / "twice.yaml").write_text("rank: 1\nrank: 2\n")
+    with pytest.raises(yaml.constructor.ConstructorError, match="duplicate key rank"):
+        read_yaml(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [None, *names_in("task")])
+def test_each_task_is_composed_as_by_hydra(task: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {} if task is None else {"task": task}
+    with composing():
+        expected = plain(hydra.compose("config", overrides=[f"{group}={name}" for group, name in chosen.items()]))
+        monkeypatch.setattr(Placing, "_hydras", None)  # all of them have the package's own forms
+        found = Placing().composed(chosen)
+    assert repr(found) == repr(expected)  # in the same order too
