@@ -7,6 +7,7 @@ rank asks itself to stop before that step; with ``kill`` it is killed. A job wit
 command line: each process writes what the program prints, and its exit status.
 """
 
+import gc
 import io
 import json
 import os
@@ -103,4 +104,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_reported():
         for one in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+            gc.freeze()  # a run collects garbage, which would take as long as its steps
             perform(one)

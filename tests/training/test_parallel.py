@@ -1,5 +1,6 @@
 """Several processes make the run that one process makes. The processes are real, on the CPU, joined by gloo."""
 
+import gc
 import json
 import os
 import re
@@ -34,7 +35,8 @@ perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests 
 # The last batch of an epoch has one row, so one of two processes has none.
 ENCODER = ("task=grammar", "model=tiny_roberta", "limit_train=41", "limit_eval=21", "batch_size=8", "epochs=2")
 # The labels are tokens, so that rows have different numbers of them.
-DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1")
+DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1",
+           "task.decoding.max_new_tokens=8")  # fmt: skip
 ROSA = ("method=rosa", "rank=2", "method.resample_every=4", "method.resample_unit=steps")
 CLIPPED = ("optimizer.clip_norm=0.05",)
 RUNS: dict[str, tuple[str, ...]] = {
@@ -54,7 +56,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "relora data": ("method=lora", *RESAMPLED),
     "rso data": ("method=rso", *RESAMPLED),
 }
-ON_CPU = ("device=cpu", "checkpoint_s=0")
+ON_CPU = ("device=cpu", "checkpoint_s=1000")
 MISTAKES = {
     "none": (
         (*ENCODER, "method=lora", "device=cpu"),
@@ -116,6 +118,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     in which one of them is killed.
     """
     folder = tmp_path_factory.mktemp("parallel")
+    gc.freeze()  # a run collects garbage, which would take as long as its steps
     together = [
         {"arguments": [*arguments], "out": str(folder / f"mistake {name}")}
         for name, (arguments, _) in MISTAKES.items()
@@ -133,7 +136,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
         together.append(job(folder, f"same {how}", overrides, stop=(0, 7)))
         together.append(job(folder, f"same {how}", overrides))
         together.append(job(folder, f"down {how}", overrides, stop=(1, 5)))
-    killed = job(folder, "killed", handed["data"], kill=(1, 6))
+    killed = job(folder, "killed", [*handed["data"], "checkpoint_s=0"], exact=["device=cpu"], kill=(1, 6))
     (folder / "jobs.json").write_text(json.dumps([*together, killed]))
     (folder / "current").mkdir()
     first, second = launch([HERE / "run_in_processes.py", folder / "jobs.json"], folder / "current")
@@ -142,6 +145,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for how, overrides in handed.items():
         assert {record.status for record in load_records(folder / f"down {how}")} == {"interrupted"}
         perform(job(folder, f"down {how}", overrides))
+    gc.unfreeze()
     return folder
 
 
