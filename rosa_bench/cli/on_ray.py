@@ -1,7 +1,7 @@
 """A Ray cluster for the time of a sweep, started by Hydra as a callback that conf/launch/ray.yaml names.
 
-Hydra's launcher would start it too, but as Ray likes it: Ray then takes the signals that ask the program to stop, leaves
-out lines of one job that resemble those of another, and prints the last lines of jobs after the sweep's table.
+Hydra's launcher would start one too, with Ray's defaults: signals to stop abort the program, lines of one job that
+resemble those of another are left out, and the last lines of jobs are printed after the sweep's table.
 """
 
 import logging

@@ -2,12 +2,13 @@
 
     python -m scripts.benchmarks.several_gpus [results/benchmarks] [seconds in all] [phase ...]
 
-The phases are *one*, *two*, *recomputed* and *captured*; without one it makes all. Starts itself in one process, then in two, which share the same global batch, and prints what they measure as it goes.
-A step is forward, backward, exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters
-on 8 x 1024 tokens, both with random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works.
-``ms`` are medians, ``MB`` is the peak memory of the first GPU in training. Steps are eager unless they are called
-*captured*. *Recomputed* steps keep only the inputs of blocks. ``loss`` is that of the third step. It is the same for
-one GPU and two up to rounding, except RoBERTa's, whose dropout masks differ. What is not done in time is left out.
+Starts itself in one process (phase *one*), then in two (*two*, *recomputed*, *captured*), which share the same global
+batch, and prints what they measure as it goes. Phases that are named are made alone. A step is forward, backward,
+exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters on 8 x 1024 tokens, both with
+random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works. ``ms`` are medians, ``MB`` is
+the peak memory of the first GPU in training. Steps are eager unless they are called *captured*. *Recomputed* steps keep
+only the inputs of blocks. ``loss`` is that of the third step. It is the same for one GPU and two up to rounding, except
+RoBERTa's, whose dropout masks differ. What is not done in time is left out.
 """
 
 import json

@@ -2,11 +2,11 @@
 
     python -m scripts.benchmarks.sweep_launchers [results/benchmarks] [seconds in all] [runs at once on each GPU]
 
-The runs differ in method, learning rate and seed: RoBERTa-base's shape with random weights, one epoch of 1,000 sentences
-of the task grammar. On a CPU, four runs of a tiny model in one process and in two show that it works. ``wall_s`` is the
-time of the whole command: starting the launcher, importing, every run, and stopping. ``runs_s`` is the sum of what the
-runs themselves took, ``idle_share`` the share of the jobs' time that no run used. Writes what it has after each sweep. A
-sweep that is not done in time ends it. Ray is left out where it is not installed.
+The runs differ in method, learning rate and seed: RoBERTa-base's shape with random weights, one epoch of 1,000
+sentences of the task grammar. On a CPU, four runs of a tiny model in one process and in two show that it works.
+``wall_s`` is the time of the whole command: starting the launcher, importing, every run, and stopping. ``runs_s`` is
+the sum of what the runs themselves took, ``idle_share`` the share of the jobs' time that no run used. Writes what it
+has after each sweep, and ends with the sweep that is not done in time. Ray is left out where it is not installed.
 """
 
 import json

@@ -101,13 +101,13 @@ def test_ray_makes_runs_in_two_workers_and_leaves_nothing_behind(tmp_path: Path)
     assert again.status == 1
     assert again.records == done.records
     assert (again.out.count("is completed already"), again.err.count("failed before")) == (3, 1)
-    assert not [pid for pid in os.listdir("/proc") if pid.isdecimal() and is_at_home(pid, tmp_path)]
+    assert not [process for process in Path("/proc").glob("[0-9]*") if is_at_home(process, tmp_path)]
 
 
-def is_at_home(pid: str, home: Path) -> bool:
+def is_at_home(process: Path, home: Path) -> bool:
     """Return whether a process was started with this HOME."""
     try:
-        return f"HOME={home}".encode() in Path("/proc", pid, "environ").read_bytes().split(b"\0")
+        return f"HOME={home}".encode() in Path(process, "environ").read_bytes().split(b"\0")
     except OSError:
         return False
 
@@ -122,7 +122,7 @@ def test_signals_stay_ours_and_all_lines_are_printed_on_ray(monkeypatch: pytest.
     seen: dict[str, dict[str, object]] = {}
 
     def init(**settings: object) -> None:
-        seen["settings"], seen["environment"] = settings, {key: os.environ.get(key) for key in os.environ}
+        seen["settings"], seen["environment"] = settings, dict(os.environ)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ours(*_: object) -> None: ...
