@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides import check_overrides
     from rosa_bench.config.preset import is_sweep
 
-    OmegaConf.register_new_resolver("processes", processes, replace=True)  # for conf/launch
+    for resolver in (processes, gpu_share):  # for conf/launch
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     flags, overrides = separate(arguments)
     multirun = [flag for flag in flags if flag in MULTIRUN]
     if not flags and is_sweep(overrides):
@@ -190,8 +191,17 @@ def run_job(raw: "DictConfig") -> "RunRecord":
 
 def processes(jobs_per_gpu: int) -> int:
     """Return how many jobs run at once on this machine: ``jobs_per_gpu`` on each GPU; without one -1, one per core."""
+    return _gpus(jobs_per_gpu) * jobs_per_gpu or -1
+
+
+def gpu_share(jobs_per_gpu: int) -> float:
+    """Return how much of a GPU a job of a sweep takes on this machine; 0 without one."""
+    return min(_gpus(jobs_per_gpu), 1) / jobs_per_gpu
+
+
+def _gpus(jobs_per_gpu: int) -> int:
     if not isinstance(jobs_per_gpu, int) or jobs_per_gpu < 1:
         raise UserError(f"jobs_per_gpu={jobs_per_gpu} is out of range; it must be at least 1")
     import torch
 
-    return torch.cuda.device_count() * jobs_per_gpu or -1
+    return torch.cuda.device_count()

@@ -22,6 +22,7 @@ from rosa_bench.system.stopping import handling, stop_signals_raise, stopped_by
 
 VARIABLE = "ROSA_BENCH_SWEEP"
 STATUS = 143
+CONTINUES = "; the same command continues"
 POLL_S = 0.2
 
 
@@ -39,13 +40,17 @@ def workers_end_with_us() -> Iterator[None]:
                     os.kill(pid, signal.SIGTERM)
             while any(_is_running(pid) for pid in running):
                 time.sleep(0.02)
-        raise stopped_by(number, "; the same command continues")
+        raise stopped_by(number, CONTINUES)
 
     with temporary_folder(Path(tempfile.gettempdir(), "rosa-bench-sweep")) as folder:
         os.environ[VARIABLE] = f"{os.getpid()} {folder}"
         try:
             with handling(stop):
                 yield
+        except KeyboardInterrupt as error:
+            if stopping and not isinstance(error, StoppedError):  # Ray raises one of its own instead
+                raise stopped_by(stopping[0], CONTINUES) from error
+            raise
         finally:
             del os.environ[VARIABLE]
 

@@ -1,13 +1,14 @@
 """One GPU against two, with data parallel and sharded weights: time of a step, peak memory, time of a resample.
 
-    python -m scripts.benchmarks.several_gpus [results/benchmarks] [seconds in all]
+    python -m scripts.benchmarks.several_gpus [results/benchmarks] [seconds in all] [phase ...]
 
-Starts itself in one process, then in two, which share the same global batch, and prints what they measure as it goes.
-A step is forward, backward, exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters
-on 8 x 1024 tokens, both with random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works.
-``ms`` are medians, ``MB`` is the peak memory of the first GPU in training. Steps are eager unless they are called
-*captured*. *Recomputed* steps keep only the inputs of blocks. ``loss`` is that of the third step. It is the same for
-one GPU and two up to rounding, except RoBERTa's, whose dropout masks differ. What is not done in time is left out.
+Starts itself in one process (phase *one*), then in two (*two*, *recomputed*, *captured*), which share the same global
+batch, and prints what they measure as it goes. Phases that are named are made alone. A step is forward, backward,
+exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters on 8 x 1024 tokens, both with
+random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works. ``ms`` are medians, ``MB`` is
+the peak memory of the first GPU in training. Steps are eager unless they are called *captured*. *Recomputed* steps keep
+only the inputs of blocks. ``loss`` is that of the third step. It is the same for one GPU and two up to rounding, except
+RoBERTa's, whose dropout masks differ. What is not done in time is left out.
 """
 
 import json
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -83,15 +84,16 @@ ALONE = [*(Variant(*pair, "none") for pair in PAIRS), Variant("roberta", "rosa",
 TWO = [Variant(*pair, how) for pair in PAIRS for how in ("data", "sharded")]
 RECOMPUTED = [Variant("llama", "ft", how, recomputed=True) for how in ("none", "data", "sharded")]
 CAPTURED = [Variant("roberta", "rosa", "data", captured=True)]
-PHASES = {"one": [*ALONE, RECOMPUTED[0]], "two": [*TWO, *RECOMPUTED[1:]], "captured": CAPTURED}
+PHASES = {"one": [*ALONE, RECOMPUTED[0]], "two": [*TWO, RECOMPUTED[1]],
+          "recomputed": RECOMPUTED[2:], "captured": CAPTURED}  # fmt: skip
 
 
-def main(folder: Path, limit_s: float) -> None:
+def main(folder: Path, limit_s: float, phases: Sequence[str]) -> None:
     """Start each phase in processes of its own, and write what they measured."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     deadline, figures = time.monotonic() + limit_s, dict[str, Figures]()
     with tempfile.TemporaryDirectory() as place:
-        for phase in PHASES:
+        for phase in phases or PHASES:
             lines = Path(place, phase)
             command = [*launcher(1 if phase == "one" else 2), "-m", "scripts.benchmarks.several_gpus"]
             run_until(deadline, [*command, "--phase", phase, str(lines)])
@@ -101,15 +103,17 @@ def main(folder: Path, limit_s: float) -> None:
     write_report("several_gpus", figures, folder=folder, what=__doc__, device=device)
 
 
-def run_until(deadline: float, command: list[str]) -> None:
-    """Run a command, and end it with all processes that it has started if it is not done in time."""
-    started = subprocess.Popen(command)
+def run_until(deadline: float, command: list[str], environment: Mapping[str, str] | None = None) -> bool:
+    """Run a command, and end it with all processes that it has started if it is not done in time. Return if it was."""
+    started = subprocess.Popen(command, env=environment)
     try:
         started.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
         print("stopped, for lack of time", flush=True)
         started.terminate()  # a launcher that is killed leaves its processes; one that is asked to stop ends them
         started.wait()
+        return False
+    return True
 
 
 def launcher(count: int) -> list[str]:
@@ -217,4 +221,4 @@ if __name__ == "__main__":
         measure(sys.argv[2], Path(sys.argv[3]))
     else:
         arguments = dict(enumerate(sys.argv[1:]))
-        main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)))
+        main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)), sys.argv[3:])

@@ -2,12 +2,16 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
+from omegaconf import OmegaConf
 
 TINY = ("task=grammar", "model=tiny_bert", "limit_train=32", "limit_eval=32", "device=cpu", "epochs=1", "batch_size=4")
 
@@ -19,8 +23,8 @@ class Sweep(NamedTuple):
     records: dict[float, dict]  # by learning rate
 
 
-def sweep(folder: Path, *arguments: str, **environment: str) -> Sweep:
-    command = [sys.executable, "-m", "rosa_bench.cli.main", "-m", *TINY, "method=ft", *arguments]
+def sweep(folder: Path, *arguments: str, of: Sequence[str] = (*TINY, "method=ft"), **environment: str) -> Sweep:
+    command = [sys.executable, "-m", "rosa_bench.cli.main", "-m", *of, *arguments]
     variables = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
         command, cwd=folder, env={**variables, **environment}, capture_output=True, text=True, check=False
@@ -77,11 +81,66 @@ def test_submitit_runs_jobs_and_keeps_what_they_print(tmp_path: Path) -> None:
     assert_all_ran_and_one_failed(done, 1e-3, threads=1, printed="".join(path.read_text() for path in logs))
 
 
-@pytest.mark.slow
-def test_ray_runs_jobs_on_a_local_cluster(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_ray_makes_runs_in_two_workers_and_leaves_nothing_behind(tmp_path: Path) -> None:
     needs("ray")
-    done = sweep(tmp_path, "+launch=ray", "lr=1e30,1e-3", HOME=str(tmp_path))  # Ray writes a token to ~
-    assert_all_ran_and_one_failed(done, 1e-3, threads=1, printed=done.err)
+    small = ("task=synthetic", "method=lora", "limit_train=200", "limit_eval=50", "epochs=1", "device=cpu")
+    command = ("+launch=ray", "hydra.launcher.ray.init.num_cpus=2", "lr=1e30,1e-3,1e-2,1e-4")
+    home = {"HOME": str(tmp_path)}  # where Ray writes a token, and by which its processes are known
+    done = sweep(tmp_path, *command, of=small, **home)
+    assert_all_ran_and_one_failed(done, 1e-3, 1e-2, 1e-4, threads=1, printed=done.err)
+    assert "Ray has 2 CPUs and 0 GPUs" in done.out
+    jobs = {line.partition(")")[0] for line in done.out.splitlines() if "training 21,760 of 81,920" in line}
+    assert len(jobs) == 2, done.out
+    assert done.out.count("epoch 1/1") == 3, done.out  # Ray would leave out lines that resemble each other
+    assert "\x1b" not in done.out + done.err
+    lines = done.out.splitlines()
+    assert max(n for n, line in enumerate(lines) if "pid=" in line) < lines.index("next: rosa-bench ls")
+    assert len(done.err.splitlines()) == 2, done.err
+    again = sweep(tmp_path, *command, of=small, **home)
+    assert again.status == 1
+    assert again.records == done.records
+    assert (again.out.count("is completed already"), again.err.count("failed before")) == (3, 1)
+    assert not [process for process in Path("/proc").glob("[0-9]*") if is_at_home(process, tmp_path)]
+
+
+def is_at_home(process: Path, home: Path) -> bool:
+    """Return whether a process was started with this HOME."""
+    try:
+        return f"HOME={home}".encode() in Path(process, "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def test_signals_stay_ours_and_all_lines_are_printed_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rosa_bench.cli.on_ray import Cluster
+
+    for name in ("RAY_AUTH_MODE", "RAY_COLOR_PREFIX", "RAY_DEDUP_LOGS"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # to be undone
+        monkeypatch.delenv(name)
+    seen: dict[str, dict[str, object]] = {}
+
+    def init(**settings: object) -> None:
+        seen["settings"], seen["environment"] = settings, dict(os.environ)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def ours(*_: object) -> None: ...
+
+    monkeypatch.setitem(
+        sys.modules, "ray", SimpleNamespace(init=init, cluster_resources=lambda: {"CPU": 4.0}, shutdown=lambda: None)
+    )
+    start = {"address": "local", "num_cpus": None}
+    config = OmegaConf.create({"hydra": {"launcher": {"ray": {"init": start}}}})
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        Cluster().on_multirun_start(config)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen["settings"] == start
+    expected = {"RAY_DEDUP_LOGS": "0", "RAY_AUTH_MODE": "token", "RAY_COLOR_PREFIX": "0"}
+    assert expected.items() <= seen["environment"].items()
 
 
 @pytest.mark.slow

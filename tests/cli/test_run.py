@@ -286,6 +286,14 @@ def test_the_number_of_jobs_at_once_follows_the_gpus(
     assert running.processes(jobs_per_gpu) == expected
 
 
+@pytest.mark.parametrize(("gpus", "jobs_per_gpu", "expected"), [(0, 1, 0), (1, 1, 1), (8, 2, 0.5)])
+def test_a_job_on_ray_takes_its_share_of_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, jobs_per_gpu: int, expected: float
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    assert running.gpu_share(jobs_per_gpu) == expected
+
+
 @pytest.mark.parametrize("wrong", [0, -1])
 def test_less_than_one_job_per_gpu_is_refused(wrong: int) -> None:
     with pytest.raises(UserError, match=f"jobs_per_gpu={wrong}"):

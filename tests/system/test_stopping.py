@@ -6,6 +6,7 @@ import pytest
 
 from rosa_bench.system.errors import PreemptedError, StoppedError
 from rosa_bench.system.stopping import SIGNALS, stop_signals_deferred, stop_signals_raise
+from rosa_bench.system.workers import workers_end_with_us
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +56,11 @@ def test_an_ignored_signal_stays_ignored() -> None:
     with stop_signals_raise(), stop_signals_deferred() as asked:
         send(signal.SIGHUP)
         assert not asked
+
+
+def test_a_library_that_replaces_the_exception_of_a_signal_does_not_change_how_a_sweep_ends() -> None:
+    with pytest.raises(PreemptedError, match="stopped by SIGTERM; the same command continues"), workers_end_with_us():
+        try:
+            send(signal.SIGTERM)
+        except StoppedError:
+            raise KeyboardInterrupt from None  # as Ray does

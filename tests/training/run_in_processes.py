@@ -3,13 +3,17 @@
     RANK=0 WORLD_SIZE=2 ... python run_in_processes.py JOBS.json
 
 A job has ``overrides`` and ``out``, where the first process writes what `Watch` saw. With ``stop`` the process of that
-rank asks itself to stop before that step; with ``kill`` it is killed.
+rank asks itself to stop before that step; with ``kill`` it is killed. A job with ``arguments`` is a mistake on the
+command line: each process writes what the program prints, and its exit status.
 """
 
+import gc
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosa_bench import api
+from rosa_bench.cli.main import main
 from rosa_bench.cli.messages import errors_reported
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.base import Changed
@@ -66,6 +71,9 @@ class Act(Observer):
 
 def perform(job: dict[str, Any]) -> None:
     """Make a job's run, and write what it came to. One that is asked to stop is left where it stopped."""
+    if "arguments" in job:
+        make_mistake(job)
+        return
     watch, acts = Watch(), list[Act]()
     for name, number in (("stop", signal.SIGTERM), ("kill", signal.SIGKILL)):
         if name in job:
@@ -81,8 +89,20 @@ def perform(job: dict[str, Any]) -> None:
         Path(f"{job['out']}.json").write_text(json.dumps(watch.losses), encoding="utf-8")
 
 
+def make_mistake(job: dict[str, Any]) -> None:
+    printed, status = io.StringIO(), 0
+    try:
+        with redirect_stdout(printed), redirect_stderr(printed):
+            main(job["arguments"])
+    except SystemExit as end:
+        status = int(end.code or 0)
+    end = {"status": status, "printed": printed.getvalue()}
+    Path(f"{job['out']}.{processes.rank()}.json").write_text(json.dumps(end), encoding="utf-8")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with errors_reported():
         for one in json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")):
+            gc.freeze()  # a run collects garbage, which would take as long as its steps
             perform(one)

@@ -1,5 +1,6 @@
 """Several processes make the run that one process makes. The processes are real, on the CPU, joined by gloo."""
 
+import gc
 import json
 import os
 import re
@@ -34,7 +35,8 @@ perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests 
 # The last batch of an epoch has one row, so one of two processes has none.
 ENCODER = ("task=grammar", "model=tiny_roberta", "limit_train=41", "limit_eval=21", "batch_size=8", "epochs=2")
 # The labels are tokens, so that rows have different numbers of them.
-DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1")
+DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1",
+           "task.decoding.max_new_tokens=8")  # fmt: skip
 ROSA = ("method=rosa", "rank=2", "method.resample_every=4", "method.resample_unit=steps")
 CLIPPED = ("optimizer.clip_norm=0.05",)
 RUNS: dict[str, tuple[str, ...]] = {
@@ -43,7 +45,29 @@ RUNS: dict[str, tuple[str, ...]] = {
     "lora": (*DECODER, "method=lora", "rank=2", "lr=1e-2", "accumulate=2", *CLIPPED),
 }
 HOW = ("data", "sharded")
-ON_CPU = ("device=cpu", "checkpoint_s=0")
+# A few steps of every kind of method, on one of its settings. The last of the three steps of an epoch has one row.
+FEW = ("task=grammar", "model=tiny_roberta", "limit_train=17", "limit_eval=9", "batch_size=8", "epochs=1", "lr=1e-3")
+RESAMPLED = ("rank=2", "method.resample_every=1", "method.resample_unit=steps")
+OTHERS: dict[str, tuple[str, ...]] = {
+    "bitfit data": ("method=bitfit",),
+    "bitfit sharded": ("method=bitfit",),
+    "houlsby data": ("method=houlsby",),
+    "ia3 data": ("method=ia3",),
+    "relora data": ("method=lora", *RESAMPLED),
+    "rso data": ("method=rso", *RESAMPLED),
+}
+ON_CPU = ("device=cpu", "checkpoint_s=1000")
+MISTAKES = {
+    "none": (
+        (*ENCODER, "method=lora", "device=cpu"),
+        "parallel=none is for one process, and 2 were started together; use parallel=data or parallel=sharded, or "
+        "start the program by itself",
+    ),
+    "sweep": (
+        ("-m", *ENCODER, "method=lora,rosa", "device=cpu", "parallel=data"),
+        "a sweep is not for several processes, which make one run at a time; start it by itself",
+    ),
+}
 
 
 def launch(arguments: Sequence[str | Path], folder: Path, count: int = 2) -> list[subprocess.CompletedProcess[str]]:
@@ -88,23 +112,40 @@ def came_to(folder: Path, name: str) -> tuple[dict[str, float], dict[str, Tensor
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all runs: by one process, by two, and handed over from one to the other in the middle."""
+    """The folder of all runs: by one process, by two, and handed over from one to the other in the middle.
+
+    One pair of processes makes all that two make, because starting them costs more than the runs. It ends with the run
+    in which one of them is killed.
+    """
     folder = tmp_path_factory.mktemp("parallel")
-    together: list[dict[str, Any]] = []
+    gc.freeze()  # a run collects garbage, which would take as long as its steps
+    together = [
+        {"arguments": [*arguments], "out": str(folder / f"mistake {name}")}
+        for name, (arguments, _) in MISTAKES.items()
+    ]  # fmt: skip
     for name, overrides in RUNS.items():
         perform(job(folder, f"{name} alone", overrides))
         together += [job(folder, f"{name} {how}", [*overrides, f"parallel={how}"]) for how in HOW]
+    for name, method in OTHERS.items():
+        perform(job(folder, f"{name} alone", [*FEW, *method]))
+        together.append(job(folder, name, [*FEW, *method, f"parallel={name.split()[1]}"]))
     handed = {how: [*RUNS["rosa"], f"parallel={how}"] for how in HOW}
     for how, overrides in handed.items():
         perform(job(folder, f"up {how}", overrides, stop=(0, 7)))
         together.append(job(folder, f"up {how}", overrides))
+        together.append(job(folder, f"same {how}", overrides, stop=(0, 7)))
+        together.append(job(folder, f"same {how}", overrides))
         together.append(job(folder, f"down {how}", overrides, stop=(1, 5)))
-    (folder / "jobs.json").write_text(json.dumps(together))
-    for end in launch([HERE / "run_in_processes.py", folder / "jobs.json"], folder):
-        assert end.returncode == 0, end.stderr
+    killed = job(folder, "killed", [*handed["data"], "checkpoint_s=0"], exact=["device=cpu"], kill=(1, 6))
+    (folder / "jobs.json").write_text(json.dumps([*together, killed]))
+    (folder / "current").mkdir()
+    first, second = launch([HERE / "run_in_processes.py", folder / "jobs.json"], folder / "current")
+    assert (first.returncode, second.returncode) == (143, -signal.SIGKILL), first.stderr + second.stderr
+    assert "another process of this run has ended" in first.stderr.splitlines()[-1]
     for how, overrides in handed.items():
         assert {record.status for record in load_records(folder / f"down {how}")} == {"interrupted"}
         perform(job(folder, f"down {how}", overrides))
+    gc.unfreeze()
     return folder
 
 
@@ -112,16 +153,29 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_make_the_run_of_one(ends: Path, name: str, how: str) -> None:
-    losses, tensors = came_to(ends, f"{name} {how}")
-    expected_losses, expected = came_to(ends, f"{name} alone")
-    assert losses == pytest.approx(expected_losses, rel=1e-6)
-    assert tensors.keys() == expected.keys()
+    assert_same(ends, f"{name} {how}", f"{name} alone")
+    _, tensors = came_to(ends, f"{name} {how}")
     assert (name == "rosa") == any(key.startswith("subspace") for key in tensors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_methods_train_in_two_processes_as_in_one(ends: Path, name: str) -> None:
+    assert_same(ends, name, f"{name} alone")
+
+
+def assert_same(ends: Path, name: str, alone_name: str) -> None:
+    losses, tensors = came_to(ends, name)
+    expected_losses, expected = came_to(ends, alone_name)
+    assert losses
+    assert losses == pytest.approx(expected_losses, rel=1e-6)
+    assert tensors
+    assert tensors.keys() == expected.keys()
     for key, tensor in tensors.items():
         torch.testing.assert_close(
             tensor, expected[key], rtol=1e-4, atol=2e-6, msg=lambda text, key=key: f"{key}: {text}"
         )
-    [record], [alone] = load_records(ends / f"{name} {how}"), load_records(ends / f"{name} alone")
+    [record], [alone] = load_records(ends / name), load_records(ends / alone_name)
     assert record.device.processes == 2
     for epoch, single in zip(record.scores.epochs, alone.scores.epochs, strict=True):
         assert epoch.scores == pytest.approx(single.scores, rel=1e-4, abs=1e-6)
@@ -130,8 +184,8 @@ def test_two_processes_make_the_run_of_one(ends: Path, name: str, how: str) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_run_goes_on_in_another_number_of_processes(ends: Path, direction: str, how: str) -> None:
+@pytest.mark.parametrize("direction", ["up", "same", "down"])
+def test_a_run_goes_on_in_this_or_another_number_of_processes(ends: Path, direction: str, how: str) -> None:
     losses, tensors = came_to(ends, f"{direction} {how}")  # of the second part
     expected_losses, expected = came_to(ends, "rosa alone")
     assert 0 < len(losses) < len(expected_losses)
@@ -139,35 +193,26 @@ def test_a_run_goes_on_in_another_number_of_processes(ends: Path, direction: str
     for key, tensor in tensors.items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-4, atol=2e-6)
     [record] = load_records(ends / f"{direction} {how}")
-    assert (record.status, record.device.processes) == ("completed", {"up": 2, "down": 1}[direction])
+    assert (record.status, record.device.processes) == ("completed", {"up": 2, "same": 2, "down": 1}[direction])
 
 
 @pytest.mark.slow
-def test_the_death_of_one_process_ends_the_run_which_can_go_on(tmp_path: Path) -> None:
-    one = job(tmp_path, "killed", [*RUNS["rosa"], "parallel=data"], kill=(1, 6))
-    (tmp_path / "jobs.json").write_text(json.dumps([one]))
-    first, second = launch([HERE / "run_in_processes.py", tmp_path / "jobs.json"], tmp_path)
-    assert (first.returncode, second.returncode) == (143, -signal.SIGKILL)
-    assert "another process of this run has ended" in first.stderr.splitlines()[-1]
-    [record] = load_records(tmp_path / "killed")
+def test_the_death_of_one_process_ends_the_run_which_can_go_on(ends: Path) -> None:
+    [record] = load_records(ends / "killed")
     assert (record.status, len(record.scores.epochs)) == ("interrupted", 1)
-    del one["kill"]
-    perform(one)
-    losses, _ = came_to(tmp_path, "killed")
+    perform(job(ends, "killed", [*RUNS["rosa"], "parallel=data"]))
+    losses, _ = came_to(ends, "killed")
     assert min(map(int, losses)) == 7
-    assert load_records(tmp_path / "killed")[0].status == "completed"
+    assert load_records(ends / "killed")[0].status == "completed"
 
 
 @pytest.mark.slow
-def test_a_mistake_is_reported_once(tmp_path: Path) -> None:
-    ends = launch(["-m", "rosa_bench", *ENCODER, "method=lora", "device=cpu"], tmp_path)
-    assert [end.returncode for end in ends] == [1, 1]
-    [line] = "".join(end.stderr + end.stdout for end in ends).splitlines()
-    assert line == (
-        "rosa-bench: parallel=none is for one process, and 2 were started together; use parallel=data or "
-        "parallel=sharded, or start the program by itself"
-    )
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_reported_once(ends: Path, name: str) -> None:
+    first, second = (json.loads((ends / f"mistake {name}.{rank}.json").read_text()) for rank in (0, 1))
+    assert first == {"status": 1, "printed": f"rosa-bench: {MISTAKES[name][1]}\n"}
+    assert second == {"status": 1, "printed": ""}
+    assert not list((ends / "current").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -261,11 +306,15 @@ def test_each_process_draws_dropout_masks_of_its_own_and_gets_them_back(monkeypa
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_make_the_run_of_one(tmp_path: Path) -> None:
     together, exact = [], ["precision=float32", "device=cuda", "checkpoint_s=1000"]
-    kinds = {"data": (), "sharded": (), "captured": ("cuda_graphs=always",)}
+    kinds = {
+        "data": (), "sharded": (), "captured": ("cuda_graphs=always",),
+        "offloaded": ("offload=layers", "gradient_checkpointing=true"),
+    }  # fmt: skip
+    tried = {name: [kind for kind in kinds if (name, kind) != ("ft", "offloaded")] for name in RUNS}
     for name, overrides in RUNS.items():
         perform(job(tmp_path, f"{name} alone", overrides, exact=exact))
-        for kind, more in kinds.items():
-            how = "data" if kind == "captured" else kind
+        for kind in tried[name]:
+            how, more = "sharded" if kind == "sharded" else "data", kinds[kind]
             together.append(job(tmp_path, f"{name} {kind}", [*overrides, f"parallel={how}", *more], exact=exact))
     (tmp_path / "jobs.json").write_text(json.dumps(together))
     for end in launch([HERE / "run_in_processes.py", tmp_path / "jobs.json"], tmp_path):
@@ -273,7 +322,7 @@ def test_two_gpus_make_the_run_of_one(tmp_path: Path) -> None:
         assert end.returncode == 0
     for name in RUNS:
         expected, _ = came_to(tmp_path, f"{name} alone")
-        for kind in kinds:
+        for kind in tried[name]:
             losses, _ = came_to(tmp_path, f"{name} {kind}")
             worst = max(abs(losses[step] / expected[step] - 1) for step in expected)
             print(f"{name} {kind}: losses differ by {worst:.1e} at most")
