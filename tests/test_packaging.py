@@ -107,7 +107,7 @@ OPTIONAL = {
     "rosa_bench/methods/prompt_tuning.py": "peft", "rosa_bench/methods/peft_tuner.py": "peft",
     "rosa_bench/methods/peft_config.py": "peft", "rosa_bench/methods/peft_starts.py": "peft",
     "rosa_bench/methods/virtual_tokens.py": "peft",
-    "rosa_bench/integrations/peft": "peft",
+    "rosa_bench/integrations/peft": "peft", "rosa_bench/layers/quantised.py": "quantised",
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def untie(model: nn.Module, name: str) -> None:
     """
     plain = model.get_submodule(name)
     sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is plain.weight]
-    if len(sharing) == 1:
+    if len(sharing) <= 1:  # none if the weight is quantised
         return
     plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if hasattr(model, "config"):  # a saved model is loaded according to it

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,6 +170,7 @@ def resolve(
     a GPU, because it is about to run something. ``writable`` keeps folders that need no second check.
     """
     check_compiler(config.compile)
+    check_quantiser(config.base_dtype)
     check_processes(config)
     data, source, task = inputs or find_inputs(config)
     config = replace(config, task=task)
@@ -180,6 +182,14 @@ def resolve(
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
     check_places(found, writable)
     return found
+
+
+def check_quantiser(base_dtype: str) -> None:
+    """Raise `UserError` if weights are to be quantised and bitsandbytes is not installed."""
+    if base_dtype in {"int8", "nf4"} and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"base_dtype={base_dtype} needs the package bitsandbytes; install it: pip install 'rosa-bench[quantised]'"
+        )
 
 
 def check_processes(config: RunConfig) -> None:
