@@ -95,9 +95,7 @@ def known_updates(model: nn.Module, before: PlainWeights) -> dict[str, Update]:
     changes, as a quantised one.
     """
     layers = {name: layer for name, layer in adapters(model) if isinstance(layer, LowRankLinear)}
-    found = {
-        name: layer.update_since(before.weights[name]) for name, layer in layers.items() if name in before.weights
-    }
+    found = {name: layer.update_since(before.weights[name]) for name, layer in layers.items() if name in before.weights}
     return {name: update for name, update in found.items() if update is not None}
 
 

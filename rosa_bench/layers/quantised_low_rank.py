@@ -102,7 +102,7 @@ class QuantisedLowRank(LowRankLinear):
     def _absorb(self, which: slice) -> None:
         """Move what training has added to the chain. What has not trained, as at the first draw, takes no place."""
         left, right = self._added(which)
-        if self.a_taken is None and not left.any() or self.a_taken is not None and self._untrained(which):
+        if not left.any() if self.a_taken is None else self._untrained(which):
             return
         start = int(self.used)
         end = start + left.shape[1]

@@ -118,7 +118,7 @@ class Lora(Resampled):
         return Changed(reset=[factor for layer in layers for factor in layer.factors])
 
     def _redraw(self, layer: LowRankLinear, generator: torch.Generator) -> None:
-        """Merge the factors of a layer, and draw new ones. If both are drawn, their product is taken from the weight."""
+        """Merge the factors, and draw new ones. If both are drawn, their product is taken from the weight."""
         from rosa_bench.lowrank import Factors, merge
 
         a, b = self._drawn_as("a", layer, generator), self._drawn_as("b", layer, generator)

@@ -121,7 +121,7 @@ def test_draws_change_neither_the_function_nor_the_stored_weight(attach: Callabl
             with torch.no_grad():
                 for factor in layer.factors:
                     factor.add_(0.02 * torch.randn(factor.shape, generator=changes))
-            total += layer.merged_weight().double() - before
+            total.add_(layer.merged_weight().double() - before)
         y = net(x)
         config.method.before_step(net, step, length=LENGTH)
         torch.testing.assert_close(net(x), y, rtol=0, atol=1e-5)
