@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.layers.exact import Past, Update, exact_update
+from rosa_bench.layers.exact import Update
 from rosa_bench.layers.linear import LINEAR_TYPES, Conv1D, weight_of
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.surgery import name_matches, untie
@@ -91,19 +91,12 @@ class PlainWeights:
 def known_updates(model: nn.Module, before: PlainWeights) -> dict[str, Update]:
     """Return the updates that an attached model's layers hold as factors, by layer. Call it before merging.
 
-    They are those of the layers whose residual is still the weight from before training, as LoRA's is.
+    They are those of the layers whose residual is still the weight from before training, as LoRA's is, or never
+    changes, as a quantised one.
     """
     layers = {name: layer for name, layer in adapters(model) if isinstance(layer, LowRankLinear)}
-    return {
-        name: exact_update(Past(), layer.a, layer.b, layer.scale)
-        for name, layer in layers.items()
-        if name in before.weights and _is_still(layer.exact_residual(), before.weights[name])
-    }
-
-
-def _is_still(residual: Tensor, before: Tensor) -> bool:
-    """Return whether two tensors have the same values, whatever their types."""
-    return torch.equal(residual.cpu(), before.to(residual.dtype))
+    found = {name: layer.update_since(before.weights[name]) for name, layer in layers.items() if name in before.weights}
+    return {name: update for name, update in found.items() if update is not None}
 
 
 @torch.no_grad()

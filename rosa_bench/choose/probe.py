@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from rosa_bench.choose.plan import Cost, Rows
+from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.runs.inputs import fetch
 from rosa_bench.runs.resolve import ResolvedRun
@@ -91,6 +92,7 @@ def measured(resolved: ResolvedRun) -> Probe:
                 model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
             except UserError as error:
                 raise UnsuitedError(str(error)) from error
+        config.method.before_training(model, RunLength(len(problem.train), config.epochs))
         start_s = time.perf_counter() - started
         problem = replace(problem, model=model)
         step_s, selected_s, reported_s = timed(resolved, problem, meter)

@@ -107,8 +107,9 @@ class Plain(Checked):
         identity=False,  # counts as what auto means on the device
     )  # fmt: skip
     base_dtype: str = setting(
-        "type in which linear layers' frozen weights are stored; what trains stays float32, and draws lose nothing",
-        default="float32", choices=("float32", "bfloat16"), before="float32",
+        "type in which linear layers' frozen weights are stored; what trains stays float32, and draws lose nothing; "
+        "int8 and nf4 need bitsandbytes",
+        default="float32", choices=("float32", "bfloat16", "int8", "nf4"), before="float32",
     )  # fmt: skip
     device: str = setting(
         "auto, cpu, cuda or cuda:N",
@@ -239,6 +240,11 @@ class RunConfig(Plain):
             raise UserError(
                 f"method={self.method.name} needs the model's weights in float32; use base_dtype=float32, or a method "
                 "that leaves them frozen, such as lora or rosa"
+            )
+        if self.base_dtype in {"int8", "nf4"} and getattr(self.method, "split_qkv", False):
+            raise UserError(
+                f"base_dtype={self.base_dtype} does not split fused projections; use method.split_qkv=false, or "
+                "base_dtype=bfloat16"
             )
         if self.base_dtype != "float32" and self.parallel != "none":
             raise UserError(

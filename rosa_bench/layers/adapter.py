@@ -19,9 +19,11 @@ class Adapter(nn.Module):
 
     large   names of buffers as large as the weight, which may be sharded
     frozen  those of them that are frozen parameters for now, because they are sharded
+    fixed   names of parameters that never change
     """
 
     large: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ()
     frozen: tuple[str, ...] = ()
     bias: nn.Parameter | None
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from rosa_bench.layers.linear import CONVOLUTION_TYPES, Convolution, Linear
 from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.quantised import QuantisedLinear
+from rosa_bench.layers.quantised_low_rank import QuantisedLowRank
 
 
 class LowRankConvolution(LowRankLinear):
@@ -63,4 +65,6 @@ def low_rank_layer(
 ) -> LowRankLinear:
     """Return the low-rank layer that replaces a linear layer or a convolution."""
     kind = LowRankConvolution if isinstance(plain, CONVOLUTION_TYPES) else LowRankLinear
+    if isinstance(plain, QuantisedLinear):
+        kind = QuantisedLowRank
     return kind(plain, rank, scale=scale, train_b=train_b)  # pyright: ignore[reportArgumentType]

@@ -84,7 +84,7 @@ def start(layers: Sequence[LowRankLinear]) -> None:
             drawn.coming.cancel()
         drawn.coming, drawn.version = Future(), drawn.chosen._version
         tasks.append((weakref.ref(layer), drawn.coming))
-    device, written = layers[0].residual.device, None
+    device, written = layers[0].a.device, None
     if device.type == "cuda":
         written = torch.cuda.current_stream(device).record_event()
     thread = Thread(target=_work, args=(tasks, device, written), name="directions", daemon=True)

@@ -50,7 +50,7 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
     finally:
         for hook in hooks:
             hook.remove()
-    return [found[it] if it in found else leading_directions(torch.zeros_like(it.residual), rank) for it in layers]
+    return [found[it] if it in found else leading_directions(it.a.new_zeros(it.shape), rank) for it in layers]
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.exact import Past
+from rosa_bench.layers.exact import Past, Update, exact_update
 from rosa_bench.layers.halves import halves, whole
 from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.layers.narrow import is_narrow
-from rosa_bench.lowrank import merge
+from rosa_bench.lowrank import Factors, merge
+
+EVERY = slice(None)  # all columns of A and rows of B
 
 
 class LowRankLinear(Adapter):
@@ -35,6 +37,7 @@ class LowRankLinear(Adapter):
     """
 
     large: ClassVar[tuple[str, ...]] = ("residual",)
+    stackable: ClassVar[bool] = True  # whether its weight may be formed together with others'
     residual: Float[Tensor, "*n out in"]
     b: Tensor
     remainder: Tensor | None
@@ -47,8 +50,7 @@ class LowRankLinear(Adapter):
         self.past: Past | None = None
         self.materialised: Tensor | None = None
         self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
-        # Copy it: a resample writes into it in place, and another layer may share the weight.
-        self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
+        self.hold(plain, weight)
         self.register_buffer("remainder", None)
         self.narrow = is_narrow(plain)
         dtype = torch.float32 if self.narrow else weight.dtype
@@ -59,6 +61,11 @@ class LowRankLinear(Adapter):
             self.b = nn.Parameter(b)
         else:
             self.register_buffer("b", b)
+
+    def hold(self, plain: Linear | Convolution, weight: Float[Tensor, "*n out in"]) -> None:  # noqa: ARG002 - for subclasses
+        """Keep the frozen weight of the layer that this one replaces."""
+        # Copy it: a resample writes into it in place, and another layer may share the weight.
+        self.register_buffer("residual", weight.detach().clone(memory_format=torch.contiguous_format))
 
     @property
     def shape(self) -> torch.Size:
@@ -75,7 +82,7 @@ class LowRankLinear(Adapter):
             return linear(self.cast(x, self.materialised.dtype), self.materialised, self.bias)
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale, train_b=self.train_b)
 
-    def merged_weight(self, which: slice = slice(None)) -> Float[Tensor, "*n out in"]:
+    def merged_weight(self, which: slice = EVERY) -> Float[Tensor, "*n out in"]:
         """Return ``residual + scale A B``, or with ``which`` of the r columns of A and rows of B alone."""
         return merge(self.exact_residual(), self.a[..., which], self.b[..., which, :], self.scale)
 
@@ -99,6 +106,31 @@ class LowRankLinear(Adapter):
         if value.dtype.itemsize > self.residual.dtype.itemsize:
             raise ValueError(f"a {value.dtype} residual does not fit into {self.residual.dtype}; call keep_remainder")
         self.residual.copy_(value)
+
+    def reserve(self, directions: int) -> None:
+        """Make room for draws that will replace so many directions in all. This layer needs none."""
+
+    @torch.no_grad()
+    def redraw(self, new: Factors, which: slice = EVERY, *, taken: bool) -> None:
+        """Replace the residual, and ``which`` of the columns of A and rows of B, by new ones, in place.
+
+        The new residual holds the product of those replaced; ``taken`` says that it lacks the product of the new ones.
+        """
+        if self.past is not None:
+            self.past.add(self.a[..., which], self.b[..., which, :], self.scale)
+            if taken:
+                self.past.subtract(new.a, new.b, self.scale)
+        self.write_residual(new.residual)
+        self.a[..., which].copy_(new.a)
+        self.b[..., which, :].copy_(new.b)
+
+    def update_since(self, plain: Float[Tensor, "*n out in"]) -> Update | None:
+        """Return what training has added to the weight ``plain`` as exact factors, or None if they are unknown.
+
+        They are known if the residual still has the values of the weight, as LoRA's has.
+        """
+        same = torch.equal(self.exact_residual().cpu(), plain.to(self.exact_residual().dtype))
+        return exact_update(Past(), self.a, self.b, self.scale) if same else None
 
     def weight_gradient(
         self, x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"]

@@ -12,6 +12,8 @@ class NarrowLinear(nn.Linear):
     Only under autocast to bfloat16 the weight is used as it is. Otherwise the backward pass holds a copy of it.
     """
 
+    wide_type = nn.Linear
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         return functional.linear(input, _usable(self.weight, input), self.bias)
 
@@ -19,23 +21,24 @@ class NarrowLinear(nn.Linear):
 class NarrowConv1D(Conv1D):
     """GPT-2's layer with such a weight."""
 
+    wide_type = Conv1D
+
     def forward(self, x: Tensor) -> Tensor:
         y = torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), _usable(self.weight, x))
         return y.view(*x.shape[:-1], self.nf)
 
 
 NARROW: dict[type, type] = {nn.Linear: NarrowLinear, Conv1D: NarrowConv1D}
-_WIDE = {narrow: wide for wide, narrow in NARROW.items()}
 
 
 def is_narrow(plain: nn.Module) -> bool:
     """Return whether a layer's weight is stored in bfloat16, and what trains beside it is not."""
-    return type(plain) in _WIDE
+    return type(plain) in NARROW.values()
 
 
 def wide_type(plain: nn.Module) -> type:
     """Return the type of layer with a float32 weight that a layer becomes when an adapter is merged into it."""
-    return _WIDE.get(type(plain), type(plain))
+    return getattr(plain, "wide_type", type(plain))
 
 
 def _usable(weight: Tensor, x: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def materialised(model: nn.Module, *, largest: int = LARGEST) -> Iterator[list[S
     """
     groups: dict[tuple, list[LowRankLinear]] = defaultdict(list)
     for layer in low_rank_layers(model):
-        if layer.train_b and layer.residual.ndim == 2 and layer.residual.numel() <= largest:
+        if layer.stackable and layer.train_b and layer.residual.ndim == 2 and layer.residual.numel() <= largest:
             groups[layer.shape, layer.a.shape, layer.scale, layer.residual.dtype, layer.residual.device].append(layer)
     cast = CastOnce()
     stacks = [Stack(layers, cast) for layers in groups.values() if len(layers) > 1]

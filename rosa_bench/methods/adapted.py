@@ -128,7 +128,7 @@ class AdapterMethod(TargetedMethod):
 
         for _, layer in adapters(model):
             for name, parameter in layer.named_parameters():
-                if name not in layer.frozen and (name != "bias" or self.train_biases):
+                if name not in (*layer.frozen, *layer.fixed) and (name != "bias" or self.train_biases):
                     yield parameter
         if self.train_head:
             yield from self.head_parameters(model)

@@ -157,6 +157,9 @@ class Method(Checked, ABC):
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         """Return every parameter that trains at any time, once the layers are inserted."""
 
+    def before_training(self, model: nn.Module, length: RunLength) -> None:
+        """Make room in an attached model for what a run of this length will add. By default nothing is needed."""
+
     def parameter_groups(self, model: nn.Module) -> Groups:
         """Return groups of parameters for the optimizer. By default there is one group, in the model's order.
 

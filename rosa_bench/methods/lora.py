@@ -76,17 +76,13 @@ class Lora(Resampled):
     def initialise(self, layers: list[LowRankLinear], generator: torch.Generator) -> None:
         import torch
 
-        from rosa_bench.lowrank import merge
-
-        for layer in layers:
-            for name in DRAWN[self.init]:
-                factor = getattr(layer, name)
-                factor.data.copy_(self.draw(name, factor.shape, layer.shape, generator=generator))
-            if DRAWN[self.init] == "ab":
-                with torch.no_grad():
-                    layer.write_residual(merge(layer.exact_residual(), layer.a, layer.b, -layer.scale))
-                if layer.past is not None:
-                    layer.past.subtract(layer.a, layer.b, layer.scale)
+        with torch.no_grad():
+            for layer in layers:
+                if DRAWN[self.init] == "ab":
+                    self._redraw(layer, generator)
+                else:
+                    layer.a.copy_(self._drawn_as("a", layer, generator))
+                    layer.b.copy_(self._drawn_as("b", layer, generator))
 
     def draw(self, name: str, shape: Sequence[int], weight: torch.Size, *, generator: torch.Generator) -> Tensor:
         """Draw a tensor of this shape as factor ``a`` or ``b`` of such a weight starts, without regard to zeros."""
@@ -115,13 +111,23 @@ class Lora(Resampled):
 
         from rosa_bench.layers.low_rank import low_rank_layers
 
-        layers = low_rank_layers(model)
+        layers, generator = low_rank_layers(model), self.generator(step)
         with torch.no_grad():
             for layer in layers:
-                if layer.past is not None:
-                    layer.past.add(layer.a, layer.b, layer.scale)
-                layer.write_residual(layer.merged_weight())
-                layer.a.zero_()
-                layer.b.zero_()
-        self.initialise(layers, self.generator(step))
+                self._redraw(layer, generator)
         return Changed(reset=[factor for layer in layers for factor in layer.factors])
+
+    def _redraw(self, layer: LowRankLinear, generator: torch.Generator) -> None:
+        """Merge the factors, and draw new ones. If both are drawn, their product is taken from the weight."""
+        from rosa_bench.lowrank import Factors, merge
+
+        a, b = self._drawn_as("a", layer, generator), self._drawn_as("b", layer, generator)
+        taken, weight = DRAWN[self.init] == "ab", layer.merged_weight()
+        layer.redraw(Factors(merge(weight, a, b, -layer.scale) if taken else weight, a, b), taken=taken)
+
+    def _drawn_as(self, name: str, layer: LowRankLinear, generator: torch.Generator) -> Tensor:
+        """Return what a factor starts from."""
+        factor: Tensor = getattr(layer, name)
+        if name not in DRAWN[self.init]:
+            return factor.new_zeros(factor.shape)
+        return self.draw(name, factor.shape, layer.shape, generator=generator).to(factor)

@@ -72,6 +72,14 @@ class Resampled(LowRankMethod):
         """Return all steps of a run before which something is drawn."""
         return [step for step in range(length.total_steps) if self.is_due(step, length)]
 
+    def before_training(self, model: nn.Module, length: RunLength) -> None:
+        from rosa_bench.layers.low_rank import low_rank_layers
+
+        first = self.is_due(0, length)  # a draw that no period counts
+        directions = (self._drawn(length.total_steps - 1, length) + first) * self.rank // self.draws_per_period
+        for layer in low_rank_layers(model):
+            layer.reserve(directions)
+
     def lr_factor(self, step: int, length: RunLength) -> float:
         """Return the re-warm-up: from ``1 / (rewarm_steps + 1)`` in the step after a draw to 1, linearly."""
         drawn = self._drawn(step, length)

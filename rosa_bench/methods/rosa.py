@@ -137,7 +137,7 @@ class Rosa(Resampled):
                 "rank %d is the full rank of %d of the %d adapted weights (%d x %d): they train whole, saving nothing",
                 self.rank, len(whole), len(layers), rows, columns,
             )  # fmt: skip
-        headroom_bytes = HEADROOM_BYTES if layers[0].residual.is_cuda else None
+        headroom_bytes = HEADROOM_BYTES if layers[0].a.is_cuda else None
         bases = None
         if self.svd_of == "initial":
             from rosa_bench.layers.earlier import keep_directions
@@ -297,7 +297,7 @@ class Rosa(Resampled):
         """Draw layers of one shape together, see `_draw`."""
         import torch
 
-        from rosa_bench.lowrank import factorize, project, random_basis
+        from rosa_bench.lowrank import Factors, factorize, project, random_basis
 
         rank = len(range(self.rank)[which])
         weights = torch.stack([layer.merged_weight(which) for layer in group])
@@ -309,10 +309,5 @@ class Rosa(Resampled):
                 basis = random_basis(batch, columns, rank, generator=generator)
             factors = project(weights, basis.to(weights.device), init=self.init)
         for layer, residual, a, b in zip(group, *factors, strict=True):
-            if layer.past is not None:
-                layer.past.add(layer.a[..., which], layer.b[..., which, :], layer.scale)
-                if self.init in {"svd", "balanced"}:  # otherwise the residual is the whole weight
-                    layer.past.subtract(a, b)
-            layer.write_residual(residual)
-            layer.a[..., which].copy_(a)
-            layer.b[..., which, :].copy_(b)
+            # With any other start the residual is the whole weight.
+            layer.redraw(Factors(residual, a, b), which, taken=self.init in {"svd", "balanced"})

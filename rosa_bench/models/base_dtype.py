@@ -1,10 +1,11 @@
-"""Store the frozen weights of a model in bfloat16."""
+"""Store the frozen weights of a model in bfloat16, or in 8 or 4 bits."""
 
 import torch
 from torch import nn
 
 from rosa_bench.layers.linear import Linear, make_linear, weight_of
 from rosa_bench.layers.narrow import NARROW
+from rosa_bench.layers.quantised import KINDS, Quantised, QuantisedLinear
 from rosa_bench.layers.surgery import name_matches, replace_module
 from rosa_bench.system.errors import UserError
 
@@ -21,15 +22,29 @@ def store_in(dtype: str, model: nn.Module, *, head: str) -> None:
     if not found:
         raise UserError(f"base_dtype={dtype} finds no linear layer of its own weight outside the head; use float32")
     for name, plain in found.items():
-        layer = make_linear(NARROW[type(plain)], weight_of(plain).detach().to(getattr(torch, dtype)), plain.bias)  # pyright: ignore[reportArgumentType]
-        replace_module(model, name, layer.train(plain.training).requires_grad_(False))
+        replace_module(model, name, stored_in(dtype, plain).train(plain.training).requires_grad_(False))
+
+
+def stored_in(dtype: str, plain: Linear) -> Linear:
+    """Return a linear layer with its weight stored in ``dtype``, and the same bias."""
+    if dtype in KINDS:
+        return QuantisedLinear(Quantised(weight_of(plain), dtype), plain.bias, type(plain))  # pyright: ignore[reportArgumentType]
+    return make_linear(NARROW[type(plain)], weight_of(plain).detach().to(getattr(torch, dtype)), plain.bias)  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
 def round_to(dtype: str, model: nn.Module, *, head: str) -> None:
     """Round the weights that `store_in` would store in ``dtype``, and keep them in float32."""
     for plain in narrowable(model, head=head).values():
-        plain.weight.copy_(plain.weight.to(getattr(torch, dtype)))
+        weight_of(plain).copy_(weight_of(stored_in(dtype, plain)))
+
+
+@torch.no_grad()
+def widen(model: nn.Module) -> None:
+    """Turn quantised layers into plain ones in float32, in the CPU's memory, so that the model can be saved."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, QuantisedLinear):
+            replace_module(model, name, make_linear(layer.wide_type, layer.weight.cpu(), layer.bias))  # pyright: ignore[reportArgumentType]
 
 
 def narrowable(model: nn.Module, *, head: str) -> dict[str, Linear]:

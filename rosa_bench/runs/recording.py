@@ -59,6 +59,7 @@ class Recording(Observer):
 def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
     """Return a record of everything known before training."""
     shared = {} if resolved.config.parallel == "none" else {"processes": processes.count()}
+    libraries = ("bitsandbytes",) if resolved.config.base_dtype in {"int8", "nf4"} else ()
     return RunRecord(
         id=resolved.id,
         status="running",
@@ -75,7 +76,7 @@ def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
             },
             Device,
         ),
-        versions=versions(resolved.config.method.libraries),
+        versions=versions((*resolved.config.method.libraries, *libraries)),
         git=git_state(),
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         parameters=Parameters(total=sum(p.numel() for p in problem.model.parameters())),

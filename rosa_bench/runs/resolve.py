@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,6 +192,7 @@ def resolve(
         from rosa_bench.training.compile import check_compiler
 
         check_compiler(config.compile)
+    check_quantiser(config.base_dtype)
     check_processes(config)
     data, source, task = inputs or find_inputs(config)
     config = config if task is config.task else replace(config, task=task)
@@ -203,6 +205,14 @@ def resolve(
     found = ResolvedRun(config, deviations, source, device, precision, known, run_id(config, known))
     check_places(found, writable)
     return found
+
+
+def check_quantiser(base_dtype: str) -> None:
+    """Raise `UserError` if weights are to be quantised and bitsandbytes is not installed."""
+    if base_dtype in {"int8", "nf4"} and find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"base_dtype={base_dtype} needs the package bitsandbytes; install it: pip install 'rosa-bench[quantised]'"
+        )
 
 
 def check_processes(config: RunConfig) -> None:

@@ -17,9 +17,10 @@ from rosa_bench.adapters.lora import PlainWeights
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
 from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.models.base_dtype import store_in
+from rosa_bench.models.base_dtype import store_in, widen
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
@@ -153,6 +154,7 @@ def prepare(resolved: ResolvedRun) -> Prepared:
         buffers = list(problem.model.buffers())
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
         problem = replace(problem, model=model)
+        config.method.before_training(model, RunLength(len(problem.train), config.epochs))
         if not config.method.trains:
             resolved, problem = without_training(resolved, problem, record)
         record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
@@ -262,6 +264,7 @@ def train_and_score(
     record.forgetting = final.forgetting
     if config.save_model and processes.is_first():
         remove_unfinished(resolved.saved_model)
+        widen(problem.model)
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
     scores.selection_score = best.score

@@ -1,10 +1,12 @@
 """Memory and time of fine-tuning a 7B Llama on one GPU: full fine-tuning, LoRA, ROSA, and ROSA with A alone.
 
-    python -m scripts.benchmarks.sizes [results/benchmarks] [seconds in which to begin a variant]
+    python -m scripts.benchmarks.sizes [results/benchmarks] [seconds in which to begin a variant] [pattern of variants]
 
 Prints what it measures as it goes, then a table, and writes it as JSON. Random weights of Llama-2-7B's shape are made
 on the GPU, r = 8 on the 128 attention matrices, bfloat16 products. A step is forward, backward and AdamW on 4 x 128
-tokens, every one with a label, run eagerly. The base is float32, or its linear layers are bfloat16 (``base_dtype``).
+tokens, every one with a label, run eagerly. The base is float32, or its linear layers are in another ``base_dtype``.
+With a pattern, only variants whose whole name matches it are measured, such as ``LoRA, nf4`` or ``.*, (int8|nf4)``; of
+8 and 4 bits there are none without one. On such a base ROSA has room for 10 draws, which every step multiplies by.
 On a CPU: a Llama of 2 layers and 2,000 words, with float32 products.
 
 ``weights_GB``   memory after the method is attached: weights and factors
@@ -19,6 +21,7 @@ A variant that does not fit into the GPU's memory has ``fits`` 0. One that would
 """
 
 import gc
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +33,7 @@ from torch import nn
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
-from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
@@ -50,13 +53,17 @@ VARIANTS = [
     ("float32", "LoRA"), ("bfloat16", "LoRA"), ("float32", "FT"), ("float32", "ROSA, A alone in a random basis"),
     ("bfloat16", "ROSA, A alone in a random basis"), ("bfloat16", "ROSA"), ("float32", "ROSA"),
 ]  # fmt: skip
+QUANTISED = [
+    (base, name) for base in ("int8", "nf4") for name in ("LoRA", "ROSA, A alone in a random basis", "ROSA")
+]  # fmt: skip
+DRAWS = 10
 
 
-def main(folder: Path, limit_s: float) -> None:
+def main(folder: Path, limit_s: float, pattern: str | None) -> None:
     """Measure every variant, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures, began = {"model": shape_figures(device)}, time.perf_counter()
-    for base, name in VARIANTS:
+    for base, name in chosen(pattern):
         elapsed_s = time.perf_counter() - began
         if elapsed_s > limit_s:
             print(f"{name}, {base}: left out, for lack of time", flush=True)
@@ -66,6 +73,13 @@ def main(folder: Path, limit_s: float) -> None:
         shown = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
         print(f"{elapsed_s:5.1f} s  {name}, {base}: {shown}", flush=True)
     write_report("sizes", figures, folder=folder, what=__doc__, device=device)
+
+
+def chosen(pattern: str | None) -> list[tuple[str, str]]:
+    """Return the variants to measure: all that match the pattern, or those that need no optional package."""
+    if pattern is None:
+        return VARIANTS
+    return [(base, name) for base, name in VARIANTS + QUANTISED if re.fullmatch(pattern, f"{name}, {base}")]
 
 
 def shape_figures(device: torch.device) -> Figures:
@@ -95,8 +109,10 @@ def variant(name: str, base: str, device: torch.device) -> Figures:
 def measured(stack: ExitStack, name: str, base: str, device: torch.device) -> Figures:
     """Return the figures of a variant that fits."""
     reset_peak(device)
-    chosen = ["task=new_language", "model=smollm2_135m", "protocol=fair", f"rank={RANK}", *METHODS[name]]
-    method = compose(chosen).method
+    words = ["task=new_language", "model=smollm2_135m", "protocol=fair", f"rank={RANK}", *METHODS[name]]
+    if name.startswith("ROSA"):
+        words += ["method.resample_every=1", "method.resample_unit=epochs"]
+    method = compose(words).method
     model, attach_s = attached(method, base, device)
     held = allocated(device)
     step = ready(stack, lambda: model, random_batch(device), choice="none", graphs="never", device=device)
@@ -116,6 +132,7 @@ def attached(method: Method, base: str, device: torch.device) -> tuple[nn.Module
     wait_for_gpu()
     started = time.perf_counter()
     model = method.attach(model)
+    method.before_training(model, RunLength(1, DRAWS + 1))
     wait_for_gpu()
     return model, time.perf_counter() - started
 
@@ -146,4 +163,4 @@ def random_batch(device: torch.device) -> Batch:
 
 if __name__ == "__main__":
     arguments = dict(enumerate(sys.argv[1:]))
-    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)))
+    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)), arguments.get(2))
