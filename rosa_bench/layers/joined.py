@@ -9,9 +9,8 @@ The layers keep their places, names and parameters. The first of them to be call
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache
 from itertools import groupby
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.layers.blocks import forward_replaced
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype
 from rosa_bench.layers.narrow import wide_type
@@ -72,6 +70,29 @@ class Join:
         if self.bias is not None or self.layers[0].bias is None:
             return self.bias
         return self.layers[0].bias if len(self.layers) == 1 else torch.cat([it.bias for it in self.layers])  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+class Joined:
+    """What the type of a joined layer adds to its own.
+
+    Types, unlike forward passes that are set on a layer, let the compiler use one code for the blocks of a stack.
+    """
+
+    join: Join
+    place: int
+
+    def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        return self.join.output_of(self.place, super().forward, x)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@cache
+def _joined_type(own: type) -> type:
+    return type(f"Joined{own.__name__}", (Joined, own), {})
+
+
+def unjoined_type(layer: nn.Module) -> type:
+    """Return a layer's type outside the block of `joined`."""
+    return type(layer).__mro__[2] if isinstance(layer, Joined) else type(layer)
 
 
 class Frozen:
@@ -138,18 +159,19 @@ def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[lis
         for join in joins:
             join.release()
 
-    places = [(layer, join, place) for join in joins for place, layer in enumerate(join.layers)]
-
-    def make(number: int, own: Callable[..., Any]) -> Callable[..., Any]:
-        _, join, place = places[number]
-        return partial(join.output_of, place, own)
-
     hooks = [model.register_forward_pre_hook(form), model.register_forward_hook(release, always_call=True)]
     try:
-        with forward_replaced([layer for layer, *_ in places], make):
-            yield [join for join in joins if _is_low_rank(join)]
+        for join in joins:
+            for place, layer in enumerate(join.layers):
+                layer.join, layer.place = join, place  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+                layer.__class__ = _joined_type(type(layer))
+        yield [join for join in joins if _is_low_rank(join)]
     finally:
         release()
+        for join in joins:
+            for layer in join.layers:
+                layer.__class__ = unjoined_type(layer)
+                del layer.join, layer.place  # pyright: ignore[reportAttributeAccessIssue]
         for hook in hooks:
             hook.remove()
 
