@@ -78,10 +78,12 @@ class Joined:
     Types, unlike forward passes that are set on a layer, let the compiler use one code for the blocks of a stack.
     """
 
-    join: Join
-    place: int
+    join: Join | None = None
+    place: int = 0
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
+        if self.join is None:  # a new layer of this type, made when a copy of the model is merged
+            return super().forward(x)  # pyright: ignore[reportAttributeAccessIssue]
         return self.join.output_of(self.place, super().forward, x)  # pyright: ignore[reportAttributeAccessIssue]
 
 
