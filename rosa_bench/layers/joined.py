@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import groupby
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,7 +35,7 @@ class Join:
     """
 
     def __init__(self, layers: Sequence[Layer]):
-        self.layers = list(layers)
+        self.layers: list[Any] = list(layers)
         self.sizes = [_weight(layer).shape[0] for layer in layers]
         self.trained = not any(isinstance(it, LowRankLinear) or not it.weight.requires_grad for it in layers)
         self.release()
@@ -69,7 +70,7 @@ class Join:
     def _bias(self) -> Tensor | None:
         if self.bias is not None or self.layers[0].bias is None:
             return self.bias
-        return self.layers[0].bias if len(self.layers) == 1 else torch.cat([it.bias for it in self.layers])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return self.layers[0].bias if len(self.layers) == 1 else torch.cat([it.bias for it in self.layers])
 
 
 class Joined:
@@ -113,7 +114,7 @@ class Frozen:
 
     def form(self) -> None:
         """Give the join its weight for one training pass, unless the layers train by now."""
-        weights = [layer.weight for layer in self.join.layers]  # pyright: ignore[reportAttributeAccessIssue]
+        weights = [layer.weight for layer in self.join.layers]
         biases = [layer.bias for layer in self.join.layers if layer.bias is not None]
         if any(weight.requires_grad for weight in weights):
             return
@@ -133,7 +134,7 @@ class Frozen:
         elif weights[0].dtype == dtype and len(layers) > 1 and not any(isinstance(it, Conv1D) for it in layers):
             self.weight = torch.cat(weights)
             for layer, part in zip(layers, self.weight.split(self.join.sizes), strict=True):
-                layer.weight.data = part  # pyright: ignore[reportAttributeAccessIssue]
+                layer.weight.data = part
         else:  # there is nothing to gain
             self.weight = None
         self.bias = _joined_in(dtype, biases, self.bias) if biases and self.weight is not None else None
@@ -143,7 +144,7 @@ class Frozen:
 def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[list[Join]]:
     """Within the block, compute layers of ``model`` that read the same input together, and cast frozen weights once.
 
-    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.stacked`. ``batch`` holds the model's inputs:
+    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.stacked`. ``batch`` holds inputs of the model:
     a pass through its first row shows which layers share theirs. Without it nothing changes. Frozen and trained plain
     layers are joined in training passes only.
     """
@@ -165,7 +166,7 @@ def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[lis
     try:
         for join in joins:
             for place, layer in enumerate(join.layers):
-                layer.join, layer.place = join, place  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+                layer.join, layer.place = join, place
                 layer.__class__ = _joined_type(type(layer))
         yield [join for join in joins if _is_low_rank(join)]
     finally:
@@ -173,7 +174,7 @@ def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[lis
         for join in joins:
             for layer in join.layers:
                 layer.__class__ = unjoined_type(layer)
-                del layer.join, layer.place  # pyright: ignore[reportAttributeAccessIssue]
+                del layer.join, layer.place
         for hook in hooks:
             hook.remove()
 
@@ -186,7 +187,7 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
     """
     calls: list[tuple[Layer, Tensor]] = []
     hooks = [
-        module.register_forward_pre_hook(lambda layer, given: calls.append((layer, given[0])))
+        module.register_forward_pre_hook(lambda layer, given: calls.append((layer, given[0])))  # pyright: ignore[reportArgumentType]
         for module in model.modules()
         if type(module) is LowRankLinear or wide_type(module) in (nn.Linear, Conv1D)
     ]

@@ -95,9 +95,7 @@ class Family:
 
 
 @contextmanager
-def materialised(
-    model: nn.Module, *, largest: int = LARGEST, joins: Sequence[Join] = ()
-) -> Iterator[list[Stack]]:
+def materialised(model: nn.Module, *, largest: int = LARGEST, joins: Sequence[Join] = ()) -> Iterator[list[Stack]]:
     """Within the block, form the weights of small low-rank layers together, by shape, in each pass through ``model``.
 
     Yields the stacks. A stack has at least two layers, whose weights have at most ``largest`` elements. Layers with a

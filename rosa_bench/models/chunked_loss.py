@@ -70,7 +70,10 @@ def can_be_chunked(head: nn.Module | None) -> TypeGuard[nn.Linear | LowRankLinea
 
     Hooks would see the parts of a batch, and a weight that was formed with those of other layers has other parameters.
     """
-    if head is None or unjoined_type(head) is not nn.Linear and not (isinstance(head, LowRankLinear) and head.materialised is None):
+    if head is None:
+        return False
+    alone = isinstance(head, LowRankLinear) and head.materialised is None
+    if unjoined_type(head) is not nn.Linear and not alone:
         return False
     return not head._forward_hooks and not head._forward_pre_hooks
 

@@ -6,8 +6,11 @@ Prints what it measures as it goes, then a table, and writes it as JSON. A step 
 256 tokens, every one with a label. SmolLM2-135M's shape with random weights in bfloat16 on a GPU; a Llama of 4 layers
 and 16,384 words on 4 x 64 tokens in float32 on a CPU. Times are medians of interleaved repetitions; compare their
 ratios within one run. Variants that are not ready in time are left out. With a pattern, only variants whose whole name
-matches it are measured, among them ``max``, which takes minutes to compile. On a GPU, the kernels of the first and the last one
-are then printed too. *Joined* variants compute layers with the same input in one product, and cast frozen weights once.
+matches it are measured, among them ``max``, which takes minutes to compile. On a GPU, the kernels of the first and the
+last one are then printed too.
+
+Methods adapt all linear layers, as the task's recipe says, or with ``attention`` those of attention alone. *Joined*
+variants compute layers with the same input in one product, and cast frozen weights once.
 
 ``peak_MB`` is the peak memory of making, warming up and capturing a variant. ``first_s`` is the time that takes.
 """
@@ -63,7 +66,9 @@ def variants(device: torch.device) -> dict[str, tuple[Callable[[], nn.Module], s
     """
     made = {name: partial(ours, name, device) for name in ("lora", "rosa", "ft")}
     plain = {name: partial(ours, name, device, chunked=False) for name in made}
-    chosen = {f"{name}, all logits": (make, "none", "never") for name, make in plain.items()}
+    chosen: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+        f"{name}, all logits": (make, "none", "never") for name, make in plain.items()
+    }
     chosen |= {f"{name}, chunks": (make, "none", "never") for name, make in made.items()}
     chosen["peft_lora, all logits"] = (partial(peft_lora, device), "none", "never")
     if device.type == "cuda":
@@ -97,7 +102,9 @@ def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
                 print(f"{name}: left out, for lack of time", flush=True)
                 continue
             torch.manual_seed(0)
-            prepare = partial(ready, stack, make, batch, choice=choice, graphs=graphs, device=device, join="joined" in name)
+            prepare = partial(
+                ready, stack, make, batch, choice=choice, graphs=graphs, device=device, join="joined" in name
+            )
             actions[name], memory = with_extra_bytes(prepare, device)
             loss = float(actions[name]())  # pyright: ignore[reportArgumentType]
             taken = time.perf_counter() - started
@@ -105,7 +112,7 @@ def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
             print(f"{name}: ready in {taken:.1f} s, {memory / 1e6:.0f} MB, loss {loss:.5f}", flush=True)
         times = interleaved(actions, repeats=REPEATS if device.type == "cuda" else 3)
         if pattern is not None and device.type == "cuda":
-            for action in (list(actions.values())[0], list(actions.values())[-1]):
+            for action in (next(iter(actions.values())), list(actions.values())[-1]):
                 print_kernels(action)
     for name, time_s in times.items():
         print(f"{name}: {1e3 * time_s:.2f} ms", flush=True)

@@ -3,10 +3,10 @@
     python -m scripts.benchmarks.step [results/benchmarks] [none|default|max] [pattern of variants]
 
 Prints a table and writes it as JSON. A step is forward, backward and AdamW on one batch. The second argument is the
-highest level of compilation (by default ``default`` on a GPU, else ``none``). Times are medians of interleaved
-repetitions; compare their ratios within one run. With a pattern, only variants whose whole name matches it are measured:
-``rosa, .*`` for example. *Joined* variants compute queries, keys and values in one product. RoBERTa-base with random weights in bfloat16 on a GPU; MiniLM-L6's
-shape in float32 on a CPU.
+highest level of compilation (by default ``default`` on a GPU, else ``none``). With a pattern, only variants whose whole
+name matches it are measured. Times are medians of interleaved repetitions; compare their ratios within one run.
+*Joined* variants compute queries, keys and values in one product, and cast frozen weights once. RoBERTa-base with
+random weights in bfloat16 on a GPU; MiniLM-L6's shape in float32 on a CPU.
 
 ``of_limit`` is a lower bound on the step's time, as a fraction of the measured time. The bound is the floating-point
 operations needed, at the measured rate of one large bfloat16 product. Gradients of frozen weights are not counted.
@@ -180,7 +180,7 @@ def encoder(device: torch.device) -> PreTrainedModel:
 
 
 def ours(method: str, device: torch.device, *, base: str = "float32") -> nn.Module:
-    """Return the model with one of our methods attached, under the protocol ``fair``, and frozen weights in ``base``."""
+    """Return the model with a method of ours attached, under the protocol ``fair``, and frozen weights in ``base``."""
     model = encoder(device)
     chosen = compose([f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair"]).method
     store_in(base, model, head=chosen.head)

@@ -83,7 +83,7 @@ def test_layers_called_twice_or_with_a_bias_alone_are_not_joined() -> None:
     model = Twice().requires_grad_(False)
     assert sharing_inputs(model, {"x": rows()}) == []
     model = Gated().requires_grad_(False)
-    model.up.bias = None
+    model.up.register_parameter("bias", None)
     with joined(model, {"x": rows()}):
         assert all(isinstance(layer, Joined) and len(layer.join.layers) == 1 for layer in model.children())  # pyright: ignore[reportOptionalMemberAccess]
 
