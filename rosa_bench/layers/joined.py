@@ -144,7 +144,7 @@ class Frozen:
 def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[list[Join]]:
     """Within the block, compute layers of ``model`` that read the same input together, and cast frozen weights once.
 
-    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.stacked`. ``batch`` holds inputs of the model:
+    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.stacked`. ``batch`` is input of the model:
     a pass through its first row shows which layers share theirs. Without it nothing changes. Frozen and trained plain
     layers are joined in training passes only.
     """
