@@ -111,7 +111,7 @@ def measured(resolved: ResolvedRun) -> Probe:
 def timed(resolved: ResolvedRun, problem: PreparedTask, meter: Meter) -> tuple[float, float, float]:
     """Return the seconds of a step, of scoring the rows that select, and of scoring those that are reported."""
     config, timing = resolved.config, Timing(resolved.device, len(problem.train))
-    with fast(problem.model, resolved) as replay:
+    with fast(problem.model, resolved, problem.train) as replay:
         with suppress(_EnoughError):
             fit(
                 problem.model,

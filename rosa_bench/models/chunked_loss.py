@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from rosa_bench.data.batches import IGNORED
+from rosa_bench.layers.joined import unjoined_type
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
 from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
@@ -69,7 +70,10 @@ def can_be_chunked(head: nn.Module | None) -> TypeGuard[nn.Linear | LowRankLinea
 
     Hooks would see the parts of a batch, and a weight that was formed with those of other layers has other parameters.
     """
-    if type(head) is not nn.Linear and not (isinstance(head, LowRankLinear) and head.materialised is None):
+    if head is None:
+        return False
+    alone = isinstance(head, LowRankLinear) and head.materialised is None
+    if unjoined_type(head) is not nn.Linear and not alone:
         return False
     return not head._forward_hooks and not head._forward_pre_hooks
 

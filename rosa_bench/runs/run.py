@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from rosa_bench.adapters.lora import PlainWeights
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
+from rosa_bench.layers.joined import joined
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import saved_bytes
@@ -115,7 +116,7 @@ def run(resolved: ResolvedRun, observers: Iterable[Observer] = ()) -> RunRecord:
         if processes.count() > 1:
             together = Together(sharded=resolved.config.parallel == "sharded")
             agree(model, method)
-        with stop_signals_deferred() as asked_to_stop, fast(model, resolved) as replay:
+        with stop_signals_deferred() as asked_to_stop, fast(model, resolved, prepared.problem.train) as replay:
             outcome = fit(**request(Surroundings(asked_to_stop, replay)), together=together)
     except BaseException as error:  # the run records it, and raises it again
         outcome = error
@@ -314,7 +315,7 @@ def progress_bar(config: RunConfig, record: RunRecord, train: Batches, *, place:
 
 
 @contextmanager
-def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
+def fast(model: PreTrainedModel, resolved: ResolvedRun, train: Batches) -> Iterator[Replay]:
     """Use the fastest exact kernels inside the block. Yields a function that makes steps replayable."""
     config, device = resolved.config, resolved.device
     saves_memory = config.gradient_checkpointing  # without it nothing is offloaded either
@@ -329,7 +330,8 @@ def fast(model: PreTrainedModel, resolved: ResolvedRun) -> Iterator[Replay]:
         without_cudnn_attention(),
         sharded(model, device) if shards else nullcontext(),
         replaying(device, graphs, warm_ups=1 if config.compile == "none" else COMPILED_WARM_UPS) as replay,
-        materialised(model, largest=LARGEST if forms else 0),
+        joined(model, next(calibration_batches(train, device), None) if forms else None) as joins,
+        materialised(model, largest=LARGEST if forms else 0, joins=joins),
         offloaded(model, config.method, device) if config.offload else nullcontext(),
         compiled(model, config.compile),
         recomputed(model, config.gradient_checkpointing),  # of compiled blocks

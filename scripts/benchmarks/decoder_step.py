@@ -6,8 +6,11 @@ Prints what it measures as it goes, then a table, and writes it as JSON. A step 
 256 tokens, every one with a label. SmolLM2-135M's shape with random weights in bfloat16 on a GPU; a Llama of 4 layers
 and 16,384 words on 4 x 64 tokens in float32 on a CPU. Times are medians of interleaved repetitions; compare their
 ratios within one run. Variants that are not ready in time are left out. With a pattern, only variants whose whole name
-matches it are measured, among them ``max``, which takes minutes to compile. On a GPU, the kernels of the last one are
-then printed too.
+matches it are measured, among them ``max``, which takes minutes to compile. On a GPU, the kernels of the first and the
+last one are then printed too.
+
+Methods adapt all linear layers, as the task's recipe says, or with ``attention`` those of attention alone. *Joined*
+variants compute layers with the same input in one product, and cast frozen weights once.
 
 ``peak_MB`` is the peak memory of making, warming up and capturing a variant. ``first_s`` is the time that takes.
 """
@@ -30,6 +33,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
+from rosa_bench.models.base_dtype import store_in
 from rosa_bench.models.chunked_loss import use_chunked_loss
 from rosa_bench.models.cross_entropy import chunk_size
 from scripts.benchmarks.step import ready
@@ -62,14 +66,25 @@ def variants(device: torch.device) -> dict[str, tuple[Callable[[], nn.Module], s
     """
     made = {name: partial(ours, name, device) for name in ("lora", "rosa", "ft")}
     plain = {name: partial(ours, name, device, chunked=False) for name in made}
-    chosen = {f"{name}, all logits": (make, "none", "never") for name, make in plain.items()}
+    chosen: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
+        f"{name}, all logits": (make, "none", "never") for name, make in plain.items()
+    }
     chosen |= {f"{name}, chunks": (make, "none", "never") for name, make in made.items()}
     chosen["peft_lora, all logits"] = (partial(peft_lora, device), "none", "never")
     if device.type == "cuda":
         chosen |= {f"{name}, all logits, graph": (make, "none", "always") for name, make in plain.items()}
         chosen |= {f"{name}, chunks, graph": (make, "none", "always") for name, make in made.items()}
+    attention = {name: partial(ours, name, device, targets="attention") for name in ("lora", "rosa")}
     captured = ", graph" if device.type == "cuda" else ""
     chosen |= {f"{name}, chunks, compiled{captured}": (make, "default", "always") for name, make in made.items()}
+    chosen |= {
+        f"{name}, attention, chunks, compiled{captured}": (make, "default", "always")
+        for name, make in attention.items()
+    }
+    chosen |= {name.replace("chunks, ", "chunks, joined, "): chosen[name] for name in chosen if "compiled" in name}
+    narrow = partial(ours, "lora", device, targets="attention", base="bfloat16")
+    chosen[f"lora, attention, bfloat16 base, chunks, joined, compiled{captured}"] = (narrow, "default", "always")
+    chosen[f"lora, attention, chunks, joined, max{captured}"] = (attention["lora"], "max", "always")
     return chosen | {f"{name}, chunks, max{captured}": (make, "max", "always") for name, make in made.items()}
 
 
@@ -87,7 +102,9 @@ def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
                 print(f"{name}: left out, for lack of time", flush=True)
                 continue
             torch.manual_seed(0)
-            prepare = partial(ready, stack, make, batch, choice=choice, graphs=graphs, device=device)
+            prepare = partial(
+                ready, stack, make, batch, choice=choice, graphs=graphs, device=device, join="joined" in name
+            )
             actions[name], memory = with_extra_bytes(prepare, device)
             loss = float(actions[name]())  # pyright: ignore[reportArgumentType]
             taken = time.perf_counter() - started
@@ -95,7 +112,8 @@ def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
             print(f"{name}: ready in {taken:.1f} s, {memory / 1e6:.0f} MB, loss {loss:.5f}", flush=True)
         times = interleaved(actions, repeats=REPEATS if device.type == "cuda" else 3)
         if pattern is not None and device.type == "cuda":
-            print_kernels(list(actions.values())[-1])
+            for action in (next(iter(actions.values())), list(actions.values())[-1]):
+                print_kernels(action)
     for name, time_s in times.items():
         print(f"{name}: {1e3 * time_s:.2f} ms", flush=True)
     figures |= {f"{name}, ms": 1e3 * time_s for name, time_s in times.items()}
@@ -148,11 +166,18 @@ def decoder(device: torch.device, *, chunked: bool = True, shape: Mapping[str, A
     return model.train()
 
 
-def ours(method: str, device: torch.device, *, chunked: bool = True) -> nn.Module:
-    """Return the decoder with one of our methods attached: on the attention layers, with a frozen output layer."""
+def ours(
+    method: str, device: torch.device, *, chunked: bool = True, targets: str | None = None, base: str = "float32"
+) -> nn.Module:
+    """Return the decoder with one of our methods attached: on ``targets`` or, as the recipe says, all linear layers.
+
+    The output layer is frozen. Frozen weights are stored in ``base``.
+    """
     model = decoder(device, chunked=chunked)
     words = ["task=new_language", f"method={method}", f"rank={RANK}", "model=smollm2_135m", "protocol=fair"]
-    return compose(words).method.attach(model)
+    chosen = compose([*words, *([] if targets is None else [f"method.targets={targets}"])]).method
+    store_in(base, model, head=chosen.head)
+    return chosen.attach(model)
 
 
 def peft_lora(device: torch.device) -> nn.Module:

@@ -1,16 +1,18 @@
 """Cost of a training step: our methods against full fine-tuning, HF PEFT and the two-branch form.
 
-    python -m scripts.benchmarks.step [results/benchmarks] [none|default|max]
+    python -m scripts.benchmarks.step [results/benchmarks] [none|default|max] [pattern of variants]
 
 Prints a table and writes it as JSON. A step is forward, backward and AdamW on one batch. The second argument is the
-highest level of compilation (by default ``default`` on a GPU, else ``none``). Times are medians of interleaved
-repetitions; compare their ratios within one run. RoBERTa-base with random weights in bfloat16 on a GPU; MiniLM-L6's
-shape in float32 on a CPU.
+highest level of compilation (by default ``default`` on a GPU, else ``none``). With a pattern, only variants whose whole
+name matches it are measured. Times are medians of interleaved repetitions; compare their ratios within one run.
+*Joined* variants compute queries, keys and values in one product, and cast frozen weights once. RoBERTa-base with
+random weights in bfloat16 on a GPU; MiniLM-L6's shape in float32 on a CPU.
 
 ``of_limit`` is a lower bound on the step's time, as a fraction of the measured time. The bound is the floating-point
 operations needed, at the measured rate of one large bfloat16 product. Gradients of frozen weights are not counted.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -25,10 +27,12 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
+from rosa_bench.layers.joined import joined
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.ft import FullFineTuning
 from rosa_bench.models.attention import use_fast_attention
+from rosa_bench.models.base_dtype import store_in
 from rosa_bench.system.device import autocast, resolve_precision
 from rosa_bench.training.compile import WARM_UPS, compiled
 from rosa_bench.training.cuda_graphs import replaying
@@ -48,7 +52,7 @@ class AsItIs(FullFineTuning):
         return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
-def main(folder: Path, most_compiled: str | None) -> None:
+def main(folder: Path, most_compiled: str | None, pattern: str | None) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
@@ -56,7 +60,7 @@ def main(folder: Path, most_compiled: str | None) -> None:
     levels = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
     figures: dict[str, Figures] = {} if on_gpu else {"layer": layer()}
     for rows, length in ((32, 512), (32, 16)) if on_gpu else ((32, 16),):
-        figures[f"step {rows} x {length}"] = steps(rows, length, levels, device)
+        figures[f"step {rows} x {length}"] = steps(rows, length, levels, device, pattern=pattern)
     write_report("step", figures, folder=folder, what=__doc__, device=device)
 
 
@@ -77,7 +81,9 @@ def layer() -> Figures:
     return {**times, "ratio": times["ours_s"] / times["two_branches_s"]}
 
 
-def steps(rows: int, length: int, levels: tuple[str, ...], device: torch.device) -> Figures:
+def steps(
+    rows: int, length: int, levels: tuple[str, ...], device: torch.device, *, pattern: str | None = None
+) -> Figures:
     """Return time and peak memory of a step by variant, and ratios to eager full fine-tuning and PEFT's LoRA."""
     on_gpu = device.type == "cuda"
     plain = {
@@ -95,31 +101,49 @@ def steps(rows: int, length: int, levels: tuple[str, ...], device: torch.device)
             f"{name}, {choice}" + (" + graph" if on_gpu else ""): (plain[name], choice, "always")
             for name in (("ft", "peft_lora", "rosa") if length > 100 else ("rosa",))  # compiling takes half a minute
         }
+    if on_gpu:
+        made["rosa, joined, graph"] = (plain["rosa"], "none", "always")
+        made["rosa, joined, bfloat16 base, graph"] = (partial(ours, "rosa", device, base="bfloat16"), "none", "always")
+        for choice in levels[1:]:
+            made[f"rosa, joined, {choice} + graph"] = (plain["rosa"], choice, "always")
+    made = {name: parts for name, parts in made.items() if pattern is None or re.fullmatch(pattern, name)}
     batch = random_batch(rows, length, device)
     memory: Figures = {}
     with ExitStack() as stack:
         actions = {}
         for name, (make, choice, graphs) in made.items():
-            prepare = partial(ready, stack, make, batch, choice=choice, graphs=graphs, device=device)
+            prepare = partial(
+                ready, stack, make, batch, choice=choice, graphs=graphs, device=device, join="joined" in name
+            )
             actions[name], memory[name] = with_extra_bytes(prepare, device)
+            print(f"{rows} x {length}, {name}: ready, {memory[name] / 1e6:.0f} MB", flush=True)
         times = interleaved(actions, repeats=REPEATS)
     figures = {f"{name}, ms": 1e3 * time_s for name, time_s in times.items()}
-    figures |= {f"{name}, to FT eager": time_s / times["ft, eager"] for name, time_s in times.items()}
-    figures |= {f"{name}, to PEFT LoRA eager": time_s / times["peft_lora, eager"] for name, time_s in times.items()}
+    for title, reference in (("FT eager", "ft, eager"), ("PEFT LoRA eager", "peft_lora, eager")):
+        if reference in times:
+            figures |= {f"{name}, to {title}": time_s / times[reference] for name, time_s in times.items()}
     if on_gpu:
         limit_s = needed_operations("rosa", rows, length) / bfloat16_rate(device)
         figures["limit of rosa, ms"] = 1e3 * limit_s
         figures |= {f"{name}, of_limit": limit_s / times[name] for name in times if name.startswith("rosa")}
         figures |= {f"{name}, peak_MB": peak / 1e6 for name, peak in memory.items()}
-        figures |= {
-            f"{name}, memory to FT eager": memory[name] / memory["ft, eager"] for name in memory if "rosa" in name
-        }
-        figures["rosa, memory to lora, graph"] = memory["rosa, graph"] / memory["lora, graph"]
+        for name in memory:
+            if "rosa" in name and "ft, eager" in memory:
+                figures[f"{name}, memory to FT eager"] = memory[name] / memory["ft, eager"]
+        if {"rosa, graph", "lora, graph"} <= memory.keys():
+            figures["rosa, memory to lora, graph"] = memory["rosa, graph"] / memory["lora, graph"]
     return figures
 
 
 def ready(
-    stack: ExitStack, make: Callable[[], nn.Module], batch: Batch, *, choice: str, graphs: str, device: torch.device
+    stack: ExitStack,
+    make: Callable[[], nn.Module],
+    batch: Batch,
+    *,
+    choice: str,
+    graphs: str,
+    device: torch.device,
+    join: bool = False,
 ) -> Callable[[], object]:
     """Return a training step of a new model, warmed up, so that compilation and capture are done."""
     model = make()
@@ -128,7 +152,8 @@ def ready(
     method = AsItIs(**vars(config.method))
     training = Training(model, method, recipe, steps_per_epoch=1, device=device)
     step: Step = optimisation(training, autocast(resolve_precision("auto", device), device))
-    stack.enter_context(materialised(model, largest=LARGEST if device.type == "cuda" else 0))
+    joins = stack.enter_context(joined(model, batch if join else None))
+    stack.enter_context(materialised(model, largest=LARGEST if device.type == "cuda" else 0, joins=joins))
     stack.enter_context(compiled(model, choice))
     with replaying(device, graphs, warm_ups=WARM_UPS) as replay:
         step = replay(step)
@@ -154,10 +179,11 @@ def encoder(device: torch.device) -> PreTrainedModel:
     return model
 
 
-def ours(method: str, device: torch.device) -> nn.Module:
-    """Return the model with one of our methods attached, under the protocol ``fair``."""
+def ours(method: str, device: torch.device, *, base: str = "float32") -> nn.Module:
+    """Return the model with a method of ours attached, under the protocol ``fair``, and frozen weights in ``base``."""
     model = encoder(device)
     chosen = compose([f"method={method}", f"rank={RANK}", "model=roberta_base", "protocol=fair"]).method
+    store_in(base, model, head=chosen.head)
     chosen.attach(model)
     return model
 
@@ -215,4 +241,5 @@ def bfloat16_rate(device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"), sys.argv[2] if len(sys.argv) > 2 else None)
+    arguments = dict(enumerate(sys.argv[1:]))
+    main(Path(arguments.get(0, "results/benchmarks")), arguments.get(1), arguments.get(2))

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.blocks import transformer_blocks
+from rosa_bench.layers.joined import joined
 from rosa_bench.layers.stacked import materialised
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.chunked_loss import use_chunked_loss
@@ -148,8 +149,13 @@ def decoder(compose: Callable[..., RunConfig], layers: int, method: str) -> PreT
 
 def compilations(model: PreTrainedModel) -> list[int]:
     """Train on batches of several lengths, with and without padding, and return the compilations after each round."""
-    counts = []
-    with materialised(model), compiled(model, "default", backend="eager"):  # which only traces
+    counts, first = [], {**batch(), "labels": batch()["input_ids"]}
+    with (
+        joined(model, first) as joins,
+        materialised(model, joins=joins),
+        compiled(model, "default", backend="eager"),  # which only traces
+    ):
+        assert joins
         for _ in range(2):
             for length in (8, 12, 20):
                 for padded in (False, True):
@@ -184,7 +190,11 @@ def test_a_compiled_decoder_has_the_same_loss_and_gradients(compose: Callable[..
         return [loss.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
     wanted = step()
-    with materialised(model), compiled(model, "default", backend=BACKEND):
+    with (
+        joined(model, inputs) as joins,
+        materialised(model, joins=joins),
+        compiled(model, "default", backend=BACKEND),
+    ):
         found = step()
         assert passes_compiled() == 2
     for one, other in zip(found, wanted, strict=True):
