@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype
-from rosa_bench.layers.narrow import wide_type
+from rosa_bench.layers.narrow import is_narrow
 
 Layer = nn.Linear | Conv1D | LowRankLinear
 
@@ -189,7 +189,7 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
     hooks = [
         module.register_forward_pre_hook(lambda layer, given: calls.append((layer, given[0])))  # pyright: ignore[reportArgumentType]
         for module in model.modules()
-        if type(module) is LowRankLinear or wide_type(module) in (nn.Linear, Conv1D)
+        if type(module) in (LowRankLinear, nn.Linear, Conv1D) or is_narrow(module)
     ]
     training = {module: module.training for module in model.modules()}
     model.eval()

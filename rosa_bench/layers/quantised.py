@@ -24,7 +24,7 @@ class Quantised(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "out in"], kind: str):
         super().__init__()
-        import bitsandbytes.functional as library
+        import bitsandbytes.functional as library  # pyright: ignore[reportMissingImports]  # optional
 
         self.kind, self.shape = kind, weight.shape
         weight = weight.detach().contiguous()
@@ -100,7 +100,7 @@ class _QuantisedLinear(torch.autograd.Function):
             y = functional.linear(x, dequantise(codes, scales, shape, dtype), None if bias is None else bias.to(dtype))
             if a is not None and b is not None:
                 y = y + x @ b.to(dtype).mT @ a.to(dtype).mT
-        ctx.save_for_backward(codes, scales, a, b)
+        ctx.save_for_backward(codes, scales, a, b)  # pyright: ignore[reportArgumentType]
         ctx.shape = shape  # pyright: ignore[reportAttributeAccessIssue]
         return y
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.joined import joined
 from rosa_bench.layers.linear import make_linear, weight_of
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.layers.quantised import KINDS, QuantisedLinear
 from rosa_bench.layers.quantised_low_rank import QuantisedLowRank
+from rosa_bench.layers.stacked import materialised
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import round_to, store_in, stored_in, widen
 from rosa_bench.system.errors import UserError
@@ -111,7 +113,7 @@ def test_draws_change_neither_the_function_nor_the_stored_weight(attach: Callabl
     net, config = attach(kind, *DRAWS[how])
     changes, x = torch.Generator().manual_seed(1), torch.randn(4, 32)
     layers = low_rank_layers(net)
-    plain = [layer.stored.dequantised().double() for layer in layers]  # pyright: ignore[reportAttributeAccessIssue]
+    plain = [layer.stored.dequantised().double() for layer in layers]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     codes = [layer.stored.codes.clone() for layer in layers]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     places = [tensor.data_ptr() for tensor in net.buffers()]
     added = [torch.zeros(layer.shape, dtype=torch.float64) for layer in layers]
@@ -171,3 +173,14 @@ def test_only_the_declared_parameters_train_in_float32(attach: Callable, method:
 def test_what_does_not_go_with_it_is_refused(compose: Callable[..., RunConfig], override: str) -> None:
     with pytest.raises(UserError, match=r"base_dtype=(nf4|float32)"):
         compose("task=grammar", "model=tiny_roberta", "protocol=fair", "method=lora", "base_dtype=nf4", override)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["lora", "rosa"])
+def test_faster_forms_of_the_step_leave_quantised_layers_alone(attach: Callable, kind: str, method: str) -> None:
+    net, _ = attach(kind, f"method={method}", *EACH_STEP)
+    x = torch.randn(4, 32)
+    plain = net(x)
+    with joined(net, {"x": x}) as joins, materialised(net, joins=joins) as stacks:
+        assert (joins, stacks) == ([], [])
+        assert torch.equal(net(x), plain)
