@@ -19,7 +19,7 @@ from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, le
 from rosa_bench.report.figures.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.front import FRONT, pareto_front, plot_front
 from rosa_bench.report.figures.labels import label_points
-from rosa_bench.report.figures.methods_list import plot_list
+from rosa_bench.report.figures.methods_list import floor_of, plot_list
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
@@ -134,7 +134,8 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
 
 
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
-    points = points_of(one, cost)
+    floor = floor_of(list(map(score_of, one.rows)))
+    points = [point for point in points_of(one, cost) if point.y.mean >= floor]
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
     limits = _limits(one)
     ax.set_ylim(*limits)
@@ -171,6 +172,7 @@ def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
 def _limits(one: MethodComparison) -> tuple[float, float]:
     """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
     scores = list(map(score_of, one.rows))
+    scores = [score for score in scores if score.mean >= floor_of(scores)]
     least, most = min(y.mean for y in scores), max(y.mean for y in scores)
     room = ROOM * (most - least) or 1
     ends = [end for y in scores for end in (y.low, y.high) if end is not None]
@@ -212,6 +214,7 @@ def _caption(found: Sequence[MethodComparison]) -> str:
         "and left is better. Bars: 95 % intervals of the mean over tasks, which are fixed strata with independent "
         "seeds (Satterthwaite); one seed has none. Intervals wider than a plot are on the left alone, cut where they "
         "are far wider than the means differ: the order of such methods may be chance. "
+        "Scores far below all others (Tukey's outer fence) are numbers on the left. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
         "learning rates, on the most common device alone. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "

@@ -1,6 +1,8 @@
 """The list beside the Pareto plots: every method with its marker, its score and the interval, the best first."""
 
+import math
 from collections.abc import Sequence
+from statistics import quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
@@ -11,16 +13,24 @@ from rosa_bench.report.cells.methods import MethodRow
 from rosa_bench.report.figures.arms import plot_whiskers
 
 SMALL = 6.5  # points
+MANY = 13  # methods
 REACH = 1.5  # the axis goes beyond the means by at most this many times their range, and wider intervals are cut
 
 
 def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate]) -> None:
-    """Draw one line per method from top to bottom, with its name on the left."""
+    """Draw one line per method from top to bottom, with its name on the left. Scores below the axis are numbers."""
+    floor = floor_of(scores)
     for line, (row, score) in enumerate(zip(rows, scores, strict=True)):
         look = look_of(row.variant.method)
+        if score.mean < floor:
+            text = f"← {score.mean:.1f}"
+            ax.annotate(
+                text, (0, line), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=look.colour
+            )
+            continue
         plot_whiskers(ax, line, score, look.colour, across=True)
         ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
-    ax.set_xlim(*_limits(scores))
+    ax.set_xlim(*_limits([score for score in scores if score.mean >= floor]))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(len(rows)), list(names), fontsize=SMALL)
     ax.tick_params(axis="y", length=0)
@@ -28,6 +38,18 @@ def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores:
     ax.grid(linewidth=0.3, alpha=0.4)
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
+
+
+def floor_of(scores: Sequence[Estimate]) -> float:
+    """Return the score below which methods are left out of an axis, so that the others can be told apart.
+
+    Of many scores it is Tukey's outer fence, three interquartile ranges below the lower quartile; of few there is none.
+    Source: Tukey, Exploratory Data Analysis (1977), chapter 2.
+    """
+    if len(scores) < MANY:
+        return -math.inf
+    lower, _, upper = quantiles((one.mean for one in scores), n=4)
+    return lower - 3 * (upper - lower)
 
 
 def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:

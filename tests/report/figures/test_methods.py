@@ -11,10 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import methods
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.front import FRONT
+from rosa_bench.report.figures.methods_list import MANY, floor_of
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import write_table
 from rosa_bench.report.tables import methods as table
@@ -157,3 +159,12 @@ def test_an_interval_wider_than_the_plot_is_not_drawn(runs: list[RunRecord]) -> 
     assert drawing is not None
     bars = [line for line in drawing.figure.axes[0].lines if len(set(map(float, line.get_xdata()))) == 1]  # pyright: ignore[reportArgumentType]
     assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyright: ignore
+
+
+def test_of_many_scores_those_far_below_all_others_leave_the_axis() -> None:
+    close = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY - 1)]
+    far = Estimate(mean=25.0, low=None, high=None, count=1)
+    lower, upper = (np.percentile([one.mean for one in [*close, far]], q, method="weibull") for q in (25, 75))
+    assert floor_of([*close, far]) == pytest.approx(lower - 3 * (upper - lower))
+    assert far.mean < floor_of([*close, far]) < min(one.mean for one in close)
+    assert floor_of([*close[1:], far]) == -np.inf
