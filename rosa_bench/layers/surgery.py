@@ -44,7 +44,7 @@ def untie(model: nn.Module, name: str) -> None:
     Otherwise its replacement would change the input embedding too, or lose its own weight when saved.
     """
     plain = model.get_submodule(name)
-    if _uses(model, plain.weight) <= 1:  # 0 if the weight is quantised
+    if _uses(model, plain.weight) <= 1:  # pyright: ignore[reportArgumentType]  # 0 if the weight is quantised
         return
     plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if hasattr(model, "config"):  # a saved model is loaded according to it
