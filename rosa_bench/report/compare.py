@@ -37,6 +37,7 @@ HOW = (
     "second side. Unless lr is given, the learning rate {rule}."
 )
 FAMILY = "* and bold: significant at 5 % after Holm's correction over all {tests} differences tested here."
+ALONE = "* and bold: significant at 5 %; one difference is tested here, so none is corrected."
 
 
 class Compared(NamedTuple):
@@ -68,13 +69,14 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
     family = [(number, key, one.p) for number, place in enumerate(found) for key, one in place.differences.items()]
     adjusted = zip(family, holm([p for _, _, p in family]), strict=True)
     significant = {(number, key) for (number, key, _), p in adjusted if survives(p)}
+    tests = sum(p is not None for *_, p in family)
     return Compared(
         [
             differences_section(asked, place, {key for number, key in significant if number == here})
             for here, place in enumerate(found)
         ],
         {run.id for place in found for run in place.runs},
-        " ".join([HOW.format(rule=WORDS[rule]), FAMILY.format(tests=sum(p is not None for *_, p in family))]),
+        " ".join([HOW.format(rule=WORDS[rule]), ALONE if tests == 1 else FAMILY.format(tests=tests)]),
     )
 
 
