@@ -46,7 +46,7 @@ def _make(jobs: "list[Job]") -> "list[Job]":
     With ``packed=auto``, runs that turn out to have no packed form are not made.
     """
     from rosa_bench import api
-    from rosa_bench.layers.packed import UnpackableError
+    from rosa_bench.layers.packs.packed import UnpackableError
 
     runs = [job.resolved for job in jobs if job.resolved]
     rates = ", ".join(f"{run.config.lr:g}" for run in runs)

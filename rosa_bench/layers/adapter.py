@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.linear import Convolution, Linear, make_linear
-from rosa_bench.layers.narrow import wide_type
+from rosa_bench.layers.storage.narrow import wide_type
 
 
 class Adapter(nn.Module):

@@ -13,9 +13,9 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.exact import Past, Update, exact_update
-from rosa_bench.layers.halves import halves, whole
 from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
-from rosa_bench.layers.narrow import is_narrow
+from rosa_bench.layers.storage.halves import halves, whole
+from rosa_bench.layers.storage.narrow import is_narrow
 from rosa_bench.lowrank import Factors, merge
 
 EVERY = slice(None)  # all columns of A and rows of B
@@ -26,11 +26,12 @@ class LowRankLinear(Adapter):
 
     LoRA uses it with residual = W and scale = alpha / r, ROSA with residual = W - A B and scale = 1. They differ in
     what they write into these tensors, and when. The residual keeps the weight's own type. Beside the weight of a
-    `rosa_bench.layers.narrow` layer, in bfloat16, the factors are float32. Hundreds of merges would degrade such a
-    residual, so a method that writes into it keeps the remainder (`rosa_bench.layers.halves`), and merging is exact.
+    `rosa_bench.layers.storage.narrow` layer, in bfloat16, the factors are float32. Hundreds of merges would degrade
+    such a residual, so a method that writes into it keeps the remainder (`rosa_bench.layers.storage.halves`), and
+    merging is exact.
 
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
-    materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.stacked`)
+    materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.fused.stacked`)
     cast          converts an input to the type of a materialised weight
     remainder     the bits of a float32 residual that its bfloat16 lacks, in the CPU's memory; None if there are none
     past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)

@@ -84,7 +84,7 @@ class Method(Checked, ABC):
     mergeable        whether `merge` turns the trained model into plain layers
     supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
-    packable         whether several runs can train in one pass: its layers have a form in `rosa_bench.layers.packed`
+    packable         whether several runs can train in one pass: its layers have a form in `layers.packs.packed`
     takes_turns      whether only some of the declared parameters train at a time
     shardable        whether its weights may be sharded over several processes, unless `unshardable` says why not
     libraries        optional packages that it runs on, beside those of every run; records have their versions

@@ -23,7 +23,7 @@ from rosa_bench.system.setting import setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from rosa_bench.layers.gated import GatedDifference
+    from rosa_bench.layers.weights.gated import GatedDifference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +37,8 @@ class DiffPruning(SparseMethod):
     prune_at: float = setting("fraction of the run after which the largest differences are kept", above=0, below=1)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.gated import GatedDifference
-        from rosa_bench.layers.parametrised import parametrise
+        from rosa_bench.layers.weights.gated import GatedDifference
+        from rosa_bench.layers.weights.parametrised import parametrise
 
         made = {
             weight: GatedDifference(weight, start=self.gate_start, structured=self.structured)
@@ -48,7 +48,7 @@ class DiffPruning(SparseMethod):
 
     def differences(self, model: nn.Module) -> list[GatedDifference]:
         """Return the differences, in the model's order."""
-        from rosa_bench.layers.parametrised import formed
+        from rosa_bench.layers.weights.parametrised import formed
 
         return [form for _, form in formed(model)]  # pyright: ignore[reportReturnType]
 
@@ -94,7 +94,7 @@ class DiffPruning(SparseMethod):
         """Keep the largest differences and fix the gates. Raises ValueError if a difference contains NaN or Inf."""
         import torch
 
-        from rosa_bench.layers.entries import largest_entries
+        from rosa_bench.layers.weights.entries import largest_entries
 
         forms = self.differences(model)
         with torch.no_grad():

@@ -40,7 +40,7 @@ class FishMask(SparseMethod):
     labels: str = setting("labels of these rows: their own, or drawn from the model", choices=("given", "drawn"))
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
-        from rosa_bench.layers.parametrised import ChosenEntries, parametrise
+        from rosa_bench.layers.weights.parametrised import ChosenEntries, parametrise
 
         body = self.body(model)
         chosen = zip(body, self.chosen(model, body, calibration), strict=True)
@@ -51,8 +51,8 @@ class FishMask(SparseMethod):
         self, model: nn.Module, body: list[nn.Parameter], calibration: Iterable[Mapping[str, Tensor]] | None
     ) -> list[Tensor]:
         """Return the entries that train: for each weight of the body, indices into its flattened form."""
-        from rosa_bench.layers.entries import first_entries, largest_entries
-        from rosa_bench.layers.fisher import fisher_information, single_rows
+        from rosa_bench.layers.weights.entries import first_entries, largest_entries
+        from rosa_bench.layers.weights.fisher import fisher_information, single_rows
 
         total = sum(weight.numel() for weight in body)
         count = self.count(total)

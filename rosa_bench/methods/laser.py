@@ -22,7 +22,7 @@ from rosa_bench.system.setting import setting
 if TYPE_CHECKING:
     from torch import nn
 
-    from rosa_bench.layers.reduced import Reduced, Reduction
+    from rosa_bench.layers.weights.reduced import Reduced, Reduction
 
 UNCHANGED = "unchanged model"
 
@@ -42,8 +42,8 @@ class Laser(TargetedMethod):
             )
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.reduced import NAME, Reduced
         from rosa_bench.layers.surgery import untie
+        from rosa_bench.layers.weights.reduced import NAME, Reduced
 
         for name in self.target_names(model):
             untie(model, name)
@@ -59,7 +59,7 @@ class Laser(TargetedMethod):
     def reductions(self, model: nn.Module) -> list[Reduction]:
         """Return what is tried: for each target, ranks from large to small, each once."""
         from rosa_bench.layers.linear import weight_of
-        from rosa_bench.layers.reduced import Reduction
+        from rosa_bench.layers.weights.reduced import Reduction
 
         found = []
         for name in self.target_names(model):
@@ -79,13 +79,13 @@ class Laser(TargetedMethod):
 
     def merge(self, model: nn.Module) -> bool:
         """Make the choice that the model's state holds, and remove what remembers it."""
-        from rosa_bench.layers.reduced import NAME
+        from rosa_bench.layers.weights.reduced import NAME
 
         self.before_epoch(model, int(self._reduced(model).choice))
         delattr(model, NAME)
         return True
 
     def _reduced(self, model: nn.Module) -> Reduced:
-        from rosa_bench.layers.reduced import NAME
+        from rosa_bench.layers.weights.reduced import NAME
 
         return model.get_submodule(NAME)  # pyright: ignore[reportReturnType]

@@ -37,8 +37,8 @@ class PTuningV2(Inserted):
             self._projections(model)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.prefix import Prefix, key_shape, use_prefixes
-        from rosa_bench.layers.widened_prefix import WidenedPrefix
+        from rosa_bench.layers.prompts.prefix import Prefix, key_shape, use_prefixes
+        from rosa_bench.layers.prompts.widened_prefix import WidenedPrefix
 
         draws, like = generator(self.seed, "prefix"), next(model.parameters())
         dispatches = _dispatches(model)
@@ -57,7 +57,7 @@ class PTuningV2(Inserted):
             prefix.place(attention, keys=key, values=value)
 
     def inserted(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        from rosa_bench.layers.prefix import prefixes
+        from rosa_bench.layers.prompts.prefix import prefixes
 
         for prefix in prefixes(model):
             yield from prefix.parameters()

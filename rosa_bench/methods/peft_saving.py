@@ -35,7 +35,7 @@ def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> 
     """Write virtual tokens as their encoder has made them. As PEFT does, the encoder itself is left out."""
     import torch
 
-    from rosa_bench.layers.virtual_tokens import NAME
+    from rosa_bench.layers.prompts.virtual_tokens import NAME
     from rosa_bench.methods.virtual_tokens import is_decoder
 
     config: Any = method.configuration(model)

@@ -56,15 +56,15 @@ class ProjectedMethod(TargetedMethod):
                 )
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.projected import add_projector
         from rosa_bench.layers.surgery import untie
+        from rosa_bench.layers.weights.projected import add_projector
 
         for name in self.target_names(model):
             untie(model, name)
             add_projector(model.get_submodule(name), self.rank)  # pyright: ignore[reportArgumentType]
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        from rosa_bench.layers.projected import projected
+        from rosa_bench.layers.weights.projected import projected
 
         if self.rest == "all":
             return model.parameters()
@@ -72,7 +72,7 @@ class ProjectedMethod(TargetedMethod):
         return [*weights, *(self.head_parameters(model) if self.rest == "head" else [])]
 
     def parameter_groups(self, model: nn.Module) -> Groups:
-        from rosa_bench.layers.projected import projected
+        from rosa_bench.layers.weights.projected import projected
 
         every = list(projected(model))
         weights = {id(it.weight) for it in every}
@@ -102,7 +102,7 @@ class ProjectedMethod(TargetedMethod):
         headroom_bytes: int | None = None,  # noqa: ARG002
         loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
-        from rosa_bench.layers.projected import projected
+        from rosa_bench.layers.weights.projected import projected
 
         turns, weights = [], []
         for it, new in zip(projected(model), self.projectors(model, step, loss), strict=True):
@@ -115,7 +115,7 @@ class ProjectedMethod(TargetedMethod):
         return Changed(reset=weights if self.moments == "reset" else (), keep=self.moments == "keep")
 
     def merge(self, model: nn.Module) -> bool:
-        from rosa_bench.layers.projected import remove_projectors
+        from rosa_bench.layers.weights.projected import remove_projectors
 
         remove_projectors(model)
         return True
@@ -126,7 +126,7 @@ class GradientProjected(ProjectedMethod):
     """Projects onto the leading singular vectors of the coming batch's gradient."""
 
     def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
-        from rosa_bench.layers.projected import gradient_projectors
+        from rosa_bench.layers.weights.projected import gradient_projectors
 
         if loss is None:
             raise ValueError(f"method={self.name} needs the loss of a batch")
@@ -138,6 +138,6 @@ class RandomProjected(ProjectedMethod):
     """Projects with Gaussian matrices that depend only on seed and step."""
 
     def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
-        from rosa_bench.layers.projected import random_projectors
+        from rosa_bench.layers.weights.projected import random_projectors
 
         return random_projectors(model, generator(self.seed, "projector", step))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import Tensor, nn
 
-    from rosa_bench.layers.virtual_tokens import VirtualTokens
+    from rosa_bench.layers.prompts.virtual_tokens import VirtualTokens
 
 INITS = ("vocabulary", "normal")
 
@@ -43,7 +43,7 @@ class PromptTuning(VirtualTokenMethod):
     def make(self, model: nn.Module) -> VirtualTokens:
         from peft import PromptEmbedding
 
-        from rosa_bench.layers.virtual_tokens import InputTokens
+        from rosa_bench.layers.prompts.virtual_tokens import InputTokens
 
         embeddings = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
         encoder = PromptEmbedding(self.configuration(model), embeddings)

@@ -140,14 +140,14 @@ class Rosa(Resampled):
         headroom_bytes = HEADROOM_BYTES if layers[0].a.is_cuda else None
         bases = None
         if self.svd_of == "initial":
-            from rosa_bench.layers.earlier import keep_directions
+            from rosa_bench.layers.directions.earlier import keep_directions
 
             keep_directions(layers, headroom_bytes=headroom_bytes)
             bases = self._initial_directions(layers, generator)
         self._draw(layers, generator, headroom_bytes=headroom_bytes, bases=bases)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.earlier import Drawn
+        from rosa_bench.layers.directions.earlier import Drawn
         from rosa_bench.layers.low_rank import low_rank_layers
 
         super().insert(model)
@@ -161,7 +161,7 @@ class Rosa(Resampled):
     def before_epoch(self, model: nn.Module, number: int) -> None:  # noqa: ARG002 - part of the contract
         """Start what runs in the background: at first, and again in a resumed run."""
         if self.svd_of == "previous":
-            from rosa_bench.layers.earlier import start
+            from rosa_bench.layers.directions.earlier import start
             from rosa_bench.layers.low_rank import low_rank_layers
 
             start(low_rank_layers(model))
@@ -215,8 +215,8 @@ class Rosa(Resampled):
         With ``svd_of=previous`` the next draw's directions are then sought in the background. Raises ValueError if a
         weight, or its gradient with ``basis=gradient``, holds NaN or Inf.
         """
-        from rosa_bench.layers.earlier import start, upcoming
-        from rosa_bench.layers.gradients import gradient_directions
+        from rosa_bench.layers.directions.earlier import start, upcoming
+        from rosa_bench.layers.directions.gradients import gradient_directions
         from rosa_bench.layers.low_rank import low_rank_layers
 
         layers, bases = low_rank_layers(model), None
@@ -247,13 +247,13 @@ class Rosa(Resampled):
 
     def _initial_directions(self, layers: list[LowRankLinear], generator: torch.Generator) -> list[Tensor]:
         """Choose among the initial weights' directions: (*n, r, in) for each layer."""
-        from rosa_bench.layers.earlier import kept_rows
+        from rosa_bench.layers.directions.earlier import kept_rows
 
         return [kept_rows(*each) for each in zip(layers, self._chosen(layers, generator), strict=True)]
 
     def _note(self, layers: list[LowRankLinear], step: int) -> None:
         """Remember what was drawn before a step, and choose the directions of the draw that follows it."""
-        from rosa_bench.layers.earlier import drawn_of
+        from rosa_bench.layers.directions.earlier import drawn_of
 
         chosen = self._chosen(layers, generator(self.seed, "next subspace", step))
         for layer, numbers in zip(layers, chosen, strict=True):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseMethod(Method):
-    """Forms weights of the body from frozen ones and from parameters that train (`rosa_bench.layers.parametrised`)."""
+    """Forms weights of the body from frozen ones and from what trains (`rosa_bench.layers.weights.parametrised`)."""
 
     density: float = setting("fraction of the body's weights that change in the end", above=0, at_most=1)
     train_head: bool = setting("whether the task's head trains too")
@@ -33,7 +33,7 @@ class SparseMethod(Method):
         return max(1, round(self.density * total))
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        from rosa_bench.layers.parametrised import formed
+        from rosa_bench.layers.weights.parametrised import formed
 
         for _, form in formed(model):
             yield from form.parameters()
@@ -41,7 +41,7 @@ class SparseMethod(Method):
             yield from self.head_parameters(model)
 
     def merge(self, model: nn.Module) -> bool:
-        from rosa_bench.layers.parametrised import restore_parameters
+        from rosa_bench.layers.weights.parametrised import restore_parameters
 
         restore_parameters(model)
         return True

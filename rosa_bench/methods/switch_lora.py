@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from rosa_bench.layers.exchange import Exchange
+    from rosa_bench.layers.directions.exchange import Exchange
     from rosa_bench.layers.low_rank import LowRankLinear
 
 
@@ -89,7 +89,7 @@ class SwitchLora(Lora):
         return Turn("b", (pair + self.rank // 2) % self.rank) if second else Turn("a", pair % self.rank)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.exchange import Exchange
+        from rosa_bench.layers.directions.exchange import Exchange
         from rosa_bench.layers.low_rank import low_rank_layers
 
         super().insert(model)
@@ -110,7 +110,7 @@ class SwitchLora(Lora):
     ) -> Changed:
         import torch
 
-        from rosa_bench.layers.exchange import COUNTERPART, DIM
+        from rosa_bench.layers.directions.exchange import COUNTERPART, DIM
         from rosa_bench.layers.low_rank import low_rank_layers
 
         draws, parts, chance = self.draws(step, length), [], self.generator(step)

@@ -4,9 +4,9 @@ Sources: Liu et al., "GPT Understands, Too" (P-tuning), arXiv 2103.10385. Li and
 Continuous Prompts for Generation", arXiv 2101.00190. Lester et al., "The Power of Scale for Parameter-Efficient Prompt
 Tuning", arXiv 2104.08691. PEFT implements the encoders, which make the vectors.
 
-We differ from PEFT in three points. The model is not wrapped (`rosa_bench.layers.virtual_tokens`), so transformers'
-generation works with these methods too. The first token of a text has no loss, as under every other method; PEFT lets
-the last vector predict it. Dropout in an encoder is the same for all rows.
+We differ from PEFT in three points. The model is not wrapped (`rosa_bench.layers.prompts.virtual_tokens`), so
+transformers' generation works with these methods too. The first token of a text has no loss, as under every other
+method; PEFT lets the last vector predict it. Dropout in an encoder is the same for all rows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
 
-    from rosa_bench.layers.virtual_tokens import VirtualTokens
+    from rosa_bench.layers.prompts.virtual_tokens import VirtualTokens
 
 # What the model and our settings decide.
 OURS = ("num_virtual_tokens", "num_transformer_submodules", "token_dim", "num_attention_heads", "num_layers")
@@ -71,7 +71,7 @@ class VirtualTokenMethod(Method):
         made.join(model)
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
-        from rosa_bench.layers.virtual_tokens import NAME
+        from rosa_bench.layers.prompts.virtual_tokens import NAME
 
         yield from model.get_submodule(NAME).parameters()
         if self.train_head:
@@ -116,7 +116,7 @@ class PeftTokens(VirtualTokenMethod):
         return self.peft_type == "PREFIX_TUNING"
 
     def configuration(self, model: nn.Module) -> PeftConfig:
-        from rosa_bench.layers.prefix import key_shape
+        from rosa_bench.layers.prompts.prefix import key_shape
 
         shape: Any = model.config
         heads, size = key_shape(model) if self.in_every_layer else (shape.num_attention_heads, None)
@@ -135,8 +135,8 @@ class PeftTokens(VirtualTokenMethod):
     def make(self, model: nn.Module) -> VirtualTokens:
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-        from rosa_bench.layers.prefix import use_prefixes
-        from rosa_bench.layers.virtual_tokens import InputTokens, KeyValueTokens, LayerTokens
+        from rosa_bench.layers.prompts.prefix import use_prefixes
+        from rosa_bench.layers.prompts.virtual_tokens import InputTokens, KeyValueTokens, LayerTokens
 
         config: Any = self.configuration(model)
         kind = {known.value: encoder for known, encoder in PEFT_TYPE_TO_TUNER_MAPPING.items()}[self.peft_type]
@@ -172,7 +172,7 @@ def is_decoder(model: nn.Module) -> bool:
 
 def room_for_text(model: nn.Module, tokens: int) -> int:
     """Return how many tokens of text fit into the model's positions after ``tokens`` vectors."""
-    from rosa_bench.layers.positions import num_positions
+    from rosa_bench.layers.prompts.positions import num_positions
 
     room = num_positions(model) - tokens
     if room < 1:

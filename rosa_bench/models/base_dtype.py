@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from rosa_bench.layers.linear import Linear, make_linear, weight_of
-from rosa_bench.layers.narrow import NARROW
-from rosa_bench.layers.quantised import KINDS, Quantised, QuantisedLinear
+from rosa_bench.layers.storage.narrow import NARROW
+from rosa_bench.layers.storage.quantised import KINDS, Quantised, QuantisedLinear
 from rosa_bench.layers.surgery import name_matches, replace_module
 from rosa_bench.system.errors import UserError
 

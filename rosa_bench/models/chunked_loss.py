@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from rosa_bench.data.batches import IGNORED
-from rosa_bench.layers.joined import unjoined_type
+from rosa_bench.layers.fused.joined import unjoined_type
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
 from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy

@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from rosa_bench.layers.positions import num_positions
+from rosa_bench.layers.prompts.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.completeness import check_attention, check_weights
 from rosa_bench.models.configuration import configuration, reason, without_weights

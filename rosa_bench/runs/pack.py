@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from rosa_bench.layers.stacked import materialised
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.record import RunRecord

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from rosa_bench.adapters.lora import PlainWeights
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
-from rosa_bench.layers.joined import joined
-from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.layers.fused.joined import joined
+from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention

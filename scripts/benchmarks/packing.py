@@ -21,7 +21,7 @@ from torch import nn
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.system.device import autocast, resolve_precision
 from rosa_bench.system.meter import release_unused

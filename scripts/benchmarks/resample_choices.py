@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench import api
-from rosa_bench.layers.earlier import upcoming
+from rosa_bench.layers.directions.earlier import upcoming
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.layers.low_rank import low_rank_layers
-from rosa_bench.layers.stacked import materialised
 from rosa_bench.lowrank import select_indices, singular_directions
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.rosa import Rosa

@@ -36,7 +36,7 @@ from transformers import (
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.stacked import LARGEST, materialised
+from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
 from rosa_bench.models.chunked_loss import use_chunked_loss

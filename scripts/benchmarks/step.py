@@ -27,9 +27,9 @@ from transformers import AutoModelForSequenceClassification, BertConfig, PreTrai
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.joined import joined
+from rosa_bench.layers.fused.joined import joined
+from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.stacked import LARGEST, materialised
 from rosa_bench.methods.ft import FullFineTuning
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.models.base_dtype import store_in

@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import IGNORED
-from rosa_bench.layers.fisher import fisher_information, single_rows, with_drawn_labels
-from rosa_bench.layers.parametrised import formed
+from rosa_bench.layers.weights.fisher import fisher_information, single_rows, with_drawn_labels
+from rosa_bench.layers.weights.parametrised import formed
 from rosa_bench.methods.fish_mask import FishMask
 from rosa_bench.system.errors import UserError
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
-from rosa_bench.layers.reduced import NAME
+from rosa_bench.layers.weights.reduced import NAME
 from rosa_bench.methods.laser import UNCHANGED, Laser
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record

@@ -10,7 +10,7 @@ from peft import PeftModelForCausalLM, PrefixTuningConfig
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForSequenceClassification
 
-from rosa_bench.layers.prefix import Prefix, mask_with_prefix, prefixes
+from rosa_bench.layers.prompts.prefix import Prefix, mask_with_prefix, prefixes
 
 Compose = Callable[..., Any]
 

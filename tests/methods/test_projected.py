@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.linear import weight_of
-from rosa_bench.layers.projected import projected
+from rosa_bench.layers.weights.projected import projected
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.projected import MOMENTS, ProjectedMethod
 from rosa_bench.runs.run import recipe as recipe_of

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.stacked import materialised
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.training.cuda_graphs import Replayed, detect_host_sync, eager, replaying
 from rosa_bench.training.evaluation import Forward, Loss
 from rosa_bench.training.loop import optimisation

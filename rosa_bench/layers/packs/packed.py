@@ -1,7 +1,7 @@
 """Layers of a pack: they hold what trains in each of several runs, and multiply each run's rows by its own.
 
-The rows of all runs lie one after another (`rosa_bench.layers.by_run`). What trains gets a leading dimension, one entry
-for each run, and the runs' own parameters become views of it. What is frozen is shared, and sees one large batch.
+The rows of all runs lie one after another (`rosa_bench.layers.packs.by_run`). What trains gets a leading dimension, one
+entry for each run, and the runs' own parameters become views of it. What is frozen is shared, and sees one large batch.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.packed_low_rank import PackedLowRank
-from rosa_bench.layers.run_stacks import Stacks, per_run
+from rosa_bench.layers.packs.packed_low_rank import PackedLowRank
+from rosa_bench.layers.packs.run_stacks import Stacks, per_run
 from rosa_bench.layers.scaled import ScaledLinear
 from rosa_bench.layers.surgery import replace_module
 from rosa_bench.system.errors import UserError

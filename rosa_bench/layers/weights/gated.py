@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from rosa_bench.layers.parametrised import Form
+from rosa_bench.layers.weights.parametrised import Form
 
 LOWER, UPPER = -1.5, 1.5  # l and r, the authors' choice
 OPEN, CLOSED = math.inf, -math.inf  # values of a for which a gate is always 1, or always 0

@@ -110,7 +110,7 @@ class InputTokens(VirtualTokens):
 
 
 class LayerTokens(nn.Module):
-    """The keys and values of one attention layer, as `rosa_bench.layers.prefix` reads them."""
+    """The keys and values of one attention layer, as `rosa_bench.layers.prompts.prefix` reads them."""
 
     def __init__(self, every: "KeyValueTokens", layer: int):
         super().__init__()

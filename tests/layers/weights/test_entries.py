@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosa_bench.layers.entries import first_entries, largest_entries
+from rosa_bench.layers.weights.entries import first_entries, largest_entries
 
 SHAPES = st.lists(st.sampled_from([(1,), (3,), (2, 5), (4, 1), (2, 3, 2)]), min_size=1, max_size=5)
 

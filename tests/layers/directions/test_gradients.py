@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.layers.gradients import gradient_directions
+from rosa_bench.layers.directions.gradients import gradient_directions
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.stacked import materialised
 from rosa_bench.training.compile import compiled
 
 RANK, WIDTH = 2, 6
@@ -102,7 +102,7 @@ def test_a_batch_norm_in_training_keeps_its_running_mean() -> None:
 def test_one_gradient_exists_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     from weakref import ref
 
-    from rosa_bench.layers import gradients
+    from rosa_bench.layers.directions import gradients
 
     alive: list[Any] = []
     real = gradients.leading_basis

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype
-from rosa_bench.layers.narrow import is_narrow
+from rosa_bench.layers.storage.narrow import is_narrow
 
 Layer = nn.Linear | Conv1D | LowRankLinear
 
@@ -144,9 +144,9 @@ class Frozen:
 def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[list[Join]]:
     """Within the block, compute layers of ``model`` that read the same input together, and cast frozen weights once.
 
-    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.stacked`. ``batch`` is input of the model:
-    a pass through its first row shows which layers share theirs. Without it nothing changes. Frozen and trained plain
-    layers are joined in training passes only.
+    Yields the joins of low-rank layers, to be formed by `rosa_bench.layers.fused.stacked`. ``batch`` is input of the
+    model: a pass through its first row shows which layers share theirs. Without it nothing changes. Frozen and trained
+    plain layers are joined in training passes only.
     """
     found = [] if batch is None else [part for group in sharing_inputs(model, batch) for part in _alike(group)]
     joins = [Join(part) for part in found]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype, scaled
-from rosa_bench.layers.run_stacks import Stacks, per_run
+from rosa_bench.layers.packs.run_stacks import Stacks, per_run
 
 
 class PackedLowRank(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rosa_bench.layers.gated import GatedDifference, gate, open_probability, random_gate
+from rosa_bench.layers.weights.gated import GatedDifference, gate, open_probability, random_gate
 
 L, R = -1.5, 1.5
 

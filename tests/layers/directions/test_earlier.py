@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers import earlier
+from rosa_bench.layers.directions import earlier
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.layers.low_rank import low_rank_layers
-from rosa_bench.layers.stacked import materialised
 from rosa_bench.methods.base import RunLength
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import Replayed, replaying

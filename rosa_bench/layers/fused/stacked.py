@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from rosa_bench.layers.joined import Join
+from rosa_bench.layers.fused.joined import Join
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers, product_dtype, scaled
 from rosa_bench.lowrank import merge
 
@@ -100,8 +100,8 @@ def materialised(model: nn.Module, *, largest: int = LARGEST, joins: Sequence[Jo
 
     Yields the stacks. A stack has at least two layers, whose weights have at most ``largest`` elements. Layers with a
     fixed B are left alone: as ordinary linear layers they would keep their inputs, which they otherwise do without.
-    ``joins`` are layers that compute together (`rosa_bench.layers.joined`). A join with a layer that is not stacked
-    gets no weight, so its layers compute alone.
+    ``joins`` are layers that compute together (`rosa_bench.layers.fused.joined`). A join with a layer that is not
+    stacked gets no weight, so its layers compute alone.
     """
     cast = CastOnce()
     layers = [layer for layer in low_rank_layers(model) if _is_small(layer, largest)]

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.layers.joined import Joined, joined, sharing_inputs, unjoined_type
+from rosa_bench.layers.fused.joined import Joined, joined, sharing_inputs, unjoined_type
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.layers.linear import SplitLinear
 from rosa_bench.layers.low_rank import LowRankLinear
-from rosa_bench.layers.stacked import materialised
 from rosa_bench.layers.surgery import restore_linears
 from rosa_bench.models.base_dtype import store_in
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rosa_bench.layers.prefix import Prefix
+from rosa_bench.layers.prompts.prefix import Prefix
 
 
 class WidenedPrefix(Prefix):

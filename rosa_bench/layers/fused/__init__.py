@@ -1,0 +1,1 @@
+"""Faster forms of the same step for small layers on a GPU."""

@@ -1,0 +1,1 @@
+"""Layers of several runs that train in one pass."""

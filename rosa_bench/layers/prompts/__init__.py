@@ -1,0 +1,1 @@
+"""Trained vectors before the text, and trained keys and values."""
