@@ -95,7 +95,13 @@ def test_layers_called_twice_or_with_a_bias_alone_are_not_joined() -> None:
 @pytest.mark.parametrize("method", ["lora", "rosa", "ft"])
 @pytest.mark.parametrize("name", ["tiny_roberta", "tiny_llama", "tiny_gpt2"])
 def test_a_model_learns_the_same_with_joined_layers(
-    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], name: str, method: str, targets: str
+    compose: Callable[..., RunConfig],
+    tiny_model: Callable[..., PreTrainedModel],
+    learn: Callable[..., tuple[list[float], dict[str, Tensor]]],
+    *,
+    name: str,
+    method: str,
+    targets: str,
 ) -> None:
     if method == "ft" and targets != "attention":
         pytest.skip("full fine-tuning has no targets")
@@ -105,22 +111,6 @@ def test_a_model_learns_the_same_with_joined_layers(
     ids = torch.randint(5, 261, (3, 9), generator=torch.Generator().manual_seed(2))
     batch = {"input_ids": ids, "labels": torch.tensor([0, 1, 1]) if task == "grammar" else ids}
 
-    def learn(model: PreTrainedModel) -> tuple[list[float], dict[str, Tensor]]:
-        losses, gradients = [], {}
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        optimizer = torch.optim.SGD(trained.values(), lr=0.1)
-        for number in range(4):
-            if number == 2 and method == "rosa":
-                chosen.resample(model, number)
-            loss = model(**batch).loss
-            loss.backward()
-            losses.append(loss.item())
-            gradients = {name: it.grad.clone() for name, it in trained.items() if it.grad is not None}
-            assert gradients.keys() == trained.keys()
-            optimizer.step()
-            optimizer.zero_grad()
-        return losses, gradients
-
     plain, other = (tiny_model(name).double().train() for _ in range(2))
     for model in (plain, other):
         for module in model.modules():
@@ -128,11 +118,11 @@ def test_a_model_learns_the_same_with_joined_layers(
                 module.p = 0.0
         vars(model.config).update(attention_probs_dropout_prob=0.0, attn_pdrop=0.0)
         chosen.attach(model)
-    losses, gradients = learn(plain)
+    losses, gradients = learn(plain, chosen, batch)
     types = [type(module) for module in other.modules()]
     state = other.state_dict(keep_vars=True)
     with joined(other, batch) as joins, materialised(other, joins=joins) as stacks:
-        found_losses, found = learn(other)
+        found_losses, found = learn(other, chosen, batch)
         inside = other.state_dict(keep_vars=True)
         best = copy.deepcopy(other)
         restore_linears(best)

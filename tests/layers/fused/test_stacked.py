@@ -503,7 +503,13 @@ def test_a_checkpoint_of_layers_that_share_memory_is_complete(net: Net, tmp_path
 @pytest.mark.parametrize("method", ["lora", "rosa"])
 @pytest.mark.parametrize("name", ["tiny_bert", "tiny_roberta", "tiny_gpt2", "tiny_llama"])
 def test_a_model_learns_the_same_with_stacked_layers(
-    compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel], name: str, method: str, targets: str
+    compose: Callable[..., RunConfig],
+    tiny_model: Callable[..., PreTrainedModel],
+    learn: Callable[..., tuple[list[float], dict[str, Tensor]]],
+    *,
+    name: str,
+    method: str,
+    targets: str,
 ) -> None:
     task = "grammar" if name in {"tiny_bert", "tiny_roberta"} else "restaurants"
     chosen: Any = compose(
@@ -513,31 +519,14 @@ def test_a_model_learns_the_same_with_stacked_layers(
     labels = torch.tensor([0, 1, 1]) if task == "grammar" else ids
     mask = torch.ones_like(ids)
     mask[1, 6:] = 0
-
-    def learn(model: PreTrainedModel) -> tuple[list[float], dict[str, Tensor]]:
-        losses, gradients = [], {}
-        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        optimizer = torch.optim.SGD(trained.values(), lr=0.1)
-        for number in range(4):
-            if number == 2 and method == "rosa":
-                chosen.resample(model, number)
-            loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
-            loss.backward()
-            losses.append(loss.item())
-            gradients = {
-                name: parameter.grad.clone() for name, parameter in trained.items() if parameter.grad is not None
-            }
-            assert gradients.keys() == trained.keys()
-            optimizer.step()
-            optimizer.zero_grad()
-        return losses, gradients
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     plain, stacked = (tiny_model(name).double() for _ in range(2))
     for model in (plain, stacked):
         chosen.attach(model)
-    losses, gradients = learn(plain)
+    losses, gradients = learn(plain, chosen, batch)
     with materialised(stacked) as stacks:
-        found_losses, found = learn(stacked)
+        found_losses, found = learn(stacked, chosen, batch)
     assert stacks
     assert found_losses == pytest.approx(losses, rel=1e-6)
     for key, gradient in gradients.items():
