@@ -28,7 +28,7 @@ from rosa_bench.report.writers.text import rows, span, times
 
 MOST = 4  # default limit on the panels in a figure
 FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
-LEGEND_WIDTH, LEGEND_LINE = 110, 6  # in characters: the page's width, and the space of a line before its label
+LEGEND_WIDTH, LEGEND_LINE = 110, 8  # in characters: the page's width, and the space of a line before its label
 TITLE = 100  # characters of a title from the left end of the first axes to the page's edge
 NO_BREAK = "\N{NO-BREAK SPACE}"
 # The rows that every epoch was scored on, keyed by ``scores.selected_on``.

@@ -38,9 +38,8 @@ def labelled(ax: Axes) -> dict[str, Line2D]:
 def legend_columns(labels: Collection[str], *, width: int, line: int) -> int:
     """Return the most columns in which a legend fits into ``width`` characters; ``line`` are those before a label."""
     for columns in range(len(labels), 1, -1):
-        lengths = [line + len(label) for label in labels]
-        rows = -(-len(lengths) // columns)  # matplotlib fills one column after the other
-        if sum(max(lengths[first : first + rows]) for first in range(0, len(lengths), rows)) <= width:
+        lengths = np.array_split([line + len(label) for label in labels], columns)  # as matplotlib fills columns
+        if sum(column.max() for column in lengths) <= width:
             return columns
     return 1
 

@@ -14,7 +14,8 @@ from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures import figure3, figure6
-from rosa_bench.report.figures.drawing import styled
+from rosa_bench.report.figures.curves import LEGEND_LINE, LEGEND_WIDTH
+from rosa_bench.report.figures.drawing import WIDTH_IN, styled
 from rosa_bench.report.figures.line_names import LONGEST, MOST, legend_columns, name_lines
 
 ShownTexts = Callable[[Any], list[Text]]
@@ -107,3 +108,20 @@ def test_long_titles_and_names_stay_on_the_page(
 
 def _is_inside(text: Text, page: Any) -> bool:
     return all(page.contains(*corner) for corner in Text.get_window_extent(text).corners())
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [("FT", "LoRA (r=8)", "ROSA (r=8)", "ROSA (r=8, resample_every=2)", "(IA)³", "BitFit", "Head only"),
+     ("FT", *(f"LoRA (r={rank})" for rank in (1, 2, 4, 8)), *(f"ROSA (r={rank})" for rank in (1, 2, 4, 8)))],
+)  # fmt: skip
+def test_a_legend_stays_on_the_page(labels: tuple[str, ...]) -> None:
+    with styled():
+        figure = Figure(figsize=(WIDTH_IN, 2), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        lines = figure.subplots().plot([0, 1], np.zeros((2, len(labels))), marker="o")
+        columns = legend_columns(labels, width=LEGEND_WIDTH, line=LEGEND_LINE)
+        legend = figure.legend(lines, labels, loc="outside lower center", ncols=columns)
+        canvas.draw()
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
