@@ -22,7 +22,7 @@ TINY = ("task=grammar", "model=tiny_roberta", "method=lora", "lr=2e-4", "device=
 def name(compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Name:
     """``name("lr=1")``: the id of a run with these overrides and a tiny model."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)  # works without a compiler
+    monkeypatch.setattr("rosa_bench.training.compile.check_compiler", lambda _choice: None)  # works without a compiler
     return lambda *overrides: resolve(compose(*TINY, *overrides), {}).id
 
 
@@ -61,7 +61,7 @@ def test_other_settings_do_not_change_the_id(name: Name, overrides: list[str]) -
 
 def test_an_added_setting_does_not_change_existing_ids(compose: Compose, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rosa_bench.runs.resolve.check_compiler", lambda _choice: None)
+    monkeypatch.setattr("rosa_bench.training.compile.check_compiler", lambda _choice: None)
     known = resolve(compose(*TINY), {}).identity
     for name in (
         "pad_to_max",

@@ -114,7 +114,8 @@ def cell(compose: Compose, tiny_model: TinyModel) -> Callable[..., Cell]:
         # errors alone, which Adam would make as large as any step.
         schedule = ("optimizer.warmup_steps=2", "optimizer.eps=1e-5", "epochs=2", "rank=2")
         config = compose(task, f"model={model}", *overrides, *schedule)
-        return Cell(config, tiny_model(model, num_outputs=1 if labels == "value" else 2), labels)
+        # In float64, so that no rounding grows to a step: on some processors it did in float32.
+        return Cell(config, tiny_model(model, num_outputs=1 if labels == "value" else 2).double(), labels)
 
     return make
 

@@ -22,6 +22,7 @@ MEASURED = {
 }
 ELSEWHERE = "as the records say"
 LONGEST_NAME = 50  # characters of a row's name; longer ones would leave no room for the axes
+LEAST = 75  # characters of a line of a title, so that it leaves room for the axes
 
 
 def draw(groups: list[Group]) -> Drawing | None:
@@ -46,7 +47,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 range(len(panel.cells)), [drawn(variant.label, longest=LONGEST_NAME) for variant in panel.cells]
             )
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
-            set_title(left, number, panel, width=TITLE - longest)
+            set_title(left, number, panel, width=max(TITLE - longest, LEAST))
     return Drawing("figure3", figure, _caption(panels), run_ids(panels))
 
 
