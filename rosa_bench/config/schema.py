@@ -241,7 +241,7 @@ class RunConfig(Plain):
                 f"method={self.method.name} needs the model's weights in float32; use base_dtype=float32, or a method "
                 "that leaves them frozen, such as lora or rosa"
             )
-        if self.base_dtype in {"int8", "nf4"} and getattr(self.method, "split_qkv", False):
+        if self.quantises and getattr(self.method, "split_qkv", False):
             raise UserError(
                 f"base_dtype={self.base_dtype} does not split fused projections; use method.split_qkv=false, or "
                 "base_dtype=bfloat16"
@@ -253,6 +253,11 @@ class RunConfig(Plain):
             )
         if self.packed not in ("auto", 1) and (reason := self.unpackable):
             raise UserError(f"packed={self.packed} trains several runs in one pass: {reason}; use packed=auto or 1")
+
+    @property
+    def quantises(self) -> bool:
+        """Whether frozen weights are stored in integers, by bitsandbytes."""
+        return self.base_dtype in {"int8", "nf4"}
 
     @property
     def unpackable(self) -> str | None:

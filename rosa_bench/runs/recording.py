@@ -59,7 +59,7 @@ class Recording(Observer):
 def begin(resolved: ResolvedRun, problem: PreparedTask) -> RunRecord:
     """Return a record of everything known before training."""
     shared = {} if resolved.config.parallel == "none" else {"processes": processes.count()}
-    libraries = ("bitsandbytes",) if resolved.config.base_dtype in {"int8", "nf4"} else ()
+    libraries = ("bitsandbytes",) if resolved.config.quantises else ()
     return RunRecord(
         id=resolved.id,
         status="running",

@@ -192,7 +192,7 @@ def resolve(
         from rosa_bench.training.compile import check_compiler
 
         check_compiler(config.compile)
-    check_quantiser(config.base_dtype)
+    check_quantiser(config)
     check_processes(config)
     data, source, task = inputs or find_inputs(config)
     config = config if task is config.task else replace(config, task=task)
@@ -207,11 +207,12 @@ def resolve(
     return found
 
 
-def check_quantiser(base_dtype: str) -> None:
+def check_quantiser(config: RunConfig) -> None:
     """Raise `UserError` if weights are to be quantised and bitsandbytes is not installed."""
-    if base_dtype in {"int8", "nf4"} and find_spec("bitsandbytes") is None:
+    if config.quantises and find_spec("bitsandbytes") is None:
         raise UserError(
-            f"base_dtype={base_dtype} needs the package bitsandbytes; install it: pip install 'rosa-bench[quantised]'"
+            f"base_dtype={config.base_dtype} needs the package bitsandbytes; install it: "
+            "pip install 'rosa-bench[quantised]'"
         )
 
 
