@@ -13,14 +13,11 @@ from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import variant_of
 from rosa_bench.report.cells.unshown import REPEATED, not_shown, unshown
-from rosa_bench.report.figures import (
+from rosa_bench.report.figures.drawing import Drawing
+from rosa_bench.report.figures.headline import headline
+from rosa_bench.report.figures.paper import figure2, figure3, figure4, figure5, figure6
+from rosa_bench.report.figures.studies import (
     capacity,
-    figure2,
-    figure3,
-    figure4,
-    figure5,
-    figure6,
-    headline,
     language,
     lr_changed,
     lr_sensitivity,
@@ -28,10 +25,9 @@ from rosa_bench.report.figures import (
     methods,
     resampling,
 )
-from rosa_bench.report.figures.drawing import Drawing
 from rosa_bench.system.errors import UserError
 
-# To add a figure, add a file like figure2.py and list it here. A drawer returns None if it has nothing to draw.
+# To add a figure, add a file like figures/paper/figure2.py and list it here. A drawer returns None without data.
 DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
     headline.draw,
     figure2.draw,

@@ -1,5 +1,5 @@
-"""Figures, one file each."""
+"""Figures: the paper's, the headline and further studies, one file each."""
 
 from rosa_bench.report.figures.environment import import_matplotlib
 
-import_matplotlib()  # before the files of this folder do
+import_matplotlib()  # before the files of these folders do

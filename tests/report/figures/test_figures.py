@@ -15,7 +15,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures.drawing import Drawing
-from rosa_bench.report.figures.figure2 import LOWEST, draw
+from rosa_bench.report.figures.paper.figure2 import LOWEST, draw
 from rosa_bench.report.make_figures import make_figures
 from rosa_bench.system.errors import UserError
 

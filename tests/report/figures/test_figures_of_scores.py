@@ -18,8 +18,9 @@ from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import variant_of
-from rosa_bench.report.figures import figure3, figure4, figure6, lr_changed, lr_sensitivity
 from rosa_bench.report.figures.drawing import Drawing
+from rosa_bench.report.figures.paper import figure3, figure4, figure6
+from rosa_bench.report.figures.studies import lr_changed, lr_sensitivity
 
 MakeRecord = Callable[..., RunRecord]
 MIB = 2**20

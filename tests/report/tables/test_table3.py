@@ -11,7 +11,8 @@ from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import save_record
 from rosa_bench.report.cells.header import data_note
 from rosa_bench.report.cells.select import select
-from rosa_bench.report.figures import figure4, figure6, lr_sensitivity
+from rosa_bench.report.figures.paper import figure4, figure6
+from rosa_bench.report.figures.studies import lr_sensitivity
 from rosa_bench.report.make_figures import make_figures
 from rosa_bench.report.make_tables import make_tables
 from rosa_bench.report.tables import table2, table3, table4, table5

@@ -1,0 +1,1 @@
+"""The figure at the head of the README, and its two parts."""

@@ -1,0 +1,1 @@
+"""What figures share: styles, names, axes, lines and dots."""

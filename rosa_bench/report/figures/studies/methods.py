@@ -1,0 +1,297 @@
+"""Not in the paper: score of every method against peak memory and trained parameters, with the Pareto fronts."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rosa_bench.config.looks import look_of
+from rosa_bench.report.cells.arms import Estimate, sharing_words
+from rosa_bench.report.cells.header import data_note, heading
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.select import Group, writes_texts
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
+from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
+from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
+from rosa_bench.report.figures.plotting.curves import metric_name
+from rosa_bench.report.figures.plotting.front import FRONT, pareto_front, plot_front
+from rosa_bench.report.figures.plotting.labels import label_points
+from rosa_bench.report.figures.studies.methods_list import floor_of, plot_list
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
+
+WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
+NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names and axes, and the numbers right of it
+MOST_NAMED = 12  # methods; of more, only those on a front and the paper's two are named beside their points
+NAMED = ("lora", "rosa")
+TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
+LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
+# Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
+ROOM, MARGIN = 0.15, 0.07
+TITLE, LONGEST_NAME = 125, 45  # characters
+STRENGTH = 0.5  # of the colour of intervals
+
+
+def short(count: float) -> str:
+    """Format a round number of parameters for an axis: ``50 k``, ``1 M``."""
+    value, *unit = parameters(round(count)).split(" ")
+    return " ".join([f"{float(value):g}", *unit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a method costs: the horizontal axis of a plot. ``name`` is for tables."""
+
+    name: str
+    label: str
+    of: Callable[[MethodRow], float | None]
+    form: Callable[[float], str]
+
+
+MEMORY = Cost(
+    name="memory",
+    label="peak memory in training, MiB",
+    of=lambda row: row.memory_bytes and row.memory_bytes / MIB,
+    form="{:,.0f}".format,
+)
+TRAINED = Cost(
+    name="parameters",
+    label="trained parameters",
+    of=lambda row: row.trainable,
+    form=short,
+)
+COSTS = (MEMORY, TRAINED)
+
+
+def draw(groups: list[Group]) -> Drawing | None:
+    """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
+    found = [one for one in method_comparisons(groups) if one.measured]
+    if not found:
+        return None
+    heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
+    total = LEGEND_IN + sum(heights) + len(heights) * (TITLE_IN + AXIS_IN)
+    start = LEFT_IN + NAMES_IN + LIST_IN + SCORES_IN
+    width = (WIDTH_IN - start - RIGHT_IN - GAP_IN) / len(COSTS)
+    with styled():
+        figure = Figure(figsize=(WIDTH_IN, total))
+        top = total
+        for number, (one, height) in enumerate(zip(found, heights, strict=True)):
+            low = top - TITLE_IN - height
+            for place, cost in enumerate(COSTS):
+                left = start + place * (width + GAP_IN)
+                box = (left / WIDTH_IN, low / total, width / WIDTH_IN, height / total)
+                _plot(figure.add_axes(box), one, cost, (width, height), is_first=place == 0)
+            box = ((LEFT_IN + NAMES_IN) / WIDTH_IN, low / total, LIST_IN / WIDTH_IN, height / total)
+            _plot_list(figure.add_axes(box), one)
+            figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, title_of(number, one), fontsize=9, va="center")
+            top = low - AXIS_IN
+    return Drawing(
+        "methods", figure, _caption(found), frozenset(run.id for one in found for run in one.runs), tidy=_tidy(found)
+    )
+
+
+def title_of(number: int, one: MethodComparison) -> str:
+    """Return the letter, the tasks and the setting, cut to what fits; the caption has all of it."""
+    return drawn(
+        f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group, device=False)}", longest=TITLE
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """Where a method is drawn: its cost, its score times 100, and whether no other method beats it."""
+
+    row: MethodRow
+    x: float
+    y: Estimate
+    on_front: bool
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """The place of the marker."""
+        return self.x, self.y.mean
+
+
+def points_of(one: MethodComparison, cost: Cost) -> list[Point]:
+    """Return the points of one plot, those on the front first; methods whose cost is unknown are left out."""
+    found = [(row, x, score_of(row)) for row in one.rows if (x := cost.of(row))]
+    front = pareto_front([(x, y.mean) for _, x, y in found], lower_is_better=False)
+    points = [Point(row=row, x=x, y=y, on_front=(x, y.mean) in front) for row, x, y in found]
+    return sorted(points, key=lambda point: not point.on_front)
+
+
+def score_of(row: MethodRow) -> Estimate:
+    """Return a method's score times 100, with its interval."""
+    found = row.score
+    return Estimate(mean=found.mean, low=found.low, high=found.high, count=row.seeds).times(100)
+
+
+def _plot_list(ax: Axes, one: MethodComparison) -> None:
+    plot_list(ax, one.rows, [_label(one, row) for row in one.rows], list(map(score_of, one.rows)))
+    ax.set_xlabel(_score_label(one))
+
+
+def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
+    floor = floor_of(list(map(score_of, one.rows)))
+    points = [point for point in points_of(one, cost) if point.y.mean >= floor]
+    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
+    limits = _limits(one)
+    ax.set_ylim(*limits)
+    ax.set_xlabel(cost.label)
+    ax.set_ylabel(_score_label(one) if is_first else "")
+    ax.tick_params(axis="y", labelleft=is_first)
+    ax.grid(linewidth=0.3, alpha=0.4)
+    ax.set_axisbelow(True)
+    front = sorted(point.mean for point in points if point.on_front)
+    plot_front(ax, front, until=ax.get_xlim()[1])
+    for point in points:
+        look = _look(point)
+        if _fits(point.y, limits):
+            plot_whiskers(ax, point.x, point.y, faded(look["color"], STRENGTH))
+        ax.plot([point.x], [point.y.mean], label="_", **look)
+    bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if _fits(p.y, limits)]
+    level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
+    named = [p for p in points if len(points) <= MOST_NAMED or p.on_front or p.row.variant.method in NAMED]
+    label_points(
+        ax,
+        {drawn(point.row.name, longest=LONGEST_NAME): point.mean for point in named},
+        size=size,
+        colours={drawn(point.row.name, longest=LONGEST_NAME): _look(point)["color"] for point in named},
+        lines=[*bars, *level],
+        unnamed=[point.mean for point in points if point not in named],
+    )
+
+
+def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
+    """Whether both ends of the interval are inside the plot."""
+    return all(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
+
+
+def _limits(one: MethodComparison) -> tuple[float, float]:
+    """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
+    scores = list(map(score_of, one.rows))
+    scores = [score for score in scores if score.mean >= floor_of(scores)]
+    least, most = min(y.mean for y in scores), max(y.mean for y in scores)
+    room = ROOM * (most - least) or 1
+    ends = [end for y in scores for end in (y.low, y.high) if end is not None]
+    low, high = max(min([least, *ends]), least - room), min(max([most, *ends]), most + room)
+    margin = MARGIN * (high - low) or 1
+    return low - margin, high + margin
+
+
+def _look(point: Point) -> dict[str, Any]:
+    look = look_of(point.row.variant.method)
+    face = look.colour if point.on_front else "white"
+    return {
+        "color": look.colour, "marker": look.marker, "markersize": 5, "markerfacecolor": face, "linestyle": "none",
+        "zorder": 3 if point.on_front else 2,
+    }  # fmt: skip
+
+
+def _label(one: MethodComparison, row: MethodRow) -> str:
+    """Name a method, with what a reader must know about its runs."""
+    said = [
+        *([f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"] if one.few_seeds(row) else []),
+        *([f"{row.collapsed} of {len(row.runs)} collapsed"] if row.collapsed else []),
+    ]
+    return drawn(f"{row.name} ({', '.join(said)})" if said else row.name, longest=LONGEST_NAME)
+
+
+def _score_label(one: MethodComparison) -> str:
+    """Label the axis with the score: of one task its metric, of several their mean."""
+    metric = drawn(metric_name(one.runs[0].scores.reported))
+    split = "test" if writes_texts(one.runs[0]) else "dev"
+    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric} × 100, on {split}"
+
+
+def _caption(found: Sequence[MethodComparison]) -> str:
+    kinds = sorted({one.group.setting.device for one in found})
+    text = (
+        "(not in the paper). Left: the score of each method at its best learning rate on each task, the best first. "
+        "Then the same score against its peak memory in training, and against the number of parameters that train. Up "
+        "and left is better. Bars: 95 % intervals of the mean over tasks, which are fixed strata with independent "
+        "seeds (Satterthwaite); one seed has none. Intervals wider than a plot are on the left alone, cut where they "
+        "are far wider than the means differ: the order of such methods may be chance. "
+        "Scores far below all others (Tukey's outer fence) are numbers on the left. "
+        f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
+        "learning rates, on the most common device alone. Measured on "
+        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
+        f"{sharing_words([run for one in found for run in one.measured])}"
+    )
+    return Caption(
+        title="Methods",
+        text=text.strip(),
+        sources=[_source(number, one) for number, one in enumerate(found)],
+        tables=[_table(found)],
+    ).markdown
+
+
+def _source(number: int, one: MethodComparison) -> str:
+    """Say what a row of plots is made of: tasks, rows, metrics, seeds, runs, devices, and what is left out."""
+    tasks = []
+    for task, title in one.titles().items():
+        run = one.group.tasks[task]
+        have, note = run.data.rows, data_note(run)
+        tasks.append(
+            f"{title} ({run.scores.reported.replace('_', ' ')}; {rows(have.train)} train rows"
+            f"{f', {note}' if note else ''})"
+        )
+    measured, scored = (", ".join(sorted({run.device.name for run in some})) for some in (one.measured, one.runs))
+    seeds = span([count for row in one.rows for count in row.score.seeds])
+    unmeasured = ", ".join(row.name for row in one.rows if row.memory_bytes is None)
+    untrained = ", ".join(row.name for row in one.rows if not row.trainable)
+    left_out = "; ".join(f"{name}: {why}" for name, why in one.left_out.items())
+    said = [
+        f"{letter(number)} {heading(one.group)}: {', '.join(tasks)}.",
+        f"{len(one.rows)} methods; {rows(len(one.runs))} of {rows(len(one.tried))} runs; seeds per task: {seeds}.",
+        f"Scores from {scored}; memory from {measured}.",
+        *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
+        *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
+        *([f"Trains nothing, so only on the left: {untrained}."] if untrained else []),
+        *([f"Left out: {left_out}."] if left_out else []),
+    ]
+    return " ".join(said)
+
+
+def _table(found: Sequence[MethodComparison]) -> list[list[str]]:
+    """Tabulate the methods: one row per comparison and method."""
+    lines = [["panel", "method", "score", "trained", "peak memory, MiB", "on the front of", "collapsed", "seeds"]]
+    for number, one in enumerate(found):
+        fronts = {cost.name: [p.row.variant for p in points_of(one, cost) if p.on_front] for cost in COSTS}
+        for row in one.rows:
+            memory, trained = MEMORY.of(row), parameters(row.trainable)
+            where = " and ".join(name for name, front in fronts.items() if row.variant in front)
+            lines.append(
+                [
+                    letter(number), row.name, score_of(row).text("{:.1f}"), trained,
+                    MISSING if memory is None else MEMORY.form(memory), where, f"{row.collapsed} of {len(row.runs)}",
+                    span(row.score.seeds),
+                ]
+            )  # fmt: skip
+    return lines
+
+
+def _tidy(found: Sequence[MethodComparison]) -> list[dict[str, str]]:
+    """Return every point that is drawn, one row each."""
+    return [
+        {
+            "panel": letter(number),
+            "model": one.group.setting.model,
+            "protocol": one.group.setting.protocol,
+            "tasks": " ".join(one.tasks),
+            "method": point.row.variant.method,
+            "rank": "" if point.row.variant.rank is None else str(point.row.variant.rank),
+            "cost": cost.name,
+            "x": f"{point.x:.6g}",
+            "score_x100": f"{point.y.mean:.4f}",
+            "low_x100": "" if point.y.low is None else f"{point.y.low:.4f}",
+            "high_x100": "" if point.y.high is None else f"{point.y.high:.4f}",
+            "on_front": str(point.on_front).lower(),
+            "runs": str(len(point.row.runs)),
+        }
+        for number, one in enumerate(found)
+        for cost in COSTS
+        for point in points_of(one, cost)
+    ]

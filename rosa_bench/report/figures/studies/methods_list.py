@@ -1,0 +1,62 @@
+"""The list beside the Pareto plots: every method with its marker, its score and the interval, the best first."""
+
+import math
+from collections.abc import Sequence
+from statistics import quantiles
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from rosa_bench.config.looks import look_of
+from rosa_bench.report.cells.arms import Estimate
+from rosa_bench.report.cells.methods import MethodRow
+from rosa_bench.report.figures.plotting.arms import plot_whiskers
+
+SMALL = 6.5  # points
+MANY = 13  # methods
+REACH = 1.5  # the axis goes beyond the means by at most this many times their range, and wider intervals are cut
+
+
+def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate]) -> None:
+    """Draw one line per method from top to bottom, with its name on the left. Scores below the axis are numbers."""
+    floor = floor_of(scores)
+    for line, (row, score) in enumerate(zip(rows, scores, strict=True)):
+        look = look_of(row.variant.method)
+        if score.mean < floor:
+            text = f"← {score.mean:.1f}"
+            ax.annotate(
+                text, (0, line), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=look.colour
+            )
+            continue
+        plot_whiskers(ax, line, score, look.colour, across=True)
+        ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
+    ax.set_xlim(*_limits([score for score in scores if score.mean >= floor]))
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_yticks(range(len(rows)), list(names), fontsize=SMALL)
+    ax.tick_params(axis="y", length=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.grid(linewidth=0.3, alpha=0.4)
+    ax.set_axisbelow(True)
+    ax.spines["left"].set_visible(False)
+
+
+def floor_of(scores: Sequence[Estimate]) -> float:
+    """Return the score below which methods are left out of an axis, so that the others can be told apart.
+
+    Of many scores it is Tukey's outer fence, three interquartile ranges below the lower quartile; of few there is none.
+    Source: Tukey, Exploratory Data Analysis (1977), chapter 2.
+    """
+    if len(scores) < MANY:
+        return -math.inf
+    lower, _, upper = quantiles((one.mean for one in scores), n=4)
+    return lower - 3 * (upper - lower)
+
+
+def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
+    """Return the ends of the axis: around all intervals, as far as `REACH`."""
+    least, most = min(one.mean for one in scores), max(one.mean for one in scores)
+    reach = REACH * (most - least) or 1.0
+    ends = [end for one in scores for end in (one.low, one.high) if end is not None]
+    low, high = max(min([least, *ends]), least - reach), min(max([most, *ends]), most + reach)
+    margin = 0.04 * (high - low) or 1.0
+    return low - margin, high + margin

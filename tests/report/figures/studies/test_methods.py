@@ -1,0 +1,170 @@
+"""The figure and the table of methods show the numbers of the records."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.arms import Estimate
+from rosa_bench.report.cells.select import select
+from rosa_bench.report.figures.drawing import Drawing, styled
+from rosa_bench.report.figures.plotting.front import FRONT
+from rosa_bench.report.figures.studies import methods
+from rosa_bench.report.figures.studies.methods_list import MANY, floor_of
+from rosa_bench.report.make_figures import draw_figures
+from rosa_bench.report.make_tables import write_table
+from rosa_bench.report.tables import methods as table
+
+MIB = 2**20
+# method -> mean score over tasks, memory in MiB, trained parameters
+ARMS = {
+    "ft": (0.70, 500, 20_000_000), "lora": (0.68, 300, 300_000), "rosa": (0.69, 300, 300_000),
+    "ia3": (0.5, 280, 20_000), "head_only": (0.3, 100, 10_000), "bitfit": (0.45, 290, 30_000),
+    "dora": (0.66, 400, 310_000),
+}  # fmt: skip
+
+
+@pytest.fixture
+def runs(make_record: Callable[..., RunRecord]) -> list[RunRecord]:
+    """Two tasks and three seeds of each arm. One run of DoRA has collapsed, and BitFit has one seed."""
+    found = []
+    for method, (score, memory, trained) in ARMS.items():
+        for task, shift in (("cola", -0.1), ("rte", 0.1)):
+            for seed in (0, 1, 2)[: 1 if method == "bitfit" else 3]:
+                dev = score + shift + 0.01 * (seed - 1) * (method != "bitfit")
+                run = make_record(
+                    f"task={task}", f"method={method}", f"seed={seed}", "protocol=fair", dev=dev, held_out=dev,
+                    trainable=trained, memory_bytes={"train": memory * MIB}, time_s={"train": memory, "total": 1000.0},
+                    device={"type": "cuda", "name": "NVIDIA H200", "precision": "bfloat16", "shared_by": 1},
+                )  # fmt: skip
+                run.parameters.saved_bytes = 4 * trained
+                run.last["spread"] = 0.0 if (method, task, seed) == ("dora", "rte", 2) else 1.0
+                found.append(run)
+    return found
+
+
+@pytest.fixture
+def drawing(runs: list[RunRecord]) -> Drawing:
+    found = methods.draw(select(runs))
+    assert found is not None
+    return found
+
+
+def markers(ax: Axes) -> set[tuple[float, float]]:
+    lines: Any = [line for line in ax.lines if line.get_marker() not in ("None", None)]
+    return {(round(float(line.get_xdata()[0])), round(float(line.get_ydata()[0]), 4)) for line in lines}
+
+
+def test_every_method_is_a_point_on_both_plots(drawing: Drawing) -> None:
+    left, right, _ = drawing.figure.axes
+    assert markers(left) == {(memory, 100 * score) for score, memory, _ in ARMS.values()}
+    assert markers(right) == {(trained, 100 * score) for score, _, trained in ARMS.values()}
+    assert left.get_ylim() == right.get_ylim()
+
+
+def test_the_front_leaves_out_what_another_method_beats(drawing: Drawing) -> None:
+    left, *_ = drawing.figure.axes
+    [line] = [line for line in left.lines if line.get_label() == FRONT]
+    steps = [(float(x), round(float(y), 4)) for x, y in np.column_stack(line.get_data())]
+    assert steps[:-1] == [(100, 30), (280, 50), (300, 69), (500, 70)]
+
+
+def test_every_method_is_named_with_what_a_reader_must_know(drawing: Drawing) -> None:
+    *plots, listed = drawing.figure.axes
+    names = [label.get_text() for label in listed.get_yticklabels()]
+    assert set(names) == {
+        "FT", "LoRA", "ROSA", "(IA)³", "Head only", "BitFit (1 seed)", "DoRA (1 of 6 collapsed)"
+    }  # fmt: skip
+    for ax in plots:
+        assert {text.get_text() for text in ax.texts} == {name.partition(" (1")[0] for name in names}
+
+
+def test_no_name_covers_another(drawing: Drawing) -> None:
+    with styled():
+        FigureCanvasAgg(drawing.figure).draw()
+    for ax in drawing.figure.axes:
+        boxes = [text.get_window_extent() for text in ax.texts]
+        assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
+
+
+def test_the_caption_says_what_was_run(drawing: Drawing) -> None:
+    assert "CoLA (matthews correlation; 8,451 train rows), RTE (accuracy; 2,390 train rows)" in drawing.caption
+    assert "7 methods; 38 of 38 runs; seeds per task: 1 to 3." in drawing.caption
+    assert "memory from NVIDIA H200" in drawing.caption
+    assert "Rank 8 where a method has one." in drawing.caption
+
+
+def test_the_csv_beside_the_picture_has_its_points(drawing: Drawing, tmp_path: Path) -> None:
+    paths = drawing.write(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines()))
+    assert tmp_path / "methods.csv" in paths
+    assert len(rows) == 2 * len(ARMS)
+    points = {(row["method"], row["cost"]): (float(row["x"]), float(row["score_x100"])) for row in rows}
+    assert points["ft", "memory"] == (500, 70)
+    assert points["ia3", "parameters"] == (20_000, 50)
+
+
+def test_the_figure_is_among_those_drawn(runs: list[RunRecord]) -> None:
+    assert "methods" in {drawing.name for drawing in draw_figures(runs)}
+
+
+def test_nothing_is_drawn_without_memory(runs: list[RunRecord]) -> None:
+    for run in runs:
+        run.memory_bytes.clear()
+    assert methods.draw(select(runs)) is None
+
+
+def test_the_table_has_the_costs_beside_the_score(runs: list[RunRecord], tmp_path: Path) -> None:
+    built = table.build(select(runs))
+    [section] = built.sections
+    texts = {line.label: [entry.mean for entry in line.entries] for line in section.lines}
+    assert list(texts)[:3] == ["FT", "ROSA", "LoRA"]
+    _, less_lora, *costs = texts["FT"]
+    assert less_lora == "+2.0 [+2.0, +2.0]"
+    assert costs == ["20.0 M", "500", "1.67", "76.29", "0 of 6", "3", "47.16"]
+    assert texts["LoRA"][1] is None
+    assert texts["DoRA"][6] == "1 of 6"
+    assert texts["BitFit"][0] == "45.0"
+    assert section.header["Order of methods, ours and PEFT's"].startswith("Kendall's by score tau")
+    assert {path.suffix for path in write_table(built, tmp_path, "38 runs")} == {".md", ".tex", ".csv"}
+    rows = list(csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["method"]: row["peak_memory_bytes"] for row in rows}["ia3"] == str(280 * MIB)
+
+
+def test_a_method_that_trains_nothing_has_no_place_among_trained_parameters(runs: list[RunRecord]) -> None:
+    for run in runs:
+        if run.settings.method.name == "ia3":
+            run.parameters.trainable = 0
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    left, right, _ = drawing.figure.axes
+    assert (280, 50) in markers(left)
+    assert len(markers(right)) == len(markers(left)) - 1
+    assert "Trains nothing, so only on the left: (IA)³." in drawing.caption
+
+
+def test_an_interval_wider_than_the_plot_is_not_drawn(runs: list[RunRecord]) -> None:
+    for run in runs:
+        if run.settings.method.name == "ft":
+            run.selected["matthews_correlation" if run.settings.task.name == "cola" else "accuracy"] = [0.0, 0.9, 1.2][
+                run.settings.seed
+            ]
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    bars = [line for line in drawing.figure.axes[0].lines if len(set(map(float, line.get_xdata()))) == 1]  # pyright: ignore[reportArgumentType]
+    assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyright: ignore
+
+
+def test_of_many_scores_those_far_below_all_others_leave_the_axis() -> None:
+    close = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY - 1)]
+    far = Estimate(mean=25.0, low=None, high=None, count=1)
+    lower, upper = (np.percentile([one.mean for one in [*close, far]], q, method="weibull") for q in (25, 75))
+    assert floor_of([*close, far]) == pytest.approx(lower - 3 * (upper - lower))
+    assert far.mean < floor_of([*close, far]) < min(one.mean for one in close)
+    assert floor_of([*close[1:], far]) == -np.inf
