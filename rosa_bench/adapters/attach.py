@@ -14,7 +14,7 @@ from rosa_bench.adapters.undo import undone_on_error
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
-from rosa_bench.models.structure import check_adaptable
+from rosa_bench.models.auto.structure import check_adaptable
 from rosa_bench.system.errors import UserError, one_of
 
 FULL = 4  # bytes of a number in single precision

@@ -73,7 +73,7 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
 
 def found(key: str, *, _root_: DictConfig) -> Any:
     """Return what the declaration of the model in ``model.path`` or ``model.hub`` says, found from its architecture."""
-    from rosa_bench.models.found import declaration  # needs torch
+    from rosa_bench.models.auto.found import declaration  # needs torch
 
     value = declaration(_root_.model.path, _root_.model.hub, _root_.model.revision)[key]
     return OmegaConf.create(value) if isinstance(value, dict) else value

@@ -4,8 +4,8 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from rosa_bench.models.chunked_loss import use_chunked_loss
-from rosa_bench.models.pretrained import Loaded, load_pretrained
+from rosa_bench.models.loading.pretrained import Loaded, load_pretrained
+from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError

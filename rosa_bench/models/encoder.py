@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from transformers import PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from rosa_bench.models.labels import order_of, reorder_outputs, stored_labels
-from rosa_bench.models.pretrained import Loaded, load_pretrained
+from rosa_bench.models.loading.labels import order_of, reorder_outputs, stored_labels
+from rosa_bench.models.loading.pretrained import Loaded, load_pretrained
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError

@@ -31,7 +31,7 @@ def add_model(place: str, options: Own) -> tuple[Path, Mapping[str, Any]]:
 
     It goes into the folder of ``--config-dir``. Raises `UserError` if the name is taken, or as `declaration` does.
     """
-    from rosa_bench.models.found import declaration
+    from rosa_bench.models.auto.found import declaration
 
     if options.name is None:
         raise UserError("add needs name=NAME, the new name of the model")

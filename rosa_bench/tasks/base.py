@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rosa_bench.data.hub import Place
-    from rosa_bench.models.pretrained import Loaded
+    from rosa_bench.models.loading.pretrained import Loaded
     from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
     from rosa_bench.tasks.context import Context

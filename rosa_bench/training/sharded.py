@@ -19,7 +19,7 @@ from torch import nn
 
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.layers.blocks import transformer_blocks
-from rosa_bench.models.chunked_loss import Output
+from rosa_bench.models.logits.chunked_loss import Output
 from rosa_bench.system import processes
 from rosa_bench.system.tensors import whole
 
@@ -105,5 +105,5 @@ def let_hooks_see_losses() -> None:
             Output,
             lambda output: ([output.loss, output.hidden], output.head),
             lambda tensors, head: Output(tensors[0], head, tensors[1]),  # pyright: ignore[reportIndexIssue, reportArgumentType]
-            serialized_type_name="rosa_bench.models.chunked_loss.Output",
+            serialized_type_name="rosa_bench.models.logits.chunked_loss.Output",
         )

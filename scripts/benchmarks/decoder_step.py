@@ -34,8 +34,8 @@ from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
 from rosa_bench.models.base_dtype import store_in
-from rosa_bench.models.chunked_loss import use_chunked_loss
-from rosa_bench.models.cross_entropy import chunk_size
+from rosa_bench.models.logits.chunked_loss import use_chunked_loss
+from rosa_bench.models.logits.cross_entropy import chunk_size
 from scripts.benchmarks.step import ready
 from scripts.reporting import Figures, interleaved, with_extra_bytes, write_report
 

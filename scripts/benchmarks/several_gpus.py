@@ -39,7 +39,7 @@ from rosa_bench.data.batches import Batch
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
-from rosa_bench.models.chunked_loss import use_chunked_loss
+from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.system import processes
 from rosa_bench.system.device import autocast, resolve_device, resolve_precision
 from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak

@@ -13,7 +13,7 @@ from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.methods.size import Size
-from rosa_bench.models.configuration import configuration
+from rosa_bench.models.loading.configuration import configuration
 from rosa_bench.runs.catalogue import Entry, about, comment, details, entry
 from scripts.methods_page import PAGE, beginning, page, sizes
 

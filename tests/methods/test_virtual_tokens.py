@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from rosa_bench.models.kept_logits import gather_positions
+from rosa_bench.models.logits.kept_logits import gather_positions
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation.generate import generate

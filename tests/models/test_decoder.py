@@ -22,7 +22,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder
-from rosa_bench.models.pretrained import Loaded, max_input_length
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate

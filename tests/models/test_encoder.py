@@ -23,7 +23,7 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.pretrained import Loaded, max_input_length
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.random import SPECIAL, byte_tokenizer
 from rosa_bench.models.weights.source import locate

@@ -15,7 +15,7 @@ from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.models.attention import use_fast_attention
-from rosa_bench.models.chunked_loss import use_chunked_loss
+from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.compile import COMPILERS, check_compiler, compiled

@@ -11,10 +11,10 @@ from rosa_bench.data.rows import Row, fingerprint
 from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.pretrained import Loaded, max_input_length
-from rosa_bench.models.shapes import model_of_shapes
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
+from rosa_bench.models.loading.shapes import model_of_shapes
+from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Encoder
-from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.seeds import set_seed

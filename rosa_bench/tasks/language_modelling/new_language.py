@@ -11,7 +11,7 @@ from rosa_bench.data.batches import IGNORED
 from rosa_bench.data.generators.markov import MarkovSource
 from rosa_bench.data.rows import SUBSET_SEED, DataInfo, held_out_size, limited, random_order
 from rosa_bench.data.source import describe_source
-from rosa_bench.models.pretrained import Loaded
+from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.tasks.context import Context

@@ -13,10 +13,10 @@ from rosa_bench.data.batches import Batches
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.data.rows import DataInfo
 from rosa_bench.models.decoder import load_decoder
-from rosa_bench.models.pretrained import Loaded, max_input_length
-from rosa_bench.models.shapes import model_of_shapes
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
+from rosa_bench.models.loading.shapes import model_of_shapes
+from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Decoder
-from rosa_bench.models.tokenizer import check_texts
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError

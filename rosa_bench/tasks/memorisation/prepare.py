@@ -10,9 +10,9 @@ from rosa_bench.data.generators import generate
 from rosa_bench.data.rows import DataInfo, fingerprint, sample
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.decoder import load_decoder
-from rosa_bench.models.kept_logits import keep_logits_by_row
-from rosa_bench.models.pretrained import Loaded, max_input_length
-from rosa_bench.models.shapes import model_of_shapes
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
+from rosa_bench.models.loading.shapes import model_of_shapes
+from rosa_bench.models.logits.kept_logits import keep_logits_by_row
 from rosa_bench.models.spec import Decoder
 from rosa_bench.models.weights.source import Source
 from rosa_bench.system.device import autocast

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from rosa_bench.data.generators import generate
-from rosa_bench.models.kept_logits import keep_logits_by_row
+from rosa_bench.models.logits.kept_logits import keep_logits_by_row
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.tasks.memorisation.recall import CountDigits, recall
 from rosa_bench.tasks.memorisation.sequences import NumberBatches, digit_tokens, encode

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from rosa_bench.data.batches import IGNORED, parts, targets
 from rosa_bench.data.generators import generate
 from rosa_bench.models import attention
-from rosa_bench.models.kept_logits import keep_logits_by_row
+from rosa_bench.models.logits.kept_logits import keep_logits_by_row
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.memorisation.sequences import NumberBatches, encode

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.models.tokenizer import check_texts
+from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError

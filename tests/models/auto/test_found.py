@@ -21,9 +21,9 @@ from rosa_bench.config.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.base import RunLength
+from rosa_bench.models.auto.found import size
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.found import size
 from rosa_bench.models.spec import Decoder, Encoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate

@@ -15,9 +15,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from rosa_bench.layers.surgery import name_matches
-from rosa_bench.models.configuration import configuration, without_weights
+from rosa_bench.models.auto.structure import NOTHING, pattern_of, structure_of
+from rosa_bench.models.loading.configuration import configuration, without_weights
 from rosa_bench.models.spec import Decoder, Encoder, Transformer
-from rosa_bench.models.structure import NOTHING, pattern_of, structure_of
 from rosa_bench.models.weights.folder import CONFIG, model_folder, read_object
 from rosa_bench.models.weights.tensors import names_in
 from rosa_bench.system.errors import UserError

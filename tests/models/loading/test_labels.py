@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.labels import order_of, reorder_outputs, stored_labels
+from rosa_bench.models.loading.labels import order_of, reorder_outputs, stored_labels
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate

@@ -17,11 +17,11 @@ from rosa_bench.data.batches import IGNORED
 from rosa_bench.layers.fused.joined import unjoined_type
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
-from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
+from rosa_bench.models.logits.cross_entropy import Kernel, chunked_cross_entropy
 
 # What a pass may be given besides labels. With anything else, such as a cache, the model's own loss is computed.
 BODY = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "token_type_ids")
-KEPT = "logits_to_keep"  # positions by row, as in `rosa_bench.models.kept_logits`
+KEPT = "logits_to_keep"  # positions by row, as in `rosa_bench.models.logits.kept_logits`
 
 
 @dataclass

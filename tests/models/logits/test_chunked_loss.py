@@ -18,9 +18,9 @@ from rosa_bench.data.batches import IGNORED, parts, targets
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.models.caches import NoCache
-from rosa_bench.models.chunked_loss import has_plain_logits, use_chunked_loss
-from rosa_bench.models.cross_entropy import Kernel, chunked_cross_entropy
-from rosa_bench.models.kept_logits import keep_logits_by_row
+from rosa_bench.models.logits.chunked_loss import has_plain_logits, use_chunked_loss
+from rosa_bench.models.logits.cross_entropy import Kernel, chunked_cross_entropy
+from rosa_bench.models.logits.kept_logits import keep_logits_by_row
 from rosa_bench.training.cuda_graphs import detect_host_sync, replaying
 from rosa_bench.training.loop import backward
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from rosa_bench.data.batches import IGNORED
-from rosa_bench.models.kept_logits import gather_positions, keep_logits_by_row, takes_positions
+from rosa_bench.models.logits.kept_logits import gather_positions, keep_logits_by_row, takes_positions
 
 MODELS = ("tiny_gpt2", "tiny_llama")
 # Both ways: what transformers does by itself, if it can, and the hooks for versions that cannot.

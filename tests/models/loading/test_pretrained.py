@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.models import tokenizer as tokenizer_module
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.pretrained import Loaded
+from rosa_bench.models.loading import tokenizer as tokenizer_module
+from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.models.spec import Decoder, Encoder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.models.weights.source import locate

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rosa_bench.models.configuration import reason, used
+from rosa_bench.models.loading.configuration import reason, used
 from rosa_bench.models.weights.folder import CONFIG, ModelFolder, read_object
 from rosa_bench.system.errors import UserError
 

@@ -10,10 +10,10 @@ from transformers.utils import logging as transformers_logging
 
 from rosa_bench.layers.prompts.positions import num_positions
 from rosa_bench.models.attention import use_fast_attention
-from rosa_bench.models.completeness import check_attention, check_weights
-from rosa_bench.models.configuration import configuration, reason, without_weights
+from rosa_bench.models.loading.completeness import check_attention, check_weights
+from rosa_bench.models.loading.configuration import configuration, reason, without_weights
+from rosa_bench.models.loading.tokenizer import check_vocabulary, load_tokenizer
 from rosa_bench.models.spec import Model
-from rosa_bench.models.tokenizer import check_vocabulary, load_tokenizer
 from rosa_bench.models.weights.folder import CONFIG, ModelFolder, model_folder, read_object
 from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.random import byte_tokenizer

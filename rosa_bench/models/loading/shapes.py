@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
 
-from rosa_bench.models.configuration import configuration, without_weights
+from rosa_bench.models.loading.configuration import configuration, without_weights
 from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.folder import read_object
 from rosa_bench.models.weights.source import Source, stored_configuration

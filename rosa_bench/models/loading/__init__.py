@@ -1,0 +1,1 @@
+"""Load pretrained models: their configuration, tokenizer and labels, and checks that all of it fits."""

@@ -1,0 +1,1 @@
+"""Logits and losses of large vocabularies in less memory and time."""
