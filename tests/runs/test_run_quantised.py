@@ -11,7 +11,7 @@ from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
 
 pytest.importorskip("bitsandbytes")
-TINY = ("task=grammar", "model=tiny_roberta", "protocol=fair", "rank=2", "epochs=2", "batch_size=8", "max_length=32")
+TINY = ("task=new_language", "model=tiny_llama", "protocol=fair", "rank=2", "epochs=2", "batch_size=8", "max_length=32")
 METHODS = {
     "lora": ("method=lora", "lr=1e-2"),
     "rosa": ("method=rosa", "lr=1e-2", "method.resample_every=1"),
@@ -31,6 +31,8 @@ def losses(compose: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., l
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.usefixtures("compiling")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_captured_and_compiled_steps_train_as_eager_ones(
