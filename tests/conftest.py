@@ -4,13 +4,14 @@ import gc
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 from rosa_bench.config.compose import Composer, composing
@@ -231,6 +232,16 @@ def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
         return model
 
     return make
+
+
+@pytest.fixture
+def compiling() -> Iterator[None]:
+    """Forget what other tests compiled, and do not check shapes in compiled code."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.fused.joined import joined
+from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.methods.peft_tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
@@ -274,6 +276,17 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
     model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with recomputed(model):
+        found = trial.gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
+
+
+@pytest.mark.usefixtures("_trains")
+def test_layers_that_are_computed_together_leave_gradients_unchanged(trial: Any) -> None:
+    model = copy.deepcopy(trial.untrained)
+    expected = trial.gradients(model)
+    with joined(model, trial.batch(7)) as joins, materialised(model, joins=joins):
         found = trial.gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():

@@ -1,10 +1,9 @@
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -24,17 +23,10 @@ BACKEND = "aot_eager"  # traces and splits the passes like the real one, but nee
 
 
 # The compiler reads the gradient of every tensor in a layer, including a formed weight, which has none.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    """Forget what other tests compiled, and do not check shapes in compiled code."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"),
+    pytest.mark.usefixtures("compiling"),
+]
 
 
 @pytest.fixture

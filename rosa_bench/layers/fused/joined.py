@@ -183,11 +183,18 @@ def joined(model: nn.Module, batch: Mapping[str, Tensor] | None) -> Iterator[lis
 def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[Layer]]:
     """Return the model's linear layers in the order of a pass, those with the same input in one list.
 
-    Layers that are called more than once are left out. The pass sees the first row of ``batch``, without dropout.
+    Left out are layers that are called more than once, and those whose output is then changed in place, as PEFT's
+    AdaLoRA does: outputs of one product must not be. The pass sees the first row of ``batch``, without dropout.
     """
     calls: list[tuple[Layer, Tensor]] = []
+    outputs: list[tuple[Layer, Tensor, int]] = []
+
+    def note(layer: Layer, given: tuple[Tensor, ...], y: Tensor) -> None:
+        calls.append((layer, given[0]))
+        outputs.append((layer, y, y._version))
+
     hooks = [
-        module.register_forward_pre_hook(lambda layer, given: calls.append((layer, given[0])))  # pyright: ignore[reportArgumentType]
+        module.register_forward_hook(note)  # pyright: ignore[reportArgumentType]
         for module in model.modules()
         if type(module) in (LowRankLinear, nn.Linear, Conv1D) or is_narrow(module)
     ]
@@ -201,17 +208,16 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
         for module, trains in training.items():
             module.training = trains
     count = Counter(layer for layer, _ in calls)
+    changed = {layer for layer, y, version in outputs if y._version > version}
     groups: list[list[Layer]] = []
     before = None
     for layer, x in calls:
-        if count[layer] > 1:
-            before = x
-            continue
         if x is not before:
             groups.append([])
-        groups[-1].append(layer)
         before = x
-    return groups
+        if count[layer] == 1 and layer not in changed:
+            groups[-1].append(layer)
+    return [group for group in groups if group]
 
 
 def _alike(layers: Iterable[Layer]) -> list[list[Layer]]:

@@ -88,6 +88,20 @@ def test_layers_called_twice_or_with_a_bias_alone_are_not_joined() -> None:
         assert all(isinstance(layer, Joined) and len(layer.join.layers) == 1 for layer in model.children())  # pyright: ignore[reportOptionalMemberAccess]
 
 
+def test_a_layer_whose_output_is_changed_in_place_computes_alone() -> None:
+    class Adding(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            gate, up = self.gate(x), self.up(x)
+            gate += x.sum(-1, keepdim=True)
+            return self.down(gate.tanh() * up)
+
+    model = Adding().requires_grad_(False)
+    assert sharing_inputs(model, {"x": rows()}) == [[model.up], [model.down]]
+    expected = output_and_gradient(model)
+    with joined(model, {"x": rows()}):
+        torch.testing.assert_close(output_and_gradient(model), expected)
+
+
 # The function
 
 
