@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rosa_bench
 from rosa_bench.cli.export import main
+from rosa_bench.layers.storage.quantised import KINDS as QUANTISED
 from rosa_bench.models.base_dtype import round_to
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.card import eval_entries, same_but_seed
@@ -27,7 +28,10 @@ ENCODER = ["task=grammar", "model=tiny_roberta", "protocol=fair", *SMALL]
 DECODER = ["task=restaurants", "task.decoding.max_new_tokens=2", "task.decoding.beams=1", *SMALL]
 RUNS = {
     "encoder": [*ENCODER, "method=rosa", "method.resample_every=1"],
-    "bfloat16": [*ENCODER, "method=rosa", "method.resample_every=1", "base_dtype=bfloat16"],
+    **{
+        kind: [*ENCODER, "method=rosa", "method.resample_every=1", f"base_dtype={kind}"]
+        for kind in ("bfloat16", *QUANTISED)
+    },
     "gpt2": [*DECODER, "model=tiny_gpt2", "protocol=fair", "method=rosa", "method.resample_every=1"],
     "llama": [*DECODER, "model=tiny_llama", "protocol=paper", "method=lora"],
 }
@@ -47,6 +51,8 @@ def logits(model: Any) -> Tensor:
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*tie_word_embeddings.*:UserWarning")
 @pytest.mark.parametrize("kind", RUNS)
 def test_every_export_computes_what_the_runs_model_computes(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if kind in QUANTISED:
+        pytest.importorskip("bitsandbytes")
     config = rosa_bench.compose([*RUNS[kind], "save_model=true"])
     record = rosa_bench.run(config)
     auto = AutoModelForSequenceClassification if RUNS[kind][0] == ENCODER[0] else AutoModelForCausalLM

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ TINY = (
 ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
 STEPS = 14  # per epoch under protocol=fair
 KILLS = 3
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
 # Killed with SIGKILL
@@ -209,6 +211,7 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
     ("method.svd_of=initial", "method.train=a", "method.moments=rotate"),
     ("method.basis=gradient", "method.train=a", "method.moments=rotate"),
     ("base_dtype=bfloat16", "precision=bfloat16"),
+    *(pytest.param((f"base_dtype={kind}",), marks=needs_bitsandbytes) for kind in ("int8", "nf4")),
 ], ids=" ".join)  # fmt: skip
 def test_a_run_with_draws_resumes_bit_for_bit(
     make_setup: Callable[..., ResolvedRun], at_step: Any, how: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Runs on weights in 8 and 4 bits: the fast forms of a step on a GPU, an interruption, and what is taken home."""
+"""Runs on weights in 8 and 4 bits with the fast forms of a step, on a GPU."""
 
 from collections.abc import Callable
 from pathlib import Path
