@@ -8,6 +8,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+import msgspec
+
 MOST_BYTES = 256 * 2**20
 MOST_DIGITS = 30  # of an integer; JSON's readers agree on 15 and Python takes time quadratic in the number
 
@@ -33,6 +35,11 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
+            return _decoded(text)
+    except (ValueError, OverflowError, RecursionError):
+        pass  # what msgspec refuses may be fine here, or needs a better message
+    try:
+        if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         values = _decoder.decode(text)
         if "\\u" in text:
@@ -41,6 +48,18 @@ def loads(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError as error:
         raise ValueError(f"half of a surrogate pair, {error.object[error.start]!r}, is not text") from None
+    return values
+
+
+def _decoded(text: bytes) -> Any:
+    """Return what `loads` does, in a quarter of the time. Raises an error for all that it refuses, and for more.
+
+    Msgspec takes the last of repeated keys. Encoded again, such values have fewer quotation marks than the text.
+    Without ``\\u`` every mark in a text is one in its values. Integers of more than 64 bits cannot be encoded.
+    """
+    values = msgspec.json.decode(text)
+    if b"\\u" in text or msgspec.json.encode(values).count(b'"') != text.count(b'"'):
+        raise ValueError("a key occurs twice, or a character is written as a number")
     return values
 
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from rosa_bench.config.compose import Composer
 from rosa_bench.config.folder import files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.config.shipped_files import read_settings
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
 from rosa_bench.models.weights.source import locate
@@ -115,7 +113,7 @@ def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
 
 def about(name: str) -> dict[str, Any]:
     """Return the name of a method and what its yaml says about it."""
-    known = _read(files_in("method")[name]).get("about", {})
+    known = read_settings(files_in("method")[name]).get("about", {})
     return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "year") if key in known}}
 
 
@@ -142,7 +140,3 @@ def _written(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # pyright: ignore[reportReturnType]
