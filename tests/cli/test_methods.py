@@ -14,7 +14,7 @@ from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.methods.size import Size
 from rosa_bench.models.configuration import configuration
-from rosa_bench.runs.catalogue import Entry, about, comment, details, entry
+from rosa_bench.runs.catalogue import Entry, Sizes, about, catalogue, comment, details, entry
 from scripts.methods_page import PAGE, beginning, page, sizes
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -28,7 +28,7 @@ def listed() -> dict[str, Entry]:
     with composing() as composer:
         cases = [("lora", "roberta_base", "cola"), ("ft", "gpt2", "e2e_nlg"), ("bitfit", "smollm2_135m", "e2e_nlg")]
         return {
-            f"{name} {model}": entry(composer, [f"model={model}", f"task={task}", "protocol=paper"], name)
+            f"{name} {model}": entry(composer, [f"model={model}", f"task={task}", "protocol=paper"], name, Sizes())
             for name, model, task in cases
         }
 
