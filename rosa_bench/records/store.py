@@ -142,7 +142,8 @@ class Records(list[RunRecord]):
 def load_records(results_dir: Path, only: Iterable[tuple[str, str]] | None = None) -> Records:
     """Return all records in a results folder. Files that are not records are skipped, named and counted.
 
-    ``only`` is that of `record_paths`. If a run has both a flat and a nested record, the completed one counts, or the later one if both are completed.
+    ``only`` is that of `record_paths`. If a run has both a flat and a nested record, the completed one counts, or the
+    later one if both are completed.
     """
     found, counted = Records(), dict[str, RunRecord]()
     paths = record_paths(results_dir, only)
@@ -167,7 +168,7 @@ def load_records(results_dir: Path, only: Iterable[tuple[str, str]] | None = Non
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Make many objects that are all kept: to look for garbage among them takes a quarter of the time, in vain."""
+    """Do not look for garbage while many objects are made that are all kept: it took a quarter of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

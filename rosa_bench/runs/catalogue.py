@@ -66,7 +66,7 @@ def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
 
 
 class Sizes(Remembered):
-    """The sizes of methods on models that are known, and why others have none."""
+    """Sizes of methods on models, remembered. So is why a method has none: that depends on nothing else."""
 
     def __init__(self) -> None:
         super().__init__("sizes")

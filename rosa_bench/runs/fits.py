@@ -25,7 +25,7 @@ LIBRARIES = ("torch", "transformers", "peft")
 
 
 class Remembered:
-    """Answers by key, in the file ``<what>.json`` of the cache. A file that cannot be read or written is done without."""
+    """Answers by key, kept in ``<what>.json`` in the cache. A file that cannot be read or written is done without."""
 
     def __init__(self, what: str) -> None:
         self.what = what
