@@ -4,12 +4,12 @@
 
 Prints a table and writes it as JSON. With another checkout the same is measured there too, in turns, and written as
 ``before``. Seconds are of processor time, user and system, of a whole process unless a name ends in ``wall_s``: medians
-of up to three. A busy machine makes them up to half as long again, so compare ratios within one run; ``load`` is the
+of up to three. A busy machine makes them longer, so compare ratios within one run; ``load`` is the
 machine's load average over a minute. The package is compiled to bytecode first. ``plan_1000_first_s`` and
 ``methods_first_s`` have an empty cache; later ones find there what is known of the methods on the model. ``growth`` has
 times over that of the first value: of plans by jobs, of tables by records, and of a training step
-(`scripts.benchmarks.growth`). Nothing is taken from a GPU. It takes about two minutes of processor time, and as much
-again for another checkout.
+(`scripts.benchmarks.growth`). Nothing is taken from a GPU. It takes about two minutes of processor time, and as
+much again for another checkout.
 """
 
 import json
@@ -32,7 +32,7 @@ from scripts.benchmarks.growth import growth
 from scripts.reporting import SMALL, Figures, write_report
 
 ROOT = Path(__file__).parents[2]
-REPEATS, ENOUGH_S = 3, 5.0  # a measurement is repeated until one of them is reached
+REPEATS, ENOUGH_S = 3, 3.0  # a measurement is repeated until one of them is reached
 RECORDS = (1250, 2500, 5000)
 SEEDS = {250: 5, 500: 10, 1000: 20}  # of so many jobs
 TINY = ("task=grammar", "model=tiny_bert", "method=rosa", "device=cpu", "limit_train=64", "limit_eval=32")
