@@ -77,7 +77,9 @@ def train_watched(
         )
 
 
-def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) -> Figures:
+def interleaved(
+    actions: Mapping[str, Callable[[], object]], *, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> Figures:
     """Return the median seconds of each action. They take turns, so that a noisy moment affects all of them."""
     times: dict[str, list[float]] = {name: [] for name in actions}
     for action in actions.values():
@@ -85,10 +87,10 @@ def interleaved(actions: Mapping[str, Callable[[], object]], *, repeats: int) ->
     for _ in range(repeats):
         for name, action in actions.items():
             wait_for_gpu()
-            started = time.perf_counter()
+            started = clock()
             action()
             wait_for_gpu()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(clock() - started)
     return {name: statistics.median(values) for name, values in times.items()}
 
 

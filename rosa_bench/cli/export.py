@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rosa_bench.cli.messages import report_at_once
 from rosa_bench.cli.options import parse_options
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import Checked, setting
@@ -51,6 +52,7 @@ def main(arguments: list[str]) -> None:
     options = parse_options(Options, given)
     if options.to == "merged" and options.max_rank is not None:
         raise UserError("max_rank is for to=lora and to=peft; a merged model has no rank")
+    report_at_once("exporting", arguments)
     record, records = found(words[0], options)
     exported, lines = exported_run(record, records, options)
     for line in (

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from rosa_bench.cli.messages import report_at_once
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def main(arguments: list[str]) -> None:
     if any(override.partition("=")[0] == "method" for override in overrides):
         raise UserError("method= is not for this command; name the method alone: rosa-bench methods NAME")
 
+    report_at_once("measuring the methods", arguments)
     from rich import get_console
 
     from rosa_bench.config.compose import composing

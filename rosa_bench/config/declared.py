@@ -70,18 +70,27 @@ def _fitting_field(field: Field, declared: Any, values: Mapping[str, Any]) -> An
     default = field.default if field.default_factory is MISSING else field.default_factory()
     given = values.get(field.name, default)
     merged = isinstance(default, dict) and default and given is not default
+    if is_dataclass(default) and isinstance(given, dict):
+        merged = given.keys() != {inner.name for inner in fields(default)}
     if given is MISSING or merged or not field.init:
         raise UnfittingError
     return _fitting(declared, given)
 
 
 def _fitting(declared: Any, value: Any) -> Any:
-    """Return a value of JSON's types as ``declared``: a whole number can be a float; containers are copied."""
+    """Return a value of JSON's types as ``declared``: a whole number can be a float; containers are copied.
+
+    A tuple becomes a list, as omegaconf has it.
+    """
     kinds = alternatives(declared)
     if isinstance(value, list):
-        of = _inner(kinds, list)[0]
-        return [_fitting(of, one) for one in value]
+        of = _inner(kinds, list, tuple)
+        if len({*of} - {...}) > 1:
+            raise UnfittingError
+        return [_fitting(of[0], one) for one in value]
     if isinstance(value, dict):
+        if (inner := _dataclass(kinds)) is not None:
+            return inner(**fitting(inner, value))
         key, of = _inner(kinds, dict)
         return {_fitting(key, name): _fitting(of, one) for name, one in value.items()}
     kind = type(value)
@@ -92,11 +101,19 @@ def _fitting(declared: Any, value: Any) -> Any:
     raise UnfittingError
 
 
-def _inner(kinds: frozenset[Any], container: type) -> tuple[Any, ...]:
+def _dataclass(kinds: frozenset[Any]) -> type | None:
+    """Return the only type besides None, if that is a dataclass."""
+    match [one for one in kinds if one is not types.NoneType]:
+        case [one] if isinstance(one, type) and is_dataclass(one):
+            return one
+    return None
+
+
+def _inner(kinds: frozenset[Any], *containers: type) -> tuple[Any, ...]:
     """Return the types inside a container."""
     if Any in kinds:
-        return (str, Any) if container is dict else (Any,)
+        return (str, Any) if dict in containers else (Any,)
     for one in kinds:
-        if typing.get_origin(one) is container:
+        if typing.get_origin(one) in containers:
             return typing.get_args(one)
     raise UnfittingError

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from rosa_bench.config.folder import files_in
+from rosa_bench.config.shipped_files import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +26,7 @@ def looks() -> dict[str, Look]:
     """Return the look of every method, by name, in the order of legends."""
     found = {}
     for name, path in files_in("method").items():
-        settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        look = settings.get("look", {})
+        look = read_settings(path).get("look", {})
         if isinstance(look.get("line"), list):  # matplotlib's form: an offset, then lengths of dashes and gaps
             look["line"] = (look["line"][0], tuple(look["line"][1]))
         found[name] = Look(**look)

@@ -10,7 +10,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from rosa_bench.config.folder import conf_folder, files_in, own_folder
-from rosa_bench.config.shipped_files import read_yaml
+from rosa_bench.config.shipped_files import read_settings
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra
@@ -28,6 +28,7 @@ class Placing:
     def __init__(self) -> None:
         self._by_hydra: dict[tuple[str, ...], dict[str, Any]] = {}
         self._read: dict[Path, dict[str, Any]] = {}
+        self._defaults = cache(lambda: plain(OmegaConf.create(ConfigStore.instance().load("settings.yaml").node)))
         self._files = cache(files_in)
         self._placed = cache(self._put_in_place)
         self._tasks = cache(self._task)
@@ -65,7 +66,7 @@ class Placing:
         if found is None:
             return self._hydras(() if name is None else (f"task={name}",))
         own = {key: value for key, value in above.items() if key not in ("defaults", "hydra")}
-        whole = plain(OmegaConf.create(ConfigStore.instance().load("settings.yaml").node))
+        whole = self._defaults()
         for part in (own, *found):
             whole = merged(whole, part)
         return whole
@@ -111,8 +112,7 @@ class Placing:
 
     def _file(self, path: Path) -> dict[str, Any]:
         if path not in self._read:
-            shipped = path.is_relative_to(conf_folder())
-            self._read[path] = read_yaml(path) if shipped else plain(OmegaConf.load(path))
+            self._read[path] = read_settings(path)
         return self._read[path]
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
+import msgspec
+
 MOST_BYTES = 256 * 2**20
 MOST_DIGITS = 30  # of an integer; JSON's readers agree on 15 and Python takes time quadratic in the number
 
@@ -33,6 +35,11 @@ def loads(text: str | bytes) -> Any:
     """
     try:
         if isinstance(text, bytes):
+            return _decoded(text)
+    except (ValueError, RecursionError):
+        pass  # what msgspec refuses may be fine here, or needs a better message
+    try:
+        if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         values = _decoder.decode(text)
         if "\\u" in text:
@@ -41,6 +48,20 @@ def loads(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
     except UnicodeEncodeError as error:
         raise ValueError(f"half of a surrogate pair, {error.object[error.start]!r}, is not text") from None
+    return values
+
+
+def _decoded(text: bytes) -> Any:
+    """Return what `loads` does, in half the time. Raises `ValueError` for all that it refuses, and for more.
+
+    Msgspec takes the last of repeated keys. Encoded again, such values have fewer quotation marks than the text:
+    without ``\\u``, every mark in a text is one in its values too.
+    """
+    if b"\\u" in text or b"0" * (MOST_DIGITS + 1) in text.translate(_as_zeros):
+        raise ValueError("a character is written as a number, or a number is long")
+    values = msgspec.json.decode(text)
+    if msgspec.json.encode(values).count(b'"') != text.count(b'"'):
+        raise ValueError("a key occurs twice")
     return values
 
 
@@ -60,3 +81,4 @@ def _integer(digits: str) -> int:
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_constant=lambda _constant: None)
+_as_zeros = bytes.maketrans(b"123456789", b"0" * 9)

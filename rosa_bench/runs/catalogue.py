@@ -2,18 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from rosa_bench.config.compose import Composer
 from rosa_bench.config.folder import files_in
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.config.shipped_files import read_settings
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
 from rosa_bench.models.weights.source import locate
+from rosa_bench.runs.fits import Remembered
+from rosa_bench.runs.fits import entry as key_of
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import settings_of
 
@@ -59,17 +59,44 @@ def catalogue(composer: Composer, overrides: Sequence[str]) -> Iterator[Entry]:
     """
     overrides = [*default_task(composer, overrides), *overrides]
     composed(composer, overrides, "ft")
+    sizes = Sizes()
     for name in names_in("method"):
-        yield entry(composer, overrides, name)
+        yield entry(composer, overrides, name, sizes)
+    sizes.save()
 
 
-def entry(composer: Composer, overrides: Sequence[str], name: str) -> Entry:
+class Sizes(Remembered):
+    """Sizes of methods on models, remembered. So is why a method has none: that depends on nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__("sizes")
+
+    def of(self, config: RunConfig) -> Size:
+        """Return what `size` returns. Raises what it raises."""
+        key = key_of(config, locate(config.model), config.optimizer)
+        if key not in self.known:
+            try:
+                self.remember(key, {"size": size(config)})
+            except UserError as error:
+                kind = "unsized" if isinstance(error, UnsizedError) else "refusal"
+                self.remember(key, {kind: str(error)})
+        match self.known[key]:
+            case {"size": [total, trainable, elements]}:
+                return Size(total, trainable, elements)
+            case {"unsized": reason}:
+                raise UnsizedError(reason)
+            case {"refusal": reason}:
+                raise UserError(reason)
+        raise AssertionError(self.known[key])
+
+
+def entry(composer: Composer, overrides: Sequence[str], name: str, sizes: Sizes) -> Entry:
     """Return one method with its size."""
     known = about(name)
     try:
         config = composed(composer, overrides, name)
         known |= {"mergeable": config.method.mergeable, "keeps_function": config.method.keeps_function}
-        return Entry(**known, size=size(config))
+        return Entry(**known, size=sizes.of(config))
     except UnsizedError:
         return Entry(**known)
     except UserError as error:
@@ -81,7 +108,10 @@ def details(composer: Composer, overrides: Sequence[str], name: str) -> Details:
     one_of("method", name, names_in("method"))
     overrides = [*default_task(composer, overrides), *overrides]
     method = composed(composer, overrides, name).method
-    return Details(entry(composer, overrides, name), method.title, comment(name), method.default_lr, described(method))
+    sizes = Sizes()
+    known = entry(composer, overrides, name, sizes)
+    sizes.save()
+    return Details(known, method.title, comment(name), method.default_lr, described(method))
 
 
 def size(config: RunConfig) -> Size:
@@ -115,7 +145,7 @@ def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
 
 def about(name: str) -> dict[str, Any]:
     """Return the name of a method and what its yaml says about it."""
-    known = _read(files_in("method")[name]).get("about", {})
+    known = read_settings(files_in("method")[name]).get("about", {})
     return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "year") if key in known}}
 
 
@@ -142,7 +172,3 @@ def _written(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # pyright: ignore[reportReturnType]

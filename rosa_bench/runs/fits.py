@@ -1,7 +1,7 @@
-"""Remember which methods fit which models, so that a plan of known pairs imports neither torch nor transformers.
+"""Remember what is known about methods on models, so that neither torch nor transformers is imported to ask again.
 
-Only what fits is remembered; why something does not fit is found anew each time. An entry is a hash of everything that
-the answer depends on. All entries belong to one state of this package and its libraries, and are dropped with it.
+An entry has a hash of everything that the answer depends on. All entries belong to one state of this package and its
+libraries, and are dropped with it.
 """
 
 import hashlib
@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rosa_bench.models.weights.source import stored_configuration
+from rosa_bench.config.schema import RunConfig
+from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system.files import cache_folder, sha256, write_atomic
 
@@ -23,52 +24,63 @@ PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "transformers", "peft")
 
 
-class Fits:
-    """The pairs of method and model that are known to fit. A file that cannot be read or written is done without."""
+class Remembered:
+    """Answers by key, kept in ``<what>.json`` in the cache. A file that cannot be read or written is done without."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.state = _state()
         self.known = self._read()
         self._new = False
 
-    def __contains__(self, run: ResolvedRun) -> bool:
-        return entry(run) in self.known
-
-    def add(self, run: ResolvedRun) -> None:
-        """Remember that the method of a run fits its model."""
-        self._new = self._new or run not in self
-        self.known.add(entry(run))
+    def remember(self, key: str, answer: Any) -> None:
+        """Keep an answer, a value of JSON, to be written by `save`."""
+        self._new = self._new or key not in self.known
+        self.known[key] = answer
 
     def save(self) -> None:
         """Write what has been added."""
         if not self._new:
             return
         try:
-            write_atomic(_path(), json.dumps({"state": self.state, "fits": sorted(self.known)}))
+            write_atomic(self._path, json.dumps({"state": self.state, self.what: dict(sorted(self.known.items()))}))
         except OSError as error:
-            log.debug("the cache of shapes cannot be written: %s", error)
+            log.debug("the cache of %s cannot be written: %s", self.what, error)
 
-    def _read(self) -> set[str]:
+    @property
+    def _path(self) -> Path:
+        return cache_folder() / f"{self.what}.json"
+
+    def _read(self) -> dict[str, Any]:
         try:
-            stored = json.loads(_path().read_bytes())
-            return set(stored["fits"]) if stored["state"] == self.state else set()
+            stored = json.loads(self._path.read_bytes())
+            return dict(stored[self.what]) if stored["state"] == self.state else {}
         except (OSError, ValueError, KeyError, TypeError):
-            return set()
+            return {}
 
 
-def entry(run: ResolvedRun) -> str:
-    """Return a hash of what decides whether a run's method fits its model: their settings, and the model's shapes."""
-    config = run.config
-    stored = stored_configuration(config.model, run.source)
+class Fits(Remembered):
+    """The pairs of method and model that are known to fit. Why something does not fit is found anew each time."""
+
+    def __init__(self) -> None:
+        super().__init__("fits")
+
+    def __contains__(self, run: ResolvedRun) -> bool:
+        return entry(run.config, run.source) in self.known
+
+    def add(self, run: ResolvedRun) -> None:
+        """Remember that the method of a run fits its model."""
+        self.remember(entry(run.config, run.source), True)
+
+
+def entry(config: RunConfig, source: Source, *more: object) -> str:
+    """Return a hash of a method's and a model's settings, of the model's shapes, and of ``more`` that matters."""
+    stored = stored_configuration(config.model, source)
     try:
         shapes = None if stored is None else sha256(stored)
     except OSError:
         shapes = ""
-    return _hash(repr((config.task, config.model, config.method, run.source, shapes)))
-
-
-def _path() -> Path:
-    return cache_folder() / "fits.json"
+    return _hash(repr((config.task, config.model, config.method, source, shapes, *more)))
 
 
 @cache

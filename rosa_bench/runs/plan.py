@@ -3,7 +3,7 @@
 A sweep makes the same checks before its first job starts.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +159,12 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     table = Table("runs of", box=box.SIMPLE, pad_edge=False)
     for name in (*kinds, "time left"):
         table.add_column(name, justify="right")
-    folders = {job.resolved.results_dir for job in jobs if job.resolved}
-    records = {folder: load_records(folder) for folder in folders}
+    timed: dict[Path, set[tuple[str, str]]] = defaultdict(set)  # tasks and models whose records are read, by folder
+    for job in jobs:
+        if job.resolved and job.kind in TO_RUN:
+            config = job.resolved.config
+            timed[job.resolved.results_dir].add((config.task.name, config.model.name))
+    records = {folder: load_records(folder, pairs) for folder, pairs in timed.items()}
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         if job.resolved:

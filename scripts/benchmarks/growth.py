@@ -1,10 +1,11 @@
 """How the cost of a training step on a CPU grows with rank, width, depth, runs in one pass, and draws.
 
 `scripts.benchmarks.host` runs it. A step is forward, backward and AdamW on 32 x 16 tokens, with ROSA on the attention
-of a small encoder with random weights. Each figure is the time over that of the first value of its quantity: medians
-of repetitions in which all values take turns.
+of a small encoder with random weights. Each figure is the processor time over that of the first value of its quantity:
+medians of repetitions in which all values take turns, on one thread.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -47,12 +48,13 @@ VARIED: dict[str, tuple[int, ...]] = {
 
 def growth() -> Figures:
     """Return the relative time at every value of each quantity. With ``draws``, of `STEPS` steps with that many."""
+    torch.set_num_threads(1)
     figures: Figures = {}
     for quantity, values in VARIED.items():
         actions = {f"{quantity}={value}": action(Shape()._replace(**{quantity: value})) for value in values}
         if quantity == "draws":
             actions = {f"draws={value}": steps_with_draws(value) for value in values}
-        times = interleaved(actions, repeats=3 if quantity == "draws" else REPEATS)
+        times = interleaved(actions, repeats=3 if quantity == "draws" else REPEATS, clock=time.process_time)
         first = next(iter(times.values()))
         figures |= {name: time_s / first for name, time_s in times.items()}
     return figures

@@ -1,6 +1,7 @@
 """The catalogue of methods: ``rosa-bench methods`` and docs/methods.md."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from rosa_bench.cli.models import load_specs
 from rosa_bench.config.compose import composing
 from rosa_bench.config.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in
+from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.size import Size
 from rosa_bench.models.loading.configuration import configuration
-from rosa_bench.runs.catalogue import Entry, about, comment, details, entry
+from rosa_bench.runs import catalogue
+from rosa_bench.runs.catalogue import Entry, Sizes, about, comment, details, entry, size
 from scripts.methods_page import PAGE, beginning, page, sizes
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -28,7 +31,7 @@ def listed() -> dict[str, Entry]:
     with composing() as composer:
         cases = [("lora", "roberta_base", "cola"), ("ft", "gpt2", "e2e_nlg"), ("bitfit", "smollm2_135m", "e2e_nlg")]
         return {
-            f"{name} {model}": entry(composer, [f"model={model}", f"task={task}", "protocol=paper"], name)
+            f"{name} {model}": entry(composer, [f"model={model}", f"task={task}", "protocol=paper"], name, Sizes())
             for name, model, task in cases
         }
 
@@ -65,6 +68,26 @@ def test_a_declared_shape_has_the_declared_number_of_parameters(name: str) -> No
     with torch.device("meta"):
         model = AutoModel.from_config(configuration(spec.shape, called=name))
     assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters
+
+
+def test_what_is_known_of_a_size_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path))
+    measured: list[str] = []
+
+    def counted(config: RunConfig) -> Size:
+        measured.append(config.method.name)
+        return size(config)
+
+    monkeypatch.setattr(catalogue, "size", counted)
+    names = ["lora", "prefix_tuning", "shira"]  # has a size; refuses an encoder; needs weights
+    with composing() as composer:
+        first, again = ([details(composer, ["model=tiny_roberta"], name).entry for name in names] for _ in range(2))
+        assert (measured, again) == (names, first)
+        assert [one.size is None for one in again] == [False, True, True]
+        assert [bool(one.refusal) for one in again] == [False, True, False]
+        details(composer, ["model=tiny_roberta", "rank=2"], "lora")
+        details(composer, ["model=tiny_bert"], "lora")
+    assert measured == [*names, "lora", "lora"]
 
 
 def test_the_table_fits_80_columns_and_loses_nothing() -> None:

@@ -3,7 +3,8 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import OmegaConf
 
-from rosa_bench.config.build import build, typed
+from rosa_bench.config.build import _by_omegaconf, build, typed
+from rosa_bench.config.declared import UnfittingError, fitting
 from rosa_bench.system.errors import UserError, at_least, one_of
 
 
@@ -68,6 +69,37 @@ def test_a_value_of_the_wrong_kind_is_reported_in_plain_words(values: dict, mess
     with pytest.raises(UserError) as raised:
         typed(Outer, values)
     assert str(raised.value) == message
+
+
+WHOLE = {"depth": 1, "names": []}
+
+
+@dataclass(kw_only=True)
+class Whole:
+    inner: Inner = field(default_factory=lambda: Inner(depth=7, names=["a"]))
+    inners: list[Inner] = field(default_factory=list)
+    named: dict[str, Inner | None] = field(default_factory=dict)
+    pair: tuple[float, float] = (0.0, 1.0)
+    mixed: tuple[int, str] | None = None
+
+
+@pytest.mark.parametrize(("values", "fits"), [
+    ({"inner": WHOLE, "pair": [1, 2]}, True),
+    ({"inner": WHOLE, "inners": [{"depth": 1}, {"depth": 2, "names": ["${a}"]}], "pair": [1, 2, 3]}, True),
+    ({"inner": WHOLE, "named": {"a": {"depth": 1}, "b": None}, "pair": [0.5, 1]}, True),
+    ({"inner": {"depth": 1}, "pair": [1, 2]}, False),  # the default's names stay
+    ({"inner": WHOLE, "mixed": [1, 2], "pair": [1, 2]}, False),
+    ({"inner": WHOLE, "inners": [{"depth": "1"}], "pair": [1, 2]}, False),
+    ({"inner": WHOLE}, False),  # the default is a tuple
+])  # fmt: skip
+def test_dataclasses_inside_are_those_of_omegaconf(values: dict, fits: bool) -> None:
+    expected = _by_omegaconf(Whole, values, "")
+    assert repr(typed(Whole, values)) == repr(expected)
+    if fits:
+        assert repr(Whole(**fitting(Whole, values))) == repr(expected)
+    else:
+        with pytest.raises(UnfittingError):
+            fitting(Whole, values)
 
 
 def test_an_error_of_the_class_itself_is_passed_on() -> None:

@@ -4,10 +4,11 @@ import math
 from itertools import combinations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
-from rosa_bench.report.agreement import agreement, best_of_methods
+from rosa_bench.report.agreement import agreement, best_of_methods, kendall
 from rosa_bench.report.published import load_published
 
 ORDERS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=4, max_size=9)
@@ -28,6 +29,19 @@ def test_tau_counts_pairs_in_the_same_order(points: list[tuple[int, int]]) -> No
         sum(math.copysign(1, x * y) for x, y in pairs if x * y) / math.sqrt(math.prod(untied))
     )
     assert found.methods == len(points)
+
+
+@given(st.one_of(ORDERS, st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=4, max_size=40)))
+@settings(max_examples=50, deadline=None)
+def test_tau_and_its_p_are_those_of_scipy(points: list[tuple[float, float]]) -> None:
+    left, right = zip(*points, strict=True)
+    tau, p = map(float, kendalltau(left, right))
+    found = kendall(left, right)
+    assert found == (None if math.isnan(tau) else pytest.approx((tau, p), abs=1e-12))
+
+
+def test_a_figure_that_is_no_number_gives_no_order() -> None:
+    assert kendall([1.0, 2.0, math.nan, 4.0], [1.0, 2.0, 3.0, 4.0]) is None
 
 
 def test_three_methods_are_no_order() -> None:

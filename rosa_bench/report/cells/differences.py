@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
-from rosa_bench.report.cells.statistics import LEVEL, ROUNDING
+from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, student_quantile, student_tail
 
 POWER = 0.8
 Scores = Mapping[int, float]  # by seed
@@ -42,9 +42,7 @@ class Difference:
     @property
     def p(self) -> float | None:
         """Two-sided p of Student's t; None if the error is unknown or 0, because then there is no test."""
-        from scipy.stats import t
-
-        return 2 * float(t.sf(abs(self.mean) / self.error, self.df)) if self.error and self.df else None
+        return 2 * student_tail(abs(self.mean) / self.error, self.df) if self.error and self.df else None
 
     @property
     def within_noise(self) -> bool:
@@ -60,9 +58,7 @@ class Difference:
     def _half(self) -> float | None:
         if self.error is None or self.df is None:
             return self.error
-        from scipy.stats import t
-
-        return self.error * float(t.ppf((1 + LEVEL) / 2, self.df))
+        return self.error * student_quantile((1 + LEVEL) / 2, self.df)
 
 
 def paired(ours: Scores, theirs: Scores) -> Difference | None:
@@ -102,9 +98,9 @@ def noncentrality(df: float) -> float:
     is below 1e-5 at this power.
     """
     from scipy.optimize import root_scalar
-    from scipy.stats import nct, t
+    from scipy.stats import nct
 
-    critical = float(t.ppf((1 + LEVEL) / 2, df))
+    critical = student_quantile((1 + LEVEL) / 2, df)
     found = root_scalar(lambda shift: nct.sf(critical, df, shift) - POWER, bracket=(0, 2 * critical))
     return float(found.root)
 

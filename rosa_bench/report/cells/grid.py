@@ -9,6 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, holm, paired
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.statistics import student_tail
 from rosa_bench.report.published import PublishedTable
 
 LEVEL = 0.05
@@ -121,8 +122,8 @@ def _leads(one: Cell, other: Cell) -> bool:
         return False
     if one.std == other.std == 0:  # zero variance: the test would divide by zero
         return one.mean > other.mean
-    sides = (one.mean, one.std, len(one.runs), other.mean, other.std, len(other.runs))
-    from scipy.stats import ttest_ind_from_stats
-
-    with np.errstate(over="ignore"):  # a record may hold scores whose fourth powers are too large; p is then undefined
-        return ttest_ind_from_stats(*sides, equal_var=False, alternative="greater").pvalue < LEVEL
+    counts = len(one.runs), len(other.runs)
+    with np.errstate(over="ignore", invalid="ignore"):  # a record may hold scores whose fourth powers are too large
+        terms = [np.float64(std) ** 2 / count for std, count in zip((one.std, other.std), counts, strict=True)]
+        df = sum(terms) ** 2 / sum(term**2 / (count - 1) for term, count in zip(terms, counts, strict=True))
+        return student_tail((one.mean - other.mean) / np.sqrt(sum(terms)), df) < LEVEL

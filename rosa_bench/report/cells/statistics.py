@@ -1,13 +1,15 @@
 """Confidence intervals of a mean score. All scores are fractions.
 
-SciPy does the computation. This module only chooses the method for each question. SciPy is imported by the functions
-that need it, because that takes longer than to list a thousand runs.
+The distributions are SciPy's, from `scipy.special`: `scipy.stats` takes longer to import than a table to make. Both are
+imported by the functions that need them, because that takes longer than to list a thousand runs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 LEVEL = 0.95
 ROUNDING = 1e-9  # scores closer than this count as equal
@@ -47,19 +49,50 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
     if not np.isfinite(scores).all():
         return None
     if np.ptp(scores) > ROUNDING:
-        from scipy.stats import ttest_1samp
-
-        low, high = ttest_1samp(scores, 0.0).confidence_interval(LEVEL)
-        return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
+        return _student(np.asarray(scores, dtype=float))
     return DEV_INTERVALS[metric](scores[0], dev_rows) if metric in DEV_INTERVALS else None
 
 
-def _wilson(accuracy: float, rows: int) -> Interval:
-    """Interval of a proportion of rows (Wilson, 1927)."""
-    from scipy.stats import binomtest
+def student_quantile(probability: float, df: float) -> float:
+    """Return the value that Student's t with ``df`` degrees of freedom is below with this probability."""
+    from scipy.special import stdtrit
 
-    found = binomtest(round(accuracy * rows), rows).proportion_ci(LEVEL, method="wilson")
-    return Interval(low=float(found.low), high=float(found.high), of=DEV_SET, method="Wilson")
+    return float(stdtrit(df, probability))
+
+
+def student_tail(value: float, df: float) -> float:
+    """Return the probability that Student's t with ``df`` degrees of freedom is above ``value``."""
+    from scipy.special import stdtr
+
+    return float(stdtr(df, -value))
+
+
+def normal_quantile(probability: float) -> float:
+    """Return the value that a standard normal variable is below with this probability."""
+    from scipy.special import ndtri
+
+    return float(ndtri(probability))
+
+
+def _student(scores: NDArray[np.float64]) -> Interval:
+    """Interval of a mean of normal scores with unknown variance, equal to `scipy.stats.ttest_1samp`'s."""
+    count, mean = len(scores), scores.mean()
+    error = np.sqrt(((scores - mean) ** 2).mean() * (count / (count - 1)) / count)
+    tail = (1 - LEVEL) / 2
+    low, high = (student_quantile(p, count - 1) * error + mean for p in (tail, 1 - tail))
+    return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
+
+
+def _wilson(accuracy: float, rows: int) -> Interval:
+    """Interval of a proportion of rows (Wilson, 1927), in the form of Newcombe, Statistics in Medicine 17 (1998)."""
+    right = round(accuracy * rows)
+    share, z = right / rows, normal_quantile((1 + LEVEL) / 2)
+    whole = 2 * (rows + z**2)
+    centre = (2 * rows * share + z**2) / whole
+    half = z / whole * math.sqrt(4 * rows * share * (1 - share) + z**2)
+    low = 0.0 if right == 0 else centre - half
+    high = 1.0 if right == rows else centre + half
+    return Interval(low=low, high=high, of=DEV_SET, method="Wilson")
 
 
 def _fisher(correlation: float, rows: int) -> Interval | None:
@@ -72,9 +105,7 @@ def _fisher(correlation: float, rows: int) -> Interval | None:
         return None
     with np.errstate(divide="ignore"):  # at 1 and -1, which are their own intervals
         z = np.arctanh(correlation)
-    from scipy.stats import norm
-
-    half = norm.ppf((1 + LEVEL) / 2) / np.sqrt(rows - 3)
+    half = normal_quantile((1 + LEVEL) / 2) / np.sqrt(rows - 3)
     low, high = np.tanh(z - half), np.tanh(z + half)
     return Interval(low=float(low), high=float(high), of=DEV_SET, method="Fisher")
 
