@@ -106,20 +106,22 @@ def test_a_proxy_is_respected(hub: Any, run: Callable) -> None:
 
 
 def test_a_resumed_run_keeps_the_commits_of_its_checkpoint(
-    hub: Any, run: Callable, records: Callable, interrupt: Callable, moved: Callable
+    hub: Any, runs: Callable, records: Callable, interrupt: Callable, moved: Callable
 ) -> None:
     before = commits(hub)
+    data, weights = before
     interrupt(*COLA, *LONG)
     moved()
-    assert "continuing from step" in run(*COLA, *LONG).out
-    [resumed] = records()
+    done = runs(
+        [*COLA, *LONG],
+        [*COLA, *LONG, f"task.hub.revision={data}", f"model.revision={weights}"],  # another id
+        [*COLA, *LONG, "resume=never"],
+    )
+    assert done.status == 0, done.out
+    assert done.out.count("continuing from step") == 1, done.out
+    [resumed] = [record for record in records("superseded/*.json") if record["status"] == "completed"]
     assert (resumed["data"]["commit"], resumed["model"]["commit"]) == before != commits(hub)
-    data, weights = before
-    assert run(*COLA, *LONG, f"task.hub.revision={data}", f"model.revision={weights}").status == 0  # another id
-    assert run(*COLA, *LONG, "resume=never").status == 0
-    by_commit = {
-        it["data"]["commit"]: it for it in records() if it["id"] != resumed["id"] or it["data"]["commit"] != data
-    }
+    by_commit = {it["data"]["commit"]: it for it in records()}
     assert set(by_commit) == {data, commits(hub)[0]}
     assert without_times(resumed) == without_times(by_commit[data])
     assert without_times(resumed) != without_times(by_commit[commits(hub)[0]])
