@@ -204,8 +204,8 @@ def run(program: Callable[..., Outcome]) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def runs(program: Callable[..., Outcome]) -> Callable[..., Outcome]:
-    """``runs(["task=cola"], ["task=cola", "seed=1"])``: these runs, one after another in one process."""
-    return lambda *several: program(["-c", SEVERAL, json.dumps(several)])
+    """``runs(["task=cola"], ["task=cola", "seed=1"], HF_TOKEN="x")``: these runs, in turn, in one process."""
+    return lambda *several, **environment: program(["-c", SEVERAL, json.dumps(several)], **environment)
 
 
 @pytest.fixture
