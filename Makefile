@@ -2,8 +2,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Compiling every module of every library takes longer than their download, and Python compiles what it imports.
-PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
 # One process per core. Each takes neighbouring tests, which share what they build.
 PYTEST := $(BIN)/pytest -n auto --dist worksteal
 
