@@ -16,15 +16,13 @@ install: $(VENV)/installed  ## create .venv with the package and the tools for d
 
 # What runs need, without the tools for development: a first result comes sooner. Both files are made again when the
 # dependencies change. We use pip because it picks a CPU build of torch where one is offered.
-$(VENV)/runs: pyproject.toml
+$(VENV)/runs: EXTRAS := report,peft,gguf
+$(VENV)/installed: EXTRAS := dev
+$(VENV)/runs $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) "torch>=2.11,<2.14"
-	$(PIP) --editable ".[report,peft,gguf]"
-	touch $@
-
-$(VENV)/installed: $(VENV)/runs
-	$(PIP) --editable ".[dev]"
-	touch $@
+	$(PIP) --editable ".[$(EXTRAS)]"
+	touch $(VENV)/runs $@
 
 smoke: $(VENV)/runs  ## show the paper's point in three lines: under a minute, nothing to download
 	$(BIN)/rosa-bench +experiment=smoke

@@ -159,7 +159,17 @@ def test_the_page_has_a_row_for_every_method_with_its_yamls_words() -> None:
         assert f"\n| {' | '.join(beginning(name))} |" in text, OUTDATED
 
 
-@pytest.mark.slow  # it measures every method on two models
+@pytest.mark.parametrize("name", ["houlsby", "p_tuning", "rosa"])
+def test_a_row_of_the_page_is_up_to_date(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("rosa_bench.runs.catalogue", "scripts.methods_page"):
+        monkeypatch.setattr(f"{module}.names_in", lambda group: [name] if group == "method" else names_in(group))
+    with composing() as composer:
+        *_, row = page(sizes(composer)).splitlines()
+    assert row.startswith(f"| `{name}` |")
+    assert row in PAGE.read_text(encoding="utf-8").splitlines(), OUTDATED
+
+
+@pytest.mark.long  # it measures every method on two models
 def test_the_page_is_up_to_date() -> None:
     with composing() as composer:
         assert PAGE.read_text(encoding="utf-8") == page(sizes(composer)), OUTDATED

@@ -50,22 +50,6 @@ def test_a_run_leaves_one_record_and_is_not_run_again(
     assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
 
 
-@pytest.mark.slow
-def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[..., Any], here: Path) -> None:
-    small = ("task=synthetic", "device=cpu", "task.train_rows=64", "task.validation_rows=16", "epochs=2")
-    outcome = rosa_bench("-m", *small, "model=mlp1,mlp2", "method=lora,ft", "rank=2")
-    assert (outcome.status, outcome.err) == (0, "")
-    made = {(record.config["model"]["name"], record.config["method"]["name"]) for record in records(here)}
-    assert made == {(model, method) for model in ("mlp1", "mlp2") for method in ("lora", "ft")}
-    assert rosa_bench("figures").status == 0
-    written = {path.name for path in (here / "results/figures").iterdir()}
-    assert written == {"figure2.md", "figure2.svg"}
-    assert rosa_bench("tables").status == 0
-    assert "LoRA (r=2)" in (here / "results/tables/regression.md").read_text()
-    assert rosa_bench("report").status == 0
-    assert "4 runs: 4 completed" in (here / "results/report.html").read_text()
-
-
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:
     outcome = rosa_bench(*TINY, "method=ft,ia3", "seed=0,1", "-m")
     assert outcome.status == 0
@@ -99,10 +83,13 @@ def test_the_smoke_preset_shows_where_lora_ends_and_rosa_does_not(rosa_bench: Ca
     assert float(full[1]) < 1e-3
     assert float(lora[2]) > float(lora[3])  # its error, and the bound of its rank
     assert float(rosa[3]) < float(rosa[4]) == float(lora[3])
-    for command in ("tables", "figures", "compare method=rosa,lora", "ls", "show"):
+    for command in ("tables", "figures", "report", "compare method=rosa,lora", "ls", "show"):
         done = rosa_bench(*command.split(), "results_dir=outputs/smoke")
         assert done.status == 0, done.err
-    assert (here / "outputs/smoke/figures/figure2.svg").is_file()
+    results = here / "outputs/smoke"
+    assert {path.name for path in (results / "figures").iterdir()} == {"figure2.md", "figure2.svg"}
+    assert "LoRA (r=4)" in (results / "tables/regression.md").read_text()
+    assert "3 runs: 3 completed" in (results / "report.html").read_text()
     rosa_bench("next", "results_dir=outputs/smoke").assert_one_line_error("holds no runs", "are regressions")
 
 

@@ -161,6 +161,19 @@ except KeyboardInterrupt as error:
 """
 
 
+SEVERAL = """
+import json, sys
+from hydra.core.global_hydra import GlobalHydra
+from rosa_bench.cli.main import main
+
+several, defaults = json.loads(sys.argv[1]), sys.argv[2:]
+sys.argv = ["rosa-bench"]
+for overrides in several:
+    main([*defaults, *overrides])
+    GlobalHydra.instance().clear()
+"""
+
+
 @pytest.fixture
 def program(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
     """``program(["-m", "module"], "task=cola", HF_TOKEN="x")``: Python in a process that knows no other hub."""
@@ -190,6 +203,12 @@ def run(program: Callable[..., Outcome]) -> Callable[..., Outcome]:
 
 
 @pytest.fixture
+def runs(program: Callable[..., Outcome]) -> Callable[..., Outcome]:
+    """``runs(["task=cola"], ["task=cola", "seed=1"], HF_TOKEN="x")``: these runs, in turn, in one process."""
+    return lambda *several, **environment: program(["-c", SEVERAL, json.dumps(several)], **environment)
+
+
+@pytest.fixture
 def interrupt(program: Callable[..., Outcome]) -> Callable[..., None]:
     """``interrupt("task=cola")``: that run, stopped in its third step, with a checkpoint."""
 
@@ -201,9 +220,11 @@ def interrupt(program: Callable[..., Outcome]) -> Callable[..., None]:
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
+def records(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
     """``records()``: the records that the runs left."""
-    return lambda: [json.loads(path.read_text()) for path in sorted((tmp_path / "results" / "runs").glob("*/*/*.json"))]
+    return lambda files="*/*/*.json": [
+        json.loads(path.read_text()) for path in sorted((tmp_path / "results" / "runs").glob(files))
+    ]
 
 
 @pytest.fixture(scope="session")

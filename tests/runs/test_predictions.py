@@ -127,7 +127,7 @@ def interrupt() -> None:
 
 
 @PROTOCOLS
-@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow), 12])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.long), pytest.param(6, marks=pytest.mark.slow), 12])
 def test_an_interrupted_run_stores_the_same_predictions(
     make_setup: MakeSetup, protocol: str, step: int, at_step: Callable
 ) -> None:

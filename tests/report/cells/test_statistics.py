@@ -66,7 +66,9 @@ def test_an_interval_is_shown_within_the_range_of_its_metric(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [2, 3, 5, 13])
+@pytest.mark.parametrize(
+    "seeds", [2, pytest.param(3, marks=pytest.mark.long), 5, pytest.param(13, marks=pytest.mark.long)]
+)
 def test_coverage_is_nominal_at_few_seeds(seeds: int) -> None:
     """Over 4,000 normal samples the standard error of the coverage is 0.35 %."""
     random = np.random.default_rng(1)

@@ -404,8 +404,7 @@ def test_no_text_overlaps_another_or_leaves_the_figure(
     few = [*arms(make_memorised), *arms(make_memorised, 1024)]
     for runs in (few, many_arms(make_memorised), continued, few[:1], continued[:1]):
         for drawing in draw_figures(runs):
-            drawing.picture("png")
-            figure: Any = drawing.figure
+            figure: Any = drawing.laid_out
             with styled():
                 FigureCanvasAgg(figure).draw()
             boxes = [(text.get_text(), Text.get_window_extent(text)) for text in shown_texts(figure)]  # without arrows
