@@ -135,11 +135,7 @@ class Plain(Checked):
         "folder for saved models and checkpoints", default=OUTPUTS, identity=False, free=True, published=False
     )
     results_dir: str = setting(
-        "folder for records, tables and figures; in a clone, results has the published ones",
-        default=OUTPUTS,
-        identity=False,
-        free=True,
-        published=False,
+        "folder for records, tables and figures", default=OUTPUTS, identity=False, free=True, published=False
     )
     resume: str = setting(
         "auto: skip completed runs and continue interrupted ones; never: start again",
