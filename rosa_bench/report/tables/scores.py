@@ -28,7 +28,7 @@ TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Pa
 OWN_TITLE = "Scores by method and task"  # of runs that have no counterpart in the paper
 LEGEND = "ours / the paper's, if it has one"
 INTRO = [
-    "Each cell: {shown}, {scored} scores times 100. Ours is the mean over seeds ± the sample "
+    "Each cell: {shown} the mean over seeds ± the sample "
     "standard deviation (number of seeds, and how many of them collapsed). In a collapsed run, the model of the last "
     "epoch predicts the same for every row. –: no score.",
     "Learning rates: the one with the best median over seeds, so that one collapsed seed decides nothing. Rates with "
@@ -61,6 +61,7 @@ def score_table(
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
     runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
+    scored = f"{scored} scores times 100"
     ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
     beside_paper = any(grid.printed for grid in grids)
@@ -71,7 +72,7 @@ def score_table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}" if beside_paper else OWN_TITLE,
         intro=[
-            INTRO[0].format(shown=LEGEND if beside_paper else "ours", scored=scored),
+            INTRO[0].format(shown=f"{LEGEND}, {scored}. Ours is" if beside_paper else f"{scored},"),
             *INTRO[1:],
             *more,
             *compared,
