@@ -57,14 +57,14 @@ check: install       ## check style, types, and the direction of imports
 hooks: install       ## run the quick checks before every git commit
 	$(BIN)/pre-commit install
 
-tables: $(VENV)/runs      ## make the published tables in results/ from its records
-	$(BIN)/rosa-bench tables results_dir=results
+tables: $(VENV)/runs      ## make the tables in results/ from its records
+	$(BIN)/rosa-bench tables
 
-figures: $(VENV)/runs     ## make the published figures in results/ from its records
-	$(BIN)/rosa-bench figures results_dir=results
+figures: $(VENV)/runs     ## make the figures in results/ from its records
+	$(BIN)/rosa-bench figures
 
 report: $(VENV)/runs      ## make results/report.html: tables, figures and every run on one page
-	$(BIN)/rosa-bench report results_dir=results
+	$(BIN)/rosa-bench report
 
 docs: install        ## build the site of guides and results into outputs/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
@@ -79,5 +79,5 @@ bench: install       ## measure time and memory into results/benchmarks; DATA=fo
 	$(BIN)/python -m scripts.benchmarks.host
 	$(BIN)/python -m scripts.benchmarks.sizes
 
-clean:               ## delete .venv and caches; outputs/ has your runs, and stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
+clean:               ## delete .venv, outputs and caches
+	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache

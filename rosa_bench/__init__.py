@@ -4,7 +4,7 @@
 
     config = rosa_bench.compose(["task=cola", "method=rosa", "rank=8"])
     record = rosa_bench.run(config)
-    records = rosa_bench.load_records("outputs")
+    records = rosa_bench.load_records("results")
     attached = rosa_bench.attach(model, "rosa", rank=8)  # for a training loop of your own
 
 Importing the package is cheap: each name is loaded when it is first used.

@@ -21,7 +21,6 @@ from rosa_bench.records.store import Records
 from rosa_bench.records.store import load_records as load_from_folder
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.names import OUTPUTS
 
 if TYPE_CHECKING:
     from rosa_bench.runs.resolve import ResolvedRun
@@ -60,7 +59,7 @@ def run(config: RunConfig | Sequence[str], observers: "Iterable[Observer]" = ())
     >>> run(compose(["task=synthetic", "model=mlp1", "epochs=1", "task.replicates=1", "task.train_rows=64",
     ...              "task.validation_rows=16", "device=cpu"])).id == record.id
     True
-    >>> [run.id for run in load_records("outputs")] == [record.id]
+    >>> [run.id for run in load_records("results")] == [record.id]
     True
     """
     if isinstance(config, RunConfig):
@@ -69,7 +68,7 @@ def run(config: RunConfig | Sequence[str], observers: "Iterable[Observer]" = ())
     return complete(*_composed(config), observers)
 
 
-def load_records(path: str | Path = OUTPUTS) -> Records:
+def load_records(path: str | Path = "results") -> Records:
     """Return all run records in a results folder, in the order of their file names.
 
     Files that are not records are skipped and named in the log.

@@ -93,5 +93,5 @@ def test_a_completed_run_is_repeated_only_on_demand() -> None:
     first = rosa_bench.run([*TINY, "method=ft"])
     again = rosa_bench.run([*TINY, "method=ft", "resume=never"])
     assert again.id == first.id
-    assert [record.id for record in rosa_bench.load_records("outputs")] == [first.id]
-    assert len(list(Path("outputs/runs/superseded").iterdir())) == 1
+    assert [record.id for record in rosa_bench.load_records("results")] == [first.id]
+    assert len(list(Path("results/runs/superseded").iterdir())) == 1

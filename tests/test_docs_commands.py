@@ -138,8 +138,7 @@ def chosen(words: list[str]) -> list[str]:
 @pytest.fixture
 def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
     """Run a command in a folder with some records. Returns its exit status; what it prints is dropped."""
-    for folder in ("outputs", "results"):
-        shutil.copytree(ROOT / "results" / "quickstart" / "runs", tmp_path / folder / "runs")
+    shutil.copytree(ROOT / "results" / "quickstart" / "runs", tmp_path / "results" / "runs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     root, own = logging.getLogger(), logging.getLogger("rosa_bench")

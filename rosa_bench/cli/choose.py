@@ -8,7 +8,7 @@ best third goes on, again and again; the finalists run with several seeds. Print
 interval, and the differences to the runner-up and to full fine-tuning. All runs are ordinary records.
 
 The same command goes on with a choice that was stopped; with more minutes it finishes what the time was too short for.
-Settings of rosa-bench run apply to all runs. Answer and plan are in outputs/choose/.
+Settings of rosa-bench run apply to all runs. Answer and plan are in results/choose/.
 
 Exit status: 0 with a recommendation, 1 without, 130 after Ctrl-C, 143 after SIGTERM.
 

@@ -8,7 +8,7 @@ save_adapter=true. Both lora and peft are in PEFT's format; peft is exact, and l
 
 Examples:
   rosa-bench export cola-roberta_base-rosa-r8-lr0.002-s0-1a2b3c4d5e to=peft
-  rosa-bench export outputs/runs/cola/roberta_base/RUN.json to=lora max_rank=64 folder=my_adapter
+  rosa-bench export results/runs/cola/roberta_base/RUN.json to=lora max_rank=64 folder=my_adapter
   rosa-bench export RUN to=merged base=~/models/roberta-base
 """
 
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.cli.options import parse_options
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.names import OUTPUTS
 from rosa_bench.system.setting import Checked, setting
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Options(Checked):
         "lora: an adapter for servers; peft: an exact one; merged: a model", default="peft", choices=KINDS
     )
     folder: str | None = setting("the new folder; default: exports/RUN/TO", default=None)
-    results_dir: str = setting("folder with the records in runs/", default=OUTPUTS)
-    output_dir: str = setting("the run's output_dir, where its adapter is", default=OUTPUTS)
+    results_dir: str = setting("folder with the records in runs/", default="results")
+    output_dir: str = setting("the run's output_dir, where its adapter is", default="outputs")
     max_rank: int | None = setting("largest rank of the adapter", default=None, at_least=1, at_most=10**6)
     base: str | None = setting("folder with the base model, if the run used model.path", default=None)
     overwrite: bool = setting("replace the folder if it exists", default=False)

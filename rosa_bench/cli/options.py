@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from rosa_bench.system.errors import UserError, did_you_mean
-from rosa_bench.system.names import OUTPUTS
 from rosa_bench.system.setting import Checked, setting
 
 T = TypeVar("T")
@@ -19,7 +18,7 @@ ALL = "--all"
 class FromRecords(Checked):
     """Options of every command that reads records."""
 
-    results_dir: str = setting("folder with the records in runs/", default=OUTPUTS)
+    results_dir: str = setting("folder with the records in runs/", default="results")
 
     @property
     def folder(self) -> Path:

@@ -109,7 +109,7 @@ def show_outcome(records: "Sequence[RunRecord]") -> None:
 def next_command(command: str, results_dir: str) -> str:
     """Return a command that reads records, with their folder unless it is the default.
 
-    >>> next_command("ls", "outputs"), next_command("show RUN", "outputs/my runs")
+    >>> next_command("ls", "results"), next_command("show RUN", "outputs/my runs")
     ('rosa-bench ls', "rosa-bench show RUN 'results_dir=outputs/my runs'")
     """
     where = [] if results_dir == FromRecords().results_dir else [shlex.quote(f"results_dir={results_dir}")]

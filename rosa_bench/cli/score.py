@@ -5,7 +5,7 @@ Usage: rosa-bench score FILE ...
 Each FILE has one JSON object per line, with prompt, output and references, as a run leaves it beside its record.
 
 Examples:
-  rosa-bench score outputs/runs/e2e_nlg/smollm2_135m/*.generations.jsonl
+  rosa-bench score results/runs/e2e_nlg/smollm2_135m/*.generations.jsonl
 """
 
 from pathlib import Path

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from rosa_bench.cli.options import FromRecords, names_of, parse_options
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.names import OUTPUTS
 from rosa_bench.system.setting import setting
 
 
@@ -24,7 +23,7 @@ from rosa_bench.system.setting import setting
 class Options(FromRecords):
     """Options of ``rosa-bench show``."""
 
-    output_dir: str = setting("the runs' output_dir, where checkpoints and adapters are", default=OUTPUTS)
+    output_dir: str = setting("the runs' output_dir, where checkpoints and adapters are", default="outputs")
 
 
 def main(arguments: list[str]) -> None:

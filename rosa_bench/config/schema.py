@@ -11,7 +11,6 @@ from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Model
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.names import OUTPUTS
 from rosa_bench.system.setting import Checked, setting
 from rosa_bench.tasks.base import Task
 from rosa_bench.trackers.base import Logger
@@ -132,10 +131,10 @@ class Plain(Checked):
     )  # fmt: skip
     limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1, at_most=10**9)
     output_dir: str = setting(
-        "folder for saved models and checkpoints", default=OUTPUTS, identity=False, free=True, published=False
+        "folder for saved models and checkpoints", default="outputs", identity=False, free=True, published=False
     )
     results_dir: str = setting(
-        "folder for records, tables and figures", default=OUTPUTS, identity=False, free=True, published=False
+        "folder for records, tables and figures", default="results", identity=False, free=True, published=False
     )
     resume: str = setting(
         "auto: skip completed runs and continue interrupted ones; never: start again",

@@ -6,12 +6,11 @@ from pathlib import Path
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record, load_records, precedence, record_paths
 from rosa_bench.system.errors import UserError, did_you_mean
-from rosa_bench.system.names import OUTPUTS
 from rosa_bench.system.printable import printable
 
 LAST = "last"
 LISTED = 3  # ids, or folders, in a message
-RESULTS = Path("results")  # of a clone: published runs
+OUTPUTS = Path("outputs")
 
 
 def find_record(name: str, results_dir: Path) -> tuple[RunRecord, Path]:
@@ -51,14 +50,12 @@ def by_start(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def elsewhere(results_dir: Path) -> str:
-    """Name other folders that have runs; nothing if there are none.
+    """Name the folders of presets that have runs, other than this one; nothing if there are none.
 
-    A preset may keep its runs apart, as ``outputs/smoke``, and a clone has published ones in ``results``. No command
-    looks there unless it is asked to.
+    A preset may keep its runs apart, as ``outputs/smoke``, where no command looks unless it is asked to.
     """
-    places = [Path(OUTPUTS), *sorted(Path(OUTPUTS).glob("*")), RESULTS]
-    runs = (folder for folder in places if next((folder / "runs").glob("*/*/*.json"), None) is not None)
-    named = [f"results_dir={printable(str(folder))}" for folder in runs if folder != results_dir]
+    runs = (folder for folder in sorted(OUTPUTS.glob("*/runs")) if next(folder.glob("*/*/*.json"), None) is not None)
+    named = [f"results_dir={printable(str(folder.parent))}" for folder in runs if folder.parent != results_dir]
     return f"; there are runs in {', '.join(named[:LISTED])}" if named else ""
 
 

@@ -1,10 +1,9 @@
-"""Names of folders, and names that become parts of file names and of command lines."""
+"""Names that become parts of file names and of command lines."""
 
 import re
 
 from rosa_bench.system.errors import UserError
 
-OUTPUTS = "outputs"  # where runs, tables, figures and models go by default; ignored by git in a clone
 LONGEST = 48  # bytes: a run's file is named after three names, and file systems allow 255
 # Letters and digits of any script, and "_", ".", "+", "-". So a name is never a path, an option or hidden file.
 NAME = r"\A\w[\w.+-]{0,47}\Z"

@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder: `outputs` goes there by default."""
+    """An empty current folder: `results` and `outputs` go there by default."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # a run sets it: put back afterwards
     return tmp_path

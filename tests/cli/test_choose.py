@@ -54,7 +54,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Cost:
 def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_bench: RosaBench, here: Path) -> None:
     done = rosa_bench(*QUICK, "minutes=30")
     assert done.status == 0, done.err
-    [answer] = (here / "outputs" / "choose").glob("*.md")
+    [answer] = (here / "results" / "choose").glob("*.md")
     text = answer.read_text()
     assert text in done.out
     assert text.startswith("# Use ")
@@ -62,17 +62,17 @@ def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_benc
     assert "of 30 minutes" in text
     command = re.search(r"rosa-bench (.*) save_model=true", text)
     assert command is not None
-    records = load_records(here / "outputs")
+    records = load_records(here / "results")
     completed = [run for run in records if run.status == "completed"]
     assert {run.status for run in records} <= {"completed", "interrupted"}
     assert {run.settings.seed for run in completed} == {0, 1}
     again = rosa_bench(*QUICK, "minutes=30")  # nothing is measured or trained
     assert again.status == 0
     assert "measuring" not in again.out
-    assert load_records(here / "outputs") == records
+    assert load_records(here / "results") == records
     run = rosa_bench(*command.group(1).split())  # what is recommended has been run already, without saving the model
     assert run.status == 0
-    assert load_records(here / "outputs") == records
+    assert load_records(here / "results") == records
 
 
 @pytest.mark.slow
@@ -101,14 +101,14 @@ def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
     assert "so far" in done.out
     assert "the same command with more minutes goes on" in done.out
     assert len(made) == 2 + 1  # the third one would end too late, but two rungs are known
-    assert {run.status for run in load_records(here / "outputs")} == {"interrupted"}
+    assert {run.status for run in load_records(here / "results")} == {"interrupted"}
     made.clear()
     done = rosa_bench(*QUICK, "minutes=100")
     assert done.status == 0, done.err
     assert "so far" not in done.out
     alone = rosa_bench(*QUICK, "minutes=100", "results_dir=alone", "output_dir=alone")
     assert line_of(alone.out, "# Use") == line_of(done.out, "# Use")
-    assert scores(here / "outputs") == scores(here / "alone")
+    assert scores(here / "results") == scores(here / "alone")
     assert not list(here.glob("outputs/*/checkpoints"))  # of runs that will not go on
 
 
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line_before_anything_runs(
     rosa_bench: RosaBench, here: Path, arguments: list[str], words: list[str]
 ) -> None:
     rosa_bench("choose", *arguments).assert_one_line_error(*words)
-    assert not list(here.glob("outputs/runs/*/*/*.json"))
+    assert not list(here.glob("results/runs/*/*/*.json"))
 
 
 @pytest.mark.slow
@@ -145,8 +145,8 @@ def test_a_budget_that_allows_nothing_is_refused_before_any_run(
     for word in words:
         assert word in done.err
     assert done.err.count("\n") == 1
-    assert not list(here.glob("outputs/runs/*/*/*.json"))
-    assert not list(here.glob("outputs/choose/*"))
+    assert not list(here.glob("results/runs/*/*/*.json"))
+    assert not list(here.glob("results/choose/*"))
 
 
 @pytest.mark.slow
@@ -160,6 +160,6 @@ def test_another_file_is_another_choice(
             csv.writer(file).writerows([["text", "label"], *rows])
         done = rosa_bench("choose", "data=mine.csv", "model=tiny_roberta", "methods=lora")
         done.assert_one_line_error("there is no recommendation")
-    plans = [json.loads(path.read_text()) for path in (here / "outputs" / "choose").glob("*.json")]
+    plans = [json.loads(path.read_text()) for path in (here / "results" / "choose").glob("*.json")]
     assert len({plan["id"] for plan in plans}) == len(plans) == 2
     assert plans[0]["given"] == ["task=classify", "protocol=fair", "data=mine.csv", "model=tiny_roberta"]

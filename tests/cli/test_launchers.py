@@ -29,7 +29,7 @@ def sweep(folder: Path, *arguments: str, of: Sequence[str] = (*TINY, "method=ft"
     done = subprocess.run(
         command, cwd=folder, env={**variables, **environment}, capture_output=True, text=True, check=False
     )
-    records = [json.loads(path.read_text()) for path in (folder / "outputs/runs").rglob("*.json")]
+    records = [json.loads(path.read_text()) for path in (folder / "results/runs").rglob("*.json")]
     return Sweep(done.returncode, done.stdout, done.stderr, {record["config"]["lr"]: record for record in records})
 
 

@@ -45,7 +45,7 @@ def test_next_is_restricted_to_the_given_runs_and_adds_what_changes_no_score(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord], meant: str, ranks: list[str]
 ) -> None:
     for settings in (["method=lora", "rank=2"], ["method=lora", "rank=8"], ["method=ft", "epochs=3"]):
-        save_record(make_record(*settings), here / "outputs")
+        save_record(make_record(*settings), here / "results")
     more = ["logger=tensorboard", "logger.folder=runs", "save_model=true"]
     commands = [shlex.split(line) for line in rosa_bench("next", meant, *more).out.splitlines()]
     assert [[word for word in command if word.startswith("rank=")] for command in commands] == [[it] for it in ranks]
@@ -58,7 +58,7 @@ def test_next_asks_where_rows_from_files_are(
     record = make_record("task=cola")
     for source, asked in (("files", True), ("hub nyu-mll/glue", False)):
         record.data.source = source
-        save_record(record, here / "outputs")
+        save_record(record, here / "results")
         assert ("data= or data_dir=" in rosa_bench("next").err) is asked
     assert "data= or data_dir=" not in rosa_bench("next", "data_dir=glue").err
 
@@ -71,21 +71,21 @@ def test_next_asks_where_rows_from_files_are(
     (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),
     (["lr=2e-3", "seed=1"], ["lr, seed", "leave out"]),
     (["deivce=cpu"], ["deivce is not a setting"]),
-    ([], ["results_dir=outputs", "no runs"]),
+    ([], ["results_dir=results", "no runs"]),
 ])  # fmt: skip
 def test_a_mistake_of_next_is_reported(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord],
     arguments: list[str], words: list[str],
 ) -> None:  # fmt: skip
     if arguments:
-        save_record(make_record("task=cola"), here / "outputs")
+        save_record(make_record("task=cola"), here / "results")
     rosa_bench("next", *arguments).assert_one_line_error(*words)
 
 
 def test_compare_shows_differences_and_reports_mistakes(
     rosa_bench: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
 ) -> None:
-    rosa_bench("compare", "method=rosa,lora").assert_one_line_error("results_dir=outputs", "no completed run")
+    rosa_bench("compare", "method=rosa,lora").assert_one_line_error("results_dir=results", "no completed run")
     for method, dev in (("rosa", 0.5), ("lora", 0.4)):
         save_record(make_record(f"method={method}", dev=dev), here / "elsewhere")
     outcome = rosa_bench("compare", "method=rosa,lora", "results_dir=elsewhere")
@@ -102,8 +102,8 @@ def test_compare_takes_another_score_of_the_records(
         record = make_record(f"method={method}", dev=0.5)
         for result in (record.selected, record.last):
             result["loss"] = loss
-        save_record(record, here / "outputs")
-    save_record(make_record("method=ft"), here / "outputs")
+        save_record(record, here / "results")
+    save_record(make_record("method=ft"), here / "results")
     outcome = rosa_bench("compare", "method=rosa,lora", "metric=loss")
     assert outcome.status == 0
     missing = [words for words in ("Score: loss.", "-0.5 (1)", "1 without the score loss") if words not in outcome.out]

@@ -115,7 +115,7 @@ def test_add_overwrites_nothing(rosa_bench: Callable[..., Any], here: Path, debe
 
 def test_what_next_prints_chooses_the_same_model(rosa_bench: Callable[..., Any], here: Path, deberta: Path) -> None:
     assert rosa_bench(*RUN, "method=lora", "model=auto", f"model.path={deberta}").status == 0
-    [record] = load_records(here / "outputs")
+    [record] = load_records(here / "results")
     assert record.settings.model.name.startswith("deberta_v2_")
     assert record.deviations.keys() == {"epochs", "batch_size", "limit_train", "limit_eval", "max_length"}
     assert "add model.path=FOLDER" in "".join(rosa_bench("next")[1:])
@@ -130,7 +130,7 @@ def test_a_model_of_ones_own_from_end_to_end(process: Callable[..., Any], here: 
     flag = ["--config-dir", "my_conf"]
     done = process(*flag, "-m", *RUN, "model=ours", "method=rosa,lora")
     assert "2 runs, all completed" in done.out + done.err
-    assert {run.settings.model.name for run in load_records(here / "outputs")} == {"ours"}
+    assert {run.settings.model.name for run in load_records(here / "results")} == {"ours"}
     commands = [shlex.split(line) for line in process("next", *flag).out.splitlines()]
     assert len(commands) == 2
     assert all(words[:3] == ["rosa-bench", "--config-dir", str(here / "my_conf")] for words in commands)

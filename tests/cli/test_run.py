@@ -18,7 +18,7 @@ LR = ("batch_size=8", "lr=1e-3")  # four steps, so that something is learned
 
 
 def records(folder: Path) -> list[RunRecord]:
-    return load_records(folder / "outputs")
+    return load_records(folder / "results")
 
 
 def test_a_run_leaves_one_record_and_is_not_run_again(
@@ -58,12 +58,12 @@ def test_a_synthetic_run_leaves_a_record_and_its_figure(rosa_bench: Callable[...
     made = {(record.config["model"]["name"], record.config["method"]["name"]) for record in records(here)}
     assert made == {(model, method) for model in ("mlp1", "mlp2") for method in ("lora", "ft")}
     assert rosa_bench("figures").status == 0
-    written = {path.name for path in (here / "outputs/figures").iterdir()}
+    written = {path.name for path in (here / "results/figures").iterdir()}
     assert written == {"figure2.md", "figure2.svg"}
     assert rosa_bench("tables").status == 0
-    assert "LoRA (r=2)" in (here / "outputs/tables/regression.md").read_text()
+    assert "LoRA (r=2)" in (here / "results/tables/regression.md").read_text()
     assert rosa_bench("report").status == 0
-    assert "4 runs: 4 completed" in (here / "outputs/report.html").read_text()
+    assert "4 runs: 4 completed" in (here / "results/report.html").read_text()
 
 
 def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..
     assert path.read_text() == "{"
     shown = rosa_bench("tables")
     assert (shown.status, "1 completed run" in shown.out) == (0, True)
-    assert "1 of 2 files in outputs/runs could not be read; see above" in shown.out + shown.err  # wherever the log goes
+    assert "1 of 2 files in results/runs could not be read; see above" in shown.out + shown.err  # wherever the log goes
 
 
 def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[..., Any], here: Path) -> None:
@@ -169,7 +169,7 @@ def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any],
         outcome = rosa_bench(*arguments, again)
         outcome.assert_one_line_error("TrainingFailedError", "training loss")
         assert "failed before" not in outcome.err
-    assert len(list((here / "outputs/runs/superseded").iterdir())) == 2
+    assert len(list((here / "results/runs/superseded").iterdir())) == 2
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_warning(
@@ -219,7 +219,7 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("rosa_bench.records.store.write_atomic", full)
         rosa_bench(*TINY, "checkpoint_s=0").assert_one_line_error("No space left on device")
-    assert list((here / "outputs/runs").rglob("*.json")) == [other]  # nothing half-written
+    assert list((here / "results/runs").rglob("*.json")) == [other]  # nothing half-written
     assert other.read_bytes() == before
     assert list(here.rglob("step-*"))  # what was trained is not lost
     again = rosa_bench(*TINY)
@@ -229,7 +229,7 @@ def test_a_full_disk_when_the_record_is_written_is_reported_and_harms_nothing(
     assert not list(here.rglob("step-*"))
 
 
-@pytest.mark.parametrize("blocked", ["outputs/runs/grammar", "outputs/runs/.locks", "outputs"])
+@pytest.mark.parametrize("blocked", ["results/runs/grammar", "results/runs/.locks", "outputs"])
 def test_a_place_that_cannot_be_written_is_found_before_training(
     rosa_bench: Callable[..., Any], here: Path, blocked: str
 ) -> None:
@@ -243,7 +243,7 @@ def test_a_place_that_cannot_be_written_is_found_before_training(
 def test_a_run_of_another_process_is_reported_as_busy(rosa_bench: Callable[..., Any], here: Path) -> None:
     assert rosa_bench(*TINY).status == 0
     [path] = here.rglob("*.json")
-    with locked(here / "outputs/runs/.locks" / path.stem, "it"):
+    with locked(here / "results/runs/.locks" / path.stem, "it"):
         rosa_bench(*TINY).assert_one_line_error(path.stem, f"process {os.getpid()} on this machine")
         assert rosa_bench(*TINY, "seed=1").status == 0  # another run is free
     assert rosa_bench(*TINY).status == 0

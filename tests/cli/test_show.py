@@ -31,7 +31,7 @@ def with_epochs(record: RunRecord, **scores: Any) -> RunRecord:
 
 @pytest.fixture
 def saved(make_record: MakeRecord, here: Path) -> RunRecord:
-    """A completed run on RTE in outputs/, with a curve, predictions and an adapter."""
+    """A completed run on RTE in results/, with a curve, predictions and an adapter."""
     run = make_record(
         "task=rte", "method=rosa", "epochs=5", dev=0.8,
         deviations={"epochs": [5, 10]}, time_s={"train": 60.0, "load": 2.0, "total": 62.0},
@@ -39,9 +39,9 @@ def saved(make_record: MakeRecord, here: Path) -> RunRecord:
         git={"commit": "a" * 40, "dirty": True},
     )  # fmt: skip
     run = with_epochs(run, predictions=f"{run.id}.predictions.jsonl", selected={"epoch": 3, "accuracy": 0.8})
-    path = save_record(run, here / "outputs")
+    path = save_record(run, here / "results")
     rows: dict[str, Any] = {"labels": [0] * 10, "predictions": [0] * 8 + [1] * 2, "percent": [70] * 10}
-    save_predictions(RowPredictions(run=run.id, epoch=3, rows="0" * 64, **rows), path, here / "outputs")
+    save_predictions(RowPredictions(run=run.id, epoch=3, rows="0" * 64, **rows), path, here / "results")
     (here / "outputs" / run.id / "adapter").mkdir(parents=True)
     (here / "outputs" / run.id / "adapter/run.json").write_text("{}")
     return run
@@ -59,7 +59,7 @@ def test_a_run_is_shown_in_80_columns(rosa_bench: Callable[..., Any], here: Path
         f"selected 80.0 [{100 * low:.1f}, {100 * high:.1f}] on dev, epoch 3 of 5", "interval over 277 rows, Wilson",
         f"right on 8 of 10 rows, 80.0 [{100 * few.low:.1f}, {100 * few.high:.1f}] %",
         "62.0 (train 60.0, load 2.0)", "peak, MiB train 1,024", "NVIDIA H200", "aaaaaaaaaaaa, with changes",
-        "python 3.11, torch 2.11", "1 1 55", "3* 0.3333 65", "5 0.2 75", "outputs/runs/rte/roberta_base",
+        "python 3.11, torch 2.11", "1 1 55", "3* 0.3333 65", "5 0.2 75", "results/runs/rte/roberta_base",
         path_of(saved, here).name, f"{saved.id}.predictions.jsonl", f"outputs/{saved.id}/adapter",
         f"rosa-bench export {saved.id} to=peft",
     ):  # fmt: skip
@@ -72,8 +72,8 @@ def test_the_next_command_compares_with_another_method_of_the_folder(
     rosa_bench: Callable[..., Any], here: Path, saved: RunRecord, make_record: MakeRecord
 ) -> None:
     assert "compare" not in rosa_bench("show", saved.id).out
-    save_record(make_record("task=rte", "method=lora", dev=0.7), here / "outputs")
-    save_record(make_record("task=rte", "method=ft", "seed=3", dev=0.7), here / "outputs")
+    save_record(make_record("task=rte", "method=lora", dev=0.7), here / "results")
+    save_record(make_record("task=rte", "method=ft", "seed=3", dev=0.7), here / "results")
     assert "rosa-bench compare method=rosa,lora task=rte model=roberta_base" in rosa_bench("show", saved.id).out
 
 
@@ -87,7 +87,7 @@ def test_the_command_of_an_incomplete_run_makes_the_same_run(
     run = make_record("task=grammar", "model=tiny_bert", "method=rosa", "rank=3", "lr=3e-4", "seed=5", "epochs=7",
                       "device=cpu", status=status, error="lost", deviations={"epochs": [7, 10]},
                       device={"type": "cpu", "name": "one", "precision": "float32"})  # fmt: skip
-    save_record(run, here / "outputs")
+    save_record(run, here / "results")
     shown = rosa_bench("show")
     assert [word for word in words if word not in shown.out] == []
     command = shown.out[shown.out.index("rosa-bench ") :].replace("\\\n", " ")
@@ -138,7 +138,7 @@ def test_nothing_of_a_record_moves_the_cursor(
     values["scores"]["selected_by"] = {"name": HOSTILE, "lower_is_better": False}
     values["time_s"] = {HOSTILE: 1.0, "total": 1.0}
     values["memory_bytes"] = {HOSTILE: 1}
-    save_record(from_values(values), here / "outputs")
+    save_record(from_values(values), here / "results")
     for command in (["show"], ["ls"]):
         outcome = rosa_bench(*command)
         assert outcome.status == 0, outcome.err
@@ -148,7 +148,7 @@ def test_nothing_of_a_record_moves_the_cursor(
 
 @pytest.mark.parametrize("command", ["show", "ls"])
 def test_neither_loads_torch(here: Path, make_record: MakeRecord, command: str) -> None:
-    save_record(make_record("task=rte", "method=rosa", status="interrupted", error="lost"), here / "outputs")
+    save_record(make_record("task=rte", "method=rosa", status="interrupted", error="lost"), here / "results")
     program = (
         "import sys\n"
         "from rosa_bench.cli.main import main\n"
@@ -161,7 +161,7 @@ def test_neither_loads_torch(here: Path, make_record: MakeRecord, command: str) 
 
 @pytest.fixture
 def several(make_record: MakeRecord, here: Path) -> list[RunRecord]:
-    """Five runs in outputs/, of which one failed, in the order in which they were started."""
+    """Five runs in results/, of which one failed, in the order in which they were started."""
     made = (
         ("rosa", 1e-3, 0.71, {}),
         ("lora", 1e-3, 0.72, {}),
@@ -174,7 +174,7 @@ def several(make_record: MakeRecord, here: Path) -> list[RunRecord]:
         named = {"id": f"rte-{method}-{number}", "started_at": f"2026-01-0{9 - number}T00:00:00Z", **changes}
         runs.append(make_record("task=rte", f"method={method}", f"lr={lr}", dev=score, **named))
     for run in runs:
-        save_record(run, here / "outputs")
+        save_record(run, here / "results")
     return runs[::-1]
 
 
@@ -212,7 +212,7 @@ def test_a_list_of_nothing_says_why(
 
 
 def test_no_runs_are_an_error_of_one_line(rosa_bench: Callable[..., Any]) -> None:
-    rosa_bench("ls").assert_one_line_error("results_dir=outputs has no runs")
-    rosa_bench("show").assert_one_line_error("results_dir=outputs has no runs")
+    rosa_bench("ls").assert_one_line_error("results_dir=results has no runs")
+    rosa_bench("show").assert_one_line_error("results_dir=results has no runs")
     rosa_bench("show", "a", "b").assert_one_line_error("usage: rosa-bench show")
     rosa_bench("show", "unheard_of").assert_one_line_error("unheard_of is not a run")

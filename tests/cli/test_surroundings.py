@@ -34,8 +34,8 @@ def test_files_named_like_modules_in_the_current_folder_are_not_imported(
 def test_tables_are_printed_whatever_the_terminal_says_of_itself(
     process: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord], environment: dict[str, str]
 ) -> None:
-    save_record(make_record("task=cola", "method=lora", "seed=1", dev=0.4), here / "outputs")
-    save_record(make_record("task=cola", "method=lora", "seed=2", dev=0.6), here / "outputs")
+    save_record(make_record("task=cola", "method=lora", "seed=1", dev=0.4), here / "results")
+    save_record(make_record("task=cola", "method=lora", "seed=2", dev=0.6), here / "results")
     outcome = process("tables", "write=false", **environment)
     assert outcome.status == 0, outcome.err
     assert "LoRA" in outcome.out
@@ -45,7 +45,7 @@ def test_tables_are_printed_whatever_the_terminal_says_of_itself(
 def test_next_refuses_to_print_a_command_that_an_encoding_would_change(
     process: Callable[..., Any], here: Path, make_record: Callable[..., RunRecord]
 ) -> None:
-    save_record(make_record("task=cola", "method=lora"), here / "outputs")
+    save_record(make_record("task=cola", "method=lora"), here / "results")
     outcome = process("next", "data_dir=/Übung", PYTHONIOENCODING="ascii")
     outcome.assert_one_line_error("ascii lacks", "PYTHONIOENCODING=utf-8")
     assert outcome.out == ""

@@ -203,7 +203,7 @@ def interrupt(program: Callable[..., Outcome]) -> Callable[..., None]:
 @pytest.fixture
 def records(tmp_path: Path) -> Callable[[], list[dict[str, Any]]]:
     """``records()``: the records that the runs left."""
-    return lambda: [json.loads(path.read_text()) for path in sorted((tmp_path / "outputs" / "runs").glob("*/*/*.json"))]
+    return lambda: [json.loads(path.read_text()) for path in sorted((tmp_path / "results" / "runs").glob("*/*/*.json"))]
 
 
 @pytest.fixture(scope="session")

@@ -87,7 +87,7 @@ def with_base(record: RunRecord) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a small run has left its record and its adapter."""
     folder = tmp_path_factory.mktemp("finished")
-    places = [f"results_dir={folder}/outputs", f"output_dir={folder}/outputs"]
+    places = [f"results_dir={folder}/results", f"output_dir={folder}/outputs"]
     rosa_bench.run([*RUNS["encoder"], *places, "epochs=1"])
     return folder
 
@@ -96,7 +96,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(finished: Path, tmp_path: Path) -> RunRecord:
     """The small run, copied into the current folder."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    [record] = rosa_bench.load_records("outputs")
+    [record] = rosa_bench.load_records("results")
     return record
 
 
@@ -116,7 +116,7 @@ def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert "rank 1, compressed from rank" in printed and "% of the update is lost" in printed
     assert "vLLM does not serve it, because it has a trained head" in printed
-    [path] = Path("outputs").glob("runs/*/*/*[0-9a-f].json")
+    [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
     main([str(path), "to=merged"])
     assert Path("exports", run.id, "merged", "config.json").is_file()
 
@@ -124,7 +124,7 @@ def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.Capt
 def test_mistakes_are_one_line(run: RunRecord) -> None:
     assert "usage: rosa-bench export RUN" in refused("to=lora")
     assert "to=onnx is not known" in refused(run.id, "to=onnx")
-    assert "is not a run in outputs; did you mean" in refused(run.id[:-1] + "z", "to=peft")
+    assert "is not a run in results; did you mean" in refused(run.id[:-1] + "z", "to=peft")
     assert "max_rank is for to=lora and to=peft" in refused(run.id, "to=merged", "max_rank=4")
     assert "has no adapter; run" in refused(run.id, "to=peft", "output_dir=elsewhere")
     adapter = Path("outputs", run.id, "adapter")
@@ -182,7 +182,7 @@ def test_an_export_follows_no_link_and_deletes_no_folder_of_others(run: RunRecor
 
 
 def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:
-    [path] = Path("outputs").glob("runs/*/*/*[0-9a-f].json")
+    [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
     values = json.loads(path.read_text())
     values["model"]["config"]["hidden_size"] = 64
     path.write_text(json.dumps(values))
@@ -196,14 +196,14 @@ def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:
 def test_a_run_without_an_adapter_is_refused_before_it_begins(method: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         rosa_bench.run([*(one for one in ENCODER if one != "rank=2"), f"method={method}"])
-    assert not list(Path.cwd().glob("outputs/runs/*/*/*.json"))
+    assert not list(Path.cwd().glob("results/runs/*/*/*.json"))
 
 
 def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
     from rosa_bench.records.store import save_record
 
     record = make_record("task=cola", "method=houlsby")
-    save_record(record, tmp_path / "outputs")
+    save_record(record, tmp_path / "results")
     assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
 
 

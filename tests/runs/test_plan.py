@@ -63,7 +63,7 @@ def test_table_3_has_24_distinct_runs() -> None:
 def test_completed_and_failed_jobs_are_shown(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     other = resolve(compose(*TINY, "method=lora", "rank=2"), {})
-    save_record(replace(record, id=other.id, status="failed", error="the loss is nan at step 3"), Path("outputs"))
+    save_record(replace(record, id=other.id, status="failed", error="the loss is nan at step 3"), Path("results"))
     jobs = plan([*TINY, "method=ft,lora", "rank=2,4"], str)
     assert kinds(jobs) == {"completed": 1, "duplicate": 1, "failed": 1, "new": 1}
     text = shown(jobs)
@@ -107,7 +107,7 @@ def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunCon
 
 def test_time_left_counts_only_jobs_still_to_run(compose: Callable[..., RunConfig]) -> None:
     record = run(resolve(compose(*TINY, "method=ft"), {}))
-    save_record(replace(record, time_s=Seconds(total=3600.0)), Path("outputs"))
+    save_record(replace(record, time_s=Seconds(total=3600.0)), Path("results"))
     text = shown(plan([*TINY, "method=ft", "seed=0,1,2"], str))
     assert "2 to run, one after another: about 2 h" in text
     assert "1 to run, one after another: not known" in shown(plan([*TINY, "method=lora"], str))
