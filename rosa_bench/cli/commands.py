@@ -30,9 +30,13 @@ def commands() -> dict[str, str]:
 def load(name: str) -> Command:
     """Import a command. Raises `UserError` for an unknown one, which may be a choice whose group was left out."""
     if name not in commands():
+        from rosa_bench.config.overrides import settings
+
         written = {**choices(), **{command: command for command in commands()}}
         near = nearest(name, written)
         meant = f"; did you mean {written[near]}?" if near else ""
+        if name in settings():
+            meant = f"; did you mean {name}=VALUE?"
         raise UserError(f"{name} is not a command{meant} (commands: {', '.join(commands())})")
     return cast(Command, import_module(f"rosa_bench.cli.{name}"))
 

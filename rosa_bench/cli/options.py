@@ -106,7 +106,8 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
     parser = get_args_parser()
 
     def refuse(message: str) -> None:
-        raise UserError(f"{message.removeprefix('argument ')}; rosa-bench --help and --hydra-help list what there is")
+        what = message.removeprefix("argument ")
+        raise UserError(f"{what}; settings are KEY=VALUE, as task=cola; rosa-bench --help and --hydra-help list them")
 
     parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
     for word in parser.parse_args(flags).overrides:

@@ -19,6 +19,7 @@ KINDS = {
     "could not be converted to Float": "a number",
     "is not a valid bool": "true or false",
 }
+NO_LIST = "is not a ListConfig"
 UNFIT = re.compile(rf"Value '(.*?)'(?: of type '\w+')? ({'|'.join(KINDS)})")
 # Dataclasses made earlier from the same plain values: jobs of a large sweep share most settings, and none change.
 _made: dict[Any, Any] = {}
@@ -56,6 +57,9 @@ def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str
     except OmegaConfBaseException as error:
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
+        value = values.get(error.full_key) if error.full_key else None
+        if NO_LIST in reason and isinstance(value, str):
+            raise UserError(f"{key}={printable(value)} is not a list; write '{key}=[{printable(value)}]'") from error
         if key and (found := UNFIT.match(reason)):
             raise UserError(f"{key}={printable(found[1])} is not {KINDS[found[2]]}") from error
         raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error

@@ -17,6 +17,10 @@ from rosa_bench.system.printable import printable
 
 LONGEST = 500  # characters of a message in the words of a library, which may quote a value
 SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")
+OTHERS = {  # what more there is to choose from in a group
+    "hydra/launcher": ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])',
+    "model": " (any other of Hugging Face: model=auto model.hub=ID, or model.path=FOLDER)",
+}
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
 
 
@@ -74,8 +78,8 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
     """Explain an error of Hydra or omegaconf in one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        plugin = ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])' if group == "hydra/launcher" else ""
-        return _several(f"{group}={name}") if "," in name else unknown(group, name, error.options, plugin)
+        more = OTHERS.get(group, "")
+        return _several(f"{group}={name}") if "," in name else unknown(group, name, error.options, more)
     if found := SEVERAL.match(str(error)):
         return _several(found[1])
     if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers

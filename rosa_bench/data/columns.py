@@ -40,7 +40,14 @@ def find_label(rows: Rows, asked: str, text: Sequence[str], *, where: str) -> st
     others = [name for name in left if name not in _usual_text(left)]
     if len(others) == 1 and len(left) + len(text) > 1:
         return others[0]
-    raise UserError(f"{where}: which column is the label? Set task.label=NAME; the columns are {listed(present)}")
+    raise UserError(f"{where}: which column is the label? Set task.label=NAME; {_first_line(present)}")
+
+
+def _first_line(present: Sequence[str]) -> str:
+    """List the columns and say where their names come from. One column with ``;`` is a file of another separator."""
+    if len(present) == 1 and (mark := next((mark for mark in ";\t|" if mark in present[0]), None)):
+        return f"the only column is {listed(present)}, so separate the columns by a comma instead of {mark!r}"
+    return f"the columns, named by the first line, are {listed(present)}"
 
 
 def find_text(rows: Rows, asked: Sequence[str], label: str, *, where: str) -> list[str]:

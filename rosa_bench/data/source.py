@@ -21,6 +21,10 @@ def find_file(task: DataSpec, split: str, data_dir: Path) -> Path:
     if task.is_own and data_dir.is_file():
         raise UserError(f"data={data_dir} is not a kind of file that is read; the kinds are {', '.join(task.endings)}")
     names = ", ".join(f"{split}{ending}" for ending in task.endings)
+    if task.is_own:  # data= or data_dir=
+        raise UserError(
+            f"the folder {data_dir} has no file of {split} rows ({names}); name one in it: data=FOLDER/FILE"
+        )
     raise UserError(
         f"data_dir={data_dir} has no {split} rows for task={task.name}; looked in {_folder(task, data_dir)} for {names}"
     )

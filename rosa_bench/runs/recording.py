@@ -193,7 +193,8 @@ def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
     source = record.data.source.split(" ")[0]
     log.info("%s: %s (%s), %s in %s", resolved.id, work, source, resolved.device, resolved.precision)
     for key, (value, expected) in resolved.deviations.items():
-        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, expected)
+        usual = "null" if expected is None else expected
+        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, usual)
 
 
 def say_end(resolved: ResolvedRun, record: RunRecord) -> None:

@@ -29,6 +29,7 @@ def table_by_lr(
     name: str,
     title: str,
     intro: list[str],
+    legend: str,
 ) -> Table:
     """Build a table by applying ``summarise`` to the runs of each cell. Where it returns None, the cell is empty."""
     summaries = [(group, cells) for group in groups if (cells := _cells(group, summarise))]
@@ -36,6 +37,7 @@ def table_by_lr(
         name=name,
         title=title,
         intro=intro,
+        legend=legend,
         sections=[_section(group, cells) for group, cells in summaries],
         tidy=[row for number, (group, cells) in enumerate(summaries, 1) for row in _tidy(number, group, cells)],
     )

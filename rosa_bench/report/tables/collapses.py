@@ -5,6 +5,7 @@ from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.by_lr import Summary, table_by_lr
 from rosa_bench.report.tables.table import Entry, Table
 
+LEGEND = "collapsed runs of all, one per seed"
 INTRO = [
     "Each cell: how many runs collapsed, of how many, one per seed. A run has collapsed if the model of its last epoch "
     "predicts the same for all reported rows: the predictions' standard deviation is below "
@@ -16,7 +17,7 @@ INTRO = [
 
 def build(groups: list[Group]) -> Table:
     """Build the table for every variant, learning rate and task whose runs recorded the spread of their predictions."""
-    return table_by_lr(groups, _summary, name="collapses", title="Collapsed runs", intro=INTRO)
+    return table_by_lr(groups, _summary, name="collapses", title="Collapsed runs", intro=INTRO, legend=LEGEND)
 
 
 def _summary(runs: list[RunRecord]) -> Summary | None:

@@ -19,14 +19,16 @@ from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.tables.contrasts import COMPARED, contrasts
-from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.tables.table import OWN_LEGEND, Column, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
 from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
 
 FAILED = "¶"
 TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
+OWN_TITLE = "Scores by method and task"  # of runs that have no counterpart in the paper
+LEGEND = "ours / the paper's, if it has one"
 INTRO = [
-    "Each cell: ours / the paper's, if it has one, {scored} scores times 100. Ours is the mean over seeds ± the sample "
+    "Each cell: {shown} the mean over seeds ± the sample "
     "standard deviation (number of seeds, and how many of them collapsed). In a collapsed run, the model of the last "
     "epoch predicts the same for every row. –: no score.",
     "Learning rates: the one with the best median over seeds, so that one collapsed seed decides nothing. Rates with "
@@ -59,25 +61,28 @@ def score_table(
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
     runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
+    scored = f"{scored} scores times 100"
     ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
+    beside_paper = any(grid.printed for grid in grids)
     sections = [_section(grid, published, extra_columns(grid)) for grid in grids]
     compared = [COMPARED] if any(section.contrasts for section in sections) else []
     timed = [TIMED] if len(untimed) < len(groups) else []
     return Table(
         name=name,
-        title=f"{published.source.rpartition(', ')[2]}: {published.title}",
+        title=f"{published.source.rpartition(', ')[2]}: {published.title}" if beside_paper else OWN_TITLE,
         intro=[
-            INTRO[0].format(scored=scored),
+            INTRO[0].format(shown=f"{LEGEND}, {scored}. Ours is" if beside_paper else f"{scored},"),
             *INTRO[1:],
             *more,
             *compared,
             *timed,
-            *_named(published),
-            f"The paper's table: {'; '.join(published.notes)}.",
+            *(_named(published) if beside_paper or any(grid.titles for grid in grids) else []),
+            *([f"The paper's table: {'; '.join(published.notes)}."] if beside_paper else []),
         ],
         sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
+        legend=f"{LEGEND}; {OWN_LEGEND}" if beside_paper else OWN_LEGEND,
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 Part = TypeVar("Part")
+OWN_LEGEND = "mean ± standard deviation (seeds)"
 CONTRASTS = "Compared with LoRA at equal rank, paired over seeds"
 
 
@@ -123,7 +124,7 @@ class Table:
     intro: list[str]
     sections: list[Section]
     tidy: list[dict[str, str]]
-    legend: str = "ours / the paper's, if any; mean ± standard deviation (seeds)"
+    legend: str = f"ours / the paper's, if any; {OWN_LEGEND}"
 
 
 def with_texts(part: Part, change: Callable[[str], str]) -> Part:

@@ -5,7 +5,7 @@ import statistics
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.by_lr import Summary, table_by_lr
-from rosa_bench.report.tables.table import Entry, Table
+from rosa_bench.report.tables.table import OWN_LEGEND, Entry, Table
 from rosa_bench.report.writers.text import UNDEFINED
 
 INTRO = [
@@ -20,7 +20,7 @@ INTRO = [
 
 def build(groups: list[Group]) -> Table:
     """Build the table for every variant, learning rate and task whose runs recorded their epochs."""
-    return table_by_lr(groups, _summary, name="train_loss", title="Training loss", intro=INTRO)
+    return table_by_lr(groups, _summary, name="train_loss", title="Training loss", intro=INTRO, legend=OWN_LEGEND)
 
 
 def _summary(runs: list[RunRecord]) -> Summary | None:

@@ -127,6 +127,12 @@ def test_without_the_papers_tasks_there_are_no_paper_figures(make_record: MakeRe
     assert section.notes == ["1 Grammar (synthetic): synthetic, made by a program"]
 
 
+def test_a_table_without_paper_figures_does_not_speak_of_the_paper(make_record: MakeRecord) -> None:
+    own, beside = table_of([make_record("task=grammar")]), table_of([make_record("task=cola")])
+    said = [" ".join([table.title, *table.intro, table.legend]) for table in (own, beside)]
+    assert [("paper" in text, "Table 2" in text) for text in said] == [(False, False), (True, True)]
+
+
 def test_another_number_of_epochs_gets_its_own_section(make_record: MakeRecord) -> None:
     records = [make_record(f"seed={seed}", deviations={"epochs": [epochs, 10]}) for seed in (0, 1) for epochs in (3, 5)]
     table = table_of([*records, make_record()])
