@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 from scipy.stats import t
 
 from rosa_bench.records.record import RunRecord
@@ -360,6 +360,20 @@ def test_loss_is_shown_by_size_with_its_floor(make_continued: MakeRecord) -> Non
     assert {y for _, y in curve(left, language.FLOOR)} == {1.25}
     [front, *_] = drawn(memory.draw_texts(select(runs))).figure.axes
     assert "nats per token" in front.get_ylabel()
+
+
+def test_names_beside_losses_are_at_the_heights_of_their_points(make_continued: MakeRecord) -> None:
+    runs = [
+        make_continued(2.4, "method=lora", memory=2**30),
+        make_continued(2.2, "method=rosa", memory=2**31),
+        make_continued(2.0, "method=ft", memory=2**32),
+    ]
+    [ax] = drawn(memory.draw_texts(select(runs))).figure.axes
+    assert len(ax.texts) == 3
+    for text in ax.texts:
+        assert isinstance(text, Annotation)
+        point = ax.transAxes.inverted().transform(ax.transData.transform(text.xy))
+        assert float(text.xyann[1]) == pytest.approx(float(point[1]), abs=0.01)
 
 
 def test_forgetting_is_shown_where_it_is_recorded(make_continued: MakeRecord) -> None:
