@@ -129,7 +129,7 @@ def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" =
 
 
 def complete_together(configs: Sequence[RunConfig]) -> "list[RunRecord | BaseException]":
-    """Run what ``configs`` describe in one pass; they differ in the learning rate alone (`rosa_bench.runs.packs`).
+    """Run ``configs`` in one pass. They differ in the learning rate alone (`rosa_bench.runs.packing.packs`).
 
     Returns the record of each run, or the error that ended it. Raises an error that concerns all of them.
     """
@@ -141,7 +141,7 @@ def complete_together(configs: Sequence[RunConfig]) -> "list[RunRecord | BaseExc
     with ExitStack() as locks:
         for resolved in runs:
             locks.enter_context(locked(resolved.lock, resolved.id))
-        from rosa_bench.runs.pack import run_pack
+        from rosa_bench.runs.packing.pack import run_pack
 
         return run_pack(runs)
 

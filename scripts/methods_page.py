@@ -12,7 +12,7 @@ from pathlib import Path
 from rosa_bench.cli.methods import count, memory
 from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.groups import names_in
-from rosa_bench.runs.catalogue import Entry, about, catalogue
+from rosa_bench.runs.planning.catalogue import Entry, about, catalogue
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 MODELS = {"roberta_base": "RoBERTa-base", "gpt2": "GPT-2"}

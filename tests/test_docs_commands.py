@@ -40,7 +40,7 @@ NOT_RUN = {
     "rosa-bench -m +launch=ray": "Ray is not among the tools for development",
     "torchrun": "starts two processes; tests/training/test_parallel.py does, on smaller tasks",
     "accelerate launch": "sets what torchrun sets; Accelerate comes with an extra",
-    "rosa-bench export": "needs a run with an adapter; tests/runs/test_export.py exports one",
+    "rosa-bench export": "needs a run with an adapter; tests/runs/exporting/test_export.py exports one",
     "rosa-bench score": "needs written texts; tests/cli/test_score.py scores some",
     'eval "$(rosa-bench -sc': "changes the shell",
 }

@@ -23,7 +23,7 @@ from rosa_bench.system.setting import Checked, setting
 
 if TYPE_CHECKING:
     from rosa_bench.records.record import RunRecord
-    from rosa_bench.runs.export import Exported
+    from rosa_bench.runs.exporting.export import Exported
 
 KINDS = ("lora", "merged", "peft")
 
@@ -76,7 +76,7 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
     from huggingface_hub.utils import yaml_dump
 
     from rosa_bench.report.card import Export, eval_entries, model_card, same_but_seed
-    from rosa_bench.runs.export import Request, export
+    from rosa_bench.runs.exporting.export import Request, export
 
     said: list[str] = []
 

@@ -19,7 +19,7 @@ from rosa_bench.cli.messages import report_at_once
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
-    from rosa_bench.runs.catalogue import Details, Entry
+    from rosa_bench.runs.planning.catalogue import Details, Entry
 
 WIDTH = 80
 LEGEND = (
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.compose import composing
     from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides
-    from rosa_bench.runs.catalogue import catalogue, details
+    from rosa_bench.runs.planning.catalogue import catalogue, details
 
     overrides = list(spelled(overrides))
     check_overrides(overrides)

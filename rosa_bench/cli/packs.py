@@ -9,7 +9,7 @@ from rosa_bench.cli.messages import explain, report, tracebacks_wanted
 
 if TYPE_CHECKING:
     from rosa_bench.config.compose import Overrides
-    from rosa_bench.runs.plan import Job
+    from rosa_bench.runs.planning.plan import Job
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def plan_packs(jobs: "Sequence[Job]", overrides: Sequence[str]) -> None:
     """Note which jobs of a sweep go together. A launcher of other processes gives each run its own, so none do."""
     if any(override.startswith(LAUNCHERS) for override in overrides):
         return
-    from rosa_bench.runs.packs import packs
+    from rosa_bench.runs.packing.packs import packs
 
     waiting = {job.resolved.id: job for job in jobs if job.resolved and job.will_run}
     for pack in packs([job.resolved for job in waiting.values() if job.resolved]):

@@ -17,7 +17,7 @@ from rosa_bench.cli.options import MULTIRUN, separate
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
-    from rosa_bench.runs.plan import Job
+    from rosa_bench.runs.planning.plan import Job
 
 SHOWN = 10  # jobs of a sweep whose mistakes are listed
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.config.grammar import spelled
     from rosa_bench.config.overrides import check_overrides
-    from rosa_bench.runs.plan import plan, show
+    from rosa_bench.runs.planning.plan import plan, show
 
     flags, overrides = separate(arguments)
     if odd := [flag for flag in flags if flag not in MULTIRUN]:

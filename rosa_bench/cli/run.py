@@ -74,7 +74,7 @@ def sweep(overrides: list[str]) -> None:
     """Check every job of a sweep, let Hydra run them, and exit with status 1 unless all are completed."""
     from rosa_bench.cli.packs import plan_packs
     from rosa_bench.cli.plan import refuse_invalid
-    from rosa_bench.runs.plan import plan
+    from rosa_bench.runs.planning.plan import plan
     from rosa_bench.runs.status import status_of
 
     jobs = plan(overrides, explain)

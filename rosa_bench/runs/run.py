@@ -25,15 +25,15 @@ from rosa_bench.models.base_dtype import store_in, widen
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
-from rosa_bench.runs.checkpointing import Checkpointing, InStep
-from rosa_bench.runs.final import final_results
-from rosa_bench.runs.forgetting import Measurement, measured_before
+from rosa_bench.runs.checkpoints.checkpointing import Checkpointing, InStep
+from rosa_bench.runs.checkpoints.resumable import check_resumable
+from rosa_bench.runs.exporting.saved_adapter import save_adapter
 from rosa_bench.runs.inputs import fetch, inputs_of
-from rosa_bench.runs.predicted import Selecting
-from rosa_bench.runs.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
+from rosa_bench.runs.outcome.final import final_results
+from rosa_bench.runs.outcome.forgetting import Measurement, measured_before
+from rosa_bench.runs.outcome.predicted import Selecting
+from rosa_bench.runs.outcome.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.runs.resumable import check_resumable
-from rosa_bench.runs.saved_adapter import save_adapter
 from rosa_bench.system import processes
 from rosa_bench.system.device import autocast
 from rosa_bench.system.files import remove_unfinished

@@ -34,7 +34,7 @@ def listed(rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> C
             raise UserError("far enough")
 
         # Planning sets up every job of a sweep; and first of the two, or it would be imported with the other in it.
-        monkeypatch.setattr("rosa_bench.runs.plan.plan", lambda *_: [])
+        monkeypatch.setattr("rosa_bench.runs.planning.plan.plan", lambda *_: [])
         monkeypatch.setattr("rosa_bench.runs.resolve.resolve", resolve)
         assert "far enough" in rosa_bench(*arguments).err
         return found

@@ -16,8 +16,8 @@ from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.size import Size
 from rosa_bench.models.loading.configuration import configuration
-from rosa_bench.runs import catalogue
-from rosa_bench.runs.catalogue import Entry, Sizes, about, comment, details, entry, size
+from rosa_bench.runs.planning import catalogue
+from rosa_bench.runs.planning.catalogue import Entry, Sizes, about, comment, details, entry, size
 from scripts.methods_page import PAGE, beginning, page, sizes
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
@@ -161,7 +161,7 @@ def test_the_page_has_a_row_for_every_method_with_its_yamls_words() -> None:
 
 @pytest.mark.parametrize("name", ["houlsby", "p_tuning", "rosa"])
 def test_a_row_of_the_page_is_up_to_date(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rosa_bench.runs.catalogue", "scripts.methods_page"):
+    for module in ("rosa_bench.runs.planning.catalogue", "scripts.methods_page"):
         monkeypatch.setattr(f"{module}.names_in", lambda group: [name] if group == "method" else names_in(group))
     with composing() as composer:
         *_, row = page(sizes(composer)).splitlines()

@@ -31,8 +31,9 @@ from rosa_bench.config.compose import composing
 from rosa_bench.config.parse import parse
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.records.store import load_records
-from rosa_bench.runs import recording, run
+from rosa_bench.runs import run
 from rosa_bench.runs.lock import locked
+from rosa_bench.runs.outcome import recording
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.status import status_of
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask

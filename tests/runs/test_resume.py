@@ -201,15 +201,15 @@ def test_sigterm_saves_at_once_and_the_run_continues_from_that_step(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [
-    ("method=lora", "method.rewarm_steps=2", "method.last_resample=0.8"),
-    ("method=lora_plus", "method.init=normal"),
+    pytest.param(("method=lora", "method.rewarm_steps=2", "method.last_resample=0.8"), marks=LONGER),
+    pytest.param(("method=lora_plus", "method.init=normal"), marks=LONGER),
     ("method.init=balanced", "method.stagger=true", "method.rewarm_steps=1"),
     ("method.train=a", "method.basis=random", "method.init=zero", "method.moments=rotate"),
-    ("method.train=a", "method.basis=random", "method.stagger=true"),
+    pytest.param(("method.train=a", "method.basis=random", "method.stagger=true"), marks=LONGER),
     ("method.basis=gradient", "accumulate=2"),
     ("method.svd_of=previous",),
-    ("method.svd_of=initial", "method.train=a", "method.moments=rotate"),
-    ("method.basis=gradient", "method.train=a", "method.moments=rotate"),
+    pytest.param(("method.svd_of=initial", "method.train=a", "method.moments=rotate"), marks=LONGER),
+    pytest.param(("method.basis=gradient", "method.train=a", "method.moments=rotate"), marks=LONGER),
     ("base_dtype=bfloat16", "precision=bfloat16"),
     *(pytest.param((f"base_dtype={kind}",), marks=needs_bitsandbytes) for kind in ("int8", "nf4")),
 ], ids=" ".join)  # fmt: skip

@@ -28,7 +28,7 @@ from rosa_bench.records.conditions import Git
 from rosa_bench.records.provenance import versions
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_record, load_records
-from rosa_bench.runs.catalogue import size
+from rosa_bench.runs.planning.catalogue import size
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run, say_end
 from rosa_bench.runs.status import status_of

@@ -12,7 +12,7 @@ from rosa_bench.report.cells.reported import reporting
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.show.one_run import blocks
 from rosa_bench.report.tables import memorisation
-from rosa_bench.runs.pack import run_pack
+from rosa_bench.runs.packing.pack import run_pack
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 

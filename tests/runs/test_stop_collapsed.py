@@ -20,7 +20,7 @@ from rosa_bench.report.next import repeated
 from rosa_bench.report.tables.collapses import build
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.runs import run as run_module
-from rosa_bench.runs.plan import estimate_s
+from rosa_bench.runs.planning.plan import estimate_s
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.runs.status import status_of

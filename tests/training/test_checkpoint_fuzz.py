@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.runs.checkpoints.resumable import check_resumable
 from rosa_bench.runs.inputs import inputs_of
 from rosa_bench.runs.resolve import ResolvedRun, resolve
-from rosa_bench.runs.resumable import check_resumable
 from rosa_bench.runs.run import run
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import TENSORS, VALUES, Checkpoints, Snapshot

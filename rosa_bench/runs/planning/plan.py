@@ -19,8 +19,8 @@ from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.runs.fits import Fits
-from rosa_bench.runs.packs import packs
+from rosa_bench.runs.packing.packs import packs
+from rosa_bench.runs.planning.fits import Fits
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
 from rosa_bench.runs.status import status_of
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from rosa_bench.api import compose, resolve
-from rosa_bench.runs import fits, plan
-from rosa_bench.runs.fits import Fits, entry
+from rosa_bench.runs.planning import fits, plan
+from rosa_bench.runs.planning.fits import Fits, entry
 from rosa_bench.runs.resolve import ResolvedRun
 
 SWEEP = ("task=grammar", "model=tiny_bert", "device=cpu", "method=rosa,lora", "rank=1,2")

@@ -15,9 +15,9 @@ from torch import Tensor
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
-from rosa_bench.runs.pack import run_pack
-from rosa_bench.runs.packs import packs
-from rosa_bench.runs.plan import plan, show
+from rosa_bench.runs.packing.pack import run_pack
+from rosa_bench.runs.packing.packs import packs
+from rosa_bench.runs.planning.plan import plan, show
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.runs.status import status_of

@@ -11,9 +11,9 @@ from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.records.record import RunRecord
-from rosa_bench.runs.checkpointing import InStep
+from rosa_bench.runs.checkpoints.checkpointing import InStep
 from rosa_bench.runs.inputs import inputs_of
-from rosa_bench.runs.recording import begin
+from rosa_bench.runs.outcome.recording import begin
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import Prepared, Request, Running, Surroundings, conclude, prepare, running
 from rosa_bench.system.device import autocast

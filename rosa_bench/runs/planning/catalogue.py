@@ -12,8 +12,8 @@ from rosa_bench.config.shipped_files import read_settings
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
 from rosa_bench.models.weights.source import locate
-from rosa_bench.runs.fits import Remembered
-from rosa_bench.runs.fits import entry as key_of
+from rosa_bench.runs.planning.fits import Remembered
+from rosa_bench.runs.planning.fits import entry as key_of
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import settings_of
 

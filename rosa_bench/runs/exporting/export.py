@@ -22,7 +22,7 @@ from rosa_bench.models.spec import Decoder, Encoder, Model
 from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord
-from rosa_bench.runs.saved_adapter import RUN
+from rosa_bench.runs.exporting.saved_adapter import RUN
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.files import check_replaceable, new_folder
 from rosa_bench.system.seeds import set_seed

@@ -10,7 +10,7 @@ from rich.console import Console
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.mappings import Seconds
 from rosa_bench.records.store import save_record
-from rosa_bench.runs.plan import Job, estimate_s, plan, show
+from rosa_bench.runs.planning.plan import Job, estimate_s, plan, show
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
 

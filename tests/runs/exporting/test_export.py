@@ -19,7 +19,7 @@ from rosa_bench.layers.storage.quantised import KINDS as QUANTISED
 from rosa_bench.models.base_dtype import round_to
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.card import eval_entries, same_but_seed
-from rosa_bench.runs.export import facts_of
+from rosa_bench.runs.exporting.export import facts_of
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -214,7 +214,7 @@ def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord
 
 
 def test_the_base_model_is_described(make_record: Callable[..., RunRecord]) -> None:
-    from rosa_bench.runs.export import base_lines
+    from rosa_bench.runs.exporting.export import base_lines
 
     assert base_lines(make_record("task=cola")) == []
     [line] = base_lines(make_record("task=cola", model={"source": "wheel", "dequantised_from": "Q4_1"}))

@@ -13,7 +13,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from rosa_bench.runs.predicted import LABELS, OUTPUTS, keeps_predictions
+from rosa_bench.runs.outcome.predicted import LABELS, OUTPUTS, keeps_predictions
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.checkpoint import MisfitError, Snapshot, check_tensors

@@ -15,7 +15,7 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.measured import Forgetting
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_record, save_record
-from rosa_bench.runs.plan import plan
+from rosa_bench.runs.planning.plan import plan
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.runs.status import status_of

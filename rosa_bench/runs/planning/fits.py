@@ -20,7 +20,7 @@ from rosa_bench.system.files import cache_folder, sha256, write_atomic
 
 log = logging.getLogger(__name__)
 
-PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "peft")
 
 

@@ -1,0 +1,1 @@
+"""What is taken home: the adapter that a run leaves, and exports of runs."""

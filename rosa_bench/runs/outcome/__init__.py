@@ -1,0 +1,1 @@
+"""What a run reports and leaves: results, predictions, forgetting, its record."""
