@@ -93,8 +93,8 @@ def test_another_column_can_hold_the_text(load: Load, tmp_path: Path) -> None:
         ("train.jsonl", b'{"text": "x"\n', "is not JSON"),
         ("train.jsonl.gz", b"not gzip", "cannot be read"),
         ("train.parquet", b"not parquet", "cannot be read"),
-        ("train.md", b"text", "has no train rows for task=text; looked in {place} for train.txt, train.jsonl.gz"),
-        ("validation.txt", b"text", "has no train rows for task=text"),
+        ("train.md", b"text", "the folder {place} has no file of train rows (train.txt, train.jsonl.gz"),
+        ("validation.txt", b"text", "has no file of train rows"),
         ("train.txt", b"only one", "one train document and no validation file"),
     ],
 )
