@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check
-# One process per core. Each takes neighbouring tests, which share what they build.
-PYTEST := $(BIN)/pytest -n auto --dist worksteal
+# One process per core, and one thread in each of them and of the programs that they start: more would wait for each
+# other. Each process takes neighbouring tests, which share what they build.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report docs bench clean
