@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import statistics
 import sys
 import time
@@ -119,6 +120,13 @@ def short_name(device: torch.device, name: str) -> str:
     return "cpu" if device.type == "cpu" else re.sub(r"[^a-z0-9]+", "-", name.lower().removeprefix("nvidia "))
 
 
+def command() -> str:
+    """Return the command that started this program: a module by its name, not by its path on this machine."""
+    spec = sys.modules["__main__"].__spec__
+    program = ["-m", spec.name] if spec else sys.argv[:1]
+    return shlex.join(["python", *program, *sys.argv[1:]]).replace(f"{Path.home()}/", "~/")
+
+
 def write_report(
     name: str, figures: Mapping[str, Figures], *, folder: Path, what: str | None, device: torch.device
 ) -> None:
@@ -127,7 +135,7 @@ def write_report(
     described = describe(device)
     report = {
         "what": (what or "").partition("\n")[0],
-        "command": " ".join(["python", *sys.argv]).replace(f"{Path.home()}/", "~/"),
+        "command": command(),
         "device": described,
         "versions": versions(),
         "git": msgspec.to_builtins(git_state()),

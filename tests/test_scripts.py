@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -264,6 +265,13 @@ def test_killed_commands_end_like_undisturbed_ones() -> None:
     assert "BROKEN" not in done.stdout
     [total] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["all"]]
     assert (total[1], total[-1]) == ("4", "0")
+
+
+def test_a_report_names_its_module_and_not_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporting = import_module("scripts.reporting")
+    monkeypatch.setattr(sys, "argv", ["/somewhere/scripts/benchmarks/step.py", "a folder"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("scripts.benchmarks.step", None))
+    assert reporting.command() == "python -m scripts.benchmarks.step 'a folder'"
 
 
 @pytest.mark.skipif(not (ROOT / "results" / "runs").exists(), reason="needs the committed records")
