@@ -11,7 +11,7 @@ from rosa_bench.config.looks import looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
-from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, student_quantile
+from rosa_bench.report.cells.statistics import ROUNDING, critical_value
 from rosa_bench.report.writers.text import MISSING
 
 PERIOD = ("method.resample_every", "method.resample_unit")
@@ -69,8 +69,7 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
     mean = fmean(known)
     if np.ptp(known) <= ROUNDING * max(map(abs, known)):
         return Estimate(mean=mean, low=None, high=None, count=len(known))
-    quantile = student_quantile((1 + LEVEL) / 2, len(known) - 1)
-    half = float(quantile * np.std(known, ddof=1) / math.sqrt(len(known)))
+    half = float(critical_value(len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
     return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
-from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, student_quantile, student_tail
+from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, critical_value, satterthwaite, student_tail
 
 POWER = 0.8
 Scores = Mapping[int, float]  # by seed
@@ -58,7 +58,7 @@ class Difference:
     def _half(self) -> float | None:
         if self.error is None or self.df is None:
             return self.error
-        return self.error * student_quantile((1 + LEVEL) / 2, self.df)
+        return self.error * critical_value(self.df)
 
 
 def paired(ours: Scores, theirs: Scores) -> Difference | None:
@@ -87,7 +87,7 @@ def stratified(tasks: Sequence[tuple[Scores, Scores]]) -> Difference | None:
     terms = [_variance(some) / len(some) for some in differences]
     if not any(terms):  # all seeds agree
         return Difference(mean=0.0 if abs(mean) <= ROUNDING else mean, error=0.0, df=None, seeds=seeds)
-    df = sum(terms) ** 2 / sum(term**2 / (count - 1) for term, count in zip(terms, seeds, strict=True))
+    df = satterthwaite(terms, seeds)
     return Difference(mean=mean, error=math.sqrt(sum(terms)) / len(terms), df=df, seeds=seeds)
 
 
@@ -100,7 +100,7 @@ def noncentrality(df: float) -> float:
     from scipy.optimize import root_scalar
     from scipy.stats import nct
 
-    critical = student_quantile((1 + LEVEL) / 2, df)
+    critical = critical_value(df)
     found = root_scalar(lambda shift: nct.sf(critical, df, shift) - POWER, bracket=(0, 2 * critical))
     return float(found.root)
 

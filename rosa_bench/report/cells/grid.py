@@ -9,7 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, holm, paired
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.statistics import student_tail
+from rosa_bench.report.cells.statistics import satterthwaite, student_tail
 from rosa_bench.report.published import PublishedTable
 
 LEVEL = 0.05
@@ -125,5 +125,4 @@ def _leads(one: Cell, other: Cell) -> bool:
     counts = len(one.runs), len(other.runs)
     with np.errstate(over="ignore", invalid="ignore"):  # a record may hold scores whose fourth powers are too large
         terms = [np.float64(std) ** 2 / count for std, count in zip((one.std, other.std), counts, strict=True)]
-        df = sum(terms) ** 2 / sum(term**2 / (count - 1) for term, count in zip(terms, counts, strict=True))
-        return student_tail((one.mean - other.mean) / np.sqrt(sum(terms)), df) < LEVEL
+        return student_tail((one.mean - other.mean) / np.sqrt(sum(terms)), satterthwaite(terms, counts)) < LEVEL

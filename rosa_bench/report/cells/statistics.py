@@ -60,6 +60,19 @@ def student_quantile(probability: float, df: float) -> float:
     return float(stdtrit(df, probability))
 
 
+def critical_value(df: float) -> float:
+    """Return the value that Student's t with ``df`` degrees of freedom stays within, on both sides of 0, at `LEVEL`."""
+    return student_quantile((1 + LEVEL) / 2, df)
+
+
+def satterthwaite(terms: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the degrees of freedom of a sum of means, from their squared standard errors and numbers of values.
+
+    Source: Satterthwaite, Biometrics Bulletin 2 (1946).
+    """
+    return sum(terms) ** 2 / sum(term**2 / (count - 1) for term, count in zip(terms, counts, strict=True))
+
+
 def student_tail(value: float, df: float) -> float:
     """Return the probability that Student's t with ``df`` degrees of freedom is above ``value``."""
     from scipy.special import stdtr
