@@ -13,10 +13,11 @@ GREY = "#999999"
 
 
 def label_beside(ax: Axes, points: Mapping[str, tuple[float, float]], colours: Mapping[str, Any] | None = None) -> None:
-    """Write names to the right of axes whose limits are set, each at or near its point's height, with a line to it.
+    """Write names to the right of axes, each at or near its point's height, with a line to it.
 
-    ``colours`` of the lines are grey by default.
+    Limits that were not set become those of what has been drawn. ``colours`` of the lines are grey by default.
     """
+    ax.autoscale_view()  # limits that are not set wait for the next drawing
     to_axes = ax.transScale + ax.transLimits
     heights = spread([float(to_axes.transform(point)[1]) for point in points.values()], GAP)
     for (name, point), height in zip(points.items(), heights, strict=True):

@@ -142,7 +142,8 @@ def _plot(ax: Axes, panel: Panel, labels: Mapping[Variant, str]) -> None:
     means = [(points[variant].x, points[variant].y.mean) for variant in front]
     plot_front(ax, means, until=max(point.x for point in points.values()))
     ax.margins(x=0.06, y=0.06)
-    ax.set_ylim(ax.get_ylim() if panel.run.scores.lower_is_better else (-4, 104))  # names need the final limits
+    if not panel.run.scores.lower_is_better:
+        ax.set_ylim(-4, 104)
     label_beside(ax, {dots.name_of(labels[variant]): (points[variant].x, points[variant].y.mean) for variant in front})
     ax.set_xlabel("peak memory in training (MiB)")
     ax.xaxis.set_major_locator(MaxNLocator(5))

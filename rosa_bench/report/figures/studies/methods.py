@@ -19,7 +19,7 @@ from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import metric_name
 from rosa_bench.report.figures.plotting.front import FRONT, pareto_front, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points
-from rosa_bench.report.figures.studies.methods_list import floor_of, plot_list
+from rosa_bench.report.figures.studies.methods_list import above_floor, plot_list
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
@@ -134,10 +134,10 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
 
 
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
-    floor = floor_of(list(map(score_of, one.rows)))
-    points = [point for point in points_of(one, cost) if point.y.mean >= floor]
+    shown = above_floor(list(map(score_of, one.rows)))
+    points = [point for point in points_of(one, cost) if point.y in shown]
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
-    limits = _limits(one)
+    limits = _limits(shown)
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
@@ -169,10 +169,8 @@ def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
     return all(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
 
 
-def _limits(one: MethodComparison) -> tuple[float, float]:
+def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
     """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
-    scores = list(map(score_of, one.rows))
-    scores = [score for score in scores if score.mean >= floor_of(scores)]
     least, most = min(y.mean for y in scores), max(y.mean for y in scores)
     room = ROOM * (most - least) or 1
     ends = [end for y in scores for end in (y.low, y.high) if end is not None]

@@ -19,10 +19,10 @@ REACH = 1.5  # the axis goes beyond the means by at most this many times their r
 
 def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate]) -> None:
     """Draw one line per method from top to bottom, with its name on the left. Scores below the axis are numbers."""
-    floor = floor_of(scores)
+    shown = above_floor(scores)
     for line, (row, score) in enumerate(zip(rows, scores, strict=True)):
         look = look_of(row.variant.method)
-        if score.mean < floor:
+        if score not in shown:
             text = f"← {score.mean:.1f}"
             ax.annotate(
                 text, (0, line), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=look.colour
@@ -30,7 +30,7 @@ def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores:
             continue
         plot_whiskers(ax, line, score, look.colour, across=True)
         ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
-    ax.set_xlim(*_limits([score for score in scores if score.mean >= floor]))
+    ax.set_xlim(*_limits(shown))
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.set_yticks(range(len(rows)), list(names), fontsize=SMALL)
     ax.tick_params(axis="y", length=0)
@@ -38,6 +38,12 @@ def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores:
     ax.grid(linewidth=0.3, alpha=0.4)
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
+
+
+def above_floor(scores: Sequence[Estimate]) -> list[Estimate]:
+    """Return the scores that an axis shows: all but those below their `floor_of`."""
+    floor = floor_of(scores)
+    return [score for score in scores if score.mean >= floor]
 
 
 def floor_of(scores: Sequence[Estimate]) -> float:
