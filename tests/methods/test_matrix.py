@@ -151,6 +151,12 @@ def assert_close(found: Tensor, expected: Tensor, atol: float) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=atol)
 
 
+def assert_same_gradients(trial: Any, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     """All parameters and buffers, by name."""
     return {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
@@ -276,10 +282,7 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
     model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with recomputed(model):
-        found = trial.gradients(model)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
+        assert_same_gradients(trial, trial.gradients(model), expected)
 
 
 @pytest.mark.usefixtures("_trains")
@@ -287,10 +290,7 @@ def test_layers_that_are_computed_together_leave_gradients_unchanged(trial: Any)
     model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with joined(model, trial.batch(7)) as joins, materialised(model, joins=joins):
-        found = trial.gradients(model)
-    assert found.keys() == expected.keys()
-    for name, gradient in expected.items():
-        assert_close(found[name], gradient, max(trial.atol, 1e-5 * gradient.abs().max().item()))
+        assert_same_gradients(trial, trial.gradients(model), expected)
 
 
 @pytest.mark.usefixtures("_trains")
