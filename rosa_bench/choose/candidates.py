@@ -15,7 +15,7 @@ from rosa_bench.system.errors import UserError, one_of
 
 # The methods with the best evidence (docs/findings.md), in its order. (IA)³ and the head alone are far behind them.
 METHODS = ("lora", "ft", "rosa", "bitfit")
-# LoRA of rank 2 is enough for tasks like those of GLUE.
+# On tasks like those of GLUE, LoRA of rank 2 is not shown to lose anything (docs/evidence.md, C20).
 RANKS = (8, 2)
 HALF_DECADES = (0, -1, 1)
 REFERENCE = "ft"  # what others are compared with
