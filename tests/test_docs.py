@@ -1,4 +1,4 @@
-"""README and docs/ name only files, modules and choices that exist, and the README every choice."""
+"""README and docs/ name only files, modules, commands and choices that exist, and the README every choice."""
 
 import re
 from pathlib import Path
@@ -39,6 +39,16 @@ def test_named_paths_and_scripts_exist(page: Path) -> None:
         assert (ROOT / path).exists(), path
     for module in re.findall(r"python -m (scripts[\w.]*\w)", text):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+def test_commands_behind_numbers_exist() -> None:
+    evidence = ROOT / "docs" / "evidence.md"
+    labels = {int(label) for label in re.findall(r"# C(\d+)\b", evidence.read_text(encoding="utf-8"))}
+    assert labels == set(range(1, max(labels) + 1))
+    for page in (evidence, *(ROOT / "docs" / name for name in ("findings.md", "explanations.md"))):
+        text = prose(page.read_text(encoding="utf-8"))
+        assert {int(label) for label in re.findall(r"\bC(\d+)\b", text)} <= labels, page
+        assert {int(last) for last in re.findall(r"\bC1 to C(\d+)\b", text)} <= {max(labels)}, page
 
 
 @pytest.mark.parametrize("group", ["task", "model", "method", "protocol", "logger", "launch", "experiment"])
