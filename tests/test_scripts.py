@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -81,6 +82,27 @@ def test_sizes_benchmark_measures_a_step_and_a_draw(script: ModuleType, monkeypa
     assert found["step_ms"] > 0
     assert found["resample_s"] > 0
     assert sizes.shape_figures(torch.device("cuda"))["weights_M"] == pytest.approx(6738.4, abs=0.1)  # Llama-2-7B's
+
+
+@pytest.mark.parametrize(("seeds", "spreads"), [([3], [1.0]), ([2], [0.1])])
+def test_the_test_of_one_task_is_exact_at_any_number_of_seeds(
+    script: ModuleType, seeds: list[int], spreads: list[float]
+) -> None:
+    """Student's: 5 % of the differences are significant at 5 %. With 400,000, the standard error is 0.7 % of that."""
+    few_seeds = import_module("scripts.studies.few_seeds")
+    found = few_seeds.excess(seeds, spreads, np.random.default_rng(1), draws=400_000)
+    assert found["at 0.05"] == pytest.approx(1, abs=0.03)
+
+
+def test_one_task_that_varies_most_makes_the_test_with_few_seeds_wrong(script: ModuleType) -> None:
+    few_seeds = import_module("scripts.studies.few_seeds")
+    level = f"at {few_seeds.LEVELS[1]:.2g}"
+    uneven, even = (
+        few_seeds.excess([3, 3], [spread, 1.0], np.random.default_rng(1), draws=400_000)[level]
+        for spread in (20.0, 1.0)
+    )
+    assert uneven > 2
+    assert even < 1
 
 
 class Linear(torch.nn.Module):

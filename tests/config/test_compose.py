@@ -52,7 +52,7 @@ def test_a_preset_has_the_same_jobs_as_in_hydras_sweeper(preset: str) -> None:
         assert composer.expand(arguments) == [tuple(job) for job in expected]
 
 
-@pytest.mark.parametrize("preset", ["methods", "methods_small"])
+@pytest.mark.parametrize("preset", ["methods", "methods_small", "methods_decoder"])
 def test_all_methods_of_a_cell_run_before_the_next_cell(preset: str) -> None:
     with composing() as composer:
         jobs = composer.expand([f"+experiment={preset}", "seed=0,1", "task=rte,cola"])
@@ -63,12 +63,15 @@ def test_all_methods_of_a_cell_run_before_the_next_cell(preset: str) -> None:
     assert len(set(cells)) * methods == len(cells)
 
 
-def test_the_sweep_over_methods_has_every_method_or_says_that_it_leaves_it_out() -> None:
-    path = conf_folder() / "experiment" / "methods.yaml"
-    swept = OmegaConf.load(path).hydra.sweeper.params.method.split(",")
-    [left_out] = re.findall(r"Left out: (.*?)\.", path.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("preset", ["methods", "methods_decoder"])
+def test_a_sweep_over_methods_has_every_method_or_says_that_it_leaves_it_out(preset: str) -> None:
+    folder = conf_folder() / "experiment"
+    swept = OmegaConf.load(folder / f"{preset}.yaml").hydra.sweeper.params.method.split(",")
+    texts = [(folder / f"{name}.yaml").read_text(encoding="utf-8") for name in {"methods", preset}]
+    left_out = [words for text in texts for words in re.findall(r"Left out(?: too)?: (.*?)\.", text, re.DOTALL)]
+    assert len(left_out) == len(texts)
     known = {path.stem for path in (conf_folder() / "method").glob("*.yaml")}
-    assert known - set(swept) <= set(re.findall(r"\w+", left_out))
+    assert known - set(swept) <= set(re.findall(r"\w+", " ".join(left_out)))
 
 
 def test_given_values_override_those_of_a_preset() -> None:

@@ -10,7 +10,7 @@ from scipy.stats import sem, ttest_1samp, ttest_ind
 
 from rosa_bench.config.groups import kinds
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.differences import noncentrality
+from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, noncentrality
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import ABSENT, comparison, value_of
 from rosa_bench.report.tables.table import Section
@@ -97,6 +97,27 @@ def test_a_difference_is_marked_if_it_survives_holm(over_seeds: OverSeeds) -> No
         one = section.lines[0].entries[0]
         assert one.best is strong
         assert str(one.mean).endswith("*") is strong
+
+
+@pytest.mark.parametrize(
+    ("rosa", "noted"),
+    [
+        ([0.6, 0.61, 0.62], True),
+        ([0.6, 0.61, 0.62, 0.6, 0.61], False),  # enough seeds
+        ([0.6, 0.4, 0.62], False),  # no star
+    ],
+)
+def test_a_star_over_tasks_with_few_seeds_has_a_note(over_seeds: OverSeeds, rosa: list[float], noted: bool) -> None:
+    runs = [
+        run
+        for task in ("task=cola", "task=rte")
+        for method, dev in {"method=rosa": rosa, "method=lora": [0.5] * len(rosa)}.items()
+        for run in over_seeds(dev, method, task)
+    ]
+    [section] = sections("method=rosa,lora", runs)
+    assert (FEW_SEEDS_NOTE in section.notes) is noted
+    [alone] = sections("method=rosa,lora task=cola", runs)
+    assert FEW_SEEDS_NOTE not in alone.notes  # one task: Student's test is exact
 
 
 def test_the_family_is_every_difference_of_the_command(over_seeds: OverSeeds) -> None:

@@ -12,6 +12,11 @@ from statistics import fmean, variance
 from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, critical_value, satterthwaite, student_tail
 
 POWER = 0.8
+FEW_SEEDS = 5
+FEW_SEEDS_NOTE = (
+    f"a mean over tasks of which one has fewer than {FEW_SEEDS} seeds is starred too often if one task varies far more "
+    "than the others"
+)
 Scores = Mapping[int, float]  # by seed
 
 
@@ -43,6 +48,14 @@ class Difference:
     def p(self) -> float | None:
         """Two-sided p of Student's t; None if the error is unknown or 0, because then there is no test."""
         return 2 * student_tail(abs(self.mean) / self.error, self.df) if self.error and self.df else None
+
+    @property
+    def has_few_seeds(self) -> bool:
+        """Whether ``p`` is rough: Satterthwaite's degrees of freedom need `FEW_SEEDS` seeds of each of several tasks.
+
+        `scripts/studies/few_seeds.py` counts how often such a test is wrong.
+        """
+        return len(self.seeds) > 1 and min(self.seeds) < FEW_SEEDS
 
     @property
     def within_noise(self) -> bool:

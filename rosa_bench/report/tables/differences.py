@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.differences import Difference, stratified
+from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, stratified
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
@@ -90,6 +90,7 @@ def differences_section(asked: Comparison, place: Place, significant: Collection
             *notes,
             *([ERRORS] if place.is_error else []),
             *_doubts(chosen),
+            *([FEW_SEEDS_NOTE] if any(place.differences[key].has_few_seeds for key in significant) else []),
             *modified_notes(list({run.id: run for run in place.runs}.values())),
         ],
     )

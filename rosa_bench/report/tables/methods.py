@@ -1,11 +1,11 @@
 """Not in the paper: every method's score over tasks beside what it costs, and PEFT's published order of the same."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.agreement import agreement, best_of_methods
 from rosa_bench.report.cells.costs import step_time_s
-from rosa_bench.report.cells.differences import Difference, holm, survives
+from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm, survives
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
@@ -80,7 +80,7 @@ def _section(one: MethodComparison, published: PublishedTable) -> Section:
             Line(label=row.name, entries=_entries(row, p, theirs.get(row.variant.method, {})))
             for row, p in zip(one.rows, adjusted, strict=True)
         ],
-        notes=_notes(one),
+        notes=_notes(one, [row.against_lora for row, p in zip(one.rows, adjusted, strict=True) if survives(p)]),
     )
 
 
@@ -146,12 +146,13 @@ def _bracketed(difference: Difference, form: Callable[[float], str]) -> str:
     return bracketed(form(difference.mean), low, high)
 
 
-def _notes(one: MethodComparison) -> list[str]:
+def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> list[str]:
     at_an_end = any(cell.at_an_end for row in one.rows for cell in row.cells.values())
     timed = [run for run in one.tried if step_time_s(run) is not None]
     shared = [count for run in timed if (count := run.device.shared_by or 1) > 1]
     return [
         *([END_NOTE] if at_an_end else []),
+        *([FEW_SEEDS_NOTE] if any(found and found.has_few_seeds for found in significant) else []),
         *(
             [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]
             if shared else []

@@ -119,6 +119,15 @@ def test_a_task_with_one_seed_leaves_no_interval() -> None:
     assert (found.mean, found.low, found.p, found.seeds) == (pytest.approx(0.2), None, None, (3, 1))
 
 
+@pytest.mark.parametrize(
+    ("counts", "few"), [((4, 13), True), ((13, 2), True), ((5, 5), False), ((2,), False), ((5, 13, 5), False)]
+)
+def test_few_seeds_make_the_test_over_several_tasks_rough(counts: tuple[int, ...], few: bool) -> None:
+    """The paired test in one task is exact at any number of seeds."""
+    found = known(stratified([against_zero([0.01 * seed for seed in range(count)]) for count in counts]))
+    assert found.has_few_seeds is few
+
+
 def test_the_seeds_of_a_task_may_have_any_numbers() -> None:
     """Seeds of different tasks are independent, so renaming them changes nothing."""
     first, second = [0.1, 0.3, 0.2], [0.5, 0.1, 0.4]

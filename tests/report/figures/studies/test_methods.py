@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate
+from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.plotting.front import FRONT
@@ -135,6 +136,24 @@ def test_the_table_has_the_costs_beside_the_score(runs: list[RunRecord], tmp_pat
     assert {path.suffix for path in write_table(built, tmp_path, "38 runs")} == {".md", ".tex", ".csv"}
     rows = list(csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines()))
     assert {row["method"]: row["peak_memory_bytes"] for row in rows}["ia3"] == str(280 * MIB)
+
+
+@pytest.mark.parametrize(("seeds", "noted"), [(3, True), (5, False)])
+def test_a_star_over_tasks_with_few_seeds_has_a_note(
+    make_record: Callable[..., RunRecord], seeds: int, noted: bool
+) -> None:
+    scores = {"ft": 0.7, "lora": 0.6, "ia3": 0.5, "bitfit": 0.55}
+    found = [
+        make_record(f"task={task}", f"method={method}", f"seed={seed}", "protocol=fair", dev=dev, held_out=dev)
+        for method, score in scores.items()
+        for task in ("cola", "rte")
+        for seed in range(seeds)
+        for dev in [score + 0.001 * (seed % 2) * (method != "lora")]
+    ]
+    [section] = table.build(select(found)).sections
+    [ft] = [line.entries[1].mean for line in section.lines if line.label == "FT"]
+    assert str(ft).endswith("*")
+    assert (FEW_SEEDS_NOTE in section.notes) is noted
 
 
 def test_a_method_that_trains_nothing_has_no_place_among_trained_parameters(runs: list[RunRecord]) -> None:
