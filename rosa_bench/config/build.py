@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from rosa_bench.config.declared import UnfittingError, fitting, literal
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.printable import printable
+from rosa_bench.system.printable import printable, shortened
 
 T = TypeVar("T")
 KINDS = {
@@ -62,7 +62,7 @@ def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str
             raise UserError(f"{key}={printable(value)} is not a list; write '{key}=[{printable(value)}]'") from error
         if key and (found := UNFIT.match(reason)):
             raise UserError(f"{key}={printable(found[1])} is not {KINDS[found[2]]}") from error
-        raise UserError(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason) from error
+        raise UserError(shortened(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason)) from error
     return made
 
 

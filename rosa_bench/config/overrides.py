@@ -4,18 +4,19 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import get_origin
 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from rosa_bench.config.declared import alternatives, hints
 from rosa_bench.config.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in
-from rosa_bench.system.printable import printable
+from rosa_bench.system.printable import printable, shortened
 
-LONGEST = 500  # characters of a message in the words of a library, which may quote a value
 SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")
 OTHERS = {  # what more there is to choose from in a group
     "hydra/launcher": ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])',
@@ -42,6 +43,9 @@ def check_overrides(overrides: Sequence[str]) -> None:
         root, _, rest = key.partition(".")
         if override.startswith("+") and rest and root in GROUPS and f"{root}._target_" not in " ".join(overrides):
             check_setting(key)
+        name, _, element = rest.partition(".")
+        if element and not element.isdecimal() and _is_list(root, name):
+            raise UserError(f"{printable(key)} is no element of a list; write '{root}.{name}=[...]' to set all of it")
 
 
 def check_setting(key: str) -> None:
@@ -98,11 +102,6 @@ def _several(override: str) -> str:
     )
 
 
-def shortened(text: str) -> str:
-    """Return a text that may be very long without its middle."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
-
-
 def _meant(word: str, known: Sequence[str], *, also: Sequence[str] = (), section: str = "") -> str:
     """Return a hint: the setting that a word resembles, or else a list of all settings."""
     shown = [key for key in known if key not in ("hydra", "_target_") and not key.startswith("default_")]
@@ -115,6 +114,12 @@ def _can_be_added(key: str) -> bool:
     """Return whether ``+key=...`` is valid: it chooses from a group, or sets a known setting."""
     group = key.partition("@")[0]
     return group.partition("/")[0] in {*groups(), "hydra"} or key.partition(".")[0] in {*settings(), "hydra"}
+
+
+def _is_list(group: str, name: str) -> bool:
+    """Return whether a class of a group declares the setting ``name`` as a list."""
+    declared = [hints(kind)[name] for kind in (kinds(group) if group in GROUPS else ()) if name in hints(kind)]
+    return any(get_origin(one) in (list, tuple) for kind in declared for one in alternatives(kind))
 
 
 def _inside(group: str) -> list[str]:

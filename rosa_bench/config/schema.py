@@ -11,6 +11,7 @@ from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Model
 from rosa_bench.optim.base import Optimizer
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import Checked, setting
 from rosa_bench.tasks.base import Task
 from rosa_bench.trackers.base import Logger
@@ -184,9 +185,9 @@ class Plain(Checked):
         if self.parallel == "sharded":
             self._check_sharded()
         if isinstance(self.packed, str) and self.packed != "auto":
-            raise UserError(f"packed={self.packed} is not known; use auto, or a number of runs")
+            raise UserError(f"packed={printable(self.packed)} is not known; use auto, or a number of runs")
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
-            raise UserError(f"device={self.device} is not known; choose one of: auto, cpu, cuda, cuda:N")
+            raise UserError(f"device={printable(self.device)} is not known; choose one of: auto, cpu, cuda, cuda:N")
 
     def _check_sharded(self) -> None:
         odd = {

@@ -2,6 +2,8 @@
 
 import unicodedata
 
+LONGEST = 500  # characters of a message in the words of a library, which may quote a value
+
 
 def printable(text: str, *, keep: str = "") -> str:
     r"""Write characters that cannot be seen as escapes: ``\n``, ``\x1b``, ``\u202e``. Those in ``keep`` stay.
@@ -15,6 +17,11 @@ def printable(text: str, *, keep: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(one if _is_visible(one) or one in keep else one.encode("unicode_escape").decode() for one in text)
+
+
+def shortened(text: str) -> str:
+    """Return a text that may be very long without its middle."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def _is_visible(one: str) -> bool:
