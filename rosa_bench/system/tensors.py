@@ -47,10 +47,8 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
 def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Raise `UserError` if a tensor that the file ``path`` holds contains NaN or Inf."""
     for name, tensor in tensors.items():
-        known = (
-            tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-        )  # torch lacks float8's
-        if not known.isfinite().all():
+        is_float8 = tensor.is_floating_point() and tensor.itemsize == 1  # for which torch has no `isfinite`
+        if not (tensor.float() if is_float8 else tensor).isfinite().all():
             raise UserError(f"{path} contains NaN or Inf in {name}; use a file that was saved earlier")
 
 
