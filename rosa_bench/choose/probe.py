@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -165,17 +164,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def memory_limit_bytes(device: torch.device, given_gb: float | None) -> int | None:
-    """Return how much memory a run may use: what is given, or else what is free on the device; None if unknown."""
-    if given_gb is not None:
-        return int(given_gb * 2**30)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    free = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if free is None else int(free) * 1024
