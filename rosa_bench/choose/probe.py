@@ -13,8 +13,9 @@ from rosa_bench.choose.plan import Cost, Rows
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.runs.inputs import fetch
+from rosa_bench.runs.prepare import calibration_batches
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.runs.run import calibration_batches, fast, recipe
+from rosa_bench.runs.run import fast, recipe
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter, release_unused
