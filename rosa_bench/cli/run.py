@@ -166,7 +166,7 @@ def experiment(raw: "DictConfig") -> None:
             log.info("next: %s", next_command(f"show {record.id}", str(raw.results_dir)))
         return
     launcher = str(HydraConfig.get().launcher._target_)
-    by_ray = "ray" in launcher
+    by_ray = "hydra_ray" in launcher
     try:
         with (
             ending_with_parent(between=by_ray) if by_ray or "joblib" in launcher else nullcontext(),

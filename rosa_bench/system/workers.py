@@ -2,8 +2,7 @@
 
 The parent names itself and a folder in an environment variable, which its children inherit. A worker puts its number
 into that folder, so that the parent can pass a stop signal on and wait. A worker that takes it out again is done. A
-worker also watches its parent, which may be
-killed without a chance to say so.
+worker also watches its parent, which may be killed without a chance to say so.
 """
 
 import os
@@ -74,7 +73,7 @@ def ending_with_parent(*, between: bool = False) -> Iterator[None]:
         with stop_signals_raise():
             yield
     except StoppedError:
-        if between:  # which would report a worker that ends, and start another
+        if between:  # the process between would report that this one ends, and start another
             Path(folder, str(os.getpid())).unlink(missing_ok=True)
             time.sleep(BETWEEN_S)
         _end()
