@@ -13,6 +13,7 @@ from rosa_bench.cli.methods import count, memory
 from rosa_bench.config.compose import Composer, composing
 from rosa_bench.config.groups import names_in
 from rosa_bench.runs.planning.catalogue import Entry, about, catalogue
+from scripts.arguments import start
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 MODELS = {"roberta_base": "RoBERTa-base", "gpt2": "GPT-2"}
@@ -85,4 +86,4 @@ def _row(cells: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__)

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import math
+import runpy
 import shlex
 import subprocess
 import sys
@@ -24,9 +25,11 @@ from rosa_bench.config.compose import composing
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.run import recipe
+from rosa_bench.system.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
+Called = Callable[..., tuple[int, str, str]]
 ATTENTION = ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense")
 DECAY = ("task=grammar", "model=tiny_roberta", "method=rosa", "epochs=4", "lr=0.1", "optimizer.warmup_steps=10")
 # Fraction of a factor left after 100 steps: warm-up over 10 steps to lr=0.1, decay to 0, weight decay 0.1.
@@ -38,6 +41,72 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """Make scripts importable, as when one is run from the root of a clone."""
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
     yield import_module("scripts.reporting")
+
+
+PROGRAMS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in sorted((ROOT / "scripts").rglob("*.py"))
+    if "\nif __name__ ==" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.fixture
+def called(script: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
+    """``called("scripts.benchmarks.step", "--help")``: the exit status, and what was printed and complained about."""
+
+    def call(name: str, *words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", [name, *words])
+        status: Any = 0
+        try:
+            runpy.run_path(str(ROOT.joinpath(*name.split(".")).with_suffix(".py")), run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        printed, complaint = capsys.readouterr()
+        return status, printed, complaint
+
+    return call
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_script_prints_its_usage_and_refuses_words_it_does_not_know(name: str, called: Called) -> None:
+    status, printed, _ = called(name, "--help")
+    assert status == 0
+    assert printed.strip() == (import_module(name).__doc__ or "").strip()
+    assert f"python -m {name}" in printed
+    for words in (["--nonsense"], ["no such word"] if "data." not in name else ["a", "no such folder"]):
+        status, printed, complaint = called(name, *words)
+        assert (status, printed) == (2, "")
+        assert complaint.count("\n") == 1
+        assert "--help shows the usage" in complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "complaint"),
+    [
+        ("benchmarks.decoder_step", ". soon", "soon is not a number"),
+        ("benchmarks.sizes", ". 9 (", "pattern=( is not a regular expression"),
+        ("benchmarks.step", ". fastest", "word=fastest is not known; choose one of: none, default, max"),
+        ("benchmarks.several_gpus", ". 9 recomputd", "did you mean recomputed?"),
+        ("benchmarks.resample", ". .", ". is one word too many"),
+        ("studies.kill", "1 0 sweeps", "did you mean sweep?"),
+        ("studies.kill", "1.5", "1.5 is not a whole number"),
+        ("studies.capacity", "", "name one or more of: tiny"),
+        ("studies.decay", "tsk=cola", "did you mean task?"),
+        ("studies.choose", "mak", "write make FOLDER"),
+        ("data.manpages_de", "", "too few words"),
+    ],
+)
+def test_words_of_scripts_are_checked(name: str, words: str, complaint: str, called: Called) -> None:
+    status, _, said = called(f"scripts.{name}", *words.split())
+    assert status == 2
+    assert complaint in said
+
+
+def test_words_of_scripts_become_values(script: ModuleType, tmp_path: Path) -> None:
+    arguments = import_module("scripts.arguments")
+    kinds = (arguments.existing_folder, arguments.number, arguments.whole_number)
+    assert arguments.read([str(tmp_path), "1.5"], *kinds) == [tmp_path, 1.5]
+    assert arguments.read([str(tmp_path), "1.5", "2", "a=b"], *kinds, rest=arguments.setting)[2:] == [2, "a=b"]
 
 
 @pytest.mark.parametrize(
@@ -140,8 +209,7 @@ def test_collapse_study_watches_a_run_from_its_start(
     monkeypatch.setattr(collapse, "STEPS", 4)
     monkeypatch.chdir(tmp_path)
     few = ["task=grammar", "model=tiny_roberta", "device=cpu", "batch_size=8", "limit_train=64", "limit_eval=32"]
-    monkeypatch.setattr("sys.argv", ["collapse.py", *few, "method=rosa", "rank=2", "lr=1e-2"])
-    collapse.main()
+    collapse.main(*few, "method=rosa", "rank=2", "lr=1e-2")
     [path] = (tmp_path / "results" / "benchmarks").glob("collapse_grammar-tiny_roberta-rosa-r2-*.json")
     seen = json.loads(path.read_text(encoding="utf-8"))["figures"]
     assert list(seen) == ["step 0", "step 2", "step 4"]
@@ -257,7 +325,7 @@ def test_manual_pages_are_written_once_in_the_order_of_their_hashes(
         page = tmp_path / "man" / f"man{number % 8}" / f"p{number}.1.gz"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_bytes(gzip.compress(f".SH Seite\nNummer {number % 40}\n".encode()))
-    module.main([str(tmp_path / "data"), str(tmp_path / "man")])
+    module.main(tmp_path / "data", tmp_path / "man")
     files = {name: tmp_path / f"data/manpages_de/{name}.jsonl.gz" for name in ("train", "validation")}
     found = {
         name: [json.loads(line)["text"] for line in gzip.decompress(path.read_bytes()).splitlines()]
@@ -268,14 +336,14 @@ def test_manual_pages_are_written_once_in_the_order_of_their_hashes(
     assert sorted(both) == sorted(f"Seite\nNummer {number}" for number in range(40))
     hashes = [hashlib.sha256(text.encode()).digest() for text in both]
     assert hashes == sorted(hashes)
-    with pytest.raises(SystemExit, match="exists; remove it first"):
-        module.main([str(tmp_path / "data"), str(tmp_path / "man")])
+    with pytest.raises(UserError, match="exists; remove it first"):
+        module.main(tmp_path / "data", tmp_path / "man")
     monkeypatch.setattr(module, "INSTALLED", tmp_path / "man")
     monkeypatch.setattr(module, "OF_PACKAGE", tmp_path / "list")
     (tmp_path / "list").write_text(f"/.\n{tmp_path}/man/man3/p3.1.gz\n")
     assert module.pages(tmp_path / "man") == {"Seite\nNummer 3"}
-    with pytest.raises(SystemExit, match="apt-get install manpages-de"):
-        module.main([str(tmp_path / "other"), str(tmp_path / "none")])
+    with pytest.raises(UserError, match="apt-get install manpages-de"):
+        module.main(tmp_path / "other", tmp_path / "none")
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,8 +13,9 @@ from rosa_bench.choose.plan import Cost, Rows
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.runs.inputs import fetch
+from rosa_bench.runs.prepare import calibration_batches
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.runs.run import calibration_batches, fast, recipe
+from rosa_bench.runs.run import fast, recipe
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter, release_unused
@@ -165,17 +165,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def memory_limit_bytes(device: torch.device, given_gb: float | None) -> int | None:
-    """Return how much memory a run may use: what is given, or else what is free on the device; None if unknown."""
-    if given_gb is not None:
-        return int(given_gb * 2**30)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    free = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
-    return None if free is None else int(free) * 1024

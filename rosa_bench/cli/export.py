@@ -4,11 +4,13 @@ Usage: rosa-bench export RUN [to=lora|merged|peft] [KEY=VALUE ...]
 
 RUN is a run's id, its beginning or its last digits, the path of its record, or last. The run must have been made with
 save_adapter=true. Both lora and peft are in PEFT's format; peft is exact, and lora has a rank that vLLM serves, at most
-512. Nothing that exists is overwritten.
+512. A folder that exists is not overwritten, unless it holds an earlier export alone and you say overwrite=true. If
+the new export fails, the earlier one stays.
 
 Examples:
   rosa-bench export cola-roberta_base-rosa-r8-lr0.002-s0-1a2b3c4d5e to=peft
   rosa-bench export results/runs/cola/roberta_base/RUN.json to=lora max_rank=64 folder=my_adapter
+  rosa-bench export RUN to=lora max_rank=16 folder=my_adapter overwrite=true
   rosa-bench export RUN to=merged base=~/models/roberta-base
 """
 
@@ -40,7 +42,7 @@ class Options(Checked):
     output_dir: str = setting("the run's output_dir, where its adapter is", default="outputs")
     max_rank: int | None = setting("largest rank of the adapter", default=None, at_least=1, at_most=10**6)
     base: str | None = setting("folder with the base model, if the run used model.path", default=None)
-    overwrite: bool = setting("replace the folder if it exists", default=False)
+    overwrite: bool = setting("replace an earlier export in the folder", default=False)
 
 
 def main(arguments: list[str]) -> None:
@@ -75,7 +77,7 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
     """Export a run. Return what was written, and lines about it."""
     from huggingface_hub.utils import yaml_dump
 
-    from rosa_bench.report.card import Export, eval_entries, model_card, same_but_seed
+    from rosa_bench.report.card import SIGN, Export, eval_entries, model_card, same_but_seed
     from rosa_bench.runs.exporting.export import Request, export
 
     said: list[str] = []
@@ -95,5 +97,6 @@ def exported_run(record: "RunRecord", records: "list[RunRecord]", options: Optio
         max_rank=options.max_rank,
         base=options.base,
         overwrite=options.overwrite,
+        sign=SIGN,
     )
     return export(record, request, card), said

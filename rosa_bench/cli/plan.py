@@ -3,6 +3,7 @@
 Usage: rosa-bench plan KEY=VALUE,... ...
 
 Takes the settings of `rosa-bench run` (see rosa-bench run --help). Exits with status 1 if a job cannot be run.
+Damaged records of the plan's own tasks and models are named; rosa-bench ls names all.
 
 Examples:
   rosa-bench plan method=lora,rosa lr=2e-3,2e-4 seed=0,1,2

@@ -165,9 +165,13 @@ def experiment(raw: "DictConfig") -> None:
             record = run_job(raw)
             log.info("next: %s", next_command(f"show {record.id}", str(raw.results_dir)))
         return
-    started_by_joblib = "joblib" in str(HydraConfig.get().launcher._target_)
+    launcher = str(HydraConfig.get().launcher._target_)
+    by_ray = "hydra_ray" in launcher
     try:
-        with ending_with_parent() if started_by_joblib else nullcontext(), output_never_fails():
+        with (
+            ending_with_parent(between=by_ray) if by_ray or "joblib" in launcher else nullcontext(),
+            output_never_fails(),
+        ):
             if not made_in_pack(tuple(HydraConfig.get().overrides.task)):
                 run_job(raw)
     except Exception as error:  # the end of the sweep says how every run went

@@ -80,9 +80,15 @@ def linear_names(model: nn.Module, pattern: str, *, convolutions: bool = False) 
     return found
 
 
-def kind(name: str) -> str:
-    """Return a layer's name without the numbers of the layers above it, in which those of a stack differ."""
-    return re.sub(r"(?<=\.)\d+(?=\.)", "*", name)
+def kind(name: str, *, last: bool = False) -> str:
+    """Return a layer's name with ``*`` for the numbers of the layers above it, in which those of a stack differ.
+
+    With ``last``, its own number is left out too.
+
+    >>> kind("mlp.3.in.0"), kind("mlp.3.in.0", last=True)
+    ('mlp.*.in.0', 'mlp.*.in.*')
+    """
+    return re.sub(rf"(?<=\.)\d+(?=\.{'|$' if last else ''})", "*", name)
 
 
 def left_out(model: nn.Module, names: list[str]) -> list[str]:

@@ -56,14 +56,18 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of an adapter by name. Raises `UserError` if they cannot be read."""
+    """Return the tensors of an adapter by name. Raises `UserError` if they cannot be read, or contain NaN or Inf."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from rosa_bench.system.tensors import check_finite
+
     try:
-        return load_file(folder / TENSORS)
+        found = load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{folder / TENSORS} cannot be read: {error}") from error
+    check_finite(found, folder / TENSORS)
+    return found
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

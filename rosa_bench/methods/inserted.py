@@ -54,8 +54,8 @@ class Inserted(Method):
         Raises `UserError` if the folder holds no adapter of this class, or one of another model.
         """
         method = cls._read(folder)
-        method.attach(model)
         stored = read_tensors(folder)
+        method.attach(model)
         kept = method._kept(model)
         if {name: tensor.shape for name, tensor in stored.items()} != {name: p.shape for name, p in kept.items()}:
             raise UserError(

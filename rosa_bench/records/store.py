@@ -128,7 +128,8 @@ def _shown(path: Path) -> str:
 class Records(list[RunRecord]):
     """The records of a folder, sorted by file name.
 
-    unread  ``2 of 139 files in results/runs could not be read; see above``; empty if all could
+    unread  ``2 of 139 files in results/runs could not be read; see above``; empty if all could. If only some tasks and
+            models were asked for, it says so
     """
 
     unread: str = ""
@@ -162,7 +163,10 @@ def load_records(results_dir: Path, only: Iterable[tuple[str, str]] | None = Non
             counted[record.id] = record
     found.extend(counted.values())
     if unread:
-        found.unread = f"{unread} of {len(paths)} files in {runs_folder(results_dir)} could not be read; see above"
+        which = "" if only is None else " of these tasks and models"
+        found.unread = (
+            f"{unread} of {len(paths)} files{which} in {runs_folder(results_dir)} could not be read; see above"
+        )
     return found
 
 

@@ -19,6 +19,7 @@ from rosa_bench.report.writers.markdown import escape
 from rosa_bench.system.printable import printable
 from rosa_bench.system.version import __version__
 
+SIGN = "exported by rosa_bench"  # in every card
 LINK = "https://arxiv.org/abs/2407.07802"
 # Transformers' pipelines by the kind of exported model.
 PIPELINES = {"SEQ_CLS": "text-classification", "CAUSAL_LM": "text-generation"}
@@ -52,7 +53,7 @@ def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) ->
     )
     lines = [
         "---", data.to_yaml(), "---", "", f"# {escape(title)}", "",
-        f"Trained and exported by rosa_bench {__version__} ([ROSA]({LINK})). Run `{record.id}`.", "",
+        f"Trained and {SIGN} {__version__} ([ROSA]({LINK})). Run `{record.id}`.", "",
         *(f"- {escape(note)}" for note in export.notes), "", "## Scores", "", *_scores(record, scores, whole), "",
         "## Training", "", *_training(record), "", "## Deviations from the protocol", "", *_deviations(record), "",
     ]  # fmt: skip

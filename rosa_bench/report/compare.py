@@ -18,7 +18,7 @@ from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
 from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
-from rosa_bench.report.comparison import ABSENT, Comparison, check_values, value_of
+from rosa_bench.report.comparison import ABSENT, Comparison, check_values, typed, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
 from rosa_bench.report.tables.table import Section
 from rosa_bench.system.errors import UserError
@@ -59,6 +59,7 @@ def compare(asked: Comparison, runs: Sequence[RunRecord], *, rule: str = RULE) -
     """
     for key, values in asked.settings.items():
         check_values(key, values, runs)
+    _check_sides(asked, [run for run in runs if run.status in COUNTED])
     admitted = _admitted(asked, runs)
     if not (found := _places(asked, admitted, rule)):
         asked = _as_they_are(asked, admitted)
@@ -100,6 +101,24 @@ def why_not(asked: Comparison, run: RunRecord) -> str:
     if not math.isfinite(run.score):
         return "with an undefined score"
     return "without a partner of the same seed, data and setting at the learning rates compared"
+
+
+def _check_sides(asked: Comparison, runs: Sequence[RunRecord]) -> None:
+    """Raise `UserError` if a method's setting, given once for all sides, has another value in all runs of a side.
+
+    Methods without the setting are not restricted by it.
+    """
+    for key, (value,) in asked.of_methods.items():
+        found = [asked.values_without(key, side, runs) for side in asked.sides]
+        each = [value if not there or value in there else max(there, key=there.__getitem__) for there in found]
+        for side, there, own in zip(asked.sides, found, each, strict=True):
+            if own != value:
+                name = " ".join(f"{one}={words(its)}" for one, its in zip(asked.keys, side, strict=True))
+                have = ", ".join(sorted(map(words, there)))
+                raise UserError(
+                    f"no run with {name} has {key}={words(value)}; values found: {have}. "
+                    f"Give each side its own, for example: {key}={','.join(map(typed, each))}"
+                )
 
 
 def _as_they_are(asked: Comparison, admitted: Iterable[RunRecord]) -> Comparison:

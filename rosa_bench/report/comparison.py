@@ -1,13 +1,14 @@
 """Parse command lines that select recorded runs, for ``rosa-bench compare`` and ``rosa-bench next``."""
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from rosa_bench.config.grammar import spelled
+from rosa_bench.config.grammar import spelled, written
 from rosa_bench.config.identity import is_identity, value_before
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
@@ -37,6 +38,20 @@ class Comparison:
     def settings(self) -> dict[str, tuple[Hashable, ...]]:
         """All settings on the command line: key -> values."""
         return {**dict(zip(self.keys, zip(*self.sides, strict=True), strict=True)), **self.given}
+
+    @property
+    def of_methods(self) -> dict[str, tuple[Hashable, ...]]:
+        """The conditions in ``given`` that are on a method's own settings: key -> its one value."""
+        return {key: values for key, values in self.given.items() if _is_of_a_method(key)}
+
+    def values_without(self, key: str, side: tuple[Hashable, ...], runs: Iterable[RunRecord]) -> Mapping[Hashable, int]:
+        """Count a setting's values in the runs that a side would have if ``key`` were not given.
+
+        The count is empty if some of them do not have the setting.
+        """
+        without = replace(self, given={other: values for other, values in self.given.items() if other != key})
+        found = Counter(value_of(run, key) for run in runs if without.admits(run, [side]))
+        return {} if ABSENT in found else found
 
     def admits(self, run: RunRecord, sides: Iterable[tuple[Hashable, ...]]) -> bool:
         """Whether a run belongs to one of these sides and meets the conditions in ``given``."""
@@ -106,6 +121,11 @@ def check_values(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]
     if absent := [value for value in values if value not in there]:
         have = ", ".join(sorted(map(words, there)))
         raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
+
+
+def typed(value: Hashable) -> str:
+    """Write a value such that a user can type it."""
+    return words(value) if isinstance(value, float) else written(value)
 
 
 def _plain(value: Any) -> Hashable:

@@ -3,36 +3,29 @@
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from msgspec import convert
 from rich.console import Console
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from rosa_bench.adapters.lora import PlainWeights
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.batches import Batch, Batches, TensorBatches, to_device
+from rosa_bench.data.batches import Batches
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
-from rosa_bench.methods.base import RunLength
-from rosa_bench.methods.size import saved_bytes
 from rosa_bench.models.attention import without_cudnn_attention
-from rosa_bench.models.base_dtype import store_in, widen
+from rosa_bench.models.base_dtype import widen
 from rosa_bench.records.mappings import Result as RecordedResult
 from rosa_bench.records.measured import Criterion, EpochScores, Scores, Spectrum
 from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.checkpoints.checkpointing import Checkpointing, InStep
 from rosa_bench.runs.checkpoints.resumable import check_resumable
 from rosa_bench.runs.exporting.saved_adapter import save_adapter
-from rosa_bench.runs.inputs import fetch, inputs_of
 from rosa_bench.runs.outcome.final import final_results
-from rosa_bench.runs.outcome.forgetting import Measurement, measured_before
 from rosa_bench.runs.outcome.predicted import Selecting
-from rosa_bench.runs.outcome.recording import Recording, begin, recorded, save_rows, say_end, say_start, tracked
+from rosa_bench.runs.outcome.recording import Recording, recorded, save_rows, say_end, say_start, tracked
+from rosa_bench.runs.prepare import Prepared, calibration_batches, prepare
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.system import processes
 from rosa_bench.system.device import autocast
@@ -42,14 +35,14 @@ from rosa_bench.system.stopping import StopRequest, stop_signals_deferred
 from rosa_bench.tasks.base import Task
 from rosa_bench.tasks.prepared import PreparedTask, Result
 from rosa_bench.trackers.base import Tracking
-from rosa_bench.training.checkpoint import Checkpoints, Snapshot
+from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.collapse import CollapseStop
 from rosa_bench.training.compile import WARM_UPS as COMPILED_WARM_UPS
 from rosa_bench.training.compile import compiled
 from rosa_bench.training.cuda_graphs import Replay, replaying
 from rosa_bench.training.loop import fit
 from rosa_bench.training.observer import Observer
-from rosa_bench.training.offload import movable, offloaded
+from rosa_bench.training.offload import offloaded
 from rosa_bench.training.parallel import OwnRandomness, Together, agree
 from rosa_bench.training.progress import CandidateProgress, TrainingProgress
 from rosa_bench.training.recompute import recomputed
@@ -59,24 +52,6 @@ from rosa_bench.training.spectrum import spectrum, weights
 from rosa_bench.training.state import Epoch, Recipe
 
 log = logging.getLogger(__name__)
-
-
-class Prepared(NamedTuple):
-    """A run with its data and model loaded and its method attached.
-
-    initial     weights from before training, for the spectra of their updates
-    plain       the linear layers from before training, for an adapter
-    forgetting  measures models on another task's text
-    """
-
-    resolved: ResolvedRun
-    problem: PreparedTask
-    meter: Meter
-    record: RunRecord
-    checkpoints: Checkpoints
-    initial: dict[str, Tensor]
-    plain: PlainWeights | None
-    forgetting: Measurement | None
 
 
 class Surroundings(NamedTuple):
@@ -135,38 +110,6 @@ def conclude(running: Running, outcome: list[Epoch] | BaseException) -> RunRecor
     raise AssertionError("a run trains only once")
 
 
-def prepare(resolved: ResolvedRun) -> Prepared:
-    """Load the data and the model of a run, and attach its method."""
-    config, meter = resolved.config, Meter(resolved.device)
-    with meter.phase("load"):
-        checkpoints = Checkpoints(resolved.checkpoints, resolved.identity, every_s=config.checkpoint_s)
-        pinned = checkpoints.inputs_of_newest() if config.resume == "auto" else {}
-        problem = config.task.prepare(fetch(config, resolved.context, pinned=pinned))
-        checkpoints.inputs = inputs_of(problem)
-        record = begin(resolved, problem)
-        store_in(config.base_dtype, problem.model, head=config.method.head)
-        watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
-        initial = weights(problem.model, watched)
-        plain = PlainWeights(problem.model) if config.save_adapter else None
-        problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
-        with meter.phase("forgetting") if config.forgetting_on else nullcontext():
-            forgetting = measured_before(resolved, problem)
-        meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
-        buffers = list(problem.model.buffers())
-        model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
-        problem = replace(problem, model=model)
-        config.method.before_training(model, RunLength(len(problem.train), config.epochs))
-        if not config.method.trains:
-            resolved, problem = without_training(resolved, problem, record)
-        record.parameters.trainable = sum(p.numel() for p in problem.model.parameters() if p.requires_grad)
-        record.parameters.saved_bytes = saved_bytes(config.method, model, buffers)
-        if config.offload:
-            movable(model, config.method)  # refused before anything is recorded
-        if plain is not None:
-            plain.adapted(config.method, model)  # likewise
-    return Prepared(resolved, problem, meter, record, checkpoints, initial, plain, forgetting)
-
-
 def running(prepared: Prepared, observers: Iterable[Observer] = (), *, place: int = 0) -> Running:
     """Make a prepared run, but for its training: that is requested once, to be answered with the epochs.
 
@@ -188,29 +131,6 @@ def running(prepared: Prepared, observers: Iterable[Observer] = (), *, place: in
     prepared.checkpoints.clear()
     say_end(resolved, record)
     return record
-
-
-def without_training(
-    resolved: ResolvedRun, problem: PreparedTask, record: RunRecord
-) -> tuple[ResolvedRun, PreparedTask]:
-    """Return a run with an epoch without steps for each of the method's candidates, and name these in the record."""
-    config = resolved.config
-    if problem.drawn_head:
-        log.warning(
-            "method=%s trains nothing, and the task's head has random weights, so the scores are those of chance; give "
-            "a model that was fine-tuned for this task and saved with save_model=true: model.path=FOLDER",
-            config.method.name,
-        )
-    record.candidates = config.method.candidates(problem.model)
-    nothing = TensorBatches(torch.empty(0), torch.empty(0), batch_size=config.batch_size)
-    counted = replace(config, epochs=len(record.candidates))
-    return replace(resolved, config=counted), replace(problem, train=nothing)
-
-
-def calibration_batches(train: Batches, device: torch.device) -> Iterator[Batch]:
-    """Yield the training batches in the order of the first epoch. Each is made only when requested."""
-    for batch in train.epoch():
-        yield to_device(batch, device)
 
 
 def train_and_score(

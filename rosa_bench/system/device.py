@@ -153,6 +153,25 @@ def has_room(device: torch.device, size_bytes: int) -> bool:
     return device.type != "cuda" or size_bytes <= torch.cuda.mem_get_info(device)[0] / 8
 
 
+def memory_limit_bytes(device: torch.device, given_gb: float | None) -> int | None:
+    """Return how much memory a run may use: ``given_gb`` times 2^30, or else what is free; None if that is unknown.
+
+    On the CPU that is what Linux can give to a new process without swapping.
+    """
+    if given_gb is not None:
+        return int(given_gb * 2**30)
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    free = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return None if free is None else int(free) * 1024
+
+
 @cache  # equal arguments return the same object
 def autocast(precision: str, device: torch.device) -> Autocast:
     """Return a context for forward passes: weights stay float32, matrix products use ``precision``."""

@@ -87,14 +87,23 @@ def new_folder(path: Path) -> Iterator[Path]:
             if file.is_file():
                 _sync_at(file)
         if os.path.lexists(path):
-            earlier = path.with_name(f".{path.name}.earlier")
+            earlier = _earlier(path)
             _delete(earlier)  # left by a process that was killed
             path.rename(earlier)
-            temporary.rename(path)
+            try:
+                temporary.rename(path)
+            except BaseException:
+                earlier.rename(path)
+                raise
             _delete(earlier)
         else:
             temporary.rename(path)
         _sync_at(path.parent)
+
+
+def _earlier(path: Path) -> Path:
+    """Return where `new_folder` puts an existing folder for a moment."""
+    return path.with_name(f".{path.name}.earlier")
 
 
 def _delete(path: Path) -> None:
@@ -109,7 +118,10 @@ def check_replaceable(folder: Path, *, overwrite: bool, marks: Collection[str], 
     """Raise `UserError` if ``folder`` exists, unless ``overwrite`` and it is empty or has a file named in ``marks``.
 
     `new_folder` deletes what it replaces, so a folder with anything else, such as the user's home, is never replaced.
+    A folder that a killed process was about to replace is put back first.
     """
+    if not os.path.lexists(folder) and os.path.lexists(_earlier(folder)):
+        _earlier(folder).rename(folder)
     if not os.path.lexists(folder):
         return
     if not overwrite:

@@ -1,9 +1,16 @@
-"""Tensors that may be sharded over processes, as FSDP's DTensors are. A plain tensor passes through unchanged."""
+"""Tensors that may be sharded over processes, as FSDP's DTensors are, and tensors that a file should not hold.
+
+A plain tensor passes through unchanged.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rosa_bench.system import processes
+from rosa_bench.system.errors import UserError
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -35,6 +42,14 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
 
     assert isinstance(model, DTensor)
     return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise `UserError` if a tensor that the file ``path`` holds contains NaN or Inf."""
+    for name, tensor in tensors.items():
+        is_float8 = tensor.is_floating_point() and tensor.itemsize == 1  # for which torch has no `isfinite`
+        if not (tensor.float() if is_float8 else tensor).isfinite().all():
+            raise UserError(f"{path} contains NaN or Inf in {name}; use a file that was saved earlier")
 
 
 @torch.no_grad()

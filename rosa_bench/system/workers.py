@@ -1,8 +1,8 @@
 """The worker processes of a sweep end with the process that started them, each with a checkpoint.
 
 The parent names itself and a folder in an environment variable, which its children inherit. A worker puts its number
-into that folder, so that the parent can pass a stop signal on and wait. A worker also watches its parent, which may be
-killed without a chance to say so.
+into that folder, so that the parent can pass a stop signal on and wait. A worker that takes it out again is done. A
+worker also watches its parent, which may be killed without a chance to say so.
 """
 
 import os
@@ -24,6 +24,7 @@ VARIABLE = "ROSA_BENCH_SWEEP"
 STATUS = 143
 CONTINUES = "; the same command continues"
 POLL_S = 0.2
+BETWEEN_S = 10.0  # within which a worker is ended that has said that it is done
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def workers_end_with_us() -> Iterator[None]:
             for pid in running:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGTERM)
-            while any(_is_running(pid) for pid in running):
+            while any(Path(folder, str(pid)).exists() and _is_running(pid) for pid in running):
                 time.sleep(0.02)
         raise stopped_by(number, CONTINUES)
 
@@ -56,19 +57,25 @@ def workers_end_with_us() -> Iterator[None]:
 
 
 @contextmanager
-def ending_with_parent() -> Iterator[None]:
-    """Do one job of a sweep in a worker process, which ends when it or its parent is asked to stop, or has died."""
+def ending_with_parent(*, between: bool = False) -> Iterator[None]:
+    """Do one job of a sweep in a worker process, which ends when it or its parent is asked to stop, or has died.
+
+    ``between`` says that a process of the launcher's is between the two, as Ray's is, and ends when the parent does.
+    """
     parent, _, folder = os.environ.get(VARIABLE, "").partition(" ")
     if parent == str(os.getpid()) or not parent:  # not a worker: the sweep itself makes its jobs
         yield
         return
-    if os.getppid() != int(parent):
+    if not between and os.getppid() != int(parent):
         os._exit(STATUS)
-    _enrol(Path(folder), int(parent))
+    _enrol(Path(folder), os.getppid())
     try:
         with stop_signals_raise():
             yield
     except StoppedError:
+        if between:  # the process between would report that this one ends, and start another
+            Path(folder, str(os.getpid())).unlink(missing_ok=True)
+            time.sleep(BETWEEN_S)
         _end()
 
 
@@ -99,8 +106,11 @@ def _end() -> NoReturn:
 
 
 def _is_running(pid: int) -> bool:
-    """Return whether a child of this process runs. One that has ended may not have been waited for."""
-    try:
+    """Return whether a process runs. A child of ours that has ended may not have been waited for."""
+    with suppress(ChildProcessError):
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-    except ChildProcessError:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
         return False
+    return True

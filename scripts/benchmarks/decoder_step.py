@@ -16,7 +16,6 @@ variants compute layers with the same input in one product, and cast frozen weig
 """
 
 import re
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from rosa_bench.models.attention import use_fast_attention, without_cudnn_attent
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.models.logits.cross_entropy import chunk_size
+from scripts.arguments import RESULTS, existing_folder, number, regular_expression, start
 from scripts.benchmarks.step import ready
 from scripts.reporting import Figures, interleaved, with_extra_bytes, write_report
 
@@ -47,7 +47,7 @@ SMALL = {"vocab_size": 16384, "hidden_size": 192, "intermediate_size": 512, "num
 SIZES = {"cuda": (16, 256), "cpu": (4, 64)}  # rows, length
 
 
-def main(folder: Path, limit_s: float, pattern: str | None) -> None:
+def main(folder: Path = RESULTS, limit_s: float = 600, pattern: str | None = None) -> None:
     """Measure every variant, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows, length = SIZES[device.type]
@@ -187,5 +187,4 @@ def peft_lora(device: torch.device) -> nn.Module:
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv[1:]))
-    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 600)), arguments.get(2))
+    start(main, __doc__, existing_folder, number, regular_expression)

@@ -8,7 +8,6 @@ are medians of interleaved repetitions; compare their ratios within one run.
 """
 
 import copy
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -25,6 +24,7 @@ from rosa_bench.methods.base import Method
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.tasks.generation.generate import generate, generation_config, logits_processors
 from rosa_bench.tasks.generation.task import Decoding
+from scripts.arguments import RESULTS, existing_folder, start, whole_number
 from scripts.reporting import Figures, interleaved, write_report
 
 PROMPTS, TOKENS, BEAMS, RANK = 64, 64, 5, 8
@@ -32,7 +32,7 @@ DECODING = Decoding(beams=BEAMS, no_repeat_ngram=4, max_new_tokens=TOKENS, lengt
 NEVER = -1  # an end token that never occurs
 
 
-def main(folder: Path, threads: int) -> None:
+def main(folder: Path = RESULTS, threads: int = 2) -> None:
     """Run every benchmark, print and write the figures."""
     torch.set_num_threads(threads)
     transformers_logging.set_verbosity_error()  # it warns about the end token
@@ -120,4 +120,4 @@ def lora() -> Method:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"), int(sys.argv[2]) if len(sys.argv) > 2 else 2)
+    start(main, __doc__, existing_folder, whole_number)

@@ -28,6 +28,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.arguments import RESULTS, existing_folder, start
 from scripts.benchmarks.growth import growth
 from scripts.reporting import SMALL, Figures, write_report
 
@@ -55,7 +56,7 @@ sys.exit("there was no step")
 """
 
 
-def main(folder: Path, other: Path | None = None) -> None:
+def main(folder: Path = RESULTS, other: Path | None = None) -> None:
     """Run every benchmark, print and write the figures."""
     checkouts = {"now": ROOT, **({"before": other.resolve()} if other else {})}
     load = {"at_start": os.getloadavg()[0], "cores": float(os.cpu_count() or 1)}
@@ -172,4 +173,4 @@ def copy_records(source: Path, target: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(given) for given in (sys.argv[1:] or ["results/benchmarks"])))
+    start(main, __doc__, existing_folder, existing_folder)

@@ -14,6 +14,7 @@ from rosa_bench.api import compose, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
+from scripts.arguments import setting, start
 
 
 class LastEpoch(Observer):
@@ -31,9 +32,9 @@ class LastEpoch(Observer):
         self.profiler.stop()
 
 
-def main(arguments: list[str]) -> None:
+def main(*overrides: str) -> None:
     """Make the run and profile its last epoch."""
-    config = compose(arguments)
+    config = compose(overrides)
     profiler = profile(activities=[ProfilerActivity.CUDA])
     run(resolve(config), [LastEpoch(profiler, config.epochs)])
     kernels = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
@@ -42,4 +43,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    start(main, __doc__, rest=setting)

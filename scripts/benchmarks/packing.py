@@ -9,7 +9,6 @@ one step of eight runs by their time.
 """
 
 import copy
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import cache, partial
@@ -29,6 +28,7 @@ from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.packed import Pack, own_copy
 from rosa_bench.training.state import Recipe, Training
+from scripts.arguments import RESULTS, existing_folder, one_of, start
 from scripts.benchmarks.step import RANK, ours, random_batch
 from scripts.reporting import Figures, interleaved, with_extra_bytes, write_report
 
@@ -36,7 +36,7 @@ REPEATS = 11
 SHAPES = ((32, 16), (32, 128))
 
 
-def main(folder: Path, *, kernels: bool) -> None:
+def main(folder: Path = RESULTS, kernels: str | None = None) -> None:
     """Run the benchmark for each method and shape, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
@@ -138,5 +138,4 @@ def show_kernels(device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    places = [argument for argument in sys.argv[1:] if argument != "kernels"]
-    main(Path(places[0] if places else "results/benchmarks"), kernels="kernels" in sys.argv)
+    start(main, __doc__, existing_folder, one_of("kernels"))

@@ -7,7 +7,6 @@ Prints a table and writes it as JSON. Times are medians; compare their ratios wi
 On a CPU: 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +14,14 @@ import torch
 from torch import Tensor
 
 from rosa_bench.lowrank import WORKSPACE, factorize, stacks
+from scripts.arguments import RESULTS, existing_folder, start
 from scripts.reporting import Figures, interleaved, with_extra_bytes, write_report
 
 RANK = 8
 FLOAT32_BYTES = 4
 
 
-def main(folder: Path) -> None:
+def main(folder: Path = RESULTS) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda":
@@ -78,4 +78,4 @@ def by_svd(weights: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"))
+    start(main, __doc__, existing_folder)

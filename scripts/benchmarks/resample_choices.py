@@ -16,7 +16,6 @@ CPU: 24 of 384 x 384. Each is compared with a decomposition on the GPU by a thre
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +36,7 @@ from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.device import autocast
 from rosa_bench.training.cuda_graphs import replaying
+from scripts.arguments import RESULTS, existing_folder, start
 from scripts.reporting import Figures, wait_for_gpu, with_extra_bytes, write_report
 
 RANK = 8
@@ -45,7 +45,7 @@ CHOICES = ("current", "previous", "initial")
 Step = Callable[[], None]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path = RESULTS) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # (weights, size, steps between draws, draws, choices)
@@ -206,4 +206,4 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"))
+    start(main, __doc__, existing_folder)

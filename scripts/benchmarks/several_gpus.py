@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,7 @@ from rosa_bench.training.parallel import Together
 from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.sharded import sharded
 from rosa_bench.training.state import Recipe, Training
+from scripts.arguments import RESULTS, existing_folder, number, one_of, start
 from scripts.reporting import ROBERTA_BASE, Figures, wait_for_gpu, write_report
 
 LLAMA = {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -88,7 +89,7 @@ PHASES = {"one": [*ALONE, RECOMPUTED[0]], "two": [*TWO, RECOMPUTED[1]],
           "recomputed": RECOMPUTED[2:], "captured": CAPTURED}  # fmt: skip
 
 
-def main(folder: Path, limit_s: float, phases: Sequence[str]) -> None:
+def main(folder: Path = RESULTS, limit_s: float = 110, *phases: str) -> None:
     """Start each phase in processes of its own, and write what they measured."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     deadline, figures = time.monotonic() + limit_s, dict[str, Figures]()
@@ -220,5 +221,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--phase"]:
         measure(sys.argv[2], Path(sys.argv[3]))
     else:
-        arguments = dict(enumerate(sys.argv[1:]))
-        main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)), sys.argv[3:])
+        start(main, __doc__, existing_folder, number, rest=one_of(*PHASES))

@@ -22,7 +22,6 @@ A variant that does not fit into the GPU's memory has ``fits`` 0. One that would
 
 import gc
 import re
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -37,6 +36,7 @@ from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.models.attention import without_cudnn_attention
 from rosa_bench.models.base_dtype import store_in
 from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
+from scripts.arguments import RESULTS, existing_folder, number, regular_expression, start
 from scripts.benchmarks.decoder_step import decoder
 from scripts.benchmarks.step import ready
 from scripts.reporting import Figures, interleaved, wait_for_gpu, with_extra_bytes, write_report
@@ -59,7 +59,7 @@ QUANTISED = [
 DRAWS = 10
 
 
-def main(folder: Path, limit_s: float, pattern: str | None) -> None:
+def main(folder: Path = RESULTS, limit_s: float = 110, pattern: str | None = None) -> None:
     """Measure every variant, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures, began = {"model": shape_figures(device)}, time.perf_counter()
@@ -162,5 +162,4 @@ def random_batch(device: torch.device) -> Batch:
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv[1:]))
-    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 110)), arguments.get(2))
+    start(main, __doc__, existing_folder, number, regular_expression)

@@ -13,7 +13,6 @@ operations needed, at the measured rate of one large bfloat16 product. Gradients
 """
 
 import re
-import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -38,10 +37,12 @@ from rosa_bench.training.compile import WARM_UPS, compiled
 from rosa_bench.training.cuda_graphs import replaying
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.state import Recipe, Training
+from scripts.arguments import RESULTS, existing_folder, one_of, regular_expression, start
 from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, with_extra_bytes, write_report
 
 RANK = 8
 REPEATS = 15
+LEVELS = ("none", "default", "max")  # of compilation
 Step = Callable[[Batch], Tensor]
 
 
@@ -52,12 +53,11 @@ class AsItIs(FullFineTuning):
         return (parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
-def main(folder: Path, most_compiled: str | None, pattern: str | None) -> None:
+def main(folder: Path = RESULTS, most_compiled: str | None = None, pattern: str | None = None) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = device.type == "cuda"
-    choices = ("none", "default", "max")
-    levels = choices[: choices.index(most_compiled or ("default" if on_gpu else "none")) + 1]
+    levels = LEVELS[: LEVELS.index(most_compiled or ("default" if on_gpu else "none")) + 1]
     figures: dict[str, Figures] = {} if on_gpu else {"layer": layer()}
     for rows, length in ((32, 512), (32, 16)) if on_gpu else ((32, 16),):
         figures[f"step {rows} x {length}"] = steps(rows, length, levels, device, pattern=pattern)
@@ -241,5 +241,4 @@ def bfloat16_rate(device: torch.device) -> float:
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv[1:]))
-    main(Path(arguments.get(0, "results/benchmarks")), arguments.get(1), arguments.get(2))
+    start(main, __doc__, existing_folder, one_of(*LEVELS), regular_expression)

@@ -10,7 +10,6 @@ has after each sweep, and ends with the sweep that is not done in time. Ray is l
 """
 
 import json
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.arguments import RESULTS, existing_folder, number, start, whole_number
 from scripts.benchmarks.several_gpus import run_until
 from scripts.benchmarks.whole_run import CLI, ENVIRONMENT, folders, make_model
 from scripts.reporting import Figures, write_report
@@ -26,7 +26,7 @@ from scripts.reporting import Figures, write_report
 LAUNCHERS = {"joblib": "hydra.launcher.n_jobs", "ray": "hydra.launcher.ray.init.num_cpus"}  # jobs at once on a CPU
 
 
-def main(folder: Path, limit_s: float, per_gpu: int) -> None:
+def main(folder: Path = RESULTS, limit_s: float = 250, per_gpu: int = 1) -> None:
     """Make the sweep in each way, and write what each took."""
     deadline, figures = time.monotonic() + limit_s, dict[str, Figures]()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,5 +84,4 @@ def figures_of(results: Path, wall_s: float, at_once: int) -> Figures:
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv[1:]))
-    main(Path(arguments.get(0, "results/benchmarks")), float(arguments.get(1, 250)), int(arguments.get(2, 1)))
+    start(main, __doc__, existing_folder, number, whole_number)

@@ -26,6 +26,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from rosa_bench.api import compose
 from rosa_bench.tasks.classification.rows import load_rows
+from scripts.arguments import RESULTS, existing_folder, start
 from scripts.reporting import ROBERTA_BASE, SMALL, Figures, interleaved, write_report
 
 CLI = [sys.executable, "-m", "rosa_bench.cli.main"]
@@ -33,7 +34,7 @@ ENVIRONMENT = {**os.environ, "HF_HUB_OFFLINE": "1"}
 EPOCHS = 10
 
 
-def main(folder: Path, data_dir: Path | None) -> None:
+def main(folder: Path = RESULTS, data_dir: Path | None = None) -> None:
     """Run every benchmark, print and write the figures."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     figures = {"start_up": start_up()}
@@ -175,7 +176,4 @@ def peak_memory(work: Path) -> Figures:
 
 
 if __name__ == "__main__":
-    main(
-        Path(sys.argv[1] if len(sys.argv) > 1 else "results/benchmarks"),
-        Path(sys.argv[2]).expanduser() if len(sys.argv) > 2 else None,
-    )
+    start(main, __doc__, existing_folder, existing_folder)

@@ -16,11 +16,12 @@ import hashlib
 import io
 import json
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
+from scripts.arguments import existing_folder, new_folder, start
 
 INSTALLED = Path("/usr/share/man/de")
 OF_PACKAGE = Path("/var/lib/dpkg/info/manpages-de.list")  # other packages have German pages too
@@ -35,18 +36,16 @@ BLANK = (
 )  # fmt: skip
 
 
-def main(arguments: list[str]) -> None:
+def main(data_dir: Path, man: Path = INSTALLED) -> None:
     """Write both files, and print how many pages each has."""
-    if len(arguments) not in (1, 2):
-        raise SystemExit("usage: python -m scripts.data.manpages_de DATA_DIR [PAGES]")
-    folder = Path(arguments[0]).expanduser() / "manpages_de"
-    texts = pages(Path(arguments[1]).expanduser() if len(arguments) > 1 else INSTALLED)
+    folder = data_dir / "manpages_de"
+    texts = pages(man)
     if not texts:
-        raise SystemExit("no German manual pages there; install them with: sudo apt-get install manpages-de")
+        raise UserError("no German manual pages there; install them with: sudo apt-get install manpages-de")
     for name, some in splits(texts).items():
         path = folder / f"{name}.jsonl.gz"
         if path.exists():
-            raise SystemExit(f"{path} exists; remove it first")
+            raise UserError(f"{path} exists; remove it first")
         write_atomic(path, compressed(some))
         print(f"{path}: {len(some)} pages, {sum(map(len, some)):,} characters")
 
@@ -102,4 +101,4 @@ def _without_escapes(text: str) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    start(main, __doc__, new_folder, existing_folder)

@@ -14,8 +14,10 @@ runs of 80 s that three share. The first four lines of ``smollm2`` are a book th
 runs of a minute on one core, and ``parts_smollm2`` 36 of a minute that six share.
 """
 
-import sys
 from collections.abc import Iterator
+
+from rosa_bench.system.errors import UserError
+from scripts.arguments import one_of, start
 
 RESAMPLED = "method.resample_unit=steps method.last_resample=0.8"
 REWARM = {10: 5, 25: 10, 50: 10, 100: 20, 200: 20}  # steps from one draw to the next -> steps of re-warm-up
@@ -145,14 +147,14 @@ STUDIES = {
 }  # fmt: skip
 
 
-def main() -> None:
+def main(*studies: str) -> None:
     """Print the commands of the studies that are named."""
-    if not sys.argv[1:] or not set(sys.argv[1:]) <= set(STUDIES):
-        raise SystemExit(f"name one or more of: {', '.join(STUDIES)}")
-    for name in sys.argv[1:]:
+    if not studies:
+        raise UserError(f"name one or more of: {', '.join(STUDIES)}")
+    for name in studies:
         for command in STUDIES[name]():
             print("rosa-bench -m", command)
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=one_of(*STUDIES))

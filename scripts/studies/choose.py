@@ -12,7 +12,6 @@ ranks them.
 import csv
 import json
 import shlex
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,7 @@ from rosa_bench.data.readers import stream_rows
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.system.errors import UserError
+from scripts.arguments import start
 
 COMMITTED = Path(__file__).parents[2] / "results"
 MINUTES = {"minilm": 20, "mpnet_base": 10}
@@ -52,15 +52,15 @@ FILES = {
 }  # fmt: skip
 
 
-def main() -> None:
+def main(*words: str) -> None:
     """Make the files, or compare an answer."""
-    match sys.argv[1:]:
+    match words:
         case ["make", folder, source] if source.startswith("data_dir="):
             make(Path(folder), Path(source.partition("=")[2]).expanduser())
         case ["compare", plan, task]:
             compare(Path(plan), task)
         case _:
-            raise SystemExit(__doc__)
+            raise UserError("write make FOLDER data_dir=FOLDER, or compare FILE.json TASK")
 
 
 def make(folder: Path, data_dir: Path) -> None:
@@ -140,4 +140,4 @@ def sweep(records: Iterable[RunRecord], task: str, model: str) -> dict[Arm, tupl
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=str)

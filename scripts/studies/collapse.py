@@ -8,7 +8,6 @@ relative to the initial weight (means over the adapted layers); and the mean cos
 reads, over all pairs of 32 sentences. Source of figures in docs/explanations.md. A few minutes per run on two cores.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -18,14 +17,15 @@ from transformers import PreTrainedModel
 from rosa_bench.data.batches import Batch, to_device
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.training.state import Training
+from scripts.arguments import setting, start
 from scripts.reporting import Figures, ready, relative_norms, train_watched, write_report
 
 EVERY, STEPS, SENTENCES = 20, 240, 32
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Train, watch, print, and write the figures to results/benchmarks."""
-    resolved, problem = ready(*sys.argv[1:])
+    resolved, problem = ready(*overrides)
     model = problem.model
     layers = low_rank_layers(model)
     start = [layer.merged_weight().detach() for layer in layers]
@@ -67,4 +67,4 @@ def likeness(model: PreTrainedModel, sentences: Batch) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

@@ -10,7 +10,6 @@ in docs/explanations.md. Four minutes on two CPU cores.
 """
 
 import math
-import sys
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +25,15 @@ from rosa_bench.methods.rosa import Rosa
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.runs.run import recipe
 from rosa_bench.training.state import Recipe
+from scripts.arguments import setting, start
 from scripts.reporting import Figures, relative_norms, write_report
 
 PERIODS = {"never resampled": 0.0, "resampled every 2 epochs": 2.0, "resampled every epoch": 1.0}
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Decay for each selection and period, print, and write to results/benchmarks."""
-    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
+    config = compose([*overrides, "method=rosa", "device=cpu"])
     problem = config.task.prepare(resolve(config).context)
     plan, steps_per_epoch = recipe(config, len(problem.train)), len(problem.train)
     total = plan.epochs * steps_per_epoch
@@ -77,4 +77,4 @@ def moved(model: nn.Module, method: Rosa, plan: Recipe, steps_per_epoch: int) ->
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

@@ -18,7 +18,6 @@ Source of figures in docs/explanations.md. One minute on two CPU cores.
 """
 
 import math
-import sys
 from pathlib import Path
 
 import torch
@@ -27,15 +26,16 @@ from torch import Tensor
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.lowrank import random_basis
 from rosa_bench.training.state import Training
+from scripts.arguments import setting, start
 from scripts.reporting import Figures, ready, relative_norms, train_watched, write_report
 
 PERIOD, LOOKS = 50, (50, 100)
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Train, look at the directions, print, and write to results/benchmarks."""
     period = (f"method.resample_every={PERIOD}", "method.resample_unit=steps")
-    resolved, problem = ready(*sys.argv[1:], "method=rosa", "device=cpu", *period)
+    resolved, problem = ready(*overrides, "method=rosa", "device=cpu", *period)
     seen = {0: merged(problem.model)}
     figures: dict[str, Figures] = {}
 
@@ -89,4 +89,4 @@ def spread(cosines: Tensor, values: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

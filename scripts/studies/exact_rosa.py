@@ -13,6 +13,7 @@ from rich.table import Table
 from rosa_bench.api import compose, resolve
 from rosa_bench.data.batches import Batches
 from rosa_bench.tasks.regression.theory import algorithm1
+from scripts.arguments import start
 
 STEPS = (1, 5, 24, 25, 100)
 RANKS = (1, 2, 4, 6, 8)
@@ -42,4 +43,4 @@ def layout(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__)

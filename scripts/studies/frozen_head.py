@@ -8,7 +8,6 @@ labels lie beyond the bound can at best put every row at the bound. For a classi
 the last two classes' logits. Source of figures in docs/explanations.md. A few seconds per draw of the head.
 """
 
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +17,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.api import compose, resolve
+from scripts.arguments import setting, start
 from scripts.reporting import Figures, write_report
 
 SEEDS = (0, 1, 2)
 ITERATIONS = 20
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Print the bounds for several draws of the head, and write them to results/benchmarks."""
-    config = compose([*sys.argv[1:], "protocol=paper", "device=cpu"])
+    config = compose([*overrides, "protocol=paper", "device=cpu"])
     figures = {}
     for seed in SEEDS:
         resolved = resolve(replace(config, seed=seed))
@@ -84,4 +84,4 @@ def output_of(model: PreTrainedModel) -> Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

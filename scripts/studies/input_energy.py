@@ -10,7 +10,6 @@ which is the same for every token. Figures are means over layers, and the larges
 docs/explanations.md. A minute on two CPU cores.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -25,6 +24,7 @@ from transformers import PreTrainedModel
 from rosa_bench.api import compose, resolve
 from rosa_bench.data.batches import Batch
 from rosa_bench.methods.rosa import Rosa
+from scripts.arguments import setting, start
 from scripts.reporting import Figures, write_report
 
 
@@ -35,9 +35,9 @@ class Inputs(NamedTuple):
     second: Tensor
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Measure, print, and write to results/benchmarks."""
-    config = compose([*sys.argv[1:], "method=rosa", "device=cpu"])
+    config = compose([*overrides, "method=rosa", "device=cpu"])
     assert isinstance(config.method, Rosa)
     problem = config.task.prepare(resolve(config).context)
     layers = {name: problem.model.get_submodule(name) for name in config.method.target_names(problem.model)}
@@ -98,4 +98,4 @@ def over_layers(found: list[Figures]) -> Figures:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

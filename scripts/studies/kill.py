@@ -41,9 +41,11 @@ from rosa_bench.cli.main import main as program
 from rosa_bench.cli.messages import errors_reported
 from rosa_bench.cli.models import pull_named
 from rosa_bench.runs import run as _imported_early  # noqa: F401 - a forked process then starts at once
+from scripts.arguments import one_of, start, whole_number
 
 SIGNALS = {signal.SIGKILL: 7, signal.SIGTERM: 2, signal.SIGINT: 2}  # and how often each is sent
 DOCUMENTED = {signal.SIGKILL: (137,), signal.SIGTERM: (143,), signal.SIGINT: (130,)}
+KINDS = ("classifier", "text", "sweep", "tables", "pull")  # of commands
 KILLS_PER_COMMAND = 4
 PATIENCE_S = 120  # for a command that was asked to stop, or left alone
 GONE_S = 15  # within which the workers of a killed sweep must have ended
@@ -75,18 +77,17 @@ class Kind:
     broken: list[str] = field(default_factory=list)
 
 
-def main() -> None:
+def main(kills: int = 60, seed: int = 0, *chosen: str) -> None:
     """Kill, compare, and print a table."""
-    kills, seed, *chosen = [*sys.argv[1:], *("60", "0")[len(sys.argv) - 1 :]]
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     place = Path(tempfile.mkdtemp(prefix="rosa-bench-kill-"))
-    kinds = {name: kind for name, kind in made(place / "shared").items() if not chosen or name in chosen}
+    kinds = {name: kind for name, kind in zip(KINDS, made(place / "shared"), strict=True) if name in (chosen or KINDS)}
     for name, kind in kinds.items():
         measure(kind, place / name / "undisturbed")
         get_console().print(f"{name}: {kind.seconds:.1f} s undisturbed")
-    draw = random.Random(int(seed))
-    while (left := int(kills) - sum(kind.seen["kills"] for kind in kinds.values())) > 0:
+    draw = random.Random(seed)
+    while (left := kills - sum(kind.seen["kills"] for kind in kinds.values())) > 0:
         # The kind that is furthest behind its share, so that a small campaign covers all of them too.
         name, kind = min(kinds.items(), key=lambda item: item[1].seen["kills"] / item[1].share)
         folder = place / name / f"{kind.seen['commands']}"
@@ -102,20 +103,20 @@ def main() -> None:
     shutil.rmtree(place)
 
 
-def made(shared: Path) -> dict[str, Kind]:
-    """Return the kinds of commands. What several commands read is made in ``shared``."""
+def made(shared: Path) -> list[Kind]:
+    """Return the kinds of commands, as in `KINDS`. What several commands read is made in ``shared``."""
     records, index = shared / "records", shared / "index"
-    return {
-        "classifier": Kind(4, lambda folder: forked(folder, lambda: program([*CLASSIFIER, *TINY, *OFTEN]))),
-        "text": Kind(2, lambda folder: forked(folder, lambda: program([*TEXT, *TINY, *OFTEN]))),
-        "sweep": Kind(2, lambda folder: spawned(folder, [*SWEEP, *CLASSIFIER, *TINY, *OFTEN])),
-        "tables": Kind(
+    return [
+        Kind(4, lambda folder: forked(folder, lambda: program([*CLASSIFIER, *TINY, *OFTEN]))),
+        Kind(2, lambda folder: forked(folder, lambda: program([*TEXT, *TINY, *OFTEN]))),
+        Kind(2, lambda folder: spawned(folder, [*SWEEP, *CLASSIFIER, *TINY, *OFTEN])),
+        Kind(
             1,
             lambda folder: forked(folder, lambda: program(["tables"])),
             lambda folder: copy_records(records, folder),
         ),
-        "pull": Kind(1, lambda folder: forked(folder, lambda: pull(index)), lambda _folder: make_index(index)),
-    }
+        Kind(1, lambda folder: forked(folder, lambda: pull(index)), lambda _folder: make_index(index)),
+    ]
 
 
 # One command, killed
@@ -358,4 +359,4 @@ def show(kinds: dict[str, Kind]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, whole_number, whole_number, rest=one_of(*KINDS))

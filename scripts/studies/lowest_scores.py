@@ -8,7 +8,6 @@ the training loss since the last report, the smallest logsumexp of any query of 
 where it is below that bound. Source of figures in docs/explanations.md. Half an hour for 440 steps on two CPU cores.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from rosa_bench.data.batches import to_device
 from rosa_bench.models.attention import NAME
 from rosa_bench.training.state import Training
+from scripts.arguments import setting, start
 from scripts.reporting import ready, train_watched, write_report
 
 EVERY, STEPS = 20, 440
 OVERFLOW = -88.7  # exp(88.7) is about the largest float32
 
 
-def main() -> None:
+def main(*overrides: str) -> None:
     """Train, watch, print, and write the figures to results/benchmarks."""
-    resolved, problem = ready(*sys.argv[1:])
+    resolved, problem = ready(*overrides)
     lowest: list[float] = []  # one per layer, in a watched forward pass
     seen = {}
 
@@ -59,4 +59,4 @@ def least_logsumexp(query: Tensor, key: Tensor, mask: Tensor | None, *, scale: f
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__, rest=setting)

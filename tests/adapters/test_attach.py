@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import rosa_bench
@@ -236,6 +237,16 @@ def test_a_file_that_says_something_else_is_refused(
 ) -> None:
     path = saved / "adapter.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert_refused(saved, tiny_model("tiny_roberta"), words)
+
+
+def test_tensors_that_are_not_finite_are_refused(tiny_model: Callable[..., Any], saved: Path) -> None:
+    path = saved / "adapter.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[0] = float("nan")
+    save_file(tensors, path)
+    words = rf"adapter\.safetensors contains NaN or Inf in {name}; use a file that was saved earlier"
     assert_refused(saved, tiny_model("tiny_roberta"), words)
 
 

@@ -17,6 +17,7 @@ from rosa_bench.adapters.lora import LoraAdapter, PlainWeights, apply_adapter, d
 from rosa_bench.adapters.peft_format import compressed, read_peft, write_peft
 from rosa_bench.layers.exact import Update
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.tensors import check_finite
 
 IDS = torch.arange(5, 21).reshape(2, 8)
 PEFT = "base_model.model."  # before the names of tensors in PEFT's files
@@ -212,13 +213,35 @@ def test_settings_that_are_not_a_json_object_are_refused(written: Path, text: st
 @pytest.mark.parametrize(("b", "a", "words"), [
     (normal(6), normal(3, 8), "the factors of x are (6,) and (3, 8)"),
     (normal(6, 2), normal(3, 8), "the factors of x are (6, 2) and (3, 8)"),
-    (normal(6, 3) * float("nan"), normal(3, 8), "contain NaN or Inf"),
-    (normal(6, 3), normal(3, 8) * float("inf"), "contain NaN or Inf"),
     (normal(6, 3).long(), normal(3, 8).long(), "are not floating-point numbers"),
 ])  # fmt: skip
 def test_factors_that_cannot_be_added_to_a_weight_are_refused(written: Path, b: Tensor, a: Tensor, words: str) -> None:
     save_file({f"{PEFT}x.lora_B.weight": b, f"{PEFT}x.lora_A.weight": a}, written / "adapter_model.safetensors")
     assert words in refused(written)
+
+
+@pytest.mark.parametrize("name", ["x.lora_A.weight", "x.lora_B.weight", "x.lora_B.bias", "head.weight"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tensors_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    update = Update(normal(6, 3), normal(3, 8))
+    whole = LoraAdapter(
+        updates={"x": update}, biases={"x": normal(6)}, head={"head.weight": normal(2, 6)}, heads=("head",)
+    )
+    write_peft(whole, tmp_path, base=BASE)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors[f"{PEFT}{name}"].view(-1)[-1] = value
+    save_file(tensors, path)
+    with pytest.raises(UserError) as caught:
+        read_peft(tmp_path)
+    assert str(caught.value) == f"{path} contains NaN or Inf in {PEFT}{name}; use a file that was saved earlier"
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
+def test_every_type_of_number_is_checked(dtype: torch.dtype) -> None:
+    check_finite({"x": torch.ones(3).to(dtype), "count": torch.ones(3, dtype=torch.int8)}, Path("file"))
+    with pytest.raises(UserError, match="file contains NaN or Inf in x"):
+        check_finite({"x": torch.tensor([1, float("nan")]).to(dtype)}, Path("file"))
 
 
 def test_an_adapter_that_does_not_fit_the_model_changes_nothing() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,35 @@ def test_ray_makes_runs_in_two_workers_and_leaves_nothing_behind(tmp_path: Path)
     assert again.status == 1
     assert again.records == done.records
     assert (again.out.count("is completed already"), again.err.count("failed before")) == (3, 1)
+    assert not [process for process in Path("/proc").glob("[0-9]*") if is_at_home(process, tmp_path)]
+
+
+@pytest.mark.long
+def test_ctrl_c_on_ray_leaves_a_checkpoint_of_each_run(tmp_path: Path) -> None:
+    needs("ray")
+    endless = ("task=synthetic", "method=lora", "limit_train=200", "limit_eval=50", "epochs=100000", "device=cpu")
+    command = [sys.executable, "-m", "rosa_bench.cli.main", "-m", *endless, "checkpoint_s=100000", "lr=1e-3,1e-4,1e-5",
+               "+launch=ray", "hydra.launcher.ray.init.num_cpus=2"]  # fmt: skip
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    written = tmp_path / "written"
+    with (
+        written.open("w") as file,
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=file, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
+        ) as started,
+    ):  # fmt: skip
+        lines: list[str] = []
+        while started.poll() is None and len({line.partition(")")[0] for line in lines if ") epoch " in line}) < 2:
+            time.sleep(0.1)
+            lines = written.read_text().splitlines()
+        os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+        _, errors = started.communicate()
+    assert started.returncode == 130
+    assert errors.splitlines() == ["rosa-bench: stopped from the keyboard; the same command continues"]
+    assert len(list(tmp_path.glob("outputs/*/checkpoints/step-*"))) == 2
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/runs").rglob("*.json")]
+    assert [record["status"] for record in records] == ["interrupted"] * 2
     assert not [process for process in Path("/proc").glob("[0-9]*") if is_at_home(process, tmp_path)]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rosa_bench.methods.bottleneck import BottleneckAdapters
@@ -165,6 +165,19 @@ def test_a_file_that_is_no_adapter_is_refused(small: Any, adapter: Path, content
         (adapter / "adapter.json").write_text(content)
     with pytest.raises(UserError, match="cannot be read as an adapter"):
         BottleneckAdapters.load(small.model("tiny_roberta"), adapter)
+
+
+def test_tensors_that_are_not_finite_are_refused_before_the_model_changes(small: Any, adapter: Path) -> None:
+    path = adapter / "adapter.safetensors"
+    tensors = load_file(path)
+    name = sorted(tensors)[-1]
+    tensors[name].view(-1)[0] = float("inf")
+    save_file(tensors, path)
+    model = small.model("tiny_roberta")
+    before = [name for name, _ in model.named_modules()]
+    with pytest.raises(UserError, match=rf"adapter\.safetensors contains NaN or Inf in {name};"):
+        BottleneckAdapters.load(model, adapter)
+    assert [name for name, _ in model.named_modules()] == before
 
 
 def test_damaged_tensors_are_refused(small: Any, adapter: Path) -> None:

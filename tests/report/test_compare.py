@@ -12,7 +12,7 @@ from rosa_bench.config.groups import kinds
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, noncentrality
 from rosa_bench.report.compare import compare
-from rosa_bench.report.comparison import ABSENT, comparison, value_of
+from rosa_bench.report.comparison import ABSENT, comparison, typed, value_of
 from rosa_bench.report.tables.table import Section
 from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
@@ -390,6 +390,26 @@ def test_mistakes_raise_clear_errors(make_record: MakeRecord, arguments: str, wo
     runs = [make_record("method=rosa"), make_record("method=rosa", "seed=1"), make_record("method=lora")]
     with pytest.raises(UserError, match=words):
         sections(arguments, runs)
+
+
+def test_a_setting_that_one_side_never_has_is_given_per_side(over_seeds: OverSeeds) -> None:
+    """LoRA has a period too, and in all of its runs it is 0. The message has the argument that works."""
+    changed = {"method.resample_every": [10, 0]}
+    runs = [*over_seeds([0.5, 0.6], "method=rosa"), *over_seeds([0.4, 0.6], "method=lora")]
+    runs += over_seeds([0.3], "method=lora", "method.resample_every=10", deviations=changed)
+    runs += over_seeds([0.4, 0.5], "method=ft")  # has no period, so that none restricts it
+    with pytest.raises(UserError, match=r"no run with method=lora has .*=2; values found: 0, 10\.") as raised:
+        sections("method=rosa,lora,ft method.resample_every=2", runs)
+    advice = str(raised.value).rpartition(": ")[2]
+    assert advice == "method.resample_every=2,0,2"
+    [section] = sections(f"method=rosa,lora,ft {advice}", runs)
+    assert [line.label for line in section.lines] == ["rosa, 2 minus ft, 2", "lora, 0 minus ft, 2"]
+    [section] = sections("method=rosa,ft method.resample_every=2", runs)
+    assert [line.label for line in section.lines] == ["rosa minus ft"]
+
+
+def test_advice_has_texts_and_none_as_a_user_types_them() -> None:
+    assert [typed(value) for value in (2.0, 0.03125, None, True, "a|b")] == ["2", "0.03125", "null", "true", "'a|b'"]
 
 
 @pytest.mark.parametrize(

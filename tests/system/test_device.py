@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rosa_bench.system import device
-from rosa_bench.system.device import autocast, describe, resolve_device, resolve_precision, sharers
+from rosa_bench.system.device import autocast, describe, memory_limit_bytes, resolve_device, resolve_precision, sharers
 from rosa_bench.system.errors import UserError
 
 CPU = torch.device("cpu")
@@ -37,6 +37,17 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, devices: int, bfloat16: bool = T
 def test_device_names_resolve(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
     pretend(monkeypatch, devices=devices)
     assert resolve_device(name) == torch.device(expected)
+
+
+def test_memory_is_limited_by_what_is_given_or_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 if device == gpu else 0, 9))
+    assert [memory_limit_bytes(place, 0.5) for place in (CPU, gpu)] == [2**29, 2**29]
+    assert memory_limit_bytes(gpu, None) == 5
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 9 kB\nMemAvailable:  3 kB\n")
+    assert memory_limit_bytes(CPU, None) == 3072
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "MemTotal: 9 kB\n")
+    assert memory_limit_bytes(CPU, None) is None
 
 
 PROCESS = """

@@ -109,6 +109,33 @@ def test_new_folder_leaves_nothing_behind_on_error(tmp_path: Path, exists: bool,
     assert listing(tmp_path) == before
 
 
+def test_new_folder_puts_the_old_folder_back_if_it_cannot_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "old").write_text("1")
+    before, rename = listing(tmp_path), Path.rename
+
+    def fail_for_the_new(self: Path, target: Path) -> Path:
+        if self.name.endswith(".rosa-bench-part"):
+            raise OSError(errno.ESTALE, "stale handle")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_new)
+    with pytest.raises(OSError, match="stale handle"), new_folder(path) as new:
+        (new / "new").write_text("2")
+    assert listing(tmp_path) == before
+
+
+def test_a_folder_that_a_killed_process_was_replacing_is_put_back(tmp_path: Path) -> None:
+    (tmp_path / ".model.earlier").mkdir()
+    (tmp_path / ".model.earlier" / "old").write_text("1")
+    with pytest.raises(UserError, match="model exists already"):
+        check_replaceable(tmp_path / "model", overwrite=False, marks=("old",), remedy="")
+    assert listing(tmp_path) == {"model": None, "model/old": b"1"}
+
+
 def test_new_folder_cleans_up_after_a_killed_process(tmp_path: Path) -> None:
     path = tmp_path / "model"
     for folder in (path, tmp_path / ".model.earlier"):

@@ -1,6 +1,10 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +60,44 @@ def test_an_ignored_signal_stays_ignored() -> None:
     with stop_signals_raise(), stop_signals_deferred() as asked:
         send(signal.SIGHUP)
         assert not asked
+
+
+WORKER = """
+import os, signal, sys, time
+from rosa_bench.system import workers
+from rosa_bench.system.workers import ending_with_parent
+workers.BETWEEN_S = 0.1
+between = sys.argv[1] == "between"
+if between and os.fork():  # the launcher's own process, which is between the two
+    os.wait()
+    sys.exit()
+with ending_with_parent(between=between):
+    print("works", flush=True)
+    try:
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)
+        print("saved", flush=True)
+"""
+
+
+@pytest.mark.parametrize("place", ["child", "between"])
+def test_a_sweep_waits_until_a_worker_has_saved_its_work(place: str, tmp_path: Path) -> None:
+    """Also until one has that another process started, as Ray's are."""
+    written, seen = tmp_path / "written", []
+    with (
+        pytest.raises(StoppedError, match="stopped from the keyboard; the same command continues"),
+        workers_end_with_us(),
+        written.open("w") as file,
+        subprocess.Popen([sys.executable, "-c", WORKER, place], stdout=file),
+    ):
+        while "works" not in written.read_text():
+            time.sleep(0.02)
+        try:
+            send(signal.SIGINT)
+        finally:
+            seen.append(written.read_text())
+    assert seen == ["works\nsaved\n"]
 
 
 def test_a_library_that_replaces_the_exception_of_a_signal_does_not_change_how_a_sweep_ends() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.surgery import kind
 from rosa_bench.system.errors import UserError
 
 NOTHING = "(?!)"  # matches no name
@@ -74,8 +75,8 @@ def attention_projections(model: nn.Module) -> list[str]:
 
 def pattern_of(names: Iterable[str]) -> str:
     """Return a regular expression for these names, in which layers of a stack differ only in their number."""
-    kinds = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name) for name in names)
-    return "|".join(re.escape(kind).replace(r"\#", r"\d+") for kind in kinds) or NOTHING
+    kinds = dict.fromkeys(kind(name, last=True) for name in names)
+    return "|".join(re.escape(one).replace(r"\*", r"\d+") for one in kinds) or NOTHING
 
 
 def check_adaptable(model: nn.Module) -> None:

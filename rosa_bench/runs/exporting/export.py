@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,8 @@ from rosa_bench.system.files import check_replaceable, new_folder
 from rosa_bench.system.seeds import set_seed
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
+CARD = "README.md"
+WRITTEN = (CARD, ".eval_results", "config.json", "generation_config.json", "model*.safetensors", "model.*.index.json")
 SERVER_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM takes for --max-lora-rank
 
 
@@ -40,6 +43,7 @@ class Request:
     folder    the new folder
     max_rank  largest rank of the adapter; None: exact for ``peft``, and what servers take for ``lora``
     base      folder with the base model, if the run read it from one
+    sign      words in the README.md of every export, by which one that may be overwritten is known
     """
 
     kind: str
@@ -48,6 +52,7 @@ class Request:
     max_rank: int | None = None
     base: str | None = None
     overwrite: bool = False
+    sign: str
 
 
 class Exported(NamedTuple):
@@ -75,12 +80,24 @@ def check_exportable(record: RunRecord, request: Request) -> None:
             f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
             "its outputs with output_dir="
         )
-    check_replaceable(
-        request.folder,
-        overwrite=request.overwrite,
-        marks=(CONFIG, "model.safetensors", "model.safetensors.index.json"),
-        remedy="use another folder=, or overwrite=true",
-    )
+    _check_folder(request)
+
+
+def _check_folder(request: Request) -> None:
+    """Raise `UserError` unless the folder is new, or may be overwritten and holds an export and nothing else.
+
+    A base model has a README.md too, and a repository of the user's has a history.
+    """
+    remedy = "use another folder=, or overwrite=true"
+    check_replaceable(request.folder, overwrite=request.overwrite, marks=(CARD,), remedy=remedy)
+    if not request.folder.is_dir() or not any(request.folder.iterdir()):
+        return
+    if request.sign not in (request.folder / CARD).read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"{request.folder} is not an export, so it is not replaced; use another folder=")
+    known = (*WRITTEN, *(file.name for file in request.adapter.iterdir()))
+    for path in sorted(request.folder.iterdir()):
+        if not any(fnmatchcase(path.name, name) for name in known):
+            raise UserError(f"{path} would be lost, because this export does not write it; move it, or use folder=")
 
 
 def export(

@@ -14,8 +14,9 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.checkpoints.checkpointing import InStep
 from rosa_bench.runs.inputs import inputs_of
 from rosa_bench.runs.outcome.recording import begin
+from rosa_bench.runs.prepare import Prepared, prepare
 from rosa_bench.runs.resolve import ResolvedRun
-from rosa_bench.runs.run import Prepared, Request, Running, Surroundings, conclude, prepare, running
+from rosa_bench.runs.run import Request, Running, Surroundings, conclude, running
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter, release_unused

@@ -18,7 +18,7 @@ from rosa_bench.config.compose import Overrides, composing
 from rosa_bench.config.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
-from rosa_bench.records.store import load_records
+from rosa_bench.records.store import Records, load_records
 from rosa_bench.runs.packing.packs import packs
 from rosa_bench.runs.planning.fits import Fits
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve
@@ -159,12 +159,7 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     table = Table("runs of", box=box.SIMPLE, pad_edge=False)
     for name in (*kinds, "time left"):
         table.add_column(name, justify="right")
-    timed: dict[Path, set[tuple[str, str]]] = defaultdict(set)  # tasks and models whose records are read, by folder
-    for job in jobs:
-        if job.resolved and job.kind in TO_RUN:
-            config = job.resolved.config
-            timed[job.resolved.results_dir].add((config.task.name, config.model.name))
-    records = {folder: load_records(folder, pairs) for folder, pairs in timed.items()}
+    records = _records_of(job.resolved for job in jobs if job.resolved and job.kind in TO_RUN)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         if job.resolved:
@@ -193,6 +188,16 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     for job in jobs:
         if job.kind == "failed":
             console.print(f"failed before: {' '.join(job.overrides)}: {job.reason}", markup=False, soft_wrap=True)
+    for read in records.values():
+        read.remind()
+
+
+def _records_of(runs: Iterable[ResolvedRun]) -> dict[Path, Records]:
+    """Return the records of the tasks and models of these runs, by folder. Reading all would take most of a plan."""
+    pairs: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    for run in runs:
+        pairs[run.results_dir].add((run.config.task.name, run.config.model.name))
+    return {folder: load_records(folder, some) for folder, some in pairs.items()}
 
 
 def _label(config: RunConfig) -> str:

@@ -1,5 +1,6 @@
 """Exports of runs: transformers and PEFT compute what the run's own model computes; mistakes are one line."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -125,6 +126,38 @@ def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.Capt
     [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
     main([str(path), "to=merged"])
     assert Path("exports", run.id, "merged", "config.json").is_file()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_an_earlier_export_is_overwritten(run: RunRecord) -> None:
+    main([run.id, "folder=mine"])
+    adapter, mine, base = Path("outputs", run.id, "adapter"), Path("mine"), Path("base")
+    base.mkdir()
+    for name in ("README.md", "config.json", "model.safetensors"):
+        (base / name).write_text("a model of somebody else")
+    (mine / ".git").mkdir()
+    (mine / ".git" / "HEAD").write_text("a history")
+    before = files(Path())
+    assert f"{adapter} is not a folder that was written" in refused(run.id, f"folder={adapter}", "overwrite=true")
+    assert "base is not an export" in refused(run.id, "folder=base", "overwrite=true")
+    assert "mine/.git would be lost" in refused(run.id, "to=merged", "folder=mine", "overwrite=true")
+    assert files(Path()) == before
+
+
+def test_an_export_that_fails_leaves_the_earlier_one_whole(run: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    main([run.id, "folder=mine"])
+    before = files(Path())
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("rosa_bench.report.card.model_card", fail)
+    with pytest.raises(OSError, match="no space left"):
+        main([run.id, "to=lora", "folder=mine", "overwrite=true"])
+    assert files(Path()) == before
 
 
 def test_mistakes_are_one_line(run: RunRecord) -> None:

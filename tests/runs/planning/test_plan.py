@@ -9,7 +9,7 @@ from rich.console import Console
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.mappings import Seconds
-from rosa_bench.records.store import save_record
+from rosa_bench.records.store import load_records, save_record
 from rosa_bench.runs.planning.plan import Job, estimate_s, plan, show
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
@@ -91,7 +91,22 @@ def test_a_damaged_record_is_reported_in_the_plan_and_a_foreign_file_is_skipped(
     assert [job.kind for job in jobs] == ["new", "invalid", "new"]
     assert f"{damaged} is not a run's record" in jobs[1].reason
     assert "3 jobs: 2 new, 1 invalid; 2 to run" in shown(jobs)
-    assert len(caplog.messages) == 2
+    assert [message.partition(" is not a run's record")[0] for message in caplog.messages] == [
+        str(damaged),
+        str(damaged.parent / "notes.json"),
+        "2 of 2 files of these tasks and models in results/runs could not be read; see above",
+    ]
+
+
+def test_a_plan_does_not_read_records_of_other_tasks(
+    compose: Callable[..., RunConfig], caplog: pytest.LogCaptureFixture
+) -> None:
+    other = resolve(compose("task=restaurants", "model=tiny_gpt2", "method=ft"), {}).record_path
+    other.parent.mkdir(parents=True)
+    other.write_text("{")
+    assert "1 to run" in shown(plan([*TINY, "method=ft"], str))
+    assert caplog.messages == []
+    assert load_records(Path("results")).unread.startswith("1 of 1 files in results/runs")
 
 
 def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunConfig]) -> None:
