@@ -10,13 +10,13 @@ figures in docs/evidence.md. Two minutes on one CPU core.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import stdtr
 
 from rosa_bench.report.cells.statistics import satterthwaite
+from scripts.arguments import RESULTS, start
 from scripts.reporting import Figures, write_report
 
 LEVELS = (0.05, 0.05 / 36)
@@ -35,7 +35,7 @@ def main() -> None:
         for ratio in RATIOS
         for spreads in [[float(ratio), *[1.0] * (TASKS - 1)]]
     }
-    write_report("few_seeds", found, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+    write_report("few_seeds", found, folder=RESULTS, what=__doc__, device=torch.device("cpu"))
 
 
 def excess(seeds: Sequence[int], spreads: Sequence[float], rng: np.random.Generator, *, draws: int) -> Figures:
@@ -54,4 +54,4 @@ def excess(seeds: Sequence[int], spreads: Sequence[float], rng: np.random.Genera
 
 
 if __name__ == "__main__":
-    main()
+    start(main, __doc__)
