@@ -16,8 +16,8 @@ help:                ## print this list
 install: $(VENV)/installed  ## create .venv with the package and the tools for development
 
 # What runs need, without the tools for development: a first result comes sooner. Both files are made again when the
-# dependencies change. We use pip because it picks a CPU build of torch where one is offered. It would compile on one core,
-# so Python then does on all; torch has a file for later versions, which fails.
+# dependencies change. We use pip because it picks a CPU build of torch where one is offered. It compiles on one core,
+# so compileall does that on all of them; it fails at a file of torch for later versions of Python, which is not needed.
 $(VENV)/runs: EXTRAS := report,peft,gguf
 $(VENV)/installed: EXTRAS := dev
 $(VENV)/runs $(VENV)/installed: pyproject.toml

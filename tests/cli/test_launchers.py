@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from omegaconf import OmegaConf
 
-# A regression: its processes need not import transformers.
+# A regression: its processes need not import evaluate, nor what that imports.
 SMALL = ("task=synthetic", "method=lora", "limit_train=200", "limit_eval=50", "epochs=1", "device=cpu")
 
 
