@@ -5,10 +5,12 @@ Each line of its input is a list in JSON, and so is each answer:
     random FOLDER KILLS SEED OVERRIDE...     at random moments
     places FOLDER OVERRIDE...                at each critical place
 
-The libraries are imported once, and each run is a process forked from this one.
+The libraries are imported once, also those that a run imports late, and each run is a process forked from this one.
 """
 
+import gc
 import hashlib
+import importlib
 import json
 import os
 import random
@@ -44,6 +46,8 @@ from rosa_bench.training.state import Training
 
 torch.set_num_threads(1)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
+for late in ("rosa_bench.metrics.module", "sklearn.metrics", "rosa_bench.layers.storage.quantised_low_rank"):
+    importlib.import_module(late)
 
 Change = Callable[[], Observer | None]  # patches the program, or returns an observer of the run
 
@@ -115,6 +119,8 @@ def setup_in(folder: Path, overrides: list[str]) -> ResolvedRun:
 
 def fork(resolved: ResolvedRun, change: Change = lambda: None) -> int:
     """Start a process that makes the run as the command line does, after applying ``change``."""
+    gc.collect()
+    gc.freeze()  # a run collects garbage, which would take as long as its steps, and copy the memory that is shared
     child = os.fork()
     if child == 0:
         status = 1

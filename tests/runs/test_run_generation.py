@@ -32,7 +32,7 @@ from rosa_bench.training.state import Training
 MakeSetup = Callable[..., ResolvedRun]
 
 TINY = (
-    "task=restaurants", "model=tiny_gpt2", "device=cpu", "epochs=2", "limit_train=20", "limit_eval=4", "batch_size=8",
+    "task=restaurants", "model=tiny_gpt2", "device=cpu", "epochs=2", "limit_train=10", "limit_eval=4", "batch_size=4",
     "lr=3e-3", "optimizer.warmup_steps=null", "task.decoding.beams=2", "task.decoding.max_new_tokens=10",
 )  # fmt: skip
 FIGURES = {*load_metric("generation").scores, "perplexity", "loss"}
@@ -77,7 +77,7 @@ def test_methods_run_under_every_protocol(make_setup: MakeSetup, method: str, pr
     assert load_records(resolved.results_dir) == [record]
     assert (record.status, record.error, record.id) == ("completed", None, resolved.id)
     assert set(record.data.rows.by_split) == {"train", "held_out", "validation", "test"}
-    assert (record.data.rows.train, record.data.rows.held_out) == (20, 0)  # because a validation split selects
+    assert (record.data.rows.train, record.data.rows.held_out) == (10, 0)  # because a validation split selects
     assert record.data.prompts == {"validation": 4, "test": 4}
     assert (record.data.subset, record.data.synthetic) == (True, True)
     phases = {"load", "train", "evaluate", *(["resample"] if method == "rosa" else [])}

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -50,15 +51,59 @@ def test_memory_is_limited_by_what_is_given_or_free(monkeypatch: pytest.MonkeyPa
     assert memory_limit_bytes(CPU, None) is None
 
 
-PROCESS = """
-import sys, tempfile, torch
+# Imports torch once. Each line of its input forks a process that answers and waits, or kills one.
+PROCESSES = """
+import os, signal, sys, tempfile, torch
+from types import SimpleNamespace
+tempfile.tempdir = sys.argv[1]
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 2
-tempfile.tempdir = sys.argv[1]
-from rosa_bench.system.device import resolve_device
-print(resolve_device("auto", own_gpu=True), resolve_device("auto", own_gpu=True), flush=True)
-sys.stdin.read()
+from rosa_bench.system.device import resolve_device, sharers
+
+def claim(_):
+    return [str(resolve_device("auto", own_gpu=True)) for _ in range(2)]
+
+def share(card):
+    torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid=card)
+    return [sharers(torch.device("cuda", 0))]
+
+def end(child):
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+children = []
+for line in sys.stdin:
+    what, word = line.split()
+    if what == "kill":
+        end(children.pop(int(word)))
+        print("killed", flush=True)
+    elif child := os.fork():
+        children.append(child)
+    else:
+        try:
+            print(*globals()[what](word), flush=True)
+        except Exception as error:
+            print(error, flush=True)  # or the test would wait
+        signal.pause()
+for child in children:
+    end(child)
 """
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
+    """``processes("claim")``: what another process answers; ``processes("kill", "0")`` ends the first one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESSES, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdin and program.stdout
+        asked, answers = program.stdin, program.stdout
+
+        def ask(what: str, word: str = "-") -> list[str]:
+            print(what, word, file=asked, flush=True)
+            return answers.readline().split()
+
+        yield ask
 
 
 def test_resolving_a_device_claims_it_only_with_own_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,27 +116,11 @@ def test_resolving_a_device_claims_it_only_with_own_gpu(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-def test_processes_share_gpus_evenly_and_release_them(tmp_path: Path) -> None:
-    processes: list[subprocess.Popen] = []
-
-    def start() -> str:
-        command = [sys.executable, "-c", PROCESS, str(tmp_path)]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        stdout = processes[-1].stdout
-        assert stdout is not None
-        first, second = stdout.readline().split()
-        assert first == second  # all runs of one process use the same device
-        return first
-
-    try:
-        assert [start() for _ in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
-        processes[1].kill()
-        processes[1].wait()
-        assert start() == "cuda:1"
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+def test_processes_share_gpus_evenly_and_release_them(processes: Callable[..., list[str]]) -> None:
+    # All runs of one process use the same device.
+    assert [processes("claim") for _ in range(4)] == [["cuda:0"] * 2, ["cuda:1"] * 2, ["cuda:0"] * 2, ["cuda:1"] * 2]
+    processes("kill", "1")
+    assert processes("claim") == ["cuda:1"] * 2
 
 
 @pytest.mark.parametrize(("devices", "name"), [
@@ -133,39 +162,15 @@ def test_describe_returns_json_for_the_record() -> None:
     assert json.loads(json.dumps(described)) == described
 
 
-SHARER = """
-import sys, tempfile, torch
-from types import SimpleNamespace
-tempfile.tempdir = sys.argv[1]
-torch.cuda.get_device_properties = lambda device: SimpleNamespace(uuid=sys.argv[2])
-from rosa_bench.system.device import sharers
-print(sharers(torch.device("cuda", 0)), flush=True)
-sys.stdin.read()
-"""
-
-
 @pytest.mark.slow
-def test_processes_on_one_gpu_are_counted_until_they_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    processes: list[subprocess.Popen] = []
-
-    def start(card: str) -> int:
-        command = [sys.executable, "-c", SHARER, str(tmp_path), card]
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        stdout = processes[-1].stdout
-        assert stdout is not None
-        return int(stdout.readline())
-
+def test_processes_on_one_gpu_are_counted_until_they_end(
+    processes: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(uuid="a"))
-    try:
-        assert [start("a"), start("a"), start("b")] == [1, 2, 1]
-        assert [sharers(torch.device("cuda", 0)) for _ in range(2)] == [3, 3]
-        processes[0].kill()
-        processes[0].wait()
-        assert sharers(torch.device("cuda", 0)) == 2
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    assert [processes("share", card) for card in "aab"] == [["1"], ["2"], ["1"]]
+    assert [sharers(torch.device("cuda", 0)) for _ in range(2)] == [3, 3]
+    processes("kill", "0")
+    assert sharers(torch.device("cuda", 0)) == 2
 
 
 def test_without_a_gpu_or_a_folder_for_locks_nothing_is_known_of_other_processes(
