@@ -10,11 +10,11 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.deviations import GROUPS, deviations, deviations_of
-from rosa_bench.config.grammar import spelled
-from rosa_bench.config.overrides import check_overrides, composition_errors
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.deviations import GROUPS, deviations, deviations_of
+from rosa_bench.config.overrides.grammar import spelled
+from rosa_bench.config.overrides.mistakes import check_overrides, composition_errors
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import Records

@@ -14,9 +14,9 @@ from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-from rosa_bench.config.compose import Composer, composing
-from rosa_bench.config.identity import public_config
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import Composer, composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, from_values
 from rosa_bench.training.observer import Observer

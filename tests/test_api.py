@@ -11,7 +11,7 @@ import rosa_bench
 from rosa_bench import api
 from rosa_bench.cli import help as cli_help
 from rosa_bench.cli import options as cli_options
-from rosa_bench.config.deviations import deviations_of
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError
 

@@ -20,11 +20,11 @@ from rosa_bench.cli.choose import CHOSEN
 from rosa_bench.cli.choose import Options as ChooseOptions
 from rosa_bench.cli.main import main
 from rosa_bench.cli.options import names_of, own_config_dir, separate, split
-from rosa_bench.config.compose import composing
-from rosa_bench.config.grammar import spelled
-from rosa_bench.config.overrides import check_overrides
-from rosa_bench.config.parse import parse
-from rosa_bench.config.preset import is_sweep
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.files.preset import is_sweep
+from rosa_bench.config.overrides.grammar import spelled
+from rosa_bench.config.overrides.mistakes import check_overrides
 from rosa_bench.records import store
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import rosa_bench
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.report.published import published_folder
 
 ROOT = Path(rosa_bench.__file__).parent.parent

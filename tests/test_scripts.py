@@ -22,7 +22,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from torch import nn
 
 from rosa_bench.api import compose
-from rosa_bench.config.compose import composing
+from rosa_bench.config.composing.compose import composing
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.run import recipe

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from rosa_bench.config.build import build, typed
-from rosa_bench.config.defaults import composed
 from rosa_bench.config.groups import kinds, names_in
+from rosa_bench.config.identity.defaults import composed
 from rosa_bench.methods.base import Method
 from rosa_bench.models.auto.structure import NOTHING, check_adaptable, structure_of
 from rosa_bench.system.errors import UserError, did_you_mean, one_of

@@ -10,7 +10,7 @@ from rosa_bench.choose.candidates import TIME
 from rosa_bench.choose.choosing import Chosen
 from rosa_bench.choose.measuring import gibibytes
 from rosa_bench.choose.plan import Arm, plural
-from rosa_bench.config.folder import own_folder
+from rosa_bench.config.files.folder import own_folder
 from rosa_bench.report.choice import (
     Finalist,
     Recommendation,

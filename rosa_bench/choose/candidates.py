@@ -6,10 +6,10 @@ from typing import NamedTuple
 import msgspec
 
 from rosa_bench.choose.plan import Arm
-from rosa_bench.config.compose import Composer
+from rosa_bench.config.composing.compose import Composer
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.groups import names_in
-from rosa_bench.config.overrides import composition_errors
-from rosa_bench.config.parse import parse
+from rosa_bench.config.overrides.mistakes import composition_errors
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError, one_of
 

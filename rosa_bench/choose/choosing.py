@@ -14,9 +14,9 @@ from rosa_bench.choose.plan import Arm, Counting, sized
 from rosa_bench.choose.runs import Runs
 from rosa_bench.choose.search import Found, search
 from rosa_bench.choose.state import Choice, choice_id, choice_path, load_choice, save_choice
-from rosa_bench.config.compose import Composer, composing
-from rosa_bench.config.deviations import deviations_of
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import Composer, composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.once import rows_read_once
 from rosa_bench.runs.resolve import Inputs, ResolvedRun, find_inputs, resolve

@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.choose.answer import answer
     from rosa_bench.choose.choosing import Request, choose
-    from rosa_bench.config.grammar import spelled
-    from rosa_bench.config.overrides import check_overrides
+    from rosa_bench.config.overrides.grammar import spelled
+    from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.system.files import write_atomic
 
     own, others = split(arguments, lambda key: key in names_of(Options))
@@ -98,7 +98,7 @@ def with_defaults(others: list[str]) -> list[str]:
     >>> with_defaults(["data=mine.csv", "batch_size=8"])
     ['task=classify', 'protocol=fair', 'data=mine.csv', 'batch_size=8']
     """
-    from rosa_bench.config.overrides import groups, settings
+    from rosa_bench.config.overrides.mistakes import groups, settings
 
     keys = {argument.partition("=")[0].lstrip("+~") for argument in others}
     for key in keys & CHOSEN.keys():

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 from rosa_bench.system.errors import UserError, nearest
 
 DEFAULT = "run"  # for arguments that name no command
@@ -30,7 +30,7 @@ def commands() -> dict[str, str]:
 def load(name: str) -> Command:
     """Import a command. Raises `UserError` for an unknown one, which may be a choice whose group was left out."""
     if name not in commands():
-        from rosa_bench.config.overrides import settings
+        from rosa_bench.config.overrides.mistakes import settings
 
         written = {**choices(), **{command: command for command in commands()}}
         near = nearest(name, written)

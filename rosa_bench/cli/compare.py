@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
     from rich.text import Text
 
-    from rosa_bench.config.overrides import check_setting, settings
+    from rosa_bench.config.overrides.mistakes import check_setting, settings
     from rosa_bench.records.find import elsewhere
     from rosa_bench.records.record import RunRecord
     from rosa_bench.records.store import load_records

@@ -140,7 +140,7 @@ def _help(known: Setting) -> str:
 
 def _groups() -> str:
     """Return the configuration groups and their choices, as they are in conf/."""
-    from rosa_bench.config.folder import conf_folder, files_in
+    from rosa_bench.config.files.folder import conf_folder, files_in
 
     groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
     listed = columns((f"{group}:", ", ".join(files_in(group))) for group in groups)

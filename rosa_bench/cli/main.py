@@ -10,7 +10,7 @@ from rosa_bench.cli.commands import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported, output_arrived
 from rosa_bench.cli.options import MULTIRUN, own_config_dir
 from rosa_bench.cli.surroundings import settle
-from rosa_bench.config.folder import config_dir
+from rosa_bench.config.files.folder import config_dir
 from rosa_bench.system import processes
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError

@@ -61,7 +61,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
-        from rosa_bench.config.overrides import explain_composition
+        from rosa_bench.config.overrides.mistakes import explain_composition
 
         return explain_composition(error)  # pyright: ignore[reportArgumentType]
     return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"

@@ -40,9 +40,9 @@ def main(arguments: list[str]) -> None:
     report_at_once("measuring the methods", arguments)
     from rich import get_console
 
-    from rosa_bench.config.compose import composing
-    from rosa_bench.config.grammar import spelled
-    from rosa_bench.config.overrides import check_overrides
+    from rosa_bench.config.composing.compose import composing
+    from rosa_bench.config.overrides.grammar import spelled
+    from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.runs.planning.catalogue import catalogue, details
 
     overrides = list(spelled(overrides))

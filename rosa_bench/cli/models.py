@@ -22,7 +22,7 @@ from rich.table import Table
 
 from rosa_bench.cli.options import parse_options
 from rosa_bench.config.build import build
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 from rosa_bench.models.spec import Encoder, Model
 from rosa_bench.models.weights.wheel import is_complete, pull, pulled_folder
 from rosa_bench.runs.own_models import Own, add_model

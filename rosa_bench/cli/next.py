@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> None:
     """Print the commands."""
     from rich import get_console
 
-    from rosa_bench.config.compose import composing
-    from rosa_bench.config.grammar import spelled
-    from rosa_bench.config.overrides import check_overrides, check_setting
+    from rosa_bench.config.composing.compose import composing
+    from rosa_bench.config.overrides.grammar import spelled
+    from rosa_bench.config.overrides.mistakes import check_overrides, check_setting
     from rosa_bench.records.store import load_records
     from rosa_bench.report.comparison import tells_runs_apart, value_of, values_of
     from rosa_bench.report.make_tables import searched

@@ -33,7 +33,7 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
     """
     from rosa_bench.config.build import typed
     from rosa_bench.config.declared import hints
-    from rosa_bench.config.grammar import text_of, value_of
+    from rosa_bench.config.overrides.grammar import text_of, value_of
 
     known = names_of(kind)
     listed = f"(options: {', '.join(known)})"

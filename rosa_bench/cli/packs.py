@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rosa_bench.cli.messages import explain, report, tracebacks_wanted
 
 if TYPE_CHECKING:
-    from rosa_bench.config.compose import Overrides
+    from rosa_bench.config.composing.compose import Overrides
     from rosa_bench.runs.planning.plan import Job
 
 log = logging.getLogger(__name__)

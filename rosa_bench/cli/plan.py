@@ -28,8 +28,8 @@ def main(arguments: list[str]) -> None:
     report_at_once("planning", arguments)
     from rich import get_console
 
-    from rosa_bench.config.grammar import spelled
-    from rosa_bench.config.overrides import check_overrides
+    from rosa_bench.config.overrides.grammar import spelled
+    from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.runs.planning.plan import plan, show
 
     flags, overrides = separate(arguments)

@@ -47,10 +47,10 @@ def main(arguments: list[str]) -> None:
     report_at_once("preparing", arguments or ["the default run"])
     from omegaconf import OmegaConf
 
-    from rosa_bench.config import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
-    from rosa_bench.config.grammar import spelled
-    from rosa_bench.config.overrides import check_overrides
-    from rosa_bench.config.preset import is_sweep
+    from rosa_bench.config.composing import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
+    from rosa_bench.config.files.preset import is_sweep
+    from rosa_bench.config.overrides.grammar import spelled
+    from rosa_bench.config.overrides.mistakes import check_overrides
 
     for resolver in (processes, gpu_share):  # for conf/launch
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
@@ -146,7 +146,7 @@ def hand_to_hydra(arguments: list[str]) -> None:
 
 def hydras_folder() -> str:
     """Return the folder that Hydra composes from. A mistake in the user's own folder is reported here, in one line."""
-    from rosa_bench.config.folder import conf_folder, own_folder
+    from rosa_bench.config.files.folder import conf_folder, own_folder
 
     own_folder()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come to us as they are, and we explain them
@@ -186,8 +186,8 @@ def run_job(raw: "DictConfig") -> "RunRecord":
     from hydra.core.hydra_config import HydraConfig
 
     from rosa_bench import api
-    from rosa_bench.config.deviations import deviations
-    from rosa_bench.config.parse import parse
+    from rosa_bench.config.composing.parse import parse
+    from rosa_bench.config.identity.deviations import deviations
 
     config = parse(raw)
     return api.complete(config, deviations(raw, HydraConfig.get().runtime.choices))

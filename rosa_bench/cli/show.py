@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> None:
 
     from rich import get_console
 
-    from rosa_bench.config.grammar import spelled
+    from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.records.find import LAST, find_record
     from rosa_bench.report.show.printing import show_run
 

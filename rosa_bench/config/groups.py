@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from rosa_bench.config.build import imported
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 from rosa_bench.config.schema import Protocol
 from rosa_bench.methods.base import Method
 from rosa_bench.models.spec import Encoder, Model

@@ -8,8 +8,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from rosa_bench.config.grammar import spelled, written
-from rosa_bench.config.identity import is_identity, value_before
+from rosa_bench.config.identity.run_id import is_identity, value_before
+from rosa_bench.config.overrides.grammar import spelled, written
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen, words

@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from rosa_bench.config.overrides import check_setting
+from rosa_bench.config.overrides.mistakes import check_setting
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import words
 from rosa_bench.report.comparison import check_values, value_of, values_of

@@ -12,14 +12,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa_bench.config.chosen_model import AUTO, model_overrides
-from rosa_bench.config.compose import Composer, composing
-from rosa_bench.config.folder import own_folder
-from rosa_bench.config.grammar import LONGEST, written
+from rosa_bench.config.composing.chosen_model import AUTO, model_overrides
+from rosa_bench.config.composing.compose import Composer, composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.files.folder import own_folder
 from rosa_bench.config.groups import names_in
-from rosa_bench.config.identity import free_settings, is_identity, public_config
-from rosa_bench.config.overrides import check_setting, composition_errors
-from rosa_bench.config.parse import parse
+from rosa_bench.config.identity.run_id import free_settings, is_identity, public_config
+from rosa_bench.config.overrides.grammar import LONGEST, written
+from rosa_bench.config.overrides.mistakes import check_setting, composition_errors
 from rosa_bench.config.schema import half_decades
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of

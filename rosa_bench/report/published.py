@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rosa_bench.config.build import typed
-from rosa_bench.config.defaults import Default, defaults_of
-from rosa_bench.config.shipped_files import read_yaml
+from rosa_bench.config.files.reading import read_yaml
+from rosa_bench.config.identity.defaults import Default, defaults_of
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Deviation, Variant, frozen
 from rosa_bench.system.files import shipped

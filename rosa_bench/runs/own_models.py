@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa_bench.config.folder import conf_folder, files_in, given_folder
+from rosa_bench.config.files.folder import conf_folder, files_in, given_folder
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 from rosa_bench.system.setting import Checked, setting

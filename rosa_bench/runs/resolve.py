@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rosa_bench.config.identity import identity, run_id
-from rosa_bench.config.named_task import named_task
+from rosa_bench.config.composing.named_task import named_task
+from rosa_bench.config.identity.run_id import identity, run_id
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.source import describe_source
 from rosa_bench.data.spec import HubData

@@ -68,7 +68,7 @@ def joined(**parts: Snapshot) -> Snapshot:
 class Checkpoints:
     """The checkpoints of one run, in ``<folder>/step-<n>-epochs-<n>``. Only the newest is kept.
 
-    identity  the run's identity (`rosa_bench.config.identity.identity`); other runs' checkpoints are refused
+    identity  the run's identity (`rosa_bench.config.identity.run_id.identity`); other runs' checkpoints are refused
     inputs    what the run is trained on (`rosa_bench.runs.inputs`); a checkpoint of other inputs is refused
     every_s   minimum number of seconds between two checkpoints
     """

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import rosa_bench
 from rosa_bench import Attached, RunLength, attach, load_adapter
 from rosa_bench.adapters.base_model import base_model
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.base import Changed

@@ -8,7 +8,7 @@ from rosa_bench.choose.candidates import Untried, candidates
 from rosa_bench.choose.measuring import UnfitError, check_memory, nothing_fits
 from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.state import Choice, choice_id, load_choice, save_choice
-from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.system.errors import UserError
 
 CHOICE = Choice(

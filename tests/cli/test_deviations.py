@@ -7,8 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from rosa_bench.api import _composed
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.identity import free_settings, public_config
+from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.identity.run_id import free_settings, public_config
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.next import next_commands
 from rosa_bench.runs.resolve import ResolvedRun

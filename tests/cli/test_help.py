@@ -12,7 +12,7 @@ import pytest
 import rosa_bench as rosa_bench_package
 from rosa_bench.cli.commands import commands, load
 from rosa_bench.cli.help import options_text
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import Plain
 from rosa_bench.system.setting import setting
 

@@ -11,10 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.grammar import spelled
-from rosa_bench.config.identity import public_config
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.run_id import public_config
+from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.next import next_commands
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rosa_bench.cli import run as running
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.system.errors import PreemptedError
 
 TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from rosa_bench.cli import models as catalog
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 from rosa_bench.models.weights.wheel import NEEDED, pulled_folder
 from rosa_bench.system.errors import UserError
 

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForMaske
 from transformers.utils import logging
 
 from rosa_bench.cli.options import own_config_dir
-from rosa_bench.config.folder import OWN, conf_folder
+from rosa_bench.config.files.folder import OWN, conf_folder
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.records.store import load_records
 from rosa_bench.system.errors import UserError

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.identity import public_config
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.records.predictions import RowPredictions
 from rosa_bench.records.predictions import save as save_predictions
 from rosa_bench.records.record import RunRecord, from_values, to_values

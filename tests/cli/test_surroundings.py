@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.config.grammar import spelled
+from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 

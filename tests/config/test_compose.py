@@ -9,10 +9,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.identity import public_config
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
 

@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.build import build
-from rosa_bench.config.compose import default_for
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import default_for
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.methods.adapted import AdapterMethod, LowRankMethod

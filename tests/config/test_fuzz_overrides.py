@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.composing.compose import Composer, composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.declared import hints
-from rosa_bench.config.grammar import spelled
 from rosa_bench.config.groups import GROUPS, kinds
-from rosa_bench.config.overrides import check_overrides, composition_errors
-from rosa_bench.config.parse import parse
+from rosa_bench.config.overrides.grammar import spelled
+from rosa_bench.config.overrides.mistakes import check_overrides, composition_errors
 from rosa_bench.config.schema import Plain, RunConfig, Shorthand
 from rosa_bench.system.errors import UserError
 

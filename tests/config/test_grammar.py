@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from rosa_bench.config.build import build, typed
-from rosa_bench.config.compose import composing
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.declared import alternatives, hints
-from rosa_bench.config.grammar import is_text, spelled, written
 from rosa_bench.config.groups import GROUPS, kinds
-from rosa_bench.config.parse import parse
+from rosa_bench.config.overrides.grammar import is_text, spelled, written
 from rosa_bench.config.schema import Plain, RunConfig, Shorthand
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError

@@ -7,7 +7,7 @@ import pytest
 
 from rosa_bench.cli.help import options_text
 from rosa_bench.config.groups import GROUPS, kinds
-from rosa_bench.config.identity import free_settings, identity, is_identity, public_config, value_before
+from rosa_bench.config.identity.run_id import free_settings, identity, is_identity, public_config, value_before
 from rosa_bench.config.schema import Plain, RunConfig
 from rosa_bench.system.setting import ABSENT, setting, settings_of
 

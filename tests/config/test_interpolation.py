@@ -8,13 +8,14 @@ import hydra
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from rosa_bench.config import build, compose
-from rosa_bench.config.compose import composing
+from rosa_bench.config import build
+from rosa_bench.config.composing import compose
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.interpolation import resolved
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.composing.placing import _placing
 from rosa_bench.config.declared import UnfittingError, fitting
 from rosa_bench.config.groups import GROUPS, names_in
-from rosa_bench.config.interpolation import resolved
-from rosa_bench.config.parse import parse
-from rosa_bench.config.placing import _placing
 from rosa_bench.config.schema import Plain
 from rosa_bench.system.errors import UserError
 

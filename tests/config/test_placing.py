@@ -7,11 +7,11 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.placing import Placing, plain
+from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.files.reading import read_yaml
 from rosa_bench.config.groups import names_in
-from rosa_bench.config.placing import Placing, plain
-from rosa_bench.config.shipped_files import read_yaml
 from rosa_bench.report.published import published_folder
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rosa_bench.config.identity import public_config
+from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import resolve
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.hub import fetch_rows, files_of
 from rosa_bench.data.spec import HubData

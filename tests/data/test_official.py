@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.official import are_official, is_subset
 from rosa_bench.data.rows import DataInfo, Row, fingerprint

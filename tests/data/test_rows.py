@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.rows import Row, fingerprint
 from rosa_bench.data.source import ENDINGS, describe_source, find_file

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from rosa_bench.config.defaults import composed
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.defaults import composed
 
 
 def answer(folder: Path) -> None:

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import MPNetConfig, MPNetForSequenceClassification, PreTrainedModel
 
-from rosa_bench.config.defaults import composed
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.defaults import composed
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.linear import LINEAR_TYPES, weight_of

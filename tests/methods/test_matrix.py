@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
 from rosa_bench.layers.fused.joined import joined

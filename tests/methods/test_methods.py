@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from rosa_bench.config.build import build
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import Adapter
 from rosa_bench.methods.base import Method

@@ -14,9 +14,9 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.grammar import spelled
-from rosa_bench.config.identity import public_config
+from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.identity.run_id import public_config
+from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.peft_tuner import PeftTuner

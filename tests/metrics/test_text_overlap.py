@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosa_bench import __version__
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.metrics.text_overlap import SCORES, SIGNATURE, score
 
 Item = tuple[str, list[str]]

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from rosa_bench.cli.models import load_specs
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length

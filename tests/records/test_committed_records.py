@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
-from rosa_bench.config.defaults import composed
-from rosa_bench.config.identity import identity, run_id
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.defaults import composed
+from rosa_bench.config.identity.run_id import identity, run_id
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records

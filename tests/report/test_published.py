@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.config.defaults import defaults_of
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.report.published import load_published, published_folder
 
 NAMES = ("table1", "table2", "table3", "table4", "table5")

@@ -29,8 +29,8 @@ import torch
 from msgspec import UNSET
 
 from rosa_bench import lowrank
-from rosa_bench.config.compose import composing
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.records.store import load_records
 from rosa_bench.runs import run

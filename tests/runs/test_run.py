@@ -16,7 +16,7 @@ from sklearn.metrics import matthews_corrcoef
 from torch.nn import functional
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch, parts, to_device
 from rosa_bench.data.rows import Row

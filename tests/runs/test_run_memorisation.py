@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.deviations import deviations_of
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.runs.resolve import ResolvedRun, resolve

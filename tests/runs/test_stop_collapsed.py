@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from rosa_bench.config.compose import composing
+from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.measured import Stopped
 from rosa_bench.records.mistake import mistake_in

@@ -14,8 +14,8 @@ from typing import Any
 import hydra
 import pytest
 
-from rosa_bench.config.folder import conf_folder
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record, load_records, runs_folder

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import numpy as np
 
-from rosa_bench.config.looks import looks
+from rosa_bench.config.files.looks import looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words

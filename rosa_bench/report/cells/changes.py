@@ -7,8 +7,8 @@ run at the old default is now a run with that setting changed, and an old run th
 from functools import cache
 from typing import Any
 
-from rosa_bench.config.defaults import Default, defaults_of
-from rosa_bench.config.identity import GENERATOR_NAMES, is_found, is_identity, value_before
+from rosa_bench.config.identity.defaults import Default, defaults_of
+from rosa_bench.config.identity.run_id import GENERATOR_NAMES, is_found, is_identity, value_before
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.kept import kept
 from rosa_bench.system.setting import ABSENT

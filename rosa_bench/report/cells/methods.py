@@ -5,7 +5,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean, geometric_mean
 
-from rosa_bench.config.preset import swept
+from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
 from rosa_bench.report.cells.costs import made_on, most_common, peak_memory_bytes, time_ratio

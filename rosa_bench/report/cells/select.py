@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rosa_bench.config.identity import is_identity
+from rosa_bench.config.identity.run_id import is_identity
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up

@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.page.details import Curve, Fact, curves_of, facts_of
 from rosa_bench.report.page.run_list import FIELDS, Field, label_of, panel_of

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.folder import own_folder
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.files.folder import own_folder
 from rosa_bench.config.groups import names_in
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
-from rosa_bench.config.named_task import named_task
+from rosa_bench.config.composing.named_task import named_task
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.records.measured import Forgetting

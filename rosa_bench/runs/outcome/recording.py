@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from msgspec import convert, structs
 
-from rosa_bench.config.identity import public_config
+from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.records.conditions import Data, Device, Parameters
 from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import PeakBytes, Seconds, Weights

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rosa_bench.config.compose import Composer
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.composing.compose import Composer
+from rosa_bench.config.files.folder import files_in
+from rosa_bench.config.files.reading import read_settings
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.config.shipped_files import read_settings
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
 from rosa_bench.models.weights.source import locate
@@ -124,8 +124,8 @@ def size(config: RunConfig) -> Size:
 
 def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConfig:
     """Return the settings of a run with this method."""
-    from rosa_bench.config.overrides import composition_errors
-    from rosa_bench.config.parse import parse
+    from rosa_bench.config.composing.parse import parse
+    from rosa_bench.config.overrides.mistakes import composition_errors
 
     with composition_errors():
         return parse(composer.settings((*overrides, f"method={name}")))
@@ -133,7 +133,7 @@ def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConf
 
 def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
     """Return a task that fits the chosen model, unless the overrides name one."""
-    from rosa_bench.config.overrides import composition_errors
+    from rosa_bench.config.overrides.mistakes import composition_errors
 
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     if "task" in given or given.get("model", "roberta_base") not in names_in("model"):

@@ -14,8 +14,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from rosa_bench.config.compose import Overrides, composing
-from rosa_bench.config.parse import parse
+from rosa_bench.config.composing.compose import Overrides, composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import Records, load_records

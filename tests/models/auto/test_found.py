@@ -15,9 +15,9 @@ from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoMo
 from rosa_bench.adapters.attach import attached
 from rosa_bench.adapters.attached import Attached
 from rosa_bench.adapters.compose import Chosen
-from rosa_bench.config.chosen_model import model_overrides
-from rosa_bench.config.compose import composing
-from rosa_bench.config.deviations import deviations_of
+from rosa_bench.config.composing.chosen_model import model_overrides
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.base import RunLength

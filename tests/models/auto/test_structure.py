@@ -15,7 +15,7 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.layers.surgery import linear_names, name_matches
 from rosa_bench.models.auto.structure import NOTHING, attention_projections, check_adaptable, pattern_of, structure_of
 from rosa_bench.system.errors import UserError

@@ -8,11 +8,11 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from rosa_bench.config.compose import composing
-from rosa_bench.config.defaults import CHOSEN, composed, defaults_of
-from rosa_bench.config.deviations import deviations_of
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.groups import names_in
-from rosa_bench.config.parse import parse
+from rosa_bench.config.identity.defaults import CHOSEN, composed, defaults_of
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.changes import changes_of

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from rosa_bench.config.preset import swept
+from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
 from rosa_bench.report.cells.select import select

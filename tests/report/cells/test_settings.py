@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import setting_of, variant_of, words
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError

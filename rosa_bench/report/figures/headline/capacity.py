@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, is_resampled, period_order, period_words, plain_arms
 from rosa_bench.report.cells.differences import Difference, paired

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE

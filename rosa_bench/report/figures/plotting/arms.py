@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, arm_labels, arm_order, is_resampled
 from rosa_bench.report.cells.select import Group

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.config.defaults import defaults_of
-from rosa_bench.config.looks import looks
+from rosa_bench.config.files.looks import looks
+from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words

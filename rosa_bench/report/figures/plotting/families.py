@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
-from rosa_bench.config.looks import look_of, looks
+from rosa_bench.config.files.looks import look_of, looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, is_resampled, period_order, period_words, plain_arms
 from rosa_bench.report.cells.settings import Variant

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.colors import to_rgb
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import faded
 

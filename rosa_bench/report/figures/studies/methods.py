@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons

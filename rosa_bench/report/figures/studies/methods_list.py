@@ -7,7 +7,7 @@ from statistics import quantiles
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.config.looks import look_of
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodRow
 from rosa_bench.report.figures.plotting.arms import plot_whiskers

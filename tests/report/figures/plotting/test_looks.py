@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from rosa_bench.config.looks import looks
+from rosa_bench.config.files.looks import looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import Deviation, Variant
 from rosa_bench.report.figures.drawing import styled

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from rosa_bench.config.build import build
-from rosa_bench.config.compose import Composer, composing
+from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.config.groups import GROUPS, names_in
 from rosa_bench.system.errors import one_of
 from rosa_bench.tasks.base import Task

@@ -6,12 +6,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from rosa_bench.config.chosen_model import PLACES, model_overrides
-from rosa_bench.config.compose import Composer
+from rosa_bench.config.composing.chosen_model import PLACES, model_overrides
+from rosa_bench.config.composing.compose import Composer
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.declared import literal
-from rosa_bench.config.grammar import written
-from rosa_bench.config.identity import free_settings, is_identity
-from rosa_bench.config.parse import parse
+from rosa_bench.config.identity.run_id import free_settings, is_identity
+from rosa_bench.config.overrides.grammar import written
 from rosa_bench.config.schema import Plain, RunConfig
 
 GROUPS = ("task", "model", "method", "protocol")

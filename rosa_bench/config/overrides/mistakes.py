@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rosa_bench.config.declared import alternatives, hints
-from rosa_bench.config.folder import conf_folder
+from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in

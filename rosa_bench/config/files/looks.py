@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rosa_bench.config.folder import files_in
-from rosa_bench.config.shipped_files import read_settings
+from rosa_bench.config.files.folder import files_in
+from rosa_bench.config.files.reading import read_settings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from rosa_bench.config.folder import conf_folder, files_in, own_folder
-from rosa_bench.config.shipped_files import read_settings
+from rosa_bench.config.files.folder import conf_folder, files_in, own_folder
+from rosa_bench.config.files.reading import read_settings
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra

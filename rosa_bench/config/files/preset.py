@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from rosa_bench.config.folder import files_in
+from rosa_bench.config.files.folder import files_in
 
 
 @cache

@@ -20,9 +20,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.config.folder import conf_folder, own_folder
-from rosa_bench.config.interpolation import entries_for
-from rosa_bench.config.placing import placing, plain
+from rosa_bench.config.composing.interpolation import entries_for
+from rosa_bench.config.composing.placing import placing, plain
+from rosa_bench.config.files.folder import conf_folder, own_folder
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import settings_of

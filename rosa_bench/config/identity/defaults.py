@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rosa_bench.config.compose import composing
+from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.composing.placing import CHOSEN, placing
 from rosa_bench.config.groups import names_in
-from rosa_bench.config.identity import free_settings, is_identity, public_config
-from rosa_bench.config.parse import parse
-from rosa_bench.config.placing import CHOSEN, placing
+from rosa_bench.config.identity.run_id import free_settings, is_identity, public_config
 from rosa_bench.system.errors import UserError
 
 REFERENCE = re.compile(r"\$\{(\w+)\}")  # ${rank}

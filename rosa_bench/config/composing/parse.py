@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from rosa_bench.config.build import build, typed
+from rosa_bench.config.composing.interpolation import resolved
 from rosa_bench.config.groups import GROUPS
-from rosa_bench.config.interpolation import resolved
 from rosa_bench.config.schema import Plain, RunConfig, Shorthand, half_decades
 
 

@@ -1,0 +1,1 @@
+"""Configuration files: where they are, and what they say without being composed."""

@@ -1,0 +1,1 @@
+"""What a user types: its grammar, and its mistakes."""
