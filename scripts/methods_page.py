@@ -9,7 +9,7 @@ has been added or changed.
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from rosa_bench.cli.methods import count, memory
+from rosa_bench.cli.commands.methods import count, memory
 from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.config.groups import names_in
 from rosa_bench.runs.planning.catalogue import Entry, about, catalogue

@@ -16,8 +16,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from rich import reconfigure
 
-from rosa_bench.cli.choose import CHOSEN
-from rosa_bench.cli.choose import Options as ChooseOptions
+from rosa_bench.cli.commands.choose import CHOSEN
+from rosa_bench.cli.commands.choose import Options as ChooseOptions
 from rosa_bench.cli.main import main
 from rosa_bench.cli.options import names_of, own_config_dir, separate, split
 from rosa_bench.config.composing.compose import composing

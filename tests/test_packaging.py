@@ -107,7 +107,7 @@ OPTIONAL = {
     "rosa_bench/methods/prompt_tuning.py": "peft", "rosa_bench/methods/peft_tuner.py": "peft",
     "rosa_bench/methods/peft_config.py": "peft", "rosa_bench/methods/peft_starts.py": "peft",
     "rosa_bench/methods/virtual_tokens.py": "peft",
-    "rosa_bench/integrations/peft": "peft", "rosa_bench/cli/on_ray.py": "ray",
+    "rosa_bench/integrations/peft": "peft", "rosa_bench/cli/launchers/on_ray.py": "ray",
     "rosa_bench/layers/storage/quantised.py": "quantised",
 }  # fmt: skip
 

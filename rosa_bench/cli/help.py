@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, Field
 from typing import Any
 
-from rosa_bench.cli.commands import DEFAULT, commands, load, summary
+from rosa_bench.cli.command import DEFAULT, commands, load, summary
 from rosa_bench.system.setting import Setting, settings_of
 from rosa_bench.system.version import __version__
 

@@ -6,7 +6,7 @@ Heavy libraries are imported by the commands that need them, so that help and er
 import sys
 from collections.abc import Sequence
 
-from rosa_bench.cli.commands import DEFAULT, commands, load
+from rosa_bench.cli.command import DEFAULT, commands, load
 from rosa_bench.cli.messages import errors_reported, output_arrived
 from rosa_bench.cli.options import MULTIRUN, own_config_dir
 from rosa_bench.cli.surroundings import settle

@@ -37,9 +37,9 @@ import torch
 from rich import box, get_console
 from rich.table import Table
 
+from rosa_bench.cli.commands.models import pull_named
 from rosa_bench.cli.main import main as program
 from rosa_bench.cli.messages import errors_reported
-from rosa_bench.cli.models import pull_named
 from rosa_bench.runs import run as _imported_early  # noqa: F401 - a forked process then starts at once
 from scripts.arguments import one_of, start, whole_number
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import rosa_bench as rosa_bench_package
-from rosa_bench.cli.commands import commands, load
+from rosa_bench.cli.command import commands, load
 from rosa_bench.cli.help import options_text
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import Plain

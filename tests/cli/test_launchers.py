@@ -142,7 +142,7 @@ def is_at_home(process: Path, home: Path) -> bool:
 
 
 def test_signals_stay_ours_and_all_lines_are_printed_on_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rosa_bench.cli.on_ray import Cluster
+    from rosa_bench.cli.launchers.on_ray import Cluster
 
     for name in ("RAY_AUTH_MODE", "RAY_COLOR_PREFIX", "RAY_DEDUP_LOGS"):
         monkeypatch.delenv(name, raising=False)

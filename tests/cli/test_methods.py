@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from rosa_bench.cli.methods import LEGEND, table
-from rosa_bench.cli.models import load_specs
+from rosa_bench.cli.commands.methods import LEGEND, table
+from rosa_bench.cli.commands.models import load_specs
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.files.folder import conf_folder, files_in
 from rosa_bench.config.groups import names_in

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rosa_bench.cli import run as running
+from rosa_bench.cli.commands import run as running
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.system.errors import PreemptedError
 

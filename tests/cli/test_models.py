@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rosa_bench.cli import models as catalog
+from rosa_bench.cli.commands import models as catalog
 from rosa_bench.config.files.folder import files_in
 from rosa_bench.models.weights.wheel import NEEDED, pulled_folder
 from rosa_bench.system.errors import UserError

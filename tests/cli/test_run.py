@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rosa_bench.cli import run as running
+from rosa_bench.cli.commands import run as running
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.lock import locked

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rosa_bench.cli.score import COLUMNS, show_scores
+from rosa_bench.cli.commands.score import COLUMNS, show_scores
 from rosa_bench.metrics.text_overlap import SCORES, SIGNATURE
 from rosa_bench.records.generations import Generation, to_lines
 from rosa_bench.system.errors import UserError

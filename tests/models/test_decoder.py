@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.cli.models import load_specs
+from rosa_bench.cli.commands.models import load_specs
 from rosa_bench.config.files.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.decoder import is_causal, load_decoder

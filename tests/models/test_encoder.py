@@ -19,7 +19,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from rosa_bench.cli.models import load_specs
+from rosa_bench.cli.commands.models import load_specs
 from rosa_bench.config.files.folder import files_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.encoder import load_encoder

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import rosa_bench
-from rosa_bench.cli import tables
+from rosa_bench.cli.commands import tables
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report import published

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rosa_bench.cli.compare import main as compare_command
+from rosa_bench.cli.commands.compare import main as compare_command
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report.cells.select import select

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from rosa_bench.cli.score import show_scores
+from rosa_bench.cli.commands.score import show_scores
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.records import generations

@@ -17,7 +17,7 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from rosa_bench.cli.models import load_specs
+from rosa_bench.cli.commands.models import load_specs
 from rosa_bench.config.files.folder import files_in
 from rosa_bench.models.spec import Decoder, Wheel
 from rosa_bench.models.weights.source import locate

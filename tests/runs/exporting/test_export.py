@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rosa_bench
-from rosa_bench.cli.export import main
+from rosa_bench.cli.commands.export import main
 from rosa_bench.layers.storage.quantised import KINDS as QUANTISED
 from rosa_bench.models.base_dtype import round_to
 from rosa_bench.records.record import RunRecord

@@ -1,4 +1,4 @@
-"""Find the commands from the files in this folder, without importing them."""
+"""Find the commands from the files in `rosa_bench/cli/commands`, without importing them."""
 
 import ast
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Command(Protocol):
 @cache
 def commands() -> dict[str, str]:
     """Return the commands in alphabetical order: name -> help text, which is the module's docstring."""
-    texts = {path.stem: _docstring(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
+    texts = {path.stem: _docstring(path) for path in sorted((Path(__file__).parent / "commands").glob("*.py"))}
     return {name: text for name, text in texts.items() if f"\nUsage: rosa-bench {name}" in f"\n{text}"}
 
 
@@ -38,7 +38,7 @@ def load(name: str) -> Command:
         if name in settings():
             meant = f"; did you mean {name}=VALUE?"
         raise UserError(f"{name} is not a command{meant} (commands: {', '.join(commands())})")
-    return cast(Command, import_module(f"rosa_bench.cli.{name}"))
+    return cast(Command, import_module(f"rosa_bench.cli.commands.{name}"))
 
 
 def choices() -> dict[str, str]:

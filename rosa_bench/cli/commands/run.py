@@ -72,8 +72,8 @@ def main(arguments: list[str]) -> None:
 
 def sweep(overrides: list[str]) -> None:
     """Check every job of a sweep, let Hydra run them, and exit with status 1 unless all are completed."""
-    from rosa_bench.cli.packs import plan_packs
-    from rosa_bench.cli.plan import refuse_invalid
+    from rosa_bench.cli.commands.plan import refuse_invalid
+    from rosa_bench.cli.launchers.packs import plan_packs
     from rosa_bench.runs.planning.plan import plan
     from rosa_bench.runs.status import status_of
 
@@ -158,7 +158,7 @@ def experiment(raw: "DictConfig") -> None:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from rosa_bench.cli.packs import made_in_pack
+    from rosa_bench.cli.launchers.packs import made_in_pack
 
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_reported():
