@@ -44,7 +44,7 @@ FORMS = (
     "{key}/x={value}", "{key}=={value}", " {key}={value}", "hydra.{key}={value}", "default.{key}={value}",
     "+{key}.x.y={value}", "{key}:{value}", "{key} ={value}",
 )  # fmt: skip
-ONCE_WRONG = (870, 1450, 2007)  # a line end in device=, a long message, an element of a list by a name
+ONCE_WRONG = (870, 1680, 1450, 2007)  # a line end in device= and in protocol=, a long message, an element by a name
 WEIGHTS = (40, 6, 6, *[1] * (len(FORMS) - 3))
 
 

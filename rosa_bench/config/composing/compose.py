@@ -25,6 +25,7 @@ from rosa_bench.config.composing.placing import placing, plain
 from rosa_bench.config.files.folder import conf_folder, own_folder
 from rosa_bench.config.schema import Plain, Shorthand
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.printable import printable
 from rosa_bench.system.setting import settings_of
 
 Overrides = tuple[str, ...]
@@ -67,7 +68,8 @@ def default_for(key: str, *, _root_: DictConfig) -> Any:
     group, _, name = key.partition(".")
     chosen = _root_[group].name
     raise UserError(
-        f"{group}={chosen} has no default {name} for protocol={_root_.protocol.name} and this task; set {key} yourself"
+        f"{group}={printable(str(chosen))} has no default {name} for protocol={printable(str(_root_.protocol.name))} "
+        f"and this task; set {key} yourself"
     )
 
 
