@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from rosa_bench.config.build import build
-from rosa_bench.config.composing.compose import default_for
+from rosa_bench.config.composing.compose import composing, default_for
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
@@ -90,9 +90,9 @@ def test_a_task_composes_and_its_metric_computes_the_reported_score(compose: Com
 
 
 @pytest.mark.parametrize("name", sorted(set(names("model")) - {"auto"}))  # which needs a model of the user's
-def test_a_model_composes(compose: Compose, name: str) -> None:
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        raw = hydra.compose("config", overrides=[f"model={name}"])
+def test_a_model_composes(name: str) -> None:
+    with composing() as composer:
+        raw = composer.compose((f"model={name}",))
     model = build(Model, raw.model, at="model", default=Encoder)
     assert model.name == name
     assert model.title
@@ -113,7 +113,7 @@ def test_a_method_composes_with_a_learning_rate_for_every_protocol(compose: Comp
 
 
 @pytest.mark.parametrize("name", names("experiment"))
-def test_every_job_of_an_experiment_composes(name: str) -> None:
+def test_every_job_of_an_experiment_composes(compose: Compose, name: str) -> None:
     sweep = OmegaConf.select(OmegaConf.load(conf_folder() / "experiment" / f"{name}.yaml"), "hydra.sweeper.params")
     parser = OverridesParser.create()
     swept = [parser.parse_override(f"{key}={value}") for key, value in (sweep or {}).items()]
@@ -127,9 +127,8 @@ def test_every_job_of_an_experiment_composes(name: str) -> None:
     jobs = {tuple(first)} | {
         (*first[:place], option, *first[place + 1 :]) for place, options in enumerate(choices) for option in options
     }
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        for job in sorted(jobs):  # every value of each swept key, with the first value of the others
-            parse(hydra.compose("config", overrides=[f"+experiment={name}", *job]))
+    for job in sorted(jobs):  # every value of each swept key, with the first value of the others
+        compose(f"+experiment={name}", *job)
 
 
 @pytest.mark.parametrize("name", names("experiment"))
@@ -224,9 +223,9 @@ def test_the_task_chooses_the_model_unless_one_is_given(compose: Compose, order:
     assert compose(*(reversed(given) if order else given)).model.name == "tiny_bert"
 
 
-def test_a_given_lr_overrides_the_default() -> None:
+def test_a_given_lr_overrides_the_default(compose: Compose) -> None:
     for name in names("method"):
-        assert parse(changed("lr=0.125", method=name)).lr == 0.125
+        assert compose(f"method={name}", "lr=0.125").lr == 0.125
 
 
 def test_half_decades_stay_on_one_grid() -> None:

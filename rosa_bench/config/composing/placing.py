@@ -14,15 +14,17 @@ from rosa_bench.config.files.reading import read_settings
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra
-MODEL, PROTOCOL = "/model", "override /protocol"  # what a recipe's defaults may choose, beside another recipe
+PRESET = "+experiment"  # adds values, and chooses what the command line leaves out
+GLOBAL = "# @package _global_\n"  # the first line of a preset: its values are those of a run
+OVERRIDES = {f"override /{group}": group for group in CHOSEN}  # how a preset chooses
 
 
 class Placing:
-    """Composes choices of a task, a model, a method and a protocol. Hydra must be initialised.
+    """Composes choices of a preset, a task, a model, a method and a protocol. Hydra must be initialised.
 
-    A task's file chooses a recipe, and that a model. The files of the other groups are then put in place. Hydra
-    composes what is not written in the package's own forms, as a task of the user's may be. What was read once is kept,
-    so changed files need a new instance.
+    A task's file chooses a recipe, and that a model. The files of the other groups are then put in place, and the
+    preset's values come last. Hydra composes what is not written in the package's own forms, as a task of the user's
+    may be. What was read once is kept, so changed files need a new instance.
     """
 
     def __init__(self) -> None:
@@ -32,13 +34,23 @@ class Placing:
         self._files = cache(files_in)
         self._placed = cache(self._put_in_place)
         self._tasks = cache(self._task)
+        self._presets = cache(self._preset)
 
     def composed(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the settings by group, with references unresolved; None if only Hydra knows these choices.
 
-        What ``names`` leaves out is what the task, or else conf/config.yaml, chooses. Callers must not change the
-        result: parts of it are shared.
+        ``names`` has a name for some of `CHOSEN` and `PRESET`. What it leaves out is what the preset, the task, or
+        else conf/config.yaml chooses. Callers must not change the result: parts of it are shared.
         """
+        if PRESET not in names:
+            return self._chosen(names)
+        if (preset := self._presets(names[PRESET])) is None:
+            return None
+        choices, values = preset
+        below = self._chosen(choices | {group: name for group, name in names.items() if group != PRESET})
+        return None if below is None else merged(below, values)
+
+    def _chosen(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         if not all(group in CHOSEN and name in self._files(group) for group, name in names.items()):
             return None
         whole = dict(self._tasks(names.get("task")))
@@ -50,6 +62,27 @@ class Placing:
                 return self._hydras(tuple(f"{group}={name}" for group, name in names.items()))
             whole[group] = placed
         return whole
+
+    def _preset(self, name: str) -> tuple[dict[str, str], dict[str, Any]] | None:
+        """Return the groups that a preset of the package chooses, and its values; None if its file has another form."""
+        path = self._files("experiment").get(name)
+        if path is None or own_folder() is not None or not path.read_text(encoding="utf-8").startswith(GLOBAL):
+            return None
+        chosen: dict[str, str] = {}
+        values: dict[str, Any] = {}
+        own = dict(self._file(path))
+        for one in own.pop("defaults"):
+            match one:
+                case "_self_":
+                    continue
+                case str(other) if found := self._presets(other):
+                    chosen, values = found[0] | chosen, merged(values, found[1])
+                case dict() if one.keys() <= OVERRIDES.keys():
+                    chosen |= {OVERRIDES[key]: choice for key, choice in one.items()}
+                case _:
+                    return None
+        own.pop("hydra", None)
+        return chosen, merged(values, own)
 
     def _put_in_place(self, group: str, name: str) -> dict[str, Any] | None:
         """Return the settings of a group whose file nothing else changes; None if Hydra must compose them."""
