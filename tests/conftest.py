@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,17 +33,28 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
 os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
-# Must be set before these modules are imported. Every call then checks the shapes of its tensors.
+# Must be set before these modules are imported. Every call then checks the shapes of its tensors, in the tests of
+# these modules and of the methods that use them. Elsewhere whole runs would make the same calls thousands of times, and
+# the checks take a third of their time.
 install_import_hook(
     ["rosa_bench.lowrank", "rosa_bench.layers", "rosa_bench.tasks.regression.theory", "rosa_bench.training.spectrum"],
     "beartype.beartype",
 )
+SHAPES_CHECKED = ("test_lowrank.py", "layers", "methods", "adapters", "tasks/regression", "training/test_spectrum.py")
 
 torch.set_num_threads(1)  # several workers share the cores
 
 # The same examples every time, and none stored on disk, so that everyone sees the same failures.
 settings.register_profile("rosa_bench", derandomize=True, database=None, deadline=None)
 settings.load_profile("rosa_bench")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check shapes in this test, or do not."""
+    place = item.path.relative_to(Path(__file__).parent)
+    checked = any(place.is_relative_to(checked) for checked in SHAPES_CHECKED)
+    jaxtyping_config.update("jaxtyping_disable", not checked)
 
 
 def pytest_unconfigure() -> None:
