@@ -36,6 +36,7 @@ LEVELS = (0.05, 0.05 / 36)
 METHODS, LEADERS = 37, 6
 LEADS = (1.0, 2.0, 3.0)  # points
 DRAWS, BATCH = 3000, 500
+REPEATS = 100
 MIXED = 256  # priors and variances drawn for one p of Behrens and Fisher's
 DFS = np.geomspace(0.05, 1e6, 4000)  # of a prior; the largest stands for infinitely many
 UNSTABLE = 8.0  # points: a cell with a larger standard deviation has a run that failed to learn
@@ -43,6 +44,7 @@ COLLAPSED = 0.03  # share of collapsed runs in the real table
 DROPS = (45.0, 75.0, 15.0)  # points that a collapsed run loses on CoLA, STS-B and MRPC
 WINSORISED = (0.05, 0.9)  # quantiles
 EACH = slice(None)
+SIDES = {"ahead": 1, "behind": -1}
 
 Array = NDArray[np.floating]
 Scores = list[Array]  # of each task: (draws, methods, seeds), LoRA first
@@ -55,22 +57,20 @@ Test = Callable[[Array], Array]  # from differences to p, (draws, methods - 1)
 
 def main() -> None:
     """Draw, count, print, and write the figures to results/benchmarks."""
-    real, rng = real_scores(), np.random.default_rng(0)
-    found = {f"the real table: {name}": figures for name, figures in stars(real, rng).items()}
+    (names, real), rng = real_table(), np.random.default_rng(0)
+    found = {f"the real table: {name}": figures for name, figures in stars(names, real, rng).items()}
     for title, scene in scenes(real).items():
         named = rates(scene, [one.shape[-1] for one in real], rng, draws=DRAWS)
         found |= {f"{title}: {name}": figures for name, figures in named.items()}
     write_report("many_methods", found, folder=RESULTS, what=__doc__, device=torch.device("cpu"))
 
 
-def real_scores() -> Scores:
-    """Return the scores of the largest table of methods in results, times 100, as one draw."""
+def real_table() -> tuple[list[str], Scores]:
+    """Return the methods but LoRA of the largest table in results, and all scores times 100, as one draw."""
     one = method_comparisons(select(api.load_records("results")))[0]
-    ordered = sorted(one.rows, key=lambda row: row.variant.method != "lora")
-    return [
-        np.array([[[100 * score for score in row.cells[task].by_seed.values()] for row in ordered]])
-        for task in one.tasks
-    ]
+    lora, *others = sorted(one.rows, key=lambda row: row.variant.method != "lora")
+    by_task = [[list(row.cells[task].by_seed.values()) for row in (lora, *others)] for task in one.tasks]
+    return [row.name for row in others], [100 * np.array([scores]) for scores in by_task]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,14 +164,20 @@ def rates(scene: Scene, counts: Sequence[int], rng: np.random.Generator, *, draw
     return {name: dict(zip(names, np.mean(some, axis=0).tolist(), strict=True)) for name, some in found.items()}
 
 
-def stars(real: Scores, rng: np.random.Generator) -> dict[str, Figures]:
-    """Return how many methods are significantly ahead of LoRA and behind it, after Holm's correction."""
-    mean = differences(real)
-    starred = {name: significant(test(mean)) for name, test in tests(real, rng).items()}
-    return {
-        name: {"ahead": float((some & (mean > 0)).sum()), "behind": float((some & (mean < 0)).sum())}
-        for name, some in starred.items()
-    }
+def stars(names: Sequence[str], real: Scores, rng: np.random.Generator) -> dict[str, Figures]:
+    """Return how many methods are significantly ahead of LoRA and behind it by each test, and p of those of today.
+
+    All p are after Holm's correction. Those that are drawn are means over `REPEATS` times.
+    """
+    mean = differences(real)[0]
+    repeated = tests([one.repeat(REPEATS, axis=0) for one in real], rng)
+    p = {name: np.array(holm(test(mean).mean(0).tolist()), dtype=float) for name, test in repeated.items()}
+    found = {}
+    for name, some in p.items():
+        counts = {side: float((some[sign * mean > 0] < LEVELS[0]).sum()) for side, sign in SIDES.items()}
+        of_today = np.flatnonzero(p["today"] < LEVELS[0]).tolist()
+        found[name] = {**counts, **{f"p of {names[place]}": float(some[place]) for place in of_today}}
+    return found
 
 
 def differences(scores: Scores) -> Array:
