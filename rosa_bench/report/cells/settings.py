@@ -130,8 +130,9 @@ def listed(values: Iterable[Hashable]) -> str:
     """Format values in order: numbers by size, then all others by their text."""
 
     def place(value: Hashable) -> tuple[float, str]:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return (value, "") if is_number else (math.inf, words(value))
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value, ""
+        return math.inf, words(value)
 
     return ", ".join(map(words, sorted(values, key=place)))
 
