@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -19,12 +20,15 @@ import numpy as np
 import pytest
 import torch
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from scipy import stats
+from scipy.special import stdtr
 from torch import nn
 
 from rosa_bench.api import compose
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.report.cells.differences import noncentrality, stratified
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.errors import UserError
 
@@ -173,6 +177,65 @@ def test_one_task_that_varies_most_makes_the_test_with_few_seeds_wrong(script: M
     )
     assert uneven > 2
     assert even < 1
+
+
+def test_the_seeds_needed_are_those_of_the_noncentral_t(script: ModuleType) -> None:
+    """Of one task, for which they are exact."""
+    few_seeds = import_module("scripts.studies.few_seeds")
+    found = few_seeds.seeds_needed(2.0, [1.5], np.random.default_rng(0), draws=10_000)
+    assert found["at 0.05"] == next(n for n in range(2, 50) if noncentrality(n - 1) * 1.5 * math.sqrt(2 / n) < 2)
+
+
+def test_the_study_of_many_methods_tests_as_compare_does(script: ModuleType) -> None:
+    many_methods, rng = import_module("scripts.studies.many_methods"), np.random.default_rng(0)
+    scores = [spread * rng.standard_normal((1, 5, count)) for spread, count in ((1, 2), (3, 3), (9, 4))]
+    p = many_methods.tests(scores, rng)["today"](many_methods.differences(scores))
+    by_seed = [[dict(enumerate(one)) for one in task[0].tolist()] for task in scores]
+    expected = [stratified([(task[method], task[0]) for task in by_seed]) for method in range(1, 5)]
+    assert p[0].tolist() == pytest.approx([one and one.p for one in expected])
+
+
+@pytest.mark.parametrize(("df", "prior_df"), [(1, 3.0), (2, 5.0)])
+def test_priors_of_variances_are_those_of_maximum_likelihood(script: ModuleType, df: int, prior_df: float) -> None:
+    """SciPy fits the distribution F. One step of the grid of `uncertain` is 1.4 degrees of freedom per degree."""
+    many_methods, rng = import_module("scripts.studies.many_methods"), np.random.default_rng(0)
+    variances = 2 * rng.f(df, prior_df, size=8000)
+    _, expected_df, _, scale = stats.f.fit(variances, fdfn=df, floc=0)
+    for prior in (many_methods.moments, many_methods.robust, partial(many_methods.uncertain, rng=rng)):
+        found = [np.median(one) for one in prior(variances[None], df)]
+        assert found == [pytest.approx(expected_df, rel=0.3), pytest.approx(scale, rel=0.15)]
+
+
+def test_a_few_large_variances_decide_all_priors_but_the_robust_one(script: ModuleType) -> None:
+    many_methods = import_module("scripts.studies.many_methods")
+    variances = np.random.default_rng(0).f(2, 10, size=(1, 400))
+    variances[:, :16] *= 1e4
+    assert many_methods.moments(variances, 2)[0].item() < 2
+    df, _ = many_methods.robust(variances, 2)
+    assert df[0, :16].max() < 1
+    assert np.median(df) > 4
+
+
+def test_the_sum_of_one_students_t_is_students(script: ModuleType) -> None:
+    many_methods, mean = import_module("scripts.studies.many_methods"), np.array([[0.0, 0.5, -1.0, 3.0]])
+    terms = [(np.full((1, 4, 1), 0.25), np.full((1, 4, 1), 3.0))]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(many_methods, "MIXED", 100_000)
+        p = many_methods.by_mixture(terms, 1, np.random.default_rng(0))(mean)
+    assert p == pytest.approx(2 * stdtr(3, -np.abs(mean) / 0.5), rel=0.03)
+
+
+def test_moderation_is_wrong_about_one_method_that_varies_most(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many_methods, rng = import_module("scripts.studies.many_methods"), np.random.default_rng(0)
+    monkeypatch.setattr(many_methods, "BATCH", 60)
+    monkeypatch.setattr(many_methods, "MIXED", 16)
+    real = [rng.standard_normal((1, 37, count)) for count in (2, 3, 2)]
+    scene = many_methods.scenes(real)["one method varies 10 times as much, its own rates"]
+    found = many_methods.rates(scene, [2, 3, 2], rng, draws=60)
+    assert found["moderated"]["at 0.05"] > 4 > found["Welch"]["at 0.05"]
+    assert found["moderated"]["finds 3"] > found["moderated"]["finds 1"]
 
 
 class Linear(torch.nn.Module):

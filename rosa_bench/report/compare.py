@@ -17,7 +17,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
-from rosa_bench.report.cells.settings import Setting, setting_of, variant_of, words
+from rosa_bench.report.cells.settings import Setting, listed, setting_of, variant_of, words
 from rosa_bench.report.comparison import ABSENT, Comparison, check_values, typed, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
 from rosa_bench.report.tables.table import Section
@@ -114,9 +114,8 @@ def _check_sides(asked: Comparison, runs: Sequence[RunRecord]) -> None:
         for side, there, own in zip(asked.sides, found, each, strict=True):
             if own != value:
                 name = " ".join(f"{one}={words(its)}" for one, its in zip(asked.keys, side, strict=True))
-                have = ", ".join(sorted(map(words, there)))
                 raise UserError(
-                    f"no run with {name} has {key}={words(value)}; values found: {have}. "
+                    f"no run with {name} has {key}={words(value)}; values found: {listed(there)}. "
                     f"Give each side its own, for example: {key}={','.join(map(typed, each))}"
                 )
 

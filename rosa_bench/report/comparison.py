@@ -12,7 +12,7 @@ from rosa_bench.config.identity.run_id import is_identity, value_before
 from rosa_bench.config.overrides.grammar import spelled, written
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen, words
+from rosa_bench.report.cells.settings import GROUPS, METHOD, Deviation, frozen, listed, words
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import ABSENT
 
@@ -119,8 +119,7 @@ def check_values(key: str, values: Iterable[Hashable], runs: Iterable[RunRecord]
     if not there:
         raise UserError(f"these runs have no setting {key}; rosa-bench --cfg job lists the settings")
     if absent := [value for value in values if value not in there]:
-        have = ", ".join(sorted(map(words, there)))
-        raise UserError(f"no run has {key}={words(absent[0])}; values found: {have}")
+        raise UserError(f"no run has {key}={words(absent[0])}; values found: {listed(there)}")
 
 
 def typed(value: Hashable) -> str:

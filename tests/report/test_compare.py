@@ -392,6 +392,12 @@ def test_mistakes_raise_clear_errors(make_record: MakeRecord, arguments: str, wo
         sections(arguments, runs)
 
 
+def test_values_found_are_in_the_order_of_numbers(make_record: MakeRecord) -> None:
+    runs = [make_record("method=rosa", f"rank={rank}") for rank in (16, 2, 4)]
+    with pytest.raises(UserError, match=r"no run has rank=3; values found: 2, 4, 16$"):
+        sections("method=rosa rank=3,4", runs)
+
+
 def test_a_setting_that_one_side_never_has_is_given_per_side(over_seeds: OverSeeds) -> None:
     """LoRA has a period too, and in all of its runs it is 0. The message has the argument that works."""
     changed = {"method.resample_every": [10, 0]}

@@ -1,6 +1,7 @@
 """Decide which runs are comparable: settings, and variants of methods within a setting."""
 
 import json
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -123,6 +124,17 @@ def words(value: Hashable) -> str:
             return f"{value:g}"
         case _:
             return str(value)
+
+
+def listed(values: Iterable[Hashable]) -> str:
+    """Format values in order: numbers by size, then all others by their text."""
+
+    def place(value: Hashable) -> tuple[float, str]:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value, ""
+        return math.inf, words(value)
+
+    return ", ".join(map(words, sorted(values, key=place)))
 
 
 def _deviations(record: RunRecord) -> list[Deviation]:

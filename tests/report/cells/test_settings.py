@@ -5,7 +5,7 @@ import pytest
 
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import setting_of, variant_of, words
+from rosa_bench.report.cells.settings import listed, setting_of, variant_of, words
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -56,3 +56,7 @@ def test_lists_among_deviations(make_record: MakeRecord) -> None:
 )
 def test_words(value: Any, expected: str) -> None:
     assert words(value) == expected
+
+
+def test_values_are_listed_with_numbers_by_size() -> None:
+    assert listed([10, "b", 2.5, None, True, 1e-5, "a", 0]) == "0, 1e-05, 2.5, 10, a, b, none, true"
