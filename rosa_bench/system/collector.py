@@ -18,4 +18,7 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            if not gc.get_freeze_count():  # or this would undo somebody else's freeze
+                gc.freeze()  # and back: into the oldest generation without a search, which would come at once
+                gc.unfreeze()
             gc.enable()
