@@ -20,6 +20,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import Records
 from rosa_bench.records.store import load_records as load_from_folder
 from rosa_bench.system import processes
+from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ def complete(config: RunConfig, differing: Mapping[str, list[Any]], observers: "
     ``differing`` are its deviations from the protocol. Raises `UserError` if the run failed before and neither
     ``retry_failed`` nor ``resume=never`` is set.
     """
-    from rosa_bench.runs import resolve as resolving
+    with collector_paused():  # torch is imported
+        from rosa_bench.runs import resolve as resolving
 
-    return complete_resolved(resolving.resolve(config, dict(differing), own_gpu=True), observers)
+        resolved = resolving.resolve(config, dict(differing), own_gpu=True)
+    return complete_resolved(resolved, observers)
 
 
 def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" = ()) -> RunRecord:
@@ -123,8 +126,8 @@ def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" =
         if kind == "failed" and config.resume == "auto" and not config.retry_failed:
             reason = record.error if record else ""
             raise UserError(f"{resolved.id} failed before ({reason}); retry_failed=true runs it again")
-        from rosa_bench.runs import run as running
-
+        with collector_paused():
+            from rosa_bench.runs import run as running
         return running.run(resolved, observers)
 
 

@@ -140,10 +140,9 @@ def _help(known: Setting) -> str:
 
 def _groups() -> str:
     """Return the configuration groups and their choices, as they are in conf/."""
-    from rosa_bench.config.files.folder import conf_folder, files_in
+    from rosa_bench.config.files.folder import files_in, groups
 
-    groups = sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
-    listed = columns((f"{group}:", ", ".join(files_in(group))) for group in groups)
+    listed = columns((f"{group}:", ", ".join(files_in(group))) for group in groups())
     return f"Groups (GROUP=NAME; +experiment=NAME, +launch=NAME):\n{listed}"
 
 

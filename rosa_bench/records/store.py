@@ -4,12 +4,10 @@ Older versions kept all records in ``runs/`` itself. Such a record stays there, 
 replace it in the same place.
 """
 
-import gc
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +15,7 @@ import msgspec
 from rosa_bench.records import strict_json
 from rosa_bench.records.mistake import mistake_in, mistake_in_values
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
+from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 from rosa_bench.system.printable import printable
@@ -149,7 +148,7 @@ def load_records(results_dir: Path, only: Iterable[tuple[str, str]] | None = Non
     found, counted = Records(), dict[str, RunRecord]()
     paths = record_paths(results_dir, only)
     unread = 0
-    with _collector_paused():
+    with collector_paused():
         for path in paths:
             try:
                 record = load_record(path)
@@ -168,18 +167,6 @@ def load_records(results_dir: Path, only: Iterable[tuple[str, str]] | None = Non
             f"{unread} of {len(paths)} files{which} in {runs_folder(results_dir)} could not be read; see above"
         )
     return found
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Do not look for garbage while many objects are made that are all kept: it took a quarter of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def precedence(record: RunRecord) -> tuple:

@@ -37,6 +37,7 @@ REPEATS, ENOUGH_S = 3, 3.0  # a measurement is repeated until one of them is rea
 RECORDS = (1250, 2500, 5000)
 SEEDS = {250: 5, 500: 10, 1000: 20}  # of so many jobs
 TINY = ("task=grammar", "model=tiny_bert", "method=rosa", "device=cpu", "limit_train=64", "limit_eval=32")
+REGRESSION = ("task=synthetic", "task.replicates=1", "method=rosa", "rank=4", "device=cpu")
 MINILM = (*TINY, *(f"model.random.{name}={value}" for name, value in SMALL.items()))
 JOBS = (
     "task=grammar", "model=tiny_roberta", "device=cpu", "method=lora,rosa", "rank=1,2,4,8,16",
@@ -108,6 +109,7 @@ def measures(place: Path) -> Mapping[str, Callable[[Path], float]]:
         "first_word_wall_s": lambda checkout: first_word_s(checkout, place),
         "import_torch_s": python("import torch"),
         "import_run_s": python("import rosa_bench.runs.run"),
+        "first_step_regression_s": python(FIRST_STEP, *REGRESSION, "resume=never"),
         "first_step_tiny_s": python(FIRST_STEP, *TINY, "resume=never"),
         "first_step_minilm_s": python(FIRST_STEP, *MINILM, "resume=never"),
         "plan_1000_first_s": first("plan", *JOBS, f"seed=range({SEEDS[1000]})"),

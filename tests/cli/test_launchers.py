@@ -10,8 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import hydra
 import pytest
 from omegaconf import OmegaConf
+
+from rosa_bench.cli.launchers.workers import BETWEEN
+from rosa_bench.config.composing.compose import composing
 
 # A regression: its processes need not import evaluate, nor what that imports.
 SMALL = ("task=synthetic", "method=lora", "limit_train=200", "limit_eval=50", "epochs=1", "device=cpu")
@@ -50,6 +54,15 @@ def assert_all_ran_and_one_failed(done: Sweep, *lrs: float, threads: int, printe
     counted = ("{} completed, 1 failed", "1 failed, {} completed")
     assert any(f"rosa-bench: of {len(lrs) + 1} runs: {said.format(len(lrs))}" in done.err for said in counted), done.err
     assert "Traceback" not in done.err + printed
+
+
+@pytest.mark.parametrize(("name", "between"), [("joblib", False), ("ray", True), ("submitit", None)])
+def test_launchers_of_workers_are_known_by_the_class_that_hydra_instantiates(name: str, between: bool | None) -> None:
+    needs(name)
+    launch = "slurm" if name == "submitit" else name
+    with composing():
+        composed = hydra.compose("config", overrides=[f"+launch={launch}"], return_hydra_config=True)
+    assert BETWEEN.get(composed.hydra.launcher._target_) is between
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModel
 
 from rosa_bench.cli.commands.methods import LEGEND, table
@@ -74,9 +75,9 @@ def test_what_is_known_of_a_size_is_measured_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("ROSA_BENCH_CACHE", str(tmp_path))
     measured: list[str] = []
 
-    def counted(config: RunConfig) -> Size:
+    def counted(config: RunConfig, models: dict[str, nn.Module]) -> Size:
         measured.append(config.method.name)
-        return size(config)
+        return size(config, models)
 
     monkeypatch.setattr(catalogue, "size", counted)
     names = ["lora", "prefix_tuning", "shira"]  # has a size; refuses an encoder; needs weights

@@ -1,8 +1,6 @@
 """``rosa-bench show`` and ``rosa-bench ls``, on records as a run leaves them and on hostile ones."""
 
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,19 +142,6 @@ def test_nothing_of_a_record_moves_the_cursor(
         assert outcome.status == 0, outcome.err
         assert not [one for one in outcome.out if one != "\n" and not one.isprintable()]
         assert not any(line.startswith("rosa-bench: ") for line in outcome.out.splitlines())
-
-
-@pytest.mark.parametrize("command", ["show", "ls"])
-def test_neither_loads_torch(here: Path, make_record: MakeRecord, command: str) -> None:
-    save_record(make_record("task=rte", "method=rosa", status="interrupted", error="lost"), here / "results")
-    program = (
-        "import sys\n"
-        "from rosa_bench.cli.main import main\n"
-        f"main(['{command}'])\n"
-        "print({'torch', 'transformers', 'datasets', 'evaluate', 'matplotlib'} & set(sys.modules))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=here)
-    assert done.stdout.endswith("set()\n")
 
 
 @pytest.fixture

@@ -98,7 +98,8 @@ def with_defaults(others: list[str]) -> list[str]:
     >>> with_defaults(["data=mine.csv", "batch_size=8"])
     ['task=classify', 'protocol=fair', 'data=mine.csv', 'batch_size=8']
     """
-    from rosa_bench.config.overrides.mistakes import groups, settings
+    from rosa_bench.config.files.folder import groups
+    from rosa_bench.config.overrides.mistakes import settings
 
     keys = {argument.partition("=")[0].lstrip("+~") for argument in others}
     for key in keys & CHOSEN.keys():

@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import report_at_once
+from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ LEGEND = (
 )
 
 
+@collector_paused()
 def main(arguments: list[str]) -> None:
     """Print the table, or one method."""
     names = [argument for argument in arguments if "=" not in argument]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from rosa_bench.cli.messages import explain, report, report_at_once
 from rosa_bench.cli.options import MULTIRUN, separate
+from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 SHOWN = 10  # jobs of a sweep whose mistakes are listed
 
 
+@collector_paused()
 def main(arguments: list[str]) -> None:
     """Print the plan of a sweep."""
     report_at_once("planning", arguments)

@@ -30,7 +30,7 @@ from rosa_bench.cli.options import MULTIRUN, FromRecords, separate
 from rosa_bench.system.console import output_never_fails
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.processes import launched
-from rosa_bench.system.workers import ending_with_parent, workers_end_with_us
+from rosa_bench.system.workers import workers_end_with_us
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -159,19 +159,15 @@ def experiment(raw: "DictConfig") -> None:
     from hydra.types import RunMode
 
     from rosa_bench.cli.launchers.packs import made_in_pack
+    from rosa_bench.cli.launchers.workers import in_worker
 
     if HydraConfig.get().mode == RunMode.RUN:
         with errors_reported():
             record = run_job(raw)
             log.info("next: %s", next_command(f"show {record.id}", str(raw.results_dir)))
         return
-    launcher = str(HydraConfig.get().launcher._target_)
-    by_ray = "hydra_ray" in launcher
     try:
-        with (
-            ending_with_parent(between=by_ray) if by_ray or "joblib" in launcher else nullcontext(),
-            output_never_fails(),
-        ):
+        with in_worker(str(HydraConfig.get().launcher._target_)), output_never_fails():
             if not made_in_pack(tuple(HydraConfig.get().overrides.task)):
                 run_job(raw)
     except Exception as error:  # the end of the sweep says how every run went

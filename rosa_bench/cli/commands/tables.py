@@ -14,6 +14,7 @@ Examples:
 from dataclasses import dataclass
 
 from rosa_bench.cli.options import FromRecords, options_and_filters
+from rosa_bench.system.collector import collector_paused
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
@@ -27,6 +28,7 @@ class Options(FromRecords):
     write: bool = setting("write the files; false: print only", default=True)
 
 
+@collector_paused()
 def main(arguments: list[str]) -> None:
     """Make and print the tables."""
     options, others, everything = options_and_filters(Options, arguments)

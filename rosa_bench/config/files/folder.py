@@ -33,6 +33,11 @@ def own_folder() -> Path | None:
     return given
 
 
+def groups() -> list[str]:
+    """Return the names of the configuration groups, in order, without the folder of Hydra's own settings."""
+    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
+
+
 def files_in(group: str, *, own: Path | None = None) -> dict[str, Path]:
     """Return the yaml files of a group by name, in order. The package's come before the user's, as for Hydra.
 

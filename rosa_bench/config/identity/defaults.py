@@ -9,7 +9,6 @@ from typing import Any
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.composing.placing import CHOSEN, placing
-from rosa_bench.config.groups import names_in
 from rosa_bench.config.identity.run_id import free_settings, is_identity, public_config
 from rosa_bench.system.errors import UserError
 
@@ -36,9 +35,9 @@ def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[st
     origin: they are compared with those of the files, never made a path.
     """
     names = dict(zip(CHOSEN, (task, model, method, protocol), strict=True))
-    if any(name not in names_in(group) for group, name in names.items()):
+    written, free = _composed(names), set(free_settings())
+    if written is None:
         return None
-    written, free = composed(names), set(free_settings())
     try:
         values = public_config(parse(written))
     except UserError:
@@ -53,10 +52,14 @@ def defaults_of(task: str, model: str, method: str, protocol: str) -> Mapping[st
 
 def composed(names: Mapping[str, str]) -> dict[str, Any]:
     """Return what Hydra composes for these choices, by group, with references unresolved (`Placing.composed`)."""
-    with composing():
-        found = placing().composed(names)
+    found = _composed(names)
     assert found is not None
     return found
+
+
+def _composed(names: Mapping[str, str]) -> dict[str, Any] | None:
+    with composing():
+        return placing().composed(names)
 
 
 def _leaves(settings: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from rosa_bench.config.declared import alternatives, hints
-from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.files.folder import groups
 from rosa_bench.config.groups import GROUPS, kinds
 from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in
@@ -62,11 +62,6 @@ def check_setting(key: str) -> None:
 def settings() -> list[str]:
     """Return the names of the settings at the top level."""
     return [field.name for kind in (RunConfig, Shorthand) for field in fields(kind)]
-
-
-def groups() -> list[str]:
-    """Return the names of the configuration groups."""
-    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name != "hydra")
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.settings import frozen
 
 # Settings that change memory and time but no score, with their defaults: runs that differ in them share a cell.
 HOW_RUN = {"accumulate": 1, "gradient_checkpointing": False, "offload": None, "compile": "none", "cuda_graphs": "auto"}
 
 
+@kept
 def made_on(run: RunRecord) -> Hashable:
     """Return what peak memory depends on besides the method: the device and `HOW_RUN`."""
     return run.device.name, *(frozen(run.setting(key, default)) for key, default in HOW_RUN.items())

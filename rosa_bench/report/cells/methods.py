@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean, geometric_mean
 
 from rosa_bench.config.files.preset import swept
@@ -106,7 +107,7 @@ class MethodComparison:
         """The runs at all learning rates."""
         return [run for row in self.rows for run in row.tried]
 
-    @property
+    @cached_property
     def measured(self) -> list[RunRecord]:
         """The runs whose memory is compared."""
         return [run for run in self.tried if made_on(run) == self.kind and run.memory_bytes.training]

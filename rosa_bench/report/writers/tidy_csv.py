@@ -8,6 +8,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 from rosa_bench.system.printable import printable
 
@@ -19,12 +20,13 @@ def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
     """Return CSV text of the rows, one line per row, under a header with all keys; a missing value is empty."""
     file = io.StringIO()
     keys = dict.fromkeys(key for row in rows for key in row)  # tasks without a test split have no test_rows
-    writer = csv.DictWriter(file, fieldnames=list(keys), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: escape(text) for key, text in row.items()} for row in rows)
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(keys)
+    writer.writerows([escape(row.get(key, "")) for key in keys] for row in rows)
     return file.getvalue()
 
 
+@cache  # most texts are in many rows
 def escape(text: str) -> str:
     """Mark a text that a spreadsheet program would compute, and show its line breaks as escapes."""
     mark = "'" if FORMULA.match(text) and not NUMBER.fullmatch(text) else ""
