@@ -234,8 +234,8 @@ def _with_numbers(task: AnOwnTask, labels: Labels, other: Labels | None) -> AnOw
     ends = [labels.least, labels.greatest, *([other.least, other.greatest] if other else [])]
     if abs(far := max(ends, key=abs)) > LARGEST:
         raise UserError(
-            f"{labels.where}: column {labels.column} contains {far:g}, too large a number to learn; divide the labels to "
-            "about 10 or less, or set task.learns=classes if they are names"
+            f"{labels.where}: column {labels.column} contains {far:g}, too large a number to learn; divide the labels "
+            "to about 10 or less, or set task.learns=classes if they are names"
         )
     return dataclasses.replace(
         task,

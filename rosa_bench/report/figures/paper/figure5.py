@@ -128,8 +128,9 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "(logarithmic). W_0 is the weight before training, W_T after the last epoch, with adapters merged. Lines: mean "
         "over layers and seeds; shades: their range. Markers: the median numeric rank, which counts the singular "
         "values above the rounding of the weight itself (float32 epsilon times its Frobenius norm); none below 1. "
-        "LoRA's is at most r; ROSA's, after k resamples, at most 2 r (k + 1), for each subspace is taken out and another "
-        "product put in. Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
+        "LoRA's is at most r; ROSA's, after k resamples, at most 2 r (k + 1), for each subspace is taken out and "
+        "another product put in. Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over "
+        "layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
     return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables).markdown
