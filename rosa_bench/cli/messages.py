@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rosa_bench.system import processes
 from rosa_bench.system.console import lost_output
@@ -60,8 +61,18 @@ def explain(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, FileNotFoundError) and not _has_current_folder():
+        return "the current folder was deleted; change to another one"
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         from rosa_bench.config.overrides.mistakes import explain_composition
 
         return explain_composition(error)  # pyright: ignore[reportArgumentType]
     return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"
+
+
+def _has_current_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True

@@ -59,7 +59,8 @@ def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str
         reason = str(error.msg or error).splitlines()[0]
         value = values.get(error.full_key) if error.full_key else None
         if NO_LIST in reason and isinstance(value, str):
-            raise UserError(f"{key}={printable(value)} is not a list; write '{key}=[{printable(value)}]'") from error
+            right = "put each text in it in quotes" if value[:1] == "[" else f"write '{key}=[{printable(value)}]'"
+            raise UserError(f"{key}={printable(value)} is not a list; {right}") from error
         if key and (found := UNFIT.match(reason)):
             raise UserError(f"{key}={printable(found[1])} is not {KINDS[found[2]]}") from error
         raise UserError(shortened(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason)) from error

@@ -29,9 +29,12 @@ def is_blank(value: object) -> bool:
 def as_number(value: object) -> int | float | None:
     """Return the finite number that a cell holds, also if it is written as a text; None for any other cell."""
     found = to_number(value.strip()) if isinstance(value, str) else value
-    if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
+    if isinstance(found, bool) or not isinstance(found, int | float):
         return None
-    return found
+    try:
+        return found if math.isfinite(found) else None
+    except OverflowError:  # an integer beyond the range of floats
+        return None
 
 
 def class_name(value: object) -> str | None:

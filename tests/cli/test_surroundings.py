@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rosa_bench.cli.main import main
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
@@ -51,3 +52,18 @@ def test_next_refuses_to_print_a_command_that_an_encoding_would_change(
     assert outcome.out == ""
     printed = process("next", "data_dir=/Übung", PYTHONIOENCODING="utf-8", PYTHONUTF8="1").out
     assert spelled(["data_dir=/Übung"])[0] in shlex.split(printed)
+
+
+@pytest.mark.parametrize("arguments", [["task=grammar", "model=tiny_bert"], ["plan", "task=grammar"], ["next"]])
+def test_a_current_folder_that_was_deleted_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    monkeypatch.chdir(tmp_path)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "rosa-bench: the current folder was deleted; change to another one\n"

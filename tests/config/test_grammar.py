@@ -20,6 +20,7 @@ from rosa_bench.config.schema import Plain, RunConfig, Shorthand
 from rosa_bench.methods.base import Method
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import Setting, settings_of
+from rosa_bench.tasks.classification.own import OwnTask
 
 LOOKS_LIKE_ANOTHER_TYPE = (
     "2026_11_28", "2026-11-28", "4e56781", "9e12345", "1_000", "007", "0x1f", "0o17", "1.50", "true", "True", "yes",
@@ -119,7 +120,35 @@ def test_a_number_in_a_yaml_is_not_a_text(made: Made) -> None:
     with pytest.raises(UserError, match=r"^results_dir=20261128 is not a text"):
         typed(Plain, {"results_dir": 2026_11_28})
     with pytest.raises(UserError, match=r"^task\.labels\[1\]=1000\.0 is not a text"):
-        made(["task.labels=[a,1e3]"])
+        typed(OwnTask, {"name": "classify", "labels": ["a", 1e3]}, at="task")
+
+
+UNQUOTED = [one for one in (*LOOKS_LIKE_ANOTHER_TYPE, *PATHS) if not set(one) & set("[]{},'\"$")]
+
+
+@pytest.mark.parametrize("text", [one for one in UNQUOTED if one == one.strip()])
+@pytest.mark.parametrize("as_typed", ["[{}]", "[ {} ]", "[x,{}]"])
+def test_a_list_of_texts_has_what_the_user_typed(made: Made, text: str, as_typed: str) -> None:
+    task = made(["task=classify", f"task.text={as_typed.format(text)}"]).task
+    assert isinstance(task, OwnTask)
+    assert task.text[-1] == text
+
+
+@pytest.mark.parametrize(("argument", "expected"), [
+    ("task.text=[2020],['a, b', Übung (neu)]", "task.text=['2020'],['a, b','Übung (neu)']"),
+    ("task.text=choice([2020],[a])", "task.text=choice([2020],[a])"),
+    ("task.text=[]", "task.text=[]"),
+    ("task.text=[[a],b]", "task.text=[[a],b]"),
+    ("task.interval=[0,1e3]", "task.interval=[0,1e3]"),  # numbers
+])  # fmt: skip
+def test_lists_of_texts_in_a_sweep(argument: str, expected: str) -> None:
+    assert spelled([argument], sweep=True) == [expected]
+
+
+@pytest.mark.parametrize("value", ["[2020,]", "[é [en]]", "[it's é]"])
+def test_a_list_that_cannot_be_read_says_what_helps(made: Made, value: str) -> None:
+    with pytest.raises(UserError, match="is not a list; put each text in it in quotes"):
+        made(["task=classify", f"task.text={value}"])
 
 
 def test_a_value_that_was_resolved_is_not_resolved_again() -> None:

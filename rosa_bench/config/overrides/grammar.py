@@ -30,6 +30,9 @@ DEEPEST = 50  # brackets inside brackets; its recursion would otherwise end in a
 MOST_DIGITS = 300  # in a row; of thousands Python makes no number
 # A text in quotes, as Hydra defines it: a backslash escapes the quote and, before a quote, another backslash.
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+# A list of texts without a list inside it, and several such lists, separated by commas.
+TEXTS = rf"""\[((?:{QUOTED}|[^][{{}}'"])*)\]"""
+LISTS = re.compile(rf"\s*{TEXTS}\s*(?:,\s*{TEXTS}\s*)*")
 SWEEP_FUNCTION = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)
 BARE = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")  # needs no quotes, unless it is one of Hydra's words
 GROUPS_OF_SETTINGS = ("experiment", "launch", "recipe")  # their files set several groups
@@ -43,10 +46,12 @@ def spelled(arguments: Sequence[str], *, sweep: bool = False) -> list[str]:
 
     The value of a text setting is what follows the equals sign, to the letter; ``null`` is None where the setting
     allows that, ``~`` is the home folder, and quotes around the whole value are removed. In a ``sweep``, commas
-    separate values, except inside quotes. Values of other settings are left to Hydra.
+    separate values, except inside quotes. So are the texts of a list. Values of other settings are left to Hydra.
 
     >>> spelled(["results_dir=2026_11_28", "data_dir=/data/Übung=1 [alt]", "data_dir=null", "rank=8"])
     ["results_dir='2026_11_28'", "data_dir='/data/Übung=1 [alt]'", 'data_dir=null', 'rank=8']
+    >>> spelled(["task.text=[2020, Übung (neu)]"])
+    ["task.text=['2020','Übung (neu)']"]
     >>> spelled(["model.revision=4e56781,9e12345,'1,2'"], sweep=True)
     ["model.revision='4e56781','9e12345','1,2'"]
     """
@@ -94,6 +99,12 @@ def is_text(key: str) -> bool:
     """Return whether the setting with this dotted key is a text, or either a text or None."""
     declared = types_of(key)
     return bool(declared) and all(str in one and one <= {str, types.NoneType} for one in declared)
+
+
+def is_texts(key: str) -> bool:
+    """Return whether the setting with this dotted key is a list of texts, or either that or None."""
+    declared = types_of(key)
+    return bool(declared) and all(list[str] in one and one <= {list[str], types.NoneType} for one in declared)
 
 
 @cache
@@ -150,6 +161,8 @@ def _value(name: str, value: str, *, sweep: bool) -> str:
     if not key:
         raise UserError(f"={printable(value)} has no key before its equals sign")
     is_choice = (key in (*GROUPS, *GROUPS_OF_SETTINGS) or "/" in key) and value[:1] != "["
+    if is_texts(key) and LISTS.fullmatch(value):
+        value = re.sub(TEXTS, _texts, value)
     if not is_text(key) and not is_choice:
         value = with_home(value)
         return value if _parses(f"key={value}") else _quoted(value)
@@ -174,6 +187,12 @@ def _text(typed: str, *, optional: bool) -> str:
     text = text_of(typed)
     keep = re.fullmatch(QUOTED, typed) or INTERPOLATION.search(text)  # what is in quotes is Hydra's grammar already
     return _quoted(text if keep else without_interpolation(text))
+
+
+def _texts(found: re.Match[str]) -> str:
+    """Return a list of texts as typed in Hydra's grammar. One with nothing between its commas stays as it is."""
+    values = _separated(found[1])
+    return f"[{','.join(_text(one, optional=False) for one in values)}]" if all(values) else found[0]
 
 
 def _quoted(text: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -174,12 +174,14 @@ def server_line(adapter: LoraAdapter, rank: int) -> str:
 
 def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, facts: dict[str, Any]) -> PreTrainedModel:
     """Return the base model of a run with its adapter added. Raises `UserError` if its weights are not at hand."""
+    if record.model.source == "path" and request.base is None:
+        raise UserError("the run read its model from a folder, which records do not name; name it with base=FOLDER")
     values = dict(record.config["model"])
+    if request.base is not None:
+        values["path"] = request.base  # first of all, because it may be the model's only source
     name = record.settings.model.name
     own = Decoder if "lm_head" in values else Encoder  # of a model without a yaml here
     spec: Model = typed(next(iter(kinds("model", name))) if name in names_in("model") else own, values, at="model")
-    if request.base is not None:
-        spec = replace(spec, path=request.base)
     source = fetch_weights(spec, locate(spec), commit=record.model.get("commit"))
     known = {key: value for key, value in record.model.items() if key not in ("source", "commit", "revision")}
     if differing := [key for key, value in known.items() if source.identity.get(key) != value]:

@@ -19,6 +19,7 @@ from rosa_bench.tasks.classification.own import CLASSES, NUMBERS, OwnTask
 VALIDATION = ("validation", "valid", "dev", "val", "test")
 HEAD = 1000  # rows in which columns are looked for
 MOST_CLASSES = 1000
+LARGEST = 1e15  # the squares of much larger numbers are no float32
 MOST_WHOLE_NUMBERS = 20  # with more different whole numbers, they are learned as numbers
 
 AnOwnTask = TypeVar("AnOwnTask", bound=OwnTask)
@@ -231,6 +232,11 @@ def _with_numbers(task: AnOwnTask, labels: Labels, other: Labels | None) -> AnOw
             f"{other.where}, row {other.word[1]}: column {other.column} contains {brief(other.word[0])}, not a number"
         )
     ends = [labels.least, labels.greatest, *([other.least, other.greatest] if other else [])]
+    if abs(far := max(ends, key=abs)) > LARGEST:
+        raise UserError(
+            f"{labels.where}: column {labels.column} contains {far:g}, too large a number to learn; divide the labels "
+            "to about 10 or less, or set task.learns=classes if they are names"
+        )
     return dataclasses.replace(
         task,
         learns=NUMBERS,

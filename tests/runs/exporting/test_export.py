@@ -16,8 +16,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 import rosa_bench
 from rosa_bench.cli.commands.export import main
+from rosa_bench.config.build import typed
 from rosa_bench.layers.storage.quantised import KINDS as QUANTISED
 from rosa_bench.models.base_dtype import round_to
+from rosa_bench.models.spec import Encoder
+from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.card import eval_entries, same_but_seed
 from rosa_bench.runs.exporting.export import facts_of
@@ -158,6 +161,23 @@ def test_an_export_that_fails_leaves_the_earlier_one_whole(run: RunRecord, monke
     with pytest.raises(OSError, match="no space left"):
         main([run.id, "to=lora", "folder=mine", "overwrite=true"])
     assert files(Path()) == before
+
+
+def test_the_base_model_of_a_run_whose_only_source_was_a_folder(run: RunRecord) -> None:
+    with_base(run)
+    adapter = Path("outputs", run.id, "adapter")
+    for file in adapter.glob("*token*"):
+        (Path("base") / file.name).write_bytes(file.read_bytes())
+    model = run.config["model"] | {"name": "mine", "random": None}
+    identity = locate(typed(Encoder, model | {"path": "base"}, at="model")).identity
+    [path] = Path("results").glob("runs/*/*/*[0-9a-f].json")
+    record = json.loads(path.read_text())
+    record["config"]["model"] = model
+    record["model"] = {"source": "path", "commit": None, **identity}
+    path.write_text(json.dumps(record))
+    assert "name it with base=FOLDER" in refused(str(path), "to=merged")
+    main([str(path), "to=merged", "base=base"])
+    assert Path("exports", run.id, "merged", "model.safetensors").is_file()
 
 
 def test_mistakes_are_one_line(run: RunRecord) -> None:

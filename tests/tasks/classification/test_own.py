@@ -97,6 +97,18 @@ def test_numbers_are_classes_or_values(
     assert task.score == ("accuracy" if task.labels else "pearson")
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_whole_number_beyond_the_range_of_floats_is_a_class(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path, ending: str
+) -> None:
+    write(tmp_path / f"a.{ending}", labelled([10**400, 10**400 + 1] * 10))
+    one = resolved("task=classify", f"data=a.{ending}")
+    assert task_of(one).labels == [str(10**400), str(10**400 + 1)]
+    assert {row.label for row in splits_of(one).train} == {0, 1}
+    with pytest.raises(UserError, match=r"row 1: column label contains .*, not a number"):
+        resolved("task=regress", f"data=a.{ending}")
+
+
 def test_regress_takes_whole_numbers_as_numbers(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
     write(tmp_path / "a.csv", labelled([1, 2, 3] * 3))
     one = resolved("task=regress", "data=a.csv")
@@ -213,6 +225,8 @@ ONE = "a.csv"
     (b"text,label\n", (), "has no rows"),
     ("text,label\nnaïve,x\n".encode("latin-1"), (), "row 1 (line 2): is not UTF-8; save the file as UTF-8"),
     (b"text,label\na,x\nb,y\nb,y\na,x\n", ("task.labels=[x,z]",), "are not the labels of a.csv"),
+    (b"text,label\na,0.5\nb,5e300\n", (), "column label contains 5e+300, too large a number to learn"),
+    (b"text,label\na,0.5\nb,-5e300\n", (), "column label contains -5e+300, too large a number to learn"),
     (b"text,label\na,x\n", ("task.text=[label]", "task.label=label"), "column label is both the text and the label"),
 ])  # fmt: skip
 def test_bad_data_are_refused(

@@ -112,7 +112,8 @@ def _plot(ax: Axes, found: dict[Variant, list[Update]], styles: Styles) -> None:
         shown = min((one.ranks for one in some), key=len)  # weights differ in size: stop where the shortest ends
         plot_range(ax, shown, list(zip(*(one.shares for one in some), strict=False)), **style | {"marker": ""})
         points: dict[str, Any] = style | {"linestyle": "none", "markersize": 5, "clip_on": False}
-        ax.plot([median(one.rank for one in some)], [1], **points)
+        if (rank := median(one.rank for one in some)) >= 1:  # 0 would be infinitely far to the left
+            ax.plot([rank], [1], **points)
         ax.plot([], [], label=drawn(variant.label), **style)  # for the legend: the line and its marker
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:.0f}")
@@ -126,9 +127,10 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "the greatest singular values of W_T - W_0, summed, as a share of the sum of all, against how many they are "
         "(logarithmic). W_0 is the weight before training, W_T after the last epoch, with adapters merged. Lines: mean "
         "over layers and seeds; shades: their range. Markers: the median numeric rank, which counts the singular "
-        "values above the rounding of the weight itself (float32 epsilon times its Frobenius norm). LoRA's is at most "
-        "r; ROSA's, after k resamples, at most 2 r (k + 1), for each subspace is taken out and another product put in. "
-        "Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over layers and seeds."
+        "values above the rounding of the weight itself (float32 epsilon times its Frobenius norm); none below 1. "
+        "LoRA's is at most r; ROSA's, after k resamples, at most 2 r (k + 1), for each subspace is taken out and "
+        "another product put in. Relative norm: the Frobenius norm of W_T - W_0 divided by that of W_0, the mean over "
+        "layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
     return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables).markdown

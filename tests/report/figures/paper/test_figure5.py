@@ -1,5 +1,6 @@
 """Figure 5: the curves are the recorded sums, from the runs that have them."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,19 @@ def colours_of(drawing: Drawing) -> dict[str, Any]:
 def of_colour(ax: Axes, colour: object) -> list[Line2D]:
     """Return a variant's curve and its marker."""
     return [line for line in ax.lines if line.get_color() == colour and len(np.asarray(line.get_xdata()))]
+
+
+def test_an_update_below_rounding_has_a_curve_and_no_marker(measured: Callable[..., RunRecord]) -> None:
+    run = measured([[4, 2, 2, 1, 1, 0, 0, 0]], *ROSA)
+    for weight in run.spectrum.weights.values():
+        weight.rank = 0  # which an axis of logarithms does not have
+    drawing = drawn([run])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib gives up a layout whose axes have no room
+        figure = drawing.laid_out
+    for ax in figure.axes:
+        assert ax.get_position().width > 0.3
+        assert len(of_colour(ax, colours_of(drawing)["ROSA (r=2)"])) == 1
 
 
 def test_a_curve_is_the_share_of_the_sum_by_kind_of_layer(runs: list[RunRecord]) -> None:
