@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 
 from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
-from rosa_bench.methods.peft_files import CONFIG, TENSORS, WRAPPED
+from rosa_bench.methods.peft.files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.tensors import check_finite
 

@@ -25,7 +25,7 @@ from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
-from rosa_bench.methods.peft_tuner import PeftTuner
+from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying

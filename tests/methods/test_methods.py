@@ -26,7 +26,7 @@ from rosa_bench.methods.lora import Lora
 from rosa_bench.methods.rosa import Rosa
 from rosa_bench.system.errors import UserError
 
-# PEFT's tuners are held to the same laws in float32 (test_peft_tuner.py): some of them refuse float64.
+# PEFT's tuners are held to the same laws in float32 (peft/test_tuner.py): some of them refuse float64.
 METHODS = sorted(
     path.stem for path in (conf_folder() / "method").glob("*.yaml") if "peft_type" not in OmegaConf.load(path)
 )

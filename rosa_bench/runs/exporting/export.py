@@ -15,7 +15,7 @@ from rosa_bench.adapters.lora import LoraAdapter, apply_adapter
 from rosa_bench.adapters.peft_format import Written, read_peft, write_peft
 from rosa_bench.config.build import typed
 from rosa_bench.config.groups import kinds, names_in
-from rosa_bench.methods.peft_files import CONFIG, TENSORS
+from rosa_bench.methods.peft.files import CONFIG, TENSORS
 from rosa_bench.models.base_dtype import round_to
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.encoder import load_encoder

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.peft_config import configuration
-from rosa_bench.methods.virtual_tokens import VirtualTokenMethod, is_decoder, room_for_text
+from rosa_bench.methods.peft.config import configuration
+from rosa_bench.methods.peft.virtual_tokens import VirtualTokenMethod, is_decoder, room_for_text
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from rosa_bench.methods.base import Changed, RunLength, Slice
-from rosa_bench.methods.peft_tuner import ADAPTER, PeftTuner, tuned_layers
+from rosa_bench.methods.peft.tuner import ADAPTER, PeftTuner, tuned_layers
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 

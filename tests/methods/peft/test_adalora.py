@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.methods.adalora import AdaLora, keep_largest
 from rosa_bench.methods.base import RunLength
-from rosa_bench.methods.peft_tuner import tuned_layers
+from rosa_bench.methods.peft.adalora import AdaLora, keep_largest
+from rosa_bench.methods.peft.tuner import tuned_layers
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.loop import optimisation
 from rosa_bench.training.state import Recipe, Training

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Method
-from rosa_bench.methods.peft_behaviour import TOKEN_TYPES
-from rosa_bench.methods.peft_config import checked_config, configuration, refused_in_one_line
-from rosa_bench.methods.peft_tuner import drawing, require_peft
+from rosa_bench.methods.peft.behaviour import TOKEN_TYPES
+from rosa_bench.methods.peft.config import checked_config, configuration, refused_in_one_line
+from rosa_bench.methods.peft.tuner import drawing, require_peft
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
@@ -82,7 +82,7 @@ class VirtualTokenMethod(Method):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the vectors and the head as an adapter that ``PeftModel.from_pretrained`` loads onto the base model."""
-        from rosa_bench.methods.peft_saving import save_vectors
+        from rosa_bench.methods.peft.saving import save_vectors
 
         save_vectors(self, model, folder)
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.methods.base import Method
-from rosa_bench.methods.peft_behaviour import behaviour_of
-from rosa_bench.methods.peft_config import checked_config, configuration, read_adapter_config, refused_in_one_line
+from rosa_bench.methods.peft.behaviour import behaviour_of
+from rosa_bench.methods.peft.config import checked_config, configuration, read_adapter_config, refused_in_one_line
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.system.setting import setting
@@ -152,7 +152,7 @@ class PeftTuner(AdapterMethod):
         if self.mergeable:
             super().save(model, folder)
             return
-        from rosa_bench.methods.peft_saving import save_adapter
+        from rosa_bench.methods.peft.saving import save_adapter
 
         save_adapter(self, model, folder)
 
@@ -163,7 +163,7 @@ class PeftTuner(AdapterMethod):
 
         from rosa_bench.layers.surgery import replace_module
         from rosa_bench.layers.tuned import Tuned
-        from rosa_bench.methods.peft_starts import START
+        from rosa_bench.methods.peft.starts import START
 
         names = self.split(model, self.target_names(model))
         plain = {name: self._linear(model, name) for name in names}

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.layers.surgery import name_matches
-from rosa_bench.methods.peft_files import TENSORS, WITH_TOKENS, WRAPPED
-from rosa_bench.methods.peft_tuner import ADAPTER, tuned_layers
+from rosa_bench.methods.peft.files import TENSORS, WITH_TOKENS, WRAPPED
+from rosa_bench.methods.peft.tuner import ADAPTER, tuned_layers
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from rosa_bench.methods.peft_tuner import PeftTuner
-    from rosa_bench.methods.virtual_tokens import VirtualTokenMethod
+    from rosa_bench.methods.peft.tuner import PeftTuner
+    from rosa_bench.methods.peft.virtual_tokens import VirtualTokenMethod
 
 
 def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
@@ -36,7 +36,7 @@ def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> 
     import torch
 
     from rosa_bench.layers.prompts.virtual_tokens import NAME
-    from rosa_bench.methods.virtual_tokens import is_decoder
+    from rosa_bench.methods.peft.virtual_tokens import is_decoder
 
     config: Any = method.configuration(model)
     config.task_type, config.inference_mode = "CAUSAL_LM" if is_decoder(model) else "SEQ_CLS", True

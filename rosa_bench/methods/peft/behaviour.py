@@ -23,7 +23,7 @@ class Behaviour(NamedTuple):
 
 PROMPTS = "it changes inputs, not layers; use method=prompt_tuning, p_tuning or prefix_tuning, or a tuner of layers"
 TOKENS = Behaviour(keeps_function=False, mergeable=False, refused=PROMPTS)
-TOKEN_TYPES = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # `rosa_bench.methods.virtual_tokens` has them
+TOKEN_TYPES = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")  # `rosa_bench.methods.peft.virtual_tokens` has them
 BEHAVIOUR = {
     "ADALORA": Behaviour(refused="its schedule follows the length of the run; use method=adalora"),
     "ADAPTION_PROMPT": Behaviour(refused=PROMPTS),

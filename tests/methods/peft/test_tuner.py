@@ -19,7 +19,7 @@ from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.methods.peft_tuner import PeftTuner
+from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.training.spectrum import weights
@@ -271,7 +271,7 @@ def test_dora_refuses_a_row_of_zeros(tiny_model: Tiny, method_of: Any) -> None:
 
 def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of("tiny_roberta", "dora")
-    monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
+    monkeypatch.setattr("rosa_bench.methods.peft.tuner.find_spec", lambda _name: None)
     with pytest.raises(
         UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
     ):

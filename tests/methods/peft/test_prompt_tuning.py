@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.methods.prompt_tuning import PromptTuning
+from rosa_bench.methods.peft.prompt_tuning import PromptTuning
 from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
@@ -71,6 +71,6 @@ def test_a_prompt_and_text_that_exceed_the_positions_are_refused(compose: Compos
 
 def test_missing_peft_is_reported_in_one_line(compose: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = method_of(compose)
-    monkeypatch.setattr("rosa_bench.methods.peft_tuner.find_spec", lambda _name: None)
+    monkeypatch.setattr("rosa_bench.methods.peft.tuner.find_spec", lambda _name: None)
     with pytest.raises(UserError, match=r"needs the package peft; install it: pip install 'rosa-bench\[peft\]'"):
         replace(chosen, tokens=5)

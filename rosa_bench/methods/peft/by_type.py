@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from rosa_bench.methods.peft_behaviour import TOKEN_TYPES
-from rosa_bench.methods.peft_tuner import PeftTuner
-from rosa_bench.methods.virtual_tokens import OURS, PeftTokens
+from rosa_bench.methods.peft.behaviour import TOKEN_TYPES
+from rosa_bench.methods.peft.tuner import PeftTuner
+from rosa_bench.methods.peft.virtual_tokens import OURS, PeftTokens
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
