@@ -173,6 +173,12 @@ def test_held_out_rows_are_the_same_for_every_seed_and_duplicates_are_counted(
     assert "(no 10, yes 10)" in said
 
 
+def test_long_names_of_classes_are_cut_in_the_note(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", labelled(["a" * 40, "b" * 41] * 5))
+    said = splits_of(resolved("task=classify", "data=a.csv")).facts["note"]
+    assert f"({'a' * 40} 5, {'b' * 37}... 5)" in said
+
+
 def test_a_large_file_is_read_as_a_stream_and_limited(
     resolved: Callable[..., ResolvedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
