@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.composing.parse import parse
-from rosa_bench.config.composing.placing import PRESET, Placing
+from rosa_bench.config.composing.placing import Placing
 from rosa_bench.config.composing.placing import plain as unresolved
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.identity.run_id import public_config
@@ -52,7 +52,7 @@ def test_a_preset_has_the_values_and_jobs_that_it_has_in_hydra(preset: str, monk
         expected = unresolved(composed)
         params = expected.pop("hydra")["sweeper"]["params"]
         monkeypatch.setattr(Placing, "_hydras", None)  # all of them have the package's own forms
-        assert repr(Placing().composed({PRESET: preset})) == repr(expected)  # in the same order too
+        assert repr(Placing().composed({"+experiment": preset})) == repr(expected)  # in the same order too
     both = [*(f"{key}={value}" for key, value in params.items()), *arguments]
     [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(both), max_batch_size=None)
     with composing() as composer:

@@ -20,6 +20,7 @@ from rosa_bench.config.schema import Plain
 from rosa_bench.system.errors import UserError
 
 CHOICES = [f"{group}={name}" for group in ("task", "method", "optimizer") for name in names_in(group)][::9]
+CHOICES += ["logger=tensorboard"]
 
 
 @cache
@@ -37,6 +38,19 @@ def exactly(value: Any) -> str:
 def test_references_are_resolved_as_by_omegaconf(choice: str) -> None:
     raw = composed(choice)
     assert exactly(resolved(raw)) == exactly(OmegaConf.to_container(raw, resolve=True))
+
+
+@pytest.mark.parametrize(("folder", "value", "expected"), [
+    ("/Übung 1", "${folder}/runs/a-b.c", "/Übung 1/runs/a-b.c"),
+    ("${oc.select:other,null}", "${folder}/x", "up/x"),
+    (3, "${folder}/x", "3/x"),
+    ("a", "${folder}/${folder}", "a/a"),
+    ("a", "${folder}/x y", "a/x y"),
+])  # fmt: skip
+def test_paths_below_a_folder_are_resolved_as_by_omegaconf(folder: Any, value: str, expected: str) -> None:
+    plain = {"folder": folder, "value": value, "other": "up"}
+    assert OmegaConf.create(plain).value == expected
+    assert resolved(plain)["value"] == expected
 
 
 @pytest.mark.parametrize("value", ["${nowhere}", "${oc.env:HOME,x}", "???", "a ${seed}", "${lr}", "${seed}"])

@@ -35,3 +35,16 @@ def test_each_task_is_composed_as_by_hydra(task: str | None, monkeypatch: pytest
         monkeypatch.setattr(Placing, "_hydras", None)  # all of them have the package's own forms
         found = Placing().composed(chosen)
     assert repr(found) == repr(expected)  # in the same order too
+
+
+@pytest.mark.parametrize(
+    "given", ["+launch=joblib", "logger=tensorboard", "+experiment=quickstart +launch=joblib task=wic"]
+)
+def test_what_sweeps_add_is_composed_as_by_hydra(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "joblib" in given:
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    with composing():
+        expected = plain(hydra.compose("config", overrides=given.split()))
+        monkeypatch.setattr(Placing, "_hydras", None)
+        found = Placing().composed(dict(one.split("=") for one in given.split()))
+    assert repr(found) == repr(expected)

@@ -168,7 +168,7 @@ class Composer:
         return self._bases[groups]
 
     def _placed(self, groups: Overrides) -> dict[str, Any] | None:
-        """Return the settings of these choices without Hydra; None if they are not plain choices of `CHOSEN`."""
+        """Return the settings of these choices without Hydra; None if `Placing` leaves them to Hydra."""
         names = {group: name for group, _, name in (override.partition("=") for override in groups)}
         return self._placing.composed(names) if len(names) == len(groups) else None
 

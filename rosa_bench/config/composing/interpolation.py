@@ -1,7 +1,7 @@
 """Resolve what a composed configuration refers to, such as ``${rank}``, with omegaconf's results in less time.
 
 Omegaconf reads each reference with a parser and copies the nodes around it, which takes milliseconds per run. A large
-sweep has many thousands of references, of three simple kinds, which are read here from plain values. A configuration
+sweep has many thousands of references, of a few simple kinds, which are read here from plain values. A configuration
 with anything else, and every mistake, is left to omegaconf.
 """
 
@@ -16,6 +16,7 @@ from rosa_bench.system.errors import UserError, user_error_in
 
 # The whole value is ${key}, ${default_for:key}, or ${oc.select:key,null}, where null stands for a key that is missing.
 REFERENCE = re.compile(r"\$\{(default_for:|oc\.select:)?(\w+(?:\.\w+)*)(,null)?\}")
+BELOW = re.compile(r"(\$\{\w+(?:\.\w+)*\})(/[\w./-]+)")  # a path below a folder: ${output_dir}/tensorboard
 MISSING = "???"
 DEEPEST = 20  # references to references
 
@@ -65,6 +66,8 @@ class _Plain:
             raise UnresolvedError
         if "${" not in text:
             return text
+        if (below := BELOW.fullmatch(text)) and isinstance(folder := self._text(below[1], depth), str):
+            return folder + below[2]
         found = REFERENCE.fullmatch(text)
         if found is None or depth == DEEPEST or (found[1] == "oc.select:") != bool(found[3]):
             raise UnresolvedError

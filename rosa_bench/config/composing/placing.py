@@ -14,16 +14,18 @@ from rosa_bench.config.files.reading import read_settings
 
 CHOSEN: tuple[str, ...] = ("task", "model", "method", "protocol")  # the groups that a run picks by name
 OF_HYDRA = ("defaults:", "@package")  # a file with either is composed by Hydra
-PRESET = "+experiment"  # adds values, and chooses what the command line leaves out
-GLOBAL = "# @package _global_\n"  # the first line of a preset: its values are those of a run
-OVERRIDES = {f"override /{group}": group for group in CHOSEN}  # how a preset chooses
+TRACKED = "logger"  # one more, which no task changes
+PRESETS = ("+experiment", "+launch")  # their files add values, and choose what the command line leaves out
+GLOBAL = "# @package _global_\n"  # the first line of such a file: its values are those of a run
+OVERRIDES = {f"override /{group}": group for group in CHOSEN}  # how it chooses
+LAUNCHER = "override /hydra/launcher"  # of Hydra's own settings, which are not a run's
 
 
 class Placing:
-    """Composes choices of a preset, a task, a model, a method and a protocol. Hydra must be initialised.
+    """Composes choices of presets, a task, a model, a method and a protocol. Hydra must be initialised.
 
     A task's file chooses a recipe, and that a model. The files of the other groups are then put in place, and the
-    preset's values come last. Hydra composes what is not written in the package's own forms, as a task of the user's
+    presets' values come last. Hydra composes what is not written in the package's own forms, as a task of the user's
     may be. What was read once is kept, so changed files need a new instance.
     """
 
@@ -39,19 +41,20 @@ class Placing:
     def composed(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         """Return the settings by group, with references unresolved; None if only Hydra knows these choices.
 
-        ``names`` has a name for some of `CHOSEN` and `PRESET`. What it leaves out is what the preset, the task, or
-        else conf/config.yaml chooses. Callers must not change the result: parts of it are shared.
+        ``names`` has a name for some of `CHOSEN`, `TRACKED` and `PRESETS`. What it leaves out is what the presets, the
+        task, or else conf/config.yaml choose. Callers must not change the result: parts of it are shared.
         """
-        if PRESET not in names:
-            return self._chosen(names)
-        if (preset := self._presets(names[PRESET])) is None:
-            return None
-        choices, values = preset
-        below = self._chosen(choices | {group: name for group, name in names.items() if group != PRESET})
-        return None if below is None else merged(below, values)
+        chosen = {group: name for group, name in names.items() if group not in PRESETS}
+        values: dict[str, Any] = {}
+        for group in (group for group in names if group in PRESETS):
+            if (found := self._presets(group.removeprefix("+"), names[group])) is None:
+                return None
+            chosen, values = found[0] | chosen, merged(values, found[1])
+        below = self._chosen(chosen)
+        return merged(below, values) if below is not None and values else below
 
     def _chosen(self, names: Mapping[str, str]) -> dict[str, Any] | None:
-        if not all(group in CHOSEN and name in self._files(group) for group, name in names.items()):
+        if not all(group in (*CHOSEN, TRACKED) and name in self._files(group) for group, name in names.items()):
             return None
         whole = dict(self._tasks(names.get("task")))
         for group, name in names.items():
@@ -63,9 +66,9 @@ class Placing:
             whole[group] = placed
         return whole
 
-    def _preset(self, name: str) -> tuple[dict[str, str], dict[str, Any]] | None:
+    def _preset(self, group: str, name: str) -> tuple[dict[str, str], dict[str, Any]] | None:
         """Return the groups that a preset of the package chooses, and its values; None if its file has another form."""
-        path = self._files("experiment").get(name)
+        path = self._files(group).get(name)
         if path is None or own_folder() is not None or not path.read_text(encoding="utf-8").startswith(GLOBAL):
             return None
         chosen: dict[str, str] = {}
@@ -75,10 +78,12 @@ class Placing:
             match one:
                 case "_self_":
                     continue
-                case str(other) if found := self._presets(other):
+                case str(other) if found := self._presets(group, other):
                     chosen, values = found[0] | chosen, merged(values, found[1])
                 case dict() if one.keys() <= OVERRIDES.keys():
                     chosen |= {OVERRIDES[key]: choice for key, choice in one.items()}
+                case dict() if one.keys() == {LAUNCHER}:
+                    continue
                 case _:
                     return None
         own.pop("hydra", None)
