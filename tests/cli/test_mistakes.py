@@ -39,7 +39,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["rank=eight"], ["rank=eight is not a whole number"]),
     (["lr=abc"], ["lr=abc is not a number"]),
     (["--task", "grammar"], ["--task", "settings are KEY=VALUE, as task=cola"]),
-    (["model=unheard_of"], ["any other of Hugging Face: model=auto model.hub=ID"]),
+    (["model=unheard_of"], ["any other Hugging Face model: model=auto model.hub=ID"]),
     (["task=classify", "data=."], ["the folder . has no file of train rows (train.jsonl.gz", "data=FOLDER/FILE"]),
     (["task=classify", "data=.", "task.text=body"], ["task.text=body is not a list; write 'task.text=[body]'"]),
     (["lr=-1"], ["lr=-1.0", "above 0"]),

@@ -20,7 +20,7 @@ from rosa_bench.system.printable import printable, shortened
 SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")
 OTHERS = {  # what more there is to choose from in a group
     "hydra/launcher": ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])',
-    "model": " (any other of Hugging Face: model=auto model.hub=ID, or model.path=FOLDER)",
+    "model": " (any other Hugging Face model: model=auto model.hub=ID, or model.path=FOLDER)",
 }
 OF_OMEGACONF = ("object_type=", "reference_type=", "full_key:")  # lines that do not help a user
 

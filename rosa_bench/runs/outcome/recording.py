@@ -11,6 +11,7 @@ import torch
 from msgspec import convert, structs
 
 from rosa_bench.config.identity.run_id import public_config
+from rosa_bench.config.overrides.grammar import written
 from rosa_bench.records.conditions import Data, Device, Parameters
 from rosa_bench.records.generations import save as save_generations
 from rosa_bench.records.mappings import PeakBytes, Seconds, Weights
@@ -192,9 +193,9 @@ def say_start(resolved: ResolvedRun, record: RunRecord) -> None:
         work = f"training nothing, choosing among {len(record.candidates)} candidates"
     source = record.data.source.split(" ")[0]
     log.info("%s: %s (%s), %s in %s", resolved.id, work, source, resolved.device, resolved.precision)
-    for key, (value, expected) in resolved.deviations.items():
-        usual = "null" if expected is None else expected
-        log.info("  differs from protocol %s: %s=%s, not %s", resolved.config.protocol.name, key, value, usual)
+    for key, (value, usual) in resolved.deviations.items():
+        name = resolved.config.protocol.name
+        log.info("  differs from protocol %s: %s=%s, not %s", name, key, written(value), written(usual))
 
 
 def say_end(resolved: ResolvedRun, record: RunRecord) -> None:
