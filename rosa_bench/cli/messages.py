@@ -1,6 +1,7 @@
 """Report errors to a person, with the exit status that goes with each."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,6 +68,12 @@ def explain(error: BaseException) -> str:
         from rosa_bench.config.overrides.mistakes import explain_composition
 
         return explain_composition(error)  # pyright: ignore[reportArgumentType]
+    if type(error).__name__ == "TerminatedWorkerError":  # joblib's, about a process of a sweep
+        how = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
+        return (
+            f"a process of the sweep was killed{f' ({how[1]})' if how else ''}, as happens if memory runs out; "
+            "the same command continues, and a smaller hydra.launcher.n_jobs= needs less memory"
+        )
     return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"
 
 

@@ -34,9 +34,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
                 file.flush()
                 sync(file.fileno())
                 temporary.replace(path)
-        except BaseException:
+        except BaseException as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.filename == str(temporary):
+                error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary file
             raise
         _sync_at(path.parent)
 

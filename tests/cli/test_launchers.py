@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from rosa_bench.cli.launchers.workers import BETWEEN
+from rosa_bench.cli.messages import explain
 from rosa_bench.config.composing.compose import composing
 
 # A regression: its processes need not import evaluate, nor what that imports.
@@ -63,6 +64,20 @@ def test_launchers_of_workers_are_known_by_the_class_that_hydra_instantiates(nam
     with composing():
         composed = hydra.compose("config", overrides=[f"+launch={launch}"], return_hydra_config=True)
     assert BETWEEN.get(composed.hydra.launcher._target_) is between
+
+
+def test_a_worker_that_the_system_killed_is_said_in_plain_words() -> None:
+    process_executor = pytest.importorskip("joblib.externals.loky.process_executor")
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(process_executor.TerminatedWorkerError) as raised:
+        process_executor.ProcessPoolExecutor(max_workers=1).submit(die).result()
+    message = explain(raised.value)
+    assert message.startswith("a process of the sweep was killed (SIGKILL(-9))")
+    assert "hydra.launcher.n_jobs" in message
+    assert "\n" not in message
 
 
 @pytest.mark.slow

@@ -106,6 +106,14 @@ def test_the_table_fits_80_columns_and_loses_nothing() -> None:
         assert words in text.replace("must be  wrapped", "must be wrapped"), words
 
 
+def test_methods_that_lack_the_same_package_share_one_note() -> None:
+    lacks = "needs the package peft; install it"
+    names = ("dora", "eva", "vera")
+    notes = " ".join(table([Entry(name=name, refusal=f"method={name} {lacks}") for name in names]))
+    assert f"method=dora, eva, vera: {lacks}" in notes
+    assert notes.count(lacks) == 1
+
+
 def test_details_show_settings_with_values_help_and_choices() -> None:
     with composing() as composer:
         found = details(composer, ["model=roberta_base", "task=cola", "rank=4"], "rosa")

@@ -64,6 +64,13 @@ def test_write_atomic_keeps_the_old_file_when_it_fails(
     assert listing(tmp_path) == before
 
 
+def test_write_atomic_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 250)  # a name that the file system takes, but for the temporary one
+    with pytest.raises(OSError, match="too long") as raised:
+        write_atomic(path, "content")
+    assert raised.value.filename == str(path)
+
+
 def test_write_atomic_syncs_before_replacing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "record.json"
     path.write_text("old")

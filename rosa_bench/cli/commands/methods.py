@@ -71,11 +71,24 @@ def table(entries: "Iterable[Entry]") -> list[str]:
         cells = (one.name, one.year or "", one.arxiv, first, *counts, "" if one.mergeable is None else flags)
         lines.append(form.format(*cells).rstrip())
         lines += [" " * (left + 20) + line for line in more]
-    refused = [
-        one.refusal if one.name in one.refusal else f"{one.name}: {one.refusal}" for one in entries if one.refusal
+    notes = [
+        line for note in (LEGEND, *refusals(entries)) for line in textwrap.wrap(note, WIDTH, break_on_hyphens=False)
     ]
-    notes = [line for note in (LEGEND, *refused) for line in textwrap.wrap(note, WIDTH, break_on_hyphens=False)]
     return [*lines, "", *notes]
+
+
+def refusals(entries: "Iterable[Entry]") -> list[str]:
+    """Return why methods refuse the model, one line per reason: methods without a package share theirs."""
+    named: dict[str, list[Entry]] = {}
+    for one in entries:
+        if one.refusal:
+            named.setdefault(one.refusal.removeprefix(f"method={one.name} "), []).append(one)
+    return [
+        (shared[0].refusal if shared[0].name in shared[0].refusal else f"{shared[0].name}: {reason}")
+        if len(shared) == 1
+        else f"method={', '.join(one.name for one in shared)}: {reason}"
+        for reason, shared in named.items()
+    ]
 
 
 def detailed(found: "Details") -> list[str]:
