@@ -24,5 +24,14 @@ def shortened(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
+def cut(text: str, longest: int) -> str:
+    """Return at most ``longest`` characters of a text; the last three of a longer one are dots.
+
+    >>> cut("entailment", 10), cut("not_entailment", 10)
+    ('entailment', 'not_ent...')
+    """
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def _is_visible(one: str) -> bool:
     return one.isprintable() or unicodedata.category(one) == "Zs"  # a space of any width

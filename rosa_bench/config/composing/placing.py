@@ -51,7 +51,7 @@ class Placing:
                 return None
             chosen, values = found[0] | chosen, merged(values, found[1])
         below = self._chosen(chosen)
-        return merged(below, values) if below is not None and values else below
+        return None if below is None else merged(below, values)
 
     def _chosen(self, names: Mapping[str, str]) -> dict[str, Any] | None:
         if not all(group in (*CHOSEN, TRACKED) and name in self._files(group) for group, name in names.items()):

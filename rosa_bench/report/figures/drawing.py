@@ -18,7 +18,7 @@ from matplotlib.typing import ColorType
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.files import write_atomic
-from rosa_bench.system.printable import printable
+from rosa_bench.system.printable import cut, printable
 
 STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of literals
     "font.size": 8,
@@ -120,7 +120,7 @@ def drawn(text: str, *, longest: int = LONGEST) -> str:
     """
     glyphs = _glyphs()
     text = "".join(one if ord(one) in glyphs else one.encode("unicode_escape").decode() for one in printable(text))
-    text = (text if len(text) <= longest else f"{text[: longest - 3]}...").replace("$", r"\$")
+    text = cut(text, longest).replace("$", r"\$")
     return f"\N{NO-BREAK SPACE}{text}" if text.startswith("_") else text
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rosa_bench.data.rows import Row
+from rosa_bench.system.printable import cut
 from rosa_bench.tasks.classification.task import TextTask
 
 MOST_SHOWN = 6  # classes
@@ -39,13 +40,9 @@ def _labels(task: TextTask, rows: Sequence[Row]) -> str:
         scale = f"; such large numbers are learned slowly: divide them to about {LARGE / 10:g} or less" if far else ""
         return f"regression on the numbers in {task.label}, from {least:g} to {greatest:g}{scale}"
     counts = Counter(row.label for row in rows)
-    named = [f"{_cut(name)} {counts[number]:,}" for number, name in enumerate(task.labels)]
+    named = [f"{cut(name, LONGEST)} {counts[number]:,}" for number, name in enumerate(task.labels)]
     more = f" and {len(named) - MOST_SHOWN} more" if len(named) > MOST_SHOWN else ""
     return f"{len(named)} classes from {task.label} ({', '.join(named[:MOST_SHOWN])}{more})"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 3]}..."
 
 
 def _shared(train: Sequence[Row], validation: Sequence[Row]) -> str:
