@@ -27,10 +27,10 @@ def plain(raw: object) -> object:
 
 
 @pytest.mark.parametrize("arguments", [
-    ["task=cola,rte", "method=lora,rosa", "rank=2", "lr=1e-3"],
-    ["task=grammar", "model=tiny_bert", "method.select=random,block", "seed=range(2)"],
+    ["task=cola,rte", "method=lora,rosa", "rank=2,8", "lr=1e-3,2e-3"],
+    ["task=grammar", "model=tiny_bert,tiny_roberta", "method.select=random,block", "seed=range(3)"],
     ["method=rosa", "optimizer.betas=[0.9,0.99],[0.9,0.999]", "limit_train=null,7"],
-    ["+experiment=figure2", "method=rosa", "task.true_rank=4,8", "rank=1"],
+    ["+experiment=figure2", "method=rosa", "task.true_rank=4,8"],
     ["+experiment=methods_small", "task=rte", "method=pissa", "seed=0", "lr_half_decades=0"],
     ["+experiment=quickstart", "task=wic", "method=ft", "model=tiny_bert"],
     ["method=ft,lora", "++model.note=abc", "data_dir='~/a b'"],

@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from rosa_bench.config.composing.compose import composing
-from rosa_bench.config.composing.placing import Placing, plain
+from rosa_bench.config.composing.placing import TRACKED, Placing, plain
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.files.reading import read_yaml
 from rosa_bench.config.groups import names_in
@@ -35,6 +35,18 @@ def test_each_task_is_composed_as_by_hydra(task: str | None, monkeypatch: pytest
         monkeypatch.setattr(Placing, "_hydras", None)  # all of them have the package's own forms
         found = Placing().composed(chosen)
     assert repr(found) == repr(expected)  # in the same order too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "given", [f"{group}={name}" for group in ("model", "method", "protocol", TRACKED) for name in names_in(group)]
+)
+def test_each_choice_is_composed_as_by_hydra(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with composing():
+        expected = plain(hydra.compose("config", overrides=[given]))
+        monkeypatch.setattr(Placing, "_hydras", None)
+        found = Placing().composed(dict([given.split("=")]))
+    assert repr(found) == repr(expected)
 
 
 @pytest.mark.parametrize(
