@@ -34,13 +34,16 @@ os.environ["HF_HOME"] = f"{_FOLDER.name}/hugging_face"
 os.environ["ROSA_BENCH_CACHE"] = f"{_FOLDER.name}/rosa_bench"
 
 # Must be set before these modules are imported. Every call then checks the shapes of its tensors, in the tests of
-# these modules and of the methods that use them. Elsewhere whole runs would make the same calls thousands of times, and
-# the checks take a third of their time.
+# these modules, and of the methods and packs that use them. Elsewhere whole runs would make the same calls thousands of
+# times, and the checks take a third of their time.
 install_import_hook(
     ["rosa_bench.lowrank", "rosa_bench.layers", "rosa_bench.tasks.regression.theory", "rosa_bench.training.spectrum"],
     "beartype.beartype",
 )
-SHAPES_CHECKED = ("test_lowrank.py", "layers", "methods", "adapters", "tasks/regression", "training/test_spectrum.py")
+SHAPES_CHECKED = (
+    "test_lowrank.py", "layers", "methods", "adapters", "tasks/regression", "training/test_spectrum.py",
+    "training/test_packed.py", "runs/packing",
+)  # fmt: skip
 
 torch.set_num_threads(1)  # several workers share the cores
 
