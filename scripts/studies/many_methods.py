@@ -2,7 +2,7 @@
 
     python -m scripts.studies.many_methods
 
-Compares 36 methods with LoRA over three tasks with 2, 3 and 2 seeds, as in the table of methods. Counts how often a
+Compares 36 methods with LoRA over three tasks with three seeds each, as in the table of methods. Counts how often a
 test finds a difference that is not there, and how often one that is. "today" is the test of `rosa-bench compare`,
 paired over seeds. "Welch" is not paired. All others moderate the variance of a cell by those of all methods on its
 task, with the priors `moments`, `robust` or `uncertain`. They use Satterthwaite's degrees of freedom, or the exact

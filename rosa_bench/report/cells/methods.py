@@ -1,7 +1,8 @@
 """All methods of one setting side by side: score over tasks, memory, trained parameters, time and size when saved."""
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, geometric_mean
@@ -18,6 +19,7 @@ from rosa_bench.report.cells.settings import Variant
 
 PRESET, PROTOCOL = "methods", "fair"
 MIN_METHODS, MAX_COMPARISONS = 4, 3
+ENOUGH_SEEDS = 2  # for an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +70,13 @@ class MethodRow:
 
     @property
     def untuned(self) -> float | None:
-        """The mean score over tasks at the method's own default learning rate; None if a task has no run at it."""
+        """The mean score over tasks at the method's default learning rate; None if a task has no run at it.
+
+        Defaults change as more is measured. The one of the newest run counts.
+        """
         scores = []
         for cell in self.cells.values():
-            run = cell.runs[0]
+            run = max(cell.tried, key=lambda one: one.started)
             lr = run.setting(f"method.default_lr.{run.settings.protocol.name}")
             runs = cell.by_lr.get(lr) if isinstance(lr, int | float) else None
             if not runs:
@@ -87,7 +92,7 @@ class MethodComparison:
     tasks     names of the tasks
     rank      rank of the methods that have one
     kind      device on which memory was measured, and how the runs were made there (`costs.made_on`)
-    left_out  methods that are not compared, and why
+    left_out  tasks and methods that are not compared, and why
     """
 
     group: Group
@@ -128,11 +133,11 @@ class MethodComparison:
 
 
 def method_comparisons(groups: Iterable[Group]) -> list[MethodComparison]:
-    """Return one comparison per model: the setting with most methods; of ties, that nearest to `PROTOCOL`.
+    """Return one comparison per model: the setting with most cells (methods x tasks); of ties, that nearest to `PROTOCOL`.
 
     The tasks are those of the preset `PRESET` together, and each task that writes texts by itself. Memorised rows have
     tables and figures of their own. At most `MAX_COMPARISONS` with at least `MIN_METHODS` methods each are returned,
-    those with most methods first.
+    those with most cells first.
     """
     best: dict[tuple[str, bool], MethodComparison] = {}
     found = [one for group in groups if not group.setting.is_timed for one in _comparisons(group)]
@@ -144,7 +149,8 @@ def method_comparisons(groups: Iterable[Group]) -> list[MethodComparison]:
 def _place(one: MethodComparison) -> tuple:
     setting = one.group.setting
     is_other = setting.protocol != PROTOCOL
-    return -len(one.rows), is_other, setting.distance, -len(one.tasks), -len(one.runs), setting.protocol, one.tasks
+    cells = len(one.rows) * len(one.tasks)
+    return -cells, is_other, setting.distance, -len(one.rows), -len(one.runs), setting.protocol, one.tasks
 
 
 def _comparisons(group: Group) -> list[MethodComparison]:
@@ -156,11 +162,12 @@ def _comparisons(group: Group) -> list[MethodComparison]:
 
 
 def _comparison(group: Group, among: list[str]) -> MethodComparison:
-    """Compare one variant of each method on the tasks that at least half of the methods were run on."""
+    """Compare one variant of each method on the tasks that most methods were run on with enough seeds."""
     rank, methods = _one_per_method(group, among)
-    counts = Counter(task for cells in methods.values() for task in cells)
-    tasks = tuple(task for task in among if counts[task] and 2 * counts[task] >= max(counts.values()))
-    titles = {task: group.tasks[task].settings.task.title for task in tasks}
+    seeds = _usual_seeds(methods.values(), among)
+    tasks = tuple(task for task in among if seeds[task] >= min(ENOUGH_SEEDS, max(seeds.values())))
+    titles = {task: group.tasks[task].settings.task.title for task in among}
+    few = {titles[task]: "most methods have one seed of it, or none" for task in among if task not in tasks}
     complete, left_out = {}, {}
     for variant in sorted(methods, key=lambda one: arm_order(one, _run(methods[one]))):
         cells, name = methods[variant], _name(variant, _run(methods[variant]))
@@ -181,7 +188,20 @@ def _comparison(group: Group, among: list[str]) -> MethodComparison:
     lora = next((cells for variant, (_, cells) in complete.items() if variant.method == BASELINE), None)
     rows = [_row(variant, *named, kind=kind, lora=lora) for variant, named in complete.items()]
     rows.sort(key=lambda row: -row.score.mean)
-    return MethodComparison(group=group, tasks=tasks, rank=rank, kind=kind, rows=tuple(rows), left_out=left_out)
+    return MethodComparison(group=group, tasks=tasks, rank=rank, kind=kind, rows=tuple(rows), left_out=few | left_out)
+
+
+def _usual_seeds(methods: Collection[Mapping[str, Cell]], among: list[str]) -> dict[str, int]:
+    """Return, for each task, the number of seeds that at least half of the methods have.
+
+    It is half of the methods of that task that most were run on. So a sweep that was stopped in its last task is still
+    compared on the others.
+    """
+    counts = {
+        task: sorted((len(cells[task].by_seed) for cells in methods if task in cells), reverse=True) for task in among
+    }
+    half = math.ceil(max(map(len, counts.values())) / 2)
+    return {task: found[half - 1] if len(found) >= half else 0 for task, found in counts.items()}
 
 
 def _one_per_method(group: Group, among: list[str]) -> tuple[int | None, dict[Variant, dict[str, Cell]]]:

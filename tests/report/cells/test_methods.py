@@ -80,6 +80,28 @@ def test_a_task_that_few_methods_have_is_not_compared(make_runs: Callable) -> No
     found = only([*runs, *make_runs("lora", mrpc=[0.8, 0.9])])
     assert found.tasks == ("cola", "rte")
     assert len(found.rows) == len(METHODS)
+    assert found.left_out == {"MRPC": "most methods have one seed of it, or none"}
+
+
+@pytest.mark.parametrize(("begun", "compared"), [(1, False), (2, True), (3, True)])
+def test_a_task_that_a_sweep_has_begun_does_not_take_the_others_intervals(
+    make_runs: Callable, begun: int, compared: bool
+) -> None:
+    runs = [run for method in (*METHODS, "head_only") for run in make_runs(method, **SCORES)]
+    more = [run for method in METHODS for run in make_runs(method, mrpc=[0.8, 0.9, 0.7][:begun])]
+    found = only([*runs, *more])
+    assert found.tasks == (("cola", "mrpc", "rte") if compared else ("cola", "rte"))
+    assert found.left_out == (
+        {"Head only": "no run of MRPC"} if compared else {"MRPC": "most methods have one seed of it, or none"}
+    )
+    assert len(found.rows) == len(METHODS) + (not compared)
+    assert found.rows[0].score.low is not None
+
+
+def test_tasks_with_one_seed_are_compared_if_none_has_more(make_runs: Callable) -> None:
+    found = only([run for method in METHODS for run in make_runs(method, cola=[0.5], rte=[0.6])])
+    assert found.tasks == ("cola", "rte")
+    assert found.left_out == {}
 
 
 def test_one_variant_of_each_method_at_the_common_rank(make_runs: Callable) -> None:
