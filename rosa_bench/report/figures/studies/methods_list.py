@@ -14,7 +14,8 @@ from rosa_bench.report.figures.plotting.arms import plot_whiskers
 
 SMALL = 6.5  # points
 MANY = 13  # methods
-REACH = 1.5  # the axis goes beyond the means by at most this many times their range, and wider intervals are cut
+REACH = 1.5  # the axis goes beyond few means by at most this many times their range, and wider intervals are cut
+FENCE = 3  # the same for many means, in interquartile ranges; so far below most others, a mean is left out
 
 
 def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate]) -> None:
@@ -54,14 +55,20 @@ def floor_of(scores: Sequence[Estimate]) -> float:
     """
     if len(scores) < MANY:
         return -math.inf
+    lower, upper = _quartiles(scores)
+    return lower - FENCE * (upper - lower)
+
+
+def _quartiles(scores: Sequence[Estimate]) -> tuple[float, float]:
     lower, _, upper = quantiles((one.mean for one in scores), n=4)
-    return lower - 3 * (upper - lower)
+    return lower, upper
 
 
 def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
-    """Return the ends of the axis: around all intervals, as far as `REACH`."""
+    """Return the ends of the axis: around all intervals, as far as `REACH`, or as `FENCE` if there are many means."""
     least, most = min(one.mean for one in scores), max(one.mean for one in scores)
-    reach = REACH * (most - least) or 1.0
+    lower, upper = _quartiles(scores) if len(scores) >= MANY else (least, most)
+    reach = (FENCE if len(scores) >= MANY else REACH) * (upper - lower) or 1.0
     ends = [end for one in scores for end in (one.low, one.high) if end is not None]
     low, high = max(min([least, *ends]), least - reach), min(max([most, *ends]), most + reach)
     margin = 0.04 * (high - low) or 1.0
