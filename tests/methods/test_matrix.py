@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
+from rosa_bench.training.offload import movable, offloaded
 from rosa_bench.training.recompute import recomputed
 
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
@@ -259,10 +261,12 @@ def test_a_resumed_training_ends_equal_to_the_bit(trial: Any) -> None:
 @pytest.mark.usefixtures("_trains")
 def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
     """Measured here from a real first step, and there from shapes alone."""
-    training, step = trial.training(copy.deepcopy(trial.untrained))
+    model = copy.deepcopy(trial.untrained)
+    training, step = trial.training(model)
     step(trial.batch(0))
-    optimizer = training.optimizer
-    measured = sum(value.numel() for values in optimizer.state.values() for value in values.values() if value.ndim)
+    kept = [value for values in training.optimizer.state.values() for value in values.values() if value.ndim]
+    kept += [buffer for name, buffer in model.named_buffers() if name.endswith(".projector")]
+    measured = sum(value.numel() for value in kept)
     with torch.device("meta"):
         bare = type(trial.plain)(trial.plain.config)
     try:
@@ -283,6 +287,22 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
     expected = trial.gradients(model)
     with recomputed(model):
         assert_same_gradients(trial, trial.gradients(model), expected)
+
+
+@pytest.mark.usefixtures("_trains")
+def test_loading_frozen_weights_block_by_block_leaves_gradients_unchanged_or_is_refused(trial: Any) -> None:
+    model = copy.deepcopy(trial.untrained)
+    expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
+    changed = {tensor.untyped_storage().data_ptr() for tensor in trial.method.state(model).values()}
+    frozen = [it for block in transformer_blocks(model) for it in block.parameters() if it.ndim > 1]
+    if all(it.untyped_storage().data_ptr() in changed for it in frozen):
+        with pytest.raises(UserError, match=f"method={trial.method_name} changes every weight.*offload=null"):
+            movable(model, trial.method)
+        return
+    with offloaded(model, trial.method, torch.device("cpu")) as loader, recomputed(model):
+        assert any(loader.blocks)
+        assert_same_gradients(trial, trial.gradients(model), expected)
+    assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
 
 
 @pytest.mark.usefixtures("_trains")
