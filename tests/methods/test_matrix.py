@@ -91,7 +91,9 @@ FORMULAS: dict[str, Formula] = {
     "ft": lambda sizes, _: sizes.total,
     "head_only": lambda sizes, _: sizes.head,
     "bitfit": lambda sizes, method: sizes.biases + (sizes.head if method.train_head else 0),
-    **dict.fromkeys(("blockwise", "lisa"), lambda sizes, method: sizes.total if method.blocks == sizes.blocks else -1),
+    **dict.fromkeys(
+        ("blockwise", "lisa"), lambda sizes, method: sizes.total - (sizes.blocks - method.blocks) * sizes.block
+    ),
     "badam": lambda sizes, method: method.blocks * sizes.block + sizes.head,
     "prompt_tuning": lambda sizes, method: method.tokens * sizes.width + (sizes.head if method.train_head else 0),
     "p_tuning": lambda sizes, method: (  # and a network of three layers, each as wide as the model
@@ -245,7 +247,11 @@ def test_steps_change_only_what_is_declared(trial: Any) -> None:
     # If chance closes the gate of a whole weight at every step, no gradient has reached the weight's difference.
     idle |= {at for at in half if at.endswith(".difference") and not moments[f"exp_avg.{at}"].any()}
     moved = {name for name in half.keys() & before.keys() if not torch.equal(half[name], before[name])} | changed
-    assert (moved & {name for name, _ in model.named_parameters()}) - idle == trained_names(trial.untrained) - idle
+    found, expected = (
+        (moved & {name for name, _ in model.named_parameters()}) - idle,
+        trained_names(trial.untrained) - idle,
+    )
+    assert found > expected if trial.method.takes_turns else found == expected
 
 
 def test_a_resumed_training_ends_equal_to_the_bit(trial: Any) -> None:
@@ -279,10 +285,6 @@ def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
 
 @pytest.mark.usefixtures("_trains")
 def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
-    if not trial.method.supports_checkpointing:
-        with pytest.raises(UserError, match=f"method={trial.method_name}.*gradient_checkpointing=false"):
-            trial.compose(*trial.overrides, "gradient_checkpointing=true")
-        return
     model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with recomputed(model):
@@ -321,6 +323,13 @@ def test_training_works_in_bf16_autocast(trial: Any) -> None:
     assert set(found) == expected
     assert not [name for name, gradient in found.items() if not gradient.isfinite().all()]
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+
+    # Without dropout, whose numbers depend on the type, they differ by rounding: by up to 0.13 of a gradient here.
+    exact = trial.gradients(model, training=False)
+    rounded = trial.gradients(model, partial(torch.autocast, "cpu", torch.bfloat16), training=False)
+    largest = max(gradient.norm() for gradient in exact.values())
+    seen = {name for name, gradient in exact.items() if gradient.norm() > 1e-3 * largest}
+    assert not [name for name in seen if (rounded[name] - exact[name]).norm() > 0.5 * exact[name].norm()]
 
 
 # Merging
