@@ -36,9 +36,8 @@ model; `rosa-bench methods` says why. n/a means that the size cannot be computed
 ranks: which layers get more depends on the data. *Merges*: the trained model becomes plain layers of the same function.
 *Starts equal*: attaching the method leaves the model's function unchanged.
 
-The variants of LoRA have alpha = rank, whatever their papers chose, so that they differ in nothing else:
-`method.alpha` or `method.config.lora_alpha` changes it. How a method here differs from its paper is said in its module
-in `rosa_bench/methods`.
+The variants of LoRA have alpha = rank, whatever their papers chose; `method.alpha` or `method.config.lora_alpha`
+changes it. How a method here differs from its paper is said in its module in `rosa_bench/methods`.
 
 """
 
