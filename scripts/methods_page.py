@@ -31,10 +31,13 @@ rosa-bench methods rosa
 ```
 
 Sizes are at rank 8 under the protocol `paper`: how many numbers train, and the memory of the optimizer's state after
-the first step. A dash means that the method does not serve the model; `rosa-bench methods` says why. n/a means that
-the size cannot be computed without weights. *Merges*: the
-trained model becomes plain layers of the same function. *Starts equal*: attaching the method leaves the model's
-function unchanged.
+the first step, with the projectors of GaLore, Fira, APOLLO and Flora. A dash means that the method does not serve the
+model; `rosa-bench methods` says why. n/a means that the size cannot be computed without weights. EVA's is that of equal
+ranks: which layers get more depends on the data. *Merges*: the trained model becomes plain layers of the same function.
+*Starts equal*: attaching the method leaves the model's function unchanged.
+
+The variants of LoRA have alpha = rank, whatever their papers chose; `method.alpha` or `method.config.lora_alpha`
+changes it. How a method here differs from its paper is said in its module in `rosa_bench/methods`.
 
 """
 
@@ -58,7 +61,7 @@ def page(entries: Mapping[str, Mapping[str, Entry]]) -> str:
     for name in names_in("method"):
         ours = [of_model[name] for of_model in entries.values()]
         cells = [cell for one in ours for cell in _size(one)]
-        lines.append(_row([*beginning(name), *cells, *_flags(ours)]))
+        lines.append(_row([*beginning(name), *cells, *flags(ours)]))
     return HEAD + "\n".join(lines) + "\n"
 
 
@@ -76,8 +79,9 @@ def _size(one: Entry) -> tuple[str, str]:
     return count(one.size.trainable), memory(one.size.optimizer_elements)
 
 
-def _flags(entries: Iterable[Entry]) -> list[str]:
-    served = next((one for one in entries if one.size is not None), Entry(name=""))
+def flags(entries: Iterable[Entry]) -> list[str]:
+    """Return whether a method merges, and whether it starts equal, from its entries on several models."""
+    served = next((one for one in entries if one.mergeable is not None and not one.refusal), Entry(name=""))
     return ["yes" if flag else "no" for flag in (served.mergeable, served.keeps_function)]
 
 

@@ -230,11 +230,6 @@ class RunConfig(Plain):
                 f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use "
                 "save_model=true, which saves its own"
             )
-        if self.gradient_checkpointing and not self.method.supports_checkpointing:
-            raise UserError(
-                f"method={self.method.name} does not work with gradient_checkpointing=true; use "
-                "gradient_checkpointing=false"
-            )
         if self.parallel == "sharded" and (reason := self.method.unshardable):
             raise UserError(f"parallel=sharded shards the weights: {reason}; use parallel=data")
         if self.base_dtype != "float32" and not self.method.narrow_base:

@@ -27,7 +27,7 @@ class Adapter(nn.Module):
     frozen: tuple[str, ...] = ()
     bias: nn.Parameter | None
 
-    def __init__(self, plain: Linear | Convolution):
+    def __init__(self, plain: nn.Module):  # PEFT's tuners replace other layers than linear ones too
         super().__init__()
         self.plain_type = wide_type(plain)
         self.register_parameter("bias", getattr(plain, "bias", None))

@@ -20,7 +20,7 @@ class Tuned(Adapter):
 
     def __init__(self, tuned: nn.Module, plain_type: type, *, before: Tensor | None = None):
         base: nn.Module = tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
-        super().__init__(base)  # pyright: ignore[reportArgumentType]
+        super().__init__(base)
         self.plain_type = plain_type
         self.tuned = tuned
         self.trained = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)

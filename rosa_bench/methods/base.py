@@ -82,7 +82,6 @@ class Method(Checked, ABC):
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
-    supports_checkpointing  whether a block may be computed again in the backward pass: it must not write into a cache
     narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
     packable         whether several runs can train in one pass: its layers have a form in `layers.packs.packed`
     takes_turns      whether only some of the declared parameters train at a time
@@ -110,7 +109,6 @@ class Method(Checked, ABC):
     supports_graphs: ClassVar[bool] = True
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
-    supports_checkpointing: ClassVar[bool] = True
     narrow_base: ClassVar[bool] = False
     packable: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False

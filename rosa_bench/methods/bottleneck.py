@@ -5,7 +5,8 @@ Sources, each a setting of one class (``conf/method/<name>.yaml``):
 houlsby   Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", arXiv 1902.00751: after the attention and
           after the feed-forward part. The layer normalisation trains too.
 pfeiffer  Pfeiffer et al., "AdapterFusion", arXiv 2005.00247: after the feed-forward part alone. MAD-X (arXiv
-          2005.00052) reads the normalised sum with the residual; ours reads the output of the feed-forward part.
+          2005.00052) and the authors' library read the normalised sum with the residual; ours reads the output of the
+          feed-forward part.
 lin       Lin et al., "Exploring Versatile Generative Language Model Via Parameter-Efficient Transfer Learning", arXiv
           2004.03829: after the whole block, with a layer normalisation of the adapter's own. They also train task
           embeddings; we have none, because a run has one task.

@@ -6,7 +6,8 @@ With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1 (no dropout).
 Zhang et al., "LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language Models Fine-tuning", arXiv 2308.03303.
 Lialin et al., "ReLoRA: High-Rank Training Through Low-Rank Updates", arXiv 2307.05695, Algorithm 1. We differ in that
-the factors' optimizer state is cleared, not pruned by magnitude, and that there is no first phase of full training.
+the factors' optimizer state is cleared, not pruned by magnitude, in that there is no first phase of full training, and
+in that embeddings and norms stay frozen, which train in the authors' code.
 """
 
 from __future__ import annotations

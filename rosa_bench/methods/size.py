@@ -12,6 +12,7 @@ from rosa_bench.optim.base import Optimizer
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -22,7 +23,8 @@ class UnsizedError(UserError):
 class Size(NamedTuple):
     """Numbers of elements: of the plain model, of what trains at the start, and of the optimizer's state after a step.
 
-    The state does not count one step number per parameter.
+    The state includes what the optimizer's groups hold beside the parameters, such as projectors. It does not count one
+    step number per parameter.
     """
 
     total: int
@@ -52,7 +54,7 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     for parameter in first.values():
         parameter.grad = torch.empty_like(parameter)
     made.step()
-    elements = sum(
+    elements = beside(made) + sum(
         alike[id(parameter)] * value.numel()
         for parameter, values in made.state.items()
         for value in values.values()
@@ -60,6 +62,15 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     )
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     return Size(total, trainable, elements)
+
+
+def beside(optimizer: torch.optim.Optimizer) -> int:
+    """Return the number of elements of the tensors that an optimizer's groups hold beside the parameters."""
+    import torch
+
+    lists = (value for group in optimizer.param_groups for key, value in group.items() if key != "params")
+    tensors = (it for value in lists if isinstance(value, list) for it in value if isinstance(it, torch.Tensor))
+    return sum(tensor.numel() for tensor in tensors)
 
 
 def saved_bytes(method: Method, model: nn.Module, plain: Iterable[Tensor] = ()) -> int:

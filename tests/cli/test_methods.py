@@ -19,7 +19,7 @@ from rosa_bench.methods.size import Size
 from rosa_bench.models.loading.configuration import configuration
 from rosa_bench.runs.planning import catalogue
 from rosa_bench.runs.planning.catalogue import Entry, Sizes, about, comment, details, entry, size
-from scripts.methods_page import PAGE, beginning, page, sizes
+from scripts.methods_page import PAGE, beginning, flags, page, sizes
 
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 OUTDATED = "docs/methods.md is not up to date; run: python -m scripts.methods_page"
@@ -168,7 +168,7 @@ def test_the_page_has_a_row_for_every_method_with_its_yamls_words() -> None:
         assert f"\n| {' | '.join(beginning(name))} |" in text, OUTDATED
 
 
-@pytest.mark.parametrize("name", ["houlsby", "p_tuning", "rosa"])
+@pytest.mark.parametrize("name", ["galore", "houlsby", "p_tuning", "rosa", "shira"])
 def test_a_row_of_the_page_is_up_to_date(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("rosa_bench.runs.planning.catalogue", "scripts.methods_page"):
         monkeypatch.setattr(f"{module}.names_in", lambda group: [name] if group == "method" else names_in(group))
@@ -176,6 +176,11 @@ def test_a_row_of_the_page_is_up_to_date(name: str, monkeypatch: pytest.MonkeyPa
         *_, row = page(sizes(composer)).splitlines()
     assert row.startswith(f"| `{name}` |")
     assert row in PAGE.read_text(encoding="utf-8").splitlines(), OUTDATED
+
+
+def test_a_method_whose_size_is_unknown_keeps_what_is_known() -> None:
+    unsized, refused = Entry(name="a", mergeable=True, keeps_function=False), Entry(name="a", refusal="too large")
+    assert flags([refused, unsized]) == ["yes", "no"]
 
 
 @pytest.mark.long  # it measures every method on two models

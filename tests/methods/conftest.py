@@ -32,6 +32,11 @@ from rosa_bench.training.state import Training
 CPU = torch.device("cpu")
 STEPS = 4  # in two epochs
 RANK = 4
+SHORT = {
+    "every": 1,
+    "update_every": 1,
+    "blocks": 1,
+}  # settings of methods; by default nothing would be due, or all train
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama", "tiny_bert")
 ENCODERS = ("tiny_roberta", "tiny_bert")
 
@@ -126,10 +131,16 @@ class Trial:
         chosen = (word.split("=") for word in self.overrides if not word.startswith("rank="))
         return parse(OmegaConf.create({**composed(dict(chosen)), "rank": RANK}))  # much faster than Hydra
 
-    @property
+    @cached_property
     def method(self) -> Method:
-        """The method, as the command line makes it."""
-        return self.config.method
+        """The method, as the command line makes it, but with periods so short that something happens in a trial."""
+        method = self.config.method
+        short = {name: value for name, value in SHORT.items() if hasattr(method, name)}
+        if getattr(method, "resample_unit", None) == "steps":
+            short["resample_every"] = 2 * RANK  # one vector a step
+        if "blocks" in short:
+            short["seed"] = 3  # with 0, the same of two blocks would be drawn every time
+        return replace(method, **short)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -184,12 +195,14 @@ class Trial:
         with torch.no_grad():
             return model.eval()(**batch).logits.clone()
 
-    def gradients(self, model: nn.Module, autocast: Callable[[], AbstractContextManager] = nullcontext) -> Any:
-        """Return the gradients of one step with dropout, from the same random numbers every time."""
+    def gradients(
+        self, model: nn.Module, autocast: Callable[[], AbstractContextManager] = nullcontext, *, training: bool = True
+    ) -> Any:
+        """Return the gradients of one step, with dropout if ``training``, from the same random numbers every time."""
         torch.manual_seed(5)
         model.zero_grad(set_to_none=True)
         with autocast():
-            loss = model.train()(**self.batch(7)).loss
+            loss = model.train(training)(**self.batch(7)).loss
         loss.backward()
         found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad(set_to_none=True)

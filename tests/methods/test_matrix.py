@@ -23,12 +23,14 @@ from torch import Tensor, nn
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import kinds
 from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
+from rosa_bench.training.offload import movable, offloaded
 from rosa_bench.training.recompute import recomputed
 
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
@@ -89,7 +91,9 @@ FORMULAS: dict[str, Formula] = {
     "ft": lambda sizes, _: sizes.total,
     "head_only": lambda sizes, _: sizes.head,
     "bitfit": lambda sizes, method: sizes.biases + (sizes.head if method.train_head else 0),
-    **dict.fromkeys(("blockwise", "lisa"), lambda sizes, method: sizes.total if method.blocks == sizes.blocks else -1),
+    **dict.fromkeys(
+        ("blockwise", "lisa"), lambda sizes, method: sizes.total - (sizes.blocks - method.blocks) * sizes.block
+    ),
     "badam": lambda sizes, method: method.blocks * sizes.block + sizes.head,
     "prompt_tuning": lambda sizes, method: method.tokens * sizes.width + (sizes.head if method.train_head else 0),
     "p_tuning": lambda sizes, method: (  # and a network of three layers, each as wide as the model
@@ -243,7 +247,11 @@ def test_steps_change_only_what_is_declared(trial: Any) -> None:
     # If chance closes the gate of a whole weight at every step, no gradient has reached the weight's difference.
     idle |= {at for at in half if at.endswith(".difference") and not moments[f"exp_avg.{at}"].any()}
     moved = {name for name in half.keys() & before.keys() if not torch.equal(half[name], before[name])} | changed
-    assert (moved & {name for name, _ in model.named_parameters()}) - idle == trained_names(trial.untrained) - idle
+    found, expected = (
+        (moved & {name for name, _ in model.named_parameters()}) - idle,
+        trained_names(trial.untrained) - idle,
+    )
+    assert found > expected if trial.method.takes_turns else found == expected
 
 
 def test_a_resumed_training_ends_equal_to_the_bit(trial: Any) -> None:
@@ -259,10 +267,12 @@ def test_a_resumed_training_ends_equal_to_the_bit(trial: Any) -> None:
 @pytest.mark.usefixtures("_trains")
 def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
     """Measured here from a real first step, and there from shapes alone."""
-    training, step = trial.training(copy.deepcopy(trial.untrained))
+    model = copy.deepcopy(trial.untrained)
+    training, step = trial.training(model)
     step(trial.batch(0))
-    optimizer = training.optimizer
-    measured = sum(value.numel() for values in optimizer.state.values() for value in values.values() if value.ndim)
+    kept = [value for values in training.optimizer.state.values() for value in values.values() if value.ndim]
+    kept += [buffer for name, buffer in model.named_buffers() if name.endswith(".projector")]
+    measured = sum(value.numel() for value in kept)
     with torch.device("meta"):
         bare = type(trial.plain)(trial.plain.config)
     try:
@@ -275,14 +285,26 @@ def test_the_optimizers_memory_is_that_of_the_catalogue(trial: Any) -> None:
 
 @pytest.mark.usefixtures("_trains")
 def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
-    if not trial.method.supports_checkpointing:
-        with pytest.raises(UserError, match=f"method={trial.method_name}.*gradient_checkpointing=false"):
-            trial.compose(*trial.overrides, "gradient_checkpointing=true")
-        return
     model = copy.deepcopy(trial.untrained)
     expected = trial.gradients(model)
     with recomputed(model):
         assert_same_gradients(trial, trial.gradients(model), expected)
+
+
+@pytest.mark.usefixtures("_trains")
+def test_loading_frozen_weights_block_by_block_leaves_gradients_unchanged_or_is_refused(trial: Any) -> None:
+    model = copy.deepcopy(trial.untrained)
+    expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
+    changed = {tensor.untyped_storage().data_ptr() for tensor in trial.method.state(model).values()}
+    frozen = [it for block in transformer_blocks(model) for it in block.parameters() if it.ndim > 1]
+    if all(it.untyped_storage().data_ptr() in changed for it in frozen):
+        with pytest.raises(UserError, match=f"method={trial.method_name} changes every weight.*offload=null"):
+            movable(model, trial.method)
+        return
+    with offloaded(model, trial.method, torch.device("cpu")) as loader, recomputed(model):
+        assert any(loader.blocks)
+        assert_same_gradients(trial, trial.gradients(model), expected)
+    assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
 
 
 @pytest.mark.usefixtures("_trains")
@@ -301,6 +323,13 @@ def test_training_works_in_bf16_autocast(trial: Any) -> None:
     assert set(found) == expected
     assert not [name for name, gradient in found.items() if not gradient.isfinite().all()]
     assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+
+    # Without dropout, whose numbers depend on the type, they differ by rounding: by up to 0.13 of a gradient here.
+    exact = trial.gradients(model, training=False)
+    rounded = trial.gradients(model, partial(torch.autocast, "cpu", torch.bfloat16), training=False)
+    largest = max(gradient.norm() for gradient in exact.values())
+    seen = {name for name, gradient in exact.items() if gradient.norm() > 1e-3 * largest}
+    assert not [name for name in seen if (rounded[name] - exact[name]).norm() > 0.5 * exact[name].norm()]
 
 
 # Merging

@@ -151,6 +151,21 @@ def test_the_counterpart_waits_and_then_trains(training: Callable[..., Any], idl
 # Where it starts
 
 
+def test_a_checkpoint_holds_the_candidates_that_have_changed_places(training: Callable[..., Any]) -> None:
+    def waiting(it: Training) -> list[Tensor]:
+        return [one for layer in low_rank_layers(it.model) for factor in "ab" for one in vectors(layer, factor)[RANK:]]
+
+    first, second = training(resample_every=2.0), training(resample_every=2.0)
+    fresh = waiting(second)
+    for first.step in (1, 2):
+        assert exchange(first).draws
+    kept = {name: tensor.clone() for name, tensor in first.method.state(first.model).items()}
+    for name, tensor in second.method.state(second.model).items():
+        tensor.data.copy_(kept[name])
+    assert all(map(torch.equal, waiting(second), waiting(first)))
+    assert not all(map(torch.equal, fresh, waiting(first)))
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(512, 512), (512, 64), (64, 512)])
 def test_factors_and_candidates_start_with_the_papers_standard_deviations(
     method: Callable[..., SwitchLora], rows: int, columns: int

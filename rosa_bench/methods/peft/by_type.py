@@ -1,7 +1,10 @@
 """Any tuner of Hugging Face PEFT by its type: one that changes layers, or one that puts virtual tokens before the text.
 
-The files of PEFT's method comparison run unchanged: ``method=peft method.adapter_config=adapter_config.json``. What
-such a file says of its own base model, as the number of layers, is not used.
+The files of PEFT's method comparison run unchanged: ``method=peft method.adapter_config=adapter_config.json``. A file
+without targets tunes what PEFT tunes in such a model, often less than our ``targets=attention``. What such a file says
+of its own base model, as the number of layers, is not used. Neither is the training_params.json beside it: its learning
+rate, its optimizer (LoRA-FA's, for example) and its text for a prefix. Losses that PEFT leaves to the training loop, as
+KaSA's, are not added.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.peft.behaviour import TOKEN_TYPES
+from rosa_bench.methods.peft.targets import OTHER_LAYERS, USUAL
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.peft.virtual_tokens import OURS, PeftTokens
 from rosa_bench.system.errors import UserError
@@ -21,6 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
+
+
+# method.targets: what PEFT itself tunes, for a file and for tuners of other than linear layers; otherwise attention.
+AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,9 @@ class PeftByType(PeftTuner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.targets == AUTO:
+            chosen = self.adapter_config is not None or self.peft_type in OTHER_LAYERS
+            object.__setattr__(self, "targets", USUAL if chosen else "attention")
         _ = self.tokens  # so that wrong settings are found now
 
     @cached_property

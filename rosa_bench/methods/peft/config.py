@@ -117,13 +117,16 @@ def tuner_types() -> list[str]:
 def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> PeftConfig:
     """Return PEFT's own configuration. Random draws that have a seed of their own get ``seed``, if they have none.
 
-    Raises `UserError`, which names the key, for an unknown type or setting and for a value that PEFT refuses.
+    Unknown settings that are empty or off have no effect: files of other versions of PEFT have such. Raises
+    `UserError`, which names the key, for an unknown type, any other unknown setting, and a value that PEFT refuses.
     """
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
     one_of("method.peft_type", peft_type, tuner_types())
     kind = {known.value: config for known, config in PEFT_TYPE_TO_CONFIG_MAPPING.items()}[peft_type]
     known = {field.name: field for field in fields(kind) if field.init}
+    foreign = {key for key, value in values.items() if key not in known and _is_empty(value)}  # of another version
+    values = {key: value for key, value in values.items() if key not in foreign}
     for key, value in values.items():
         if key not in known:
             raise UserError(f"method.config.{key} is not known to PEFT's {peft_type}{did_you_mean(key, sorted(known))}")
@@ -132,6 +135,10 @@ def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> Pe
     own = {key: seed for key in SEEDS if key in known}
     with refused_in_one_line(f"method.peft_type={peft_type}"):
         return kind(**{**own, **values})
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or value in ({}, [])
 
 
 def _check_type(key: str, value: Any, default: Any) -> None:

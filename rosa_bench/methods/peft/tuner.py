@@ -19,6 +19,7 @@ from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.peft.behaviour import behaviour_of
 from rosa_bench.methods.peft.config import checked_config, configuration, read_adapter_config, refused_in_one_line
+from rosa_bench.methods.peft.targets import USUAL, check_targets, matching, narrowed, settled, usual
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.system.setting import setting
@@ -87,26 +88,21 @@ class PeftTuner(AdapterMethod):
 
     def configuration(self, names: Iterable[str]) -> PeftConfig:
         """Return PEFT's configuration for the layers with these names."""
-        names = sorted(names)
-        return configuration(str(self.peft_type), {**self.values, "target_modules": names}, seed=self.seed)
+        return configuration(str(self.peft_type), settled(self.values, sorted(names)), seed=self.seed)
 
     def target_names(self, model: nn.Module) -> list[str]:
         """Return the names of the layers to tune: those of ``config.target_modules``, or of ``targets``."""
-        chosen = self.config.get("target_modules")
-        if chosen is None:
-            return super().target_names(model)
+        chosen, kind = self.config.get("target_modules"), str(self.peft_type)
         if chosen == "all-linear":
-            return replace(self, targets="all-linear", config=self.values).target_names(model)
-        from peft.tuners.tuners_utils import check_target_module_exists
-
-        config = configuration(str(self.peft_type), {**self.values, "target_modules": chosen}, seed=self.seed)
-        found = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
-        if not found:
-            raise UserError(f"method.config.target_modules={chosen} matches no layer of this model")
-        return found
+            return replace(self, targets="all-linear", config=self.values, adapter_config=None).target_names(model)
+        if chosen is None and self.targets != USUAL:
+            return narrowed(super().target_names(model), model, kind, self.values)
+        return matching(model, kind, self.values, usual(model, kind) if chosen is None else chosen)
 
     def check_shapes(self, model: nn.Module) -> None:
-        self.configuration(self.target_names(model))
+        names = self.target_names(model)
+        self.configuration(names)
+        check_targets(model, names, self.values, str(self.peft_type))
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         self.check_shapes(model)
@@ -190,6 +186,11 @@ class PeftTuner(AdapterMethod):
             tuned = isinstance(layer, BaseTunerLayer)
             after = Tuned(layer, type(plain[name]), before=weights[name]) if tuned else plain[name]
             replace_module(model, name, after)
+        if not any(parameter.numel() for _, layer in tuned_layers(model) for parameter in layer.trained_parameters()):
+            raise UserError(
+                f"method.peft_type={self.peft_type} with these settings has nothing to train in the layers of this "
+                "model; change method.config, or choose other layers with method.targets="
+            )
         move(model, device)
 
     def _linear(self, model: nn.Module, name: str) -> nn.Module:
