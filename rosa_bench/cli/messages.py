@@ -68,6 +68,8 @@ def explain(error: BaseException) -> str:
         from rosa_bench.config.overrides.mistakes import explain_composition
 
         return explain_composition(error)  # pyright: ignore[reportArgumentType]
+    if type(error).__name__ == "TrainingFailedError":  # a name, as importing the class would import torch
+        return f"the training cannot go on: {error}; a smaller lr= may help"
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, about a process of a sweep
         how = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
         return (
