@@ -47,6 +47,12 @@ class Otherwise(nn.Linear):
         return input @ self.weight.T + self.bias
 
 
+class Asking(nn.Linear):
+    def forward(self, *inputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        rows, scale = inputs
+        return scale * super().forward(rows)
+
+
 class Causal(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
         return super().forward(nn.functional.pad(input, (2, 0)))
@@ -70,6 +76,7 @@ def encoder() -> nn.Module:
 
 ODD = {
     "its class": (lambda: Mlp(lambda: Doubled(8, 8)), "its class, Doubled, computes more than Linear does"),
+    "its arguments": (lambda: Mlp(lambda: Asking(8, 8)), "its class, Asking, computes more than Linear does"),
     "its parameters": (lambda: Mlp(lambda: Gained(8)), "its class, Gained, computes more than Linear does"),
     "a convolution": (lambda: nn.Sequential(Causal(8, 8, 3)), "its class, Causal, computes more than Conv1d does"),
     "hooks": (lambda: Mlp(hooked), "it has hooks, which would be lost"),
