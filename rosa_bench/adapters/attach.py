@@ -1,13 +1,14 @@
 """Attach any method to any model for a training loop of your own."""
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from rosa_bench.adapters.attached import Attached
+from rosa_bench.adapters.attached import LIVE, Attached
 from rosa_bench.adapters.base_model import BaseModel, base_model
 from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
 from rosa_bench.adapters.undo import undone_on_error
@@ -47,7 +48,9 @@ def attach(
             "and train under autocast",
             " and ".join(sorted(half)),
         )
-    return attached(model, compose_method(model, method, settings, protocol=protocol), length, calibration)
+    found = attached(model, compose_method(model, method, settings, protocol=protocol), length, calibration)
+    LIVE.add(found)
+    return found
 
 
 def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
@@ -70,6 +73,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
     with undone_on_error(model):
         found = attached(model, Chosen(method, reset))
         found.load(path)
+    LIVE.add(found)
     return found
 
 
@@ -95,5 +99,17 @@ def check_plain(model: nn.Module) -> None:
     """Raise `UserError` if a method is attached to the model already."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{type(model).__name__} is not a torch.nn.Module; give the model itself")
-    if any(True for _ in adapters(model)) or hasattr(model, "peft_config"):
+    own = {id(parameter) for parameter in model.parameters()}
+    if any(True for _ in adapters(model)) or any(_trains(other, own) for other in LIVE):
         raise UserError("a method is attached to this model already; merge it first, or load the plain model again")
+    tuners = sys.modules.get("peft.tuners.tuners_utils")  # if it was never imported, no layer is PEFT's
+    if any(hasattr(it, "peft_config") or (tuners and isinstance(it, tuners.BaseTunerLayer)) for it in model.modules()):
+        raise UserError(
+            "an adapter of PEFT is attached to this model already; merge it first with its merge_and_unload(), or load "
+            "the plain model again"
+        )
+
+
+def _trains(other: Attached, parameters: set[int]) -> bool:
+    """Return whether another handle, not merged yet, trains one of these parameters, given by their ids."""
+    return not other.merged and any(id(parameter) in parameters for parameter in other.trainable_parameters)

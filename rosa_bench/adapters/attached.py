@@ -4,20 +4,24 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.base_model import BaseModel
+from rosa_bench.adapters.compose import restored_method
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import check_replaceable, new_folder
+from rosa_bench.system.setting import settings_of
+from rosa_bench.system.tensors import check_finite
 from rosa_bench.training.checkpoint import MisfitError, check_tensors
 from rosa_bench.training.state import follow
 
 
-@dataclass(kw_only=True, repr=False)
+@dataclass(kw_only=True, repr=False, eq=False)
 class Attached:
     """A method attached to ``model``: what a training loop calls, by the contract that `rosa_bench.training` uses too.
 
@@ -44,6 +48,8 @@ class Attached:
     merged: bool = False
 
     def __repr__(self) -> str:
+        if self.merged:
+            return f"Attached(method={self.method.name}, merged into {type(self.model).__name__})"
         trained = sum(parameter.numel() for parameter in self.trainable_parameters)
         return f"Attached(method={self.method.name}, trains {trained:,} parameters of {type(self.model).__name__})"
 
@@ -54,6 +60,7 @@ class Attached:
 
     def parameter_groups(self, lr: float | None = None) -> Groups:
         """Return groups of parameters for an optimizer. With ``lr``, each has its learning rate."""
+        self._check_attached()
         groups = self.method.parameter_groups(self.model)
         for group in groups if lr is not None else []:
             group["lr"] = lr * group.get("lr_scale", 1.0)
@@ -101,9 +108,9 @@ class Attached:
     def merge(self) -> nn.Module:
         """Turn the model into plain layers with the same function, all of whose parameters train, and return it.
 
-        Raises `UserError` if the method cannot be merged.
+        Raises `UserError` if the method cannot be merged, or its tensors contain NaN or Inf; nothing is merged then.
         """
-        self._check_attached()
+        check_finite(self.state_dict(), "the adapter", "load an earlier one, or train again with a lower lr")
         if not self.method.mergeable or not self.method.merge(self.model):
             raise UserError(f"method={self.method.name} cannot be merged; save() keeps it as an adapter")
         self.merged = True
@@ -130,20 +137,33 @@ class Attached:
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the adapter into a new folder, atomically: tensors as safetensors, settings as JSON.
 
-        Raises `UserError` if the folder exists, unless ``overwrite`` and it holds an adapter, which is then deleted.
+        Raises `UserError` if the folder exists, unless ``overwrite`` and it holds an adapter, which is then deleted, or
+        if a tensor contains NaN or Inf. Nothing is written then.
         """
         path = Path(folder).expanduser()
+        tensors = self.state_dict()
+        check_finite(tensors, "the adapter", "nothing was written; train again with a lower lr")
         check_replaceable(
             path, overwrite=overwrite, marks=(SETTINGS,), remedy="choose another folder, or use overwrite=True"
         )
         with new_folder(path) as new:
             more = {"reset": self.reset, "frozen": self.frozen, "model": self.base._asdict()}
-            write_adapter(self.method, self.model, self.state_dict(), new, more)
+            write_adapter(self.method, self.model, tensors, new, more)
 
     def load(self, folder: str | Path) -> None:
-        """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other."""
+        """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other.
+
+        Settings that decide what the layers compute, or how training goes on, must be the same.
+        """
         path = Path(folder).expanduser()
         adapter = read_settings(path)
+        stored, own = deciding(restored_method(adapter, called=str(path))), deciding(self.method)
+        if differing := [key for key, value in own.items() if stored.get(key) != value and key not in PATTERNS]:
+            key = "name" if "name" in differing else differing[0]
+            raise UserError(
+                f"{path} was saved with {key}={stored.get(key)}, and this method has {key}={own[key]}; attach with the "
+                "same settings, or call load_adapter, which reads them"
+            )
         if (known := adapter.get("model")) is not None and known != self.base._asdict():
             raise UserError(f"{path} is an adapter of another model; load it into the model that it was trained on")
         frozen = adapter.get("frozen") or []  # an adapter that a run has saved does not say
@@ -183,6 +203,17 @@ class Attached:
     @property
     def _length(self) -> RunLength:
         return UNKNOWN if self.length is None else self.length
+
+
+def deciding(method: Method) -> dict[str, Any]:
+    """Return the settings that decide what a method does, as JSON values."""
+    return {"class": type(method).__name__} | {
+        field.name: getattr(method, field.name) for field, known in settings_of(method) if known.identity
+    }
+
+
+PATTERNS = ("targets", "attention", "head", "lm_head", "fused", "parts")  # different ones can name the same layers
+LIVE: WeakSet[Attached] = WeakSet()  # the handles that somebody still holds
 
 
 class _Unknown(RunLength):

@@ -37,10 +37,14 @@ def answer(chosen: Chosen, *, typed: Sequence[str], margin: float) -> Answer:
     arms = {str(arm): arm for arm in chosen.found.finals}
     finalists = [Finalist(str(arm), runs) for arm, runs in chosen.found.finals.items()]
     whole = [one for one in finalists if all(math.isfinite(score) for score in one.by_seed.values())]
+    learned = [one for one in whole if not all(run.has_collapsed for run in one.runs.values())]
     lines: list[str] = []
-    if whole:
-        found = recommend(whole, margin=margin)
+    if learned:
+        found = recommend(learned, margin=margin)
         lines += _recommended(chosen, found, arms[found.chosen.name], typed)
+        lines += ["", "## Finalists", "", *_table(chosen, whole)]
+    elif whole:
+        lines += _nothing_learned(chosen, whole)
         lines += ["", "## Finalists", "", *_table(chosen, whole)]
     elif (leader := chosen.found.leader) is not None:
         lines += _leading(chosen, leader, typed)
@@ -48,7 +52,7 @@ def answer(chosen: Chosen, *, typed: Sequence[str], margin: float) -> Answer:
         lines += [f"# {chosen.choice.id}: no answer yet", "", "No run got far enough to be compared."]
     lines += ["", "## What it is based on", "", *(f"- {line}" for line in _basis(chosen, typed))]
     lines += ["", *_rungs(chosen), *_untried(chosen)]
-    return Answer("\n".join(lines).rstrip() + "\n", bool(whole) or chosen.found.leader is not None)
+    return Answer("\n".join(lines).rstrip() + "\n", bool(learned) or (not whole and chosen.found.leader is not None))
 
 
 def command(arm: Arm, typed: Sequence[str], epochs: Sequence[str]) -> str:
@@ -86,7 +90,17 @@ def _recommended(chosen: Chosen, found: Recommendation, arm: Arm, typed: Sequenc
     if found.best is not found.chosen:
         yield f"- level with {found.best.name}, the best on the rows that select, and cheaper: {_saving(found)}"
     elif not found.against:
-        yield "- no other finalist was completed, so there is nothing to compare it with"
+        yield "- no other finalist was completed and learned anything, so there is nothing to compare it with"
+
+
+def _nothing_learned(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:
+    yield f"# {chosen.choice.id}: no recommendation, as no finalist learned anything"
+    yield ""
+    yield f"- every run of {', '.join(one.name for one in finalists)} gives the same answer for all rows"
+    yield (
+        "- more rows or epochs may help: a new choice with more minutes, in another results_dir. So may another "
+        "model=; and the labels may not depend on the texts"
+    )
 
 
 def _saving(found: Recommendation) -> str:

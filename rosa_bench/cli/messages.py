@@ -68,13 +68,22 @@ def explain(error: BaseException) -> str:
         from rosa_bench.config.overrides.mistakes import explain_composition
 
         return explain_composition(error)  # pyright: ignore[reportArgumentType]
+    if said := _explain_by_name(error):
+        return said
+    return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"
+
+
+def _explain_by_name(error: BaseException) -> str | None:
+    """Explain an error whose class cannot be imported here, because that would import torch or an optional package."""
+    if type(error).__name__ == "TrainingFailedError":
+        return f"the training cannot go on: {error}; a smaller lr= may help"
     if type(error).__name__ == "TerminatedWorkerError":  # joblib's, about a process of a sweep
         how = re.search(r"exit codes of the workers are \{(.+?)\}", str(error))
         return (
             f"a process of the sweep was killed{f' ({how[1]})' if how else ''}, as happens if memory runs out; "
             "the same command continues, and a smaller hydra.launcher.n_jobs= needs less memory"
         )
-    return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"
+    return None
 
 
 def _has_current_folder() -> bool:

@@ -28,13 +28,17 @@ def hints(kind: type) -> dict[str, Any]:
 def literal(declared: Any, value: Any, at: str) -> Any:
     """Return ``value`` for omegaconf, which must neither replace parts of its texts nor turn numbers into texts.
 
-    Raises `UserError`, with the key ``at``, for a number where ``declared`` is a text: its spelling is lost.
+    Raises `UserError`, with the key ``at``, for a number where ``declared`` is a text, as its spelling is lost, and for
+    a list or mapping where a list of texts has one of them.
     """
     kinds = alternatives(declared)
     if isinstance(value, str):
         return without_interpolation(value)
     if isinstance(value, bool | int | float) and str in kinds and not kinds & {bool, int, float, Any}:
         raise UserError(f"{at}={value} is not a text; put what you mean in quotes")
+    if isinstance(value, list | tuple | Mapping) and at.endswith("]") and kinds <= {str, types.NoneType}:
+        what = "a mapping" if isinstance(value, Mapping) else "a list"
+        raise UserError(f"{at} is {what}, not a text; leave out its brackets, as in '{at.partition('[')[0]}=[body]'")
     if isinstance(value, list | tuple):
         inner = next((typing.get_args(one) for one in kinds if typing.get_origin(one) in (list, tuple)), ())
         of = inner[0] if inner else Any

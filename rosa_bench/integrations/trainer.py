@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from rosa_bench.adapters.attached import Attached
+from rosa_bench.adapters.attached import Attached, deciding
 from rosa_bench.methods.base import Method, RunLength
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.setting import settings_of
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.state import set_group_lr
 
@@ -46,12 +45,13 @@ class RosaCallback(TrainerCallback, ExportableState):
         self.attached = attached
         self._rates: list[tuple[dict[str, Any], Any]] = []
         self._waiting: tuple[int, torch.optim.Optimizer] | None = None  # for a batch: the step, and its optimizer
+        self._hooked = False
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint says about the method, as JSON values. Trainer calls it at every save."""
         attached = self.attached
         values = {
-            "method": _settings(attached.method),
+            "method": deciding(attached.method),
             "model": attached.base._asdict(),
             "frozen": attached.frozen,
             "digest": _digest(attached),
@@ -65,9 +65,14 @@ class RosaCallback(TrainerCallback, ExportableState):
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Check that the Trainer trains this model, and see to it that checkpoints of others are refused."""
-        model = kwargs.get("model")
+        self._begin(kwargs.get("model"))
+
+    def _begin(self, model: nn.Module | None) -> None:
         if model is not None and model is not self.attached.model:
             raise UserError("this RosaCallback is of another model; give Trainer the model that attached.model is")
+        if self._hooked:
+            return
+        self._hooked = True
         self.attached.model.register_load_state_dict_pre_hook(self._check_checkpoint)
         self.attached.model.register_forward_pre_hook(self._on_batch, with_kwargs=True)
 
@@ -75,6 +80,7 @@ class RosaCallback(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         optimizer = _plain(kwargs["optimizer"])
+        self._begin(kwargs.get("model"))  # Trainer.add_callback comes after its start
         self.attached.length = length_of(args, state, kwargs.get("train_dataloader"))
         self._check_optimizer(optimizer)
         self.attached.renew_groups(optimizer)  # accelerate and a resume load its state, and so copies of their tensors
@@ -172,13 +178,6 @@ def length_of(args: TrainingArguments, state: TrainerState, batches: Any) -> Run
         return RunLength(state.max_steps, 1, state.max_steps)
     steps = max(1, -(-count // args.gradient_accumulation_steps))
     return RunLength(steps, math.ceil(state.max_steps / steps), state.max_steps)
-
-
-def _settings(method: Method) -> dict[str, Any]:
-    """Return the settings that decide what a method does, as JSON values."""
-    return {"class": type(method).__name__} | {
-        field.name: getattr(method, field.name) for field, known in settings_of(method) if known.identity
-    }
 
 
 def _digest(attached: Attached) -> str:

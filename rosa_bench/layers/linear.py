@@ -68,11 +68,47 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
     if kind is StackedLinear:
         return StackedLinear(weight)
     rows, columns = weight.shape
+    plain: nn.Linear | Conv1D = kind.__new__(kind)  # pyright: ignore[reportAssignmentType]
     with torch.device("meta"):  # allocate and initialise nothing: both parameters are set below
-        plain = kind(rows, columns) if issubclass(kind, Conv1D) else kind(columns, rows, bias=bias is not None)  # pyright: ignore[reportCallIssue]
+        if isinstance(plain, Conv1D):  # a subclass may have an ``__init__`` that takes other arguments
+            Conv1D.__init__(plain, rows, columns)
+        else:
+            nn.Linear.__init__(plain, columns, rows)
     plain.weight = nn.Parameter(weight.mT.contiguous() if isinstance(plain, Conv1D) else weight)
     plain.register_parameter("bias", bias)
     return plain
+
+
+def peculiarity(plain: Linear | Convolution) -> str | None:
+    """Say why a layer may compute anything else than a plain one with its weight and bias; None if it does not."""
+    ours = hasattr(plain, "wide_type")
+    if not ours and plain._parameters.get("weight") is None:
+        return "its weight is computed in each pass, as by weight normalisation; make it a parameter first"
+    if "forward" in vars(plain) or plain._forward_hooks or plain._forward_pre_hooks:
+        return "it has hooks, which would be lost; remove them, and add them again after attaching"
+    if ours:
+        return None
+    base = next(kind for kind in (*LINEAR_TYPES, *CONVOLUTION_TYPES) if isinstance(plain, kind))
+    own = type(plain).forward is not base.forward
+    if plain._parameters.keys() - {"weight", "bias"} or (own and not (base is nn.Linear and _is_affine(plain))):
+        return f"its class, {type(plain).__name__}, computes more than {base.__name__} does"
+    return None
+
+
+@torch.no_grad()
+def _is_affine(plain: nn.Module) -> bool:
+    """Return whether a forward pass of its own computes what ``nn.Linear`` does, as Falcon's layers do."""
+    weight: Tensor = plain.weight  # pyright: ignore[reportAssignmentType]
+    if weight.is_meta:  # nothing can be computed, only shapes
+        return True
+    x = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device).view(2, -1).to(weight.dtype)
+    try:
+        found = plain(x)
+    except (TypeError, ValueError, RuntimeError):  # it takes something else than rows of numbers
+        return False
+    expected = functional.linear(x, weight, plain.bias)  # pyright: ignore[reportArgumentType]
+    alike = isinstance(found, Tensor) and found.shape == expected.shape
+    return alike and torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-3)
 
 
 def as_linear(plain: Linear) -> Linear:

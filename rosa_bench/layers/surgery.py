@@ -1,22 +1,54 @@
 """Find a model's linear layers and convolutions, replace them with adapters, and restore them."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.linear import CONVOLUTION_TYPES, LINEAR_TYPES, Convolution, Linear, SplitLinear, weight_of
+from rosa_bench.layers.linear import (
+    CONVOLUTION_TYPES,
+    LINEAR_TYPES,
+    Convolution,
+    Linear,
+    SplitLinear,
+    peculiarity,
+    weight_of,
+)
 from rosa_bench.system.errors import UserError
+
+SEALED = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # they may read their layers' weights, and not call them
 
 
 def replace_linears(
     model: nn.Module, names: list[str], make: Callable[[Linear], Adapter] | Callable[[Linear | Convolution], Adapter]
 ) -> None:
-    """Replace each named layer with ``make(layer)``."""
+    """Replace each named layer with ``make(layer)``. Raises `UserError` if that would change the model's function."""
+    check_replaceable(model, names)
     for name in names:
         untie(model, name)
         replace_module(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+
+
+def check_replaceable(model: nn.Module, names: list[str]) -> None:
+    """Raise `UserError` unless a layer with the same weight and bias computes what each named layer does."""
+    modules = list(model.modules())
+    places = Counter(id(child) for module in modules for child in module._modules.values())
+    sealed = {id(inner): type(it).__name__ for it in modules if isinstance(it, SEALED) for inner in it.modules()}
+    for name in names:
+        plain = model.get_submodule(name)
+        if plain is model:
+            raise UserError("the model is itself the layer to adapt; put it into a module, such as torch.nn.Sequential")
+        if not isinstance(plain, (*LINEAR_TYPES, *CONVOLUTION_TYPES)):
+            continue
+        why = peculiarity(plain)
+        if id(plain) in sealed:
+            why = f"torch.nn.{sealed[id(plain)]} reads its weight without calling it; choose other layers with targets="
+        elif places[id(plain)] > 1:
+            why = "the model has it in several places; choose other layers with targets=, or give each place its own"
+        if why:
+            raise UserError(f"{name} cannot be adapted: {why}")
 
 
 def restore_linears(model: nn.Module) -> None:

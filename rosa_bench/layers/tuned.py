@@ -1,6 +1,7 @@
 """A layer with a tuner layer of Hugging Face PEFT around it, as an adapter like our own."""
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -29,6 +30,17 @@ class Tuned(Adapter):
 
     def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
         return self.tuned(*inputs, **options)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Leave the bias to PEFT's layer, which holds it too: a safetensors file refuses one tensor by two names."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(f"{prefix}bias", None)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: Any, *args: Any, **kwargs: Any) -> None:
+        """Do not miss the bias, which is not saved."""
+        bias = self._parameters.pop("bias")
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.register_parameter("bias", bias)
 
     @property
     def plain_bias(self) -> nn.Parameter | None:

@@ -78,14 +78,7 @@ def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None
             "(batches of 32 on CoLA); run with pad_to_max=false for a table of scores"
         )
     # Write before printing, so that the files exist even if the reader closes the pipe early.
-    paths = []
-    if write:
-        folder = results_dir / "tables"
-        families_counted = [(counted(some), builders) for some, builders in families(records)]
-        counts = {build([]).name: text for text, builders in families_counted for build in builders}
-        paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
-        paths.append(folder / "runs.csv")
-        write_atomic(paths[-1], tidy_csv(run_rows(found)))
+    paths = _write(tables, records, found, results_dir / "tables") if write else []
     console = get_console()
     for table in tables:
         show(replace(table, sections=table.sections[:first]), console)
@@ -98,6 +91,21 @@ def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None
     if paths:
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
     found.remind()
+
+
+def _write(
+    tables: Iterable[Table], records: Iterable[RunRecord], found: Iterable[RunRecord], folder: Path
+) -> list[Path]:
+    """Write the files and return their paths. Raises `UserError` if one cannot be written."""
+    families_counted = [(counted(some), builders) for some, builders in families(records)]
+    counts = {build([]).name: text for text, builders in families_counted for build in builders}
+    runs = folder / "runs.csv"
+    try:
+        paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
+        write_atomic(runs, tidy_csv(run_rows(found)))
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; write=false only prints the tables") from error
+    return [*paths, runs]
 
 
 def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:

@@ -44,12 +44,14 @@ def sharded_like(tensor: Tensor, model: Tensor) -> Tensor:
     return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
 
 
-def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise `UserError` if a tensor that the file ``path`` holds contains NaN or Inf."""
+def check_finite(
+    tensors: Mapping[str, Tensor], called: Path | str, remedy: str = "use a file that was saved earlier"
+) -> None:
+    """Raise `UserError` if one of the tensors contains NaN or Inf. ``called`` names their file in the message."""
     for name, tensor in tensors.items():
         is_float8 = tensor.is_floating_point() and tensor.itemsize == 1  # for which torch has no `isfinite`
         if not (tensor.float() if is_float8 else tensor).isfinite().all():
-            raise UserError(f"{path} contains NaN or Inf in {name}; use a file that was saved earlier")
+            raise UserError(f"{called} contains NaN or Inf in {name}; {remedy}")
 
 
 @torch.no_grad()

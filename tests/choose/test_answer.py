@@ -15,6 +15,7 @@ from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.search import Found
 from rosa_bench.choose.state import Choice
 from rosa_bench.records.mappings import PeakBytes
+from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
 
 LORA, FT, BITFIT = Arm("lora", 2e-3, 8), Arm("ft", 6e-5), Arm("bitfit", 6e-4)
@@ -77,6 +78,29 @@ def test_without_a_margin_the_best_is_recommended(chosen: Chosen) -> None:
     assert text.startswith("# Use ft lr 6e-05\n")
     assert "- against lora rank 8 lr 0.002: +0.3 [-6.8, +7.5], level" in text
     assert "cheaper" not in text
+
+
+def collapse(chosen: Chosen, *arms: Arm) -> None:
+    for arm in arms:
+        for run in chosen.found.finals[arm].values():
+            run.stopped = Stopped(epoch=2, reason="collapsed")
+
+
+def test_what_learned_nothing_is_not_recommended(chosen: Chosen) -> None:
+    collapse(chosen, FT, LORA)
+    text, recommends = answer(chosen, typed=TYPED, margin=0.01)
+    assert not recommends and "Use " not in text and "save_model" not in text
+    assert text.startswith("# classify-mpnet-0: no recommendation, as no finalist learned anything\n")
+    assert "- every run of lora rank 8 lr 0.002, ft lr 6e-05 gives the same answer for all rows" in text
+    assert "| ft lr 6e-05 |" in text
+
+
+def test_a_method_that_learned_is_recommended_before_one_that_did_not(chosen: Chosen) -> None:
+    collapse(chosen, LORA)  # level with the other, and cheaper
+    text, recommends = answer(chosen, typed=TYPED, margin=0.01)
+    assert recommends and text.startswith("# Use ft lr 6e-05\n")
+    assert "no other finalist was completed and learned anything" in text
+    assert "| lora rank 8 lr 0.002 |" in text
 
 
 def test_without_a_finalist_the_leader_is_named_and_how_to_go_on(chosen: Chosen) -> None:

@@ -136,11 +136,13 @@ def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..
 
 def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[..., Any], here: Path) -> None:
     outcome = rosa_bench(*TINY, "method=ft", "batch_size=4", "lr=1e30")
-    outcome.assert_one_line_error("TrainingFailedError", "training loss", "step")
+    outcome.assert_one_line_error("training loss", "step", "; a smaller lr= may help")
     [record] = records(here)
     assert record.status == "failed"
     assert record.error is not None
-    assert outcome.err.startswith(f"rosa-bench: {record.error} (")
+    reason = record.error.removeprefix("TrainingFailedError: ")
+    assert outcome.err.startswith(f"rosa-bench: the training cannot go on: {reason};")
+    rosa_bench("export", record.id).assert_one_line_error(f"failed ({record.error}), so it has left nothing to export")
 
 
 def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any], here: Path) -> None:
@@ -154,7 +156,7 @@ def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any],
     assert list(here.rglob("*.json")) == [path] and path.read_bytes() == before  # it was not run
     for again in ("retry_failed=true", "resume=never"):
         outcome = rosa_bench(*arguments, again)
-        outcome.assert_one_line_error("TrainingFailedError", "training loss")
+        outcome.assert_one_line_error("the training cannot go on", "training loss")
         assert "failed before" not in outcome.err
     assert len(list((here / "results/runs/superseded").iterdir())) == 2
 

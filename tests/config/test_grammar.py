@@ -123,6 +123,12 @@ def test_a_number_in_a_yaml_is_not_a_text(made: Made) -> None:
         typed(OwnTask, {"name": "classify", "labels": ["a", 1e3]}, at="task")
 
 
+@pytest.mark.parametrize(("text", "words"), [("[[x]]", "is a list, not a text"), ("[{a: 1}]", "is a mapping, not")])
+def test_a_list_of_texts_holds_no_lists(made: Made, text: str, words: str) -> None:
+    with pytest.raises(UserError, match=rf"^task\.text\[0\] {words}"):
+        made(["task=classify", "data=mine.csv", f"task.text={text}"])
+
+
 UNQUOTED = [one for one in (*LOOKS_LIKE_ANOTHER_TYPE, *PATHS) if not set(one) & set("[]{},'\"$")]
 
 

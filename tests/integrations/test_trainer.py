@@ -114,6 +114,37 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(
     assert_same(found, expected, ours=rest, theirs=whole)
 
 
+@pytest.mark.parametrize("method", ["dora", "vera"])
+def test_layers_of_peft_are_saved_and_resumed(attach: Callable[..., Attached], tmp_path: Path, method: str) -> None:
+    whole = attach(method)
+    expected = trainer_of(whole, tmp_path / "run", save_strategy="steps", save_steps=5, num_train_epochs=2)
+    expected.train()
+    rest = attach(method)
+    found = trainer_of(rest, tmp_path / "run", num_train_epochs=2)
+    found.train(resume_from_checkpoint=str(tmp_path / "run/checkpoint-5"))
+    assert_same(found, expected, ours=rest, theirs=whole)
+
+
+def test_a_callback_that_is_added_late_does_the_same(attach: Callable[..., Attached], tmp_path: Path) -> None:
+    def trained(*, late: bool) -> Attached:
+        attached = attach("galore", rank=2)  # asks for the gradient of the coming batch
+        optimizers = (attached.optimizer(lr=1e-2), None)
+        trainer = trainer_of(attached, tmp_path, num_train_epochs=1, optimizers=optimizers)
+        if late:
+            trainer.remove_callback(RosaCallback)
+            trainer.model._forward_pre_hooks.clear()  # pyright: ignore[reportOptionalMemberAccess]
+            trainer.add_callback(RosaCallback(attached))
+        trainer.train()
+        return attached
+
+    late, early = trained(late=True).state_dict(), trained(late=False).state_dict()
+    assert late.keys() == early.keys() and all(torch.equal(late[name], early[name]) for name in early)
+    with pytest.raises(UserError, match="this RosaCallback is of another model"):
+        trainer = trainer_of(attach("lora"), tmp_path)
+        trainer.add_callback(RosaCallback(attach("lora")))
+        trainer.train()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["flora", "galore"])  # galore asks for the gradient of the coming batch
 def test_an_optimizer_of_the_methods_own_resumes_too(

@@ -53,6 +53,14 @@ def test_without_write_no_file_changes(
     assert "written" not in capsys.readouterr().out
 
 
+def test_what_cannot_be_written_is_named_with_the_way_out(make_record: MakeRecord, tmp_path: Path) -> None:
+    save_record(make_record(), tmp_path)
+    (tmp_path / "tables").touch()  # a file, where the folder belongs
+    with pytest.raises(UserError, match=r"^.*/tables.*; write=false only prints the tables$"):
+        make_tables(tmp_path, write=True)
+    make_tables(tmp_path, write=False)
+
+
 def test_settings_restrict_what_is_printed_and_nothing_is_written(
     make_record: MakeRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -157,11 +157,12 @@ class PeftTuner(AdapterMethod):
         from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        from rosa_bench.layers.surgery import replace_module
+        from rosa_bench.layers.surgery import check_replaceable, replace_module
         from rosa_bench.layers.tuned import Tuned
         from rosa_bench.methods.peft.starts import START
 
         names = self.split(model, self.target_names(model))
+        check_replaceable(model, names)
         plain = {name: self._linear(model, name) for name in names}
         config = self.configuration(names)
         kind = {known.value: tuner for known, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}[str(self.peft_type)]
@@ -191,6 +192,7 @@ class PeftTuner(AdapterMethod):
                 f"method.peft_type={self.peft_type} with these settings has nothing to train in the layers of this "
                 "model; change method.config, or choose other layers with method.targets="
             )
+        _leave_out_shared(model)
         move(model, device)
 
     def _linear(self, model: nn.Module, name: str) -> nn.Module:
@@ -226,6 +228,19 @@ class RankedPeftTuner(PeftTuner):
     @property
     def values(self) -> dict[str, Any]:
         return {**super().values, "r": self.rank}
+
+
+def _leave_out_shared(model: nn.Module) -> None:
+    """Leave buffers that several layers share, as VeRA's, out of the model's state: a seed draws the same again.
+
+    A safetensors file, such as a checkpoint of Trainer, refuses one tensor by several names.
+    """
+    seen: set[int] = set()
+    for _, layer in tuned_layers(model):
+        for module in layer.modules():
+            if id(module) in seen:
+                module._non_persistent_buffers_set.update(module._buffers)
+            seen.add(id(module))
 
 
 def require_peft(name: str) -> None:

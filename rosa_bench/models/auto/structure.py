@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
@@ -84,10 +85,19 @@ def check_adaptable(model: nn.Module) -> None:
     if getattr(model, "is_quantized", False) or getattr(model, "hf_quantizer", None) is not None:
         raise UserError("this model is quantised, and its weights cannot be merged into; load it without quantisation")
     for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise UserError(f"{name} has no values yet; pass one batch through the model first")
+        if parameter.is_inference():
+            raise UserError(
+                f"{name} was made in torch.inference_mode and cannot train; use torch.no_grad there instead"
+            )
         if parameter.is_meta:
             raise UserError(f"{name} is on the meta device and has no values; load the model's weights first")
         if not parameter.is_floating_point():
             raise UserError(f"{name} is {_type(parameter)}, a quantised weight; load the model without quantisation")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_quantized:
+            raise UserError(f"{name} is part of a quantised weight; load the model without quantisation")
 
 
 def _says_attention(name: str, module: nn.Module) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.page.details import Curve, Fact, curves_of, facts_of
+from rosa_bench.report.page.details import curves_of, facts_of
 from rosa_bench.report.page.run_list import FIELDS, Field, label_of, panel_of
 from rosa_bench.system.printable import printable
 
@@ -20,9 +20,11 @@ Column = dict[str, Any]  # "values": each distinct value once; "at": for every r
 
 def packed_runs(records: Sequence[RunRecord]) -> str:
     """Return the list, the details and the curves of all runs, packed."""
-    facts = [facts_of(run) for run in records]
-    curves = [curves_of(run) for run in records]
-    content = {
+    return packed(json.dumps(_content(records), separators=(",", ":"), allow_nan=False).encode())
+
+
+def _content(records: Sequence[RunRecord]) -> dict[str, Any]:
+    return {
         "ids": [run.id for run in records],
         "labels": column(_shown(label_of(run)) for run in records),
         "panels": column(_shown((panel_of(run),)) for run in records),
@@ -31,10 +33,9 @@ def packed_runs(records: Sequence[RunRecord]) -> str:
         "errors": column(None if run.error is None else _shown((run.error,))[0] for run in records),
         "selected": [run.selected.epoch for run in records],
         "fields": [_field(field, records) for field in FIELDS],
-        "facts": _facts(facts),
-        "curves": _curves(curves),
+        "facts": _facts(records),
+        "curves": _curves(records),
     }
-    return packed(json.dumps(content, separators=(",", ":"), allow_nan=False).encode())
 
 
 def packed(content: bytes) -> str:
@@ -42,11 +43,29 @@ def packed(content: bytes) -> str:
     return b64encode(gzip.compress(content, mtime=0)).decode()
 
 
+class Growing:
+    """A column that is filled run by run, so that the details of all runs are never in memory together."""
+
+    def __init__(self) -> None:
+        self._places: dict[Hashable, int] = {}
+        self._at: list[int] = []
+
+    def put(self, run: int, value: Hashable) -> None:
+        """Give the value of the run with this number. Runs that are passed over have none."""
+        self._at += [-1] * (run - len(self._at))
+        self._at.append(-1 if value is None else self._places.setdefault(value, len(self._places)))
+
+    def of(self, runs: int) -> Column:
+        """Return the column of so many runs."""
+        return {"values": list(self._places), "at": self._at + [-1] * (runs - len(self._at))}
+
+
 def column(values: Iterable[Hashable]) -> Column:
     """Return a column of one value per run; None becomes no value."""
-    places: dict[Hashable, int] = {}
-    at = [-1 if value is None else places.setdefault(value, len(places)) for value in values]
-    return {"values": list(places), "at": at}
+    growing, run = Growing(), -1
+    for run, value in enumerate(values):
+        growing.put(run, value)
+    return growing.of(run + 1)
 
 
 def _field(field: Field, records: Iterable[RunRecord]) -> dict[str, Any]:
@@ -57,28 +76,30 @@ def _field(field: Field, records: Iterable[RunRecord]) -> dict[str, Any]:
     return {"title": field.title, "kind": field.kind, **column(texts)}
 
 
-def _facts(runs: Sequence[Sequence[Fact]]) -> list[dict[str, Any]]:
+def _facts(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return one column for each key that any run has, those of a group together."""
-    keys = dict.fromkeys((fact.group, fact.key) for facts in runs for fact in facts)
-    groups = {group: place for place, group in enumerate(dict.fromkeys(group for group, _ in keys))}
-    by_run = [{(fact.group, fact.key): _shown((fact.text, fact.expected)) for fact in facts} for facts in runs]
+    columns: dict[tuple[str, str], Growing] = {}
+    for number, run in enumerate(records):
+        for place, fact in {(fact.group, fact.key): fact for fact in facts_of(run)}.items():
+            columns.setdefault(place, Growing()).put(number, _shown((fact.text, fact.expected)))
+    groups = {group: place for place, group in enumerate(dict.fromkeys(group for group, _ in columns))}
     return [
-        {"group": _shown((group,))[0], "key": _shown((key,))[0], **column(one.get((group, key)) for one in by_run)}
-        for group, key in sorted(keys, key=lambda pair: groups[pair[0]])
+        {"group": _shown((group,))[0], "key": _shown((key,))[0], **columns[group, key].of(len(records))}
+        for group, key in sorted(columns, key=lambda pair: groups[pair[0]])
     ]
 
 
-def _curves(runs: Sequence[Sequence[Curve]]) -> list[dict[str, Any]]:
+def _curves(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     """Return the curves of each title: the values of every run, and the epochs, which many runs share."""
-    titles = dict.fromkeys(curve.title for curves in runs for curve in curves)
-    by_run = [{curve.title: curve for curve in curves} for curves in runs]
+    epochs: dict[str, Growing] = {}
+    values: dict[str, list[list[float | None] | None]] = {}
+    for number, run in enumerate(records):
+        for curve in curves_of(run):
+            epochs.setdefault(curve.title, Growing()).put(number, tuple(curve.epochs))
+            values.setdefault(curve.title, [None] * len(records))[number] = curve.values
     return [
-        {
-            "title": _shown((title,))[0],
-            "epochs": column(tuple(one[title].epochs) if title in one else None for one in by_run),
-            "values": [one[title].values if title in one else None for one in by_run],
-        }
-        for title in titles
+        {"title": _shown((title,))[0], "epochs": epochs[title].of(len(records)), "values": values[title]}
+        for title in epochs
     ]
 
 

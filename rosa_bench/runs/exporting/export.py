@@ -73,6 +73,8 @@ def check_exportable(record: RunRecord, request: Request) -> None:
             f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as "
             "it is"
         )
+    if record.status == "failed":
+        raise UserError(f"{record.id} failed ({record.error}), so it has left nothing to export; export another run")
     if record.status != "completed":
         raise UserError(f"{record.id} is {record.status}; complete it first")
     if not (request.adapter / CONFIG).is_file():

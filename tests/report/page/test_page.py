@@ -1,5 +1,6 @@
 """The page of ``rosa-bench report``, parsed by the standard library. See also test_page_in_browser.py."""
 
+import gc
 import gzip
 import json
 import os
@@ -507,6 +508,20 @@ def test_the_command_does_not_import_torch_and_the_same_records_give_the_same_fi
     )
     assert done.stdout.splitlines()[-1] == "imported: []"
     assert (tmp_path / "res/report.html").read_text(encoding="utf-8") == page(load_records(tmp_path / "reversed"))
+
+
+def test_the_details_of_many_runs_are_never_in_memory_together(
+    make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, alive = with_epochs(make_record(), [0.5]), []
+
+    def counted(run: RunRecord) -> list[Fact]:
+        alive.append(sum(type(it) is Fact for it in gc.get_objects()))
+        return facts_of(run)
+
+    monkeypatch.setattr("rosa_bench.report.page.packing.facts_of", counted)
+    packed_runs([run] * 5)
+    assert len(alive) == 5 and max(alive) < 2 * len(facts_of(run))
 
 
 def test_two_thousand_runs_are_under_five_megabytes(make_record: MakeRecord) -> None:

@@ -1,0 +1,119 @@
+"""Laws of handles: a model has one at a time, a merged one refuses to go on, and nothing useless is saved or merged."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rosa_bench import attach, load_adapter
+from rosa_bench.system.errors import UserError
+
+IDS = torch.arange(5, 21).reshape(2, 8)
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def same(model: nn.Module, expected: dict[str, Tensor]) -> bool:
+    found = model.state_dict()
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("first", ["bitfit", "lora"])
+@pytest.mark.parametrize("second", ["bitfit", "lora", "ft"])
+def test_a_second_method_waits_for_the_first_to_be_merged(
+    tiny_model: Callable[..., Any], first: str, second: str
+) -> None:
+    model = tiny_model("tiny_roberta")
+    begun = attach(model, first)
+    with pytest.raises(UserError, match="attached to this model already; merge it first"):
+        attach(model, second)
+    assert all(parameter.requires_grad for parameter in begun.trainable_parameters)  # the first still trains
+    begun.merge()
+    attach(model, second)
+
+
+def test_a_handle_that_nobody_holds_does_not_count(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_roberta")
+    attach(model, "ft")
+    attach(model, "lora")
+
+
+def test_parts_of_a_model_with_parameters_of_their_own_have_handles_of_their_own(
+    tiny_model: Callable[..., Any],
+) -> None:
+    model = tiny_model("tiny_roberta")
+    first, second = model.roberta.encoder.layer
+    handles = attach(first, "ft"), attach(second, "bitfit")
+    assert len(handles[0].trainable_parameters) > len(handles[1].trainable_parameters)
+    with pytest.raises(UserError, match="attached to this model already"):
+        attach(model, "bitfit")
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_adapters_of_peft_are_seen_wherever_they_are(tiny_model: Callable[..., Any]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny_model("tiny_roberta")
+    around: Any = nn.Sequential(get_peft_model(model, LoraConfig(r=2, target_modules=["query"])))
+    before = weights(model)
+    for part in (around, model, model.roberta, model.roberta.encoder.layer[0]):
+        with pytest.raises(UserError, match="an adapter of PEFT is attached to this model already; merge it first"):
+            attach(part, "lora", rank=2, targets="all-linear")
+    assert same(model, before)
+    around[0].merge_and_unload()
+    attach(model, "lora", rank=2)
+
+
+def test_a_merged_handle_has_nothing_to_train(tiny_model: Callable[..., Any]) -> None:
+    attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
+    attached.merge()
+    for call in (lambda: attached.optimizer(lr=0.1), attached.parameter_groups, attached.state_dict, attached.merge):
+        with pytest.raises(UserError, match="merged already"):
+            call()
+    assert "merged into RobertaForSequenceClassification" in repr(attached)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_neither_saved_nor_merged(
+    tiny_model: Callable[..., Any], tmp_path: Path, value: float
+) -> None:
+    attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
+    attached.save(tmp_path / "adapter")
+    good = {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()}
+    with torch.no_grad():
+        attached.trainable_parameters[0][0, 0] = value
+    before = weights(attached.model)
+    with pytest.raises(UserError, match=r"the adapter contains NaN or Inf in .*query\.a; nothing was written"):
+        attached.save(tmp_path / "adapter", overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "adapter").iterdir()} == good
+    with pytest.raises(UserError, match="contains NaN or Inf"):
+        attached.merge()
+    assert str(weights(attached.model)) == str(before) and not attached.merged
+
+
+@pytest.mark.parametrize(("method", "saved", "own", "words"), [
+    ("lora", {"alpha": 4}, {"alpha": 32}, "was saved with alpha=4.0, and this method has alpha=32.0"),
+    ("ia3", {"side": "input"}, {"side": "output"}, "was saved with side=input, and this method has side=output"),
+])  # fmt: skip
+def test_an_adapter_of_other_settings_is_refused_although_its_tensors_fit(  # noqa: PLR0917 - pytest names them
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, saved: dict[str, Any], own: dict[str, Any], words: str
+) -> None:
+    attach(tiny_model("tiny_roberta"), method, **saved).save(tmp_path / "adapter")
+    other = attach(tiny_model("tiny_roberta"), method, **own)
+    before = weights(other.model)
+    with pytest.raises(UserError, match=words):
+        other.load(tmp_path / "adapter")
+    assert same(other.model, before)
+    restored = load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter").method
+    assert all(getattr(restored, key) == value for key, value in saved.items())
+
+
+def test_an_adapter_of_another_method_is_refused_by_its_name(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    attach(tiny_model("tiny_roberta"), "lora", rank=2).save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="was saved with name=lora, and this method has name=lora_plus"):
+        attach(tiny_model("tiny_roberta"), "lora_plus", rank=2).load(tmp_path / "adapter")
