@@ -133,7 +133,7 @@ class MethodComparison:
 
 
 def method_comparisons(groups: Iterable[Group]) -> list[MethodComparison]:
-    """Return one comparison per model: the setting with most cells (methods x tasks); of ties, that nearest to `PROTOCOL`.
+    """Return one comparison per model: the setting with most cells (methods x tasks); of ties, nearest to `PROTOCOL`.
 
     The tasks are those of the preset `PRESET` together, and each task that writes texts by itself. Memorised rows have
     tables and figures of their own. At most `MAX_COMPARISONS` with at least `MIN_METHODS` methods each are returned,
