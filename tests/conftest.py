@@ -3,6 +3,9 @@
 import gc
 import os
 import re
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -257,6 +260,22 @@ def compiling() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[list[str]]:
+    """``[*warm_python, "-m", "module"]``: a command like ``python -m module``, which finds torch imported.
+
+    Importing it takes longer than most programs that tests start. Not for tests of what is imported.
+    """
+    program, path = str(Path(__file__).with_name("warm_python.py")), f"{_FOLDER.name}/python"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        serve = [sys.executable, "-P", program, "serve", str(listener.fileno())]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(serve, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment):
+            yield [sys.executable, "-I", "-S", program, path]
 
 
 @pytest.fixture(autouse=True)
