@@ -29,7 +29,7 @@ from rosa_bench.training.state import Training, TrainingFailedError
 NAMES = sorted(path.stem for path in (conf_folder() / "logger").glob("*.yaml"))
 TINY = (
     "task=grammar", "model=tiny_bert", "method=lora", "device=cpu", "limit_train=40", "limit_eval=24", "batch_size=8",
-    "epochs=3", "lr=3e-3", "checkpoint_s=1e6",
+    "epochs=3", "max_length=32", "lr=3e-3", "checkpoint_s=1e6",
 )  # fmt: skip
 STEPS = 5  # per epoch
 

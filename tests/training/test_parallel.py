@@ -33,7 +33,8 @@ TREE = HERE.parents[1]
 perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests are no package
 
 # The last batch of an epoch has one row, so one of two processes has none.
-ENCODER = ("task=grammar", "model=tiny_roberta", "limit_train=41", "limit_eval=21", "batch_size=8", "epochs=2")
+ENCODER = ("task=grammar", "model=tiny_roberta", "max_length=32", "limit_train=41", "limit_eval=21", "batch_size=8",
+           "epochs=2")  # fmt: skip
 # The labels are tokens, so that rows have different numbers of them.
 DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1",
            "task.decoding.max_new_tokens=8")  # fmt: skip
@@ -46,7 +47,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 HOW = ("data", "sharded")
 # A few steps of every kind of method, on one of its settings. The last of the three steps of an epoch has one row.
-FEW = ("task=grammar", "model=tiny_roberta", "limit_train=17", "limit_eval=9", "batch_size=8", "epochs=1", "lr=1e-3")
+FEW = ("task=grammar", "model=tiny_roberta", "max_length=32", "limit_train=17", "limit_eval=9", "batch_size=8",
+       "epochs=1", "lr=1e-3")  # fmt: skip
 RESAMPLED = ("rank=2", "method.resample_every=1", "method.resample_unit=steps")
 OTHERS: dict[str, tuple[str, ...]] = {
     "bitfit data": ("method=bitfit",),
