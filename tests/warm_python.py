@@ -100,4 +100,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         run(*serve(socket.socket(fileno=int(sys.argv[2]))))
     else:
-        ask(*sys.argv[1:2], sys.argv[2:])
+        ask(sys.argv[1], sys.argv[2:])
