@@ -7,6 +7,7 @@ The command has the folder, environment and streams of the process that asks for
 as the command does. What Python reads when it starts, such as PYTHONHASHSEED, is the server's.
 """
 
+import contextlib
 import gc
 import importlib
 import json
@@ -72,7 +73,9 @@ def supervise(asker: socket.socket) -> list[str]:
         either.register(asker, select.POLLHUP)
         if end not in dict(either.poll()):
             os.kill(process, signal.SIGKILL)
-        asker.sendall(f"{os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}\n".encode())
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        with contextlib.suppress(BrokenPipeError):
+            asker.sendall(f"{status}\n".encode())
         os._exit(0)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
