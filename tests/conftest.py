@@ -1,8 +1,12 @@
 """Setup for all tests: checked tensor shapes, no network, one thread, tiny models and made-up records."""
 
+import copy
 import gc
 import os
 import re
+import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -136,20 +140,29 @@ def at_step() -> type[AtStep]:
 
 @pytest.fixture(scope="session")
 def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedModel]":
-    """``tiny_model("tiny_bert", num_outputs=1)``: the model in eval mode, with the same weights every time."""
+    """``tiny_model("tiny_bert", num_outputs=1)``: the model in eval mode, with the same weights every time.
+
+    It is a copy of one that is built once, because building takes several times as long.
+    """
     from rosa_bench.models.decoder import load_decoder
     from rosa_bench.models.encoder import load_encoder
     from rosa_bench.models.spec import Decoder, Encoder
     from rosa_bench.models.weights.source import locate
 
-    def make(name: str, num_outputs: int = 2) -> "PreTrainedModel":
+    @cache
+    def built(name: str, num_outputs: int) -> "tuple[PreTrainedModel, torch.Tensor]":
         task = "grammar" if name in ENCODERS else "restaurants"
         spec = compose(f"task={task}", f"model={name}").model
         torch.manual_seed(0)
         if isinstance(spec, Decoder):
-            return load_decoder(spec, locate(spec)).model.eval()
+            return load_decoder(spec, locate(spec)).model.eval(), torch.get_rng_state()
         assert isinstance(spec, Encoder)
-        return load_encoder(spec, locate(spec), num_outputs=num_outputs).model.eval()
+        return load_encoder(spec, locate(spec), num_outputs=num_outputs).model.eval(), torch.get_rng_state()
+
+    def make(name: str, num_outputs: int = 2) -> "PreTrainedModel":
+        model, random_state = built(name, num_outputs)
+        torch.set_rng_state(random_state)  # as after building
+        return copy.deepcopy(model)
 
     return make
 
@@ -259,7 +272,26 @@ def compiling() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(scope="session")
+def warm_python() -> Iterator[list[str]]:
+    """``[*warm_python, "-m", "module"]``: a command like ``python -m module``, which finds torch imported.
+
+    Importing it takes longer than most programs that tests start. Not for tests of what is imported.
+    """
+    program, path = str(Path(__file__).with_name("warm_python.py")), f"{_FOLDER.name}/python"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        serve = [sys.executable, "-P", program, "serve", str(listener.fileno())]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(serve, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=environment):
+            yield [sys.executable, "-I", "-S", program, path]
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Seed torch, so that no test depends on the tests before it."""
-    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        torch.manual_seed(0)
+    else:  # without formatting a traceback for each kind of device that is not there
+        torch.default_generator.manual_seed(0)

@@ -20,7 +20,8 @@ from rosa_bench.runs.resolve import ResolvedRun
 RosaBench = Callable[..., Any]
 QUICK = (
     "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=150", "limit_eval=20", "epochs=3",
-    "batch_size=16", "methods=lora,head_only,bitfit", "reference=head_only", "ranks=2", "half_decades=0", "seeds=2",
+    "batch_size=16", "max_length=32", "methods=lora,head_only,bitfit", "reference=head_only", "ranks=2",
+    "half_decades=0", "seeds=2",
 )  # fmt: skip
 
 

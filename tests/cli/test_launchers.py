@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -29,8 +30,8 @@ class Sweep(NamedTuple):
     records: dict[float, dict]  # by learning rate
 
 
-def sweep(folder: Path, *arguments: str, **environment: str) -> Sweep:
-    command = [sys.executable, "-m", "rosa_bench.cli.main", "-m", *SMALL, *arguments]
+def sweep(folder: Path, *arguments: str, python: Sequence[str] = (sys.executable,), **environment: str) -> Sweep:
+    command = [*python, "-m", "rosa_bench.cli.main", "-m", *SMALL, *arguments]
     variables = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run(
         command, cwd=folder, env={**variables, **environment}, capture_output=True, text=True, check=False
@@ -81,11 +82,11 @@ def test_a_worker_that_the_system_killed_is_said_in_plain_words() -> None:
 
 
 @pytest.mark.slow
-def test_joblib_runs_jobs_in_processes_that_share_the_cores(tmp_path: Path) -> None:
+def test_joblib_runs_jobs_in_processes_that_share_the_cores(warm_python: list[str], tmp_path: Path) -> None:
     needs("joblib")
     import joblib
 
-    done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,1e-3,1e-4")
+    done = sweep(tmp_path, "+launch=joblib", "hydra.launcher.n_jobs=2", "lr=1e30,1e-3,1e-4", python=warm_python)
     assert_all_ran_and_one_failed(done, 1e-3, 1e-4, threads=max(1, joblib.cpu_count() // 2), printed=done.err)
     assert "n_jobs=2,backend=loky" in done.out
 

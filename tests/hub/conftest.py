@@ -175,7 +175,7 @@ for overrides in several:
 
 
 @pytest.fixture
-def program(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
+def program(hub: Any, warm_python: list[str], tmp_path: Path) -> Callable[..., Outcome]:
     """``program(["-m", "module"], "task=cola", HF_TOKEN="x")``: Python in a process that knows no other hub."""
 
     def call(start: list[str], *overrides: str, **environment: str | None) -> Outcome:
@@ -187,7 +187,7 @@ def program(hub: Any, tmp_path: Path) -> Callable[..., Outcome]:
         }  # fmt: skip
         given = {name: value for name, value in variables.items() if value is not None}
         defaults = [one for one in TINY if one.partition("=")[0] not in {it.partition("=")[0] for it in overrides}]
-        command = [sys.executable, *start, *overrides, *defaults]
+        command = [*warm_python, *start, *overrides, *defaults]
         done = subprocess.run(
             command, cwd=tmp_path, env=given, capture_output=True, text=True, check=False, timeout=300
         )

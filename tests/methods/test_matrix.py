@@ -8,7 +8,6 @@ decoders: PEFT sees linear layers, square and not, in the others as well.
 import copy
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -364,7 +363,7 @@ def test_merging_gives_a_plain_model_with_the_same_function_or_changes_nothing(t
     *(pytest.param((name,), marks=pytest.mark.long) for name in ("tiny_roberta", "tiny_llama")),
 ], ids=" or ".join)  # fmt: skip
 def test_a_trained_model_answers_the_same_in_a_fresh_process(
-    make_trial: Callable[..., Any], tmp_path: Path, models: tuple[str, ...]
+    make_trial: Callable[..., Any], warm_python: list[str], tmp_path: Path, models: tuple[str, ...]
 ) -> None:
     """A merged model is loaded by transformers. For the others the base model gets the method and its saved state.
 
@@ -389,7 +388,7 @@ def test_a_trained_model_answers_the_same_in_a_fresh_process(
         job = {"overrides": trial.overrides, "attach": not is_plain, "seed": trial.config.seed}
         (folder / "job.json").write_text(json.dumps(job))
     program = Path(__file__).with_name("answers.py")
-    subprocess.run([sys.executable, program, tmp_path], check=True, capture_output=True, text=True)
+    subprocess.run([*warm_python, program, tmp_path], check=True, capture_output=True, text=True)
     assert expected
     for name, logits in expected.items():
         assert_close(load_file(tmp_path / name / "answers.safetensors")["logits"], logits, 2e-5)

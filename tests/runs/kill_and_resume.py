@@ -101,7 +101,7 @@ def at_places(folder: Path, overrides: list[str]) -> dict[str, Any]:
             for part in LACKING:
                 shutil.copytree(folder / "killed", folder / part)
     for part, change in LACKING.items():
-        resolved = setup_in(folder / part, overrides)
+        resolved = setup_in(folder / part, [*overrides, "checkpoint_s=1e6"])
         assert ended(fork(resolved, change)), part
         lacking[part] = result(resolved)
     assert ended(fork(killed))

@@ -3,7 +3,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from rosa_bench.training.checkpoint import Checkpoints
 
 TINY = (
     "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=120", "limit_eval=40", "batch_size=8", "epochs=3",
-    "lr=3e-3", "checkpoint_s=0", "save_model=true",
+    "max_length=32", "lr=3e-3", "checkpoint_s=0", "save_model=true",
 )  # fmt: skip
 ROSA = ("method=rosa", "method.resample_every=3", "method.resample_unit=steps")
 STEPS = 14  # per epoch under protocol=fair
@@ -41,12 +40,12 @@ KillAndResume = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def kill_and_resume(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillAndResume]:
+def kill_and_resume(warm_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillAndResume]:
     """``kill_and_resume("places", folder, "method=lora")``: what kill_and_resume.py answers. It is started once."""
     script, said = Path(__file__).parent / "kill_and_resume.py", tmp_path_factory.mktemp("said") / "stderr"
     piped = subprocess.PIPE
     with said.open("w") as stderr, subprocess.Popen(
-        [sys.executable, script], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=script.parents[1], text=True,
+        [*warm_python, script], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=script.parents[1], text=True,
         stdin=piped, stdout=piped, stderr=stderr,
     ) as process:  # fmt: skip
         assert process.stdin and process.stdout
@@ -351,11 +350,11 @@ def test_other_threads_do_not_change_signal_handlers() -> None:
 
 @pytest.mark.slow
 def test_sigterm_exits_with_143_and_the_same_command_completes_the_run(
-    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], tmp_path: Path
+    make_setup: Callable[..., ResolvedRun], alone: tuple[dict[str, Any], bytes], warm_python: list[str], tmp_path: Path
 ) -> None:
     resolved = make_setup("program")
     command = [
-        sys.executable, "-m", "rosa_bench.cli.main", *TINY, *ROSA, "protocol=fair",
+        *warm_python, "-m", "rosa_bench.cli.main", *TINY, *ROSA, "protocol=fair",
         f"results_dir={resolved.results_dir}", f"output_dir={resolved.output_dir.parent}",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,6 +1,5 @@
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,10 +90,10 @@ for child in children:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
+def processes(warm_python: list[str], tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
     """``processes("claim")``: what another process answers; ``processes("kill", "0")`` ends the first one."""
     with subprocess.Popen(
-        [sys.executable, "-c", PROCESSES, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*warm_python, "-c", PROCESSES, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as program:
         assert program.stdin and program.stdout
         asked, answers = program.stdin, program.stdout

@@ -29,7 +29,7 @@ from rosa_bench.training.state import Training, TrainingFailedError
 NAMES = sorted(path.stem for path in (conf_folder() / "logger").glob("*.yaml"))
 TINY = (
     "task=grammar", "model=tiny_bert", "method=lora", "device=cpu", "limit_train=40", "limit_eval=24", "batch_size=8",
-    "epochs=3", "lr=3e-3", "checkpoint_s=1e6",
+    "epochs=3", "max_length=32", "lr=3e-3", "checkpoint_s=1e6",
 )  # fmt: skip
 STEPS = 5  # per epoch
 
@@ -340,7 +340,7 @@ def test_logger_changes_neither_id_nor_scores(make_setup: Callable[..., Resolved
 
 
 @pytest.mark.slow
-def test_without_a_logger_no_tracker_is_imported_and_nothing_written(tmp_path: Path) -> None:
+def test_without_a_logger_no_tracker_is_imported_and_nothing_written(warm_python: list[str], tmp_path: Path) -> None:
     program = (
         "import sys\n"
         f"sys.argv = ['rosa-bench', *{TINY}]\n"
@@ -348,7 +348,7 @@ def test_without_a_logger_no_tracker_is_imported_and_nothing_written(tmp_path: P
         "main()\n"
         "print(sorted({'torch.utils.tensorboard', 'tensorboard', 'wandb', 'mlflow', 'trackio'} & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run([*warm_python, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "[]"
     assert [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()] == []

@@ -33,7 +33,8 @@ TREE = HERE.parents[1]
 perform = runpy.run_path(str(HERE / "run_in_processes.py"))["perform"]  # tests are no package
 
 # The last batch of an epoch has one row, so one of two processes has none.
-ENCODER = ("task=grammar", "model=tiny_roberta", "limit_train=41", "limit_eval=21", "batch_size=8", "epochs=2")
+ENCODER = ("task=grammar", "model=tiny_roberta", "max_length=32", "limit_train=41", "limit_eval=21", "batch_size=8",
+           "epochs=2")  # fmt: skip
 # The labels are tokens, so that rows have different numbers of them.
 DECODER = ("task=restaurants", "model=tiny_llama", "limit_train=19", "limit_eval=5", "batch_size=6", "epochs=1",
            "task.decoding.max_new_tokens=8")  # fmt: skip
@@ -46,7 +47,8 @@ RUNS: dict[str, tuple[str, ...]] = {
 }
 HOW = ("data", "sharded")
 # A few steps of every kind of method, on one of its settings. The last of the three steps of an epoch has one row.
-FEW = ("task=grammar", "model=tiny_roberta", "limit_train=17", "limit_eval=9", "batch_size=8", "epochs=1", "lr=1e-3")
+FEW = ("task=grammar", "model=tiny_roberta", "max_length=32", "limit_train=17", "limit_eval=9", "batch_size=8",
+       "epochs=1", "lr=1e-3")  # fmt: skip
 RESAMPLED = ("rank=2", "method.resample_every=1", "method.resample_unit=steps")
 OTHERS: dict[str, tuple[str, ...]] = {
     "bitfit data": ("method=bitfit",),
@@ -70,8 +72,8 @@ MISTAKES = {
 }
 
 
-def launch(arguments: Sequence[str | Path], folder: Path, count: int = 2) -> list[subprocess.CompletedProcess[str]]:
-    """Start a Python program as a launcher does, once for each process, and wait for all of them."""
+def launch(command: Sequence[str | Path], folder: Path, count: int = 2) -> list[subprocess.CompletedProcess[str]]:
+    """Start a program as a launcher does, once for each process, and wait for all of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -81,7 +83,7 @@ def launch(arguments: Sequence[str | Path], folder: Path, count: int = 2) -> lis
     }  # fmt: skip
     started = [
         subprocess.Popen(
-            [sys.executable, *map(str, arguments)], cwd=folder, text=True,
+            command, cwd=folder, text=True,
             env={**surroundings, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
@@ -111,7 +113,7 @@ def came_to(folder: Path, name: str) -> tuple[dict[str, float], dict[str, Tensor
 
 
 @pytest.fixture(scope="module")
-def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ends(warm_python: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs: by one process, by two, and handed over from one to the other in the middle.
 
     One pair of processes makes all that two make, because starting them costs more than the runs. It ends with the run
@@ -139,7 +141,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Path:
     killed = job(folder, "killed", [*handed["data"], "checkpoint_s=0"], exact=["device=cpu"], kill=(1, 6))
     (folder / "jobs.json").write_text(json.dumps([*together, killed]))
     (folder / "current").mkdir()
-    first, second = launch([HERE / "run_in_processes.py", folder / "jobs.json"], folder / "current")
+    first, second = launch([*warm_python, HERE / "run_in_processes.py", folder / "jobs.json"], folder / "current")
     assert (first.returncode, second.returncode) == (143, -signal.SIGKILL), first.stderr + second.stderr
     assert "another process of this run has ended" in first.stderr.splitlines()[-1]
     for how, overrides in handed.items():
@@ -317,7 +319,7 @@ def test_two_gpus_make_the_run_of_one(tmp_path: Path) -> None:
             how, more = "sharded" if kind == "sharded" else "data", kinds[kind]
             together.append(job(tmp_path, f"{name} {kind}", [*overrides, f"parallel={how}", *more], exact=exact))
     (tmp_path / "jobs.json").write_text(json.dumps(together))
-    for end in launch([HERE / "run_in_processes.py", tmp_path / "jobs.json"], tmp_path):
+    for end in launch([sys.executable, HERE / "run_in_processes.py", tmp_path / "jobs.json"], tmp_path):
         print(end.stderr[-4000:])
         assert end.returncode == 0
     for name in RUNS:

@@ -15,7 +15,8 @@ from rosa_bench.training.pause import Pause
 
 TINY = (
     "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=80", "limit_eval=20", "batch_size=8", "epochs=3",
-    "lr=3e-3", "protocol=fair", "method=rosa", "rank=2", "method.resample_every=3", "method.resample_unit=steps",
+    "max_length=32", "lr=3e-3", "protocol=fair", "method=rosa", "rank=2", "method.resample_every=3",
+    "method.resample_unit=steps",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ RANK, EPOCHS = 2, 3
 ROUNDED = 6e-5  # five digits are kept
 TINY = (
     "task=grammar", "model=tiny_roberta", "device=cpu", f"epochs={EPOCHS}", "limit_train=40", "limit_eval=16",
-    "batch_size=8", f"rank={RANK}", "lr=3e-3", "record_spectrum=true", "optimizer.weight_decay=0",
+    "batch_size=8", "max_length=32", f"rank={RANK}", "lr=3e-3", "record_spectrum=true", "optimizer.weight_decay=0",
 )  # fmt: skip
 
 

@@ -222,12 +222,12 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
 
 def _alike(layers: Iterable[Layer]) -> list[list[Layer]]:
     """Split layers into lists that can be joined."""
+    return [list(part) for _, part in groupby(sorted(layers, key=_kind), _kind)]
 
-    def key(layer: Layer) -> tuple:
-        weight = layer.residual if isinstance(layer, LowRankLinear) else layer.weight
-        return str(type(layer)), str(weight.dtype), str(weight.device), weight.requires_grad, layer.bias is None
 
-    return [list(part) for _, part in groupby(sorted(layers, key=key), key)]
+def _kind(layer: Layer) -> tuple:
+    weight = layer.residual if isinstance(layer, LowRankLinear) else layer.weight
+    return str(type(layer)), str(weight.dtype), str(weight.device), weight.requires_grad, layer.bias is None
 
 
 def _is_low_rank(join: Join) -> bool:

@@ -1,11 +1,13 @@
 """Rows of the phone book as tokens: what a model sees of them is the same as of the rows alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerFast
 
 from rosa_bench.data.batches import IGNORED, parts, targets
 from rosa_bench.data.generators import generate
@@ -64,17 +66,22 @@ def test_all_batches_have_one_shape_and_no_mask() -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_llama"])
-def test_padding_changes_nothing_and_makes_no_mask(
-    tiny_model: Callable[..., PreTrainedModel], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    masks = []
-    real = attention.bias_mask
-    monkeypatch.setattr(attention, "bias_mask", lambda **options: masks.append(real(**options)) or masks[-1])
-    model = tiny_model(name).double()  # registers the function above
+def test_padding_changes_nothing_and_makes_no_mask(tiny_model: Callable[..., PreTrainedModel], name: str) -> None:
+    masks: list[Tensor | None] = []
+
+    def noting(**options: Any) -> Tensor | None:
+        masks.append(attention.bias_mask(**options))
+        return masks[-1]
+
+    model = tiny_model(name).double()
     assert keep_logits_by_row(model)
     tensors = encode(ROWS, TOKENIZER, max_length=64, pad_to_max=True)
     with torch.inference_mode():
-        together = model(tensors["input_ids"], logits_to_keep=tensors["logits_to_keep"]).logits
+        AttentionMaskInterface.register(attention.NAME, noting)
+        try:
+            together = model(tensors["input_ids"], logits_to_keep=tensors["logits_to_keep"]).logits
+        finally:
+            AttentionMaskInterface.register(attention.NAME, attention.bias_mask)
         assert masks and all(mask is None for mask in masks)
         for index, positions in enumerate(tensors["logits_to_keep"]):
             alone = model(input_ids=tensors["input_ids"][index : index + 1, : positions[-1] + 1]).logits[0, positions]
