@@ -276,8 +276,12 @@ def compiling() -> Iterator[None]:
 def warm_python() -> Iterator[list[str]]:
     """``[*warm_python, "-m", "module"]``: a command like ``python -m module``, which finds torch imported.
 
-    Importing it takes longer than most programs that tests start. Not for tests of what is imported.
+    Importing it takes longer than most programs that tests start. Not for tests of what is imported. Where the system
+    cannot watch processes as Linux does, it is Python itself.
     """
+    if not hasattr(os, "pidfd_open"):
+        yield [sys.executable]
+        return
     program, path = str(Path(__file__).with_name("warm_python.py")), f"{_FOLDER.name}/python"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
