@@ -26,6 +26,7 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 
 def ask(path: str, arguments: list[str]) -> None:
     """Have the server run a command, and end as it does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, PASSED_ON)  # until there is a process to pass them on to
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
         socket.send_fds(server, [b"+"], [0, 1, 2])
@@ -35,6 +36,7 @@ def ask(path: str, arguments: list[str]) -> None:
             process = int(answers.readline())
             for number in PASSED_ON:
                 signal.signal(number, lambda number, _frame: os.kill(process, number))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, PASSED_ON)
             status = int(answers.readline())
     if status >= 0:
         sys.exit(status)
