@@ -13,7 +13,7 @@ from rosa_bench.choose import choosing
 from rosa_bench.choose.measuring import Measured
 from rosa_bench.choose.plan import Arm, Cost, Rows
 from rosa_bench.choose.search import Found
-from rosa_bench.records.record import to_values
+from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun
 
@@ -51,7 +51,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Cost:
     return cost
 
 
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random model learns nothing in three epochs. Its runs count as if they had learned something."""
+    monkeypatch.setattr(RunRecord, "has_collapsed", False)
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("learned")
 def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_bench: RosaBench, here: Path) -> None:
     done = rosa_bench(*QUICK, "minutes=30")
     assert done.status == 0, done.err
@@ -77,6 +84,7 @@ def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_benc
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("learned")
 def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
     rosa_bench: RosaBench, here: Path, measured: Cost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

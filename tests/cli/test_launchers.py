@@ -52,7 +52,8 @@ def assert_all_ran_and_one_failed(done: Sweep, *lrs: float, threads: int, printe
     }  # fmt: skip
     assert {record["device"]["threads"] for record in done.records.values()} == {threads}
     assert printed.count("the training loss is") == 1, printed
-    assert f"rosa-bench: {done.records[1e30]['error']} (" in printed
+    reason = done.records[1e30]["error"].removeprefix("TrainingFailedError: ")
+    assert f"rosa-bench: the training cannot go on: {reason};" in printed
     counted = ("{} completed, 1 failed", "1 failed, {} completed")
     assert any(f"rosa-bench: of {len(lrs) + 1} runs: {said.format(len(lrs))}" in done.err for said in counted), done.err
     assert "Traceback" not in done.err + printed
