@@ -25,13 +25,13 @@ def replace_linears(
     model: nn.Module, names: list[str], make: Callable[[Linear], Adapter] | Callable[[Linear | Convolution], Adapter]
 ) -> None:
     """Replace each named layer with ``make(layer)``. Raises `UserError` if that would change the model's function."""
-    check_replaceable(model, names)
+    check_layers(model, names)
     for name in names:
         untie(model, name)
         replace_module(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
 
 
-def check_replaceable(model: nn.Module, names: list[str]) -> None:
+def check_layers(model: nn.Module, names: list[str]) -> None:
     """Raise `UserError` unless a layer with the same weight and bias computes what each named layer does."""
     modules = list(model.modules())
     places = Counter(id(child) for module in modules for child in module._modules.values())

@@ -36,7 +36,7 @@ SHORT = {
     "every": 1,
     "update_every": 1,
     "blocks": 1,
-}  # settings of methods; by default nothing would be due, or all train
+}  # by default nothing would be due, or all blocks train
 MODELS = ("tiny_roberta", "tiny_gpt2", "tiny_llama", "tiny_bert")
 ENCODERS = ("tiny_roberta", "tiny_bert")
 

@@ -114,6 +114,13 @@ def tuner_types() -> list[str]:
     return sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
 
 
+def tuner_class(peft_type: str | None) -> Any:
+    """Return PEFT's class for one of these types: a tuner of layers, or an encoder of virtual tokens."""
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+    return {known.value: tuner for known, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}[str(peft_type)]
+
+
 def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> PeftConfig:
     """Return PEFT's own configuration. Random draws that have a seed of their own get ``seed``, if they have none.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rosa_bench.methods.peft.config import configuration
+from rosa_bench.methods.peft.config import configuration, tuner_class
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,12 +51,10 @@ def usual(model: Any, peft_type: str) -> Any:
     Normalisation layers are known in every model, and so are the embeddings.
     """
     import peft.utils
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 
-    tuner: Any = {known.value: tuner for known, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}[peft_type]
     kind = getattr(getattr(model, "config", None), "model_type", None)
     elsewhere = getattr(peft.utils, f"TRANSFORMERS_MODELS_TO_{peft_type}_TARGET_MODULES_MAPPING", {})
-    known = getattr(tuner, "target_module_mapping", None) or elsewhere
+    known = getattr(tuner_class(peft_type), "target_module_mapping", None) or elsewhere
     if kind in known:
         return known[kind]
     if peft_type in OTHER_LAYERS:

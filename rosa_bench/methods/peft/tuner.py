@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rosa_bench.methods.adapted import AdapterMethod
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.peft.behaviour import behaviour_of
-from rosa_bench.methods.peft.config import checked_config, configuration, read_adapter_config, refused_in_one_line
+from rosa_bench.methods.peft.config import (
+    checked_config,
+    configuration,
+    read_adapter_config,
+    refused_in_one_line,
+    tuner_class,
+)
 from rosa_bench.methods.peft.targets import USUAL, check_targets, matching, narrowed, settled, usual
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
@@ -154,18 +160,17 @@ class PeftTuner(AdapterMethod):
 
     def _inject(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None) -> None:
         """Put PEFT's layers into the model, and an adapter around each."""
-        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        from rosa_bench.layers.surgery import check_replaceable, replace_module
+        from rosa_bench.layers.surgery import check_layers, replace_module
         from rosa_bench.layers.tuned import Tuned
         from rosa_bench.methods.peft.starts import START
 
         names = self.split(model, self.target_names(model))
-        check_replaceable(model, names)
+        check_layers(model, names)
         plain = {name: self._linear(model, name) for name in names}
         config = self.configuration(names)
-        kind = {known.value: tuner for known, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()}[str(self.peft_type)]
+        kind = tuner_class(self.peft_type)
         start = START.get(getattr(config, "init_lora_weights", None))
         device = next(model.parameters()).device
         shapes_only = device.type == "meta"  # there are no values to start from

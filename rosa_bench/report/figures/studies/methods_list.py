@@ -67,8 +67,8 @@ def _quartiles(scores: Sequence[Estimate]) -> tuple[float, float]:
 def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
     """Return the ends of the axis: around all intervals, as far as `REACH`, or as `FENCE` if there are many means."""
     least, most = min(one.mean for one in scores), max(one.mean for one in scores)
-    lower, upper = _quartiles(scores) if len(scores) >= MANY else (least, most)
-    reach = (FENCE if len(scores) >= MANY else REACH) * (upper - lower) or 1.0
+    times, (lower, upper) = (FENCE, _quartiles(scores)) if len(scores) >= MANY else (REACH, (least, most))
+    reach = times * (upper - lower) or 1.0
     ends = [end for one in scores for end in (one.low, one.high) if end is not None]
     low, high = max(min([least, *ends]), least - reach), min(max([most, *ends]), most + reach)
     margin = 0.04 * (high - low) or 1.0
