@@ -3,8 +3,8 @@
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rosa_bench.config.identity.run_id import is_identity
@@ -65,6 +65,11 @@ class Cell:
     def per_seed(self) -> "Cell":
         """The same, if each seed chose its own learning rate."""
         return choose(self.tried, rule=SEED)
+
+    def of_seeds(self, seeds: Collection[int]) -> "Cell | None":
+        """Return the cell that these seeds alone give; None if it has no run of them. A rate that failed stays so."""
+        some = [run for run in self.tried if run.settings.seed in seeds]
+        return replace(choose(some), lrs_failed=self.lrs_failed) if some else None
 
     @property
     def collapsed(self) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.agreement import agreement, best_of_methods
+from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.costs import step_time_s
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm, survives
 from rosa_bench.report.cells.header import (
@@ -16,7 +17,7 @@ from rosa_bench.report.cells.header import (
     model_words,
     selection_words,
 )
-from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
@@ -48,9 +49,12 @@ TITLES = (
 
 
 def build(groups: list[Group]) -> Table:
-    """Build the table: one section per comparison of methods, the best method first."""
+    """Build the table: one section per comparison of methods, the best method first.
+
+    Methods that were run with seeds that most lack are compared on these in a section of their own, right after.
+    """
     published = load_published(PUBLISHED)
-    found = method_comparisons(groups)
+    found = [one for main in method_comparisons(groups) for one in (main, main.others) if one]
     return Table(
         name="methods",
         title="Methods",
@@ -73,7 +77,7 @@ def _section(one: MethodComparison, published: PublishedTable) -> Section:
     theirs = best_of_methods(published, "accuracy")
     adjusted = holm([row.against_lora and row.against_lora.p for row in one.rows])
     return Section(
-        heading=f"{', '.join(one.titles().values())}: {heading(one.group)}",
+        heading=f"{', '.join(one.titles().values())}: {heading(one.group)}{', other seeds' if one.follows else ''}",
         header=_header(one, theirs),
         columns=[Column(title=title) for title in TITLES],
         lines=[
@@ -92,6 +96,7 @@ def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> d
         "Protocol": f"{one.runs[0].settings.protocol.name}: {one.runs[0].settings.protocol.title}",
         "Changed": "; ".join(map(changed_words, one.group.setting.deviations)) or "nothing",
         "Device": f"{device_words(one.runs)}; memory from {', '.join(sorted({r.device.name for r in one.measured}))}",
+        "Seeds": ", ".join(map(str, one.seeds)),
         "Selection": selection_words(cells),
         "Runs": f"{len(one.rows)} methods, {rows(len(one.runs))} runs of {rows(len(one.tried))} tried",
     }
@@ -157,6 +162,7 @@ def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> l
             [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]
             if shared else []
         ),
+        *([one.spare_note] if one.spare_note else []),
         *(f"{name} is left out: {why}" for name, why in one.left_out.items()),
     ]  # fmt: skip
 

@@ -10,7 +10,8 @@ from scipy.stats import t
 
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.comparable import method_comparisons
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import select
 
 MakeRecord = Callable[..., RunRecord]
@@ -80,7 +81,7 @@ def test_a_task_that_few_methods_have_is_not_compared(make_runs: Callable) -> No
     found = only([*runs, *make_runs("lora", mrpc=[0.8, 0.9])])
     assert found.tasks == ("cola", "rte")
     assert len(found.rows) == len(METHODS)
-    assert found.left_out == {"MRPC": "most methods have one seed of it, or none"}
+    assert found.left_out == {"MRPC": "most methods share one seed of it, or none"}
 
 
 @pytest.mark.parametrize(("begun", "compared"), [(1, False), (2, True), (3, True)])
@@ -92,7 +93,7 @@ def test_a_task_that_a_sweep_has_begun_does_not_take_the_others_intervals(
     found = only([*runs, *more])
     assert found.tasks == (("cola", "mrpc", "rte") if compared else ("cola", "rte"))
     assert found.left_out == (
-        {"Head only": "no run of MRPC"} if compared else {"MRPC": "most methods have one seed of it, or none"}
+        {"Head only": "no run of MRPC"} if compared else {"MRPC": "most methods share one seed of it, or none"}
     )
     assert len(found.rows) == len(METHODS) + (not compared)
     assert found.rows[0].score.low is not None
@@ -102,6 +103,61 @@ def test_tasks_with_one_seed_are_compared_if_none_has_more(make_runs: Callable) 
     found = only([run for method in METHODS for run in make_runs(method, cola=[0.5], rte=[0.6])])
     assert found.tasks == ("cola", "rte")
     assert found.left_out == {}
+
+
+def test_seeds_that_most_methods_lack_are_compared_apart(make_runs: Callable) -> None:
+    runs = [run for method in (*METHODS, "head_only") for run in make_runs(method, **SCORES)]
+    more = [
+        run
+        for method, value in (("lora", 0.5), ("ft", 0.4))
+        for run in make_runs(method, cola=[0] * 3 + [value, value + 0.1], rte=[0] * 3 + [value, value + 0.2])
+        if run.settings.seed > 2
+    ]
+    found = only([*runs, *more])
+    assert found.seeds == [0, 1, 2]
+    assert [row.score.mean for row in found.rows] == [row.score.mean for row in only(runs).rows]
+    others = found.others
+    assert others is not None
+    assert others.follows
+    assert others.tasks == found.tasks
+    assert others.seeds == [3, 4]
+    assert [one.variant.method for one in others.rows] == ["lora", "ft"]
+    assert [one.score.mean for one in others.rows] == pytest.approx([0.575, 0.475])
+    difference = row(others, "ft").against_lora
+    assert difference is not None
+    assert difference.mean == pytest.approx(-0.1)
+    assert found.spare_note == "other seeds, which most methods lack, are compared apart; methods that have some: 2"
+
+
+@pytest.mark.parametrize("methods", [("ft",), ("lora", "ft")])
+def test_other_seeds_without_an_interval_or_a_partner_are_left_out_and_named(
+    make_runs: Callable, methods: tuple[str, ...]
+) -> None:
+    runs = [run for method in (*METHODS, "head_only") for run in make_runs(method, **SCORES)]
+    count = 5 if len(methods) == 1 else 4
+    more = [run for method in methods for run in make_runs(method, cola=[0.9] * count) if run.settings.seed > 2]
+    found = only([*runs, *more])
+    assert found.seeds == [0, 1, 2]
+    assert found.others is None
+    assert found.spare_note == (
+        f"other seeds, which most methods lack, are left out; methods that have some: {len(methods)}"
+    )
+
+
+def test_methods_that_share_no_seed_are_compared_by_all(make_runs: Callable) -> None:
+    pairs = enumerate(METHODS)
+    runs = [run for n, method in pairs for run in make_runs(method, cola=[0.5] * 2 * (n + 1))]
+    apart = [run for run in runs if run.settings.seed // 2 == METHODS.index(run.settings.method.name)]
+    found = only(apart)
+    assert len(found.rows) == len(METHODS)
+    assert found.seeds == list(range(8))
+    assert found.spare_note is None
+
+
+def test_a_method_that_has_other_seeds_alone_is_left_out_with_a_reason(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    more = [run for run in make_runs("head_only", cola=[0.1] * 5, rte=[0.1] * 5) if run.settings.seed > 2]
+    assert only([*runs, *more]).left_out == {"Head only": "no run of CoLA, RTE with these seeds"}
 
 
 def test_one_variant_of_each_method_at_the_common_rank(make_runs: Callable) -> None:

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate, sharing_words
+from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.header import data_note, heading
-from rosa_bench.report.cells.methods import MethodComparison, MethodRow, method_comparisons
+from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group, writes_texts
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
@@ -248,6 +249,7 @@ def _source(number: int, one: MethodComparison) -> str:
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
         *([f"Trains nothing, so only on the left: {untrained}."] if untrained else []),
+        *([f"{one.spare_note}."] if one.spare_note else []),
         *([f"Left out: {left_out}."] if left_out else []),
     ]
     return " ".join(said)
