@@ -129,7 +129,7 @@ class MethodComparison:
     @property
     def spare_note(self) -> str | None:
         """What becomes of the seeds that most methods lack; None if there are none."""
-        fate = "compared apart" if self.others else "left out"
+        fate = "compared apart in the table of methods" if self.others else "left out"
         return (
             f"other seeds, which most methods lack, are {fate}; methods that have some: {self.spare}"
             if self.spare

@@ -126,7 +126,9 @@ def test_seeds_that_most_methods_lack_are_compared_apart(make_runs: Callable) ->
     difference = row(others, "ft").against_lora
     assert difference is not None
     assert difference.mean == pytest.approx(-0.1)
-    assert found.spare_note == "other seeds, which most methods lack, are compared apart; methods that have some: 2"
+    assert found.spare_note == (
+        "other seeds, which most methods lack, are compared apart in the table of methods; methods that have some: 2"
+    )
 
 
 @pytest.mark.parametrize("methods", [("ft",), ("lora", "ft")])

@@ -249,7 +249,7 @@ def _source(number: int, one: MethodComparison) -> str:
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
         *([f"Trains nothing, so only on the left: {untrained}."] if untrained else []),
-        *([f"{one.spare_note}."] if one.spare_note else []),
+        *([f"{one.spare_note.capitalize()}."] if one.spare_note else []),
         *([f"Left out: {left_out}."] if left_out else []),
     ]
     return " ".join(said)
