@@ -81,12 +81,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
     The files are synced before the folder replaces an existing ``path``. A crash leaves either the old or the new one.
-    A link at ``path`` is replaced, and what it leads to stays. An `OSError` names a path.
+    Files that a library makes private, as safetensors does, get permissions by the umask, as the others have. A link at
+    ``path`` is replaced, and what it leads to stays. An `OSError` names a path.
     """
     with named(path), temporary_folder(path) as temporary:
         yield temporary
+        by_umask = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*"):
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():
+                with suppress(OSError):  # some shares refuse it
+                    file.chmod(by_umask)
                 _sync_at(file)
         if os.path.lexists(path):
             earlier = _earlier(path)
@@ -158,6 +162,12 @@ def _sync_at(path: Path) -> None:
         sync(handle)
     finally:
         os.close(handle)
+
+
+def check_readable(path: Path) -> None:
+    """Raise the system's `OSError` unless a file can be read; safetensors says of any such file that it is missing."""
+    with path.open("rb"):
+        pass
 
 
 def sha256(*paths: Path) -> str:

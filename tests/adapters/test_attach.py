@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,16 @@ def test_tensors_that_are_not_finite_are_refused(tiny_model: Callable[..., Any],
     tensors[name].view(-1)[0] = float("nan")
     save_file(tensors, path)
     words = rf"adapter\.safetensors contains NaN or Inf in {name}; use a file that was saved earlier"
+    assert_refused(saved, tiny_model("tiny_roberta"), words)
+
+
+def test_tensors_that_the_user_may_not_read_are_not_called_missing(
+    tiny_model: Callable[..., Any], saved: Path
+) -> None:
+    """Root may read everything, so a link in a circle stands for a file without permission."""
+    (saved / "adapter.safetensors").unlink()
+    (saved / "adapter.safetensors").symlink_to("adapter.safetensors")
+    words = rf"{re.escape(str(saved))}/adapter\.safetensors cannot be read: Too many levels of symbolic links"
     assert_refused(saved, tiny_model("tiny_roberta"), words)
 
 

@@ -296,12 +296,13 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write_atomic(tmp_path / "record.json", "text")
-        with new_folder(tmp_path / "model"):
-            pass
+        with new_folder(tmp_path / "model") as new:
+            (new / "private").touch(mode=0o600)  # as safetensors makes every file
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o777 & ~umask
+    assert stat.S_IMODE((tmp_path / "model" / "private").stat().st_mode) == 0o666 & ~umask
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
