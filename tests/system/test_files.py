@@ -315,6 +315,14 @@ def test_a_disk_that_fails_to_sync_is_an_error_with_a_path(
     assert (caught.value.errno, caught.value.filename) == (reason, str(tmp_path / "record.json"))
 
 
+@pytest.mark.parametrize("name", ["model", "model/weights.txt", "model/deep/weights.txt"])
+def test_an_error_about_a_temporary_folder_names_the_folder_that_it_becomes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model") as new:
+        place = new / Path(name).relative_to("model")
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, str(tmp_path / name))
+
+
 def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
     dead, living, young = (tmp_path / f".{name}.rosa-bench-part" for name in ("dead", "living", "young"))
     dead_folder = tmp_path / ".folder.rosa-bench-part"
