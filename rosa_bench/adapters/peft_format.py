@@ -112,8 +112,9 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         head = {name: it for name, it in tensors.items() if any(name.startswith(f"{one}.") for one in heads)}
         _check_factors(updates)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, SafetensorError, RecursionError) as error:
-        known = isinstance(error, OSError) and error.filename and error.strerror
-        reason = f"{error.filename}: {error.strerror}" if known else " ".join(str(error).split())
+        reason = " ".join(str(error).split())  # safetensors writes several lines
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
         raise UserError(f"{folder} has no adapter of a run: {reason}") from error
     if scale != 1:
         raise UserError(f"{folder} has no adapter of a run: its scale is {scale:g}")

@@ -11,7 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.leftovers import held, name_without_temporary, remove_abandoned, temporary_beside, temporary_folder
+from rosa_bench.system.leftovers import (
+    held,
+    name_without_temporary,
+    remove_abandoned,
+    temporary_beside,
+    temporary_folder,
+)
 
 # What file systems answer that cannot sync or lock at all, as many network shares. A failing disk answers otherwise.
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF)

@@ -459,7 +459,7 @@ def test_the_last_line_of_an_unexpected_end_of_pip_is_the_reason(monkeypatch: py
 
 def test_a_disk_that_pip_takes_for_a_bad_network_is_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     words = "Download failed after 6 attempts because not enough bytes were received (1.6 MB/83.5 MB)"
-    stderr = f"  WARNING: Connection interrupted.\nerror: incomplete-download\n\n× {words}\n╰─> URL: x\n\nhint: Retry.\n"
+    stderr = f"  WARNING: interrupted.\nerror: incomplete-download\n\n× {words}\n╰─> URL: x\n\nhint: Retry.\n"
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout="", stderr=stderr))
     for free, more in ((10**12, ""), (3 * 10**6, f"; {cache / 'models'} has 3 MB left: free some space, or choose")):
         monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
