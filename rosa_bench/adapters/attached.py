@@ -177,12 +177,14 @@ class Attached:
     def load(self, folder: str | Path) -> None:
         """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other.
 
-        Settings that decide what the layers compute, or how training goes on, must be the same.
+        Settings that decide what the layers compute must be the same. When ROSA and LoRA draw, and from which seed, may
+        differ: training goes on as this method says.
         """
         path = Path(folder).expanduser()
         adapter = read_settings(path)
         stored, own = deciding(restored_method(adapter, called=str(path))), deciding(self.method)
-        if differing := [key for key, value in own.items() if stored.get(key) != value and key not in PATTERNS]:
+        free = {*PATTERNS, *self.method.later}
+        if differing := [key for key, value in own.items() if stored.get(key) != value and key not in free]:
             key = "name" if "name" in differing else differing[0]
             raise UserError(
                 f"{path} was saved with {key}={stored.get(key)}, and this method has {key}={own[key]}; attach with the "

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rosa_bench import attach, load_adapter
+from rosa_bench import RunLength, attach, load_adapter
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -111,6 +111,50 @@ def test_an_adapter_of_other_settings_is_refused_although_its_tensors_fit(  # no
     assert same(other.model, before)
     restored = load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter").method
     assert all(getattr(restored, key) == value for key, value in saved.items())
+
+
+@pytest.mark.parametrize(("method", "settings"), [
+    ("rosa", {}),
+    ("rosa", {"svd_of": "previous"}),
+    ("rosa", {"stagger": True}),
+    ("rosa", {"init": "zero", "basis": "random"}),
+    ("lora", {}),
+    ("relora", {}),
+    ("switch_lora", {}),
+])  # fmt: skip
+def test_training_goes_on_from_an_adapter_with_another_period_and_seed(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    def made(seed: int, every: int) -> Any:
+        period = {"resample_every": every, "resample_unit": "steps"}
+        return attach(tiny_model("tiny_roberta"), method, length=RunLength(9, 1), seed=seed, **settings, **period)
+
+    first = made(0, 2)
+    optimizer = first.optimizer(lr=1e-2)
+    for step in range(5):
+        first.before_step(step, optimizer)
+        first.model(input_ids=IDS, labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    first.save(tmp_path / "adapter")
+    other = made(1, 3)
+    other.load(tmp_path / "adapter")
+    answers = first.model(input_ids=IDS).logits
+    assert torch.equal(other.model(input_ids=IDS).logits, answers)
+    optimizer = other.optimizer(lr=1e-2)
+    for step in range(5, 9):  # with draws of its own
+        other.before_step(step, optimizer)
+    torch.testing.assert_close(other.model(input_ids=IDS).logits, answers, rtol=0, atol=1e-5)
+    assert [other.is_due(step) for step in range(5, 10)] == [made(1, 3).is_due(step) for step in range(5, 10)]
+
+
+@pytest.mark.parametrize(("method", "settings"), [("lora_fa", {}), ("vera", {}), ("lora", {"train": "a"})])
+def test_a_seed_from_which_frozen_factors_are_drawn_must_be_the_same(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    attach(tiny_model("tiny_roberta"), method, seed=0, **settings).save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="was saved with seed=0, and this method has seed=1"):
+        attach(tiny_model("tiny_roberta"), method, seed=1, **settings).load(tmp_path / "adapter")
 
 
 def test_an_adapter_of_another_method_is_refused_by_its_name(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
