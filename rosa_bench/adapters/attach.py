@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rosa_bench.adapters.attached import LIVE, Attached
+from rosa_bench.adapters.attached import LIVE, Attached, trained_by_another
 from rosa_bench.adapters.base_model import BaseModel, base_model
 from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
+from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.adapters.undo import undone_on_error
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
@@ -29,6 +30,7 @@ def attach(
     protocol: str = "fair",
     length: RunLength | None = None,
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    keep_base: bool = False,
     **settings: Any,
 ) -> Attached:
     """Attach a method to a model, in place, and return the handle that a training loop uses.
@@ -37,7 +39,8 @@ def attach(
     resample_unit="steps")``. Other settings have the method's defaults under ``protocol``. Layers are found from the
     model's own structure: attention's projections, or those that ``targets`` matches, a regular expression for the ends
     of their names. ``length`` is needed by settings in epochs or in fractions of the run; `rosa_bench.integrations`
-    sets it. ``calibration`` yields batches for a data-dependent start.
+    sets it. ``calibration`` yields batches for a data-dependent start. ``keep_base`` copies the model into the CPU's
+    memory, so that `Attached.detach` can put it back.
 
     Raises `UserError` for a wrong setting, or a model that the method does not fit; the model is then as before.
     """
@@ -48,14 +51,16 @@ def attach(
             "and train under autocast",
             " and ".join(sorted(half)),
         )
-    found = attached(model, compose_method(model, method, settings, protocol=protocol), length, calibration)
+    chosen = compose_method(model, method, settings, protocol=protocol)
+    found = attached(model, chosen, length, calibration, keep_base=keep_base)
     LIVE.add(found)
     return found
 
 
-def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
+def load_adapter(model: nn.Module, folder: str | Path, *, keep_base: bool = False) -> Attached:
     """Attach the adapter that `Attached.save` wrote to the model that it was trained on, and return the handle.
 
+    With ``keep_base``, as in `attach`, the next adapter can be loaded into the same model after `Attached.detach`.
     Raises `UserError` if the folder holds no adapter, or one of another model; the model is then as before.
     """
     path = Path(folder).expanduser()
@@ -71,7 +76,7 @@ def load_adapter(model: nn.Module, folder: str | Path) -> Attached:
     reset = str(adapter.get("reset", "factors"))
     one_of(f"{path / SETTINGS}: reset", reset, ("factors", "all"))
     with undone_on_error(model):
-        found = attached(model, Chosen(method, reset))
+        found = attached(model, Chosen(method, reset), keep_base=keep_base)
         found.load(path)
     LIVE.add(found)
     return found
@@ -82,6 +87,8 @@ def attached(
     chosen: Chosen,
     length: RunLength | None = None,
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    *,
+    keep_base: bool = False,
 ) -> Attached:
     """Attach a method whose settings are known. Raises `UserError` if it trains nothing."""
     if not chosen.method.trains:
@@ -90,17 +97,19 @@ def attached(
             "rosa-bench, or choose another method"
         )
     known = base_model(model, head=chosen.method.head)
+    kept = KeptBase(model) if keep_base else None
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)
-    return Attached(model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length)
+    if kept is not None:
+        kept.attached(whole)
+    return Attached(model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length, kept=kept)
 
 
 def check_plain(model: nn.Module) -> None:
     """Raise `UserError` if a method is attached to the model already."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{type(model).__name__} is not a torch.nn.Module; give the model itself")
-    own = {id(parameter) for parameter in model.parameters()}
-    if any(True for _ in adapters(model)) or any(_trains(other, own) for other in LIVE):
+    if any(True for _ in adapters(model)) or trained_by_another(model):
         raise UserError("a method is attached to this model already; merge it first, or load the plain model again")
     tuners = sys.modules.get("peft.tuners.tuners_utils")  # if it was never imported, no layer is PEFT's
     if any(hasattr(it, "peft_config") or (tuners and isinstance(it, tuners.BaseTunerLayer)) for it in model.modules()):
@@ -108,8 +117,3 @@ def check_plain(model: nn.Module) -> None:
             "an adapter of PEFT is attached to this model already; merge it first with its merge_and_unload(), or load "
             "the plain model again"
         )
-
-
-def _trains(other: Attached, parameters: set[int]) -> bool:
-    """Return whether another handle, not merged yet, trains one of these parameters, given by their ids."""
-    return not other.merged and any(id(parameter) in parameters for parameter in other.trainable_parameters)

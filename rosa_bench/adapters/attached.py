@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rosa_bench.adapters.base_model import BaseModel
 from rosa_bench.adapters.compose import restored_method
+from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
@@ -38,6 +39,7 @@ class Attached:
     base    the model before the method was attached
     reset   which optimizer state a resample clears: of the replaced ``factors``, or ``all``
     length  the length of the run, if known: settings in epochs or in fractions of the run need it
+    kept    the model before the method was attached, if it was kept for `detach`
     """
 
     model: nn.Module
@@ -45,11 +47,14 @@ class Attached:
     base: BaseModel
     reset: str = "factors"
     length: RunLength | None = None
+    kept: KeptBase | None = None
     merged: bool = False
+    detached: bool = False
 
     def __repr__(self) -> str:
-        if self.merged:
-            return f"Attached(method={self.method.name}, merged into {type(self.model).__name__})"
+        if self.merged or self.detached:
+            what = "detached from" if self.detached else "merged into"
+            return f"Attached(method={self.method.name}, {what} {type(self.model).__name__})"
         trained = sum(parameter.numel() for parameter in self.trainable_parameters)
         return f"Attached(method={self.method.name}, trains {trained:,} parameters of {type(self.model).__name__})"
 
@@ -116,6 +121,25 @@ class Attached:
         self.merged = True
         return self.model.requires_grad_(True)
 
+    def detach(self) -> nn.Module:
+        """Put the model back as it was before the method was attached, to the bit, and return it. It may be merged.
+
+        What you did to it since stays: its device, training mode and hooks. Raises `UserError` unless the method was
+        attached with ``keep_base=True``, or if another one has been attached to the merged model since.
+        """
+        if self.detached:
+            raise UserError("this method is detached already; attach it again to go on")
+        if self.kept is None:
+            raise UserError(
+                "the model from before is not known; attach with keep_base=True, which copies it into the CPU's "
+                "memory, or load the plain model again"
+            )
+        if trained_by_another(self.model, apart_from=self):
+            raise UserError("another method was attached to this model since; detach or merge that one first")
+        plain = self.kept.put_back(self.model)
+        self.model, self.kept, self.detached = plain, None, True
+        return plain
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return all tensors that training can change, by name, and the head's: not copies."""
         self._check_attached()
@@ -153,12 +177,14 @@ class Attached:
     def load(self, folder: str | Path) -> None:
         """Load the tensors of an adapter of the same method and model. Raises `UserError` for any other.
 
-        Settings that decide what the layers compute, or how training goes on, must be the same.
+        Settings that decide what the layers compute must be the same. When ROSA and LoRA draw, and from which seed, may
+        differ: training goes on as this method says.
         """
         path = Path(folder).expanduser()
         adapter = read_settings(path)
         stored, own = deciding(restored_method(adapter, called=str(path))), deciding(self.method)
-        if differing := [key for key, value in own.items() if stored.get(key) != value and key not in PATTERNS]:
+        free = {*PATTERNS, *self.method.later}
+        if differing := [key for key, value in own.items() if stored.get(key) != value and key not in free]:
             key = "name" if "name" in differing else differing[0]
             raise UserError(
                 f"{path} was saved with {key}={stored.get(key)}, and this method has {key}={own[key]}; attach with the "
@@ -197,8 +223,9 @@ class Attached:
             group.update({key: value for key, value in own.items() if key != "params"})
 
     def _check_attached(self) -> None:
-        if self.merged:
-            raise UserError("this method is merged already; attach it again to go on")
+        if self.merged or self.detached:
+            how = "detached" if self.detached else "merged"
+            raise UserError(f"this method is {how} already; attach it again to go on")
 
     @property
     def _length(self) -> RunLength:
@@ -214,6 +241,13 @@ def deciding(method: Method) -> dict[str, Any]:
 
 PATTERNS = ("targets", "attention", "head", "lm_head", "fused", "parts")  # different ones can name the same layers
 LIVE: WeakSet[Attached] = WeakSet()  # the handles that somebody still holds
+
+
+def trained_by_another(model: nn.Module, apart_from: Attached | None = None) -> bool:
+    """Return whether a handle that is neither merged nor detached trains a parameter of the model."""
+    own = {id(parameter) for parameter in model.parameters()}
+    others = [it for it in LIVE if it is not apart_from and not (it.merged or it.detached)]
+    return any(id(parameter) in own for other in others for parameter in other.trainable_parameters)
 
 
 class _Unknown(RunLength):

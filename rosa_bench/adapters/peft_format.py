@@ -20,6 +20,7 @@ from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
 from rosa_bench.methods.peft.files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import check_readable
 from rosa_bench.system.tensors import check_finite
 
 
@@ -101,6 +102,7 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        check_readable(folder / TENSORS)
         found = load_file(folder / TENSORS)
         tensors = {name.removeprefix(f"{WRAPPED}."): it for name, it in found.items()}
         layers, heads = _names(config["target_modules"]), _names(config["modules_to_save"] or [])
@@ -111,6 +113,8 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         _check_factors(updates)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, SafetensorError, RecursionError) as error:
         reason = " ".join(str(error).split())  # safetensors writes several lines
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}"
         raise UserError(f"{folder} has no adapter of a run: {reason}") from error
     if scale != 1:
         raise UserError(f"{folder} has no adapter of a run: its scale is {scale:g}")

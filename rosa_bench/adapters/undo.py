@@ -1,10 +1,58 @@
-"""Undo what an attempt has changed in a model, so that an error leaves nothing half attached."""
+"""Undo what attaching a method has changed in a model, so that an error leaves nothing half attached."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+
+Held = dict[Any, Any] | set[Any]
+MISSING = object()
+
+
+class Structure:
+    """What a model's modules and configurations hold now: layers, parameters, hooks and settings, but not their values.
+
+    It is restored in place, because handles of hooks refer to the dictionaries themselves.
+    """
+
+    def __init__(self, model: nn.Module):
+        modules = list(model.modules())
+        configs = {id(it): it for module in modules if hasattr(it := getattr(module, "config", None), "__dict__")}
+        self.kinds: list[tuple[Any, type]] = [(owner, type(owner)) for owner in (*modules, *configs.values())]
+        self.held: list[Held] = []
+        for owner, _ in self.kinds:
+            own = vars(owner)
+            self.held += [own, *(value for value in own.values() if isinstance(value, dict | set))]
+        self.earlier = self.copies()
+
+    def copies(self) -> list[Held]:
+        """Return copies of what the same dictionaries and sets hold by now."""
+        return [held.copy() for held in self.held]
+
+    def undo(self, later: list[Held] | None = None) -> None:
+        """Undo what has changed until the copies ``later`` were made; by default until now."""
+        for owner, kind in self.kinds:
+            if type(owner) is not kind:  # parametrised since
+                owner.__class__ = kind
+        for held, earlier, changed in zip(self.held, self.earlier, later or self.copies(), strict=True):
+            if isinstance(held, set):
+                held.difference_update(set(changed) - earlier)  # pyright: ignore[reportOperatorIssue]
+                held.update(earlier - set(changed))  # pyright: ignore[reportOperatorIssue]
+            else:
+                _undo(held, earlier, changed)  # pyright: ignore[reportArgumentType]
+
+
+def _undo(held: dict[Any, Any], earlier: dict[Any, Any], changed: dict[Any, Any]) -> None:
+    """Give entries that differ between ``earlier`` and ``changed`` their earlier values, and keep the earlier order."""
+    now = dict(held)
+    held.clear()
+    for key, value in earlier.items():
+        if changed.get(key, MISSING) is not value:
+            held[key] = value
+        elif key in now:
+            held[key] = now[key]
+    held.update({key: value for key, value in now.items() if key not in earlier and key not in changed})
 
 
 @contextmanager
@@ -13,33 +61,15 @@ def undone_on_error(model: nn.Module) -> Iterator[None]:
 
     The values of weights are not kept, because attaching a method writes into none of them.
     """
-    config = getattr(model, "config", None)
-    owners: list[Any] = [*model.modules(), *([config] if hasattr(config, "__dict__") else [])]
-    before = [(vars(owner), _copied(vars(owner))) for owner in owners]
+    structure = Structure(model)
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     place = next((parameter.device for parameter, _ in trained), None)
     try:
         yield
     except BaseException:
-        for now, earlier in before:
-            _restore(now, earlier)
+        structure.undo()
         for parameter, requires_grad in trained:
             parameter.requires_grad_(requires_grad)
         if place is not None:
             model.to(place)
         raise
-
-
-def _copied(state: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return each attribute with a copy of it if it is a dictionary, as hooks and submodules are held in."""
-    return {name: (value, dict(value) if isinstance(value, dict) else None) for name, value in state.items()}
-
-
-def _restore(now: dict[str, Any], earlier: dict[str, tuple[Any, Any]]) -> None:
-    """Restore attributes in place, because handles of hooks refer to the dictionaries themselves."""
-    now.clear()
-    for name, (value, content) in earlier.items():
-        now[name] = value
-        if content is not None:
-            value.clear()
-            value.update(content)

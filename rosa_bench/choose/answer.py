@@ -49,7 +49,13 @@ def answer(chosen: Chosen, *, typed: Sequence[str], margin: float) -> Answer:
     elif (leader := chosen.found.leader) is not None:
         lines += _leading(chosen, leader, typed)
     else:
-        lines += [f"# {chosen.choice.id}: no answer yet", "", "No run got far enough to be compared."]
+        any_score = any(score.is_known for _, score in chosen.found.latest.values())
+        why = (
+            "So far, every run gives the same answer for all rows."
+            if any_score
+            else "No run got far enough to be compared."
+        )
+        lines += [f"# {chosen.choice.id}: no answer yet", "", why]
     lines += ["", "## What it is based on", "", *(f"- {line}" for line in _basis(chosen, typed))]
     lines += ["", *_rungs(chosen), *_untried(chosen)]
     return Answer("\n".join(lines).rstrip() + "\n", bool(learned) or (not whole and chosen.found.leader is not None))

@@ -17,11 +17,12 @@ Arm = TypeVar("Arm", bound=Hashable)
 class Score(NamedTuple):
     """How good an arm is: by its score, where higher is better, and between equal scores by its loss.
 
-    Early on, all runs may give one answer, and their accuracies are then equal.
+    Early on, all runs may give one answer, and their accuracies are then equal. ``collapsed`` says that this one does.
     """
 
     value: float
     loss: float = 0.0
+    collapsed: bool = False
 
     @property
     def merit(self) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from rosa_bench.choose.halving import Score, finalists, promoted, ranked, rungs
 from rosa_bench.choose.plan import Arm, Size
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import LEAST_SPREAD, RunRecord
 
 
 class Runner(Protocol):
@@ -47,9 +47,10 @@ class Found:
 
     @property
     def leader(self) -> Arm | None:
-        """The arm that was best where most epochs were made; None if no run has a score."""
+        """The arm that was best where most epochs were made, of those that learned anything; None if there is none."""
+        learned = {arm for arm, (_, score) in self.latest.items() if not score.collapsed}
         for scores in reversed(self.rungs.values()):
-            if order := ranked(scores):
+            if order := [arm for arm in ranked(scores) if arm in learned]:
                 return order[0]
         return None
 
@@ -105,7 +106,11 @@ def score_at(record: RunRecord, epochs: int) -> Score:
     if record.status == "failed":
         return unknown
     found = [
-        Score(sign * value, math.inf if (loss := epoch.scores.get("loss")) is None else loss)
+        Score(
+            sign * value,
+            math.inf if (loss := epoch.scores.get("loss")) is None else loss,
+            (spread := epoch.scores.get("spread")) is not None and spread < LEAST_SPREAD,
+        )
         for epoch in record.scores.epochs[:epochs]
         if (value := epoch.scores.get(criterion.name)) is not None
     ]

@@ -10,7 +10,7 @@ import msgspec
 
 from rosa_bench.choose.candidates import Untried
 from rosa_bench.choose.plan import Arm, Cost, Rows, Size
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, cannot_be_read
 from rosa_bench.system.files import write_atomic
 
 SCHEMA = 1
@@ -60,7 +60,7 @@ def load_choice(path: Path) -> Choice | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; move it away") from error
+        raise cannot_be_read(str(path), error) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{path} is not the plan of a choice: {error}; move it away to begin again") from error
 

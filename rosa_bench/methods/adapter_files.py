@@ -60,12 +60,15 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    from rosa_bench.system.files import check_readable
     from rosa_bench.system.tensors import check_finite
 
     try:
+        check_readable(folder / TENSORS)
         found = load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / TENSORS} cannot be read: {error}") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise UserError(f"{folder / TENSORS} cannot be read: {reason}") from error
     check_finite(found, folder / TENSORS)
     return found
 

@@ -121,6 +121,11 @@ class Method(Checked, ABC):
         check_pattern("method.head", self.head)
 
     @property
+    def later(self) -> tuple[str, ...]:
+        """Names of settings that decide only what is still to come, and not what a saved adapter computes."""
+        return ()
+
+    @property
     def unshardable(self) -> str | None:
         """Why a model with this method cannot be sharded over several processes; None if it can."""
         return None if self.shardable else f"method={self.name} cannot"

@@ -53,6 +53,12 @@ class Resampled(LowRankMethod):
         return self.train == "both"
 
     @property
+    def later(self) -> tuple[str, ...]:
+        """When to draw, and from which seed; a factor that does not train may be known by its seed alone."""
+        seed = ("seed",) if self.train_b else ()
+        return ("resample_every", "resample_unit", "last_resample", "rewarm_steps", *seed)
+
+    @property
     def draws_per_period(self) -> int:
         """How many draws one period has."""
         return 1

@@ -16,7 +16,7 @@ from rosa_bench.records import strict_json
 from rosa_bench.records.mistake import mistake_in, mistake_in_values
 from rosa_bench.records.record import SCHEMA, RunRecord, from_values, to_values
 from rosa_bench.system.collector import collector_paused
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, cannot_be_read
 from rosa_bench.system.files import write_atomic
 from rosa_bench.system.printable import printable
 
@@ -95,7 +95,7 @@ def load_record(path: Path) -> RunRecord:
     try:
         values = strict_json.loads(strict_json.read_bytes(path))
     except OSError as error:
-        raise UserError(f"{_shown(path)} cannot be read: {error.strerror}; move it away") from error
+        raise cannot_be_read(_shown(path), error) from error
     except ValueError as error:
         raise _not_a_record(path, error) from error
     if isinstance(values, dict):

@@ -51,7 +51,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
 def _acquired(path: Path, what: str) -> int | None:
     """Return a handle of the locked file, or None where there are no locks."""
     while True:
-        handle, created = _opened(path)
+        try:
+            handle, created = _opened(path)
+        except PermissionError as error:
+            if not os.path.lexists(path):
+                raise
+            raise _busy(path, what, _text(path)) from error  # another user's, perhaps left by a killed process
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, handle):

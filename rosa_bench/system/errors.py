@@ -55,6 +55,12 @@ def unknown(key: str, value: str, choices: Collection[str], more: str = "") -> s
     return f"{key}={printable(str(value))} is not known{choose} one of: {', '.join(choices)}{more}"
 
 
+def cannot_be_read(path: str, error: OSError) -> UserError:
+    """Return the error about a file in a folder of ours that the system does not let us read."""
+    remedy = "its owner can let you, as by chmod g+r" if isinstance(error, PermissionError) else "move it away"
+    return UserError(f"{path} cannot be read: {error.strerror}; {remedy}")
+
+
 def check_pattern(key: str, value: str) -> None:
     """Raise `UserError` unless ``value`` is a regular expression."""
     try:

@@ -11,7 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.leftovers import held, remove_abandoned, temporary_beside, temporary_folder
+from rosa_bench.system.leftovers import (
+    held,
+    name_without_temporary,
+    remove_abandoned,
+    temporary_beside,
+    temporary_folder,
+)
 
 # What file systems answer that cannot sync or lock at all, as many network shares. A failing disk answers otherwise.
 NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EBADF)
@@ -34,11 +40,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
                 file.flush()
                 sync(file.fileno())
                 temporary.replace(path)
-        except BaseException as error:
+        except BaseException:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.filename == str(temporary):
-                error.filename, error.filename2 = str(path), None  # the user knows nothing of the temporary file
             raise
         _sync_at(path.parent)
 
@@ -47,6 +51,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 def named(path: Path) -> Iterator[None]:
     """Add ``path`` to an `OSError` from the block, because a failed write does not name its file.
 
+    An error about a temporary file names the file that it would become, because the user knows of no other.
     Libraries written in Rust, such as safetensors, hide the system's error in a message; it becomes an `OSError` too.
     """
     try:
@@ -54,6 +59,8 @@ def named(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None:
             error.filename = str(path)
+        elif (name := name_without_temporary(str(error.filename))) != str(error.filename):
+            error.filename, error.filename2 = name, None
         raise
     except Exception as error:
         if found := re.search(r"\(os error (\d+)\)", str(error)):
@@ -81,12 +88,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds, and is deleted if it fails.
 
     The files are synced before the folder replaces an existing ``path``. A crash leaves either the old or the new one.
-    A link at ``path`` is replaced, and what it leads to stays. An `OSError` names a path.
+    Files that a library makes private, as safetensors does, get permissions by the umask, as the others have. A link at
+    ``path`` is replaced, and what it leads to stays. An `OSError` names a path.
     """
     with named(path), temporary_folder(path) as temporary:
         yield temporary
+        by_umask = temporary.stat().st_mode & 0o666
         for file in temporary.rglob("*"):
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():
+                with suppress(OSError):  # some shares refuse it
+                    file.chmod(by_umask)
                 _sync_at(file)
         if os.path.lexists(path):
             earlier = _earlier(path)
@@ -158,6 +169,12 @@ def _sync_at(path: Path) -> None:
         sync(handle)
     finally:
         os.close(handle)
+
+
+def check_readable(path: Path) -> None:
+    """Raise the system's `OSError` unless a file can be read; safetensors says of any such file that it is missing."""
+    with path.open("rb"):
+        pass
 
 
 def sha256(*paths: Path) -> str:

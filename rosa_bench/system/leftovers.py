@@ -6,6 +6,7 @@ abandoned file from one in use, on any machine that shares the folder. File syst
 
 import fcntl
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,6 +21,15 @@ WITHOUT_LOCKS_S = 86_400  # no writer takes longer than this
 def temporary_beside(path: Path) -> Path:
     """Return a new name in the folder of ``path``, on the same file system, for `remove_abandoned` to find."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{ENDING}")
+
+
+def name_without_temporary(path: str) -> str:
+    """Return a path with the final names in place of those of `temporary_beside`.
+
+    >>> name_without_temporary(f"folder/.model.0123456789ab{ENDING}/config.json")
+    'folder/model/config.json'
+    """
+    return re.sub(rf"\.([^/]+)\.[0-9a-f]{{12}}{re.escape(ENDING)}(?=/|$)", r"\1", path)
 
 
 @contextmanager

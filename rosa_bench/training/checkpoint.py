@@ -23,7 +23,7 @@ from torch import Tensor
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import new_folder, remove_unfinished
+from rosa_bench.system.files import check_readable, new_folder, remove_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +159,7 @@ def read(path: Path) -> Snapshot:
         raise TypeError(f"{VALUES} is not a JSON object")
     if (digest := values.pop(DIGEST, None)) is None:
         raise ValueError("it has no digest, as those of earlier versions, so it cannot be checked")
+    check_readable(path / TENSORS)
     found = Snapshot(load_file(path / TENSORS), values)
     if found.digest != digest:
         raise ValueError("it is damaged: its content differs from its digest")

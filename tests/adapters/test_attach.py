@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,36 @@ def test_every_method_trains_is_saved_and_comes_back(
     if attached.method.mergeable:
         torch.testing.assert_close(logits(attached.merge()), trained, rtol=0, atol=2e-5)
         assert not list(adapters(model))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("name", "merge"), [
+    ("tiny_gpt2", True),
+    *(pytest.param(name, False, marks=pytest.mark.long) for name in ("tiny_roberta", "tiny_gpt2", "tiny_llama")),
+    *(pytest.param(name, True, marks=pytest.mark.long) for name in ("tiny_roberta", "tiny_llama")),
+])  # fmt: skip
+def test_every_method_is_detached_to_the_bit(
+    tiny_model: Callable[..., Any], method: str, name: str, merge: bool
+) -> None:
+    """After training, and after merging if it can be merged."""
+    model = tiny_model(name)
+    settings: dict[str, Any] = {"rank": 4} if "rank" in OmegaConf.load(conf_folder() / f"method/{method}.yaml") else {}
+    loss_of(model)  # transformers notes the kind of the loss in the configuration
+    before, untrained = everything(model), logits(model)
+    batches = [{"input_ids": IDS, "labels": IDS if "roberta" not in name else LABELS}]
+    try:
+        attached = attach(model, method, length=RunLength(3, 1), calibration=batches, keep_base=True, **settings)
+    except UserError:
+        pytest.skip("refused: the test above says how")
+    fastest = max(group.get("lr_scale", 1.0) for group in attached.parameter_groups())
+    train(attached, 3, optimizer=attached.optimizer(lr=1e-2 / fastest))
+    trained = attached.merge() if merge and attached.method.mergeable else attached.model
+    assert not torch.equal(logits(trained), untrained)
+    assert attached.detach() is model
+    assert_same(everything(model), before)
+    assert [it for it, _ in model.named_parameters()] == list(before["weights"])  # the order is an optimizer's too
+    assert torch.equal(logits(model), untrained)
 
 
 def load_adapter_or_attach(model: Any, folder: Path, method: str, settings: dict[str, Any], batches: Any) -> Attached:
@@ -247,6 +278,14 @@ def test_tensors_that_are_not_finite_are_refused(tiny_model: Callable[..., Any],
     tensors[name].view(-1)[0] = float("nan")
     save_file(tensors, path)
     words = rf"adapter\.safetensors contains NaN or Inf in {name}; use a file that was saved earlier"
+    assert_refused(saved, tiny_model("tiny_roberta"), words)
+
+
+def test_tensors_that_the_user_may_not_read_are_not_called_missing(tiny_model: Callable[..., Any], saved: Path) -> None:
+    """Root may read everything, so a link in a circle stands for a file without permission."""
+    (saved / "adapter.safetensors").unlink()
+    (saved / "adapter.safetensors").symlink_to("adapter.safetensors")
+    words = rf"{re.escape(str(saved))}/adapter\.safetensors cannot be read: Too many levels of symbolic links"
     assert_refused(saved, tiny_model("tiny_roberta"), words)
 
 

@@ -1,4 +1,4 @@
-"""Laws of handles: a model has one at a time, a merged one refuses to go on, and nothing useless is saved or merged."""
+"""Laws of handles: a model has one at a time, merged and detached ones refuse to go on, nothing useless is saved."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rosa_bench import attach, load_adapter
+from rosa_bench import RunLength, attach, load_adapter
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -113,7 +113,127 @@ def test_an_adapter_of_other_settings_is_refused_although_its_tensors_fit(  # no
     assert all(getattr(restored, key) == value for key, value in saved.items())
 
 
+@pytest.mark.parametrize(("method", "settings"), [
+    ("rosa", {}),
+    ("rosa", {"svd_of": "previous"}),
+    ("rosa", {"stagger": True}),
+    ("rosa", {"init": "zero", "basis": "random"}),
+    ("lora", {}),
+    ("relora", {}),
+    ("switch_lora", {}),
+])  # fmt: skip
+def test_training_goes_on_from_an_adapter_with_another_period_and_seed(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    def made(seed: int, every: int) -> Any:
+        period = {"resample_every": every, "resample_unit": "steps"}
+        return attach(tiny_model("tiny_roberta"), method, length=RunLength(9, 1), seed=seed, **settings, **period)
+
+    first = made(0, 2)
+    optimizer = first.optimizer(lr=1e-2)
+    for step in range(5):
+        first.before_step(step, optimizer)
+        first.model(input_ids=IDS, labels=torch.tensor([0, 1])).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    first.save(tmp_path / "adapter")
+    other = made(1, 3)
+    other.load(tmp_path / "adapter")
+    answers = first.model(input_ids=IDS).logits
+    assert torch.equal(other.model(input_ids=IDS).logits, answers)
+    optimizer = other.optimizer(lr=1e-2)
+    for step in range(5, 9):  # with draws of its own
+        other.before_step(step, optimizer)
+    torch.testing.assert_close(other.model(input_ids=IDS).logits, answers, rtol=0, atol=1e-5)
+    assert [other.is_due(step) for step in range(5, 10)] == [made(1, 3).is_due(step) for step in range(5, 10)]
+
+
+@pytest.mark.parametrize(("method", "settings"), [("lora_fa", {}), ("vera", {}), ("lora", {"train": "a"})])
+def test_a_seed_from_which_frozen_factors_are_drawn_must_be_the_same(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    attach(tiny_model("tiny_roberta"), method, seed=0, **settings).save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="was saved with seed=0, and this method has seed=1"):
+        attach(tiny_model("tiny_roberta"), method, seed=1, **settings).load(tmp_path / "adapter")
+
+
 def test_an_adapter_of_another_method_is_refused_by_its_name(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     attach(tiny_model("tiny_roberta"), "lora", rank=2).save(tmp_path / "adapter")
     with pytest.raises(UserError, match="was saved with name=lora, and this method has name=lora_plus"):
         attach(tiny_model("tiny_roberta"), "lora_plus", rank=2).load(tmp_path / "adapter")
+
+
+# Detaching
+
+
+def test_a_base_that_was_not_kept_is_asked_for(tiny_model: Callable[..., Any]) -> None:
+    attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
+    before = weights(attached.model)
+    with pytest.raises(UserError, match="the model from before is not known; attach with keep_base=True"):
+        attached.detach()
+    assert same(attached.model, before)
+
+
+def test_adapters_take_turns_in_one_model(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model, answers = tiny_model("tiny_roberta"), []
+    plain = weights(model)
+    for number, method in enumerate(("rosa", "bitfit")):
+        attached = attach(model, method, keep_base=True)
+        with torch.no_grad():
+            for parameter in attached.trainable_parameters:
+                parameter.add_(0.1)
+        answers.append(model(input_ids=IDS).logits.detach())
+        attached.save(tmp_path / str(number))
+        assert attached.detach() is model and same(model, plain)
+        for call in (attached.detach, attached.merge, attached.state_dict, attached.parameter_groups):
+            with pytest.raises(UserError, match="detached already; attach it again"):
+                call()
+        assert "detached from RobertaForSequenceClassification" in repr(attached)
+    for number in (1, 0, 1):
+        attached = load_adapter(model, tmp_path / str(number), keep_base=True)
+        assert torch.equal(model(input_ids=IDS).logits, answers[number])
+        attached.detach()
+    assert same(model, plain)
+
+
+def test_what_was_done_to_a_model_since_stays_when_a_method_is_detached(tiny_model: Callable[..., Any]) -> None:
+    model, seen = tiny_model("tiny_roberta").eval(), []
+    query = model.roberta.encoder.layer[0].attention.self.query
+    attached = attach(model, "lora", rank=2, keep_base=True)
+    model.roberta.register_forward_hook(lambda *_: seen.append(1))
+    model.train().half()
+    attached.detach()
+    assert model.roberta.encoder.layer[0].attention.self.query is query and query.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model(input_ids=IDS)
+    assert seen == [1]
+
+
+def test_a_replaced_weight_is_kept_once_on_the_cpu(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_roberta")
+    weight = model.roberta.encoder.layer[0].attention.self.query.weight
+    kept = attach(model, "rosa", rank=2, keep_base=True).kept
+    assert kept is not None
+    [copy] = [it for name, it in kept.values.items() if name.endswith("layer.0.attention.self.query.weight")]
+    assert weight.data_ptr() == copy.data_ptr()
+
+
+def test_a_tied_weight_is_tied_again(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_gpt2")
+    attached = attach(model, "rosa", rank=2, targets="lm_head", keep_base=True)
+    assert not model.config.tie_word_embeddings
+    attached.detach()
+    assert model.config.tie_word_embeddings and model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_a_model_that_another_method_trains_since_a_merge_is_not_detached(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_roberta")
+    plain = weights(model)
+    first = attach(model, "lora", rank=2, keep_base=True)
+    first.merge()
+    second = attach(model, "lora", rank=2, keep_base=True)
+    with pytest.raises(UserError, match="another method was attached to this model since; detach or merge that one"):
+        first.detach()
+    second.detach()
+    first.detach()
+    assert same(model, plain)

@@ -187,6 +187,14 @@ def written(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_file_that_the_user_may_not_read_is_not_called_missing(written: Path, name: str) -> None:
+    """Root may read everything, so a link in a circle stands for a file without permission."""
+    (written / name).unlink()
+    (written / name).symlink_to(name)
+    assert refused(written) == f"{written / name}: Too many levels of symbolic links"
+
+
 @pytest.mark.parametrize(("change", "words"), [
     ({"r": 7}, "its scale is 0.428571"),
     ({"r": 0}, "division by zero"),

@@ -112,6 +112,16 @@ def test_without_a_finalist_the_leader_is_named_and_how_to_go_on(chosen: Chosen)
     assert "the same command with more minutes goes on" in text
 
 
+def test_a_leader_has_learned_something(chosen: Chosen) -> None:
+    rungs = {1: {LORA: Score(0.4), FT: Score(0.5)}, 3: {LORA: Score(0.45), FT: Score(0.55, collapsed=True)}}
+    text, recommends = answer(replace(chosen, found=Found(rungs, is_done=False)), typed=TYPED, margin=0.01)
+    assert recommends and text.startswith("# Use lora rank 8 lr 0.002, so far\n")
+    rungs[3][LORA] = Score(0.45, collapsed=True)
+    text, recommends = answer(replace(chosen, found=Found(rungs, is_done=False)), typed=TYPED, margin=0.01)
+    assert not recommends and "Use " not in text
+    assert "no answer yet\n\nSo far, every run gives the same answer for all rows." in text
+
+
 def test_without_any_score_there_is_no_recommendation_and_all_is_listed_as_not_tried(chosen: Chosen) -> None:
     text, recommends = answer(replace(chosen, found=Found(is_done=False)), typed=TYPED, margin=0.01)
     assert not recommends

@@ -39,9 +39,10 @@ def test_equal_scores_are_told_apart_by_the_loss_and_then_by_their_order(known: 
     arms = list(known)
     random.shuffle(arms)
     shuffled = ranked({arm: known[arm] for arm in arms})
-    assert [known[arm] for arm in shuffled] == [known[arm] for arm in ranked(known)]  # the scores do not depend on it
+    # The merits do not depend on it.
+    assert [known[arm].merit for arm in shuffled] == [known[arm].merit for arm in ranked(known)]
     for first, second in pairwise(shuffled):
-        if known[first] == known[second]:
+        if known[first].merit == known[second].merit:
             assert arms.index(first) < arms.index(second)
 
 

@@ -124,3 +124,6 @@ def test_a_score_is_the_best_of_the_first_epochs_and_a_lower_error_is_higher(mak
     assert score_at(record, 2) == Score(-0.9, 0.9)
     assert score_at(record, 3) == Score(-0.4, 0.4)
     assert not score_at(record, 0).is_known
+    assert not score_at(record, 3).collapsed
+    record.scores.epochs[2].scores["spread"] = 0.001
+    assert score_at(record, 3).collapsed and not score_at(record, 2).collapsed

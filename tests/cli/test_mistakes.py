@@ -42,6 +42,8 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["model=unheard_of"], ["any other Hugging Face model: model=auto model.hub=ID"]),
     (["task=classify", "data=."], ["the folder . has no file of train rows (train.jsonl.gz", "data=FOLDER/FILE"]),
     (["task=classify", "data=.", "task.text=body"], ["task.text=body is not a list; write 'task.text=[body]'"]),
+    (["task=classify", "data=.", "task.text={a:1}"], ["task.text={a:1} is a mapping, not a list; write 'task.text"]),
+    (["method=peft", "method.config=[a]"], ["method.config=[a] is a list, not a mapping; write 'method.config={"]),
     (["lr=-1"], ["lr=-1.0", "above 0"]),
     (["batch_size=0"], ["batch_size=0", "at least 1"]),
     (["rank=33"], ["rank=33", "attention.self.query", "32 x 32", "at most 32"]),

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.weights.gated import GatedDifference, gate
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.diff_pruning import DiffPruning
 from rosa_bench.runs.run import recipe as recipe_of
@@ -113,6 +114,17 @@ def test_fixed_gates_have_no_optimizer_state_and_kept_differences_start_again(st
     change(training, headroom_bytes=None, loss=lambda: loss(training))
     assert not [form for form in forms if form.a in training.optimizer.state or form.group in training.optimizer.state]
     assert not [form for form in forms if training.optimizer.state[form.difference]["exp_avg"].any()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_gates_are_exactly_open_or_closed_after_the_cut_and_can_be_saved(dtype: torch.dtype) -> None:
+    form = GatedDifference(torch.zeros(3, 2, dtype=dtype), start=5.0, structured=True)
+    with torch.no_grad():
+        form.difference.fill_(1)
+    form.fix(torch.tensor([1, 4]))
+    assert gate(form.a).flatten().tolist() == [0, 1, 0, 0, 1, 0]
+    assert form.group is not None and gate(form.group).tolist() == [1]
+    assert all(tensor.isfinite().all() for tensor in form.state_dict().values())  # an adapter refuses others
 
 
 def test_the_penalty_is_the_expected_number_of_changes_until_the_cut(start: Callable[..., Training]) -> None:

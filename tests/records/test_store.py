@@ -1,9 +1,11 @@
+import errno
 import json
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from msgspec.structs import replace
@@ -267,3 +269,16 @@ def test_a_value_that_no_run_writes_is_refused(record: Make, tmp_path: Path, key
     with pytest.raises(UserError, match=r"x\.json is not a run's record: .*; fix it or move it away") as raised:
         load_record(path)
     assert str(raised.value).replace(" ", "").isprintable()
+
+
+def test_a_record_of_somebody_else_is_not_to_be_moved_away(
+    record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may read everything, so reading is made to fail."""
+    path = save_record(record(), tmp_path)
+    for error, remedy in ((errno.EACCES, "its owner can let you, as by chmod g+r"), (errno.EIO, "move it away")):
+        failing = Mock(side_effect=OSError(error, os.strerror(error), str(path)))
+        with monkeypatch.context() as patch, pytest.raises(UserError) as raised:
+            patch.setattr(Path, "read_bytes", failing)
+            load_record(path)
+        assert str(raised.value) == f"{path} cannot be read: {os.strerror(error)}; {remedy}"

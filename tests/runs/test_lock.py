@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +110,23 @@ def test_what_a_killed_process_left_is_taken_over_whatever_it_wrote(tmp_path: Pa
     with locked(tmp_path / "run", "the run"):
         assert holder(tmp_path / "run") == f"process {os.getpid()} on this machine"
     assert not list(tmp_path.iterdir())
+
+
+def test_the_lock_of_another_user_names_its_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so opening a file for writing is made to fail."""
+    path, real = tmp_path / "run", os.open
+
+    def refused(file: Any, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR and (path.exists() or not flags & os.O_CREAT):
+            raise FileExistsError(file) if flags & os.O_CREAT else PermissionError(errno.EACCES, "denied", str(file))
+        return real(file, flags, *mode)
+
+    path.write_text(f"12\n{socket.gethostname()}\n")
+    monkeypatch.setattr(os, "open", refused)
+    words = f"the run is being run by process 12 on this machine; if that process is gone, remove {path}"
+    with pytest.raises(BusyError, match=re.escape(words)), locked(path, "the run"):
+        pytest.fail("held")
+    assert path.exists()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])

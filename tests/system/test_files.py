@@ -296,12 +296,13 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         write_atomic(tmp_path / "record.json", "text")
-        with new_folder(tmp_path / "model"):
-            pass
+        with new_folder(tmp_path / "model") as new:
+            (new / "private").touch(mode=0o600)  # as safetensors makes every file
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "record.json").stat().st_mode) == 0o666 & ~umask
     assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o777 & ~umask
+    assert stat.S_IMODE((tmp_path / "model" / "private").stat().st_mode) == 0o666 & ~umask
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
@@ -312,6 +313,14 @@ def test_a_disk_that_fails_to_sync_is_an_error_with_a_path(
     with pytest.raises(OSError) as caught:
         write_atomic(tmp_path / "record.json", "text")
     assert (caught.value.errno, caught.value.filename) == (reason, str(tmp_path / "record.json"))
+
+
+@pytest.mark.parametrize("name", ["model", "model/weights.txt", "model/deep/weights.txt"])
+def test_an_error_about_a_temporary_folder_names_the_folder_that_it_becomes(tmp_path: Path, name: str) -> None:
+    with pytest.raises(OSError) as caught, new_folder(tmp_path / "model") as new:
+        place = new / Path(name).relative_to("model")
+        raise PermissionError(errno.EACCES, "Permission denied", str(place))
+    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, str(tmp_path / name))
 
 
 def test_leftovers_of_dead_writers_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:

@@ -85,11 +85,12 @@ def sweep(overrides: list[str]) -> None:
     ends = [status_of(one) for one in resolved]
     counts = Counter(end.kind for end in ends)
     show_outcome([end.record for end in ends if end.record is not None])
+    runs = f"{counts.total()} run{'s' if counts.total() > 1 else ''}"
     if set(counts) != {"completed"}:
         listed = ", ".join(f"{count} {STATUS_WORDS.get(kind, kind)}" for kind, count in counts.items())
-        report(f"of {counts.total()} runs: {listed}")
+        report(f"of {runs}: {listed}")
     else:
-        log.info("%d runs, all completed", counts.total())
+        log.info("%s, all completed", runs)
     for folder in dict.fromkeys(one.config.results_dir for one in resolved):
         log.info("next: %s\n      %s", next_command("ls", folder), next_command("tables", folder))
     if set(counts) != {"completed"}:

@@ -17,6 +17,7 @@ from rosa_bench.config.schema import RunConfig, Shorthand
 from rosa_bench.system.errors import UserError, did_you_mean, unknown, user_error_in
 from rosa_bench.system.printable import printable, shortened
 
+MISFIT = re.compile("Error merging override [+]*(.*?)=(.*)\n?.*DictConfig with ListConfig", re.DOTALL)
 SEVERAL = re.compile("Ambiguous value for argument '(.*?)'")
 OTHERS = {  # what more there is to choose from in a group
     "hydra/launcher": ' (others: pip install "rosa-bench[sweep]", [slurm] or [ray])',
@@ -81,6 +82,10 @@ def explain_composition(error: HydraException | OmegaConfBaseException) -> str:
         return _several(f"{group}={name}") if "," in name else unknown(group, name, error.options, more)
     if found := SEVERAL.match(str(error)):
         return _several(found[1])
+    if found := MISFIT.match(f"{error}\n{error.__cause__}"):
+        key, value = found[1], found[2].splitlines()[0]
+        are, form = ("list, not a mapping", "{name: value}") if value[:1] == "[" else ("mapping, not a list", "[...]")
+        return f"{key}={shortened(value)} is a {are}; write '{key}={form}'"
     if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers
         return str(mistake)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None

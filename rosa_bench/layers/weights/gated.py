@@ -17,7 +17,7 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from rosa_bench.layers.weights.parametrised import Form
 
 LOWER, UPPER = -1.5, 1.5  # l and r, the authors' choice
-OPEN, CLOSED = math.inf, -math.inf  # values of a for which a gate is always 1, or always 0
+OPEN, CLOSED = 1e4, -1e4  # values of a for which a gate is exactly 1, or 0; finite, as all tensors of an adapter are
 
 
 def gate(a: Float[Tensor, "*shape"], noise: Float[Tensor, "*shape"] | float = 0.0) -> Float[Tensor, "*shape"]:

