@@ -168,9 +168,13 @@ class Composer:
         return self._bases[groups]
 
     def _placed(self, groups: Overrides) -> dict[str, Any] | None:
-        """Return the settings of these choices without Hydra; None if `Placing` leaves them to Hydra."""
-        names = {group: name for group, _, name in (override.partition("=") for override in groups)}
-        return self._placing.composed(names) if len(names) == len(groups) else None
+        """Return the settings of these choices without Hydra; None if `Placing` leaves them to Hydra.
+
+        The last of several choices from a group counts, but Hydra refuses several presets.
+        """
+        chosen = [(group, name) for group, _, name in (override.partition("=") for override in groups)]
+        presets = [group for group, _ in chosen if group.startswith("+")]
+        return self._placing.composed(dict(chosen)) if len(presets) == len(set(presets)) else None
 
 
 def _sets_one_value(override: str) -> bool:
