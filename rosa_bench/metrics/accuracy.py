@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-INPUTS = "labels"
 SCORES = ("accuracy",)
 SIGNATURE = f"accuracy|scikit-learn:{version('scikit-learn')}"
 

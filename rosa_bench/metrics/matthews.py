@@ -2,7 +2,6 @@
 
 from importlib.metadata import version
 
-INPUTS = "labels"
 SCORES = ("matthews_correlation", "accuracy")
 UNDEFINED_IF_CONSTANT = ("matthews_correlation",)
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{version('scikit-learn')}"
