@@ -46,7 +46,7 @@ from rosa_bench.training.state import Training
 
 torch.set_num_threads(1)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
-for late in ("sklearn.metrics", "rosa_bench.layers.storage.quantised_low_rank"):
+for late in ("rosa_bench.metrics.module", "sklearn.metrics", "rosa_bench.layers.storage.quantised_low_rank"):
     importlib.import_module(late)
 
 Change = Callable[[], Observer | None]  # patches the program, or returns an observer of the run
