@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+INPUTS = "labels"
 SCORES = ("accuracy",)
 SIGNATURE = f"accuracy|scikit-learn:{version('scikit-learn')}"
 

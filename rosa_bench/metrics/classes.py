@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from rosa_bench.metrics import matthews
 
+INPUTS = "labels"
 SCORES = ("accuracy", "macro_f1", "matthews_correlation")
 UNDEFINED_IF_CONSTANT = matthews.UNDEFINED_IF_CONSTANT
 SIGNATURE = f"accuracy+macro_f1+matthews_correlation|scikit-learn:{version('scikit-learn')}"

@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 import numpy as np
 
+INPUTS = "numbers"
 SCORES = ("pearson", "spearman")
 UNDEFINED_IF_CONSTANT = SCORES
 SIGNATURE = f"pearson+spearman|scipy:{version('scipy')}"

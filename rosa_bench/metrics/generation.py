@@ -2,6 +2,7 @@
 
 from rosa_bench.metrics import text_overlap as overlap
 
+INPUTS = "texts"
 SCORES = overlap.SCORES
 SIGNATURE = overlap.SIGNATURE
 

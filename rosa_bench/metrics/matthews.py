@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+INPUTS = "labels"
 SCORES = ("matthews_correlation", "accuracy")
 UNDEFINED_IF_CONSTANT = ("matthews_correlation",)
 SIGNATURE = f"matthews_correlation+accuracy|scikit-learn:{version('scikit-learn')}"

@@ -13,7 +13,7 @@ from rosa_bench.system.files import package_folder
 from rosa_bench.system.version import __version__
 
 GIT_S = 30  # longest time to wait for git; a checkout on a slow share may never answer
-LIBRARIES = ("torch", "transformers", "scikit-learn", "scipy", "numpy", "sacrebleu")
+LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
 _version = cache(version)  # a process keeps the code that it has imported
 
 

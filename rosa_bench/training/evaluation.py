@@ -158,7 +158,7 @@ def score(predictions: Predictions, metric: LoadedMetric) -> dict[str, float]:
     guesses = answers(outputs)
     if not torch.isfinite(outputs).all():
         return {"loss": float("nan")}
-    figures = metric.compute(guesses.tolist(), predictions.labels.tolist())
+    figures = metric.module.compute(predictions=guesses.tolist(), references=predictions.labels.tolist()) or {}
     figures["loss"] = predictions.loss
     labels = predictions.labels.double()
     if labels.min() < labels.max():

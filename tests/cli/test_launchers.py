@@ -19,7 +19,7 @@ from rosa_bench.cli.launchers.workers import BETWEEN
 from rosa_bench.cli.messages import explain
 from rosa_bench.config.composing.compose import composing
 
-# A regression: its processes need not import scikit-learn, nor what that imports.
+# A regression: its processes need not import evaluate, nor what that imports.
 SMALL = ("task=synthetic", "method=lora", "limit_train=200", "limit_eval=50", "epochs=1", "device=cpu")
 
 

@@ -17,7 +17,7 @@ from rosa_bench.system.errors import UserError
 Pairs = list[tuple[int, int]]
 
 FILES = sorted(
-    path.stem for path in Path(metrics.__path__[0]).glob("*.py") if "\ndef compute(" in path.read_text(encoding="utf-8")
+    path.stem for path in Path(metrics.__path__[0]).glob("*.py") if "\nINPUTS = " in path.read_text(encoding="utf-8")
 )
 LOADED = {name: load_metric(name) for name in FILES}
 # Pairs of prediction and reference, and different predictions for the same references.
@@ -31,7 +31,9 @@ SAMPLES: dict[str, tuple[Sequence[tuple[Any, Any]], Sequence[tuple[Any, Any]]]] 
 def compute(name: str, pairs: Sequence[tuple[Any, Any]]) -> dict[str, float]:
     """The metric's scores for pairs of prediction and reference."""
     predictions, references = (list(column) for column in zip(*pairs, strict=True))
-    return LOADED[name].compute(predictions, references)
+    figures = LOADED[name].module.compute(predictions=predictions, references=references)
+    assert figures is not None
+    return figures
 
 
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
@@ -158,3 +160,12 @@ def test_scores_that_constant_labels_leave_without_meaning_are_declared(name: st
     right, wrong = (compute(name, [(guess, label), (label, label)]) for guess in (label, 1 - label))
     assert set(LOADED[name].undefined_if_constant) == {score for score in right if right[score] == wrong[score]}
     assert all(map(math.isfinite, [*right.values(), *wrong.values()]))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_metric_needs_no_folder_of_its_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(tmp_path / "file/metrics"))  # cannot be created
+    predictions, references = (list(column) for column in zip(*SAMPLES[name][0], strict=True))
+    figures = load_metric(name).module.compute(predictions=predictions, references=references)
+    assert figures == compute(name, SAMPLES[name][0])

@@ -40,7 +40,7 @@ def test_versions_are_the_installed_ones() -> None:
     found = versions()
     assert found.pop("python") == platform.python_version()
     assert found.pop("rosa-bench") == rosa_bench.__version__
-    assert {"torch", "transformers", "scikit-learn", "scipy", "numpy"} <= set(found)
+    assert {"torch", "transformers", "datasets", "scikit-learn", "scipy", "numpy"} <= set(found)
     assert found == {name: importlib.metadata.version(name) for name in found}
 
 

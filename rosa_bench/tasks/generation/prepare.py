@@ -70,7 +70,7 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
             autocast=precision,
         )
         references = [prompt.references for prompt in splits.test]
-        scores = metric.compute(outputs, references)
+        scores = metric.module.compute(predictions=outputs, references=references) or {}
         generations = tuple(
             Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
             for prompt, output in zip(splits.test, outputs, strict=True)

@@ -85,7 +85,8 @@ def test_the_stored_classes_are_the_selected_models_in_the_order_of_the_rows(
     chance = expected.softmax(-1)[torch.arange(len(rows)), torch.tensor(found.labels)]
     assert found.percent is not UNSET
     assert torch.tensor(found.percent) == pytest.approx(100 * chance, abs=0.51)
-    scores = load_metric("matthews").compute(found.predictions, found.labels)
+    scores = load_metric("matthews").module.compute(predictions=found.predictions, references=found.labels)
+    assert scores
     assert scores["matthews_correlation"] == record.score
 
 
