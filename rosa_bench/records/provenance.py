@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from rosa_bench.system.version import __version__
 
 GIT_S = 30  # longest time to wait for git; a checkout on a slow share may never answer
 LIBRARIES = ("torch", "transformers", "datasets", "evaluate", "scikit-learn", "scipy", "numpy", "sacrebleu")
+_version = cache(version)  # a process keeps the code that it has imported
 
 
 def versions(further: Iterable[str] = ()) -> dict[str, str]:
     """Return versions of Python and of every library that can change a score, and of ``further`` ones."""
     ours = {"python": platform.python_version(), "rosa-bench": __version__}
-    return {**ours, **{name: version(name) for name in (*LIBRARIES, *further)}}
+    return {**ours, **{name: _version(name) for name in (*LIBRARIES, *further)}}
 
 
 def git_state() -> Git:

@@ -4,6 +4,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+FEW = 10_000  # objects; to search among them takes a millisecond
+
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
@@ -18,7 +20,7 @@ def collector_paused() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
-            if not gc.get_freeze_count():  # or this would undo somebody else's freeze
+            if gc.get_count()[0] > FEW and not gc.get_freeze_count():  # or this would undo somebody else's freeze
                 gc.freeze()  # and back: into the oldest generation without a search, which would come at once
                 gc.unfreeze()
             gc.enable()

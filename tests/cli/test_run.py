@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig
 
 from rosa_bench.cli.commands import run as running
 from rosa_bench.records.record import RunRecord
@@ -50,8 +52,18 @@ def test_a_run_leaves_one_record_and_is_not_run_again(
     assert after["scores"]["selected"] == pytest.approx(json.loads(before)["scores"]["selected"], rel=1e-4)
 
 
-def test_a_sweep_leaves_a_record_for_each_combination(rosa_bench: Callable[..., Any], here: Path) -> None:
+def test_a_sweep_leaves_a_record_for_each_combination(
+    rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, compose = [], ConfigLoaderImpl.load_sweep_config
+
+    def counted(*arguments: Any, **options: Any) -> DictConfig:
+        composed.append(options)
+        return compose(*arguments, **options)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_sweep_config", counted)
     outcome = rosa_bench(*TINY, "method=ft,ia3", "seed=0,1", "-m")
+    assert len(composed) == 4  # each job once
     assert outcome.status == 0
     assert outcome.out.endswith("\n4 runs, all completed\nnext: rosa-bench ls\n      rosa-bench tables\n")
     assert {"ft", "ia3"} <= {line.partition(" ")[0] for line in outcome.out.splitlines()}

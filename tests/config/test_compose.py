@@ -7,6 +7,7 @@ import hydra
 import pytest
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 
 from rosa_bench.config.composing.compose import composing
@@ -57,6 +58,20 @@ def test_a_preset_has_the_values_and_jobs_that_it_has_in_hydra(preset: str, monk
     [jobs] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(both), max_batch_size=None)
     with composing() as composer:
         assert composer.expand(arguments) == [tuple(job) for job in jobs]
+
+
+def test_the_last_of_several_choices_counts_as_in_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("task=grammar", "method=nonsense", "logger=tensorboard", "rank=2", "method=lora", "logger=none")
+    with composing() as composer:
+        expected = hydra.compose("config", overrides=list(overrides))
+        monkeypatch.setattr(Placing, "_hydras", None)
+        monkeypatch.setattr(hydra, "compose", None)
+        assert composer.compose(overrides) == expected
+
+
+def test_several_presets_are_refused_as_in_hydra() -> None:
+    with composing() as composer, pytest.raises(ConfigCompositionException, match="Multiple values for experiment"):
+        composer.compose(("+experiment=figure2", "+experiment=quickstart"))
 
 
 @pytest.mark.parametrize("preset", ["methods", "methods_small", "methods_decoder"])

@@ -20,6 +20,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from rosa_bench.config.composing import source
 from rosa_bench.config.composing.interpolation import entries_for
 from rosa_bench.config.composing.placing import placing, plain
 from rosa_bench.config.files.folder import conf_folder, own_folder
@@ -33,9 +34,10 @@ MOST_JOBS = 100_000
 
 
 def register() -> None:
-    """Register our defaults, resolvers and search path with Hydra. Every process does so when it imports this module.
+    """Register our defaults, resolvers, search path and reader with Hydra.
 
-    Single settings take their defaults from their declarations, and ``conf/config.yaml`` builds on them.
+    Every process does so when it imports this module. Single settings take their defaults from their declarations, and
+    ``conf/config.yaml`` builds on them.
     """
     declared = [*settings_of(Plain), *settings_of(Shorthand)]
     node = {field.name: default_of(field) for field, _ in declared}
@@ -43,6 +45,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("default_for", default_for, replace=True)
     OmegaConf.register_new_resolver("found", found, replace=True)
     Plugins.instance().register(OwnFolder)
+    source.register()
 
 
 class OwnFolder(SearchPathPlugin):
@@ -168,9 +171,13 @@ class Composer:
         return self._bases[groups]
 
     def _placed(self, groups: Overrides) -> dict[str, Any] | None:
-        """Return the settings of these choices without Hydra; None if `Placing` leaves them to Hydra."""
-        names = {group: name for group, _, name in (override.partition("=") for override in groups)}
-        return self._placing.composed(names) if len(names) == len(groups) else None
+        """Return the settings of these choices without Hydra; None if `Placing` leaves them to Hydra.
+
+        The last of several choices from a group counts, but Hydra refuses several presets.
+        """
+        chosen = [(group, name) for group, _, name in (override.partition("=") for override in groups)]
+        presets = [group for group, _ in chosen if group.startswith("+")]
+        return self._placing.composed(dict(chosen)) if len(presets) == len(set(presets)) else None
 
 
 def _sets_one_value(override: str) -> bool:

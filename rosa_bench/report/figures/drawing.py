@@ -95,9 +95,10 @@ class Drawing:
         """The figure with everything in its final place: a layout would start from that of the picture before."""
         FigureCanvasAgg(self.figure)
         with styled():
-            for _ in range(2):  # ticks, and with them the widths of their labels, change once axes have their size
-                self.figure.draw_without_rendering()
-            self.figure.set_layout_engine("none")
+            if layout := self.figure.get_layout_engine():
+                for _ in range(2):  # ticks, and with them the widths of their labels, change once axes have their size
+                    layout.execute(self.figure)
+            self.figure.set_layout_engine(None)  # with "none", savefig would draw everything once for a layout
         return self.figure
 
     @cached_property
