@@ -82,7 +82,7 @@ class TargetedMethod(Method):
     def check_shapes(self, model: nn.Module) -> None:
         self.target_names(model)
 
-    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         return self.target_names(model)
 
 

@@ -90,7 +90,7 @@ class ProjectedMethod(TargetedMethod):
 
         return ProjectedAdamW(configured(groups).param_groups, rule=self.rule, scale=self.scale)
 
-    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002 - part of the contract
+    def is_due(self, step: int, length: RunLength) -> bool:
         return step % self.update_every == 0
 
     def before_step(
@@ -98,8 +98,8 @@ class ProjectedMethod(TargetedMethod):
         model: nn.Module,
         step: int,
         *,
-        length: RunLength,  # noqa: ARG002 - part of the contract
-        headroom_bytes: int | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
         loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         from rosa_bench.layers.weights.projected import projected
@@ -125,7 +125,7 @@ class ProjectedMethod(TargetedMethod):
 class GradientProjected(ProjectedMethod):
     """Projects onto the leading singular vectors of the coming batch's gradient."""
 
-    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
+    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:
         from rosa_bench.layers.weights.projected import gradient_projectors
 
         if loss is None:
@@ -137,7 +137,7 @@ class GradientProjected(ProjectedMethod):
 class RandomProjected(ProjectedMethod):
     """Projects with Gaussian matrices that depend only on seed and step."""
 
-    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
+    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:
         from rosa_bench.layers.weights.projected import random_projectors
 
         return random_projectors(model, generator(self.seed, "projector", step))

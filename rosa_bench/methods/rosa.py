@@ -158,7 +158,7 @@ class Rosa(Resampled):
             if not any(layer.a.is_meta for layer in layers):
                 self._note(layers, 0)
 
-    def before_epoch(self, model: nn.Module, number: int) -> None:  # noqa: ARG002 - part of the contract
+    def before_epoch(self, model: nn.Module, number: int) -> None:
         """Start what runs in the background: at first, and again in a resumed run."""
         if self.svd_of == "previous":
             from rosa_bench.layers.directions.earlier import start

@@ -136,8 +136,8 @@ class AdaLora(PeftTuner):
         step: int,
         *,
         length: RunLength,
-        headroom_bytes: int | None = None,  # noqa: ARG002 - part of the contract
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         import torch
 
