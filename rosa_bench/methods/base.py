@@ -215,9 +215,9 @@ class Method(Checked, ABC):
         return Changed()
 
     def basis_age(self, step: int, length: RunLength) -> int | None:
-        """Return how many steps older than its draw the weight was that a draw before this step took directions from.
+        """Return the greatest age of a weight that a draw before this step took directions from, in steps before it.
 
-        It is the most of all draws so far, or None if draws take none from an earlier weight.
+        None if there was no such draw, or if draws take directions from the current weight alone.
         """
         return None
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rosa_bench.records.predictions import RowPredictions
-from rosa_bench.report.cells.statistics import LEVEL
+from rosa_bench.report.cells.statistics import CONFIDENCE
 from rosa_bench.system.errors import UserError
 
 Array = NDArray[np.float64]
@@ -84,7 +84,7 @@ def _mean_over_rows(differences: Array) -> RowsInterval:
     rows, mean = len(differences), float(differences.mean())
     from scipy.stats import norm
 
-    half = norm.ppf((1 + LEVEL) / 2) * differences.std(ddof=1) / np.sqrt(rows) if rows > 1 else 0.0
+    half = norm.ppf((1 + CONFIDENCE) / 2) * differences.std(ddof=1) / np.sqrt(rows) if rows > 1 else 0.0
     return RowsInterval(difference=mean, low=float(mean - half), high=float(mean + half), rows=rows)
 
 
@@ -97,7 +97,7 @@ def _bootstrapped(labels: Array, left: Array, right: Array, score: Callable[[Arr
 
     drawn = bootstrap(
         (labels, *left, *right), difference, paired=True, vectorized=True, n_resamples=DRAWS, batch=BATCH,
-        confidence_level=LEVEL, method="percentile", rng=np.random.default_rng(0),
+        confidence_level=CONFIDENCE, method="percentile", rng=np.random.default_rng(0),
     ).confidence_interval  # fmt: skip
     observed = float(difference(labels, *left, *right, axis=-1))
     return RowsInterval(difference=observed, low=float(drawn.low), high=float(drawn.high), rows=len(labels))
