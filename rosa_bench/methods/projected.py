@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.adapted import TargetedMethod
+from rosa_bench.methods.adapted import TargetedMethod, check_rank
 from rosa_bench.methods.base import Changed, Groups, Rotation, RunLength
-from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -48,12 +47,7 @@ class ProjectedMethod(TargetedMethod):
 
     def check_shapes(self, model: nn.Module) -> None:
         for name in self.target_names(model):
-            *_, rows, columns = model.get_submodule(name).weight.shape  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
-            if self.rank > min(rows, columns):
-                raise UserError(
-                    f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
-                    f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
-                )
+            check_rank(self.rank, name, model.get_submodule(name).weight.shape)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.surgery import untie
