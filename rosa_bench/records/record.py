@@ -83,11 +83,6 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
             place = place[name]
         return place
 
-    @property
-    def path_name(self) -> str:
-        """Name of the record's file."""
-        return f"{self.id}.json"
-
     @cached_property
     def started(self) -> datetime:
         """When the run started. Raises `ValueError` if ``started_at`` is not an ISO date and time."""
