@@ -501,6 +501,13 @@ def test_random_draws_every_subset_equally_often() -> None:
     )  # the seed is fixed, so this fails always or never
 
 
+def test_a_seed_draws_the_directions_that_it_drew_in_recorded_runs() -> None:
+    chosen = select_indices((2,), 20, 4, select="random", generator=seeded())
+    assert chosen.tolist() == [[6, 9, 11, 17], [0, 2, 12, 13]]
+    starts = select_indices((4,), 20, 4, select="block", generator=seeded())[:, 0]
+    assert starts.tolist() == [12, 15, 5, 0]
+
+
 @pytest.mark.parametrize(("count", "rank"), [(6, 1), (6, 2), (6, 5)])
 def test_block_draws_every_consecutive_run_except_the_last(count: int, rank: int) -> None:
     # The authors' code: start = randint(0, count - rank), which excludes the upper bound.

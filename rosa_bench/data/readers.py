@@ -20,16 +20,9 @@ from rosa_bench.data.lines import LONGEST, Lines, is_unicode
 from rosa_bench.data.values import to_number
 from rosa_bench.system.errors import UserError
 
-Rows = list[dict[str, Any]]
-
 TEXT = "text"  # the one column of a file without columns
 ANEW = "copy or download it again"
 OPEN_QUOTE = "a quotation mark opens a text that never ends; close it, or double a mark that belongs to a text"
-
-
-def read_rows(path: Path, numbers: Collection[str]) -> Rows:
-    """Read the rows of a file in order, as `stream_rows` does."""
-    return list(stream_rows(path, numbers))
 
 
 def stream_rows(path: Path, numbers: Collection[str] = ()) -> Iterator[dict[str, Any]]:

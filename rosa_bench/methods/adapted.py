@@ -82,7 +82,7 @@ class TargetedMethod(Method):
     def check_shapes(self, model: nn.Module) -> None:
         self.target_names(model)
 
-    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         return self.target_names(model)
 
 
@@ -181,7 +181,7 @@ class LowRankMethod(AdapterMethod):
         from rosa_bench.layers.linear import weight_of
 
         for name in self.target_names(model):
-            self._check_rank(name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
+            check_rank(self.rank, name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.convolution import low_rank_layer
@@ -200,10 +200,12 @@ class LowRankMethod(AdapterMethod):
         """Return the generator of one step. It depends only on seed and step, so a resumed run draws the same."""
         return generator(self.seed, "subspace", step)
 
-    def _check_rank(self, name: str, shape: tuple[int, ...]) -> None:
-        *_, rows, columns = shape
-        if self.rank > min(rows, columns):
-            raise UserError(
-                f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
-                f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
-            )
+
+def check_rank(rank: int, name: str, shape: tuple[int, ...]) -> None:
+    """Raise `UserError` if a rank does not fit the weight of this shape, of the layer with this name."""
+    *_, rows, columns = shape
+    if rank > min(rows, columns):
+        raise UserError(
+            f"rank={rank} does not fit {name}, a {rows} x {columns} weight; "
+            f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
+        )

@@ -133,7 +133,7 @@ class Method(Checked, ABC):
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
 
-    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:  # noqa: ARG002
+    def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         """Freeze the model, insert the method's layers, and mark what trains. Return the model to train.
 
         This changes ``model`` in place and returns it, unless the method wraps it. ``calibration`` lazily yields
@@ -175,7 +175,7 @@ class Method(Checked, ABC):
         """Make the optimizer. By default it is the one that the run configures."""
         return configured(groups)
 
-    def penalty(self, model: nn.Module) -> Tensor | None:  # noqa: ARG002
+    def penalty(self, model: nn.Module) -> Tensor | None:
         """Return a term to add to the loss once per step, or None. Training losses are reported without it.
 
         It is part of the captured step, so use only tensor operations that do not make the host wait.
@@ -185,7 +185,7 @@ class Method(Checked, ABC):
     def after_backward(self, model: nn.Module) -> None:
         """Act on the gradients before the optimizer's step. It is captured too, so use only tensor operations."""
 
-    def candidates(self, model: nn.Module) -> list[str]:  # noqa: ARG002
+    def candidates(self, model: nn.Module) -> list[str]:
         """Name the models to choose among, for a method that trains nothing. Each takes the place of an epoch."""
         return []
 
@@ -195,7 +195,7 @@ class Method(Checked, ABC):
         A resumed run calls it again, for the epoch in which it continues. It must write in place.
         """
 
-    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002
+    def is_due(self, step: int, length: RunLength) -> bool:
         """Return whether `before_step` has something to do before this step, counted from 0.
 
         This must be a pure function: the loop calls it at every step, and a resumed run calls it again.
@@ -204,12 +204,12 @@ class Method(Checked, ABC):
 
     def before_step(
         self,
-        model: nn.Module,  # noqa: ARG002
-        step: int,  # noqa: ARG002
+        model: nn.Module,
+        step: int,
         *,
-        length: RunLength,  # noqa: ARG002
-        headroom_bytes: int | None = None,  # noqa: ARG002
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         """Change the model before a step for which `is_due` is true, and return what has changed.
 
@@ -219,18 +219,18 @@ class Method(Checked, ABC):
         """
         return Changed()
 
-    def basis_age(self, step: int, length: RunLength) -> int | None:  # noqa: ARG002
-        """Return how many steps older than its draw the weight was that a draw before this step took directions from.
+    def basis_age(self, step: int, length: RunLength) -> int | None:
+        """Return the greatest age of a weight that a draw before this step took directions from, in steps before it.
 
-        It is the most of all draws so far, or None if draws take none from an earlier weight.
+        None if there was no such draw, or if draws take directions from the current weight alone.
         """
         return None
 
-    def lr_factor(self, step: int, length: RunLength) -> float:  # noqa: ARG002
+    def lr_factor(self, step: int, length: RunLength) -> float:
         """Return the factor of the scheduled learning rate at this step. It must be a pure function, like `is_due`."""
         return 1.0
 
-    def is_selectable(self, step: int, length: RunLength) -> bool:  # noqa: ARG002
+    def is_selectable(self, step: int, length: RunLength) -> bool:
         """Return whether the model after ``step`` steps may be selected. It must be a pure function, like `is_due`.
 
         If no epoch ends with such a model, the best of all is selected.

@@ -65,7 +65,7 @@ class Blockwise(Method):
         in_blocks = [parameter for block in transformer_blocks(model) for parameter in block.parameters()]
         return [*in_blocks, *(self.head_parameters(model) if self.rest == "head" else [])]
 
-    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002 - part of the contract
+    def is_due(self, step: int, length: RunLength) -> bool:
         return step > 0 and step % self.every == 0
 
     def before_step(
@@ -73,9 +73,9 @@ class Blockwise(Method):
         model: nn.Module,
         step: int,
         *,
-        length: RunLength,  # noqa: ARG002 - part of the contract
-        headroom_bytes: int | None = None,  # noqa: ARG002
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         return Changed(reset=self._choose(model, step), retrain=True, recapture=True, keep=True)
 

@@ -85,11 +85,11 @@ class DiffPruning(SparseMethod):
     def before_step(
         self,
         model: nn.Module,
-        step: int,  # noqa: ARG002 - part of the contract
+        step: int,
         *,
-        length: RunLength,  # noqa: ARG002
-        headroom_bytes: int | None = None,  # noqa: ARG002
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         """Keep the largest differences and fix the gates. Raises ValueError if a difference contains NaN or Inf."""
         import torch

@@ -40,7 +40,7 @@ class Inserted(Method):
         if self.train_head:
             yield from self.head_parameters(model)
 
-    def merge(self, model: nn.Module) -> bool:  # noqa: ARG002 - these layers cannot be merged into weights
+    def merge(self, model: nn.Module) -> bool:
         return False
 
     def save(self, model: nn.Module, folder: Path) -> None:

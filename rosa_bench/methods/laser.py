@@ -49,10 +49,10 @@ class Laser(TargetedMethod):
             untie(model, name)
         model.add_module(NAME, Reduced(next(model.parameters()).device))
 
-    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:  # noqa: ARG002 - part of the contract
+    def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         return ()
 
-    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         """Return none: the last model that a run makes is the unchanged one, which has no update to analyse."""
         return []
 

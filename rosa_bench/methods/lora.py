@@ -104,9 +104,9 @@ class Lora(Resampled):
         model: nn.Module,
         step: int,
         *,
-        length: RunLength,  # noqa: ARG002 - part of the contract
-        headroom_bytes: int | None = None,  # noqa: ARG002
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         import torch
 

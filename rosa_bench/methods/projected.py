@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rosa_bench.methods.adapted import TargetedMethod
+from rosa_bench.methods.adapted import TargetedMethod, check_rank
 from rosa_bench.methods.base import Changed, Groups, Rotation, RunLength
-from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -48,12 +47,7 @@ class ProjectedMethod(TargetedMethod):
 
     def check_shapes(self, model: nn.Module) -> None:
         for name in self.target_names(model):
-            *_, rows, columns = model.get_submodule(name).weight.shape  # pyright: ignore[reportAttributeAccessIssue, reportGeneralTypeIssues]
-            if self.rank > min(rows, columns):
-                raise UserError(
-                    f"rank={self.rank} does not fit {name}, a {rows} x {columns} weight; "
-                    f"use a rank of at most {min(rows, columns)}, or other layers with method.targets="
-                )
+            check_rank(self.rank, name, model.get_submodule(name).weight.shape)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.surgery import untie
@@ -90,7 +84,7 @@ class ProjectedMethod(TargetedMethod):
 
         return ProjectedAdamW(configured(groups).param_groups, rule=self.rule, scale=self.scale)
 
-    def is_due(self, step: int, length: RunLength) -> bool:  # noqa: ARG002 - part of the contract
+    def is_due(self, step: int, length: RunLength) -> bool:
         return step % self.update_every == 0
 
     def before_step(
@@ -98,8 +92,8 @@ class ProjectedMethod(TargetedMethod):
         model: nn.Module,
         step: int,
         *,
-        length: RunLength,  # noqa: ARG002 - part of the contract
-        headroom_bytes: int | None = None,  # noqa: ARG002
+        length: RunLength,
+        headroom_bytes: int | None = None,
         loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         from rosa_bench.layers.weights.projected import projected
@@ -125,7 +119,7 @@ class ProjectedMethod(TargetedMethod):
 class GradientProjected(ProjectedMethod):
     """Projects onto the leading singular vectors of the coming batch's gradient."""
 
-    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
+    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:
         from rosa_bench.layers.weights.projected import gradient_projectors
 
         if loss is None:
@@ -137,7 +131,7 @@ class GradientProjected(ProjectedMethod):
 class RandomProjected(ProjectedMethod):
     """Projects with Gaussian matrices that depend only on seed and step."""
 
-    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:  # noqa: ARG002
+    def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:
         from rosa_bench.layers.weights.projected import random_projectors
 
         return random_projectors(model, generator(self.seed, "projector", step))

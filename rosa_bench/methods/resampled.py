@@ -63,7 +63,7 @@ class Resampled(LowRankMethod):
         """How many draws one period has."""
         return 1
 
-    def elapsed(self, steps: int, length: RunLength) -> float:  # noqa: ARG002 - for subclasses
+    def elapsed(self, steps: int, length: RunLength) -> float:
         """Return how many steps' worth of draws is made in the first ``steps``. By default all steps count equally."""
         return steps
 

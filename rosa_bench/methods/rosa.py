@@ -19,9 +19,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Changed, Method, Rotation, RunLength, Slice
-from rosa_bench.methods.draws_in_turn import draw_in_turn
+from rosa_bench.methods.draws import draw
 from rosa_bench.methods.resampled import UNITS, Resampled, refuse
-from rosa_bench.system import processes
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -37,7 +36,6 @@ log = logging.getLogger(__name__)
 
 # Memory for the first factorisation on a GPU, before training has shown its peak: less than any run takes.
 HEADROOM_BYTES = 1 << 28
-EVERY = slice(None)  # all directions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +142,7 @@ class Rosa(Resampled):
 
             keep_directions(layers, headroom_bytes=headroom_bytes)
             bases = self._initial_directions(layers, generator)
-        self._draw(layers, generator, headroom_bytes=headroom_bytes, bases=bases)
+        draw(self, layers, generator, headroom_bytes=headroom_bytes, bases=bases)
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.directions.earlier import Drawn
@@ -158,7 +156,7 @@ class Rosa(Resampled):
             if not any(layer.a.is_meta for layer in layers):
                 self._note(layers, 0)
 
-    def before_epoch(self, model: nn.Module, number: int) -> None:  # noqa: ARG002 - part of the contract
+    def before_epoch(self, model: nn.Module, number: int) -> None:
         """Start what runs in the background: at first, and again in a resumed run."""
         if self.svd_of == "previous":
             from rosa_bench.layers.directions.earlier import start
@@ -191,7 +189,7 @@ class Rosa(Resampled):
         if self.stagger:
             generator, parts = self.generator(step), []
             for index in ((number - 1) % self.rank for number in draws):
-                self._draw(layers, generator, headroom_bytes=headroom_bytes, which=slice(index, index + 1))
+                draw(self, layers, generator, headroom_bytes=headroom_bytes, which=slice(index, index + 1))
                 parts += [Slice(layer.a, -1, index) for layer in layers]
                 parts += [Slice(layer.factors[1], -2, index) for layer in layers if self.train_b]
             return Changed(clear=parts, draws=len(draws))
@@ -228,22 +226,22 @@ class Rosa(Resampled):
             bases = self._initial_directions(layers, self.generator(step))
         elif self.svd_of == "previous":
             bases = upcoming(layers)
-        self._draw(layers, self.generator(step), headroom_bytes=headroom_bytes, bases=bases)
+        draw(self, layers, self.generator(step), headroom_bytes=headroom_bytes, bases=bases)
         if self.svd_of == "previous":
             self._note(layers, step)
             start(layers)
         return [factor for layer in layers for factor in layer.factors]
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Like `Method.state`, including the residuals, because every resample changes them."""
+        return Method.state(self, model)
+
     def _chosen(self, layers: list[LowRankLinear], generator: torch.Generator) -> list[Tensor]:
         """Choose, on the CPU, which singular directions each layer trains: (*n, r)."""
         from rosa_bench.lowrank import select_indices
 
-        return [
-            select_indices(
-                layer.shape[:-2], min(layer.shape[-2:]), self.rank, select=self.select, generator=generator
-            )
-            for layer in layers
-        ]  # fmt: skip
+        options = {"select": self.select, "generator": generator}
+        return [select_indices(it.shape[:-2], min(it.shape[-2:]), self.rank, **options) for it in layers]
 
     def _initial_directions(self, layers: list[LowRankLinear], generator: torch.Generator) -> list[Tensor]:
         """Choose among the initial weights' directions: (*n, r, in) for each layer."""
@@ -258,56 +256,3 @@ class Rosa(Resampled):
         chosen = self._chosen(layers, generator(self.seed, "next subspace", step))
         for layer, numbers in zip(layers, chosen, strict=True):
             drawn_of(layer).note(layer, numbers)
-
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        """Like `Method.state`, including the residuals, because every resample changes them."""
-        return Method.state(self, model)
-
-    def _draw(
-        self,
-        layers: list[LowRankLinear],
-        generator: torch.Generator,
-        *,
-        headroom_bytes: int | None = None,
-        which: slice = EVERY,
-        bases: list[Tensor] | None = None,
-    ) -> None:
-        """Merge ``which`` directions, then split along new ones, in place, or along given ``bases``.
-
-        Equal shapes are batched as far as memory allows.
-        """
-        import torch
-
-        from rosa_bench.lowrank import STACK_BYTES, WORKSPACE, stacks
-
-        limit = STACK_BYTES if headroom_bytes is None else headroom_bytes // WORKSPACE
-        alike = which == EVERY and bases is None and all(layer.past is None for layer in layers)
-        if processes.count() > 1 and alike:
-            draw_in_turn(self, layers, generator, limit_bytes=limit)
-            return
-        with torch.no_grad():
-            for positions in stacks([layer.shape for layer in layers], limit_bytes=limit):
-                group = [layers[position] for position in positions]
-                given = None if bases is None else torch.stack([bases[position] for position in positions])
-                self._draw_together(group, generator, which=which, basis=given)  # its memory is free afterwards
-
-    def _draw_together(
-        self, group: list[LowRankLinear], generator: torch.Generator, *, which: slice, basis: Tensor | None
-    ) -> None:
-        """Draw layers of one shape together, see `_draw`."""
-        import torch
-
-        from rosa_bench.lowrank import Factors, factorize, project, random_basis
-
-        rank = len(range(self.rank)[which])
-        weights = torch.stack([layer.merged_weight(which) for layer in group])
-        if basis is None and self.basis == "svd":
-            factors = factorize(weights, rank, select=self.select, init=self.init, generator=generator)
-        else:
-            if basis is None:
-                *batch, _, columns = weights.shape
-                basis = random_basis(batch, columns, rank, generator=generator)
-            factors = project(weights, basis.to(weights.device), init=self.init)
-        for layer, residual, a, b in zip(group, *factors, strict=True):
-            # With any other start the residual is the whole weight.
-            layer.redraw(Factors(residual, a, b), which, taken=self.init in {"svd", "balanced"})

@@ -54,7 +54,7 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     for parameter in first.values():
         parameter.grad = torch.empty_like(parameter)
     made.step()
-    elements = beside(made) + sum(
+    elements = elements_in_groups(made) + sum(
         alike[id(parameter)] * value.numel()
         for parameter, values in made.state.items()
         for value in values.values()
@@ -64,7 +64,7 @@ def size_of(method: Method, model: nn.Module, optimizer: Optimizer) -> Size:
     return Size(total, trainable, elements)
 
 
-def beside(optimizer: torch.optim.Optimizer) -> int:
+def elements_in_groups(optimizer: torch.optim.Optimizer) -> int:
     """Return the number of elements of the tensors that an optimizer's groups hold beside the parameters."""
     import torch
 

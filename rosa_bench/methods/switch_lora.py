@@ -105,8 +105,8 @@ class SwitchLora(Lora):
         step: int,
         *,
         length: RunLength,
-        headroom_bytes: int | None = None,  # noqa: ARG002 - part of the contract
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         import torch
 

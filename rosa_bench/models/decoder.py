@@ -4,6 +4,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.models.loading.pretrained import Loaded, load_pretrained
 from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.models.spec import Decoder
@@ -40,8 +41,6 @@ def load_decoder(spec: Decoder, source: Source) -> Loaded:
 @torch.inference_mode()
 def is_causal(model: PreTrainedModel) -> bool:
     """Return whether a token's logits are independent of the tokens after it."""
-    trained = model.training
-    model.eval()
-    two = model(torch.tensor([[0, 0], [0, 1]])).logits  # (2, 2, vocabulary)
-    model.train(trained)
+    with evaluating(model):
+        two = model(torch.tensor([[0, 0], [0, 1]])).logits  # (2, 2, vocabulary)
     return torch.allclose(two[0, 0], two[1, 0], atol=1e-4)

@@ -28,7 +28,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     spectrum    spectra of the updates of adapted weights, if requested
     resamples   how many draws the method made after the first: of whole subspaces, or of one direction of every weight
-                with ``stagger``. None in records older than the count
+                with ``stagger``. Of projectors, as GaLore's, the first counts too. None in records older than the count
     basis_age   with draws along an earlier weight's directions (``method.svd_of``), how many steps old it was at most
     forgetting  loss on another task's text before and after training; None unless requested
     candidates  of a method that trains nothing, the names of the models that it chose among. Each took the place of an
@@ -82,11 +82,6 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
                 return default
             place = place[name]
         return place
-
-    @property
-    def path_name(self) -> str:
-        """Name of the record's file."""
-        return f"{self.id}.json"
 
     @cached_property
     def started(self) -> datetime:

@@ -140,24 +140,25 @@ def train_and_score(
 
     Yields the request to train. Returns the selected epoch's result.
     """
-    resolved, problem, meter, record, checkpoints, initial, plain, forgetting = prepared
+    resolved, problem, meter, record = prepared.resolved, prepared.problem, prepared.meter, prepared.record
     config, task, model = resolved.config, resolved.config.task, problem.model
+    scored_later = problem.report is not None or prepared.forgetting is not None
     selecting = Selecting(problem)
     best = BestEpoch(
         partial(config.method.state, model),
         task.selects_by,
-        keep_weights=problem.report is not None or config.save_model or plain is not None or forgetting is not None,
+        keep_weights=scored_later or config.save_model or prepared.plain is not None,
         predictions=lambda: selecting.predicted,
         last_only=task.phases > 1,
     )
-    record.scores = scores = no_scores(task, problem)  # set early, so that an interrupted run keeps its scores so far
+    record.scores = no_scores(task, problem)  # set early, so that an interrupted run keeps its scores so far
     if earlier is not None:
         continue_from(earlier, best=best, meter=meter, record=record)
 
     def arguments(within: Surroundings) -> dict[str, Any]:
         stopping = (CollapseStop(),) if config.stop_collapsed else ()
         saving = Checkpointing(
-            checkpoints, best=best, meter=meter, asked_to_stop=within.asked_to_stop, in_step=within.in_step
+            prepared.checkpoints, best=best, meter=meter, asked_to_stop=within.asked_to_stop, in_step=within.in_step
         )
         alike = (OwnRandomness(config.seed, earlier),) if processes.count() > 1 else ()
         showing = (progress_bar(config, record, problem.train, place=place), best, Recording(record, tracking))
@@ -175,11 +176,21 @@ def train_and_score(
         }
 
     history = yield arguments
+    return score(prepared, best, history)
+
+
+def score(prepared: Prepared, best: BestEpoch, history: list[Epoch]) -> Result:
+    """Merge a trained model, write its scores to the record, and save what is to be saved.
+
+    Returns the selected epoch's result.
+    """
+    resolved, problem, meter, record = prepared.resolved, prepared.problem, prepared.meter, prepared.record
+    config, initial, plain = resolved.config, prepared.initial, prepared.plain
     if initial:
         with meter.phase("spectrum"):  # from the last epoch's weights, because the best epoch's are not always kept
-            record.spectrum = convert(spectrum(initial, weights(model, list(initial))), Spectrum)
+            record.spectrum = convert(spectrum(initial, weights(problem.model, list(initial))), Spectrum)
     with meter.phase("evaluate"):
-        final = final_results(resolved, problem, best, history, forgetting, plain=plain)
+        final = final_results(resolved, problem, best, history, prepared.forgetting, plain=plain)
     if plain is not None and processes.is_first():
         save_adapter(resolved, problem, plain, final.factors)
     record.forgetting = final.forgetting
@@ -188,8 +199,8 @@ def train_and_score(
         widen(problem.model)
         problem.save_model(resolved.saved_model, config.method.save)
         log.info("model saved in %s", resolved.saved_model)
+    scores, whole = record.scores, problem.whole_run([epoch.scores for epoch in history])
     scores.selection_score = best.score
-    whole = problem.whole_run([epoch.scores for epoch in history])
     scores.selected = RecordedResult({"epoch": best.number + 1, **final.selected.scores, **whole})
     scores.last = RecordedResult({"epoch": len(history), **final.last.scores, **whole})
     return final.selected

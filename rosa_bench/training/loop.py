@@ -94,14 +94,8 @@ def steps(
                 for batch in batches.epoch(number, start=training.index):
                     observer.on_step_start(training)
                     if method.is_due(training.step, training.length):
-                        training.checked_losses()
-                        with meter.phase("resample"):
-                            coming = partial(first_loss, training, batch, autocast)
-                            changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming)
-                            if together is not None and not together.sharded:
-                                agree(model, method)
-                        if changed.recapture:
-                            drop_captured(replay)
+                        coming = partial(first_loss, training, batch, autocast)
+                        changed = _change_between(training, coming, meter=meter, replay=replay, together=together)
                         observer.on_method_change(training, changed)
                     factor = method.lr_factor(training.step, training.length)
                     training.set_lr(factor * recipe.lr_at(training.step, steps_per_epoch))
@@ -182,6 +176,20 @@ def first_loss(training: Training, batch: Batch, autocast: Callable[[], Abstract
     part = batch if accumulate == 1 else next(iter(parts(batch, accumulate)))
     with autocast():
         return training.model(**part).loss
+
+
+def _change_between(
+    training: Training, coming: Callable[[], Tensor], *, meter: Meter, replay: Replay, together: Together | None
+) -> Changed:
+    """Let the method change the model between two steps, in all processes alike, if the steps so far were finite."""
+    training.checked_losses()
+    with meter.phase("resample"):
+        changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming)
+        if together is not None and not together.sharded:
+            agree(training.model, training.method)
+    if changed.recapture:
+        drop_captured(replay)
+    return changed
 
 
 def change(training: Training, *, headroom_bytes: int | None, loss: Callable[[], Tensor]) -> Changed:

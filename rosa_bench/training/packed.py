@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, Batches, to_device
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.packs.by_run import ByRun
 from rosa_bench.layers.packs.packed import Rows, UnpackableError, pack_layers
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
@@ -77,10 +78,8 @@ class Pack:
         inputs = SharedInputs()
         for layer in self.low_rank:
             layer.inputs = inputs
-        self.model.eval()
-        with inputs.watched():
+        with evaluating(self.model), inputs.watched():
             self.model(**wide)
-        self.model.train()
         return inputs
 
     def optimise(self, batch: Batch) -> Tensor:

@@ -35,11 +35,11 @@ def spectrum(before: dict[str, Tensor], after: dict[str, Tensor]) -> dict[str, A
     because they could not be recomputed from some of the values.
     """
     pairs = {f"{name}{number}": pair for name in before for number, pair in _single(before[name], after[name]).items()}
-    ranks = told_ranks(max(min(weight.shape) for weight, _ in pairs.values()))
+    ranks = reported_ranks(max(min(weight.shape) for weight, _ in pairs.values()))
     return {"ranks": ranks, "weights": {name: _summary(*pair, ranks) for name, pair in pairs.items()}}
 
 
-def told_ranks(largest: int) -> list[int]:
+def reported_ranks(largest: int) -> list[int]:
     """Return the ranks to report: 1, 2, ..., 32, then 32 more up to ``largest`` in roughly geometric progression."""
     if largest <= EXACT:
         return list(range(1, largest + 1))

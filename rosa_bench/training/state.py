@@ -64,8 +64,8 @@ class Training:
     history    finished epochs
     lr         learning rate of the latest step, before any group's ``lr_scale``
     resamples  how many draws the method has made: of a whole subspace, of one direction of every weight if they are
-               drawn one at a time, or of the blocks that train. The draw that training starts with does not count.
-               None after resuming from a checkpoint without this count
+               drawn one at a time, of projectors, or of the blocks that train. The draw that training starts with does
+               not count, except that of projectors. None after resuming from a checkpoint without this count
     stopped    why the training ends before its last epoch; None if it does not
     paused     why the run is to be put aside now, with a checkpoint from which it can continue; None if it is not
     """

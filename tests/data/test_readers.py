@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rosa_bench.data import lines
-from rosa_bench.data.readers import read_rows
+from rosa_bench.data.readers import stream_rows
 from rosa_bench.system.errors import UserError
 
 ROWS = [{"text": f"row {number}", "label": str(number % 2)} for number in range(1, 10)]
@@ -38,7 +38,7 @@ def write(folder: Path, ending: str, content: str | bytes) -> Path:
 
 
 def read(folder: Path, ending: str, content: str | bytes) -> list[dict[str, Any]]:
-    return read_rows(write(folder, ending, content), numbers=())
+    return list(stream_rows(write(folder, ending, content)))
 
 
 def error(folder: Path, ending: str, content: str | bytes) -> str:
@@ -175,7 +175,7 @@ def test_an_open_quote_in_the_header_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["1_0", "٣", "0x1", "1e", "", "one"])
 def test_only_plain_numbers_are_numbers(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, ".tsv", f"text\tlabel\na\t{text}\n")
-    assert read_rows(path, numbers=["label"])[0]["label"] == text
+    assert next(stream_rows(path, numbers=["label"]))["label"] == text
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_only_plain_numbers_are_numbers(tmp_path: Path, text: str) -> None:
 )
 def test_plain_numbers_are_converted(tmp_path: Path, text: str, expected: float) -> None:
     path = write(tmp_path, ".tsv", f"text\tlabel\na\t{text}\n")
-    assert read_rows(path, numbers=["label"])[0]["label"] == expected
+    assert next(stream_rows(path, numbers=["label"]))["label"] == expected
 
 
 # Long lines
@@ -244,7 +244,7 @@ def test_a_damaged_archive_is_named(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "train.jsonl.gz"
     path.write_bytes(raw)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read( after row \d+)?: .*; copy or dow"):
-        read_rows(path, numbers=())
+        list(stream_rows(path))
 
 
 # Parquet
@@ -257,25 +257,25 @@ def test_a_damaged_page_of_parquet_is_noticed(tmp_path: Path) -> None:
     raw[raw.index(b"row 5")] ^= 1
     path.write_bytes(raw)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read: .*; copy or download it again$"):
-        read_rows(path, numbers=())
+        list(stream_rows(path))
 
 
 def test_parquet_columns_that_occur_twice_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"]), path)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))}: column 'text' occurs more than once"):
-        read_rows(path, numbers=())
+        list(stream_rows(path))
 
 
 def test_a_folders_name_adds_no_column(tmp_path: Path) -> None:
     folder = tmp_path / "label=1"
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist([{"text": "a"}]), folder / "train.parquet")
-    assert read_rows(folder / "train.parquet", numbers=()) == [{"text": "a"}]
+    assert list(stream_rows(folder / "train.parquet")) == [{"text": "a"}]
 
 
 def test_a_date_outside_pythons_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     pq.write_table(pa.table({"text": pa.array([2**62], pa.timestamp("us"))}), path)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read: "):
-        read_rows(path, numbers=())
+        list(stream_rows(path))

@@ -502,6 +502,19 @@ def test_what_a_model_cannot_do_is_said(base: Make) -> None:
         RosaModel(other.base_model.model, config(), "rosa")
 
 
+def test_a_refused_resample_of_several_adapters_changes_none(base: Make) -> None:
+    model, _ = trained(base("tiny_llama"), config())
+    model.add_adapter("broken", config(seed=9))
+    model.base_model.set_adapter(["default", "broken"])
+    layers(model.base_model.model).popitem()[1].current("broken").a.data.fill_(float("nan"))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="adapter 'broken' contains NaN or Inf"):
+        model.resample()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), before[name].nan_to_num()), name
+    assert {layer.draws["default"] for layer in layers(model.base_model.model).values()} == {2}
+
+
 def test_without_peft_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "rosa_bench.integrations.peft")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.linear import weight_of
-from rosa_bench.layers.weights.projected import projected
+from rosa_bench.layers.weights.projected import projected, random_projectors
 from rosa_bench.methods.base import RunLength
 from rosa_bench.methods.projected import MOMENTS, ProjectedMethod
 from rosa_bench.runs.run import recipe as recipe_of
@@ -141,3 +141,11 @@ def test_random_projectors_depend_on_seed_and_step_alone(start: Any) -> None:
     assert torch.equal(drawn(3), drawn(3))
     assert not torch.equal(drawn(3), drawn(6))
     assert not torch.equal(drawn(3), drawn(3, seed=1))
+
+
+def test_random_projectors_keep_a_gradient_on_average(start: Any) -> None:
+    model = start("tiny_roberta", "apollo").model
+    draws = torch.Generator().manual_seed(0)
+    products = [first @ first.mT for first in (random_projectors(model, draws)[0] for _ in range(1000))]
+    mean = torch.stack(products).mean(0)
+    torch.testing.assert_close(mean, torch.eye(len(mean)), rtol=0, atol=0.15)  # six standard errors

@@ -29,10 +29,12 @@ def basis(shape: tuple[int, int]) -> Tensor:
     return torch.linalg.qr(torch.randn(min(shape), RANK, generator=generator, dtype=torch.float64)).Q
 
 
-def ours(rule: str, shape: tuple[int, int], given: list[Tensor], **options: Any) -> tuple[Tensor, ProjectedAdamW]:
+def ours(
+    rule: str, shape: tuple[int, int], given: list[Tensor], *, scale: float = 1.0, **options: Any
+) -> tuple[Tensor, ProjectedAdamW]:
     weight = nn.Parameter(torch.ones(shape, dtype=torch.float64))
     group = {"params": [weight], "projectors": [basis(shape)], "transposed": [shape[0] < shape[1]]}
-    optimizer = ProjectedAdamW([{**group, **OPTIONS, **options}], rule=rule, scale=1.0)
+    optimizer = ProjectedAdamW([{**group, **OPTIONS, **options}], rule=rule, scale=scale)
     for gradient in given:
         weight.grad = gradient.clone()
         optimizer.step()
@@ -77,9 +79,16 @@ def test_apollo_scales_the_whole_gradient() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_weight_decay_is_decoupled(rule: str) -> None:
+def test_the_scale_multiplies_the_whole_update(rule: str) -> None:
+    given = gradients((8, 5))
+    whole, quarter = (ours(rule, (8, 5), given, scale=scale)[0] - 1 for scale in (1.0, 0.25))
+    torch.testing.assert_close(quarter, 0.25 * whole)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_weight_decay_is_decoupled_and_not_scaled(rule: str) -> None:
     given = gradients((8, 5))[:1]
-    plain, decayed = (ours(rule, (8, 5), given, weight_decay=decay)[0] for decay in (0.0, 0.5))
+    plain, decayed = (ours(rule, (8, 5), given, weight_decay=decay, scale=0.25)[0] for decay in (0.0, 0.5))
     torch.testing.assert_close(plain - decayed, torch.full_like(plain, 0.01 * 0.5))
 
 

@@ -174,7 +174,7 @@ def test_a_run_with_two_records_counts_once(
         for place, (status, day) in {"flat": flat, "nested": nested}.items()
     }
     flatten(save_record(made["flat"], tmp_path), tmp_path)
-    place = runs_folder(tmp_path) / "x" / "x" / made["nested"].path_name
+    place = runs_folder(tmp_path) / "x" / "x" / f"{made['nested'].id}.json"
     place.write_text(json.dumps(to_values(made["nested"])))
     assert load_records(tmp_path) == [made[counts]]
 

@@ -97,7 +97,7 @@ def test_a_record_with_any_value_replaced_is_rejected_or_harmless(
 ) -> None:
     record, beside = good
     save_record(beside, tmp_path)
-    values, path = to_values(record), runs_folder(tmp_path) / record.path_name
+    values, path = to_values(record), runs_folder(tmp_path) / f"{record.id}.json"
     refused = 0
     for *inside, last in places(values):
         changed = copy.deepcopy(values)

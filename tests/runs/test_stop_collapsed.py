@@ -20,7 +20,7 @@ from rosa_bench.report.next import repeated
 from rosa_bench.report.tables.collapses import build
 from rosa_bench.report.tables.runs import run_rows
 from rosa_bench.runs import run as run_module
-from rosa_bench.runs.planning.plan import estimate_s
+from rosa_bench.runs.planning.plan import epoch_times_s, estimate_s
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.runs.status import status_of
@@ -200,7 +200,7 @@ def test_an_estimate_counts_the_epochs_that_were_made(
     record.config |= {"model": {**record.config["model"], "name": "tiny_roberta"}}
     vars(record).clear()  # cached settings
     record.device.type = "cpu"
-    assert estimate_s(resolved, [record]) == pytest.approx(100)
+    assert estimate_s(resolved, epoch_times_s([record])) == pytest.approx(100)
 
 
 @pytest.mark.parametrize("epoch", [10, 11])

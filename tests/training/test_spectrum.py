@@ -16,7 +16,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record, save_record
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
-from rosa_bench.training.spectrum import numeric_rank, spectrum, told_ranks, weights
+from rosa_bench.training.spectrum import numeric_rank, reported_ranks, spectrum, weights
 
 RANK, EPOCHS = 2, 3
 ROUNDED = 6e-5  # five digits are kept
@@ -135,10 +135,10 @@ def test_a_stack_has_the_spectrum_of_each_of_its_weights(make_setup: Any) -> Non
 
 
 def test_all_ranks_of_small_weights_and_few_of_large_ones_are_reported() -> None:
-    assert told_ranks(1) == [1]
-    assert told_ranks(32) == list(range(1, 33))
+    assert reported_ranks(1) == [1]
+    assert reported_ranks(32) == list(range(1, 33))
     for largest in (33, 40, 64, 768, 1024):
-        ranks = told_ranks(largest)
+        ranks = reported_ranks(largest)
         assert ranks[:32] == list(range(1, 33))
         assert ranks == sorted(set(ranks))
         assert ranks[-1] == largest

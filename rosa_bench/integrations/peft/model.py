@@ -43,33 +43,41 @@ class RosaModel(LoraModel):
         factors contain NaN or Inf; the model is then as before.
         """
         names = self.active_adapters if adapter_name is None else [adapter_name]
-        replaced: list[nn.Parameter] = []
-        for name in names:
-            layers = [layer for _, layer in rosa_layers(self, name)]
-            if not layers:
-                raise UserError(
-                    f"there is no ROSA adapter {name!r} in this model; it has: {', '.join(self.peft_config)}"
-                )
-            if any(layer.merged or layer.disable_adapters or layer.scaling[name] != 1 for layer in layers):
-                raise UserError(f"adapter {name!r} is merged, disabled or scaled; undo that before a resample")
-            factors: list[Any] = [factor for layer in layers for factor in layer.current(name)]
-            if not all(torch.isfinite(factor).all() for factor in factors):
-                raise ValueError(f"adapter {name!r} contains NaN or Inf; lower the learning rate")
-            for layer in layers:
-                layer.pasts[name].add(*layer.current(name))
-                layer.draws[name] += 1
-            self._draw(name, layers, layers[0].draws[name] if step is None else step)
-            replaced += factors
-        if optimizer is not None:
-            reset_optimizer_state(optimizer, replaced, "factors")
-        return replaced
+        return self._resample(names, step, optimizer)
 
     def resample_if_due(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> bool:
         """Resample before this step, counted from 0, where the adapter's ``resample_every`` says so. Return whether."""
         due = [name for name in self.active_adapters if is_due(self.peft_config[name], step)]
-        for name in due:
-            self.resample(name, step=step, optimizer=optimizer)
+        self._resample(due, step, optimizer)
         return bool(due)
+
+    def _resample(
+        self, names: list[str], step: int | None, optimizer: torch.optim.Optimizer | None
+    ) -> list[nn.Parameter]:
+        resampled = {name: self._resamplable(name) for name in names}  # all, before the first one changes
+        replaced: list[Any] = []
+        for name, layers in resampled.items():
+            for layer in layers:
+                layer.pasts[name].add(*layer.current(name))
+                layer.draws[name] += 1
+                replaced += layer.current(name)
+            self._draw(name, layers, layers[0].draws[name] if step is None else step)
+        if optimizer is not None:
+            reset_optimizer_state(optimizer, replaced, "factors")
+        return replaced
+
+    def _resamplable(self, adapter: str) -> list[RosaLinear]:
+        """Return the layers that have this adapter. Raises as `resample` says if their factors cannot be replaced."""
+        layers = [layer for _, layer in rosa_layers(self, adapter)]
+        if not layers:
+            raise UserError(
+                f"there is no ROSA adapter {adapter!r} in this model; it has: {', '.join(self.peft_config)}"
+            )
+        if any(layer.merged or layer.disable_adapters or layer.scaling[adapter] != 1 for layer in layers):
+            raise UserError(f"adapter {adapter!r} is merged, disabled or scaled; undo that before a resample")
+        if not all(torch.isfinite(factor).all() for layer in layers for factor in layer.current(adapter)):
+            raise ValueError(f"adapter {adapter!r} contains NaN or Inf; lower the learning rate")
+        return layers
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         known: Any = self.get_model_config(model)

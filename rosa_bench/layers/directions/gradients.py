@@ -1,13 +1,13 @@
 """The leading directions of the gradients of whole weights, which the low-rank layers otherwise never form."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.lowrank import leading_basis
 
@@ -51,18 +51,6 @@ def gradient_directions(model: nn.Module, loss: Callable[[], Tensor], rank: int)
         for hook in hooks:
             hook.remove()
     return [found[it] if it in found else leading_directions(it.a.new_zeros(it.shape), rank) for it in layers]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode inside the block, and every module back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()

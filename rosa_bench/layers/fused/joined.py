@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import LowRankLinear, product_dtype
 from rosa_bench.layers.storage.narrow import is_narrow
@@ -198,15 +199,12 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
         for module in model.modules()
         if type(module) in (LowRankLinear, nn.Linear, Conv1D) or is_narrow(module)
     ]
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     try:
-        model(**{name: tensor[:1] for name, tensor in batch.items()})
+        with evaluating(model):
+            model(**{name: tensor[:1] for name, tensor in batch.items()})
     finally:
         for hook in hooks:
             hook.remove()
-        for module, trains in training.items():
-            module.training = trains
     count = Counter(layer for layer, _ in calls)
     changed = {layer for layer, y, version in outputs if y._version > version}
     groups: list[list[Layer]] = []

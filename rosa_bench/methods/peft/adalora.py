@@ -2,8 +2,9 @@
 
 Source: Zhang et al., "AdaLoRA: Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", arXiv 2303.10512,
 with the layers of Hugging Face PEFT. The schedule follows the length of the run. As in the paper's Algorithm 1, and
-unlike PEFT, importance is taken from the weights and gradients of one and the same step. We differ from both in that
-singular values which the last allocation removes also lose their optimizer state, and then stay at zero.
+unlike PEFT, importance is taken from the weights and gradients of one and the same step. As in PEFT and in the authors'
+code, the penalty is a mean of norms, where the paper adds up their squares. We differ from all of them in that singular
+values which the last allocation removes also lose their optimizer state, and then stay at zero.
 """
 
 from __future__ import annotations
@@ -136,8 +137,8 @@ class AdaLora(PeftTuner):
         step: int,
         *,
         length: RunLength,
-        headroom_bytes: int | None = None,  # noqa: ARG002 - part of the contract
-        loss: Callable[[], Tensor] | None = None,  # noqa: ARG002
+        headroom_bytes: int | None = None,
+        loss: Callable[[], Tensor] | None = None,
     ) -> Changed:
         import torch
 
@@ -158,20 +159,16 @@ class AdaLora(PeftTuner):
     def _tracked(self, model: nn.Module) -> Iterator[tuple[Tuned, list[Tracked]]]:
         """Yield each layer with its factors A, E and B, and their importance."""
         for _, layer in tuned_layers(model):
-            yield (
-                layer,
-                [
-                    Tracked(
-                        factor_of(layer, name), layer.get_buffer(f"mean_{name}"), layer.get_buffer(f"deviation_{name}")
-                    )
-                    for name in FACTORS
-                ],
-            )
+            yield layer, [_tracked(layer, name) for name in FACTORS]
 
 
 def factor_of(layer: Tuned, name: str) -> nn.Parameter:
     """Return one of the factors ``lora_A``, ``lora_E`` and ``lora_B`` of a layer."""
     return layer.tuned.get_parameter(f"{name}.{ADAPTER}")
+
+
+def _tracked(layer: Tuned, name: str) -> Tracked:
+    return Tracked(factor_of(layer, name), layer.get_buffer(f"mean_{name}"), layer.get_buffer(f"deviation_{name}"))
 
 
 def keep_largest(scores: list[Tensor], count: int) -> list[Tensor]:

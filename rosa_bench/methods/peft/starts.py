@@ -62,20 +62,20 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
     """Leave each target's mean gradient where PEFT's layer reads it, which then takes A and B from its SVD."""
     import torch
 
+    from rosa_bench.layers.evaluating import evaluating
+
     targets = [model.get_submodule(name) for name in sorted(config.target_modules)]
     weights: list[nn.Parameter] = [target.weight for target in targets]  # pyright: ignore[reportAssignmentType]
-    training = model.training
-    model.eval()
     for weight in weights:
         weight.requires_grad_(True)
     sums = [torch.zeros_like(weight) for weight in weights]
-    for batch in batches:
-        gradients = torch.autograd.grad(model(**batch).loss, weights)
-        sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+    with evaluating(model):
+        for batch in batches:
+            gradients = torch.autograd.grad(model(**batch).loss, weights)
+            sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     for target, weight, total in zip(targets, weights, sums, strict=True):
         weight.requires_grad_(False)
         target._peft_loraga_grad = (total / len(batches)).cpu()  # pyright: ignore[reportArgumentType]
-    model.train(training)
     return lambda _tuner: None
 
 

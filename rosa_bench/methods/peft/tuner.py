@@ -141,7 +141,7 @@ class PeftTuner(AdapterMethod):
                     kept[f"{name}.{inner}"] = parameter
         return kept
 
-    def watched_names(self, model: nn.Module, attention: str) -> list[str]:  # noqa: ARG002 - part of the contract
+    def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         from rosa_bench.layers.linear import LINEAR_TYPES
 
         return [name for name in self.target_names(model) if isinstance(model.get_submodule(name), LINEAR_TYPES)]

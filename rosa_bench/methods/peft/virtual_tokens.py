@@ -77,7 +77,7 @@ class VirtualTokenMethod(Method):
         if self.train_head:
             yield from self.head_parameters(model)
 
-    def merge(self, model: nn.Module) -> bool:  # noqa: ARG002 - vectors before a text cannot be merged into weights
+    def merge(self, model: nn.Module) -> bool:
         return False
 
     def save(self, model: nn.Module, folder: Path) -> None:

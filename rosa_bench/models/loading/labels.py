@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.surgery import name_matches
 from rosa_bench.system.errors import UserError
 
@@ -71,11 +72,8 @@ def reorder_outputs(model: PreTrainedModel, order: Sequence[int], *, head: str) 
 
 def _probe(model: PreTrainedModel) -> Tensor:
     """Return the model's logits for one short input."""
-    trained = model.training
-    model.eval()
-    logits = model(torch.tensor([[2, 3, 2]])).logits
-    model.train(trained)
-    return logits
+    with evaluating(model):
+        return model(torch.tensor([[2, 3, 2]])).logits
 
 
 def _plain(name: str) -> str:

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from rosa_bench.data.batches import IGNORED
+from rosa_bench.layers.evaluating import evaluating
 from rosa_bench.layers.fused.joined import unjoined_type
 from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.models.caches import NoCache, attends_to_all, cache_argument
@@ -99,12 +100,10 @@ def has_plain_logits(model: PreTrainedModel) -> bool:
         body.register_forward_hook(lambda _, __, output: seen.update(hidden=output.last_hidden_state)),
         head.register_forward_hook(lambda _, given, output: seen.update(given=given[0], logits=output)),
     ]
-    trained, device = model.training, model.device
-    model.eval()
-    tokens = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]], device=device)
-    labels = torch.tensor([[0, 1, 0, 1], [1, 1, IGNORED, 0]], device=device)
-    found = model(input_ids=tokens, labels=labels)
-    model.train(trained)
+    tokens = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]], device=model.device)
+    labels = torch.tensor([[0, 1, 0, 1], [1, 1, IGNORED, 0]], device=model.device)
+    with evaluating(model):
+        found = model(input_ids=tokens, labels=labels)
     for hook in hooks:
         hook.remove()
     if "hidden" not in seen:  # the model calls a part of its body instead, as OPT does

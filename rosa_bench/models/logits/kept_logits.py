@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rosa_bench.layers.evaluating import evaluating
+
 NAME = "logits_to_keep"
 
 
@@ -27,12 +29,10 @@ def keep_logits_by_row(model: PreTrainedModel) -> bool:
 @torch.inference_mode()
 def takes_positions(model: PreTrainedModel) -> bool:
     """Return whether the model's logits are those of the given positions of each row."""
-    trained, device = model.training, model.device
-    tokens = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]], device=device)
-    kept = torch.tensor([[0, 1, 3], [1, 2, 3]], device=device)
-    model.eval()
-    found, every = model(tokens, **{NAME: kept}).logits, model(tokens).logits
-    model.train(trained)
+    tokens = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]], device=model.device)
+    kept = torch.tensor([[0, 1, 3], [1, 2, 3]], device=model.device)
+    with evaluating(model):
+        found, every = model(tokens, **{NAME: kept}).logits, model(tokens).logits
     wanted = every.take_along_dim(kept[..., None], 1)
     return found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-4)
 

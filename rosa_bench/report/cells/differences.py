@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, variance
 
-from rosa_bench.report.cells.statistics import LEVEL, ROUNDING, critical_value, satterthwaite, student_tail
+from rosa_bench.report.cells.statistics import CONFIDENCE, ROUNDING, critical_value, satterthwaite, student_tail
 
 POWER = 0.8
 FEW_SEEDS = 5
@@ -136,7 +136,7 @@ def holm(family: Sequence[float | None]) -> list[float | None]:
 
 def survives(adjusted: float | None) -> bool:
     """Whether a difference is significant at 5 % by its p after `holm`."""
-    return adjusted is not None and adjusted < 1 - LEVEL
+    return adjusted is not None and adjusted < 1 - CONFIDENCE
 
 
 def _variance(differences: Sequence[float]) -> float:

@@ -12,7 +12,7 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.statistics import satterthwaite, student_tail
 from rosa_bench.report.published import PublishedTable
 
-LEVEL = 0.05
+SIGNIFICANCE = 0.05
 BASELINE = "lora"
 # Settings that every adapter has. A variant and its baseline must agree on them.
 SHARED = ("method.targets", "method.attention", "method.train_head", "method.train_biases")
@@ -105,8 +105,9 @@ def grid_of(group: Group, published: PublishedTable) -> Grid:
 def leader(cells: dict[Variant, Cell]) -> Variant | None:
     """Return the variant that beats every other by more than chance, or None.
 
-    The test is Welch's t-test over seeds, one-sided, at `LEVEL`, against each other variant in turn. So a leader needs
-    at least one other variant to beat, and at least two seeds on both sides. A comparison within noise has no winner.
+    The test is Welch's t-test over seeds, one-sided, at `SIGNIFICANCE`, against each other variant in turn. So a leader
+    needs at least one other variant to beat, and at least two seeds on both sides. A comparison within noise has no
+    winner.
     """
     if len(cells) < 2:
         return None
@@ -125,4 +126,4 @@ def _leads(one: Cell, other: Cell) -> bool:
     counts = len(one.runs), len(other.runs)
     with np.errstate(over="ignore", invalid="ignore"):  # a record may hold scores whose fourth powers are too large
         terms = [np.float64(std) ** 2 / count for std, count in zip((one.std, other.std), counts, strict=True)]
-        return student_tail((one.mean - other.mean) / np.sqrt(sum(terms)), satterthwaite(terms, counts)) < LEVEL
+        return student_tail((one.mean - other.mean) / np.sqrt(sum(terms)), satterthwaite(terms, counts)) < SIGNIFICANCE

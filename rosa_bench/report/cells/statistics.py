@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 ROUNDING = 1e-9  # scores closer than this count as equal
 SEEDS, DEV_SET = "seeds", "dev set"
 
@@ -61,8 +61,8 @@ def student_quantile(probability: float, df: float) -> float:
 
 
 def critical_value(df: float) -> float:
-    """Return the value that Student's t with ``df`` degrees of freedom stays within, on both sides of 0, at `LEVEL`."""
-    return student_quantile((1 + LEVEL) / 2, df)
+    """Return the bound that Student's t with ``df`` degrees of freedom keeps, on both sides of 0, at `CONFIDENCE`."""
+    return student_quantile((1 + CONFIDENCE) / 2, df)
 
 
 def satterthwaite(terms: Sequence[float], counts: Sequence[int]) -> float:
@@ -91,7 +91,7 @@ def _student(scores: NDArray[np.float64]) -> Interval:
     """Interval of a mean of normal scores with unknown variance, equal to `scipy.stats.ttest_1samp`'s."""
     count, mean = len(scores), scores.mean()
     error = np.sqrt(((scores - mean) ** 2).mean() * (count / (count - 1)) / count)
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE) / 2
     low, high = (student_quantile(p, count - 1) * error + mean for p in (tail, 1 - tail))
     return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
 
@@ -99,7 +99,7 @@ def _student(scores: NDArray[np.float64]) -> Interval:
 def _wilson(accuracy: float, rows: int) -> Interval:
     """Interval of a proportion of rows (Wilson, 1927), in the form of Newcombe, Statistics in Medicine 17 (1998)."""
     right = round(accuracy * rows)
-    share, z = right / rows, normal_quantile((1 + LEVEL) / 2)
+    share, z = right / rows, normal_quantile((1 + CONFIDENCE) / 2)
     whole = 2 * (rows + z**2)
     centre = (2 * rows * share + z**2) / whole
     half = z / whole * math.sqrt(4 * rows * share * (1 - share) + z**2)
@@ -118,7 +118,7 @@ def _fisher(correlation: float, rows: int) -> Interval | None:
         return None
     with np.errstate(divide="ignore"):  # at 1 and -1, which are their own intervals
         z = np.arctanh(correlation)
-    half = normal_quantile((1 + LEVEL) / 2) / np.sqrt(rows - 3)
+    half = normal_quantile((1 + CONFIDENCE) / 2) / np.sqrt(rows - 3)
     low, high = np.tanh(z - half), np.tanh(z + half)
     return Interval(low=float(low), high=float(high), of=DEV_SET, method="Fisher")
 

@@ -11,7 +11,7 @@ from rosa_bench.report.cells.header import changed_words, data_note, model_words
 from rosa_bench.report.cells.select import best_of_rank, cell_of
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
 from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, score_text, selection_rows
-from rosa_bench.report.cells.statistics import DEV_INTERVALS, LEVEL, Interval, interval
+from rosa_bench.report.cells.statistics import CONFIDENCE, DEV_INTERVALS, Interval, interval
 from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, parameters, percent, rows, times
 from rosa_bench.system.errors import UserError
 
@@ -69,7 +69,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
             found = _with_interval(run, result[scores.reported])
             yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
-        yield "", f"in brackets: {LEVEL:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
+        yield "", f"in brackets: {CONFIDENCE:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
     if (bound := _bound(run)) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:

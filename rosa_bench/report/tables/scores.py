@@ -1,15 +1,13 @@
 """Tables of scores: one row per variant, one column per task, ours beside the paper's. Used for Tables 2 to 5."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.grid import Grid, grid_of
 from rosa_bench.report.cells.header import (
     AT_AN_END,
-    END_NOTE,
     UNSETTLED,
-    UNSETTLED_NOTE,
     header,
     heading,
     modified_notes,
@@ -18,12 +16,12 @@ from rosa_bench.report.cells.header import (
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.published import PublishedRow, PublishedTable
+from rosa_bench.report.tables.cell_notes import FAILED, cell_notes
 from rosa_bench.report.tables.contrasts import COMPARED, contrasts
 from rosa_bench.report.tables.table import OWN_LEGEND, Column, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
 from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
 
-FAILED = "¶"
 TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
 OWN_TITLE = "Scores by method and task"  # of runs that have no counterpart in the paper
 LEGEND = "ours / the paper's, if it has one"
@@ -140,8 +138,12 @@ def _order(group: Group, published: PublishedTable, runs: Mapping[tuple[int, str
     setting = group.setting
     return (
         setting.has_custom_rows or not set(group.tasks) & set(published.columns),
-        *(len(setting.deviations), -runs[setting.distance]),
-        *(setting.model, setting.protocol, setting.device, setting.precision),
+        len(setting.deviations),
+        -runs[setting.distance],
+        setting.model,
+        setting.protocol,
+        setting.device,
+        setting.precision,
         heading(group),
     )
 
@@ -164,11 +166,7 @@ def _section(
         lines=lines,
         notes=[
             *notes,
-            *_at_an_end(grid, lines),
-            *_unsettled(grid),
-            *_per_seed(grid),
-            *_undefined(grid),
-            *_failed(grid),
+            *cell_notes(grid, rows_marked=any(line.mark for line in lines)),
             *modified_notes(grid.group.runs),
         ],
         contrasts=contrasts(grid),
@@ -212,53 +210,4 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         mark="".join(mark for mark, holds in marks.items() if holds),
         paper=paper,
         best=best,
-    )
-
-
-def _at_an_end(grid: Grid, lines: Iterable[Line]) -> list[str]:
-    """Write the note on learning rates at an end of those tried."""
-    whole = "; after the name of a row: in all its cells" if any(line.mark for line in lines) else ""
-    return [f"{END_NOTE}{whole}"] if grid.open_ended else []
-
-
-def _unsettled(grid: Grid) -> list[str]:
-    """Write the note on runner-up learning rates."""
-    which = _lrs(grid, lambda cell: () if cell.runner_up is None else (cell.runner_up,))
-    return [f"{UNSETTLED_NOTE}{which}"] if which else []
-
-
-def _per_seed(grid: Grid) -> list[str]:
-    """Write the note on cells with collapsed runs: their means if each seed had chosen its own learning rate."""
-    found: dict[Variant, list[str]] = defaultdict(list)
-    for variant in grid.variants:
-        for task, title in grid.tasks.items():
-            cell = grid.cell(variant, task)
-            if cell and cell.collapsed and (own := cell.per_seed).is_defined and own.by_seed != cell.by_seed:
-                found[variant].append(f"{percent(own.mean)} ({len(own.runs)}) on {title}")
-    which = "; ".join(f"{grid.label(variant)} {', '.join(means)}" for variant, means in found.items())
-    return [f"collapsed: if each seed chose its own learning rate, these means would be {which}"] if which else []
-
-
-def _undefined(grid: Grid) -> list[str]:
-    """Write the note on means that do not exist because a run's score is not a number."""
-    which = _lrs(grid, lambda cell: () if cell.is_defined else (cell.lr,))
-    return [f"{UNDEFINED}: a run's score is not a number, so there is no mean: {which}"] if which else []
-
-
-def _failed(grid: Grid) -> list[str]:
-    """Write the note on learning rates at which a run failed."""
-    which = _lrs(grid, lambda cell: cell.lrs_failed)
-    return [f"{FAILED} learning rates at which a run failed and has no score: {which}"] if which else []
-
-
-def _lrs(grid: Grid, lrs_of: Callable[[Cell], tuple[float, ...]]) -> str:
-    """List learning rates by variant and task: ``FT 2e-05, 6e-05 on CoLA, MRPC; LoRA (r=8) 0.006 on CoLA``."""
-    titles: dict[tuple[Variant, tuple[float, ...]], list[str]] = defaultdict(list)
-    for variant in grid.variants:
-        for task, title in grid.tasks.items():
-            if (cell := grid.cell(variant, task)) and (lrs := lrs_of(cell)):
-                titles[variant, lrs].append(title)
-    return "; ".join(
-        f"{grid.label(variant)} {', '.join(f'{lr:g}' for lr in lrs)} on {', '.join(tasks)}"
-        for (variant, lrs), tasks in titles.items()
     )

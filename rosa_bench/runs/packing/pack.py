@@ -38,7 +38,7 @@ def run_pack(runs: Sequence[ResolvedRun]) -> list[Outcome]:
     release_unused()
     first = prepare(runs[0])
     first = first._replace(problem=replace(first.problem, train=SharedBatches(first.problem.train)))
-    members = [first, *(joined(first, run) for run in runs[1:])]
+    members = [first, *(another_member(first, run) for run in runs[1:])]
     outcomes: dict[int, Outcome] = {}
     rests: dict[int, Running] = {}
     requests: dict[int, Request] = {}
@@ -74,7 +74,7 @@ def run_pack(runs: Sequence[ResolvedRun]) -> list[Outcome]:
     return [outcomes[number] for number in range(len(runs))]
 
 
-def joined(first: Prepared, resolved: ResolvedRun) -> Prepared:
+def another_member(first: Prepared, resolved: ResolvedRun) -> Prepared:
     """Return another run of a pack, with a model of its own that shares all frozen tensors with the first run's."""
     config, problem = resolved.config, first.problem
     model: PreTrainedModel = own_copy(problem.model, config.method)

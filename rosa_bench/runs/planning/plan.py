@@ -4,7 +4,7 @@ A sweep makes the same checks before its first job starts.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,6 +18,7 @@ from rosa_bench.config.composing.compose import Overrides, composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
+from rosa_bench.records.settings import Settings
 from rosa_bench.records.store import Records, load_records
 from rosa_bench.runs.packing.packs import packs
 from rosa_bench.runs.planning.fits import Fits
@@ -117,39 +118,31 @@ def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:
     return known[key]
 
 
-def estimate_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | None:
-    """Estimate the seconds a run takes from completed runs with its task, model, method and type of device.
+def epoch_times_s(records: Iterable[RunRecord]) -> dict[Hashable, float]:
+    """Return the mean seconds per epoch of completed runs, by what they have in common (`_kind`)."""
+    found: dict[Hashable, list[float]] = defaultdict(list)
+    for record in records:
+        if record.status == "completed" and record.time_s.total is not None:
+            epochs = record.stopped.epoch if record.stopped else record.settings.epochs
+            own_s = record.time_s.total / (record.packed or 1)
+            found[_kind(record.settings, record.device.type)].append(own_s / epochs)
+    return {kind: fmean(times) for kind, times in found.items()}
 
-    Time scales with epochs. Returns None if there is no such run. Machines and their load differ, so this is rough.
+
+def estimate_s(resolved: ResolvedRun, known: Mapping[Hashable, float]) -> float | None:
+    """Estimate the seconds that a run takes from ``known`` times per epoch (`epoch_times_s`).
+
+    Returns None if no run with its task, model, method and type of device is known. Machines and their load differ, so
+    this is rough.
     """
-    pace = _epoch_s(resolved, records)
-    return None if pace is None else pace * resolved.config.epochs
+    epoch_s = known.get(_kind(resolved.config, resolved.device_type))
+    return None if epoch_s is None else epoch_s * resolved.config.epochs
 
 
-def _epoch_s(resolved: ResolvedRun, records: Iterable[RunRecord]) -> float | None:
-    config = resolved.config
-    alike = [
-        record.time_s.total
-        / (record.packed or 1)
-        / (record.stopped.epoch if record.stopped else record.settings.epochs)
-        for record in records
-        if record.status == "completed"
-        and record.time_s.total is not None
-        and record.device.type == resolved.device_type
-        and record.settings.task.name == config.task.name
-        and record.settings.model.name == config.model.name
-        and record.settings.method.name == config.method.name
-        and record.settings.limit_train == config.limit_train
-        and record.settings.pad_to_max == config.pad_to_max
-    ]
-    return fmean(alike) if alike else None
-
-
-def _alike(resolved: ResolvedRun) -> Hashable:
-    """Return what runs have in common that take the same time per epoch, and the folder of their records."""
-    config = resolved.config
-    names = (config.task.name, config.model.name, config.method.name)
-    return resolved.results_dir, resolved.device_type, *names, config.limit_train, config.pad_to_max
+def _kind(settings: RunConfig | Settings, device_type: str) -> Hashable:
+    """Return what runs have in common whose epochs take the same time."""
+    names = (settings.task.name, settings.model.name, settings.method.name)
+    return device_type, *names, settings.limit_train, settings.pad_to_max
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:
@@ -164,18 +157,15 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     for job in jobs:
         if job.resolved:
             groups.setdefault(_label(job.resolved.config), []).append(job)
-    paces: dict[Hashable, float | None] = {}  # once for all runs that are alike
+    known = {folder: epoch_times_s(some) for folder, some in records.items()}
     left: list[float | None] = []
     for label, members in groups.items():
         counts = Counter(job.kind for job in members)
-        times = []
-        for job in members:
-            if job.resolved and job.kind in TO_RUN:
-                key = _alike(job.resolved)
-                if key not in paces:
-                    paces[key] = _epoch_s(job.resolved, records[job.resolved.results_dir])
-                pace = paces[key]
-                times.append(None if pace is None else pace * job.resolved.config.epochs)
+        times = [
+            estimate_s(job.resolved, known[job.resolved.results_dir])
+            for job in members
+            if job.resolved and job.kind in TO_RUN
+        ]
         left += times
         table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))
     console.print(table)

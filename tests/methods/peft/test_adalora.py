@@ -72,8 +72,9 @@ def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: T
         importance = (a * a.grad).abs().detach()
         mean = 0.85 * mean + 0.15 * importance  # equation (9)
         deviation = 0.85 * deviation + 0.15 * (importance - mean).abs()  # equation (10)
-    torch.testing.assert_close(layer.get_buffer("mean_lora_A"), mean)
-    torch.testing.assert_close(layer.get_buffer("deviation_lora_A"), deviation)
+    # Importance is far below the absolute tolerance that is usual.
+    torch.testing.assert_close(layer.get_buffer("mean_lora_A"), mean, rtol=1e-4, atol=0)
+    torch.testing.assert_close(layer.get_buffer("deviation_lora_A"), deviation, rtol=1e-4, atol=0)
     assert mean.max() > 0  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.mappings import Seconds
 from rosa_bench.records.store import load_records, save_record
-from rosa_bench.runs.planning.plan import Job, estimate_s, plan, show
+from rosa_bench.runs.planning.plan import Job, epoch_times_s, estimate_s, plan, show
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
 
@@ -113,11 +113,11 @@ def test_an_estimate_scales_similar_runs_by_epochs(compose: Callable[..., RunCon
     record = run(resolve(compose(*TINY, "method=ft"), {}))
     alike = [replace(record, time_s=Seconds(total=seconds)) for seconds in (2.0, 4.0)]
     longer = resolve(compose(*TINY, "method=ft", "epochs=5"), {})
-    assert estimate_s(longer, alike) == pytest.approx(15.0)
-    assert estimate_s(longer, [replace(alike[0], status="failed")]) is None
-    assert estimate_s(longer, [replace(alike[0], device=replace(record.device, type="cuda"))]) is None
+    assert estimate_s(longer, epoch_times_s(alike)) == pytest.approx(15.0)
+    elsewhere = replace(alike[0], device=replace(record.device, type="cuda"))
+    assert estimate_s(longer, epoch_times_s([replace(alike[0], status="failed"), elsewhere])) is None
     for change in ("method=lora", "model=tiny_bert", "limit_train=17", "pad_to_max=true"):
-        assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), alike) is None
+        assert estimate_s(resolve(compose(*TINY, "method=ft", change), {}), epoch_times_s(alike)) is None
 
 
 def test_time_left_counts_only_jobs_still_to_run(compose: Callable[..., RunConfig]) -> None:
