@@ -20,7 +20,6 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rosa_bench.config.composing import source
 from rosa_bench.config.composing.interpolation import entries_for
 from rosa_bench.config.composing.placing import placing, plain
 from rosa_bench.config.files.folder import conf_folder, own_folder
@@ -34,10 +33,9 @@ MOST_JOBS = 100_000
 
 
 def register() -> None:
-    """Register our defaults, resolvers, search path and reader with Hydra.
+    """Register our defaults, resolvers and search path with Hydra. Every process does so when it imports this module.
 
-    Every process does so when it imports this module. Single settings take their defaults from their declarations, and
-    ``conf/config.yaml`` builds on them.
+    Single settings take their defaults from their declarations, and ``conf/config.yaml`` builds on them.
     """
     declared = [*settings_of(Plain), *settings_of(Shorthand)]
     node = {field.name: default_of(field) for field, _ in declared}
@@ -45,7 +43,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("default_for", default_for, replace=True)
     OmegaConf.register_new_resolver("found", found, replace=True)
     Plugins.instance().register(OwnFolder)
-    source.register()
 
 
 class OwnFolder(SearchPathPlugin):
