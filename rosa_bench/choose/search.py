@@ -7,7 +7,8 @@ from typing import Protocol
 
 from rosa_bench.choose.halving import Score, finalists, promoted, ranked, rungs
 from rosa_bench.choose.plan import Arm, Size
-from rosa_bench.records.record import LEAST_SPREAD, RunRecord
+from rosa_bench.records.mappings import Result
+from rosa_bench.records.record import RunRecord
 
 
 class Runner(Protocol):
@@ -109,7 +110,7 @@ def score_at(record: RunRecord, epochs: int) -> Score:
         Score(
             sign * value,
             math.inf if (loss := epoch.scores.get("loss")) is None else loss,
-            (spread := epoch.scores.get("spread")) is not None and spread < LEAST_SPREAD,
+            bool(Result(epoch.scores).has_collapsed),
         )
         for epoch in record.scores.epochs[:epochs]
         if (value := epoch.scores.get(criterion.name)) is not None

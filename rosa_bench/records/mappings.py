@@ -3,6 +3,7 @@
 Each is a dictionary and is written to JSON unchanged. Msgspec does not support such types, so `decoded` makes them.
 """
 
+import math
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
@@ -10,6 +11,9 @@ import msgspec
 from rosa_bench.records.types import Count, Duration, Json, Score
 
 Kind = TypeVar("Kind")
+# Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
+# only if all rows get the same class.
+LEAST_SPREAD = 0.05
 
 
 class _Open(msgspec.Struct):
@@ -73,6 +77,12 @@ class Result(dict[str, Score]):
     def spread(self) -> float | None:
         """Standard deviation of the predictions, divided by that of the labels. None in older records."""
         return self.get("spread")
+
+    @property
+    def has_collapsed(self) -> bool | None:
+        """Whether the predictions are nearly the same for all rows. None if unknown."""
+        spread = self.spread
+        return None if spread is None or math.isnan(spread) else spread < LEAST_SPREAD
 
 
 class Seconds(dict[str, float]):

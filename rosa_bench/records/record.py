@@ -15,9 +15,6 @@ from rosa_bench.records.settings import Settings
 from rosa_bench.records.types import LARGEST, Count, Json, Key, Positive, RunId, Status
 
 SCHEMA = 1
-# Fraction of the labels' standard deviation. With a thousand rows and two classes, the predictions' spread is below it
-# only if all rows get the same class.
-LEAST_SPREAD = 0.05
 
 
 class RunRecord(msgspec.Struct, kw_only=True, dict=True):
@@ -138,10 +135,7 @@ class RunRecord(msgspec.Struct, kw_only=True, dict=True):
 
         A run that was stopped for it has collapsed, even if its predictions for the reported rows differ a little.
         """
-        if self.stopped:
-            return True
-        spread = number(self.last.spread)
-        return None if math.isnan(spread) else spread < LEAST_SPREAD
+        return True if self.stopped else self.last.has_collapsed
 
 
 def from_values(values: dict[str, Any]) -> RunRecord:

@@ -4,7 +4,7 @@ Judged once, after the second epoch. The spread alone would also end runs that a
 has learnt anything it gives all rows the most frequent class. Their training loss still falls.
 """
 
-from rosa_bench.records.record import LEAST_SPREAD
+from rosa_bench.records.mappings import LEAST_SPREAD
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
 

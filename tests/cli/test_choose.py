@@ -13,7 +13,8 @@ from rosa_bench.choose import choosing
 from rosa_bench.choose.measuring import Measured
 from rosa_bench.choose.plan import Arm, Cost, Rows
 from rosa_bench.choose.search import Found
-from rosa_bench.records.record import RunRecord, to_values
+from rosa_bench.records.mappings import Result
+from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun
 
@@ -54,7 +55,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Cost:
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny random model learns nothing in three epochs. Its runs count as if they had learned something."""
-    monkeypatch.setattr(RunRecord, "has_collapsed", False)
+    monkeypatch.setattr(Result, "has_collapsed", False)
 
 
 @pytest.mark.long

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rosa_bench.records.record import LEAST_SPREAD
+from rosa_bench.records.mappings import LEAST_SPREAD
 from rosa_bench.training.collapse import collapsed
 from rosa_bench.training.state import Epoch
 
