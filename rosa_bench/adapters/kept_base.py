@@ -47,9 +47,9 @@ class KeptBase:
         for module in self.model.modules():
             if module not in modules:
                 module.training = self.model.training
+        only_device = devices.pop() if len(devices) == 1 else None
         for name, parameter, trained in self.parameters:
-            moved = len(devices) == 1 and id(parameter) not in held
-            place = next(iter(devices)) if moved else parameter.device if id(parameter) in held else self.devices[name]
+            place = parameter.device if id(parameter) in held else only_device or self.devices[name]
             parameter.grad = None
             parameter.data = self.values[name].to(place)
             parameter.requires_grad_(trained)
