@@ -4,7 +4,7 @@ Judged once, after the second epoch. The spread alone would also end runs that a
 has learnt anything it gives all rows the most frequent class. Their training loss still falls.
 """
 
-from rosa_bench.records.mappings import LEAST_SPREAD
+from rosa_bench.records.mappings import Result
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
 
@@ -23,13 +23,13 @@ class CollapseStop(Observer):
 def collapsed(before: Epoch, epoch: Epoch) -> str | None:
     """Return why an epoch, with the one before it, shows a collapse; None if it does not, or if that is unknown.
 
-    Its predictions for the selection rows spread less than `LEAST_SPREAD`, and its training loss is not lower by at
-    least `LEAST_GAIN`. If all labels are the same, no spread is known.
+    Its predictions for the selection rows are nearly the same (`Result.has_collapsed`), and its training loss is not
+    lower by at least `LEAST_GAIN`. If all labels are the same, no spread is known.
     """
-    spread = epoch.scores.get("spread")
-    if spread is None or not spread < LEAST_SPREAD or epoch.train_loss < (1 - LEAST_GAIN) * before.train_loss:
+    scores = Result(epoch.scores)
+    if not scores.has_collapsed or epoch.train_loss < (1 - LEAST_GAIN) * before.train_loss:
         return None
     return (
-        f"all rows get the same prediction (spread {spread:.2g}), and the training loss no longer falls "
+        f"all rows get the same prediction (spread {scores.spread:.2g}), and the training loss no longer falls "
         f"({before.train_loss:.4g}, then {epoch.train_loss:.4g})"
     )
