@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -20,8 +20,7 @@ from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
 from rosa_bench.methods.peft.files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import check_readable
-from rosa_bench.system.tensors import check_finite
+from rosa_bench.system.tensors import check_finite, load_tensors
 
 
 class Written(NamedTuple):
@@ -102,8 +101,7 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
     """
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        check_readable(folder / TENSORS)
-        found = load_file(folder / TENSORS)
+        found = load_tensors(folder / TENSORS)
         tensors = {name.removeprefix(f"{WRAPPED}."): it for name, it in found.items()}
         layers, heads = _names(config["target_modules"]), _names(config["modules_to_save"] or [])
         updates = {name: Update(tensors[f"{name}.lora_B.weight"], tensors[f"{name}.lora_A.weight"]) for name in layers}

@@ -58,14 +58,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of an adapter by name. Raises `UserError` if they cannot be read, or contain NaN or Inf."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    from rosa_bench.system.files import check_readable
-    from rosa_bench.system.tensors import check_finite
+    from rosa_bench.system.tensors import check_finite, load_tensors
 
     try:
-        check_readable(folder / TENSORS)
-        found = load_file(folder / TENSORS)
+        found = load_tensors(folder / TENSORS)
     except (OSError, SafetensorError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise UserError(f"{folder / TENSORS} cannot be read: {reason}") from error

@@ -171,12 +171,6 @@ def _sync_at(path: Path) -> None:
         os.close(handle)
 
 
-def check_readable(path: Path) -> None:
-    """Raise the system's `OSError` unless a file can be read; safetensors says of any such file that it is missing."""
-    with path.open("rb"):
-        pass
-
-
 def sha256(*paths: Path) -> str:
     """Return the SHA-256 of the concatenated contents of ``paths``, as 64 hexadecimal digits."""
     digest = hashlib.sha256()

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
-from rosa_bench.system.files import check_readable, new_folder, remove_unfinished
+from rosa_bench.system.files import new_folder, remove_unfinished
+from rosa_bench.system.tensors import load_tensors
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,7 @@ def read(path: Path) -> Snapshot:
         raise TypeError(f"{VALUES} is not a JSON object")
     if (digest := values.pop(DIGEST, None)) is None:
         raise ValueError("it has no digest, as those of earlier versions, so it cannot be checked")
-    check_readable(path / TENSORS)
-    found = Snapshot(load_file(path / TENSORS), values)
+    found = Snapshot(load_tensors(path / TENSORS), values)
     if found.digest != digest:
         raise ValueError("it is damaged: its content differs from its digest")
     return found
