@@ -19,12 +19,13 @@ from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import metric_name
 from rosa_bench.report.figures.plotting.front import FRONT, pareto_front, plot_front
-from rosa_bench.report.figures.plotting.labels import label_points
+from rosa_bench.report.figures.plotting.labels import label_points, width_in
 from rosa_bench.report.figures.studies.methods_list import above_floor, plot_list
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
-NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names and axes, and the numbers right of it
+NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names (at least) and axes, and the numbers right of it
+TICK_IN = 0.05  # between a name and the axes
 MOST_NAMED = 12  # methods; of more, only those on a front and the paper's two are named beside their points
 NAMED = ("lora", "rosa")
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
@@ -73,7 +74,8 @@ def draw(groups: list[Group]) -> Drawing | None:
         return None
     heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
     total = LEGEND_IN + sum(heights) + len(heights) * (TITLE_IN + AXIS_IN)
-    start = LEFT_IN + NAMES_IN + LIST_IN + SCORES_IN
+    list_left = LEFT_IN + max(NAMES_IN, TICK_IN + max(width_in(_label(one, row)) for one in found for row in one.rows))
+    start = list_left + LIST_IN + SCORES_IN
     width = (WIDTH_IN - start - RIGHT_IN - GAP_IN) / len(COSTS)
     with styled():
         figure = Figure(figsize=(WIDTH_IN, total))
@@ -84,7 +86,7 @@ def draw(groups: list[Group]) -> Drawing | None:
                 left = start + place * (width + GAP_IN)
                 box = (left / WIDTH_IN, low / total, width / WIDTH_IN, height / total)
                 _plot(figure.add_axes(box), one, cost, (width, height), is_first=place == 0)
-            box = ((LEFT_IN + NAMES_IN) / WIDTH_IN, low / total, LIST_IN / WIDTH_IN, height / total)
+            box = (list_left / WIDTH_IN, low / total, LIST_IN / WIDTH_IN, height / total)
             _plot_list(figure.add_axes(box), one)
             figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, title_of(number, one), fontsize=9, va="center")
             top = low - AXIS_IN

@@ -94,6 +94,16 @@ def test_no_name_covers_another(drawing: Drawing) -> None:
         assert not any(one.overlaps(other) for n, one in enumerate(boxes) for other in boxes[:n])
 
 
+def test_the_longest_name_is_inside_the_figure(runs: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "NAMES_IN", 0.5)
+    found = methods.draw(select(runs))
+    assert found is not None
+    with styled():
+        FigureCanvasAgg(found.figure).draw()
+    *_, listed = found.figure.axes
+    assert min(label.get_window_extent().x0 for label in listed.get_yticklabels()) >= 0
+
+
 def test_the_caption_says_what_was_run(drawing: Drawing) -> None:
     assert "CoLA (matthews correlation; 8,451 train rows), RTE (accuracy; 2,390 train rows)" in drawing.caption
     assert "7 methods; 38 of 38 runs; seeds per task: 1 to 3." in drawing.caption
