@@ -70,6 +70,7 @@ def test_next_asks_where_rows_from_files_are(
     (["task=col"], ["no runs of task=col"]),
     (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),
     (["lr=2e-3", "seed=1"], ["lr, seed", "leave out"]),
+    (["+experiment=smoke"], ["+experiment=smoke", "leave it out"]),
     (["deivce=cpu"], ["deivce is not a setting"]),
     ([], ["results_dir=results", "no runs"]),
 ])  # fmt: skip

@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
 
     from rosa_bench.config.composing.compose import composing
+    from rosa_bench.config.files.preset import presets_in
     from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.config.overrides.mistakes import check_overrides, check_setting
     from rosa_bench.records.store import load_records
@@ -50,6 +51,11 @@ def main(arguments: list[str]) -> None:
         check_setting(key)
     if chosen_here := among.keys() & {"lr", "seed"}:
         raise UserError(f"rosa-bench next chooses lr and seed itself; leave out: {', '.join(sorted(chosen_here))}")
+    if presets := presets_in(added):
+        raise UserError(
+            f"+experiment={presets[0]} would change the runs that rosa-bench next asks for; leave it out, and restrict "
+            "next by settings that the preset's runs share, such as limit_train=2000"
+        )
     with composing() as composer:
         added = spelled(added)
         composer.expand(added)  # a mistake is reported here, not by every command that is printed

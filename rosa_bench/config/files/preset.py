@@ -17,9 +17,13 @@ def swept(preset: str, key: str) -> tuple[str, ...]:
 
 def is_sweep(overrides: Iterable[str]) -> bool:
     """Return whether the overrides choose a preset that sweeps over something, as ``+experiment=table2`` does."""
+    return any(name in files_in("experiment") and _params(name) for name in presets_in(overrides))
+
+
+def presets_in(overrides: Iterable[str]) -> list[str]:
+    """Return the names of the presets that the overrides choose."""
     chosen = [override.lstrip("+") for override in overrides]
-    names = [override.partition("=")[2] for override in chosen if override.startswith("experiment=")]
-    return any(name in files_in("experiment") and _params(name) for name in names)
+    return [override.partition("=")[2] for override in chosen if override.startswith("experiment=")]
 
 
 def _params(preset: str) -> dict[str, Any]:
