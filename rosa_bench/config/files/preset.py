@@ -24,4 +24,4 @@ def is_sweep(overrides: Iterable[str]) -> bool:
 
 def _params(preset: str) -> dict[str, Any]:
     loaded = OmegaConf.load(files_in("experiment")[preset])
-    return OmegaConf.to_container(OmegaConf.select(loaded, "hydra.sweeper.params") or OmegaConf.create())  # pyright: ignore[reportReturnType]
+    return OmegaConf.to_container(OmegaConf.select(loaded, "hydra.sweeper.params") or OmegaConf.create())  # pyrefly: ignore[bad-return]
