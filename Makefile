@@ -53,7 +53,7 @@ test-all: install    ## run every test, with the long fuzzers; those that need a
 check: install       ## check style, types, and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyrefly check
 	$(BIN)/lint-imports
 
 hooks: install       ## run the quick checks before every git commit

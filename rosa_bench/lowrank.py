@@ -236,7 +236,7 @@ def singular_triplets(
         return first(weight, chosen)
     try:
         found = first(weight, chosen)
-    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+    except torch.linalg.LinAlgError:
         return singular_triplets(weight, chosen, others)
     wrong = ~is_exact(weight, found)
     if wrong.any():

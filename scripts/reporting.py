@@ -41,7 +41,7 @@ def ready(*overrides: str) -> tuple[ResolvedRun, PreparedTask]:
     """Return a run that is ready to train: its model is on its device and its method attached."""
     resolved = api.resolve(api.compose(overrides))
     problem = resolved.config.task.prepare(resolved.context)
-    problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
+    problem.model.to(resolved.device)  # pyrefly: ignore[bad-argument-type]
     resolved.config.method.attach(problem.model)
     return resolved, problem
 

@@ -26,7 +26,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("module", [api, cli_help, cli_options], ids=lambda module: module.__name__)
 def test_the_examples_in_docstrings_are_right(module: object) -> None:
-    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyright: ignore[reportArgumentType]
+    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyrefly: ignore[bad-argument-type]
     assert result.attempted > 0
     assert result.failed == 0
 
@@ -45,7 +45,7 @@ def test_importing_the_package_imports_its_version_and_nothing_else() -> None:
 def test_only_public_names_can_be_loaded() -> None:
     assert all(hasattr(rosa_bench, name) for name in rosa_bench.__all__)
     with pytest.raises(AttributeError, match="unheard_of"):
-        _ = rosa_bench.unheard_of  # pyright: ignore[reportAttributeAccessIssue]
+        _ = rosa_bench.unheard_of
 
 
 @pytest.mark.parametrize(("overrides", "words"), [

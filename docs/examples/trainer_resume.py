@@ -54,7 +54,7 @@ def train(folder: Path, *callbacks: TrainerCallback, resume: bool = False) -> di
     trainer = Trainer(
         model=attached.model,
         args=arguments,
-        train_dataset=rows,  # pyright: ignore[reportArgumentType] - a list is enough
+        train_dataset=rows,  # pyrefly: ignore[bad-argument-type] - a list is enough
         callbacks=[RosaCallback(attached), *callbacks],
     )
     trainer.train(resume_from_checkpoint=str(folder / "checkpoint-10") if resume else None)

@@ -260,7 +260,7 @@ class _Unknown(RunLength):
             "give its period in steps: resample_unit='steps'"
         )
 
-    steps_per_epoch = epochs = total_steps  # pyright: ignore[reportAssignmentType, reportIncompatibleVariableOverride]
+    steps_per_epoch = epochs = total_steps  # pyrefly: ignore[bad-override]
 
 
 UNKNOWN = _Unknown(0, 0)

@@ -107,9 +107,9 @@ def lora_adapter(
     updates, biases, known = {}, {}, known or {}
     for name, weight in before.weights.items():
         module = merged.get_submodule(name)
-        after = weight_of(module).detach().cpu()  # pyright: ignore[reportArgumentType]
+        after = weight_of(module).detach().cpu()  # pyrefly: ignore[bad-argument-type]
         updates[name] = known[name] if name in known else difference(weight, after)
-        change = module.bias.detach().cpu() - before.biases[name] if name in before.biases else torch.zeros(1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportCallIssue]
+        change = module.bias.detach().cpu() - before.biases[name] if name in before.biases else torch.zeros(1)  # pyrefly: ignore[not-callable]
         if change.any():
             biases[name] = change
     heads = tuple(name for name, _ in merged.named_modules() if name_matches(head, name))
@@ -144,10 +144,10 @@ def apply_adapter(model: nn.Module, adapter: LoraAdapter) -> None:
     check_fits(model, adapter)
     for name, update in adapter.updates.items():
         untie(model, name)
-        weight = weight_of(model.get_submodule(name))  # pyright: ignore[reportArgumentType]
+        weight = weight_of(model.get_submodule(name))  # pyrefly: ignore[bad-argument-type]
         weight.copy_(merge(weight.contiguous(), update.a.to(weight), update.b.to(weight)))
     for name, change in adapter.biases.items():
-        model.get_submodule(name).bias.add_(change)  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess]
+        model.get_submodule(name).bias.add_(change)  # pyrefly: ignore[not-callable]
     for name, value in adapter.head.items():
         model.get_parameter(name).copy_(value)
 

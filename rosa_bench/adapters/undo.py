@@ -37,10 +37,10 @@ class Structure:
                 owner.__class__ = kind
         for held, earlier, changed in zip(self.held, self.earlier, later or self.copies(), strict=True):
             if isinstance(held, set):
-                held.difference_update(set(changed) - earlier)  # pyright: ignore[reportOperatorIssue]
-                held.update(earlier - set(changed))  # pyright: ignore[reportOperatorIssue]
+                held.difference_update(set(changed) - earlier)  # pyrefly: ignore[unsupported-operation]
+                held.update(earlier - set(changed))  # pyrefly: ignore[unsupported-operation]
             else:
-                _undo(held, earlier, changed)  # pyright: ignore[reportArgumentType]
+                _undo(held, earlier, changed)  # pyrefly: ignore[bad-argument-type]
 
 
 def _undo(held: dict[Any, Any], earlier: dict[Any, Any], changed: dict[Any, Any]) -> None:

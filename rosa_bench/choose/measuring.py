@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rosa_bench.choose.budget import Budget
 from rosa_bench.choose.candidates import Untried
@@ -116,7 +116,7 @@ def small(run: ResolvedRun) -> ResolvedRun:
     from rosa_bench.choose.probe import LIMIT_EVAL, LIMIT_TRAIN
 
     config = run.config
-    limits = {
+    limits: dict[str, Any] = {
         key: min(most, getattr(config, key) or most)
         for key, most in {"limit_train": LIMIT_TRAIN, "limit_eval": LIMIT_EVAL}.items()
         if key not in config.task.refused

@@ -87,14 +87,14 @@ def measured(resolved: ResolvedRun) -> Probe:
             problem = config.task.prepare(fetch(config, resolved.context, pinned={}))
             check_selection(resolved, problem)
             store_in(config.base_dtype, problem.model, head=config.method.head)
-            problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
+            problem.model.to(resolved.device)  # pyrefly: ignore[bad-argument-type]
             try:
                 model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
             except UserError as error:
                 raise UnsuitedError(str(error)) from error
         config.method.before_training(model, RunLength(len(problem.train), config.epochs))
         start_s = time.perf_counter() - started
-        problem = replace(problem, model=model)
+        problem = replace(problem, model=model)  # pyrefly: ignore[bad-argument-type]
         step_s, selected_s, reported_s = timed(resolved, problem, meter)
     used = problem.info.rows
     peak = max(meter.memory_bytes["train"], meter.memory_bytes["resample"])

@@ -67,7 +67,7 @@ def explain(error: BaseException) -> str:
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         from rosa_bench.config.overrides.mistakes import explain_composition
 
-        return explain_composition(error)  # pyright: ignore[reportArgumentType]
+        return explain_composition(error)  # pyrefly: ignore[bad-argument-type]
     if said := _explain_by_name(error):
         return said
     return f"{type(error).__name__}: {error} (ROSA_BENCH_TRACEBACK=1 shows where)"

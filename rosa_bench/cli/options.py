@@ -109,7 +109,7 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
         what = message.removeprefix("argument ")
         raise UserError(f"{what}; settings are KEY=VALUE, as task=cola; rosa-bench --help and --hydra-help list them")
 
-    parser.error = refuse  # pyright: ignore[reportAttributeAccessIssue]
+    parser.error = refuse  # pyrefly: ignore[bad-assignment]
     for word in parser.parse_args(flags).overrides:
         raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
     return flags, overrides

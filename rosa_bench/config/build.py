@@ -50,7 +50,7 @@ def typed(kind: type[T], values: Mapping[str, Any] | DictConfig, *, at: str = ""
 def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str) -> T:
     try:
         if isinstance(values, DictConfig):
-            values = OmegaConf.to_container(values, resolve=True)  # pyright: ignore[reportAssignmentType]
+            values = OmegaConf.to_container(values, resolve=True)  # pyrefly: ignore[bad-assignment]
         values = literal(kind, values, at)
         schema = OmegaConf.structured(kind, flags={"readonly": False})  # or omegaconf could not fill a frozen dataclass
         made: Any = OmegaConf.to_object(OmegaConf.merge(schema, values))

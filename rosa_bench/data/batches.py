@@ -199,7 +199,7 @@ def encode(
     return TokenBatches(
         tokens,
         torch.tensor([row.label for row in rows]),
-        fills={name: known.get(name, 0) for name in tokens.columns},  # pyright: ignore[reportArgumentType]
+        fills={name: known.get(name, 0) for name in tokens.columns},
         longest=max_length,
         batch_size=batch_size,
         seed=seed,

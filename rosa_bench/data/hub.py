@@ -28,7 +28,7 @@ def fetch_rows(task: DataSpec, place: Place, *, commit: str | None = None) -> Pl
         raise UserError(without_source(task))
 
     def choose(paths: Sequence[str]) -> list[str]:
-        return [path for split in task.splits for path in files_of(hub, split, paths)]
+        return [path for split in task.splits for path in files_of(hub, split, paths)]  # pyrefly: ignore[bad-argument-type]
 
     pinned = [] if commit is None else ["start again with resume=never"]
     return fetch(

@@ -19,10 +19,10 @@ class Lines(Iterator[str]):
     """
 
     def __init__(self, file: BufferedIOBase):
-        if file.peek(2)[:2] in UTF_16:  # pyright: ignore[reportAttributeAccessIssue]
+        if file.peek(2)[:2] in UTF_16:  # pyrefly: ignore[missing-attribute]
             raise ValueError("the file is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8)")
         # Undecodable bytes become lone surrogates, so that the error can name their line.
-        self._file = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")  # pyright: ignore[reportArgumentType]
+        self._file = TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")  # pyrefly: ignore[bad-specialization]
         self._line = self._taken = 0
         self.in_header = False
         self.first = 1

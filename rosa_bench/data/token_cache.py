@@ -91,9 +91,9 @@ def _encode(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBase, 
     parts = []
     for first in range(0, len(texts["text0"]), BATCH):
         batch = [column[first : first + BATCH] for column in texts.values()]
-        encoded = tokenizer(*batch, truncation=True, max_length=max_length)  # pyright: ignore[reportArgumentType]
+        encoded = tokenizer(*batch, truncation=True, max_length=max_length)
         names = [name for name in tokenizer.model_input_names if name in encoded and name != REDUNDANT]
-        parts.append(Tokens.of({name: encoded[name] for name in names}))  # pyright: ignore[reportArgumentType]
+        parts.append(Tokens.of({name: encoded[name] for name in names}))
     return Tokens.joined(parts)
 
 

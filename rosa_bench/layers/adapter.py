@@ -30,7 +30,7 @@ class Adapter(nn.Module):
     def __init__(self, plain: nn.Module):  # PEFT's tuners replace other layers than linear ones too
         super().__init__()
         self.plain_type = wide_type(plain)
-        self.register_parameter("bias", getattr(plain, "bias", None))
+        self.register_parameter("bias", getattr(plain, "bias", None))  # pyrefly: ignore[bad-argument-type]
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         """Return the weight of the plain layer that computes the same function."""
@@ -43,7 +43,7 @@ class Adapter(nn.Module):
     @torch.no_grad()
     def to_plain(self) -> Linear | Convolution:
         """Return a layer of the original type with the same function, and so without added latency."""
-        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())  # pyright: ignore[reportArgumentType]
+        return make_linear(self.plain_type, self.merged_weight(), self.merged_bias())
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ class Bottleneck(nn.Module):
         self.nonlinearity = nonlinearity
         self.norm = nn.LayerNorm(width, **options) if own_norm else nn.Identity()
         # Nothing is drawn from torch's global generator.
-        self.down: nn.Linear = skip_init(nn.Linear, width, size, **options)  # pyright: ignore[reportAttributeAccessIssue]
-        self.up: nn.Linear = skip_init(nn.Linear, size, width, **options)  # pyright: ignore[reportAttributeAccessIssue]
+        self.down: nn.Linear = skip_init(nn.Linear, width, size, **options)  # pyrefly: ignore[bad-assignment]
+        self.up: nn.Linear = skip_init(nn.Linear, size, width, **options)  # pyrefly: ignore[bad-assignment]
 
     @torch.no_grad()
     def start(self, draws: torch.Generator) -> None:
@@ -58,8 +58,8 @@ def insert_after(module: nn.Module, adapter: Bottleneck) -> None:
 def _adapted(module: nn.Module, _arguments: Any, output: Any) -> Any:
     """Return the adapted output. Some blocks return their hidden states as the first of several."""
     if isinstance(output, tuple):
-        return (module.adapter(output[0]), *output[1:])  # pyright: ignore[reportCallIssue]
-    return module.adapter(output)  # pyright: ignore[reportCallIssue]
+        return (module.adapter(output[0]), *output[1:])  # pyrefly: ignore[not-callable]
+    return module.adapter(output)  # pyrefly: ignore[not-callable]
 
 
 def bottlenecks(model: nn.Module) -> list[Bottleneck]:

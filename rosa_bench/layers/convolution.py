@@ -67,4 +67,4 @@ def low_rank_layer(
     kind = LowRankConvolution if isinstance(plain, CONVOLUTION_TYPES) else LowRankLinear
     if isinstance(plain, QuantisedLinear):
         kind = QuantisedLowRank
-    return kind(plain, rank, scale=scale, train_b=train_b)  # pyright: ignore[reportArgumentType]
+    return kind(plain, rank, scale=scale, train_b=train_b)  # pyrefly: ignore[bad-argument-type]

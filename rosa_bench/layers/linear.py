@@ -44,10 +44,10 @@ class SplitLinear(nn.Module):
     @torch.no_grad()
     def joined(self) -> "nn.Linear | Conv1D":
         """Join the blocks, as they are now, into one layer again."""
-        blocks: list[nn.Linear | Conv1D] = list(self.blocks)  # pyright: ignore[reportAssignmentType]
+        blocks: list[nn.Linear | Conv1D] = list(self.blocks)  # pyrefly: ignore[bad-assignment]
         biases: list[Tensor] = [block.bias for block in blocks if block.bias is not None]
         bias = nn.Parameter(torch.cat(biases)) if biases else None
-        return make_linear(type(blocks[0]), torch.cat([weight_of(block) for block in blocks]), bias)  # pyright: ignore[reportReturnType]
+        return make_linear(type(blocks[0]), torch.cat([weight_of(block) for block in blocks]), bias)  # pyrefly: ignore[bad-return]
 
 
 Linear = nn.Linear | Conv1D | StackedLinear
@@ -68,7 +68,7 @@ def make_linear(kind: type[Linear], weight: Float[Tensor, "*n out in"], bias: nn
     if kind is StackedLinear:
         return StackedLinear(weight)
     rows, columns = weight.shape
-    plain: nn.Linear | Conv1D = kind.__new__(kind)  # pyright: ignore[reportAssignmentType]
+    plain: nn.Linear | Conv1D = kind.__new__(kind)  # pyrefly: ignore[bad-argument-type, bad-assignment]
     with torch.device("meta"):  # allocate and initialise nothing: both parameters are set below
         if isinstance(plain, Conv1D):  # a subclass may have an ``__init__`` that takes other arguments
             Conv1D.__init__(plain, rows, columns)
@@ -98,7 +98,7 @@ def peculiarity(plain: Linear | Convolution) -> str | None:
 @torch.no_grad()
 def _is_affine(plain: nn.Module) -> bool:
     """Return whether a forward pass of its own computes what ``nn.Linear`` does, as Falcon's layers do."""
-    weight: Tensor = plain.weight  # pyright: ignore[reportAssignmentType]
+    weight: Tensor = plain.weight  # pyrefly: ignore[bad-assignment]
     if weight.is_meta:  # nothing can be computed, only shapes
         return True
     x = torch.linspace(-1, 1, 2 * weight.shape[1], device=weight.device).view(2, -1).to(weight.dtype)
@@ -106,7 +106,7 @@ def _is_affine(plain: nn.Module) -> bool:
         found = plain(x)
     except (TypeError, ValueError, RuntimeError):  # it takes something else than rows of numbers
         return False
-    expected = functional.linear(x, weight, plain.bias)  # pyright: ignore[reportArgumentType]
+    expected = functional.linear(x, weight, plain.bias)  # pyrefly: ignore[bad-argument-type]
     alike = isinstance(found, Tensor) and found.shape == expected.shape
     return alike and torch.allclose(found.float(), expected.float(), rtol=1e-2, atol=1e-3)
 

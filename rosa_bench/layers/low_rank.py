@@ -165,7 +165,7 @@ def low_rank_linear(
     autocast casts a plain layer's weight. If the residual is narrower than the factors, the weight is not kept for the
     backward pass, but formed again: then memory is what counts. Second derivatives are not supported.
     """
-    return _LowRankLinear.apply(x, residual, a, b, bias, scale, train_b)  # pyright: ignore[reportReturnType]
+    return _LowRankLinear.apply(x, residual, a, b, bias, scale, train_b)
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -190,17 +190,17 @@ class _LowRankLinear(torch.autograd.Function):
             kept = (x, a, b) if train_b else (x @ b.to(dtype).mT,)  # (tokens, in) or (tokens, r)
         formed = (residual, a, b) if residual.dtype.itemsize < a.dtype.itemsize else (weight,)
         ctx.save_for_backward(*formed, *kept)
-        ctx.formed = len(formed)  # pyright: ignore[reportAttributeAccessIssue]
-        ctx.scale, ctx.dtype = scale, a.dtype  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.formed = len(formed)  # pyrefly: ignore[missing-attribute]
+        ctx.scale, ctx.dtype = scale, a.dtype  # pyrefly: ignore[missing-attribute]
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved: tuple[Tensor, ...] = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        (weight, *parts), (x, *factors) = saved[: ctx.formed], saved[ctx.formed :]  # pyright: ignore[reportAttributeAccessIssue]
-        scale, dtype = ctx.scale, ctx.dtype  # pyright: ignore[reportAttributeAccessIssue]
-        need_x, _, need_a, need_b, need_bias, *_ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, dy: Tensor):  # pyrefly: ignore[bad-override]
+        saved: tuple[Tensor, ...] = ctx.saved_tensors  # pyrefly: ignore[missing-attribute]
+        (weight, *parts), (x, *factors) = saved[: ctx.formed], saved[ctx.formed :]  # pyrefly: ignore[missing-attribute]
+        scale, dtype = ctx.scale, ctx.dtype  # pyrefly: ignore[missing-attribute]
+        need_x, _, need_a, need_b, need_bias, *_ = ctx.needs_input_grad  # pyrefly: ignore[missing-attribute]
         da = db = None
         with torch.autocast(x.device.type, enabled=False):
             stack = weight.shape[:-2]

@@ -28,7 +28,7 @@ def replace_linears(
     check_layers(model, names)
     for name in names:
         untie(model, name)
-        replace_module(model, name, make(model.get_submodule(name)))  # pyright: ignore[reportArgumentType]
+        replace_module(model, name, make(model.get_submodule(name)))  # pyrefly: ignore[bad-argument-type]
 
 
 def check_layers(model: nn.Module, names: list[str]) -> None:
@@ -63,10 +63,10 @@ def restore_linears(model: nn.Module) -> None:
 def split_linear(model: nn.Module, name: str, count: int) -> list[str]:
     """Split a linear layer's outputs into ``count`` equal layers, and return their names."""
     plain = model.get_submodule(name)
-    rows = weight_of(plain).shape[0]  # pyright: ignore[reportArgumentType]
+    rows = weight_of(plain).shape[0]  # pyrefly: ignore[bad-argument-type]
     if rows % count:
         raise UserError(f"{name} has {rows} outputs, which cannot be split into {count} equal blocks")
-    replace_module(model, name, SplitLinear(plain, count))  # pyright: ignore[reportArgumentType]
+    replace_module(model, name, SplitLinear(plain, count))  # pyrefly: ignore[bad-argument-type]
     return [f"{name}.blocks.{number}" for number in range(count)]
 
 
@@ -76,11 +76,11 @@ def untie(model: nn.Module, name: str) -> None:
     Otherwise its replacement would change the input embedding too, or lose its own weight when saved.
     """
     plain = model.get_submodule(name)
-    if _uses(model, plain.weight) <= 1:  # pyright: ignore[reportArgumentType]  # 0 if the weight is quantised
+    if _uses(model, plain.weight) <= 1:  # pyrefly: ignore[bad-argument-type] # 0 if the weight is quantised
         return
-    plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyright: ignore[reportCallIssue, reportArgumentType]
+    plain.weight = nn.Parameter(plain.weight.detach().clone(), requires_grad=plain.weight.requires_grad)  # pyrefly: ignore[bad-argument-type, not-callable]
     if hasattr(model, "config"):  # a saved model is loaded according to it
-        model.config.tie_word_embeddings = False  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+        model.config.tie_word_embeddings = False  # pyrefly: ignore[bad-argument-type, missing-attribute]
 
 
 def _uses(model: nn.Module, weight: Tensor) -> int:

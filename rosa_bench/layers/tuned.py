@@ -20,12 +20,12 @@ class Tuned(Adapter):
     """
 
     def __init__(self, tuned: nn.Module, plain_type: type, *, before: Tensor | None = None):
-        base: nn.Module = tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
+        base: nn.Module = tuned.get_base_layer()  # pyrefly: ignore[not-callable]
         super().__init__(base)
         self.plain_type = plain_type
         self.tuned = tuned
         self.trained = tuple(name for name, parameter in tuned.named_parameters() if parameter.requires_grad)
-        weight: Tensor = base.weight  # pyright: ignore[reportAssignmentType]
+        weight: Tensor = base.weight  # pyrefly: ignore[bad-assignment]
         self.moved = before is not None and not weight.is_meta and not torch.equal(before, weight)
 
     def forward(self, *inputs: Tensor, **options: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class Tuned(Adapter):
 
     def frozen_parameters(self) -> dict[str, nn.Parameter]:
         """Return the other parameters that attaching made or changed, by name: all but the model's own."""
-        base = self.tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
+        base = self.tuned.get_base_layer()  # pyrefly: ignore[not-callable]
         own = {id(parameter) for parameter in ([base.bias] if self.moved else base.parameters())}
         return {
             f"tuned.{name}": parameter
@@ -62,17 +62,17 @@ class Tuned(Adapter):
         }
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
-        return weight_of(copy.deepcopy(self)._merged())  # pyright: ignore[reportArgumentType]
+        return weight_of(copy.deepcopy(self)._merged())  # pyrefly: ignore[bad-argument-type]
 
     @torch.no_grad()
-    def to_plain(self) -> nn.Module:  # pyright: ignore[reportIncompatibleMethodOverride] - PEFT tunes other layers too
+    def to_plain(self) -> nn.Module:  # pyrefly: ignore[bad-override] - PEFT tunes other layers too
         """Merge, and return a layer of the original type. This layer cannot be used any more."""
         base = self._merged()
         if self.plain_type not in LINEAR_TYPES:
             return base
-        return make_linear(self.plain_type, weight_of(base).detach(), base.bias)  # pyright: ignore[reportArgumentType]
+        return make_linear(self.plain_type, weight_of(base).detach(), base.bias)  # pyrefly: ignore[bad-argument-type]
 
     @torch.no_grad()
     def _merged(self) -> nn.Module:
-        self.tuned.merge()  # pyright: ignore[reportCallIssue]
-        return self.tuned.get_base_layer()  # pyright: ignore[reportCallIssue]
+        self.tuned.merge()  # pyrefly: ignore[not-callable]
+        return self.tuned.get_base_layer()  # pyrefly: ignore[not-callable]

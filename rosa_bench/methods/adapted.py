@@ -61,7 +61,7 @@ class TargetedMethod(Method):
         from rosa_bench.layers.surgery import left_out, linear_names, name_matches
 
         if self.targets == "all-linear":
-            logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None
+            logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None  # pyrefly: ignore[not-callable]
             return [
                 name
                 for name in linear_names(model, ".*", convolutions=self.adapts_convolutions)
@@ -181,7 +181,7 @@ class LowRankMethod(AdapterMethod):
         from rosa_bench.layers.linear import weight_of
 
         for name in self.target_names(model):
-            check_rank(self.rank, name, weight_of(model.get_submodule(name)).shape)  # pyright: ignore[reportArgumentType]
+            check_rank(self.rank, name, weight_of(model.get_submodule(name)).shape)  # pyrefly: ignore[bad-argument-type]
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.convolution import low_rank_layer

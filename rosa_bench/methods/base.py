@@ -257,7 +257,7 @@ class Method(Checked, ABC):
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the trained model into an existing folder, merged if possible."""
-        model.save_pretrained(folder)  # pyright: ignore[reportCallIssue] - every saved model is a transformers model
+        model.save_pretrained(folder)  # pyrefly: ignore[not-callable] - every saved model is a transformers model
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         """Return the names of the layers whose updates are analysed. By default they match ``attention``."""

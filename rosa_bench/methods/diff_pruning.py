@@ -50,7 +50,7 @@ class DiffPruning(SparseMethod):
         """Return the differences, in the model's order."""
         from rosa_bench.layers.weights.parametrised import formed
 
-        return [form for _, form in formed(model)]  # pyright: ignore[reportReturnType]
+        return [form for _, form in formed(model)]  # pyrefly: ignore[bad-return]
 
     def parameter_groups(self, model: nn.Module) -> Groups:
         """Return the gates apart: they have a learning rate of their own, and do not decay."""

@@ -77,7 +77,7 @@ class Inserted(Method):
             raise UserError(f"{path} is an adapter of class {adapter['class']}; load it with that class")
         try:
             schema: Any = OmegaConf.structured(cls, flags={"readonly": False})  # or a frozen one could not be filled
-            return OmegaConf.to_object(OmegaConf.merge(schema, adapter["settings"]))  # pyright: ignore[reportReturnType]
+            return OmegaConf.to_object(OmegaConf.merge(schema, adapter["settings"]))  # pyrefly: ignore[bad-return]
         except (ValueError, TypeError, OmegaConfBaseException) as error:
             raise unreadable(path, error) from error
 

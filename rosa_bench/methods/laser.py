@@ -63,7 +63,7 @@ class Laser(TargetedMethod):
 
         found = []
         for name in self.target_names(model):
-            full = min(weight_of(model.get_submodule(name)).shape[-2:])  # pyright: ignore[reportArgumentType]
+            full = min(weight_of(model.get_submodule(name)).shape[-2:])  # pyrefly: ignore[bad-argument-type]
             ranks = {max(1, int(fraction * full + 1e-9)) for fraction in self.kept}
             found += [Reduction(name, rank) for rank in sorted(ranks, reverse=True) if rank < full]
         return found
@@ -88,4 +88,4 @@ class Laser(TargetedMethod):
     def _reduced(self, model: nn.Module) -> Reduced:
         from rosa_bench.layers.weights.reduced import NAME
 
-        return model.get_submodule(NAME)  # pyright: ignore[reportReturnType]
+        return model.get_submodule(NAME)  # pyrefly: ignore[bad-return]

@@ -49,7 +49,7 @@ class PTuningV2(Inserted):
         if dispatches:
             for attention, prefix in zip(self._attention(model), made, strict=True):
                 attention.prefix = prefix
-            use_prefixes(model)  # pyright: ignore[reportArgumentType] - it has a transformers configuration
+            use_prefixes(model)  # pyrefly: ignore[bad-argument-type] - it has a transformers configuration
             return
         keys, values = self._projections(model)
         for attention, key, value, prefix in zip(self._attention(model), keys, values, made, strict=True):

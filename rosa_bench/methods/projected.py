@@ -47,7 +47,7 @@ class ProjectedMethod(TargetedMethod):
 
     def check_shapes(self, model: nn.Module) -> None:
         for name in self.target_names(model):
-            check_rank(self.rank, name, model.get_submodule(name).weight.shape)  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+            check_rank(self.rank, name, model.get_submodule(name).weight.shape)  # pyrefly: ignore[bad-argument-type]
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.surgery import untie
@@ -55,7 +55,7 @@ class ProjectedMethod(TargetedMethod):
 
         for name in self.target_names(model):
             untie(model, name)
-            add_projector(model.get_submodule(name), self.rank)  # pyright: ignore[reportArgumentType]
+            add_projector(model.get_submodule(name), self.rank)  # pyrefly: ignore[bad-argument-type]
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         from rosa_bench.layers.weights.projected import projected

@@ -97,7 +97,7 @@ class SwitchLora(Lora):
         for layer in low_rank_layers(model):
             layer.exchange = Exchange(layer)
             if not layer.a.is_meta:
-                layer.exchange.candidates = self._candidates(layer, draws)
+                layer.exchange.candidates = self._candidates(layer, draws)  # pyrefly: ignore[bad-argument-type, missing-attribute]
 
     def before_step(
         self,
@@ -150,4 +150,4 @@ class SwitchLora(Lora):
 
 def exchange_of(layer: nn.Module) -> Exchange:
     """Return what was inserted to exchange the vectors of a layer."""
-    return layer.exchange  # pyright: ignore[reportReturnType]
+    return layer.exchange  # pyrefly: ignore[bad-return]

@@ -17,6 +17,6 @@ def compute(predictions: list[float], references: list[float]) -> dict[str, floa
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
         return {"pearson": 0.0, "spearman": 0.0}
     return {
-        "pearson": float(pearsonr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
-        "spearman": float(spearmanr(predictions, references).statistic),  # pyright: ignore[reportAttributeAccessIssue]
+        "pearson": float(pearsonr(predictions, references).statistic),
+        "spearman": float(spearmanr(predictions, references).statistic),
     }

@@ -16,7 +16,7 @@ class Module(evaluate.Metric):
 
     def __init__(self, file: ModuleType, **options: object):
         self.file = file
-        super().__init__(**options)  # pyright: ignore[reportArgumentType]
+        super().__init__(**options)  # pyrefly: ignore[bad-argument-type]
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -26,5 +26,5 @@ class Module(evaluate.Metric):
             features=Features(KINDS[self.file.INPUTS]),
         )
 
-    def _compute(self, predictions: list, references: list) -> dict[str, float]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def _compute(self, predictions: list, references: list) -> dict[str, float]:  # pyrefly: ignore[bad-override]
         return self.file.compute(predictions, references)

@@ -43,7 +43,7 @@ def use_fast_attention(model: PreTrainedModel) -> None:
         model.config._attn_implementation = MASK_ONLY
     for module in model.modules():
         if hasattr(module, "compute_position_bias"):  # bound to the module, so that a copy of the model gets its own
-            module.compute_position_bias = MethodType(position_bias_in_place, module)  # pyright: ignore[reportArgumentType]
+            module.compute_position_bias = MethodType(position_bias_in_place, module)  # pyrefly: ignore[bad-argument-type]
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def position_bias_in_place(module: nn.Module, *args: Any, **options: Any) -> Ten
     In transformers 5.17 MPNet creates the positions on the CPU and copies them in every pass, so the host waits.
     """
     with next(module.parameters()).device:
-        return type(module).compute_position_bias(module, *args, **options)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        return type(module).compute_position_bias(module, *args, **options)  # pyrefly: ignore[missing-attribute]
 
 
 def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

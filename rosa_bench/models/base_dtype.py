@@ -28,8 +28,8 @@ def store_in(dtype: str, model: nn.Module, *, head: str) -> None:
 def stored_in(dtype: str, plain: Linear) -> Linear:
     """Return a linear layer with its weight stored in ``dtype``, and the same bias."""
     if dtype in KINDS:
-        return QuantisedLinear(Quantised(weight_of(plain), dtype), plain.bias, type(plain))  # pyright: ignore[reportArgumentType]
-    return make_linear(NARROW[type(plain)], weight_of(plain).detach().to(getattr(torch, dtype)), plain.bias)  # pyright: ignore[reportArgumentType]
+        return QuantisedLinear(Quantised(weight_of(plain), dtype), plain.bias, type(plain))
+    return make_linear(NARROW[type(plain)], weight_of(plain).detach().to(getattr(torch, dtype)), plain.bias)
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def widen(model: nn.Module) -> None:
     """Turn quantised layers into plain ones in float32, in the CPU's memory, so that the model can be saved."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, QuantisedLinear):
-            replace_module(model, name, make_linear(layer.wide_type, layer.weight.cpu(), layer.bias))  # pyright: ignore[reportArgumentType]
+            replace_module(model, name, make_linear(layer.wide_type, layer.weight.cpu(), layer.bias))
 
 
 def narrowable(model: nn.Module, *, head: str) -> dict[str, Linear]:
@@ -52,8 +52,8 @@ def narrowable(model: nn.Module, *, head: str) -> dict[str, Linear]:
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    return {
+    return {  # pyrefly: ignore[bad-return]
         name: module
         for name, module in model.named_modules()
         if type(module) in NARROW and uses[id(module.weight)] == 1 and not name_matches(rf"({head})(\..*)?", name)
-    }  # pyright: ignore[reportReturnType]
+    }

@@ -30,7 +30,7 @@ class PerceptronForRegression(PreTrainedModel):
     """
 
     config_class = PerceptronConfig
-    config: PerceptronConfig
+    config: PerceptronConfig  # pyrefly: ignore[bad-override-mutable-attribute]
 
     def __init__(self, config: PerceptronConfig):
         super().__init__(config)
@@ -53,7 +53,7 @@ class PerceptronForRegression(PreTrainedModel):
             hidden = layer(self.activation(hidden) if number else hidden)
         outputs = hidden.movedim(-2, 0)
         loss = None if labels is None else (outputs - labels).square().mean((0, 2)).sum()
-        return SequenceClassifierOutput(loss=loss, logits=outputs)  # pyright: ignore[reportArgumentType]
+        return SequenceClassifierOutput(loss=loss, logits=outputs)
 
 
 def make_perceptron(spec: Perceptron, *, inputs: int, outputs: int, replicates: int) -> PerceptronForRegression:

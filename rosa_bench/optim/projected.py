@@ -68,7 +68,7 @@ class ProjectedAdamW(torch.optim.AdamW):
         self.rule, self.scale = RULES[rule], scale
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self, closure: None = None) -> None:
         """Make one step. The gradients of projected weights are freed, and AdamW passes over weights without one."""
         for group in self.param_groups:
             for weight, projector, transposed in zip(

@@ -125,7 +125,7 @@ def decoded(kind: type[Kind], value: Any) -> Kind:
     """
     try:
         msgspec.convert({"it": value}, _Open)
-        msgspec.convert(value, kind.json_type)  # pyright: ignore[reportAttributeAccessIssue]
+        msgspec.convert(value, kind.json_type)  # pyrefly: ignore[missing-attribute]
     except msgspec.ValidationError as error:
         raise ValueError(str(error).replace("`$.it", "`$")) from error
-    return kind(value)  # pyright: ignore[reportCallIssue]
+    return kind(value)  # pyrefly: ignore[bad-argument-count]

@@ -59,13 +59,13 @@ def prepare(resolved: ResolvedRun) -> Prepared:
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
         plain = PlainWeights(problem.model) if config.save_adapter else None
-        problem.model.to(resolved.device)  # pyright: ignore[reportArgumentType]
+        problem.model.to(resolved.device)  # pyrefly: ignore[bad-argument-type]
         with meter.phase("forgetting") if config.forgetting_on else nullcontext():
             forgetting = measured_before(resolved, problem)
         meter.memory_bytes.pop("forgetting", None)  # or a resample would count it as memory that it may use
         buffers = list(problem.model.buffers())
         model = config.method.attach(problem.model, calibration_batches(problem.train, resolved.device))
-        problem = replace(problem, model=model)
+        problem = replace(problem, model=model)  # pyrefly: ignore[bad-argument-type]
         config.method.before_training(model, RunLength(len(problem.train), config.epochs))
         if not config.method.trains:
             resolved, problem = without_training(resolved, problem, record)

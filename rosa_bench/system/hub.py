@@ -109,7 +109,7 @@ def _ask(repository: Repository, commit: str | None) -> Listing:
             timeout=constants.HF_HUB_ETAG_TIMEOUT,
             files_metadata=True,
         )
-        digests = {it.rfilename: it.lfs.sha256 if it.lfs else it.blob_id for it in found.siblings or ()}  # pyright: ignore[reportAttributeAccessIssue]
+        digests = {it.rfilename: it.lfs.sha256 if it.lfs else it.blob_id for it in found.siblings or ()}  # pyrefly: ignore[missing-attribute]
         if not COMMIT.fullmatch(found.sha or "") or (commit and found.sha != commit):
             raise ValueError("no commit, or another")
     known = {path: digest if DIGEST.fullmatch(digest or "") else None for path, digest in digests.items()}

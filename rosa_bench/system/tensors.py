@@ -27,7 +27,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return the whole of a tensor. If it is sharded, all processes must call this together."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # pyrefly: ignore[missing-attribute]
 
 
 def collected(tensor: Tensor) -> Tensor:

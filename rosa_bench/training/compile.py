@@ -57,7 +57,7 @@ def compiled(model: nn.Module, choice: str, *, backend: str = "inductor") -> Ite
         warnings.catch_warnings(),
         torch._dynamo.config.patch(recompile_limit=MOST_KINDS),
         forward_replaced(regions, make),
-        forward_replaced([kernel] if kernel else [], plain),
+        forward_replaced([kernel] if kernel else [], plain),  # pyrefly: ignore[bad-argument-type]
     ):
         # This warning concerns weights formed for one pass, whose gradients are never read.
         warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a leaf")

@@ -30,13 +30,13 @@ def recomputed(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     blocks, config = transformer_blocks(model), getattr(model, "config", None)
     cached = getattr(config, "use_cache", None)
     if cached:
-        config.use_cache = False  # pyright: ignore[reportOptionalMemberAccess]
+        config.use_cache = False  # pyrefly: ignore[bad-argument-type, missing-attribute]
     try:
         with forward_replaced(blocks, lambda number, forward: partial(_checkpointed, blocks[number], forward)):
             yield
     finally:
         if cached:
-            config.use_cache = cached  # pyright: ignore[reportOptionalMemberAccess]
+            config.use_cache = cached  # pyrefly: ignore[missing-attribute]
 
 
 def _checkpointed(block: nn.Module, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

@@ -81,7 +81,7 @@ class Before:
         for module, (_, attributes) in self.modules.items():
             for name, parameter in attributes["_parameters"].items():
                 if parameter is not None and parameter not in filled:
-                    parameter.data = whole(module._parameters[name]).detach()  # pyright: ignore[reportArgumentType]
+                    parameter.data = whole(module._parameters[name]).detach()  # pyrefly: ignore[bad-argument-type]
                     parameter.grad = None
                     filled.add(parameter)
         for module, (kind, attributes) in self.modules.items():
@@ -104,6 +104,6 @@ def let_hooks_see_losses() -> None:
         _pytree.register_pytree_node(
             Output,
             lambda output: ([output.loss, output.hidden], output.head),
-            lambda tensors, head: Output(tensors[0], head, tensors[1]),  # pyright: ignore[reportIndexIssue, reportArgumentType]
+            lambda tensors, head: Output(tensors[0], head, tensors[1]),  # pyrefly: ignore[bad-index]
             serialized_type_name="rosa_bench.models.logits.chunked_loss.Output",
         )

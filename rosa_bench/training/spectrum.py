@@ -18,7 +18,7 @@ def weights(model: nn.Module, names: list[str]) -> dict[str, Float[Tensor, "*n o
     """Return CPU copies of the named layers' weights, with adapters merged."""
     layers = {name: model.get_submodule(name) for name in names}
     return {
-        name: (layer.merged_weight() if isinstance(layer, Adapter) else weight_of(layer)).to("cpu", copy=True)  # pyright: ignore[reportArgumentType]
+        name: (layer.merged_weight() if isinstance(layer, Adapter) else weight_of(layer)).to("cpu", copy=True)  # pyrefly: ignore[bad-argument-type]
         for name, layer in layers.items()
     }
 

@@ -166,7 +166,7 @@ class Training:
         for name, tensor in state.part("optimizer").tensors.items():
             key, _, parameter = name.partition(".")
             own = parameters[parameter]
-            self.optimizer.state[own][key] = sharded_like(tensor.to(self.device), own)  # pyright: ignore[reportArgumentType]
+            self.optimizer.state[own][key] = sharded_like(tensor.to(self.device), own)
         if (frozen := state.values.get("frozen")) is not None:
             idle = {id(parameters[name]) for name in frozen}
             for parameter in self.trainable:

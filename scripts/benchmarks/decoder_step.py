@@ -106,7 +106,7 @@ def steps(device: torch.device, limit_s: float, pattern: str | None) -> Figures:
                 ready, stack, make, batch, choice=choice, graphs=graphs, device=device, join="joined" in name
             )
             actions[name], memory = with_extra_bytes(prepare, device)
-            loss = float(actions[name]())  # pyright: ignore[reportArgumentType]
+            loss = float(actions[name]())  # pyrefly: ignore[bad-argument-type]
             taken = time.perf_counter() - started
             figures |= {f"{name}, first_s": taken, f"{name}, loss": loss, f"{name}, peak_MB": memory / 1e6}
             print(f"{name}: ready in {taken:.1f} s, {memory / 1e6:.0f} MB, loss {loss:.5f}", flush=True)
@@ -159,7 +159,7 @@ def decoder(device: torch.device, *, chunked: bool = True, shape: Mapping[str, A
     torch.manual_seed(0)
     shape = shape or {**(SMOLLM2 if device.type == "cuda" else SMALL), "tie_word_embeddings": True}
     with device:
-        model = LlamaForCausalLM(LlamaConfig(**shape))  # pyright: ignore[reportArgumentType]
+        model = LlamaForCausalLM(LlamaConfig(**shape))
     use_fast_attention(model)
     if chunked and not use_chunked_loss(model):
         raise RuntimeError("this version of transformers changes a Llama's logits")
@@ -183,7 +183,7 @@ def ours(
 def peft_lora(device: torch.device) -> nn.Module:
     """Return the decoder with HF PEFT's LoRA on the same layers."""
     targets = r".*self_attn\.(q|k|v|o)_proj"
-    return get_peft_model(decoder(device, chunked=False), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))  # pyright: ignore[reportReturnType]
+    return get_peft_model(decoder(device, chunked=False), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
 
 
 if __name__ == "__main__":

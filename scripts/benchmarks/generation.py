@@ -53,10 +53,10 @@ def latency(device: torch.device) -> Figures:
     method.merge(merged)
     targets = ["attn.c_attn", "attn.c_proj"]
     settings = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets, fan_in_fan_out=True)
-    branches = get_peft_model(copy.deepcopy(plain), settings)  # pyright: ignore[reportArgumentType]
+    branches = get_peft_model(copy.deepcopy(plain), settings)
     models = {"untouched": plain, "merged": merged, "unmerged": unmerged, "unmerged_peft": branches}
     few = prompts(8)
-    times = interleaved({name: writing(model, few, size=8) for name, model in models.items()}, repeats=5)
+    times = interleaved({name: writing(model, few, size=8) for name, model in models.items()}, repeats=5)  # pyrefly: ignore[bad-argument-type]
     speeds = {f"{name}_tokens_per_s": len(few) * TOKENS / time_s for name, time_s in times.items()}
     ratios = {f"{name}_to_untouched": times[name] / times["untouched"] for name in models if name != "untouched"}
     return {**speeds, **ratios}
@@ -81,7 +81,7 @@ def by_transformers(model: PreTrainedModel, given: list[list[int]]) -> Callable[
             ids = torch.tensor([prompt], device=model.device)
             settings = generation_config(DECODING, end=NEVER, padding=1)
             limits = logits_processors(DECODING, prompt_length=len(prompt))
-            model.generate(ids, generation_config=settings, logits_processor=limits)  # pyright: ignore[reportCallIssue]
+            model.generate(ids, generation_config=settings, logits_processor=limits)  # pyrefly: ignore[not-callable]
 
     return write
 
@@ -111,7 +111,7 @@ def decoder(device: torch.device) -> PreTrainedModel:
     """Return GPT-2's architecture with random weights."""
     torch.manual_seed(0)
     small = {"n_embd": 384, "n_layer": 6, "n_head": 12} if device.type == "cpu" else {}
-    return GPT2LMHeadModel(GPT2Config(vocab_size=8192, **small)).eval().to(device)  # pyright: ignore[reportArgumentType]
+    return GPT2LMHeadModel(GPT2Config(vocab_size=8192, **small)).eval().to(device)  # pyrefly: ignore[bad-argument-type]
 
 
 def lora() -> Method:

@@ -37,7 +37,7 @@ def main(*overrides: str) -> None:
     config = compose(overrides)
     profiler = profile(activities=[ProfilerActivity.CUDA])
     run(resolve(config), [LastEpoch(profiler, config.epochs)])
-    kernels = profiler.profiler.kineto_results.events()  # pyright: ignore[reportOptionalMemberAccess]
+    kernels = profiler.profiler.kineto_results.events()  # pyrefly: ignore[missing-attribute]
     seconds = sum(event.duration_ns() for event in kernels if event.device_type().name == "CUDA") / 1e9
     sys.stdout.write(f"{seconds:.4f}\n")
 

@@ -106,7 +106,7 @@ def training(method: Rosa, count: int, size: int, device: torch.device) -> Itera
         step = replay(optimise)
         for _ in range(3):
             step(batch)
-        yield model, partial(step, batch), attach_s  # pyright: ignore[reportReturnType]
+        yield model, partial(step, batch), attach_s
 
 
 def rosa(choice: str, period: int) -> Rosa:

@@ -165,9 +165,9 @@ def ready(variant: Variant, device: torch.device) -> tuple[Method, nn.Module]:
     on_gpu, decodes = device.type == "cuda", variant.model == "llama"
     with device:
         if decodes:
-            model = LlamaForCausalLM(LlamaConfig(**(LLAMA if on_gpu else TINY_LLAMA)))  # pyright: ignore[reportArgumentType]
+            model = LlamaForCausalLM(LlamaConfig(**(LLAMA if on_gpu else TINY_LLAMA)))  # pyrefly: ignore[bad-argument-type]
         else:
-            model = RobertaForSequenceClassification(RobertaConfig(**(ROBERTA_BASE if on_gpu else TINY_ROBERTA)))  # pyright: ignore[reportArgumentType]
+            model = RobertaForSequenceClassification(RobertaConfig(**(ROBERTA_BASE if on_gpu else TINY_ROBERTA)))  # pyrefly: ignore[bad-argument-type]
     use_fast_attention(model)
     if decodes and not use_chunked_loss(model):
         raise RuntimeError("this version of transformers changes a Llama's logits")

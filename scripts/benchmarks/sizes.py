@@ -139,7 +139,7 @@ def attached(method: Method, base: str, device: torch.device) -> tuple[nn.Module
 
 def resampled(method: Method, model: nn.Module, device: torch.device) -> Figures:
     """Draw all matrices again, one by one, and return the seconds and the extra memory."""
-    resample: Callable[..., object] = method.resample  # pyright: ignore[reportAttributeAccessIssue]
+    resample: Callable[..., object] = method.resample  # pyrefly: ignore[missing-attribute]
     wait_for_gpu()
     started = time.perf_counter()
     _, extra = with_extra_bytes(lambda: resample(model, 1, headroom_bytes=1), device)

@@ -172,7 +172,7 @@ def random_batch(rows: int, length: int, device: torch.device) -> Batch:
 def encoder(device: torch.device) -> PreTrainedModel:
     """Return RoBERTa-base, or on a CPU MiniLM-L6's shape, with random weights."""
     torch.manual_seed(0)
-    config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)  # pyright: ignore[reportArgumentType]
+    config = RobertaConfig(**ROBERTA_BASE) if device.type == "cuda" else BertConfig(**SMALL)
     config.problem_type = "single_label_classification"  # set now, or the model would be compiled again
     model = AutoModelForSequenceClassification.from_config(config).to(device).train()
     use_fast_attention(model)
@@ -192,7 +192,7 @@ def peft_lora(device: torch.device) -> nn.Module:
     """Return the model with HF PEFT's LoRA on the same layers and a trained head."""
     targets = r".*(attention\.self\.(query|key|value)|attention\.output\.dense)"
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets, modules_to_save=["classifier"])
-    return get_peft_model(encoder(device), config)  # pyright: ignore[reportReturnType]
+    return get_peft_model(encoder(device), config)
 
 
 class TwoBranches(nn.Module):

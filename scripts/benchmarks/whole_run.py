@@ -143,7 +143,7 @@ def folders(work: Path) -> list[str]:
 def make_model(folder: Path, data_dir: Path | None) -> Path:
     """Save RoBERTa-base with random weights and a tokenizer trained on the task's sentences; return its folder."""
     task = compose(["task=grammar" if data_dir is None else "task=cola"]).task
-    texts = [row.texts[0] for row in load_rows(task, "train", data_dir)]  # pyright: ignore[reportArgumentType]
+    texts = [row.texts[0] for row in load_rows(task, "train", data_dir)]  # pyrefly: ignore[bad-argument-type]
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     made = ByteLevelBPETokenizer(add_prefix_space=False)
     made.train_from_iterator(texts, vocab_size=8000, special_tokens=special, show_progress=False)
@@ -155,7 +155,7 @@ def make_model(folder: Path, data_dir: Path | None) -> Path:
         bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>",
         pad_token="<pad>", unk_token="<unk>", mask_token="<mask>",
     )  # fmt: skip
-    config = RobertaConfig(**ROBERTA_BASE)  # pyright: ignore[reportArgumentType]
+    config = RobertaConfig(**ROBERTA_BASE)
     torch.manual_seed(0)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -87,7 +87,7 @@ def _lines(roff: str) -> Iterator[str]:
         if not line.startswith("."):
             yield _without_escapes(line)
             continue
-        command, arguments = re.fullmatch(r"\.([A-Za-z]*)\s?(.*)", line).groups()  # pyright: ignore[reportOptionalMemberAccess] - it fits every line
+        command, arguments = re.fullmatch(r"\.([A-Za-z]*)\s?(.*)", line).groups()  # pyrefly: ignore[missing-attribute] - it fits every line
         if command in TEXT:
             yield _without_escapes(arguments)
         elif command in BLANK:

@@ -29,7 +29,7 @@ def main(*overrides: str) -> None:
     model = problem.model
     layers = low_rank_layers(model)
     start = [layer.merged_weight().detach() for layer in layers]
-    batch = to_device(next(iter(problem.select.batches.epoch())), resolved.device)  # pyright: ignore[reportAttributeAccessIssue]
+    batch = to_device(next(iter(problem.select.batches.epoch())), resolved.device)  # pyrefly: ignore[missing-attribute]
     sentences = {name: tensor[:SENTENCES] for name, tensor in batch.items() if name != "labels"}
     seen = {"step 0": {**sizes(layers, start), "likeness": likeness(model, sentences)}}
 

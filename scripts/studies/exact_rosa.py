@@ -24,7 +24,7 @@ def main() -> None:
     config = compose(["task=synthetic", "model=mlp1", "method=rosa"])
     problem = config.task.prepare(resolve(config).context)
     [weight] = problem.model.parameters()  # (replicates, out, in)
-    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyright: ignore[reportAttributeAccessIssue]
+    (x, y), (dev_x, dev_y) = (layout(batches) for batches in (problem.train, problem.select.batches))  # pyrefly: ignore[missing-attribute]
 
     table = Table("init", "rank", *(f"after {step}" for step in STEPS), box=box.SIMPLE)
     for init in ("zero", "svd"):
@@ -39,7 +39,7 @@ def main() -> None:
 
 def layout(batches: Batches) -> tuple[torch.Tensor, torch.Tensor]:
     """Return inputs and labels in the layout of the theory: (replicates, rows, in or out), in float64."""
-    return tuple(batches.tensors[name].double().movedim(0, -2) for name in ("inputs", "labels"))  # pyright: ignore[reportReturnType]
+    return tuple(batches.tensors[name].double().movedim(0, -2) for name in ("inputs", "labels"))  # pyrefly: ignore[bad-return]
 
 
 if __name__ == "__main__":

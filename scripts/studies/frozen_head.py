@@ -46,7 +46,7 @@ def last_norm(model: PreTrainedModel) -> nn.LayerNorm:
     """Return the layer normalisation that is computed last."""
     seen: list[nn.LayerNorm] = []
     norms = [module for module in model.modules() if isinstance(module, nn.LayerNorm)]
-    hooks = [norm.register_forward_pre_hook(lambda module, _inputs: seen.append(module)) for norm in norms]  # pyright: ignore[reportArgumentType]
+    hooks = [norm.register_forward_pre_hook(lambda module, _inputs: seen.append(module)) for norm in norms]
     output_of(model)
     for hook in hooks:
         hook.remove()

@@ -41,7 +41,7 @@ def main(*overrides: str) -> None:
     assert isinstance(config.method, Rosa)
     problem = config.task.prepare(resolve(config).context)
     layers = {name: problem.model.get_submodule(name) for name in config.method.target_names(problem.model)}
-    batches = problem.select.batches.epoch()  # pyright: ignore[reportAttributeAccessIssue]
+    batches = problem.select.batches.epoch()  # pyrefly: ignore[missing-attribute]
     kinds: dict[str, list[Figures]] = defaultdict(list)
     for name, inputs in inputs_of(problem.model, layers, batches).items():
         weight = problem.model.get_parameter(f"{name}.weight")

@@ -37,7 +37,7 @@ def logits(model: nn.Module) -> Tensor:
 
 
 def loss_of(model: nn.Module) -> Tensor:
-    labels = IDS if model.get_output_embeddings() is not None else LABELS  # pyright: ignore[reportCallIssue]
+    labels = IDS if model.get_output_embeddings() is not None else LABELS  # pyrefly: ignore[not-callable]
     return model(input_ids=IDS, labels=labels).loss
 
 
@@ -411,7 +411,7 @@ def test_a_model_without_attention_says_how_to_name_layers() -> None:
     with pytest.raises(UserError, match="no attention was found in this Sequential; name the layers"):
         attach(nn.Sequential(nn.Linear(2, 2)), "rosa", rank=1)
     with pytest.raises(UserError, match=r"is not a torch\.nn\.Module"):
-        attach("roberta-base", "rosa")  # pyright: ignore[reportArgumentType]
+        attach("roberta-base", "rosa")  # pyrefly: ignore[bad-argument-type]
 
 
 def test_a_method_is_attached_once_and_merged_once(tiny_model: Callable[..., Any]) -> None:

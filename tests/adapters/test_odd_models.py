@@ -48,7 +48,7 @@ class Otherwise(nn.Linear):
 
 
 class Asking(nn.Linear):
-    def forward(self, *inputs: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(self, *inputs: Tensor) -> Tensor:  # pyrefly: ignore[bad-override]
         rows, scale = inputs
         return scale * super().forward(rows)
 
@@ -134,4 +134,4 @@ def inference() -> nn.Module:
 def test_weights_that_cannot_train_are_refused(make: Callable[[], nn.Module], words: str) -> None:
     for method in ("lora", "ft"):
         with pytest.raises(UserError, match=words):
-            attach(make(), method, **({"targets": "all-linear", "rank": 2} if method == "lora" else {}))
+            attach(make(), method, **({"targets": "all-linear", "rank": 2} if method == "lora" else {}))  # pyrefly: ignore[bad-argument-type]

@@ -101,7 +101,7 @@ def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
 
     def counted(self: choosing.Runs, *arguments: object) -> object:
         made.append(0.0)
-        return begun(self, *arguments)  # pyright: ignore[reportArgumentType]
+        return begun(self, *arguments)  # pyrefly: ignore[bad-argument-type]
 
     monkeypatch.setattr(choosing.Runs, "_continue", counted)
     choose = choosing.choose

@@ -181,7 +181,7 @@ def test_signals_stay_ours_and_all_lines_are_printed_on_ray(monkeypatch: pytest.
     seen: dict[str, dict[str, object]] = {}
 
     def init(**settings: object) -> None:
-        seen["settings"], seen["environment"] = settings, dict(os.environ)
+        seen["settings"], seen["environment"] = settings, dict(os.environ)  # pyrefly: ignore[unsupported-operation]
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ours(*_: object) -> None: ...

@@ -29,7 +29,7 @@ RUN = ["task=grammar", "rank=2", "epochs=1", "batch_size=8", "limit_train=16", "
 def saved(folder: Path, kind: Any, model_type: str, **settings: Any) -> Path:
     torch.manual_seed(0)
     logging.disable_progress_bar()  # it would be on stderr
-    kind.from_config(CONFIG_MAPPING[model_type](**TINY, **settings)).save_pretrained(folder)
+    kind.from_config(CONFIG_MAPPING[model_type](**TINY, **settings)).save_pretrained(folder)  # pyrefly: ignore[unexpected-keyword]
     byte_tokenizer(max_length=64).save_pretrained(folder)
     return folder
 

@@ -24,7 +24,7 @@ PRESETS = sorted(path.stem for path in (conf_folder() / "experiment").glob("*.ya
 
 
 def plain(raw: object) -> object:
-    return OmegaConf.to_container(raw, resolve=True)  # pyright: ignore[reportArgumentType]
+    return OmegaConf.to_container(raw, resolve=True)
 
 
 @pytest.mark.parametrize("arguments", [

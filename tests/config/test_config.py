@@ -311,7 +311,7 @@ def composed(method: str) -> DictConfig:
 def changed(*overrides: str, method: str = "rosa") -> DictConfig:
     """Return the default configuration with some values changed, without composing it again."""
     free = OmegaConf.create(OmegaConf.to_container(composed(method)))
-    return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyright: ignore[reportReturnType]
+    return OmegaConf.merge(free, OmegaConf.from_dotlist(list(overrides)))  # pyrefly: ignore[bad-return]
 
 
 @pytest.mark.parametrize(("override", "words"), [(row[0], row[1:]) for row in WRONG], ids=[row[0] for row in WRONG])

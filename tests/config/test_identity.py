@@ -25,15 +25,15 @@ class Extended(RunConfig):
 
 
 def extended(config: RunConfig, **changes: object) -> Extended:
-    return Extended(**{field.name: getattr(config, field.name) for field in fields(RunConfig)}, **changes)  # pyright: ignore[reportArgumentType]
+    return Extended(**{field.name: getattr(config, field.name) for field in fields(RunConfig)}, **changes)  # pyrefly: ignore[bad-argument-type]
 
 
 def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     config = compose("task=cola")
-    known = identity(config, **WEIGHTS)  # pyright: ignore[reportArgumentType]
+    known = identity(config, **WEIGHTS)
     same, smoothed = extended(config), extended(config, smoothing=0.1, colour="blue")
-    assert identity(same, **WEIGHTS) == known  # unchanged, so no run changes its id  # pyright: ignore[reportArgumentType]
-    assert identity(smoothed, **WEIGHTS) == {**known, "smoothing": 0.1}  # pyright: ignore[reportArgumentType]
+    assert identity(same, **WEIGHTS) == known  # unchanged, so no run changes its id
+    assert identity(smoothed, **WEIGHTS) == {**known, "smoothing": 0.1}
     shown = public_config(smoothed)
     assert (shown["smoothing"], shown["colour"]) == (0.1, "blue")
     assert "scratch" not in shown
@@ -91,7 +91,7 @@ def test_every_class_of_a_group_inherits_its_base(group: str) -> None:
 
 
 def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose) -> None:
-    known = identity(compose("task=cola"), **WEIGHTS)  # pyright: ignore[reportArgumentType]
+    known = identity(compose("task=cola"), **WEIGHTS)
     left_out = {declared.name for declared, setting in settings_of(Plain) if not setting.identity}
     assert not (known.keys() - {"device", "precision", "data"}) & left_out
     assert set(asdict(compose("task=cola"))) - left_out - {"logger"} - set(known) == {

@@ -140,7 +140,7 @@ def test_weights_are_identified_by_content_and_not_by_folder(name: Name, tmp_pat
         "original": (config, b"1"), "copy": (config, b"1"), "weights": (config, b"2"), "shape": (f"{config} ", b"1"),
         "tokenizer": (config, b"1", "{ }"),
     }  # fmt: skip
-    names = {key: name(f"+model.path={write_model(tmp_path / key, *of)}") for key, of in folders.items()}
+    names = {key: name(f"+model.path={write_model(tmp_path / key, *of)}") for key, of in folders.items()}  # pyrefly: ignore[bad-argument-type]
     assert names["original"] == names["copy"]
     assert len({names["original"], names["weights"], names["shape"], names["tokenizer"], name()}) == 5
 

@@ -49,7 +49,7 @@ MARKED = task_of(text=["text"], marks={"text": Mark(start="start", end="end")})
 def table(rows: Rows, *, delimiter: str, quoting: int) -> bytes:
     text = io.StringIO()
     options = {"quotechar": None, "escapechar": None} if quoting == csv.QUOTE_NONE else {}
-    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n", **options)  # pyright: ignore[reportArgumentType]
+    writer = csv.writer(text, delimiter=delimiter, quoting=quoting, lineterminator="\n", **options)  # pyrefly: ignore[bad-argument-type]
     writer.writerows([list(rows[0]), *(row.values() for row in rows)])
     return text.getvalue().encode()
 

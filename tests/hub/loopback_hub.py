@@ -46,7 +46,7 @@ class Repository:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: "Server"  # pyright: ignore[reportIncompatibleVariableOverride]
+    server: "Server"  # pyrefly: ignore[bad-override-mutable-attribute]
 
     def setup(self) -> None:
         super().setup()

@@ -42,7 +42,7 @@ def base(tiny_model: Callable[..., PreTrainedModel], loud: Callable[[PreTrainedM
 
 
 def config(name: str = "tiny_llama", **changes: Any) -> RosaConfig:
-    return RosaConfig(**{"r": RANK, "resample_every": EVERY, "task_type": TASK[name], "seed": 3, **changes})
+    return RosaConfig(**{"r": RANK, "resample_every": EVERY, "task_type": TASK[name], "seed": 3, **changes})  # pyrefly: ignore[bad-argument-type]
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -361,14 +361,14 @@ class Odd(nn.Module):
 def test_a_layer_that_does_not_fit_is_refused_before_any_is_replaced(target: str, message: str) -> None:
     model = Odd()
     with pytest.raises(ValueError, match=message) as caught:
-        get_peft_model(model, RosaConfig(r=2, target_modules=["fits", target] if target != "nothing" else [target]))  # pyright: ignore[reportArgumentType]
+        get_peft_model(model, RosaConfig(r=2, target_modules=["fits", target] if target != "nothing" else [target]))
     assert "\n" not in str(caught.value)
     assert not layers(model)
 
 
 def test_an_unknown_architecture_needs_target_modules() -> None:
     with pytest.raises(ValueError, match="Please specify `target_modules`"):
-        get_peft_model(Odd(), RosaConfig(r=2))  # pyright: ignore[reportArgumentType]
+        get_peft_model(Odd(), RosaConfig(r=2))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_resumed_training_ends_with_the_same_bits(tiny_model: Callable[..., Pr
             str(tmp_path / folder), max_steps=8, save_steps=1, per_device_train_batch_size=4, learning_rate=1e-2,
             report_to=[], disable_tqdm=True, use_cpu=True, logging_strategy="no",
         )  # fmt: skip
-        trainer = Trainer(model, arguments, train_dataset=rows(), callbacks=[ResampleCallback(), *callbacks])  # pyright: ignore[reportArgumentType]
+        trainer = Trainer(model, arguments, train_dataset=rows(), callbacks=[ResampleCallback(), *callbacks])  # pyrefly: ignore[bad-argument-type]
         trainer.train(resume_from_checkpoint=resume)
         return model
 

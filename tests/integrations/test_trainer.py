@@ -52,7 +52,7 @@ def trainer_of(attached: Attached, folder: Path, *callbacks: TrainerCallback, **
         "learning_rate": 1e-2, "max_grad_norm": 0.5, "warmup_steps": 2, "save_strategy": "no", "report_to": [],
         "use_cpu": True, "disable_tqdm": True, "logging_strategy": "no",
     }  # fmt: skip
-    arguments = TrainingArguments(str(folder), **{**settings, **options})
+    arguments = TrainingArguments(str(folder), **{**settings, **options})  # pyrefly: ignore[bad-argument-type]
     data: Any = rows()
     return Trainer(
         model=attached.model, args=arguments, train_dataset=data, optimizers=optimizers,
@@ -74,7 +74,7 @@ def assert_same(found: Trainer, expected: Trainer, *, ours: Attached, theirs: At
     names = [name for name, _ in ours.model.named_parameters()]
     states = [
         {
-            name: trainer.optimizer.optimizer.state.get(it, {})  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            name: trainer.optimizer.optimizer.state.get(it, {})  # pyrefly: ignore[missing-attribute]
             for name, it in attached.model.named_parameters()
         }
         for trainer, attached in ((found, ours), (expected, theirs))
@@ -132,7 +132,7 @@ def test_a_callback_that_is_added_late_does_the_same(attach: Callable[..., Attac
         trainer = trainer_of(attached, tmp_path, num_train_epochs=1, optimizers=optimizers)
         if late:
             trainer.remove_callback(RosaCallback)
-            trainer.model._forward_pre_hooks.clear()  # pyright: ignore[reportOptionalMemberAccess]
+            trainer.model._forward_pre_hooks.clear()  # pyrefly: ignore[missing-attribute]
             trainer.add_callback(RosaCallback(attached))
         trainer.train()
         return attached
@@ -193,7 +193,7 @@ def test_the_same_steps_as_a_loop_of_ones_own(attach: Callable[..., Attached], t
     batch = [rows()[0]] * 4  # one batch, so that no order matters
     trainer = trainer_of(theirs, tmp_path, max_steps=5, max_grad_norm=0.0, weight_decay=0.0, warmup_steps=0,
                          gradient_accumulation_steps=1, lr_scheduler_type="constant")  # fmt: skip
-    trainer.train_dataset = batch  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train_dataset = batch  # pyrefly: ignore[bad-assignment]
     trainer.train()
     ours = attach("rosa", **settings)
     optimizer = ours.optimizer(lr=1e-2, weight_decay=0.0)
@@ -212,7 +212,7 @@ def test_a_method_sees_the_gradient_of_the_coming_batch(attach: Callable[..., At
     attached, batch = attach("rosa", rank=2, basis="gradient", init="zero"), [rows()[0]] * 4
     other = attach("rosa", rank=2, basis="gradient", init="zero")
     trainer = trainer_of(attached, tmp_path, max_steps=1, gradient_accumulation_steps=1, learning_rate=0.0)
-    trainer.train_dataset = batch  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.train_dataset = batch  # pyrefly: ignore[bad-assignment]
     trainer.train()
     ids, labels = torch.stack([row["input_ids"] for row in batch]), torch.tensor([row["labels"] for row in batch])
     other.before_step(0, other.optimizer(lr=0.0), loss=lambda: other.model(input_ids=ids, labels=labels).loss)
@@ -300,7 +300,7 @@ def test_a_checkpoint_of_the_plain_model_is_refused(
     arguments = TrainingArguments(
         str(tmp_path), max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True
     )
-    Trainer(model=tiny_model("tiny_roberta"), args=arguments, train_dataset=rows()).train()  # pyright: ignore[reportArgumentType]
+    Trainer(model=tiny_model("tiny_roberta"), args=arguments, train_dataset=rows()).train()  # pyrefly: ignore[bad-argument-type]
     with pytest.raises(UserError, match=r"this checkpoint has no \S+, so it was saved without method=rosa"):
         resume(attach("rosa", **VARIANTS["rosa"]), tmp_path / "checkpoint-1")
 

@@ -354,7 +354,7 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         for block in self.blocks:
-            x = block["norm"](x + block["query"](x))  # pyright: ignore[reportIndexIssue]
+            x = block["norm"](x + block["query"](x))  # pyrefly: ignore[bad-index]
         return self.last(x)
 
 

@@ -68,7 +68,7 @@ class Sum(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return sum(layer(x) for layer in self.layers)  # pyright: ignore[reportReturnType]
+        return sum(layer(x) for layer in self.layers)  # pyrefly: ignore[bad-return]
 
 
 def test_weights_formed_together_give_the_same_gradients(plain: Any) -> None:
@@ -79,9 +79,9 @@ def test_weights_formed_together_give_the_same_gradients(plain: Any) -> None:
         assert len(stacks) == 1
         found = torch.autograd.grad(both(image(plain)).square().sum(), factors)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    both.layers[0].materialised = torch.zeros_like(both.layers[0].residual)  # pyright: ignore[reportArgumentType]
+    both.layers[0].materialised = torch.zeros_like(both.layers[0].residual)  # pyrefly: ignore[bad-argument-type]
     assert not torch.equal(both.layers[0](image(plain)), both.layers[1](image(plain)))
-    both.layers[1].materialised = torch.zeros_like(both.layers[1].residual)  # pyright: ignore[reportArgumentType]
+    both.layers[1].materialised = torch.zeros_like(both.layers[1].residual)  # pyrefly: ignore[bad-argument-type]
     torch.testing.assert_close(both.layers[0](image(plain)), both.layers[1](image(plain)), rtol=0, atol=0)
 
 
@@ -134,7 +134,7 @@ class Net(nn.Module):
 
 def attached(compose: Callable[..., RunConfig], name: str, **changes: Any) -> tuple[Any, Any, Any]:
     chosen = compose("task=grammar", "model=tiny_roberta", f"method={name}", f"rank={RANK}").method
-    chosen = replace(chosen, **{"targets": "first|second", **changes})
+    chosen = replace(chosen, **{"targets": "first|second", **changes})  # pyrefly: ignore[bad-argument-type]
     plain = Net().double()
     net = Net().double()
     net.load_state_dict(plain.state_dict())

@@ -135,7 +135,7 @@ class Trial:
     def method(self) -> Method:
         """The method, as the command line makes it, but with periods so short that something happens in a trial."""
         method = self.config.method
-        short = {name: value for name, value in SHORT.items() if hasattr(method, name)}
+        short: dict[str, Any] = {name: value for name, value in SHORT.items() if hasattr(method, name)}
         if getattr(method, "resample_unit", None) == "steps":
             short["resample_every"] = 2 * RANK  # one vector a step
         if "blocks" in short:
@@ -156,7 +156,7 @@ class Trial:
     @cached_property
     def plain(self) -> PreTrainedModel:
         """The model without the method, and without zeros that could hide errors."""
-        model = self.make(self.model_name).to(dtype=self.dtype)  # pyright: ignore[reportCallIssue]
+        model = self.make(self.model_name).to(dtype=self.dtype)  # pyrefly: ignore[missing-argument]
         return self.roughened(model).to(self.device)
 
     def attach(self, method: Method | None = None) -> nn.Module:
@@ -215,8 +215,8 @@ class Trial:
         epochs, batches = (2, self.batches) if self.method.trains else (STEPS, [])
         config = replace(self.config, epochs=epochs, lr=1e-2, optimizer=replace(self.config.optimizer, warmup_steps=0))
         fit(
-            model, self.method, EveryStep(batches), recipe=recipe(config, STEPS // 2),  # pyright: ignore[reportArgumentType]
-            evaluate=lambda: {"loss": 0.0}, autocast=nullcontext, meter=Meter(self.device), observers=[kept],  # pyright: ignore[reportArgumentType]
+            model, self.method, EveryStep(batches), recipe=recipe(config, STEPS // 2),  # pyrefly: ignore[bad-argument-type]
+            evaluate=lambda: {"loss": 0.0}, autocast=nullcontext, meter=Meter(self.device), observers=[kept],
             start=start,
         )  # fmt: skip
         model.eval()
@@ -287,7 +287,7 @@ def _shapes(trial: Trial) -> Shapes:
     biases = {at: p.numel() for at, p in model.named_parameters() if at.endswith("bias")}
     of_targets = sum(module.bias.numel() for module in targets if module.bias is not None)
     return Shapes(
-        targets=[tuple(weight_of(module).shape) for module in targets],  # pyright: ignore[reportArgumentType]
+        targets=[tuple(weight_of(module).shape) for module in targets],  # pyrefly: ignore[bad-argument-type]
         beside=head if trial.protocol == "fair" else of_targets,
         head=head,
         biases=sum(count for at, count in biases.items() if not name_matches(head_names, at)),

@@ -118,7 +118,7 @@ def test_a_resample_keeps_the_function_and_moves_the_subspace(tiny_model: Tiny, 
 def test_grouped_queries_get_factors_of_matching_shape(tiny_model: Tiny, compose: Compose) -> None:
     model = tiny_model("tiny_llama")
     attach(compose, model, "lora", "protocol=fair")
-    shapes = {name.rpartition(".")[2]: tuple(layer.shape) for name, layer in adapters(model)}  # pyright: ignore[reportAttributeAccessIssue, reportArgumentType]
+    shapes = {name.rpartition(".")[2]: tuple(layer.shape) for name, layer in adapters(model)}  # pyrefly: ignore[bad-argument-type]
     assert shapes == {"q_proj": (32, 32), "k_proj": (16, 32), "v_proj": (16, 32), "o_proj": (32, 32)}
 
 
@@ -136,7 +136,7 @@ def test_the_protocol_decides_whether_the_output_layer_is_adapted(
 
 def test_a_fused_matrix_is_split_into_queries_keys_and_values(tiny_model: Tiny, compose: Compose) -> None:
     model = tiny_model("tiny_gpt2")
-    whole = weight_of(model.get_submodule("transformer.h.1.attn.c_attn")).clone()  # pyright: ignore[reportArgumentType]
+    whole = weight_of(model.get_submodule("transformer.h.1.attn.c_attn")).clone()  # pyrefly: ignore[bad-argument-type]
     attach(compose, model, "rosa", "protocol=fair", "method.split_qkv=true")
     blocks = [model.get_submodule(f"transformer.h.1.attn.c_attn.blocks.{number}") for number in range(3)]
     for block, expected in zip(blocks, whole.split(32), strict=True):

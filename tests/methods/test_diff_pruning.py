@@ -28,7 +28,7 @@ def start(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTraine
     def make(model: str, **changes: Any) -> Training:
         task = "grammar" if model == "tiny_roberta" else "restaurants"
         config = compose(f"task={task}", f"model={model}", "method=diff_pruning", "protocol=paper", "epochs=1")
-        method: Any = replace(config.method, **{"gate_lr_ratio": 100.0, **changes})
+        method: Any = replace(config.method, **{"gate_lr_ratio": 100.0, **changes})  # pyrefly: ignore[bad-argument-type]
         net: Any = method.attach(tiny_model(model))
         return Training(net, method, recipe_of(config, 8), steps_per_epoch=8, device=CPU)
 

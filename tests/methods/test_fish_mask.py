@@ -62,7 +62,7 @@ def by_brute_force(model: nn.Module, weights: list[nn.Parameter], given: list[Ba
             else:
                 each = logits[0].log_softmax(-1)
                 total = sum(each[at - 1, labels[at]] for at in range(1, len(labels)) if labels[at] != IGNORED)
-            gradients = torch.autograd.grad(total, weights, allow_unused=True)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            gradients = torch.autograd.grad(total, weights, allow_unused=True)  # pyrefly: ignore[no-matching-overload]
             for place, gradient in enumerate(gradients):
                 sums[place] += 0 if gradient is None else gradient**2
             count += 1
@@ -168,7 +168,7 @@ def test_only_chosen_entries_have_gradients_and_moments(
     count = round(0.01 * sum(frozen.numel() for frozen in tiny_model("tiny_llama").parameters()))
     assert sum(p.grad.numel() for p in net.parameters() if p.grad is not None) == count
     assert sum(t.numel() for state in optimizer.state.values() for t in state.values() if t.ndim) == 2 * count
-    assert {form.indices.numel() for _, form in formed(net)} == {form.values.numel() for _, form in formed(net)}  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    assert {form.indices.numel() for _, form in formed(net)} == {form.values.numel() for _, form in formed(net)}  # pyrefly: ignore[not-callable]
 
 
 def test_a_shared_weight_is_formed_once(
@@ -190,7 +190,7 @@ def test_the_labels_of_the_mask_are_given_or_drawn(
 ) -> None:
     def places(**changes: Any) -> list[int]:
         net = method("tiny_roberta", **changes).attach(tiny_model("tiny_roberta"), batches("tiny_roberta"))
-        return [place for _, form in formed(net) for place in form.indices.tolist()]  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        return [place for _, form in formed(net) for place in form.indices.tolist()]  # pyrefly: ignore[not-callable]
 
     assert places() == places(seed=1)
     assert places(labels="drawn") == places(labels="drawn")

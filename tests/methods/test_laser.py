@@ -63,7 +63,7 @@ def test_a_candidate_is_the_model_with_one_weight_of_lower_rank(
     assert names[0] == names[-1] == UNCHANGED
     linears = [name for name, module in plain.named_modules() if isinstance(module, LINEAR_TYPES)]
     body = [name for name in linears if "classifier" not in name and name != "lm_head"]
-    full = {name: min(plain.get_submodule(name).weight.shape) for name in body}  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
+    full = {name: min(plain.get_submodule(name).weight.shape) for name in body}  # pyrefly: ignore[bad-argument-type]
     expected = [f"{name} at rank {rank}" for name in body for rank in (full[name] // 2, full[name] // 10, 1)]
     assert names[1:-1] == list(dict.fromkeys(expected))  # 0.01 and 0.02 of 32 are both rank 1
     for number in (2, 1, len(names) - 3, 0, 3):
@@ -74,7 +74,7 @@ def test_a_candidate_is_the_model_with_one_weight_of_lower_rank(
             continue
         name, _, rank = names[number].partition(" at rank ")
         assert changed == {f"{name}.weight"}
-        found, expected = weight_of(net.get_submodule(name)), by_svd(weight_of(plain.get_submodule(name)), int(rank))  # pyright: ignore[reportArgumentType]
+        found, expected = weight_of(net.get_submodule(name)), by_svd(weight_of(plain.get_submodule(name)), int(rank))  # pyrefly: ignore[bad-argument-type]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
         assert torch.linalg.matrix_rank(found.double(), rtol=1e-5) == int(rank)
 
@@ -148,7 +148,7 @@ class StopAfter(Observer):
 def shown(record: RunRecord) -> tuple[Any, ...]:
     """What must not depend on interruptions."""
     scores = record.scores
-    return [epoch.scores for epoch in scores.epochs], dict(record.selected), dict(record.last), record.candidates  # pyright: ignore[reportReturnType]
+    return [epoch.scores for epoch in scores.epochs], dict(record.selected), dict(record.last), record.candidates
 
 
 @pytest.mark.slow

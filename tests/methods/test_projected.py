@@ -32,7 +32,7 @@ def start(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTraine
     def make(model: str, name: str, **changes: Any) -> Training:
         task = "grammar" if model == "tiny_roberta" else "restaurants"
         config = compose(f"task={task}", f"model={model}", f"method={name}", "protocol=paper", "rank=4", "lr=3e-3")
-        method = replace(config.method, **{"update_every": 3, **changes})
+        method = replace(config.method, **{"update_every": 3, **changes})  # pyrefly: ignore[bad-argument-type]
         net: Any = method.attach(tiny_model(model))
         return Training(net, method, recipe_of(config, 10), steps_per_epoch=10, device=CPU)
 

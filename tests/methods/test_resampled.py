@@ -21,7 +21,7 @@ from rosa_bench.training.state import Recipe, Training
 
 RANK, SIZE, LAYERS = 2, 32, 8  # eight attention layers of 32 x 32
 LENGTH = RunLength(10, 2)
-EVERY = {"resample_every": 4.0, "resample_unit": "steps"}
+EVERY: dict[str, Any] = {"resample_every": 4.0, "resample_unit": "steps"}
 
 Attach = Callable[..., tuple[PreTrainedModel, Any]]
 CHOICES = {
@@ -42,7 +42,7 @@ def is_allowed(basis: str, init: str, train: str, stagger: bool, moments: str) -
     return moments == "reset" or train == "a"
 
 
-EACH = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
+EACH: list[dict[str, Any]] = [dict(zip(CHOICES, values, strict=True)) for values in product(*CHOICES.values())]
 ALLOWED = [each for each in EACH if is_allowed(**each)]
 REFUSED = [each for each in EACH if not is_allowed(**each)]
 PLAIN = {name: values[0] for name, values in CHOICES.items()}
@@ -73,7 +73,7 @@ def attach(
     def make(method: str, **changes: Any) -> tuple[PreTrainedModel, Any]:
         chosen = compose("task=grammar", "model=tiny_roberta", f"method={method}", f"rank={RANK}").method
         net = roughened(tiny_model("tiny_roberta").double())
-        chosen = replace(chosen, **{**EVERY, **changes})
+        chosen = replace(chosen, **EVERY | changes)
         chosen.attach(net)
         return net, chosen
 
@@ -324,7 +324,7 @@ def test_other_moments_stay_even_if_the_protocol_clears_all(attach: Attach, comp
 )
 def test_when_draws_are_made(compose: Callable[..., RunConfig], settings: dict[str, Any], due: list[int]) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "method=rosa", f"rank={RANK}").method
-    method = replace(method, **{**EVERY, **settings})
+    method = replace(method, **EVERY | settings)
     assert isinstance(method, Rosa)
     assert method.due_steps(LENGTH) == due
     every = [number for at in range(20) for number in method.draws(at, LENGTH)]
@@ -360,7 +360,7 @@ def test_combinations_that_make_no_sense_are_refused(
 ) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "method=rosa").method
     with pytest.raises(UserError, match=r"^method\.[^\n]*$"):
-        replace(method, **{**EVERY, **settings})
+        replace(method, **EVERY | settings)
 
 
 @pytest.mark.parametrize(

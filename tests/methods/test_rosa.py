@@ -206,7 +206,7 @@ def test_is_due(
     compose: Callable[..., RunConfig], every: float, unit: str, steps_per_epoch: int, due: list[int]
 ) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "method=rosa").method
-    method = replace(method, resample_every=every, resample_unit=unit)
+    method = replace(method, resample_every=every, resample_unit=unit)  # pyrefly: ignore[unexpected-keyword]
     assert [step for step in range(21) if method.is_due(step, RunLength(steps_per_epoch, 21))] == due
 
 

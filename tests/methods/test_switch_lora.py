@@ -183,7 +183,7 @@ def test_factors_and_candidates_start_with_the_papers_standard_deviations(
 def test_a_weight_has_as_many_candidates_as_its_smaller_side(method: Callable[..., SwitchLora]) -> None:
     net = nn.Sequential(nn.Linear(12, 7), nn.Linear(7, 12))
     method(targets=".*", head="(?!)", lm_head=None, train_head=False).attach(net)
-    shapes = [{name: tuple(pool.shape) for name, pool in layer.exchange.candidates.items()} for layer in net]  # pyright: ignore
+    shapes = [{name: tuple(pool.shape) for name, pool in layer.exchange.candidates.items()} for layer in net]  # pyrefly: ignore[missing-attribute]
     assert shapes == [{"a": (7, 7), "b": (7, 12)}, {"a": (12, 7), "b": (7, 7)}]
 
 

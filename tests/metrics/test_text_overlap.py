@@ -123,7 +123,7 @@ def test_the_signature_is_sacrebleus() -> None:
     assert tuple(named) == SCORES
     for name, lowercase in (("bleu", True), ("bleu_cased", False)):
         scorer = sacrebleu.BLEU(lowercase=lowercase)
-        scorer.corpus_score(["a", "b"], [["a", "b"], ["c", None]])  # pyright: ignore[reportArgumentType]
+        scorer.corpus_score(["a", "b"], [["a", "b"], ["c", None]])  # pyrefly: ignore[bad-argument-type]
         assert str(scorer.get_signature()) == f"nrefs:var|{named[name]}"
     assert named["nist"] == f"case:lc|tok:13a|n:5|sacrebleu:{sacrebleu.__version__}|rosa-bench:{__version__}"
 

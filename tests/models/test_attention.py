@@ -158,7 +158,7 @@ def test_generation_equals_that_with_transformers_mask(
 
     def continued() -> Tensor:
         options: Any = {"max_new_tokens": 6, "do_sample": False, "num_beams": 2, "pad_token_id": 1}
-        return model.generate(input_ids=ids(), attention_mask=padded(side), **options)  # pyright: ignore[reportCallIssue]
+        return model.generate(input_ids=ids(), attention_mask=padded(side), **options)  # pyrefly: ignore[not-callable]
 
     found = continued()
     model.set_attn_implementation("sdpa")

@@ -179,7 +179,7 @@ def test_a_saved_model_is_restored(spec_of: SpecOf, tmp_path: Path, name: str) -
     assert torch.equal(logits(back.model, tokens_of(9)), logits(saved.model, tokens_of(9)))
     assert back.missing == ()
     assert max_input_length(back) == max_input_length(saved)
-    assert back.model.get_output_embeddings().weight is back.model.get_input_embeddings().weight  # pyright: ignore
+    assert back.model.get_output_embeddings().weight is back.model.get_input_embeddings().weight  # pyrefly: ignore[missing-attribute]
 
 
 @pytest.mark.parametrize("name", RANDOM)

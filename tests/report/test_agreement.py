@@ -45,7 +45,7 @@ def test_a_figure_that_is_no_number_gives_no_order() -> None:
 
 
 def test_three_methods_are_no_order() -> None:
-    assert agreement(dict.fromkeys("abcd", 1.0) | {"a": 2.0}, {"a": 1.0, "b": 2.0, "c": 3.0}) is None
+    assert agreement(dict.fromkeys("abcd", 1.0) | {"a": 2.0}, {"a": 1.0, "b": 2.0, "c": 3.0}) is None  # pyrefly: ignore[bad-argument-type]
 
 
 # Typed in again from PEFT's files: experiment, accuracy x 100, bytes of memory.

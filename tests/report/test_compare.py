@@ -46,13 +46,13 @@ def by_scipy(differences: np.ndarray) -> str:
 
 def by_welch(one: np.ndarray, other: np.ndarray) -> str:
     """Half the mean difference of two samples, with its interval, as text."""
-    ends = ttest_ind(one, other, equal_var=False).confidence_interval()  # pyright: ignore[reportAttributeAccessIssue]
+    ends = ttest_ind(one, other, equal_var=False).confidence_interval()
     mean = float(one.mean() - other.mean())
     return f"{signed(mean / 2)} [{signed(ends.low / 2)}, {signed(ends.high / 2)}] ({len(other)} to {len(one)})"
 
 
 def detectable(one: np.ndarray, other: np.ndarray) -> str:
-    df = ttest_ind(one, other, equal_var=False).df  # pyright: ignore[reportAttributeAccessIssue]
+    df = ttest_ind(one, other, equal_var=False).df
     return f"{100 * noncentrality(df) * np.hypot(sem(one), sem(other)) / 2:.1f}"
 
 

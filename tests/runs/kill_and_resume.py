@@ -275,7 +275,7 @@ def dying_half_through_the_older() -> None:
             die()
         real(path, **options)
 
-    shutil.rmtree = rmtree
+    shutil.rmtree = rmtree  # pyrefly: ignore[bad-assignment]
 
 
 # In the order in which a run reaches them. Work between the last checkpoint and a kill is done again.
@@ -332,7 +332,7 @@ def zeroed(*parts: str) -> Change:
 
 
 def without_generators() -> None:
-    state.restore_random_state = lambda _state, _device: None
+    state.restore_random_state = lambda _state, _device: None  # pyrefly: ignore[bad-assignment]
 
 
 LACKING: dict[str, Change] = {

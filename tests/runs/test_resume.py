@@ -226,7 +226,7 @@ def test_a_run_with_draws_resumes_bit_for_bit(
     assert outcome(resolved, found) == expected
     assert found.resamples == record.resamples
     length = RunLength(STEPS, 3)
-    drawn = sum(len(resolved.config.method.draws(step, length)) for step in range(length.total_steps))  # pyright: ignore[reportAttributeAccessIssue]
+    drawn = sum(len(resolved.config.method.draws(step, length)) for step in range(length.total_steps))  # pyrefly: ignore[missing-attribute]
     assert found.resamples == drawn > 10
 
 

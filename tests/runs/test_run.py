@@ -194,7 +194,7 @@ def outputs(folder: Path, rows: list[Row]) -> torch.Tensor:
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        return torch.cat([model(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
+        return torch.cat([model(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])  # pyrefly: ignore[not-callable]
 
 
 @pytest.mark.parametrize(
@@ -242,7 +242,7 @@ def test_the_saved_prompt_is_the_one_whose_scores_were_recorded(
     tokenizer = AutoTokenizer.from_pretrained(resolved.saved_model)
     rows = references(resolved)
     with torch.inference_mode():
-        found = torch.cat([loaded(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
+        found = torch.cat([loaded(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])  # pyrefly: ignore[not-callable]
     truth, selected = torch.tensor([row.label for row in rows]), record.selected
     assert functional.cross_entropy(found, truth).item() == pytest.approx(selected["loss"], abs=1e-5)
     assert matthews_corrcoef(truth, found.argmax(-1)) == pytest.approx(selected["matthews_correlation"])
@@ -259,7 +259,7 @@ def test_a_regression_is_scored_by_pearson_correlation(make_setup: MakeSetup, tm
     selected = record.selected
     assert found.shape == (20, 1)
     assert record.scores.reported == "pearson"
-    assert pearsonr(found.squeeze(-1).double(), truth).statistic == pytest.approx(selected["pearson"], abs=1e-4)  # pyright: ignore[reportAttributeAccessIssue]
+    assert pearsonr(found.squeeze(-1).double(), truth).statistic == pytest.approx(selected["pearson"], abs=1e-4)
     assert functional.mse_loss(found.squeeze(-1), truth).item() == pytest.approx(selected["loss"], rel=1e-4)
     losses = [epoch.train_loss for epoch in record.scores.epochs]
     assert losses[-1] < losses[0]
@@ -425,7 +425,7 @@ def test_the_model_of_a_run_is_freed_before_the_next_run(
     def watched(task: TextTask, context: Context) -> PreparedTask:
         left.append(sum(model() is not None for model in models))
         problem = prepare(task, context)
-        problem.model.cycle = [problem.model]  # pyright: ignore[reportArgumentType] - a cycle, which reference counts never free
+        problem.model.cycle = [problem.model]  # pyrefly: ignore[bad-argument-type] - a cycle, which reference counts never free
         models.append(weakref.ref(problem.model))
         return problem
 

@@ -189,7 +189,7 @@ class Watched(Observer):
 
         def generate(model: nn.Module, *arguments: Any, **options: Any) -> list[str]:
             self.wrote.append(weights(model))
-            return real_generate(model, *arguments, **options)  # pyright: ignore[reportArgumentType]
+            return real_generate(model, *arguments, **options)  # pyrefly: ignore[bad-argument-type]
 
         monkeypatch.setattr(generation, "generate", generate)
 
@@ -232,9 +232,9 @@ def test_the_selected_weights_are_saved_and_both_selected_and_last_are_scored(
     )
     rows = written(resolved, record)
     for row in rows:
-        ids = torch.tensor([[0, *tokenizer(f"{row.prompt} ||", add_special_tokens=False)["input_ids"]]])
+        ids = torch.tensor([[0, *tokenizer(f"{row.prompt} ||", add_special_tokens=False)["input_ids"]]])  # pyrefly: ignore[not-callable]
         [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)
-        assert tokenizer.decode(tokens[ids.shape[1] :], skip_special_tokens=True).strip() == row.output
+        assert tokenizer.decode(tokens[ids.shape[1] :], skip_special_tokens=True).strip() == row.output  # pyrefly: ignore[missing-attribute]
 
     # Each model has the recorded loss.
     for shown, kept in (("selected", selected), ("last", last)):

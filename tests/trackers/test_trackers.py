@@ -65,9 +65,9 @@ def tensorboard_runs(resolved: ResolvedRun) -> list[TrackedRun]:
             for name, value in parse_session_start_info_plugin_data(stored).hparams.items()
         }
         tracked = TrackedRun(folder.name, folder.name, settings)
-        for name in events.Tags()["scalars"]:
+        for name in events.Tags()["scalars"]:  # pyrefly: ignore[not-iterable]
             tracked.sent += [((event.step, name), event.value) for event in events.Scalars(name)]
-        if "status/text_summary" in events.Tags()["tensors"]:
+        if "status/text_summary" in events.Tags()["tensors"]:  # pyrefly: ignore[not-iterable]
             tracked.ending = events.Tensors("status/text_summary")[-1].tensor_proto.string_val[0].decode()
         assert [path for path in folder.iterdir() if path.is_dir()] == []  # a subfolder would appear as another run
         runs.append(tracked)
@@ -78,8 +78,8 @@ def wandb_runs(resolved: ResolvedRun) -> list[TrackedRun]:
     """Read the files that ``wandb sync`` uploads: protobuf records in LevelDB's log format after a 7-byte header."""
     import struct
 
-    import wandb  # pyright: ignore[reportMissingImports]
-    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportMissingImports]
+    import wandb  # pyrefly: ignore[missing-import]
+    from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-import]
 
     def messages(path: Path) -> list[Any]:
         data, at, part, found = path.read_bytes(), 7, b"", []
@@ -114,7 +114,7 @@ def wandb_runs(resolved: ResolvedRun) -> list[TrackedRun]:
 
 
 def mlflow_runs(resolved: ResolvedRun) -> list[TrackedRun]:
-    import mlflow  # pyright: ignore[reportMissingImports]
+    import mlflow  # pyrefly: ignore[missing-import]
 
     client = mlflow.MlflowClient(f"sqlite:///{resolved.config.logger.path / 'mlflow.db'}")
     project = client.get_experiment_by_name(resolved.config.logger.project).experiment_id
@@ -132,7 +132,7 @@ def mlflow_runs(resolved: ResolvedRun) -> list[TrackedRun]:
 def trackio_runs(resolved: ResolvedRun) -> list[TrackedRun]:
     import sqlite3
 
-    from trackio.utils import TRACKIO_DIR  # pyright: ignore[reportMissingImports]
+    from trackio.utils import TRACKIO_DIR  # pyrefly: ignore[missing-import]
 
     with sqlite3.connect(TRACKIO_DIR / f"{resolved.config.logger.project}.db") as database:
         configs = database.execute("SELECT run_id, run_name, config FROM configs ORDER BY id").fetchall()
@@ -370,7 +370,7 @@ def test_failing_tracker_warns_once_and_the_run_completes(
         raise ConnectionError("the server is gone\nand more of it")
 
     monkeypatch.setattr(TensorBoardTracker, "log", gone)
-    monkeypatch.setattr(TensorBoardTracker, "finish", lambda _self: asked.append("finish"))
+    monkeypatch.setattr(TensorBoardTracker, "finish", lambda _self: asked.append("finish"))  # pyrefly: ignore[bad-argument-type]
     monkeypatch.setattr(tensorboard.TensorBoard, "end", lambda _self, tracker, _status, _step: tracker.finish())
     with caplog.at_level(logging.WARNING, "rosa_bench.trackers.base"):
         record = run(resolved)
@@ -468,7 +468,7 @@ def test_every_logger_composes_and_checks_its_packages(monkeypatch: pytest.Monke
     assert Path("here").absolute() in (logger.path, logger.path.parent)
     assert bool(logger.help) == (name != "none")
     with pytest.raises(AttributeError):
-        logger.name = "other"  # pyright: ignore[reportAttributeAccessIssue]
+        logger.name = "other"  # pyrefly: ignore[read-only]
 
 
 def test_default_logger_is_none(compose: Callable[..., RunConfig]) -> None:

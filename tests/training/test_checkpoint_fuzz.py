@@ -55,7 +55,7 @@ def real(compose: Callable[..., RunConfig], tmp_path_factory: pytest.TempPathFac
     with pytest.raises(KeyboardInterrupt):
         run(resolved, [Stop()])
     problem = resolved.config.task.prepare(resolved.context)
-    problem = replace(problem, model=resolved.config.method.attach(problem.model))
+    problem = replace(problem, model=resolved.config.method.attach(problem.model))  # pyrefly: ignore[bad-argument-type]
     [path] = resolved.checkpoints.iterdir()
     found = checkpoints(resolved.checkpoints, resolved, problem).load()
     assert found is not None

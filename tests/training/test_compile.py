@@ -35,7 +35,7 @@ def model(
 ) -> PreTrainedModel:
     """A one-layer RoBERTa in float64 with LoRA attached and factors that are not zero."""
     net = tiny_model("tiny_roberta").double()
-    del net.get_submodule("roberta.encoder.layer")[1]  # pyright: ignore[reportIndexIssue] - compiling it takes seconds
+    del net.get_submodule("roberta.encoder.layer")[1]  # pyrefly: ignore[unsupported-operation] - compiling it takes seconds
     compose("task=grammar", "model=tiny_roberta", "method=lora", "rank=2").method.attach(net)
     return roughened(net)
 

@@ -78,7 +78,7 @@ def training(
 
     def make(**changes: Any) -> tuple[Training, Any, Callable[[Batch], Tensor]]:
         method = compose("task=grammar", "model=tiny_roberta", "method=rosa", "rank=2").method
-        model = tiny_model("tiny_roberta").to(GPU).train()  # pyright: ignore[reportArgumentType]
+        model = tiny_model("tiny_roberta").to(GPU).train()  # pyrefly: ignore[bad-argument-type]
         method.attach(model)
         optimizer = replace(
             compose("task=grammar", "model=tiny_roberta").optimizer, weight_decay=0.1,
@@ -227,7 +227,7 @@ def test_a_step_that_cannot_be_captured_raises_with_advice() -> None:
 
 @needs_gpu
 def test_equal_steps_share_their_graphs(tiny_model: Callable[..., PreTrainedModel]) -> None:
-    model, other = (tiny_model("tiny_roberta").to(GPU).eval() for _ in range(2))  # pyright: ignore[reportArgumentType]
+    model, other = (tiny_model("tiny_roberta").to(GPU).eval() for _ in range(2))  # pyrefly: ignore[bad-argument-type]
     data = batch(1)
     with torch.inference_mode(), replaying(GPU, "always") as replay:
         expected = Forward(model, nullcontext)(data)

@@ -90,7 +90,7 @@ class Recorder(Method):
         self.asked.append((step, length.steps_per_epoch))
         return step in self.due
 
-    def before_step(self, model: nn.Module, step: int, **_known: Any) -> Changed:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def before_step(self, model: nn.Module, step: int, **_known: Any) -> Changed:
         self.resampled[step] = [parameter.detach().clone() for parameter in model.parameters()]
         return Changed(reset=[parameter for name, parameter in model.named_parameters() if name.endswith("weight")])
 
@@ -452,7 +452,7 @@ def test_a_method_may_bring_its_own_optimizer() -> None:
 class Alternating(Recorder):
     """Trains the weight in even steps and the bias in odd ones."""
 
-    def before_step(self, model: Any, step: int, **_known: Any) -> Changed:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def before_step(self, model: Any, step: int, **_known: Any) -> Changed:
         model.linear.weight.requires_grad_(step % 2 == 0)
         model.linear.bias.requires_grad_(step % 2 == 1)
         return Changed(retrain=True)
@@ -663,7 +663,7 @@ class Asking(Recorder):
 
     losses: list[Tensor] = field(default_factory=list)
 
-    def before_step(self, model: nn.Module, step: int, **known: Any) -> Changed:  # noqa: ARG002 # pyright: ignore[reportIncompatibleMethodOverride]
+    def before_step(self, model: nn.Module, step: int, **known: Any) -> Changed:  # noqa: ARG002
         self.losses.append(known["loss"]())
         return Changed(draws=3)
 

@@ -83,7 +83,7 @@ class Cell:
     def alone(self, lr: float) -> tuple[list[Epoch], dict[str, Tensor]]:
         model = self.attached()
         torch.manual_seed(3)
-        history = fit(model, self.config.method, Texts(self.labels), **self.arguments(model, lr))  # pyright: ignore[reportArgumentType]
+        history = fit(model, self.config.method, Texts(self.labels), **self.arguments(model, lr))  # pyrefly: ignore[bad-argument-type]
         return history, self.config.method.state(model)
 
     def together(
@@ -173,7 +173,7 @@ def test_a_run_depends_on_the_size_of_the_pack_and_not_on_its_neighbours(cell: C
     made = cell("tiny_roberta", *RESAMPLED, "protocol=fair")
     (history, state), *_ = made.together((1e-3, 3e-3, 2e-2))
     (other, same), *_ = made.together((1e-3, 5e-3, 1e-4))
-    assert [epoch.train_loss for epoch in history] == [epoch.train_loss for epoch in other]  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
+    assert [epoch.train_loss for epoch in history] == [epoch.train_loss for epoch in other]  # pyrefly: ignore[not-iterable]
     assert all(torch.equal(tensor, same[name]) for name, tensor in state.items())
 
 
@@ -251,7 +251,7 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
 
 def test_batches_that_runs_share_are_made_once() -> None:
     made = Texts("class")
-    shared = SharedBatches(made)  # pyright: ignore[reportArgumentType]
+    shared = SharedBatches(made)  # pyrefly: ignore[bad-argument-type]
     for epoch, start in ((0, 0), (1, 0), (2, 3)):
         made.given.clear()
         pairs = list(zip(shared.epoch(epoch, start=start), shared.epoch(epoch, start=start), strict=True))
@@ -261,6 +261,6 @@ def test_batches_that_runs_share_are_made_once() -> None:
 
 def test_every_packable_method_is_among_those_compared(compose: Compose) -> None:
     given = [cell.values if hasattr(cell, "values") else cell for cell in CELLS]
-    compared = {override for _, _, overrides in given for override in overrides if override.startswith("method=")}
+    compared = {override for _, _, overrides in given for override in overrides if override.startswith("method=")}  # pyrefly: ignore[not-iterable]
     made = {name: compose("task=grammar", "model=tiny_roberta", f"method={name}") for name in names_in("method")}
     assert {f"method={name}" for name, config in made.items() if config.method.packable} <= compared

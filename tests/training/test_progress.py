@@ -174,12 +174,12 @@ def test_candidates_are_counted_and_named(terminal: Console, caplog: pytest.LogC
     names = [f"layer {number}" for number in range(2 * LINES)]
     bar = CandidateProgress(names, console=terminal)
     done: list = [None] * 4  # before an interruption
-    bar.on_train_start(SimpleNamespace(history=done))  # pyright: ignore[reportArgumentType]
+    bar.on_train_start(SimpleNamespace(history=done))  # pyrefly: ignore[bad-argument-type]
     assert bar.bar.tasks[0].completed == 4
     for number in range(4, len(names)):
         epoch = SimpleNamespace(scores={"accuracy": number / 100, "hidden.part": 1.0}, time_s=2.0)
-        bar.on_epoch_end(SimpleNamespace(), number, epoch)  # pyright: ignore[reportArgumentType]
-    bar.on_train_end(SimpleNamespace())  # pyright: ignore[reportArgumentType]
+        bar.on_epoch_end(SimpleNamespace(), number, epoch)  # pyrefly: ignore[bad-argument-type]
+    bar.on_train_end(SimpleNamespace())  # pyrefly: ignore[bad-argument-type]
     assert (bar.bar.tasks[0].completed, bar.bar.tasks[0].total) == (50, 50)
     lines = [record.getMessage() for record in caplog.records]
     assert lines[0] == "candidate 6/50  layer 5  accuracy 5.00  (2.0 s)"

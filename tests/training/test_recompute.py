@@ -234,7 +234,7 @@ def test_on_a_gpu_gradients_are_equal_and_memory_is_saved(
     tiny_model: Tiny, compose: Compose, name: str, offload: bool, autocast: bool
 ) -> None:
     gpu = torch.device("cuda")
-    model = with_dropout(tiny_model(name)).to(gpu)  # pyright: ignore[reportArgumentType]
+    model = with_dropout(tiny_model(name)).to(gpu)  # pyrefly: ignore[bad-argument-type]
     method = made(compose, name, "lora")
     method.attach(model)
 

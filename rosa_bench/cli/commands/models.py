@@ -53,7 +53,7 @@ def load_specs(files: dict[str, Path]) -> dict[str, Model]:
     for name, path in files.items():
         settings = OmegaConf.load(path)
         if not OmegaConf.is_interpolation(settings, "name"):
-            specs[name] = build(Model, settings, at=f"model.{name}", default=Encoder)  # pyright: ignore[reportArgumentType]
+            specs[name] = build(Model, settings, at=f"model.{name}", default=Encoder)  # pyrefly: ignore[bad-argument-type]
     return specs
 
 
@@ -112,7 +112,7 @@ def _size(parameters: int | None) -> str:
 def _sources(model: Model) -> str:
     if model.drawn_from is not None:
         return "random draw"
-    return " or ".join(filter(None, (model.hub and "hub", model.wheel and "wheel", model.path and "folder")))
+    return " or ".join(filter(None, (model.hub and "hub", model.wheel and "wheel", model.path and "folder")))  # pyrefly: ignore[no-matching-overload]
 
 
 def _presence(model: Model) -> str:

@@ -104,7 +104,7 @@ def jobs_known_to_compose() -> Iterator[None]:
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     check = BasicSweeper.validate_batch_is_legal
-    BasicSweeper.validate_batch_is_legal = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
+    BasicSweeper.validate_batch_is_legal = lambda *_: None  # pyrefly: ignore[bad-assignment]
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ class Cluster(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         settings: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
         settle_environment(own=settings["address"] == OWN)
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray  # pyrefly: ignore[missing-import]
 
         handlers = {number: signal.getsignal(number) for number in SIGNALS}
         ray.init(**settings)
@@ -38,7 +38,7 @@ class Cluster(Callback):
         log.info("Ray has %g CPUs and %g GPUs", found.get("CPU", 0), found.get("GPU", 0))
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:  # noqa: ARG002 - a hook point
-        import ray  # pyright: ignore[reportMissingImports]
+        import ray  # pyrefly: ignore[missing-import]
 
         time.sleep(PRINTING_S)
         ray.shutdown()

@@ -40,7 +40,7 @@ def resolved(raw: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 def _by_omegaconf(raw: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
     try:
         raw = raw if isinstance(raw, DictConfig) else OmegaConf.create(dict(raw))
-        return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyright: ignore[reportReturnType]
+        return OmegaConf.to_container(raw, resolve=True, throw_on_missing=True)  # pyrefly: ignore[bad-return]
     except OmegaConfBaseException as error:
         if (mistake := user_error_in(error)) is not None:  # raised by one of our resolvers
             raise mistake from None

@@ -30,4 +30,4 @@ def named_task(name: str, *, key: str, protocol: str) -> NamedTask:
         raw = Composer().compose((f"task={name}", f"protocol={protocol}"))
     base, default = GROUPS["task"]
     values = OmegaConf.to_container(raw.task, resolve=True)
-    return NamedTask(build(base, values, at="task", default=default), raw.batch_size, raw.max_length)  # pyright: ignore[reportArgumentType]
+    return NamedTask(build(base, values, at="task", default=default), raw.batch_size, raw.max_length)  # pyrefly: ignore[bad-argument-type]

@@ -24,4 +24,4 @@ def parse(raw: DictConfig | Mapping[str, Any]) -> RunConfig:
     plain = vars(typed(Plain, {field.name: values[field.name] for field in fields(Plain)}))
     shorthand = typed(Shorthand, {field.name: values[field.name] for field in fields(Shorthand)})
     groups = {name: build(base, values[name], at=name, default=default) for name, (base, default) in GROUPS.items()}
-    return RunConfig(**{**plain, "lr": half_decades(plain["lr"], shorthand.lr_half_decades)}, **groups)
+    return RunConfig(**plain | {"lr": half_decades(plain["lr"], shorthand.lr_half_decades)}, **groups)

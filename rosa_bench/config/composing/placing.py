@@ -177,4 +177,4 @@ def _placing(_own: Path | None, _files: tuple[tuple[Path, int], ...]) -> Placing
 
 def plain(config: DictConfig | ListConfig) -> dict[str, Any]:
     """Return a configuration as plain values, with references unresolved."""
-    return OmegaConf.to_container(config, resolve=False)  # pyright: ignore[reportReturnType]
+    return OmegaConf.to_container(config, resolve=False)  # pyrefly: ignore[bad-return]

@@ -28,4 +28,4 @@ def presets_in(overrides: Iterable[str]) -> list[str]:
 
 def _params(preset: str) -> dict[str, Any]:
     loaded = OmegaConf.load(files_in("experiment")[preset])
-    return OmegaConf.to_container(OmegaConf.select(loaded, "hydra.sweeper.params") or OmegaConf.create())  # pyright: ignore[reportReturnType]
+    return OmegaConf.to_container(OmegaConf.select(loaded, "hydra.sweeper.params") or OmegaConf.create())  # pyrefly: ignore[bad-return]

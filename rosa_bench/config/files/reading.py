@@ -15,7 +15,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Return the values of a configuration file, the package's own or the user's, with references as written."""
     if path.is_relative_to(conf_folder()):
         return read_yaml(path)
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # pyright: ignore[reportReturnType]
+    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # pyrefly: ignore[bad-return]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def _loader() -> Any:
     omegaconfs = get_yaml_loader()
     if not yaml.__with_libyaml__:
         return omegaconfs
-    from yaml.cyaml import CParser  # pyright: ignore[reportAttributeAccessIssue]
+    from yaml.cyaml import CParser
 
     class Loader(CParser, omegaconfs):
         def __init__(self, stream: Any) -> None:

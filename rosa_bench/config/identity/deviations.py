@@ -53,7 +53,7 @@ def _differing(settings: dict[str, Any], expected: dict[str, Any]) -> dict[str, 
 
 
 def _plain(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportReturnType]
+    return OmegaConf.to_container(config, resolve=True)  # pyrefly: ignore[bad-return]
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -42,7 +42,7 @@ def identity(config: RunConfig, *, data: str, model: dict[str, Any], device: str
 def run_id(config: RunConfig, identity: dict[str, Any]) -> str:
     """Return ``<task>-<model>-<method>-r<rank>-lr<lr>-s<seed>-<hash>``; methods without a rank omit that part."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    rank = [f"r{config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
+    rank = [f"r{config.method.rank}"] if hasattr(config.method, "rank") else []
     names = [config.task.name, config.model.name, config.method.name, *rank]
     return "-".join([*names, f"lr{config.lr:g}", f"s{config.seed}", digest])
 

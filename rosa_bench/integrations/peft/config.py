@@ -80,7 +80,7 @@ class RosaConfig(LoraConfig):
             return
         shared = {name: getattr(self, name) for name in SHARED - {"peft_type", "init_lora_weights", "rank_pattern"}}
         rank, draws = self.exported
-        LoraConfig(**{**shared, "r": rank, "lora_alpha": rank}).save_pretrained(save_directory, **kwargs)
+        LoraConfig(**shared | {"r": rank, "lora_alpha": rank}).save_pretrained(save_directory, **kwargs)
         state = {"format": FORMAT, "draws": draws, "config": self._plain()}
         write_atomic(Path(save_directory) / STATE_FILE, json.dumps(state, indent=2, sort_keys=True) + "\n")
         self.exported = None

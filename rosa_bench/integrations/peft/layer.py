@@ -39,7 +39,7 @@ class RosaLinear(Linear):
             base_layer, adapter_name, config=config, is_target_conv_1d_layer=isinstance(base_layer, Conv1D), **kwargs
         )
         self.fan_in_fan_out = self.is_target_conv_1d_layer
-        self.original: Tensor = base_layer.weight.detach().to("cpu", copy=True)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        self.original: Tensor = base_layer.weight.detach().to("cpu", copy=True)  # pyrefly: ignore[not-callable]
         self._held: list[tuple[str, float]] | None = []  # pasts in the base weight with their scales; None: unknown
 
     def update_layer(self, adapter_name: str, r: int, lora_alpha: int, config: LoraConfig, **kwargs: Any) -> None:  # noqa: ARG002 - PEFT's
@@ -57,7 +57,7 @@ class RosaLinear(Linear):
 
     def current(self, adapter: str) -> Update:
         """Return an adapter's factors that train."""
-        return Update(self.lora_B[adapter].weight, self.lora_A[adapter].weight)  # pyright: ignore[reportArgumentType]
+        return Update(self.lora_B[adapter].weight, self.lora_A[adapter].weight)  # pyrefly: ignore[bad-argument-type]
 
     def exact(self, adapter: str, current: Update | None = None) -> Update:
         """Return an adapter's whole update as factors on the CPU; the current ones come first. They may be given."""
@@ -68,7 +68,7 @@ class RosaLinear(Linear):
     def formed(self, adapters: list[str], *, current: bool) -> Float[Tensor, "out in"]:
         """Return the weight under these adapters, in float64 on the device, with or without their current factors."""
         base = self.get_base_layer()
-        weight = self.original.to(base.weight.device).double()  # pyright: ignore[reportArgumentType, reportCallIssue]
+        weight = self.original.to(base.weight.device).double()  # pyrefly: ignore[no-matching-overload]
         weight = weight.mT if self.fan_in_fan_out else weight
         for adapter in adapters:
             parts = [*self.pasts[adapter].parts, *([self.current(adapter)] if current else [])]
@@ -87,7 +87,7 @@ class RosaLinear(Linear):
     def restore(self) -> None:
         """Let the base weight be the original again, to the bit."""
         with torch.no_grad():
-            self.get_base_layer().weight.copy_(self.original)  # pyright: ignore[reportCallIssue]
+            self.get_base_layer().weight.copy_(self.original)  # pyrefly: ignore[not-callable]
         self._held = []
 
     def renew(self) -> None:
@@ -102,14 +102,14 @@ class RosaLinear(Linear):
             if self.merged:
                 self.unmerge()
             base = self.get_base_layer()
-            return functional_call(base, {"weight": self.original.to(base.weight)}, (x, *args), kwargs)  # pyright: ignore[reportArgumentType, reportCallIssue]
+            return functional_call(base, {"weight": self.original.to(base.weight)}, (x, *args), kwargs)  # pyrefly: ignore[no-matching-overload]
         self.settle()
         adapter = self._alone()
         if adapter is None or args or kwargs or not self._is_uniform(adapter, x):
             return super().forward(x, *args, **kwargs)
         base = self.get_base_layer()
         a, b = self.current(adapter)
-        return low_rank_linear(x, weight_of(base), a, b, base.bias, scale=self.scaling[adapter])  # pyright: ignore[reportArgumentType]
+        return low_rank_linear(x, weight_of(base), a, b, base.bias, scale=self.scaling[adapter])  # pyrefly: ignore[bad-argument-type]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         adapter_names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.pasts]
@@ -142,12 +142,12 @@ class RosaLinear(Linear):
         """Return an adapter's whole update, in the layout of the base weight."""
         like = self.lora_B[adapter].weight
         delta = self.exact(adapter).delta() * self.scaling[adapter]
-        return (delta.mT if self.fan_in_fan_out else delta).to(like)  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return (delta.mT if self.fan_in_fan_out else delta).to(like)
 
     @torch.no_grad()
     def _write(self, weight: Tensor) -> None:
         # In place, so that a backward pass that still needs the old weight fails instead of being wrong.
-        self.get_base_layer().weight.copy_(weight.mT if self.fan_in_fan_out else weight)  # pyright: ignore[reportCallIssue]
+        self.get_base_layer().weight.copy_(weight.mT if self.fan_in_fan_out else weight)  # pyrefly: ignore[not-callable]
 
     def _alone(self) -> str | None:
         """Return the active adapter if there is exactly one here and it is not merged."""

@@ -82,7 +82,7 @@ class RosaModel(LoraModel):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         known: Any = self.get_model_config(model)
         config: Any = self._prepare_adapter_config(self.peft_config[adapter_name], known)
-        self._check_targets(model, _maybe_include_all_linear_layers(config, model))  # pyright: ignore[reportArgumentType]
+        self._check_targets(model, _maybe_include_all_linear_layers(config, model))  # pyrefly: ignore[bad-argument-type]
         super().inject_adapter(model, adapter_name, *args, **kwargs)
         layers = [layer for _, layer in rosa_layers(model, adapter_name)]
         # With low_cpu_mem_usage the factors have no values yet: they are about to be loaded.
@@ -130,7 +130,7 @@ class RosaModel(LoraModel):
             if not isinstance(model.get_submodule(name), RosaLinear):
                 untie(model, name)
 
-    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
         raise UserError("ROSA's adapters cannot be combined; save them, load them as LoRA, and combine those")
 
     @classmethod

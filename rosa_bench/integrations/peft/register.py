@@ -14,7 +14,7 @@ def rosa_type() -> PeftType:
     """Return PEFT's name for ROSA as a member of its enumeration, where it is added the first time."""
     if NAME not in PeftType.__members__:
         member = str.__new__(PeftType, NAME)
-        member._name_ = member._value_ = NAME
+        member._name_ = member._value_ = NAME  # pyrefly: ignore[bad-assignment]
         PeftType._member_map_[NAME] = member
         PeftType._value2member_map_[NAME] = member
         PeftType._member_names_.append(NAME)

@@ -67,7 +67,7 @@ class Drawn(nn.Module):
 
 def drawn_of(layer: LowRankLinear) -> Drawn:
     """Return what was inserted into a layer to remember its last draw."""
-    return layer.drawn  # pyright: ignore[reportReturnType]
+    return layer.drawn  # pyrefly: ignore[bad-return]
 
 
 def start(layers: Sequence[LowRankLinear]) -> None:
@@ -166,5 +166,5 @@ def keep_directions(layers: Sequence[LowRankLinear], *, headroom_bytes: int | No
 
 def kept_rows(layer: LowRankLinear, chosen: Int[Tensor, "*n r"]) -> Float[Tensor, "*n r in"]:
     """Return the chosen ones of a layer's kept directions, on the CPU."""
-    directions: Tensor = layer.directions  # pyright: ignore[reportAssignmentType]
+    directions: Tensor = layer.directions  # pyrefly: ignore[bad-assignment]
     return directions.gather(-2, chosen.unsqueeze(-1).expand(*chosen.shape, directions.shape[-1]))

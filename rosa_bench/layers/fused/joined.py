@@ -85,8 +85,8 @@ class Joined:
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if self.join is None:  # a new layer of this type, made when a copy of the model is merged
-            return super().forward(x)  # pyright: ignore[reportAttributeAccessIssue]
-        return self.join.output_of(self.place, super().forward, x)  # pyright: ignore[reportAttributeAccessIssue]
+            return super().forward(x)  # pyrefly: ignore[missing-attribute]
+        return self.join.output_of(self.place, super().forward, x)  # pyrefly: ignore[missing-attribute]
 
 
 @cache
@@ -195,7 +195,7 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
         outputs.append((layer, y, y._version))
 
     hooks = [
-        module.register_forward_hook(note)  # pyright: ignore[reportArgumentType]
+        module.register_forward_hook(note)
         for module in model.modules()
         if type(module) in (LowRankLinear, nn.Linear, Conv1D) or is_narrow(module)
     ]

@@ -159,7 +159,7 @@ def materialise_all(
     the parts of a, then those of b.
     """
     dtype = product_dtype(stacks[0].a.device, stacks[0].a.dtype)
-    return _Materialise.apply(stacks, count, dtype, *factors)  # pyright: ignore[reportReturnType]
+    return _Materialise.apply(stacks, count, dtype, *factors)
 
 
 class _Materialise(torch.autograd.Function):
@@ -170,7 +170,7 @@ class _Materialise(torch.autograd.Function):
         ctx: FunctionCtx, stacks: Sequence[Stack], count: int, dtype: torch.dtype, *_factors: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.save_for_backward(*(tensor for stack in stacks for tensor in (stack.a, stack.b)))
-        ctx.scales = [stack.scale for stack in stacks]  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.scales = [stack.scale for stack in stacks]  # pyrefly: ignore[missing-attribute]
         with torch.autocast(stacks[0].a.device.type, enabled=False):
             parts = (merge(it.residual, it.a, it.b, it.scale).view(count, -1, it.residual.shape[-1]) for it in stacks)
             if len(stacks) == 1:
@@ -183,9 +183,9 @@ class _Materialise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, *gradients: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        factors: tuple[Tensor, ...] = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        scales: list[float] = ctx.scales  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, *gradients: Tensor):  # pyrefly: ignore[bad-override]
+        factors: tuple[Tensor, ...] = ctx.saved_tensors  # pyrefly: ignore[missing-attribute]
+        scales: list[float] = ctx.scales  # pyrefly: ignore[missing-attribute]
         found: list[Tensor] = []
         with torch.autocast(factors[0].device.type, enabled=False):
             whole = torch.stack(gradients)  # (joins or layers, rows, in)

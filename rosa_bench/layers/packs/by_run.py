@@ -70,20 +70,20 @@ def dropout(count: int, input: Tensor, p: float = 0.5, training: bool = True, in
         return functional.dropout(input, p, training, inplace)
     _, mask = torch.native_dropout(input.detach()[: len(input) // count], p, train=True)
     whole = mask.repeat(count, *[1] * (mask.ndim - 1))  # a kernel that broadcasts would be slower, and run twice
-    return _Masked.apply(input, whole, 0.0 if p == 1 else 1 / (1 - p))  # pyright: ignore[reportReturnType]
+    return _Masked.apply(input, whole, 0.0 if p == 1 else 1 / (1 - p))
 
 
 class _Masked(torch.autograd.Function):
     """``x * mask * scale`` in one kernel."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(mask)
         ctx.scale = scale
         return torch.ops.aten.native_dropout_backward(x, mask, scale)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # pyrefly: ignore[bad-override]
         (mask,) = ctx.saved_tensors
         return torch.ops.aten.native_dropout_backward(dy, mask, ctx.scale), None, None
 

@@ -105,14 +105,14 @@ def low_rank_outputs(layers: Sequence[PackedLowRank], x: Float[Tensor, "*batch i
     tensors = [[it.residual_as(dtype) for it in layers]]
     tensors += [[getattr(layer, name) for layer in layers] for name in ("a", "b", "bias")]
     found = _PackedLowRank.apply(rows, layers[0].scale, len(layers), *(one for group in tensors for one in group))
-    return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+    return [y.view(*x.shape[:-1], y.shape[-1]) for y in found]
 
 
 class _PackedLowRank(torch.autograd.Function):
     """Saves the input, A, B and x B^T of each run. The gradient of a residual is never computed."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, layers: int, *tensors: Any) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(ctx: Any, x: Tensor, scale: float, layers: int, *tensors: Any) -> tuple[Tensor, ...]:
         residuals, a, b, biases = (tensors[start : start + layers] for start in range(0, 4 * layers, layers))
         dtype = residuals[0].dtype
         with torch.autocast(x.device.type, enabled=False):
@@ -132,7 +132,7 @@ class _PackedLowRank(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *dys: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Any, *dys: Tensor):  # pyrefly: ignore[bad-override]
         right, projected, *rest = ctx.saved_tensors
         layers, scale, dtype = ctx.layers, ctx.scale, ctx.dtype
         residuals, left, x = rest[:layers], rest[layers : 2 * layers], rest[2 * layers :]

@@ -35,7 +35,7 @@ class Stacks:
         if not tensors[0].requires_grad:
             return whole
         parameter = nn.Parameter(whole)
-        self.trained.append((parameter, tensors))  # pyright: ignore[reportArgumentType]
+        self.trained.append((parameter, tensors))  # pyrefly: ignore[bad-argument-type]
         return parameter
 
     def hand_out_gradients(self) -> None:
@@ -56,7 +56,7 @@ def per_run(x: Float[Tensor, "k n in"], weight: Tensor, bias: Tensor | None) -> 
     if weight.ndim == 2 and (bias is None or bias.ndim == 1):
         return functional.linear(x, weight, bias)
     if weight.ndim == 2:
-        return functional.linear(x, weight) + bias.unsqueeze(1)  # pyright: ignore[reportOptionalMemberAccess]
+        return functional.linear(x, weight) + bias.unsqueeze(1)  # pyrefly: ignore[missing-attribute]
     if bias is None:
         return x @ weight.mT
     return torch.baddbmm(bias.unsqueeze(-2).expand(len(x), 1, -1), x, weight.mT)

@@ -11,4 +11,4 @@ def num_positions(model: nn.Module) -> int:
     for name, table in model.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return model.config.max_position_embeddings  # pyright: ignore[reportReturnType, reportAttributeAccessIssue]
+    return model.config.max_position_embeddings  # pyrefly: ignore[missing-attribute]

@@ -80,10 +80,10 @@ def attention_with_prefix(
     """
     prefix: Any = getattr(module, "prefix", None)
     if prefix is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)  # pyright: ignore[reportReturnType]
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", False) if causal is None else causal
-    mask = mask_with_prefix(attention_mask, prefix.tokens, query=query, keys=key.shape[-2], causal=causal)
+    mask = mask_with_prefix(attention_mask, prefix.tokens, query=query, keys=key.shape[-2], causal=causal)  # pyrefly: ignore[bad-argument-type]
     key = torch.cat([prefix.keys.to(key.dtype).expand(len(key), -1, -1, -1), key], -2)
     value = torch.cat([prefix.values.to(value.dtype).expand(len(value), -1, -1, -1), value], -2)
     return sdpa_attention_forward(module, query, key, value, mask, is_causal=False, **options)

@@ -90,7 +90,7 @@ class InputTokens(VirtualTokens):
         if self.placed:
             text = _text(given)
             if text.ndim == 2:
-                text: Tensor = body.get_input_embeddings()(text)  # pyright: ignore[reportCallIssue]
+                text: Tensor = body.get_input_embeddings()(text)  # pyrefly: ignore[not-callable]
             given["input_ids"] = None
             vectors = self.vectors().to(text.dtype).expand(len(text), -1, -1)
             given["inputs_embeds"] = torch.cat([vectors, text], 1)

@@ -38,7 +38,7 @@ def is_narrow(plain: nn.Module) -> bool:
 
 def wide_type(plain: nn.Module) -> type:
     """Return the type of layer with a float32 weight that a layer becomes when an adapter is merged into it."""
-    return getattr(plain, "wide_type", type(plain))
+    return getattr(plain, "wide_type", type(plain))  # pyrefly: ignore[bad-return]
 
 
 def _usable(weight: Tensor, x: Tensor) -> Tensor:

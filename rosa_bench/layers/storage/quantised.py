@@ -24,7 +24,7 @@ class Quantised(nn.Module):
 
     def __init__(self, weight: Float[Tensor, "out in"], kind: str):
         super().__init__()
-        import bitsandbytes.functional as library  # pyright: ignore[reportMissingImports]  # optional
+        import bitsandbytes.functional as library  # pyrefly: ignore[missing-import] # optional
 
         self.kind, self.shape = kind, weight.shape
         weight = weight.detach().contiguous()
@@ -62,7 +62,7 @@ class QuantisedLinear(nn.Linear):
         self.register_parameter("bias", bias)
 
     @property
-    def weight(self) -> Float[Tensor, "out in"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def weight(self) -> Float[Tensor, "out in"]:  # pyrefly: ignore[bad-override]
         return self.stored.dequantised()
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - PyTorch's name
@@ -77,7 +77,7 @@ def quantised_linear(
     b: Float[Tensor, "k in"] | None = None,
 ) -> Float[Tensor, "*batch out"]:
     """Compute ``x (Q + a b)^T + bias``. Gradients flow to x and bias. The backward pass forms Q again."""
-    return _QuantisedLinear.apply(x, stored.codes, stored.scales, bias, a, b, stored.shape)  # pyright: ignore[reportReturnType]
+    return _QuantisedLinear.apply(x, stored.codes, stored.scales, bias, a, b, stored.shape)
 
 
 class _QuantisedLinear(torch.autograd.Function):
@@ -100,19 +100,19 @@ class _QuantisedLinear(torch.autograd.Function):
             y = functional.linear(x, dequantise(codes, scales, shape, dtype), None if bias is None else bias.to(dtype))
             if a is not None and b is not None:
                 y = y + x @ b.to(dtype).mT @ a.to(dtype).mT
-        ctx.save_for_backward(codes, scales, a, b)  # pyright: ignore[reportArgumentType]
-        ctx.shape = shape  # pyright: ignore[reportAttributeAccessIssue]
+        ctx.save_for_backward(codes, scales, a, b)  # pyrefly: ignore[bad-argument-type]
+        ctx.shape = shape  # pyrefly: ignore[missing-attribute]
         return y
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        codes, scales, a, b = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
-        need_x, _, _, need_bias, *_ = ctx.needs_input_grad  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, dy: Tensor):  # pyrefly: ignore[bad-override]
+        codes, scales, a, b = ctx.saved_tensors  # pyrefly: ignore[missing-attribute]
+        need_x, _, _, need_bias, *_ = ctx.needs_input_grad  # pyrefly: ignore[missing-attribute]
         dx = dbias = None
         with torch.autocast(dy.device.type, enabled=False):
             if need_x:
-                dx = dy @ dequantise(codes, scales, ctx.shape, dy.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+                dx = dy @ dequantise(codes, scales, ctx.shape, dy.dtype)  # pyrefly: ignore[missing-attribute]
                 if a is not None:
                     dx = dx + dy @ a.to(dy.dtype) @ b.to(dy.dtype)
             if need_bias:

@@ -59,7 +59,7 @@ class GatedDifference(Form):
         if self.fixed or not self.training:
             return frozen + self.expected()
         group = None if self.group is None else random_gate(self.group)
-        return _GatedSum.apply(frozen, self.difference, self.a, group)  # pyright: ignore[reportReturnType]
+        return _GatedSum.apply(frozen, self.difference, self.a, group)
 
     def expected(self) -> Float[Tensor, "*shape"]:
         """Return the difference behind gates without noise."""
@@ -88,14 +88,14 @@ class _GatedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, frozen: Tensor, difference: Tensor, a: Tensor, group: Tensor | None) -> Tensor:
         gates = random_gate(a)
-        ctx.save_for_backward(difference, gates, group)  # pyright: ignore[reportArgumentType] - None is allowed
+        ctx.save_for_backward(difference, gates, group)  # pyrefly: ignore[bad-argument-type] - None is allowed
         change = gates * difference
         return frozen + (change if group is None else group * change)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        difference, gates, group = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, gradient: Tensor):  # pyrefly: ignore[bad-override]
+        difference, gates, group = ctx.saved_tensors  # pyrefly: ignore[missing-attribute]
         of_group = None if group is None else (gradient * gates * difference).sum().reshape(1)
         gradient = gradient if group is None else gradient * group
         s = (gates - LOWER) / (UPPER - LOWER)

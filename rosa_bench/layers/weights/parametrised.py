@@ -73,5 +73,5 @@ def _own(module: nn.Module) -> dict[str, tuple[nn.Parameter, Form]]:
     """Return the module's own formed parameters by name: the frozen weight and the form."""
     if not parametrize.is_parametrized(module):
         return {}
-    chains: nn.ModuleDict = module.parametrizations  # pyright: ignore[reportAssignmentType]
-    return {name: (chain.original, chain[0]) for name, chain in chains.items()}  # pyright: ignore[reportIndexIssue, reportReturnType]
+    chains: nn.ModuleDict = module.parametrizations  # pyrefly: ignore[bad-assignment]
+    return {name: (chain.original, chain[0]) for name, chain in chains.items()}  # pyrefly: ignore[bad-index, bad-return]

@@ -40,7 +40,7 @@ def projected(model: nn.Module) -> Iterator[Projected]:
         if isinstance(module, LINEAR_TYPES) and NAME in module._buffers:
             *_, rows, columns = weight_of(module).shape
             projector: Tensor = module.get_buffer(NAME)
-            weight: nn.Parameter = module.weight  # pyright: ignore[reportAssignmentType]
+            weight: nn.Parameter = module.weight  # pyrefly: ignore[bad-assignment]
             yield Projected(weight, projector, (rows < columns) != isinstance(module, Conv1D))
 
 

@@ -37,9 +37,9 @@ class Reduced(nn.Module):
     def apply_to(self, model: nn.Module, reduction: Reduction | None) -> None:
         """Give the weight that is reduced its own values back, and make this reduction instead."""
         if self.name is not None and self.before is not None:
-            weight_of(model.get_submodule(self.name)).copy_(self.before)  # pyright: ignore[reportArgumentType]
+            weight_of(model.get_submodule(self.name)).copy_(self.before)  # pyrefly: ignore[bad-argument-type]
         self.name = self.before = None
         if reduction is not None:
-            weight = weight_of(model.get_submodule(reduction.name))  # pyright: ignore[reportArgumentType]
+            weight = weight_of(model.get_submodule(reduction.name))  # pyrefly: ignore[bad-argument-type]
             self.name, self.before = reduction.name, weight.clone()
             weight.copy_(truncate(weight, reduction.rank))

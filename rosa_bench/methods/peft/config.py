@@ -139,7 +139,7 @@ def configuration(peft_type: str, values: Mapping[str, Any], *, seed: int) -> Pe
             raise UserError(f"method.config.{key} is not known to PEFT's {peft_type}{did_you_mean(key, sorted(known))}")
         default = known[key].default
         _check_type(key, value, None if default is MISSING else default)
-    own = {key: seed for key in SEEDS if key in known}
+    own: dict[str, Any] = {key: seed for key in SEEDS if key in known}
     with refused_in_one_line(f"method.peft_type={peft_type}"):
         return kind(**{**own, **values})
 

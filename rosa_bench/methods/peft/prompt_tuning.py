@@ -36,7 +36,7 @@ class PromptTuning(VirtualTokenMethod):
 
     def configuration(self, model: nn.Module) -> PeftConfig:
         shape = model.config
-        sizes = {"token_dim": shape.hidden_size, "num_layers": shape.num_hidden_layers}  # pyright: ignore[reportAttributeAccessIssue]
+        sizes = {"token_dim": shape.hidden_size, "num_layers": shape.num_hidden_layers}  # pyrefly: ignore[missing-attribute]
         given = {**sizes, "num_virtual_tokens": self.tokens, "num_transformer_submodules": 1}
         return configuration("PROMPT_TUNING", given, seed=self.seed)
 
@@ -45,7 +45,7 @@ class PromptTuning(VirtualTokenMethod):
 
         from rosa_bench.layers.prompts.virtual_tokens import InputTokens
 
-        embeddings = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]
+        embeddings = model.get_input_embeddings()  # pyrefly: ignore[not-callable]
         encoder = PromptEmbedding(self.configuration(model), embeddings)
         if not embeddings.weight.is_meta:  # shapes alone have no values
             encoder.embedding.weight.data = self._start(embeddings.weight)

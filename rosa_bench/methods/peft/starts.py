@@ -65,7 +65,7 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
     from rosa_bench.layers.evaluating import evaluating
 
     targets = [model.get_submodule(name) for name in sorted(config.target_modules)]
-    weights: list[nn.Parameter] = [target.weight for target in targets]  # pyright: ignore[reportAssignmentType]
+    weights: list[nn.Parameter] = [target.weight for target in targets]  # pyrefly: ignore[bad-assignment]
     for weight in weights:
         weight.requires_grad_(True)
     sums = [torch.zeros_like(weight) for weight in weights]
@@ -75,7 +75,7 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
             sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     for target, weight, total in zip(targets, weights, sums, strict=True):
         weight.requires_grad_(False)
-        target._peft_loraga_grad = (total / len(batches)).cpu()  # pyright: ignore[reportArgumentType]
+        target._peft_loraga_grad = (total / len(batches)).cpu()
     return lambda _tuner: None
 
 

@@ -83,7 +83,7 @@ def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any],
                 "layers that have one with method.targets="
             )
     if peft_type == "TRAINABLE_TOKENS":
-        output = getattr(model, "get_output_embeddings", lambda: None)()
+        output = getattr(model, "get_output_embeddings", lambda: None)()  # pyrefly: ignore[not-callable]
         weights = [model.get_submodule(name).weight for name in names]
         if any(output is not None and output.weight is weight for weight in weights):
             raise UserError(

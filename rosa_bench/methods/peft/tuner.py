@@ -78,17 +78,17 @@ class PeftTuner(AdapterMethod):
         return {key: value for key, value in self.config.items() if key != "target_modules"}
 
     @property
-    def keeps_function(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] - depends on the settings
+    def keeps_function(self) -> bool:  # pyrefly: ignore[bad-override] - depends on the settings
         """Whether PEFT's tuner starts from the model's function."""
         return behaviour_of(self.peft_type, self.config).keeps_function
 
     @property
-    def mergeable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def mergeable(self) -> bool:  # pyrefly: ignore[bad-override]
         """Whether PEFT can merge this tuner."""
         return behaviour_of(self.peft_type, self.config).mergeable
 
     @property
-    def supports_graphs(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def supports_graphs(self) -> bool:  # pyrefly: ignore[bad-override]
         """Whether steps through PEFT's layers can be captured."""
         return behaviour_of(self.peft_type, self.config).supports_graphs
 
@@ -175,7 +175,7 @@ class PeftTuner(AdapterMethod):
         device = next(model.parameters()).device
         shapes_only = device.type == "meta"  # there are no values to start from
         if shapes_only and hasattr(config, "init_lora_weights"):
-            config.init_lora_weights, start = True, None  # pyright: ignore[reportAttributeAccessIssue]
+            config.init_lora_weights, start = True, None  # pyrefly: ignore[missing-attribute]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             if not shapes_only:

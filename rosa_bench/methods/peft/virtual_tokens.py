@@ -60,7 +60,7 @@ class VirtualTokenMethod(Method):
         """Return the vectors for a model, as they start."""
 
     def check_shapes(self, model: nn.Module) -> None:
-        if getattr(model, "get_input_embeddings", lambda: None)() is None:
+        if getattr(model, "get_input_embeddings", lambda: None)() is None:  # pyrefly: ignore[not-callable]
             raise UserError(f"method={self.name} is for transformers; choose one with model=, or another method")
         room_for_text(model, self.tokens)
 
@@ -140,7 +140,7 @@ class PeftTokens(VirtualTokenMethod):
 
         config: Any = self.configuration(model)
         kind = {known.value: encoder for known, encoder in PEFT_TYPE_TO_TUNER_MAPPING.items()}[self.peft_type]
-        starts = [model.get_input_embeddings()] if self.peft_type == "PROMPT_TUNING" else []  # pyright: ignore[reportCallIssue]
+        starts = [model.get_input_embeddings()] if self.peft_type == "PROMPT_TUNING" else []  # pyrefly: ignore[not-callable]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             encoder = kind(config, *starts)
         room = room_for_text(model, self.tokens)
@@ -151,7 +151,7 @@ class PeftTokens(VirtualTokenMethod):
         )
         for number, attention in enumerate(self._attention(model)):
             attention.prefix = LayerTokens(made, number)
-        use_prefixes(model)  # pyright: ignore[reportArgumentType] - it has a transformers configuration
+        use_prefixes(model)  # pyrefly: ignore[bad-argument-type] - it has a transformers configuration
         return made
 
     def _attention(self, model: nn.Module) -> list[nn.Module]:
@@ -167,7 +167,7 @@ class PeftTokens(VirtualTokenMethod):
 
 def is_decoder(model: nn.Module) -> bool:
     """Return whether a transformer has an output for each token of the text."""
-    return model.get_output_embeddings() is not None  # pyright: ignore[reportCallIssue]
+    return model.get_output_embeddings() is not None  # pyrefly: ignore[not-callable]
 
 
 def room_for_text(model: nn.Module, tokens: int) -> int:

@@ -121,7 +121,7 @@ def _head(model: nn.Module) -> list[str]:
 
 def _logits(model: nn.Module) -> nn.Module | None:
     """Return the layer that computes the logits of a language model, if it is one."""
-    return getattr(model, "get_output_embeddings", lambda: None)()
+    return getattr(model, "get_output_embeddings", lambda: None)()  # pyrefly: ignore[not-callable]
 
 
 def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _fused(model: nn.Module, projections: list[str]) -> dict[str, int]:
 
 
 def _is_fused(module: nn.Module) -> bool:
-    rows, columns = weight_of(module).shape[-2:]  # pyright: ignore[reportArgumentType]
+    rows, columns = weight_of(module).shape[-2:]  # pyrefly: ignore[bad-argument-type]
     return rows == 3 * columns
 
 

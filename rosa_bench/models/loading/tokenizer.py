@@ -29,7 +29,9 @@ def load_tokenizer(folder: ModelFolder) -> PreTrainedTokenizerBase:
             shutil.copyfile(folder.path / name, Path(temporary, name))
         Path(temporary, CONFIG).write_text(json.dumps(used(folder.config)), encoding="utf-8")
         try:
-            tokenizer = AutoTokenizer.from_pretrained(temporary, trust_remote_code=False, local_files_only=True)
+            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(  # pyrefly: ignore[bad-assignment]
+                temporary, trust_remote_code=False, local_files_only=True
+            )
             _ = tokenizer.all_special_ids, tokenizer("a")  # fails if a special token is not in the vocabulary
         except BaseException as error:  # the library raises errors of any kind, and Rust's panics are no Exception
             if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit | MemoryError):
@@ -50,7 +52,7 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel,
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) <= len(set(tokenizer.all_special_ids)):
         raise UserError(f"the tokenizer in {called} has an empty vocabulary; add its vocabulary files")
-    rows: int = model.get_input_embeddings().num_embeddings  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+    rows: int = model.get_input_embeddings().num_embeddings  # pyrefly: ignore[bad-assignment]
     beyond = sorted(token for token, number in vocabulary.items() if number >= rows)
     if beyond:
         raise UserError(
@@ -73,9 +75,9 @@ def check_texts(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Sequence[
             f"max_length={max_length} leaves no room for text besides the special tokens; use at least "
             f"{special + len(different[0])}, and better much more"
         )
-    without = {tokenizer.unk_token_id, *tokenizer.all_special_ids}  # pyright: ignore[reportUnhashable]
-    encoded = (tokenizer(*texts)["input_ids"] for texts in different)  # pyright: ignore[reportArgumentType]
-    if len({tuple(token for token in tokens if token not in without) for tokens in encoded}) == 1:  # pyright: ignore[reportGeneralTypeIssues]
+    without = {tokenizer.unk_token_id, *tokenizer.all_special_ids}
+    encoded = (tokenizer(*texts)["input_ids"] for texts in different)
+    if len({tuple(token for token in tokens if token not in without) for tokens in encoded}) == 1:
         raise UserError(
             f"the tokenizer maps {len(different)} different texts to the same known tokens; use one that knows "
             "their language"

@@ -59,9 +59,9 @@ def use_chunked_loss(model: PreTrainedModel) -> bool:
         hidden = self.base_model(**given, **{cache: NoCache()}, use_cache=False).last_hidden_state
         if kept is not None:
             hidden = hidden.take_along_dim(kept[..., None], 1)
-        return Output(shifted_loss(head, hidden, labels, self.loss_kernel), head, hidden)  # pyright: ignore[reportArgumentType]
+        return Output(shifted_loss(head, hidden, labels, self.loss_kernel), head, hidden)  # pyrefly: ignore[bad-argument-type]
 
-    model.loss_kernel = Kernel()  # pyright: ignore[reportArgumentType]
+    model.loss_kernel = Kernel()  # pyrefly: ignore[bad-argument-type]
     model.forward = MethodType(forward, model)
     return True
 

@@ -46,7 +46,7 @@ def chunked_cross_entropy(
     differentiable = torch.is_grad_enabled() and (hidden.requires_grad or bool(trained))
     chunks = math.ceil(len(labels) / (chunk or chunk_size(words, hidden.device)))
     if differentiable:
-        return _ChunkedCrossEntropy.apply(head, kernel, labels, chunks, hidden, *trained)  # pyright: ignore[reportReturnType]
+        return _ChunkedCrossEntropy.apply(head, kernel, labels, chunks, hidden, *trained)
     parts = zip(hidden.tensor_split(chunks or 1), labels.tensor_split(chunks or 1), strict=True)
     losses = (cross_entropy(wide(head(x)), y, ignore_index=IGNORED, reduction="sum") for x, y in parts)
     return torch.stack([*losses]).sum() / (labels != IGNORED).sum()
@@ -78,7 +78,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @torch.compiler.disable  # it differentiates in its forward pass
-    def forward(  # noqa: PLR0917 - autograd passes them by position  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # noqa: PLR0917 - autograd passes them by position
         ctx: FunctionCtx,
         head: Callable[[Tensor], Tensor],
         kernel: Kernel,
@@ -99,7 +99,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             by_x, *parts = torch.autograd.grad(logits, inputs, gradient)
             by_hidden.append(by_x)
             if by_trained:
-                torch._foreach_add_(by_trained, parts)  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(by_trained, parts)
             else:
                 by_trained = parts
             del logits, gradient  # before the next chunk's are made
@@ -109,8 +109,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, dloss: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        count, *gradients = ctx.saved_tensors  # pyright: ignore[reportAttributeAccessIssue]
+    def backward(ctx: FunctionCtx, dloss: Tensor):  # pyrefly: ignore[bad-override]
+        count, *gradients = ctx.saved_tensors  # pyrefly: ignore[missing-attribute]
         factor = dloss / count
         return None, None, None, None, *(gradient * factor for gradient in gradients)
 

@@ -89,9 +89,11 @@ def _load_model(file: Path, tensors: int) -> "PreTrainedModel":
 def _load_tokenizer(file: Path, reader: "GGUFReader") -> "PreTrainedTokenizerBase":
     """Load the file's tokenizer with its special tokens and chat template."""
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(  # pyrefly: ignore[bad-assignment]
+        file.parent, gguf_file=file.name
+    )
     rule = reader.get_field("tokenizer.ggml.pre")
     if rule is not None and rule.contents() == "smollm":
         # Each digit is a token. transformers applies GPT-2's rule instead, which joins digits with the preceding space.

@@ -96,7 +96,7 @@ def _curves(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     for number, run in enumerate(records):
         for curve in curves_of(run):
             epochs.setdefault(curve.title, Growing()).put(number, tuple(curve.epochs))
-            values.setdefault(curve.title, [None] * len(records))[number] = curve.values
+            values.setdefault(curve.title, [None] * len(records))[number] = curve.values  # pyrefly: ignore[no-matching-overload]
     return [
         {"title": _shown((title,))[0], "epochs": epochs[title].of(len(records)), "values": values[title]}
         for title in epochs

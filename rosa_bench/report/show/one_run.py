@@ -100,7 +100,7 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
     found = _interval(run, score)
     shown = [
         None if one is None else score_text(run, scale(run) * one)
-        for one in (found and found.low, found and found.high)
+        for one in ((found.low, found.high) if found else (None, None))
     ]
     return bracketed(score_text(run, scale(run) * score), *shown)
 

@@ -181,7 +181,7 @@ def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, st
         "lrs_tried": str(len(cell.lrs)),
         "seeds": str(len(cell.runs)),
         **{
-            f"{key}{ending}": _figure(value)
+            f"{key}{ending}": _figure(value)  # pyrefly: ignore[bad-argument-type]
             for key, found in estimates.items()
             for ending, value in (
                 ("", found and found.mean), ("_low", found and found.low), ("_high", found and found.high)

@@ -18,8 +18,8 @@ MEASURES = (
     Measure(title="Bits per character", key="bits_per_character",
             value=lambda run: run.selected.get("bits_per_character"), form="{:.4g}",
             possible=lambda _: POSITIVE),
-    Measure(title="Forgetting", key="forgetting", value=lambda run: run.forgetting and run.forgetting.rise,
-            form="{:+.3f}"),
+    Measure(title="Forgetting", key="forgetting",
+            value=lambda run: run.forgetting.rise if run.forgetting else None, form="{:+.3f}"),
 )  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def _about(published: PublishedTable) -> str:
 
 def _section(one: MethodComparison, published: PublishedTable) -> Section:
     theirs = best_of_methods(published, "accuracy")
-    adjusted = holm([row.against_lora and row.against_lora.p for row in one.rows])
+    adjusted = holm([row.against_lora.p if row.against_lora else None for row in one.rows])
     return Section(
         heading=f"{', '.join(one.titles().values())}: {heading(one.group)}{', other seeds' if one.follows else ''}",
         header=_header(one, theirs),

@@ -54,7 +54,7 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.globals |= {
+    environment.globals |= {  # pyrefly: ignore[bad-assignment]
         "MISSING": MISSING,
         "CONTRAST_HEAD": CONTRAST_HEAD,
         "column_text": column_text,

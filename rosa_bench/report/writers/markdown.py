@@ -72,7 +72,7 @@ def _section(number: int, section: Section) -> str:
     rows = _aligned([head, *body], left={0})
     notes = "\n".join(f"- {escape(note_text(note))}" for note in section.notes)
     return "\n\n".join(
-        filter(None, [f"## {number}. {escape(section.heading)}", header, rows, notes, *_contrasts(section)])
+        filter(None, [f"## {number}. {escape(section.heading)}", header, rows, notes, *_contrasts(section)])  # pyrefly: ignore[no-matching-overload]
     )
 
 

@@ -53,7 +53,9 @@ def final_results(
     method.merge(model)
     selected = [evaluate(model) for evaluate in evaluations]
     last = last or selected
-    forgotten = forgetting and forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
+    forgotten = None
+    if forgetting is not None:
+        forgotten = forgetting.after(selected=selected[-1].scores["loss"], last=last[-1].scores["loss"])
     if problem.report is not None:
         return Final(last[0], selected[0], forgotten, factors)
     epoch = history[best.number]

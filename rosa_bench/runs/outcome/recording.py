@@ -126,7 +126,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
             yield
         record.status = "completed"
     except UserError:
-        record.status = "refused"  # pyright: ignore[reportAttributeAccessIssue] - it is not saved
+        record.status = "refused"  # pyrefly: ignore[bad-assignment] - it is not saved
         raise
     except KeyboardInterrupt as error:
         record.status, record.error = "interrupted", str(error) or "stopped from the keyboard"

@@ -191,7 +191,7 @@ def _records_of(runs: Iterable[ResolvedRun]) -> dict[Path, Records]:
 
 
 def _label(config: RunConfig) -> str:
-    rank = [f"r={config.method.rank}"] if hasattr(config.method, "rank") else []  # pyright: ignore[reportAttributeAccessIssue]
+    rank = [f"r={config.method.rank}"] if hasattr(config.method, "rank") else []
     return " ".join([config.task.name, config.model.name, config.protocol.name, config.method.name, *rank])
 
 

@@ -112,7 +112,7 @@ def load_rows(task: TextTask, split: str, place: Place) -> list[Row]:
 def load_some_rows(task: TextTask, split: str, place: Place, *, most: int | None = None) -> tuple[list[Row], int]:
     """Load the rows of a split, or ``most`` random ones of them, check each, and count all that there are."""
     table = read_table(task, split, place, columns=task.columns, numbers=task.numbers, most=most)
-    check_order(table.classes.get(task.label), task.labels, task.hub and task.hub.labels, where=table.where)
+    check_order(table.classes.get(task.label), task.labels, task.hub.labels if task.hub else None, where=table.where)
     rows = []
     for number, values in enumerate(table.rows, start=1):
         try:

@@ -33,7 +33,7 @@ class NoRepeatInOutput(LogitsProcessor):
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return self.processor(input_ids[:, self.prompt_length :], scores)  # pyright: ignore[reportArgumentType]
+        return self.processor(input_ids[:, self.prompt_length :], scores)
 
 
 @torch.inference_mode()
@@ -63,14 +63,14 @@ def generate(
         batch = by_length[start : start + batch_size]
         ids, mask = (it.to(model.device) for it in pad_left([prompts[number] for number in batch], padding))
         with autocast(), without_own_config(model):
-            generated = model.generate(  # pyright: ignore[reportCallIssue]
+            generated = model.generate(  # pyrefly: ignore[not-callable]
                 ids,
                 attention_mask=mask,
                 generation_config=generation_config(decoding, end=end, padding=padding),
                 **{cache_argument(model): beam_cache(model, ids, mask, decoding.beams)},
                 logits_processor=logits_processors(decoding, prompt_length=ids.shape[1]),
             )
-        outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)  # pyright: ignore[reportIndexIssue, reportCallIssue, reportArgumentType]
+        outputs = tokenizer.batch_decode(generated[:, ids.shape[1] :], skip_special_tokens=True)
         written += [(number, text.strip()) for number, text in zip(batch, outputs, strict=True)]
     for number, text in chain.from_iterable(processes.gathered(written)):
         texts[number] = text

@@ -31,8 +31,8 @@ class Encoding:
         self.separator = separator
         self.max_length = max_length
         self.pad_to = max_length if pad_to_max else None
-        self.end: int = tokenizer.eos_token_id  # pyright: ignore[reportAttributeAccessIssue]
-        first = tokenizer("a")["input_ids"][:1]  # pyright: ignore[reportIndexIssue]
+        self.end: int = tokenizer.eos_token_id
+        first = tokenizer("a")["input_ids"][:1]
         self.start: list[int] = first if first == [tokenizer.bos_token_id] else []
 
     @property
@@ -91,7 +91,7 @@ class Encoding:
         )
 
     def _tokens(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]  # pyright: ignore[reportReturnType]
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"]
 
     def _truncate(self, prompt: list[int], limit: int) -> list[int]:
         """Return the BOS token, if the model uses one, and the end of the prompt: at most ``limit`` tokens."""

@@ -50,7 +50,7 @@ def join(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Int64[Tens
     parts = [torch.tensor([end])]
     for first in range(0, len(texts), BATCH):
         encoded = tokenizer(list(texts[first : first + BATCH]), add_special_tokens=False)["input_ids"]
-        parts.append(torch.tensor([*chain.from_iterable((*tokens, end) for tokens in encoded)]))  # pyright: ignore[reportGeneralTypeIssues]
+        parts.append(torch.tensor([*chain.from_iterable((*tokens, end) for tokens in encoded)]))
     return torch.cat(parts)
 
 

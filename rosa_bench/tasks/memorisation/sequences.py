@@ -90,18 +90,18 @@ def encode(
 def digit_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Return the token of each digit. Raises `UserError` unless each digit is a token of its own."""
     found = {digit: tokenizer(digit, add_special_tokens=False)["input_ids"] for digit in "0123456789"}
-    tokens = {digit: ids[-1] for digit, ids in found.items() if len(ids) == 1}  # pyright: ignore[reportArgumentType]
+    tokens = {digit: ids[-1] for digit, ids in found.items() if len(ids) == 1}
     if len(set(tokens.values())) < len(found):
         raise UserError("the model's tokenizer has no token for each single digit; use another model")
-    return tokens  # pyright: ignore[reportReturnType]
+    return tokens
 
 
 def _name_tokens(names: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Return the tokens of each name and the separator, after the BOS token if the model uses one."""
-    first = tokenizer("a")["input_ids"][:1]  # pyright: ignore[reportIndexIssue]
+    first = tokenizer("a")["input_ids"][:1]
     start = first if first == [tokenizer.bos_token_id] else []
     encoded = tokenizer([name + SEPARATOR for name in names], add_special_tokens=False)["input_ids"]
-    tokens = [[*start, *name] for name in encoded]  # pyright: ignore[reportGeneralTypeIssues]
+    tokens = [[*start, *name] for name in encoded]
     if len(set(map(tuple, tokens))) < len(names):
         raise UserError("the model's tokenizer maps different names to the same tokens; use another model")
     return tokens

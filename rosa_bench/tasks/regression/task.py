@@ -51,7 +51,7 @@ class SyntheticTask(Task):
             raise UserError(
                 "optimizer.clip_norm would make replicates depend on each other; use it with task.replicates=1"
             )
-        for rows, columns in model.shapes(self.inputs, self.outputs):  # pyright: ignore[reportAttributeAccessIssue]
+        for rows, columns in model.shapes(self.inputs, self.outputs):  # pyrefly: ignore[missing-attribute]
             if self.true_rank > min(rows, columns):
                 raise UserError(
                     f"task.true_rank={self.true_rank} does not fit a {rows} x {columns} weight of model={model.name}; "

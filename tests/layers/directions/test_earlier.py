@@ -35,8 +35,8 @@ def training(compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTra
     def make(svd_of: str, *, device: str = "cpu", dtype: torch.dtype = torch.float64, **changes: Any) -> Training:
         config = compose("task=grammar", "model=tiny_roberta", "method=rosa", f"rank={RANK}")
         settings = {"resample_every": float(PERIOD), "resample_unit": "steps", "targets": "all-linear", **changes}
-        method = replace(config.method, svd_of=svd_of, **settings)
-        net = tiny_model("tiny_roberta").to(device, dtype)  # pyright: ignore[reportArgumentType]
+        method = replace(config.method, svd_of=svd_of, **settings)  # pyrefly: ignore[bad-argument-type, unexpected-keyword]
+        net = tiny_model("tiny_roberta").to(device, dtype)  # pyrefly: ignore[bad-argument-type]
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for parameter in net.parameters():
@@ -181,7 +181,7 @@ def test_the_age_of_the_directions_is_known(
     compose: Callable[..., RunConfig], svd_of: str, every: float, step: int, age: int | None
 ) -> None:
     method = compose("task=grammar", "model=tiny_roberta", "method=rosa").method
-    method = replace(method, svd_of=svd_of, resample_every=every, resample_unit="steps")
+    method = replace(method, svd_of=svd_of, resample_every=every, resample_unit="steps")  # pyrefly: ignore[unexpected-keyword]
     assert method.basis_age(step, LENGTH) == age
 
 

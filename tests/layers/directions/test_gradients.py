@@ -87,7 +87,7 @@ def test_nothing_else_changes() -> None:
     gradient_directions(net, lambda: net(inputs()).loss, RANK)
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-    assert all((parameter.grad == 1).all() for parameter in net.parameters())
+    assert all((parameter.grad == 1).all() for parameter in net.parameters())  # pyrefly: ignore[missing-attribute]
     assert net.training and net.dropout.training and not net.norm.training
     assert not any(layer._forward_hooks for layer in net.layers.values())
 

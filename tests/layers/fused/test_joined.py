@@ -85,7 +85,7 @@ def test_layers_called_twice_or_with_a_bias_alone_are_not_joined() -> None:
     model = Gated().requires_grad_(False)
     model.up.register_parameter("bias", None)
     with joined(model, {"x": rows()}):
-        assert all(isinstance(layer, Joined) and len(layer.join.layers) == 1 for layer in model.children())  # pyright: ignore[reportOptionalMemberAccess]
+        assert all(isinstance(layer, Joined) and len(layer.join.layers) == 1 for layer in model.children())  # pyrefly: ignore[missing-attribute]
 
 
 def test_a_layer_whose_output_is_changed_in_place_computes_alone() -> None:
@@ -241,7 +241,7 @@ def test_evaluation_and_other_inputs_use_a_layers_own_pass(gated: Gated) -> None
 
 def test_a_copy_is_independent_and_layers_too_large_for_a_stack_compute_alone() -> None:
     model = Gated()
-    model.gate, model.up = LowRankLinear(model.gate, 2), LowRankLinear(model.up, 2)  # pyright: ignore[reportAttributeAccessIssue]
+    model.gate, model.up = LowRankLinear(model.gate, 2), LowRankLinear(model.up, 2)  # pyrefly: ignore[bad-assignment]
     exact = output_and_gradient(model)
     with joined(model, {"x": rows()}) as joins, materialised(model, joins=joins, largest=8 * SIZE - 1) as stacks:
         assert joins and not stacks

@@ -47,10 +47,10 @@ class Net(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         up, square, down, unscaled = self.up, self.square, self.down, self.unscaled
         assert all(isinstance(part, nn.ModuleList) for part in (up, square, down, unscaled))
-        y = sum(layer(x) for layer in up)  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
-        for layer in (*square, *unscaled):  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+        y = sum(layer(x) for layer in up)  # pyrefly: ignore[not-callable, not-iterable]
+        for layer in (*square, *unscaled):  # pyrefly: ignore[not-iterable]
             y = y + layer(y).tanh()
-        return self.alone(sum(layer(y) for layer in down))  # pyright: ignore[reportGeneralTypeIssues, reportOptionalIterable]
+        return self.alone(sum(layer(y) for layer in down))  # pyrefly: ignore[not-callable, not-iterable]
 
 
 STACKS = [2, 3, 3, 2]  # ordered by each stack's first layer in the model: up, square, down, unscaled

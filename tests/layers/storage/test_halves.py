@@ -160,7 +160,7 @@ def test_a_draw_changes_the_function_by_no_more_than_bfloat16_rounding(attach: A
     net, config = attach("bfloat16", *METHODS["rosa"])
     train_and_draw(net, config, 3)
     before = [layer.merged_weight().double() for layer in low_rank_layers(net)]
-    config.method.resample(net, 4)  # pyright: ignore[reportAttributeAccessIssue]
+    config.method.resample(net, 4)  # pyrefly: ignore[missing-attribute]
     for layer, weight in zip(low_rank_layers(net), before, strict=True):
         torch.testing.assert_close(layer.merged_weight().double(), weight, rtol=0, atol=1e-6)
         seen = layer.residual.double() + layer.a.double() @ layer.b.double()
@@ -174,7 +174,7 @@ def test_gradients_equal_those_of_a_float32_layer(kind: type, train_b: bool) -> 
     torch.manual_seed(0)
     weight = torch.randn(6, 5).bfloat16()
     layers = [
-        LowRankLinear(make_linear(each, stored, nn.Parameter(torch.ones(6))), 2, train_b=train_b)  # pyright: ignore[reportArgumentType]
+        LowRankLinear(make_linear(each, stored, nn.Parameter(torch.ones(6))), 2, train_b=train_b)
         for each, stored in ((NARROW[kind], weight), (kind, weight.float()))
     ]
     found = []

@@ -97,13 +97,13 @@ def test_bfloat16_products_read_the_rounded_weight_and_keep_no_copy(kind: str) -
 def test_quantising_twice_changes_nothing_and_a_layer_becomes_wide_again(kind: str, layer: type) -> None:
     net = nn.Sequential(make_linear(layer, torch.randn(64, 128), nn.Parameter(torch.randn(64))))
     round_to(kind, net, head="head")
-    expected = weight_of(net[0]).detach().clone()  # pyright: ignore[reportArgumentType]
+    expected = weight_of(net[0]).detach().clone()  # pyrefly: ignore[bad-argument-type]
     store_in(kind, net, head="head")
     x = torch.randn(3, 128)
     y = net(x)
     widen(net)
     assert type(net[0]) is layer
-    assert torch.equal(weight_of(net[0]), expected)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(weight_of(net[0]), expected)
     torch.testing.assert_close(net(x), y)
 
 
@@ -113,8 +113,8 @@ def test_draws_change_neither_the_function_nor_the_stored_weight(attach: Callabl
     net, config = attach(kind, *DRAWS[how])
     changes, x = torch.Generator().manual_seed(1), torch.randn(4, 32)
     layers = low_rank_layers(net)
-    plain = [layer.stored.dequantised().double() for layer in layers]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-    codes = [layer.stored.codes.clone() for layer in layers]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    plain = [layer.stored.dequantised().double() for layer in layers]  # pyrefly: ignore[missing-attribute]
+    codes = [layer.stored.codes.clone() for layer in layers]  # pyrefly: ignore[missing-attribute]
     places = [tensor.data_ptr() for tensor in net.buffers()]
     added = [torch.zeros(layer.shape, dtype=torch.float64) for layer in layers]
     for step in range(1, LENGTH.total_steps):
@@ -130,7 +130,7 @@ def test_draws_change_neither_the_function_nor_the_stored_weight(attach: Callabl
     for layer, weight, total, code in zip(layers, plain, added, codes, strict=True):
         assert isinstance(layer, QuantisedLowRank)
         assert torch.equal(layer.stored.codes, code)
-        assert int(layer.used) == layer.chain_a.shape[1] > 0  # pyright: ignore[reportOptionalMemberAccess]
+        assert int(layer.used) == layer.chain_a.shape[1] > 0  # pyrefly: ignore[missing-attribute]
         torch.testing.assert_close(layer.merged_weight().double(), weight + total, rtol=0, atol=1e-5)
         torch.testing.assert_close(layer.update_since(weight).delta(), total, rtol=0, atol=1e-5)
     assert [tensor.data_ptr() for tensor in net.buffers()] == places  # in place
@@ -152,7 +152,7 @@ def test_factors_and_gradients_are_those_of_a_float32_base(attach: Callable, how
             with torch.no_grad():
                 for layer in low_rank_layers(net):
                     for factor in layer.factors:
-                        factor.sub_(0.01 * factor.grad)  # pyright: ignore[reportOperatorIssue]
+                        factor.sub_(0.01 * factor.grad)  # pyrefly: ignore[unsupported-operation]
         found.append([it.grad for it in net.parameters() if it.grad is not None])
     assert len(found[0]) == len(found[1]) >= 4
     for ours, exact in zip(*found, strict=True):

@@ -75,7 +75,7 @@ def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: T
     # Importance is far below the absolute tolerance that is usual.
     torch.testing.assert_close(layer.get_buffer("mean_lora_A"), mean, rtol=1e-4, atol=0)
     torch.testing.assert_close(layer.get_buffer("deviation_lora_A"), deviation, rtol=1e-4, atol=0)
-    assert mean.max() > 0  # pyright: ignore[reportAttributeAccessIssue]
+    assert mean.max() > 0  # pyrefly: ignore[missing-attribute]
 
 
 def test_the_largest_scores_are_kept_over_all_layers() -> None:

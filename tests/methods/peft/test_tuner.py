@@ -169,7 +169,7 @@ def test_training_equals_peft_used_directly(plain: Any, method_of: Any, name: st
     method = method_of("tiny_llama", name, "protocol=fair")
     net = method.attach(plain("tiny_llama"))
     base = plain("tiny_llama")
-    config.target_modules = method.target_names(base)  # pyright: ignore[reportAttributeAccessIssue]
+    config.target_modules = method.target_names(base)  # pyrefly: ignore[missing-attribute]
     torch.manual_seed(seed_of(0, "peft"))
     other = peft.get_peft_model(base, config)
     for one in (net, other):

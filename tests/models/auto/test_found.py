@@ -83,7 +83,7 @@ MASK = (IDS != 1).long()
 def saved(name: str, folder: Path, kind: Any = None, **more: Any) -> Path:
     """Save a tiny random model of a family as anybody would, with a tokenizer."""
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[name](**{**SMALL, **FAMILIES[name].settings, **more})
+    config = CONFIG_MAPPING[name](**{**SMALL, **FAMILIES[name].settings, **more})  # pyrefly: ignore[bad-argument-type]
     (kind or FAMILIES[name].saved_as).from_config(config).save_pretrained(folder)
     byte_tokenizer(max_length=64).save_pretrained(folder)
     return folder

@@ -36,7 +36,7 @@ def test_what_is_found_is_what_the_declaration_says(path: Path) -> None:
     spec: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     kind = AutoModelForCausalLM if spec.get("_target_", "").endswith("Decoder") else AutoModelForSequenceClassification
     shape = {**(spec.get("random") or spec["shape"]), "num_hidden_layers": 2}
-    model = on_meta(kind, shape.pop("model_type"), **shape)
+    model = on_meta(kind, shape.pop("model_type"), **shape)  # pyrefly: ignore[bad-argument-type]
     found, names = structure_of(model), [name for name, _ in model.named_modules()]
     assert linear_names(model, found.attention) == linear_names(model, spec["attention"])
     head = {name for name in names if name_matches(spec["head"], name)} - {"bert.pooler"}  # pre-trained in other BERTs
@@ -107,6 +107,6 @@ def test_weights_that_are_no_numbers_are_refused() -> None:
     with pytest.raises(UserError, match="uint8, a quantised weight"):
         check_adaptable(quantised)
     flagged = nn.Linear(2, 2)
-    flagged.is_quantized = True  # pyright: ignore[reportArgumentType]
+    flagged.is_quantized = True  # pyrefly: ignore[bad-argument-type]
     with pytest.raises(UserError, match="is quantised"):
         check_adaptable(flagged)

@@ -277,7 +277,7 @@ def test_random_models_are_checked_too(compose: Compose, model: str) -> None:
         changed = replace(spec, **settings)
         if isinstance(changed, Decoder):
             return load_decoder(changed, locate(changed))
-        return load_encoder(changed, locate(changed), num_outputs=2)  # pyright: ignore[reportArgumentType]
+        return load_encoder(changed, locate(changed), num_outputs=2)
 
     assert loaded().missing == ()
     with pytest.raises(UserError, match="leaves out: "):

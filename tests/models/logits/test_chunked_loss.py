@@ -216,7 +216,7 @@ def test_a_watched_head_sees_whole_batches(tiny_model: Tiny) -> None:
     """ROSA's gradient directions come from a hook, which must not see a part of the batch only."""
     model = tiny_model("tiny_llama")
     seen: list[Tensor] = []
-    hook = model.get_output_embeddings().register_forward_hook(lambda _, __, output: seen.append(output))  # pyright: ignore[reportOptionalMemberAccess]
+    hook = model.get_output_embeddings().register_forward_hook(lambda _, __, output: seen.append(output))  # pyrefly: ignore[missing-attribute]
     model(**batch())
     assert [it.shape for it in seen] == [(5, 12, 261)]
     hook.remove()
@@ -253,7 +253,7 @@ def test_the_saved_model_is_a_plain_one(tiny_model: Tiny, tmp_path: Path) -> Non
 @pytest.mark.parametrize("method", ["ft", "lora"])
 def test_on_a_gpu_a_captured_step_has_the_same_losses(tiny_model: Tiny, compose: Compose, method: str) -> None:
     gpu = torch.device("cuda")
-    model = tiny_model("tiny_llama").to(gpu)  # pyright: ignore[reportArgumentType]
+    model = tiny_model("tiny_llama").to(gpu)  # pyrefly: ignore[bad-argument-type]
     compose("task=restaurants", "model=tiny_llama", f"method={method}", "rank=2").method.attach(model)
     inputs = {name: tensor.to(gpu) for name, tensor in batch().items()}
     wanted = step(plain(model), inputs)

@@ -250,12 +250,12 @@ TEXTS = ("£25, café, in 1999", "x = 10\n\n  33", "½ — “naïve”", "<|im_
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_the_tokenizer_is_lossless(pulled: Path, text: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(pulled)
+    tokenizer: Any = AutoTokenizer.from_pretrained(pulled)
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_the_tokenizer_comes_from_the_file(pulled: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(pulled)
+    tokenizer: Any = AutoTokenizer.from_pretrained(pulled)
     assert tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))) == TOKENS
     assert [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id] == [
         0,
@@ -415,7 +415,7 @@ def test_pulled_smollm2_predicts_english(monkeypatch: pytest.MonkeyPatch) -> Non
     folder = pulled_folder(spec)
     if folder is None or not is_complete(folder):
         pytest.skip("smollm2_135m is not on this machine")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True).eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == spec.parameters
     text = tokenizer("The capital of France is", return_tensors="pt")

@@ -100,9 +100,9 @@ def test_two_tasks_are_welchs_test(one: list[float], other: list[float]) -> None
     assume(len(set(one)) > 1 and len(set(other)) > 1)
     found = known(stratified([against_zero(one), against_zero([-value for value in other])]))
     reference = ttest_ind(one, other, equal_var=False)
-    between = reference.confidence_interval(0.95)  # pyright: ignore[reportAttributeAccessIssue]
-    assert found.df == pytest.approx(reference.df)  # pyright: ignore[reportAttributeAccessIssue]
-    assert found.p == pytest.approx(reference.pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+    between = reference.confidence_interval(0.95)
+    assert found.df == pytest.approx(reference.df)
+    assert found.p == pytest.approx(reference.pvalue)
     assert ends(found) == pytest.approx((between.low / 2, between.high / 2))
 
 
@@ -171,14 +171,14 @@ def test_a_detectable_difference_is_detected_in_80_percent_of_samples(seeds: int
     random = np.random.default_rng(2)
     true = noncentrality(seeds - 1) / math.sqrt(seeds)  # in standard deviations
     samples = random.normal(true, 1.0, (20_000, seeds))
-    assert np.mean(ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.012)  # pyright: ignore[reportAttributeAccessIssue]
+    assert np.mean(ttest_1samp(samples, 0.0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.012)
 
 
 def test_the_detectable_difference_is_in_units_of_the_error() -> None:
     found = known(paired(*against_zero([0.1, 0.2, 0.3])))
     assert found.detectable == pytest.approx(noncentrality(2) * 0.1 / math.sqrt(3))
     wider = known(paired(*against_zero([0.0, 0.2, 0.4])))
-    assert wider.detectable == pytest.approx(2 * found.detectable)  # pyright: ignore
+    assert wider.detectable == pytest.approx(2 * found.detectable)
 
 
 # Families

@@ -265,7 +265,7 @@ def test_figure_3_shows_the_peak_of_training_and_resampling_only(scored: MakeRec
     left, right = drawn("figure3", records).figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["FT", "LoRA (r=8)", "ROSA (r=8)"]
     assert bars(left) == [501, 200, 250]
-    ends = [np.asarray(some.get_segments()[0])[:, 0].tolist() for some in left.collections]  # pyright: ignore
+    ends = [np.asarray(some.get_segments()[0])[:, 0].tolist() for some in left.collections]  # pyrefly: ignore[missing-attribute]
     assert ends == [[500, 502], [200, 200], [250, 250]]
     assert [text.get_text() for text in left.texts] == ["501", "200", "250"]
     assert [float(np.asarray(line.get_xdata())[0]) for line in right.lines] == [10**8, 10**5, 10**5]
@@ -477,7 +477,7 @@ def assert_readable(figure: Figure) -> None:
     """Assert that titles, labels and legend are on the page and do not overlap, nor do an axis's numbers."""
     figure.draw_without_rendering()
     texts = [
-        text for ax in figure.axes for text in (ax.xaxis.label, ax.yaxis.label, ax._left_title)  # pyright: ignore
+        text for ax in figure.axes for text in (ax.xaxis.label, ax.yaxis.label, ax._left_title)  # pyrefly: ignore[missing-attribute]
     ]  # fmt: skip
     boxes = [text.get_window_extent() for text in texts if text.get_text()]
     boxes += [legend.get_window_extent() for legend in figure.legends]

@@ -104,7 +104,7 @@ def on_terminal(write: Callable[[Console], None]) -> str:
     """Return what is written to a terminal with colours."""
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="truecolor")
     write(console)
-    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
 
 
 def tables(records: Sequence[RunRecord]) -> Made:

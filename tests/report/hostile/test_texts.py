@@ -148,7 +148,7 @@ def test_rows_may_have_different_keys() -> None:
 
 def test_a_formula_is_marked_and_a_number_is_not() -> None:
     cells = ["=1+1", "+x", "-x", "@x", " =1", "\t=1", "\uff1d1", "-2.1", "+3", "-1e-5", "a=1", "", "-", "-1-1", "1\n2"]
-    [row] = list(csv.reader(io.StringIO(tidy_csv([dict(enumerate(cells))]).split("\n", 1)[1])))  # pyright: ignore
+    [row] = list(csv.reader(io.StringIO(tidy_csv([dict(enumerate(cells))]).split("\n", 1)[1])))  # pyrefly: ignore[bad-argument-type]
     assert row == [
         "'=1+1", "'+x", "'-x", "'@x", "' =1", "'\\t=1", "'\uff1d1", "-2.1", "+3", "-1e-5", "a=1", "", "'-", "'-1-1",
         "1\\n2",
@@ -174,7 +174,7 @@ def test_every_picture_shows_dollars_and_underscores_as_they_are(hostile_texts: 
     for text in hostile_texts:
         label = drawn(text)
         assert not label.startswith("_")  # matplotlib leaves such labels out of legends
-        is_formula = Text(0, 0, label)._preprocess_math(label)[1]  # pyright: ignore[reportAttributeAccessIssue]
+        is_formula = Text(0, 0, label)._preprocess_math(label)[1]  # pyrefly: ignore[missing-attribute]
         assert is_formula is False
 
 

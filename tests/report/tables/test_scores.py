@@ -341,10 +341,7 @@ def test_the_comparisons_of_a_section_are_one_family(over_seeds: OverSeeds) -> N
     ]
     section = section_of(runs)
     found = {one.column: (one.p, one.verdict) for one in section.contrasts}
-    p = {
-        task: ttest_1samp(np.subtract(dev, 0.5), 0).pvalue  # pyright: ignore[reportAttributeAccessIssue]
-        for task, dev in scores.items()
-    }
+    p = {task: ttest_1samp(np.subtract(dev, 0.5), 0).pvalue for task, dev in scores.items()}
     assert 0.025 < p["cola"] < 0.05 < p["rte"]
     assert found == {
         "MRPC": (probability(3 * p["mrpc"]), "above LoRA"),

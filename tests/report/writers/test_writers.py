@@ -158,7 +158,7 @@ def test_csv_has_the_tables_figures(table: Table) -> None:
 def shown(table: Table, width: int) -> str:
     console = Console(width=width, file=io.StringIO(), color_system=None)
     show(table, console)
-    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+    return console.file.getvalue()  # pyrefly: ignore[missing-attribute]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def outputs(folder: Path, rows: list[Row]) -> torch.Tensor:
     """The saved model's output for each row, one at a time, by transformers alone: (rows, outputs)."""
     model, tokenizer = AutoModelForSequenceClassification.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     with torch.inference_mode():
-        return torch.cat([model.eval()(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])
+        return torch.cat([model.eval()(**tokenizer(*row.texts, return_tensors="pt")).logits for row in rows])  # pyrefly: ignore[not-callable]
 
 
 @PROTOCOLS

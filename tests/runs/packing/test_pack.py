@@ -166,7 +166,7 @@ def test_runs_that_differ_in_the_learning_rate_alone_go_together(make_runs: Make
         *make_runs("a", "packed=2", "seed=1"),
         *make_runs("a", "packed=1", "seed=2"),
     ]
-    found = [[(one.config.method.rank, one.config.seed, one.config.lr) for one in pack] for pack in packs(runs)]  # pyright: ignore[reportAttributeAccessIssue]
+    found = [[(one.config.method.rank, one.config.seed, one.config.lr) for one in pack] for pack in packs(runs)]  # pyrefly: ignore[missing-attribute]
     cells = [[(rank, seed, lr) for lr in (1e-3, 3e-3, 2e-2)] for rank, seed in ((2, 0), (4, 0), (2, 1), (2, 2))]
     halved = [part for cell in cells[:3] for part in (cell[:2], cell[2:])]
     assert found == [*halved, *([one] for one in cells[3])]

@@ -45,7 +45,7 @@ def test_each_prompt_is_computed_once(tiny_model: Callable[..., PreTrainedModel]
     model, inputs, logits = tiny_model(kind), [], []
     block, head = transformer_blocks(model)[0], model.get_output_embeddings()
     block.register_forward_pre_hook(lambda _, given: inputs.append(tuple(given[0].shape[:2])))
-    head.register_forward_hook(lambda _, __, made: logits.append(tuple(made.shape[:2])))  # pyright: ignore[reportOptionalMemberAccess]
+    head.register_forward_hook(lambda _, __, made: logits.append(tuple(made.shape[:2])))  # pyrefly: ignore[missing-attribute]
     decoding = Decoding(beams=5, no_repeat_ngram=0, max_new_tokens=3, length_penalty=1.0)
     generating.generate(
         model, TOKENIZER, PROMPTS, decoding, end=-1, padding=1, batch_size=4, autocast=nullcontext
@@ -66,7 +66,7 @@ def test_beams_are_reordered_after_the_prompt() -> None:
         new = torch.randn(4, 1, 1, 4)
         for cache in (ours, theirs):
             cache.update(new, -new, 0)
-            cache.reorder_cache(torch.tensor(order))  # pyright: ignore[reportArgumentType]
+            cache.reorder_cache(torch.tensor(order))  # pyrefly: ignore[bad-argument-type]
     for name in ("keys", "values"):
         assert torch.equal(getattr(ours.layers[0], name), getattr(theirs.layers[0], name))
     assert ours.get_seq_length() == theirs.get_seq_length() == 3 + len(orders)

@@ -26,7 +26,7 @@ def decoded(tokens: list[int]) -> str:
 
 
 def decoding(**changes: float) -> Decoding:
-    return Decoding(**{"beams": 1, "no_repeat_ngram": 0, "max_new_tokens": 12, "length_penalty": 1.0, **changes})  # pyright: ignore[reportArgumentType]
+    return Decoding(**{"beams": 1, "no_repeat_ngram": 0, "max_new_tokens": 12, "length_penalty": 1.0, **changes})  # pyrefly: ignore[bad-argument-type]
 
 
 def write(model: PreTrainedModel, prompts: list[list[int]], how: Decoding, batch_size: int = 64) -> list[str]:
@@ -110,7 +110,7 @@ class Numbers:
 
 def tokens_of(model: PreTrainedModel, prompts: list[list[int]], how: Decoding) -> list[list[int]]:
     written = generate(
-        model, Numbers(), prompts, how, end=END, padding=PAD, batch_size=3, autocast=nullcontext  # pyright: ignore[reportArgumentType]
+        model, Numbers(), prompts, how, end=END, padding=PAD, batch_size=3, autocast=nullcontext  # pyrefly: ignore[bad-argument-type]
     )  # fmt: skip
     return [[int(number) for number in text.split()] for text in written]
 

@@ -147,7 +147,7 @@ def test_symbols_are_different_ordinary_tokens_and_the_floor_does_not_depend_on_
     resolved = make_setup(*SMALL, "protocol=fair")
     problem = prepared(resolved)
     assert problem.tokenizer is not None
-    tokens = new_language.vocabulary(problem.tokenizer, resolved.config.task)  # pyright: ignore[reportArgumentType]
+    tokens = new_language.vocabulary(problem.tokenizer, resolved.config.task)  # pyrefly: ignore[bad-argument-type]
     assert len(set(tokens.tolist())) == 6
     assert not set(tokens.tolist()) & set(problem.tokenizer.all_special_ids)
     batch = next(iter(problem.train.epoch()))
@@ -221,7 +221,7 @@ def test_a_language_with_more_symbols_than_tokens_is_refused(make_setup: MakeSet
     words = {"a": 0, "b": 1, "c": 2}
     tokenizer: Any = SimpleNamespace(all_special_ids=[0], added_tokens_decoder={1: ""}, get_vocab=lambda: words)
     with pytest.raises(UserError, match=r"task\.symbols=6 is more than the model's 1 ordinary tokens"):
-        new_language.vocabulary(tokenizer, resolved.config.task)  # pyright: ignore[reportArgumentType]
+        new_language.vocabulary(tokenizer, resolved.config.task)  # pyrefly: ignore[bad-argument-type]
 
 
 def test_an_encoder_and_an_unknown_score_are_refused(compose: Callable[..., RunConfig]) -> None:
@@ -249,8 +249,8 @@ def test_a_run_is_recorded_and_learns(make_setup: MakeSetup, task: tuple[str, ..
     assert scores["selected_on"] == ("held_out" if protocol == "fair" else "validation")
     assert {"characters", "tokens", "train_tokens"} < set(record.data.facts)
     assert ("entropy" in record.data.facts) == bool(task)
-    assert record.selected["loss"] < before["loss"]  # pyright: ignore[reportOperatorIssue]
-    bits = record.selected["loss"] * record.data.facts["tokens"] / math.log(2)  # pyright: ignore[reportOperatorIssue]
+    assert record.selected["loss"] < before["loss"]
+    bits = record.selected["loss"] * record.data.facts["tokens"] / math.log(2)
     assert record.selected["bits_per_character"] == pytest.approx(bits / record.data.facts["characters"])
     saved = AutoModelForCausalLM.from_pretrained(resolved.saved_model)
     assert evaluate(saved).scores == pytest.approx({key: record.selected[key] for key in before}, rel=1e-5)

@@ -48,7 +48,7 @@ def test_recall_is_what_greedy_decoding_writes(tiny_model: Callable[..., PreTrai
     right = 0
     for row in ROWS:
         ids = torch.tensor([[0, *TOKENIZER(f"{row['name']}:", add_special_tokens=False)["input_ids"]]])
-        [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)  # pyright: ignore
+        [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=greedy)  # pyrefly: ignore[not-callable]
         right += TOKENIZER.decode(tokens[ids.shape[1] :]) == row["number"]
     assert found["recall"] == right / PAIRS
     assert 0 < found["recall"] < 1  # some are right and some are wrong

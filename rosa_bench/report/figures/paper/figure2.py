@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         return None
     with styled():
         figure = Figure(figsize=(WIDTH_IN, 5.2), layout="constrained")
-        shape = {"sharex": True, "sharey": "row", "squeeze": False, "height_ratios": [1, 1.7]}
+        shape: dict[str, Any] = {"sharex": True, "sharey": "row", "squeeze": False, "height_ratios": [1, 1.7]}
         upper, lower = figure.subplots(2, len(panels), **shape)
         for number, panel in enumerate(panels):
             plot(upper[number], panel)
@@ -127,7 +128,7 @@ def plot(ax: Axes, panel: Panel) -> None:
     styles = styles_of(panel.curves)
     for variant, curve in panel.curves.items():
         epochs = np.arange(1, curve.shape[1] + 1)
-        style = {**styles[variant], "marker": None}  # hundreds of epochs
+        style: dict[str, Any] = {**styles[variant], "marker": None}  # hundreds of epochs
         colour = style["color"]
         ax.plot(epochs, curve.mean(0), label=drawn(variant.label), **style)
         shade = ax.fill_between(epochs, curve.min(0), curve.max(0), alpha=0.15, linewidth=0, color=colour)

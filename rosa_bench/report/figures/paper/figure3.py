@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +38,8 @@ def draw(groups: list[Group]) -> Drawing | None:
     longest = min(LONGEST_NAME, max(len(variant.label) for variant in variants_of(panels)))
     with styled():
         figure = Figure(figsize=(WIDTH_IN, sum(1 + 0.2 * count for count in counts)), layout="constrained")
-        shape = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": [2 + n for n in counts]}
+        heights = [2 + count for count in counts]
+        shape: dict[str, Any] = {"squeeze": False, "sharey": "row", "width_ratios": [1.6, 1], "height_ratios": heights}
         for number, (panel, (left, right)) in enumerate(
             zip(panels, figure.subplots(len(panels), 2, **shape), strict=True)
         ):

@@ -69,12 +69,12 @@ def plot_families(ax: Axes, places: Sequence[Place], families: Families) -> None
     """Draw arms at their places, on axes whose limits are set: the families in colour, and others small and grey."""
     for place in places:
         if place.variant not in families.plain:
-            look = {**arm_look(place.variant, place.run, colour=PALE), "markersize": 2.8}
+            look = arm_look(place.variant, place.run, colour=PALE) | {"markersize": 2.8}
             ax.plot([place.x], [place.y.mean], label="_", zorder=1, **look)
             continue
         shade = families.shades.get(period_words(place.run))
         face = None if shade is None else faded(look_of(place.variant.method).colour, shade)
-        look = {**arm_look(place.variant, place.run, face=face), "markersize": 5.5}
+        look = arm_look(place.variant, place.run, face=face) | {"markersize": 5.5}
         if not is_resampled(place.run):  # several periods share their place on x
             plot_whiskers(ax, place.x, place.y, look["color"])
         ax.plot([place.x], [place.y.mean], label="_", zorder=3, **look)

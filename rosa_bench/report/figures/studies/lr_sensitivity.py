@@ -76,8 +76,8 @@ def plot_sweep(ax: Axes, variant: Variant, chosen: Cell, style: dict[str, Any]) 
     plot_range(ax, list(scores), list(scores.values()), label=drawn(variant.label), **style)
     left = [fmean(scores[lr]) for lr in chosen.lrs_left]
     points: dict[str, Any] = {**style, "linestyle": "none"}
-    ax.plot(chosen.lrs_left, left, **{**points, "markerfacecolor": "white"})
-    ax.plot([chosen.lr], [100 * chosen.mean], **{**points, "markersize": CHOSEN_SIZE, **_ring(style["color"])})
+    ax.plot(chosen.lrs_left, left, **points | {"markerfacecolor": "white"})
+    ax.plot([chosen.lr], [100 * chosen.mean], **points | {"markersize": CHOSEN_SIZE} | _ring(style["color"]))
 
 
 def _ring(colour: ColorType) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_recall_is_that_of_the_records_at_their_bits_per_parameter(phonebook: li
     assert [y for _, y in markers(drawn(phonebook), 0, "o")] == pytest.approx([10.5, 90.5])
     across = {round(x, 6) for x, _ in markers(drawn(phonebook), 0, "D")}
     bits, trained = phonebook[0].data.facts["bits"], phonebook[0].parameters.trainable
-    assert across == {round(bits / trained, 6)}  # pyright: ignore[reportOperatorIssue]
+    assert across == {round(bits / trained, 6)}
 
 
 def test_the_titles_say_what_the_intervals_show(glue: list[RunRecord], phonebook: list[RunRecord]) -> None:

@@ -135,7 +135,7 @@ def test_every_kind_of_layer_has_its_axes_and_every_setting_its_row(
     ]
     figure = drawn(records).figure
     assert sorted(ax.get_title() for ax in figure.axes if ax.get_visible()) == sorted([*kinds, *KINDS])
-    titles = [part._suptitle.get_text() for part in figure.subfigs]  # pyright: ignore
+    titles = [part._suptitle.get_text() for part in figure.subfigs]  # pyrefly: ignore[missing-attribute]
     assert [title[:4] for title in titles] == ["(a) ", "(b) "]
     assert "protocol paper" in " ".join(titles) and "protocol fair" in " ".join(titles)
 
@@ -149,7 +149,7 @@ def test_nothing_is_cut_off_and_no_titles_overlap(runs: list[RunRecord]) -> None
     figure = drawn(runs).figure
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for ax in figure.axes for text in (ax.title, ax.xaxis.label) if text.get_text()]
-    boxes += [part._suptitle.get_window_extent() for part in figure.subfigs]  # pyright: ignore
+    boxes += [part._suptitle.get_window_extent() for part in figure.subfigs]  # pyrefly: ignore[missing-attribute]
     boxes += [legend.get_window_extent() for legend in figure.legends]
     for number, box in enumerate(boxes):
         assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1

@@ -48,4 +48,4 @@ def test_a_name_away_from_its_point_gets_a_line_in_its_colour() -> None:
     assert {text.get_text() for text in ax.texts} == names.keys()
     assert len(ax.lines) > 5
     assert {line.get_color() for line in ax.lines} == {"#123456"}
-    assert all(line.get_xdata()[0] == pytest.approx(0.5) for line in ax.lines)  # pyright: ignore[reportIndexIssue]
+    assert all(line.get_xdata()[0] == pytest.approx(0.5) for line in ax.lines)  # pyrefly: ignore[bad-index]

@@ -186,8 +186,8 @@ def test_an_interval_wider_than_the_plot_is_not_drawn(runs: list[RunRecord]) -> 
             ]
     drawing = methods.draw(select(runs))
     assert drawing is not None
-    bars = [line for line in drawing.figure.axes[0].lines if len(set(map(float, line.get_xdata()))) == 1]  # pyright: ignore[reportArgumentType]
-    assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyright: ignore
+    bars = [line for line in drawing.figure.axes[0].lines if len(set(map(float, line.get_xdata()))) == 1]  # pyrefly: ignore[bad-argument-type]
+    assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyrefly: ignore[bad-argument-type, bad-index]
 
 
 def test_of_many_scores_those_far_below_all_others_leave_the_axis() -> None:
