@@ -1,5 +1,6 @@
 """The recommendation, from records with known scores and intervals."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -91,6 +92,12 @@ def test_only_shared_seeds_rank_finalists(finalist: Callable[..., Finalist]) -> 
 def test_a_higher_error_is_worse(finalist: Callable[..., Finalist], mean: list[float], lower: bool, said: str) -> None:
     found = recommend([finalist("lora", mean), finalist("ft", [0.0, 0.0, 0.0], held_out=[-9, -9, -9])], margin=0)
     assert verdict(found.against["ft"], lower_is_better=lower) == said
+
+
+def test_a_finalist_whose_selection_score_is_undefined_is_not_the_best(finalist: Callable[..., Finalist]) -> None:
+    lora, undefined = finalist("lora", [0.5, 0.6]), finalist("ft", [0.9, 0.9], held_out=[math.nan, 0.9])
+    for finalists in ([undefined, lora], [lora, undefined]):
+        assert recommend(finalists, margin=0).best is lora
 
 
 def test_there_must_be_a_finalist() -> None:
