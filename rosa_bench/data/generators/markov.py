@@ -55,7 +55,7 @@ class MarkovSource:
         return float((self.stationary * entr(self.transitions).sum(-1)).sum())
 
     def text(self, length: int, name: str) -> Int64[np.ndarray, " length"]:
-        """Draw a text that begins as a long text would go on. Texts of different names are independent."""
+        """Draw a text that starts from the stationary distribution. Texts with different names are independent."""
         random = self._random(name)
         pair = min(int(np.searchsorted(self.stationary.cumsum(), random.random_sample())), self.symbols**2 - 1)
         before, last = divmod(pair, self.symbols)
