@@ -265,8 +265,9 @@ PHENOMENA: tuple[str, ...] = tuple(TEMPLATES)
 def sentences(split: str, *, phenomena: tuple[str, ...] = PHENOMENA, seed: int = 0) -> list[dict[str, str | int]]:
     """Return the shuffled rows of a split: sentence, label (1 acceptable, 0 not), phenomenon and idx.
 
-    There are `SIZES` rows, or `MOST` of each phenomenon if that is fewer. Labels are balanced within each phenomenon and
-    no sentence is repeated. The same split and seed give the same rows in every process. Raises ValueError for an unknown split.
+    There are `SIZES` rows, or `MOST` of each phenomenon if that is fewer. Labels are balanced within each phenomenon,
+    and no sentence is repeated. The same split and seed give the same rows in every process. Raises ValueError for an
+    unknown split.
     """
     if split not in SIZES:
         raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
