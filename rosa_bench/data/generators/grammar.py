@@ -17,6 +17,7 @@ from itertools import permutations
 from random import Random
 
 from rosa_bench.data.generators.grammar_words import TRAIN, VALIDATION, Draw, GrammarWords
+from rosa_bench.system.errors import UserError
 
 Pair = tuple[str, str]  # acceptable, unacceptable; `_sentence` does the spelling
 
@@ -266,11 +267,11 @@ def sentences(split: str, *, phenomena: tuple[str, ...] = PHENOMENA, seed: int =
     """Return the shuffled rows of a split: sentence, label (1 acceptable, 0 not), phenomenon and idx.
 
     There are `SIZES` rows, or `MOST` of each phenomenon if that is fewer. Labels are balanced within each phenomenon,
-    and no sentence is repeated. The same split and seed give the same rows in every process. Raises ValueError for an
+    and no sentence is repeated. The same split and seed give the same rows in every process. Raises `UserError` for an
     unknown split.
     """
     if split not in SIZES:
-        raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
+        raise UserError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
     return [
         {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
         for idx, (sentence, label, phenomenon) in enumerate(_shuffled(split, phenomena, seed))
