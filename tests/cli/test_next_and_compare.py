@@ -60,12 +60,15 @@ def test_next_asks_where_rows_from_files_are(
         record.data.source = source
         save_record(record, here / "results")
         assert ("data= or data_dir=" in rosa_bench("next").err) is asked
-    assert "data= or data_dir=" not in rosa_bench("next", "data_dir=glue").err
+        given = rosa_bench("next", "data_dir=glue")
+        assert "data_dir=glue" in given.out
+        assert "data= or data_dir=" not in given.err
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["seeds=many"], ["seeds", "many"]),
     (["seeds=0"], ["seeds=0", "at least 1"]),
+    (["seeds=1001"], ["seeds=1001", "at most 1000"]),
     (["cola"], ["cola is not KEY=VALUE"]),
     (["task=col"], ["no runs of task=col"]),
     (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),

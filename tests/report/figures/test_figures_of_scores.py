@@ -188,6 +188,9 @@ def test_figure_6_shows_the_epochs_of_the_chosen_learning_rate(runs: list[RunRec
 def test_figure_4_shows_each_method_at_its_ranks_and_ft_in_both(runs: list[RunRecord]) -> None:
     panels = by_title(drawn("figure4", runs))
     for protocol, title in SETTINGS.items():
+        lowest = min(ax.dataLim.ymin for ax in panels[title])
+        low, high = panels[title][0].get_ylim()
+        assert lowest - low > 0.1 * (high - low)  # room for the method's name
         for ax, method in zip(panels[title], ("ROSA", "LoRA"), strict=True):
             assert list(lines(ax)) == ["FT", f"{method} (r=2)", f"{method} (r=8)"]
             for variant in lines(ax):
