@@ -67,6 +67,20 @@ def test_the_best_stays_if_another_is(finalist: Callable[..., Finalist], dev: li
     assert recommend([best, finalist("lora", dev, gb=gb)], margin=0.01).chosen is best, why
 
 
+def test_the_margin_of_an_error_is_a_share_of_the_best(finalist: Callable[..., Finalist]) -> None:
+    def with_errors(method: str, errors: Sequence[float], gb: float) -> Finalist:
+        found = finalist(method, errors, gb=gb)
+        for run in found.runs.values():
+            run.scores.lower_is_better = run.scores.selected_by.lower_is_better = True
+        return found
+
+    best = with_errors("ft", [0.50, 0.52, 0.48], gb=4)
+    near, far = with_errors("lora", [0.49, 0.53, 0.489], gb=1), with_errors("lora", [0.52, 0.55, 0.49], gb=1)
+    assert recommend([best, near], margin=0.01).chosen is near
+    assert recommend([best, far], margin=0.01).chosen is best  # within noise, but 4 % behind
+    assert recommend([best, far], margin=0.05).chosen is far
+
+
 def test_with_as_much_memory_the_one_with_less_to_store_is_preferred(finalist: Callable[..., Finalist]) -> None:
     best = finalist("ft", [0.60, 0.62, 0.61], gb=4.0)
     lora = finalist("lora", [0.61, 0.60, 0.61], gb=4.1, saved=10)
