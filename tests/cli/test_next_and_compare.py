@@ -96,6 +96,7 @@ def test_compare_shows_differences_and_reports_mistakes(
     assert [words for words in ("rosa minus lora", "+10.0 (1)", "paired over seeds") if words not in outcome.out] == []
     rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("no setting has several values")
     rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()
+    rosa_bench("compare", "metod=rosa,lora", "results_dir=elsewhere").assert_one_line_error("did you mean method?")
 
 
 def test_compare_takes_another_score_of_the_records(
