@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rosa_bench import api
 from rosa_bench.records.provenance import git_state, versions
+from rosa_bench.records.record import without_undefined
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.device import autocast, describe
@@ -29,6 +30,7 @@ from rosa_bench.tasks.prepared import PreparedTask
 from rosa_bench.training.loop import fit
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Training
+from scripts.arguments import RESULTS
 
 Figures = dict[str, float]
 T = TypeVar("T")
@@ -128,9 +130,12 @@ def command() -> str:
 
 
 def write_report(
-    name: str, figures: Mapping[str, Figures], *, folder: Path, what: str | None, device: torch.device
+    name: str, figures: Mapping[str, Figures], *, what: str | None, device: torch.device, folder: Path = RESULTS
 ) -> None:
-    """Print figures as a table, and write them with their provenance to ``<name>_<device>_<date>.json``."""
+    """Print figures as a table, and write them with their provenance to ``<name>_<device>_<date>.json``.
+
+    A figure that is not a finite number is written as null.
+    """
     now = datetime.now(UTC)
     described = describe(device)
     report = {
@@ -143,7 +148,7 @@ def write_report(
         "figures": figures,
     }
     path = folder / f"{name}_{short_name(device, str(described['name']))}_{now:%Y-%m-%d}.json"
-    write_atomic(path, json.dumps(report, indent=1) + "\n")
+    write_atomic(path, json.dumps(without_undefined(report), indent=1) + "\n")
     table = Table("benchmark", "figure", "value", box=box.SIMPLE)
     for group_name, group in figures.items():
         for key, value in group.items():

@@ -400,8 +400,10 @@ def test_manual_pages_are_written_once_in_the_order_of_their_hashes(
     assert sorted(both) == sorted(f"Seite\nNummer {number}" for number in range(40))
     hashes = [hashlib.sha256(text.encode()).digest() for text in both]
     assert hashes == sorted(hashes)
+    files["train"].unlink()
     with pytest.raises(UserError, match="exists; remove it first"):
         module.main(tmp_path / "data", tmp_path / "man")
+    assert not files["train"].exists()  # rows of two splits that were made apart could overlap
     monkeypatch.setattr(module, "INSTALLED", tmp_path / "man")
     monkeypatch.setattr(module, "OF_PACKAGE", tmp_path / "list")
     (tmp_path / "list").write_text(f"/.\n{tmp_path}/man/man3/p3.1.gz\n")
@@ -419,6 +421,27 @@ def test_killed_commands_end_like_undisturbed_ones() -> None:
     assert "BROKEN" not in done.stdout
     [total] = [line.split() for line in done.stdout.splitlines() if line.split()[:1] == ["all"]]
     assert (total[1], total[-1]) == ("4", "0")
+
+
+def test_a_report_is_json_whatever_was_measured(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script.write_report("odd", {"a": {"loss": math.nan, "ms": 2.0}}, what="An odd one.\nMore.", device=CPU)
+    [path] = (tmp_path / "results" / "benchmarks").glob("odd_cpu_*.json")
+    report = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert (report["what"], report["figures"]) == ("An odd one.", {"a": {"loss": None, "ms": 2.0}})
+
+
+def test_a_choice_without_runs_cannot_be_compared(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = import_module("scripts.studies.choose")
+    monkeypatch.setattr(study, "load_choice", lambda path: path if path.name == "begun.json" else None)
+    with pytest.raises(UserError, match="does not exist"):
+        study.compare(tmp_path / "choose" / "none.json", "sst2")
+    with pytest.raises(UserError, match="has no run of the choice"):
+        study.compare(tmp_path / "choose" / "begun.json", "sst2")
 
 
 def test_a_report_names_its_module_and_not_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

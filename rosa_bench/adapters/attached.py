@@ -52,11 +52,16 @@ class Attached:
     detached: bool = False
 
     def __repr__(self) -> str:
-        if self.merged or self.detached:
+        if not self.is_attached:
             what = "detached from" if self.detached else "merged into"
             return f"Attached(method={self.method.name}, {what} {type(self.model).__name__})"
         trained = sum(parameter.numel() for parameter in self.trainable_parameters)
         return f"Attached(method={self.method.name}, trains {trained:,} parameters of {type(self.model).__name__})"
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether the method still trains the model: it is neither merged nor detached."""
+        return not (self.merged or self.detached)
 
     @property
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -223,7 +228,7 @@ class Attached:
             group.update({key: value for key, value in own.items() if key != "params"})
 
     def _check_attached(self) -> None:
-        if self.merged or self.detached:
+        if not self.is_attached:
             how = "detached" if self.detached else "merged"
             raise UserError(f"this method is {how} already; attach it again to go on")
 
@@ -244,9 +249,9 @@ LIVE: WeakSet[Attached] = WeakSet()  # the handles that somebody still holds
 
 
 def trained_by_another(model: nn.Module, apart_from: Attached | None = None) -> bool:
-    """Return whether a handle that is neither merged nor detached trains a parameter of the model."""
+    """Return whether a handle whose method is still attached trains a parameter of the model."""
     own = {id(parameter) for parameter in model.parameters()}
-    others = [it for it in LIVE if it is not apart_from and not (it.merged or it.detached)]
+    others = [it for it in LIVE if it is not apart_from and it.is_attached]
     return any(id(parameter) in own for other in others for parameter in other.trainable_parameters)
 
 

@@ -138,7 +138,7 @@ class RosaCallback(TrainerCallback, ExportableState):
 
     def _check_checkpoint(self, _module: nn.Module, state_dict: dict[str, Tensor], *_others: Any) -> None:
         """Raise `UserError` for weights without the method's layers, before Trainer loads part of them."""
-        if self.attached.merged or self.attached.detached:
+        if not self.attached.is_attached:
             return
         stored = self.attached.model.state_dict().keys() - state_dict.keys()
         lacking = [name for name in self.attached.state_dict() if name in stored]

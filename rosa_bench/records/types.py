@@ -4,7 +4,7 @@ The limits are far outside of what a run can produce. They keep sums, squares an
 the range of a double, so that no reader has to check a value again.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ RunId = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.+-]{0,249}\Z")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.+-]{0,279}\Z")]
 Key = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][^\x00-\x1f\x7f]*\Z")]
 Status = Literal["completed", "failed", "interrupted", "running"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]

@@ -5,8 +5,10 @@ scores on published rows of a data set on the hub. Every text of a record is esc
 it.
 """
 
+import math
 import re
 from collections.abc import Iterable
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -43,7 +45,7 @@ def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) ->
     data = ModelCardData(
         base_model=None if export.base is None else printable(export.base),
         datasets=_hub(record).get("path"),
-        eval_results=[_eval_result(record)],
+        eval_results=[_eval_result(record)] if math.isfinite(record.score) else None,
         library_name="transformers" if merged else "peft",
         license=_license(record),
         metrics=[printable(record.scores.reported)],
@@ -61,9 +63,9 @@ def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) ->
 
 
 def eval_entries(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the entries of a file in ``.eval_results``: one for all published rows of a set on the hub, else none."""
+    """Return the entries of a file in ``.eval_results``: a score on all published rows of a set on the hub, if any."""
     hub, data = _hub(record), record.data
-    if not hub.get("path") or data.official is not True or data.subset:
+    if not hub.get("path") or data.official is not True or data.subset or not math.isfinite(record.score):
         return []
     entry: dict[str, Any] = {
         "dataset": {"id": hub["path"], "task_id": hub.get("name") or "default"}
@@ -94,8 +96,7 @@ def _without_seed(record: RunRecord) -> tuple[str, float, Setting, Variant]:
 
 
 def _interval(record: RunRecord, scores: list[float]) -> Interval | None:
-    rows = record.data.rows.by_split.get("test") or record.data.rows.validation
-    found = interval(scores, metric=record.scores.reported, dev_rows=rows)
+    found = interval(scores, metric=record.scores.reported, dev_rows=record.data.rows.reported)
     return None if found is None else found.within(record.scores.reported)
 
 
@@ -117,19 +118,20 @@ def _eval_result(record: RunRecord) -> EvalResult:
 
 def _scores(record: RunRecord, scores: list[float], whole: Interval | None) -> list[str]:
     """Return a table of the selected and the last epoch's scores, and a line about the interval."""
-    names = [name for name, value in record.selected.items() if isinstance(value, float) and name != "spread"]
+    names = [name for name in record.selected if name not in ("epoch", "spread")]
     reported = escape(record.scores.reported)
     rows = [
         f"| {escape(name)} | {_number(record.selected.get(name))} | {_number(record.last.get(name))} |"
         for name in names
     ]
     header = ["| metric | selected epoch | last epoch |", "| --- | --- | --- |"]
-    if whole is None:
+    if not all(map(math.isfinite, scores)):
+        said = "No interval: a score is undefined."
+    elif whole is None:
         said = "No interval: one seed, and a metric without an interval over rows."
     elif whole.of == "seeds":
-        mean = sum(scores) / len(scores)
         said = (
-            f"{reported} over {len(scores)} seeds: mean {_number(mean)}, 95 % interval "
+            f"{reported} over {len(scores)} seeds: mean {_number(fmean(scores))}, 95 % interval "
             f"[{_number(whole.low)}, {_number(whole.high)}] ({whole.method})."
         )
     else:

@@ -3,6 +3,7 @@
 The reported rows have no part in who is best. They give the scores, and the differences that say what is level.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -55,9 +56,10 @@ class Finalist:
         return next(iter(self.runs.values())).parameters.saved_bytes
 
     def selection(self, seeds: Iterable[int]) -> float:
-        """Return the mean score on the rows that select; higher is better."""
+        """Return the mean score on the rows that select; higher is better, and an undefined one is the worst."""
         lower = next(iter(self.runs.values())).scores.selected_by.lower_is_better
-        return fmean(self.runs[seed].selection_score for seed in seeds) * (-1 if lower else 1)
+        score = fmean(self.runs[seed].selection_score for seed in seeds) * (-1 if lower else 1)
+        return score if math.isfinite(score) else -math.inf
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.records.types import STATUSES
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import build_tables
 from rosa_bench.report.page.answer import best_variants, verdicts
@@ -24,7 +25,6 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
 NEEDED = ("itables", "jinja2", "markdown_it")  # packages of the extra "report"
-STATUSES = ("completed", "failed", "interrupted")
 
 
 def make_report(results_dir: Path) -> None:
@@ -72,10 +72,10 @@ def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> s
 
 
 def counted(records: Iterable[RunRecord]) -> str:
-    """Count runs by status: ``12 runs: 9 completed, 1 failed, 2 interrupted``."""
+    """Count runs by status: ``12 runs: 9 completed, 3 failed``."""
     counts = Counter(record.status for record in records)
     runs = f"{counts.total()} run{'' if counts.total() == 1 else 's'}"
-    return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES)}"
+    return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES if counts[status])}"
 
 
 def header(records: Iterable[RunRecord]) -> dict[str, str]:

@@ -182,4 +182,4 @@ def _shown(run: RunRecord) -> str:
 
 
 def _several(values: Iterable[float]) -> str:
-    return ",".join(f"{value:g}" for value in values)
+    return ",".join(map(repr, values))  # all digits: a rounded learning rate would be another one

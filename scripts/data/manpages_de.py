@@ -42,10 +42,10 @@ def main(data_dir: Path, man: Path = INSTALLED) -> None:
     texts = pages(man)
     if not texts:
         raise UserError("no German manual pages there; install them with: sudo apt-get install manpages-de")
-    for name, some in splits(texts).items():
-        path = folder / f"{name}.jsonl.gz"
-        if path.exists():
-            raise UserError(f"{path} exists; remove it first")
+    found = {folder / f"{name}.jsonl.gz": some for name, some in splits(texts).items()}
+    if there := [path for path in found if path.exists()]:
+        raise UserError(f"{there[0]} exists; remove it first")
+    for path, some in found.items():
         write_atomic(path, compressed(some))
         print(f"{path}: {len(some)} pages, {sum(map(len, some)):,} characters")
 

@@ -104,7 +104,10 @@ def compare(plan: Path, task: str) -> None:
     if choice is None:
         raise UserError(f"{plan} does not exist")
     own = load_records(plan.parents[1])
-    model = next(run.settings.model.name for run in own if run.settings.task.name in ("classify", "regress"))
+    models = [run.settings.model.name for run in own if run.settings.task.name in ("classify", "regress")]
+    if not models:
+        raise UserError(f"{plan.parents[1]} has no run of the choice")
+    model = models[0]
     swept = sweep(load_records(COMMITTED), task, model)
     if not swept:
         raise UserError(f"the records have no sweep of {task} with {model} under protocol fair")

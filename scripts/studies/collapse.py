@@ -8,8 +8,6 @@ relative to the initial weight (means over the adapted layers); and the mean cos
 reads, over all pairs of 32 sentences. Source of figures in docs/explanations.md. A few minutes per run on two cores.
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -39,9 +37,7 @@ def main(*overrides: str) -> None:
         }  # fmt: skip
 
     train_watched(problem, resolved, look, every=EVERY, steps=STEPS)
-    write_report(
-        f"collapse_{resolved.id}", seen, folder=Path("results/benchmarks"), what=__doc__, device=resolved.device
-    )
+    write_report(f"collapse_{resolved.id}", seen, what=__doc__, device=resolved.device)
 
 
 @torch.no_grad()

@@ -12,7 +12,6 @@ in docs/explanations.md. Four minutes on two CPU cores.
 import math
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -44,7 +43,7 @@ def main(*overrides: str) -> None:
             method = replace(config.method, select=select, resample_every=period, resample_unit="epochs")
             figures[f"{select}, {words}"] = moved(deepcopy(problem.model), method, plan, steps_per_epoch)
     name = f"decay_{config.task.name}_{config.model.name}_lr{config.lr:g}"
-    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+    write_report(name, figures, what=__doc__, device=torch.device("cpu"))
 
 
 def kept(plan: Recipe, steps: range, total: int) -> float:

@@ -18,7 +18,6 @@ Source of figures in docs/explanations.md. One minute on two CPU cores.
 """
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -50,7 +49,7 @@ def main(*overrides: str) -> None:
     train_watched(problem, resolved, look, every=PERIOD, steps=max(LOOKS))
     config = resolved.config
     name = f"earlier_directions_{config.task.name}_{config.model.name}_lr{config.lr:g}"
-    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+    write_report(name, figures, what=__doc__, device=torch.device("cpu"))
 
 
 def merged(model: torch.nn.Module) -> Tensor:

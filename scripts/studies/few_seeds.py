@@ -21,7 +21,7 @@ from scipy.special import stdtr
 
 from rosa_bench.report.cells.differences import POWER
 from rosa_bench.report.cells.statistics import satterthwaite
-from scripts.arguments import RESULTS, start
+from scripts.arguments import start
 from scripts.reporting import Figures, write_report
 
 LEVELS = (0.05, 0.05 / 36)
@@ -45,7 +45,7 @@ def main() -> None:
         for ratio in RATIOS
     }
     found |= {f"seeds for a lead of {lead}": seeds_needed(lead, PLANNED, rng, draws=DRAWS // 10) for lead in LEADS}
-    write_report("few_seeds", found, folder=RESULTS, what=__doc__, device=torch.device("cpu"))
+    write_report("few_seeds", found, what=__doc__, device=torch.device("cpu"))
 
 
 def excess(seeds: Sequence[int], spreads: Sequence[float], rng: np.random.Generator, *, draws: int) -> Figures:

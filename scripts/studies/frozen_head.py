@@ -10,7 +10,6 @@ the last two classes' logits. Source of figures in docs/explanations.md. A few s
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ def main(*overrides: str) -> None:
         resolved = resolve(replace(config, seed=seed))
         figures[f"seed {seed}"] = bounds(config.task.prepare(resolved.context).model)
     name = f"frozen_head_{config.task.name}_{config.model.name}"
-    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+    write_report(name, figures, what=__doc__, device=torch.device("cpu"))
 
 
 def bounds(model: PreTrainedModel) -> Figures:

@@ -13,7 +13,6 @@ docs/explanations.md. A minute on two CPU cores.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -49,7 +48,7 @@ def main(*overrides: str) -> None:
             kinds[f"{name.rpartition('.')[2]}, {end}"].append(figures)
     name = f"input_energy_{config.task.name}_{config.model.name}_r{config.method.rank}"
     figures = {kind: over_layers(found) for kind, found in kinds.items()}
-    write_report(name, figures, folder=Path("results/benchmarks"), what=__doc__, device=torch.device("cpu"))
+    write_report(name, figures, what=__doc__, device=torch.device("cpu"))
 
 
 @torch.no_grad()

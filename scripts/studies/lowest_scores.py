@@ -8,7 +8,6 @@ the training loss since the last report, the smallest logsumexp of any query of 
 where it is below that bound. Source of figures in docs/explanations.md. Half an hour for 440 steps on two CPU cores.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,7 +47,7 @@ def main(*overrides: str) -> None:
 
     train_watched(problem, resolved, look, every=EVERY, steps=STEPS)
     name = f"lowest_scores_{resolved.id}"
-    write_report(name, seen, folder=Path("results/benchmarks"), what=__doc__, device=resolved.device)
+    write_report(name, seen, what=__doc__, device=resolved.device)
 
 
 def least_logsumexp(query: Tensor, key: Tensor, mask: Tensor | None, *, scale: float) -> float:

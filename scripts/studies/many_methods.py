@@ -29,7 +29,7 @@ from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.differences import holm
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.statistics import satterthwaite
-from scripts.arguments import RESULTS, start
+from scripts.arguments import start
 from scripts.reporting import Figures, write_report
 
 LEVELS = (0.05, 0.05 / 36)
@@ -62,7 +62,7 @@ def main() -> None:
     for title, scene in scenes(real).items():
         named = rates(scene, [one.shape[-1] for one in real], rng, draws=DRAWS)
         found |= {f"{title}: {name}": figures for name, figures in named.items()}
-    write_report("many_methods", found, folder=RESULTS, what=__doc__, device=torch.device("cpu"))
+    write_report("many_methods", found, what=__doc__, device=torch.device("cpu"))
 
 
 def real_table() -> tuple[list[str], Scores]:

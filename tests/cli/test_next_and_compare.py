@@ -60,12 +60,15 @@ def test_next_asks_where_rows_from_files_are(
         record.data.source = source
         save_record(record, here / "results")
         assert ("data= or data_dir=" in rosa_bench("next").err) is asked
-    assert "data= or data_dir=" not in rosa_bench("next", "data_dir=glue").err
+        given = rosa_bench("next", "data_dir=glue")
+        assert "data_dir=glue" in given.out
+        assert "data= or data_dir=" not in given.err
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["seeds=many"], ["seeds", "many"]),
     (["seeds=0"], ["seeds=0", "at least 1"]),
+    (["seeds=1001"], ["seeds=1001", "at most 1000"]),
     (["cola"], ["cola is not KEY=VALUE"]),
     (["task=col"], ["no runs of task=col"]),
     (["task=cola", "rank=7"], ["no runs of task=cola rank=7"]),
@@ -94,6 +97,7 @@ def test_compare_shows_differences_and_reports_mistakes(
     assert [words for words in ("rosa minus lora", "+10.0 (1)", "paired over seeds") if words not in outcome.out] == []
     rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("no setting has several values")
     rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()
+    rosa_bench("compare", "metod=rosa,lora", "results_dir=elsewhere").assert_one_line_error("did you mean method?")
 
 
 def test_compare_takes_another_score_of_the_records(

@@ -1,6 +1,7 @@
 """``rosa-bench show`` and ``rosa-bench ls``, on records as a run leaves them and on hostile ones."""
 
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def test_a_run_is_shown_in_80_columns(rosa_bench: Callable[..., Any], here: Path
         assert part in text, part
     assert "checkpoints" not in text
     assert rosa_bench("show", saved.id[:8]).out == outcome.out == rosa_bench("show", "last").out
+
+
+def test_the_path_of_a_record_may_have_an_equals_sign(rosa_bench: Callable[..., Any], saved: RunRecord) -> None:
+    Path("lr=2").mkdir()
+    shutil.copy(path_of(saved, Path("results")), "lr=2/a.json")
+    assert rosa_bench("show", "lr=2/a.json").out.startswith(saved.id)
+    rosa_bench("show", "result_dir=results").assert_one_line_error("did you mean results_dir?")
 
 
 def test_the_next_command_compares_with_another_method_of_the_folder(

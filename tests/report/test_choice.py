@@ -1,5 +1,6 @@
 """The recommendation, from records with known scores and intervals."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -66,6 +67,20 @@ def test_the_best_stays_if_another_is(finalist: Callable[..., Finalist], dev: li
     assert recommend([best, finalist("lora", dev, gb=gb)], margin=0.01).chosen is best, why
 
 
+def test_the_margin_of_an_error_is_a_share_of_the_best(finalist: Callable[..., Finalist]) -> None:
+    def with_errors(method: str, errors: Sequence[float], gb: float) -> Finalist:
+        found = finalist(method, errors, gb=gb)
+        for run in found.runs.values():
+            run.scores.lower_is_better = run.scores.selected_by.lower_is_better = True
+        return found
+
+    best = with_errors("ft", [0.50, 0.52, 0.48], gb=4)
+    near, far = with_errors("lora", [0.49, 0.53, 0.489], gb=1), with_errors("lora", [0.52, 0.55, 0.49], gb=1)
+    assert recommend([best, near], margin=0.01).chosen is near
+    assert recommend([best, far], margin=0.01).chosen is best  # within noise, but 4 % behind
+    assert recommend([best, far], margin=0.05).chosen is far
+
+
 def test_with_as_much_memory_the_one_with_less_to_store_is_preferred(finalist: Callable[..., Finalist]) -> None:
     best = finalist("ft", [0.60, 0.62, 0.61], gb=4.0)
     lora = finalist("lora", [0.61, 0.60, 0.61], gb=4.1, saved=10)
@@ -91,6 +106,12 @@ def test_only_shared_seeds_rank_finalists(finalist: Callable[..., Finalist]) -> 
 def test_a_higher_error_is_worse(finalist: Callable[..., Finalist], mean: list[float], lower: bool, said: str) -> None:
     found = recommend([finalist("lora", mean), finalist("ft", [0.0, 0.0, 0.0], held_out=[-9, -9, -9])], margin=0)
     assert verdict(found.against["ft"], lower_is_better=lower) == said
+
+
+def test_a_finalist_whose_selection_score_is_undefined_is_not_the_best(finalist: Callable[..., Finalist]) -> None:
+    lora, undefined = finalist("lora", [0.5, 0.6]), finalist("ft", [0.9, 0.9], held_out=[math.nan, 0.9])
+    for finalists in ([undefined, lora], [lora, undefined]):
+        assert recommend(finalists, margin=0).best is lora
 
 
 def test_there_must_be_a_finalist() -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import sem, ttest_1samp, ttest_ind
 
 from rosa_bench.config.groups import kinds
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, noncentrality
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import ABSENT, comparison, typed, value_of
@@ -236,6 +236,18 @@ def test_settings_with_equally_many_values_change_together(over_seeds: OverSeeds
     ranks = [*over_seeds([0.5], "method=rosa", "rank=4"), *over_seeds([0.6], "method=lora", "rank=2")]
     [section] = sections("method=rosa,lora rank=4,2", ranks)
     assert figures(section) == {"rosa, 4 minus lora, 2": {"CoLA": "-10.0 (1)"}}
+
+
+def test_tasks_with_the_same_title_keep_their_own_learning_rates(over_seeds: OverSeeds) -> None:
+    runs = []
+    for task, lr in (("cola", "2e-3"), ("rte", "6e-4")):
+        for method in ("rosa", "lora"):
+            for run in over_seeds([0.5, 0.6], f"task={task}", f"method={method}", f"lr={lr}"):
+                values = to_values(run)
+                config = {**values["config"], "task": {**values["config"]["task"], "title": "Mine"}}
+                runs.append(from_values({**values, "config": config}))
+    [section] = compare(comparison(["method=rosa,lora"]), runs).sections
+    assert section.header["lr of rosa"] == "0.0006 on Mine; 0.002 on Mine"
 
 
 def test_learning_rates_are_chosen_as_for_the_tables_or_given(over_seeds: OverSeeds) -> None:

@@ -34,6 +34,7 @@ def tried(make_record: MakeRecord) -> Callable[..., list[RunRecord]]:
     ("scores", "expected"),
     [
         ({2e-4: [0.5], 6e-4: [0.7], 2e-3: [0.6]}, ("0.0006", "1")),  # inside the range: more seeds
+        ({2e-4: [0.5], 0.00123456789: [0.7], 2e-3: [0.6]}, ("0.00123456789", "1")),  # with all its digits
         ({2e-4: [0.5] * 2, 6e-4: [0.7] * 2, 2e-3: [0.6] * 2}, None),  # inside the range, with enough seeds
         ({2e-4: [0.5], 6e-4: [0.6], 2e-3: [0.7]}, ("0.006", "0")),  # at the upper end: one lr beyond it
         ({2e-4: [0.7] * 2, 6e-4: [0.6] * 2}, ("6e-05", "0")),  # at the lower end

@@ -118,9 +118,9 @@ def with_defaults(others: list[str]) -> list[str]:
 
 
 def whole_numbers(key: str, text: str, *, least: int | None = None) -> list[int]:
-    """Return the whole numbers in a list with commas. Raises `UserError` for anything else.
+    """Return the different whole numbers in a list with commas. Raises `UserError` for anything else.
 
-    >>> whole_numbers("ranks", "8,2")
+    >>> whole_numbers("ranks", "8,2,8")
     [8, 2]
     """
     try:

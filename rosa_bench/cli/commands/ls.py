@@ -2,7 +2,8 @@
 
 Usage: rosa-bench ls [KEY=VALUE ...] [--all]
 
-Settings restrict the list to the runs that have one of these values; status= does too (completed, failed, interrupted).
+Settings restrict the list to the runs that have one of these values; status= does too (completed, failed, interrupted,
+running).
 Only the newest runs are listed, unless --all is given.
 
 Examples:
@@ -18,7 +19,6 @@ from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.setting import setting
 
 STATUS = "status"
-STATUSES = ("completed", "failed", "interrupted", "running")
 
 
 @dataclass
@@ -35,6 +35,7 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.records.find import by_start, elsewhere
     from rosa_bench.records.store import load_records
+    from rosa_bench.records.types import STATUSES
     from rosa_bench.report.filters import filters_of, matching
     from rosa_bench.report.show.run_lines import run_lines
 

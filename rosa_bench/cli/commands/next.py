@@ -24,7 +24,7 @@ from rosa_bench.system.setting import setting
 class Options(FromRecords):
     """Options of ``rosa-bench next``."""
 
-    seeds: int = setting("how many seeds the chosen learning rate should have", default=5, at_least=1)
+    seeds: int = setting("how many seeds the chosen learning rate should have", default=5, at_least=1, at_most=1000)
 
 
 def main(arguments: list[str]) -> None:

@@ -17,6 +17,7 @@ from itertools import permutations
 from random import Random
 
 from rosa_bench.data.generators.grammar_words import TRAIN, VALIDATION, Draw, GrammarWords
+from rosa_bench.system.errors import UserError
 
 Pair = tuple[str, str]  # acceptable, unacceptable; `_sentence` does the spelling
 
@@ -121,7 +122,7 @@ def argument_structure(draw: Draw) -> Pair:
 
 
 def question_formation(draw: Draw) -> Pair:
-    """A question fronts the auxiliary of its main clause, exactly once, and not that of a relative clause.
+    """A question fronts the auxiliary of its main clause, not that of a relative clause.
 
     "Will the pilot who might sleep inspect the lamp?" / *"Might the pilot who sleep will inspect the lamp?"
     """
@@ -265,13 +266,12 @@ PHENOMENA: tuple[str, ...] = tuple(TEMPLATES)
 def sentences(split: str, *, phenomena: tuple[str, ...] = PHENOMENA, seed: int = 0) -> list[dict[str, str | int]]:
     """Return the shuffled rows of a split: sentence, label (1 acceptable, 0 not), phenomenon and idx.
 
-    A split has its full size, or `MOST` rows of each phenomenon if there are few.
-
-    Labels are balanced within each phenomenon and no sentence is repeated. The same split and seed give the same rows
-    in every process. Raises ValueError for an unknown split.
+    There are `SIZES` rows, or `MOST` of each phenomenon if that is fewer. Labels are balanced within each phenomenon,
+    and no sentence is repeated. The same split and seed give the same rows in every process. Raises `UserError` for an
+    unknown split.
     """
     if split not in SIZES:
-        raise ValueError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
+        raise UserError(f"the grammar task has no split {split!r}; choose one of {', '.join(SIZES)}")
     return [
         {"sentence": sentence, "label": label, "phenomenon": phenomenon, "idx": idx}
         for idx, (sentence, label, phenomenon) in enumerate(_shuffled(split, phenomena, seed))

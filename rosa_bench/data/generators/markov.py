@@ -55,7 +55,10 @@ class MarkovSource:
         return float((self.stationary * entr(self.transitions).sum(-1)).sum())
 
     def text(self, length: int, name: str) -> Int64[np.ndarray, " length"]:
-        """Draw a text that begins as a long text would go on. Texts of different names are independent."""
+        """Draw a text of two symbols or more that starts from the stationary distribution.
+
+        Texts with different names are independent.
+        """
         random = self._random(name)
         pair = min(int(np.searchsorted(self.stationary.cumsum(), random.random_sample())), self.symbols**2 - 1)
         before, last = divmod(pair, self.symbols)
@@ -63,10 +66,10 @@ class MarkovSource:
         steps[..., -1] = 1.0  # whatever the sum was rounded to
         cumulative = steps.tolist()  # searching a list is many times faster than searching an array
         found = [before, last]
-        for number in random.random_sample(max(0, length - 2)).tolist():
+        for number in random.random_sample(length - 2).tolist():
             before, last = last, bisect_right(cumulative[before][last], number)
             found.append(last)
-        return np.array(found[:length])
+        return np.array(found)
 
     def losses(self, text: Int64[np.ndarray, "*rows length"]) -> Float64[np.ndarray, "*rows length-2"]:
         """Return the loss in nats of the best predictor, which knows P, for each symbol after the first two."""

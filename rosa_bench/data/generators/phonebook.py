@@ -7,6 +7,8 @@ names; none is meant to be anyone's.
 
 from random import Random
 
+from rosa_bench.system.errors import UserError
+
 # A given name is a start and an end, a surname a start, a middle and an end: over 17 million combinations.
 GIVEN_STARTS = (
     "Al", "Am", "An", "Ar", "Be", "Bran", "Cal", "Cor", "Da", "Del", "El", "Em", "Fi", "Flo", "Ga", "Hel",
@@ -38,10 +40,10 @@ def load(split: str, *, pairs: int, digits: int, seed: int) -> list[dict[str, st
     """Return ``pairs`` rows with a distinct ``name`` and a ``number`` of ``digits`` random digits.
 
     The rows depend on nothing but the arguments, and are the same in every process and Python version. The first rows
-    of a larger book are those of a smaller one. Raises ValueError for a split other than ``train``.
+    of a larger book are those of a smaller one. Raises `UserError` for a split other than ``train``.
     """
     if split != "train":
-        raise ValueError(f"the phonebook task has no split {split!r}; it has train")
+        raise UserError(f"the phonebook task has no split {split!r}; it has train")
     # A string seed is hashed by SHA-512, not hash(): equal in all processes.
     names, numbers = Random(f"phonebook names {seed}"), Random(f"phonebook numbers {seed}")
     return [

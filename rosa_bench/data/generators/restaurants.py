@@ -17,6 +17,7 @@ from random import Random
 from typing import TypeVar
 
 from rosa_bench.data.generators.restaurant_words import ATTRIBUTES, FORMS, Forms, place
+from rosa_bench.system.errors import UserError
 
 T = TypeVar("T")
 Meaning = dict[str, str]  # value by attribute, in the order of ATTRIBUTES
@@ -29,7 +30,7 @@ SEED = "restaurants"
 # Blanks of a template:
 #   {name}                  the restaurant's name
 #   {noun}                  "a", up to two adjectives, and the eatType
-#   {where}                 area and landmark, as a phrase
+#   {where}                 area and landmark, as a phrase; before any of the blanks below, which could take this fact
 #   {after} {does} {clause} any one fact, in that form (`Forms`)
 OPENINGS = (
     "{name} is {noun}.",
@@ -74,10 +75,10 @@ def load(split: str) -> list[dict[str, str]]:
     """Return the rows of a split: ``meaning_representation`` and ``human_reference``, grouped by meaning.
 
     No meaning representation is repeated within or across splits, and its references are all different. The rows are
-    the same in every process and Python version. Raises ValueError for an unknown split.
+    the same in every process and Python version. Raises `UserError` for an unknown split.
     """
     if split not in SIZES:
-        raise ValueError(f"the restaurants task has no split {split!r}; choose one of {', '.join(SIZES)}")
+        raise UserError(f"the restaurants task has no split {split!r}; choose one of {', '.join(SIZES)}")
     return [dict(row) for row in _rows(split)]
 
 
@@ -147,8 +148,6 @@ class Draft:
         """Fill a template; write "an" before a vowel and an initial capital."""
         self._spare = len(self._left) - _count_facts(template)
         self._verbs.clear()
-        if "{where}" in template:
-            self._left.sort(key=lambda fact: fact == "place")  # last, so that no other blank takes it
         text = re.sub(r"\ba (?=[aeiou])", "an ", template.format_map(self), flags=re.IGNORECASE)
         return text[0].upper() + text[1:]
 

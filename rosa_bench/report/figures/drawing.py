@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from matplotlib import style
@@ -139,4 +140,4 @@ def faded(colour: ColorType, strength: float) -> tuple[float, float, float]:
 
 def letter(number: int) -> str:
     """Return a panel's letter: ``(a)``, ``(b)``, ..."""
-    return f"({'abcdefgh'[number]})"
+    return f"({ascii_lowercase[number]})"

@@ -70,6 +70,8 @@ def bars(scores: Sequence[float | None], *, logarithmic: bool = False) -> tuple[
 
     >>> bars([0.0, 50.0, None, 100.0])
     ([1, 15, 0, 30], ', bars from 0 to 100')
+    >>> bars([1.0, 10.0], logarithmic=True)[1], bars([1.0, 1000.0], logarithmic=True)[1]
+    (', bars from 1 to 10', ', bars from 1 to 1000 (logarithmic)')
     """
     known = [score for score in scores if score is not None and math.isfinite(score)]
     if not known:

@@ -60,6 +60,8 @@ def narrowed(widths: Mapping[str, int], width: int) -> dict[str, int]:
 
     >>> narrowed({"run": 10, "method": 60, "score": 5}, 80), narrowed({"run": 10, "method": 90, "score": 5}, 80)
     ({'run': 10, 'method': 60, 'score': 5}, {'run': 10, 'method': 61, 'score': 5})
+    >>> narrowed({"method": 30, "task": 4, "score": 5}, 20)
+    {'method': 10, 'task': 4, 'score': 5}
     """
     found = dict(widths)
     for title in CUT:

@@ -28,7 +28,7 @@ from rosa_bench.report.writers.text import bracketed, signed, signed_error, span
 Side = tuple[Hashable, ...]
 Pair = tuple[Cell, Cell]  # a side's cell and the last side's
 Key = tuple[Side, tuple[str, ...]]  # a side, and the tasks over which the difference is the mean
-Chosen = Mapping[tuple[str, str], Cell]  # keyed by a side in words and a task's title
+Chosen = Mapping[tuple[str, str], Cell]  # keyed by a side in words and a task
 
 ERRORS = "errors: a difference below 0 is better"
 
@@ -79,7 +79,11 @@ def differences_section(asked: Comparison, place: Place, significant: Collection
     columns += [Column(title="detectable")] if place.has_power else []
     return Section(
         heading=heading(group) + ("" if place.rank is None else f", r={place.rank}"),
-        header={"Model": model_words(place.runs[0]), "Device": device_words(place.runs), **_header(asked, chosen)},
+        header={
+            "Model": model_words(place.runs[0]),
+            "Device": device_words(place.runs),
+            **_header(asked, chosen, place.titles),
+        },
         head=", ".join(asked.keys),
         columns=columns,
         lines=[
@@ -89,7 +93,7 @@ def differences_section(asked: Comparison, place: Place, significant: Collection
         notes=[
             *notes,
             *([ERRORS] if place.is_error else []),
-            *_doubts(chosen),
+            *_doubts(chosen, place.titles),
             *([FEW_SEEDS_NOTE] if any(place.differences[key].has_few_seeds for key in significant) else []),
             *modified_notes(list({run.id: run for run in place.runs}.values())),
         ],
@@ -143,10 +147,10 @@ def _chosen(asked: Comparison, place: Place) -> Chosen:
         return {}
     sides = [(side, ours) for side, pairs in place.pairs.items() for ours, _ in pairs.values()]
     last = [(asked.sides[-1], theirs) for pairs in place.pairs.values() for _, theirs in pairs.values()]
-    return {(_words(side), cell.runs[0].settings.task.title): cell for side, cell in [*sides, *last]}
+    return {(_words(side), cell.runs[0].settings.task.name): cell for side, cell in [*sides, *last]}
 
 
-def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
+def _header(asked: Comparison, chosen: Chosen, titles: Mapping[str, str]) -> dict[str, str]:
     """Say which settings were given and which learning rates were chosen, marked as in the tables."""
     given = [f"{key}={','.join(map(words, values))}" for key, values in asked.given.items()]
     lines = {"Only runs with": ", ".join(given)} if given else {}
@@ -154,10 +158,10 @@ def _header(asked: Comparison, chosen: Chosen) -> dict[str, str]:
     lines |= {"Changed": "; ".join(own)} if own else {}
     ends = open_ended(chosen)
     by_lr: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for (side, title), cell in chosen.items():
-        marks = {AT_AN_END: (side, title) in ends, UNSETTLED: cell.runner_up is not None}
-        by_lr[side][_lr_words(cell)].append(title + "".join(mark for mark, holds in marks.items() if holds))
-    return lines | {f"lr of {side}": _rates(sorted(titles.items())) for side, titles in by_lr.items()}
+    for (side, task), cell in chosen.items():
+        marks = {AT_AN_END: (side, task) in ends, UNSETTLED: cell.runner_up is not None}
+        by_lr[side][_lr_words(cell)].append(titles[task] + "".join(mark for mark, holds in marks.items() if holds))
+    return lines | {f"lr of {side}": _rates(sorted(tasks.items())) for side, tasks in by_lr.items()}
 
 
 def _lr_words(cell: Cell) -> str:
@@ -167,13 +171,13 @@ def _lr_words(cell: Cell) -> str:
     return ", ".join(f"{lr:g} ({count} of {len(cell.runs)})" for lr, count in cell.lr_counts.items())
 
 
-def _doubts(chosen: Chosen) -> list[str]:
+def _doubts(chosen: Chosen, titles: Mapping[str, str]) -> list[str]:
     """Write the notes that explain the marks on learning rates."""
     runners_up: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for (side, title), cell in chosen.items():
+    for (side, task), cell in chosen.items():
         if cell.runner_up is not None:
-            runners_up[side][f"{cell.runner_up:g}"].append(title)
-    which = "; ".join(f"{side} {_rates(titles.items())}" for side, titles in runners_up.items())
+            runners_up[side][f"{cell.runner_up:g}"].append(titles[task])
+    which = "; ".join(f"{side} {_rates(tasks.items())}" for side, tasks in runners_up.items())
     return [*([END_NOTE] if open_ended(chosen) else []), *([f"{UNSETTLED_NOTE}{which}"] if which else [])]
 
 

@@ -74,7 +74,8 @@ def resamples(run: RunRecord) -> int:
 
 def epoch_time_s(run: RunRecord) -> float:
     """Return the training seconds of one epoch with one factorisation, whatever the run's resampling period."""
-    return (run.time_s.train or 0) / run.settings.epochs + (factorize_time_s(run) or 0)
+    epochs = run.stopped.epoch if run.stopped else run.settings.epochs
+    return (run.time_s.train or 0) / epochs + (factorize_time_s(run) or 0)
 
 
 def _by_variant(runs: Iterable[RunRecord]) -> dict[Variant, list[RunRecord]]:

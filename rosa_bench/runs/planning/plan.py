@@ -171,7 +171,7 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     console.print(table)
     counted = ", ".join(f"{count} {kind}" for kind, count in totals.items())
     todo = f"{len(left)} to run, one after another: {_duration(left)}" if left else "nothing to run"
-    console.print(f"{len(jobs)} jobs: {counted}; {todo}", soft_wrap=True)
+    console.print(f"{len(jobs)} job{'s' if len(jobs) > 1 else ''}: {counted}; {todo}", soft_wrap=True)
     sizes = Counter(len(pack) for pack in packs([job.resolved for job in jobs if job.resolved and job.will_run]))
     if together := [f"{count} x {size}" for size, count in sorted(sizes.items(), reverse=True) if size > 1]:
         console.print(f"runs in one pass: {', '.join(together)} (packed=1: each alone)", soft_wrap=True)

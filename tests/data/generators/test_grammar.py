@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from rosa_bench.data.generators import grammar
 from rosa_bench.data.generators.grammar import PHENOMENA, sentences
 from rosa_bench.data.generators.grammar_words import FUNCTION_WORDS, TRAIN, VALIDATION
+from rosa_bench.system.errors import UserError
 
 SIZES = {"train": 4000, "validation": 1000}
 VOCABULARIES = {"train": TRAIN, "validation": VALIDATION}
@@ -121,6 +122,16 @@ def test_every_word_is_a_function_word_or_in_the_splits_vocabulary(split: str) -
 
 
 @pytest.mark.parametrize("split", SPLITS)
+def test_no_sentence_names_the_same_thing_twice(split: str) -> None:
+    """In "the pilot that the pilots trusted" the two could be one."""
+    vocabulary = VOCABULARIES[split]
+    nouns = {form: noun for noun in (*vocabulary.people, *vocabulary.things) for form in noun}
+    for text in texts(split):
+        named = [nouns[word] for word in words(text) if word in nouns]
+        assert len(named) == len(set(named)), text
+
+
+@pytest.mark.parametrize("split", SPLITS)
 def test_spelling_and_punctuation(split: str) -> None:
     names = {*VOCABULARIES[split].male_names, *VOCABULARIES[split].female_names, "I"}
     for text in texts(split):
@@ -193,7 +204,7 @@ def test_word_order_predicts_the_label() -> None:
 
 @pytest.mark.parametrize("split", ["test", "", "Train"])
 def test_unknown_split_error_lists_the_choices(split: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(split)) + ".*train, validation"):
+    with pytest.raises(UserError, match=re.escape(repr(split)) + ".*train, validation"):
         sentences(split)
 
 

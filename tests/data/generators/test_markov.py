@@ -69,6 +69,20 @@ def test_sources_with_known_entropy() -> None:
     assert ((text[1:] - text[:-1]) % 3 == 1).all()
 
 
+def test_a_source_whose_pairs_come_back_every_second_step_has_its_stationary_distribution() -> None:
+    alternating = np.zeros((2, 2, 2))
+    alternating[0, 0, 1] = alternating[0, 1, 0] = alternating[1, 0, 1] = 1
+    alternating[1, 1] = 0.5  # more leaves for (1, 0) in odd steps, and that difference never ends by itself
+    np.testing.assert_allclose(by_transitions(alternating).stationary, [[0, 0.5], [0.5, 0]], atol=1e-9)
+
+
+def test_rounded_probabilities_give_no_symbol_beyond_the_last() -> None:
+    source = MarkovSource(3, 1.0, 0)
+    _ = source.stationary
+    source.transitions = source.transitions * 0.9  # as if rounding had taken a tenth
+    assert source.text(1000, "test").max() == 2
+
+
 def test_a_source_that_never_mixes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rosa_bench.data.generators.markov.MOST_STEPS", 1000)
     stuck = np.zeros((2, 2, 2))

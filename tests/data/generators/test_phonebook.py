@@ -7,6 +7,7 @@ from scipy.stats import chisquare
 from rosa_bench.data.generators import generate, phonebook
 from rosa_bench.data.generators.phonebook import load
 from rosa_bench.data.rows import fingerprint
+from rosa_bench.system.errors import UserError
 
 FINGERPRINT = "5a8789cee12f38dd45798aa159d7c6ee6a682188f879c3ee0b5a9cf4f00492e1"  # of 100 pairs of 8 digits
 
@@ -47,5 +48,5 @@ def test_a_larger_book_begins_with_the_smaller_one() -> None:
 
 
 def test_there_is_no_other_split() -> None:
-    with pytest.raises(ValueError, match="'validation'"):
+    with pytest.raises(UserError, match="'validation'"):
         load("validation", pairs=1, digits=1, seed=0)

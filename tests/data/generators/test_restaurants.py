@@ -16,6 +16,7 @@ from sacrebleu import corpus_bleu
 from rosa_bench.data.generators import restaurants
 from rosa_bench.data.generators.restaurant_words import ATTRIBUTES, FORMS
 from rosa_bench.data.generators.restaurants import load
+from rosa_bench.system.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 EVALUATED = SPLITS[1:]
@@ -272,5 +273,5 @@ def test_rows_are_the_same_in_every_process() -> None:
 
 @pytest.mark.parametrize("split", ["dev", "", "Train"])
 def test_unknown_split_error_lists_the_choices(split: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(repr(split)) + ".*train, validation, test"):
+    with pytest.raises(UserError, match=re.escape(repr(split)) + ".*train, validation, test"):
         load(split)

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.figures.drawing import Drawing
@@ -94,6 +94,25 @@ def test_each_model_has_its_panel(runs: list[RunRecord]) -> None:
     titles = [[ax.get_title(loc="left") for ax in panel if ax.get_title(loc="left")] for panel in panels]
     assert titles == [["(a) linear map"], ["(b) two-layer perceptron"]]
     assert [len(columns(drawn(some))) for some in (runs[:4], runs[4:])] == [1, 1]
+
+
+def test_there_may_be_many_models(make_synthetic: MakeRecord) -> None:
+    values = to_values(make_synthetic([[0.5, 0.3]], "method=lora"))
+    runs = []
+    for number in range(9):
+        config = {**values["config"], "model": {**values["config"]["model"], "name": f"mlp_{number}"}}
+        runs.append(from_values({**values, "id": f"run-{number}", "config": config}))
+    assert len(columns(drawn(runs))) == 9
+
+
+def test_runs_of_a_cell_with_other_numbers_of_epochs_are_not_averaged(make_synthetic: MakeRecord) -> None:
+    whole = [make_synthetic([[0.5, 0.3, 0.2]], f"method={method}", "seed=0") for method in ("lora", "rosa")]
+    short = make_synthetic([[0.5, 0.3, 0.2]], "method=rosa", "seed=1")
+    [[_, ax]] = columns(drawn([*whole, short]))
+    assert list(curves(ax)) == ["LoRA (r=8)", "ROSA (r=8)"]
+    short.scores.epochs.pop()
+    [[_, ax]] = columns(drawn([*whole, short]))
+    assert list(curves(ax)) == ["LoRA (r=8)"]
 
 
 def test_a_curve_is_the_mean_over_replicates_shaded_by_their_range(runs: list[RunRecord]) -> None:

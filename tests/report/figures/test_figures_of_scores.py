@@ -188,6 +188,9 @@ def test_figure_6_shows_the_epochs_of_the_chosen_learning_rate(runs: list[RunRec
 def test_figure_4_shows_each_method_at_its_ranks_and_ft_in_both(runs: list[RunRecord]) -> None:
     panels = by_title(drawn("figure4", runs))
     for protocol, title in SETTINGS.items():
+        lowest = min(ax.dataLim.ymin for ax in panels[title])
+        low, high = panels[title][0].get_ylim()
+        assert lowest - low > 0.1 * (high - low)  # room for the method's name
         for ax, method in zip(panels[title], ("ROSA", "LoRA"), strict=True):
             assert list(lines(ax)) == ["FT", f"{method} (r=2)", f"{method} (r=8)"]
             for variant in lines(ax):
@@ -224,6 +227,20 @@ def test_a_learning_rate_with_fewer_seeds_has_an_open_marker_and_is_never_chosen
     [point] = marked(ax)
     assert point == pytest.approx((1e-4, 30))
     assert "Open markers" in drawing.caption
+
+
+def test_sensitivity_leaves_out_what_has_no_score(scored: MakeRecord) -> None:
+    def swept(dev: float | None, *overrides: str) -> list[RunRecord]:
+        return [scored([0.5], *overrides, f"lr={lr}", dev=dev) for lr in ("1e-3", "1e-4")]
+
+    assert lr_sensitivity.draw(swept(None, *LORA)) is None
+    drawing = drawn("lr_sensitivity", [*swept(None, *LORA), *swept(0.5, *FT), *swept(None, *FT, *FAIR)])
+    [ax] = drawing.figure.axes
+    assert list(lines(ax)) == ["FT"]
+    assert drawing.picture("svg")
+    never = {"method.resample_every": [0, 2]}
+    runs = [scored([0.5], *ROSA, f"lr={lr}", dev=None, deviations=never) for lr in ("1e-3", "1e-4")]
+    assert lr_changed.draw(runs) is None
 
 
 def changed(
@@ -270,6 +287,17 @@ def test_figure_3_shows_the_peak_of_training_and_resampling_only(scored: MakeRec
     assert [text.get_text() for text in left.texts] == ["501", "200", "250"]
     assert [float(np.asarray(line.get_xdata())[0]) for line in right.lines] == [10**8, 10**5, 10**5]
     assert [text.get_text() for text in right.texts] == ["100 M", "100 k", "100 k"]
+
+
+def test_figure_3_has_a_zero_and_no_point_for_a_method_that_trains_nothing(scored: MakeRecord) -> None:
+    records = [scored([0.5], *LORA, trainable=0), scored([0.5], *FT, trainable=10**8)]
+    for some in (records, records[:1]):
+        drawing = drawn("figure3", some)
+        _, right = drawing.figure.axes
+        sizes = {text.get_text(): line.get_markersize() for text, line in zip(right.texts, right.lines, strict=True)}
+        assert sizes["0"] == 0
+        assert right.get_xlim()[0] > 0
+        assert drawing.picture("svg")
 
 
 def test_figure_3_uses_one_device(scored: MakeRecord) -> None:

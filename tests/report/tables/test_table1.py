@@ -137,6 +137,11 @@ def test_times_on_custom_rows_have_no_paper_figures(make_timed: MakeTimed) -> No
     assert all(entry.paper is None for line in section.lines for entry in line.entries)
 
 
+def test_an_epoch_of_a_run_that_was_stopped_is_one_of_those_it_made(make_timed: MakeTimed) -> None:
+    run = make_timed("method=ft", train=36.0, stopped={"epoch": 2, "reason": "alike"})
+    assert table1.epoch_time_s(run) == 18
+
+
 def test_a_gpu_that_was_shared_is_said(make_timed: MakeTimed) -> None:
     runs = [make_timed("method=ft", f"seed={seed}") for seed in range(3)]
     runs[0].device.shared_by = 1

@@ -317,6 +317,24 @@ def test_the_interval_is_over_seeds_if_there_are_several(make_record: Callable[.
     assert (result.dataset_type, result.dataset_config, result.metric_value) == ("nyu-mll/glue", "cola", 0.5)
 
 
+def test_an_undefined_score_is_said_so_and_is_no_result(make_record: Callable[..., RunRecord]) -> None:
+    from rosa_bench.report.card import Export, model_card
+
+    run, other = (
+        make_record("task=cola", f"seed={seed}", dev=dev, data={"official": True})
+        for seed, dev in ((0, None), (1, 0.5))
+    )
+    for seeds in ([run], [run, other]):
+        text = model_card(run, seeds, Export("peft", "SEQ_CLS", None, ()))
+        assert "| matthews_correlation | undefined | undefined |" in text
+        assert "No interval: a score is undefined." in text
+        assert "nan" not in text.lower()
+        data: Any = ModelCard(text).data
+        assert not data.eval_results
+    assert eval_entries(other)
+    assert not eval_entries(run)
+
+
 def test_results_for_the_hub_are_of_the_published_rows_alone(make_record: Callable[..., RunRecord]) -> None:
     [entry] = eval_entries(make_record("task=cola", "method=rosa", data={"official": True}))
     dataset = entry["dataset"]

@@ -58,6 +58,7 @@ def test_table_3_has_24_distinct_runs() -> None:
     assert kinds(jobs) == {"new": 24, "duplicate": 8}
     assert {job.resolved.config.protocol.name for job in jobs if job.resolved} == {"paper"}
     assert "32 jobs: 24 new, 8 duplicate; 24 to run" in shown(jobs)
+    assert "\n1 job: 1 new; 1 to run" in shown(jobs[:1])
 
 
 def test_completed_and_failed_jobs_are_shown(compose: Callable[..., RunConfig]) -> None:

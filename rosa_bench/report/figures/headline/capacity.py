@@ -37,14 +37,14 @@ class Ladder:
     whole: Cell | None
 
     @property
-    def oftenest(self) -> tuple[str, Cell]:
+    def shortest(self) -> tuple[str, Cell]:
         """The shortest period and its cell."""
         return list(self.rosa.items())[-1]
 
     @property
     def difference(self) -> Difference | None:
         """Recall of the ROSA that is drawn most often minus that of LoRA of the same rank, paired over seeds."""
-        return paired(self.oftenest[1].by_seed, self.lora[self.rank].by_seed)
+        return paired(self.shortest[1].by_seed, self.lora[self.rank].by_seed)
 
     @property
     def cells(self) -> list[Cell]:
@@ -132,7 +132,7 @@ def _plot_lora(ax: Axes, found: Ladder) -> None:
 
 
 def _plot_rosa(ax: Axes, found: Ladder) -> None:
-    """Draw ROSA's periods at one place, darker the oftener they are, each named to its right."""
+    """Draw ROSA's periods at one place, darker the more often it is drawn, each named to its right."""
     look = look_of(METHOD)
     places = [place_of(cell) for cell in found.rosa.values()]
     x = places[0][0]

@@ -83,7 +83,7 @@ def _caption(rivals: Rivals | None, ladder: Ladder | None) -> str:
         said.append(
             "Capacity: the fraction of names whose random number a decoder recalls exactly, against the information "
             "in all numbers per trained parameter. To the left there are more parameters for the same data. LoRA of "
-            "every rank is joined; ROSA of one rank is darker the oftener its subspace is drawn again. At equal x "
+            "every rank is joined; ROSA of one rank is darker the more often its subspace is drawn again. At equal x "
             f"methods train equally many parameters. {CUT} Figure capacity has every arm and other models."
         )
         sources.append(_ladder_source(ladder))

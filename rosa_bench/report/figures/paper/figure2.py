@@ -15,6 +15,7 @@ from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn,
 from rosa_bench.report.figures.plotting.curves import has_epochs, plain
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
 from rosa_bench.report.figures.plotting.styles import styles_of
+from rosa_bench.report.writers.text import MISSING, span
 
 TASK = "synthetic"
 LOWEST = 1e-6  # bottom of the axis: lower values would flatten the rest, and are in the caption
@@ -94,13 +95,17 @@ def _rank(group: Group) -> tuple[int, int, str]:
 
 
 def plain_cells(group: Group) -> dict[Variant, Cell]:
-    """Return the cells with epochs that `plain` keeps, sorted by method and rank."""
+    """Return the cells with equally many epochs that `plain` keeps, sorted by method and rank."""
     cells = {
         variant: cell
         for (variant, task), cell in group.cells.items()
-        if task == TASK and has_epochs(cell) and all(len(losses(run)) for run in cell.runs)
+        if task == TASK and has_epochs(cell) and all(len(losses(run)) for run in cell.runs) and _equally_long(cell)
     }
     return dict(sorted(plain(cells).items(), key=lambda item: (item[0].method, item[0].rank or 0, item[0].label)))
+
+
+def _equally_long(cell: Cell) -> bool:
+    return len({len(run.scores.epochs) for run in cell.runs}) == 1
 
 
 def panel_of(group: Group) -> Panel:
@@ -144,7 +149,7 @@ def caption(panels: list[Panel]) -> str:
     settings, setting = run.settings, panels[0].group.setting
     changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
-    several = f"Lines: mean; shades: range over {'–'.join(map(str, sorted(counts)))} independent problems."
+    several = f"Lines: mean; shades: range over {span(counts)} independent problems."
     shown = several if max(counts) > 1 else "Lines: one problem."
     text = (
         "Validation loss against epochs on synthetic data (made by a program), after Figure 2 of arXiv "
@@ -188,7 +193,7 @@ def _losses_table(panels: list[Panel]) -> list[list[str]]:
 
 def _final(curve: np.ndarray | None) -> str:
     if curve is None:
-        return "–"
+        return MISSING
     last = curve[:, -1]
     spread = f" ({last.min():.3g} to {last.max():.3g})" if len(last) > 1 else ""
     return f"{last.mean():.3g}{spread}"

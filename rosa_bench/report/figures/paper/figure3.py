@@ -81,13 +81,17 @@ def _plot_memory(ax: Axes, panel: Panel, styles: Styles) -> None:
 
 
 def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:
-    """Draw one labelled point per variant. There are no bars, because a logarithmic axis has no zero."""
+    """Draw one labelled point per variant. There are no bars, because a logarithmic axis has no zero.
+
+    A method that trains nothing has its label alone, at the left.
+    """
     counts = [cell.trainable for cell in panel.cells.values()]
+    least = min(filter(None, counts), default=1)
     for place, (variant, count) in enumerate(zip(panel.cells, counts, strict=True)):
-        ax.plot(count, place, **styles[variant] | {"markersize": 5, "linestyle": "none"})
-        ax.annotate(parameters(count), (count, place), xytext=(6, 0), textcoords="offset points", va="center")
+        ax.plot(count or least, place, **styles[variant] | {"markersize": 5 if count else 0, "linestyle": "none"})
+        ax.annotate(parameters(count), (count or least, place), xytext=(6, 0), textcoords="offset points", va="center")
     ax.set_xscale("log")
-    ax.set_xlim(min(counts) / 3, max(counts) * 12)
+    ax.set_xlim(least / 3, max(1, *counts) * 12)
     ax.xaxis.set_minor_formatter(NullFormatter())  # labels between the decades would overlap
     ax.set_xlabel("trainable parameters (logarithmic)")
     ax.tick_params(axis="y", length=0)

@@ -22,7 +22,7 @@ from rosa_bench.report.figures.plotting.curves import (
 )
 from rosa_bench.report.figures.plotting.styles import styles_of
 
-METHOD, BESIDE, BASELINE = "rosa", "lora", "ft"
+METHOD, BESIDE, IN_BOTH = "rosa", "lora", "ft"
 NAME_ROOM = 0.1  # below all lines, for the method's name, as a share of their height
 
 
@@ -39,7 +39,7 @@ def draw(groups: list[Group]) -> Drawing | None:
         for number, (panel, row) in enumerate(zip(panels, axes, strict=True)):
             for method, ax in zip(methods, row, strict=True):
                 for variant, cell in panel.cells.items():
-                    if variant.method in (method, BASELINE):
+                    if variant.method in (method, IN_BOTH):
                         plot_epochs(ax, cell, score_of(panel.run), label=drawn(variant.label), **styles[variant])
                 titles = [variant.title for variant in panel.cells if variant.method == method]
                 ax.text(0.98, 0.03, drawn("".join(titles[:1])), transform=ax.transAxes, ha="right", weight="bold")

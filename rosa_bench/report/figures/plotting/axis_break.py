@@ -14,7 +14,7 @@ SMALL = 6.5  # points
 
 
 def far_left(values: Iterable[float]) -> list[float]:
-    """Return the values left of the widest gap, if it is wide and no value right of it is so far from the next.
+    """Return the values left of the widest gap, if its ends differ by more than a factor of `FAR`.
 
     >>> far_left([0.002, 0.003, 1, 8]), far_left([0.25, 1, 8])
     ([0.002, 0.003], [])

@@ -29,8 +29,8 @@ ABOVE: dict[str, Any] = {"xytext": (0, 4), "va": "bottom"}
 NEAR = (0.09, 0.06)  # shares of the axes: the places of two ranks that are nearer share a label, or are apart
 OTHERS = "other arms, see right"
 COLOURS = (
-    "The darker a filled marker, the oftener an arm of its method's usual form draws again; grey: all other arms. On "
-    "the left, intervals are those of arms that do not draw again."
+    "The darker a filled marker, the more often an arm of its method's usual form draws again; grey: all other arms. "
+    "On the left, intervals are those of arms that do not draw again."
 )
 JOINED = "Thin lines join the ranks of a method"
 

@@ -8,7 +8,7 @@ FRONT = "Pareto front"
 
 
 def pareto_front(points: Iterable[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:
-    """Return the points that no other beats, by increasing x: less of x and a better y, or one of both and as much."""
+    """Return the points that no other beats: by increasing x, each with a better y than all before it."""
     front: list[tuple[float, float]] = []
     sign = 1 if lower_is_better else -1
     for x, y in sorted(points, key=lambda point: (point[0], sign * point[1])):

@@ -44,7 +44,7 @@ class Column:
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """Draw one row per setting and task, one column per kind of change; None without changes at several rates."""
-    panels = panels_of(select(records), bool, is_varied, among=_changed, most=MOST)
+    panels = panels_of(select(records), lambda cell: cell.is_defined, is_varied, among=_changed, most=MOST)
     if not panels:
         return None
     columns = columns_of(panels)

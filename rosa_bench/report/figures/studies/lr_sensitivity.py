@@ -34,7 +34,7 @@ MOST = 8  # panels: four tasks under two protocols
 
 def draw(records: list[RunRecord]) -> Drawing | None:
     """Draw one panel per setting and task where a method has several learning rates; None if there are none."""
-    panels = panels_of(select(records), bool, is_varied, among=unchanged, most=MOST)
+    panels = panels_of(select(records), lambda cell: cell.is_defined, is_varied, among=unchanged, most=MOST)
     if not panels:
         return None
     styles = styles_of(variants_of(panels))

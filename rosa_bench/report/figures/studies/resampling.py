@@ -1,6 +1,7 @@
 """Not in the paper: the training loss of each epoch, compared with a ROSA that never resamples."""
 
 import math
+from itertools import zip_longest
 
 from rosa_bench.report.cells.arms import is_resampled
 from rosa_bench.report.cells.grid import BASELINE
@@ -37,7 +38,10 @@ def draw(groups: list[Group]) -> Drawing | None:
         figure, axes = in_two_columns(panels, height_in=2.4)
         for ax, panel in zip(axes, panels, strict=True):
             for variant, pairs in _pairs_by_variant(panel.cells).items():
-                changes = [[_percent_above(*pair) for pair in epoch] for epoch in zip(*pairs.values(), strict=True)]
+                changes = [
+                    [_percent_above(*pair) for pair in epoch]
+                    for epoch in zip_longest(*pairs.values(), fillvalue=(None, None))
+                ]
                 plot_against_epochs(ax, changes, label=drawn(variant.label), **styles[variant])
             for variant in _nevers(panel.cells):
                 ax.axhline(0, label=drawn(variant.label), color=styles[variant]["color"], linewidth=1)
@@ -94,7 +98,7 @@ def _pairs(cell: Cell, never: Cell) -> Pairs:
     """Pair runs by learning rate and seed. Collapsed runs are left out: their loss only shows label frequencies."""
     ours, theirs = _losses(cell), _losses(never)
     both = sorted(ours.keys() & theirs.keys())
-    return {place: list(zip(ours[place], theirs[place], strict=True)) for place in both}
+    return {place: list(zip_longest(ours[place], theirs[place])) for place in both}
 
 
 def _losses(cell: Cell) -> dict[tuple[float, int], list[float | None]]:

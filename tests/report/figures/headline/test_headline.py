@@ -83,6 +83,18 @@ def test_stars_are_the_papers_differences(glue: list[RunRecord]) -> None:
     assert [x for x, _ in markers(drawn(glue), 0, "*")] == pytest.approx([*printed, np.mean(printed)])
 
 
+def test_the_paper_has_no_mean_over_a_task_that_it_lacks(
+    glue: list[RunRecord], over_seeds: Callable[..., list[RunRecord]]
+) -> None:
+    changed = {"deviations": {"method.resample_every": [2, 0]}}
+    wic = ("task=wic", "protocol=fair", "rank=8")
+    rosa = over_seeds(COLA_ROSA, *wic, "method=rosa", "method.resample_every=2", **changed)
+    found = rivals_of(select([*glue, *rosa, *over_seeds(COLA_LORA, *wic, "method=lora")]))
+    assert found is not None
+    assert set(found.shown) - set(found.paper) == {"wic"}
+    assert found.paper_mean is None
+
+
 def test_tasks_with_few_seeds_are_in_the_table_alone(glue: list[RunRecord]) -> None:
     ticks = [label.get_text() for label in drawn(glue).figure.axes[0].get_yticklabels()]
     assert ticks == ["CoLA", "RTE", "mean of 2 tasks"]

@@ -14,10 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 from scipy.stats import t
 
+from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
-from rosa_bench.report.figures.drawing import Drawing, styled
-from rosa_bench.report.figures.plotting.arms import MOST_TICKS, PALE, log_ticks
+from rosa_bench.report.figures.drawing import Drawing, faded, styled
+from rosa_bench.report.figures.plotting.arms import MOST_TICKS, PALE, log_ticks, panels_where
 from rosa_bench.report.figures.plotting.beside import spread
 from rosa_bench.report.figures.plotting.families import families_of
 from rosa_bench.report.figures.plotting.front import FRONT, pareto_front
@@ -264,6 +265,18 @@ def test_periods_are_shaded_from_long_to_short_and_other_forms_are_grey(make_mem
     assert found.has_others
     [left, _] = drawn(capacity.draw(select(many_arms(make_memorised)))).figure.axes
     assert sum(line.get_color() == PALE for line in left.lines) == 20
+    faces = {str(faded(look_of("rosa").colour, shade)) for shade in found.shades.values()}
+    assert faces <= {str(line.get_markerfacecolor()) for line in left.lines}
+
+
+def test_the_panels_with_most_runs_come_first(make_memorised: MakeRecord) -> None:
+    few, many = (
+        [make_memorised(0.5, f"seed={seed}", pairs=pairs) for seed in range(count)]
+        for pairs, count in ((64, 1), (128, 3))
+    )
+    for groups in (select([*few, *many]), select([*many, *few])):
+        assert [len(panel.runs) for panel in panels_where(groups, bool)] == [3, 1]
+        assert [len(panel.runs) for panel in panels_where(groups, bool, 1)] == [3]
 
 
 @given(st.floats(1e-5, 1e5), st.floats(2.56, 1e6), st.booleans())

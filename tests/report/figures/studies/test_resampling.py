@@ -104,6 +104,15 @@ def test_runs_that_collapsed_have_no_pair(fitted: MakeRecord) -> None:
     assert heights(ax)[EVERY] == [100]
 
 
+def test_an_epoch_that_one_run_of_a_pair_lacks_is_a_gap(fitted: MakeRecord) -> None:
+    both = [never(fitted, [1.0, 2.0]), fitted([2.0], "method=rosa")]
+    [ax] = drawn(both).figure.axes
+    assert heights(ax)[EVERY] == pytest.approx([100, float("nan")], nan_ok=True)
+    others = [never(fitted, [1.0], "seed=1"), fitted([4.0], "method=rosa", "seed=1")]
+    [ax] = drawn([*both, *others]).figure.axes
+    assert heights(ax)[EVERY] == pytest.approx([200, float("nan")], nan_ok=True)
+
+
 def test_a_zero_loss_is_not_drawn(fitted: MakeRecord) -> None:
     [ax] = drawn([never(fitted, [0.0, 1.0]), fitted([1.0, 2.0], "method=rosa")]).figure.axes
     assert heights(ax)[EVERY] == pytest.approx([float("nan"), 100], nan_ok=True)
