@@ -17,7 +17,7 @@ RunId = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.+-]{0,249}\Z")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"\A\w[\w.+-]{0,279}\Z")]
 Key = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z_][^\x00-\x1f\x7f]*\Z")]
 Status = Literal["completed", "failed", "interrupted", "running"]
-STATUSES: tuple[str, ...] = get_args(Status)
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
