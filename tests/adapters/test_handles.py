@@ -163,6 +163,22 @@ def test_an_adapter_of_another_method_is_refused_by_its_name(tiny_model: Callabl
         attach(tiny_model("tiny_roberta"), "lora_plus", rank=2).load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(("method", "settings"), [("fish_mask", {}), ("eva", {"rank": 2})])
+def test_an_adapter_that_starts_from_data_is_loaded_with_data(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    batches = [{"input_ids": IDS, "labels": torch.tensor([0, 1])}]
+    attached = attach(tiny_model("tiny_roberta"), method, calibration=batches, **settings)
+    with torch.no_grad():
+        for parameter in attached.trainable_parameters:
+            parameter.add_(0.1)
+    attached.save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="training data"):
+        load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter")
+    loaded = load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter", calibration=batches)
+    assert torch.equal(loaded.model(input_ids=IDS).logits, attached.model(input_ids=IDS).logits)
+
+
 # Detaching
 
 
@@ -237,3 +253,58 @@ def test_a_model_that_another_method_trains_since_a_merge_is_not_detached(tiny_m
     second.detach()
     first.detach()
     assert same(model, plain)
+
+
+# What is done to the model in between
+
+
+@pytest.mark.parametrize("method", ["rosa", "ft"])
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda model: model.resize_token_embeddings(1000), r"wte.weight is float32 \(1000, 32\), and was .*32\)"),
+    (lambda model: model.half(), r"is float16 .* and was float32"),
+])  # fmt: skip
+def test_an_adapter_that_would_fit_no_model_is_not_saved(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, change: Callable[[nn.Module], object], words: str
+) -> None:
+    attached = attach(tiny_model("tiny_gpt2"), method)
+    change(attached.model)
+    with pytest.raises(UserError, match=f"{words}.*no model would fit this adapter; make such changes before"):
+        attached.save(tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()
+    assert attached.merge() is attached.model  # the other way out
+
+
+def test_another_head_may_be_given_after_attaching(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model, again = tiny_model("tiny_roberta"), tiny_model("tiny_roberta")
+    attached = attach(model, "rosa", rank=2)
+    for it in (model, again):
+        it.classifier.out_proj = nn.Linear(32, 5)
+    attached.save(tmp_path / "adapter")
+    assert torch.equal(
+        load_adapter(again, tmp_path / "adapter").model(input_ids=IDS).logits, model(input_ids=IDS).logits
+    )
+
+
+def test_a_model_of_other_sizes_is_not_detached(tiny_model: Callable[..., Any]) -> None:
+    model = tiny_model("tiny_gpt2")
+    plain, rows = weights(model), model.config.vocab_size
+    attached = attach(model, "rosa", rank=2, keep_base=True)
+    model.resize_token_embeddings(rows + 8)
+    attached_now = weights(model)
+    with pytest.raises(UserError, match=rf"wte.weight is \({rows + 8}, 32\), and was \({rows}, 32\) when the method"):
+        attached.detach()
+    assert same(model, attached_now)
+    model.resize_token_embeddings(rows)
+    assert same(attached.detach(), plain) and model.lm_head.weight is model.transformer.wte.weight
+
+
+@pytest.mark.parametrize("wrap", [pytest.param(torch.compile, marks=pytest.mark.slow), nn.DataParallel])
+def test_a_wrapped_model_is_refused(
+    tiny_model: Callable[..., Any], tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    """Names of parameters would differ from the model's own, and DistributedDataParallel would not see new ones."""
+    attach(tiny_model("tiny_roberta"), "lora", rank=2).save(tmp_path / "adapter")
+    whole = wrap(tiny_model("tiny_roberta"))
+    for call in (lambda: attach(whole, "lora", rank=2), lambda: load_adapter(whole, tmp_path / "adapter")):
+        with pytest.raises(UserError, match=r"the model is wrapped by .*; attach to the model itself, and wrap"):
+            call()
