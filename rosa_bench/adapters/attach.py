@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.attached import LIVE, Attached, trained_by_another
@@ -14,6 +15,7 @@ from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
 from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.adapters.undo import undone_on_error
 from rosa_bench.layers.adapter import adapters
+from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.auto.structure import check_adaptable
@@ -25,6 +27,7 @@ WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # beside torc
 log = logging.getLogger(__name__)
 
 
+@torch.inference_mode(mode=False)  # a tensor made in that mode could never train
 def attach(
     model: nn.Module,
     method: str = "rosa",
@@ -59,6 +62,7 @@ def attach(
     return found
 
 
+@torch.inference_mode(mode=False)
 def load_adapter(
     model: nn.Module,
     folder: str | Path,
@@ -108,8 +112,10 @@ def attached(
         )
     known, own = base_model(model, head=chosen.method.head), {id(parameter) for parameter in model.parameters()}
     kept = KeptBase(model) if keep_base else None
+    modules, training = set(model.modules()), model.training
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)
+    take_modes(whole, modules, training=training)
     if kept is not None:
         kept.attached(whole)
     own -= {id(parameter) for parameter in chosen.method.head_parameters(whole)}

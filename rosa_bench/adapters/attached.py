@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rosa_bench.adapters.base_model import BaseModel
 from rosa_bench.adapters.compose import restored_method
 from rosa_bench.adapters.kept_base import KeptBase
+from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
@@ -112,17 +113,21 @@ class Attached:
         """Let the method act on the gradients. Call it before the optimizer's step; most methods do nothing."""
         self.method.after_backward(self.model)
 
+    @torch.inference_mode(mode=False)
     def merge(self) -> nn.Module:
         """Turn the model into plain layers with the same function, all of whose parameters train, and return it.
 
         Raises `UserError` if the method cannot be merged, or its tensors contain NaN or Inf; nothing is merged then.
         """
         check_finite(self.state_dict(), "the adapter", "load an earlier one, or train again with a lower lr")
+        modules = set(self.model.modules())
         if not self.method.mergeable or not self.method.merge(self.model):
             raise UserError(f"method={self.method.name} cannot be merged; save() keeps it as an adapter")
+        take_modes(self.model, modules, training=self.model.training)
         self.merged = True
         return self.model.requires_grad_(True)
 
+    @torch.inference_mode(mode=False)
     def detach(self) -> nn.Module:
         """Put the model back as it was before the method was attached, to the bit, and return it. It may be merged.
 
