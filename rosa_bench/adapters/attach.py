@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.attached import LIVE, Attached, trained_by_another
@@ -14,15 +15,19 @@ from rosa_bench.adapters.compose import Chosen, compose_method, restored_method
 from rosa_bench.adapters.kept_base import KeptBase
 from rosa_bench.adapters.undo import undone_on_error
 from rosa_bench.layers.adapter import adapters
+from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings
 from rosa_bench.methods.base import RunLength
 from rosa_bench.models.auto.structure import check_adaptable
 from rosa_bench.system.errors import UserError, one_of
+from rosa_bench.training.checkpoint import form_of
 
 FULL = 4  # bytes of a number in single precision
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)  # beside torch.compile's
 log = logging.getLogger(__name__)
 
 
+@torch.inference_mode(mode=False)  # a tensor made in that mode could never train
 def attach(
     model: nn.Module,
     method: str = "rosa",
@@ -57,10 +62,19 @@ def attach(
     return found
 
 
-def load_adapter(model: nn.Module, folder: str | Path, *, keep_base: bool = False) -> Attached:
+@torch.inference_mode(mode=False)
+def load_adapter(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    keep_base: bool = False,
+) -> Attached:
     """Attach the adapter that `Attached.save` wrote to the model that it was trained on, and return the handle.
 
-    With ``keep_base``, as in `attach`, the next adapter can be loaded into the same model after `Attached.detach`.
+    A method whose start depends on data needs the ``calibration`` that it was attached with, as EVA takes the ranks of
+    layers from it. With ``keep_base``, as in `attach`, the next adapter can be loaded into the same model after
+    `Attached.detach`.
     Raises `UserError` if the folder holds no adapter, or one of another model; the model is then as before.
     """
     path = Path(folder).expanduser()
@@ -76,7 +90,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, keep_base: bool = Fals
     reset = str(adapter.get("reset", "factors"))
     one_of(f"{path / SETTINGS}: reset", reset, ("factors", "all"))
     with undone_on_error(model):
-        found = attached(model, Chosen(method, reset), keep_base=keep_base)
+        found = attached(model, Chosen(method, reset), calibration=calibration, keep_base=keep_base)
         found.load(path)
     LIVE.add(found)
     return found
@@ -96,19 +110,28 @@ def attached(
             f"method={chosen.method.name} trains nothing, so a training loop has no use for it; run it by "
             "rosa-bench, or choose another method"
         )
-    known = base_model(model, head=chosen.method.head)
+    known, own = base_model(model, head=chosen.method.head), {id(parameter) for parameter in model.parameters()}
     kept = KeptBase(model) if keep_base else None
+    modules, training = set(model.modules()), model.training
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)
+    take_modes(whole, modules, training=training)
     if kept is not None:
         kept.attached(whole)
-    return Attached(model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length, kept=kept)
+    own -= {id(parameter) for parameter in chosen.method.head_parameters(whole)}
+    forms = {name: form_of(parameter) for name, parameter in whole.named_parameters() if id(parameter) in own}
+    return Attached(
+        model=whole, method=chosen.method, base=known, reset=chosen.reset, length=length, kept=kept, forms=forms
+    )
 
 
 def check_plain(model: nn.Module) -> None:
-    """Raise `UserError` if a method is attached to the model already."""
+    """Raise `UserError` if a method is attached to the model already, or if something is wrapped around the model."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{type(model).__name__} is not a torch.nn.Module; give the model itself")
+    if isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
+        how = "torch.compile" if hasattr(model, "_orig_mod") else type(model).__name__
+        raise UserError(f"the model is wrapped by {how}; attach to the model itself, and wrap attached.model then")
     if any(True for _ in adapters(model)) or trained_by_another(model):
         raise UserError("a method is attached to this model already; merge it first, or load the plain model again")
     tuners = sys.modules.get("peft.tuners.tuners_utils")  # if it was never imported, no layer is PEFT's

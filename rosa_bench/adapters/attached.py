@@ -1,7 +1,7 @@
 """The handle of a method that is attached to a model, for a training loop of your own."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from rosa_bench.adapters.base_model import BaseModel
 from rosa_bench.adapters.compose import restored_method
 from rosa_bench.adapters.kept_base import KeptBase
+from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import check_replaceable, new_folder
 from rosa_bench.system.setting import settings_of
 from rosa_bench.system.tensors import check_finite
-from rosa_bench.training.checkpoint import MisfitError, check_tensors
+from rosa_bench.training.checkpoint import MisfitError, check_tensors, form_of
 from rosa_bench.training.state import follow
 
 
@@ -40,6 +41,7 @@ class Attached:
     reset   which optimizer state a resample clears: of the replaced ``factors``, or ``all``
     length  the length of the run, if known: settings in epochs or in fractions of the run need it
     kept    the model before the method was attached, if it was kept for `detach`
+    forms   types and shapes of the plain model's parameters that it still has, without the head's, by name
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Attached:
     reset: str = "factors"
     length: RunLength | None = None
     kept: KeptBase | None = None
+    forms: dict[str, str] = field(default_factory=dict)
     merged: bool = False
     detached: bool = False
 
@@ -115,17 +118,21 @@ class Attached:
         """Let the method act on the gradients. Call it before the optimizer's step; most methods do nothing."""
         self.method.after_backward(self.model)
 
+    @torch.inference_mode(mode=False)
     def merge(self) -> nn.Module:
         """Turn the model into plain layers with the same function, all of whose parameters train, and return it.
 
         Raises `UserError` if the method cannot be merged, or its tensors contain NaN or Inf; nothing is merged then.
         """
         check_finite(self.state_dict(), "the adapter", "load an earlier one, or train again with a lower lr")
+        modules = set(self.model.modules())
         if not self.method.mergeable or not self.method.merge(self.model):
             raise UserError(f"method={self.method.name} cannot be merged; save() keeps it as an adapter")
+        take_modes(self.model, modules, training=self.model.training)
         self.merged = True
         return self.model.requires_grad_(True)
 
+    @torch.inference_mode(mode=False)
     def detach(self) -> nn.Module:
         """Put the model back as it was before the method was attached, to the bit, and return it. It may be merged.
 
@@ -167,10 +174,12 @@ class Attached:
         """Write the adapter into a new folder, atomically: tensors as safetensors, settings as JSON.
 
         Raises `UserError` if the folder exists, unless ``overwrite`` and it holds an adapter, which is then deleted, or
-        if a tensor contains NaN or Inf. Nothing is written then.
+        if a tensor contains NaN or Inf, or if no model would fit the adapter, because parameters have other shapes or
+        types by now. Nothing is written then.
         """
         path = Path(folder).expanduser()
         tensors = self.state_dict()
+        self._check_forms()
         check_finite(tensors, "the adapter", "nothing was written; train again with a lower lr")
         check_replaceable(
             path, overwrite=overwrite, marks=(SETTINGS,), remedy="choose another folder, or use overwrite=True"
@@ -226,6 +235,16 @@ class Attached:
         """Let an optimizer whose state was loaded use the method's own tensors again, as a projected one does."""
         for group, own in zip(optimizer.param_groups, self.method.parameter_groups(self.model), strict=False):
             group.update({key: value for key, value in own.items() if key != "params"})
+
+    def _check_forms(self) -> None:
+        # Sharded elsewhere, a parameter may be empty here.
+        now = {name: form_of(parameter) for name, parameter in self.model.named_parameters() if parameter.numel()}
+        for name, was in self.forms.items():
+            if (found := now.get(name, was)) != was:
+                raise UserError(
+                    f"{name} is {found}, and was {was} when the method was attached, so no model would fit this "
+                    "adapter; make such changes before attaching, or merge and save the whole model"
+                )
 
     def _check_attached(self) -> None:
         if not self.is_attached:

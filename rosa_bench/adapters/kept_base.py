@@ -37,10 +37,16 @@ class KeptBase:
         """Undo in place what attaching, training and merging have changed, and return the plain model.
 
         It stays on its device, in training mode or not, and with hooks that were added since. Raises `UserError` if
-        the model is sharded.
+        the model is sharded, or a parameter has another shape by now; nothing is changed then.
         """
         if any(is_sharded(parameter) for parameter in whole.parameters()):
             raise UserError("the model is sharded, so its base cannot be put back; load the plain model again")
+        for name, parameter, _ in self.parameters:
+            if parameter.shape != (was := self.values[name].shape):
+                raise UserError(
+                    f"{name} is {tuple(parameter.shape)}, and was {tuple(was)} when the method was attached, so the "
+                    "model from before would not fit together; give it its earlier size first"
+                )
         modules, held = set(whole.modules()), {id(parameter) for parameter in whole.parameters()}
         devices = {parameter.device for parameter in whole.parameters()}
         self.structure.undo(self.changed)

@@ -75,9 +75,8 @@ class PlainWeights:
         head = {id(parameter) for parameter in method.head_parameters(model)}
         trains = [name for name, it in model.named_parameters() if it.requires_grad and id(it) not in head]
         if not trains:
-            raise UserError(
-                f"method={method.name} trains the head alone, which is no LoRA adapter; use save_model=true"
-            )
+            what = "the head alone, which" if method.trains else "nothing, which"
+            raise UserError(f"method={method.name} trains {what} is no LoRA adapter; use save_model=true")
         inside = {id(parameter) for _, layer in adapters(model) for parameter in layer.parameters()}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and id(parameter) not in head | inside:

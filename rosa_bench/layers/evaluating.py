@@ -1,6 +1,6 @@
-"""A model in evaluation mode for a while: without dropout, so that no random generator moves on."""
+"""Training mode and evaluation mode of a model's modules."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import nn
@@ -8,7 +8,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode inside the block, and every module back into its own mode afterwards."""
+    """Put the model in evaluation mode inside the block, and every module back into its own mode afterwards.
+
+    Without dropout no random generator moves on.
+    """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -16,3 +19,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def take_modes(model: nn.Module, known: Collection[nn.Module], *, training: bool) -> None:
+    """Put each module that is not ``known`` into the mode of the one that holds it, or of the model: ``training``."""
+    if model in known:
+        training = model.training
+    model.training = training
+    for child in model.children():
+        take_modes(child, known, training=training)

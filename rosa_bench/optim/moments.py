@@ -1,13 +1,34 @@
 """Change the optimizer's state of one parameter in place, so that captured graphs and checkpoints stay valid."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Adam's state -> the power of a gradient that it averages.
-POWERS = {"exp_avg": 1, "exp_avg_sq": 2}
+# State -> the power of a gradient that it averages.
+POWERS = {"exp_avg": 1, "exp_avg_sq": 2, "momentum_buffer": 1, "square_avg": 2}
+# State that an optimizer begins with zeros. Others begin with step sizes, or with the weights themselves.
+BEGIN_AT_ZERO = {*POWERS, "step", "max_exp_avg_sq", "exp_inf", "grad_avg", "acc_delta", "sum", "last_norm"}
+
+
+def all_begin_at_zero(state: Mapping[str, Any]) -> bool:
+    """Return whether zeroing a parameter's state in place makes it as new."""
+    return all(
+        name in BEGIN_AT_ZERO and isinstance(value, Tensor) and value.is_floating_point()
+        for name, value in state.items()
+    )
+
+
+def can_clear(state: Mapping[str, Any], shape: torch.Size) -> bool:
+    """Return whether `clear` fits the state of a parameter of this shape."""
+    return all_begin_at_zero(state) and all(value.shape in ((), shape) for value in state.values())
+
+
+def can_rotate(state: Mapping[str, Any]) -> bool:
+    """Return whether `rotate` fits a parameter's state."""
+    return all(name in POWERS or (isinstance(value, Tensor) and not value.ndim) for name, value in state.items())
 
 
 @torch.no_grad()
@@ -33,5 +54,5 @@ def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"]) -> No
     Statistics", arXiv 2410.16103. We leave out its correction by the first moment and its error feedback.
     """
     for name, power in POWERS.items():
-        if name in state:
+        if state.get(name) is not None:  # SGD without momentum has None
             state[name].copy_(state[name] @ rotation.to(state[name].dtype).pow(power))

@@ -171,11 +171,12 @@ def check_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     if odd := sorted(expected.keys() ^ given.keys()):
         raise MisfitError(f"its tensor {odd[0]} is {'missing' if odd[0] in expected else 'not known to this run'}")
     for name, tensor in expected.items():
-        if (found := _form(given[name])) != (wanted := _form(tensor)):
+        if (found := form_of(given[name])) != (wanted := form_of(tensor)):
             raise MisfitError(f"its tensor {name} is {found}, and the run's is {wanted}")
 
 
-def _form(tensor: Tensor) -> str:
+def form_of(tensor: Tensor) -> str:
+    """Return the type and shape of a tensor in words, such as ``float32 (64, 32)``."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 

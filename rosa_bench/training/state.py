@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -184,8 +184,8 @@ def follow(
 ) -> None:
     """Update an optimizer, in place, to match a change that a method made. ``reset`` is as in `Recipe`.
 
-    If part of a parameter's state would be cleared, but is not all moments, as in quantised optimizers, all of it is
-    dropped.
+    If part of a parameter's state would be cleared, or all of it rotated, but it is not all moments of the parameter's
+    shape, as in quantised or factored optimizers, all of it is dropped, and the optimizer makes it again.
     """
     if changed.retrain:
         for parameter in trainable:
@@ -196,31 +196,31 @@ def follow(
     reset_optimizer_state(optimizer, changed.reset, "factors" if keeps else reset)
     for part in changed.clear:
         state = optimizer.state.get(part.parameter, {})
-        if holds_moments(state):
+        if moments.can_clear(state, part.parameter.shape):
             moments.clear(state, dim=part.dim, index=part.place)
         else:
-            del optimizer.state[part.parameter]  # the optimizer makes it again
+            del optimizer.state[part.parameter]
     for parameter, matrix in changed.rotate:
-        moments.rotate(optimizer.state.get(parameter, {}), matrix)
+        state = optimizer.state.get(parameter, {})
+        if moments.can_rotate(state):
+            moments.rotate(state, matrix)
+        else:
+            del optimizer.state[parameter]
 
 
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
     """Zero the optimizer's state in place, for the ``replaced`` parameters, or for all if ``reset`` is ``all``.
 
-    A state that is not all moments is dropped instead, and the optimizer makes it again.
+    A state that does not begin at zero, or is not all floating-point numbers, is dropped, and the optimizer makes it
+    again.
     """
     for parameter in list(optimizer.state) if reset == "all" else replaced:
         state = optimizer.state.get(parameter, {})
-        if holds_moments(state):
+        if moments.all_begin_at_zero(state):
             for value in state.values():
                 value.zero_()
         else:
             del optimizer.state[parameter]
-
-
-def holds_moments(state: Mapping[str, Any]) -> bool:
-    """Return whether a parameter's optimizer state is floating-point tensors alone, which can be zeroed in place."""
-    return all(isinstance(value, Tensor) and value.is_floating_point() for value in state.values())
 
 
 def set_group_lr(group: dict[str, Any], lr: float | Tensor) -> None:

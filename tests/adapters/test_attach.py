@@ -96,7 +96,7 @@ def test_every_method_trains_is_saved_and_comes_back(
     trained = logits(attached.model)
     assert not torch.equal(trained, untrained)
     attached.save(tmp_path / "adapter")
-    again = load_adapter_or_attach(copy.deepcopy(fresh), tmp_path / "adapter", method, settings, batches)
+    again = load_with_data_if_needed(copy.deepcopy(fresh), tmp_path / "adapter", batches)
     torch.testing.assert_close(logits(again.model), trained, rtol=0, atol=0)
     if attached.method.mergeable:
         torch.testing.assert_close(logits(attached.merge()), trained, rtol=0, atol=2e-5)
@@ -133,15 +133,12 @@ def test_every_method_is_detached_to_the_bit(
     assert torch.equal(logits(model), untrained)
 
 
-def load_adapter_or_attach(model: Any, folder: Path, method: str, settings: dict[str, Any], batches: Any) -> Attached:
-    """Load an adapter; that of a method whose start needs data is loaded into one that is attached with data."""
+def load_with_data_if_needed(model: Any, folder: Path, batches: Any) -> Attached:
     try:
         return load_adapter(model, folder)
     except UserError as error:
         assert "training data" in str(error)
-        attached = attach(model, method, length=RunLength(4, 2), calibration=batches, **settings)
-        attached.load(folder)
-        return attached
+        return load_adapter(model, folder, calibration=batches)
 
 
 # The same code as the runner

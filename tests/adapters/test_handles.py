@@ -163,6 +163,22 @@ def test_an_adapter_of_another_method_is_refused_by_its_name(tiny_model: Callabl
         attach(tiny_model("tiny_roberta"), "lora_plus", rank=2).load(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize(("method", "settings"), [("fish_mask", {}), ("eva", {"rank": 2})])
+def test_an_adapter_that_starts_from_data_is_loaded_with_data(
+    tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
+) -> None:
+    batches = [{"input_ids": IDS, "labels": torch.tensor([0, 1])}]
+    attached = attach(tiny_model("tiny_roberta"), method, calibration=batches, **settings)
+    with torch.no_grad():
+        for parameter in attached.trainable_parameters:
+            parameter.add_(0.1)
+    attached.save(tmp_path / "adapter")
+    with pytest.raises(UserError, match="training data"):
+        load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter")
+    loaded = load_adapter(tiny_model("tiny_roberta"), tmp_path / "adapter", calibration=batches)
+    assert torch.equal(loaded.model(input_ids=IDS).logits, attached.model(input_ids=IDS).logits)
+
+
 # Detaching
 
 

@@ -1,8 +1,16 @@
+from collections.abc import Callable
+from functools import partial
+
 import pytest
+import pytorch_optimizer
 import torch
 from torch import Tensor, nn
 
+from rosa_bench.methods.base import Changed, Rotation, Slice
 from rosa_bench.optim.moments import clear, rotate
+from rosa_bench.training.state import follow
+
+Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
 def state(shape: tuple[int, ...] = (5, 3)) -> dict[str, Tensor]:
@@ -69,3 +77,76 @@ def test_clearing_one_row_or_column_leaves_the_others(dim: int, index: int) -> N
             assert torch.equal(held[name].select(dim, other), before[name].select(dim, other))
     assert held["step"] == 4
     assert {name: value.data_ptr() for name, value in held.items()} == places
+
+
+# Optimizers of every kind
+
+OPTIMIZERS: dict[str, Make] = {
+    **{name: getattr(torch.optim, name) for name in (
+        "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop",
+        "Rprop", "SGD",
+    )},
+    "amsgrad": partial(torch.optim.AdamW, amsgrad=True),
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+    "centred": partial(torch.optim.RMSprop, centered=True, momentum=0.9),
+    "z": pytorch_optimizer.ScheduleFreeAdamW,  # its state has the weights themselves
+}  # fmt: skip
+
+
+def step(weight: nn.Parameter, optimizer: torch.optim.Optimizer, number: int) -> None:
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(number))
+    optimizer.step()
+
+
+def trained(make: Make) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+    weight = nn.Parameter(torch.ones(4, 3))
+    optimizer = make([weight])
+    getattr(optimizer, "train", lambda: None)()
+    for number in range(3):
+        step(weight, optimizer, number)
+    return weight, optimizer
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "z"])
+def test_a_reset_optimizer_steps_as_a_new_one(name: str) -> None:
+    weight, optimizer = trained(OPTIMIZERS[name])
+    other = nn.Parameter(weight.detach().clone())
+    new = OPTIMIZERS[name]([other])
+    follow(optimizer, Changed(reset=[weight]), trainable=[weight], reset="factors")
+    for number in range(3, 6):
+        step(weight, optimizer, number)
+        step(other, new, number)
+        assert torch.equal(weight, other)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("kind", ["reset", "clear", "rotate"])
+def test_what_was_drawn_anew_moves_no_further_than_a_step(name: str, kind: str) -> None:
+    """Whatever the optimizer keeps: a draw writes into the weight, and the next step starts from there."""
+    weight, optimizer = trained(OPTIMIZERS[name])
+    with torch.no_grad():
+        weight.fill_(1000.0)
+    changed = {
+        "reset": Changed(reset=[weight]),
+        "clear": Changed(clear=[Slice(weight, -1, 1)]),
+        "rotate": Changed(rotate=[Rotation(weight, orthonormal(1).float())]),
+    }[kind]
+    follow(optimizer, changed, trainable=[weight], reset="factors")
+    step(weight, optimizer, 3)
+    assert (weight - 1000).abs().max() < 100
+
+
+def test_state_that_cannot_be_rotated_is_dropped() -> None:
+    rotation = orthonormal(1).float()
+    for name, kept in {"momentum": True, "AdamW": True, "amsgrad": False, "Adafactor": False}.items():
+        weight, optimizer = trained(OPTIMIZERS[name])
+        follow(optimizer, Changed(rotate=[Rotation(weight, rotation)]), trainable=[weight], reset="factors")
+        assert (weight in optimizer.state) is kept
+
+
+def test_momentum_is_rotated() -> None:
+    rotation = orthonormal(1).float()
+    weight, optimizer = trained(OPTIMIZERS["momentum"])
+    expected = optimizer.state[weight]["momentum_buffer"] @ rotation
+    follow(optimizer, Changed(rotate=[Rotation(weight, rotation)]), trainable=[weight], reset="factors")
+    torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], expected)

@@ -92,7 +92,9 @@ def check_adaptable(model: nn.Module) -> None:
                 f"{name} was made in torch.inference_mode and cannot train; use torch.no_grad there instead"
             )
         if parameter.is_meta:
-            raise UserError(f"{name} is on the meta device and has no values; load the model's weights first")
+            raise UserError(
+                f"{name} is on the meta device and has no values; load all of the model's weights, and offload none"
+            )
         if not parameter.is_floating_point():
             raise UserError(f"{name} is {_type(parameter)}, a quantised weight; load the model without quantisation")
     for name, value in model.state_dict().items():

@@ -250,6 +250,8 @@ def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:
 
 @pytest.mark.parametrize(("method", "words"), [
     ("houlsby", "method=houlsby cannot be merged into weights, so it has no LoRA adapter"),
+    ("laser", "method=laser trains nothing, which is no LoRA adapter; use save_model=true"),
+    ("head_only", "method=head_only trains the head alone, which is no LoRA adapter; use save_model=true"),
     ("ft", r"method=ft trains \S+, which a LoRA adapter cannot hold; use save_model=true"),
 ])  # fmt: skip
 def test_a_run_without_an_adapter_is_refused_before_it_begins(method: str, words: str) -> None:
