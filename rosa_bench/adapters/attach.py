@@ -112,10 +112,11 @@ def attached(
         )
     known, own = base_model(model, head=chosen.method.head), {id(parameter) for parameter in model.parameters()}
     kept = KeptBase(model) if keep_base else None
-    modules, training = set(model.modules()), model.training
+    modules = set(model.modules())
     with undone_on_error(model):
         whole = chosen.method.attach(model, calibration)
-    take_modes(whole, modules, training=training)
+    whole.training = model.training  # a method may wrap the model
+    take_modes(whole, modules)
     if kept is not None:
         kept.attached(whole)
     own -= {id(parameter) for parameter in chosen.method.head_parameters(whole)}
@@ -129,8 +130,9 @@ def check_plain(model: nn.Module) -> None:
     """Raise `UserError` if a method is attached to the model already, or if something is wrapped around the model."""
     if not isinstance(model, nn.Module):
         raise UserError(f"{type(model).__name__} is not a torch.nn.Module; give the model itself")
-    if isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
-        how = "torch.compile" if hasattr(model, "_orig_mod") else type(model).__name__
+    is_compiled = hasattr(model, "_orig_mod")
+    if is_compiled or isinstance(model, WRAPPERS):
+        how = "torch.compile" if is_compiled else type(model).__name__
         raise UserError(f"the model is wrapped by {how}; attach to the model itself, and wrap attached.model then")
     if any(True for _ in adapters(model)) or trained_by_another(model):
         raise UserError("a method is attached to this model already; merge it first, or load the plain model again")

@@ -128,7 +128,7 @@ class Attached:
         modules = set(self.model.modules())
         if not self.method.mergeable or not self.method.merge(self.model):
             raise UserError(f"method={self.method.name} cannot be merged; save() keeps it as an adapter")
-        take_modes(self.model, modules, training=self.model.training)
+        take_modes(self.model, modules)
         self.merged = True
         return self.model.requires_grad_(True)
 

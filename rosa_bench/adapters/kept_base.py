@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.adapters.undo import Structure
+from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.tensors import is_sharded
 
@@ -50,9 +51,7 @@ class KeptBase:
         modules, held = set(whole.modules()), {id(parameter) for parameter in whole.parameters()}
         devices = {parameter.device for parameter in whole.parameters()}
         self.structure.undo(self.changed)
-        for module in self.model.modules():
-            if module not in modules:
-                module.training = self.model.training
+        take_modes(self.model, modules)
         only_device = devices.pop() if len(devices) == 1 else None
         for name, parameter, trained in self.parameters:
             place = parameter.device if id(parameter) in held else only_device or self.devices[name]

@@ -21,10 +21,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def take_modes(model: nn.Module, known: Collection[nn.Module], *, training: bool) -> None:
-    """Put each module that is not ``known`` into the mode of the one that holds it, or of the model: ``training``."""
-    if model in known:
-        training = model.training
-    model.training = training
+def take_modes(model: nn.Module, known: Collection[nn.Module]) -> None:
+    """Put each module inside the model that is not ``known`` into the mode of the one that holds it."""
     for child in model.children():
-        take_modes(child, known, training=training)
+        if child not in known:
+            child.training = model.training
+        take_modes(child, known)

@@ -83,13 +83,13 @@ def test_new_layers_are_in_the_mode_of_what_holds_them(
     assert torch.equal(loaded(input_ids=IDS).logits, loaded(input_ids=IDS).logits)
     model = tiny_model("tiny_roberta").train()
     model.roberta.encoder.layer[0].eval()
-    attached = attach(model, method)
-    for _ in range(1 + attached.method.mergeable):
+    attached = attach(model, method, keep_base=True)
+    for change in (lambda: model, attached.merge, attached.detach):
+        if change != attached.merge or attached.method.mergeable:
+            change()
         first, second = model.roberta.encoder.layer
         assert not any(module.training for module in first.modules())
         assert all(module.training for module in second.modules())
-        if attached.method.mergeable and not attached.merged:
-            attached.merge()
 
 
 def test_what_is_attached_or_merged_in_inference_mode_still_trains(
