@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 class Task(DataSpec, ABC):
     """Declaration shared by every kind of task, and its preparation for a run.
 
-    lower_is_better  direction of the metric ``score``
     refused          settings that do not apply to it, and why or what to do instead
     model_kind       the kind of model that it needs
     prepared_by      the module whose ``prepare`` makes it ready for a run; imported when needed, because it is heavy
@@ -39,7 +38,6 @@ class Task(DataSpec, ABC):
     title: str = setting("name in tables", identity=False)
     score: str = setting("the metric that is reported")
 
-    lower_is_better: ClassVar[bool] = False
     refused: ClassVar[Mapping[str, str]] = {"stop_collapsed": "it has no class or value for each row"}
     model_kind: ClassVar[type[Model]]
     prepared_by: ClassVar[str]
@@ -51,6 +49,11 @@ class Task(DataSpec, ABC):
         If there are several, only the model at the end of the last one can be selected.
         """
         return 1
+
+    @property
+    def lower_is_better(self) -> bool:
+        """The direction of the metric ``score``."""
+        return False
 
     @property
     def selects_by(self) -> Metric:

@@ -7,6 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.data.rows import sample
+from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
@@ -22,7 +23,7 @@ from rosa_bench.tasks.context import Context
 from rosa_bench.tasks.generation.generate import generate
 from rosa_bench.tasks.generation.prompts import Prompt, group_by_prompt, load_pairs, load_prompts
 from rosa_bench.tasks.generation.sequences import Encoding
-from rosa_bench.tasks.generation.task import GenerationTask
+from rosa_bench.tasks.generation.task import LIKELIHOODS, Decoding, GenerationTask
 from rosa_bench.tasks.prepared import EVALUATION_BATCHES, Evaluate, PreparedTask, Result
 from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import mean_loss
@@ -38,45 +39,25 @@ def shapes(_task: GenerationTask, model: Decoder, source: Source) -> PreTrainedM
 def prepare(task: GenerationTask, context: Context) -> PreparedTask:
     """Load the prompts, model and metric. Raises `UserError` as `Task.prepare` does."""
     metric = load_metric(task.metric)
-    one_of("task.score", task.score, metric.scores)
+    one_of("task.score", task.score, (*metric.scores, *LIKELIHOODS))
     splits = load_prompts(task, context.rows, limit_train=context.limit_train, limit_eval=context.limit_eval)
     set_seed(context.seed)
     assert isinstance(context.model, Decoder)  # checked by the task
     loaded = load_decoder(context.model, context.source)
-    longest = max_input_length(loaded)
-    prompt_limit = longest - task.decoding.max_new_tokens
-    if context.max_length is None or context.max_length > longest or prompt_limit < 1:
+    longest, written = max_input_length(loaded), task.decoding.max_new_tokens if task.decoding else 0
+    if context.max_length is None or context.max_length > longest or written >= longest:
         raise UserError(
-            f"max_length={context.max_length} and task.decoding.max_new_tokens={task.decoding.max_new_tokens} do not "
-            f"suit model={context.model.name}; use max_length of at most {longest}, and fewer new tokens"
+            f"max_length={context.max_length} and task.decoding.max_new_tokens={written} do not suit "
+            f"model={context.model.name}; use max_length of at most {longest}, and fewer new tokens"
         )
     check_texts(loaded.tokenizer, [(pair.reference,) for pair in splits.train], max_length=context.max_length)
     encoding = Encoding(
         loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
     )
-    precision = autocast(context.precision, context.device)
-    prompts = encoding.prompts([prompt.text for prompt in splits.test], limit=min(prompt_limit, context.max_length))
-    test_perplexity = perplexity(splits.test, encoding, context)
-
-    def report(model: PreTrainedModel, replay: Replay = eager) -> Result:
-        outputs = generate(
-            model,
-            loaded.tokenizer,
-            prompts,
-            task.decoding,
-            end=encoding.end,
-            padding=encoding.padding,
-            batch_size=EVALUATION_BATCHES * context.batch_size,
-            autocast=precision,
-        )
-        references = [prompt.references for prompt in splits.test]
-        scores = metric.module.compute(predictions=outputs, references=references) or {}
-        generations = tuple(
-            Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
-            for prompt, output in zip(splits.test, outputs, strict=True)
-        )
-        return Result({**scores, **test_perplexity(model, replay).scores}, generations)
-
+    report = perplexity(splits.test, encoding, context)
+    if task.decoding:
+        limit = min(longest - written, context.max_length)
+        report = texts(splits.test, task.decoding, encoding, context, metric=metric, limit=limit)
     return PreparedTask(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
@@ -91,10 +72,45 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
         select=perplexity(splits.validation, encoding, context),
         selected_on="validation_split",
         report=report,
-        signature=metric.signature,
+        signature=metric.signature if task.decoding else "",
         info=splits.info,
         facts={"prompts": {"validation": len(splits.validation), "test": len(splits.test)}},
     )
+
+
+def texts(
+    prompts: list[Prompt],
+    decoding: Decoding,
+    encoding: Encoding,
+    context: Context,
+    *,
+    metric: LoadedMetric,
+    limit: int,
+) -> Evaluate:
+    """Return an evaluation of the texts generated from the last ``limit`` tokens of each prompt, and `perplexity`."""
+    likelihood = perplexity(prompts, encoding, context)
+    tokens = encoding.prompts([prompt.text for prompt in prompts], limit=limit)
+    precision = autocast(context.precision, context.device)
+
+    def report(model: PreTrainedModel, replay: Replay = eager) -> Result:
+        outputs = generate(
+            model,
+            encoding.tokenizer,
+            tokens,
+            decoding,
+            end=encoding.end,
+            padding=encoding.padding,
+            batch_size=EVALUATION_BATCHES * context.batch_size,
+            autocast=precision,
+        )
+        scores = metric.module.compute(predictions=outputs, references=[prompt.references for prompt in prompts]) or {}
+        generations = tuple(
+            Generation(prompt=prompt.text, output=output, references=tuple(prompt.references))
+            for prompt, output in zip(prompts, outputs, strict=True)
+        )
+        return Result({**scores, **likelihood(model, replay).scores}, generations)
+
+    return report
 
 
 def validation_loss(task: GenerationTask, context: Context, loaded: Loaded) -> Evaluate:

@@ -5,8 +5,11 @@ from typing import ClassVar
 
 from rosa_bench.metrics.base import Metric
 from rosa_bench.models.spec import Decoder, Model
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import Checked, setting
 from rosa_bench.tasks.base import Task
+
+LIKELIHOODS = ("loss", "perplexity")  # scores of the references; they need no output
 
 
 @dataclass(kw_only=True)
@@ -25,7 +28,10 @@ class Decoding(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask(Task):
-    """Generate a text from a prompt. Rows with the same prompt are references for one output."""
+    """Generate a text from a prompt. Rows with the same prompt are references for one output.
+
+    Without ``decoding`` nothing is generated, and the references alone are scored, by one of `LIKELIHOODS`.
+    """
 
     prompt: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
     reference: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
@@ -34,11 +40,20 @@ class GenerationTask(Task):
     test: str = setting(
         "name of the split that is scored once, at the end; validation selects the epoch", default="test"
     )
-    decoding: Decoding = setting("decoding settings")
-    metric: str = setting("module of rosa_bench.metrics; score is one of its scores")
+    decoding: Decoding | None = setting("decoding settings; null: write no texts, and report the loss or perplexity")
+    metric: str = setting("module of rosa_bench.metrics; score is one of its scores, or loss or perplexity")
 
     model_kind: ClassVar[type[Model]] = Decoder
     prepared_by: ClassVar[str] = "rosa_bench.tasks.generation.prepare"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoding is None and self.score not in LIKELIHOODS:
+            raise UserError(f"task.decoding=null writes no texts for task.score={self.score}; use task.score=loss")
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.score in LIKELIHOODS
 
     @property
     def selects_by(self) -> Metric:

@@ -17,12 +17,15 @@ ORDER = 2  # symbols that the next one of a drawn language depends on
 class PackedTask(Task):
     """A text as one stream of tokens, in rows of ``max_length``. The scores are `SCORES` of held-out text."""
 
-    lower_is_better: ClassVar[bool] = True
     model_kind: ClassVar[type[Model]] = Decoder
 
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.score", self.score, SCORES)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,6 @@ class SyntheticTask(Task):
     train_rows: int = setting("number of x to draw for training", at_least=1, at_most=10**8)
     validation_rows: int = setting("number of x to draw for validation", at_least=1, at_most=10**8)
 
-    lower_is_better: ClassVar[bool] = True
     refused: ClassVar[Mapping[str, str]] = {
         **Task.refused,
         "pad_to_max": "it has no texts",
@@ -44,6 +43,10 @@ class SyntheticTask(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("task.score", self.score, ("mse",))
+
+    @property
+    def lower_is_better(self) -> bool:
+        return True
 
     def check(self, model: Model, optimizer: "Optimizer", *, epochs: int | None) -> None:
         super().check(model, optimizer, epochs=epochs)

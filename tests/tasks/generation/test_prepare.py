@@ -187,6 +187,37 @@ def test_the_protocol_decides_whether_the_loss_includes_the_prompt(
         assert counted is on_prompt
 
 
+# Without texts
+
+SILENT = (*(word for word in TINY if not word.startswith("task.decoding.")), "task.decoding=null")
+
+
+@pytest.mark.parametrize("score", ["loss", "perplexity"])
+def test_without_decoding_the_references_alone_are_scored(
+    compose: Callable[..., RunConfig], make_setup: MakeSetup, score: str, loud: Loud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", None)
+    silent = compose(*SILENT, f"task.score={score}")
+    problem = silent.task.prepare(resolve(silent, {}).context)
+    losses = token_losses(loud(problem.model), tokenizer_of(problem), prompts_of(make_setup(), "test"))
+    assert problem.report is not None
+    found = problem.report(problem.model)
+    assert found.scores["loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
+    assert set(found.scores) == {"loss", "perplexity"}
+    assert (found.generations, problem.signature) == ((), "")
+    assert silent.task.lower_is_better
+
+
+def test_the_loss_can_be_reported_of_a_task_that_writes_texts(make_setup: MakeSetup) -> None:
+    assert make_setup("task.score=loss").config.task.lower_is_better
+    assert not make_setup().config.task.lower_is_better
+
+
+def test_a_score_of_texts_without_texts_is_an_error(compose: Callable[..., RunConfig]) -> None:
+    with pytest.raises(UserError, match=r"task\.score=bleu; use task\.score=loss"):
+        compose(*SILENT)
+
+
 # Lengths
 
 
