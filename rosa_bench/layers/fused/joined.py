@@ -104,7 +104,8 @@ class Frozen:
 
     Weights of that type are stored next to each other: the parameters become views of one tensor. Wider weights, such
     as float32 under autocast, are cast once, and the copy is kept. A captured graph reads the copy. After a weight has
-    changed, the next pass that runs from Python writes the copy again, in place.
+    changed, or has trained, the next pass that runs from Python writes the copy again, in place. Steps leave no trace
+    on a weight: fused optimizers and replayed graphs do not raise its version.
     """
 
     def __init__(self, join: Join):
@@ -118,6 +119,7 @@ class Frozen:
         weights = [layer.weight for layer in self.join.layers]
         biases = [layer.bias for layer in self.join.layers if layer.bias is not None]
         if any(weight.requires_grad for weight in weights):
+            self._seen = None
             return
         dtype = product_dtype(weights[0].device, torch.promote_types(weights[0].dtype, torch.float32))
         frozen = not any(bias.requires_grad for bias in biases)

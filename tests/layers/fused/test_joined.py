@@ -224,6 +224,22 @@ def test_the_next_pass_sees_a_changed_weight_and_one_that_trains(gated: Gated, a
     assert all(it.grad is not None and it.grad.any() for it in gated.parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_pass_sees_weights_that_trained_and_are_frozen_again(gated: Gated, autocast: bool) -> None:
+    """As blocks that take turns are. A fused optimizer changes a weight without raising its version."""
+    with joined(gated, {"x": rows()}):
+        output_and_gradient(gated, autocast=autocast)
+        gated.requires_grad_()
+        optimizer = torch.optim.AdamW(gated.parameters(), lr=0.1, fused=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            gated(rows()).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        gated.requires_grad_(False)
+        found = output_and_gradient(gated, autocast=autocast)
+    torch.testing.assert_close(found[0], output_and_gradient(_separate(gated), autocast=autocast)[0])
+
+
 def _separate(model: Gated) -> Gated:
     plain = Gated().requires_grad_(False)
     plain.load_state_dict(model.state_dict())
