@@ -208,7 +208,12 @@ class Trial:
         model.zero_grad(set_to_none=True)
         return found
 
-    def fit(self, model: nn.Module, start: Snapshot | None = None) -> Keep:
+    def fit(
+        self,
+        model: nn.Module,
+        start: Snapshot | None = None,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Keep:
         """Train the attached model for a few steps as a run does, or from ``start`` on."""
         kept = Keep()
         torch.manual_seed(9 if start is None else 99)  # a snapshot brings its own random state
@@ -216,7 +221,7 @@ class Trial:
         config = replace(self.config, epochs=epochs, lr=1e-2, optimizer=replace(self.config.optimizer, warmup_steps=0))
         fit(
             model, self.method, EveryStep(batches), recipe=recipe(config, STEPS // 2),  # pyrefly: ignore[bad-argument-type]
-            evaluate=lambda: {"loss": 0.0}, autocast=nullcontext, meter=Meter(self.device), observers=[kept],
+            evaluate=lambda: {"loss": 0.0}, autocast=autocast, meter=Meter(self.device), observers=[kept],
             start=start,
         )  # fmt: skip
         model.eval()
