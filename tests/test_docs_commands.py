@@ -42,7 +42,6 @@ NOT_RUN = {
     "accelerate launch": "sets what torchrun sets; Accelerate comes with an extra",
     "rosa-bench export": "needs a run with an adapter; tests/runs/exporting/test_export.py exports one",
     "rosa-bench score": "needs written texts; tests/cli/test_score.py scores some",
-    'eval "$(rosa-bench -sc': "changes the shell",
 }
 TINY = ("limit_train=32", "limit_eval=8", "epochs=1", "device=cpu")
 RUNS = re.compile(r"task=(grammar|restaurants)\b.*\bmodel=tiny_")  # for real, if small
