@@ -1,4 +1,4 @@
-"""README and docs/ name only files, modules, commands and choices that exist, and the README every task, model and method."""
+"""README and docs/ name only files, modules and commands that exist, and the README every task, model and method."""
 
 import re
 from pathlib import Path
