@@ -11,7 +11,7 @@ freedom, or the exact distribution for that prior ("Behrens-Fisher").
 Rates without leads are in multiples of the level: 1 is exact. The level 0.0014 is that of the smallest p of 36 under
 Holm's correction. "any star" is the share of tables with a significant difference after it; up to 0.05 is right.
 "finds 2" is the share of true leads of 2 points that are significant after it, if 6 of the 36 methods lead by that.
-Source of figures in docs/evidence.md. About nine minutes on one CPU core.
+Source of figures in docs/explanations.md. About nine minutes on one CPU core.
 """
 
 from collections.abc import Callable, Sequence

@@ -225,8 +225,8 @@ def test_wic_marks_both_sentences(compose: Callable[..., RunConfig], tmp_path: P
 ])  # fmt: skip
 def test_an_invalid_class_error_names_the_row(tmp_path: Path, labels: list[Any], row: int) -> None:
     write(tmp_path, [{"text": "a", "label": label} for label in labels])
-    path = re.escape(f"{tmp_path}/toy/train.jsonl")
-    with pytest.raises(UserError, match=rf"{path}, row {row}: label .* is not one of 0\.\.1"):
+    path, classes = re.escape(f"{tmp_path}/toy/train.jsonl"), re.escape("0 to 1 in ['no', 'yes']")
+    with pytest.raises(UserError, match=rf"{path}, row {row}: label .* is not the number of a class, {classes}$"):
         load_rows(TOY, "train", tmp_path)
 
 

@@ -3,11 +3,12 @@
 Usage: rosa-bench choose data=FILE model=MODEL minutes=30 [memory_gb=16] [KEY=VALUE ...]
        rosa-bench choose task=TASK model=MODEL minutes=30 [KEY=VALUE ...]
 
-Measures every method by a few steps, and plans so many rows, epochs and combinations as fit the budget. All start; the
-best third goes on, again and again; the finalists run with several seeds. Prints what to use, its score with an
-interval, and the differences to the runner-up and to full fine-tuning. All runs are ordinary records.
+Measures every method by a few steps, and plans as many rows, epochs and combinations as fit the budget. Only the best
+third of the combinations goes on from each round to the next; the finalists run with several seeds. Prints what to use,
+its score with an interval, and the differences from the runner-up and from full fine-tuning. All runs are ordinary
+records.
 
-The same command goes on with a choice that was stopped; with more minutes it finishes what the time was too short for.
+The same command continues a choice that was stopped; with more minutes it finishes what the time was too short for.
 Settings of rosa-bench run apply to all runs. Answer and plan are in results/choose/.
 
 Exit status: 0 with a recommendation, 1 without, 130 after Ctrl-C, 143 after SIGTERM.

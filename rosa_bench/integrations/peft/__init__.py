@@ -6,7 +6,7 @@
     model = get_peft_model(model, rosa_bench.integrations.peft.RosaConfig(r=8, resample_every=500))
     for step in range(steps):
         model.resample_if_due(step, optimizer)
-        ...  # an ordinary training step
+        ...  # an ordinary training step; in Trainer, add ResampleCallback() to its callbacks instead
     model.save_pretrained("adapter")
 
 The folder holds an ordinary LoRA adapter, which PEFT loads without this package, and ``rosa_config.json``. With both,

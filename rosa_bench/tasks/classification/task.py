@@ -56,7 +56,8 @@ class TextTask(Task):
         if self.labels:
             if isinstance(value, (int, float)) and value in range(len(self.labels)):
                 return int(value)
-            raise ValueError(f"label {brief(value)} is not one of 0..{len(self.labels) - 1}")
+            numbers = f"0 to {len(self.labels) - 1} in {brief(self.labels)}"
+            raise ValueError(f"label {brief(value)} is not the number of a class, {numbers}")
         least, greatest = self.interval
         if isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= greatest:
             return float(value)
