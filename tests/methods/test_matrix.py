@@ -312,7 +312,6 @@ def test_layers_that_are_computed_together_leave_gradients_unchanged(trial: Any)
         assert_same_gradients(trial, trial.gradients(model), expected)
 
 
-@pytest.mark.filterwarnings("ignore:One of the base layers adapted with ShiRA:UserWarning")
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_are_cast_once_are_cast_again_after_they_change(
     make_trial: Callable[..., Any], method: str

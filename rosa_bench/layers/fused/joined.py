@@ -6,6 +6,7 @@ a small product that fills a GPU badly, in the forward pass and twice in the bac
 The layers keep their places, names and parameters. The first of them to be called computes the outputs of all.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -202,7 +203,8 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
         if type(module) in (LowRankLinear, nn.Linear, Conv1D) or is_narrow(module)
     ]
     try:
-        with evaluating(model):
+        with evaluating(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's SHiRA warns of the hooks, which are gone after this pass
             model(**{name: tensor[:1] for name, tensor in batch.items()})
     finally:
         for hook in hooks:
