@@ -31,14 +31,36 @@ def changes_of(record: RunRecord) -> Changes:
     if defaults is None:
         return dict(sorted(recorded.items()))
     found = {key: change for key, change in recorded.items() if key not in defaults}
+    null: dict[str, dict[str, Any]] = {}
     for key, default in defaults.items():
         if key not in recorded and default.place[0] == "task" and is_found(key, settings.task.name):
             continue
         expected = record.setting(default.follows, default.value) if default.follows else default.value
+        if (section := _null_section(record, default.place)) is not None:
+            _put(null.setdefault(".".join(section), {}), default.place[len(section) :], expected)
+            continue
         value = recorded[key][0] if key in recorded else _value(record, key, default)
         if value is not ABSENT and _today(value) != expected:
             found[key] = value, expected
-    return dict(sorted(found.items()))
+    return dict(sorted({**found, **{key: (None, expected) for key, expected in null.items()}}.items()))
+
+
+def _null_section(record: RunRecord, place: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return the place of the section around a setting that the run sets to null; None if there is none."""
+    found: Any = record.config
+    for depth, name in enumerate(place[:-1], start=1):
+        found = found.get(name, ABSENT) if isinstance(found, dict) else ABSENT
+        if found is None:
+            return place[:depth]
+    return None
+
+
+def _put(settings: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    """Put a value into nested dictionaries."""
+    *above, name = place
+    for part in above:
+        settings = settings.setdefault(part, {})
+    settings[name] = value
 
 
 def _value(record: RunRecord, key: str, default: Default) -> Any:
