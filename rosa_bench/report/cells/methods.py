@@ -12,6 +12,7 @@ from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import Scale, metric, scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +100,16 @@ class MethodComparison:
     spare: int = 0
     others: "MethodComparison | None" = None
     follows: bool = False
+
+    @cached_property
+    def scale(self) -> Scale:
+        """The direction of all scores, and how they are shown."""
+        return scale(self.runs[0]).fitted(row.score.mean for row in self.rows)
+
+    @property
+    def score_name(self) -> str:
+        """What a score is called: ``score`` or, if lower is better, its metric."""
+        return metric(self.runs[0]) if self.scale.lower_is_better else "score"
 
     @property
     def runs(self) -> list[RunRecord]:

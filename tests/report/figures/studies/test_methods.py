@@ -14,10 +14,11 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE
 from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.plotting.front import FRONT
 from rosa_bench.report.figures.studies import methods
-from rosa_bench.report.figures.studies.methods_list import MANY, floor_of
+from rosa_bench.report.figures.studies.methods_list import MANY, fence_of
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import write_table
 from rosa_bench.report.tables import methods as table
@@ -194,6 +195,6 @@ def test_of_many_scores_those_far_below_all_others_leave_the_axis() -> None:
     close = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY - 1)]
     far = Estimate(mean=25.0, low=None, high=None, count=1)
     lower, upper = (np.percentile([one.mean for one in [*close, far]], q, method="weibull") for q in (25, 75))
-    assert floor_of([*close, far]) == pytest.approx(lower - 3 * (upper - lower))
-    assert far.mean < floor_of([*close, far]) < min(one.mean for one in close)
-    assert floor_of([*close[1:], far]) == -np.inf
+    assert fence_of([*close, far], Scale(False)) == pytest.approx(lower - 3 * (upper - lower))
+    assert far.mean < fence_of([*close, far], Scale(False)) < min(one.mean for one in close)
+    assert fence_of([*close[1:], far], Scale(False)) == -np.inf
