@@ -8,7 +8,7 @@ from dataclasses import replace
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
-from rosa_bench.report.cells.costs import most_common
+from rosa_bench.report.cells.costs import most_common, own_peak_bytes
 from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.methods import MethodComparison, method_row
@@ -96,11 +96,7 @@ def _compared(
         else:
             complete[variant] = name, {task: cells[task] for task in tasks}
     measured = [
-        run
-        for _, cells in complete.values()
-        for cell in cells.values()
-        for run in cell.tried
-        if run.memory_bytes.training
+        run for _, cells in complete.values() for cell in cells.values() for run in cell.tried if own_peak_bytes(run)
     ]
     kind = most_common(measured)
     lora = next((cells for variant, (_, cells) in complete.items() if variant.method == BASELINE), None)

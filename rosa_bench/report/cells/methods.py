@@ -7,7 +7,7 @@ from functools import cached_property
 from statistics import fmean, geometric_mean
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.costs import made_on, peak_memory_bytes, time_ratio
+from rosa_bench.report.cells.costs import made_on, own_peak_bytes, peak_memory_bytes, time_ratio
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
@@ -124,7 +124,7 @@ class MethodComparison:
     @cached_property
     def measured(self) -> list[RunRecord]:
         """The runs whose memory is compared."""
-        return [run for run in self.tried if made_on(run) == self.kind and run.memory_bytes.training]
+        return [run for run in self.tried if made_on(run) == self.kind and own_peak_bytes(run)]
 
     @property
     def common_seeds(self) -> int:

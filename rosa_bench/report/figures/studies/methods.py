@@ -59,7 +59,7 @@ WORDS = {
 
 def draw(groups: list[Group]) -> Drawing | None:
     """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
-    found = [one for one in method_comparisons(groups) if one.measured]
+    found = [one for one in method_comparisons(groups) if all(_shown(one, cost) for cost in COSTS)]
     if not found:
         return None
     heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
@@ -101,11 +101,16 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
     ax.set_xlabel(_score_label(one))
 
 
-def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
+def _shown(one: MethodComparison, cost: Cost) -> list[Point]:
+    """Return the points of one plot that are inside its axes."""
     shown = inside_fence(scores_of(one), one.scale)
-    points = [point for point in points_of(one, cost) if point.y in shown]
+    return [point for point in points_of(one, cost) if point.y in shown]
+
+
+def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
+    points = _shown(one, cost)
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
-    limits = _limits(shown)
+    limits = _limits(inside_fence(scores_of(one), one.scale))
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
