@@ -11,7 +11,7 @@ from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.facts import is_memorised, is_text
-from rosa_bench.report.cells.select import Group, select
+from rosa_bench.report.cells.select import Group, scores_references, select
 from rosa_bench.report.cells.settings import setting_of
 from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
 from rosa_bench.report.filters import Filters, matching
@@ -20,6 +20,7 @@ from rosa_bench.report.tables import (
     language,
     memorisation,
     methods,
+    references,
     regression,
     table1,
     table2,
@@ -46,8 +47,9 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table5.build,
     collapses.build,
     train_loss.build,
-    methods.build,
 )
+BUILDERS_OF_METHODS: tuple[Callable[[list[Group]], Table], ...] = (methods.build,)  # of scores and of references
+BUILDERS_OF_REFERENCES: tuple[Callable[[list[Group]], Table], ...] = (references.build,)
 BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
 BUILDERS_OF_TEXTS: tuple[Callable[[list[Group]], Table], ...] = (language.build,)
 BUILDERS_OF_MEMORIES: tuple[Callable[[list[Group]], Table], ...] = (memorisation.build,)
@@ -120,17 +122,29 @@ def untabled(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 def searched(records: Iterable[RunRecord]) -> list[RunRecord]:
     """Keep the records of tables whose learning rates are searched for: all but those of regressions."""
-    return [record for record in records if not record.scores.lower_is_better or is_text(record)]
+    return [record for record in records if not is_regression(record)]
+
+
+def is_regression(record: RunRecord) -> bool:
+    """Whether a run reports an error, and no loss of a text."""
+    return record.scores.lower_is_better and not is_text(record) and not scores_references(record)
 
 
 def families(
     records: Iterable[RunRecord],
 ) -> list[tuple[list[RunRecord], tuple[Callable[[list[Group]], Table], ...]]]:
-    """Divide records among the builders of their tables. Each record is in one part."""
+    """Divide records among the builders of their tables, in the order of the tables.
+
+    Each record is in one part, and in that of the methods if it can be compared there.
+    """
     scores, errors = tabled(records), untabled(records)
+    scored = [run for run in scores if not is_memorised(run)]
+    references = [run for run in errors if scores_references(run)]
     return [
-        ([run for run in scores if not is_memorised(run)], BUILDERS),
-        ([run for run in errors if not is_text(run)], BUILDERS_OF_ERRORS),
+        (scored, BUILDERS),
+        ([*scored, *references], BUILDERS_OF_METHODS),
+        (references, BUILDERS_OF_REFERENCES),
+        ([run for run in errors if is_regression(run)], BUILDERS_OF_ERRORS),
         ([run for run in scores if is_memorised(run)], BUILDERS_OF_MEMORIES),
         ([run for run in errors if is_text(run)], BUILDERS_OF_TEXTS),
     ]

@@ -111,6 +111,35 @@ def make_written(make_record: MakeRecord) -> MakeRecord:
 
 
 @pytest.fixture
+def make_referenced(make_written: MakeRecord) -> MakeRecord:
+    """``make_referenced(1.2, "method=lora")``: a run scored by this loss of the test references; no text is written.
+
+    metric     the reported score: ``loss``, or ``perplexity``, its exponential
+    held_out   loss of the validation references, which select
+    memory     peak bytes in training
+    """
+
+    def make(
+        loss: float,
+        *overrides: str,
+        metric: str = "loss",
+        held_out: float | None = None,
+        memory: int | None = 2**30,
+        **changes: Any,
+    ) -> RunRecord:
+        more = {} if memory is None else {"memory_bytes": {"train": memory}}
+        asked = ("task.decoding=null", f"task.score={metric}", "protocol=fair", *overrides)
+        selecting = math.exp(loss if held_out is None else held_out)
+        values = to_values(make_written([selecting], *asked, bleu=loss, **more, **changes))
+        figures = {"epoch": 1, "perplexity": math.exp(loss), "loss": loss}
+        values["scores"] |= {"reported": metric, "lower_is_better": True, "selected": figures, "last": figures}
+        del values["scores"]["generations"]
+        return from_values(values)
+
+    return make
+
+
+@pytest.fixture
 def make_memorised(make_record: MakeRecord) -> MakeRecord:
     """``make_memorised(0.5, "method=lora", bits=1000.0)``: a run on the phone book with this recall.
 
@@ -213,10 +242,22 @@ def make_continued(make_record: MakeRecord) -> MakeRecord:
 
 
 @pytest.fixture
+def make_texts(make_written: MakeRecord, make_referenced: MakeRecord) -> Callable[..., list[RunRecord]]:
+    """``make_texts(**changes)``: runs on E2E, scored by BLEU and, of enough methods to compare, by a loss."""
+
+    def make(**changes: Any) -> list[RunRecord]:
+        written = [make_written([9.0, 5.0], f"method={method}", **changes) for method in ("ft", "lora")]
+        named = ("ft", "lora", "rosa", "ia3")
+        return [*written, *(make_referenced(1.5, f"method={method}", memory=None, **changes) for method in named)]
+
+    return make
+
+
+@pytest.fixture
 def every_kind(
     make_record: MakeRecord,
     make_synthetic: MakeRecord,
-    make_written: MakeRecord,
+    make_texts: Callable[..., list[RunRecord]],
     make_memorised: MakeRecord,
     make_continued: MakeRecord,
 ) -> list[RunRecord]:
@@ -263,7 +304,7 @@ def every_kind(
         run.last["spread"] = 0.9
     bounds = [[1.0, 0.8, 0.5, 0.4, 0.3]]
     runs += [make_synthetic([[0.5, 0.3]], f"method={m}", "rank=2", bounds=bounds, **full) for m in ("lora", "rosa")]
-    runs += [make_written([9.0, 5.0], f"method={method}", **full) for method in ("ft", "lora")]
+    runs += make_texts(**full)
     runs += [make_memorised(0.5, f"method={method}", resamples=3) for method in ("lora", "rosa")]
     runs += [make_continued(1.5, f"method={method}", forgotten=0.5) for method in ("ft", "rosa")]
     return runs

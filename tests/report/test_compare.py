@@ -11,6 +11,7 @@ from scipy.stats import sem, ttest_1samp, ttest_ind
 from rosa_bench.config.groups import kinds
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, noncentrality
+from rosa_bench.report.cells.reported import reporting
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import ABSENT, comparison, typed, value_of
 from rosa_bench.report.tables.table import Section
@@ -358,6 +359,22 @@ def test_a_name_from_a_record_is_never_a_path(over_seeds: OverSeeds, name: Any) 
     del run.config["optimizer"]["weight_decay"]
     assert value_of(run, "optimizer.weight_decay") is ABSENT
     assert kinds("optimizer", "../task/phonebook") == kinds("optimizer", "unknown")
+
+
+def test_runs_scored_by_a_loss_and_by_their_texts_have_their_own_sections(
+    make_written: MakeRecord, make_referenced: MakeRecord
+) -> None:
+    """Also where the same score of both is compared: each section is of runs made alike."""
+    bleu, losses = {"ft": 0.5, "lora": 0.25}, {"ft": 1.0, "lora": 1.5}
+    runs = [make_written([9.0], f"method={method}", "protocol=fair", bleu=score) for method, score in bleu.items()]
+    runs += [make_referenced(loss, f"method={method}") for method, loss in losses.items()]
+    scored, by_loss = sections("method=ft,lora", runs)
+    assert figures(scored) == {"ft minus lora": {"E2E": "+25.0 (1)"}}
+    assert figures(by_loss) == {"ft minus lora": {"E2E": "-0.5 (1)"}}
+    assert "task.decoding=none, task.score=loss" in by_loss.heading
+    written, silent = sections("method=ft,lora", reporting("loss", runs))
+    assert figures(written) == {"ft minus lora": {"E2E": "+0 (1)"}}  # all written texts have the same loss
+    assert figures(silent) == figures(by_loss)
 
 
 def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:

@@ -1,3 +1,5 @@
+import csv
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from rosa_bench.cli.commands import tables
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report import published
-from rosa_bench.report.make_tables import counted, make_tables
+from rosa_bench.report.make_tables import BUILDERS_OF_METHODS, counted, families, make_tables
 from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
@@ -106,6 +108,41 @@ def test_errors_never_appear_among_scores(
     assert both.startswith(printed)
     assert "errors of the regressions" in both.removeprefix(printed)
     assert "3 completed runs" in both
+
+
+def test_a_loss_of_references_is_in_tables_of_its_own(
+    make_written: MakeRecord, make_referenced: MakeRecord, tmp_path: Path
+) -> None:
+    """Table 3 is the same, to the byte, whether or not the model also has runs that write no texts."""
+    written = [make_written([9.0], f"method={method}", "protocol=fair") for method in ("ft", "lora")]
+    silent = [make_referenced(loss, f"method={method}") for loss, method in ((1.25, "lora"), (1.5, "ft"))]
+    silent += [make_referenced(1.0, f"method={method}", metric="perplexity") for method in ("lora", "ft")]
+    files = []
+    for runs in (written, silent):
+        for run in runs:
+            save_record(run, tmp_path)
+        make_tables(tmp_path, write=True)
+        files.append({path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()})
+    apart, both = files
+    assert {name for name in both if both[name] != apart.get(name)} == {
+        "references.md", "references.tex", "references.csv", "runs.csv"
+    }  # fmt: skip
+    rows = list(csv.DictReader(both["references.csv"].decode().splitlines()))
+    assert {(row["setting"], row["variant"], float(row["loss"])) for row in rows} == {
+        ("1", "LoRA (r=8)", 1.25), ("1", "FT", 1.5), ("2", "LoRA (r=8)", 1.0), ("2", "FT", 1.0)
+    }  # fmt: skip
+    assert float(rows[0]["perplexity"]) == pytest.approx(math.exp(float(rows[0]["loss"])), rel=1e-5)
+
+
+def test_every_run_is_in_one_family_of_tables(every_kind: list[RunRecord]) -> None:
+    """And in that of the methods, if it can be compared there."""
+    found = families(every_kind)
+    apart = [some for some, builders in found if builders != BUILDERS_OF_METHODS]
+    assert sorted(run.id for some in apart for run in some) == sorted(run.id for run in every_kind)
+    assert all(some for some in apart)
+    [compared] = [some for some, builders in found if builders == BUILDERS_OF_METHODS]
+    kinds = {(run.settings.task.name, run.scores.reported) for run in compared}
+    assert kinds == {("cola", "matthews_correlation"), ("e2e_nlg", "bleu"), ("e2e_nlg", "loss")}
 
 
 def test_only_timed_runs_of_another_task_give_no_table(make_record: MakeRecord, tmp_path: Path) -> None:

@@ -103,3 +103,11 @@ def test_forgetting_is_measured_again(tried: Callable[..., list[RunRecord]]) -> 
 
 def test_forgetting_on_no_task_is_not_repeated(tried: Callable[..., list[RunRecord]]) -> None:
     assert commands(tried({2e-3: [0.7]}, "task=cola", "method=ft", forgetting={**FORGOTTEN, "task": "my_own"})) == []
+
+
+def test_a_run_without_texts_is_repeated_without_them(make_referenced: MakeRecord) -> None:
+    """Whether or not its record lists ``task.decoding=null`` among its deviations."""
+    listed = {"task.decoding": [None, {"beams": 5}], "task.score": ["loss", "bleu"]}
+    for deviations in ({}, listed):
+        [command] = commands([make_referenced(1.5, "method=ft", "model=gpt2_medium", deviations=deviations)])
+        assert {"task.decoding=null", "task.score=loss"} <= set(command)

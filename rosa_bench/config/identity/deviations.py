@@ -1,6 +1,6 @@
 """Differences between the settings of a run and those of its protocol."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -43,12 +43,11 @@ def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
 
 
 def _differing(settings: dict[str, Any], expected: dict[str, Any]) -> dict[str, list[Any]]:
-    left, right = _flat(expected), _flat(settings)
     known = {field.name for field in fields(RunConfig)}  # other keys only provide values for these
     return {
-        key: [value, left.get(key)]
-        for key, value in right.items()
-        if value != left.get(key) and key.partition(".")[0] in known and is_identity(key)
+        key: [value, usual]
+        for key, value, usual in _pairs(settings, expected)
+        if value != usual and key.partition(".")[0] in known and is_identity(key)
     }
 
 
@@ -56,9 +55,11 @@ def _plain(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True)  # pyrefly: ignore[bad-return]
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return values by dotted key."""
-    flat: dict[str, Any] = {}
+def _pairs(settings: Mapping[str, Any], expected: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted key of every value, the value, and the expected one: a dictionary if a section became null."""
+    beside = expected if isinstance(expected, dict) else {}
     for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        if isinstance(value, dict):
+            yield from _pairs(value, beside.get(key), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value, beside.get(key)

@@ -14,6 +14,7 @@ from rosa_bench.report.cells.kept import kept
 from rosa_bench.system.setting import ABSENT
 
 TODAY = {old: name for name, old in GENERATOR_NAMES.items()}  # generators have been renamed
+IN_NULL = object()  # in place of the value of a setting whose section is null
 Changes = dict[str, tuple[Any, Any]]  # key -> (value, default)
 
 
@@ -31,20 +32,46 @@ def changes_of(record: RunRecord) -> Changes:
     if defaults is None:
         return dict(sorted(recorded.items()))
     found = {key: change for key, change in recorded.items() if key not in defaults}
+    null: dict[str, dict[str, Any]] = {}
     for key, default in defaults.items():
         if key not in recorded and default.place[0] == "task" and is_found(key, settings.task.name):
             continue
         expected = record.setting(default.follows, default.value) if default.follows else default.value
         value = recorded[key][0] if key in recorded else _value(record, key, default)
-        if value is not ABSENT and _today(value) != expected:
+        if value is IN_NULL:
+            section = _null_section(record, default.place)
+            _put(null.setdefault(".".join(section), {}), default.place[len(section) :], expected)
+        elif value is not ABSENT and _today(value) != expected:
             found[key] = value, expected
-    return dict(sorted(found.items()))
+    return dict(sorted({**found, **{key: (None, expected) for key, expected in null.items()}}.items()))
+
+
+def _null_section(record: RunRecord, place: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the place of the section that is null in a run, around a setting that is `IN_NULL`."""
+    depth, found = 0, record.config
+    while found is not None:
+        found = found[place[depth]]
+        depth += 1
+    return place[:depth]
+
+
+def _put(settings: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    """Put a value into nested dictionaries."""
+    *above, name = place
+    for part in above:
+        settings = settings.setdefault(part, {})
+    settings[name] = value
 
 
 def _value(record: RunRecord, key: str, default: Default) -> Any:
-    """Return a setting of a run, or what was used before the setting existed; `ABSENT` if that is not known."""
+    """Return a setting of a run, or what was used before the setting existed; `ABSENT` if that is not known.
+
+    `IN_NULL` if the run sets a section around it to null.
+    """
     found: Any = record.config
     for name in default.place:
+        if found is None:
+            return IN_NULL
         if not isinstance(found, dict) or name not in found:
             return _before(key, record.settings.method.name if default.place[0] == "method" else None)
         found = found[name]

@@ -8,29 +8,31 @@ from dataclasses import replace
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
-from rosa_bench.report.cells.costs import most_common
+from rosa_bench.report.cells.costs import most_common, own_peak_bytes
 from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.methods import MethodComparison, method_row
-from rosa_bench.report.cells.select import Cell, Group, writes_texts
+from rosa_bench.report.cells.select import Cell, Group, scored_on_test
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import scale
 
 PRESET, PROTOCOL = "methods", "fair"
-MIN_METHODS, MAX_COMPARISONS = 4, 3
+MIN_METHODS, MAX_COMPARISONS = 4, 4
 ENOUGH_SEEDS = 2  # for an interval
 
 
 def method_comparisons(groups: Iterable[Group]) -> list[MethodComparison]:
     """Return one comparison per model: the setting with most cells (methods x tasks); of ties, nearest to `PROTOCOL`.
 
-    The tasks are those of the preset `PRESET` together, and each task that writes texts by itself. Memorised rows have
-    tables and figures of their own. At most `MAX_COMPARISONS` with at least `MIN_METHODS` methods each are returned,
-    those with most cells first.
+    The tasks are those of the preset `PRESET` together, and each task with prompts by itself. A model's prompts may
+    have two comparisons: by a score of the outputs, and by the loss or perplexity of the references. The two are never
+    one, and no mean is over both. Memorised rows, regressions and language modelling have tables and figures of their
+    own. At most `MAX_COMPARISONS` with at least `MIN_METHODS` methods each are returned, those with most cells first.
     """
-    best: dict[tuple[str, bool], MethodComparison] = {}
+    best: dict[tuple[str, bool, bool], MethodComparison] = {}
     found = [one for group in groups if not group.setting.is_timed for one in _comparisons(group)]
     for one in sorted(found, key=_place):
-        best.setdefault((one.group.setting.model, writes_texts(one.runs[0])), one)
+        best.setdefault((one.group.setting.model, scored_on_test(one.runs[0]), one.scale.lower_is_better), one)
     return list(best.values())[:MAX_COMPARISONS]
 
 
@@ -42,9 +44,9 @@ def _place(one: MethodComparison) -> tuple:
 
 
 def _comparisons(group: Group) -> list[MethodComparison]:
-    scored = {task for task, run in group.tasks.items() if not run.scores.lower_is_better and not is_memorised(run)}
-    together = [task for task in swept(PRESET, "task") if task in scored]
-    texts = [[task] for task in sorted(scored) if writes_texts(group.tasks[task])]
+    runs = {task: run for task, run in group.tasks.items() if not is_memorised(run)}
+    together = [task for task in swept(PRESET, "task") if task in runs and not scale(runs[task]).lower_is_better]
+    texts = [[task] for task in sorted(runs) if scored_on_test(runs[task])]
     made = [_comparison(group, tasks) for tasks in (together, *texts) if tasks]
     return [one for one in made if len(one.rows) >= MIN_METHODS]
 
@@ -94,16 +96,13 @@ def _compared(
         else:
             complete[variant] = name, {task: cells[task] for task in tasks}
     measured = [
-        run
-        for _, cells in complete.values()
-        for cell in cells.values()
-        for run in cell.tried
-        if run.memory_bytes.training
+        run for _, cells in complete.values() for cell in cells.values() for run in cell.tried if own_peak_bytes(run)
     ]
     kind = most_common(measured)
     lora = next((cells for variant, (_, cells) in complete.items() if variant.method == BASELINE), None)
     rows = [method_row(variant, *named, kind=kind, lora=lora) for variant, named in complete.items()]
-    rows.sort(key=lambda row: -row.score.mean)
+    measure = scale(group.tasks[tasks[0]])
+    rows.sort(key=lambda row: -measure.merit(row.score.mean))
     return MethodComparison(group=group, tasks=tuple(tasks), rank=rank, kind=kind, rows=tuple(rows), left_out=left_out)
 
 

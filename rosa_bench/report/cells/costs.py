@@ -23,6 +23,11 @@ def made_with(run: RunRecord) -> Hashable:
     return made_on(run), run.device.threads, run.device.shared_by, run.git.commit, run.versions.get("torch")
 
 
+def own_peak_bytes(run: RunRecord) -> int | None:
+    """Return a run's peak memory in training; None if it was not measured, or if several runs shared each step."""
+    return None if run.packed else run.memory_bytes.training or None
+
+
 def most_common(runs: Iterable[RunRecord], kind: Callable[[RunRecord], Hashable] = made_on) -> Hashable:
     """Return the kind that most runs are of; None if there are no runs."""
     counts = Counter(map(kind, runs))
@@ -31,11 +36,7 @@ def most_common(runs: Iterable[RunRecord], kind: Callable[[RunRecord], Hashable]
 
 def peak_memory_bytes(runs: Iterable[RunRecord], kind: Hashable) -> float | None:
     """Return the mean peak memory in training of the runs that were ``made_on`` this kind; None if none measured it."""
-    known = [
-        run.memory_bytes.training
-        for run in runs
-        if made_on(run) == kind and run.memory_bytes.training and not run.packed
-    ]
+    known = [peak for run in runs if made_on(run) == kind and (peak := own_peak_bytes(run))]
     return fmean(known) if known else None
 
 

@@ -7,7 +7,7 @@ from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import fact
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Cell, Group, writes_texts
+from rosa_bench.report.cells.select import Cell, Group, scored_on_test
 from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.writers.text import rows, span
@@ -149,7 +149,7 @@ def _rows(grid: Grid) -> str:
         others = [rows(have.validation), *([] if have.test is None else [rows(have.test)])]
         counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
     held_out = " + held out" if any(run.data.rows.held_out for run in runs.values()) else ""
-    test = " / test" if any(map(writes_texts, runs.values())) else ""
+    test = " / test" if any(map(scored_on_test, runs.values())) else ""
     return f"train{held_out} / dev{test}, {sources}: {'; '.join(counts)}"
 
 

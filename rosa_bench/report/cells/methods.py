@@ -7,11 +7,12 @@ from functools import cached_property
 from statistics import fmean, geometric_mean
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.costs import made_on, peak_memory_bytes, time_ratio
+from rosa_bench.report.cells.costs import made_on, own_peak_bytes, peak_memory_bytes, time_ratio
 from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import Scale, metric, scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,16 @@ class MethodComparison:
     others: "MethodComparison | None" = None
     follows: bool = False
 
+    @cached_property
+    def scale(self) -> Scale:
+        """The direction of all scores, and how they are shown."""
+        return scale(self.runs[0]).fitted(row.score.mean for row in self.rows)
+
+    @property
+    def score_name(self) -> str:
+        """What a score is called: ``score`` or, if lower is better, its metric."""
+        return metric(self.runs[0]) if self.scale.lower_is_better else "score"
+
     @property
     def runs(self) -> list[RunRecord]:
         """The runs at the chosen learning rates of all methods."""
@@ -113,7 +124,7 @@ class MethodComparison:
     @cached_property
     def measured(self) -> list[RunRecord]:
         """The runs whose memory is compared."""
-        return [run for run in self.tried if made_on(run) == self.kind and run.memory_bytes.training]
+        return [run for run in self.tried if made_on(run) == self.kind and own_peak_bytes(run)]
 
     @property
     def common_seeds(self) -> int:

@@ -9,7 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.system.errors import UserError, did_you_mean
 
 FORGETTING = "forgetting"
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", FORGETTING)
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_character", "mse", FORGETTING)
 
 
 def reporting(metric: str, runs: Sequence[RunRecord]) -> list[RunRecord]:

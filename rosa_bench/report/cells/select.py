@@ -176,9 +176,14 @@ def best_of_rank(cell: Cell) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(found) else None
 
 
-def writes_texts(run: RunRecord) -> bool:
-    """Whether the task generates text, which is scored on a test split."""
+def scored_on_test(run: RunRecord) -> bool:
+    """Whether the task has prompts, whose outputs or references are scored on a test split."""
     return run.data.prompts is not None
+
+
+def scores_references(run: RunRecord) -> bool:
+    """Whether the score is the loss or perplexity of the test references; no output is needed for it."""
+    return scored_on_test(run) and run.scores.lower_is_better
 
 
 def select(records: Iterable[RunRecord]) -> list[Group]:

@@ -104,16 +104,22 @@ def variant_of(record: RunRecord) -> Variant:
     return Variant(method.name, method.rank, tuple(own), title=method.title)
 
 
+class Named(tuple[tuple[str, Hashable], ...]):
+    """Settings by name, as sorted pairs that can be hashed and compared."""
+
+
 def frozen(value: Any) -> Hashable:
     """Turn a JSON value into one that can be hashed and compared."""
     if isinstance(value, dict):
-        return tuple(sorted((key, frozen(inner)) for key, inner in value.items()))
+        return Named(sorted((key, frozen(inner)) for key, inner in value.items()))
     return tuple(frozen(inner) for inner in value) if isinstance(value, list) else value
 
 
 def words(value: Hashable) -> str:
     """Format a setting's value as a user would type it."""
     match value:
+        case Named():
+            return f"{{{', '.join(f'{key}: {words(inner)}' for key, inner in value)}}}"
         case tuple():
             return f"[{', '.join(words(inner) for inner in value)}]"
         case None:

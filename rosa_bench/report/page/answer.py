@@ -11,11 +11,11 @@ from rosa_bench.report.cells.grid import BASELINE, SHARED
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group, select
 from rosa_bench.report.cells.settings import Variant, words
-from rosa_bench.report.cells.shown import scale, score_text
+from rosa_bench.report.cells.shown import Scale, scale
 from rosa_bench.report.compare import places
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.tables.differences import Place
-from rosa_bench.report.writers.text import MISSING, bracketed, signed, signed_error, span
+from rosa_bench.report.writers.text import MISSING, span
 
 ROSA = "rosa"
 QUESTION = f"method={ROSA},{BASELINE}"
@@ -122,16 +122,16 @@ def _verdict(period: str, place: Place, found: Difference) -> Verdict:
     rank = [] if place.rank is None else [f"rank {place.rank}"]
     return Verdict(
         period="never resampled" if period == "never" else f"resampled {ONCE.get(period, period)}",
-        verdict=_verdict_words(found, is_error=place.is_error),
-        difference=_difference(found, is_error=place.is_error),
+        verdict=_verdict_words(found, place.scale),
+        difference=_difference(found, place.scale),
         where=f"{', '.join(tasks)}: {', '.join([model, f'protocol {place.setting.protocol}', *rank, *changes])}",
     )
 
 
-def _verdict_words(found: Difference, *, is_error: bool) -> str:
+def _verdict_words(found: Difference, measure: Scale) -> str:
     if found.within_noise:
         return "is level with"
-    return "is ahead of" if (found.mean > 0) is not is_error else "is behind"
+    return "is ahead of" if measure.merit(found.mean) > 0 else "is behind"
 
 
 def _by_task(group: Group) -> Iterator[dict[Variant, Cell]]:
@@ -141,34 +141,32 @@ def _by_task(group: Group) -> Iterator[dict[Variant, Cell]]:
 
 
 def _best(group: Group, cells: dict[Variant, Cell]) -> Best:
-    lower = next(iter(cells.values())).runs[0].scores.lower_is_better
-    variant = (min if lower else max)(cells, key=lambda one: cells[one].mean)
+    measure = scale(next(iter(cells.values())).runs[0])
+    variant = max(cells, key=lambda one: measure.merit(cells[one].mean))
     cell = cells[variant]
     run, found = cell.runs[0], cell.shown_interval
-    shown = [score_text(run, scale(run) * value) for value in (cell.mean, *((found.low, found.high) if found else ()))]
-    lora = _baseline(variant, cells, lower=lower)
+    score = scale(run).text(cell.mean, *((found.low, found.high) if found else ()))
+    lora = _baseline(variant, cells, measure)
     minus = None if lora is None or lora is cell else paired(cell.by_seed, lora.by_seed)
     return Best(
         task=run.settings.task.title,
         setting=heading(group),
         label=variant.label,
-        score=f"{bracketed(shown[0], *(shown[1:] or (None, None)))} ({len(cell.runs)})",
-        minus=MISSING if minus is None else _difference(minus, is_error=lower),
+        score=f"{score} ({len(cell.runs)})",
+        minus=MISSING if minus is None else _difference(minus, measure),
         among=len(cells),
     )
 
 
-def _baseline(variant: Variant, cells: Mapping[Variant, Cell], *, lower: bool) -> Cell | None:
+def _baseline(variant: Variant, cells: Mapping[Variant, Cell], measure: Scale) -> Cell | None:
     """Return LoRA at the same rank; for a method without a rank, the best of LoRA's ranks."""
     same = tuple(change for change in variant.changes if change.key in SHARED)
     lora = [cell for one, cell in cells.items() if one.method == BASELINE and one.changes == same]
     if variant.rank is not None:
         lora = [cell for cell in lora if cell.runs[0].settings.method.rank == variant.rank]
-    return (min if lower else max)(lora, key=lambda cell: cell.mean, default=None)
+    return max(lora, key=lambda cell: measure.merit(cell.mean), default=None)
 
 
-def _difference(found: Difference, *, is_error: bool) -> str:
+def _difference(found: Difference, measure: Scale) -> str:
     """Format ``+0.4 [-1.1, +1.9] (13)``: the difference, its interval if known, and the number of seeds."""
-    show = signed_error if is_error else signed
-    low, high = (None if end is None else show(end) for end in (found.low, found.high))
-    return f"{bracketed(show(found.mean), low, high)} ({span(found.seeds)})"
+    return f"{measure.signed(found.mean, found.low, found.high)} ({span(found.seeds)})"

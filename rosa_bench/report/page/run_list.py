@@ -41,7 +41,7 @@ class Field:
 
 
 def _score(run: RunRecord, result: Result) -> float | None:
-    return times(scale(run), result.get(run.scores.reported))  # None also for a run that crashed
+    return times(scale(run).times, result.get(run.scores.reported))  # None also for a run that crashed
 
 
 def label_of(run: RunRecord) -> tuple[str, str]:

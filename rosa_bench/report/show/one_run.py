@@ -10,7 +10,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import changed_words, data_note, model_words
 from rosa_bench.report.cells.select import best_of_rank, cell_of
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, score_text, selection_rows
+from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, selection_rows
 from rosa_bench.report.cells.statistics import CONFIDENCE, DEV_INTERVALS, Interval, interval
 from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, parameters, percent, rows, times
 from rosa_bench.system.errors import UserError
@@ -98,11 +98,7 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
     if score is None or not math.isfinite(score):
         return UNDEFINED
     found = _interval(run, score)
-    shown = [
-        None if one is None else score_text(run, scale(run) * one)
-        for one in ((found.low, found.high) if found else (None, None))
-    ]
-    return bracketed(score_text(run, scale(run) * score), *shown)
+    return scale(run).text(score, *((found.low, found.high) if found else ()))
 
 
 def _interval(run: RunRecord, score: float | None) -> Interval | None:

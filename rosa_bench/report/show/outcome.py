@@ -5,10 +5,10 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, best_of_rank, select
-from rosa_bench.report.cells.shown import metric
+from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
-from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, error_text, percent
+from rosa_bench.report.writers.text import MIB, UNDEFINED, error_text
 
 SHARED = ("task", "model", "protocol", "lr", "seeds")
 MOST = 40  # lines; a larger sweep has its tables
@@ -72,7 +72,5 @@ def _score(cell: Cell) -> str:
     """Return the mean score with its interval, if that is known."""
     if not cell.is_defined:
         return UNDEFINED
-    shown = error_text if cell.runs[0].scores.lower_is_better else percent
     found = cell.shown_interval
-    low, high = (None, None) if found is None else (shown(found.low), shown(found.high))
-    return bracketed(shown(cell.mean), low, high)
+    return scale(cell.runs[0]).text(cell.mean, *((found.low, found.high) if found else ()))

@@ -77,5 +77,5 @@ def duration(time_s: float | None) -> str:
 
 
 def _score(run: RunRecord) -> str:
-    found = times(scale(run), run.selected.get(run.scores.reported))
+    found = times(scale(run).times, run.selected.get(run.scores.reported))
     return MISSING if found is None else score_text(run, found)

@@ -1,7 +1,7 @@
 """A section of ``rosa-bench compare``: the differences of one setting and rank, as text."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,9 +21,10 @@ from rosa_bench.report.cells.header import (
 )
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Setting, variant_of, words
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.comparison import Comparison
 from rosa_bench.report.tables.table import Column, Entry, Line, Section
-from rosa_bench.report.writers.text import bracketed, signed, signed_error, span
+from rosa_bench.report.writers.text import span
 
 Side = tuple[Hashable, ...]
 Pair = tuple[Cell, Cell]  # a side's cell and the last side's
@@ -39,7 +40,7 @@ class Place:
 
     setting: Setting
     rank: int | None
-    is_error: bool
+    scale: Scale
     titles: Mapping[str, str]
     pairs: Mapping[Side, Mapping[str, Pair]]
 
@@ -92,7 +93,7 @@ def differences_section(asked: Comparison, place: Place, significant: Collection
         ],
         notes=[
             *notes,
-            *([ERRORS] if place.is_error else []),
+            *([ERRORS] if place.scale.lower_is_better else []),
             *_doubts(chosen, place.titles),
             *([FEW_SEEDS_NOTE] if any(place.differences[key].has_few_seeds for key in significant) else []),
             *modified_notes(list({run.id: run for run in place.runs}.values())),
@@ -106,31 +107,30 @@ def _words(side: Side) -> str:
 
 def _entries(place: Place, side: Side, tasks: list[str], significant: Collection[Key]) -> list[Entry]:
     """Return one entry per task, that over all of them if there are several, and the detectable difference."""
-    show = signed_error if place.is_error else signed
     pairs = place.pairs[side]
     keys = [(side, (task,)) for task in tasks]
     whole = (side, tuple(pairs))
     some = f", {len(pairs)} of {len(tasks)} tasks" if len(pairs) < len(tasks) else ""
-    entries = [_entry(place, key, show, significant) for key in keys]
+    entries = [_entry(place, key, significant) for key in keys]
     if len(tasks) > 1:
-        entries.append(_entry(place, whole, show, significant, some))
+        entries.append(_entry(place, whole, significant, some))
     if place.has_power:
         detectable = place.differences[whole].detectable
-        entries.append(Entry(mean=None if detectable is None else show(detectable).removeprefix("+")))
+        entries.append(Entry(mean=None if detectable is None else place.scale.signed(detectable).removeprefix("+")))
     return entries
 
 
-def _entry(place: Place, key: Key, show: Callable[[float], str], significant: Collection[Key], some: str = "") -> Entry:
+def _entry(place: Place, key: Key, significant: Collection[Key], some: str = "") -> Entry:
     """Format ``-2.5 [-4.3, -0.8] (5)*``, bold if significant; with collapsed runs ``(5; collapsed 0/1)``."""
     difference = place.differences.get(key)
     if difference is None:
         return Entry()
     side, tasks = key
-    low, high = (None if end is None else show(end) for end in (difference.low, difference.high))
     counts = [sum(column) for column in zip(*(_collapsed(place.pairs[side][task]) for task in tasks), strict=True)]
     collapsed = f"; collapsed {'/'.join(map(str, counts))}" if any(counts) else ""
     mark = "*" if key in significant else ""
-    text = f"{bracketed(show(difference.mean), low, high)} ({span(difference.seeds)}{some}{collapsed}){mark}"
+    shown = place.scale.signed(difference.mean, difference.low, difference.high)
+    text = f"{shown} ({span(difference.seeds)}{some}{collapsed}){mark}"
     return Entry(mean=text, best=key in significant)
 
 

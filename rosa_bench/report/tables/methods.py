@@ -19,9 +19,10 @@ from rosa_bench.report.cells.header import (
 )
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import MIB, bracketed, parameters, percent, rows, signed, span
+from rosa_bench.report.writers.text import MIB, parameters, rows, span
 
 PUBLISHED = "peft_method_comparison"
 INTRO = [
@@ -35,8 +36,11 @@ INTRO = [
     "share it, code and torch; the geometric mean over tasks. Saved: the tensors that training can change, which must "
     "be stored beside the base model. –: not recorded, or nothing to compare with.",
 ]
+LOSSES = (
+    "A loss or perplexity of references is as it is, not times 100: nats per token, or their exponential. Lower is "
+    "better, so a difference from LoRA below 0 is better, and orders have the lowest first."
+)
 TITLES = (
-    "Score",
     "Less LoRA",
     "Trained",
     "Peak memory, MiB",
@@ -58,7 +62,7 @@ def build(groups: list[Group]) -> Table:
     return Table(
         name="methods",
         title="Methods",
-        intro=[*INTRO, _about(published)],
+        intro=[*INTRO, *([LOSSES] if any(one.scale.lower_is_better for one in found) else []), _about(published)],
         sections=[_section(one, published) for one in found],
         tidy=[line for number, one in enumerate(found, start=1) for line in _tidy(number, one, published)],
         legend="mean over tasks [95 % interval]",
@@ -79,9 +83,9 @@ def _section(one: MethodComparison, published: PublishedTable) -> Section:
     return Section(
         heading=f"{', '.join(one.titles().values())}: {heading(one.group)}{', other seeds' if one.follows else ''}",
         header=_header(one, theirs),
-        columns=[Column(title=title) for title in TITLES],
+        columns=[Column(title=title) for title in (one.score_name.capitalize(), *TITLES)],
         lines=[
-            Line(label=row.name, entries=_entries(row, p, theirs.get(row.variant.method, {})))
+            Line(label=row.name, entries=_entries(row, p, theirs.get(row.variant.method, {}), one.scale))
             for row, p in zip(one.rows, adjusted, strict=True)
         ],
         notes=_notes(one, [row.against_lora for row, p in zip(one.rows, adjusted, strict=True) if survives(p)]),
@@ -102,13 +106,14 @@ def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> d
     }
     if one.rank is not None:
         known["Rank"] = f"{one.rank} where a method has one"
-    ours = {row.variant.method: row for row in one.rows}
+    ours, merit = {row.variant.method: row for row in one.rows}, one.scale.merit
     accuracy, memory = (
         {name: float(figures[key]) for name, figures in theirs.items()} for key in ("accuracy", "memory")
     )
+    untuned = {name: merit(score) for name, score in _known(ours, lambda row: row.untuned).items()}
     orders = {
-        "score": agreement({name: row.score.mean for name, row in ours.items()}, accuracy),
-        "score at each method's default rate": agreement(_known(ours, lambda row: row.untuned), accuracy),
+        one.score_name: agreement({name: merit(row.score.mean) for name, row in ours.items()}, accuracy),
+        f"{one.score_name} at each method's default rate": agreement(untuned, accuracy),
         "peak memory": agreement(_known(ours, lambda row: row.memory_bytes), memory),
     }
     if said := [f"by {name} {found.text}" for name, found in orders.items() if found]:
@@ -127,15 +132,13 @@ def _task(run: RunRecord) -> str:
     return f"{task.title} ({metric}; {count} train rows{f'; {note}' if note else ''})"
 
 
-def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str]) -> list[Entry]:
+def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: Scale) -> list[Entry]:
     at_an_end = any(cell.at_an_end for cell in row.cells.values())
-    difference = row.against_lora
+    score, lead = row.score, row.against_lora
+    difference = None if lead is None else scale.signed(lead.mean, lead.low, lead.high)
     return [
-        Entry(mean=_bracketed(row.score, percent), mark=AT_AN_END if at_an_end else ""),
-        Entry(
-            mean=None if difference is None else f"{_bracketed(difference, signed)}{'*' if survives(p) else ''}",
-            best=survives(p),
-        ),
+        Entry(mean=scale.text(score.mean, score.low, score.high), mark=AT_AN_END if at_an_end else ""),
+        Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),
         Entry(mean=None if row.time_ratio is None else f"{row.time_ratio:.2f}"),
@@ -144,11 +147,6 @@ def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str]) -> list
         Entry(mean=span(row.score.seeds)),
         Entry(mean=theirs.get("accuracy")),
     ]
-
-
-def _bracketed(difference: Difference, form: Callable[[float], str]) -> str:
-    low, high = (None if end is None else form(end) for end in (difference.low, difference.high))
-    return bracketed(form(difference.mean), low, high)
 
 
 def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> list[str]:
@@ -168,7 +166,7 @@ def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> l
 
 
 def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list[dict[str, str]]:
-    """Return one row per method, with scores times 100."""
+    """Return one row per method, with scores times 100; a loss or perplexity is as it is, in columns of its own."""
     theirs = best_of_methods(published, "accuracy")
     return [
         {
@@ -180,8 +178,8 @@ def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list
             "method": row.variant.method,
             "rank": "" if row.variant.rank is None else str(row.variant.rank),
             "variant": row.variant.label,
-            **_scores("score", row.score),
-            **_scores("less_lora", row.against_lora),
+            **_scores("score", row.score, one.scale),
+            **_scores("less_lora", row.against_lora, one.scale),
             "trainable_parameters": str(row.trainable),
             "peak_memory_bytes": _number(row.memory_bytes, "{:.0f}"),
             "memory_device": one.measured[0].device.name if one.measured else "",
@@ -194,15 +192,20 @@ def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list
             "peft_accuracy_x100": theirs.get(row.variant.method, {}).get("accuracy", ""),
             "peft_memory_bytes": theirs.get(row.variant.method, {}).get("memory", ""),
             "runs": " ".join(run.id for run in row.runs),
+            **({"metric": one.score_name} if one.scale.lower_is_better else {}),
         }
         for row in one.rows
     ]
 
 
-def _scores(name: str, found: Difference | None) -> dict[str, str]:
+def _scores(name: str, found: Difference | None, scale: Scale) -> dict[str, str]:
     ends = (None, None, None) if found is None else (found.mean, found.low, found.high)
     named = zip(("", "_low", "_high"), ends, strict=True)
-    return {f"{name}{ending}_x100": _number(None if end is None else 100 * end, "{:.4f}") for ending, end in named}
+    form = "{:.6f}" if scale.lower_is_better else "{:.4f}"
+    return {
+        scale.column(f"{name}{ending}"): _number(None if end is None else scale.times * end, form)
+        for ending, end in named
+    }
 
 
 def _number(value: float | None, form: str) -> str:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable
 
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Group, writes_texts
+from rosa_bench.report.cells.select import Group, scored_on_test
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import of_tasks, score_table
@@ -22,7 +22,7 @@ MORE = (
 
 def build(groups: list[Group]) -> Table:
     """Build the table: the paper's rows, then every other variant and generation task with runs."""
-    writing = of_tasks(groups, writes_texts)
+    writing = of_tasks(groups, scored_on_test)
     return score_table(
         "table3", writing, load_published("table3"), scored="test", more=[MORE], extra_columns=_extra_columns
     )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import hydra
@@ -16,6 +17,7 @@ from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.cells.changes import changes_of
+from rosa_bench.report.cells.settings import setting_of, words
 
 MakeRecord = Callable[..., RunRecord]
 PAPER = {"task": "cola", "model": "roberta_base", "method": "rosa", "protocol": "paper"}
@@ -55,6 +57,7 @@ def test_the_short_way_to_the_defaults_gives_what_hydra_composes(choice: tuple[s
         ["method.resample_every=1", "epochs=3", "limit_train=64"], ["protocol.train_head=true"], ["method.rank=3"],
         ["task=phonebook", "task.pairs=1024", "method.resample_unit=steps", "method.resample_every=25"],
         ["task=restaurants", "method=lora", "optimizer.betas=[0.8,0.9]"], ["model=gpt2_medium", "task=e2e_nlg"],
+        ["model=gpt2_medium", "task=e2e_nlg", "task.decoding=null", "task.score=loss"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -64,6 +67,21 @@ def test_of_a_run_of_today_they_are_its_deviations(
     with composing():
         expected = deviations_of(compose(*overrides))
     assert {key: list(change) for key, change in changes_of(make_record(*overrides)).items()} == expected
+
+
+def test_a_section_that_became_null_is_one_change(make_record: MakeRecord) -> None:
+    """Whether the record lists it among its deviations or, as older ones, does not."""
+    asked = ["model=gpt2_medium", "task=e2e_nlg"]
+    with composing():
+        usual = asdict(parse(hydra.compose("config", overrides=asked)).task)["decoding"]
+    asked += ["task.decoding=null", "task.score=loss"]
+    listed = {"task.score": ["loss", "bleu"], "task.decoding": [None, {"beams": 1}]}
+    for deviations in ({}, listed):
+        found = changes_of(make_record(*asked, deviations=deviations))
+        assert found == {"task.decoding": (None, usual), "task.score": ("loss", "bleu")}
+    decoding, _ = setting_of(make_record(*asked, deviations=listed)).deviations
+    assert (decoding.key, words(decoding.value)) == ("task.decoding", "none")
+    assert words(decoding.expected) == "{beams: 5, length_penalty: 1, max_new_tokens: 96, no_repeat_ngram: 4}"
 
 
 def test_a_setting_older_than_a_record_is_no_change(make_record: MakeRecord) -> None:

@@ -193,6 +193,46 @@ def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:
     assert method_comparisons(select([run for method in METHODS[:3] for run in make_runs(method, **SCORES)])) == []
 
 
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_by_a_loss_the_lowest_is_the_best(make_referenced: MakeRecord, metric: str) -> None:
+    losses = dict(zip(METHODS, (1.25, 1.0, 1.5, 1.125), strict=True))
+    runs = [
+        make_referenced(loss, f"method={method}", f"lr={lr}", metric=metric, held_out=held_out)
+        for method, loss in losses.items()
+        for lr, held_out in (("1e-4", 2.0), ("1e-3", 2.5))
+    ]
+    found = only(runs)
+    assert found.tasks == ("e2e_nlg",)
+    assert [row.variant.method for row in found.rows] == sorted(losses, key=losses.__getitem__)
+    assert {run.settings.lr for run in found.runs} == {1e-4}
+    assert found.score_name == metric
+    shown = math.exp if metric == "perplexity" else float
+    difference = row(found, "ft").against_lora
+    assert difference is not None
+    assert difference.mean == pytest.approx(shown(1.0) - shown(1.25))
+
+
+def test_a_loss_and_a_score_never_meet_in_one_comparison(
+    make_runs: Callable, make_written: MakeRecord, make_referenced: MakeRecord
+) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    runs += [make_written([9.0], f"method={method}", "protocol=fair") for method in METHODS]
+    runs += [make_referenced(1.5, f"method={method}") for method in METHODS]
+    found = method_comparisons(select(runs))
+    assert sorted((one.tasks, one.scale.lower_is_better, len(one.rows)) for one in found) == [
+        (("cola", "rte"), False, 4), (("e2e_nlg",), False, 4), (("e2e_nlg",), True, 4)
+    ]  # fmt: skip
+    assert all(one.group.tasks.keys() == set(one.tasks) for one in found)
+
+
+def test_errors_and_losses_without_references_are_not_compared_as_methods(
+    make_synthetic: MakeRecord, make_continued: MakeRecord
+) -> None:
+    runs = [make_synthetic([[0.5, 0.25]], f"method={method}") for method in METHODS]
+    runs += [make_continued(1.5, f"method={method}") for method in METHODS]
+    assert method_comparisons(select(runs)) == []
+
+
 def test_the_tasks_are_those_of_the_preset() -> None:
     assert set(swept("methods", "task")) == {"cola", "stsb", "mrpc", "rte"}
 

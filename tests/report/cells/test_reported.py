@@ -7,6 +7,7 @@ import pytest
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.report.cells.reported import reporting
 from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.language_modelling.task import SCORES
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -22,6 +23,14 @@ def test_the_score_and_its_direction_change_and_the_record_does_not(make_memoris
     assert not any(run.scores.lower_is_better for run in scores)
     assert [run.selection_score for run in errors] == [run.selection_score for run in runs]
     assert [to_values(run) for run in runs] == before
+
+
+def test_every_score_of_a_text_is_better_lower(make_continued: MakeRecord) -> None:
+    """As `rosa_bench.tasks` declares; the record itself says so of the reported one alone."""
+    run = make_continued(1.5, "method=ft")
+    for metric in SCORES:
+        [found] = reporting(metric, [run])
+        assert found.scores.lower_is_better
 
 
 def test_forgetting_is_the_rise_of_the_loss_on_another_text(make_continued: MakeRecord) -> None:

@@ -20,8 +20,9 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, device_words, heading
-from rosa_bench.report.cells.select import Cell, Group, writes_texts
+from rosa_bench.report.cells.select import Cell, Group, scored_on_test
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
 from rosa_bench.report.writers.text import rows, span, times
@@ -60,7 +61,8 @@ class Panel:
     @property
     def reported(self) -> str:
         """Axis label for the reported score: its name and split."""
-        return f"{drawn(metric_name(self.run.scores.reported))} × 100, on {'test' if writes_texts(self.run) else 'dev'}"
+        split = "test" if scored_on_test(self.run) else "dev"
+        return f"{drawn(metric_name(self.run.scores.reported))}{scale(self.run).unit}, on {split}"
 
     @property
     def each_epoch(self) -> str:

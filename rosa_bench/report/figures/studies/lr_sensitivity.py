@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, select, writes_texts
+from rosa_bench.report.cells.select import Cell, scored_on_test, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.plotting.curves import (
@@ -92,7 +92,7 @@ def caption(title: str, panels: list[Panel], lines: str = "") -> str:
         "markers: the learning rate that the tables choose, in protocol fair by rows held out of train, which is why "
         "it need not be the highest."
     )
-    if any(writes_texts(panel.run) for panel in panels):
+    if any(scored_on_test(panel.run) for panel in panels):
         text += " Where texts are written, the score is that on test, and perplexity on dev chooses."
     if any(cell.lrs_left for panel in panels for cell in panel.cells.values()):
         text += " Open markers: fewer seeds than others have, so not compared."

@@ -1,7 +1,6 @@
 """Not in the paper: score of every method against peak memory and trained parameters, with the Pareto fronts."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,15 +12,25 @@ from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import Group, writes_texts
+from rosa_bench.report.cells.select import Group, scored_on_test
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import metric_name
-from rosa_bench.report.figures.plotting.front import FRONT, pareto_front, plot_front
+from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
-from rosa_bench.report.figures.studies.methods_list import above_floor, plot_list
-from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, span
+from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
+from rosa_bench.report.figures.studies.methods_points import (
+    COSTS,
+    MEMORY,
+    Cost,
+    Point,
+    points_of,
+    score_of,
+    scores_of,
+    tidy_points,
+)
+from rosa_bench.report.writers.text import MISSING, parameters, rows, span
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
 NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names (at least) and axes, and the numbers right of it
@@ -34,42 +43,23 @@ LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
 ROOM, MARGIN = 0.15, 0.07
 TITLE, LONGEST_NAME = 125, 45  # characters
 STRENGTH = 0.5  # of the colour of intervals
-
-
-def short(count: float) -> str:
-    """Format a round number of parameters for an axis: ``50 k``, ``1 M``."""
-    value, *unit = parameters(round(count)).split(" ")
-    return " ".join([f"{float(value):g}", *unit])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What a method costs: the horizontal axis of a plot. ``name`` is for tables."""
-
-    name: str
-    label: str
-    of: Callable[[MethodRow], float | None]
-    form: Callable[[float], str]
-
-
-MEMORY = Cost(
-    name="memory",
-    label="peak memory in training, MiB",
-    of=lambda row: row.memory_bytes and row.memory_bytes / MIB,
-    form="{:,.0f}".format,
-)
-TRAINED = Cost(
-    name="parameters",
-    label="trained parameters",
-    of=lambda row: row.trainable,
-    form=short,
-)
-COSTS = (MEMORY, TRAINED)
+# What is better, and which scores have no place on the axes, keyed by the directions of all comparisons in the figure.
+WORDS = {
+    frozenset({False}): ("Up and left is better.", "Scores far below all others"),
+    frozenset({True}): (
+        "Down and left is better: a loss is in nats per token, a perplexity its exponential.",
+        "Scores far above all others",
+    ),
+    frozenset({False, True}): (
+        "Up and left is better; of a loss, in nats per token, or a perplexity, down and left.",
+        "Scores far below all others, and losses far above them,",
+    ),
+}
 
 
 def draw(groups: list[Group]) -> Drawing | None:
     """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
-    found = [one for one in method_comparisons(groups) if one.measured]
+    found = [one for one in method_comparisons(groups) if all(_shown(one, cost) for cost in COSTS)]
     if not found:
         return None
     heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
@@ -91,7 +81,11 @@ def draw(groups: list[Group]) -> Drawing | None:
             figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, title_of(number, one), fontsize=9, va="center")
             top = low - AXIS_IN
     return Drawing(
-        "methods", figure, _caption(found), frozenset(run.id for one in found for run in one.runs), tidy=_tidy(found)
+        "methods",
+        figure,
+        _caption(found),
+        frozenset(run.id for one in found for run in one.runs),
+        tidy=tidy_points(found),
     )
 
 
@@ -102,45 +96,21 @@ def title_of(number: int, one: MethodComparison) -> str:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """Where a method is drawn: its cost, its score times 100, and whether no other method beats it."""
-
-    row: MethodRow
-    x: float
-    y: Estimate
-    on_front: bool
-
-    @property
-    def mean(self) -> tuple[float, float]:
-        """The place of the marker."""
-        return self.x, self.y.mean
-
-
-def points_of(one: MethodComparison, cost: Cost) -> list[Point]:
-    """Return the points of one plot, those on the front first; methods whose cost is unknown are left out."""
-    found = [(row, x, score_of(row)) for row in one.rows if (x := cost.of(row))]
-    front = pareto_front([(x, y.mean) for _, x, y in found], lower_is_better=False)
-    points = [Point(row=row, x=x, y=y, on_front=(x, y.mean) in front) for row, x, y in found]
-    return sorted(points, key=lambda point: not point.on_front)
-
-
-def score_of(row: MethodRow) -> Estimate:
-    """Return a method's score times 100, with its interval."""
-    found = row.score
-    return Estimate(mean=found.mean, low=found.low, high=found.high, count=row.seeds).times(100)
-
-
 def _plot_list(ax: Axes, one: MethodComparison) -> None:
-    plot_list(ax, one.rows, [_label(one, row) for row in one.rows], list(map(score_of, one.rows)))
+    plot_list(ax, one.rows, [_label(one, row) for row in one.rows], scores_of(one), one.scale)
     ax.set_xlabel(_score_label(one))
 
 
+def _shown(one: MethodComparison, cost: Cost) -> list[Point]:
+    """Return the points of one plot that are inside its axes."""
+    shown = inside_fence(scores_of(one), one.scale)
+    return [point for point in points_of(one, cost) if point.y in shown]
+
+
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
-    shown = above_floor(list(map(score_of, one.rows)))
-    points = [point for point in points_of(one, cost) if point.y in shown]
+    points = _shown(one, cost)
     set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
-    limits = _limits(shown)
+    limits = _limits(inside_fence(scores_of(one), one.scale))
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
@@ -203,19 +173,20 @@ def _label(one: MethodComparison, row: MethodRow) -> str:
 def _score_label(one: MethodComparison) -> str:
     """Label the axis with the score: of one task its metric, of several their mean."""
     metric = drawn(metric_name(one.runs[0].scores.reported))
-    split = "test" if writes_texts(one.runs[0]) else "dev"
-    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric} × 100, on {split}"
+    split = "test" if scored_on_test(one.runs[0]) else "dev"
+    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric}{one.scale.unit}, on {split}"
 
 
 def _caption(found: Sequence[MethodComparison]) -> str:
     kinds = sorted({one.group.setting.device for one in found})
+    better, far = WORDS[frozenset(one.scale.lower_is_better for one in found)]
     text = (
         "(not in the paper). Left: the score of each method at its best learning rate on each task, the best first. "
-        "Then the same score against its peak memory in training, and against the number of parameters that train. Up "
-        "and left is better. Bars: 95 % intervals of the mean over tasks, which are fixed strata with independent "
+        "Then the same score against its peak memory in training, and against the number of parameters that train. "
+        f"{better} Bars: 95 % intervals of the mean over tasks, which are fixed strata with independent "
         "seeds (Satterthwaite); one seed has none. Intervals wider than a plot are on the left alone, cut where they "
         "are far wider than the means differ: the order of such methods may be chance. "
-        "Scores far below all others (Tukey's outer fence) are numbers on the left. "
+        f"{far} (Tukey's outer fence) are numbers on the left. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
         "learning rates, on the most common device alone. Measured on "
         f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
@@ -267,33 +238,9 @@ def _table(found: Sequence[MethodComparison]) -> list[list[str]]:
             where = " and ".join(name for name, front in fronts.items() if row.variant in front)
             lines.append(
                 [
-                    letter(number), row.name, score_of(row).text("{:.1f}"), trained,
+                    letter(number), row.name, score_of(one, row).text(f"{{:{one.scale.digits}}}"), trained,
                     MISSING if memory is None else MEMORY.form(memory), where, f"{row.collapsed} of {len(row.runs)}",
                     span(row.score.seeds),
                 ]
             )  # fmt: skip
     return lines
-
-
-def _tidy(found: Sequence[MethodComparison]) -> list[dict[str, str]]:
-    """Return every point that is drawn, one row each."""
-    return [
-        {
-            "panel": letter(number),
-            "model": one.group.setting.model,
-            "protocol": one.group.setting.protocol,
-            "tasks": " ".join(one.tasks),
-            "method": point.row.variant.method,
-            "rank": "" if point.row.variant.rank is None else str(point.row.variant.rank),
-            "cost": cost.name,
-            "x": f"{point.x:.6g}",
-            "score_x100": f"{point.y.mean:.4f}",
-            "low_x100": "" if point.y.low is None else f"{point.y.low:.4f}",
-            "high_x100": "" if point.y.high is None else f"{point.y.high:.4f}",
-            "on_front": str(point.on_front).lower(),
-            "runs": str(len(point.row.runs)),
-        }
-        for number, one in enumerate(found)
-        for cost in COSTS
-        for point in points_of(one, cost)
-    ]

@@ -10,24 +10,29 @@ from matplotlib.ticker import MaxNLocator
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodRow
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.figures.plotting.arms import plot_whiskers
 
 SMALL = 6.5  # points
 MANY = 13  # methods
 REACH = 1.5  # the axis goes beyond few means by at most this many times their range, and wider intervals are cut
-FENCE = 3  # the same for many means, in interquartile ranges; so far below most others, a mean is left out
+FENCE = 3  # the same for many means, in interquartile ranges; so far behind most others, a mean is left out
 
 
-def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate]) -> None:
-    """Draw one line per method from top to bottom, with its name on the left. Scores below the axis are numbers."""
-    shown = above_floor(scores)
+def plot_list(
+    ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores: Sequence[Estimate], scale: Scale
+) -> None:
+    """Draw one line per method from top to bottom, with its name on the left. Scores beyond the axis are numbers."""
+    shown = inside_fence(scores, scale)
     for line, (row, score) in enumerate(zip(rows, scores, strict=True)):
         look = look_of(row.variant.method)
         if score not in shown:
-            text = f"← {score.mean:.1f}"
+            number = f"{score.mean:{scale.digits}}"
+            text, side, align = (f"{number} →", 1, "right") if scale.lower_is_better else (f"← {number}", 0, "left")
             ax.annotate(
-                text, (0, line), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=look.colour
-            )
+                text, (side, line), xycoords=("axes fraction", "data"), ha=align, va="center", fontsize=SMALL,
+                color=look.colour,
+            )  # fmt: skip
             continue
         plot_whiskers(ax, line, score, look.colour, across=True)
         ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
@@ -41,22 +46,24 @@ def plot_list(ax: Axes, rows: Sequence[MethodRow], names: Sequence[str], scores:
     ax.spines["left"].set_visible(False)
 
 
-def above_floor(scores: Sequence[Estimate]) -> list[Estimate]:
-    """Return the scores that an axis shows: all but those below their `floor_of`."""
-    floor = floor_of(scores)
-    return [score for score in scores if score.mean >= floor]
+def inside_fence(scores: Sequence[Estimate], scale: Scale) -> list[Estimate]:
+    """Return the scores that an axis shows: all but those worse than their `fence_of`."""
+    fence = scale.merit(fence_of(scores, scale))
+    return [score for score in scores if scale.merit(score.mean) >= fence]
 
 
-def floor_of(scores: Sequence[Estimate]) -> float:
-    """Return the score below which methods are left out of an axis, so that the others can be told apart.
+def fence_of(scores: Sequence[Estimate], scale: Scale) -> float:
+    """Return the score beyond which methods are left out of an axis, so that the others can be told apart.
 
-    Of many scores it is Tukey's outer fence, three interquartile ranges below the lower quartile; of few there is none.
+    Of many scores it is Tukey's outer fence on the worse side: three interquartile ranges below the lower quartile or,
+    if lower is better, above the upper one. Of few there is none.
     Source: Tukey, Exploratory Data Analysis (1977), chapter 2.
     """
     if len(scores) < MANY:
-        return -math.inf
+        return math.inf if scale.lower_is_better else -math.inf
     lower, upper = _quartiles(scores)
-    return lower - FENCE * (upper - lower)
+    reach = FENCE * (upper - lower)
+    return upper + reach if scale.lower_is_better else lower - reach
 
 
 def _quartiles(scores: Sequence[Estimate]) -> tuple[float, float]:

@@ -10,16 +10,20 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.agreement import best_of_methods
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE
 from rosa_bench.report.cells.select import select
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.plotting.front import FRONT
 from rosa_bench.report.figures.studies import methods
-from rosa_bench.report.figures.studies.methods_list import MANY, floor_of
+from rosa_bench.report.figures.studies.methods_list import MANY, fence_of, inside_fence
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import write_table
+from rosa_bench.report.published import load_published
 from rosa_bench.report.tables import methods as table
 
 MIB = 2**20
@@ -190,10 +194,108 @@ def test_an_interval_wider_than_the_plot_is_not_drawn(runs: list[RunRecord]) -> 
     assert 500 not in {float(line.get_xdata()[0]) for line in bars if len(line.get_xdata()) == 2}  # pyrefly: ignore[bad-argument-type, bad-index]
 
 
+LOSSES = {"ft": 1.0, "lora": 1.2, "rosa": 1.1, "ia3": 1.5, "bitfit": 1.3, "dora": 1.25}
+
+
+@pytest.fixture
+def scored_by_loss(make_referenced: Callable[..., RunRecord]) -> list[RunRecord]:
+    """Three seeds of each method on E2E, with memory and parameters as in `ARMS`."""
+    return [
+        make_referenced(
+            loss + shift, f"method={method}", f"seed={seed}", memory=ARMS[method][1] * MIB, trainable=ARMS[method][2]
+        )
+        for method, loss in LOSSES.items()
+        for seed, shift in enumerate((-0.01, 0.0, 0.01))
+    ]
+
+
+def test_by_a_loss_down_and_left_is_better(scored_by_loss: list[RunRecord], tmp_path: Path) -> None:
+    drawing = methods.draw(select(scored_by_loss))
+    assert drawing is not None
+    left, _, listed = drawing.figure.axes
+    points = {(ARMS[method][1], loss) for method, loss in LOSSES.items()}
+    assert markers(left) == points
+    best = [point for point in points if not any(x <= point[0] and y < point[1] for x, y in points)]
+    [line] = [line for line in left.lines if line.get_label() == FRONT]
+    assert [(float(x), round(float(y), 4)) for x, y in np.column_stack(line.get_data())][:-1] == sorted(best)
+    assert left.get_ylabel() == listed.get_xlabel() == "Loss (lower is better), on test"
+    assert [label.get_text() for label in listed.get_yticklabels()][:2] == ["FT", "ROSA"]
+    assert "Down and left is better" in drawing.caption
+    assert r"1.500 \[1.475, 1.525\]" in drawing.caption
+    drawing.write(tmp_path, ["svg"])
+    rows = list(csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines()))
+    assert {row["method"]: float(row["score"]) for row in rows} == pytest.approx(LOSSES)
+    assert not any("x100" in key for key in rows[0])
+
+
+def test_the_table_by_a_loss_has_the_lowest_first(scored_by_loss: list[RunRecord], tmp_path: Path) -> None:
+    built = table.build(select(scored_by_loss))
+    [section] = built.sections
+    assert [line.label for line in section.lines] == ["FT", "ROSA", "LoRA", "DoRA", "BitFit", "(IA)³"]
+    assert section.columns[0].title == "Loss"
+    texts = {line.label: [entry.mean for entry in line.entries] for line in section.lines}
+    assert texts["FT"][:2] == ["1.000 [0.975, 1.025]", "-0.200 [-0.200, -0.200]"]
+    assert table.LOSSES in built.intro
+    write_table(built, tmp_path, "18 runs")
+    row, *_ = csv.DictReader((tmp_path / "methods.csv").read_text(encoding="utf-8").splitlines())
+    assert (row["metric"], row["score"], row["less_lora_low"]) == ("loss", "1.000000", "-0.200000")
+
+
+def test_pefts_order_is_the_same_if_the_lowest_loss_has_its_highest_accuracy(
+    make_referenced: Callable[..., RunRecord],
+) -> None:
+    """Their accuracies are those of the published table; ours are losses that fall as these rise."""
+    published = best_of_methods(load_published(table.PUBLISHED), "accuracy")
+    theirs = {name: float(row["accuracy"]) for name, row in published.items()}
+    some = [name for name in ("ft", "lora", "dora", "ia3", "vera", "adalora") if name in theirs]
+    runs = [make_referenced(3 - theirs[name] / 50, f"method={name}") for name in some]
+    [section] = table.build(select(runs)).sections
+    assert f"by loss tau +1.00 (p 0.003, {len(some)} methods)" in section.header["Order of methods, ours and PEFT's"]
+
+
+def test_both_directions_in_one_figure_are_explained(runs: list[RunRecord], scored_by_loss: list[RunRecord]) -> None:
+    drawing = methods.draw(select([*runs, *scored_by_loss]))
+    assert drawing is not None
+    assert "Up and left is better; of a loss" in drawing.caption
+    assert {ax.get_ylabel() for ax in drawing.figure.axes} >= {
+        "Mean over 2 tasks × 100, on dev", "Loss (lower is better), on test"
+    }  # fmt: skip
+
+
+def test_nothing_is_drawn_if_all_runs_shared_their_steps(runs: list[RunRecord]) -> None:
+    """Their peak memory is that of several runs."""
+    for run in runs:
+        run.packed = 3
+    assert methods.draw(select(runs)) is None
+
+
+def test_the_fence_of_losses_mirrors_that_of_scores() -> None:
+    scores = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY)]
+    far = Estimate(mean=25.0, low=None, high=None, count=1)
+    losses = [score.times(-1) for score in (*scores, far)]
+    assert fence_of(losses, Scale(True)) == -fence_of([*scores, far], Scale(False))
+    assert inside_fence(losses, Scale(True)) == losses[:-1]
+    assert inside_fence([*scores, far], Scale(False)) == scores
+
+
+def test_a_loss_far_above_all_others_is_a_number_at_the_end_of_its_line(
+    make_referenced: Callable[..., RunRecord],
+) -> None:
+    names = swept("methods_decoder", "method")[:MANY]
+    losses = [1 + place / 100 for place in range(len(names) - 1)] + [9.0]
+    runs = [make_referenced(loss, f"method={name}") for name, loss in zip(names, losses, strict=True)]
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    left, _, listed = drawing.figure.axes
+    assert [text.get_text() for text in listed.texts] == ["9.000 →"]
+    assert max(y for _, y in markers(left)) < 2
+    assert left.get_ylim()[1] < 2
+
+
 def test_of_many_scores_those_far_below_all_others_leave_the_axis() -> None:
     close = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY - 1)]
     far = Estimate(mean=25.0, low=None, high=None, count=1)
     lower, upper = (np.percentile([one.mean for one in [*close, far]], q, method="weibull") for q in (25, 75))
-    assert floor_of([*close, far]) == pytest.approx(lower - 3 * (upper - lower))
-    assert far.mean < floor_of([*close, far]) < min(one.mean for one in close)
-    assert floor_of([*close[1:], far]) == -np.inf
+    assert fence_of([*close, far], Scale(False)) == pytest.approx(lower - 3 * (upper - lower))
+    assert far.mean < fence_of([*close, far], Scale(False)) < min(one.mean for one in close)
+    assert fence_of([*close[1:], far], Scale(False)) == -np.inf

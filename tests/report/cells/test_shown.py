@@ -1,0 +1,47 @@
+"""How values of a metric are shown and compared, by its direction."""
+
+import math
+
+import pytest
+
+from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.writers.text import UNDEFINED
+
+SCORE, LOSS = Scale(lower_is_better=False), Scale(lower_is_better=True)
+
+
+@pytest.mark.parametrize(
+    ("scale", "values", "text", "signed"),
+    [
+        (SCORE, (0.5678, 0.5, 0.6), "56.8 [50.0, 60.0]", "+56.8 [+50.0, +60.0]"),
+        (SCORE, (-0.0001, None, None), "0.0", "+0.0"),
+        (LOSS, (1.23456, 1.2, 1.3), "1.235 [1.2, 1.3]", "+1.235 [+1.2, +1.3]"),
+        (LOSS.fitted([1.25, 20.0]), (-0.00123, -0.01, 0.2), "-0.001 [-0.010, 0.200]", "-0.001 [-0.010, +0.200]"),
+        (LOSS, (math.nan, None, None), UNDEFINED, UNDEFINED),
+    ],
+)  # fmt: skip
+def test_texts(scale: Scale, values: tuple[float, float | None, float | None], text: str, signed: str) -> None:
+    assert (scale.text(*values), scale.signed(*values)) == (text, signed)
+
+
+@pytest.mark.parametrize("least", [0.00021, 0.9, 1.0, 9.5, 12.5, 999.0, 123456.0])
+def test_all_losses_of_a_column_have_as_many_decimals_as_give_the_smallest_four_digits(least: float) -> None:
+    fitted = LOSS.fitted([2 * least, least, math.inf, math.nan])
+    shown = fitted.text(least)
+    assert len(shown.replace(".", "").lstrip("0")) == max(4, len(str(int(least))))
+    assert float(shown) == pytest.approx(least, rel=5e-4)
+    assert len(shown.partition(".")[2]) == len(fitted.text(2 * least).partition(".")[2])
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [1e-9, 1.0], [math.nan]])
+def test_without_a_smallest_that_is_shown_losses_have_four_digits(values: list[float]) -> None:
+    assert LOSS.fitted(values).text(1.23456) == "1.235"
+
+
+def test_scores_times_100_have_one_decimal_whatever_they_are() -> None:
+    assert SCORE.fitted([0.001, 0.5]).text(0.001) == "0.1"
+
+
+def test_a_higher_merit_is_better() -> None:
+    assert max([1.0, 2.0], key=SCORE.merit) == 2.0
+    assert max([1.0, 2.0], key=LOSS.merit) == 1.0
