@@ -108,7 +108,7 @@ def opened(browser: Any, report: Path) -> Iterator[Callable[..., Any]]:
         view.on("dialog", lambda dialog: messages.append(dialog.message))
         view.goto(report.as_uri() + address)
         view.get_by_text("of 38 runs").wait_for()
-        api.expect(view.get_by_text("They need JavaScript")).to_be_hidden()
+        api.expect(view.get_by_text("need JavaScript")).to_be_hidden()
         return view
 
     yield open_page
@@ -316,7 +316,7 @@ def test_an_old_browser_and_one_without_scripts_show_the_answer_and_say_what_is_
     without = browser.new_page(java_script_enabled=False)
     without.goto(report.as_uri())
     for view in (old, without):
-        api.expect(view.get_by_text("They need JavaScript")).to_be_visible()
+        api.expect(view.get_by_text("need JavaScript")).to_be_visible()
         api.expect(view.get_by_role("heading", name="The best on each task")).to_be_visible()
         view.close()
 

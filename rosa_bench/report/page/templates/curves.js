@@ -1,6 +1,6 @@
 // Curves of one or two runs against epochs.
 
-const CURVES = { width: 340, height: 160, left: 56, right: 330, top: 8, bottom: 124 };
+const CURVES = { width: 340, height: 160, left: 56, right: 324, top: 8, bottom: 124 };
 const MARKED = 30; // curves of at most this many points have a mark at each
 
 // The curves of the runs by title: [{ title, lines: [{ run, epochs, values }] }].
@@ -65,4 +65,9 @@ function curvePlot(runs, { title, lines }, looks) {
     ),
   );
   return element("figure", { class: "curve" }, element("figcaption", {}, title), picture);
+}
+
+function curvePlots(runs, chosen, looks) {
+  const plots = curvesOf(runs, chosen).map((curves) => curvePlot(runs, curves, looks));
+  return element("div", { class: "curves" }, ...plots);
 }
