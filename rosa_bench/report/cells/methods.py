@@ -113,7 +113,7 @@ class MethodComparison:
     @cached_property
     def measured(self) -> list[RunRecord]:
         """The runs whose memory is compared."""
-        return [run for run in self.tried if made_on(run) == self.kind and run.memory_bytes.training]
+        return [run for run in self.tried if made_on(run) == self.kind and run.memory_bytes.training and not run.packed]
 
     @property
     def common_seeds(self) -> int:

@@ -139,7 +139,6 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     shown = above_floor(list(map(score_of, one.rows)))
     points = [point for point in points_of(one, cost) if point.y in shown]
-    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
     limits = _limits(shown)
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
@@ -147,6 +146,10 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
     ax.tick_params(axis="y", labelleft=is_first)
     ax.grid(linewidth=0.3, alpha=0.4)
     ax.set_axisbelow(True)
+    if not points:  # no score that the axis shows has a known cost
+        ax.set_xticks([])
+        return
+    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
     front = sorted(point.mean for point in points if point.on_front)
     plot_front(ax, front, until=ax.get_xlim()[1])
     for point in points:
