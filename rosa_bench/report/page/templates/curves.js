@@ -1,7 +1,7 @@
 // Curves of one or two runs against epochs.
 
 const CURVES = { width: 340, height: 160, left: 56, right: 324, top: 8, bottom: 124 };
-const MARKED = 30; // curves of at most this many points have a mark at each
+const MARKED = 30; // curves of at most this many points have a mark at each; longer ones at single points between gaps
 
 // The curves of the runs by title: [{ title, lines: [{ run, epochs, values }] }].
 function curvesOf(runs, chosen) {
@@ -33,7 +33,9 @@ function drawLine(line, { x, y, look, selected }) {
       "stroke-dasharray": look.dash,
     }),
   );
-  const marked = points.flat().filter(([epoch]) => line.values.length <= MARKED || epoch === selected);
+  const marked = points.flatMap((piece) =>
+    piece.filter(([epoch]) => line.values.length <= MARKED || piece.length === 1 || epoch === selected),
+  );
   const marks = marked.map(([epoch, value]) =>
     shape(
       "circle",

@@ -69,6 +69,11 @@ function makeList(DataTable, runs) {
   });
 }
 
+// Name what DataTables does not: in the filter of a number, the choice of equal, greater and so on.
+document.addEventListener("focusin", ({ target }) => {
+  if (target.matches(".dtcc-dropdown select")) target.ariaLabel = "Comparison";
+});
+
 // Show in the list which runs are chosen.
 function markChosen(table, chosen) {
   for (const row of table.table().body().querySelectorAll("tr[data-run]")) {
