@@ -115,7 +115,7 @@ def _course(run: RunRecord) -> dict[str, Any]:
         "basis_age": run.basis_age,
         "candidates": run.candidates,
         "chosen": run.selected_candidate,
-        "packed": f"{run.packed} runs in one pass, whose time and memory these are" if run.packed else None,
+        "packed": f"{run.packed} runs in one pass; time and memory are of all of them" if run.packed else None,
     }
     return {key: value for key, value in values.items() if value}
 

@@ -189,7 +189,7 @@ def test_runs_that_trained_in_one_pass_have_no_time_and_no_memory_of_their_own(m
     shown = {field.title: field.shown(run) for field in FIELDS}
     assert (shown["Time (s)"], shown["Memory (MiB)"]) == ("–", "–")
     facts = {(fact.group, fact.key): fact.text for fact in facts_of(run)}
-    assert facts["Run", "packed"] == "3 runs in one pass, whose time and memory these are"
+    assert facts["Run", "packed"] == "3 runs in one pass; time and memory are of all of them"
     assert (facts["Time, s", "total"], facts["Peak memory, MiB", "train"]) == ("61.25", "300")
 
 

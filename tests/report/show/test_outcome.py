@@ -84,4 +84,4 @@ def test_runs_that_trained_in_one_pass_have_no_costs_of_their_own(over_seeds: Ov
     runs[0].packed, runs[0].memory_bytes["train"], runs[0].time_s["total"] = 3, 2100 << 20, 36.9
     assert "\n".join(outcome_lines(runs, 200)) == text
     [said] = [dict(block.lines).get("packed") for block in blocks(runs[0], Path("x.json")) if block.title == "Cost"]
-    assert said == "3 runs in one pass, whose time and peak these are"
+    assert said == "3 runs in one pass; time and peak are of all of them"
