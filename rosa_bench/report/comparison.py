@@ -74,7 +74,10 @@ class Comparison:
 
 
 def comparison(arguments: Sequence[str]) -> Comparison:
-    """Parse a comparison from a command line. Raises `UserError` unless some setting has several values."""
+    """Parse a comparison from a command line.
+
+    Raises `UserError` unless some setting has several values, or if a side is given twice.
+    """
     if odd := [argument for argument in arguments if "=" not in argument]:
         raise UserError(f"{odd[0]} is not KEY=VALUE; write for example: method=rosa,lora protocol=fair")
     settings = values_of(arguments)
@@ -84,9 +87,13 @@ def comparison(arguments: Sequence[str]) -> Comparison:
     if len({len(values) for values in compared.values()}) > 1:
         counts = ", ".join(f"{key} {len(values)}" for key, values in compared.items())
         raise UserError(f"settings that change together need equally many values: {counts}")
+    sides = Counter(zip(*compared.values(), strict=True))
+    if twice := [side for side, count in sides.items() if count > 1]:
+        name = " ".join(f"{key}={typed(value)}" for key, value in zip(compared, twice[0], strict=True))
+        raise UserError(f"{name} is given more than once; give each side once, with the one to compare with last")
     return Comparison(
         keys=tuple(compared),
-        sides=tuple(dict.fromkeys(zip(*compared.values(), strict=True))),
+        sides=tuple(sides),
         given={key: values for key, values in settings.items() if key not in compared},
     )
 

@@ -13,14 +13,14 @@ from rosa_bench.records.store import load_records
 from rosa_bench.records.types import STATUSES
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import build_tables
-from rosa_bench.report.page.answer import best_variants, verdicts
+from rosa_bench.report.page.answer import best_variants, tally, verdicts
 from rosa_bench.report.page.choices import Recommended, recommended
 from rosa_bench.report.page.packing import packed, packed_runs
 from rosa_bench.report.page.pictures import pictures
 from rosa_bench.report.page.run_list import FIELDS
 from rosa_bench.report.page.script import library, page_script, policy
 from rosa_bench.report.writers.html import fill, table_html
-from rosa_bench.report.writers.text import MISSING
+from rosa_bench.report.writers.text import MISSING, rows
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
@@ -51,6 +51,7 @@ def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> s
     """Return the whole document. The same records and choices give the same text."""
     code, style = library()
     script = page_script()
+    answers = verdicts(records)
     headline, others = pictures(draw_figures(list(records)))
     return fill(
         "page.html",
@@ -60,7 +61,8 @@ def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> s
         script=script,
         counts=counted(records),
         header=header(records),
-        verdicts=verdicts(records),
+        verdicts=answers,
+        tally=tally(answers),
         best=best_variants(records),
         headline=headline,
         figures=others,
@@ -74,8 +76,8 @@ def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> s
 def counted(records: Iterable[RunRecord]) -> str:
     """Count runs by status: ``12 runs: 9 completed, 3 failed``."""
     counts = Counter(record.status for record in records)
-    runs = f"{counts.total()} run{'' if counts.total() == 1 else 's'}"
-    return f"{runs}: {', '.join(f'{counts[status]} {status}' for status in STATUSES if counts[status])}"
+    runs = f"{rows(counts.total())} run{'' if counts.total() == 1 else 's'}"
+    return f"{runs}: {', '.join(f'{rows(counts[status])} {status}' for status in STATUSES if counts[status])}"
 
 
 def header(records: Iterable[RunRecord]) -> dict[str, str]:

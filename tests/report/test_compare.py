@@ -405,7 +405,9 @@ def test_stand_ins_subsets_and_devices_are_named(make_record: MakeRecord) -> Non
     [
         ("", "no setting has several values"),
         ("method=rosa task=cola,rte seed=0,1", "no setting has several values"),
-        ("method=rosa,rosa", "differ only in method"),
+        ("method=rosa,rosa", "method=rosa is given more than once; give each side once"),
+        ("method=rosa,lora,rosa", "method=rosa is given more than once"),
+        ("method=rosa,rosa,lora rank=8,8,8", "method=rosa rank=8 is given more than once"),
         ("method=rosa,lora rank=2,4,8", "need equally many values: method 2, rank 3"),
         ("method=rosa,lara", "no run has method=lara; values found: lora, rosa"),
         ("method=rosa,lora task=col", "no run has task=col; values found: cola"),

@@ -18,6 +18,12 @@ def made_on(run: RunRecord) -> Hashable:
     return run.device.name, *(frozen(run.setting(key, default)) for key, default in HOW_RUN.items())
 
 
+def how_run(run: RunRecord) -> dict[str, Hashable]:
+    """Return the settings of `HOW_RUN` that are not the default."""
+    found = {key: (frozen(run.setting(key, default)), default) for key, default in HOW_RUN.items()}
+    return {key: value for key, (value, default) in found.items() if value != default}
+
+
 def made_with(run: RunRecord) -> Hashable:
     """Return what time depends on besides the method: a kind of device, how it is shared, and the code."""
     return made_on(run), run.device.threads, run.device.shared_by, run.git.commit, run.versions.get("torch")

@@ -1,6 +1,7 @@
 """The answer at the top of the page, computed from the records: ROSA minus LoRA, and the best variant of every task."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ ROSA = "rosa"
 QUESTION = f"method={ROSA},{BASELINE}"
 EPOCHS = "epochs"  # the unit of a period unless a run changes it
 ONCE = {"every 1 epochs": "every epoch"}
-MOST = 6  # sentences
 ENOUGH = 5  # seeds of a task, if any task has so many
+AHEAD, LEVEL, BEHIND = "is ahead of", "is level with", "is behind"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +61,8 @@ class Best:
 def verdicts(records: Sequence[RunRecord]) -> list[Verdict]:
     """Say whether ROSA is ahead of LoRA, for every period, setting and rank with two seeds or more; most seeds first.
 
-    Each is the mean over the tasks with enough seeds of the differences that ``rosa-bench compare`` shows for
-    ``method=rosa,lora method.resample_every=2,0``.
+    None is left out, whichever way it went. Each is the mean over the tasks with enough seeds of the differences that
+    ``rosa-bench compare`` shows for ``method=rosa,lora method.resample_every=2,0``.
     """
     found = [
         (period, place, one)
@@ -70,7 +71,15 @@ def verdicts(records: Sequence[RunRecord]) -> list[Verdict]:
         if (one := _overall(place)) is not None and one.low is not None
     ]
     found.sort(key=lambda item: -sum(item[2].seeds))
-    return [_verdict(*item) for item in found[:MOST]]
+    return [_verdict(*item) for item in found]
+
+
+def tally(found: Sequence[Verdict]) -> str:
+    """Count the verdicts: ``3 comparisons, most seeds first: ROSA is ahead of LoRA in 0, level in 2, behind in 1``."""
+    counts = Counter(one.verdict for one in found)
+    ahead, level, behind = (counts[words] for words in (AHEAD, LEVEL, BEHIND))
+    comparisons = f"{len(found)} comparison{'' if len(found) == 1 else 's, most seeds first'}"
+    return f"{comparisons}: ROSA is ahead of LoRA in {ahead}, level in {level}, behind in {behind}"
 
 
 def _periods(records: Iterable[RunRecord]) -> dict[str, list[str]]:
@@ -130,8 +139,8 @@ def _verdict(period: str, place: Place, found: Difference) -> Verdict:
 
 def _verdict_words(found: Difference, measure: Scale) -> str:
     if found.within_noise:
-        return "is level with"
-    return "is ahead of" if measure.merit(found.mean) > 0 else "is behind"
+        return LEVEL
+    return AHEAD if measure.merit(found.mean) > 0 else BEHIND
 
 
 def _by_task(group: Group) -> Iterator[dict[Variant, Cell]]:

@@ -1,6 +1,5 @@
 """The choices that ``rosa-bench choose`` left in a results folder: plans as JSON, answers as Markdown."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,21 +30,8 @@ def recommended(results_dir: Path) -> Iterator[Recommended]:
     for name in sorted({path.stem for ending in ("json", "md") for path in folder.glob(f"*.{ending}")}):
         text = _text(folder / f"{name}.md")
         first, _, rest = text.partition("\n")
-        answer = caption_html(lowered(rest)) if text else None
+        answer = caption_html(rest, lower=LOWER) if text else None
         yield Recommended(printable(name), printable(first.lstrip("# ")) or printable(name), answer)
-
-
-def lowered(text: str) -> str:
-    """Move the headings of an answer down, outside of its blocks of code.
-
-    >>> lowered("## Finalists")
-    '##### Finalists'
-    """
-    parts = re.split(r"(^```.*?^```)", text, flags=re.MULTILINE | re.DOTALL)
-    return "".join(
-        part if part.startswith("```") else re.sub(r"^#{1,3}(?= )", lambda it: it[0] + "#" * LOWER, part, flags=re.M)
-        for part in parts
-    )
 
 
 def _text(path: Path) -> str:

@@ -91,10 +91,11 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
     scores, data = to_builtins(run.scores), to_builtins(run.data)
     chosen = {key: scores[key] for key in ("selected_on", "selection_score", "signature") if scores.get(key, "") != ""}
     return {
-        "Run": {"id": run.id, "status": run.status, "started": run.started_at},
+        "Run": {"id": run.id, "status": run.status, "started": run.started_at, **_course(run)},
         "Scores, selected epoch": _defined(run.selected),
         "Scores, last epoch": _defined(run.last),
         "Stopped": to_builtins(run.stopped) if run.stopped else {},
+        "Forgetting": to_builtins(run.forgetting) if run.forgetting else {},
         "Selection": {"metric": metric(run), "reported_on": reported_rows(run), **chosen},
         "Data": {key: data[key] for key in DATA if key in data},
         "Weights": to_builtins(run.model),
@@ -105,6 +106,18 @@ def _outcome(run: RunRecord) -> dict[str, Mapping[str, Any]]:
         "Code": to_builtins(run.git),
         "Versions": run.versions,
     }
+
+
+def _course(run: RunRecord) -> dict[str, Any]:
+    """Return what only some methods and launchers leave in a record."""
+    values = {
+        "resamples": run.resamples,
+        "basis_age": run.basis_age,
+        "candidates": run.candidates,
+        "chosen": run.selected_candidate,
+        "packed": f"{run.packed} runs in one pass; time and memory are of all of them" if run.packed else None,
+    }
+    return {key: value for key, value in values.items() if value}
 
 
 def _defined(scores: Result) -> dict[str, float | str]:

@@ -12,7 +12,8 @@ from typing import Any
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.page.details import curves_of, facts_of
-from rosa_bench.report.page.run_list import FIELDS, Field, label_of, panel_of
+from rosa_bench.report.page.panels import panels
+from rosa_bench.report.page.run_list import FIELDS, Field, label_of
 from rosa_bench.system.printable import printable
 
 Column = dict[str, Any]  # "values": each distinct value once; "at": for every run its place among them, -1 for none
@@ -27,8 +28,7 @@ def _content(records: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "ids": [run.id for run in records],
         "labels": column(_shown(label_of(run)) for run in records),
-        "panels": column(_shown((panel_of(run),)) for run in records),
-        "lower": column(run.scores.lower_is_better for run in records),
+        "panels": [{**panel, "name": _shown((panel["name"],))[0]} for panel in panels(records)],
         "colours": column(look_of(run.settings.method.name).colour for run in records),
         "errors": column(None if run.error is None else _shown((run.error,))[0] for run in records),
         "selected": [run.selected.epoch for run in records],
@@ -69,7 +69,7 @@ def column(values: Iterable[Hashable]) -> Column:
 
 
 def _field(field: Field, records: Iterable[RunRecord]) -> dict[str, Any]:
-    """Return a column of the list. A number is a pair: its text, and what it is sorted and filtered by."""
+    """Return a column of the list. A number is a pair: its text, and what it is sorted by."""
     texts = [_shown((field.shown(run),))[0] for run in records]
     if field.kind == "number":
         return {"title": field.title, "kind": field.kind, **column(zip(texts, map(field.number, records), strict=True))}

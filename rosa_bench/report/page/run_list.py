@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.settings import METHOD, setting_of, variant_of, words
 from rosa_bench.report.cells.shown import metric, scale, score_text
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, times
@@ -35,13 +36,20 @@ class Field:
         return MISSING if value is None or value == "" else self.text(run, value)
 
     def number(self, run: RunRecord) -> str:
-        """Return the number that a cell is sorted and filtered by, with 8 digits and no unit; empty if unknown."""
+        """Return the number that a cell is sorted by, without a unit and with 8 digits; empty if unknown."""
         value = self.value(run)
-        return "" if value is None else f"{value:.8g}"
+        return "" if value is None else str(value) if isinstance(value, int) else f"{value:.8g}"
 
 
-def _score(run: RunRecord, result: Result) -> float | None:
-    return times(scale(run).times, result.get(run.scores.reported))  # None also for a run that crashed
+def score(run: RunRecord, result: Result) -> float | None:
+    """Return a score times 100, or an error as it is; None if it is undefined or the run has none."""
+    return times(scale(run).times, result.get(run.scores.reported))
+
+
+def memory_mib(run: RunRecord) -> float | None:
+    """Return the peak memory in training; None if it was not measured, or is that of several runs in one pass."""
+    peak = own_peak_bytes(run)
+    return None if peak is None else peak / MIB
 
 
 def label_of(run: RunRecord) -> tuple[str, str]:
@@ -53,21 +61,13 @@ def label_of(run: RunRecord) -> tuple[str, str]:
     return f"{variant.title}{rank}", ", ".join([f"lr={words(run.settings.lr)}", f"seed={run.settings.seed}", *said])
 
 
-def panel_of(run: RunRecord) -> str:
-    """Name the runs whose scores and memory can be shown in one plot: the task, its metric, and all that they share."""
-    settings, device = run.settings, run.device
-    shared = [settings.task.title, settings.model.title, settings.protocol.name, device.type, device.precision]
-    changes = [f"{change.key}={words(change.value)}" for change in setting_of(run).deviations]
-    return ", ".join([*shared, metric(run), *changes])
-
-
 def _label(run: RunRecord) -> str:
     return ", ".join(label_of(run))
 
 
 FIELDS = (
     Field("Variant", "text", _label),
-    Field("Score", "number", lambda run: _score(run, run.selected), score_text),
+    Field("Score", "number", lambda run: score(run, run.selected), score_text),
     Field("Task", "choice", lambda run: run.settings.task.title),
     Field("Model", "choice", lambda run: run.settings.model.title),
     Field("Method", "choice", lambda run: run.settings.method.title),
@@ -78,15 +78,15 @@ FIELDS = (
     Field("Status", "choice", lambda run: run.status),
     Field("Metric", "choice", metric),
     Field("Epoch", "number", lambda run: run.selected.epoch),
-    Field("Last", "number", lambda run: _score(run, run.last), score_text),
+    Field("Last", "number", lambda run: score(run, run.last), score_text),
     Field("Trainable", "number", lambda run: run.parameters.trainable, lambda _, count: parameters(count)),
-    Field("Time (s)", "number", lambda run: run.time_s.total, lambda _, time_s: f"{time_s:.1f}"),
     Field(
-        "Memory (MiB)",
+        "Time (s)",
         "number",
-        lambda run: run.memory_bytes.training and run.memory_bytes.training / MIB,
-        lambda _, mib: rows(round(mib)),
+        lambda run: None if run.packed else run.time_s.total,
+        lambda _, time_s: f"{time_s:.1f}",
     ),
+    Field("Memory (MiB)", "number", memory_mib, lambda _, mib: rows(round(mib))),
     Field("Device", "choice", lambda run: run.device.name),
     Field("Precision", "choice", lambda run: run.device.precision),
     Field("Started", "text", lambda run: run.started_at[:16].replace("T", " ")),

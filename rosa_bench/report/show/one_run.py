@@ -139,6 +139,8 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
     if run.time_s.total is not None:
         phases = [f"{phase} {time:,.1f}" for phase, time in run.time_s.items() if phase != "total"]
         yield "time, s", f"{run.time_s.total:,.1f} ({', '.join(phases)})"
+    if run.packed:
+        yield "packed", f"{run.packed} runs in one pass; time and peak are of all of them"
     if run.memory_bytes:
         peaks = ", ".join(f"{phase} {count / MIB:,.0f}" for phase, count in run.memory_bytes.items())
         yield "peak, MiB", peaks

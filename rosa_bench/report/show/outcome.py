@@ -52,8 +52,9 @@ def _cells(records: Sequence[RunRecord]) -> list[Cell]:
 def _row(cell: Cell) -> dict[str, str]:
     run = cell.runs[0]
     bound = best_of_rank(cell)
-    peaks = [peak for one in cell.runs if (peak := one.memory_bytes.training)]
-    times = [time for one in cell.runs if (time := one.time_s.total) is not None]
+    alone = [one for one in cell.runs if not one.packed]  # not in one pass with others, so with costs of its own
+    peaks = [peak for one in alone if (peak := one.memory_bytes.training)]
+    times = [time for one in alone if (time := one.time_s.total) is not None]
     return {
         "task": run.settings.task.name,
         "model": run.settings.model.name,

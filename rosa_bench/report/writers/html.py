@@ -19,13 +19,20 @@ def table_html(table: Table) -> "Markup":
     return fill("table.html", table=table)
 
 
-def caption_html(caption: str) -> "Markup":
-    """Render a figure's Markdown caption. Emphasis, lists and tables become markup; links and images stay text."""
+def caption_html(caption: str, *, lower: int = 0) -> "Markup":
+    """Render Markdown, such as a figure's caption, with its headings ``lower`` by so many levels.
+
+    Emphasis, lists, headings, code and tables become markup; links and images stay text.
+    """
     from markdown_it import MarkdownIt
     from markupsafe import Markup
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
-    return Markup(reader.render(caption))
+    tokens = reader.parse(caption)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1:]) + lower)}"
+    return Markup(reader.renderer.render(tokens, reader.options, {}))
 
 
 def fill(template: str, **values: object) -> "Markup":

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.page.answer import best_variants, verdicts
+from rosa_bench.report.page.answer import best_variants, tally, verdicts
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -33,6 +33,16 @@ def test_every_period_of_resampling_has_its_own_verdict(over_seeds: OverSeeds) -
     runs += over_seeds([0.4, 0.3], "method.resample_every=0", **changed)
     found = {one.period: one.difference.split()[0] for one in verdicts(runs)}
     assert found == {"resampled every 2 epochs": "+15.0", "never resampled": "-15.0"}
+
+
+def test_no_verdict_is_left_out_and_all_are_counted(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.5, 0.5], "method=lora")
+    for place, scores in enumerate([[0.4, 0.6]] * 6 + [[0.6, 0.6], [0.3, 0.3]]):
+        runs += over_seeds(scores, f"method.resample_every={place + 3}")
+    found = verdicts(runs)
+    assert [one.verdict.split()[1] for one in found] == ["level"] * 6 + ["ahead", "behind"]
+    assert tally(found) == "8 comparisons, most seeds first: ROSA is ahead of LoRA in 1, level in 6, behind in 1"
+    assert tally(found[:1]) == "1 comparison: ROSA is ahead of LoRA in 0, level in 1, behind in 0"
 
 
 def test_a_task_with_few_seeds_has_no_part_in_the_mean(over_seeds: OverSeeds) -> None:

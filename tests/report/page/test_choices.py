@@ -1,8 +1,10 @@
 """Choices on the page: the answers of ``rosa-bench choose``, as text that anybody may have written."""
 
+import re
 from pathlib import Path
 
-from rosa_bench.report.page.choices import lowered, recommended
+from rosa_bench.report.page.choices import recommended
+from rosa_bench.report.writers.html import caption_html
 
 ANSWER = """# Use lora rank 2 lr 0.006
 
@@ -42,5 +44,7 @@ def test_a_choice_without_an_answer_is_named(tmp_path: Path) -> None:
     assert list(recommended(tmp_path / "elsewhere")) == []
 
 
-def test_headings_in_code_stay() -> None:
-    assert lowered("# a\n```\n# b\n```\n### c\n") == "#### a\n```\n# b\n```\n###### c\n"
+def test_all_headings_move_down_and_code_stays() -> None:
+    text = caption_html("# a\n\nb\n=\n\n##### c\n\n~~~\n# d\n~~~\n\n    # e\n", lower=3)
+    assert re.findall("<(h.)>(.)</h.>", text) == [("h4", "a"), ("h4", "b"), ("h6", "c")]
+    assert "# d" in text and "# e" in text

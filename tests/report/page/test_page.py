@@ -23,13 +23,14 @@ from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.records.store import load_records, save_record
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.make_page import counted, header, make_report, page
+from rosa_bench.report.page.answer import Verdict, tally
 from rosa_bench.report.page.details import POINTS, Fact, curves_of, facts_of
 from rosa_bench.report.page.packing import packed, packed_runs
 from rosa_bench.report.page.run_list import FIELDS
 from rosa_bench.report.page.script import library, page_script
 from rosa_bench.report.tables import table2
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.html import caption_html, table_html
+from rosa_bench.report.writers.html import caption_html, fill, table_html
 from rosa_bench.report.writers.markdown import CONTRAST_HEAD, column_text, contrast_texts, entry_text
 from rosa_bench.system.errors import UserError
 
@@ -182,6 +183,24 @@ def test_the_list_shows_the_values_of_the_record(records: list[RunRecord]) -> No
     ]  # fmt: skip
 
 
+def test_runs_that_trained_in_one_pass_have_no_time_and_no_memory_of_their_own(make_record: MakeRecord) -> None:
+    run = make_record(time_s={"total": 61.25}, memory_bytes={"train": 300 << 20})
+    run.packed = 3
+    shown = {field.title: field.shown(run) for field in FIELDS}
+    assert (shown["Time (s)"], shown["Memory (MiB)"]) == ("–", "–")
+    facts = {(fact.group, fact.key): fact.text for fact in facts_of(run)}
+    assert facts["Run", "packed"] == "3 runs in one pass; time and memory are of all of them"
+    assert (facts["Time, s", "total"], facts["Peak memory, MiB", "train"]) == ("61.25", "300")
+
+
+def test_details_have_what_only_some_runs_have(make_record: MakeRecord) -> None:
+    run = make_record(resamples=4, forgetting={"task": "wikitext", "before": 3.5, "selected": 3.75, "last": 4.0})
+    facts = {(fact.group, fact.key): fact.text for fact in facts_of(run)}
+    assert facts["Run", "resamples"] == "4"
+    assert facts["Forgetting", "selected"] == "3.75"
+    assert not {key for group, key in facts if group == "Run"} & {"packed", "candidates", "chosen", "basis_age"}
+
+
 def test_the_label_comes_first() -> None:
     assert [field.title for field in FIELDS][:2] == ["Variant", "Score"]
 
@@ -194,6 +213,22 @@ def test_numbers_sort_and_filter_by_value_regardless_of_unit(records: list[RunRe
     assert numbers.keys() == {field.title for field in FIELDS if field.kind == "number"}
     assert numbers["Trainable"] == [*["626688"] * 9, ""]
     assert numbers["Score"] == ["61", "62", "63", "51", "53", "52", "50", "1e-07", "", ""]
+
+
+def test_a_count_has_all_its_digits(make_record: MakeRecord) -> None:
+    [field] = [field for field in FIELDS if field.title == "Trainable"]
+    assert field.number(make_record(trainable=1_234_567_890)) == "1234567890"
+
+
+def test_all_verdicts_are_on_the_page_the_first_six_at_once() -> None:
+    some = [Verdict(period=f"period {n}", verdict="is behind", difference="-1", where="CoLA") for n in range(8)]
+    empty = dict.fromkeys(("policy", "library", "library_style", "script", "counts", "runs", "headline", "best"), "")
+    rest: dict[str, Any] = {"figures": [], "tables": [], "choices": [], "header": {}, "fields": FIELDS}
+    text = fill("page.html", **empty, **rest, verdicts=some, tally=tally(some))
+    first, found, more = text.partition("<details><summary>2 more</summary>")
+    assert [one.period in first for one in some] == [True] * 6 + [False] * 2
+    assert found and all(one.period in more for one in some[6:])
+    assert "8 comparisons, most seeds first: ROSA is ahead of LoRA in 0, level in 0, behind in 8." in first
 
 
 def test_the_packed_runs_have_every_fact_and_curve(records: list[RunRecord]) -> None:
@@ -311,8 +346,12 @@ def test_missing_parts_are_left_out(records: list[RunRecord]) -> None:
         (["failed", "completed", "running", "failed"], "4 runs: 1 completed, 2 failed, 1 running"),
     ],
 )
-def test_counted(make_record: MakeRecord, statuses: list[str], expected: str) -> None:
+def test_counted_by_status(make_record: MakeRecord, statuses: list[str], expected: str) -> None:
     assert counted([make_record(status=status) for status in statuses]) == expected
+
+
+def test_thousands_are_separated_as_in_the_list(make_record: MakeRecord) -> None:
+    assert counted([make_record()] * 1234) == "1,234 runs: 1,234 completed"
 
 
 def test_the_head_says_when_and_by_which_versions(make_record: MakeRecord) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 MakeRecord = Callable[..., RunRecord]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, NARROW = (1400, 900), (390, 844)
-SCORES = [0.625, 0.04, 0.51, -0.1, 0.57]
+SCORES = [0.62487, 0.04, 0.51, -0.1, 0.57]
 HOSTILE = "</script><script>alert(1)</script><img src=http://example.org/x onerror=alert(2)>% &amp;"
 # The ratio of luminances of a text and its ground, by WCAG 2.
 CONTRAST = """node => {
@@ -108,7 +108,7 @@ def opened(browser: Any, report: Path) -> Iterator[Callable[..., Any]]:
         view.on("dialog", lambda dialog: messages.append(dialog.message))
         view.goto(report.as_uri() + address)
         view.get_by_text("of 38 runs").wait_for()
-        api.expect(view.get_by_text("They need JavaScript")).to_be_hidden()
+        api.expect(view.get_by_text("need JavaScript")).to_be_hidden()
         return view
 
     yield open_page
@@ -164,6 +164,13 @@ def test_a_click_sorts_scores_numerically(opened: Callable[..., Any]) -> None:
     assert_shows(view, "Seed", ["3", "1", "2", "4", "0"])
     head(view, "Score").click()
     assert_shows(view, "Score", ["62.5", "57.0", "51.0", "4.0", "-10.0"])
+    view.get_by_role("button", name="Clear filters").click()
+    view.get_by_role("searchbox", name="Search all columns").fill("FT")
+    assert_shows(view, "Score", [*["30.0"] * 8, "–"])  # a run without a score is last both ways
+    head(view, "Score").click()
+    head(view, "Score").click()
+    assert_shows(view, "Score", [*["30.0"] * 8, "–"])
+    assert head(view, "Score").get_attribute("aria-sort") == "ascending"
 
 
 def test_any_column_can_be_filtered_by_typing(opened: Callable[..., Any]) -> None:
@@ -171,11 +178,14 @@ def test_any_column_can_be_filtered_by_typing(opened: Callable[..., Any]) -> Non
     view.get_by_placeholder("Search all columns").fill("ia3-4")
     view.get_by_text("1 to 1 of 1 runs (of 38)").wait_for()
     assert_shows(view, "Run", ["ia3-4"])
+    view.get_by_placeholder("Search all columns").fill("62.5")  # as shown, of 62.487
+    assert_shows(view, "Run", ["rosa-0"])
     view.get_by_placeholder("Search all columns").fill("")
-    head(view, "Score").locator(".dtcc-button_dropdown").click()
+    view.get_by_role("button", name="Filter Score").click()
     menu = view.locator(".dtcc-dropdown")
-    menu.get_by_role("combobox").select_option("greater")
-    menu.get_by_role("textbox").fill("50.5")
+    menu.get_by_role("combobox").focus()
+    menu.get_by_role("combobox", name="Comparison").select_option("greater")
+    menu.get_by_role("textbox", name="Filter Score").fill("50.5")
     view.get_by_text("1 to 3 of 3 runs").wait_for()
     assert_shows(view, "Score", ["62.5", "51.0", "57.0"])
 
@@ -243,15 +253,14 @@ def test_two_runs_are_overlaid_and_can_be_linked_to(opened: Callable[..., Any], 
 def test_a_run_can_be_chosen_and_closed_by_keyboard(opened: Callable[..., Any]) -> None:
     view = opened(NARROW)
     view.get_by_placeholder("Search all columns").fill("rosa-")
-    row(view, "rosa-1").get_by_role("link").focus()
-    view.keyboard.press("Enter")
     panel = view.get_by_role("complementary")
-    panel.get_by_text("rosa-1", exact=True).first.wait_for()
-    view.keyboard.press("Tab")
-    panel.get_by_label("Close").focus()
-    view.keyboard.press("Enter")
-    panel.wait_for(state="hidden")
-    assert view.evaluate("document.activeElement.getAttribute('href')") == "#run:rosa-1"
+    for leave in (lambda: panel.get_by_label("Close").press("Enter"), lambda: view.keyboard.press("Escape")):
+        row(view, "rosa-1").get_by_role("link").focus()
+        view.keyboard.press("Enter")
+        api.expect(panel.get_by_role("heading", name="ROSA r=8")).to_be_focused()
+        leave()
+        panel.wait_for(state="hidden")
+        assert view.evaluate("document.activeElement.getAttribute('href')") == "#run:rosa-1"
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -281,7 +290,7 @@ def test_figures_are_shown_and_the_contents_stay_reachable(opened: Callable[...,
 def test_a_run_that_failed_says_why_in_text_that_is_not_markup(opened: Callable[..., Any]) -> None:
     view = opened(WIDE, address="#run:ft-9")
     panel = view.get_by_role("complementary")
-    panel.get_by_text("ft-9", exact=True).first.wait_for()
+    api.expect(panel.get_by_text("ft-9", exact=True).first).to_be_in_viewport()
     assert panel.locator(".error").inner_text() == HOSTILE
     tick(view, "Status", "failed")
     assert_shows(view, "Device", [HOSTILE])
@@ -291,6 +300,29 @@ def test_a_run_that_failed_says_why_in_text_that_is_not_markup(opened: Callable[
     assert view.locator("img:not([data-packed])").count() == 0
     view.get_by_placeholder("Search all columns").fill("<img src=http://example.org/x onerror=alert(2)>% &amp;")
     assert_shows(view, "Run", ["ft-9"])
+
+
+def test_an_address_of_no_run_says_so(opened: Callable[..., Any]) -> None:
+    view = opened(WIDE, address="#run:%&nobody")
+    api.expect(view.locator("aside .error")).to_have_text(
+        ["No run on this page has the id %.", "No run on this page has the id nobody."]
+    )
+
+
+def test_the_page_is_printed_dark_on_white_without_its_controls(opened: Callable[..., Any]) -> None:
+    view = opened(WIDE, scheme="dark")
+    assert light(view, "body", "backgroundColor") < 0.2 and light(view, "body", "color") > 0.8
+    view.emulate_media(media="print", color_scheme="dark")
+    assert light(view, "body", "color") < 0.2 and light(view, "body", "backgroundColor") > 0.8
+    api.expect(view.get_by_role("heading", name="The best on each task")).to_be_visible()
+    for hidden in ("nav.contents", "#runs", "#all-runs"):
+        api.expect(view.locator(hidden)).to_be_hidden()
+
+
+def light(view: Any, place: str, colour: str) -> float:
+    """Return the lightness, from 0 to 1, of a text or its ground."""
+    found = view.locator(place).evaluate(f"node => getComputedStyle(node).{colour}")
+    return sum(map(int, re.findall(r"\d+", found)[:3])) / 765
 
 
 def test_a_script_that_is_added_does_not_run(browser: Any, report: Path) -> None:
@@ -313,10 +345,11 @@ def test_an_old_browser_and_one_without_scripts_show_the_answer_and_say_what_is_
     old = browser.new_page()
     old.add_init_script("delete window.DecompressionStream")
     old.goto(report.as_uri())
-    without = browser.new_page(java_script_enabled=False)
+    without = browser.new_page(java_script_enabled=False, color_scheme="dark")
     without.goto(report.as_uri())
+    assert light(without, "body", "backgroundColor") < 0.2
     for view in (old, without):
-        api.expect(view.get_by_text("They need JavaScript")).to_be_visible()
+        api.expect(view.get_by_text("need JavaScript")).to_be_in_viewport()
         api.expect(view.get_by_role("heading", name="The best on each task")).to_be_visible()
         view.close()
 

@@ -1,5 +1,6 @@
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
@@ -8,6 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.show.curve import BAR, MOST, bars, chosen
 from rosa_bench.report.show.lines import table_lines
+from rosa_bench.report.show.one_run import blocks
 from rosa_bench.report.show.outcome import outcome_lines
 from rosa_bench.report.writers.text import percent
 
@@ -74,3 +76,12 @@ def test_bars_grow_with_the_score_and_errors_over_many_orders_with_its_logarithm
     assert "logarithmic" in bars([1e-12, 1.0], logarithmic=True)[1]
     assert bars([0.2, 0.2, float("nan"), None])[0] == [BAR, BAR, 0, 0]
     assert bars([None])[0] == [0]
+
+
+def test_runs_that_trained_in_one_pass_have_no_costs_of_their_own(over_seeds: OverSeeds) -> None:
+    runs = over_seeds([0.5, 0.6], time_s={"total": 12.3}, memory_bytes={"train": 700 << 20})
+    assert "12.3 s" in (text := "\n".join(outcome_lines(runs, 200))) and "700" in text
+    runs[0].packed, runs[0].memory_bytes["train"], runs[0].time_s["total"] = 3, 2100 << 20, 36.9
+    assert "\n".join(outcome_lines(runs, 200)) == text
+    [said] = [dict(block.lines).get("packed") for block in blocks(runs[0], Path("x.json")) if block.title == "Cost"]
+    assert said == "3 runs in one pass; time and peak are of all of them"

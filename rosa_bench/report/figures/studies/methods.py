@@ -59,7 +59,7 @@ WORDS = {
 
 def draw(groups: list[Group]) -> Drawing | None:
     """Draw one row per comparison: a list of its methods, and the score against each of `COSTS`; None without any."""
-    found = [one for one in method_comparisons(groups) if all(_shown(one, cost) for cost in COSTS)]
+    found = [one for one in method_comparisons(groups) if one.measured]
     if not found:
         return None
     heights = [max(LEAST_IN, LINE_IN * len(one.rows)) for one in found]
@@ -101,22 +101,20 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
     ax.set_xlabel(_score_label(one))
 
 
-def _shown(one: MethodComparison, cost: Cost) -> list[Point]:
-    """Return the points of one plot that are inside its axes."""
-    shown = inside_fence(scores_of(one), one.scale)
-    return [point for point in points_of(one, cost) if point.y in shown]
-
-
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
-    points = _shown(one, cost)
-    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
-    limits = _limits(inside_fence(scores_of(one), one.scale))
+    shown = inside_fence(scores_of(one), one.scale)
+    points = [point for point in points_of(one, cost) if point.y in shown]
+    limits = _limits(shown)
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
     ax.tick_params(axis="y", labelleft=is_first)
     ax.grid(linewidth=0.3, alpha=0.4)
     ax.set_axisbelow(True)
+    if not points:  # no score that the axis shows has a known cost
+        ax.set_xticks([])
+        return
+    set_log_axis(ax, [point.x for point in points], doubling=False, form=cost.form, least=3)
     front = sorted(point.mean for point in points if point.on_front)
     plot_front(ax, front, until=ax.get_xlim()[1])
     for point in points:

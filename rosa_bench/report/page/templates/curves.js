@@ -1,7 +1,7 @@
 // Curves of one or two runs against epochs.
 
-const CURVES = { width: 340, height: 160, left: 56, right: 330, top: 8, bottom: 124 };
-const MARKED = 30; // curves of at most this many points have a mark at each
+const CURVES = { width: 340, height: 160, left: 56, right: 324, top: 8, bottom: 124 };
+const MARKED = 30; // curves of at most this many points have a mark at each; longer ones at single points between gaps
 
 // The curves of the runs by title: [{ title, lines: [{ run, epochs, values }] }].
 function curvesOf(runs, chosen) {
@@ -33,7 +33,9 @@ function drawLine(line, { x, y, look, selected }) {
       "stroke-dasharray": look.dash,
     }),
   );
-  const marked = points.flat().filter(([epoch]) => line.values.length <= MARKED || epoch === selected);
+  const marked = points.flatMap((piece) =>
+    piece.filter(([epoch]) => line.values.length <= MARKED || piece.length === 1 || epoch === selected),
+  );
   const marks = marked.map(([epoch, value]) =>
     shape(
       "circle",
@@ -65,4 +67,9 @@ function curvePlot(runs, { title, lines }, looks) {
     ),
   );
   return element("figure", { class: "curve" }, element("figcaption", {}, title), picture);
+}
+
+function curvePlots(runs, chosen, looks) {
+  const plots = curvesOf(runs, chosen).map((curves) => curvePlot(runs, curves, looks));
+  return element("div", { class: "curves" }, ...plots);
 }

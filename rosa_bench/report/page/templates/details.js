@@ -5,19 +5,20 @@ const PAIR = [
   { colour: "#c2410c", dash: "6 3" },
 ];
 
-// The lines of some runs' details, by group: [{ group, lines: [{ key, texts, expected }] }], as far as any run has them.
+// The lines of some runs' details that any of them has, by group. A fact is its text and, if a setting differs from it,
+// the protocol's value.
 function factsOf(runs, chosen) {
   const groups = new Map();
   for (const column of runs.facts) {
-    const found = chosen.map((run) => valueOf(column, run));
-    if (found.every((fact) => fact === null)) continue;
+    const facts = chosen.map((run) => valueOf(column, run));
+    if (facts.every((fact) => fact === null)) continue;
     if (!groups.has(column.group)) groups.set(column.group, []);
-    groups.get(column.group).push({ key: column.key, texts: found.map((fact) => fact && fact[0]), found });
+    groups.get(column.group).push({ key: column.key, facts });
   }
   return groups;
 }
 
-function factLine({ key, found: [[text, expected]] }) {
+function factLine({ key, facts: [[text, expected]] }) {
   const shown =
     expected === null
       ? [text]
@@ -29,12 +30,6 @@ function factList(group, lines) {
   return [element("h4", {}, group), element("dl", { class: "facts" }, ...lines.flatMap(factLine))];
 }
 
-function statusOf(runs, run) {
-  const column = runs.fields.find((field) => field.title === "Status");
-  const status = valueOf(column, run);
-  return element("span", { class: "status", "data-status": status }, status);
-}
-
 function oneRun(runs, run) {
   const error = valueOf(runs.errors, run);
   const looks = new Map([[run, { colour: valueOf(runs.colours, run), dash: "none", name: "" }]]);
@@ -42,20 +37,20 @@ function oneRun(runs, run) {
     element("h3", { tabindex: -1 }, ...labelOf(runs, run)),
     element("p", {}, statusOf(runs, run), " ", element("span", { class: "quiet id" }, runs.ids[run])),
     ...(error === null ? [] : [element("p", { class: "error" }, error)]),
-    ...curvesOf(runs, [run]).map((curves) => curvePlot(runs, curves, looks)),
+    curvePlots(runs, [run], looks),
     element("p", { class: "quiet" }, "Tick the box of another run to lay both over each other."),
     ...[...factsOf(runs, [run])].flatMap(([group, lines]) => factList(group, lines)),
   ];
 }
 
-function differences(lines, names) {
-  const head = element("tr", {}, ...["", ...names].map((name) => element("th", { scope: "col" }, name)));
-  const rows = lines.map(({ key, texts }) =>
+function differences(group, lines, names) {
+  const head = element("tr", {}, ...[group, ...names].map((name) => element("th", { scope: "col" }, name)));
+  const rows = lines.map(({ key, facts }) =>
     element(
       "tr",
       {},
       element("th", { scope: "row" }, key),
-      ...texts.map((text) => element("td", {}, text === null ? "–" : text)),
+      ...facts.map((fact) => element("td", {}, fact === null ? "–" : fact[0])),
     ),
   );
   const table = element("table", { class: "figures" }, element("thead", {}, head), element("tbody", {}, ...rows));
@@ -77,27 +72,27 @@ function twoRuns(runs, chosen) {
       swatch(PAIR[place]),
       ` ${names[place]}: `,
       ...labelOf(runs, run),
-      element("a", { class: "id", href: `#run:${runs.ids[run]}` }, runs.ids[run]),
+      element("a", { class: "id", href: addressOf(runs, [run]) }, runs.ids[run]),
     ),
   );
   const differing = [...factsOf(runs, chosen)]
-    .map(([group, lines]) => [group, lines.filter(({ texts }) => texts[0] !== texts[1])])
+    .map(([group, lines]) => [group, lines.filter(({ facts: [one, other] }) => one?.[0] !== other?.[0])])
     .filter(([, lines]) => lines.length);
   const settings = differing.filter(([group]) => group === "Settings");
   const others = differing.filter(([group]) => group !== "Settings");
   return [
     element("h3", { tabindex: -1 }, "Two runs overlaid"),
     element("ul", { class: "legend" }, ...legend),
-    ...curvesOf(runs, chosen).map((curves) => curvePlot(runs, curves, looks)),
+    curvePlots(runs, chosen, looks),
     element("h4", {}, "Settings that differ"),
     ...(settings.length
-      ? settings.map(([, lines]) => differences(lines, names))
+      ? settings.map(([group, lines]) => differences(group, lines, names))
       : [element("p", { class: "quiet" }, "None.")]),
     element(
       "details",
       {},
       element("summary", {}, "Scores, costs and provenance that differ"),
-      ...others.flatMap(([group, lines]) => [element("h4", {}, group), differences(lines, names)]),
+      ...others.map(([group, lines]) => differences(group, lines, names)),
     ),
   ];
 }

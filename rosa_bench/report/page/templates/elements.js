@@ -18,6 +18,13 @@ function escaped(text) {
   return text.replace(/[&<>"']/g, (letter) => `&#${letter.charCodeAt(0)};`);
 }
 
+// The address names the chosen runs, so that they can be linked to: #run:one or #run:one&other.
+const PREFIX = "#run:";
+
+function addressOf(runs, chosen) {
+  return PREFIX + chosen.map((run) => encodeURIComponent(runs.ids[run])).join("&");
+}
+
 // A run's label: a method with its rank in bold, and what else sets it apart.
 function labelOf(runs, run) {
   const [name, others] = valueOf(runs.labels, run);
@@ -26,4 +33,9 @@ function labelOf(runs, run) {
 
 function labelText(runs, run) {
   return valueOf(runs.labels, run).join(", ");
+}
+
+function statusOf(runs, run) {
+  const status = valueOf(fieldOf(runs, "Status"), run);
+  return element("span", { class: "status", "data-status": status }, status);
 }

@@ -2,33 +2,47 @@
 
 function labelCell(runs, run) {
   const box = element("input", { type: "checkbox", "aria-label": `Overlay ${labelText(runs, run)}`, "data-run": run });
-  const link = element("a", { href: `#run:${runs.ids[run]}` }, ...labelOf(runs, run));
+  const link = element("a", { href: addressOf(runs, [run]) }, ...labelOf(runs, run));
   return element("div", { class: "label" }, box, link);
 }
 
-function statusText(status) {
-  return `<span class="status" data-status="${status}">${status}</span>`;
+// A column of numbers. DataTables filters by number if a type's name has "num" in it.
+const NUMBER = "num-known-first";
+
+// Compare two numbers, -1 to sort descending. Unknown ones, which are empty, are last both ways.
+function byNumber(direction) {
+  return (one, other) => (one === "") - (other === "") || direction * (one - other);
+}
+
+// Filter by the number that is shown: 68.9, and not 68.868515. One that is shown otherwise (627 k) is filtered in full.
+function numberOf([text, number], type) {
+  return type === "display" || (type === "filter" && Number.isFinite(Number(text))) ? text : number;
 }
 
 // What DataTables reads for some purpose: display, filter, sort. It takes every text as HTML, so all are escaped.
-function cellOf(runs, field, { run, type }) {
+function cellOf(field, { run, type }) {
   const value = valueOf(field, run);
-  if (type === "display" && field.title === "Variant") return labelCell(runs, run);
-  if (type === "display" && field.title === "Status") return statusText(escaped(value));
-  if (field.kind === "number") return escaped(value[type === "display" ? 0 : 1]);
-  return escaped(value);
+  return escaped(field.kind === "number" ? numberOf(value, type) : value);
 }
 
+// The cells that are more than their text.
+const DRAWN = { Variant: labelCell, Status: statusOf };
+
 function columnOf(runs, field) {
+  const filter = { extend: field.kind === "choice" ? "searchList" : "search", titleAttr: `Filter ${field.title}` };
   return {
     className: field.kind,
-    type: field.kind === "number" ? "num" : "string",
-    columnControl: [[field.kind === "choice" ? "searchList" : "search"]],
-    data: ({ run }, type) => cellOf(runs, field, { run, type }),
+    type: field.kind === "number" ? NUMBER : "string",
+    columnControl: [{ extend: "dropdown", text: `Filter ${field.title}`, content: [filter] }],
+    data: ({ run }, type) => cellOf(field, { run, type }),
+    createdCell: (cell, _, { run }) => {
+      if (field.title in DRAWN) cell.replaceChildren(DRAWN[field.title](runs, run));
+    },
   };
 }
 
 function makeList(DataTable, runs) {
+  DataTable.type(NUMBER, { className: "dt-type-numeric", order: { asc: byNumber(1), desc: byNumber(-1) } });
   return new DataTable("#runs", {
     data: runs.ids.map((_, run) => ({ run })),
     columns: runs.fields.map((field) => columnOf(runs, field)),
@@ -44,7 +58,7 @@ function makeList(DataTable, runs) {
       bottomEnd: ["pageLength", "paging"],
     },
     language: {
-      search: "",
+      search: '<span class="unseen">Search all columns</span>',
       searchPlaceholder: "Search all columns",
       info: "_START_ to _END_ of _TOTAL_ runs",
       infoEmpty: "no run",
@@ -55,6 +69,11 @@ function makeList(DataTable, runs) {
   });
 }
 
+// Name what DataTables does not: in the filter of a number, the choice of equal, greater and so on.
+document.addEventListener("focusin", ({ target }) => {
+  if (target.matches(".dtcc-dropdown select")) target.ariaLabel = "Comparison";
+});
+
 // Show in the list which runs are chosen.
 function markChosen(table, chosen) {
   for (const row of table.table().body().querySelectorAll("tr[data-run]")) {
@@ -64,20 +83,14 @@ function markChosen(table, chosen) {
   }
 }
 
-// Put the panel under a run's row, on whatever page that is. Returns whether the filters let the run through.
+// Put the panel under a run's row, on whatever page that is. Returns that row; null if the filters leave it out.
 function putUnder(table, run, panel) {
   const order = table.rows({ search: "applied", order: "applied" }).indexes().toArray();
   const place = order.indexOf(run);
-  if (place < 0) return false;
+  if (place < 0) return null;
   const page = Math.floor(place / table.page.len());
   if (page !== table.page()) table.page(page).draw("page");
-  table.row(run).child(panel, "under").show();
-  return true;
-}
-
-function takeFromUnder(table, holder, panel) {
-  holder.append(panel);
-  table.rows().every(function () {
-    if (this.child.isShown()) this.child.remove();
-  });
+  const row = table.row(run);
+  row.child(panel, "under").show();
+  return row;
 }

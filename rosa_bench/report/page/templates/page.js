@@ -2,17 +2,29 @@
 
 const NARROW = matchMedia("(max-width: 64rem)");
 const DARK = matchMedia("(prefers-color-scheme: dark)");
-const PREFIX = "#run:";
 
-// The address names the chosen runs, so that they can be linked to: #run:one or #run:one&other.
-function chosenRuns(runs) {
-  if (!location.hash.startsWith(PREFIX)) return [];
-  const ids = location.hash.slice(PREFIX.length).split("&").map(decodeURIComponent);
-  return ids.map((id) => runs.ids.indexOf(id)).filter((run) => run >= 0).slice(0, 2);
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // typed by hand
+  }
 }
 
-function addressOf(runs, chosen) {
-  return PREFIX + chosen.map((run) => encodeURIComponent(runs.ids[run])).join("&");
+// The ids in the address, two at most.
+function askedIds() {
+  if (!location.hash.startsWith(PREFIX)) return [];
+  return location.hash.slice(PREFIX.length).split("&").filter(Boolean).map(decoded).slice(0, 2);
+}
+
+function chosenRuns(runs) {
+  return askedIds().map((id) => runs.ids.indexOf(id)).filter((run) => run >= 0);
+}
+
+function contentOf(runs, chosen) {
+  const missing = askedIds().filter((id) => !runs.ids.includes(id));
+  const notes = missing.map((id) => element("p", { class: "error" }, `No run on this page has the id ${id}.`));
+  return [...notes, ...(chosen.length === 2 ? twoRuns(runs, chosen) : chosen.flatMap((run) => oneRun(runs, run)))];
 }
 
 // What is at the finger must not move while the panel moves there.
@@ -27,18 +39,22 @@ function makePanel(runs, table) {
   const beside = document.getElementById("beside");
   const plot = document.getElementById("memory");
   let touched = null; // where the last run was chosen
+  let byKeyboard = false; // whether a key followed a link there
+  let row = null; // the row that the panel is under
 
   const place = (chosen) => {
-    takeFromUnder(table, beside, panel);
+    beside.append(panel);
+    row?.child.remove();
+    row = null;
     if (!NARROW.matches || !chosen.length) return;
     if (plot.contains(touched)) plot.after(panel);
-    else if (!putUnder(table, chosen.at(-1), panel)) beside.prepend(panel);
+    else if (!(row = putUnder(table, chosen.at(-1), panel))) beside.prepend(panel);
   };
   const show = () => {
     const chosen = chosenRuns(runs);
-    const content = chosen.length === 2 ? twoRuns(runs, chosen) : chosen.flatMap((run) => oneRun(runs, run));
+    const content = contentOf(runs, chosen);
     keepInPlace(touched?.closest("tr") ?? touched, () => {
-      panel.hidden = !chosen.length;
+      panel.hidden = !content.length;
       panel.querySelector(".content").replaceChildren(...content);
       place(chosen);
     });
@@ -47,6 +63,8 @@ function makePanel(runs, table) {
     document.getElementById("said").textContent = chosen.length
       ? `Details of ${chosen.map((run) => labelText(runs, run)).join(" and of ")} are shown.`
       : "";
+    if (byKeyboard) panel.querySelector("h3")?.focus({ preventScroll: true });
+    byKeyboard = false;
   };
   const choose = (chosen) => {
     if (chosen.length) location.hash = addressOf(runs, chosen);
@@ -55,8 +73,17 @@ function makePanel(runs, table) {
       show();
     }
   };
+  const close = () => {
+    const [run] = chosenRuns(runs);
+    choose([]);
+    document.querySelector(`#runs tr[data-run="${run}"] a`)?.focus({ preventScroll: true });
+  };
 
-  document.addEventListener("click", (event) => (touched = event.target), { capture: true });
+  const touch = ({ target, detail }) => {
+    touched = target;
+    byKeyboard = detail === 0 && target.closest("a") !== null;
+  };
+  document.addEventListener("click", touch, { capture: true });
   table.on("click", "tbody tr[data-run]", (event) => {
     const run = Number(event.currentTarget.dataset.run);
     if (event.target.matches("input")) {
@@ -65,14 +92,12 @@ function makePanel(runs, table) {
     } else if (!event.target.closest("a")) choose([run]);
   });
   table.on("draw", () => markChosen(table, chosenRuns(runs)));
-  panel.querySelector(".close").addEventListener("click", () => {
-    const [run] = chosenRuns(runs);
-    choose([]);
-    document.querySelector(`#runs tr[data-run="${run}"] a`)?.focus({ preventScroll: true });
-  });
+  panel.querySelector(".close").addEventListener("click", close);
+  panel.addEventListener("keydown", ({ key }) => key === "Escape" && close());
   addEventListener("hashchange", show);
   NARROW.addEventListener("change", show);
   show();
+  if (!panel.hidden) panel.scrollIntoView(); // the page was opened by the address of a run
 }
 
 async function showFigures() {
@@ -82,20 +107,19 @@ async function showFigures() {
 }
 
 function followScheme() {
-  document.documentElement.classList.toggle("dark", DARK.matches); // DataTables' own name
+  document.documentElement.classList.toggle("dark", DARK.matches); // for DataTables; page.css asks by itself
 }
 
 async function showRuns() {
   const { default: DataTable } = await import(await unpackedAddress("packed-library", "text/javascript"));
-  const runs = await unpackedRuns();
+  const runs = await unpacked("packed-runs").json();
   makeScatter(runs, document.getElementById("memory"), NARROW);
   makePanel(runs, makeList(DataTable, runs));
 }
 
 followScheme();
 DARK.addEventListener("change", followScheme);
-if ("DecompressionStream" in window) {
-  document.getElementById("needs").hidden = true;
-  showFigures();
-  showRuns();
-}
+Promise.all([showFigures(), showRuns()]).catch((error) => {
+  document.getElementById("needs").hidden = false;
+  throw error;
+});

@@ -19,7 +19,7 @@ from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.figures.drawing import Drawing, styled
 from rosa_bench.report.figures.plotting.front import FRONT
-from rosa_bench.report.figures.studies import methods
+from rosa_bench.report.figures.studies import methods, methods_list
 from rosa_bench.report.figures.studies.methods_list import MANY, fence_of, inside_fence
 from rosa_bench.report.make_figures import draw_figures
 from rosa_bench.report.make_tables import write_table
@@ -133,6 +133,28 @@ def test_nothing_is_drawn_without_memory(runs: list[RunRecord]) -> None:
     for run in runs:
         run.memory_bytes.clear()
     assert methods.draw(select(runs)) is None
+
+
+def test_nothing_is_drawn_of_the_memory_of_runs_that_trained_in_one_pass(runs: list[RunRecord]) -> None:
+    for run in runs:
+        run.packed = 3
+    assert methods.draw(select(runs)) is None
+
+
+def test_a_plot_is_empty_if_the_only_method_with_memory_is_far_below_all_others(
+    runs: list[RunRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(methods_list, "MANY", len(ARMS))
+    for run in runs:
+        if run.settings.method.name in ("ia3", "bitfit"):
+            run.selected[run.scores.reported] = 0.67
+        if run.settings.method.name != "head_only":
+            run.memory_bytes.clear()
+    drawing = methods.draw(select(runs))
+    assert drawing is not None
+    left, right, listed = drawing.figure.axes
+    assert (markers(left), left.get_xticks().size, len(markers(right))) == (set(), 0, len(ARMS) - 1)
+    assert [text.get_text() for text in listed.texts] == ["← 30.0"]
 
 
 def test_the_table_has_the_costs_beside_the_score(runs: list[RunRecord], tmp_path: Path) -> None:
