@@ -109,13 +109,23 @@ def _compared(
 def _usual_seeds(methods: Collection[Mapping[str, Cell]], among: Iterable[str]) -> dict[str, frozenset[int]]:
     """Return, for each task, the seeds that at least half of the methods have; all seeds if they share none.
 
-    It is half of the methods of that task that most were run on. So a sweep that was stopped in its last task is still
-    compared on the others.
+    It is half of the methods of that task that most were run on, and a method has a seed if it has most of its rates
+    there. So a sweep that was stopped in its last task is still compared on the others, and one that was stopped within
+    a seed on the seeds before.
     """
     half = math.ceil(max(sum(task in cells for cells in methods) for task in among) / 2)
-    counts = {task: Counter(_seeds_run(methods, task)) for task in among}
+    counts = {
+        task: Counter(seed for cells in methods if task in cells for seed in _tuned_seeds(cells[task]))
+        for task in among
+    }
     usual = {task: frozenset(seed for seed, n in found.items() if n >= half) for task, found in counts.items()}
     return usual if any(usual.values()) else {task: frozenset(found) for task, found in counts.items()}
+
+
+def _tuned_seeds(cell: Cell) -> set[int]:
+    """Return the seeds of a cell that have more than half of the learning rates of the seed with most."""
+    rates = Counter(run.settings.seed for run in cell.tried)
+    return {seed for seed, count in rates.items() if 2 * count > max(rates.values())}
 
 
 def _seeds_run(methods: Iterable[Mapping[str, Cell]], task: str) -> list[int]:

@@ -10,6 +10,8 @@ from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
+    UNSETTLED,
+    UNSETTLED_NOTE,
     changed_words,
     data_note,
     device_words,
@@ -133,11 +135,12 @@ def _task(run: RunRecord) -> str:
 
 
 def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: Scale) -> list[Entry]:
-    at_an_end = any(cell.at_an_end for cell in row.cells.values())
-    score, lead = row.score, row.against_lora
+    cells, score, lead = row.cells.values(), row.score, row.against_lora
+    at_an_end, unsettled = any(cell.at_an_end for cell in cells), any(cell.runner_up is not None for cell in cells)
+    marks = f"{AT_AN_END if at_an_end else ''}{UNSETTLED if unsettled else ''}"
     difference = None if lead is None else scale.signed(lead.mean, lead.low, lead.high)
     return [
-        Entry(mean=scale.text(score.mean, score.low, score.high), mark=AT_AN_END if at_an_end else ""),
+        Entry(mean=scale.text(score.mean, score.low, score.high), mark=marks),
         Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),
@@ -153,8 +156,15 @@ def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> l
     at_an_end = any(cell.at_an_end for row in one.rows for cell in row.cells.values())
     timed = [run for run in one.tried if step_time_s(run) is not None]
     shared = [count for run in timed if (count := run.device.shared_by or 1) > 1]
+    unsettled = "; ".join(
+        f"{row.name} {cell.runner_up:g} on {title}"
+        for row in one.rows
+        for cell, title in zip(row.cells.values(), one.titles().values(), strict=True)
+        if cell.runner_up is not None
+    )
     return [
         *([END_NOTE] if at_an_end else []),
+        *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else []),
         *([FEW_SEEDS_NOTE] if any(found and found.has_few_seeds for found in significant) else []),
         *(
             [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]

@@ -11,8 +11,10 @@ from scipy.stats import t
 from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.comparable import method_comparisons
+from rosa_bench.report.cells.header import UNSETTLED
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import select
+from rosa_bench.report.tables import methods as table
 
 MakeRecord = Callable[..., RunRecord]
 METHODS = ("lora", "ft", "ia3", "bitfit")
@@ -129,6 +131,28 @@ def test_seeds_that_most_methods_lack_are_compared_apart(make_runs: Callable) ->
     assert found.spare_note == (
         "other seeds, which most methods lack, are compared apart in the table of methods; methods that have some: 2"
     )
+
+
+@pytest.mark.parametrize(("rates", "seeds"), [(1, (0,)), (2, (0, 1)), (3, (0, 1))])
+def test_a_sweep_that_stopped_within_a_seed_is_compared_on_the_seeds_before(
+    make_runs: Callable, rates: int, seeds: tuple[int, ...]
+) -> None:
+    """Else each method would be compared at the one rate that has most seeds, which need not be its best."""
+    scores = {"lr=6e-4": 0.5, "lr=2e-3": 0.4, "lr=2e-4": 0.6}
+    runs = [
+        run
+        for method in METHODS
+        for place, (lr, score) in enumerate(scores.items())
+        for run in make_runs(method, lr, cola=[score, score + 0.01] if place < rates else [score])
+    ]
+    found = only(runs)
+    assert tuple(found.seeds) == seeds
+    best = {cell.lr for one in found.rows for cell in one.cells.values()}
+    assert best == ({6e-4} if rates == 2 else {2e-4})
+    [section] = table.build(select(runs)).sections
+    unsettled = rates == 2  # the best rate has a seed less than those that are compared
+    assert {UNSETTLED in line.entries[0].mark for line in section.lines} == {unsettled}
+    assert any("LoRA 0.0002 on CoLA" in note for note in section.notes) is unsettled
 
 
 @pytest.mark.parametrize("methods", [("ft",), ("lora", "ft")])
