@@ -22,6 +22,8 @@ from rosa_bench.report.cells.arms import (
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
+    UNSETTLED,
+    UNSETTLED_NOTE,
     changed_words,
     device_words,
     heading,
@@ -114,6 +116,12 @@ def _section(
     first, labels, ends = next(iter(runs.values())), arm_labels(runs), open_ended(cells)
     titles = ["Trainable", *(measure.title for measure in measures), "Peak memory", "Resamples", "lr", "Seeds"]
     every_run = [run for cell in cells.values() for run in cell.runs]
+    unsettled = {variant: cell.runner_up for variant, cell in cells.items() if cell.runner_up is not None}
+    marks = {
+        variant: f"{AT_AN_END if variant in ends else ''}{UNSETTLED if variant in unsettled else ''}"
+        for variant in cells
+    }
+    which = "; ".join(f"{labels[variant]} {lr:g}" for variant, lr in unsettled.items())
     header = {
         "Task": first.settings.task.title,
         **facts(first),
@@ -131,10 +139,14 @@ def _section(
         columns=[Column(title=title) for title in titles],
         head="Arm",
         lines=[
-            Line(label=labels[variant], entries=_entries(cell, measures, AT_AN_END if variant in ends else ""))
+            Line(label=labels[variant], entries=_entries(cell, measures, marks[variant]))
             for variant, cell in cells.items()
         ],
-        notes=[*([END_NOTE] if ends else []), *([shared] if (shared := sharing_words(every_run)) else [])],
+        notes=[
+            *([END_NOTE] if ends else []),
+            *([f"{UNSETTLED_NOTE}{which}"] if which else []),
+            *([shared] if (shared := sharing_words(every_run)) else []),
+        ],
     )
 
 

@@ -13,10 +13,10 @@ INTRO = [
     "after training, in nats per token."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:.4g}",
+    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:#.4g}",
             possible=lambda _: POSITIVE),
     Measure(title="Bits per character", key="bits_per_character",
-            value=lambda run: run.selected.get("bits_per_character"), form="{:.4g}",
+            value=lambda run: run.selected.get("bits_per_character"), form="{:#.4g}",
             possible=lambda _: POSITIVE),
     Measure(title="Forgetting", key="forgetting",
             value=lambda run: run.forgetting.rise if run.forgetting else None, form="{:+.3f}"),

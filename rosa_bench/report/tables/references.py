@@ -13,9 +13,9 @@ INTRO = [
     "exponential. Lower is better. No output is scored here: Table 3 has the runs that report a score of their outputs."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:.4g}",
+    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:#.4g}",
             possible=lambda _: POSITIVE),
-    Measure(title="Perplexity", key="perplexity", value=lambda run: run.selected.get("perplexity"), form="{:.4g}",
+    Measure(title="Perplexity", key="perplexity", value=lambda run: run.selected.get("perplexity"), form="{:#.4g}",
             possible=lambda _: POSITIVE),
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from scipy.stats import t
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
+from rosa_bench.report.cells.header import UNSETTLED
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.make_tables import build_tables, make_tables
 from rosa_bench.report.tables import language, memorisation
@@ -68,6 +69,15 @@ def test_peak_memory_that_differs_between_runs_is_a_range(make_memorised: MakeRe
     assert [row(section, label)["Peak memory"] for label in ("LoRA r=8", "FT")] == ["1,024", "1,000 to 1,051"]
 
 
+def test_a_rate_with_fewer_seeds_that_may_be_better_is_marked_and_named(make_memorised: MakeRecord) -> None:
+    runs = [make_memorised(0.5, "method=lora", "lr=2e-3", f"seed={seed}") for seed in (0, 1)]
+    runs.append(make_memorised(0.9, "method=lora", "lr=6e-3", "seed=0"))
+    [section] = memorisation.build(select(runs)).sections
+    [entry] = [entry for entry in section.lines[0].entries if entry.mean == "0.002"]
+    assert UNSETTLED in entry.mark
+    assert any(note.startswith(UNSETTLED) and note.endswith("LoRA r=8 0.006") for note in section.notes)
+
+
 def test_intervals_end_where_values_end(make_memorised: MakeRecord) -> None:
     runs = [
         make_memorised(recall, "method=lora", f"rank={rank}", f"seed={seed}", trainable=10_000)
@@ -116,8 +126,8 @@ def test_a_row_of_language_modelling_has_loss_floor_and_forgetting(make_continue
     table = language.build(select(runs))
     [section] = table.sections
     lora, ft = row(section, "LoRA r=8"), row(section, "FT")
-    assert (lora["Loss"], lora["Bits per character"], lora["Forgetting"]) == ("1.5", "2.25", "+0.250")
-    assert (ft["Loss"], ft["Forgetting"]) == ("1.75", None)
+    assert (lora["Loss"], lora["Bits per character"], lora["Forgetting"]) == ("1.500", "2.250", "+0.250")
+    assert (ft["Loss"], ft["Forgetting"]) == ("1.750", None)
     assert section.header["Floor"] == "1.25 nats per token"
     assert [line["forgetting"] for line in table.tidy] == ["", "0.25"]
 
@@ -128,7 +138,7 @@ def test_the_learning_rate_is_chosen_by_held_out_rows_and_marked_at_an_end(make_
         for lr, loss, held_out in (("1e-4", 1.0, 3.0), ("1e-3", 2.0, 2.0), ("1e-2", 1.5, 2.5))
     ]
     [section] = language.build(select(runs)).sections
-    assert (row(section, "LoRA r=8")["Loss"], row(section, "LoRA r=8")["lr"]) == ("2", "0.001")
+    assert (row(section, "LoRA r=8")["Loss"], row(section, "LoRA r=8")["lr"]) == ("2.000", "0.001")
     assert [entry.mark for entry in section.lines[0].entries if entry.mark] == []
     [section] = language.build(select(runs[:2])).sections
     assert [entry.mark for entry in section.lines[0].entries if entry.mark] == ["‡"]
