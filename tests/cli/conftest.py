@@ -2,7 +2,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,10 +66,13 @@ def rosa_bench(
 
 @pytest.fixture
 def process(here: Path) -> Callable[..., Outcome]:
-    """``process("rank=0", KEY="value")``: run that command line in a process of its own, with that environment."""
+    """``process("rank=0", KEY="value")``: run that command line in a process of its own, with that environment.
 
-    def call(*arguments: str, **environment: str) -> Outcome:
-        command = [sys.executable, "-m", "rosa_bench.cli.main", *arguments]
+    ``python`` is the command that starts Python, such as `warm_python`.
+    """
+
+    def call(*arguments: str, python: Sequence[str] = (sys.executable,), **environment: str) -> Outcome:
+        command = [*python, "-m", "rosa_bench.cli.main", *arguments]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         done = subprocess.run(command, cwd=here, env=variables, capture_output=True, check=False)
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))  # in any encoding
