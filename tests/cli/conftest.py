@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from rosa_bench.cli.main import main
+from rosa_bench.system import stopping
 
 
 class Outcome(NamedTuple):
@@ -42,7 +44,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rosa_bench(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Outcome]]:
-    """``rosa_bench("task=cola", ...)``: run that command line in this process."""
+    """``rosa_bench("task=cola", ...)``: run that command line in this process.
+
+    SIGTERM and SIGHUP are not its own: they end the tests, instead of failing the one that happens to run.
+    """
+    monkeypatch.setattr(stopping, "SIGNALS", (signal.SIGINT,))
     root, ours = logging.getLogger(), logging.getLogger("rosa_bench")
     before = (root.handlers[:], root.level, ours.level)
 
