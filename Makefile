@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
-# Compile on all cores, but not the many models and tests that nobody imports. It fails at a file of torch for later
-# versions of Python, which is not needed.
-COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/transformers/models/|/tests?/|/testing/' $(VENV)/lib || true
+# Compile on all cores, but not what hardly any run or test imports. It fails at a file of torch for later versions of
+# Python, which is not needed.
+SELDOM  := /transformers/models/|/tests?/|/testing/|/torch/_inductor/|/(fontTools|networkx|nltk|pip|playwright|pygments|setuptools)/
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || true
 # One process per core, and one thread in each of them and of the programs that they start: more would wait for each
 # other. Each process takes neighbouring tests, which share what they build.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal

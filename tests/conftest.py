@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
+import yaml
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
+from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 
 from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.config.composing.parse import parse
@@ -27,6 +29,7 @@ from rosa_bench.records.record import RunRecord, from_values
 from rosa_bench.training.observer import Observer
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from rosa_bench.training.state import Training
@@ -49,8 +52,6 @@ SHAPES_CHECKED = (
     "training/test_packed.py", "runs/packing",
 )  # fmt: skip
 
-torch.set_num_threads(1)  # several workers share the cores
-
 # The same examples every time, and none stored on disk, so that everyone sees the same failures.
 settings.register_profile("rosa_bench", derandomize=True, database=None, deadline=None)
 settings.load_profile("rosa_bench")
@@ -72,31 +73,51 @@ gc.disable()  # while tests are imported
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector all that imports have made: every run begins with a full collection."""
+    """Spare the garbage collector all that imports have made: every run begins with a full collection.
+
+    The process that only hands out tests never comes here, and never imports torch.
+    """
+    import torch
+
+    torch.set_num_threads(1)  # several workers share the cores
+    gc.freeze()
     gc.enable()
-    _set_aside()
 
 
 @pytest.hookimpl(trylast=True)  # after the fixtures of the file have gone
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Spare it also what a file of tests has imported and cached."""
     if nextitem is not None and nextitem.path != item.path:
-        _set_aside()
-
-
-def _set_aside() -> None:
-    gc.collect()
-    gc.freeze()
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked ``gpu`` on a machine without one."""
+    import torch
+
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
+
+@cache
+def _parsed(text: str) -> Any:
+    return yaml.load(text, Loader=get_yaml_loader())
+
+
+def _load(file_: Any, by_omegaconf: Callable[[Any], Any] = OmegaConf.load) -> Any:
+    """Do what ``OmegaConf.load`` does, but parse each text once: Hydra reads a dozen files for every composition."""
+    try:
+        found = _parsed(Path(getattr(file_, "name", file_)).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, TypeError, ValueError):  # which it reports in its own way
+        return by_omegaconf(file_)
+    return OmegaConf.create(found) if isinstance(found, list | dict | str) else by_omegaconf(file_)
+
+
+OmegaConf.load = staticmethod(_load)
 
 ENCODERS = ("tiny_bert", "tiny_roberta")
 
@@ -144,6 +165,8 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
     It is a copy of one that is built once, because building takes several times as long.
     """
+    import torch
+
     from rosa_bench.models.decoder import load_decoder
     from rosa_bench.models.encoder import load_encoder
     from rosa_bench.models.spec import Decoder, Encoder
@@ -236,6 +259,8 @@ def roughened() -> "Callable[..., Any]":
     Only those that train change with ``trained=True``. ``by`` is the noise's standard deviation.
     """
 
+    import torch
+
     def make(model: Any, *, by: float = 0.2, seed: int = 1, trained: bool = False) -> Any:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -251,6 +276,8 @@ def roughened() -> "Callable[..., Any]":
 def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
     """``loud(model)``: the model with weights so large that its output clearly depends on its input."""
 
+    import torch
+
     def make(model: "PreTrainedModel") -> "PreTrainedModel":
         generator = torch.Generator().manual_seed(3)
         with torch.no_grad():
@@ -265,6 +292,8 @@ def loud() -> "Callable[[PreTrainedModel], PreTrainedModel]":
 @pytest.fixture
 def compiling() -> Iterator[None]:
     """Forget what other tests compiled, and do not check shapes in compiled code."""
+    import torch
+
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     jaxtyping_config.update("jaxtyping_disable", True)
@@ -295,6 +324,8 @@ def warm_python() -> Iterator[list[str]]:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Seed torch, so that no test depends on the tests before it."""
+    import torch
+
     if torch.cuda.is_available():
         torch.manual_seed(0)
     else:  # without formatting a traceback for each kind of device that is not there

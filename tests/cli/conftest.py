@@ -1,8 +1,9 @@
 import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from rosa_bench.cli.main import main
+from rosa_bench.system import stopping
 
 
 class Outcome(NamedTuple):
@@ -42,7 +44,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rosa_bench(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., Outcome]]:
-    """``rosa_bench("task=cola", ...)``: run that command line in this process."""
+    """``rosa_bench("task=cola", ...)``: run that command line in this process.
+
+    SIGTERM and SIGHUP are not its own: they end the tests, instead of failing the one that happens to run.
+    """
+    monkeypatch.setattr(stopping, "SIGNALS", (signal.SIGINT,))
     root, ours = logging.getLogger(), logging.getLogger("rosa_bench")
     before = (root.handlers[:], root.level, ours.level)
 
@@ -66,10 +72,13 @@ def rosa_bench(
 
 @pytest.fixture
 def process(here: Path) -> Callable[..., Outcome]:
-    """``process("rank=0", KEY="value")``: run that command line in a process of its own, with that environment."""
+    """``process("rank=0", KEY="value")``: run that command line in a process of its own, with that environment.
 
-    def call(*arguments: str, **environment: str) -> Outcome:
-        command = [sys.executable, "-m", "rosa_bench.cli.main", *arguments]
+    ``python`` is the command that starts Python, such as `warm_python`.
+    """
+
+    def call(*arguments: str, python: Sequence[str] = (sys.executable,), **environment: str) -> Outcome:
+        command = [*python, "-m", "rosa_bench.cli.main", *arguments]
         variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
         done = subprocess.run(command, cwd=here, env=variables, capture_output=True, check=False)
         out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))  # in any encoding

@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 
 from rosa_bench.cli.commands import run as running
 from rosa_bench.config.files.folder import conf_folder
-from rosa_bench.system.errors import PreemptedError
+from rosa_bench.system.errors import PreemptedError, UserError
 
 TINY = ("task=grammar", "model=tiny_bert", "epochs=1", "limit_train=32", "limit_eval=32", "device=cpu")
 
@@ -201,6 +202,22 @@ def test_sigterm_ends_with_its_own_status(rosa_bench: Callable[..., Any], monkey
     monkeypatch.setattr(running, "run_job", preempted)
     for jobs in ([], ["seed=0,1", "-m"]):  # and no other job of a sweep is begun
         assert rosa_bench(*TINY, *jobs)[::2] == (143, "rosa-bench: stopped by SIGTERM after step 3\n")
+
+
+@pytest.mark.parametrize("sweep", [[], ["seed=0,1", "-m"]])
+def test_a_signal_that_ends_the_tests_fails_none_of_them(
+    rosa_bench: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, sweep: list[str]
+) -> None:
+    handlers: list[Any] = []
+
+    def noted(_raw: object) -> None:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        raise UserError("far enough")
+
+    monkeypatch.setattr(running, "run_job", noted)
+    before = signal.getsignal(signal.SIGTERM)
+    assert "far enough" in rosa_bench(*TINY, *sweep).err
+    assert set(handlers) == {before}
 
 
 def test_an_unforeseen_error_is_named_and_its_traceback_offered(

@@ -56,14 +56,14 @@ def test_next_refuses_to_print_a_command_that_an_encoding_would_change(
 
 @pytest.mark.parametrize("arguments", [["task=grammar", "model=tiny_bert"], ["plan", "task=grammar"], ["next"]])
 def test_a_current_folder_that_was_deleted_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
 ) -> None:
-    gone = tmp_path / "gone"
+    gone = here / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(SystemExit) as ended:
         main(arguments)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(here)
     assert ended.value.code == 1
     assert capsys.readouterr().err == "rosa-bench: the current folder was deleted; change to another one\n"

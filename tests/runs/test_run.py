@@ -482,9 +482,9 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(
         return parts(batch, count)
 
     monkeypatch.setattr("rosa_bench.training.loop.parts", watched)
-    no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
+    no_dropout = "+model.random.hidden_dropout_prob=0"
     uneven = ("batch_size=10", "limit_train=35")
-    whole, split = (run(make_setup(*uneven, *no_dropout, f"accumulate={count}")) for count in (1, 3))
+    whole, split = (run(make_setup(*uneven, no_dropout, f"accumulate={count}")) for count in (1, 3))
     assert sizes == [[4, 3, 3], [4, 3, 3], [4, 3, 3], [2, 2, 1]] * 2  # in the second run only
     assert losses(split) == pytest.approx(losses(whole), rel=1e-4)
     assert split.selected["loss"] == pytest.approx(whole.selected["loss"], rel=1e-4)
@@ -507,8 +507,8 @@ def test_padding_does_not_change_losses_or_scores(
     for module in ("training.loop", "training.evaluation"):
         monkeypatch.setattr(f"rosa_bench.{module}.to_device", watched)
     # Dropout would draw more random numbers for longer rows.
-    no_dropout = ("+model.random.hidden_dropout_prob=0", "+model.random.attention_probs_dropout_prob=0")
-    settings = (f"method={method}", "max_length=100", "protocol=fair", *no_dropout, *every_epoch(method))
+    no_dropout = "+model.random.hidden_dropout_prob=0"
+    settings = (f"method={method}", "max_length=100", "protocol=fair", no_dropout, *every_epoch(method))
     plain = run(make_setup(*settings))
     assert len(set(widths)) > 1
     widths.clear()

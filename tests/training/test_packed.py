@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.groups import names_in
@@ -115,7 +115,11 @@ def cell(compose: Compose, tiny_model: TinyModel) -> Callable[..., Cell]:
         schedule = ("optimizer.warmup_steps=2", "optimizer.eps=1e-5", "epochs=2", "rank=2")
         config = compose(task, f"model={model}", *overrides, *schedule)
         # In float64, so that no rounding grows to a step: on some processors it did in float32.
-        return Cell(config, tiny_model(model, num_outputs=1 if labels == "value" else 2).double(), labels)
+        made = tiny_model(model, num_outputs=1 if labels == "value" else 2).double()
+        for module in made.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.1  # in attention, too
+        return Cell(config, made, labels)
 
     return make
 

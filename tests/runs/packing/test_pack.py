@@ -28,6 +28,7 @@ from rosa_bench.training.checkpoint import read
 TINY = (
     "task=grammar", "model=tiny_roberta", "method=rosa", "method.resample_every=1", "device=cpu", "epochs=2", "rank=2",
     "limit_train=40", "limit_eval=24", "batch_size=8", "optimizer.eps=1e-5",
+    "model.random.attention_probs_dropout_prob=0.1",
 )  # fmt: skip
 LRS = ("1e-3", "3e-3", "2e-2")
 MakeRuns = Callable[..., list[ResolvedRun]]
