@@ -14,12 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from hypothesis import settings
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
-from omegaconf import OmegaConf
-from omegaconf._utils import get_yaml_loader
 
 from rosa_bench.config.composing.compose import Composer, composing
 from rosa_bench.config.composing.parse import parse
@@ -102,22 +99,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
-
-@cache
-def _parsed(text: str) -> Any:
-    return yaml.load(text, Loader=get_yaml_loader())
-
-
-def _load(file_: Any, by_omegaconf: Callable[[Any], Any] = OmegaConf.load) -> Any:
-    """Do what ``OmegaConf.load`` does, but parse each text once: Hydra reads a dozen files for every composition."""
-    try:
-        found = _parsed(Path(getattr(file_, "name", file_)).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OSError, TypeError, ValueError):  # which it reports in its own way
-        return by_omegaconf(file_)
-    return OmegaConf.create(found) if isinstance(found, list | dict | str) else by_omegaconf(file_)
-
-
-OmegaConf.load = staticmethod(_load)
 
 ENCODERS = ("tiny_bert", "tiny_roberta")
 
