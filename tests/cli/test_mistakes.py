@@ -93,8 +93,8 @@ GOOD = [{"sentence": "a", "label": 1}, {"sentence": "b", "label": 0}]
 @pytest.mark.parametrize(("split", "rows", "words"), [
     ("train", [{"text": "a", "label": 1}], ["no column sentence", "text, label"]),
     ("train", [{"sentence": "a"}], ["no column label"]),
-    ("train", [*GOOD, {"sentence": "c", "label": 2}], ["row 3", "label 2", "0..1"]),
-    ("validation", [*GOOD, {"sentence": "c", "label": -1}], ["row 3", "label -1", "0..1"]),
+    ("train", [*GOOD, {"sentence": "c", "label": 2}], ["row 3", "label 2", "0 to 1"]),
+    ("validation", [*GOOD, {"sentence": "c", "label": -1}], ["row 3", "label -1", "0 to 1"]),
     ("validation", [{"sentence": "c", "label": 0.5}], ["row 1", "label 0.5"]),
     ("validation", [*GOOD, {"sentence": None, "label": 1}], ["row 3", "sentence", "None"]),
     ("train", [*GOOD, {"sentence": "c"}], ["row 3", "label None"]),
