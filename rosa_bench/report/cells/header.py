@@ -26,6 +26,11 @@ END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tri
 UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
 
 
+def marks_of(doubts: Mapping[str, object]) -> str:
+    """Return the marks whose doubts hold, in their order."""
+    return "".join(mark for mark, holds in doubts.items() if holds)
+
+
 def heading(group: Group, *, device: bool = True) -> str:
     """Name a setting, with the type of its device and the precision unless ``device`` is False."""
     setting = group.setting

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.select import Cell, best_of_rank, select
 from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
@@ -53,7 +54,7 @@ def _row(cell: Cell) -> dict[str, str]:
     run = cell.runs[0]
     bound = best_of_rank(cell)
     alone = [one for one in cell.runs if not one.packed]  # not in one pass with others, so with costs of its own
-    peaks = [peak for one in alone if (peak := one.memory_bytes.training)]
+    peaks = [peak for one in cell.runs if (peak := own_peak_bytes(one))]
     times = [time for one in alone if (time := one.time_s.total) is not None]
     return {
         "task": run.settings.task.name,

@@ -27,6 +27,7 @@ from rosa_bench.report.cells.header import (
     changed_words,
     device_words,
     heading,
+    marks_of,
     model_words,
     selection_words,
 )
@@ -116,12 +117,9 @@ def _section(
     first, labels, ends = next(iter(runs.values())), arm_labels(runs), open_ended(cells)
     titles = ["Trainable", *(measure.title for measure in measures), "Peak memory", "Resamples", "lr", "Seeds"]
     every_run = [run for cell in cells.values() for run in cell.runs]
-    unsettled = {variant: cell.runner_up for variant, cell in cells.items() if cell.runner_up is not None}
-    marks = {
-        variant: f"{AT_AN_END if variant in ends else ''}{UNSETTLED if variant in unsettled else ''}"
-        for variant in cells
-    }
-    which = "; ".join(f"{labels[variant]} {lr:g}" for variant, lr in unsettled.items())
+    which = "; ".join(
+        f"{labels[variant]} {cell.runner_up:g}" for variant, cell in cells.items() if cell.runner_up is not None
+    )
     header = {
         "Task": first.settings.task.title,
         **facts(first),
@@ -139,7 +137,7 @@ def _section(
         columns=[Column(title=title) for title in titles],
         head="Arm",
         lines=[
-            Line(label=labels[variant], entries=_entries(cell, measures, marks[variant]))
+            Line(label=labels[variant], entries=_entries(cell, measures, is_at_an_end=variant in ends))
             for variant, cell in cells.items()
         ],
         notes=[
@@ -150,7 +148,8 @@ def _section(
     )
 
 
-def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
+def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> list[Entry]:
+    doubts = {AT_AN_END: is_at_an_end, UNSETTLED: cell.runner_up is not None}
     texts = [
         parameters(cell.trainable),
         *(text_of(one.over_seeds(cell), one.form, times=one.times) for one in measures),
@@ -159,7 +158,7 @@ def _entries(cell: Cell, measures: Sequence[Measure], mark: str) -> list[Entry]:
     ]
     return [
         *(Entry(mean=None if text == MISSING else text) for text in texts),
-        Entry(mean=f"{cell.lr:g}", mark=mark),
+        Entry(mean=f"{cell.lr:g}", mark=marks_of(doubts)),
         Entry(mean=str(len(cell.runs))),
     ]
 

@@ -15,6 +15,7 @@ from rosa_bench.report.cells.header import (
     changed_words,
     device_words,
     heading,
+    marks_of,
     model_words,
     modified_notes,
     numbered_notes,
@@ -159,8 +160,8 @@ def _header(asked: Comparison, chosen: Chosen, titles: Mapping[str, str]) -> dic
     ends = open_ended(chosen)
     by_lr: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, task), cell in chosen.items():
-        marks = {AT_AN_END: (side, task) in ends, UNSETTLED: cell.runner_up is not None}
-        by_lr[side][_lr_words(cell)].append(titles[task] + "".join(mark for mark, holds in marks.items() if holds))
+        doubts = {AT_AN_END: (side, task) in ends, UNSETTLED: cell.runner_up is not None}
+        by_lr[side][_lr_words(cell)].append(titles[task] + marks_of(doubts))
     return lines | {f"lr of {side}": _rates(sorted(tasks.items())) for side, tasks in by_lr.items()}
 
 

@@ -16,6 +16,7 @@ from rosa_bench.report.cells.header import (
     data_note,
     device_words,
     heading,
+    marks_of,
     model_words,
     selection_words,
 )
@@ -136,11 +137,13 @@ def _task(run: RunRecord) -> str:
 
 def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: Scale) -> list[Entry]:
     cells, score, lead = row.cells.values(), row.score, row.against_lora
-    at_an_end, unsettled = any(cell.at_an_end for cell in cells), any(cell.runner_up is not None for cell in cells)
-    marks = f"{AT_AN_END if at_an_end else ''}{UNSETTLED if unsettled else ''}"
+    doubts = {
+        AT_AN_END: any(cell.at_an_end for cell in cells),
+        UNSETTLED: any(cell.runner_up is not None for cell in cells),
+    }
     difference = None if lead is None else scale.signed(lead.mean, lead.low, lead.high)
     return [
-        Entry(mean=scale.text(score.mean, score.low, score.high), mark=marks),
+        Entry(mean=scale.text(score.mean, score.low, score.high), mark=marks_of(doubts)),
         Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),

@@ -10,6 +10,7 @@ from rosa_bench.report.cells.header import (
     UNSETTLED,
     header,
     heading,
+    marks_of,
     modified_notes,
     numbered_notes,
 )
@@ -197,7 +198,7 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         return Entry(paper=paper)
     if not cell.is_defined:
         return Entry(mean=UNDEFINED, paper=paper)
-    marks = {
+    doubts = {
         AT_AN_END: open_ended,
         UNSETTLED: cell.runner_up is not None,
         FAILED: cell.lrs_failed,
@@ -207,7 +208,7 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         spread=None if cell.std is None else percent(cell.std),
         count=len(cell.runs),
         collapsed=cell.collapsed or 0,
-        mark="".join(mark for mark, holds in marks.items() if holds),
+        mark=marks_of(doubts),
         paper=paper,
         best=best,
     )

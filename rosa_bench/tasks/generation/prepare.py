@@ -54,10 +54,11 @@ def prepare(task: GenerationTask, context: Context) -> PreparedTask:
     encoding = Encoding(
         loaded.tokenizer, separator=task.separator, max_length=context.max_length, pad_to_max=context.pad_to_max
     )
-    report = perplexity(splits.test, encoding, context)
     if task.decoding:
         limit = min(longest - written, context.max_length)
         report = texts(splits.test, task.decoding, encoding, context, metric=metric, limit=limit)
+    else:
+        report = perplexity(splits.test, encoding, context)
     return PreparedTask(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
