@@ -9,6 +9,7 @@ import copy
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -312,15 +313,16 @@ def test_layers_that_are_computed_together_leave_gradients_unchanged(trial: Any)
         assert_same_gradients(trial, trial.gradients(model), expected)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("method", METHODS)
 def test_weights_that_are_cast_once_are_cast_again_after_they_change(
-    make_trial: Callable[..., Any], method: str
+    make_trial: Callable[..., Any], method: str, device: str
 ) -> None:
     """After steps that train weights, write into them, or freeze again what has trained."""
-    trial = make_trial(method, "tiny_roberta", "fair", wanted=torch.float32)
+    trial = make_trial(method, "tiny_roberta", "fair", wanted=torch.float32, device=torch.device(device))
     if trial.refusal is not None or not trial.method.trains:
         pytest.skip("refused, or nothing trains")
-    model, autocast = trial.attach(), partial(torch.autocast, "cpu", torch.bfloat16)
+    model, autocast = trial.attach(), partial(torch.autocast, device, torch.bfloat16)
     with joined(model, trial.batch(7)) as joins, materialised(model, joins=joins):
         trial.fit(model, autocast=autocast)
         found = trial.gradients(model, autocast)
@@ -415,10 +417,12 @@ def test_a_trained_model_answers_the_same_in_a_fresh_process(
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("cell", QUICK, ids="-".join)
-def test_captured_steps_equal_eager_ones(make_trial: Callable[..., Any], cell: tuple[str, str, str]) -> None:
+def test_captured_steps_of_joined_layers_equal_eager_ones_of_plain_layers(
+    make_trial: Callable[..., Any], cell: tuple[str, str, str]
+) -> None:
     gpu = torch.device("cuda")
 
-    def learn(choice: str) -> tuple[list[float], dict[str, Tensor]]:
+    def learn(choice: str, *, as_in_a_run: bool) -> tuple[list[float], dict[str, Tensor]]:
         trial = make_trial(*cell, wanted=torch.float32, device=gpu)
         if trial.refusal is not None:
             pytest.skip(f"refused: {trial.refusal}")
@@ -431,7 +435,11 @@ def test_captured_steps_equal_eager_ones(make_trial: Callable[..., Any], cell: t
         training, step = trial.training(model)
         losses = []
         torch.manual_seed(5)  # for methods whose steps draw noise
-        with replaying(gpu, choice) as replay:
+        with (
+            joined(model, trial.batch(7) if as_in_a_run else None) as joins,
+            materialised(model, joins=joins) if as_in_a_run else nullcontext(),
+            replaying(gpu, choice) as replay,
+        ):
             replayed = replay(step)
             for number in range(6):
                 training.set_lr(1e-2 / (1 + number))
@@ -439,8 +447,9 @@ def test_captured_steps_equal_eager_ones(make_trial: Callable[..., Any], cell: t
             assert choice == "never" or replayed is not eager
             return torch.stack(losses).tolist(), {name: t.clone() for name, t in trial.method.state(model).items()}
 
-    losses, expected = learn("never")
-    captured, found = learn("always")
+    losses, expected = learn("never", as_in_a_run=False)
+    captured, found = learn("always", as_in_a_run=True)
     assert captured == pytest.approx(losses, rel=1e-4)
+    # The gradient of a key's bias is rounding alone, of which Adam makes steps. A weight here can move by 0.02.
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(found[name], tensor, rtol=1e-3, atol=5e-4)
