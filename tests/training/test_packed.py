@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
+from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
+from rosa_bench.layers.packs.run_stacks import Stacks
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
@@ -251,6 +254,26 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
     made.model.register_forward_hook(other)
     found = made.together(LRS)
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
+
+
+@torch.no_grad()
+def test_an_input_that_is_changed_in_place_between_two_layers_is_not_shared() -> None:
+    def made() -> PackedLowRank:
+        return PackedLowRank([LowRankLinear(nn.Linear(6, 8), 2) for _ in range(2)], Stacks())
+
+    def outputs() -> list[Tensor]:
+        x = torch.linspace(-1, 2, 24).view(4, 6)
+        first = one(x)
+        x += 1
+        return [first, other(x)]
+
+    torch.manual_seed(0)
+    one, other = made(), made()
+    expected = outputs()
+    one.inputs = other.inputs = shared = SharedInputs()
+    with shared.watched():
+        outputs()
+    torch.testing.assert_close(outputs(), expected)
 
 
 def test_batches_that_runs_share_are_made_once() -> None:
