@@ -96,10 +96,12 @@ class Attached:
         """Let the method change the model if that is due, and the optimizer with it. Return what has changed.
 
         Call it before every optimizer step, counted from 0. ``loss`` computes the loss of the coming batch, for methods
-        that ask for its gradient. Raises ValueError if the model cannot be changed, as with weights that are NaN.
+        that ask for its gradient. Raises ValueError if the model cannot be changed, as with weights that are NaN, and
+        `UserError`, before any change, if the optimizer lacks what is to train later.
         """
         if not self.is_due(step):
             return None
+        self.check_complete(optimizer)
         changed = self.method.before_step(self.model, step, length=self._length, loss=loss)
         follow(optimizer, changed, trainable=self.trainable_parameters, reset=self.reset)
         return changed
@@ -235,6 +237,17 @@ class Attached:
         """Let an optimizer whose state was loaded use the method's own tensors again, as a projected one does."""
         for group, own in zip(optimizer.param_groups, self.method.parameter_groups(self.model), strict=False):
             group.update({key: value for key, value in own.items() if key != "params"})
+
+    def check_complete(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise `UserError` if parameters take turns, and an optimizer was made of those that train at one time."""
+        if not self.method.takes_turns:
+            return
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if any(id(parameter) not in held for parameter in self.trainable_parameters):
+            raise UserError(
+                f"method={self.method.name} trains other parameters later, which this optimizer lacks; make it by "
+                "attached.optimizer(lr=...), and for Trainer say optimizers=(attached.optimizer(lr=...), None)"
+            )
 
     def _check_forms(self) -> None:
         # Sharded elsewhere, a parameter may be empty here.

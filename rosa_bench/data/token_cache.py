@@ -81,7 +81,8 @@ def fingerprint(texts: Mapping[str, list[str]], tokenizer: PreTrainedTokenizerBa
     # The serialised form also holds the last call's truncation and padding, which each call sets again.
     settings = json.loads(backend.to_str())
     backend_settings = {key: value for key, value in settings.items() if key not in ("truncation", "padding")}
-    attributes = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names, max_length]
+    names = ("truncation_side", "model_input_names", "split_special_tokens")
+    attributes = [type(tokenizer).__name__, *(getattr(tokenizer, name) for name in names), max_length]
     versions = [tokenizers.__version__, transformers.__version__]
     content = json.dumps([backend_settings, attributes, versions, texts], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

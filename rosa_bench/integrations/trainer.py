@@ -83,7 +83,7 @@ class RosaCallback(TrainerCallback, ExportableState):
         self._begin(kwargs.get("model"))  # Trainer.add_callback comes after its start
         self.attached.length = length_of(args, state, kwargs.get("train_dataloader"))
         self._check_optimizer(optimizer)
-        self.attached.renew_groups(optimizer)  # accelerate and a resume load its state, and so copies of their tensors
+        self.attached.renew_groups(optimizer)  # the model may have moved since, and its projectors with it
         if state.global_step:
             self._resume(state.stateful_callbacks)
 
@@ -127,6 +127,7 @@ class RosaCallback(TrainerCallback, ExportableState):
     def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise `UserError` if the method needs groups or an optimizer of its own, and Trainer made another."""
         attached, kind = self.attached, type(self.attached.method)
+        attached.check_complete(optimizer)
         own = kind.optimizer is not Method.optimizer or kind.parameter_groups is not Method.parameter_groups
         given = [[id(parameter) for parameter in group["params"]] for group in optimizer.param_groups]
         wanted = [[id(parameter) for parameter in group["params"]] for group in attached.parameter_groups()]

@@ -33,7 +33,7 @@ class LowRankConvolution(LowRankLinear):
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:  # ([batch,] channels, [height,] width)
         if self.materialised is not None:
-            return self.convolve(self.cast(x, self.materialised.dtype), self.materialised)
+            return self.convolve(x.to(self.materialised.dtype), self.materialised)
         with torch.autocast(x.device.type, enabled=False):  # it would round the residual before the product is added
             weight = self.merged_weight()
         return self.convolve(x, weight)

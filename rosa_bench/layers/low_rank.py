@@ -3,7 +3,6 @@
 It replaces one weight, or a stack of weights (`rosa_bench.layers.linear`).
 """
 
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -32,7 +31,6 @@ class LowRankLinear(Adapter):
 
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.fused.stacked`)
-    cast          converts an input to the type of a materialised weight
     remainder     the bits of a float32 residual that its bfloat16 lacks, in the CPU's memory; None if there are none
     past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
@@ -50,7 +48,6 @@ class LowRankLinear(Adapter):
         self.scale = scale
         self.past: Past | None = None
         self.materialised: Tensor | None = None
-        self.cast: Callable[[Tensor, torch.dtype], Tensor] = Tensor.to
         self.hold(plain, weight)
         self.register_buffer("remainder", None)
         self.narrow = is_narrow(plain)
@@ -80,7 +77,7 @@ class LowRankLinear(Adapter):
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
         if self.materialised is not None:
-            return linear(self.cast(x, self.materialised.dtype), self.materialised, self.bias)
+            return linear(x.to(self.materialised.dtype), self.materialised, self.bias)
         return low_rank_linear(x, self.residual, self.a, self.b, self.bias, scale=self.scale, train_b=self.train_b)
 
     def merged_weight(self, which: slice = EVERY) -> Float[Tensor, "*n out in"]:

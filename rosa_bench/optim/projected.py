@@ -67,6 +67,14 @@ class ProjectedAdamW(torch.optim.AdamW):
         super().__init__(groups)
         self.rule, self.scale = RULES[rule], scale
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load moments and settings. Projectors are the model's, and stay: loaded ones would be copies."""
+        own = [group.get("projectors") for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, projectors in zip(self.param_groups, own, strict=True):
+            if projectors is not None:
+                group["projectors"] = projectors
+
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Make one step. The gradients of projected weights are freed, and AdamW passes over weights without one."""

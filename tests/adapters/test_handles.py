@@ -1,5 +1,6 @@
 """Laws of handles: a model has one at a time, merged and detached ones refuse to go on, nothing useless is saved."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -253,3 +254,54 @@ def test_a_model_that_another_method_trains_since_a_merge_is_not_detached(tiny_m
     second.detach()
     first.detach()
     assert same(model, plain)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("galore", {"rank": 2, "update_every": 2}),
+        ("flora", {"rank": 2, "update_every": 2}),
+        ("rosa", {"rank": 2, "resample_every": 2, "resample_unit": "steps", "svd_of": "previous"}),
+        ("relora", {"rank": 2, "resample_every": 2, "resample_unit": "steps"}),
+        ("switch_lora", {"rank": 2, "resample_every": 2, "resample_unit": "steps"}),
+        ("blockwise", {"blocks": 1, "every": 2, "order": "ascending"}),
+        ("adalora", {"rank": 2, "every": 2}),
+    ],
+)
+def test_a_loop_of_ones_own_goes_on_from_its_state_to_the_bit(
+    tiny_model: Callable[..., Any], method: str, settings: dict[str, Any]
+) -> None:
+    """The handle's tensors, what is frozen, and the optimizer's state are all that a loop must keep."""
+
+    def begin() -> tuple[Any, torch.optim.Optimizer]:
+        model = tiny_model("tiny_gpt2").train()
+        attached = attach(model, method, length=RunLength(8, 1), **settings)
+        return attached, attached.optimizer(lr=1e-2, fused=True)
+
+    def run(attached: Any, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for step in range(first, last):
+            ids = torch.randint(5, 200, (2, 8), generator=torch.Generator().manual_seed(step))
+            torch.manual_seed(step)
+
+            def loss(ids: Tensor = ids) -> Tensor:
+                return attached.model(input_ids=ids, labels=ids).loss
+
+            attached.before_step(step, optimizer, loss=loss)
+            loss().backward()
+            attached.add_penalty()
+            attached.after_backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole, optimizer = begin()
+    run(whole, optimizer, 0, 3)  # draws come before steps 2, 4 and 6
+    kept, frozen, moments = copy.deepcopy((whole.state_dict(), whole.frozen, optimizer.state_dict()))
+    run(whole, optimizer, 3, 8)
+    rest, optimizer = begin()
+    rest.load_state_dict(kept)
+    rest.freeze(frozen)
+    optimizer.load_state_dict(moments)
+    run(rest, optimizer, 3, 8)
+    expected = whole.state_dict()
+    for name, tensor in rest.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name

@@ -190,6 +190,16 @@ def test_a_different_tokenizer_uses_a_different_file(folder: Path, change: str) 
 
 
 @pytest.mark.usefixtures("cached")
+def test_special_tokens_that_are_read_as_text_use_a_different_file(folder: Path) -> None:
+    rows = [Row(("a</s>b",), 0)]
+    for split in (False, True):
+        tokenizer = byte_tokenizer(max_length=512)
+        tokenizer.split_special_tokens = split  # of tokenizer_config.json, not of the serialised backend
+        assert examples(tokenise(rows, tokenizer, max_length=LONGEST)) == encoded(rows, tokenizer)
+    assert len(files(folder)) == 2
+
+
+@pytest.mark.usefixtures("cached")
 def test_different_texts_or_length_use_a_different_file(folder: Path) -> None:
     a, b = Row(("ab", "c"), 0), Row(("d", "ef"), 1)
     sets = [[a], [b], [a, b], [b, a], [Row(("a", "bc"), 0)], [Row(("c", "ab"), 0)], [Row(("ab",), 0)]]

@@ -502,6 +502,43 @@ def test_what_a_model_cannot_do_is_said(base: Make) -> None:
         RosaModel(other.base_model.model, config(), "rosa")
 
 
+def test_a_base_weight_that_trains_is_not_formed_again(base: Make) -> None:
+    """It would be the original weight again, without what it has learned."""
+    model: Any = get_peft_model(base("tiny_llama"), config())
+    layer = layers(model).popitem()[1]
+    layer.get_base_layer().weight.requires_grad_()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=True)
+    loss_of(model).backward()
+    optimizer.step()
+    before, draws = logits(model), len(layer.pasts["default"].parts)
+    with pytest.raises(UserError, match="one trains; freeze it"):
+        model.resample()
+    assert torch.equal(logits(model), before) and len(layer.pasts["default"].parts) == draws
+    with pytest.raises(UserError, match="one trains; freeze it"):
+        layer.merge()
+
+
+def test_the_state_of_a_whole_model_is_loaded_if_it_has_the_same_draws(base: Make) -> None:
+    """A state dict has the base weight and the current factors, but not the past of which the weight is a function."""
+    model, optimizer = trained(base("tiny_llama"), config())
+    whole = copy.deepcopy(model.state_dict())
+    expected = logits(model)
+    train(model.train(), optimizer, STEPS, STEPS + 1)
+    assert not torch.equal(logits(model), expected)
+    model.load_state_dict(whole)
+    assert torch.equal(logits(model), expected)
+    fresh = get_peft_model(base("tiny_llama"), config())
+    with pytest.raises(RuntimeError, match="draws that this model has not made"):
+        fresh.load_state_dict(whole)
+    model.resample()
+    with pytest.raises(RuntimeError, match="draws that this model has not made"):
+        model.load_state_dict(whole)
+    with pytest.raises(RuntimeError, match="draws that this model has not made"):
+        fresh.load_state_dict(
+            {key: it + 1 for key, it in fresh.state_dict().items() if "base_layer" in key}, strict=False
+        )
+
+
 def test_a_refused_resample_of_several_adapters_changes_none(base: Make) -> None:
     model, _ = trained(base("tiny_llama"), config())
     model.add_adapter("broken", config(seed=9))

@@ -101,7 +101,8 @@ def test_a_resumed_training_ends_bit_for_bit_like_an_uninterrupted_one(
 ) -> None:
     def begin(folder: str, *callbacks: TrainerCallback) -> tuple[Attached, Trainer]:
         attached = attach(variant.partition(",")[0], **VARIANTS[variant])
-        return attached, trainer_of(attached, tmp_path / folder, *callbacks)
+        own = attached.optimizer(lr=1e-2) if attached.method.takes_turns else None
+        return attached, trainer_of(attached, tmp_path / folder, *callbacks, optimizers=(own, None))
 
     whole, expected = begin("whole")
     expected.train()
@@ -164,6 +165,25 @@ def test_an_optimizer_of_the_methods_own_resumes_too(
     rest, found = begin("parts")
     found.train(resume_from_checkpoint=str(tmp_path / "parts/checkpoint-5"))
     assert_same(found, expected, ours=rest, theirs=whole)
+
+
+def test_an_optimizer_of_what_trains_first_is_refused_if_other_blocks_train_later(
+    attach: Callable[..., Attached], tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"blocks": 1, "every": 2, "order": "ascending", "rest": "none"}
+    attached = attach("blockwise", **settings)
+    first = [parameter for parameter in attached.model.parameters() if parameter.requires_grad]
+    with pytest.raises(UserError, match="trains other parameters later"):
+        trainer_of(attached, tmp_path).train()  # Trainer makes its optimizer of these
+    attached, before = attach("blockwise", **settings), [parameter.detach().clone() for parameter in first]
+    first = [parameter for parameter in attached.model.parameters() if parameter.requires_grad]
+    with pytest.raises(UserError, match="trains other parameters later"):
+        attached.before_step(2, torch.optim.SGD(first))
+    assert all(it.requires_grad for it in first), "nothing has changed"
+    trainer_of(attached, tmp_path, optimizers=(attached.optimizer(lr=1e-2), None)).train()
+    plain = attach("blockwise", **settings).state_dict()
+    moved = {name for name, it in attached.state_dict().items() if not torch.equal(it, plain[name])}
+    assert before and {name.partition(".layer.")[2][:1] for name in moved} == {"0", "1"}
 
 
 def test_draws_come_when_due_and_the_rate_rises_again(attach: Callable[..., Attached], tmp_path: Path) -> None:

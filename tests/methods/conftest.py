@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +27,7 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.loop import fit, optimisation
+from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Training
 
 CPU = torch.device("cpu")
@@ -213,6 +214,7 @@ class Trial:
         model: nn.Module,
         start: Snapshot | None = None,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        observers: Sequence[Observer] = (),
     ) -> Keep:
         """Train the attached model for a few steps as a run does, or from ``start`` on."""
         kept = Keep()
@@ -221,8 +223,8 @@ class Trial:
         config = replace(self.config, epochs=epochs, lr=1e-2, optimizer=replace(self.config.optimizer, warmup_steps=0))
         fit(
             model, self.method, EveryStep(batches), recipe=recipe(config, STEPS // 2),  # pyrefly: ignore[bad-argument-type]
-            evaluate=lambda: {"loss": 0.0}, autocast=autocast, meter=Meter(self.device), observers=[kept],
-            start=start,
+            evaluate=lambda: {"loss": 0.0}, autocast=autocast, meter=Meter(self.device),
+            observers=[kept, *observers], start=start,
         )  # fmt: skip
         model.eval()
         return kept

@@ -26,12 +26,15 @@ from rosa_bench.layers.adapter import Adapter
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
+from rosa_bench.methods.base import Changed
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.methods.size import UnsizedError, size_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.cuda_graphs import eager, replaying
+from rosa_bench.training.observer import Observer
 from rosa_bench.training.offload import movable, offloaded
 from rosa_bench.training.recompute import recomputed
+from rosa_bench.training.state import Training
 
 # torch's advice about the sparse tensors of PEFT's SHiRA, once per process.
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
@@ -330,6 +333,45 @@ def test_weights_that_are_cast_once_are_cast_again_after_they_change(
     assert found.keys() == expected.keys()
     largest = max(gradient.norm() for gradient in expected.values())  # rounding: up to 0.009 of it here
     assert not [name for name, gradient in expected.items() if (found[name] - gradient).norm() > 0.03 * largest]
+
+
+class Places(Observer):
+    """Notes what a captured step reads or writes that has moved since, or trains now or no longer."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] | None = None
+        self.moved: set[str] = set()
+
+    def on_method_change(self, training: Training, changed: Changed) -> None:  # noqa: ARG002 - a hook point
+        if changed.recapture:
+            self.before = None
+
+    def on_step_end(self, training: Training) -> None:
+        model, optimizer = training.model, training.optimizer
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers()), **training.method.state(model)}
+        places: dict[str, Any] = {name: (it.data_ptr(), it.requires_grad) for name, it in tensors.items()}
+        for name, parameter in model.named_parameters():
+            state = optimizer.state.get(parameter, {})
+            places |= {f"{key} of {name}": it.data_ptr() for key, it in state.items() if isinstance(it, Tensor)}
+        for group in optimizer.param_groups:
+            lists = {key: value for key, value in group.items() if isinstance(value, list)}
+            places |= {f"{key}[{n}]": id(it) for key, value in lists.items() for n, it in enumerate(value)}
+        if self.before is not None:
+            self.moved |= {name for name, place in self.before.items() if places.get(name) != place}
+        self.before = places
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_that_a_captured_step_uses_moves_unless_graphs_are_captured_again(
+    make_trial: Callable[..., Any], method: str
+) -> None:
+    trial = make_trial(method, "tiny_roberta", "fair", wanted=torch.float32)
+    if trial.refusal is not None or not (trial.method.trains and trial.method.supports_graphs):
+        pytest.skip("refused, nothing trains, or its steps are not captured")
+    model, places = trial.attach(), Places()
+    with joined(model, trial.batch(7)) as joins, materialised(model, joins=joins):
+        trial.fit(model, observers=[places])
+    assert places.before and not places.moved
 
 
 @pytest.mark.usefixtures("_trains")

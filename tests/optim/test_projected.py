@@ -105,3 +105,17 @@ def test_a_learning_rate_may_be_a_tensor(rule: str) -> None:
     rate = torch.tensor(0.01, dtype=torch.float64)
     found = ours(rule, (8, 5), given, lr=rate, fused=True)[0]
     torch.testing.assert_close(found, ours(rule, (8, 5), given)[0], rtol=0, atol=1e-6)
+
+
+def test_a_loaded_state_leaves_the_projectors_to_the_model() -> None:
+    """A draw writes into the model's projector, so an optimizer with a copy would go on with the one before."""
+    given = gradients((8, 5))
+    _, saved = ours("galore", (8, 5), given)
+    _, optimizer = ours("galore", (8, 5), given[:1])
+    [group] = optimizer.param_groups
+    projectors = group["projectors"]
+    optimizer.load_state_dict(saved.state_dict())
+    [group] = optimizer.param_groups
+    assert all(one is other for one, other in zip(group["projectors"], projectors, strict=True))
+    [state], [expected] = optimizer.state.values(), saved.state.values()
+    assert all(torch.equal(value, expected[name]) for name, value in state.items()) and state.keys() == expected.keys()

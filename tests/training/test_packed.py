@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from transformers import PreTrainedModel
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
+from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
+from rosa_bench.layers.packs.run_stacks import Stacks
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
@@ -87,7 +91,7 @@ class Cell:
         return history, self.config.method.state(model)
 
     def together(
-        self, lrs: Sequence[float], observers: Sequence[Observer] = ()
+        self, lrs: Sequence[float], observers: Sequence[Observer] = (), autocast: Callable[[], Any] = nullcontext
     ) -> list[tuple[list[Epoch] | BaseException, dict[str, Tensor]]]:
         first, method, batches = self.attached(), self.config.method, Texts(self.labels)
         models = [first, *(own_copy(first, method) for _ in lrs[1:])]
@@ -98,7 +102,7 @@ class Cell:
             steps(model, method, shared, **self.arguments(model, lr, observers))
             for model, lr in zip(models, lrs, strict=True)
         ]
-        fit_together(runs, ended.__setitem__, autocast=nullcontext)
+        fit_together(runs, ended.__setitem__, autocast=autocast)
         return [(ended[number], method.state(model)) for number, model in enumerate(models)]
 
 
@@ -171,6 +175,27 @@ def test_each_run_ends_as_it_does_alone(
         assert_near(state, wanted, lr)
         losses.add(history[-1].scores["loss"])
     assert len(losses) == len(LRS)  # they differ, so the comparison would notice exchanged runs
+
+
+@pytest.mark.parametrize("method", ["rosa", "relora"])
+def test_a_pack_under_autocast_reads_what_draws_have_written(
+    cell: Callable[..., Cell], monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """It keeps cast residuals, and casts them again after a draw alone."""
+    kept, layers = PackedLowRank.residual_as, set[PackedLowRank]()
+
+    def compared(layer: PackedLowRank, dtype: torch.dtype) -> Tensor:
+        found = kept(layer, dtype)
+        assert dtype == torch.bfloat16 and torch.equal(found, layer.residual.to(dtype))
+        layers.add(layer)
+        return found
+
+    monkeypatch.setattr(PackedLowRank, "residual_as", compared)
+    every = ("method.resample_unit=steps", "method.resample_every=2")
+    made = cell("tiny_roberta", f"method={method}", "protocol=fair", *every)
+    found = made.together(LRS, autocast=partial(torch.autocast, "cpu", torch.bfloat16))
+    assert all(isinstance(outcome, list) for outcome, _ in found), found
+    assert layers
 
 
 def test_a_run_depends_on_the_size_of_the_pack_and_not_on_its_neighbours(cell: Callable[..., Cell]) -> None:
@@ -251,6 +276,26 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
     made.model.register_forward_hook(other)
     found = made.together(LRS)
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
+
+
+@torch.no_grad()
+def test_an_input_that_is_changed_in_place_between_two_layers_is_not_shared() -> None:
+    def made() -> PackedLowRank:
+        return PackedLowRank([LowRankLinear(nn.Linear(6, 8), 2) for _ in range(2)], Stacks())
+
+    def outputs() -> list[Tensor]:
+        x = torch.linspace(-1, 2, 24).view(4, 6)
+        first = one(x)
+        x += 1
+        return [first, other(x)]
+
+    torch.manual_seed(0)
+    one, other = made(), made()
+    expected = outputs()
+    one.inputs = other.inputs = shared = SharedInputs()
+    with shared.watched():
+        outputs()
+    torch.testing.assert_close(outputs(), expected)
 
 
 def test_batches_that_runs_share_are_made_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import low_rank_linear
 from rosa_bench.lowrank import merge
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.tensors import is_sharded
+
+ROUNDING = 8  # steps of the coarser type, of the largest entry, by which equal weights may differ
 
 
 class RosaLinear(Linear):
@@ -144,10 +148,38 @@ class RosaLinear(Linear):
         delta = self.exact(adapter).delta() * self.scaling[adapter]
         return (delta.mT if self.fan_in_fan_out else delta).to(like)
 
+    def check_frozen(self) -> None:
+        """Raise `UserError` if the base weight trains: what it learns would be lost when it is formed again."""
+        if self.get_base_layer().weight.requires_grad:  # pyrefly: ignore[missing-attribute]
+            raise UserError("ROSA forms its layers' weights again from the original ones, and one trains; freeze it")
+
     @torch.no_grad()
     def _write(self, weight: Tensor) -> None:
+        self.check_frozen()
         # In place, so that a backward pass that still needs the old weight fails instead of being wrong.
         self.get_base_layer().weight.copy_(weight.mT if self.fan_in_fan_out else weight)  # pyrefly: ignore[not-callable]
+
+    def _load_from_state_dict(  # noqa: PLR0917 - torch passes them by position
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Refuse a base weight with other draws, or of another model: the past is in adapters' files alone."""
+        name = f"{prefix}base_layer.weight"
+        if name in state_dict and not is_same(self.get_base_layer().weight, state_dict[name]):  # pyrefly: ignore[bad-argument-type]
+            self._held = None
+            error_msgs.append(
+                f"{name} has draws that this model has not made, or is of another model; ROSA's draws are saved by "
+                "save_pretrained, and loaded by PeftModel.from_pretrained or load_adapter"
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def _alone(self) -> str | None:
         """Return the active adapter if there is exactly one here and it is not merged."""
@@ -166,3 +198,13 @@ class RosaLinear(Linear):
             and (isinstance(dropout, nn.Identity) or not dropout.training)
             and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
         )
+
+
+@torch.no_grad()
+def is_same(weight: Tensor, given: Tensor) -> bool:
+    """Return whether two weights are the same up to rounding. True if one has no values here, or another shape."""
+    if given.shape != weight.shape or given.is_meta or weight.is_meta or is_sharded(given) or is_sharded(weight):
+        return True
+    step = max(torch.finfo(it.dtype).eps for it in (given, weight))
+    given, now = given.to(weight.device).double(), weight.double()
+    return torch.allclose(given, now, rtol=0, atol=ROUNDING * step * now.abs().max().item())

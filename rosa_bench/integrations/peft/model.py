@@ -39,8 +39,8 @@ class RosaModel(LoraModel):
         The optimizer's state of these is set to zero in place, if the optimizer is given. ``step`` numbers the draw,
         and with the seed it determines it; without it, draws are counted. The default adapters are the active ones.
 
-        Raises `UserError` if there is no such adapter, or if one is merged, disabled or scaled, and ValueError if its
-        factors contain NaN or Inf; the model is then as before.
+        Raises `UserError` if there is no such adapter, if one is merged, disabled or scaled, or if a weight that it
+        changes trains, and ValueError if its factors contain NaN or Inf; the model is then as before.
         """
         names = self.active_adapters if adapter_name is None else [adapter_name]
         return self._resample(names, step, optimizer)
@@ -75,6 +75,8 @@ class RosaModel(LoraModel):
             )
         if any(layer.merged or layer.disable_adapters or layer.scaling[adapter] != 1 for layer in layers):
             raise UserError(f"adapter {adapter!r} is merged, disabled or scaled; undo that before a resample")
+        for layer in layers:
+            layer.check_frozen()
         if not all(torch.isfinite(factor).all() for layer in layers for factor in layer.current(adapter)):
             raise ValueError(f"adapter {adapter!r} contains NaN or Inf; lower the learning rate")
         return layers

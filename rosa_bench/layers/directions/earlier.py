@@ -47,7 +47,7 @@ class Drawn(nn.Module):
         self.register_buffer("b", layer.b.detach().clone())
         self.register_buffer("chosen", torch.zeros((*stack, rank), dtype=torch.int64, device=layer.a.device))
         self.coming: Future[Tensor] | None = None
-        self.version = 0  # of the tensors from which `coming` is computed
+        self.source = self.chosen, 0  # from which `coming` is computed, and its version
 
     def note(self, layer: LowRankLinear, chosen: Int[Tensor, "*n r"]) -> None:
         """Remember the layer's factors, which have just been drawn, and the directions of the next draw."""
@@ -57,8 +57,12 @@ class Drawn(nn.Module):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether ``coming`` is being computed from the factors as they are, and not from those before a load."""
-        return self.coming is not None and self.version == self.chosen._version
+        """Whether ``coming`` is being computed from the factors as they are, and not from those before a load.
+
+        A load writes all tensors or replaces them. The source is kept, so no other tensor can have its address.
+        """
+        (source, version), now = self.source, self.chosen
+        return self.coming is not None and (version, source.data_ptr()) == (now._version, now.data_ptr())
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the computation out of a copy of the model, which starts its own if it needs one."""
@@ -82,7 +86,7 @@ def start(layers: Sequence[LowRankLinear]) -> None:
         drawn = drawn_of(layer)
         if drawn.coming is not None:
             drawn.coming.cancel()
-        drawn.coming, drawn.version = Future(), drawn.chosen._version
+        drawn.coming, drawn.source = Future(), (drawn.chosen.detach(), drawn.chosen._version)
         tasks.append((weakref.ref(layer), drawn.coming))
     device, written = layers[0].a.device, None
     if device.type == "cuda":

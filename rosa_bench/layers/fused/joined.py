@@ -188,13 +188,14 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
     """Return the model's linear layers in the order of a pass, those with the same input in one list.
 
     Left out are layers that are called more than once, and those whose output is then changed in place, as PEFT's
-    AdaLoRA does: outputs of one product must not be. The pass sees the first row of ``batch``, without dropout.
+    AdaLoRA does: outputs of one product must not be. An input that is changed in place between two layers is not the
+    same. The pass sees the first row of ``batch``, without dropout.
     """
-    calls: list[tuple[Layer, Tensor]] = []
+    calls: list[tuple[Layer, Tensor, int]] = []
     outputs: list[tuple[Layer, Tensor, int]] = []
 
     def note(layer: Layer, given: tuple[Tensor, ...], y: Tensor) -> None:
-        calls.append((layer, given[0]))
+        calls.append((layer, given[0], given[0]._version))
         outputs.append((layer, y, y._version))
 
     hooks = [
@@ -209,14 +210,14 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
     finally:
         for hook in hooks:
             hook.remove()
-    count = Counter(layer for layer, _ in calls)
+    count = Counter(layer for layer, *_ in calls)
     changed = {layer for layer, y, version in outputs if y._version > version}
     groups: list[list[Layer]] = []
-    before = None
-    for layer, x in calls:
-        if x is not before:
+    before: tuple[Tensor | None, int] = None, 0
+    for layer, x, version in calls:
+        if x is not before[0] or version != before[1]:
             groups.append([])
-        before = x
+        before = x, version
         if count[layer] == 1 and layer not in changed:
             groups[-1].append(layer)
     return [group for group in groups if group]

@@ -2,8 +2,7 @@
 
 A step of RoBERTa-base on 32 sentences of 16 tokens took some 1,400 kernels of 3 microseconds, half of them in its 48
 low-rank layers. Here one batched product forms all weights of one shape, and each layer then acts as an ordinary linear
-layer. Two batched products at the end of the backward pass give the gradients of all factors. An input that several
-layers share, as queries, keys and values do, is cast once.
+layer. Two batched products at the end of the backward pass give the gradients of all factors.
 """
 
 from collections import defaultdict
@@ -26,25 +25,6 @@ LARGEST = 1 << 20
 T = TypeVar("T")
 
 
-class CastOnce:
-    """A cast that remembers its last input and output, because the next layer often casts the same input."""
-
-    def __init__(self) -> None:
-        self.release()
-
-    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if torch.compiler.is_compiling():  # the compiler removes repeated casts itself
-            return x.to(dtype)
-        if self.wide is not x or self.narrow is None or self.narrow.dtype != dtype:
-            self.wide, self.narrow = x, x.to(dtype)
-        return self.narrow
-
-    def release(self) -> None:
-        """Forget the last input and output."""
-        self.wide: Tensor | None = None
-        self.narrow: Tensor | None = None
-
-
 class Stack:
     """Low-rank layers of one shape, scale and device, with their tensors stored contiguously: (n, out, in).
 
@@ -52,15 +32,13 @@ class Stack:
     Build the stack before making an optimizer or capturing a graph.
     """
 
-    def __init__(self, layers: list[LowRankLinear], cast: CastOnce):
-        self.layers, self.cast = layers, cast
-        self.scale = layers[0].scale
+    def __init__(self, layers: list[LowRankLinear]):
+        self.layers, self.scale = layers, layers[0].scale
         self.residual, self.a, self.b = (
             torch.stack([getattr(layer, name).detach() for layer in layers]) for name in ("residual", "a", "b")
         )
         for number, layer in enumerate(layers):
             layer.residual.data, layer.a.data, layer.b.data = (each[number] for each in (self.residual, self.a, self.b))
-            layer.cast = cast
 
 
 class Family:
@@ -89,7 +67,6 @@ class Family:
         for join in self.joins:
             join.release()
         for stack in self.stacks:
-            stack.cast.release()
             for layer in stack.layers:
                 layer.materialised = None
 
@@ -103,12 +80,11 @@ def materialised(model: nn.Module, *, largest: int = LARGEST, joins: Sequence[Jo
     ``joins`` are layers that compute together (`rosa_bench.layers.fused.joined`). A join with a layer that is not
     stacked gets no weight, so its layers compute alone.
     """
-    cast = CastOnce()
     layers = [layer for layer in low_rank_layers(model) if _is_small(layer, largest)]
     stackable = [join for join in joins if all(layer in layers for layer in join.layers)]
-    families = [_family(same, cast) for same in _grouped(stackable, lambda join: tuple(map(_kind, join.layers)))]
+    families = [_family(same) for same in _grouped(stackable, lambda join: tuple(map(_kind, join.layers)))]
     alone = [layer for layer in layers if not any(layer in join.layers for join in stackable)]
-    families += [Family([Stack(same, cast)]) for same in _grouped(alone, _kind) if len(same) > 1]
+    families += [Family([Stack(same)]) for same in _grouped(alone, _kind) if len(same) > 1]
 
     def form(*_: object) -> None:
         for family in families:
@@ -144,10 +120,10 @@ def _grouped(items: Iterable[T], key: Callable[[T], tuple]) -> list[list[T]]:
     return list(groups.values())
 
 
-def _family(joins: list[Join], cast: CastOnce) -> Family:
+def _family(joins: list[Join]) -> Family:
     """Return the family of joins with the same kinds of layers: a stack for each run of layers of one kind."""
     places = [list(run) for _, run in groupby(range(len(joins[0].layers)), lambda place: _kind(joins[0].layers[place]))]
-    return Family([Stack([join.layers[place] for join in joins for place in run], cast) for run in places], joins)
+    return Family([Stack([join.layers[place] for join in joins for place in run]) for run in places], joins)
 
 
 def materialise_all(

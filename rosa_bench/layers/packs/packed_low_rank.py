@@ -62,7 +62,7 @@ class SharedInputs:
 
     def __init__(self) -> None:
         self._groups: dict[PackedLowRank, list[PackedLowRank]] = {}
-        self._seen: list[tuple[PackedLowRank, Tensor]] | None = None
+        self._seen: list[tuple[PackedLowRank, Tensor, int]] | None = None  # calls, with the versions of their inputs
         self._waiting: dict[PackedLowRank, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
@@ -71,20 +71,20 @@ class SharedInputs:
         self._seen = []
         yield
         groups: list[list[PackedLowRank]] = []
-        for number, (layer, x) in enumerate(self._seen):
-            alike = number and x is self._seen[number - 1][1] and layer.scale == groups[-1][0].scale
-            if alike:
+        for number, (layer, x, version) in enumerate(self._seen):
+            same = number and x is self._seen[number - 1][1] and version == self._seen[number - 1][2]
+            if same and layer.scale == groups[-1][0].scale:
                 groups[-1].append(layer)
             else:
                 groups.append([layer])
-        calls = Counter(layer for layer, _ in self._seen)
+        calls = Counter(layer for layer, *_ in self._seen)
         self._groups = {it[0]: it for it in groups if all(calls[layer] == 1 for layer in it)}
         self._seen = None
 
     def output_of(self, layer: PackedLowRank, x: Tensor) -> Tensor:
         """Return the layer's output, and compute those of the layers that will be called with the same input."""
         if self._seen is not None:
-            self._seen.append((layer, x))
+            self._seen.append((layer, x, x._version))
         given, y = self._waiting.pop(layer, (None, None))
         if y is not None and given is x:
             return y

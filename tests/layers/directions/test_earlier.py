@@ -142,6 +142,22 @@ def test_directions_that_were_sought_before_a_load_are_not_used(training: Make) 
         assert torch.equal(run(resumed).state.tensors[name], tensor), name
 
 
+@pytest.mark.parametrize("how", ["assigned", "data"])
+def test_directions_of_tensors_that_were_replaced_are_not_used(training: Make, how: str) -> None:
+    """Tensors in their place may have the version that these had."""
+    made, other = run(training("previous"), 6), run(training("previous", seed=1), 6)
+    expected = earlier.upcoming(low_rank_layers(other.model))
+    earlier.upcoming(low_rank_layers(made.model))
+    if how == "assigned":
+        made.model.load_state_dict(other.model.state_dict(), assign=True)
+    else:
+        state = other.model.state_dict()
+        for name, tensor in made.model.state_dict(keep_vars=True).items():
+            tensor.data = state[name].clone()
+    for found, wanted in zip(earlier.upcoming(low_rank_layers(made.model)), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_a_model_is_copied_while_its_directions_are_sought(training: Make) -> None:
     made = run(training("previous"), 6)
     copied = copy.deepcopy(made.model)

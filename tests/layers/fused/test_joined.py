@@ -102,6 +102,30 @@ def test_a_layer_whose_output_is_changed_in_place_computes_alone() -> None:
         torch.testing.assert_close(output_and_gradient(model), expected)
 
 
+@pytest.mark.parametrize("kind", ["frozen", "trained", "low rank"])
+def test_an_input_that_is_changed_in_place_between_two_layers_is_not_shared(kind: str) -> None:
+    """Autograd allows it if it has kept no input, or a cast one."""
+
+    class Shifting(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.clone()
+            gate = self.gate(x).tanh()
+            x += 1
+            return self.down(gate * self.up(x))
+
+    model = Shifting().requires_grad_(kind == "trained")
+    if kind == "low rank":
+        model.gate, model.up = LowRankLinear(model.gate, 2), LowRankLinear(model.up, 2)  # pyrefly: ignore[bad-assignment]
+    assert sharing_inputs(model, {"x": rows()}) == [[model.gate], [model.up], [model.down]]
+    expected, (y, gradient) = model(rows()), output_and_gradient(model, autocast=True)
+    with joined(model, {"x": rows()}) as joins, materialised(model, joins=joins) as stacks:
+        assert bool(stacks) == (kind == "low rank")
+        torch.testing.assert_close(model(rows()), expected)
+        found = output_and_gradient(model, autocast=True)
+    torch.testing.assert_close(found[0], y, rtol=0.05, atol=0.01)
+    torch.testing.assert_close(found[1], gradient, rtol=0.05, atol=0.01)
+
+
 # The function
 
 
