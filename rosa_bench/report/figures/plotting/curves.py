@@ -22,7 +22,7 @@ from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, device_words, heading
 from rosa_bench.report.cells.select import Cell, Group, scored_on_test
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import scale
+from rosa_bench.report.cells.shown import scale, selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
 from rosa_bench.report.writers.text import rows, span, times
@@ -67,9 +67,8 @@ class Panel:
     @property
     def each_epoch(self) -> str:
         """Axis label for the score of every epoch: its name and rows."""
-        by = self.run.scores.selected_by
-        scale, where = "" if by.lower_is_better else " × 100", SCORED_ON[self.run.scores.selected_on]
-        return f"{drawn(metric_name(by.name))}{scale},\non {where}"
+        name, where = self.run.scores.selected_by.name, SCORED_ON[self.run.scores.selected_on]
+        return f"{drawn(metric_name(name))}{selection_scale(self.run).unit},\non {where}"
 
     @property
     def title(self) -> str:
@@ -178,8 +177,8 @@ def has_epochs(cell: Cell) -> bool:
 
 def score_of(run: RunRecord) -> Callable[[EpochScores], float | None]:
     """Return a function from an epoch to its selection score: scores times 100, errors unchanged, None if undefined."""
-    by = run.scores.selected_by
-    return lambda epoch: times(1 if by.lower_is_better else 100, epoch.scores[by.name])
+    name, factor = run.scores.selected_by.name, selection_scale(run).times
+    return lambda epoch: times(factor, epoch.scores[name])
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
