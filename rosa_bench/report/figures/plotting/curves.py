@@ -103,13 +103,14 @@ def panels_of(
     *,
     among: Callable[[Cells], Cells] = plain,
     most: int = MOST,
+    lower_is_better: bool = False,
 ) -> list[Panel]:
     """Choose the panels of a figure, at most ``most``.
 
     Panels nearest to their protocol come first, then those of the model with the most runs. Among these CoLA comes
     first, then the tasks with the most runs; a task's protocols are kept together. A panel holds the cells that
-    ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. Tasks that report an error
-    instead of a score are left out, and so are memorised rows: they have figures of their own.
+    ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. All tasks report a score or, if
+    ``lower_is_better``, a loss or an error; memorised rows are left out. Those have figures of their own.
     """
     panels = []
     for group in groups:
@@ -118,7 +119,7 @@ def panels_of(
             scored = {
                 variant: cell
                 for variant, cell in found.items()
-                if cell and not cell.runs[0].scores.lower_is_better and not is_memorised(cell.runs[0])
+                if cell and cell.runs[0].scores.lower_is_better is lower_is_better and not is_memorised(cell.runs[0])
             }
             cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
