@@ -19,7 +19,8 @@ from rosa_bench.report.cells.select import Cell, scored_on_test, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.arms import sources_of_arms
+from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, titled
 from rosa_bench.report.figures.studies.methods_list import fence_of
 
 LINE_IN, EDGES_IN, LEGEND_IN = 0.145, 0.85, 0.3
@@ -128,4 +129,6 @@ def _caption(panels: Sequence[Panel]) -> str:
     )
     if any(scored_on_test(panel.run) for panel in panels):
         text += " Where texts answer prompts, the loss is that of the test references, and perplexity on dev chooses."
-    return Caption(title="Sensitivity of losses to the learning rate", text=text, sources=sources(panels)).markdown
+    return Caption(
+        title="Sensitivity of losses to the learning rate", text=text, sources=sources_of_arms(panels)
+    ).markdown

@@ -16,7 +16,6 @@ from rosa_bench.report.cells.arms import (
     INTERVALS,
     NO_INTERVAL,
     Estimate,
-    in_all_arms,
     over_seeds,
     sharing_words,
     text_of,
@@ -38,9 +37,10 @@ from rosa_bench.report.figures.plotting.arms import (
     labels_of,
     panels_where,
     plot_whiskers,
+    sources_of_arms,
 )
 from rosa_bench.report.figures.plotting.beside import NAME_IN, label_beside
-from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, titled
 from rosa_bench.report.figures.plotting.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.plotting.front import pareto_front, plot_front
 from rosa_bench.report.writers.text import MIB
@@ -179,13 +179,9 @@ def _caption(
     return Caption(
         title=title,
         text=text.strip(),
-        sources=[*map(_source, sources(panels), panels)],
+        sources=sources_of_arms(panels),
         tables=[_table(panels, labels)],
     ).markdown
-
-
-def _source(said: str, panel: Panel) -> str:
-    return f"{said} {in_all_arms({variant: cell.runs[0] for variant, cell in panel.cells.items()})}".strip()
 
 
 def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> list[list[str]]:

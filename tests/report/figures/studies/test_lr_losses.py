@@ -64,6 +64,15 @@ def test_every_rate_has_a_marker_and_the_lowest_arm_comes_first(swept_runs: Call
     assert ax.get_xlabel() == "Loss (lower is better), on test"
 
 
+def test_the_caption_says_what_the_names_of_arms_leave_out(make_referenced: MakeRecord) -> None:
+    changed = {"method.init": ["balanced", "svd"]}
+    asked = ("method=rosa", "method.init=balanced")
+    drawing = drawn([make_referenced(1.5, *asked, f"lr={lr}", deviations=changed) for lr in ("1e-4", "1e-3")])
+    [name] = lines(drawing.figure.axes[0])
+    assert "init" not in name
+    assert "In all arms of ROSA: init=balanced." in drawing.caption.replace("\\", "")
+
+
 def test_the_rate_is_the_one_that_tables_choose_even_if_another_has_a_lower_loss(make_referenced: MakeRecord) -> None:
     runs = [make_referenced(1.5, "lr=1e-4", held_out=1.0), make_referenced(1.25, "lr=1e-3", held_out=2.0)]
     [ax] = drawn(runs).figure.axes
