@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import EvalResult, ModelCardData
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.select import split_by_data
 from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval
@@ -164,11 +165,13 @@ def _training(record: RunRecord) -> list[str]:
 
 
 def _deviations(record: RunRecord) -> list[str]:
-    if not record.deviations:
+    """Return the changes that tables name the run by: an older record may lack some among its own ``deviations``."""
+    changes = changes_of(record)
+    if not changes:
         return ["None."]
     rows = [
         f"| {escape(key)} | {escape(str(value))} | {escape(str(expected))} |"
-        for key, (value, expected) in sorted(record.deviations.items())
+        for key, (value, expected) in changes.items()
     ]
     return ["| setting | here | protocol |", "| --- | --- | --- |", *rows]
 

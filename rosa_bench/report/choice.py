@@ -10,8 +10,8 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, paired
+from rosa_bench.report.cells.shown import Scale, selection_scale
 from rosa_bench.report.cells.statistics import Interval, interval
-from rosa_bench.report.writers.text import bracketed, error_text, percent, signed, signed_error
 
 SAME_MEMORY = 0.05  # peak memory within so much counts as equal; then what is saved decides
 
@@ -57,8 +57,8 @@ class Finalist:
 
     def selection(self, seeds: Iterable[int]) -> float:
         """Return the mean score on the rows that select; higher is better, and an undefined one is the worst."""
-        lower = next(iter(self.runs.values())).scores.selected_by.lower_is_better
-        score = fmean(self.runs[seed].selection_score for seed in seeds) * (-1 if lower else 1)
+        found = fmean(self.runs[seed].selection_score for seed in seeds)
+        score = selection_scale(next(iter(self.runs.values()))).merit(found)
         return score if math.isfinite(score) else -math.inf
 
 
@@ -115,21 +115,18 @@ def verdict(difference: Difference, *, lower_is_better: bool) -> str:
         return "not known, with one seed"
     if difference.within_noise:
         return "level"
-    return "better" if (difference.mean > 0) is not lower_is_better else "worse"
+    return "better" if Scale(lower_is_better).merit(difference.mean) > 0 else "worse"
 
 
 def score_text(finalist: Finalist, *, lower_is_better: bool) -> str:
     """Return a score with its interval: ``81.2 [79.8, 82.6]``."""
-    shown, found = error_text if lower_is_better else percent, finalist.interval
-    low, high = (None, None) if found is None else (shown(found.low), shown(found.high))
-    return bracketed(shown(finalist.score), low, high)
+    found = finalist.interval
+    return Scale(lower_is_better).text(finalist.score, *((found.low, found.high) if found else ()))
 
 
 def difference_text(difference: Difference, *, lower_is_better: bool) -> str:
     """Return a difference with its interval: ``+0.4 [-0.9, +1.7]``."""
-    shown = signed_error if lower_is_better else signed
-    low, high = difference.low, difference.high
-    return bracketed(shown(difference.mean), None if low is None else shown(low), None if high is None else shown(high))
+    return Scale(lower_is_better).signed(difference.mean, difference.low, difference.high)
 
 
 def _is_level(one: Finalist, best: Finalist, margin: float) -> bool:

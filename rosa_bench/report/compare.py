@@ -18,7 +18,6 @@ from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
 from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
 from rosa_bench.report.cells.settings import Setting, listed, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.comparison import ABSENT, Comparison, check_values, typed, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
 from rosa_bench.report.tables.table import Section
@@ -142,7 +141,7 @@ def _places(asked: Comparison, admitted: Iterable[RunRecord], rule: str) -> list
     count = Counter(setting.distance for (setting, _), here in by_place.items() for _ in here)
     ordered = sorted(by_place.items(), key=lambda item: (item[0][1], _order(item[0][0], count)))
     found = [
-        Place(setting, rank, Scale(is_error), _titles(some), _pairs(asked, some, rule))
+        Place(setting, rank, is_error, _titles(some), _pairs(asked, some, rule))
         for (setting, is_error), here in ordered
         for rank, some in _by_rank(asked, here)
     ]

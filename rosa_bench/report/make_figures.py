@@ -20,6 +20,7 @@ from rosa_bench.report.figures.studies import (
     capacity,
     language,
     lr_changed,
+    lr_losses,
     lr_sensitivity,
     memory,
     methods,
@@ -45,6 +46,7 @@ DRAWERS: tuple[Callable[[list[Group]], Drawing | None], ...] = (
 DRAWERS_OF_ALL_RUNS: tuple[Callable[[list[RunRecord]], Drawing | None], ...] = (
     figure5.draw,
     lr_sensitivity.draw,
+    lr_losses.draw,
     lr_changed.draw,
 )
 

@@ -46,8 +46,8 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table4.build,
     table5.build,
     collapses.build,
-    train_loss.build,
 )
+BUILDERS_OF_FITS: tuple[Callable[[list[Group]], Table], ...] = (train_loss.build,)  # of scores and of losses
 BUILDERS_OF_METHODS: tuple[Callable[[list[Group]], Table], ...] = (methods.build,)  # of scores and of references
 BUILDERS_OF_REFERENCES: tuple[Callable[[list[Group]], Table], ...] = (references.build,)
 BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
@@ -135,13 +135,15 @@ def families(
 ) -> list[tuple[list[RunRecord], tuple[Callable[[list[Group]], Table], ...]]]:
     """Divide records among the builders of their tables, in the order of the tables.
 
-    Each record is in one part, and in that of the methods if it can be compared there.
+    Each record is in one part, in that of the fits unless its rows are memorised, and in that of the methods if it can
+    be compared there.
     """
     scores, errors = tabled(records), untabled(records)
     scored = [run for run in scores if not is_memorised(run)]
     references = [run for run in errors if scores_references(run)]
     return [
         (scored, BUILDERS),
+        ([*scored, *errors], BUILDERS_OF_FITS),
         ([*scored, *references], BUILDERS_OF_METHODS),
         (references, BUILDERS_OF_REFERENCES),
         ([run for run in errors if is_regression(run)], BUILDERS_OF_ERRORS),

@@ -111,6 +111,8 @@ def test_compare_takes_another_score_of_the_records(
     save_record(make_record("method=ft"), here / "results")
     outcome = rosa_bench("compare", "method=rosa,lora", "metric=loss")
     assert outcome.status == 0
-    missing = [words for words in ("Score: loss.", "-0.5 (1)", "1 without the score loss") if words not in outcome.out]
+    missing = [
+        words for words in ("Score: loss.", "-0.5000 (1)", "1 without the score loss") if words not in outcome.out
+    ]
     assert missing == []
     rosa_bench("compare", "method=rosa,lora", "metric=los").assert_one_line_error("no run has the score los", "loss")

@@ -370,11 +370,30 @@ def test_runs_scored_by_a_loss_and_by_their_texts_have_their_own_sections(
     runs += [make_referenced(loss, f"method={method}") for method, loss in losses.items()]
     scored, by_loss = sections("method=ft,lora", runs)
     assert figures(scored) == {"ft minus lora": {"E2E": "+25.0 (1)"}}
-    assert figures(by_loss) == {"ft minus lora": {"E2E": "-0.5 (1)"}}
+    assert figures(by_loss) == {"ft minus lora": {"E2E": "-0.500 (1)"}}
     assert "task.decoding=none, task.score=loss" in by_loss.heading
     written, silent = sections("method=ft,lora", reporting("loss", runs))
-    assert figures(written) == {"ft minus lora": {"E2E": "+0 (1)"}}  # all written texts have the same loss
+    assert figures(written) == {"ft minus lora": {"E2E": "+0.000 (1)"}}  # all written texts have the same loss
     assert figures(silent) == figures(by_loss)
+
+
+def test_all_differences_of_losses_have_the_decimals_of_the_smallest_loss(make_referenced: MakeRecord) -> None:
+    """Which has four digits, however small or large a difference or an end of its interval is."""
+    losses = {"ft": (1.25, 1.5), "bitfit": (1.30001, 99.5), "lora": (1.3, 1.4)}
+    [section] = sections(
+        "method=ft,bitfit,lora",
+        [
+            make_referenced(loss, f"method={method}", f"seed={seed}")
+            for method, some in losses.items()
+            for seed, loss in enumerate(some)
+        ],
+    )
+    for line, cells in figures(section).items():
+        difference, detectable = cells.values()
+        ours, theirs = (np.array(losses[method]) for method in line.split(" minus "))
+        ends = ttest_1samp(ours - theirs, 0).confidence_interval()
+        assert difference == f"{(ours - theirs).mean():+.3f} [{ends.low:+.3f}, {ends.high:+.3f}] (2)"
+        assert detectable == f"{noncentrality(1) * sem(ours - theirs):.3f}"
 
 
 def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> None:

@@ -12,7 +12,7 @@ from rosa_bench.cli.commands import tables
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report import published
-from rosa_bench.report.make_tables import BUILDERS_OF_METHODS, counted, families, make_tables
+from rosa_bench.report.make_tables import BUILDERS_OF_FITS, BUILDERS_OF_METHODS, counted, families, make_tables
 from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
@@ -125,7 +125,8 @@ def test_a_loss_of_references_is_in_tables_of_its_own(
         files.append({path.name: path.read_bytes() for path in (tmp_path / "tables").iterdir()})
     apart, both = files
     assert {name for name in both if both[name] != apart.get(name)} == {
-        "references.md", "references.tex", "references.csv", "runs.csv"
+        "references.md", "references.tex", "references.csv", "runs.csv",
+        "train_loss.md", "train_loss.tex", "train_loss.csv",
     }  # fmt: skip
     rows = list(csv.DictReader(both["references.csv"].decode().splitlines()))
     assert {(row["setting"], row["variant"], float(row["loss"])) for row in rows} == {
@@ -135,14 +136,17 @@ def test_a_loss_of_references_is_in_tables_of_its_own(
 
 
 def test_every_run_is_in_one_family_of_tables(every_kind: list[RunRecord]) -> None:
-    """And in that of the methods, if it can be compared there."""
+    """And in those of the fits and of the methods, if it can be compared there."""
     found = families(every_kind)
-    apart = [some for some, builders in found if builders != BUILDERS_OF_METHODS]
+    apart = [some for some, builders in found if builders not in (BUILDERS_OF_METHODS, BUILDERS_OF_FITS)]
     assert sorted(run.id for some in apart for run in some) == sorted(run.id for run in every_kind)
     assert all(some for some in apart)
     [compared] = [some for some, builders in found if builders == BUILDERS_OF_METHODS]
     kinds = {(run.settings.task.name, run.scores.reported) for run in compared}
     assert kinds == {("cola", "matthews_correlation"), ("e2e_nlg", "bleu"), ("e2e_nlg", "loss")}
+    [fitted] = [some for some, builders in found if builders == BUILDERS_OF_FITS]
+    left = [run for run in every_kind if run not in fitted]
+    assert left and {run.settings.task.name for run in left} == {"phonebook"}
 
 
 def test_only_timed_runs_of_another_task_give_no_table(make_record: MakeRecord, tmp_path: Path) -> None:

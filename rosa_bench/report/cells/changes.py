@@ -4,6 +4,7 @@ A record also has ``deviations``, from the defaults of the day it was made. Wher
 run at the old default is now a run with that setting changed, and an old run that set today's default is a plain one.
 """
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -14,8 +15,14 @@ from rosa_bench.report.cells.kept import kept
 from rosa_bench.system.setting import ABSENT
 
 TODAY = {old: name for name, old in GENERATOR_NAMES.items()}  # generators have been renamed
-IN_NULL = object()  # in place of the value of a setting whose section is null
 Changes = dict[str, tuple[Any, Any]]  # key -> (value, default)
+
+
+@dataclass(frozen=True)
+class InNull:
+    """In place of the value of a setting in a section that is null: the place of that section."""
+
+    section: tuple[str, ...]
 
 
 @kept
@@ -38,21 +45,11 @@ def changes_of(record: RunRecord) -> Changes:
             continue
         expected = record.setting(default.follows, default.value) if default.follows else default.value
         value = recorded[key][0] if key in recorded else _value(record, key, default)
-        if value is IN_NULL:
-            section = _null_section(record, default.place)
-            _put(null.setdefault(".".join(section), {}), default.place[len(section) :], expected)
+        if isinstance(value, InNull):
+            _put(null.setdefault(".".join(value.section), {}), default.place[len(value.section) :], expected)
         elif value is not ABSENT and _today(value) != expected:
             found[key] = value, expected
     return dict(sorted({**found, **{key: (None, expected) for key, expected in null.items()}}.items()))
-
-
-def _null_section(record: RunRecord, place: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the place of the section that is null in a run, around a setting that is `IN_NULL`."""
-    depth, found = 0, record.config
-    while found is not None:
-        found = found[place[depth]]
-        depth += 1
-    return place[:depth]
 
 
 def _put(settings: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
@@ -66,12 +63,12 @@ def _put(settings: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
 def _value(record: RunRecord, key: str, default: Default) -> Any:
     """Return a setting of a run, or what was used before the setting existed; `ABSENT` if that is not known.
 
-    `IN_NULL` if the run sets a section around it to null.
+    `InNull` if the run sets a section around it to null.
     """
     found: Any = record.config
-    for name in default.place:
+    for depth, name in enumerate(default.place):
         if found is None:
-            return IN_NULL
+            return InNull(default.place[:depth])
         if not isinstance(found, dict) or name not in found:
             return _before(key, record.settings.method.name if default.place[0] == "method" else None)
         found = found[name]

@@ -74,6 +74,11 @@ def scale(run: RunRecord) -> Scale:
     return Scale(run.scores.lower_is_better)
 
 
+def selection_scale(run: RunRecord) -> Scale:
+    """Return the scale of the metric that selects a run's epoch."""
+    return Scale(run.scores.selected_by.lower_is_better)
+
+
 def score_text(run: RunRecord, score: float) -> str:
     """Format a reported metric after scaling: a score as in the tables, an error with four digits."""
     return f"{score:{scale(run).digits}}"

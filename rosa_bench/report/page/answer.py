@@ -125,15 +125,15 @@ def _overall(place: Place) -> Difference | None:
 
 
 def _verdict(period: str, place: Place, found: Difference) -> Verdict:
-    tasks = [place.titles[task] for task in _tasks(place)]
+    titles, measure = [place.titles[task] for task in _tasks(place)], place.scale(_tasks(place))
     model = place.runs[0].settings.model.title
     changes = [f"{change.key}={words(change.value)}" for change in place.setting.deviations]
     rank = [] if place.rank is None else [f"rank {place.rank}"]
     return Verdict(
         period="never resampled" if period == "never" else f"resampled {ONCE.get(period, period)}",
-        verdict=_verdict_words(found, place.scale),
-        difference=_difference(found, place.scale),
-        where=f"{', '.join(tasks)}: {', '.join([model, f'protocol {place.setting.protocol}', *rank, *changes])}",
+        verdict=_verdict_words(found, measure),
+        difference=_difference(found, measure),
+        where=f"{', '.join(titles)}: {', '.join([model, f'protocol {place.setting.protocol}', *rank, *changes])}",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.shown import selection_rows
+from rosa_bench.report.cells.shown import selection_rows, selection_scale
 from rosa_bench.report.writers.text import MISSING, times
 
 MOST = 20  # epochs shown; of more, some are left out
@@ -35,7 +35,7 @@ def curve(run: RunRecord) -> Curve | None:
     epochs, by = run.scores.epochs, run.scores.selected_by
     if not epochs:
         return None
-    scores = [times(1 if by.lower_is_better else 100, epoch.scores.get(by.name)) for epoch in epochs]
+    scores = [times(selection_scale(run).times, epoch.scores.get(by.name)) for epoch in epochs]
     lengths, scale = bars(scores, logarithmic=by.lower_is_better)
     name, where = by.name.replace("_", " "), selection_rows(run)
     lines = [

@@ -10,7 +10,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import changed_words, data_note, model_words
 from rosa_bench.report.cells.select import best_of_rank, cell_of
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, selection_rows
+from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, selection_rows, selection_scale
 from rosa_bench.report.cells.statistics import CONFIDENCE, DEV_INTERVALS, Interval, interval
 from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, parameters, percent, rows, times
 from rosa_bench.system.errors import UserError
@@ -76,7 +76,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
         yield "chosen", f"{run.selected_candidate}, of {len(run.candidates or [])} candidates"
     if run.selected:
         by = scores.selected_by
-        found = _number(1 if by.lower_is_better else 100, run.selection_score)
+        found = _number(selection_scale(run).times, run.selection_score)
         where = SELECTED_ON.get(scores.selected_on, selection_rows(run))
         yield "selected by", f"{by.name.replace('_', ' ')} on {where}, {found}"
     others = {name: score for name, score in run.selected.items() if name not in ("epoch", scores.reported)}

@@ -20,19 +20,23 @@ class Summary:
 
 # (variant, learning rate) in row order -> task -> summary.
 Cells = dict[tuple[Variant, float], dict[str, Summary]]
+Summarise = Callable[[list[RunRecord]], Summary | None]
 
 
 def table_by_lr(
     groups: list[Group],
-    summarise: Callable[[list[RunRecord]], Summary | None],
+    summarising: Callable[[list[list[RunRecord]]], Summarise],
     *,
     name: str,
     title: str,
     intro: list[str],
     legend: str,
 ) -> Table:
-    """Build a table by applying ``summarise`` to the runs of each cell. Where it returns None, the cell is empty."""
-    summaries = [(group, cells) for group in groups if (cells := _cells(group, summarise))]
+    """Build a table from summaries of the runs of each cell. Where there is none, the cell is empty.
+
+    ``summarising`` returns the function that summarises the cells of a column, from all of their runs.
+    """
+    summaries = [(group, cells) for group in groups if (cells := _cells(group, summarising))]
     return Table(
         name=name,
         title=title,
@@ -43,13 +47,15 @@ def table_by_lr(
     )
 
 
-def _cells(group: Group, summarise: Callable[[list[RunRecord]], Summary | None]) -> Cells:
+def _cells(group: Group, summarising: Callable[[list[list[RunRecord]]], Summarise]) -> Cells:
+    columns = {task: [cell.by_lr for (_, one), cell in group.cells.items() if one == task] for task in group.tasks}
+    of_task = {task: summarising([runs for by_lr in some for runs in by_lr.values()]) for task, some in columns.items()}
     found: Cells = {}
     for variant in group.variants:
         by_lr = {task: cell.by_lr for (one, task), cell in group.cells.items() if one == variant}
         for lr in sorted({lr for runs in by_lr.values() for lr in runs}):
             summaries = {
-                task: summary for task, runs in by_lr.items() if lr in runs and (summary := summarise(runs[lr]))
+                task: summary for task, runs in by_lr.items() if lr in runs and (summary := of_task[task](runs[lr]))
             }
             if summaries:
                 found[variant, lr] = summaries

@@ -17,8 +17,13 @@ INTRO = [
 
 
 def build(groups: list[Group]) -> Table:
-    """Build the table for every variant, learning rate and task whose runs recorded the spread of their predictions."""
-    return table_by_lr(groups, _summary, name="collapses", title="Collapsed runs", intro=INTRO, legend=LEGEND)
+    """Build the table for every variant, learning rate and task whose runs recorded the spread of their predictions.
+
+    Runs that report a loss or an error have none: a text, or a vector, is no answer that all rows could share.
+    """
+    return table_by_lr(
+        groups, lambda _column: _summary, name="collapses", title="Collapsed runs", intro=INTRO, legend=LEGEND
+    )
 
 
 def _summary(runs: list[RunRecord]) -> Summary | None:

@@ -41,7 +41,7 @@ class Place:
 
     setting: Setting
     rank: int | None
-    scale: Scale
+    lower_is_better: bool
     titles: Mapping[str, str]
     pairs: Mapping[Side, Mapping[str, Pair]]
 
@@ -54,6 +54,11 @@ class Place:
             for tasks in [*((task,) for task in pairs), tuple(pairs)]
             if (found := stratified([(ours.by_seed, theirs.by_seed) for ours, theirs in map(pairs.__getitem__, tasks)]))
         }
+
+    def scale(self, tasks: Iterable[str]) -> Scale:
+        """Return the scale of a difference over some tasks: it has the decimals that their scores have."""
+        cells = [cell for pairs in self.pairs.values() for task in tasks for cell in pairs.get(task, ())]
+        return Scale(self.lower_is_better).fitted(cell.mean for cell in cells)
 
     @property
     def has_power(self) -> bool:
@@ -94,7 +99,7 @@ def differences_section(asked: Comparison, place: Place, significant: Collection
         ],
         notes=[
             *notes,
-            *([ERRORS] if place.scale.lower_is_better else []),
+            *([ERRORS] if place.lower_is_better else []),
             *_doubts(chosen, place.titles),
             *([FEW_SEEDS_NOTE] if any(place.differences[key].has_few_seeds for key in significant) else []),
             *modified_notes(list({run.id: run for run in place.runs}.values())),
@@ -112,16 +117,16 @@ def _entries(place: Place, side: Side, tasks: list[str], significant: Collection
     keys = [(side, (task,)) for task in tasks]
     whole = (side, tuple(pairs))
     some = f", {len(pairs)} of {len(tasks)} tasks" if len(pairs) < len(tasks) else ""
-    entries = [_entry(place, key, significant) for key in keys]
+    entries = [_entry(place, key, significant, place.scale(key[1])) for key in keys]
     if len(tasks) > 1:
-        entries.append(_entry(place, whole, significant, some))
+        entries.append(_entry(place, whole, significant, place.scale(tasks), some))
     if place.has_power:
         detectable = place.differences[whole].detectable
-        entries.append(Entry(mean=None if detectable is None else place.scale.signed(detectable).removeprefix("+")))
+        entries.append(Entry(mean=None if detectable is None else place.scale(tasks).text(detectable)))
     return entries
 
 
-def _entry(place: Place, key: Key, significant: Collection[Key], some: str = "") -> Entry:
+def _entry(place: Place, key: Key, significant: Collection[Key], scale: Scale, some: str = "") -> Entry:
     """Format ``-2.5 [-4.3, -0.8] (5)*``, bold if significant; with collapsed runs ``(5; collapsed 0/1)``."""
     difference = place.differences.get(key)
     if difference is None:
@@ -130,7 +135,7 @@ def _entry(place: Place, key: Key, significant: Collection[Key], some: str = "")
     counts = [sum(column) for column in zip(*(_collapsed(place.pairs[side][task]) for task in tasks), strict=True)]
     collapsed = f"; collapsed {'/'.join(map(str, counts))}" if any(counts) else ""
     mark = "*" if key in significant else ""
-    shown = place.scale.signed(difference.mean, difference.low, difference.high)
+    shown = scale.signed(difference.mean, difference.low, difference.high)
     text = f"{shown} ({span(difference.seeds)}{some}{collapsed}){mark}"
     return Entry(mean=text, best=key in significant)
 

@@ -13,7 +13,10 @@ LIBRARIES = ("torch", "transformers")
 
 
 def run_rows(records: Iterable[RunRecord]) -> list[dict[str, str]]:
-    """Return one row per run, of any status and task. Scores are fractions, not times 100; a missing value is empty."""
+    """Return one row per run, of any status and task. Scores are fractions, not times 100; a missing value is empty.
+
+    Time and peak memory of a ``packed`` run are those of so many runs in one pass.
+    """
     return [{key: _text(value) for key, value in _values(record).items()} for record in records]
 
 
@@ -48,6 +51,7 @@ def _values(run: RunRecord) -> dict[str, object]:
         "device": run.device.name,
         "precision": run.device.precision,
         **({"shared_by": run.device.shared_by} if run.device.shared_by else {}),
+        **({"packed": run.packed} if run.packed else {}),
         "subset": run.data.subset,
         "synthetic": run.data.synthetic,
         "deviations": json.dumps({key: value for key, (value, _) in changes_of(run).items()}),

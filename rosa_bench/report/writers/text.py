@@ -29,11 +29,6 @@ def signed(fraction: float) -> str:
     return f"{100 * fraction:+z.1f}"
 
 
-def signed_error(difference: float) -> str:
-    """Format a difference of two errors with four digits, and always with a sign."""
-    return f"{difference:+z.4g}"
-
-
 def bracketed(mean: str, low: str | None, high: str | None) -> str:
     """Format an estimate with its interval, if known: ``-0.9 [-3.5, +1.7]``."""
     return mean if low is None or high is None else f"{mean} [{low}, {high}]"

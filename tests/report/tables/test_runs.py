@@ -55,6 +55,13 @@ def test_how_many_processes_shared_the_gpu_is_a_column_once_a_record_says_it(mak
     assert [row["shared_by"] for row in read(tidy_csv(run_rows(runs)))] == ["", "3"]
 
 
+def test_with_how_many_runs_a_run_was_packed_is_a_column_once_a_record_says_it(make_record: MakeRecord) -> None:
+    runs = [make_record("seed=0"), make_record("seed=1")]
+    assert "packed" not in read(tidy_csv(run_rows(runs)))[0]
+    runs[1].packed = 4
+    assert [row["packed"] for row in read(tidy_csv(run_rows(runs)))] == ["", "4"]
+
+
 @pytest.mark.skipif(not RESULTS.exists(), reason="needs the committed records")
 def test_the_committed_file_has_every_committed_run() -> None:
     written = read((RESULTS / "tables/runs.csv").read_text())

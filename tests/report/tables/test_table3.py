@@ -214,7 +214,7 @@ def test_figure_6_shows_the_perplexity_of_every_epoch_unscaled(sweep: list[RunRe
     drawing = figure6.draw(select(sweep))
     assert drawing is not None
     left, right = drawing.figure.axes
-    assert right.get_ylabel() == "Perplexity,\non dev"
+    assert right.get_ylabel() == "Perplexity (lower is better),\non dev"
     assert ys(right, "FT") == [20.0, 9.5]  # mean of two seeds at the chosen learning rate
     assert ys(right, "ROSA (r=8)") == [24.0, 13.5]
     assert ys(left, "FT") == [5.0, 4.0]
@@ -224,7 +224,7 @@ def test_figure_4_shows_perplexity_by_rank(sweep: list[RunRecord]) -> None:
     drawing = figure4.draw(select(sweep))
     assert drawing is not None
     left, right = drawing.figure.axes
-    assert left.get_ylabel() == "Perplexity,\non dev"
+    assert left.get_ylabel() == "Perplexity (lower is better),\non dev"
     assert ys(left, "ROSA (r=4)") == [23.0, 12.5]
     assert ys(right, "LoRA (r=8)") == [22.0, 11.5]
 

@@ -8,6 +8,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.tables.table import Entry
 from rosa_bench.report.tables.train_loss import build
+from rosa_bench.report.writers.text import UNDEFINED
 
 MakeRecord = Callable[..., RunRecord]
 Ending = Callable[..., RunRecord]
@@ -59,6 +60,29 @@ def test_the_csv_file_has_every_run(ending: Ending) -> None:
         (row["variant"], row["task"], row["seed"], float(row["train_loss"]), row["collapsed"])
         for row in build(select([*runs, untold])).tidy
     ] == [("FT", "cola", "0", 0.1, "0"), ("FT", "cola", "1", 1 / 3, "1"), ("LoRA (r=8)", "cola", "0", 0.4, "")]
+
+
+def test_losses_of_runs_scored_by_a_loss_have_the_decimals_of_the_smallest(
+    ending: Ending, make_referenced: MakeRecord
+) -> None:
+    """A column of scores keeps three decimals, and is not changed by the others."""
+    scored = [ending(0.0123, "method=ft"), ending(0.5, "method=lora")]
+    losses = {"method=ft": (0.01234, 0.01236), "method=lora": (1.25, None), "method=ia3": (2.0,)}
+    referenced = [
+        make_referenced(1.5, method, "lr=1e-3", f"seed={seed}")
+        for method, some in losses.items()
+        for seed in range(len(some))
+    ]
+    for run, loss in zip(referenced, [loss for some in losses.values() for loss in some], strict=True):
+        run.scores.epochs[-1].train_loss = loss
+    table = build(select([*scored, *referenced]))
+    assert table.sections[0] == build(select(scored)).sections[0]
+    assert [[entry.mean for entry in line.entries] for line in table.sections[0].lines] == [["0.012"], ["0.500"]]
+    assert {line.label: line.entries for line in table.sections[1].lines} == {
+        "(IA)³, lr 0.001": [Entry(mean="2.00000", count=1)],
+        "FT, lr 0.001": [Entry(mean="0.01235", spread="0.00001", count=2)],
+        "LoRA (r=8), lr 0.001": [Entry(mean=UNDEFINED)],
+    }
 
 
 def test_runs_without_epochs_give_no_table(make_record: MakeRecord) -> None:

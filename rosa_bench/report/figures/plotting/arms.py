@@ -1,7 +1,7 @@
 """Shared by the figures of capacity experiments: panels, the look of an arm, whiskers, and logarithmic axes."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,10 +9,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import Estimate, arm_labels, arm_order, is_resampled
+from rosa_bench.report.cells.arms import Estimate, arm_labels, arm_order, in_all_arms, is_resampled
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.plotting.curves import Panel
+from rosa_bench.report.figures.plotting.curves import Panel, sources
 
 MOST = 4  # panels or rows of panels
 MOST_TICKS = 7
@@ -44,6 +44,12 @@ def labels_of(panels: Iterable[Panel]) -> tuple[dict[Variant, str], dict[Variant
     found = {variant: cell.runs[0] for panel in panels for variant, cell in panel.cells.items()}
     runs = {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one]))}
     return arm_labels(runs), runs
+
+
+def sources_of_arms(panels: Sequence[Panel]) -> list[str]:
+    """Return the `sources` of panels, each with what the names of its arms leave out."""
+    left_out = [in_all_arms({variant: cell.runs[0] for variant, cell in panel.cells.items()}) for panel in panels]
+    return [f"{said} {more}".strip() for said, more in zip(sources(panels), left_out, strict=True)]
 
 
 def arm_look(variant: Variant, run: RunRecord, *, colour: Any = None, face: Any = None) -> dict[str, Any]:

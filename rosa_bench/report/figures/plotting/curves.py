@@ -22,7 +22,7 @@ from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, device_words, heading
 from rosa_bench.report.cells.select import Cell, Group, scored_on_test
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import scale
+from rosa_bench.report.cells.shown import scale, selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
 from rosa_bench.report.writers.text import rows, span, times
@@ -67,9 +67,8 @@ class Panel:
     @property
     def each_epoch(self) -> str:
         """Axis label for the score of every epoch: its name and rows."""
-        by = self.run.scores.selected_by
-        scale, where = "" if by.lower_is_better else " × 100", SCORED_ON[self.run.scores.selected_on]
-        return f"{drawn(metric_name(by.name))}{scale},\non {where}"
+        name, where = self.run.scores.selected_by.name, SCORED_ON[self.run.scores.selected_on]
+        return f"{drawn(metric_name(name))}{selection_scale(self.run).unit},\non {where}"
 
     @property
     def title(self) -> str:
@@ -104,13 +103,14 @@ def panels_of(
     *,
     among: Callable[[Cells], Cells] = plain,
     most: int = MOST,
+    lower_is_better: bool = False,
 ) -> list[Panel]:
     """Choose the panels of a figure, at most ``most``.
 
     Panels nearest to their protocol come first, then those of the model with the most runs. Among these CoLA comes
     first, then the tasks with the most runs; a task's protocols are kept together. A panel holds the cells that
-    ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. Tasks that report an error
-    instead of a score are left out, and so are memorised rows: they have figures of their own.
+    ``among`` keeps and that are ``drawable``. It is used only if these are ``enough``. All tasks report a score or, if
+    ``lower_is_better``, a loss or an error; memorised rows are left out. Those have figures of their own.
     """
     panels = []
     for group in groups:
@@ -119,7 +119,7 @@ def panels_of(
             scored = {
                 variant: cell
                 for variant, cell in found.items()
-                if cell and not cell.runs[0].scores.lower_is_better and not is_memorised(cell.runs[0])
+                if cell and cell.runs[0].scores.lower_is_better is lower_is_better and not is_memorised(cell.runs[0])
             }
             cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
@@ -178,8 +178,8 @@ def has_epochs(cell: Cell) -> bool:
 
 def score_of(run: RunRecord) -> Callable[[EpochScores], float | None]:
     """Return a function from an epoch to its selection score: scores times 100, errors unchanged, None if undefined."""
-    by = run.scores.selected_by
-    return lambda epoch: times(1 if by.lower_is_better else 100, epoch.scores[by.name])
+    name, factor = run.scores.selected_by.name, selection_scale(run).times
+    return lambda epoch: times(factor, epoch.scores[name])
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:

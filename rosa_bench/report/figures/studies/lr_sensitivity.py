@@ -1,4 +1,4 @@
-"""Not in the paper: dev score against learning rate, with the chosen learning rate marked."""
+"""Not in the paper: dev score against learning rate, with the chosen learning rate marked. Losses: `lr_losses`."""
 
 from statistics import fmean
 from typing import Any

@@ -16,7 +16,6 @@ from rosa_bench.report.cells.arms import (
     INTERVALS,
     NO_INTERVAL,
     Estimate,
-    in_all_arms,
     over_seeds,
     sharing_words,
     text_of,
@@ -25,6 +24,7 @@ from rosa_bench.report.cells.facts import POSITIVE, is_learned_at_once, is_text
 from rosa_bench.report.cells.facts import RECALL as FRACTION
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting import dots
@@ -37,9 +37,10 @@ from rosa_bench.report.figures.plotting.arms import (
     labels_of,
     panels_where,
     plot_whiskers,
+    sources_of_arms,
 )
 from rosa_bench.report.figures.plotting.beside import NAME_IN, label_beside
-from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, titled
 from rosa_bench.report.figures.plotting.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.plotting.front import pareto_front, plot_front
 from rosa_bench.report.writers.text import MIB
@@ -103,9 +104,9 @@ def on_one_device(panel: Panel) -> Panel:
 
 def point_of(cell: Cell) -> Point | None:
     """Return mean peak memory in MiB and the reported score, a fraction times 100; None if a score is undefined."""
-    lower_is_better = cell.runs[0].scores.lower_is_better
-    score = over_seeds(cell, lambda run: run.score, lambda _: POSITIVE if lower_is_better else FRACTION)
-    return Point(x=fmean(_memory(cell)), y=score.times(1 if lower_is_better else 100)) if score else None
+    measure = scale(cell.runs[0])
+    score = over_seeds(cell, lambda run: run.score, lambda _: POSITIVE if measure.lower_is_better else FRACTION)
+    return Point(x=fmean(_memory(cell)), y=score.times(measure.times)) if score else None
 
 
 def points_of(panel: Panel) -> dict[Variant, Point]:
@@ -155,7 +156,7 @@ def score_label(run: RunRecord) -> str:
     """Label an axis with the reported score: ``exact recall (%)`` or ``held-out loss (nats per token)``."""
     known = {"recall": "exact recall (%)", "loss": "held-out loss (nats per token)"}
     name = run.scores.reported
-    return known.get(name) or drawn(name.replace("_", " ")) + ("" if run.scores.lower_is_better else " × 100")
+    return known.get(name) or drawn(name.replace("_", " ")) + scale(run).unit
 
 
 def _caption(
@@ -178,13 +179,9 @@ def _caption(
     return Caption(
         title=title,
         text=text.strip(),
-        sources=[*map(_source, sources(panels), panels)],
+        sources=sources_of_arms(panels),
         tables=[_table(panels, labels)],
     ).markdown
-
-
-def _source(said: str, panel: Panel) -> str:
-    return f"{said} {in_all_arms({variant: cell.runs[0] for variant, cell in panel.cells.items()})}".strip()
 
 
 def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> list[list[str]]:

@@ -47,34 +47,30 @@ def plot_list(
 
 
 def inside_fence(scores: Sequence[Estimate], scale: Scale) -> list[Estimate]:
-    """Return the scores that an axis shows: all but those worse than their `fence_of`."""
-    fence = scale.merit(fence_of(scores, scale))
-    return [score for score in scores if scale.merit(score.mean) >= fence]
+    """Return the scores that an axis shows: all but those whose merit is below their `fence_of`."""
+    merits = [scale.merit(score.mean) for score in scores]
+    fence = fence_of(merits)
+    return [score for score, merit in zip(scores, merits, strict=True) if merit >= fence]
 
 
-def fence_of(scores: Sequence[Estimate], scale: Scale) -> float:
-    """Return the score beyond which methods are left out of an axis, so that the others can be told apart.
+def fence_of(merits: Sequence[float]) -> float:
+    """Return the merit below which methods are left out of an axis, so that the others can be told apart.
 
-    Of many scores it is Tukey's outer fence on the worse side: three interquartile ranges below the lower quartile or,
-    if lower is better, above the upper one. Of few there is none.
+    Of many it is Tukey's outer fence: three interquartile ranges below the lower quartile. Of few there is none.
     Source: Tukey, Exploratory Data Analysis (1977), chapter 2.
     """
-    if len(scores) < MANY:
-        return math.inf if scale.lower_is_better else -math.inf
-    lower, upper = _quartiles(scores)
-    reach = FENCE * (upper - lower)
-    return upper + reach if scale.lower_is_better else lower - reach
-
-
-def _quartiles(scores: Sequence[Estimate]) -> tuple[float, float]:
-    lower, _, upper = quantiles((one.mean for one in scores), n=4)
-    return lower, upper
+    if len(merits) < MANY:
+        return -math.inf
+    lower, _, upper = quantiles(merits, n=4)
+    return lower - FENCE * (upper - lower)
 
 
 def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
     """Return the ends of the axis: around all intervals, as far as `REACH`, or as `FENCE` if there are many means."""
     least, most = min(one.mean for one in scores), max(one.mean for one in scores)
-    times, (lower, upper) = (FENCE, _quartiles(scores)) if len(scores) >= MANY else (REACH, (least, most))
+    times, lower, upper = REACH, least, most
+    if len(scores) >= MANY:
+        times, (lower, _, upper) = FENCE, quantiles((one.mean for one in scores), n=4)
     reach = times * (upper - lower) or 1.0
     ends = [end for one in scores for end in (one.low, one.high) if end is not None]
     low, high = max(min([least, *ends]), least - reach), min(max([most, *ends]), most + reach)
