@@ -71,7 +71,7 @@ def test_the_commands_show_regressions(
     make_tables(tmp_path, write=True)
     assert "3 completed runs\n" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "tables").iterdir()) == [
-        "regression.csv", "regression.md", "regression.tex", "runs.csv"
+        "regression.csv", "regression.md", "regression.tex", "runs.csv", "train_loss.csv", "train_loss.md", "train_loss.tex"
     ]  # fmt: skip
     compare_command(["method=rosa,lora", "method.resample_every=5,0", f"results_dir={tmp_path}"])
     printed = capsys.readouterr().out
