@@ -12,7 +12,7 @@ COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '$(SELDOM)' $(VENV)/lib || tru
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-all check hooks tables figures report docs bench clean
+.PHONY: help install smoke quickstart test test-slow test-ci test-gpu test-long test-all check hooks tables figures report docs bench clean
 
 help:                ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -51,7 +51,10 @@ test-ci: install     ## run the quick and the slow tests together, as continuous
 test-gpu: install    ## run the tests that need a GPU, one at a time
 	$(BIN)/pytest -m gpu
 
-test-all: install    ## run every test, with the long fuzzers; those that need a GPU are skipped without one
+test-long: install   ## run the long tests by hand: fuzzers, and every method on every model
+	$(PYTEST) -m "long and not gpu"
+
+test-all: install    ## run every test; those that need a GPU are skipped without one
 	$(PYTEST)
 
 check: install       ## check style, types, and the direction of imports

@@ -44,7 +44,7 @@ def candidates(
     *,
     methods: Sequence[str] = METHODS,
     ranks: Sequence[int] = RANKS,
-    half_decades: Sequence[int] = HALF_DECADES,
+    lr_half_decades: Sequence[int] = HALF_DECADES,
     reference: str = REFERENCE,
 ) -> Candidates:
     """Return the arms: all methods at their own learning rate and the first rank come first, then the others.
@@ -57,7 +57,7 @@ def candidates(
     one_of("reference", reference, names_in("method"))
     configs: dict[Arm, RunConfig] = {}
     refused: dict[str, UserError] = {}
-    for shift, rank, method in _in_order(half_decades, ranks, methods):
+    for shift, rank, method in _in_order(lr_half_decades, ranks, methods):
         try:
             with composition_errors():
                 own = (f"method={method}", f"rank={rank}", f"lr_half_decades={shift}")
@@ -76,10 +76,10 @@ def candidates(
 
 
 def _in_order(
-    half_decades: Sequence[int], ranks: Sequence[int], methods: Sequence[str]
+    lr_half_decades: Sequence[int], ranks: Sequence[int], methods: Sequence[str]
 ) -> Iterator[tuple[int, int, str]]:
     """Yield combinations: first by the distance from the default learning rate, then by rank, then by method."""
-    for shift in half_decades:
+    for shift in lr_half_decades:
         for rank in ranks:
             for method in methods:
                 yield shift, rank, method

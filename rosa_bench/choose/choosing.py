@@ -40,7 +40,7 @@ class Request:
     memory_gb: float | None = None
     methods: Sequence[str] = METHODS
     ranks: Sequence[int] = RANKS
-    half_decades: Sequence[int] = HALF_DECADES
+    lr_half_decades: Sequence[int] = HALF_DECADES
     seeds: int = 3
     reference: str = REFERENCE
 
@@ -80,7 +80,7 @@ class _Choosing:
             self.composer,
             methods=request.methods,
             ranks=request.ranks,
-            half_decades=request.half_decades,
+            lr_half_decades=request.lr_half_decades,
             reference=request.reference,
         )
         log.info("looking for data and weights")
@@ -108,7 +108,7 @@ class _Choosing:
             "trying %d combinations on %s train rows, up to %d epochs; the plan is %s",
             len(size.arms), f"{size.rows or choice.rows.train:,}", size.epochs, path,
         )  # fmt: skip
-        resolved = cached_by_arm(lambda arm, seed: self._resolved(self._composed(choice, arm, seed)))
+        resolved = cached_by_arm(lambda arm, seed: self._resolved(self._composed(choice.limits, arm, seed)))
         runs = Runs(choice, self.budget, resolved=resolved, save=lambda: save_choice(choice, path))
         found = search(size, runs, reference=choice.reference)
         choice.spent_s = self.budget.spent_s
@@ -144,8 +144,8 @@ class _Choosing:
             untried=[*untried, *unfit, *late], reference=request.reference, spent_s=self.budget.spent_s,
         )  # fmt: skip
 
-    def _composed(self, choice: Choice, arm: Arm, seed: int) -> RunConfig:
-        return parse(self.composer.compose((*choice.given, *choice.limits, *arm.overrides, f"seed={seed}")))
+    def _composed(self, limits: Sequence[str], arm: Arm, seed: int) -> RunConfig:
+        return parse(self.composer.compose((*self.request.given, *limits, *arm.overrides, f"seed={seed}")))
 
     def _resolved(self, config: RunConfig) -> ResolvedRun:
         """Return the run of some settings. The data and weights are found once, as all runs share them."""

@@ -19,7 +19,7 @@ SCHEMA = 1
 class Choice(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """The plan of a choice, and what it has cost so far.
 
-    given      the settings of its runs, as on the command line
+    given      the settings of its runs, as on the command line that began it
     limits     settings that limit rows and set the epochs
     about      a note about the user's own data
     costs      what was measured, by kind of arm

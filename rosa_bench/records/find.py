@@ -50,11 +50,13 @@ def by_start(records: Iterable[RunRecord]) -> list[RunRecord]:
 
 
 def elsewhere(results_dir: Path) -> str:
-    """Name the folders of presets that have runs, other than this one; nothing if there are none.
+    """Name the folders in ``outputs`` that have runs, other than this one; nothing if there are none.
 
-    A preset may keep its runs apart, as ``outputs/smoke``, where no command looks unless it is asked to.
+    Choices keep their runs in ``outputs`` itself, and a preset may in ``outputs/smoke``, where no command looks unless
+    it is asked to.
     """
-    runs = (folder for folder in sorted(OUTPUTS.glob("*/runs")) if next(folder.glob("*/*/*.json"), None) is not None)
+    folders = (OUTPUTS / "runs", *sorted(OUTPUTS.glob("*/runs")))
+    runs = (folder for folder in folders if next(folder.glob("*/*/*.json"), None) is not None)
     named = [f"results_dir={printable(str(folder.parent))}" for folder in runs if folder.parent != results_dir]
     return f"; there are runs in {', '.join(named[:LISTED])}" if named else ""
 

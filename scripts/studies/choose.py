@@ -1,7 +1,7 @@
 """``rosa-bench choose`` on three files as users have them, and what the exhaustive sweeps in the records say.
 
     python -m scripts.studies.choose make my_files data_dir=~/data       # write the files, print the commands
-    python -m scripts.studies.choose compare results/choose/ID.json sst2    # compare an answer with the sweep
+    python -m scripts.studies.choose compare outputs/choose/ID.json sst2    # compare an answer with the sweep
 
 Writes folders with train and validation rows: SST-2 as csv with its labels as words, STS-B as tsv with numbers, and
 BoolQ as jsonl with two columns of text. The rows are those of the tasks sst2, stsb and boolq. So the committed records

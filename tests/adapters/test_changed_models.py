@@ -58,6 +58,29 @@ def test_a_model_of_other_sizes_is_not_detached(tiny_model: Callable[..., Any]) 
     assert model.lm_head.weight is model.transformer.wte.weight
 
 
+@pytest.mark.parametrize("method", ["fish_mask", "diff_pruning"])
+@pytest.mark.parametrize("name", ["tiny_gpt2", "tiny_roberta"])  # whose output weights are the embedding, or have none
+def test_a_model_whose_weights_are_formed_is_resized_only_before_or_after(
+    tiny_model: Callable[..., Any], name: str, method: str
+) -> None:
+    model = tiny_model(name)
+    rows, labels = model.config.vocab_size, IDS if name == "tiny_gpt2" else torch.tensor([0, 1])
+    batches = [{"input_ids": IDS, "labels": labels}]
+    attached = attach(model, method, calibration=batches, keep_base=True)
+    before = copy.deepcopy(model.state_dict())
+    for it in (model, model.base_model, copy.deepcopy(model)):
+        with pytest.raises(UserError, match=r"^the embeddings cannot be resized.*before attaching, or merge first$"):
+            it.resize_token_embeddings(rows + 8)
+    exactly(model.state_dict(), before)
+    assert model.get_input_embeddings().num_embeddings == rows
+    for way_out in (attached.detach, lambda: attach(model, method, calibration=batches).merge()):
+        assert way_out() is model
+        rows += 8
+        model.resize_token_embeddings(rows)
+        assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == rows
+        assert model(input_ids=IDS + rows - 21).logits.isfinite().all()
+
+
 @pytest.mark.parametrize("wrap", [pytest.param(torch.compile, marks=pytest.mark.slow), nn.DataParallel])
 def test_a_wrapped_model_is_refused(
     tiny_model: Callable[..., Any], tmp_path: Path, wrap: Callable[[nn.Module], nn.Module]

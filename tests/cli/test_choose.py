@@ -11,7 +11,7 @@ import pytest
 
 from rosa_bench.choose import choosing
 from rosa_bench.choose.measuring import Measured
-from rosa_bench.choose.plan import Arm, Cost, Rows
+from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.search import Found
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import to_values
@@ -22,7 +22,7 @@ RosaBench = Callable[..., Any]
 QUICK = (
     "choose", "task=grammar", "model=tiny_roberta", "device=cpu", "limit_train=150", "limit_eval=20", "epochs=3",
     "batch_size=16", "max_length=32", "methods=lora,head_only,bitfit", "reference=head_only", "ranks=2",
-    "half_decades=0", "seeds=2",
+    "lr_half_decades=0", "seeds=2",
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def learned(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_bench: RosaBench, here: Path) -> None:
     done = rosa_bench(*QUICK, "minutes=30")
     assert done.status == 0, done.err
-    [answer] = (here / "results" / "choose").glob("*.md")
+    [answer] = (here / "outputs" / "choose").glob("*.md")
     text = answer.read_text()
     assert text in done.out
     assert text.startswith("# Use ")
@@ -71,17 +71,17 @@ def test_a_choice_ends_with_a_command_an_interval_and_ordinary_records(rosa_benc
     assert "of 30 minutes" in text
     command = re.search(r"rosa-bench (.*) save_model=true", text)
     assert command is not None
-    records = load_records(here / "results")
+    records = load_records(here / "outputs")
     completed = [run for run in records if run.status == "completed"]
     assert {run.status for run in records} <= {"completed", "interrupted"}
     assert {run.settings.seed for run in completed} == {0, 1}
     again = rosa_bench(*QUICK, "minutes=30")  # nothing is measured or trained
     assert again.status == 0
     assert "measuring" not in again.out
-    assert load_records(here / "results") == records
+    assert load_records(here / "outputs") == records
     run = rosa_bench(*command.group(1).split())  # what is recommended has been run already, without saving the model
     assert run.status == 0
-    assert load_records(here / "results") == records
+    assert load_records(here / "outputs") == records
 
 
 @pytest.mark.slow
@@ -109,23 +109,28 @@ def test_a_choice_whose_time_runs_out_says_how_to_go_on_and_does(
     done = rosa_bench(*QUICK, "minutes=1.5")
     assert done.status == 0, done.err
     assert "so far" in done.out
+    [path] = Path("outputs", "choose").glob("*.md")
+    assert done.out.endswith(f"\nThis answer is in {path}; rosa-bench ls results_dir=outputs lists its runs.\n")
+    assert not (here / "results").exists()  # where the published records are in a clone
+    assert "results_dir=outputs" in line_of(done.out, "rosa-bench protocol=fair")  # its run joins the others
     assert "the same command with more minutes goes on" in done.out
     assert len(made) == 2 + 1  # the third one would end too late, but two rungs are known
-    assert {run.status for run in load_records(here / "results")} == {"interrupted"}
+    assert {run.status for run in load_records(here / "outputs")} == {"interrupted"}
     made.clear()
     done = rosa_bench(*QUICK, "minutes=100")
     assert done.status == 0, done.err
     assert "so far" not in done.out
     alone = rosa_bench(*QUICK, "minutes=100", "results_dir=alone", "output_dir=alone")
     assert line_of(alone.out, "# Use") == line_of(done.out, "# Use")
-    assert scores(here / "results") == scores(here / "alone")
+    assert scores(here / "outputs") == scores(here / "alone")
     assert not list(here.glob("outputs/*/checkpoints"))  # of runs that will not go on
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["model=minilm"], ["data=FILE", "task=TASK"]),
     (["task=grammar", "methods=lora,rsoa"], ["methods=rsoa", "did you mean"]),
-    (["task=grammar", "lr=1e-3"], ["chooses lr itself", "half_decades="]),
+    (["task=grammar", "lr=1e-3"], ["chooses lr itself", "lr_half_decades="]),
+    (["task=grammar", "half_decades=0"], ["half_decades is not an option", "did you mean lr_half_decades?"]),
     (["task=grammar", "minutes=-1"], ["minutes=-1", "above 0"]),
     (["task=grammar", "minuts=1"], ["minuts", "minutes"]),
     (["task=grammar", "ranks=2,x"], ["ranks=2,x", "whole numbers"]),
@@ -138,7 +143,7 @@ def test_mistakes_are_one_line_before_anything_runs(
     rosa_bench: RosaBench, here: Path, arguments: list[str], words: list[str]
 ) -> None:
     rosa_bench("choose", *arguments).assert_one_line_error(*words)
-    assert not list(here.glob("results/runs/*/*/*.json"))
+    assert not list(here.glob("*/runs/*/*/*.json"))
 
 
 @pytest.mark.slow
@@ -155,8 +160,8 @@ def test_a_budget_that_allows_nothing_is_refused_before_any_run(
     for word in words:
         assert word in done.err
     assert done.err.count("\n") == 1
-    assert not list(here.glob("results/runs/*/*/*.json"))
-    assert not list(here.glob("results/choose/*"))
+    assert not list(here.glob("*/runs/*/*/*.json"))
+    assert not list(here.glob("*/choose/*"))
 
 
 @pytest.mark.slow
@@ -170,6 +175,25 @@ def test_another_file_is_another_choice(
             csv.writer(file).writerows([["text", "label"], *rows])
         done = rosa_bench("choose", "data=mine.csv", "model=tiny_roberta", "methods=lora")
         done.assert_one_line_error("there is no recommendation")
-    plans = [json.loads(path.read_text()) for path in (here / "results" / "choose").glob("*.json")]
+    plans = [json.loads(path.read_text()) for path in (here / "outputs" / "choose").glob("*.json")]
     assert len({plan["id"] for plan in plans}) == len(plans) == 2
-    assert plans[0]["given"] == ["task=classify", "protocol=fair", "data=mine.csv", "model=tiny_roberta"]
+    given = ["task=classify", "protocol=fair", "results_dir=outputs", "data=mine.csv", "model=tiny_roberta"]
+    assert plans[0]["given"] == given
+
+
+@pytest.mark.slow
+def test_a_choice_that_was_moved_goes_on_with_its_runs(
+    rosa_bench: RosaBench, here: Path, measured: Cost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = []
+
+    def search(size: Size, runner: choosing.Runs, **_: object) -> Found:
+        folders.append(runner.resolved(size.arms[0], 0).results_dir)
+        return Found()
+
+    monkeypatch.setattr(choosing, "search", search)
+    rosa_bench(*QUICK).assert_one_line_error("there is no recommendation; see outputs/choose/")
+    (here / "outputs").rename(here / "mine")
+    rosa_bench(*QUICK, "results_dir=mine").assert_one_line_error("there is no recommendation; see mine/choose/")
+    assert folders == [Path("outputs"), Path("mine")]
+    assert len(list(here.glob("*/choose/*.json"))) == 1

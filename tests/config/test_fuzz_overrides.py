@@ -85,7 +85,9 @@ def no_hang() -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_hang")
 @pytest.mark.parametrize(
-    "seeds", [range(60), ONCE_WRONG, pytest.param(range(60, 3000), marks=pytest.mark.long)], ids=len
+    "seeds",
+    [range(60), ONCE_WRONG, *(pytest.param(range(start, 3000, 4), marks=pytest.mark.long) for start in range(60, 64))],
+    ids=lambda seeds: f"{len(seeds)} from {seeds[0]}",
 )
 def test_any_override_is_a_setting_or_is_refused_in_one_line(
     composed: Callable[[list[str], bool], list[RunConfig]], seeds: Sequence[int]

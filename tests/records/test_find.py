@@ -82,3 +82,5 @@ def test_other_folders_with_runs_are_named(
     assert elsewhere(Path("outputs/other")) == "; there are runs in results_dir=outputs/smoke"
     with pytest.raises(UserError, match=r"^results_dir=x has no runs.*; there are runs in results_dir=outputs/other"):
         find_record("last", Path("x"))
+    save_record(make_record("task=cola"), Path("outputs"))
+    assert elsewhere(Path("outputs/other")) == "; there are runs in results_dir=outputs, results_dir=outputs/smoke"

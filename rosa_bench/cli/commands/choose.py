@@ -5,11 +5,11 @@ Usage: rosa-bench choose data=FILE model=MODEL minutes=30 [memory_gb=16] [KEY=VA
 
 Measures every method by a few steps, and plans as many rows, epochs and combinations as fit the budget. Only the best
 third of the combinations goes on from each round to the next; the finalists run with several seeds. Prints what to use,
-its score with an interval, and the differences from the runner-up and from full fine-tuning. All runs are ordinary
-records.
+its score with an interval, and the differences from the runner-up and from full fine-tuning.
 
 The same command continues a choice that was stopped; with more minutes it finishes what the time was too short for.
-Settings of rosa-bench run apply to all runs. Answer and plan are in results/choose/.
+Settings of rosa-bench run apply to all runs. All runs are ordinary records, kept with the answer and the plan in
+outputs/, apart from other results, unless results_dir= says otherwise.
 
 Exit status: 0 with a recommendation, 1 without, 130 after Ctrl-C, 143 after SIGTERM.
 
@@ -29,10 +29,10 @@ from rosa_bench.system.setting import Checked, setting
 CHOSEN = {
     "method": "methods",
     "rank": "ranks",
-    "lr": "half_decades",
-    "lr_half_decades": "half_decades",
+    "lr": "lr_half_decades",
     "seed": "seeds",
 }
+DEFAULTS = {"protocol": "fair", "results_dir": "outputs"}
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Options(Checked):
     )
     methods: str = setting("methods to try, the most promising first", default="lora,ft,rosa,bitfit")
     ranks: str = setting("ranks to try, of methods that have one", default="8,2")
-    half_decades: str = setting(
+    lr_half_decades: str = setting(
         "learning rates to try, in half decades from each method's own: 0,-1,1 tries 2e-3, 6e-4, 6e-3",
         default="0,-1,1",
     )
@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> None:
 
     from rosa_bench.choose.answer import answer
     from rosa_bench.choose.choosing import Request, choose
+    from rosa_bench.cli.commands.run import next_command
     from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.system.files import write_atomic
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> None:
         memory_gb=options.memory_gb,
         methods=options.methods.split(","),
         ranks=whole_numbers("ranks", options.ranks, least=1),
-        half_decades=whole_numbers("half_decades", options.half_decades),
+        lr_half_decades=whole_numbers("lr_half_decades", options.lr_half_decades),
         seeds=options.seeds,
         reference=options.reference,
     )
@@ -91,13 +92,17 @@ def main(arguments: list[str]) -> None:
     get_console().out(found.text, highlight=False)
     if not found.recommends:
         raise UserError(f"there is no recommendation; see {path}")
+    listed = next_command("ls", str(chosen.path.parents[1]))
+    get_console().out(f"\nThis answer is in {path}; {listed} lists its runs.", highlight=False)
 
 
 def with_defaults(others: list[str]) -> list[str]:
-    """Return the settings of all runs: task=classify for data=, and protocol=fair. Raises `UserError` for chosen ones.
+    """Return the settings of all runs: task=classify for data=, protocol=fair, and a folder apart from other results.
+
+    Raises `UserError` for a setting that is chosen.
 
     >>> with_defaults(["data=mine.csv", "batch_size=8"])
-    ['task=classify', 'protocol=fair', 'data=mine.csv', 'batch_size=8']
+    ['task=classify', 'protocol=fair', 'results_dir=outputs', 'data=mine.csv', 'batch_size=8']
     """
     from rosa_bench.config.files.folder import groups
     from rosa_bench.config.overrides.mistakes import settings
@@ -115,7 +120,8 @@ def with_defaults(others: list[str]) -> list[str]:
     if not keys & {"task", "data", "experiment"}:
         raise UserError("rosa-bench choose needs data=FILE, or task=TASK")
     task = [] if keys & {"task", "experiment"} else ["task=classify"]
-    return [*task, *([] if "protocol" in keys else ["protocol=fair"]), *others]
+    defaults = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in keys]
+    return [*task, *defaults, *others]
 
 
 def whole_numbers(key: str, text: str, *, least: int | None = None) -> list[int]:

@@ -5,11 +5,16 @@ parameter, so every type of module can have one: linear layers, GPT-2's ``Conv1D
 """
 
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from rosa_bench.system.errors import UserError
+
+RESIZE = "resize_token_embeddings"  # of transformers' models
 
 
 class Form(nn.Module):
@@ -42,8 +47,14 @@ class ChosenEntries(Form):
 
 
 def parametrise(model: nn.Module, forms: Mapping[nn.Parameter, Form]) -> None:
-    """Compute each of these parameters by its form from now on. Modules that share a parameter share its form."""
+    """Compute each of these parameters by its form from now on. Modules that share a parameter share its form.
+
+    The model's embeddings keep their size until `restore_parameters`: transformers would write into the formed weight,
+    which is lost, and fail or go on with half of the model resized.
+    """
     for module in list(model.modules()):
+        if hasattr(module, RESIZE):
+            vars(module)[RESIZE] = _refuse_to_resize
         for name, parameter in list(module.named_parameters(recurse=False)):
             if (form := forms.get(parameter)) is not None:
                 parametrize.register_parametrization(module, name, form, unsafe=True)  # unsafe: without a trial pass
@@ -61,12 +72,20 @@ def restore_parameters(model: nn.Module) -> None:
     for frozen, form in formed(model):
         frozen.copy_(form.eval()(frozen))
     for module in list(model.modules()):
+        vars(module).pop(RESIZE, None)
         if own := _own(module):
             # PyTorch's function would remove the parameter from the class, which copies of the model share.
             module.__class__ = type(module).__bases__[0]
             del module.parametrizations
             for name, (frozen, _) in own.items():
                 module.register_parameter(name, frozen)
+
+
+def _refuse_to_resize(*_: object, **__: object) -> NoReturn:
+    raise UserError(
+        "the embeddings cannot be resized, because the method attached to this model forms its weights from others; "
+        "resize them before attaching, or merge first"
+    )
 
 
 def _own(module: nn.Module) -> dict[str, tuple[nn.Parameter, Form]]:

@@ -139,8 +139,11 @@ def figures(records: Sequence[RunRecord]) -> Made:
     made: Made = {}
     for drawing in draw_figures(list(records)):
         made |= {f"{drawing.name}.md": drawing.caption, f"{drawing.name}.svg": drawing.picture("svg")}
-    shown = unshown(records, (), why_not_drawn(records))
-    return {**made, "left": not_shown(shown, len(records))}
+    return made
+
+
+def not_drawn(records: Sequence[RunRecord]) -> Made:
+    return {"left": not_shown(unshown(records, (), why_not_drawn(records)), len(records))}
 
 
 def pages(records: Sequence[RunRecord]) -> Made:
@@ -152,6 +155,7 @@ MAKERS: dict[str, Callable[[Sequence[RunRecord]], Made]] = {
     "comparisons": comparisons,
     "commands": commands,
     "figures": figures,
+    "not drawn": not_drawn,
     "pages": pages,
 }
 
