@@ -88,5 +88,5 @@ bench: install       ## measure time and memory into results/benchmarks; DATA=fo
 	$(BIN)/python -m scripts.benchmarks.host
 	$(BIN)/python -m scripts.benchmarks.sizes
 
-clean:               ## delete .venv, outputs and caches
-	rm -rf $(VENV) outputs .pytest_cache .ruff_cache .import_linter_cache
+clean:               ## delete .venv and caches; models and choices in outputs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache
