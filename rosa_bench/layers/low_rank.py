@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from rosa_bench.layers.adapter import Adapter, adapters
-from rosa_bench.layers.exact import Past, Update, exact_update
+from rosa_bench.layers.exact import Update
 from rosa_bench.layers.linear import Convolution, Linear, linear, weight_of
 from rosa_bench.layers.storage.halves import halves, whole
 from rosa_bench.layers.storage.narrow import is_narrow
@@ -32,7 +32,6 @@ class LowRankLinear(Adapter):
     train_b       whether B trains. If not, it is a buffer, and a training step keeps x B^T instead of x
     materialised  the full weight for this pass, if it was formed with other layers' (`rosa_bench.layers.fused.stacked`)
     remainder     the bits of a float32 residual that its bfloat16 lacks, in the CPU's memory; None if there are none
-    past          what has changed the residual so far, or None if it is not kept (`rosa_bench.layers.exact`)
     """
 
     large: ClassVar[tuple[str, ...]] = ("residual",)
@@ -46,7 +45,6 @@ class LowRankLinear(Adapter):
         weight = weight_of(plain)
         *stack, rows, columns = weight.shape
         self.scale = scale
-        self.past: Past | None = None
         self.materialised: Tensor | None = None
         self.hold(plain, weight)
         self.register_buffer("remainder", None)
@@ -109,15 +107,12 @@ class LowRankLinear(Adapter):
         """Make room for draws that will replace so many directions in all. This layer needs none."""
 
     @torch.no_grad()
-    def redraw(self, new: Factors, which: slice = EVERY, *, taken: bool) -> None:
+    def redraw(self, new: Factors, which: slice = EVERY, *, taken: bool) -> None:  # noqa: ARG002 - for other layers
         """Replace the residual, and ``which`` of the columns of A and rows of B, by new ones, in place.
 
-        The new residual holds the product of those replaced; ``taken`` says that it lacks the product of the new ones.
+        The new residual holds the product of those replaced; ``taken`` says that it lacks the product of the new ones,
+        for layers that store no residual.
         """
-        if self.past is not None:
-            self.past.add(self.a[..., which], self.b[..., which, :], self.scale)
-            if taken:
-                self.past.subtract(new.a, new.b, self.scale)
         self.write_residual(new.residual)
         self.a[..., which].copy_(new.a)
         self.b[..., which, :].copy_(new.b)
@@ -127,8 +122,12 @@ class LowRankLinear(Adapter):
 
         They are known if the residual still has the values of the weight, as LoRA's has.
         """
-        same = torch.equal(self.exact_residual().cpu(), plain.to(self.exact_residual().dtype))
-        return exact_update(Past(), self.a, self.b, self.scale) if same else None
+        if not torch.equal(self.exact_residual().cpu(), plain.to(self.exact_residual().dtype)):
+            return None
+        a, b = (
+            it.detach().to("cpu", torch.promote_types(it.dtype, torch.float32), copy=True) for it in (self.a, self.b)
+        )
+        return Update(self.scale * a, b)
 
     def weight_gradient(
         self, x: Float[Tensor, "*batch in"], dy: Float[Tensor, "*batch out"]

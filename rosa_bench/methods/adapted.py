@@ -148,15 +148,6 @@ class LowRankMethod(AdapterMethod):
     adapts_convolutions: ClassVar[bool] = True
 
     rank: int = setting("rank of the factors", at_least=1, at_most=10**6, key="rank")
-    keep_past: bool = setting(
-        "keep what draws merge into the weights, on the CPU, so that the update is known as exact factors",
-        default=False, identity=False, published=False,
-    )  # fmt: skip
-
-    @property
-    def keeps_past(self) -> bool:
-        """Whether `rosa_bench.layers.exact.total_update` knows the layers' updates."""
-        return self.keep_past
 
     @property
     def rewrites(self) -> bool:
@@ -185,13 +176,11 @@ class LowRankMethod(AdapterMethod):
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.convolution import low_rank_layer
-        from rosa_bench.layers.exact import Past
         from rosa_bench.layers.low_rank import low_rank_layers
 
         self.replace(model, lambda plain: low_rank_layer(plain, self.rank, scale=self.scale, train_b=self.train_b))
         if layers := [layer for layer in low_rank_layers(model) if not layer.a.is_meta]:  # shapes alone have no values
             for layer in layers:
-                layer.past = Past() if self.keeps_past else None
                 if self.rewrites:
                     layer.keep_remainder()
             self.initialise(layers, self.generator(0))

@@ -38,7 +38,7 @@ def draw(
     from rosa_bench.lowrank import STACK_BYTES, WORKSPACE, stacks
 
     limit_bytes = STACK_BYTES if headroom_bytes is None else headroom_bytes // WORKSPACE
-    whole = which == EVERY and bases is None and all(layer.past is None for layer in layers)
+    whole = which == EVERY and bases is None
     if processes.count() > 1 and whole:
         draw_in_turn(method, layers, generator, limit_bytes=limit_bytes)
         return

@@ -57,10 +57,6 @@ class Lora(Resampled):
             raise UserError("method.train=a with method.init=normal keeps B = 0, so nothing trains; use init=kaiming")
 
     @property
-    def keeps_past(self) -> bool:
-        return self.keep_past or not self.resample_every  # without draws there is nothing to keep
-
-    @property
     def unshardable(self) -> str | None:
         return (
             "method.resample_every is above 0, and only rosa draws new factors there" if self.resample_every else None

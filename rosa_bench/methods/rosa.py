@@ -119,7 +119,6 @@ class Rosa(Resampled):
             f"method.basis={self.basis}": self.basis == "gradient",
             f"method.svd_of={self.svd_of}": self.svd_of != "current",
             "method.moments=rotate": self.moments == "rotate",
-            "method.keep_past": self.keep_past,
         }
         return next((f"{key} needs whole weights" for key, holds in odd.items() if holds), None)
 

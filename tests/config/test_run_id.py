@@ -155,6 +155,6 @@ def test_the_public_configuration_has_no_folders_of_the_machine(compose: Compose
         *TINY, "data_dir=/home/me/d", "output_dir=/home/me/o", "results_dir=/home/me/r", "+model.path=/home/me/m"
     )
     assert "/home/me" not in json.dumps(public_config(config))
-    unpublished = {"default_init", "default_targets", "look", "about", "keep_past"}
+    unpublished = {"default_init", "default_targets", "look", "about"}
     shown = {key: value for key, value in asdict(config.method).items() if key not in unpublished}
     assert public_config(config)["method"] == shown

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from rosa_bench.layers.exact import Past, Update, concatenated
+from rosa_bench.integrations.peft.past import Past
+from rosa_bench.layers.exact import Update, concatenated
 from rosa_bench.layers.linear import weight_of
 from rosa_bench.layers.low_rank import low_rank_linear
 from rosa_bench.lowrank import merge

@@ -15,8 +15,8 @@ from transformers.pytorch_utils import Conv1D
 
 from rosa_bench.integrations.peft.config import RosaConfig
 from rosa_bench.integrations.peft.layer import RosaLinear
+from rosa_bench.integrations.peft.past import exact_update
 from rosa_bench.integrations.peft.saved import export, restore
-from rosa_bench.layers.exact import exact_update
 from rosa_bench.layers.surgery import untie
 from rosa_bench.lowrank import factorize, stacks
 from rosa_bench.system.errors import UserError

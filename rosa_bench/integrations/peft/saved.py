@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rosa_bench.layers.exact import Past, Update
+from rosa_bench.integrations.peft.past import Past
+from rosa_bench.layers.exact import Update
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:

@@ -37,8 +37,6 @@ class Exchange(nn.Module):
         vectors = {name: getattr(layer, name).narrow(DIM[name], place, 1) for name in DIM}
         vectors[factor] = (old - new).unsqueeze(DIM[factor])
         layer.write_residual(merge(layer.exact_residual(), vectors["a"], vectors["b"], layer.scale))
-        if layer.past is not None:
-            layer.past.add(vectors["a"], vectors["b"], layer.scale)
         current.copy_(new)  # first, because on the CPU it is the candidate itself
         spare.copy_(old)
         getattr(self, f"idle_{COUNTERPART[factor]}")[place] = idle_steps
