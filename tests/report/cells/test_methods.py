@@ -259,6 +259,39 @@ def test_few_seeds_are_known(make_runs: Callable) -> None:
     assert row(found, "head_only").score.low is None
 
 
+def test_of_the_settings_of_a_model_the_one_with_most_cells_is_compared(
+    make_runs: Callable, make_record: MakeRecord
+) -> None:
+    """Of ties the fair protocol, however many runs the other has; never one that was made for times."""
+
+    def paper(tasks: tuple[str, ...], seeds: int) -> list[RunRecord]:
+        return [
+            make_record(f"task={task}", f"method={method}", f"seed={seed}", "protocol=paper", dev=0.5 + 0.01 * seed)
+            for task in tasks
+            for method in METHODS
+            for seed in range(seeds)
+        ]
+
+    fair = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    assert only([*fair, *paper(("cola", "rte"), 5)]).group.setting.protocol == "fair"
+    assert only([*fair, *paper(("cola", "mrpc", "rte"), 2)]).group.setting.protocol == "paper"
+    padded = {"deviations": {"pad_to_max": [True, False]}}
+    timed = [
+        run
+        for method in METHODS
+        for run in make_runs(method, "pad_to_max=true", changes=padded, mrpc=[0.8, 0.9], **SCORES)
+    ]
+    assert only([*fair, *timed]).tasks == ("cola", "rte")
+    assert method_comparisons(select(timed)) == []
+
+
+def test_a_task_scored_by_an_error_is_not_in_the_mean(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, mrpc=[0.8, 0.9, 0.7], **SCORES)]
+    for run in runs:
+        run.scores.lower_is_better = run.settings.task.name == "mrpc"
+    assert only(runs).tasks == ("cola", "rte")
+
+
 def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:
     assert method_comparisons(select([run for method in METHODS[:3] for run in make_runs(method, **SCORES)])) == []
 

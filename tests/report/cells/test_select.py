@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.learning_rate import RULES
-from rosa_bench.report.cells.select import Cell, choose, select, split_by_data
+from rosa_bench.report.cells.select import Cell, choose, open_ended, select, split_by_data
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -300,6 +300,27 @@ def test_the_interval_is_over_seeds_or_over_dev_rows(over_seeds: OverSeeds, make
     one = only_cell([make_record("task=rte", dev=81 / 263, data={"rows": rows})]).interval
     assert one is not None  # Newcombe (1998): 81 of 263
     assert (one.low, one.high, one.of) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5), "dev set")
+
+
+def test_an_interval_is_shown_within_the_range_and_computed_beyond_it(over_seeds: OverSeeds) -> None:
+    cell = only_cell(over_seeds([0.9, 0.99], "task=rte"))
+    assert cell.interval is not None
+    assert cell.shown_interval is not None
+    assert cell.interval.high > 1 == cell.shown_interval.high
+    assert cell.interval.low == cell.shown_interval.low
+
+
+def test_a_cell_with_one_rate_is_open_ended_where_others_had_a_choice(over_seeds: OverSeeds) -> None:
+    one = choose(over_seeds([0.5], "lr=1e-3"))
+    two = choose([*over_seeds([0.5], "lr=1e-3"), *over_seeds([0.6], "lr=1e-2")])
+    three = choose([run for lr in (1, 2, 3) for run in over_seeds([0.9 if lr == 2 else 0.5], f"lr={lr}")])
+    assert open_ended({"one": one}) == set()
+    assert open_ended({"one": one, "two": two, "three": three}) == {"one", "two"}
+
+
+def test_variants_are_in_the_order_of_their_ranks(make_record: MakeRecord) -> None:
+    [group] = select([make_record(f"rank={rank}") for rank in (16, 2, 8)])
+    assert [variant.rank for variant in group.variants] == [2, 8, 16]
 
 
 def test_the_smaller_lr_wins_a_tie(over_seeds: OverSeeds) -> None:
