@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.learning_rate import RULES
-from rosa_bench.report.cells.select import Cell, choose, open_ended, select, split_by_data
+from rosa_bench.report.cells.select import Cell, choose, open_ended, scores_references, select, split_by_data
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -316,6 +316,13 @@ def test_a_cell_with_one_rate_is_open_ended_where_others_had_a_choice(over_seeds
     three = choose([run for lr in (1, 2, 3) for run in over_seeds([0.9 if lr == 2 else 0.5], f"lr={lr}")])
     assert open_ended({"one": one}) == set()
     assert open_ended({"one": one, "two": two, "three": three}) == {"one", "two"}
+
+
+def test_references_are_scored_if_a_task_with_prompts_has_a_loss(
+    make_record: MakeRecord, make_written: MakeRecord, make_referenced: MakeRecord, make_synthetic: MakeRecord
+) -> None:
+    runs = make_record(), make_synthetic([[0.5]]), make_written([9.0]), make_referenced(1.5)
+    assert [scores_references(run) for run in runs] == [False, False, False, True]
 
 
 def test_variants_are_in_the_order_of_their_ranks(make_record: MakeRecord) -> None:

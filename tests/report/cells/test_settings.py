@@ -32,6 +32,7 @@ def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord,
             {"protocol.train_head": [True, False], "method.train_biases": [False, True]},
             "ROSA (r=8, train_biases=false)",
         ),
+        ({"protocol.gone": [3, 1], "method.gone": [3, 2]}, "ROSA (r=8, gone=3)"),
         ({"protocol.train_head": [True, False], "method.stagger": [True, False]}, "ROSA (r=8, stagger=true)"),
     ],
 )

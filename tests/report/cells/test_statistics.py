@@ -70,6 +70,7 @@ def test_an_interval_is_shown_within_the_range_of_its_metric(
 
 def test_every_score_has_its_range() -> None:
     """A correlation may be negative and nothing else; only what is shown times 100 ends at 1."""
+    assert {metric for metric, (_, most) in RANGES.items() if most == 1} == FRACTIONS - {"f1"}  # no metric of ours
     for metric in FRACTIONS - {"f1"}:
         least = -1 if metric in {"matthews_correlation", "pearson", "spearman"} else 0
         assert RANGES[metric] == (least, 1), metric
