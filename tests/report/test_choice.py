@@ -59,6 +59,7 @@ def test_a_cheaper_one_that_is_level_is_recommended_with_students_intervals(fina
 
 @pytest.mark.parametrize(("dev", "gb", "why"), [
     ([0.55, 0.60, 0.50], 1, "5 points behind, although that is within noise"),
+    ([0.602, 0.570, 0.593], 1, "a point and a half behind, although that is within noise"),
     ([0.595, 0.605, 0.595], 1, "half a point behind with every seed, and so not level"),
     ([0.595, 0.606, 0.596], 5, "as good, and costs more"),
     ([0.593, 0.604, 0.593], 3.9, "as much memory and as much to store"),
