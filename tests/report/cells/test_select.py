@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.learning_rate import RULES
 from rosa_bench.report.cells.select import (
@@ -188,6 +189,8 @@ def test_collapsed_runs_are_counted_if_recorded(over_seeds: OverSeeds) -> None:
         run.last["spread"] = spread
     assert choose(runs).collapsed == 2
     assert choose(runs[1:2]).collapsed == 0
+    runs[1].stopped = Stopped(epoch=2, reason="it predicted the same for all rows")
+    assert choose(runs[1:2]).collapsed == 1
 
 
 def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> None:
