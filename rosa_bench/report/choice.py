@@ -86,7 +86,7 @@ def recommend(finalists: Sequence[Finalist], *, margin: float) -> Recommendation
         raise ValueError("no finalist")
     seeds = set.intersection(*(set(one.runs) for one in finalists))
     best = max(finalists, key=lambda one: one.selection(seeds or one.runs))
-    level = [one for one in finalists if one is best or _is_level(one, best, margin)]
+    level = [one for one in finalists if _is_level(one, best, margin)]
     chosen = best
     for one in level:
         if costs_less(one, chosen):

@@ -1,5 +1,6 @@
 """The search, with made-up runs and a clock that is turned by hand."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from rosa_bench.choose.budget import Budget
 from rosa_bench.choose.halving import Score, rungs
 from rosa_bench.choose.plan import Arm, Size
-from rosa_bench.choose.search import Found, score_at, search
+from rosa_bench.choose.search import Found, score_at, search, with_reference
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 
@@ -114,6 +115,70 @@ def test_an_arm_that_failed_is_never_promoted(make_record: MakeRecord) -> None:
     assert ARMS[0] not in found.finals
     assert found.leader == ARMS[3]
     assert set(found.rungs[1]) == set(ARMS)
+
+
+def test_the_leader_is_the_best_after_most_epochs_of_those_that_learned() -> None:
+    first, second, third, *_ = ARMS
+    rungs = {
+        1: {first: Score(0.9), second: Score(0.8), third: Score(0.2)},
+        3: {first: Score(0.7, collapsed=True), second: Score(0.5), third: Score(0.6)},
+    }
+    assert Found(rungs=rungs).leader == third
+    assert Found(rungs={1: rungs[1], 3: {first: rungs[3][first]}}).leader == second
+    assert Found(rungs={3: {first: rungs[3][first]}}).leader is None
+
+
+def test_early_runs_leave_time_for_a_finalist_and_finals_do_not(make_record: MakeRecord) -> None:
+    class Noting(World):
+        def reach(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
+            kept.add((epochs, keep))
+            return super().reach(arm, seed=seed, epochs=epochs, keep=keep)
+
+    kept: set[tuple[int, bool]] = set()
+    found = search(size(), Noting(make_record), reference="ft")
+    assert kept == {(1, True), (3, True), (10, False)}
+    assert not found.selects_lowest
+
+
+def test_an_early_run_that_was_left_out_is_said_though_all_finals_were_made(make_record: MakeRecord) -> None:
+    class Refusing(World):
+        def reach(self, arm: Arm, *, seed: int, epochs: int, keep: bool) -> RunRecord | None:
+            return None if arm == ARMS[6] else super().reach(arm, seed=seed, epochs=epochs, keep=keep)
+
+    found = search(size(), Refusing(make_record), reference="ft")
+    assert all(len(runs) == 3 for runs in found.finals.values())
+    assert not found.is_done
+
+
+def test_a_final_that_failed_is_not_among_the_finals_and_its_criterion_is_known(make_record: MakeRecord) -> None:
+    class Failing(World):
+        def record(self, arm: Arm, seed: int, epochs: int) -> RunRecord:
+            record = super().record(arm, seed, epochs)
+            record.scores.selected_by.lower_is_better = True
+            if seed == 1:
+                record.status = "failed"
+            return record
+
+    found = search(size(), Failing(make_record), reference="ft")
+    assert {tuple(runs) for runs in found.finals.values()} == {(0, 2)}
+    assert found.selects_lowest
+
+
+def test_the_reference_is_its_best_arm_after_most_epochs() -> None:
+    other, few, many, most = Arm("lora", 1e-3, 8), Arm("ft", 1e-5, None), Arm("ft", 1e-4, None), Arm("ft", 1e-3, None)
+    latest = {other: (3, Score(0.9)), few: (1, Score(0.8)), many: (3, Score(0.5)), most: (3, Score(0.6))}
+    assert with_reference([other], latest, "ft") == [other, most]
+    assert with_reference([many, other], latest, "ft") == [many, other]
+    unknown = {one: (1, Score(math.nan)) for one in (few, many)}
+    assert with_reference([other], {other: latest[other], **unknown}, "ft") == [other]
+
+
+def test_of_epochs_with_equal_scores_the_one_with_the_lower_loss_counts(make_record: MakeRecord) -> None:
+    record = make_record("task=cola", held_out=0.5)
+    record.scores.selected_by.name = "matthews_correlation"
+    losses = ({}, {"loss": 0.9}, {"loss": 0.4}, {"loss": 0.7})
+    record.scores.epochs = [EpochScores(train_loss=1.0, scores={"matthews_correlation": 0.5, **one}) for one in losses]
+    assert [score_at(record, epochs).loss for epochs in (1, 2, 3, 4)] == [math.inf, 0.9, 0.4, 0.4]
 
 
 def test_a_score_is_the_best_of_the_first_epochs_and_a_lower_error_is_higher(make_record: MakeRecord) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rosa_bench.config.identity.run_id import public_config
+from rosa_bench.config.identity.run_id import identity, public_config, run_id
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import resolve
 
@@ -158,3 +158,11 @@ def test_the_public_configuration_has_no_folders_of_the_machine(compose: Compose
     unpublished = {"default_init", "default_targets", "look", "about"}
     shown = {key: value for key, value in asdict(config.method).items() if key not in unpublished}
     assert public_config(config)["method"] == shown
+
+
+def test_the_order_of_settings_does_not_change_the_id(compose: Compose) -> None:
+    """Fields may be declared in another order later."""
+    config = compose(*TINY)
+    known = identity(config, data="rows", model={"source": "a", "commit": "b"}, device="cpu", precision="float32")
+    model = dict(reversed(known["weights"].items()))
+    assert run_id(config, dict(reversed((known | {"weights": model}).items()))) == run_id(config, known)

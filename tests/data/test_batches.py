@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from rosa_bench.data.batches import GROUPED_BATCHES, WIDTHS, Batch, TokenBatches, encode, parts
+from rosa_bench.data.batches import GROUPED_BATCHES, IGNORED, WIDTHS, Batch, TokenBatches, encode, parts, targets
 from rosa_bench.data.rows import Row
 from rosa_bench.data.token_cache import Tokens
 from rosa_bench.models.weights.random import byte_tokenizer
@@ -45,7 +45,17 @@ def examples(data: TokenBatches, epoch: int = 0) -> list[tuple[str, int | float]
     return found
 
 
+def test_only_labels_that_enter_the_loss_are_counted() -> None:
+    assert targets({"labels": torch.tensor([[IGNORED, 3, 0], [4, IGNORED, IGNORED]])}) == 3
+
+
 # Order
+
+
+def test_what_is_computed_by_batch_returns_to_the_order_of_rows() -> None:
+    data = batches(distinct(23), seed=None)
+    labels = torch.cat([batch["labels"] for batch in data.epoch()])
+    assert data.in_row_order(labels).tolist() == list(range(23)) != labels.tolist()
 
 
 @given(st.integers(1, 23), st.integers(1, 8), st.one_of(st.none(), st.integers(0, 2**31)), st.integers(0, 50))

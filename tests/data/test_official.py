@@ -106,6 +106,11 @@ def test_custom_rows_are_no_subset_of_the_official_ones() -> None:
     assert is_subset(KNOWN, counts, counts, official=True) is True
 
 
+def test_more_rows_than_declared_are_no_subset() -> None:
+    counts = {"train": 12, "validation": 4}
+    assert is_subset(KNOWN, counts, counts, official=True) is False
+
+
 def write(folder: Path, rows: dict[str, list[Row]]) -> Path:
     (folder / "toy").mkdir(parents=True, exist_ok=True)
     for split, some in rows.items():

@@ -11,12 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.data.rows import Row, fingerprint
+from rosa_bench.data.rows import Row, fingerprint, read_table
 from rosa_bench.data.source import ENDINGS, describe_source, find_file
 from rosa_bench.data.spec import HubData
 from rosa_bench.system.errors import UserError
@@ -375,6 +376,20 @@ def test_limits_select_the_same_rows_for_every_seed(hundred: Path) -> None:
     assert len(set(chosen)) == 30
     assert chosen == sorted(chosen) != list(range(30))  # a random choice, in the original order
     assert len(numbers_in(drawn[0].validation)) == 20
+
+
+def test_a_limit_keeps_the_rows_that_earlier_runs_had(hundred: Path) -> None:
+    """Runs with a limit are known by their number of rows alone, so these must never be others."""
+    kept = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:30]
+    assert numbers_in(load_splits(TOY, hundred, limit_train=30, seed=7).train) == sorted(kept.tolist())
+
+
+@pytest.mark.parametrize("most", [1, 30, 99, 100, 101])
+def test_so_many_rows_read_are_those_that_a_limit_keeps(hundred: Path, most: int) -> None:
+    table = read_table(TOY, "train", hundred, columns=TOY.columns, most=most)
+    limited = load_splits(TOY, hundred, limit_train=most).train
+    assert [row["text"] for row in table.rows] == [row.texts[0] for row in limited]
+    assert (len(table.rows), table.total) == (min(most, 100), 100)
 
 
 @pytest.mark.parametrize("limit", [100, 101, 10_000])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from tokenizers import processors
+from tokenizers import normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rosa_bench.data import token_cache as tokenised
@@ -172,11 +172,27 @@ def with_types(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def lower_cased(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    return tokenizer
+
+
+class OtherTokenizer(PreTrainedTokenizerFast):
+    """Another class may prepare texts in another way."""
+
+
+def of_another_class(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    tokenizer.__class__ = OtherTokenizer
+    return tokenizer
+
+
 CHANGES: dict[str, Callable[[PreTrainedTokenizerFast], PreTrainedTokenizerFast]] = {
     "a token": with_token,
     "side": cut_left,
     "joining": joined_as_bert,
     "columns": with_types,
+    "case": lower_cased,
+    "class": of_another_class,
 }
 
 

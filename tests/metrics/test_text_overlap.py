@@ -141,6 +141,12 @@ RESTAURANTS = [
 ]  # fmt: skip
 
 
+def test_space_after_a_text_changes_no_score() -> None:
+    """A hyphen before the end of a line would join it to the next line."""
+    plain, spaced = (of([(f"a cheap pub -{end}", [f"a cheap pub -{end}", "a pub"])]) for end in ("", "\n"))
+    assert spaced == plain
+
+
 def test_the_command_line_of_sacrebleu_agrees(tmp_path: Path) -> None:
     figures = of(RESTAURANTS)
     assert figures["bleu_cased"] < figures["bleu"] < 1

@@ -124,13 +124,16 @@ def test_every_replaced_record_is_kept(record: Make, tmp_path: Path) -> None:
     assert sorted(one.versions["number"] for one in kept) == ["0", "1", "2", "3"]
 
 
-def test_a_damaged_earlier_record_does_not_prevent_saving(record: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_damaged_earlier_record_does_not_prevent_saving(record: Make, tmp_path: Path, status: str) -> None:
     path = save_record(record(), tmp_path)
     path.write_text("half a reco")
-    save_record(record(), tmp_path)  # as at the end of a run of several hours
+    later = record(status)
+    save_record(later, tmp_path)  # as at the end of a run of several hours
     kept = [found.read_text() for found in runs_folder(tmp_path).rglob("*.json")]
     assert "half a reco" in kept
-    assert json.dumps(to_values(record()), indent=1, ensure_ascii=False) + "\n" in kept
+    assert json.dumps(to_values(later), indent=1, ensure_ascii=False) + "\n" in kept
+    assert load_records(tmp_path) == [later]
 
 
 # Folders of older versions, which have all records in one folder
@@ -177,6 +180,7 @@ def test_a_run_with_two_records_counts_once(
     place = runs_folder(tmp_path) / "x" / "x" / f"{made['nested'].id}.json"
     place.write_text(json.dumps(to_values(made["nested"])))
     assert load_records(tmp_path) == [made[counts]]
+    assert record_path(tmp_path, made["flat"].id, task="x", model="x") == place
 
 
 # Files that are not records

@@ -8,7 +8,7 @@ from scipy import stats
 
 from rosa_bench.records.mappings import PeakBytes
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.choice import Finalist, difference_text, recommend, score_text, verdict
+from rosa_bench.report.choice import Finalist, costs_less, difference_text, recommend, score_text, verdict
 
 MakeRecord = Callable[..., RunRecord]
 GB = 2**30
@@ -59,7 +59,9 @@ def test_a_cheaper_one_that_is_level_is_recommended_with_students_intervals(fina
 
 @pytest.mark.parametrize(("dev", "gb", "why"), [
     ([0.55, 0.60, 0.50], 1, "5 points behind, although that is within noise"),
-    ([0.595, 0.605, 0.595], 5, "as good, and costs more"),
+    ([0.602, 0.570, 0.593], 1, "a point and a half behind, although that is within noise"),
+    ([0.595, 0.605, 0.595], 1, "half a point behind with every seed, and so not level"),
+    ([0.595, 0.606, 0.596], 5, "as good, and costs more"),
     ([0.593, 0.604, 0.593], 3.9, "as much memory and as much to store"),
 ])  # fmt: skip
 def test_the_best_stays_if_another_is(finalist: Callable[..., Finalist], dev: list[float], gb: float, why: str) -> None:
@@ -75,6 +77,9 @@ def test_the_margin_of_an_error_is_a_share_of_the_best(finalist: Callable[..., F
         return found
 
     best = with_errors("ft", [0.50, 0.52, 0.48], gb=4)
+    between = with_errors("lora", [0.50, 0.54, 0.4815], gb=1)  # 0.0072 behind: within 2 %, and not 1 %
+    assert recommend([best, between], margin=0.01).chosen is best
+    assert recommend([best, between], margin=0.02).chosen is between
     near, far = with_errors("lora", [0.49, 0.53, 0.489], gb=1), with_errors("lora", [0.52, 0.55, 0.49], gb=1)
     assert recommend([best, near], margin=0.01).chosen is near
     assert recommend([best, far], margin=0.01).chosen is best  # within noise, but 4 % behind
@@ -85,6 +90,30 @@ def test_with_as_much_memory_the_one_with_less_to_store_is_preferred(finalist: C
     best = finalist("ft", [0.60, 0.62, 0.61], gb=4.0)
     lora = finalist("lora", [0.61, 0.60, 0.61], gb=4.1, saved=10)
     assert recommend([best, lora], margin=0.01).chosen is lora
+
+
+@pytest.mark.parametrize(("gb", "preferred"), [(4.19, True), (4.22, False), (3.81, True)])
+def test_memory_within_5_percent_is_as_much(finalist: Callable[..., Finalist], gb: float, preferred: bool) -> None:
+    best, lora = finalist("ft", [0.60, 0.62, 0.61], gb=4.0), finalist("lora", [0.61, 0.60, 0.61], gb=gb, saved=10)
+    assert costs_less(lora, best) is preferred
+    assert costs_less(best, finalist("lora", [0.6], gb=3.81)) is False
+
+
+def test_of_several_that_are_level_the_cheapest_is_recommended(finalist: Callable[..., Finalist]) -> None:
+    costs = {"ft": 4, "bitfit": 1, "lora": 2}
+    level = [finalist(name, [0.60, 0.62 - 0.001 * gb, 0.61 + 0.001 * gb], gb=gb) for name, gb in costs.items()]
+    assert recommend(level, margin=0.05).chosen.name == "bitfit"
+
+
+def test_one_seed_has_the_interval_over_the_reported_rows_within_the_range(finalist: Callable[..., Finalist]) -> None:
+    one = finalist("lora", [0.6])
+    rows = one.runs[0].data.rows.reported
+    low, high = (math.tanh(math.atanh(0.6) + sign * 1.959964 / math.sqrt(rows - 3)) for sign in (-1, 1))
+    assert one.interval is not None
+    assert (one.interval.low, one.interval.high) == pytest.approx((low, high), abs=1e-6)
+    two = finalist("lora", [0.9, 0.99]).interval
+    assert two is not None
+    assert two.high == 1
 
 
 def test_one_seed_shows_nothing_to_be_level(finalist: Callable[..., Finalist]) -> None:

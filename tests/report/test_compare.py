@@ -100,6 +100,13 @@ def test_a_difference_is_marked_if_it_survives_holm(over_seeds: OverSeeds) -> No
         assert str(one.mean).endswith("*") is strong
 
 
+def test_a_mark_is_that_of_its_own_section(over_seeds: OverSeeds) -> None:
+    rosa = {"rank=2": [0.6, 0.4, 0.62], "rank=8": [0.6, 0.61, 0.62]}
+    runs = [run for rank, dev in rosa.items() for run in over_seeds(dev, "method=rosa", rank)]
+    runs += [run for rank in rosa for run in over_seeds([0.5] * 3, "method=lora", rank)]
+    assert [one.lines[0].entries[0].best for one in sections("method=rosa,lora", runs)] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("rosa", "noted"),
     [
@@ -403,6 +410,20 @@ def test_only_runs_on_the_same_data_are_compared(make_record: MakeRecord) -> Non
     assert figures(sections("method=rosa,lora", [rosa, other, lora])[0]) == {"rosa minus lora": {"CoLA": "+20.0 (1)"}}
     with pytest.raises(UserError, match="differ only in method"):
         sections("method=rosa,lora", [rosa, other])
+
+
+def test_without_a_shared_seed_on_the_largest_data_the_next_is_compared(make_record: MakeRecord) -> None:
+    part = {"source": "files", "fingerprint": "part", "rows": {"train": 10, "held_out": 0, "validation": 5}}
+    apart = [make_record("method=rosa", "seed=0", dev=0.9), make_record("method=lora", "seed=1", dev=0.1)]
+    small = [make_record(f"method={name}", dev=dev, data=part) for name, dev in (("rosa", 0.5), ("lora", 0.4))]
+    [section] = sections("method=rosa,lora", [*apart, *small])
+    assert figures(section) == {"rosa minus lora": {"CoLA": "+10.0 (1)"}}
+
+
+def test_an_interrupted_run_does_not_change_what_a_sides_runs_share(over_seeds: OverSeeds, never: OverSeeds) -> None:
+    runs = [*never([0.6, 0.62], "lr=1e-3"), *over_seeds([0.5, 0.51], "method=lora")]
+    cut = over_seeds([0.5], "method=rosa", status="interrupted")
+    assert figures(sections("method=rosa,lora", [*runs, *cut])[0]) == figures(sections("method=rosa,lora", runs)[0])
 
 
 def test_stand_ins_subsets_and_devices_are_named(make_record: MakeRecord) -> None:

@@ -9,7 +9,6 @@ from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
 from rosa_bench.report.cells.costs import most_common, own_peak_bytes
-from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.methods import MethodComparison, method_row
 from rosa_bench.report.cells.select import Cell, Group, scored_on_test
@@ -44,7 +43,7 @@ def _place(one: MethodComparison) -> tuple:
 
 
 def _comparisons(group: Group) -> list[MethodComparison]:
-    runs = {task: run for task, run in group.tasks.items() if not is_memorised(run)}
+    runs = group.tasks
     together = [task for task in swept(PRESET, "task") if task in runs and not scale(runs[task]).lower_is_better]
     texts = [[task] for task in sorted(runs) if scored_on_test(runs[task])]
     made = [_comparison(group, tasks) for tasks in (together, *texts) if tasks]

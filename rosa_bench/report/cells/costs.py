@@ -31,7 +31,7 @@ def made_with(run: RunRecord) -> Hashable:
 
 def own_peak_bytes(run: RunRecord) -> int | None:
     """Return a run's peak memory in training; None if it was not measured, or if several runs shared each step."""
-    return None if run.packed else run.memory_bytes.training or None
+    return None if run.packed else run.memory_bytes.training
 
 
 def most_common(runs: Iterable[RunRecord], kind: Callable[[RunRecord], Hashable] = made_on) -> Hashable:

@@ -62,7 +62,7 @@ def runner_up(by_lr: Mapping[float, Seeds], chosen: Seeds, left: Set[float], rul
     # The chosen one may have collapsed on seeds that those left were not run with.
     has_collapsed = any(run.has_collapsed for run in chosen.values())
     leads: dict[float, float] = {}
-    for lr in left - lrs if rule == SEED else by_lr.keys() - lrs:
+    for lr in left if rule == SEED else by_lr.keys() - lrs:
         pairings = {True, not has_collapsed} if lr in left else {False}
         leads[lr] = max(_lead(by_lr[lr], chosen, rule, paired=paired) for paired in pairings)
     return max((lr for lr in leads if leads[lr] > 0), key=lambda lr: (leads[lr], -lr), default=None)
@@ -73,7 +73,7 @@ def _lead(ours: Seeds, theirs: Seeds, rule: str, *, paired: bool) -> float:
     if paired:
         both = ours.keys() & theirs.keys()
         ours, theirs = ({seed: runs[seed] for seed in both} for runs in (ours, theirs))
-    lead = _criterion(ours.values(), rule) - _criterion(theirs.values(), rule) if ours and theirs else 0.0
+    lead = _criterion(ours.values(), rule) - _criterion(theirs.values(), rule) if ours else 0.0
     return 0.0 if math.isnan(lead) else lead
 
 

@@ -6,6 +6,7 @@ from scipy.stats import ttest_1samp
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
+    Estimate,
     arm_labels,
     arm_order,
     common_words,
@@ -60,6 +61,24 @@ def test_without_spread_there_is_no_interval(values: list[float]) -> None:
 @pytest.mark.parametrize("values", [[], [None], [0.5, None], [0.5, math.nan], [math.inf]])
 def test_an_unknown_value_leaves_no_mean(values: list[float | None]) -> None:
     assert estimate(values) is None
+
+
+def test_spread_is_measured_against_the_values() -> None:
+    tiny, huge = estimate([1e-10, 2e-10]), estimate([1e12, 1e12 + 1])
+    assert tiny is not None
+    assert huge is not None
+    assert (tiny.low is None, huge.low) == (False, None)
+
+
+@pytest.mark.parametrize(("mean", "ends", "whiskers"), [
+    (0.5, (0.2, 0.8), (0.3, 0.3)), (0.9, (0.5, 1.3), (0.4, 0.1)), (0.1, (-0.3, 0.5), (0.1, 0.4)),
+    (1.5, (1.2, 1.8), (0.3, 0.0)), (-0.5, (-0.8, -0.2), (0.0, 0.3)),  # a mean that is impossible keeps its place
+])  # fmt: skip
+def test_whiskers_end_at_what_is_possible(
+    mean: float, ends: tuple[float, float], whiskers: tuple[float, float]
+) -> None:
+    found = Estimate(mean=mean, low=ends[0], high=ends[1], count=3).within(0.0, 1.0)
+    assert found.whiskers == pytest.approx(whiskers)
 
 
 def test_names_say_what_differs_and_nothing_else(make_memorised: MakeRecord) -> None:

@@ -88,6 +88,19 @@ def test_a_setting_older_than_a_record_is_no_change(make_record: MakeRecord) -> 
     """Its value is the one used then; the unit of the period was epochs."""
     old = edited(make_record(), method__stagger=None, method__basis=None, method__resample_unit=None)
     assert changes_of(old) == {}
+    assert changes_of(edited(make_record(), method__resample_every=None)) == {}  # LoRA's value then was not ROSA's
+
+
+def test_what_the_user_said_of_own_data_is_a_change_and_what_was_found_is_none(make_record: MakeRecord) -> None:
+    found = edited(make_record("task=classify"), task__label="verdict")
+    said = edited(make_record("task=classify", deviations={"task.label": ["verdict", ""]}), task__label="verdict")
+    assert (changes_of(found), changes_of(said)) == ({}, {"task.label": ("verdict", "")})
+
+
+def test_an_old_run_that_set_todays_default_is_a_plain_one(make_record: MakeRecord) -> None:
+    """And one at the default of its day is changed, if that is another one today."""
+    assert changes_of(make_record(deviations={"method.resample_every": [2.0, 1.0]})) == {}
+    assert changes_of(edited(make_record(), method__resample_every=1.0)) == {"method.resample_every": (1.0, 2.0)}
 
 
 def test_a_renamed_generator_is_no_change(make_record: MakeRecord) -> None:

@@ -5,8 +5,18 @@ from typing import Any
 
 import pytest
 
+from rosa_bench.records.mappings import PeakBytes
+from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.costs import made_on, most_common, peak_memory_bytes, step_time_s, time_ratio
+from rosa_bench.report.cells.costs import (
+    HOW_RUN,
+    made_on,
+    most_common,
+    own_peak_bytes,
+    peak_memory_bytes,
+    step_time_s,
+    time_ratio,
+)
 
 MakeRecord = Callable[..., RunRecord]
 H200 = {"type": "cuda", "name": "NVIDIA H200", "precision": "bfloat16", "shared_by": 1}
@@ -35,12 +45,34 @@ def test_a_run_whose_gpu_may_have_been_shared_has_no_time(timed: MakeRecord) -> 
     assert step_time_s(timed(20.0, "method=lora", type="cpu", shared_by=None)) is not None
 
 
+def test_a_stopped_run_made_the_steps_of_its_epochs_alone(timed: MakeRecord) -> None:
+    run = timed(20.0, "method=lora")
+    run.stopped = Stopped(epoch=2, reason="collapsed")
+    assert step_time_s(run) == pytest.approx(25 / (2 * STEPS))
+
+
+def test_runs_that_shared_each_step_have_neither_a_time_nor_memory_of_their_own(timed: MakeRecord) -> None:
+    run = timed(20.0, "method=lora")
+    run.memory_bytes = PeakBytes({"train": 100})
+    assert (own_peak_bytes(run), step_time_s(run) is None) == (100, False)
+    run.packed = 3
+    assert (own_peak_bytes(run), step_time_s(run)) == (None, None)
+
+
+@pytest.mark.parametrize("key", HOW_RUN)
+def test_a_record_older_than_a_setting_was_made_with_its_default(make_record: MakeRecord, key: str) -> None:
+    old, new = make_record("method=ft"), make_record("method=ft", "seed=1")
+    del old.config[key]
+    assert made_on(old) == made_on(new)
+
+
 def test_times_are_compared_within_a_batch_of_runs(timed: MakeRecord) -> None:
     lora = [timed(10.0, "method=lora"), timed(40.0, "method=lora", shared_by=4), timed(1.0, "method=lora", name="H100")]
     alone, packed = timed(20.0, "method=dora"), timed(40.0, "method=dora", shared_by=4)
     assert time_ratio([alone], lora) == pytest.approx(2)
     assert time_ratio([packed], lora) == pytest.approx(1)
     assert time_ratio([alone, packed], lora) == pytest.approx(1.5)
+    assert time_ratio([alone, alone, packed], lora) == pytest.approx(5 / 3)  # each of our runs counts once
 
 
 @pytest.mark.parametrize("other", [

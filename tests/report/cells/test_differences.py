@@ -64,6 +64,15 @@ def test_a_paired_difference_equals_scipys_tests(pairs: list[tuple[int, int]]) -
         assert found.within_noise == (p > 0.05)
 
 
+def test_rounding_is_no_spread_and_no_difference() -> None:
+    """In binary, 0.3 - 0.2 is not 0.2 - 0.1, and 0.1 + 0.2 is not 0.3; neither may make a p or a star."""
+    alike = known(paired({0: 0.3, 1: 0.2}, {0: 0.2, 1: 0.1}))
+    assert (alike.error, alike.p, alike.within_noise) == (0, None, False)
+    same = known(paired({0: 0.1 + 0.2, 1: 0.3}, {0: 0.3, 1: 0.1 + 0.2}))
+    assert (same.mean, same.error, same.within_noise) == (0, 0, True)
+    assert known(paired({0: 0.3, 1: 0.3}, {0: 0.1 + 0.2, 1: 0.1 + 0.2})).within_noise
+
+
 def test_only_shared_seeds_count() -> None:
     found = known(paired({0: 0.9, 1: 0.5, 2: 0.6, 7: 0.1}, {1: 0.4, 2: 0.3, 3: 0.0}))
     assert (found.mean, found.seeds) == (pytest.approx(0.2), (2,))
@@ -195,6 +204,7 @@ def test_a_difference_without_a_test_is_not_counted() -> None:
     assert holm([None, 0.02, None, 0.03]) == [None, pytest.approx(0.04), None, pytest.approx(0.04)]
     assert holm([None]) == [None]
     assert holm([]) == []
+    assert holm([0.6, 0.9]) == [1, 1]  # a probability
     assert not survives(None)
 
 

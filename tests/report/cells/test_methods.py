@@ -197,6 +197,52 @@ def test_one_variant_of_each_method_at_the_common_rank(make_runs: Callable) -> N
     assert row(found, "lora").score.mean < 0.9
 
 
+def test_a_method_that_has_another_rank_alone_is_not_compared(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    found = only([*runs, *make_runs("rosa", **SCORES), *make_runs("dora", "rank=2", **SCORES)])
+    assert {one.variant.method for one in found.rows} == {*METHODS, "rosa"}
+
+
+def test_of_two_ranks_that_equally_many_methods_have_the_larger_is_compared(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    assert only([*runs, *make_runs("lora", "rank=2", **SCORES)]).rank == 8
+
+
+def test_of_two_changed_variants_the_one_with_more_runs_is_compared(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    often = make_runs("rosa", "method.resample_every=4", **SCORES)
+    once = make_runs("rosa", "method.resample_every=2", cola=[0.5], rte=[0.5])
+    assert row(only([*runs, *once, *often]), "rosa").name == "ROSA, every 4 epochs"
+
+
+def test_a_seed_that_half_of_the_methods_have_is_compared(make_runs: Callable) -> None:
+    runs = [run for method in METHODS[:2] for run in make_runs(method, cola=[0.5, 0.6, 0.7])]
+    runs += [run for method in METHODS[2:] for run in make_runs(method, cola=[0.5, 0.6])]
+    assert only(runs).seeds == [0, 1, 2]
+
+
+def test_a_seed_with_half_of_the_rates_is_not_compared(make_runs: Callable) -> None:
+    runs = [
+        run
+        for method in METHODS
+        for place, lr in enumerate(("lr=1e-4", "lr=2e-4", "lr=3e-4", "lr=4e-4"))
+        for run in make_runs(method, lr, cola=[0.5, 0.6] if place < 2 else [0.5])
+    ]
+    assert only(runs).seeds == [0]
+
+
+def test_one_undefined_score_leaves_a_method_out(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    found = only([*runs, *make_runs("head_only", cola=[math.nan] * 3, rte=[0.5] * 3)])
+    assert found.left_out == {"Head only": "an undefined score"}
+
+
+def test_the_device_compared_is_that_of_most_runs_that_measured_memory(make_runs: Callable) -> None:
+    other = {"device": {"type": "cuda", "name": "another card", "precision": "bfloat16"}}
+    runs = [run for method in METHODS[:3] for run in make_runs(method, memory=None, changes=other, **SCORES)]
+    assert row(only([*runs, *make_runs("bitfit", **SCORES)]), "bitfit").memory_bytes == 2**30
+
+
 def test_memory_from_another_device_is_not_shown(make_runs: Callable) -> None:
     runs = [run for method in METHODS for run in make_runs(method, **SCORES)]
     other = {"device": {"type": "cuda", "name": "another card", "precision": "bfloat16"}}
@@ -211,6 +257,39 @@ def test_few_seeds_are_known(make_runs: Callable) -> None:
     found = only([*runs, *make_runs("head_only", cola=[0.1], rte=[0.5])])
     assert [one.variant.method for one in found.rows if found.few_seeds(one)] == ["head_only"]
     assert row(found, "head_only").score.low is None
+
+
+def test_of_the_settings_of_a_model_the_one_with_most_cells_is_compared(
+    make_runs: Callable, make_record: MakeRecord
+) -> None:
+    """Of ties the fair protocol, however many runs the other has; never one that was made for times."""
+
+    def paper(tasks: tuple[str, ...], seeds: int) -> list[RunRecord]:
+        return [
+            make_record(f"task={task}", f"method={method}", f"seed={seed}", "protocol=paper", dev=0.5 + 0.01 * seed)
+            for task in tasks
+            for method in METHODS
+            for seed in range(seeds)
+        ]
+
+    fair = [run for method in METHODS for run in make_runs(method, **SCORES)]
+    assert only([*fair, *paper(("cola", "rte"), 5)]).group.setting.protocol == "fair"
+    assert only([*fair, *paper(("cola", "mrpc", "rte"), 2)]).group.setting.protocol == "paper"
+    padded = {"deviations": {"pad_to_max": [True, False]}}
+    timed = [
+        run
+        for method in METHODS
+        for run in make_runs(method, "pad_to_max=true", changes=padded, mrpc=[0.8, 0.9], **SCORES)
+    ]
+    assert only([*fair, *timed]).tasks == ("cola", "rte")
+    assert method_comparisons(select(timed)) == []
+
+
+def test_a_task_scored_by_an_error_is_not_in_the_mean(make_runs: Callable) -> None:
+    runs = [run for method in METHODS for run in make_runs(method, mrpc=[0.8, 0.9, 0.7], **SCORES)]
+    for run in runs:
+        run.scores.lower_is_better = run.settings.task.name == "mrpc"
+    assert only(runs).tasks == ("cola", "rte")
 
 
 def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:

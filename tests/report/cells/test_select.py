@@ -8,8 +8,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, choose, select, split_by_data
+from rosa_bench.report.cells.learning_rate import RULES
+from rosa_bench.report.cells.select import (
+    Cell,
+    best_of_rank,
+    choose,
+    open_ended,
+    scores_references,
+    select,
+    split_by_data,
+)
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -83,6 +93,85 @@ def test_each_seed_may_choose_by_its_own_held_out_score(make_record: MakeRecord)
     assert choose(runs, rule="median").lr_counts == {1e-4: 3}
 
 
+def test_one_seed_at_an_end_is_an_end(make_record: MakeRecord) -> None:
+    best = {0: 1e-3, 1: 1e-3, 2: 1e-2}  # by seed
+    runs = [
+        make_record(f"lr={lr}", f"seed={seed}", dev=0.9 if best[seed] == lr else 0.5)
+        for lr in (1e-4, 1e-3, 1e-2)
+        for seed in best
+    ]
+    cell = choose(runs, rule="seed")
+    assert (cell.lr, cell.is_inside) == (1e-3, False)
+    assert choose([run for run in runs if run.settings.seed < 2], rule="seed").is_inside
+
+
+def test_the_smaller_lr_wins_ties_whenever_it_was_run(make_record: MakeRecord) -> None:
+    def run(lr: float, seed: int, hour: int, dev: float = 0.5) -> RunRecord:
+        return make_record(f"lr={lr}", f"seed={seed}", dev=dev, started_at=f"2026-01-01T{hour:02}:00:00+00:00")
+
+    tied = [run(1e-2, 0, 1), run(1e-3, 0, 2), run(1e-4, 0, 3)]
+    for rule in RULES:
+        assert choose(tied, rule=rule).lr == 1e-4
+    split = [run(1e-2, 0, 1, 0.9), run(1e-2, 1, 1), run(1e-3, 0, 2), run(1e-3, 1, 2, 0.9)]
+    assert choose(split, rule="seed").lr == 1e-3  # each rate is the best of one seed
+
+
+@pytest.mark.parametrize(("selected_on", "by_dev"), [
+    ("held_out", False), ("validation_split", False), ("train", False), ("validation", True)
+])  # fmt: skip
+@pytest.mark.parametrize("lower", [False, True])
+def test_the_rows_that_choose_the_epoch_choose_the_lr(
+    make_record: MakeRecord, selected_on: str, by_dev: bool, lower: bool
+) -> None:
+    """In the direction of the metric that selects, whatever that of the reported one is."""
+    runs = []
+    for lr, dev, selecting in ((1e-3, 0.9, 0.1), (1e-2, 0.1, 0.9)):
+        run = make_record(f"lr={lr}", dev=dev)
+        run.scores.selected_on, run.scores.selection_score = selected_on, selecting
+        run.scores.selected_by.lower_is_better = lower
+        run.scores.lower_is_better = not lower
+        runs.append(run)
+    assert choose(runs).lr == (1e-3 if by_dev is not lower else 1e-2)
+
+
+def test_one_undefined_seed_makes_a_rate_lose_by_every_rule_over_seeds(over_seeds: OverSeeds) -> None:
+    runs = [*over_seeds([math.nan, 0.9, 0.9], "lr=1e-3"), *over_seeds([0.5] * 3, "lr=1e-2")]
+    for rule in ("median", "mean"):
+        assert choose(runs, rule=rule).lr == 1e-2
+
+
+def test_each_seed_that_chose_for_itself_has_no_compared_runner_up(
+    over_seeds: OverSeeds, make_record: MakeRecord
+) -> None:
+    """Later seeds of a rate that was compared say nothing about the choices of the others, but rates left out do."""
+    later = [make_record("lr=1e-2", f"seed={seed}", dev=0.9) for seed in (7, 8, 9)]
+    runs = [*over_seeds([0.5] * 3, "lr=1e-3"), *over_seeds([0.4] * 3, "lr=1e-2"), *later]
+    assert (choose(runs, rule="seed").runner_up, choose(runs).runner_up) == (None, 1e-2)
+    base = [*over_seeds([0.5] * 4, "lr=1e-3"), *over_seeds([0.4] * 4, "lr=1e-4")]
+    for rule, runner_up in (("seed", 1e-2), ("median", 1e-2), ("mean", None)):
+        cell = choose([*base, *over_seeds([0.0, 0.6, 0.6], "lr=1e-2")], rule=rule)
+        assert (cell.lr, cell.runner_up) == (1e-3, runner_up)
+
+
+def test_a_runner_up_is_ahead_on_shared_seeds_though_both_have_undefined_scores(
+    over_seeds: OverSeeds, make_record: MakeRecord
+) -> None:
+    chosen = over_seeds([0.5, math.nan, 0.5], "lr=1e-3")
+    for run in chosen:
+        run.last["spread"] = 0.0
+    left = [make_record("lr=1e-2", f"seed={seed}", dev=dev) for seed, dev in ((0, 0.6), (7, math.nan))]
+    cell = choose([*chosen, *over_seeds([math.nan] * 3, "lr=1e-1"), *left])
+    assert (cell.lr, cell.runner_up) == (1e-3, 1e-2)
+
+
+def test_a_cell_of_some_seeds_keeps_the_rates_that_failed(over_seeds: OverSeeds, make_record: MakeRecord) -> None:
+    failed = make_record("lr=1e-2", "seed=7", status="failed", scores={})
+    some = only_cell([*over_seeds([0.5, 0.6, 0.7], "lr=1e-3"), failed]).of_seeds({0, 2})
+    assert some is not None
+    assert (some.by_seed, some.lrs_failed) == ({0: 0.5, 2: 0.7}, (1e-2,))
+    assert some.of_seeds({7}) is None
+
+
 def test_seeds_without_a_shared_one_choose_among_their_own_rates(make_record: MakeRecord) -> None:
     cell = choose([make_record("lr=1e-3", "seed=0", dev=0.1), make_record("lr=1e-2", "seed=1", dev=0.2)], rule="seed")
     assert cell.by_seed == {0: 0.1, 1: 0.2}
@@ -99,6 +188,9 @@ def test_collapsed_runs_are_counted_if_recorded(over_seeds: OverSeeds) -> None:
     for run, spread in zip(runs, (0.0, 0.9, 0.01), strict=True):
         run.last["spread"] = spread
     assert choose(runs).collapsed == 2
+    assert choose(runs[1:2]).collapsed == 0
+    runs[1].stopped = Stopped(epoch=2, reason="it predicted the same for all rows")
+    assert choose(runs[1:2]).collapsed == 1
 
 
 def test_an_lr_with_fewer_seeds_is_left_out_and_named(over_seeds: OverSeeds) -> None:
@@ -112,7 +204,7 @@ def test_extra_seeds_of_one_lr_do_not_affect_the_choice(over_seeds: OverSeeds) -
         good = over_seeds([0.6, 0.6, later, later], "lr=1e-3")
         cell = only_cell([*good, *over_seeds([0.5, 0.5], "lr=1e-2"), *over_seeds([0.9], "lr=1")])
         assert (cell.lr, cell.lrs, cell.lrs_left) == (1e-3, (1e-3, 1e-2), (1.0,))
-        assert cell.mean == pytest.approx((1.2 + 2 * later) / 4)
+        assert (cell.mean, cell.shared) == (pytest.approx((1.2 + 2 * later) / 4), (0, 1))
     worse = over_seeds([0.4, 0.4, 1.0, 1.0], "lr=1e-3")
     assert only_cell([*worse, *over_seeds([0.5, 0.5], "lr=1e-2")]).lr == 1e-2
 
@@ -221,6 +313,47 @@ def test_the_interval_is_over_seeds_or_over_dev_rows(over_seeds: OverSeeds, make
     assert (one.low, one.high, one.of) == (pytest.approx(0.2553, abs=5e-5), pytest.approx(0.3662, abs=5e-5), "dev set")
 
 
+def test_an_interval_is_shown_within_the_range_and_computed_beyond_it(over_seeds: OverSeeds) -> None:
+    cell = only_cell(over_seeds([0.9, 0.99], "task=rte"))
+    assert cell.interval is not None
+    assert cell.shown_interval is not None
+    assert cell.interval.high > 1 == cell.shown_interval.high
+    assert cell.interval.low == cell.shown_interval.low
+
+
+def test_a_cell_with_one_rate_is_open_ended_where_others_had_a_choice(over_seeds: OverSeeds) -> None:
+    one = choose(over_seeds([0.5], "lr=1e-3"))
+    two = choose([*over_seeds([0.5], "lr=1e-3"), *over_seeds([0.6], "lr=1e-2")])
+    three = choose([run for lr in (1, 2, 3) for run in over_seeds([0.9 if lr == 2 else 0.5], f"lr={lr}")])
+    assert open_ended({"one": one}) == set()
+    assert open_ended({"one": one, "two": two, "three": three}) == {"one", "two"}
+
+
+def test_references_are_scored_if_a_task_with_prompts_has_a_loss(
+    make_record: MakeRecord, make_written: MakeRecord, make_referenced: MakeRecord, make_synthetic: MakeRecord
+) -> None:
+    runs = make_record(), make_synthetic([[0.5]]), make_written([9.0]), make_referenced(1.5)
+    assert [scores_references(run) for run in runs] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("method", "rank", "expected"), [
+    ("rosa", 1, 0.3), ("rosa", 2, 0.1), ("rosa", 3, None), ("ft", 1, 0.1)
+])  # fmt: skip
+def test_the_best_update_is_that_of_the_rank_and_of_any_without_one(
+    make_synthetic: MakeRecord, method: str, rank: int, expected: float | None
+) -> None:
+    asked = (f"method={method}", f"rank={rank}")
+    run, unknown = make_synthetic([[0.5]], *asked, bounds=[[0.5, 0.3, 0.1]]), make_synthetic([[0.5]], *asked, "seed=1")
+    assert best_of_rank(choose([run])) == expected
+    assert best_of_rank(choose([unknown])) is None
+    assert best_of_rank(choose([run, unknown])) is None  # a mean over some of the runs would be of other problems
+
+
+def test_variants_are_in_the_order_of_their_ranks(make_record: MakeRecord) -> None:
+    [group] = select([make_record(f"rank={rank}") for rank in (16, 2, 8)])
+    assert [variant.rank for variant in group.variants] == [2, 8, 16]
+
+
 def test_the_smaller_lr_wins_a_tie(over_seeds: OverSeeds) -> None:
     records = [record for lr in (1e-3, 1e-4, 1e-2) for record in over_seeds([0.25, 0.75], f"lr={lr}")]
     assert only_cell(records).lr == 1e-4
@@ -263,6 +396,11 @@ def test_a_repeated_seed_counts_once_and_the_last_started_run_wins(make_record: 
         assert (cell.mean, len(cell.runs)) == (0.3, 1)  # 13:00 two hours east of Greenwich is 11:00 there
 
 
+def test_of_runs_that_started_together_the_order_of_files_decides_nothing(make_record: MakeRecord) -> None:
+    records = [make_record(dev=dev, id=name) for name, dev in (("b", 0.2), ("a", 0.3))]
+    assert only_cell(records).mean == only_cell(records[::-1]).mean == 0.2
+
+
 def test_repeats_do_not_count_as_more_seeds(make_record: MakeRecord, over_seeds: OverSeeds) -> None:
     repeats = [make_record("lr=1e-2", dev=0.9, id=str(number)) for number in range(5)]
     assert only_cell([*over_seeds([0.5, 0.5], "lr=1e-3"), *repeats]).lr == 1e-3
@@ -285,6 +423,7 @@ def test_the_order_of_records_does_not_matter(over_seeds: OverSeeds) -> None:
         {"device": {"type": "cuda", "name": "NVIDIA H200", "precision": "float32"}},
         {"model": {"source": "path", "sha256": "0" * 64, "commit": None}},
         {"data": {"source": "files sha256:0", "fingerprint": "0"}},
+        {"data": {"official": False}},
     ],
     ids=str,
 )
@@ -321,13 +460,25 @@ def test_equal_rows_from_two_sources_count_as_the_same_data(make_record: MakeRec
     files = [make_record(f"seed={seed}", held_out=0.5, data={"source": "files sha256:0"}) for seed in (0, 1)]
     assert hub.data.fingerprint == files[0].data.fingerprint != files[1].data.fingerprint
     for order in ([hub, *files], [hub, *files[::-1]], [files[1], hub, files[0]]):
-        assert len(split_by_data(order)) == 1
+        [found] = split_by_data(order)
+        assert sorted(map(id, found)) == sorted(map(id, order))  # a link that joins two parts loses no run of either
 
 
 def test_the_largest_data_comes_first(make_record: MakeRecord) -> None:
     part = {"source": "files", "fingerprint": "0", "rows": {"train": 10, "held_out": 0, "validation": 5}}
     small, large = make_record("task=mnli", data=part), make_record("task=mnli")
     assert split_by_data([small, large]) == split_by_data([large, small]) == [[large], [small]]
+    again = make_record("task=mnli", "seed=1", data=part)
+    assert split_by_data([small, again, large]) == [[large], [small, again]]  # however many runs the other has
+    others = [make_record("task=mnli", f"seed={seed}", data={"source": "a", "fingerprint": "a"}) for seed in (0, 1)]
+    assert split_by_data([large, *others]) == [others, [large]]
+
+
+def test_a_name_or_a_place_of_the_rows_makes_no_other_data(make_record: MakeRecord) -> None:
+    """Records of one data set may declare its title, its folder or its official rows differently."""
+    one, other = make_record("task=mnli"), make_record("task=mnli", "seed=1")
+    other.config["task"] |= {"title": "Another name", "folder": "elsewhere", "rows": {}}
+    assert len(split_by_data([one, other])) == 1
 
 
 def test_another_reported_score_is_another_task(make_record: MakeRecord) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import listed, setting_of, variant_of, words
+from rosa_bench.report.cells.settings import Deviation, listed, setting_of, variant_of, words
 
 MakeRecord = Callable[..., RunRecord]
 
@@ -32,6 +32,8 @@ def test_an_unchanged_method_is_named_by_title_and_rank(make_record: MakeRecord,
             {"protocol.train_head": [True, False], "method.train_biases": [False, True]},
             "ROSA (r=8, train_biases=false)",
         ),
+        ({"protocol.gone": [3, 1], "method.gone": [3, 2]}, "ROSA (r=8, gone=3)"),
+        ({"protocol.train_head": [True, False], "method.stagger": [True, False]}, "ROSA (r=8, stagger=true)"),
     ],
 )
 def test_changes_are_in_the_label(make_record: MakeRecord, deviations: dict[str, list[Any]], label: str) -> None:
@@ -43,6 +45,18 @@ def test_numbers_compare_by_value(make_record: MakeRecord) -> None:
     """On a command line, ``resample_every=0`` and ``resample_every=0.0`` are the same."""
     one, other = (make_record(deviations={"method.resample_every": [value, 2.0]}) for value in (0, 0.0))
     assert variant_of(one) == variant_of(other)
+
+
+def test_a_default_is_shown_and_never_compared() -> None:
+    """It may differ between the records of two methods."""
+    assert Deviation("epochs", 3, expected=10) == Deviation("epochs", 3, expected=5) != Deviation("epochs", 4, 10)
+
+
+def test_weights_are_the_same_in_any_order_of_their_keys(make_record: MakeRecord) -> None:
+    one, other = make_record(), make_record("seed=1")
+    other.model = type(other.model)(reversed(list(other.model.items())))
+    assert list(one.model) != list(other.model)
+    assert setting_of(one) == setting_of(other)
 
 
 def test_lists_among_deviations(make_record: MakeRecord) -> None:

@@ -1,10 +1,12 @@
 """How values of a metric are shown and compared, by its direction."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 
-from rosa_bench.report.cells.shown import Scale
+from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.shown import Scale, reported_rows, scale, selection_rows, selection_scale
 from rosa_bench.report.writers.text import UNDEFINED
 
 SCORE, LOSS = Scale(lower_is_better=False), Scale(lower_is_better=True)
@@ -33,13 +35,25 @@ def test_all_losses_of_a_column_have_as_many_decimals_as_give_the_smallest_four_
     assert len(shown.partition(".")[2]) == len(fitted.text(2 * least).partition(".")[2])
 
 
-@pytest.mark.parametrize("values", [[], [0.0], [1e-9, 1.0], [math.nan]])
+@pytest.mark.parametrize("values", [[], [0.0], [1e-9, 1.0], [math.nan], [math.inf]])
 def test_without_a_smallest_that_is_shown_losses_have_four_digits(values: list[float]) -> None:
     assert LOSS.fitted(values).text(1.23456) == "1.235"
 
 
 def test_scores_times_100_have_one_decimal_whatever_they_are() -> None:
     assert SCORE.fitted([0.001, 0.5]).text(0.001) == "0.1"
+
+
+def test_rows_and_scale_are_those_that_select_or_are_reported(
+    make_record: Callable[..., RunRecord], make_written: Callable[..., RunRecord]
+) -> None:
+    dev, held_out, written = make_record(), make_record(held_out=0.5), make_written([9.0])
+    assert [selection_rows(run) for run in (dev, held_out)] == ["dev", "rows held out of train"]
+    for run in (dev, held_out):
+        run.scores.selected_on = ""  # an older record
+    assert [selection_rows(run) for run in (dev, held_out)] == ["dev", "rows held out of train"]
+    assert [reported_rows(run) for run in (dev, held_out, written)] == ["dev", "dev", "test"]
+    assert (scale(written), selection_scale(written)) == (SCORE, LOSS)  # BLEU; perplexity selects
 
 
 def test_a_higher_merit_is_better() -> None:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import bootstrap, pearsonr, sem, t
+from scipy.stats import binomtest, bootstrap, pearsonr, sem, t
 from sklearn.metrics import matthews_corrcoef
 
-from rosa_bench.report.cells.statistics import DEV_SET, SEEDS, Interval, interval
+from rosa_bench.metrics.base import FRACTIONS
+from rosa_bench.report.cells.statistics import DEV_SET, RANGES, SEEDS, Interval, interval
 
 CORRELATIONS = ("matthews_correlation", "pearson")
 SCORES = st.lists(st.integers(-1000, 1000).map(lambda value: value / 1000), min_size=1, max_size=6)
@@ -56,6 +57,8 @@ def test_the_interval_over_seeds_is_students_and_contains_the_mean(scores: list[
         ("mse", (-0.2, 1.3), (0.0, 1.3)),
         ("a metric of a plugin", (-0.2, 1.3), (-0.2, 1.3)),
         ("accuracy", (0.3, 0.4), (0.3, 0.4)),
+        ("accuracy", (6.0, 7.0), (1.0, 1.0)),  # of a damaged record: the ends stay in order
+        ("accuracy", (-7.0, -6.0), (0.0, 0.0)),
     ],
 )
 def test_an_interval_is_shown_within_the_range_of_its_metric(
@@ -63,6 +66,21 @@ def test_an_interval_is_shown_within_the_range_of_its_metric(
 ) -> None:
     found = Interval(low=ends[0], high=ends[1], of=SEEDS, method="Student").within(metric)
     assert (found.low, found.high) == shown
+
+
+def test_every_score_has_its_range() -> None:
+    """A correlation may be negative and nothing else; only what is shown times 100 ends at 1."""
+    assert {metric for metric, (_, most) in RANGES.items() if most == 1} == FRACTIONS - {"f1"}  # no metric of ours
+    for metric in FRACTIONS - {"f1"}:
+        least = -1 if metric in {"matthews_correlation", "pearson", "spearman"} else 0
+        assert RANGES[metric] == (least, 1), metric
+    for metric in ("mse", "loss", "perplexity", "bits_per_character", "nist"):
+        assert RANGES[metric] == (0, math.inf), metric
+
+
+def test_seeds_that_differ_in_one_row_have_a_spread() -> None:
+    """One row of 40,430, the dev set of QQP."""
+    assert of_seeds([0.5, 0.5 + 1 / 40_430]).high > 0.5
 
 
 @pytest.mark.slow
@@ -99,6 +117,25 @@ def test_a_single_accuracy_has_wilsons_interval(right: int, rows: int, expected:
     found = known(interval([right / rows], metric="accuracy", dev_rows=rows))
     assert found.of == DEV_SET
     assert (found.low, found.high) == pytest.approx(expected, abs=5e-5)
+
+
+@given(rows=st.integers(1, 50_000), share=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_wilsons_interval_equals_scipys(rows: int, share: float) -> None:
+    right = round(share * rows)
+    found = known(interval([right / rows], metric="accuracy", dev_rows=rows))
+    expected = binomtest(right, rows).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_share_is_read_as_a_whole_number_of_rows_and_keeps_its_ends() -> None:
+    """29 / 50 times 50 is 28.999... in binary. Rounding must not push an end past 0 or 1."""
+    found, whole = (known(interval([score], metric="accuracy", dev_rows=50)) for score in (0.58, 29 / 50))
+    expected = binomtest(29, 50).proportion_ci(0.95, method="wilson")
+    assert (found.low, found.high) == (whole.low, whole.high) == pytest.approx((expected.low, expected.high))
+    for rows in range(1, 300):
+        none, every = (known(interval([score], metric="accuracy", dev_rows=rows)) for score in (0.0, 1.0))
+        assert (none.low, every.high) == (0, 1)
 
 
 @pytest.mark.parametrize("slope", [-2.0, 0.1, 1.0])
@@ -166,3 +203,7 @@ def test_non_finite_scores_have_no_interval(scores: list[float]) -> None:
 @pytest.mark.parametrize("rows", [1, 3])
 def test_fishers_z_needs_four_rows(rows: int) -> None:
     assert interval([0.5], metric="pearson", dev_rows=rows) is None
+    x, y = [1.0, 2.0, 3.0, 4.0], [1.0, 3.0, 2.0, 5.0]
+    found, expected = pearsonr(x, y), pearsonr(x, y).confidence_interval(0.95)
+    least = known(interval([found.statistic], metric="pearson", dev_rows=4))
+    assert (least.low, least.high) == pytest.approx((expected.low, expected.high))
