@@ -2,9 +2,11 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rosa_bench.layers.exact import Past, Update, compress, exact_update
+from rosa_bench.layers.exact import Past, Update, compress, exact_update, total_update
+from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.lowrank import Factors
 
 OUT, IN = 9, 7
 
@@ -43,6 +45,41 @@ def test_the_rank_does_not_grow_while_b_stays_nor_with_zeros() -> None:
     assert update.rank == 2
     expected = (normal(OUT, 2, seed=1) - normal(OUT, 2) + normal(OUT, 2, seed=2)) @ b
     torch.testing.assert_close(update.delta(), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+@torch.no_grad()
+def test_the_total_update_is_what_a_weight_has_gained_over_all_draws(taken: bool) -> None:
+    plain = nn.Linear(IN, OUT, dtype=torch.float64)
+    layer = LowRankLinear(plain, 2, scale=0.7)
+    layer.past = Past()
+    for draw in range(3):
+        a, b = normal(OUT, 2, seed=2 * draw), normal(2, IN, seed=2 * draw + 1)
+        layer.redraw(Factors(layer.merged_weight() - taken * 0.7 * a @ b, a, b), taken=taken)
+        layer.a.add_(normal(OUT, 2, seed=draw + 10))  # training
+        layer.b.add_(normal(2, IN, seed=draw + 20))
+    update = total_update(layer).delta()
+    torch.testing.assert_close(update, layer.merged_weight() - plain.weight, rtol=0, atol=1e-12)
+    assert update.norm() > 1
+
+
+@torch.no_grad()
+def test_the_update_since_a_weight_is_known_while_the_residual_is_that_weight() -> None:
+    plain = nn.Linear(IN, OUT, dtype=torch.float64)
+    layer = LowRankLinear(plain, 2, scale=0.7)
+    layer.a.copy_(normal(OUT, 2))
+    layer.b.copy_(normal(2, IN, seed=1))
+    update = layer.update_since(plain.weight)
+    assert update is not None
+    torch.testing.assert_close(update.delta(), layer.merged_weight() - plain.weight, rtol=0, atol=1e-12)
+    layer.residual[0, 0] += 1
+    assert layer.update_since(plain.weight) is None
+
+
+def test_the_past_is_kept_in_float32_or_wider() -> None:
+    a, b, past = normal(OUT, 2).bfloat16(), normal(2, IN, seed=1).bfloat16(), Past()
+    past.add(a, b, 1 / 3)
+    torch.testing.assert_close(past.parts[0].delta(), a.double() @ b.double() / 3, rtol=1e-5, atol=1e-6)
 
 
 def test_an_update_of_nothing_is_zero() -> None:

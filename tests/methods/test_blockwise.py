@@ -153,3 +153,5 @@ def test_what_always_trains_keeps_its_moments_even_if_the_protocol_clears_all(
     training.follow(chosen.before_step(model, 2, length=LENGTH))
     assert all(map(torch.equal, head, before)) and any(each.any() for each in head)
     assert len(training.optimizer.state) == len(head)  # the block's are gone
+    # A gradient that stays, even of zeros, would let the optimizer decay a weight that no longer trains.
+    assert all(parameter.grad is None for parameter in training.trainable if not parameter.requires_grad)
