@@ -132,7 +132,8 @@ def merge(
     This is the only place where a product is added to a residual. It inverts `factorize` with ``init="svd"``, up to
     rounding. Source: Algorithm 1, line 4.
     """
-    residual = residual.to(torch.promote_types(residual.dtype, a.dtype))
+    wide = torch.promote_types(residual.dtype, a.dtype)
+    residual, a, b = residual.to(wide), a.to(wide), b.to(wide)
     if residual.ndim == 2:
         return torch.addmm(residual, a, b, alpha=scale)
     if residual.ndim == 3:

@@ -368,6 +368,15 @@ def test_rows_that_are_not_orthonormal_are_not_exact(shape: tuple[int, int]) -> 
     assert is_exact(weight, exact._replace(b=longer)).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("row", [[0.0, 0.0, 0.0], [0.0, 0.5, 0.0], [-0.6, 0.8, 0.0]])
+def test_null_vectors_of_another_length_or_direction_are_not_exact(row: list[float]) -> None:
+    weight = torch.zeros(2, 3, 3)
+    rows = torch.eye(2, 3).repeat(2, 1, 1)
+    rows[1, 1] = torch.tensor(row)
+    found = Triplets(torch.zeros(2, 3, 2), rows, torch.zeros(2))
+    assert is_exact(weight, found).tolist() == [True, False]
+
+
 @pytest.mark.parametrize("shape", [TALL, WIDE, SQUARE], ids=["tall", "wide", "square"])
 @pytest.mark.parametrize("angle", [1e-7, 1e-5, 5e-5, 2e-4, 1e-3, 0.1, 1.0])
 def test_rotated_directions_are_exact_only_if_both_equations_hold(shape: tuple[int, int], angle: float) -> None:
@@ -551,6 +560,20 @@ def test_unknown_choices() -> None:
         factorize(torch.ones(3, 3), 1, select="best")
     with pytest.raises(ValueError, match=r"'kaiming' is not one of svd, svd_add, zero"):
         factorize(torch.ones(3, 3), 1, init="kaiming")
+
+
+@pytest.mark.parametrize("batch", [(), (3,), (2, 2)], ids=str)
+def test_merge_adds_the_scaled_product(batch: tuple[int, ...]) -> None:
+    residual, a, b = drawn(*batch, 5, 4), drawn(*batch, 5, 2, seed=1), drawn(*batch, 2, 4, seed=2)
+    product = torch.einsum("...ij,...jk->...ik", a, b)
+    torch.testing.assert_close(merge(residual, a, b, -0.75), residual - 0.75 * product)
+
+
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float64, torch.float32)], ids=str)
+def test_merge_computes_in_the_wider_type(types: tuple[torch.dtype, torch.dtype]) -> None:
+    residual, a, b = drawn(5, 4, dtype=types[0]), drawn(5, 2, dtype=types[1]), drawn(2, 4, dtype=types[1])
+    expected = residual.double() + a.double() @ b.double()
+    torch.testing.assert_close(merge(residual, a, b), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_shapes_are_checked_in_tests() -> None:

@@ -65,7 +65,7 @@ class Training:
     lr         learning rate of the latest step, before any group's ``lr_scale``
     resamples  how many draws the method has made: of a whole subspace, of one direction of every weight if they are
                drawn one at a time, of projectors, or of the blocks that train. The draw that training starts with does
-               not count, except that of projectors. None after resuming from a checkpoint without this count
+               not count, except that of projectors
     stopped    why the training ends before its last epoch; None if it does not
     paused     why the run is to be put aside now, with a checkpoint from which it can continue; None if it is not
     """
@@ -81,7 +81,7 @@ class Training:
         self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step = 0
         self.lr = recipe.lr
-        self.resamples: int | None = 0
+        self.resamples = 0
         self.stopped: str | None = None
         self.paused: str | None = None
         self.losses = torch.zeros(steps_per_epoch, device=device)  # read rarely: each read makes the host wait
@@ -124,8 +124,7 @@ class Training:
     def follow(self, changed: Changed) -> None:
         """Update the optimizer to match a change that the method made."""
         follow(self.optimizer, changed, trainable=self.trainable, reset=self.recipe.reset)
-        if self.resamples is not None:
-            self.resamples += changed.draws
+        self.resamples += changed.draws
 
     def checked_losses(self) -> list[float]:
         """Return the epoch's losses so far. Raises `TrainingFailedError`, naming the step, if one is not finite."""
@@ -167,14 +166,13 @@ class Training:
             key, _, parameter = name.partition(".")
             own = parameters[parameter]
             self.optimizer.state[own][key] = sharded_like(tensor.to(self.device), own)
-        if (frozen := state.values.get("frozen")) is not None:
-            idle = {id(parameters[name]) for name in frozen}
-            for parameter in self.trainable:
-                parameter.requires_grad_(id(parameter) not in idle)
+        idle = {id(parameters[name]) for name in state.values["frozen"]}
+        for parameter in self.trainable:
+            parameter.requires_grad_(id(parameter) not in idle)
         restore_random_state(state.part("random"), self.device)
         self.step = state.values["step"]
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
-        self.resamples = state.values.get("resamples")
+        self.resamples = state.values["resamples"]
         self.stopped = state.values.get("stopped")
         self._started = time.perf_counter() - state.values["elapsed_s"]
 

@@ -47,3 +47,9 @@ def test_the_rank_does_not_grow_while_b_stays_nor_with_zeros() -> None:
 def test_an_update_of_nothing_is_zero() -> None:
     update = exact_update(Past(), torch.zeros(OUT, 2), normal(2, IN).float())
     assert update.rank == 2 and not update.delta().any()
+
+
+def test_the_past_is_kept_in_float32_or_wider() -> None:
+    a, b, past = normal(OUT, 2).bfloat16(), normal(2, IN, seed=1).bfloat16(), Past()
+    past.add(a, b, 1 / 3)
+    torch.testing.assert_close(past.parts[0].delta(), a.double() @ b.double() / 3, rtol=1e-5, atol=1e-6)

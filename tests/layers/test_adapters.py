@@ -229,6 +229,31 @@ def test_autocast_gradients_are_float32_and_close_to_full_precision(bias: bool) 
         assert error < 3 * torch.finfo(torch.bfloat16).eps  # each of two products rounds its inputs and its result
 
 
+def test_autocast_adds_up_the_gradient_of_the_bias_in_float32() -> None:
+    layer = LowRankLinear(nn.Linear(IN, OUT), RANK)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(257, IN)).sum().backward()
+    assert layer.bias is not None and layer.bias.grad is not None
+    assert layer.bias.grad.tolist() == [257] * OUT  # not a number of bfloat16
+
+
+def test_the_gradient_of_the_formed_weight_is_float32_under_autocast() -> None:
+    layer = LowRankLinear(nn.Linear(IN, OUT), RANK)
+    x, dy = torch.randn(300, IN).bfloat16(), torch.randn(300, OUT).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer.weight_gradient(x, dy)
+    torch.testing.assert_close(found, (dy.double().mT @ x.double()).float(), rtol=1e-5, atol=1e-4)
+
+
+def test_a_scaled_update_beside_a_narrower_residual_has_the_same_gradients() -> None:
+    x, bias = torch.randn(3, IN, requires_grad=True), torch.randn(OUT, requires_grad=True)
+    a, b = torch.randn(OUT, RANK, requires_grad=True), torch.randn(RANK, IN, requires_grad=True)
+    residual = torch.randn(OUT, IN).bfloat16()
+    found = gradients(low_rank_linear(x, residual, a, b, bias, scale=0.7), [x, a, b, bias])
+    expected = gradients(two_branches(x, residual.float(), a, b, bias, scale=0.7), [x, a, b, bias])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "adapt",
     [

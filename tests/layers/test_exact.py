@@ -1,16 +1,30 @@
-"""Laws of an update's compression: a smaller rank is the truncated SVD."""
+"""Laws of an update's factors: they are the change of the weight, and a smaller rank is the truncated SVD."""
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rosa_bench.layers.exact import Update, compress
+from rosa_bench.layers.low_rank import LowRankLinear
 
 OUT, IN = 9, 7
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@torch.no_grad()
+def test_the_update_since_a_weight_is_known_while_the_residual_is_that_weight() -> None:
+    plain = nn.Linear(IN, OUT, dtype=torch.float64)
+    layer = LowRankLinear(plain, 2, scale=0.7)
+    layer.a.copy_(normal(OUT, 2))
+    layer.b.copy_(normal(2, IN, seed=1))
+    update = layer.update_since(plain.weight)
+    assert update is not None
+    torch.testing.assert_close(update.delta(), layer.merged_weight() - plain.weight, rtol=0, atol=1e-12)
+    layer.residual[0, 0] += 1
+    assert layer.update_since(plain.weight) is None
 
 
 @pytest.mark.parametrize("rank", [1, 3, 5, 7, 20])

@@ -153,3 +153,23 @@ def test_what_always_trains_keeps_its_moments_even_if_the_protocol_clears_all(
     training.follow(chosen.before_step(model, 2, length=LENGTH))
     assert all(map(torch.equal, head, before)) and any(each.any() for each in head)
     assert len(training.optimizer.state) == len(head)  # the block's are gone
+    # A gradient that stays, even of zeros, would let the optimizer decay a weight that no longer trains.
+    assert all(parameter.grad is None for parameter in training.trainable if not parameter.requires_grad)
+
+
+def test_a_resumed_training_trains_the_same_block(
+    method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel], compose: Callable[..., RunConfig]
+) -> None:
+    optimizer = compose("task=grammar", "model=tiny_roberta").optimizer
+    recipe = Recipe(lr=1e-2, epochs=1, warmup_steps=0, optimizer=optimizer, accumulate=1, reset="factors")
+
+    def begun() -> Training:
+        model, chosen = tiny_model("tiny_roberta"), method(blocks=1, every=2, order="ascending", rest="head")
+        chosen.attach(model)
+        return Training(model, chosen, recipe, steps_per_epoch=10, device=torch.device("cpu"))
+
+    first, second = begun(), begun()
+    first.follow(first.method.before_step(first.model, 2, length=LENGTH))
+    assert requiring(first.model) != requiring(second.model)
+    second.state = first.state
+    assert requiring(second.model) == requiring(first.model)

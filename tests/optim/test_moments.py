@@ -144,9 +144,10 @@ def test_state_that_cannot_be_rotated_is_dropped() -> None:
         assert (weight in optimizer.state) is kept
 
 
-def test_momentum_is_rotated() -> None:
+@pytest.mark.parametrize("reset", ["factors", "all"])
+def test_momentum_is_rotated_even_if_the_protocol_clears_all(reset: str) -> None:
     rotation = orthonormal(1).float()
     weight, optimizer = trained(OPTIMIZERS["momentum"])
     expected = optimizer.state[weight]["momentum_buffer"] @ rotation
-    follow(optimizer, Changed(rotate=[Rotation(weight, rotation)]), trainable=[weight], reset="factors")
+    follow(optimizer, Changed(rotate=[Rotation(weight, rotation)]), trainable=[weight], reset=reset)
     torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], expected)

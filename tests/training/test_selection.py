@@ -171,3 +171,21 @@ def test_only_the_last_epoch_of_a_run_in_phases_is_selected(
         training: Any = SimpleNamespace(step=5 * (epoch + 1), length=length, method=method)
         best.on_epoch_end(training, epoch, Epoch(0.0, {"f1": score}, 0.0))
     assert (best.number, best.score) == (number, (0.9, 0.5, 0.1)[number])
+
+
+def test_an_epoch_that_the_method_refuses_is_a_last_resort() -> None:
+    best = BestEpoch(partial(changing, Toy()), Metric("f1", False), keep_weights=False)
+    length, method = RunLength(steps_per_epoch=5, epochs=3), SimpleNamespace(is_selectable=lambda step, _: step > 5)
+    for epoch, score in enumerate((0.9, 0.5, 0.1)):
+        training: Any = SimpleNamespace(step=5 * (epoch + 1), length=length, method=method)
+        best.on_epoch_end(training, epoch, Epoch(0.0, {"f1": score}, 0.0))
+    assert (best.number, best.score) == (1, 0.5)
+
+
+def test_in_a_checkpoint_of_an_earlier_version_any_epoch_could_be_selected() -> None:
+    _, best = offered([0.9], keep_weights=False)
+    state = best.state
+    state.values.pop("selectable")
+    best.state = state
+    best.offer(1, {"f1": 0.5})
+    assert best.number == 0

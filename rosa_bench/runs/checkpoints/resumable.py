@@ -44,7 +44,7 @@ class TrainingValues(Struct):
     elapsed_s: float
     frozen: list[str]
     random: Generators
-    resamples: Count | None
+    resamples: Count
     stopped: str | None = None
 
 

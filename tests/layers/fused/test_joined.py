@@ -264,6 +264,48 @@ def test_a_pass_sees_weights_that_trained_and_are_frozen_again(gated: Gated, aut
     torch.testing.assert_close(found[0], output_and_gradient(_separate(gated), autocast=autocast)[0])
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_next_pass_sees_a_weight_that_was_replaced(gated: Gated, autocast: bool) -> None:
+    with joined(gated, {"x": rows()}):
+        output_and_gradient(gated, autocast=autocast)
+        gated.up.weight.data = gated.up.weight + 1.0
+        found = output_and_gradient(gated, autocast=autocast)
+    torch.testing.assert_close(found[0], output_and_gradient(_separate(gated), autocast=autocast)[0])
+
+
+def test_one_layer_of_a_join_may_begin_to_train(gated: Gated) -> None:
+    plain = _separate(gated)
+    with joined(gated, {"x": rows()}):
+        output_and_gradient(gated)
+        for model in (gated, plain):
+            model.up.weight.requires_grad_()
+            model(rows()).sum().backward()
+    torch.testing.assert_close(gated.up.weight.grad, plain.up.weight.grad)
+
+
+def test_a_layer_that_gets_another_input_than_it_shared_computes_alone() -> None:
+    class Choosing(Gated):
+        factor = 1.0
+
+        def forward(self, x: Tensor) -> Tensor:
+            other = x if self.factor == 1 else self.factor * x
+            return self.down(self.gate(x).tanh() * self.up(other))
+
+    model = Choosing().requires_grad_(False)
+    with joined(model, {"x": rows()}):
+        output_and_gradient(model)
+        model.factor = 2.0
+        found = output_and_gradient(model)
+    torch.testing.assert_close(found, output_and_gradient(model))
+
+
+def test_a_pass_that_fails_leaves_no_weight_behind(gated: Gated) -> None:
+    with joined(gated, {"x": rows()}):
+        with pytest.raises(RuntimeError):
+            gated(torch.zeros(4, SIZE + 1))
+        assert not any(is_formed(layer) for layer in gated.children())
+
+
 def _separate(model: Gated) -> Gated:
     plain = Gated().requires_grad_(False)
     plain.load_state_dict(model.state_dict())
