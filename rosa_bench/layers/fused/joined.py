@@ -212,14 +212,10 @@ def sharing_inputs(model: nn.Module, batch: Mapping[str, Tensor]) -> list[list[L
             hook.remove()
     count = Counter(layer for layer, *_ in calls)
     changed = {layer for layer, y, version in outputs if y._version > version}
-    groups: list[list[Layer]] = []
-    before: tuple[Tensor | None, int] = None, 0
-    for layer, x, version in calls:
-        if x is not before[0] or version != before[1]:
-            groups.append([])
-        before = x, version
-        if count[layer] == 1 and layer not in changed:
-            groups[-1].append(layer)
+    groups = [
+        [layer for layer, *_ in same if count[layer] == 1 and layer not in changed]
+        for _, same in groupby(calls, lambda call: (id(call[1]), call[2]))
+    ]
     return [group for group in groups if group]
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -70,13 +71,8 @@ class SharedInputs:
         """Note, in a pass inside the block, which layers have the same input."""
         self._seen = []
         yield
-        groups: list[list[PackedLowRank]] = []
-        for number, (layer, x, version) in enumerate(self._seen):
-            same = number and x is self._seen[number - 1][1] and version == self._seen[number - 1][2]
-            if same and layer.scale == groups[-1][0].scale:
-                groups[-1].append(layer)
-            else:
-                groups.append([layer])
+        alike = groupby(self._seen, lambda call: (id(call[1]), call[2], call[0].scale))
+        groups = [[layer for layer, *_ in same] for _, same in alike]
         calls = Counter(layer for layer, *_ in self._seen)
         self._groups = {it[0]: it for it in groups if all(calls[layer] == 1 for layer in it)}
         self._seen = None
