@@ -14,10 +14,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def test_parts_add_up_and_the_current_factors_come_first() -> None:
     past = Past()
-    past.add(normal(OUT, 2), normal(2, IN, seed=1), 0.5)
+    past.add(0.5 * normal(OUT, 2), normal(2, IN, seed=1))
     past.subtract(normal(OUT, 3, seed=2), normal(3, IN, seed=3))
     a, b = normal(OUT, 2, seed=4), normal(2, IN, seed=5)
-    update = exact_update(past, a, b, 3.0)
+    update = exact_update(past, 3 * a, b)
     expected = 0.5 * normal(OUT, 2) @ normal(2, IN, seed=1) - normal(OUT, 3, seed=2) @ normal(3, IN, seed=3) + 3 * a @ b
     torch.testing.assert_close(update.delta(), expected, rtol=0, atol=1e-12)
     assert update.rank == 7 and torch.equal(update.a[:, :2], 3 * a) and torch.equal(update.b[:2], b)
@@ -50,6 +50,9 @@ def test_an_update_of_nothing_is_zero() -> None:
 
 
 def test_the_past_is_kept_in_float32_or_wider() -> None:
-    a, b, past = normal(OUT, 2).bfloat16(), normal(2, IN, seed=1).bfloat16(), Past()
-    past.add(a, b, 1 / 3)
-    torch.testing.assert_close(past.parts[0].delta(), a.double() @ b.double() / 3, rtol=1e-5, atol=1e-6)
+    first, second, b = normal(OUT, 2).bfloat16(), normal(OUT, 2, seed=2).bfloat16(), normal(2, IN, seed=1).bfloat16()
+    past = Past()
+    past.add(first, b)
+    past.add(second, b)  # one part, so the sum is rounded to the type of the past
+    expected = (first.double() + second.double()) @ b.double()
+    torch.testing.assert_close(past.parts[0].delta(), expected, rtol=1e-5, atol=1e-6)

@@ -18,35 +18,33 @@ class Past:
     def __init__(self) -> None:
         self.parts: list[Update] = []
 
-    def add(self, a: Float[Tensor, "*n out k"], b: Float[Tensor, "*n k in"], scale: float = 1.0) -> None:
-        """Note that the weight has changed by ``scale * a @ b`` outside its factors.
+    def add(self, a: Float[Tensor, "out k"], b: Float[Tensor, "k in"]) -> None:
+        """Note that the weight has changed by ``a @ b`` outside its factors.
 
         If ``b`` is the same as the last time, as with a factor that does not train, the two parts become one, so the
         rank does not grow. A part that is zero is left out, such as a subspace that was drawn and did not train.
         """
-        a, b = (tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32)) for tensor in (a, b))
-        a, b = scale * a, b.clone()
+        a, b = (it.detach().to("cpu", torch.promote_types(it.dtype, torch.float32), copy=True) for it in (a, b))
         if self.parts and torch.equal(self.parts[-1].b, b):
             a = self.parts.pop().a + a
         if a.any():
             self.parts.append(Update(a, b))
 
-    def subtract(self, a: Float[Tensor, "*n out k"], b: Float[Tensor, "*n k in"], scale: float = 1.0) -> None:
-        """Note that ``scale * a @ b`` has been taken from the weight outside its factors."""
-        self.add(a, b, -scale)
+    def subtract(self, a: Float[Tensor, "out k"], b: Float[Tensor, "k in"]) -> None:
+        """Note that ``a @ b`` has been taken from the weight outside its factors."""
+        self.add(-a.detach(), b)
 
 
-def exact_update(past: Past, a: Float[Tensor, "*n out r"], b: Float[Tensor, "*n r in"], scale: float = 1.0) -> Update:
-    """Return the sum of the past and of the current factors, ``scale * a @ b``, on the CPU; the current come first.
+def exact_update(past: Past, a: Float[Tensor, "out r"], b: Float[Tensor, "r in"]) -> Update:
+    """Return the sum of the past and of the current factors, ``a @ b``, on the CPU; the current come first.
 
-    With ROSA's split after k resamples, the rank is 2 r (k + 1): the first k + 1 parts were drawn and taken from the
-    weight, k were trained and merged, and one is the current. It is r (k + 1) if ``b`` does not train, or if a draw
-    takes nothing from the weight, as in ReLoRA.
+    After k resamples the rank is 2 r (k + 1): k + 1 parts were drawn and taken from the weight, k were trained and
+    merged, and one is the current. It is r (k + 1) if ``b`` does not train.
     """
     # The same rules as for the past: in a layer whose b never trains, the current factors join the last part.
     whole = Past()
     whole.parts = list(past.parts)
-    whole.add(a, b, scale)
+    whole.add(a, b)
     if not whole.parts:
         whole.parts.append(Update(torch.zeros_like(a.detach(), device="cpu"), b.detach().cpu()))
     return concatenated([whole.parts[-1], *whole.parts[:-1]])
