@@ -163,10 +163,8 @@ def refused_in_one_line(what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice is about its own interface
             yield
-    except NotImplementedError as error:
-        if "meta" in str(error):  # torch has no such operation without values
+    except (NotImplementedError, ValueError, TypeError) as error:
+        if isinstance(error, NotImplementedError) and "meta" in str(error):  # no such operation without values
             raise UnsizedError(f"{what} needs weights to be attached") from error
-        raise UserError(f"{what}: PEFT refuses it: {' '.join(str(error).split())[:300]}") from error
-    except (ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{what}: PEFT refuses it: {reason[:300]}") from error

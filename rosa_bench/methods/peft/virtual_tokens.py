@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.peft.behaviour import TOKEN_TYPES
-from rosa_bench.methods.peft.config import checked_config, configuration, refused_in_one_line
+from rosa_bench.methods.peft.config import checked_config, configuration, refused_in_one_line, tuner_class
 from rosa_bench.methods.peft.tuner import drawing, require_peft
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
@@ -133,16 +133,13 @@ class PeftTokens(VirtualTokenMethod):
         self.configuration(model)
 
     def make(self, model: nn.Module) -> VirtualTokens:
-        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
-
         from rosa_bench.layers.prompts.prefix import use_prefixes
         from rosa_bench.layers.prompts.virtual_tokens import InputTokens, KeyValueTokens, LayerTokens
 
         config: Any = self.configuration(model)
-        kind = {known.value: encoder for known, encoder in PEFT_TYPE_TO_TUNER_MAPPING.items()}[self.peft_type]
         starts = [model.get_input_embeddings()] if self.peft_type == "PROMPT_TUNING" else []  # pyrefly: ignore[not-callable]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
-            encoder = kind(config, *starts)
+            encoder = tuner_class(self.peft_type)(config, *starts)
         room = room_for_text(model, self.tokens)
         if not self.in_every_layer:
             return InputTokens(encoder, self.tokens, room=room, cut=is_decoder(model))
