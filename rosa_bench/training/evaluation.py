@@ -56,20 +56,17 @@ def predict(
     """Run the model over all batches, without dropout. Return all outputs in float32 on the CPU."""
     model.eval()
     forward = replay(Forward(model, autocast))
-    labels = []
 
     def evaluate(batch: Batch) -> tuple[Tensor, Tensor]:
         logits, loss = forward(to_device(batch, device))
         return logits, loss * len(batch["labels"])
 
+    outputs, labels = [], []
     with gradients_off(model):
-        outputs, losses = [], []
-        for batch, found in evaluated(batches, evaluate):
-            labels.append(batch["labels"])
-            outputs.append(found[0])
-            losses.append(found[1])
         total = torch.zeros((), device=device)
-        for loss in losses:
+        for batch, (logits, loss) in evaluated(batches, evaluate):
+            labels.append(batch["labels"])
+            outputs.append(logits)
             total += loss
     return Predictions(torch.cat(outputs).cpu(), torch.cat(labels).cpu(), total.item() / batches.examples)
 

@@ -74,7 +74,6 @@ class TrainingProgress(Observer):
             "train", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, loss=float("nan"), lr=0.0, rate=0.0
         )
         self._shown = (0.0, 0)  # when, and at which step, the bar was last drawn
-        self._rate = 0.0
 
     def on_train_start(self, training: Training) -> None:
         self.start(training.step)
@@ -105,10 +104,10 @@ class TrainingProgress(Observer):
     def show(self, step: int, *, loss: float, lr: float) -> None:
         """Draw the state after ``step`` steps."""
         now, (before, steps_before) = time.monotonic(), self._shown
-        self._rate = (step - steps_before) * self.batch_size / max(now - before, 1e-9)
+        rate = (step - steps_before) * self.batch_size / max(now - before, 1e-9)
         self._shown = (now, step)
         epoch = min(step // self.steps_per_epoch + 1, self.epochs)
-        self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=self._rate)
+        self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=rate)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: Scores, seconds: float) -> None:
         """Log a line for the epoch. Long runs log at most `LINES` evenly spaced epochs, always including the last."""
