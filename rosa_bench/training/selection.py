@@ -68,8 +68,7 @@ class BestEpoch(Observer):
 
     @state.setter
     def state(self, state: Snapshot) -> None:
-        self.number, self.score = state.values["number"], state.values["score"]
-        self.selectable = state.values.get("selectable", True)  # earlier versions selected any epoch
+        self.number, self.score, self.selectable = (state.values[key] for key in ("number", "score", "selectable"))
         if self.keep_weights and self.number >= 0 and not state.tensors:
             raise UserError(
                 "the best epoch's weights were not kept when the run began without save_model, save_adapter and "

@@ -173,7 +173,7 @@ class Training:
         self.step = state.values["step"]
         self.history = [Epoch(**epoch) for epoch in state.values["history"]]
         self.resamples = state.values["resamples"]
-        self.stopped = state.values.get("stopped")
+        self.stopped = state.values["stopped"]
         self._started = time.perf_counter() - state.values["elapsed_s"]
 
 

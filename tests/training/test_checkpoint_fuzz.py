@@ -251,6 +251,8 @@ FORGERIES: dict[str, Forge] = {
     "predictions of nothing": extra("predictions.outputs"),
     "predictions of an unknown kind": extra("predictions.other"),
     "stopped is a number": put("training.stopped", 3),
+    "no stopped": drop("training.stopped"),
+    "no selectable": drop("best.selectable"),
     "no meter": drop("meter"),
     "meter is a list": put("meter", []),
     "no step": drop("training.step"),

@@ -180,12 +180,3 @@ def test_an_epoch_that_the_method_refuses_is_a_last_resort() -> None:
         training: Any = SimpleNamespace(step=5 * (epoch + 1), length=length, method=method)
         best.on_epoch_end(training, epoch, Epoch(0.0, {"f1": score}, 0.0))
     assert (best.number, best.score) == (1, 0.5)
-
-
-def test_in_a_checkpoint_of_an_earlier_version_any_epoch_could_be_selected() -> None:
-    _, best = offered([0.9], keep_weights=False)
-    state = best.state
-    state.values.pop("selectable")
-    best.state = state
-    best.offer(1, {"f1": 0.5})
-    assert best.number == 0

@@ -45,7 +45,7 @@ class TrainingValues(Struct):
     frozen: list[str]
     random: Generators
     resamples: Count
-    stopped: str | None = None
+    stopped: str | None
 
 
 class BestValues(Struct):
@@ -53,7 +53,7 @@ class BestValues(Struct):
 
     number: Annotated[int, Meta(ge=-1)]
     score: float
-    selectable: bool = True
+    selectable: bool
 
 
 class Totals(Struct):
