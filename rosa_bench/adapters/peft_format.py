@@ -79,14 +79,13 @@ def compressed(updates: Mapping[str, Update], max_rank: int | None) -> tuple[dic
     for name, update in updates.items():
         smallest = min(update.a.shape[0], update.b.shape[1])
         limit = smallest if max_rank is None else min(max_rank, smallest)
+        whole += update.delta().norm().item() ** 2
         if update.rank <= limit:
             short[name] = update
-            whole += update.delta().norm().item() ** 2
             continue
         found = compress(update, limit)
         short[name] = found.update
         lost += found.frobenius**2
-        whole += update.delta().norm().item() ** 2
         if found.relative_frobenius > worst[1]:
             worst = (name, found.relative_frobenius)
     rank = max((update.rank for update in short.values()), default=1)

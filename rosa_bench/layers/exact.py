@@ -31,22 +31,20 @@ def concatenated(parts: list[Update]) -> Update:
 
 
 class Compressed(NamedTuple):
-    """An update of smaller rank, and what is missing from it, absolutely and as a fraction of the whole update."""
+    """An update of smaller rank, and the norm of what it lacks, absolutely and as a fraction of the whole update's."""
 
     update: Update
     frobenius: float
-    spectral: float
     relative_frobenius: float
-    relative_spectral: float
 
 
 def compress(update: Update, rank: int) -> Compressed:
-    """Return the nearest update with at most ``rank`` columns, in both norms, and the error, for one weight.
+    """Return the nearest update with at most ``rank`` columns, and the error in the Frobenius norm, for one weight.
 
-    It is the truncated SVD, by Eckart, Young and Mirsky. The product is not formed: with the QR decompositions
-    ``a = Q R`` and ``b^T = P T``, the singular values of ``a b`` are those of the small core ``R T^T``. The singular
-    values are split evenly over both factors. It is exact, up to rounding, if ``rank`` is at least the true rank, as it
-    is from min(out, in) on.
+    It is the truncated SVD, by Eckart, Young and Mirsky, which is nearest in the spectral norm, too. The product is not
+    formed: with the QR decompositions ``a = Q R`` and ``b^T = P T``, the singular values of ``a b`` are those of the
+    small core ``R T^T``. They are split evenly over both factors. It is exact, up to rounding, if ``rank`` is at least
+    the true rank, as it is from min(out, in) on.
 
     Raises ValueError if ``rank`` is below 1, or if a factor contains NaN or Inf.
     """
@@ -58,14 +56,10 @@ def compress(update: Update, rank: int) -> Compressed:
     q, r = torch.linalg.qr(a)  # out x m, m x k
     p, t = torch.linalg.qr(b.mT)  # in x n, n x k
     left, values, right = torch.linalg.svd(r @ t.mT, full_matrices=False)
-    kept, lost = values[:rank], values[rank:]
-    roots = kept.sqrt()
+    roots = values[:rank].sqrt()
     short = Update(
         ((q @ left[:, :rank]) * roots).to(update.a.dtype).contiguous(),
         (roots.unsqueeze(-1) * (right[:rank] @ p.mT)).to(update.b.dtype).contiguous(),
     )
-    frobenius, spectral = lost.norm().item(), lost.max().item() if lost.numel() else 0.0
-    whole, largest = values.norm().item(), values.max().item()
-    return Compressed(
-        short, frobenius, spectral, frobenius / whole if whole else 0.0, spectral / largest if largest else 0.0
-    )
+    lost, whole = values[rank:].norm().item(), values.norm().item()
+    return Compressed(short, lost, lost / whole if whole else 0.0)
