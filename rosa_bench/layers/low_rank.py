@@ -122,7 +122,8 @@ class LowRankLinear(Adapter):
 
         They are known if the residual still has the values of the weight, as LoRA's has.
         """
-        if not torch.equal(self.exact_residual().cpu(), plain.to(self.exact_residual().dtype)):
+        residual = self.exact_residual().cpu()
+        if not torch.equal(residual, plain.to(residual.dtype)):
             return None
         a, b = (
             it.detach().to("cpu", torch.promote_types(it.dtype, torch.float32), copy=True) for it in (self.a, self.b)
