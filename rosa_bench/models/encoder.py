@@ -27,7 +27,6 @@ def load_encoder(spec: Encoder, source: Source, *, num_outputs: int, labels: Seq
                 f"model={spec.name} is a {config.model_type}, which has no classification head; use an encoder, such "
                 "as model=roberta_base"
             )
-        config.problem_type = None  # that of a fine-tuned model may not fit the new number of outputs
         config.num_labels = num_outputs
         config.problem_type = "regression" if num_outputs == 1 else "single_label_classification"
         if labels:
