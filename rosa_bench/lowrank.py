@@ -90,22 +90,17 @@ def project(weight: Float[Tensor, "*n out in"], basis: Float[Tensor, "*n r in"],
 
 
 def random_basis(
-    batch: Sequence[int],
-    columns: int,
-    rank: int,
-    *,
-    generator: torch.Generator | None = None,
-    device: torch.device | None = None,
+    batch: Sequence[int], columns: int, rank: int, *, generator: torch.Generator | None = None
 ) -> Float[Tensor, "*n r in"]:
-    """Draw ``rank`` orthonormal rows for each weight in the batch, uniformly, in float64.
+    """Draw ``rank`` orthonormal rows for each weight in the batch, uniformly, in float64 on the CPU.
 
-    They are the QR decomposition of a Gaussian matrix. It is drawn on the CPU, weight by weight, so a seed gives the
-    same rows on every device and however the weights are batched.
+    They are the QR decomposition of a Gaussian matrix, drawn weight by weight, so a seed gives the same rows for every
+    device and however the weights are batched.
     """
     drawn = [
         torch.randn(columns, rank, generator=generator, dtype=torch.float64) for _ in range(torch.Size(batch).numel())
     ]
-    return torch.linalg.qr(torch.stack(drawn)).Q.mT.reshape(*batch, rank, columns).to(device)
+    return torch.linalg.qr(torch.stack(drawn)).Q.mT.reshape(*batch, rank, columns)
 
 
 def singular_directions(weight: Float[Tensor, "*n out in"], chosen: Int[Tensor, "*n r"]) -> Float[Tensor, "*n r in"]:

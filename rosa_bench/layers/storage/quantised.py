@@ -37,9 +37,9 @@ class Quantised(nn.Module):
         self.codes = nn.Parameter(codes, requires_grad=False)
         self.scales = nn.Parameter(scales, requires_grad=False)
 
-    def dequantised(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "out in"]:
-        """Return the weight that the codes stand for, as a new tensor."""
-        return dequantise(self.codes, self.scales, self.shape, dtype)
+    def dequantised(self) -> Float[Tensor, "out in"]:
+        """Return the weight that the codes stand for, as a new float32 tensor."""
+        return dequantise(self.codes, self.scales, self.shape, torch.float32)
 
 
 def dequantise(codes: Tensor, scales: Tensor, shape: torch.Size, dtype: torch.dtype) -> Float[Tensor, "out in"]:
