@@ -1,4 +1,4 @@
-"""Find the parts of a transformer's blocks by the names that the model's declaration gives."""
+"""Find parts of a transformer: those of its blocks by their declared names, others by what they are."""
 
 from collections.abc import Mapping
 
@@ -31,6 +31,11 @@ def hidden_size(model: nn.Module, *, method: str) -> int:
     if width is None:
         raise UserError(f"method={method} is for transformers; choose one with model=, or another method")
     return width
+
+
+def output_layer(model: nn.Module) -> nn.Module | None:
+    """Return the layer that computes the logits of a language model, or None for any other model."""
+    return getattr(model, "get_output_embeddings", lambda: None)()  # pyrefly: ignore[not-callable]
 
 
 def norms(model: nn.Module) -> list[nn.Module]:

@@ -58,10 +58,11 @@ class TargetedMethod(Method):
         Raises `UserError` if there are none, or if ``targets`` matches a layer in some blocks only without naming the
         number of a block.
         """
+        from rosa_bench.layers.parts import output_layer
         from rosa_bench.layers.surgery import left_out, linear_names, name_matches
 
         if self.targets == "all-linear":
-            logits = getattr(model, "get_output_embeddings", lambda: None)() if self.lm_head is None else None  # pyrefly: ignore[not-callable]
+            logits = output_layer(model) if self.lm_head is None else None
             return [
                 name
                 for name in linear_names(model, ".*", convolutions=self.adapts_convolutions)

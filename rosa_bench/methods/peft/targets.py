@@ -75,6 +75,8 @@ def settled(values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 
 def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any], peft_type: str) -> None:
     """Raise `UserError` if PEFT could not merge the layers with these names, or if they share their weights."""
+    from rosa_bench.layers.parts import output_layer
+
     if values.get("lora_bias"):
         bare = next((name for name in names if getattr(model.get_submodule(name), "bias", None) is None), None)
         if bare is not None:
@@ -83,7 +85,7 @@ def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any],
                 "layers that have one with method.targets="
             )
     if peft_type == "TRAINABLE_TOKENS":
-        output = getattr(model, "get_output_embeddings", lambda: None)()  # pyrefly: ignore[not-callable]
+        output = output_layer(model)
         weights = [model.get_submodule(name).weight for name in names]
         if any(output is not None and output.weight is weight for weight in weights):
             raise UserError(

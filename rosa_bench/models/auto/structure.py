@@ -9,6 +9,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.linear import LINEAR_TYPES, weight_of
+from rosa_bench.layers.parts import output_layer
 from rosa_bench.layers.surgery import kind
 from rosa_bench.system.errors import UserError
 
@@ -46,7 +47,7 @@ def structure_of(model: nn.Module) -> Structure:
     output projection of attention, or of the feed-forward part, is the last linear layer of that part of a block,
     except one that holds several projections.
     """
-    projections, logits = attention_projections(model), _logits(model)
+    projections, logits = attention_projections(model), output_layer(model)
     return Structure(
         attention=pattern_of(projections),
         head=pattern_of(_head(model)),
@@ -108,7 +109,7 @@ def _says_attention(name: str, module: nn.Module) -> bool:
 
 def _head(model: nn.Module) -> list[str]:
     """Return the children of a transformers model beside its body, except the output layer of a language model."""
-    body, logits = getattr(model, "base_model", model), _logits(model)
+    body, logits = getattr(model, "base_model", model), output_layer(model)
     if body is model or not isinstance(body, nn.Module):
         return []
     inside = {id(module) for module in body.modules()}
@@ -119,11 +120,6 @@ def _head(model: nn.Module) -> list[str]:
         and any(True for _ in child.parameters())
         and not any(module is logits for module in child.modules())
     ]
-
-
-def _logits(model: nn.Module) -> nn.Module | None:
-    """Return the layer that computes the logits of a language model, if it is one."""
-    return getattr(model, "get_output_embeddings", lambda: None)()  # pyrefly: ignore[not-callable]
 
 
 def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
