@@ -97,7 +97,8 @@ def check_adaptable(model: nn.Module) -> None:
                 f"{name} is on the meta device and has no values; load all of the model's weights, and offload none"
             )
         if not parameter.is_floating_point():
-            raise UserError(f"{name} is {_type(parameter)}, a quantised weight; load the model without quantisation")
+            stored_as = str(parameter.dtype).removeprefix("torch.")
+            raise UserError(f"{name} is {stored_as}, a quantised weight; load the model without quantisation")
     for name, value in model.state_dict().items():
         if not isinstance(value, Tensor) or value.is_quantized:
             raise UserError(f"{name} is part of a quantised weight; load the model without quantisation")
@@ -149,18 +150,9 @@ def _fused(model: nn.Module, projections: list[str]) -> dict[str, int]:
     """Return the kinds of layers whose rows are the queries, then the keys, then the values."""
     if getattr(getattr(model, "config", None), "model_type", None) in SORTED_BY_HEAD:
         return {}
-    return {pattern_of([name]): 3 for name in _kinds(projections) if _is_fused(model.get_submodule(name))}
+    return {pattern_of([name]): 3 for name in projections if _is_fused(model.get_submodule(name))}
 
 
 def _is_fused(module: nn.Module) -> bool:
     rows, columns = weight_of(module).shape[-2:]  # pyrefly: ignore[bad-argument-type]
     return rows == 3 * columns
-
-
-def _kinds(names: list[str]) -> list[str]:
-    """Return one name of each kind."""
-    return list({pattern_of([name]): name for name in names}.values())
-
-
-def _type(parameter: nn.Parameter) -> str:
-    return str(parameter.dtype).removeprefix("torch.")
