@@ -114,7 +114,7 @@ class AdapterMethod(TargetedMethod):
         replace_linears(model, self.split(model, self.target_names(model)), make)
 
     def split(self, model: nn.Module, names: list[str]) -> list[str]:
-        """Split the named layers that fuse several projections, if that is set. Return the names of all layers then."""
+        """Split the named layers that fuse several projections, if ``split_qkv`` is set. Return the resulting names."""
         from rosa_bench.layers.surgery import name_matches, split_linear
 
         found = []

@@ -63,8 +63,8 @@ class Rosa(Resampled):
         default="svd", before="svd", choices=("svd", "random", "gradient"),
     )  # fmt: skip
     svd_of: str = setting(
-        "which weight's SVD: the current one's; the one's at the previous draw, found on the CPU while training goes "
-        "on; or the initial one's, found once",
+        "which weight's SVD: the current weight's; that of the previous draw's weight, found on the CPU while training "
+        "goes on; or the initial weight's, found once",
         default="current", before="current", choices=("current", "previous", "initial"),
     )  # fmt: skip
     moments: str = setting(

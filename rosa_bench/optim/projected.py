@@ -29,7 +29,7 @@ def low_rank_update(_gradient: Tensor, _low: Tensor, direction: Tensor, projecto
 
 
 def with_rest(gradient: Tensor, low: Tensor, direction: Tensor, projector: Tensor, state: State) -> Tensor:
-    """Fira: GaLore's update, and what the projector leaves out, scaled row by row as Adam scaled the rest."""
+    """Fira: GaLore's update, and what the projector leaves out, scaled row by row as Adam scaled the projection."""
     rest = (gradient - low @ projector.mT) * _ratio(direction, low, dim=-1)
     return direction @ projector.mT + limited(rest, state)
 

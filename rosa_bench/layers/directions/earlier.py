@@ -152,7 +152,7 @@ def _stop(thread: Thread, futures: list[Future[Tensor]]) -> None:
 
 
 def keep_directions(layers: Sequence[LowRankLinear], *, headroom_bytes: int | None = None) -> None:
-    """Keep all right singular vectors of the layers' weights in the CPU's memory, which takes as much as the weights.
+    """Keep all right singular vectors of the layers' weights in the CPU's memory: at most as much as the weights take.
 
     Equal shapes are decomposed together, within ``headroom_bytes`` of a GPU's memory. Raises ValueError if a weight
     contains NaN or Inf.

@@ -36,7 +36,7 @@ class Tracked(NamedTuple):
 
     @property
     def score(self) -> Tensor:
-        """How much each entry matters: equation (9) of the paper, with its smoothing and uncertainty."""
+        """How much each entry matters: smoothed importance times uncertainty, section 3.2 of the paper."""
         return self.mean * self.deviation
 
 
@@ -126,7 +126,7 @@ class AdaLora(PeftTuner):
         return first < step <= last and (step % self.every == 0 or step == last)
 
     def budget(self, step: int, length: RunLength, *, layers: int) -> int:
-        """Return how many singular values all layers keep, by a cubic schedule: equation (14) of the paper."""
+        """Return how many singular values all layers keep, by the cubic schedule of the paper's section 3.3."""
         first, last = self.phases(length)
         left = 1 - (step - first) / (last - first)
         return layers * self.rank + int(layers * (self.initial_rank - self.rank) * left**3)

@@ -168,7 +168,10 @@ def is_decoder(model: nn.Module) -> bool:
 
 
 def room_for_text(model: nn.Module, tokens: int) -> int:
-    """Return how many tokens of text fit into the model's positions after ``tokens`` vectors."""
+    """Return how many tokens of text fit into the model's positions after ``tokens`` vectors.
+
+    Raises `UserError` if none do.
+    """
     from rosa_bench.layers.prompts.positions import num_positions
 
     room = num_positions(model) - tokens
