@@ -134,7 +134,7 @@ class Training:
     def state(self) -> Snapshot:
         """The full state, as stored in a checkpoint."""
         names: dict[Tensor, str] = {parameter: name for name, parameter in self.model.named_parameters()}
-        moments = {
+        optimizer = {
             f"optimizer.{key}.{names[parameter]}": collected(value)
             for parameter, values in self.optimizer.state.items()
             for key, value in values.items()
@@ -152,7 +152,7 @@ class Training:
         }
         generators = joined(random=random_state(self.device))
         return Snapshot(
-            {**weights, **moments, "losses": self.losses, **generators.tensors}, {**own, **generators.values}
+            {**weights, **optimizer, "losses": self.losses, **generators.tensors}, {**own, **generators.values}
         )
 
     @state.setter

@@ -69,7 +69,7 @@ def without_weights(kind: type[PreTrainedModel], config: PretrainedConfig, *, ca
 
     Raises `UserError` if it cannot be built, or would not fit into this machine's memory; building ends there.
     """
-    memory, count, used = memory_bytes(), 0, 0
+    memory, count, size_bytes = memory_bytes(), 0, 0
 
     def add_module(_module: nn.Module, _name: str, _child: nn.Module) -> None:
         nonlocal count
@@ -78,11 +78,11 @@ def without_weights(kind: type[PreTrainedModel], config: PretrainedConfig, *, ca
             raise UserError(f"{called} describes a model of more than {MOST_MODULES:,} modules; use a smaller one")
 
     def add_parameter(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal used
-        used += 0 if parameter is None else 4 * parameter.numel()
-        if used > memory:
+        nonlocal size_bytes
+        size_bytes += 0 if parameter is None else 4 * parameter.numel()
+        if size_bytes > memory:
             raise UserError(
-                f"{called} describes a model of more than {used / 1e9:,.0f} GB in float32; "
+                f"{called} describes a model of more than {size_bytes / 1e9:,.0f} GB in float32; "
                 f"this machine has {memory / 1e9:,.0f} GB of memory"
             )
 
