@@ -35,7 +35,7 @@ class Output:
 
     @property
     def logits(self) -> Tensor:
-        """Compute all logits, (rows, positions, words)."""
+        """Compute all logits, (rows, positions, vocabulary)."""
         return self.head(self.hidden)
 
 
@@ -81,9 +81,9 @@ def can_be_chunked(head: nn.Module | None) -> TypeGuard[nn.Linear | LowRankLinea
 
 def shifted_loss(head: nn.Linear | LowRankLinear, hidden: Tensor, labels: Tensor, kernel: Kernel) -> Tensor:
     """Return the mean loss of each label, (rows, length), given the hidden state before it, (rows, length, width)."""
-    words = head.out_features if isinstance(head, nn.Linear) else head.shape[0]
+    vocab_size = head.out_features if isinstance(head, nn.Linear) else head.shape[0]
     return chunked_cross_entropy(
-        head, hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), words=words, kernel=kernel
+        head, hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), vocab_size=vocab_size, kernel=kernel
     )
 
 

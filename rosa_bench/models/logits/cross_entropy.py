@@ -1,9 +1,9 @@
 """The cross-entropy of an output layer, computed in chunks of tokens, so that the logits of all are never held at once.
 
-The logits of 4,096 tokens over 49,152 words take 0.8 GB in float32, and the plain loss holds two or three such tensors.
-Here each chunk's logits become a loss and gradients before the next chunk's are computed. Fused kernels do the same,
-such as Liger's (Hsu et al., arXiv 2410.10989). This one is made of PyTorch's operations, so it runs on every device,
-and it calls the output layer itself, so an adapted layer keeps its own backward pass.
+The logits of 4,096 tokens over a vocabulary of 49,152 take 0.8 GB in float32, and the plain loss holds two or three
+such tensors. Here each chunk's logits become a loss and gradients before the next chunk's are computed. Fused kernels
+do the same, such as Liger's (Hsu et al., arXiv 2410.10989). This one is made of PyTorch's operations, so it runs on
+every device, and it calls the output layer itself, so an adapted layer keeps its own backward pass.
 """
 
 import math
@@ -26,15 +26,15 @@ def chunked_cross_entropy(
     hidden: Float[Tensor, "tokens width"],
     labels: Int64[Tensor, " tokens"],
     *,
-    words: int,
+    vocab_size: int,
     kernel: "Kernel",
     chunk: int | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean of ``cross_entropy(head(hidden), labels)`` over the labels that are not `IGNORED`.
 
     The loss and its gradients by ``hidden`` and by the head's parameters are PyTorch's, up to rounding. The softmax is
-    computed in at least float32. Without any label the loss is NaN. ``words`` is the width of the logits. ``chunk`` is
-    the largest number of tokens whose logits are held at once; by default it follows from `LARGEST`.
+    computed in at least float32. Without any label the loss is NaN. ``vocab_size`` is the width of the logits.
+    ``chunk`` is the largest number of tokens whose logits are held at once; by default it follows from `LARGEST`.
 
     Gradients are computed in the forward pass, and only for tensors that require one, so a frozen head has none.
     Second derivatives are not supported.
@@ -44,7 +44,7 @@ def chunked_cross_entropy(
         hidden, labels = hidden[counted], labels[counted]
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     differentiable = torch.is_grad_enabled() and (hidden.requires_grad or bool(trained))
-    chunks = math.ceil(len(labels) / (chunk or chunk_size(words, hidden.device)))
+    chunks = math.ceil(len(labels) / (chunk or chunk_size(vocab_size, hidden.device)))
     if differentiable:
         return _ChunkedCrossEntropy.apply(head, kernel, labels, chunks, hidden, *trained)
     parts = zip(hidden.tensor_split(chunks or 1), labels.tensor_split(chunks or 1), strict=True)
@@ -52,9 +52,9 @@ def chunked_cross_entropy(
     return torch.stack([*losses]).sum() / (labels != IGNORED).sum()
 
 
-def chunk_size(words: int, device: torch.device) -> int:
+def chunk_size(vocab_size: int, device: torch.device) -> int:
     """Return the number of tokens whose logits have at most `LARGEST` elements. It is at least one."""
-    tokens = LARGEST[device.type] // words
+    tokens = LARGEST[device.type] // vocab_size
     return max(1, tokens // MULTIPLE * MULTIPLE or tokens)
 
 
@@ -62,8 +62,8 @@ class Kernel:
     """Turns logits into a loss and a gradient. Compiling replaces its ``forward``, as it does that of a block."""
 
     def forward(
-        self, logits: Float[Tensor, "tokens words"], labels: Int64[Tensor, " tokens"]
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens words"]]:
+        self, logits: Float[Tensor, "tokens vocab"], labels: Int64[Tensor, " tokens"]
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "tokens vocab"]]:
         """Return the sum of the losses, in at least float32, and its gradient by the logits, in their type."""
         counted = labels != IGNORED
         targets = labels.where(counted, 0)[:, None]

@@ -27,13 +27,13 @@ from rosa_bench.training.loop import backward
 Tiny = Callable[..., PreTrainedModel]
 Compose = Callable[..., RunConfig]
 MODELS = ("tiny_gpt2", "tiny_llama")
-WORDS, WIDTH, TOKENS = 37, 8, 29
+VOCAB_SIZE, WIDTH, TOKENS = 37, 8, 29
 HEADS = ("frozen", "trained", "bias", "low rank")
 
 
 def head(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
     torch.manual_seed(0)
-    plain = nn.Linear(WIDTH, WORDS, bias=kind == "bias").to(dtype)
+    plain = nn.Linear(WIDTH, VOCAB_SIZE, bias=kind == "bias").to(dtype)
     if kind != "low rank":
         return plain.requires_grad_(kind != "frozen")
     adapted = LowRankLinear(plain, 2, scale=1.5)
@@ -45,7 +45,7 @@ def head(kind: str, dtype: torch.dtype = torch.float64) -> nn.Module:
 def tokens(dtype: torch.dtype = torch.float64, *, ignored: bool = True) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(TOKENS, WIDTH, generator=generator, dtype=dtype).requires_grad_()
-    labels = torch.randint(WORDS, (TOKENS,), generator=generator)
+    labels = torch.randint(VOCAB_SIZE, (TOKENS,), generator=generator)
     if ignored:
         labels[torch.randperm(TOKENS, generator=generator)[:11]] = IGNORED
     return hidden, labels
@@ -61,12 +61,12 @@ def loss_and_gradients(loss: Tensor, hidden: Tensor, layer: nn.Module) -> list[T
 @pytest.mark.parametrize("kind", HEADS)
 def test_loss_and_gradients_are_pytorchs(kind: str, ignored: bool, chunk: int) -> None:
     layer, (hidden, labels) = head(kind), tokens(ignored=ignored)
-    found = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=chunk)
+    found = chunked_cross_entropy(layer, hidden, labels, vocab_size=VOCAB_SIZE, kernel=Kernel(), chunk=chunk)
     wanted = cross_entropy(layer(hidden), labels)
     for one, other in zip(*(loss_and_gradients(it, hidden, layer) for it in (found, wanted)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
     with torch.inference_mode():
-        evaluated = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=chunk)
+        evaluated = chunked_cross_entropy(layer, hidden, labels, vocab_size=VOCAB_SIZE, kernel=Kernel(), chunk=chunk)
     torch.testing.assert_close(evaluated, wanted.detach(), rtol=1e-12, atol=0)
 
 
@@ -85,7 +85,7 @@ def test_under_autocast_the_softmax_is_as_precise_as_the_plain_loss(kind: str) -
     layer, (hidden, labels) = head(kind, torch.float32), tokens(torch.float32)
     exact = cross_entropy(copy.deepcopy(layer).double()(hidden.double()), labels)
     with torch.autocast("cpu", torch.bfloat16):
-        found = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=5)
+        found = chunked_cross_entropy(layer, hidden, labels, vocab_size=VOCAB_SIZE, kernel=Kernel(), chunk=5)
         plain = cross_entropy(layer(hidden).float(), labels)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, plain, rtol=1e-6, atol=0)  # the same bfloat16 logits, so far closer than 1e-3
@@ -97,9 +97,9 @@ def test_under_autocast_the_softmax_is_as_precise_as_the_plain_loss(kind: str) -
 def test_without_labels_the_loss_is_nan_like_pytorchs() -> None:
     hidden, labels = tokens()
     nothing = torch.full_like(labels, IGNORED)
-    assert chunked_cross_entropy(head("trained"), hidden, nothing, words=WORDS, kernel=Kernel()).isnan()
+    assert chunked_cross_entropy(head("trained"), hidden, nothing, vocab_size=VOCAB_SIZE, kernel=Kernel()).isnan()
     with torch.no_grad():
-        assert chunked_cross_entropy(head("trained"), hidden, nothing, words=WORDS, kernel=Kernel()).isnan()
+        assert chunked_cross_entropy(head("trained"), hidden, nothing, vocab_size=VOCAB_SIZE, kernel=Kernel()).isnan()
 
 
 class Largest(TorchDispatchMode):
@@ -120,12 +120,12 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("training", [False, True])
 def test_only_a_chunk_of_logits_exists_at_once(training: bool) -> None:
     layer, (hidden, labels) = head("frozen"), tokens(ignored=False)
-    with torch.set_grad_enabled(training), Largest(WORDS) as seen:
-        loss = chunked_cross_entropy(layer, hidden, labels, words=WORDS, kernel=Kernel(), chunk=10)
+    with torch.set_grad_enabled(training), Largest(VOCAB_SIZE) as seen:
+        loss = chunked_cross_entropy(layer, hidden, labels, vocab_size=VOCAB_SIZE, kernel=Kernel(), chunk=10)
         if training:
             loss.backward()
     assert WIDTH < seen.rows <= 10
-    with Largest(WORDS) as seen:
+    with Largest(VOCAB_SIZE) as seen:
         cross_entropy(layer(hidden), labels)
     assert seen.rows == TOKENS  # so the watcher sees them
 
