@@ -30,10 +30,10 @@ class Bottleneck(nn.Module):
         self.up: nn.Linear = skip_init(nn.Linear, size, width, **options)  # pyrefly: ignore[bad-assignment]
 
     @torch.no_grad()
-    def start(self, draws: torch.Generator) -> None:
+    def start(self, generator: torch.Generator) -> None:
         """Set the first weights: ``down`` uniform within 1 / sqrt(width), drawn on the CPU, and all others zero."""
         bound = self.down.in_features**-0.5
-        drawn = torch.rand(self.down.weight.shape, generator=draws)
+        drawn = torch.rand(self.down.weight.shape, generator=generator)
         self.down.weight.copy_((2 * drawn - 1) * bound)
         for parameter in (self.down.bias, self.up.weight, self.up.bias):
             parameter.zero_()

@@ -65,7 +65,7 @@ class FishMask(SparseMethod):
         rows = single_rows(calibration or (), self.samples)
         draw = generator(self.seed, "fisher") if self.labels == "drawn" else None
         try:
-            return largest_entries(fisher_information(model, body, rows, draw=draw), count)
+            return largest_entries(fisher_information(model, body, rows, generator=draw), count)
         except ValueError as error:
             raise UserError(
                 f"method={self.name} cannot choose weights: {error}; give training data, or choose another method"

@@ -31,10 +31,10 @@ class Prefix(nn.Module):
         return self.keys.shape[1]
 
     @torch.no_grad()
-    def start(self, draws: torch.Generator) -> None:
+    def start(self, generator: torch.Generator) -> None:
         """Draw standard normal keys and values on the CPU."""
         for parameter in (self.keys, self.values):
-            parameter.copy_(torch.randn(parameter.shape, generator=draws))
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
 
 
 def prefixes(model: nn.Module) -> list[Prefix]:

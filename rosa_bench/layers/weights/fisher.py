@@ -23,15 +23,15 @@ def single_rows(batches: Iterable[Row], count: int) -> Iterator[Row]:
 
 
 def fisher_information(
-    model: nn.Module, weights: Sequence[nn.Parameter], rows: Iterable[Row], *, draw: torch.Generator | None = None
+    model: nn.Module, weights: Sequence[nn.Parameter], rows: Iterable[Row], *, generator: torch.Generator | None = None
 ) -> list[Tensor]:
     """Return the mean over examples of the squared gradient of ``log p(labels | inputs)``, for each entry of weights.
 
-    Without ``draw`` the labels are those of the rows: the empirical Fisher information. With it, one label for each is
-    drawn from the model's own distribution, and a language model's next tokens are drawn after the row's own text. A
-    regression's output is the mean of a normal distribution with variance 1. Dropout is off, so the state of random
-    generators does not change. Holds two numbers for each entry, and one example's activations. Raises ValueError if
-    there are no rows, or if a gradient is not finite.
+    Without ``generator`` the labels are those of the rows: the empirical Fisher information. With it, one label for
+    each is drawn from the model's own distribution, and a language model's next tokens are drawn after the row's own
+    text. A regression's output is the mean of a normal distribution with variance 1. Dropout is off, so the state of
+    other generators does not change. Holds two numbers for each entry, and one example's activations. Raises ValueError
+    if there are no rows, or if a gradient is not finite.
 
     Source: Sung et al., "Training Neural Networks with Fixed Sparse Masks", arXiv 2111.09839, equations (5) and (6).
     """
@@ -40,7 +40,7 @@ def fisher_information(
     with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         for row in rows:
             count += 1
-            labelled = row if draw is None else with_drawn_labels(model, row, draw)
+            labelled = row if generator is None else with_drawn_labels(model, row, generator)
             gradients = torch.autograd.grad(negative_log_likelihood(model, labelled), weights, allow_unused=True)
             for total, gradient in zip(sums, gradients, strict=True):
                 if gradient is not None:
@@ -66,14 +66,14 @@ def is_scored(labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def with_drawn_labels(model: nn.Module, row: Row, draw: torch.Generator) -> Row:
+def with_drawn_labels(model: nn.Module, row: Row, generator: torch.Generator) -> Row:
     """Return the row with labels that are drawn from the model, on the CPU. Labels outside the loss stay."""
     labels, logits = row["labels"], model(**row).logits
     if labels.is_floating_point():
-        noise = torch.randn(labels.shape, generator=draw).to(labels)
+        noise = torch.randn(labels.shape, generator=generator).to(labels)
         return {**row, "labels": logits.reshape(labels.shape).to(labels) + noise}
     below = logits.double().softmax(-1).cumsum(-1)[..., :-1]  # (1, [tokens,] classes - 1)
-    level = torch.rand(below.shape[:-1], generator=draw, dtype=torch.float64).to(below.device)
+    level = torch.rand(below.shape[:-1], generator=generator, dtype=torch.float64).to(below.device)
     drawn = (below <= level.unsqueeze(-1)).sum(-1)
     if labels.ndim == 2:  # the logits at a token are those of the next one
         drawn = torch.cat([labels[:, :1], drawn[:, :-1]], 1)
