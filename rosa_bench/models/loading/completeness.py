@@ -101,7 +101,7 @@ def in_blocks(model: PreTrainedModel, name: str) -> bool:
     return name.startswith((f"{stack}.", f"{stack.removeprefix(f'{model.base_model_prefix}.')}."))
 
 
-def hint(missing: Collection[str], stored: Iterable[str], known: Collection[str], base: str) -> str:
+def hint(missing: Collection[str], stored: Collection[str], known: Collection[str], base: str) -> str:
     """Return words about a prefix of the stored names without which they would be the model's, if there is one."""
     for name in stored:
         words = name.split(".")
