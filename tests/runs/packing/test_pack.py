@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,22 @@ def test_runs_that_differ_in_the_learning_rate_alone_go_together(make_runs: Make
     assert found == [*halved, *([one] for one in cells[3])]
 
 
-def test_without_a_gpu_nothing_is_packed_by_itself(make_runs: MakeRuns) -> None:
+def test_runs_that_are_alone_keep_their_order(make_runs: MakeRuns) -> None:
+    runs = [one for pair in zip(make_runs("a"), make_runs("a", "seed=1"), strict=True) for one in pair]
+    assert packs(runs) == [[one] for one in runs]
+
+
+@pytest.mark.parametrize(("device", "overrides", "sizes"), [
+    ("cpu", (), [1] * 9), ("cuda:1", (), [8, 1]), ("cuda:1", ("base_dtype=bfloat16",), [1] * 9),
+])  # fmt: skip
+def test_by_itself_a_gpu_takes_eight_runs_that_can_go_together(
+    make_runs: MakeRuns, device: str, overrides: tuple[str, ...], sizes: list[int]
+) -> None:
+    runs = make_runs("a", "packed=auto", *overrides, lrs=tuple(f"{number}e-3" for number in range(1, 10)))
+    assert [len(pack) for pack in packs([replace(one, device_name=device) for one in runs])] == sizes
+
+
+def test_nothing_is_packed_unless_it_is_asked_for(make_runs: MakeRuns) -> None:
     assert [len(pack) for pack in packs(make_runs("a"))] == [1, 1, 1]
 
 
