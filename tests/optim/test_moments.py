@@ -81,6 +81,21 @@ def test_clearing_one_row_or_column_leaves_the_others(dim: int, index: int) -> N
 
 # Optimizers of every kind
 
+
+class RowWise(torch.optim.Optimizer):
+    """Adagrad with one sum for every row, as large embeddings are trained."""
+
+    def __init__(self, weights: list[nn.Parameter]):
+        super().__init__(weights, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # noqa: ARG002 # pyrefly: ignore[bad-override]
+        for weight in self.param_groups[0]["params"]:
+            total = self.state[weight].setdefault("sum", torch.zeros(len(weight)))
+            total.add_(weight.grad.square().mean(-1))
+            weight.sub_(1e-3 * weight.grad / total.sqrt().unsqueeze(-1))
+
+
 OPTIMIZERS: dict[str, Make] = {
     **{name: getattr(torch.optim, name) for name in (
         "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop",
@@ -89,6 +104,7 @@ OPTIMIZERS: dict[str, Make] = {
     "amsgrad": partial(torch.optim.AdamW, amsgrad=True),
     "momentum": partial(torch.optim.SGD, momentum=0.9),
     "centred": partial(torch.optim.RMSprop, centered=True, momentum=0.9),
+    "RowWise": RowWise,
     "AggMo": pytorch_optimizer.AggMo,  # several momenta in one mapping
 }  # fmt: skip
 COUNT_TOGETHER: dict[str, Make] = {  # steps for all weights, so that one cannot begin again
@@ -145,7 +161,8 @@ def test_what_was_drawn_anew_moves_no_further_than_a_step(name: str, kind: str) 
 
 @pytest.mark.parametrize(("name", "rotated", "cleared"), [
     ("momentum", True, True), ("AdamW", True, True), ("amsgrad", False, True),
-    ("Adafactor", False, False), ("Amos", False, False), ("AggMo", False, False), ("GaLore", False, False),
+    ("Adafactor", False, False), ("Amos", False, False), ("AggMo", False, False), ("RowWise", False, False),
+    ("GaLore", False, False),
 ])  # fmt: skip
 def test_state_that_cannot_be_rotated_or_cleared_in_part_is_dropped(name: str, rotated: bool, cleared: bool) -> None:
     rotation = orthonormal(1).float()
