@@ -175,6 +175,16 @@ def test_state_that_cannot_be_rotated_or_cleared_in_part_is_dropped(name: str, r
         assert (weight in optimizer.state) is kept
 
 
+@pytest.mark.parametrize("kind", ["reset", "clear"])
+def test_quantised_state_is_dropped(kind: str) -> None:
+    """Its numbers are places in a table, so 0 may stand for the least value."""
+    weight, optimizer = trained(OPTIMIZERS["AdamW"])
+    optimizer.state[weight]["exp_avg"] = torch.full(weight.shape, 128, dtype=torch.uint8)
+    changed = {"reset": Changed(reset=[weight]), "clear": Changed(clear=[Slice(weight, -1, 1)])}[kind]
+    follow(optimizer, changed, trainable=[weight], reset="factors")
+    assert weight not in optimizer.state
+
+
 @pytest.mark.parametrize("reset", ["factors", "all"])
 def test_momentum_is_rotated_even_if_the_protocol_clears_all(reset: str) -> None:
     rotation = orthonormal(1).float()
