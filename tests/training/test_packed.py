@@ -14,9 +14,13 @@ from transformers import PreTrainedModel
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.layers.packs import packed_low_rank
+from rosa_bench.layers.packs.packed import PackedLinear, PackedScaled
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
 from rosa_bench.layers.packs.run_stacks import Stacks
+from rosa_bench.layers.scaled import ScaledLinear
+from rosa_bench.runs.packing.pack import StandIn
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
@@ -236,9 +240,44 @@ class StopAt(Observer):
             training.stop("enough")
 
 
-def test_a_run_that_stops_early_leaves_the_others_alone(cell: Callable[..., Cell]) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """``counted(module, name)``: a list that gets, at each call of a function, how many objects its argument has."""
+
+    def count(owner: Any, name: str, *, argument: int = 0) -> list[int]:
+        calls, own = [], getattr(owner, name)
+
+        def counting(*given: Any) -> Any:
+            calls.append(len(given[argument]))
+            return own(*given)
+
+        monkeypatch.setattr(owner, name, counting)
+        return calls
+
+    return count
+
+
+def test_low_rank_layers_with_one_input_are_computed_together(
+    cell: Callable[..., Cell], counted: Callable[..., list[int]]
+) -> None:
+    layers = counted(packed_low_rank, "low_rank_outputs")
     made = cell("tiny_roberta", "method=lora", "protocol=fair")
+    made.together((1e-3, 3e-3))
+    adapted = len(low_rank_layers(made.attached()))
+    assert sum(layers) == adapted * (1 + 2 * 4)  # one more pass than steps, to find out
+    assert max(layers[:adapted]) == 1 and max(layers[adapted:]) == 3  # queries, keys and values, once it is known
+
+
+def test_a_run_that_stops_early_leaves_the_others_alone(
+    cell: Callable[..., Cell], counted: Callable[..., list[int]]
+) -> None:
+    packs = counted(packed.Pack, "__init__", argument=1)
+    made = cell("tiny_roberta", "method=lora", "protocol=fair")
+    made.together((1e-3, 3e-3))
+    assert packs == [2]  # for both epochs
+    packs.clear()
     first, second = made.together((1e-3, 3e-3), observers=[StopAt(1e-3)])
+    assert packs == [2, 1]
     assert isinstance(first[0], list) and len(first[0]) == 1
     assert isinstance(second[0], list) and len(second[0]) == 2
     assert_near(second[1], made.alone(3e-3)[1], 3e-3)
@@ -266,6 +305,19 @@ def test_frozen_tensors_are_shared_and_trained_ones_are_not(cell: Callable[..., 
         assert shared == residual_is_shared
 
 
+@torch.no_grad()
+def test_the_model_that_stands_in_computes_what_the_given_one_does(cell: Callable[..., Cell]) -> None:
+    made = cell("tiny_roberta", *RESAMPLED, "protocol=fair")
+    model, batch = made.attached().eval(), next(Texts(made.labels).epoch())
+    stand_in = StandIn(model, made.config.method)
+    for _ in range(2):
+        other = own_copy(model, made.config.method)
+        for tensor in made.config.method.state(other).values():
+            if tensor.is_floating_point():
+                tensor.normal_()
+        assert torch.equal(stand_in(other)(**batch).logits, other(**batch).logits)
+
+
 def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None:
     made = cell("tiny_roberta", "method=lora", "protocol=fair")
 
@@ -276,6 +328,27 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
     made.model.register_forward_hook(other)
     found = made.together(LRS)
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("packed_layer", "make"), [
+    (PackedScaled, lambda plain: ScaledLinear(plain, side="input")),
+    (PackedScaled, lambda plain: ScaledLinear(plain, side="output")),
+    (PackedLinear, lambda _plain: nn.Linear(6, 8)),
+    (PackedLowRank, lambda plain: LowRankLinear(plain, 2)),
+])  # fmt: skip
+def test_a_packed_layer_computes_what_the_layer_of_each_run_computes(
+    packed_layer: Callable[..., nn.Module], make: Callable[[nn.Linear], nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    plain, x = nn.Linear(6, 8), torch.randn(3 * 2, 5, 6)
+    layers = [make(plain) for _ in range(3)]
+    for layer in layers:
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    expected = torch.cat([layer(part) for layer, part in zip(layers, x.chunk(3), strict=True)])
+    torch.testing.assert_close(packed_layer(layers, Stacks())(x), expected)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import Tensor
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
+from rosa_bench.runs.packing import pack
 from rosa_bench.runs.packing.pack import run_pack
 from rosa_bench.runs.packing.packs import packs
 from rosa_bench.runs.planning.plan import plan, show
@@ -141,6 +142,15 @@ def test_a_run_that_fails_has_its_own_record(make_runs: MakeRuns) -> None:
     expected = status_of(alone).record
     assert kind == "failed" and record is not None and expected is not None and record.error == expected.error
     assert [status_of(one).kind for one in runs] == ["completed", "failed", "completed"]
+
+
+def test_an_error_outside_of_the_runs_ends_all_of_them(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(pack, "surroundings", fail)
+    assert [str(outcome) for outcome in run_pack(make_runs("together"))] == ["no device"] * 3
+    assert [status_of(one).kind for one in make_runs("together")] == ["failed"] * 3
 
 
 def train_losses(record: RunRecord) -> list[float]:
