@@ -16,7 +16,8 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.layers.packs import packed_low_rank
-from rosa_bench.layers.packs.packed import PackedLinear, PackedScaled
+from rosa_bench.layers.packs.by_run import ByRun
+from rosa_bench.layers.packs.packed import OneByOne, PackedLinear, PackedScaled, Rows, pack_layers
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
 from rosa_bench.layers.packs.run_stacks import Stacks
 from rosa_bench.layers.scaled import ScaledLinear
@@ -330,12 +331,62 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
 
 
+class Both(nn.Module):
+    """A layer with a parameter and another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.inner = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+
+def test_a_layer_without_a_packed_form_computes_for_one_run_after_another_unless_it_has_others_inside() -> None:
+    runs = [nn.ModuleDict({"x": nn.Embedding(3, 2)}) for _ in range(2)]
+    pack_layers(runs[0], runs, Stacks(), Rows())
+    assert isinstance(runs[0]["x"], OneByOne)
+    runs = [nn.ModuleDict({"x": Both()}) for _ in range(2)]
+    with pytest.raises(UserError, match=r"x, a Both, cannot be packed; use packed=1"):
+        pack_layers(runs[0], runs, Stacks(), Rows())
+
+
+def test_a_residual_is_cast_to_the_type_of_each_pass() -> None:
+    """What was cast to bfloat16 has too few digits for float16."""
+    layer = PackedLowRank([LowRankLinear(nn.Linear(6, 8), 2) for _ in range(2)], Stacks())
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert torch.equal(layer.residual_as(dtype), layer.residual.to(dtype))
+
+
+def rows_in_all(count: int) -> Rows:
+    rows = Rows()
+    rows.total = count
+    return rows
+
+
+def test_positions_that_all_rows_share_get_each_runs_own_embedding() -> None:
+    layers = [nn.Embedding(7, 4) for _ in range(3)]
+    found = OneByOne(layers, rows_in_all(6))(torch.tensor([[2, 0, 5]]))
+    assert torch.equal(found, torch.cat([it.weight[[2, 0, 5]].expand(2, -1, -1) for it in layers]))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_a_pack_drops_the_entries_that_each_run_drops_alone(p: float) -> None:
+    x = torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    alone = nn.functional.dropout(x, p)
+    then = torch.rand(3)
+    torch.manual_seed(0)
+    with ByRun(3):
+        found = nn.functional.dropout(x.repeat(3, 1), p)
+    torch.testing.assert_close(found, alone.repeat(3, 1))
+    assert torch.equal(torch.rand(3), then)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("packed_layer", "make"), [
     (PackedScaled, lambda plain: ScaledLinear(plain, side="input")),
     (PackedScaled, lambda plain: ScaledLinear(plain, side="output")),
     (PackedLinear, lambda _plain: nn.Linear(6, 8)),
     (PackedLowRank, lambda plain: LowRankLinear(plain, 2)),
+    (lambda layers, _stacks: OneByOne(layers, rows_in_all(6)), lambda _plain: nn.Linear(6, 8)),
 ])  # fmt: skip
 def test_a_packed_layer_computes_what_the_layer_of_each_run_computes(
     packed_layer: Callable[..., nn.Module], make: Callable[[nn.Linear], nn.Module]
