@@ -380,7 +380,6 @@ def test_a_pack_drops_the_entries_that_each_run_drops_alone(p: float) -> None:
     assert torch.equal(torch.rand(3), then)
 
 
-@torch.no_grad()
 @pytest.mark.parametrize(("packed_layer", "make"), [
     (PackedScaled, lambda plain: ScaledLinear(plain, side="input")),
     (PackedScaled, lambda plain: ScaledLinear(plain, side="output")),
@@ -388,18 +387,33 @@ def test_a_pack_drops_the_entries_that_each_run_drops_alone(p: float) -> None:
     (PackedLowRank, lambda plain: LowRankLinear(plain, 2)),
     (lambda layers, _stacks: OneByOne(layers, rows_in_all(6)), lambda _plain: nn.Linear(6, 8)),
 ])  # fmt: skip
-def test_a_packed_layer_computes_what_the_layer_of_each_run_computes(
+def test_a_packed_layer_and_its_gradients_are_those_of_the_layer_of_each_run(
     packed_layer: Callable[..., nn.Module], make: Callable[[nn.Linear], nn.Module]
 ) -> None:
     torch.manual_seed(0)
-    plain, x = nn.Linear(6, 8), torch.randn(3 * 2, 5, 6)
-    layers = [make(plain) for _ in range(3)]
-    for layer in layers:
-        for parameter in layer.parameters():
-            if parameter.requires_grad:
-                parameter.normal_()
+    plain, x = nn.Linear(6, 8), torch.randn(3 * 2, 5, 6).requires_grad_()
+    layers, stacks = [make(plain) for _ in range(3)], Stacks()
+    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        nn.init.normal_(parameter)
     expected = torch.cat([layer(part) for layer, part in zip(layers, x.chunk(3), strict=True)])
-    torch.testing.assert_close(packed_layer(layers, Stacks())(x), expected)
+    gradients = torch.autograd.grad(expected.square().sum(), [x, *trained])
+    found = packed_layer(layers, stacks)(x)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    stacks.hand_out_gradients()
+    torch.testing.assert_close([x.grad, *(it.grad for it in trained)], [*gradients], rtol=1e-4, atol=1e-4)
+
+
+def test_a_gradient_from_a_shared_weights_other_place_is_added() -> None:
+    """As an embedding has one beside the output layer that shares its weight."""
+    weights, stacks = [nn.Parameter(torch.zeros(2)) for _ in range(2)], Stacks()
+    weights[0].grad = torch.ones(2)
+    stacks(weights).grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    stacks.hand_out_gradients()
+    assert torch.equal(
+        torch.stack([it.grad for it in weights if it.grad is not None]), torch.tensor([[2.0, 3.0], [3.0, 4.0]])
+    )
 
 
 @torch.no_grad()
