@@ -1,4 +1,5 @@
 import doctest
+import importlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,14 +10,18 @@ import pytest
 
 import rosa_bench
 from rosa_bench import api
-from rosa_bench.cli import help as cli_help
-from rosa_bench.cli import options as cli_options
 from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError
 
 SMALL = ["task=synthetic", "model=mlp1", "task.replicates=1", "task.train_rows=64", "task.validation_rows=16"]
 TINY = [*SMALL, "epochs=1", "device=cpu"]
+PACKAGE = Path(rosa_bench.__file__).parent
+WITH_EXAMPLES = sorted(
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if ">>> " in path.read_text(encoding="utf-8")
+)
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +29,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("module", [api, cli_help, cli_options], ids=lambda module: module.__name__)
-def test_the_examples_in_docstrings_are_right(module: object) -> None:
-    result = doctest.testmod(module, optionflags=doctest.ELLIPSIS)  # pyrefly: ignore[bad-argument-type]
+@pytest.mark.parametrize("module", WITH_EXAMPLES)
+def test_the_examples_in_docstrings_are_right(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert result.attempted > 0
     assert result.failed == 0
 

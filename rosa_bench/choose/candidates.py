@@ -13,14 +13,6 @@ from rosa_bench.config.overrides.mistakes import composition_errors
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError, one_of
 
-# The methods with the best evidence (docs/findings.md), in its order. (IA)³ and the head alone are far behind them.
-METHODS = ("lora", "ft", "rosa", "bitfit")
-# On tasks like those of GLUE, LoRA of rank 2 is not shown to lose anything (docs/evidence.md, C20).
-RANKS = (8, 2)
-HALF_DECADES = (0, -1, 1)
-REFERENCE = "ft"  # what others are compared with
-
-
 TIME = "the time is too short"
 
 
@@ -42,10 +34,10 @@ def candidates(
     overrides: Sequence[str],
     composer: Composer,
     *,
-    methods: Sequence[str] = METHODS,
-    ranks: Sequence[int] = RANKS,
-    lr_half_decades: Sequence[int] = HALF_DECADES,
-    reference: str = REFERENCE,
+    methods: Sequence[str],
+    ranks: Sequence[int],
+    lr_half_decades: Sequence[int],
+    reference: str,
 ) -> Candidates:
     """Return the arms: all methods at their own learning rate and the first rank come first, then the others.
 

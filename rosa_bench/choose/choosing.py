@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from rosa_bench.choose.budget import Budget, Clock
-from rosa_bench.choose.candidates import HALF_DECADES, METHODS, RANKS, REFERENCE, TIME, Untried, candidates
+from rosa_bench.choose.candidates import TIME, Untried, candidates
 from rosa_bench.choose.measuring import measure
 from rosa_bench.choose.plan import Arm, Counting, sized
 from rosa_bench.choose.runs import Runs
@@ -31,18 +31,17 @@ class Request:
     """What is asked for.
 
     given      settings of the runs in Hydra's grammar: data, model and whatever else
-    named      whether the user named the methods
     reference  the method with which the choice is compared; its best arm is always a finalist
     """
 
     given: Sequence[str]
     minutes: float
-    memory_gb: float | None = None
-    methods: Sequence[str] = METHODS
-    ranks: Sequence[int] = RANKS
-    lr_half_decades: Sequence[int] = HALF_DECADES
-    seeds: int = 3
-    reference: str = REFERENCE
+    memory_gb: float | None
+    methods: Sequence[str]
+    ranks: Sequence[int]
+    lr_half_decades: Sequence[int]
+    seeds: int
+    reference: str
 
     @cached_property
     def keys(self) -> set[str]:

@@ -26,9 +26,12 @@ def can_clear(state: Mapping[str, Any], shape: torch.Size) -> bool:
     return all_begin_at_zero(state) and all(value.shape in ((), shape) for value in state.values())
 
 
-def can_rotate(state: Mapping[str, Any]) -> bool:
-    """Return whether `rotate` fits a parameter's state."""
-    return all(name in POWERS or (isinstance(value, Tensor) and not value.ndim) for name, value in state.items())
+def can_rotate(state: Mapping[str, Any], shape: torch.Size) -> bool:
+    """Return whether `rotate` fits the state of a parameter of this shape. SGD without momentum has None."""
+    return all(
+        value is None or (isinstance(value, Tensor) and value.shape == (shape if name in POWERS else ()))
+        for name, value in state.items()
+    )
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ class Snapshot(NamedTuple):
         for name, tensor in sorted(self.tensors.items()):
             found.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            found.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+            found.update(flat.view(torch.uint8).numpy().data)
         return found.hexdigest()
 
     def part(self, name: str) -> "Snapshot":

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -142,7 +143,10 @@ def test_layers_of_other_ranks_are_padded_with_zeros(tmp_path: Path) -> None:
     updates = {"x": Update(normal(6, 3), normal(3, 8)), "y": Update(normal(6, 1), normal(1, 8))}
     write_peft(LoraAdapter(updates=updates, biases={"y": normal(6)}), tmp_path, base=BASE)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
-    assert {tuple(it.shape) for name, it in tensors.items() if "lora_A" in name} == {(3, 8)}
+    with safe_open(tmp_path / "adapter_model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}  # without which transformers takes no file
+    for suffix, shape in (("A.weight", (3, 8)), ("B.weight", (6, 3)), ("B.bias", (6,))):
+        assert [tuple(it.shape) for name, it in tensors.items() if name.endswith(suffix)] == [shape] * 2
     back, config = read_peft(tmp_path)
     assert config["r"] == config["lora_alpha"] == 3
     assert [back.updates[name].rank for name in ("x", "y")] == [3, 1]
@@ -253,12 +257,14 @@ def test_every_type_of_number_is_checked(dtype: torch.dtype) -> None:
 
 
 def test_an_adapter_that_does_not_fit_the_model_changes_nothing() -> None:
-    model = nn.ModuleDict({"x": nn.Linear(8, 6)})
+    model = nn.ModuleDict({"x": nn.Linear(8, 6), "y": nn.Linear(8, 6, bias=False)})
     update = {"x": Update(normal(6, 3), normal(3, 8))}
     before = {name: it.clone() for name, it in model.state_dict().items()}
     for adapter, words in (
         (LoraAdapter(updates={"x": Update(normal(8, 3), normal(3, 6))}), "its x is a 8 x 6 weight"),
         (LoraAdapter(updates=update, biases={"x": normal(7)}), r"its bias of x is \(7,\)"),
+        (LoraAdapter(updates=update, biases={"y": normal(6)}), r"its bias of y is \(6,\)"),
+        (LoraAdapter(updates=update, biases={"z": normal(6)}), r"its bias of z is \(6,\)"),
         (LoraAdapter(updates=update, head={"x.nothing": normal(2)}), r"its x.nothing is \(2,\)"),
         (LoraAdapter(updates=update, head={"x.bias": normal(2)}), r"its x.bias is \(2,\)"),
     ):

@@ -53,6 +53,7 @@ def test_default_rates_and_the_first_rank_come_first_and_a_method_without_rank_o
             methods=["lora", "ft", "laser"],
             ranks=[8, 2],
             lr_half_decades=[0, 1],
+            reference="ft",
         )
     assert list(found.configs) == [
         Arm("lora", 2e-3, 8), Arm("ft", 6e-5), Arm("lora", 2e-3, 2),

@@ -44,6 +44,7 @@ def write_rows(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     (["task=classify", "data=."], ["the folder . has no file of train rows (train.jsonl.gz", "data=FOLDER/FILE"]),
     (["task=classify", "data=.", "task.text=body"], ["task.text=body is not a list; write 'task.text=[body]'"]),
     (["task=classify", "data=.", "task.text={a:1}"], ["task.text={a:1} is a mapping, not a list; write 'task.text"]),
+    (["task.text.5=body"], ["override task.text.5=body; list index out of range"]),  # first the place, then the reason
     (["method=peft", "method.config=[a]"], ["method.config=[a] is a list, not a mapping; write 'method.config={"]),
     (["lr=-1"], ["lr=-1.0", "above 0"]),
     (["batch_size=0"], ["batch_size=0", "at least 1"]),

@@ -1,12 +1,13 @@
 """Each setting declares whether it is part of a run's identity."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 
 import pytest
 
 from rosa_bench.cli.help import options_text
-from rosa_bench.config.groups import GROUPS, kinds
+from rosa_bench.config.groups import GROUPS, kinds, names_in
 from rosa_bench.config.identity.run_id import free_settings, identity, is_identity, public_config, value_before
 from rosa_bench.config.schema import Plain, RunConfig
 from rosa_bench.system.setting import ABSENT, setting, settings_of
@@ -33,6 +34,7 @@ def test_a_new_setting_is_declared_in_one_place(compose: Compose) -> None:
     known = identity(config, **WEIGHTS)
     same, smoothed = extended(config), extended(config, smoothing=0.1, colour="blue")
     assert identity(same, **WEIGHTS) == known  # unchanged, so no run changes its id
+    assert identity(extended(config, smoothing=0), **WEIGHTS) == known  # the same number
     assert identity(smoothed, **WEIGHTS) == {**known, "smoothing": 0.1}
     shown = public_config(smoothed)
     assert (shown["smoothing"], shown["colour"]) == (0.1, "blue")
@@ -88,6 +90,14 @@ def test_every_class_of_a_group_inherits_its_base(group: str) -> None:
     assert kinds(group)
     for kind in kinds(group):
         assert issubclass(kind, GROUPS[group].base)
+
+
+@pytest.mark.parametrize("task", names_in("task"))
+def test_identity_and_public_settings_are_those_that_json_gives_back(compose: Compose, task: str) -> None:
+    """The id of a run is made from JSON, and a record is read from it."""
+    config = compose(f"task={task}")
+    for settings in (identity(config, **WEIGHTS), public_config(config)):
+        assert json.loads(json.dumps(settings)) == settings
 
 
 def test_the_identity_has_only_settings_that_can_change_a_score(compose: Compose) -> None:

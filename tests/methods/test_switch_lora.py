@@ -98,14 +98,15 @@ def test_vectors_of_both_factors_take_turns(method: Callable[..., SwitchLora]) -
 
 
 @pytest.mark.parametrize(("number", "factor", "place"), [(1, "a", 0), (2, "b", 2)])
-def test_one_vector_changes_places_with_a_candidate(
+def test_one_vector_changes_places_with_a_candidate_and_the_weight_stays(
     training: Callable[..., Any], number: int, factor: str, place: int
 ) -> None:
-    made = training(resample_every=8.0, decay=0.0)  # one exchange per step
+    made = training(resample_every=8.0, decay=0.0, alpha=2 * RANK)  # one exchange per step
     for _ in range(number):
         step(made)
     layers, other = low_rank_layers(made.model), {"a": "b", "b": "a"}[factor]
     before = [{name: vectors(layer, name) for name in "ab"} for layer in layers]
+    weights = [layer.merged_weight().clone() for layer in layers]
     changed = exchange(made)
     assert changed.draws == 1
     chosen = set()
@@ -116,6 +117,7 @@ def test_one_vector_changes_places_with_a_candidate(
         assert torch.equal(now[moved[0]], old[factor][moved[1]]) and torch.equal(now[moved[1]], old[factor][moved[0]])
         assert all(map(torch.equal, vectors(layer, other), old[other]))
         chosen.add(moved[1])
+    torch.testing.assert_close([layer.merged_weight() for layer in layers], weights)
     assert len(chosen) > 1  # each weight has its own candidate
 
 

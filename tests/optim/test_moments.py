@@ -81,6 +81,21 @@ def test_clearing_one_row_or_column_leaves_the_others(dim: int, index: int) -> N
 
 # Optimizers of every kind
 
+
+class RowWise(torch.optim.Optimizer):
+    """Adagrad with one sum for every row, as large embeddings are trained."""
+
+    def __init__(self, weights: list[nn.Parameter]):
+        super().__init__(weights, {"lr": 1e-3})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # noqa: ARG002 # pyrefly: ignore[bad-override]
+        for weight in self.param_groups[0]["params"]:
+            total = self.state[weight].setdefault("sum", torch.zeros(len(weight)))
+            total.add_(weight.grad.square().mean(-1))
+            weight.sub_(1e-3 * weight.grad / total.sqrt().unsqueeze(-1))
+
+
 OPTIMIZERS: dict[str, Make] = {
     **{name: getattr(torch.optim, name) for name in (
         "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD", "NAdam", "RAdam", "RMSprop",
@@ -89,6 +104,14 @@ OPTIMIZERS: dict[str, Make] = {
     "amsgrad": partial(torch.optim.AdamW, amsgrad=True),
     "momentum": partial(torch.optim.SGD, momentum=0.9),
     "centred": partial(torch.optim.RMSprop, centered=True, momentum=0.9),
+    "RowWise": RowWise,
+    "AggMo": pytorch_optimizer.AggMo,  # several momenta in one mapping
+}  # fmt: skip
+COUNT_TOGETHER: dict[str, Make] = {  # steps for all weights, so that one cannot begin again
+    "Amos": pytorch_optimizer.Amos,  # one second moment for the whole weight
+    "GaLore": lambda weights: pytorch_optimizer.GaLore([{
+        "params": weights, "rank": 2, "update_proj_gap": 100, "scale": 1.0, "projection_type": "std",
+    }]),  # moments of fewer columns than the weight
     "z": pytorch_optimizer.ScheduleFreeAdamW,  # its state has the weights themselves
 }  # fmt: skip
 
@@ -107,7 +130,7 @@ def trained(make: Make) -> tuple[nn.Parameter, torch.optim.Optimizer]:
     return weight, optimizer
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "z"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_reset_optimizer_steps_as_a_new_one(name: str) -> None:
     weight, optimizer = trained(OPTIMIZERS[name])
     other = nn.Parameter(weight.detach().clone())
@@ -119,11 +142,11 @@ def test_a_reset_optimizer_steps_as_a_new_one(name: str) -> None:
         assert torch.equal(weight, other)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", OPTIMIZERS | COUNT_TOGETHER)
 @pytest.mark.parametrize("kind", ["reset", "clear", "rotate"])
 def test_what_was_drawn_anew_moves_no_further_than_a_step(name: str, kind: str) -> None:
     """Whatever the optimizer keeps: a draw writes into the weight, and the next step starts from there."""
-    weight, optimizer = trained(OPTIMIZERS[name])
+    weight, optimizer = trained((OPTIMIZERS | COUNT_TOGETHER)[name])
     with torch.no_grad():
         weight.fill_(1000.0)
     changed = {
@@ -136,12 +159,30 @@ def test_what_was_drawn_anew_moves_no_further_than_a_step(name: str, kind: str) 
     assert (weight - 1000).abs().max() < 100
 
 
-def test_state_that_cannot_be_rotated_is_dropped() -> None:
+@pytest.mark.parametrize(("name", "rotated", "cleared"), [
+    ("momentum", True, True), ("AdamW", True, True), ("amsgrad", False, True),
+    ("Adafactor", False, False), ("Amos", False, False), ("AggMo", False, False), ("RowWise", False, False),
+    ("GaLore", False, False),
+])  # fmt: skip
+def test_state_that_cannot_be_rotated_or_cleared_in_part_is_dropped(name: str, rotated: bool, cleared: bool) -> None:
     rotation = orthonormal(1).float()
-    for name, kept in {"momentum": True, "AdamW": True, "amsgrad": False, "Adafactor": False}.items():
-        weight, optimizer = trained(OPTIMIZERS[name])
-        follow(optimizer, Changed(rotate=[Rotation(weight, rotation)]), trainable=[weight], reset="factors")
+    for kept, change in (
+        (rotated, lambda weight: Changed(rotate=[Rotation(weight, rotation)])),
+        (cleared, lambda weight: Changed(clear=[Slice(weight, -1, 1)])),
+    ):
+        weight, optimizer = trained((OPTIMIZERS | COUNT_TOGETHER)[name])
+        follow(optimizer, change(weight), trainable=[weight], reset="factors")
         assert (weight in optimizer.state) is kept
+
+
+@pytest.mark.parametrize("kind", ["reset", "clear"])
+def test_quantised_state_is_dropped(kind: str) -> None:
+    """Its numbers are places in a table, so 0 may stand for the least value."""
+    weight, optimizer = trained(OPTIMIZERS["AdamW"])
+    optimizer.state[weight]["exp_avg"] = torch.full(weight.shape, 128, dtype=torch.uint8)
+    changed = {"reset": Changed(reset=[weight]), "clear": Changed(clear=[Slice(weight, -1, 1)])}[kind]
+    follow(optimizer, changed, trainable=[weight], reset="factors")
+    assert weight not in optimizer.state
 
 
 @pytest.mark.parametrize("reset", ["factors", "all"])

@@ -59,8 +59,16 @@ def test_the_record_says_what_was_memorised(make_setup: MakeSetup) -> None:
     assert record.bits_per_parameter == record.selected["bits_stored"] / 26_944 > 0
 
 
-def test_bits_per_parameter_are_unknown_for_other_tasks(make_record: Callable[..., RunRecord]) -> None:
+def test_bits_per_parameter_are_unknown_for_other_tasks_and_if_nothing_trains(
+    make_record: Callable[..., RunRecord],
+) -> None:
     assert make_record("task=cola").bits_per_parameter is None
+    record = make_record("task=phonebook")
+    assert record.scores.selected is not None
+    record.scores.selected["bits_stored"] = 12.0
+    for trained, expected in ((0, None), (None, None), (24, 0.5)):
+        record.parameters.trainable = trained
+        assert record.bits_per_parameter == expected
 
 
 def test_the_pairs_depend_on_their_own_seed_only(make_setup: MakeSetup) -> None:

@@ -169,16 +169,19 @@ def folder_instead(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES])
-@pytest.mark.parametrize("damage", [cut, empty, zero, Path.unlink, folder_instead])
+@pytest.mark.parametrize(("damage", "words"), [
+    (cut, "it is damaged: {file} "), (empty, "it is damaged: {file} "), (zero, "it is damaged: {file} "),
+    (Path.unlink, "it cannot be read (No such file or directory"), (folder_instead, "it cannot be read ("),
+])  # fmt: skip
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[Path], None]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, damage: Callable[[Path], None], words: str
 ) -> None:
     *_, newest = several(tmp_path, 3, 7)
     damage(newest / file)
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 3
     [message] = caplog.messages
-    assert str(newest) in message and "skipping" in message
+    assert message.startswith(f"skipping {newest}: {words.format(file=file)}")
     checkpoints(tmp_path).save(7, 0, snapshot(8))  # replaces the damaged one
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 8
@@ -412,6 +415,19 @@ def test_every_bit_of_a_tensor_is_checked(tmp_path: Path, bit: int) -> None:
     (newest / checkpoint.TENSORS).write_bytes(content)
     found = checkpoints(tmp_path).load()
     assert found is not None and found.values["step"] == 3
+
+
+def test_names_types_and_shapes_of_tensors_are_checked() -> None:
+    """All of these have the same bytes, and their file could be damaged in its header alone."""
+    zeros = torch.zeros(4)
+    states = [
+        {"a": zeros},
+        {"b": zeros},
+        {"a": zeros.reshape(2, 2)},
+        {"a": zeros.int()},
+        {"a": zeros[:2], "b": zeros[2:]},
+    ]
+    assert len({Snapshot(tensors, {}).digest for tensors in states}) == len(states)
 
 
 def test_a_checkpoint_without_a_digest_is_skipped_in_words(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

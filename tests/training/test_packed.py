@@ -14,9 +14,14 @@ from transformers import PreTrainedModel
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import Batch
-from rosa_bench.layers.low_rank import LowRankLinear
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
+from rosa_bench.layers.packs import packed_low_rank
+from rosa_bench.layers.packs.by_run import ByRun
+from rosa_bench.layers.packs.packed import OneByOne, PackedLinear, PackedScaled, Rows, pack_layers
 from rosa_bench.layers.packs.packed_low_rank import PackedLowRank, SharedInputs
 from rosa_bench.layers.packs.run_stacks import Stacks
+from rosa_bench.layers.scaled import ScaledLinear
+from rosa_bench.runs.packing.pack import StandIn
 from rosa_bench.runs.run import recipe as recipe_of
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
@@ -236,9 +241,44 @@ class StopAt(Observer):
             training.stop("enough")
 
 
-def test_a_run_that_stops_early_leaves_the_others_alone(cell: Callable[..., Cell]) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
+    """``counted(module, name)``: a list that gets, at each call of a function, how many objects its argument has."""
+
+    def count(owner: Any, name: str, *, argument: int = 0) -> list[int]:
+        calls, own = [], getattr(owner, name)
+
+        def counting(*given: Any) -> Any:
+            calls.append(len(given[argument]))
+            return own(*given)
+
+        monkeypatch.setattr(owner, name, counting)
+        return calls
+
+    return count
+
+
+def test_low_rank_layers_with_one_input_are_computed_together(
+    cell: Callable[..., Cell], counted: Callable[..., list[int]]
+) -> None:
+    layers = counted(packed_low_rank, "low_rank_outputs")
     made = cell("tiny_roberta", "method=lora", "protocol=fair")
+    made.together((1e-3, 3e-3))
+    adapted = len(low_rank_layers(made.attached()))
+    assert sum(layers) == adapted * (1 + 2 * 4)  # one more pass than steps, to find out
+    assert max(layers[:adapted]) == 1 and max(layers[adapted:]) == 3  # queries, keys and values, once it is known
+
+
+def test_a_run_that_stops_early_leaves_the_others_alone(
+    cell: Callable[..., Cell], counted: Callable[..., list[int]]
+) -> None:
+    packs = counted(packed.Pack, "__init__", argument=1)
+    made = cell("tiny_roberta", "method=lora", "protocol=fair")
+    made.together((1e-3, 3e-3))
+    assert packs == [2]  # for both epochs
+    packs.clear()
     first, second = made.together((1e-3, 3e-3), observers=[StopAt(1e-3)])
+    assert packs == [2, 1]
     assert isinstance(first[0], list) and len(first[0]) == 1
     assert isinstance(second[0], list) and len(second[0]) == 2
     assert_near(second[1], made.alone(3e-3)[1], 3e-3)
@@ -266,6 +306,19 @@ def test_frozen_tensors_are_shared_and_trained_ones_are_not(cell: Callable[..., 
         assert shared == residual_is_shared
 
 
+@torch.no_grad()
+def test_the_model_that_stands_in_computes_what_the_given_one_does(cell: Callable[..., Cell]) -> None:
+    made = cell("tiny_roberta", *RESAMPLED, "protocol=fair")
+    model, batch = made.attached().eval(), next(Texts(made.labels).epoch())
+    stand_in = StandIn(model, made.config.method)
+    for _ in range(2):
+        other = own_copy(model, made.config.method)
+        for tensor in made.config.method.state(other).values():
+            if tensor.is_floating_point():
+                tensor.normal_()
+        assert torch.equal(stand_in(other)(**batch).logits, other(**batch).logits)
+
+
 def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None:
     made = cell("tiny_roberta", "method=lora", "protocol=fair")
 
@@ -276,6 +329,91 @@ def test_a_model_with_another_loss_is_refused(cell: Callable[..., Cell]) -> None
     made.model.register_forward_hook(other)
     found = made.together(LRS)
     assert all(isinstance(outcome, UserError) and "packed=1" in str(outcome) for outcome, _ in found)
+
+
+class Both(nn.Module):
+    """A layer with a parameter and another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.inner = nn.Parameter(torch.ones(3)), nn.Linear(3, 3)
+
+
+def test_a_layer_without_a_packed_form_computes_for_one_run_after_another_unless_it_has_others_inside() -> None:
+    runs = [nn.ModuleDict({"x": nn.Embedding(3, 2)}) for _ in range(2)]
+    pack_layers(runs[0], runs, Stacks(), Rows())
+    assert isinstance(runs[0]["x"], OneByOne)
+    runs = [nn.ModuleDict({"x": Both()}) for _ in range(2)]
+    with pytest.raises(UserError, match=r"x, a Both, cannot be packed; use packed=1"):
+        pack_layers(runs[0], runs, Stacks(), Rows())
+
+
+def test_a_residual_is_cast_to_the_type_of_each_pass() -> None:
+    """What was cast to bfloat16 has too few digits for float16."""
+    layer = PackedLowRank([LowRankLinear(nn.Linear(6, 8), 2) for _ in range(2)], Stacks())
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        assert torch.equal(layer.residual_as(dtype), layer.residual.to(dtype))
+
+
+def rows_in_all(count: int) -> Rows:
+    rows = Rows()
+    rows.total = count
+    return rows
+
+
+def test_positions_that_all_rows_share_get_each_runs_own_embedding() -> None:
+    layers = [nn.Embedding(7, 4) for _ in range(3)]
+    found = OneByOne(layers, rows_in_all(6))(torch.tensor([[2, 0, 5]]))
+    assert torch.equal(found, torch.cat([it.weight[[2, 0, 5]].expand(2, -1, -1) for it in layers]))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_a_pack_drops_the_entries_that_each_run_drops_alone(p: float) -> None:
+    x = torch.randn(2, 50, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    alone = nn.functional.dropout(x, p)
+    then = torch.rand(3)
+    torch.manual_seed(0)
+    with ByRun(3):
+        found = nn.functional.dropout(x.repeat(3, 1), p)
+    torch.testing.assert_close(found, alone.repeat(3, 1))
+    assert torch.equal(torch.rand(3), then)
+
+
+@pytest.mark.parametrize(("packed_layer", "make"), [
+    (PackedScaled, lambda plain: ScaledLinear(plain, side="input")),
+    (PackedScaled, lambda plain: ScaledLinear(plain, side="output")),
+    (PackedLinear, lambda _plain: nn.Linear(6, 8)),
+    (PackedLowRank, lambda plain: LowRankLinear(plain, 2)),
+    (lambda layers, _stacks: OneByOne(layers, rows_in_all(6)), lambda _plain: nn.Linear(6, 8)),
+])  # fmt: skip
+def test_a_packed_layer_and_its_gradients_are_those_of_the_layer_of_each_run(
+    packed_layer: Callable[..., nn.Module], make: Callable[[nn.Linear], nn.Module]
+) -> None:
+    torch.manual_seed(0)
+    plain, x = nn.Linear(6, 8), torch.randn(3 * 2, 5, 6).requires_grad_()
+    layers, stacks = [make(plain) for _ in range(3)], Stacks()
+    trained = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        nn.init.normal_(parameter)
+    expected = torch.cat([layer(part) for layer, part in zip(layers, x.chunk(3), strict=True)])
+    gradients = torch.autograd.grad(expected.square().sum(), [x, *trained])
+    found = packed_layer(layers, stacks)(x)
+    torch.testing.assert_close(found, expected)
+    found.square().sum().backward()
+    stacks.hand_out_gradients()
+    torch.testing.assert_close([x.grad, *(it.grad for it in trained)], [*gradients], rtol=1e-4, atol=1e-4)
+
+
+def test_a_gradient_from_a_shared_weights_other_place_is_added() -> None:
+    """As an embedding has one beside the output layer that shares its weight."""
+    weights, stacks = [nn.Parameter(torch.zeros(2)) for _ in range(2)], Stacks()
+    weights[0].grad = torch.ones(2)
+    stacks(weights).grad = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    stacks.hand_out_gradients()
+    assert torch.equal(
+        torch.stack([it.grad for it in weights if it.grad is not None]), torch.tensor([[2.0, 3.0], [3.0, 4.0]])
+    )
 
 
 @torch.no_grad()

@@ -43,7 +43,9 @@ class Options(Checked):
     memory_gb: float | None = setting(
         "memory that a run may use, in GiB; null: what is free on the device", default=None, above=0, at_most=10**6
     )
+    # The methods with the best evidence (docs/findings.md), in its order. (IA)³ and the head alone are far behind them.
     methods: str = setting("methods to try, the most promising first", default="lora,ft,rosa,bitfit")
+    # On tasks like those of GLUE, LoRA of rank 2 is not shown to lose anything (docs/evidence.md, C20).
     ranks: str = setting("ranks to try, of methods that have one", default="8,2")
     lr_half_decades: str = setting(
         "learning rates to try, in half decades from each method's own: 0,-1,1 tries 2e-3, 6e-4, 6e-3",

@@ -101,7 +101,7 @@ def _settings(instance: Any, wanted: Callable[[Setting, Any], bool]) -> dict[str
 
 def _can_change_scores(known: Setting, value: Any) -> bool:
     """Return whether a setting belongs to the identity: not at the value that was used before it existed."""
-    return known.identity and not (type(value) is type(known.before) and value == known.before)
+    return known.identity and value != known.before
 
 
 def _plain(value: Any) -> Any:

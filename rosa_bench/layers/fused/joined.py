@@ -125,7 +125,7 @@ class Frozen:
         dtype = product_dtype(weights[0].device, torch.promote_types(weights[0].dtype, torch.float32))
         frozen = not any(bias.requires_grad for bias in biases)
         if self._seen != _state(dtype, frozen, weights, biases):
-            with torch.inference_mode(False), torch.no_grad():  # the backward pass reads it
+            with torch.no_grad():
                 self._keep(dtype, biases if frozen else [])
             self._seen = _state(dtype, frozen, weights, biases)
         self.join.weight, self.join.bias = self.weight, self.bias

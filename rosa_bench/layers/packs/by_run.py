@@ -66,11 +66,11 @@ def mse_loss(count: int, input: Tensor, target: Tensor, *args: Any, reduction: s
 
 def dropout(count: int, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:  # noqa: A002
     """Drop the same entries of each run's rows: those that the run would drop alone."""
-    if not training or p == 0:
+    if not training or p in {0, 1}:  # a run alone draws no mask then
         return functional.dropout(input, p, training, inplace)
     _, mask = torch.native_dropout(input.detach()[: len(input) // count], p, train=True)
     whole = mask.repeat(count, *[1] * (mask.ndim - 1))  # a kernel that broadcasts would be slower, and run twice
-    return _Masked.apply(input, whole, 0.0 if p == 1 else 1 / (1 - p))
+    return _Masked.apply(input, whole, 1 / (1 - p))
 
 
 class _Masked(torch.autograd.Function):

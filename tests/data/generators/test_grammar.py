@@ -20,11 +20,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from rosa_bench.data.generators import grammar
 from rosa_bench.data.generators.grammar import PHENOMENA, sentences
 from rosa_bench.data.generators.grammar_words import FUNCTION_WORDS, TRAIN, VALIDATION
+from rosa_bench.data.rows import fingerprint
 from rosa_bench.system.errors import UserError
 
 SIZES = {"train": 4000, "validation": 1000}
 VOCABULARIES = {"train": TRAIN, "validation": VALIDATION}
 SPLITS = tuple(SIZES)
+FINGERPRINTS = {
+    "train": "2fb280c7a3d7b16e363072e4548c317f57e35545f0a6d6f928f6f353449c3bea",
+    "validation": "54bf876db673f2a23ce9a69f0903818d651ff1f6e1ddf68472aabcd815540610",
+}
 WORD = r"[A-Za-z]+"
 OPENS_A_QUESTION = r"(wh\w+|how|is|are|was|were|has|have|did|will|could|should|might)\b"
 
@@ -66,6 +71,13 @@ def test_sizes_and_balance(split: str, seed: int) -> None:
     for phenomenon in PHENOMENA:
         assert cells[phenomenon, 0] == cells[phenomenon, 1]
     assert max(cells.values()) - min(cells.values()) <= 1
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rows_have_a_fixed_hash(split: str) -> None:
+    """The id of a run names the generator, not the rows: these must stay those of the runs before."""
+    rows = [(row["sentence"], row["label"], row["phenomenon"], row["idx"]) for row in rows_of(split, None)]
+    assert fingerprint(rows) == FINGERPRINTS[split]
 
 
 def test_every_sentence_is_distinct_within_and_across_splits() -> None:

@@ -264,6 +264,14 @@ def test_a_pass_sees_weights_that_trained_and_are_frozen_again(gated: Gated, aut
     torch.testing.assert_close(found[0], output_and_gradient(_separate(gated), autocast=autocast)[0])
 
 
+def test_every_pass_reads_weights_in_the_type_of_its_own_products(gated: Gated) -> None:
+    """What was cast to bfloat16 has too few digits for float16."""
+    with joined(gated, {"x": rows()}):
+        for dtype in (torch.bfloat16, torch.float16, torch.bfloat16):
+            with torch.autocast("cpu", dtype):
+                torch.testing.assert_close(gated(rows()), _separate(gated)(rows()))
+
+
 @pytest.mark.parametrize("autocast", [False, True])
 def test_the_next_pass_sees_a_weight_that_was_replaced(gated: Gated, autocast: bool) -> None:
     with joined(gated, {"x": rows()}):

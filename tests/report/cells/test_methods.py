@@ -296,6 +296,18 @@ def test_less_than_four_methods_are_no_comparison(make_runs: Callable) -> None:
     assert method_comparisons(select([run for method in METHODS[:3] for run in make_runs(method, **SCORES)])) == []
 
 
+def test_four_models_are_compared_and_those_with_most_cells_come_first(make_runs: Callable) -> None:
+    def runs(model: str, *tasks: str) -> list[RunRecord]:
+        scores = {task: [0.5, 0.6] for task in tasks}
+        return [run for method in METHODS for run in make_runs(method, f"model={model}", **scores)]
+
+    few, more, most = ("cola",), ("cola", "rte"), ("cola", "mrpc", "rte")
+    tasks = {"minilm": few, "mpnet_base": more, "tiny_bert": most, "roberta_base": more, "roberta_large": more}
+    found = method_comparisons(select([run for model, its in tasks.items() for run in runs(model, *its)]))
+    assert found[0].group.setting.model == "tiny_bert"
+    assert {one.group.setting.model for one in found} == tasks.keys() - {"minilm"}
+
+
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])
 def test_by_a_loss_the_lowest_is_the_best(make_referenced: MakeRecord, metric: str) -> None:
     losses = dict(zip(METHODS, (1.25, 1.0, 1.5, 1.125), strict=True))

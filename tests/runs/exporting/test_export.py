@@ -15,15 +15,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 import rosa_bench
+from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.cli.commands.export import main
 from rosa_bench.config.build import typed
 from rosa_bench.layers.storage.quantised import KINDS as QUANTISED
 from rosa_bench.models.base_dtype import round_to
 from rosa_bench.models.spec import Encoder
 from rosa_bench.models.weights.source import locate
-from rosa_bench.records.record import RunRecord
+from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.card import eval_entries, same_but_seed
-from rosa_bench.runs.exporting.export import facts_of
+from rosa_bench.runs.exporting.export import Request, facts_of, merged_model
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -266,6 +267,21 @@ def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord
     record = make_record("task=cola", "method=houlsby")
     save_record(record, tmp_path / "results")
     assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
+
+
+@pytest.mark.parametrize("name", ["tiny_llama", "tiny_roberta"])
+def test_a_base_model_without_a_file_of_its_own_is_of_the_same_kind(
+    make_record: Callable[..., RunRecord], name: str
+) -> None:
+    task = "restaurants" if name == "tiny_llama" else "grammar"
+    facts = {"seed": 0, "num_outputs": 2, "labels": ["a", "b"]}
+    models, request = [], Request(kind="merged", adapter=Path(), folder=Path(), sign="")
+    for called in (name, "mine"):
+        record = make_record(f"task={task}", f"model={name}")
+        values = to_values(record)
+        values["config"]["model"]["name"] = called
+        models.append(merged_model(from_values(values), request, LoraAdapter(updates={}), facts))
+    assert type(models[0]) is type(models[1])
 
 
 def test_the_base_model_is_described(make_record: Callable[..., RunRecord]) -> None:

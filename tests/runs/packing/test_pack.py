@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord, to_values
+from rosa_bench.runs.packing import pack
 from rosa_bench.runs.packing.pack import run_pack
 from rosa_bench.runs.packing.packs import packs
 from rosa_bench.runs.planning.plan import plan, show
@@ -142,6 +144,15 @@ def test_a_run_that_fails_has_its_own_record(make_runs: MakeRuns) -> None:
     assert [status_of(one).kind for one in runs] == ["completed", "failed", "completed"]
 
 
+def test_an_error_outside_of_the_runs_ends_all_of_them(make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no device")
+
+    monkeypatch.setattr(pack, "surroundings", fail)
+    assert [str(outcome) for outcome in run_pack(make_runs("together"))] == ["no device"] * 3
+    assert [status_of(one).kind for one in make_runs("together")] == ["failed"] * 3
+
+
 def train_losses(record: RunRecord) -> list[float]:
     return [epoch.train_loss for epoch in record.scores.epochs]
 
@@ -173,7 +184,22 @@ def test_runs_that_differ_in_the_learning_rate_alone_go_together(make_runs: Make
     assert found == [*halved, *([one] for one in cells[3])]
 
 
-def test_without_a_gpu_nothing_is_packed_by_itself(make_runs: MakeRuns) -> None:
+def test_runs_that_are_alone_keep_their_order(make_runs: MakeRuns) -> None:
+    runs = [one for pair in zip(make_runs("a"), make_runs("a", "seed=1"), strict=True) for one in pair]
+    assert packs(runs) == [[one] for one in runs]
+
+
+@pytest.mark.parametrize(("device", "overrides", "sizes"), [
+    ("cpu", (), [1] * 9), ("cuda:1", (), [8, 1]), ("cuda:1", ("base_dtype=bfloat16",), [1] * 9),
+])  # fmt: skip
+def test_by_itself_a_gpu_takes_eight_runs_that_can_go_together(
+    make_runs: MakeRuns, device: str, overrides: tuple[str, ...], sizes: list[int]
+) -> None:
+    runs = make_runs("a", "packed=auto", *overrides, lrs=tuple(f"{number}e-3" for number in range(1, 10)))
+    assert [len(pack) for pack in packs([replace(one, device_name=device) for one in runs])] == sizes
+
+
+def test_nothing_is_packed_unless_it_is_asked_for(make_runs: MakeRuns) -> None:
     assert [len(pack) for pack in packs(make_runs("a"))] == [1, 1, 1]
 
 
