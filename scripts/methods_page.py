@@ -32,9 +32,9 @@ rosa-bench methods rosa
 
 Sizes are at rank 8 under the protocol `paper`: how many numbers train, and the memory of the optimizer's state after
 the first step, with the projectors of GaLore, Fira, APOLLO and Flora. A dash means that the method does not serve the
-model; `rosa-bench methods` says why. n/a means that the size cannot be computed without weights. EVA's is that of equal
-ranks: which layers get more depends on the data. *Merges*: the trained model becomes plain layers of the same function.
-*Starts equal*: attaching the method leaves the model's function unchanged.
+model; `rosa-bench methods` says why. EVA's size is that of equal ranks: which layers get more depends on the data.
+*Merges*: the trained model becomes plain layers of the same function. *Starts equal*: attaching the method leaves the
+model's function unchanged.
 
 The variants of LoRA have alpha = rank, whatever their papers chose; `method.alpha` or `method.config.lora_alpha`
 changes it. How a method here differs from its paper is said in its module in `rosa_bench/methods`.

@@ -101,7 +101,7 @@ class Method(Checked, ABC):
         "order, colour, marker and line in figures", default_factory=dict, identity=False, published=False
     )
     about: dict[str, Any] = setting(
-        "for the catalogue: what trains; title, arxiv and year of the paper",
+        "for the catalogue: what trains; title, arxiv (or url) and year of the paper",
         default_factory=dict, identity=False, published=False,
     )  # fmt: skip
 

@@ -41,6 +41,9 @@ class PerceptronForRegression(PreTrainedModel):
         )
         self.post_init()
 
+    def get_input_embeddings(self) -> None:  # pyrefly: ignore[bad-override]
+        """Return None: its inputs are numbers, not tokens. transformers would raise."""
+
     def forward(
         self, inputs: Float[Tensor, "rows replicates in"], labels: Float[Tensor, "rows replicates out"] | None = None
     ) -> SequenceClassifierOutput:

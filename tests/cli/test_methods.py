@@ -1,5 +1,6 @@
 """The catalogue of methods: ``rosa-bench methods`` and docs/methods.md."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_each_yaml_says_what_the_catalogue_shows(name: str) -> None:
     assert len(known["trains"]) < 70
     assert comment(name)
     if "paper" in known:
-        assert isinstance(known["arxiv"], str)
+        assert Entry(**known).link.startswith("https://")
         assert 2015 < known["year"] < 2100
 
 
@@ -80,9 +81,10 @@ def test_what_is_known_of_a_size_is_measured_once(monkeypatch: pytest.MonkeyPatc
         return size(config, models)
 
     monkeypatch.setattr(catalogue, "size", counted)
-    names = ["lora", "prefix_tuning", "shira"]  # has a size; refuses an encoder; needs weights
+    names, tiny = ["lora", "prefix_tuning", "peft"], "model=tiny_roberta"
+    chosen = [[tiny], [tiny], [tiny, "method.peft_type=BOFT"]]  # has a size; refuses an encoder; needs weights
     with composing() as composer:
-        first, again = ([details(composer, ["model=tiny_roberta"], name).entry for name in names] for _ in range(2))
+        first, again = ([details(composer, *one).entry for one in zip(chosen, names, strict=True)] for _ in range(2))
         assert (measured, again) == (names, first)
         assert [one.size is None for one in again] == [False, True, True]
         assert [bool(one.refusal) for one in again] == [False, True, False]
@@ -142,6 +144,24 @@ def test_the_command_shows_one_method(rosa_bench: Program) -> None:
     assert max(map(len, outcome.out.splitlines())) <= 80
 
 
+def test_settings_of_the_named_method_change_what_is_shown(rosa_bench: Program) -> None:
+    """The model's task is found without them: no other method has them."""
+    outcome = rosa_bench("methods", "oft", "model=tiny_llama", "protocol=fair", "method.config.oft_block_size=8")
+    assert (outcome.status, outcome.err) == (0, "")
+    *_, count = re.findall(r"size +([\d,]+) of", outcome.out)
+    trained = int(count.replace(",", ""))  # 7 x 8 / 2 numbers for each block of 8 inputs of q, k, v and o
+    assert trained == 2 * 4 * (32 // 8) * 28
+
+
+def test_a_model_without_words_is_refused_by_methods_for_text() -> None:
+    with composing() as composer:
+        found = [
+            entry(composer, ["task=synthetic", "model=mlp1", *more], name, Sizes())
+            for name, more in (("prompt_tuning", ()), ("peft", ("method.peft_type=TRAINABLE_TOKENS",)))
+        ]
+    assert ["is for transformers" in found[0].refusal, "finds no layer" in found[1].refusal] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,8 +173,6 @@ def test_the_command_shows_one_method(rosa_bench: Program) -> None:
     ],
 )
 def test_mistakes_are_reported_in_one_line(rosa_bench: Program, arguments: tuple[str, ...], message: str) -> None:
-    import re
-
     outcome = rosa_bench("methods", *arguments)
     assert outcome.status == 1
     assert outcome.out == ""

@@ -41,6 +41,7 @@ DECIDED = {  # settings of ours that decide what PEFT would decide otherwise
 LOADS = re.compile(r"(^|_)(path|file|dir|folder|adapters|tokenizer|kwargs)(_|$)")
 PATTERNS = ("alpha_pattern", "rank_pattern")  # their keys are names of layers
 SEEDS = ("projection_prng_key", "projection_seed", "proj_seed", "random_seed", "random_loc_seed", "rng_seed")
+ADJUSTED = "Invalid `"  # how PEFT warns that it uses another value than the given one, as OFT for sizes of blocks
 SETTING = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -158,13 +159,23 @@ def _check_type(key: str, value: Any, default: Any) -> None:
 
 @contextmanager
 def refused_in_one_line(what: str) -> Iterator[None]:
-    """Turn what PEFT raises for settings or models that do not suit it into a `UserError`. Its advice is not shown."""
+    """Turn what PEFT raises for settings or models that do not suit it into a `UserError`. Its advice is not shown.
+
+    A setting that PEFT would replace by another value is refused, too: a run uses what its record says.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's advice is about its own interface
+            warnings.filterwarnings("error", ADJUSTED)
             yield
-    except (NotImplementedError, ValueError, TypeError) as error:
-        if isinstance(error, NotImplementedError) and "meta" in str(error):  # no such operation without values
+    except UserWarning as warning:
+        raise UserError(f"{what}: PEFT would use another value: {warning}") from warning
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        from torch import OutOfMemoryError
+
+        if isinstance(error, UserError | OutOfMemoryError):
+            raise
+        if isinstance(error, RuntimeError) and "meta" in str(error).lower():  # an operation that needs values
             raise UnsizedError(f"{what} needs weights to be attached") from error
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what}: PEFT refuses it: {reason[:300]}") from error
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise UserError(f"{what}: PEFT refuses it: {kind}{' '.join(str(error).split())[:300]}") from error

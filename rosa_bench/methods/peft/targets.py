@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rosa_bench.methods.peft.config import configuration, tuner_class
+from rosa_bench.methods.peft.config import configuration, refused_in_one_line, tuner_class
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ def matching(model: nn.Module, peft_type: str, values: Mapping[str, Any], chosen
     from peft.tuners.tuners_utils import check_target_module_exists
 
     config = configuration(peft_type, {**values, "target_modules": chosen}, seed=0)
-    found = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
+    with refused_in_one_line(f"method.peft_type={peft_type}"):
+        found = [name for name, _ in model.named_modules() if name and check_target_module_exists(config, name)]
     if not found:
         raise UserError(
             f"method.config.target_modules={chosen} matches no layer of this model; use names of its layers, or leave "

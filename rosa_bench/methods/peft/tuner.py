@@ -176,6 +176,8 @@ class PeftTuner(AdapterMethod):
         shapes_only = device.type == "meta"  # there are no values to start from
         if shapes_only and hasattr(config, "init_lora_weights"):
             config.init_lora_weights, start = True, None  # pyrefly: ignore[missing-attribute]
+        if shapes_only and hasattr(config, "mask_fn"):  # of SHiRA: which entries train, but not how many
+            config.mask_fn = None  # pyrefly: ignore[missing-attribute]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             if not shapes_only:

@@ -33,6 +33,7 @@ class Entry:
     trains: str = ""
     paper: str = ""
     arxiv: str = ""
+    url: str = ""
     year: int | None = None
     size: Size | None = None
     refusal: str = ""
@@ -42,7 +43,7 @@ class Entry:
     @property
     def link(self) -> str:
         """The address of the paper, or nothing."""
-        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else ""
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,16 @@ def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     if "task" in given or given.get("model", "roberta_base") not in names_in("model"):
         return []
-    with composition_errors():
-        kind = str(composer.compose(tuple(overrides)).model.get("_target_", "Encoder")).rpartition(".")[2]
+    with composition_errors():  # of the model alone: the other settings may belong to a method
+        chosen = (f"model={given['model']}",) if "model" in given else ()
+        kind = str(composer.compose(chosen).model.get("_target_", "Encoder")).rpartition(".")[2]
     return [f"task={TASKS[kind]}"]
 
 
 def about(name: str) -> dict[str, Any]:
     """Return the name of a method and what its yaml says about it."""
     known = read_settings(files_in("method")[name]).get("about", {})
-    return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "year") if key in known}}
+    return {"name": name, **{key: known[key] for key in ("trains", "paper", "arxiv", "url", "year") if key in known}}
 
 
 def comment(name: str) -> str:

@@ -156,3 +156,45 @@ def test_the_reported_loss_leaves_out_the_penalty(compose: Compose, tiny_model: 
 def test_settings_that_are_refused(compose: Compose, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         method_of(compose, **changes)
+
+
+OF_PEFT = {
+    "target_r": 4,
+    "init_r": 6,
+    "deltaT": 5,
+    "tinit": 100,
+    "tfinal": 500,
+    "total_step": 1000,
+    "orth_reg_weight": 0.1,
+}
+
+
+def by_type(compose: Compose, **config: Any) -> Any:
+    method: Any = compose("task=grammar", "model=tiny_roberta", "method=peft", "protocol=fair").method
+    return replace(method, peft_type="ADALORA", config={"lora_alpha": 4, **config})
+
+
+def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny) -> None:
+    """Every hook is used: the penalty, the importance, the allocations, and what they remove for good."""
+    ends = []
+    for method in (method_of(compose, every=5, config={"lora_alpha": 4}), by_type(compose, **OF_PEFT)):
+        training, optimise = training_of(compose, tiny_model, method)
+        steps(training, optimise, 30)
+        ends.append({name: tensor.clone() for name, tensor in training.model.state_dict().items()})
+    assert ends[0].keys() == ends[1].keys()
+    assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"total_step": None}, "total_step=1 leaves nothing after the 600 of tinit and tfinal; set it higher"),
+        ({"tfinal": 900}, "total_step=1000 leaves nothing after the 1000"),
+        ({"target_r": 0}, "target_r=0 is out of range"),
+        ({"deltaT": "x"}, "deltaT=x is out of range"),
+        ({"orth_reg_weight": float("nan")}, "out of range"),
+    ],
+)
+def test_pefts_own_settings_that_are_refused(compose: Compose, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        by_type(compose, **{**OF_PEFT, **changes})

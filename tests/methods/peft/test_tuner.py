@@ -233,6 +233,11 @@ def test_settings_that_are_refused_at_once(method_of: Any, config: dict[str, Any
         ({"config": {"r": True}}, "not of the type of PEFT's default"),
         ({"peft_type": "NOPE"}, "peft_type=NOPE is not known"),
         ({"peft_type": "MISS", "config": {"r": 64}}, "PEFT refuses it"),
+        ({"peft_type": "VERA", "config": {"r": -1}}, "PEFT refuses it: RuntimeError"),
+        ({"peft_type": "DELORA", "config": {"rank_pattern": "x"}}, "PEFT refuses it: AttributeError"),
+        ({"peft_type": "TRAINABLE_TOKENS", "config": {"token_indices": [10**6]}}, "PEFT refuses it: IndexError"),
+        ({"config": {"target_modules": 5}}, "PEFT refuses it"),
+        ({"peft_type": "OFT", "config": {"oft_block_size": 7}}, "PEFT would use another value.*Adjusted"),
     ],
 )
 def test_settings_that_peft_does_not_know(plain: Any, method_of: Any, changes: dict[str, Any], message: str) -> None:

@@ -32,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "WAVEFT": {"n_frequency": 20}, **{kind: {"num_virtual_tokens": 3} for kind in TOKEN_TYPES},
 }  # fmt: skip
 REFUSED = {  # as long as this list is true, no type is refused without a reason that is known here
-    "ADALORA", "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
+    "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
 }  # fmt: skip
 TIED = {"TRAINABLE_TOKENS"}  # refused where the output layer shares the embeddings
 # Settings under which a type starts from another function than it usually does.
