@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from rosa_bench.layers.tuned import Tuned
 
 FACTORS = ("lora_A", "lora_E", "lora_B")  # (r, in), (r, 1), (out, r): W + scale B diag(E) A
-OWN = ("deltaT", "init_r", "orth_reg_weight", "r", "target_r", "tfinal", "tinit", "total_step")
+OWN = {  # PEFT's settings in whose place this method has its own, with PEFT's defaults
+    "target_r": 8, "init_r": 12, "r": 8, "tinit": 0, "tfinal": 0, "deltaT": 1, "total_step": 1, "orth_reg_weight": 0.5,
+}  # fmt: skip
 
 
 class Tracked(NamedTuple):
@@ -179,3 +181,30 @@ def keep_largest(scores: list[Tensor], count: int) -> list[Tensor]:
     keep = torch.zeros_like(together, dtype=torch.bool)
     keep[together.argsort(descending=True, stable=True)[:count]] = True
     return list(keep.split([len(score) for score in scores]))
+
+
+def from_peft(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate PEFT's settings, which count steps, into ours: its schedule becomes fractions of ``total_step``.
+
+    Raises `UserError` if a value is out of range, or if the schedule leaves no step for allocations.
+    """
+    known = {**OWN, **{key: value for key, value in config.items() if key in OWN and value is not None}}
+    for key, value in known.items():
+        kinds = (int, float) if isinstance(OWN[key], float) else (int,)
+        least = 1 if key in ("target_r", "init_r", "deltaT", "total_step") else 0
+        if type(value) not in kinds or not value >= least:
+            raise UserError(f"method.config.{key}={value} is out of range; it must be a number of at least {least}")
+    total, outside = known["total_step"], known["tinit"] + known["tfinal"]
+    if outside >= total:
+        raise UserError(
+            f"method.config.total_step={total} leaves nothing after the {outside} of tinit and tfinal; "
+            "set it higher: a run has their shares of it, whatever its length"
+        )
+    return {
+        "rank": known["target_r"],
+        "initial": max(1.0, known["init_r"] / known["target_r"]),
+        "every": known["deltaT"],
+        "warm_up": known["tinit"] / total,
+        "final": known["tfinal"] / total,
+        "orthogonality": known["orth_reg_weight"],
+    }
