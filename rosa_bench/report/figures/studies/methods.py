@@ -16,7 +16,7 @@ from rosa_bench.report.cells.select import Group, scored_on_test
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
-from rosa_bench.report.figures.plotting.curves import metric_name
+from rosa_bench.report.figures.plotting.curves import metric_name, titled
 from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
 from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
@@ -41,7 +41,7 @@ TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
 LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
 # Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
 ROOM, MARGIN = 0.15, 0.07
-TITLE, LONGEST_NAME = 125, 45  # characters
+TITLE, LONGEST_NAME = 125, 45  # characters of a line, and of a method's name
 STRENGTH = 0.5  # of the colour of intervals
 # What is better, and which scores have no place on the axes, keyed by the directions of all comparisons in the figure.
 WORDS = {
@@ -78,7 +78,9 @@ def draw(groups: list[Group]) -> Drawing | None:
                 _plot(figure.add_axes(box), one, cost, (width, height), is_first=place == 0)
             box = (list_left / WIDTH_IN, low / total, LIST_IN / WIDTH_IN, height / total)
             _plot_list(figure.add_axes(box), one)
-            figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, title_of(number, one), fontsize=9, va="center")
+            title = f"{', '.join(one.titles().values())}: {heading(one.group, device=False)}"
+            words = titled(number, title, width=TITLE)
+            figure.text(LEFT_IN / WIDTH_IN, (top - 0.2) / total, words, fontsize=9, va="center")
             top = low - AXIS_IN
     return Drawing(
         "methods",
@@ -86,13 +88,6 @@ def draw(groups: list[Group]) -> Drawing | None:
         _caption(found),
         frozenset(run.id for one in found for run in one.runs),
         tidy=tidy_points(found),
-    )
-
-
-def title_of(number: int, one: MethodComparison) -> str:
-    """Return the letter, the tasks and the setting, cut to what fits; the caption has all of it."""
-    return drawn(
-        f"{letter(number)} {', '.join(one.titles().values())}: {heading(one.group, device=False)}", longest=TITLE
     )
 
 
