@@ -87,6 +87,7 @@ bench: install       ## measure time and memory into results/benchmarks; DATA=fo
 	$(BIN)/python -m scripts.benchmarks.generation
 	$(BIN)/python -m scripts.benchmarks.host
 	$(BIN)/python -m scripts.benchmarks.sizes
+	$(BIN)/python -m scripts.benchmarks.memory_savers
 
 clean:               ## delete .venv and caches; models and choices in outputs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache

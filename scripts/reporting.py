@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -130,11 +130,36 @@ def command() -> str:
 
 
 def write_report(
-    name: str, figures: Mapping[str, Figures], *, what: str | None, device: torch.device, folder: Path = RESULTS
+    name: str,
+    figures: Mapping[str, Figures],
+    *,
+    what: str | None,
+    device: torch.device,
+    folder: Path = RESULTS,
+    facts: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print figures as a table, and write them with their provenance to ``<name>_<device>_<date>.json``.
+    """Print figures as a table, and write them as `save_report` does."""
+    path = save_report(name, figures, what=what, device=device, folder=folder, facts=facts)
+    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
+    for group_name, group in figures.items():
+        for key, value in group.items():
+            table.add_row(group_name, key, f"{value:.4g}")
+    get_console().print(table)
+    get_console().print(f"written to {path}", soft_wrap=True)
 
-    A figure that is not a finite number is written as null.
+
+def save_report(
+    name: str,
+    figures: Mapping[str, Figures],
+    *,
+    what: str | None,
+    device: torch.device,
+    folder: Path = RESULTS,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write figures with their provenance to ``<name>_<device>_<date>.json``, and return its path.
+
+    A figure that is not a finite number is written as null. ``facts`` are written beside the figures.
     """
     now = datetime.now(UTC)
     described = describe(device)
@@ -146,12 +171,8 @@ def write_report(
         "git": msgspec.to_builtins(git_state()),
         "measured_at": now.isoformat(timespec="seconds"),
         "figures": figures,
+        **(facts or {}),
     }
     path = folder / f"{name}_{short_name(device, str(described['name']))}_{now:%Y-%m-%d}.json"
     write_atomic(path, json.dumps(without_undefined(report), indent=1) + "\n")
-    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
-    for group_name, group in figures.items():
-        for key, value in group.items():
-            table.add_row(group_name, key, f"{value:.4g}")
-    get_console().print(table)
-    get_console().print(f"written to {path}", soft_wrap=True)
+    return path

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -92,6 +93,8 @@ def test_every_script_prints_its_usage_and_refuses_words_it_does_not_know(name: 
         ("benchmarks.sizes", ". 9 (", "pattern=( is not a regular expression"),
         ("benchmarks.step", ". fastest", "word=fastest is not known; choose one of: none, default, max"),
         ("benchmarks.several_gpus", ". 9 recomputd", "did you mean recomputed?"),
+        ("benchmarks.memory_savers", ". 9 lora rosaa", "did you mean rosa?"),
+        ("benchmarks.memory_savers", ". 9 lora,rnk=2", "did you mean rank?"),
         ("benchmarks.resample", ". .", ". is one word too many"),
         ("studies.kill", "1 0 sweeps", "did you mean sweep?"),
         ("studies.kill", "1.5", "1.5 is not a whole number"),
@@ -156,6 +159,71 @@ def test_sizes_benchmark_measures_a_step_and_a_draw(script: ModuleType, monkeypa
     assert found["step_ms"] > 0
     assert found["resample_s"] > 0
     assert sizes.shape_figures(torch.device("cuda"))["weights_M"] == pytest.approx(6738.4, abs=0.1)  # Llama-2-7B's
+
+
+def test_a_saver_that_is_refused_is_named_and_the_other_rows_are_measured(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    savers = import_module("scripts.benchmarks.memory_savers")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    savers.main(tmp_path, 60, "rosa,rank=2")
+    [path] = tmp_path.glob("memory_savers_cpu_*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    plain, saved, offloaded = (f"2 x 16, rosa,rank=2, {saver or 'none'}" for saver in savers.SAVERS)
+    assert list(report["figures"]) == [plain, saved]
+    assert report["figures"][saved]["steps"] == savers.ROUNDS * (savers.STEPS - savers.WARM_UPS)
+    assert "offload=layers moves weights out of a GPU's memory" in report["not_measured"][offloaded]
+
+
+def test_rows_of_savers_that_would_begin_too_late_are_named(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    savers = import_module("scripts.benchmarks.memory_savers")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    savers.main(tmp_path, -1, "ft")
+    [path] = tmp_path.glob("memory_savers_*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    assert (report["figures"], len(report["not_measured"])) == ({}, len(savers.SAVERS) * len(savers.SHAPES["cpu"]))
+
+
+@pytest.mark.parametrize(("method", "offloads"), [("lora", True), ("rosa", True), ("ft", False), ("lisa", False)])
+def test_savers_leave_the_losses_of_a_falling_loss_as_they_are(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, offloads: bool
+) -> None:
+    """Layers are loaded from the CPU's memory to the CPU, which a run refuses because it saves nothing."""
+    savers, reached = import_module("scripts.benchmarks.memory_savers"), []
+    resolve, offloaded = savers.api.resolve, import_module("rosa_bench.runs.run").offloaded
+    monkeypatch.setattr(
+        savers.api, "resolve", lambda config: replace(resolve(replace(config, offload=None)), config=config)
+    )
+    monkeypatch.setattr("rosa_bench.runs.run.offloaded", lambda *given: reached.append(True) or offloaded(*given))
+    rows = [savers.Row(2, 16, method, saver) for saver in savers.SAVERS]
+    plain, recomputed, loaded = (savers.attempt(row, CPU, str(tmp_path)) for row in rows)
+    assert reached
+    assert plain.losses[-1] < plain.losses[0] - 0.01
+    assert recomputed.losses == pytest.approx(plain.losses, rel=1e-6)
+    if offloads:
+        assert loaded.losses == pytest.approx(plain.losses, rel=1e-6)
+    else:
+        assert f"method={method} changes every weight" in loaded
+
+
+def test_ratios_of_savers_are_to_the_same_method_and_to_full_fine_tuning(script: ModuleType) -> None:
+    savers = import_module("scripts.benchmarks.memory_savers")
+    row = savers.Row(8, 512, "rosa", savers.SAVERS[1])
+    ft, rosa = (row._replace(method=method, saver="") for method in ("ft", "rosa"))
+    made = partial(savers.Measured, attached_bytes=0, precision="bfloat16")
+    found = {
+        ft: made(steps_s=[1.0, 4.0, 2.0], losses=[2.0], peak_bytes=8 << 20),
+        rosa: made(steps_s=[1.0], losses=[2.0], peak_bytes=4 << 20),
+        row: made(steps_s=[3.0], losses=[2.1], peak_bytes=2 << 20),
+    }
+    assert savers.figures_of(row, found) == pytest.approx({
+        "MiB": 2, "ms": 3000, "attached_MiB": 0, "steps": 1, "MiB, to none": 0.5, "ms, to none": 3, "MiB, to ft": 0.25,
+        "ms, to ft": 1.5, "loss_difference": 0.05,
+    })  # fmt: skip
+    assert "THE LOSSES DIFFER" in savers.complaint(row, found)
+    assert savers.complaint(rosa, found) == ""
 
 
 @pytest.mark.parametrize(("seeds", "spreads"), [([3], [1.0]), ([2], [0.1])])
