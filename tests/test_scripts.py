@@ -27,6 +27,7 @@ from torch import nn
 
 from rosa_bench.api import compose
 from rosa_bench.config.composing.compose import composing
+from rosa_bench.layers.low_rank import low_rank_layers
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.differences import noncentrality, stratified
@@ -158,6 +159,8 @@ def test_sizes_benchmark_measures_a_step_and_a_draw(script: ModuleType, monkeypa
     assert found["fits"] == 1
     assert found["step_ms"] > 0
     assert found["resample_s"] > 0
+    model, _ = sizes.attached(sizes.method_of("ROSA"), "float32", CPU)
+    assert len(low_rank_layers(model)) == 7  # all of a block, as the text says
     assert sizes.shape_figures(torch.device("cuda"))["weights_M"] == pytest.approx(6738.4, abs=0.1)  # Llama-2-7B's
 
 

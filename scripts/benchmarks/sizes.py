@@ -3,8 +3,8 @@
     python -m scripts.benchmarks.sizes [results/benchmarks] [seconds in which to begin a variant] [pattern of variants]
 
 Prints what it measures as it goes, then a table, and writes it as JSON. Random weights of Llama-2-7B's shape are made
-on the GPU, r = 8 on the 128 attention matrices, bfloat16 products. A step is forward, backward and AdamW on 4 x 128
-tokens, every one with a label, run eagerly. The base is float32, or its linear layers are in another ``base_dtype``.
+on the GPU, r = 8 on all linear layers of the blocks, bfloat16 products. A step is forward, backward and AdamW on 4 x
+128 tokens, every one with a label, run eagerly. The base is float32, or its linear layers are in another base_dtype.
 With a pattern, only variants whose whole name matches it are measured, such as ``LoRA, nf4`` or ``.*, (int8|nf4)``; of
 8 and 4 bits there are none without one. On such a base ROSA has room for 10 draws, which every step multiplies by.
 On a CPU: a Llama of 2 layers and 2,000 words, with float32 products.
@@ -109,10 +109,7 @@ def variant(name: str, base: str, device: torch.device) -> Figures:
 def measured(stack: ExitStack, name: str, base: str, device: torch.device) -> Figures:
     """Return the figures of a variant that fits."""
     reset_peak(device)
-    words = ["task=new_language", "model=smollm2_135m", "protocol=fair", f"rank={RANK}", *METHODS[name]]
-    if name.startswith("ROSA"):
-        words += ["method.resample_every=1", "method.resample_unit=epochs"]
-    method = compose(words).method
+    method = method_of(name)
     model, attach_s = attached(method, base, device)
     held = allocated(device)
     step = ready(stack, lambda: model, random_batch(device), choice="none", graphs="never", device=device)
@@ -123,6 +120,14 @@ def measured(stack: ExitStack, name: str, base: str, device: torch.device) -> Fi
     if name.startswith("ROSA"):
         figures |= resampled(method, model, device)
     return figures
+
+
+def method_of(name: str) -> Method:
+    """Return the method of a variant."""
+    words = ["task=new_language", "model=smollm2_135m", "protocol=fair", f"rank={RANK}", *METHODS[name]]
+    if name.startswith("ROSA"):
+        words += ["method.resample_every=1", "method.resample_unit=epochs"]
+    return compose(words).method
 
 
 def attached(method: Method, base: str, device: torch.device) -> tuple[nn.Module, float]:
