@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Collection, Iterable
 
 from rosa_bench.system.printable import printable
@@ -62,12 +63,17 @@ def cannot_be_read(path: str, error: OSError) -> UserError:
 
 
 def check_pattern(key: str, value: str) -> None:
-    """Raise `UserError` unless ``value`` is a regular expression."""
+    """Raise `UserError` unless ``value`` is a regular expression, in every version of Python."""
     try:
-        re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)
+            re.compile(f"(?:{value})")  # grouped, as when it is used: inline flags must come first
     except re.error as error:
         quoting = "single quotes keep a shell from changing one"
         raise UserError(f"{key}={printable(value)} is not a regular expression: {error} ({quoting})") from error
+    except FutureWarning as warning:
+        reason = f"{warning}; put a backslash before a character that stands for itself"
+        raise UserError(f"{key}={printable(value)} is not clear as a regular expression: {reason}") from warning
 
 
 def at_least(key: str, value: float | None, least: float, *, above: bool = False) -> None:

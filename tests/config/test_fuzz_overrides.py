@@ -120,6 +120,9 @@ def test_any_override_is_a_setting_or_is_refused_in_one_line(
     (["task=e2e_nlg", "model=tiny_gpt2", "task.decoding.length_penalty=nan"], ["task.decoding.length_penalty=nan"]),
     (["model=tiny_bert", "model.random.num_hidden_layers=1000000"], ["num_hidden_layers=1000000", "at most 1000"]),
     (["model=tiny_bert", "+model.random.initializer_range=nan"], ["model.random.initializer_range=nan"]),
+    (["model=\ud800"], ["the argument model has half of a character"]),
+    (["method=\udc41"], ["the argument method has half of a character"]),
+    (["method=lora", "method.targets=[[q]]"], ["method.targets=[[q]] is not clear", "nested set", "backslash"]),
 ])  # fmt: skip
 def test_values_that_cannot_be_used_are_refused_at_once(
     composed: Callable[[list[str], bool], list[RunConfig]], given: list[str], words: list[str]

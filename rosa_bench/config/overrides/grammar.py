@@ -144,7 +144,7 @@ def _inside(declared: Any, names: Sequence[str]) -> Iterator[frozenset[Any]]:
 
 
 def _spelled(argument: str, *, sweep: bool) -> str:
-    _check_size(argument)
+    _check_text(argument)
     name, equals, value = argument.partition("=")
     added = "+" if name in ADDED else "++" if name[:1] not in ("+", "~") and is_open(name) else ""
     spelling = (
@@ -221,8 +221,10 @@ def _parses(argument: str) -> bool:
     return True
 
 
-def _check_size(argument: str) -> None:
+def _check_text(argument: str) -> None:
     shown = argument.partition("=")[0][:100]
+    if re.search("[\ud800-\udc7f]", argument):  # those after it stand for bytes that are not UTF-8
+        raise UserError(f"the argument {printable(shown)} has half of a character; write the whole of it")
     if len(argument) > LONGEST:
         raise UserError(f"the argument {shown} has {len(argument)} characters; at most {LONGEST} are allowed")
     if sum(map(argument.count, "[{(")) > DEEPEST:
