@@ -20,6 +20,7 @@ from rosa_bench.adapters.lora import LoraAdapter
 from rosa_bench.layers.exact import Update, compress
 from rosa_bench.methods.peft.files import CONFIG, TENSORS, WRAPPED
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.json_text import loads
 from rosa_bench.system.tensors import check_finite, load_tensors
 
 
@@ -99,7 +100,7 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
     Another program may have written the files, so nothing in them is trusted.
     """
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = load_tensors(folder / TENSORS)
         tensors = {name.removeprefix(f"{WRAPPED}."): it for name, it in found.items()}
         layers, heads = _names(config["target_modules"]), _names(config["modules_to_save"] or [])

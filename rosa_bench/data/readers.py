@@ -19,6 +19,7 @@ import pyarrow.parquet
 from rosa_bench.data.lines import LONGEST, Lines, is_unicode
 from rosa_bench.data.values import to_number
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.json_text import loads
 
 TEXT = "text"  # the one column of a file without columns
 ANEW = "copy or download it again"
@@ -89,7 +90,7 @@ def _parse_json_lines(lines: Lines) -> Iterator[dict[str, Any]]:
 
 def _parse_object(line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, object_pairs_hook=_without_duplicates)
+        row = loads(line, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} (character {error.pos + 1})") from error
     except RecursionError as error:

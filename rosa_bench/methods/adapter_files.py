@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.json_text import loads
 from rosa_bench.system.setting import settings_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / SETTINGS
     try:
         text = path.read_text(encoding="utf-8")
-        adapter = json.loads(text)
+        adapter = loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, error) from error
     if "${" in text:  # omegaconf would replace it by a value from elsewhere

@@ -26,12 +26,20 @@ def can_clear(state: Mapping[str, Any], shape: torch.Size) -> bool:
     return all_begin_at_zero(state) and all(value.shape in ((), shape) for value in state.values())
 
 
-def can_rotate(state: Mapping[str, Any], shape: torch.Size) -> bool:
-    """Return whether `rotate` fits the state of a parameter of this shape. SGD without momentum has None."""
-    return all(
-        value is None or (isinstance(value, Tensor) and value.shape == (shape if name in POWERS else ()))
-        for name, value in state.items()
-    )
+def can_rotate(state: Mapping[str, Any], shape: torch.Size, rotation: Float[Tensor, "*n r r"]) -> bool:
+    """Return whether `rotate` fits the state of a parameter of this shape.
+
+    Moments must have as many columns as ``rotation``: those of a projected parameter have fewer than the parameter.
+    """
+
+    def fits(name: str, value: Any) -> bool:
+        if not isinstance(value, Tensor):
+            return value is None  # SGD without momentum
+        if name not in POWERS:
+            return not value.ndim
+        return value.ndim == len(shape) and value.shape[-1] == rotation.shape[-1]
+
+    return all(fits(name, value) for name, value in state.items())
 
 
 @torch.no_grad()

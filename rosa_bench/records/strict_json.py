@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from rosa_bench.system.json_text import check_depth
+
 MOST_BYTES = 256 * 2**20
 MOST_DIGITS = 30  # of an integer; JSON's readers agree on 15 and Python takes time quadratic in the number
 
@@ -31,7 +33,7 @@ def loads(text: str | bytes) -> Any:
     """Return the values of JSON text.
 
     Raises `ValueError` if it is not JSON or not UTF-8, if a key occurs twice in one object, or if it has an integer of
-    more than `MOST_DIGITS` digits, half of a surrogate pair, or nesting that Python cannot follow.
+    more than `MOST_DIGITS` digits, half of a surrogate pair, or nesting that code cannot follow.
     """
     try:
         if isinstance(text, bytes):
@@ -42,6 +44,7 @@ def loads(text: str | bytes) -> Any:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
         values = _decoder.decode(text)
+        check_depth(values, text)
         if "\\u" in text:
             json.dumps(values, ensure_ascii=False).encode()
     except RecursionError:
@@ -60,6 +63,7 @@ def _decoded(text: bytes) -> Any:
     if b"\\u" in text or b"0" * (MOST_DIGITS + 1) in text.translate(_as_zeros):
         raise ValueError("a character is written as a number, or a number is long")
     values = msgspec.json.decode(text)
+    check_depth(values, text)
     if msgspec.json.encode(values).count(b'"') != text.count(b'"'):
         raise ValueError("a key occurs twice")
     return values

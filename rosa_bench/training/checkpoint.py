@@ -24,6 +24,7 @@ from torch import Tensor
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import new_folder, remove_unfinished
+from rosa_bench.system.json_text import loads
 from rosa_bench.system.tensors import load_tensors
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Checkpoints:
 
 def read(path: Path) -> Snapshot:
     """Read a checkpoint's folder. Raises an error of one of several types if it is damaged, or has no digest."""
-    values = json.loads((path / VALUES).read_text(encoding="utf-8"))
+    values = loads((path / VALUES).read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise TypeError(f"{VALUES} is not a JSON object")
     if (digest := values.pop(DIGEST, None)) is None:

@@ -200,7 +200,7 @@ def follow(
             del optimizer.state[part.parameter]
     for parameter, matrix in changed.rotate:
         state = optimizer.state.get(parameter, {})
-        if moments.can_rotate(state, parameter.shape):
+        if moments.can_rotate(state, parameter.shape, matrix):
             moments.rotate(state, matrix)
         else:
             del optimizer.state[parameter]

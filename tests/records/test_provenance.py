@@ -53,7 +53,8 @@ def test_a_record_has_the_versions_of_the_methods_own_libraries(compose: Callabl
 def test_a_method_whose_code_imports_peft_says_so(method: str) -> None:
     [kind] = kinds("method", method)
     modules = {inspect.getmodule(one) for one in kind.__mro__ if one.__module__.startswith("rosa_bench.methods")}
-    imports = any(re.search(r"(?m)^ {8,}from peft", inspect.getsource(module)) for module in modules if module)
+    needs = r"(?m)^( {8,}from peft|from rosa_bench\.methods\.peft)\b"
+    imports = any(re.search(needs, inspect.getsource(module)) for module in modules if module)
     assert imports == ("peft" in kind.libraries)
 
 

@@ -226,7 +226,9 @@ def test_whatever_has_the_name_of_a_record_is_named_and_counted(
     text = json.dumps(to_values(good))
     deep = '{"a":' * 5000 + "1" + "}" * 5000
     (folder / "twice.json").write_text(text.replace('"status"', '"id": "other", "status"', 1))
-    (folder / "deep.json").write_text(text[:-1] + f', "config": {deep}}}')
+    (folder / "deep.json").write_text(
+        json.dumps({**to_values(good), "config": 0}).replace('"config": 0', f'"config": {deep}')
+    )
     (folder / "digits.json").write_text(text.replace('"seed": 0', f'"seed": {"9" * 5000}'))
     (folder / "surrogate.json").write_text(text.replace('"name": "x"', '"name": "\\ud800"', 1))
     (folder / "loop.json").symlink_to("loop.json")

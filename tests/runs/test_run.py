@@ -6,6 +6,7 @@ import random
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     assert record.model["config"]["hidden_size"] == 32
     assert record.device.type == "cpu"
     assert record.device.precision == "float32"
-    assert record.versions["torch"] == torch.__version__
+    assert record.versions["torch"] == version("torch")
     assert isinstance(record.git, Git)
     started = datetime.fromisoformat(record.started_at)
     assert timedelta(seconds=-1) <= started - before <= timedelta(minutes=5)

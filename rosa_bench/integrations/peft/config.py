@@ -17,6 +17,7 @@ from rosa_bench.integrations.peft.register import rosa_type
 from rosa_bench.lowrank import SELECTIONS
 from rosa_bench.system.errors import UserError, at_least, one_of
 from rosa_bench.system.files import write_atomic
+from rosa_bench.system.json_text import loads
 
 STATE_FILE = "rosa_config.json"
 FORMAT = 1
@@ -114,7 +115,7 @@ class RosaConfig(LoraConfig):
     def _parsed(cls, path: Path) -> RosaConfig:
         """Make the settings from a file. Raises `UserError` unless it has the right form."""
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = loads(path.read_text(encoding="utf-8"))
             version, draws, given = state["format"], state["draws"], dict(state["config"])
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is not a file of ROSA's settings") from error

@@ -4,7 +4,6 @@ Nothing else in the folder is ever opened: no code, no pickled weights, no adapt
 """
 
 import hashlib
-import json
 import re
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import sha256
+from rosa_bench.system.json_text import loads
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # Every file that a tokenizer or the generation settings can come from.
@@ -84,7 +84,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_JSON_BYTES)  # what is cut off there is no JSON
-        values = json.loads(content.decode("utf-8-sig"), parse_constant=_refused)
+        values = loads(content.decode("utf-8-sig"), parse_constant=_refused)
     except RecursionError:
         raise UserError(f"{path} cannot be read: it is nested too deeply") from None
     except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON, or an integer of over 4,300 digits

@@ -20,7 +20,6 @@ from rosa_bench.runs.run import run
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.prepared import OnBatches
-from rosa_bench.training.checkpoint import Checkpoints, Snapshot
 
 MakeSetup = Callable[..., ResolvedRun]
 TINY = (
@@ -141,28 +140,6 @@ def test_an_interrupted_run_stores_the_same_predictions(
     run(resumed, [again])
     assert again.steps[0] > 0
     assert path(resumed.record_path).read_bytes() == path(alone.record_path).read_bytes()
-
-
-def test_a_checkpoint_from_before_there_were_predictions_is_continued(
-    make_setup: MakeSetup, at_step: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolved = make_setup("here", "protocol=paper")
-    real = Checkpoints.save
-
-    def without(self: Checkpoints, step: int, epochs: int, snapshot: Snapshot) -> None:
-        values = {name: value for name, value in snapshot.values.items() if name != "predictions"}
-        values["training"] = {key: value for key, value in values["training"].items() if key != "stopped"}
-        tensors = {name: value for name, value in snapshot.tensors.items() if not name.startswith("predictions.")}
-        real(self, step, epochs, Snapshot(tensors, values))
-
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Checkpoints, "save", without)
-        run(resolved, [at_step(14, interrupt)])
-    again = at_step(-1, interrupt)
-    record = run(resolved, [again])
-    assert again.steps[0] == 14
-    # Those of the best epoch are known only if it was made after the resume.
-    assert (record.scores.predictions is UNSET) == (record.selected.epoch != 3)
 
 
 def test_a_repeated_run_keeps_the_earlier_predictions(make_setup: MakeSetup) -> None:
