@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -544,6 +545,21 @@ def test_a_choice_without_runs_cannot_be_compared(
         study.compare(tmp_path / "choose" / "none.json", "sst2")
     with pytest.raises(UserError, match="has no run of the choice"):
         study.compare(tmp_path / "choose" / "begun.json", "sst2")
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "runs").exists(), reason="needs the committed records")
+@pytest.mark.parametrize(("task", "said"), [("stsb", "its {} arms"), ("sst2", "of {} arms"), ("boolq", "of {} arms")])
+def test_a_choice_is_compared_with_arms_of_todays_settings(
+    script: ModuleType, tmp_path: Path, task: str, said: str
+) -> None:
+    study = import_module("scripts.studies.choose")
+    shutil.copytree(ROOT / "results" / "runs" / task / "mpnet_base", tmp_path / "runs" / task / "mpnet_base")
+    records = load_records(tmp_path)
+    swept = study.sweep(records, task, "mpnet_base")
+    plain = compose([f"task={task}", "model=mpnet_base", "method=rosa", "protocol=fair"]).method
+    periods = {run.setting("method.resample_every") for run in records if run.settings.method.name == "rosa"}
+    assert any(arm.method == "rosa" for arm in swept) == (plain.resample_every in periods)
+    assert said.format(len(swept)) in (ROOT / "docs" / "choose.md").read_text(encoding="utf-8")
 
 
 def test_a_report_names_its_module_and_not_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
