@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from torch import nn
 
 from rosa_bench.api import compose
 from rosa_bench.config.composing.compose import composing
-from rosa_bench.layers.low_rank import low_rank_layers
+from rosa_bench.layers.low_rank import LowRankLinear, low_rank_layers
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
 from rosa_bench.report.cells.differences import noncentrality, stratified
@@ -162,6 +163,37 @@ def test_sizes_benchmark_measures_a_step_and_a_draw(script: ModuleType, monkeypa
     model, _ = sizes.attached(sizes.method_of("ROSA"), "float32", CPU)
     assert len(low_rank_layers(model)) == 7  # all of a block, as the text says
     assert sizes.shape_figures(torch.device("cuda"))["weights_M"] == pytest.approx(6738.4, abs=0.1)  # Llama-2-7B's
+
+
+def test_the_page_counts_the_layers_that_the_benchmark_of_sizes_adapts(script: ModuleType) -> None:
+    sizes = import_module("scripts.benchmarks.sizes")
+    model = sizes.decoder(torch.device("meta"), chunked=False, shape=sizes.LLAMA)
+    shapes = [model.get_parameter(f"{name}.weight").shape for name in sizes.method_of("ROSA").target_names(model)]
+    factors, weights = (4 * sizes.RANK * sum(map(sum, shapes)), 2 * sum(map(math.prod, shapes)))  # bytes
+    page = " ".join((ROOT / "docs" / "performance.md").read_text(encoding="utf-8").split())
+    assert (
+        f"r = {sizes.RANK} on all {len(shapes)} linear layers of the blocks ({factors / 1e6:.0f} MB of factors)" in page
+    )
+    assert f"A draw computes {len(shapes)} decompositions" in page
+    assert f"its bfloat16 copies would take {weights / 1e9:.1f} GB here" in page
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft.*")
+@pytest.mark.parametrize("name", ["step", "decoder_step"])
+def test_hf_peft_adapts_the_layers_that_we_adapt(script: ModuleType, name: str) -> None:
+    benchmark = import_module(f"scripts.benchmarks.{name}")
+    ours = [name for name, one in benchmark.ours("lora", CPU).named_modules() if isinstance(one, LowRankLinear)]
+    theirs = benchmark.peft_lora(CPU).targeted_module_names
+    assert sorted(theirs) == sorted(ours)
+
+
+@pytest.mark.parametrize(("model", "of_a_block"), [("roberta", 4), ("llama", 7)])
+def test_rosa_adapts_attention_of_roberta_and_all_layers_of_the_llama(
+    script: ModuleType, model: str, of_a_block: int
+) -> None:
+    several = import_module("scripts.benchmarks.several_gpus")
+    _, adapted = several.ready(several.Variant(model, "rosa", "none"), CPU)
+    assert len(low_rank_layers(adapted)) == of_a_block * several.TINY_LLAMA["num_hidden_layers"]
 
 
 def test_a_saver_that_is_refused_is_named_and_the_other_rows_are_measured(
@@ -513,6 +545,20 @@ def test_a_choice_without_runs_cannot_be_compared(
         study.compare(tmp_path / "choose" / "none.json", "sst2")
     with pytest.raises(UserError, match="has no run of the choice"):
         study.compare(tmp_path / "choose" / "begun.json", "sst2")
+
+
+@pytest.mark.skipif(not (ROOT / "results" / "runs").exists(), reason="needs the committed records")
+@pytest.mark.parametrize(("task", "said"), [("stsb", "its {} arms"), ("sst2", "of {} arms"), ("boolq", "of {} arms")])
+def test_a_choice_is_compared_with_arms_of_todays_settings(
+    script: ModuleType, tmp_path: Path, task: str, said: str
+) -> None:
+    study = import_module("scripts.studies.choose")
+    shutil.copytree(ROOT / "results" / "runs" / task / "mpnet_base", tmp_path / "runs" / task / "mpnet_base")
+    records = load_records(tmp_path)
+    swept = study.sweep(records, task, "mpnet_base")
+    periods = {run.setting("method.resample_every") for run in records if run.settings.method.name == "rosa"}
+    assert any(arm.method == "rosa" for arm in swept) == (0 in periods)  # as `fair` has it: never
+    assert said.format(len(swept)) in (ROOT / "docs" / "choose.md").read_text(encoding="utf-8")
 
 
 def test_a_report_names_its_module_and_not_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,7 +182,7 @@ def ours(
 
 def peft_lora(device: torch.device) -> nn.Module:
     """Return the decoder with HF PEFT's LoRA on the same layers."""
-    targets = r".*self_attn\.(q|k|v|o)_proj"
+    targets = r".*(self_attn\.(q|k|v|o)|mlp\.(gate|up|down))_proj"
     return get_peft_model(decoder(device, chunked=False), LoraConfig(r=RANK, lora_alpha=RANK, target_modules=targets))
 
 

@@ -4,7 +4,7 @@
 
 Prints a table and writes it as JSON. Times are medians; compare their ratios within one run. On a GPU: 48 weights of
 768 x 768 (RoBERTa-base's attention) and 128 of 4096 x 4096 (Llama-2-7B's; a few are timed and the time is scaled up).
-On a CPU: 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768.
+On a CPU: 24 of 384 x 384 (MiniLM-L6's) and 48 of 768 x 768 (likewise scaled up).
 """
 
 from functools import partial

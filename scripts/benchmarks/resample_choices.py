@@ -12,7 +12,7 @@ ahead_s         to find the directions of one draw in the background, while noth
 matrices        extra memory of the draw on the GPU, in float32 copies of one weight
 
 On a GPU: 48 weights of 768 x 768, with a period of one CoLA epoch, and 16 of 4096 x 4096, or 2 with ``previous``. On a
-CPU: 24 of 384 x 384. Each is compared with a decomposition on the GPU by a thread with a stream of its own.
+CPU: 24 of 384 x 384. Beside each ``previous`` on a GPU, a thread decomposes the same weights on a stream of its own.
 """
 
 import statistics

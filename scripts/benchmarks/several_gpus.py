@@ -5,10 +5,11 @@
 Starts itself in one process (phase *one*), then in two (*two*, *recomputed*, *captured*), which share the same global
 batch, and prints what they measure as it goes. Phases that are named are made alone. A step is forward, backward,
 exchange and AdamW: RoBERTa-base on 32 x 512 tokens, and a Llama of 1.2 billion parameters on 8 x 1024 tokens, both with
-random weights, in bfloat16 on GPUs. On a CPU tiny shapes in float32 show that it works. ``ms`` are medians, ``MB`` is
-the peak memory of the first GPU in training. Steps are eager unless they are called *captured*. *Recomputed* steps keep
-only the inputs of blocks. ``loss`` is that of the third step. It is the same for one GPU and two up to rounding, except
-RoBERTa's, whose dropout masks differ. What is not done in time is left out.
+random weights, in bfloat16 on GPUs. ROSA adapts RoBERTa's attention, and all linear layers of the Llama. On a CPU tiny
+shapes in float32 show that it works. ``ms`` are medians, ``MB`` is the peak memory of the first GPU in training. Steps
+are eager unless they are called *captured*. *Recomputed* steps keep only the inputs of blocks. ``loss`` is that of the
+third step. It is the same for one GPU and two up to rounding, except RoBERTa's, whose dropout masks differ. What is not
+done in time is left out.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Memory and time of fine-tuning a 7B Llama on one GPU: full fine-tuning, LoRA, ROSA, and ROSA with A alone.
+"""Memory and time of fine-tuning a 7B Llama on one GPU: full fine-tuning, LoRA, ROSA, and A alone in a random basis.
 
     python -m scripts.benchmarks.sizes [results/benchmarks] [seconds in which to begin a variant] [pattern of variants]
 

@@ -3,8 +3,9 @@
     python -m scripts.benchmarks.whole_run [results/benchmarks] [data_dir]
 
 Prints a table and writes it as JSON. On a GPU: ROSA on CoLA (from ``data_dir``; without it, on the generated task
-grammar), 10 epochs with batch size 32, in RoBERTa-base's shape with random weights. Its tokenizer of 8,000 tokens is
-trained on the sentences, which gives the same lengths as RoBERTa's own. On a CPU: a short run in MiniLM-L6's shape.
+grammar), 10 epochs with batch size 32, in RoBERTa-base's shape with random weights, under protocol ``paper``. Its
+tokenizer of 8,000 tokens is trained on the sentences, which gives the same lengths as RoBERTa's own. On a CPU: a short
+run in MiniLM-L6's shape.
 """
 
 import json

@@ -23,6 +23,7 @@ from rosa_bench.choose.state import load_choice
 from rosa_bench.data.readers import stream_rows
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
+from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.system.errors import UserError
 from scripts.arguments import start
 
@@ -127,13 +128,13 @@ def compare(plan: Path, task: str) -> None:
 
 
 def sweep(records: Iterable[RunRecord], task: str, model: str) -> dict[Arm, tuple[float, float, int]]:
-    """Return each arm's mean score on held-out rows and on dev, and its seeds, of runs with the protocol's settings."""
+    """Return each arm's mean score on held-out rows and on dev, and its seeds, of runs with today's defaults."""
     found: dict[Arm, list[RunRecord]] = defaultdict(list)
     for run in records:
         settings = run.settings
         if (settings.task.name, settings.model.name, settings.protocol.name) != (task, model, "fair"):
             continue
-        if run.status == "completed" and not run.deviations:
+        if run.status == "completed" and not changes_of(run):
             rank = run.setting("method.rank")
             found[Arm(settings.method.name, settings.lr, rank)].append(run)
     return {
