@@ -183,7 +183,7 @@ def follow(
     """Update an optimizer, in place, to match a change that a method made. ``reset`` is as in `Recipe`.
 
     If part of a parameter's state would be cleared, or all of it rotated, but it is not all moments of the parameter's
-    shape, as in quantised or factored optimizers, all of it is dropped, and the optimizer makes it again.
+    shape, as in quantised or factored optimizers, all of it is reset.
     """
     if changed.retrain:
         for parameter in trainable:
@@ -197,13 +197,13 @@ def follow(
         if moments.can_clear(state, part.parameter.shape):
             moments.clear(state, dim=part.dim, index=part.place)
         else:
-            del optimizer.state[part.parameter]
+            reset_optimizer_state(optimizer, [part.parameter], "factors")
     for parameter, matrix in changed.rotate:
         state = optimizer.state.get(parameter, {})
         if moments.can_rotate(state, parameter.shape, matrix):
             moments.rotate(state, matrix)
         else:
-            del optimizer.state[parameter]
+            reset_optimizer_state(optimizer, [parameter], "factors")
 
 
 def reset_optimizer_state(optimizer: torch.optim.Optimizer, replaced: Sequence[nn.Parameter], reset: str) -> None:
