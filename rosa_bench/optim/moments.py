@@ -26,8 +26,8 @@ def can_clear(state: Mapping[str, Any], shape: torch.Size) -> bool:
     return all_begin_at_zero(state) and all(value.shape in ((), shape) for value in state.values())
 
 
-def can_rotate(state: Mapping[str, Any], shape: torch.Size, rotation: Float[Tensor, "*n r r"]) -> bool:
-    """Return whether `rotate` fits the state of a parameter of this shape.
+def can_rotate(state: Mapping[str, Any], rotation: Float[Tensor, "*n r r"]) -> bool:
+    """Return whether `rotate` fits a parameter's state.
 
     Moments must have as many columns as ``rotation``: those of a projected parameter have fewer than the parameter.
     """
@@ -37,7 +37,7 @@ def can_rotate(state: Mapping[str, Any], shape: torch.Size, rotation: Float[Tens
             return value is None  # SGD without momentum
         if name not in POWERS:
             return not value.ndim
-        return value.ndim == len(shape) and value.shape[-1] == rotation.shape[-1]
+        return value.ndim == rotation.ndim and value.shape[-1] == rotation.shape[-1]
 
     return all(fits(name, value) for name, value in state.items())
 

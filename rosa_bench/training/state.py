@@ -200,7 +200,7 @@ def follow(
             reset_optimizer_state(optimizer, [part.parameter], "factors")
     for parameter, matrix in changed.rotate:
         state = optimizer.state.get(parameter, {})
-        if moments.can_rotate(state, parameter.shape, matrix):
+        if moments.can_rotate(state, matrix):
             moments.rotate(state, matrix)
         else:
             reset_optimizer_state(optimizer, [parameter], "factors")
