@@ -82,16 +82,8 @@ class PeftByType(PeftTuner):
     def is_due(self, step: int, length: RunLength) -> bool:
         return self.inner.is_due(step, length)
 
-    def before_step(
-        self,
-        model: nn.Module,
-        step: int,
-        *,
-        length: RunLength,
-        headroom_bytes: int | None = None,
-        loss: Callable[[], Tensor] | None = None,
-    ) -> Changed:
-        return self.inner.before_step(model, step, length=length, headroom_bytes=headroom_bytes, loss=loss)
+    def before_step(self, model: nn.Module, step: int, **given: Any) -> Changed:
+        return self.inner.before_step(model, step, **given)
 
 
 def _tuner(given: PeftByType) -> PeftTuner:

@@ -164,7 +164,9 @@ class PeftTokens(VirtualTokenMethod):
 
 def is_decoder(model: nn.Module) -> bool:
     """Return whether a transformer has an output for each token of the text."""
-    return model.get_output_embeddings() is not None  # pyrefly: ignore[not-callable]
+    from rosa_bench.layers.parts import output_layer
+
+    return output_layer(model) is not None
 
 
 def room_for_text(model: nn.Module, tokens: int) -> int:
