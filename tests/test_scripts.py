@@ -221,7 +221,7 @@ def test_rows_of_savers_that_would_begin_too_late_are_named(
     assert (report["figures"], len(report["not_measured"])) == ({}, len(savers.SAVERS) * len(savers.SHAPES["cpu"]))
 
 
-@pytest.mark.parametrize(("method", "offloads"), [("lora", True), ("rosa", True), ("ft", False), ("lisa", False)])
+@pytest.mark.parametrize(("method", "offloads"), [("lora", True), ("rosa", True), ("ft", True), ("galore", False)])
 def test_savers_leave_the_losses_of_a_falling_loss_as_they_are(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, offloads: bool
 ) -> None:

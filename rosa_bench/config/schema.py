@@ -81,7 +81,7 @@ class Plain(Checked):
         default=False, before=False, free=True,
     )  # fmt: skip
     offload: str | None = setting(
-        "layers: keep frozen weights in the CPU's memory, and load them block by block; needs a GPU and "
+        "layers: keep weights in the CPU's memory, and load them block by block; needs a GPU and "
         "gradient_checkpointing=true",
         default=None, choices=("layers",), before=None, free=True,
     )  # fmt: skip
@@ -225,6 +225,11 @@ class RunConfig(Plain):
                 raise UserError(f"{key}={str(value).lower()} is not for task={self.task.name}: {advice}{remedy}")
         if self.offload and not self.method.trains:
             raise UserError(f"offload={self.offload} is for training; method={self.method.name} needs offload=null")
+        if self.offload and self.method.offloadable and self.parallel != "none":
+            raise UserError(
+                f"offload={self.offload} keeps the gradients of method={self.method.name} in the CPU's memory, where "
+                "processes do not exchange them; use offload=null"
+            )
         if self.save_adapter and not self.method.mergeable:
             raise UserError(
                 f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use "

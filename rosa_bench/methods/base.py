@@ -84,6 +84,7 @@ class Method(Checked, ABC):
     mergeable        whether `merge` turns the trained model into plain layers
     narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
     packable         whether several runs can train in one pass: its layers have a form in `layers.packs.packed`
+    offloadable      whether weights that train may wait in the CPU's memory: only the optimizer changes them
     takes_turns      whether only some of the declared parameters train at a time
     shardable        whether its weights may be sharded over several processes, unless `unshardable` says why not
     libraries        optional packages that it runs on, beside those of every run; records have their versions
@@ -111,6 +112,7 @@ class Method(Checked, ABC):
     mergeable: ClassVar[bool] = True
     narrow_base: ClassVar[bool] = False
     packable: ClassVar[bool] = False
+    offloadable: ClassVar[bool] = False
     takes_turns: ClassVar[bool] = False
     trains: ClassVar[bool] = True
     shardable: ClassVar[bool] = False

@@ -43,6 +43,7 @@ class Blockwise(Method):
     order: str = setting("which blocks come next; shuffled: each once, then in another order", choices=ORDERS)
     rest: str = setting("what else trains, all the time: all outside the blocks, head or none", choices=REST)
 
+    offloadable: ClassVar[bool] = True
     takes_turns: ClassVar[bool] = True
 
     def check_shapes(self, model: nn.Module) -> None:

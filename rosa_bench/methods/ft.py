@@ -17,6 +17,7 @@ class FullFineTuning(Method):
     """Trains every parameter of the model, including its head, under either protocol."""
 
     packable: ClassVar[bool] = True
+    offloadable: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
 
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:

@@ -1,11 +1,14 @@
-"""Keep frozen weights in the CPU's memory, and load them block by block when a pass needs them.
+"""Keep a model's weights in the CPU's memory, and load them block by block when a pass needs them.
 
-Only the block that computes has its frozen weights on the GPU. What trains, and whatever else the method changes, stays
-there with its gradients and optimizer state. It is used with `rosa_bench.training.recompute`: without it, autograd
-would hold every block's weights until the backward pass. Nothing is loaded ahead, so the GPU waits for each block.
+Only the block that computes has its weights on the GPU. Frozen weights are just read. A weight that trains is changed
+in the CPU's memory: its gradient moves there as soon as the backward pass has computed it, and the optimizer keeps its
+moments and makes its step there. What a method inserts trains on the GPU, for it is small.
 
-FSDP2's CPU offload moves optimizer states too, but replaces parameters with distributed tensors. Methods, checkpoints
-and merging would then no longer see the tensors that they change in place.
+It is used with `rosa_bench.training.recompute`: without it, autograd would hold every block's weights until the
+backward pass. Nothing is loaded ahead, so the GPU waits for each block.
+
+FSDP2's CPU offload does the same, but replaces parameters with distributed tensors. Methods, checkpoints and merging
+would then no longer see the tensors that they change in place.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,84 +27,142 @@ from rosa_bench.system.errors import UserError
 class Loader:
     """Moves the movable weights of one block at a time to the ``device``.
 
-    resident  the number of the block whose weights are on the device, or None
+    Between an optimizer's steps no weight that trains is on the device, so the optimizer changes the stored one.
+
+    stored     each movable tensor's values in the CPU's memory
+    gradients  those of weights that train, once there is one, in the CPU's memory
+    resident   the number of the block that was loaded last, or None
     """
 
     def __init__(self, blocks: list[list[Tensor]], device: torch.device):
         self.blocks, self.device = blocks, device
-        self.stored = [[_in_host_memory(tensor, device) for tensor in tensors] for tensors in blocks]
+        self.stored = {it: _in_host_memory(it, device) for tensors in blocks for it in tensors}
+        self.gradients: dict[Tensor, Tensor] = {}
         self.resident: int | None = None
-        for number in range(len(blocks)):
-            self._evict(number)
+        self._unfinished = set[Tensor]()  # on the device, with a gradient of earlier parts of the batch
+        for tensor in self.stored:
+            self._evict(tensor)
 
     def load(self, number: int) -> None:
         """Bring one block to the device, and drop the one that was there."""
-        if number == self.resident:
-            return
-        if self.resident is not None:
-            self._evict(self.resident)
-        self._fetch(number)
+        if self.resident is not None and self.resident != number:
+            for tensor in self.blocks[self.resident]:
+                self._evict(tensor)
         self.resident = number
+        for tensor in self.blocks[number]:
+            self._fetch(tensor)
+
+    def is_loaded(self, tensor: Tensor) -> bool:
+        """Return whether a movable tensor's values are on the device."""
+        return tensor.data_ptr() != self.stored[tensor].data_ptr()
 
     def load_all(self) -> None:
-        """Bring every block to the device."""
-        for number in range(len(self.blocks)):
-            if number != self.resident:
-                self._fetch(number)
+        """Bring every block to the device, with its gradients."""
+        for tensor in self.stored:
+            self._fetch(tensor)
+        for tensor in self._unfinished:
+            tensor.grad = self.gradients[tensor].to(self.device, copy=True)
+        self._unfinished.clear()
 
-    def _fetch(self, number: int) -> None:
-        for tensor, stored in zip(self.blocks[number], self.stored[number], strict=True):
-            tensor.data = stored.to(self.device, non_blocking=True, copy=True)
+    def keep_gradient(self, weight: Tensor) -> None:
+        """Move a weight's gradient to the CPU's memory once a backward pass has computed it. Drop the loaded weight."""
+        computed = weight.grad
+        assert computed is not None
+        if weight not in self.gradients:
+            self.gradients[weight] = _in_host_memory(computed, self.device)
+        elif weight in self._unfinished:
+            self.gradients[weight] += computed.to("cpu")
+        else:
+            self.gradients[weight].copy_(computed)
+        self._unfinished.add(weight)
+        self._evict(weight)
 
-    def _evict(self, number: int) -> None:
-        for tensor, stored in zip(self.blocks[number], self.stored[number], strict=True):
-            tensor.data = stored
+    def _fetch(self, tensor: Tensor) -> None:
+        if self.is_loaded(tensor):
+            return
+        if tensor.grad is not None:  # autograd could not add to one on another device
+            self._unfinished.add(tensor)
+            tensor.grad = None
+        tensor.data = self.stored[tensor].to(self.device, non_blocking=True, copy=True)
+
+    def _evict(self, tensor: Tensor) -> None:
+        tensor.data = self.stored[tensor]
+        if tensor in self._unfinished:
+            tensor.grad = self.gradients[tensor]
+            self._unfinished.remove(tensor)
 
 
 def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
-    """Return, for each block, the weights that the method never changes. Vectors are left out, because they are small.
+    """Return, for each block, the weights that the method never changes, and those that train if they can be moved.
 
-    Raises `UserError` if there are none.
+    Vectors are left out, because they are small. Raises `UserError` if there are none.
     """
+    trained = set(method.trainable(model))
     # By storage, so that a view of a changed tensor counts as changed.
-    changed = {
-        tensor.untyped_storage().data_ptr() for tensor in (*method.trainable(model), *method.state(model).values())
-    }
+    changed = {tensor.untyped_storage().data_ptr() for tensor in (*trained, *method.state(model).values())}
+
+    def moves(tensor: Tensor) -> bool:
+        if tensor in trained:
+            return method.offloadable
+        return tensor.untyped_storage().data_ptr() not in changed
+
     found = [
-        [
-            tensor
-            for tensor in (*block.parameters(), *block.buffers())
-            if tensor.ndim > 1 and tensor.untyped_storage().data_ptr() not in changed
-        ]
+        [tensor for tensor in (*block.parameters(), *block.buffers()) if tensor.ndim > 1 and moves(tensor)]
         for block in transformer_blocks(model)
     ]
     if not any(found):
         raise UserError(
-            f"method={method.name} changes every weight of the model's blocks, so offload=layers has nothing to move; "
-            "use offload=null, or a method that leaves weights frozen, such as lora"
+            f"method={method.name} changes every weight of the model's blocks, and not only by the optimizer, so "
+            "offload=layers has nothing to move; use offload=null, or a method that leaves weights frozen, such as lora"
         )
     return found
 
 
 @contextmanager
 def offloaded(model: nn.Module, method: Method, device: torch.device) -> Iterator[Loader]:
-    """Within the block, keep the frozen weights of all transformer blocks but one in the CPU's memory.
+    """Within the block, keep the movable weights of all transformer blocks but one in the CPU's memory.
 
-    Afterwards all are on the device again. Raises `UserError` if the method leaves nothing frozen.
+    Make the optimizer inside the block. Afterwards all are on the device again. Raises `UserError` if nothing can be
+    moved.
     """
     loader = Loader(movable(model, method), device)
+    hooks = [_after_gradient(it, loader.keep_gradient) for it in method.trainable(model) if it in loader.stored]
     try:
-        with forward_replaced(
-            transformer_blocks(model), lambda number, forward: partial(_loaded, loader, number, forward)
+        with (
+            _no_copies_by_autocast(),
+            forward_replaced(
+                transformer_blocks(model), lambda number, forward: partial(_loaded, loader, number, forward)
+            ),
         ):
             yield loader
     finally:
+        for hook in hooks:
+            hook.remove()
         loader.load_all()
 
 
 def _loaded(loader: Loader, number: int, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     loader.load(number)
     return forward(*arguments, **options)
+
+
+def _after_gradient(weight: nn.Parameter, hook: Callable[[Tensor], None]) -> Any:
+    """Call ``hook`` after each gradient of a weight, which may be frozen at the moment. Returns a handle."""
+    trains = weight.requires_grad
+    handle = weight.requires_grad_().register_post_accumulate_grad_hook(hook)
+    weight.requires_grad_(trains)
+    return handle
+
+
+@contextmanager
+def _no_copies_by_autocast() -> Iterator[None]:
+    """Keep autocast from holding a copy of every weight that trains until the forward pass ends."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
 
 
 def _in_host_memory(tensor: Tensor, device: torch.device) -> Tensor:

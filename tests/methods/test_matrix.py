@@ -290,12 +290,12 @@ def test_gradient_checkpointing_leaves_gradients_unchanged(trial: Any) -> None:
 
 
 @pytest.mark.usefixtures("_trains")
-def test_loading_frozen_weights_block_by_block_leaves_gradients_unchanged_or_is_refused(trial: Any) -> None:
+def test_loading_weights_block_by_block_leaves_gradients_and_training_unchanged_or_is_refused(trial: Any) -> None:
     model = copy.deepcopy(trial.untrained)
     expected, before = trial.gradients(model), {name: tensor.clone() for name, tensor in state(model).items()}
     changed = {tensor.untyped_storage().data_ptr() for tensor in trial.method.state(model).values()}
-    frozen = [it for block in transformer_blocks(model) for it in block.parameters() if it.ndim > 1]
-    if all(it.untyped_storage().data_ptr() in changed for it in frozen):
+    matrices = [it for block in transformer_blocks(model) for it in block.parameters() if it.ndim > 1]
+    if not trial.method.offloadable and all(it.untyped_storage().data_ptr() in changed for it in matrices):
         with pytest.raises(UserError, match=f"method={trial.method_name} changes every weight.*offload=null"):
             movable(model, trial.method)
         return
@@ -303,6 +303,11 @@ def test_loading_frozen_weights_block_by_block_leaves_gradients_unchanged_or_is_
         assert any(loader.blocks)
         assert_same_gradients(trial, trial.gradients(model), expected)
     assert not [name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])]
+    trained, kept = trial.trained
+    with offloaded(model, trial.method, torch.device("cpu")), recomputed(model):
+        trial.fit(model, start=kept.half)
+    expected, found = trial.method.state(trained), trial.method.state(model)
+    assert not [name for name in expected if not torch.equal(expected[name], found[name])]
 
 
 @pytest.mark.usefixtures("_trains")
