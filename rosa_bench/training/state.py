@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rosa_bench.methods.base import Changed, Method, RunLength
+from rosa_bench.methods.base import Changed, Groups, Method, RunLength
 from rosa_bench.optim import moments
-from rosa_bench.optim.base import Optimizer
+from rosa_bench.optim.base import Optimizer, ParameterGroup
 from rosa_bench.optim.schedule import lr_at
 from rosa_bench.system.tensors import collected, put, sharded_like
 from rosa_bench.training.checkpoint import Snapshot, joined, random_state, restore_random_state
@@ -74,10 +74,11 @@ class Training:
         self.model, self.method, self.recipe = model, method, recipe
         self.device, self.steps_per_epoch = device, steps_per_epoch
         configured = partial(recipe.optimizer.make, lr=recipe.lr, device=device)
-        self.optimizer = method.optimizer(method.parameter_groups(model), configured)
+        self.optimizer = method.optimizer(by_device(method.parameter_groups(model)), configured)
         for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):  # groups may share one tensor, but each needs its own rate
-                group["lr"] = group["lr"].clone()
+            if isinstance(group["lr"], Tensor):  # groups may share one tensor, but each needs its own rate, at hand
+                near = next((parameter.device for parameter in group["params"]), device)
+                group["lr"] = group["lr"].to(near, copy=True)
         self.trainable = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.step = 0
         self.lr = recipe.lr
@@ -175,6 +176,20 @@ class Training:
         self.resamples = state.values["resamples"]
         self.stopped = state.values["stopped"]
         self._started = time.perf_counter() - state.values["elapsed_s"]
+
+
+def by_device(groups: Groups) -> Groups:
+    """Split each group whose parameters are on several devices into one for each.
+
+    PyTorch's fused AdamW would copy a GPU's learning rate to the CPU without waiting for it, and read it too early.
+    """
+    found = list[ParameterGroup]()
+    for group in groups:
+        parts: dict[torch.device, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            parts.setdefault(parameter.device, []).append(parameter)
+        found += [{**group, "params": part} for part in parts.values()] if len(parts) > 1 else [group]
+    return found
 
 
 def follow(

@@ -427,6 +427,46 @@ def test_each_group_scales_the_scheduled_learning_rate() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RatesInTensors(Recorder):
+    """Its optimizer reads learning rates from tensors and keeps its step on the device, as on a GPU."""
+
+    fused: bool = False
+
+    def parameter_groups(self, model: Any) -> Groups:
+        return [{"params": list(model.parameters()), "lr_scale": 2.0}]
+
+    def optimizer(self, groups: Groups, configured: Any) -> torch.optim.Optimizer:  # noqa: ARG002
+        lr = torch.tensor(0.1)
+        return torch.optim.AdamW(groups, lr, betas=(0.9, 0.98), eps=1e-6, capturable=True, fused=self.fused)
+
+
+def test_each_learning_rate_is_on_the_device_of_its_parameters() -> None:
+    """Or a step would read a copy that has not arrived yet. The meta device stands for a GPU."""
+    model = Regression()
+    model.linear.weight = nn.Parameter(model.linear.weight.to("meta"))
+    training = Training(model, RatesInTensors(), recipe(), steps_per_epoch=1, device=CPU)
+    groups = training.optimizer.param_groups
+    assert [len(group["params"]) for group in groups] == [1, 1]
+    assert [group["lr"].device for group in groups] == [group["params"][0].device for group in groups]
+    assert [group["lr_scale"] for group in groups] == [2.0, 2.0]
+    training.set_lr(0.5)
+    assert groups[1]["lr"].item() == 1.0
+    assert (
+        len(Training(Regression(), RatesInTensors(), recipe(), steps_per_epoch=1, device=CPU).optimizer.param_groups)
+        == 1
+    )
+
+
+def test_a_step_on_the_cpu_can_read_its_rate_from_a_tensor() -> None:
+    """So do weights that are trained in the CPU's memory beside others on a GPU."""
+    data, model, reference = regression_data(4), Regression(), Regression()
+    reference.load_state_dict(model.state_dict())
+    run(model, RatesInTensors(fused=True), Fixed(data), recipe(epochs=2, lr=0.05))
+    run(reference, Recorder(), Fixed(data), recipe(epochs=2, lr=0.1, weight_decay=0.01))
+    torch.testing.assert_close(weights(model), weights(reference), rtol=1e-5, atol=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Descent(Recorder):
     """Makes its own optimizer."""
 
