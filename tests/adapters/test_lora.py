@@ -94,9 +94,10 @@ def test_base_and_adapter_are_the_trained_model(  # noqa: PLR0917 - pytest names
     back, _ = read_peft(tmp_path)
     ours = copy.deepcopy(plain)
     apply_adapter(ours, back)
-    torch.testing.assert_close(logits(ours), expected, rtol=0, atol=2e-5)
+    rounding = 1e-5 * expected.abs().max().item()  # of float32, whichever way a processor adds up
+    torch.testing.assert_close(logits(ours), expected, rtol=0, atol=rounding)
     theirs = PeftModel.from_pretrained(copy.deepcopy(plain), str(tmp_path))
-    torch.testing.assert_close(logits(theirs), expected, rtol=0, atol=2e-5)
+    torch.testing.assert_close(logits(theirs), expected, rtol=0, atol=rounding)
     assert {name.removeprefix("base_model.model.") for name in load_file(tmp_path / "adapter_model.safetensors")} == {
         name.replace(".default", "").replace("modules_to_save.", "").removeprefix("base_model.model.")
         for name, _ in theirs.named_parameters()
