@@ -2,13 +2,18 @@
 
 import csv
 import json
+import math
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
+from itertools import combinations
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import pytest
+from scipy.stats import kendalltau
 
 from rosa_bench.api import compose
 
@@ -67,8 +72,12 @@ def minilm() -> list[str]:
     ]
 
 
+def of_texts_by_loss() -> list[Run]:
+    return [run for run in having(rows=2000, task="e2e_nlg") if run["deviations"].get("task.score") == "loss"]
+
+
 def losses_of_texts() -> list[str]:
-    tried = [run for run in having(rows=2000, task="e2e_nlg") if run["deviations"].get("task.score") == "loss"]
+    tried = of_texts_by_loss()
     assert all(run["deviations"]["optimizer.warmup_steps"] is None for run in tried)  # so it is a share of the run
     first = [run for run in tried if run["seed"] == "0"]
     shared = [int(run["shared_by"]) for run in tried]
@@ -77,6 +86,39 @@ def losses_of_texts() -> list[str]:
         f"steps, warm-up over 6 % of them, three rates around each method's own, H200, {min(shared)} to "
         f"{max(shared)} processes to a card",
         f"One seed ({len(first)} runs; the records have {len(tried) - len(first)} of two others)",
+    ]
+
+
+def second_seed() -> list[str]:
+    """The loss of the second seed at the rate that the first one chose, and how far seeds at one rate differ."""
+    losses, selects = ({} for _ in range(2))
+    rates = defaultdict[tuple[str, str], dict[str, float]](dict)
+    for run in of_texts_by_loss():
+        method, lr, seed = run["method"], run["lr"], run["seed"]
+        losses[method, lr, seed], rates[method, seed][lr] = float(run["selected_score"]), float(run["selection_score"])
+        selects[method, seed] = min(rates[method, seed], key=rates[method, seed].__getitem__)
+    at_first = {method: [losses.get((method, lr, s)) for s in "01"] for (method, s), lr in selects.items() if s == "0"}
+    both = {method: (one, other) for method, (one, other) in at_first.items() if one and other}
+    lora = both.pop("lora")
+    leads = [(lora[0] - one, lora[1] - other) for one, other in both.values()]
+    ahead = [pair for pair in leads if pair[0] > 0]
+    tau = kendalltau(*zip(*both.values(), lora, strict=True)).statistic
+    pairs = sorted(
+        abs(losses[cell] - losses[other])
+        for cell, other in combinations(losses, 2)
+        if cell[:2] == other[:2]
+    )  # fmt: skip
+    thrice = [method for method, seed in rates if seed == "1" and len(rates[method, seed]) >= 3]
+    alike = sum(selects[method, "0"] == selects[method, "1"] for method in thrice)
+    return [
+        f"{len(both) + 1} of the methods ran it at the rate that the first one chose",
+        f"orders is {tau:+.2f}. {sum(min(pair) > 0 for pair in leads)} of the {len(both)} others have a lower loss "
+        f"than LoRA in both seeds, {sum(max(pair) < 0 for pair in leads)} in neither",
+        f"The {len(ahead)} leads of the first seed are {fmean(one for one, _ in ahead):.3f} on average, and "
+        f"{fmean(other for _, other in ahead):.3f} in the second",
+        f"The {len(pairs)} pairs of seeds at one rate differ by {median(pairs):.3f} at the median, nine of ten by at "
+        f"most {pairs[math.ceil(0.9 * len(pairs)) - 1]:.3f}, and one by {pairs[-1]:.3f} (P-tuning)",
+        f"for {alike} of the {len(thrice)} methods of which it ran three",
     ]
 
 
@@ -118,7 +160,7 @@ def padded() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "said", [whole_tasks, small_tasks, minilm, losses_of_texts, frequent_draws, manual_pages, padded]
+    "said", [whole_tasks, small_tasks, minilm, losses_of_texts, second_seed, frequent_draws, manual_pages, padded]
 )
 def test_the_evidence_says_what_was_run(said: Callable[[], list[str]]) -> None:
     for sentence in said():
@@ -147,3 +189,33 @@ def test_whole_runs_are_timed_under_the_protocol_that_the_page_names() -> None:
     assert "protocol=" not in (ROOT / "scripts/benchmarks/whole_run.py").read_text(encoding="utf-8")
     protocol = compose(["task=cola", "model=roberta_base"]).protocol.name
     assert f"whole runs of CoLA under `{protocol}`" in text("performance.md")
+
+
+def test_memory_savers_are_shown_as_measured() -> None:
+    [path] = (RESULTS / "benchmarks").glob("memory_savers_h200_*.json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    savers = ("none", "gradient_checkpointing=true", "gradient_checkpointing=true offload=layers")
+    titles = {"ft": "full fine-tuning", "lisa": "LISA", "lora": "LoRA", "rosa": "ROSA"}
+    titles["rosa,base_dtype=bfloat16"] = "ROSA, `base_dtype=bfloat16`"
+    for size in ("8 x 2048", "8 x 512"):
+        for method, title in titles.items():
+            found = [report["figures"][f"{size}, {method}, {saver}"] for saver in savers]
+            shown = [f"{row['MiB']:,.0f}; {row.get('ms, to ft', 1):.2f}" for row in found]
+            assert cells("performance.md", f"{size}, {title}") == shown
+    worst = max(row.get("loss_difference", 0) for row in report["figures"].values())
+    mantissa, exponent = f"{worst:.1e}".split("e")
+    assert f"differ by at most {mantissa}e{int(exponent)} of their value" in text("performance.md")
+
+
+def test_a_decoders_step_is_compared_with_pefts_as_measured() -> None:
+    report = json.loads((RESULTS / "benchmarks" / "decoder_step_h200_2026-12-01.json").read_text(encoding="utf-8"))
+    found = report["figures"]["step 16 x 256"]
+    ours, captured, theirs = (
+        found[f"{name}, ms"] for name in ("lora, all logits", "lora, all logits, graph", "peft_lora, all logits")
+    )
+    said = (
+        f"our eager step takes {ours:.1f} ms and the captured one {captured:.1f}, HF PEFT's LoRA takes {theirs:.1f} "
+        f"ms, so ours takes {ours / theirs:.2f} and {captured / theirs:.2f} of its time. Its peak is "
+        f"{found['peft_lora, all logits, peak_MB']:,.0f} MB, ours {found['lora, all logits, peak_MB']:,.0f}"
+    )
+    assert said in text("performance.md")
