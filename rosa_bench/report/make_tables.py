@@ -10,8 +10,8 @@ from rich.text import Text
 from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.facts import is_memorised, is_text
-from rosa_bench.report.cells.select import Group, scores_references, select
+from rosa_bench.report.cells.facts import is_memorised, is_text, scores_references
+from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import setting_of
 from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
 from rosa_bench.report.filters import Filters, matching

@@ -9,9 +9,10 @@ from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
 from rosa_bench.report.cells.costs import most_common, own_peak_bytes
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.methods import MethodComparison, method_row
-from rosa_bench.report.cells.select import Cell, Group, scored_on_test
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
 

@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import fact
+from rosa_bench.report.cells.facts import fact, scored_on_test
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Cell, Group, scored_on_test
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
 from rosa_bench.report.writers.text import rows, span

@@ -161,31 +161,6 @@ class Group:
         return [run for cell in self.cells.values() for run in cell.runs]
 
 
-def best_of_rank(cell: Cell) -> float | None:
-    """Return the mean dev error of the best update of the cell's rank in closed form, or None if not recorded.
-
-    Methods without a rank may reach the best update of any rank.
-    """
-    rank = cell.runs[0].settings.method.rank
-    found: list[float | None] = []
-    for run in cell.runs:
-        for errors in run.data.best_of_rank.validation if run.data.best_of_rank else [[]]:
-            place = len(errors) - 1 if rank is None else rank
-            found.append(errors[place] if 0 <= place < len(errors) else None)
-    known = [error for error in found if error is not None]
-    return statistics.fmean(known) if known and len(known) == len(found) else None
-
-
-def scored_on_test(run: RunRecord) -> bool:
-    """Whether the task has prompts, whose outputs or references are scored on a test split."""
-    return run.data.prompts is not None
-
-
-def scores_references(run: RunRecord) -> bool:
-    """Whether the score is the loss or perplexity of the test references; no output is needed for it."""
-    return scored_on_test(run) and run.scores.lower_is_better
-
-
 def select(records: Iterable[RunRecord]) -> list[Group]:
     """Group the completed and failed ``records`` into cells that may be compared.
 

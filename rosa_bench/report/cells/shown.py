@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import scored_on_test
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.writers.text import UNDEFINED, bracketed
 
 DIGITS, MOST_DECIMALS = 4, 8  # of the smallest error in a column, and of any

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from rosa_bench.records.predictions import read
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.header import changed_words, data_note, model_words
-from rosa_bench.report.cells.select import best_of_rank, cell_of
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
 from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, selection_rows, selection_scale
 from rosa_bench.report.cells.statistics import CONFIDENCE, DEV_INTERVALS, Interval, interval
@@ -70,7 +70,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
             yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
         yield "", f"in brackets: {CONFIDENCE:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
-    if (bound := _bound(run)) is not None:
+    if run.status == "completed" and (bound := best_of_rank([run])) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:
         yield "chosen", f"{run.selected_candidate}, of {len(run.candidates or [])} candidates"
@@ -103,12 +103,6 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
 
 def _interval(run: RunRecord, score: float | None) -> Interval | None:
     return None if score is None else interval([score], metric=run.scores.reported, dev_rows=run.data.rows.reported)
-
-
-def _bound(run: RunRecord) -> float | None:
-    """Return the error of the best update of the run's rank, if it is known."""
-    cell = cell_of([run])
-    return None if cell is None else best_of_rank(cell)
 
 
 def _by_row(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,8 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
-from rosa_bench.report.cells.select import Cell, best_of_rank, select
+from rosa_bench.report.cells.facts import best_of_rank
+from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
@@ -52,7 +53,7 @@ def _cells(records: Sequence[RunRecord]) -> list[Cell]:
 
 def _row(cell: Cell) -> dict[str, str]:
     run = cell.runs[0]
-    bound = best_of_rank(cell)
+    bound = best_of_rank(cell.runs)
     alone = [one for one in cell.runs if not one.packed]  # not in one pass with others, so with costs of its own
     peaks = [peak for one in cell.runs if (peak := own_peak_bytes(one))]
     times = [time for one in alone if (time := one.time_s.total) is not None]

@@ -1,9 +1,9 @@
 """Text tasks that are scored by a loss: log-perplexity of the test references, from which nothing is generated."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import POSITIVE
+from rosa_bench.report.cells.facts import POSITIVE, scores_references
 from rosa_bench.report.cells.header import data_note
-from rosa_bench.report.cells.select import Group, scores_references
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import Measure, table_of_arms
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.text import rows

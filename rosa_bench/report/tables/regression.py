@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
@@ -15,7 +16,7 @@ from rosa_bench.report.cells.header import (
     seeds_words,
     selection_words,
 )
-from rosa_bench.report.cells.select import Cell, Group, best_of_rank, open_ended
+from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
@@ -83,7 +84,7 @@ def _entries(cell: Cell, mark: str) -> list[Entry]:
     """Return the error, the bound and the learning rate."""
     spread = None if cell.std is None else error_text(cell.std)
     error = Entry(mean=error_text(cell.mean), spread=spread, count=len(cell.runs), mark=mark)
-    bound = best_of_rank(cell)
+    bound = best_of_rank(cell.runs)
     return [
         error if cell.is_defined else Entry(mean=UNDEFINED),
         Entry(mean=None if bound is None else error_text(bound)),
@@ -110,7 +111,7 @@ def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:
                     "mean": _figure(cell.mean),
                     "std": _figure(cell.std),
                     "last_epoch_mean": _figure(cell.last_mean),
-                    "best_of_rank": _figure(best_of_rank(cell)),
+                    "best_of_rank": _figure(best_of_rank(cell.runs)),
                     "runs": " ".join(run.id for run in cell.runs),
                 }
 

@@ -3,8 +3,9 @@
 import statistics
 from collections.abc import Callable
 
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Group, scored_on_test
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import of_tasks, score_table

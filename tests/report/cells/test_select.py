@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 
 from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.facts import best_of_rank, scores_references
 from rosa_bench.report.cells.learning_rate import RULES
-from rosa_bench.report.cells.select import (
-    Cell,
-    best_of_rank,
-    choose,
-    open_ended,
-    scores_references,
-    select,
-    split_by_data,
-)
+from rosa_bench.report.cells.select import Cell, choose, open_ended, select, split_by_data
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -344,9 +337,9 @@ def test_the_best_update_is_that_of_the_rank_and_of_any_without_one(
 ) -> None:
     asked = (f"method={method}", f"rank={rank}")
     run, unknown = make_synthetic([[0.5]], *asked, bounds=[[0.5, 0.3, 0.1]]), make_synthetic([[0.5]], *asked, "seed=1")
-    assert best_of_rank(choose([run])) == expected
-    assert best_of_rank(choose([unknown])) is None
-    assert best_of_rank(choose([run, unknown])) is None  # a mean over some of the runs would be of other problems
+    assert best_of_rank([run]) == expected
+    assert best_of_rank([unknown]) is None
+    assert best_of_rank([run, unknown]) is None  # a mean over some of the runs would be of other problems
 
 
 def test_variants_are_in_the_order_of_their_ranks(make_record: MakeRecord) -> None:

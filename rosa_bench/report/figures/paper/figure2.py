@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, Group, best_of_rank
+from rosa_bench.report.cells.facts import best_of_rank
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import has_epochs, plain
@@ -114,7 +115,7 @@ def panel_of(group: Group) -> Panel:
     curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
     bounds = {}
     for variant, cell in cells.items():
-        bound = best_of_rank(cell)
+        bound = best_of_rank(cell.runs)
         if variant.method == BOUND_OF and variant.rank is not None and bound is not None:
             bounds[variant.rank] = bound
     return Panel(group, curves, bounds)

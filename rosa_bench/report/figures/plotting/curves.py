@@ -18,9 +18,9 @@ from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
-from rosa_bench.report.cells.facts import is_memorised
+from rosa_bench.report.cells.facts import is_memorised, scored_on_test
 from rosa_bench.report.cells.header import data_note, device_words, heading
-from rosa_bench.report.cells.select import Cell, Group, scored_on_test
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale, selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import arm_labels
-from rosa_bench.report.cells.select import Cell, scored_on_test, select
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled

@@ -9,7 +9,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, scored_on_test, select
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.plotting.curves import (

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.comparable import method_comparisons
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import Group, scored_on_test
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
