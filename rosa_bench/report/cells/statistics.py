@@ -96,7 +96,7 @@ def _student(scores: NDArray[np.float64]) -> Interval:
     return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
 
 
-def _wilson(accuracy: float, rows: int) -> Interval:
+def wilson(accuracy: float, rows: int) -> Interval:
     """Interval of a proportion of rows (Wilson, 1927), in the form of Newcombe, Statistics in Medicine 17 (1998)."""
     right = round(accuracy * rows)
     share, z = right / rows, normal_quantile((1 + CONFIDENCE) / 2)
@@ -132,7 +132,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 # Keyed by ``scores.reported``.
 DEV_INTERVALS: dict[str, Callable[[float, int], Interval | None]] = {
-    "accuracy": _wilson,
+    "accuracy": wilson,
     "matthews_correlation": _fisher,
     "pearson": _fisher,
 }

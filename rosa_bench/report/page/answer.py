@@ -153,8 +153,7 @@ def _best(group: Group, cells: dict[Variant, Cell]) -> Best:
     measure = scale(next(iter(cells.values())).runs[0])
     variant = max(cells, key=lambda one: measure.merit(cells[one].mean))
     cell = cells[variant]
-    run, found = cell.runs[0], cell.shown_interval
-    score = scale(run).text(cell.mean, *((found.low, found.high) if found else ()))
+    run, score = cell.runs[0], measure.text(cell.mean, cell.shown_interval)
     lora = _baseline(variant, cells, measure)
     minus = None if lora is None or lora is cell else paired(cell.by_seed, lora.by_seed)
     return Best(
@@ -178,4 +177,4 @@ def _baseline(variant: Variant, cells: Mapping[Variant, Cell], measure: Scale) -
 
 def _difference(found: Difference, measure: Scale) -> str:
     """Format ``+0.4 [-1.1, +1.9] (13)``: the difference, its interval if known, and the number of seeds."""
-    return f"{measure.signed(found.mean, found.low, found.high)} ({span(found.seeds)})"
+    return f"{measure.signed(found.mean, found)} ({span(found.seeds)})"

@@ -8,8 +8,8 @@ from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.settings import METHOD, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import metric, scale, score_text
-from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, times
+from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows
 
 
 def _words(_run: RunRecord, value: Any) -> str:
@@ -43,7 +43,12 @@ class Field:
 
 def score(run: RunRecord, result: Result) -> float | None:
     """Return a score times 100, or an error as it is; None if it is undefined or the run has none."""
-    return times(scale(run).times, result.get(run.scores.reported))
+    return scale(run).scaled(result.get(run.scores.reported))
+
+
+def _score_text(run: RunRecord, shown: float) -> str:
+    """Format what `score` returns: a score as in the tables, an error with four digits."""
+    return f"{shown:{scale(run).digits}}"
 
 
 def memory_mib(run: RunRecord) -> float | None:
@@ -67,7 +72,7 @@ def _label(run: RunRecord) -> str:
 
 FIELDS = (
     Field("Variant", "text", _label),
-    Field("Score", "number", lambda run: score(run, run.selected), score_text),
+    Field("Score", "number", lambda run: score(run, run.selected), _score_text),
     Field("Task", "choice", lambda run: run.settings.task.title),
     Field("Model", "choice", lambda run: run.settings.model.title),
     Field("Method", "choice", lambda run: run.settings.method.title),
@@ -78,7 +83,7 @@ FIELDS = (
     Field("Status", "choice", lambda run: run.status),
     Field("Metric", "choice", metric),
     Field("Epoch", "number", lambda run: run.selected.epoch),
-    Field("Last", "number", lambda run: score(run, run.last), score_text),
+    Field("Last", "number", lambda run: score(run, run.last), _score_text),
     Field("Trainable", "number", lambda run: run.parameters.trainable, lambda _, count: parameters(count)),
     Field(
         "Time (s)",

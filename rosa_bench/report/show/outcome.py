@@ -7,10 +7,10 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.select import Cell, select
-from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.cells.shown import ERRORS, metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
-from rosa_bench.report.writers.text import MIB, UNDEFINED, error_text
+from rosa_bench.report.writers.text import MIB, UNDEFINED
 
 SHARED = ("task", "model", "protocol", "lr", "seeds")
 MOST = 40  # lines; a larger sweep has its tables
@@ -65,7 +65,7 @@ def _row(cell: Cell) -> dict[str, str]:
         "lr": f"{cell.lr:g}",
         "seeds": str(len(cell.runs)),
         metric(run): _score(cell),
-        **({} if bound is None else {"best of rank": error_text(bound)}),
+        **({} if bound is None else {"best of rank": ERRORS.text(bound)}),
         "time": duration(fmean(times) if times else None),
         **({"MiB": f"{fmean(peaks) / MIB:,.0f}"} if peaks else {}),
     }
@@ -75,5 +75,4 @@ def _score(cell: Cell) -> str:
     """Return the mean score with its interval, if that is known."""
     if not cell.is_defined:
         return UNDEFINED
-    found = cell.shown_interval
-    return scale(cell.runs[0]).text(cell.mean, *((found.low, found.high) if found else ()))
+    return scale(cell.runs[0]).text(cell.mean, cell.shown_interval)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.settings import METHOD, variant_of, words
-from rosa_bench.report.cells.shown import metric, scale, score_text
+from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
-from rosa_bench.report.writers.text import MISSING, times
+from rosa_bench.report.writers.text import MISSING
 
 COMPLETED = "completed"  # said of a run only if it holds for all
 
@@ -77,5 +77,5 @@ def duration(time_s: float | None) -> str:
 
 
 def _score(run: RunRecord) -> str:
-    found = times(scale(run).times, run.selected.get(run.scores.reported))
-    return MISSING if found is None else score_text(run, found)
+    found = run.selected.get(run.scores.reported)
+    return MISSING if found is None else scale(run).text(found)

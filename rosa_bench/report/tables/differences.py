@@ -135,7 +135,7 @@ def _entry(place: Place, key: Key, significant: Collection[Key], scale: Scale, s
     counts = [sum(column) for column in zip(*(_collapsed(place.pairs[side][task]) for task in tasks), strict=True)]
     collapsed = f"; collapsed {'/'.join(map(str, counts))}" if any(counts) else ""
     mark = "*" if key in significant else ""
-    shown = scale.signed(difference.mean, difference.low, difference.high)
+    shown = scale.signed(difference.mean, difference)
     text = f"{shown} ({span(difference.seeds)}{some}{collapsed}){mark}"
     return Entry(mean=text, best=key in significant)
 

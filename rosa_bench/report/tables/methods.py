@@ -141,9 +141,9 @@ def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: 
         AT_AN_END: any(cell.at_an_end for cell in cells),
         UNSETTLED: any(cell.runner_up is not None for cell in cells),
     }
-    difference = None if lead is None else scale.signed(lead.mean, lead.low, lead.high)
+    difference = None if lead is None else scale.signed(lead.mean, lead)
     return [
-        Entry(mean=scale.text(score.mean, score.low, score.high), mark=marks_of(doubts)),
+        Entry(mean=scale.text(score.mean, score), mark=marks_of(doubts)),
         Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),

@@ -18,9 +18,10 @@ from rosa_bench.report.cells.header import (
 )
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import ERRORS
 from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import UNDEFINED, error_text, parameters
+from rosa_bench.report.writers.text import UNDEFINED, parameters
 
 INTRO = [
     "Each cell: the dev error of the selected epoch, mean over seeds ± sample standard deviation (number of seeds). "
@@ -82,12 +83,12 @@ def _line(group: Group, variant: Variant, ends: set[tuple[Variant, str]]) -> Lin
 
 def _entries(cell: Cell, mark: str) -> list[Entry]:
     """Return the error, the bound and the learning rate."""
-    spread = None if cell.std is None else error_text(cell.std)
-    error = Entry(mean=error_text(cell.mean), spread=spread, count=len(cell.runs), mark=mark)
+    spread = None if cell.std is None else ERRORS.text(cell.std)
+    error = Entry(mean=ERRORS.text(cell.mean), spread=spread, count=len(cell.runs), mark=mark)
     bound = best_of_rank(cell.runs)
     return [
         error if cell.is_defined else Entry(mean=UNDEFINED),
-        Entry(mean=None if bound is None else error_text(bound)),
+        Entry(mean=None if bound is None else ERRORS.text(bound)),
         Entry(mean=f"{cell.lr:g}"),
     ]
 

@@ -16,12 +16,13 @@ from rosa_bench.report.cells.header import (
 )
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.tables.cell_notes import FAILED, cell_notes
 from rosa_bench.report.tables.contrasts import COMPARED, contrasts
 from rosa_bench.report.tables.table import OWN_LEGEND, Column, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
-from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
+from rosa_bench.report.writers.text import UNDEFINED, parameters
 
 TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
 OWN_TITLE = "Scores by method and task"  # of runs that have no counterpart in the paper
@@ -204,8 +205,8 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         FAILED: cell.lrs_failed,
     }
     return Entry(
-        mean=percent(cell.mean),
-        spread=None if cell.std is None else percent(cell.std),
+        mean=SCORES.text(cell.mean),
+        spread=None if cell.std is None else SCORES.text(cell.std),
         count=len(cell.runs),
         collapsed=cell.collapsed or 0,
         mark=marks_of(doubts),

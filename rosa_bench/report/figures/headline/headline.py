@@ -8,16 +8,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import CUT, INTERVALS
-from rosa_bench.report.cells.differences import Difference
 from rosa_bench.report.cells.facts import fact
 from rosa_bench.report.cells.header import AT_AN_END, device_words
 from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.headline import capacity, tasks
 from rosa_bench.report.figures.headline.capacity import Ladder, ladder_of, place_of, plot_capacity
 from rosa_bench.report.figures.headline.tasks import GREY, SMALL, Rivals, plot_tasks, rivals_of
 from rosa_bench.report.published import load_published
-from rosa_bench.report.writers.text import MISSING, bracketed, parameters, rows, signed, span
+from rosa_bench.report.writers.text import MISSING, parameters, rows, span
 
 WIDTH_IN, HEIGHT_IN = 8.0, 3.2
 
@@ -117,17 +117,18 @@ def _rivals_table(found: Rivals) -> list[list[str]]:
     for task in [*shown, *sorted(found.pairs.keys() - shown)]:
         ours, theirs = found.pairs[task]
         collapsed = f"{ours.collapsed or 0} and {theirs.collapsed or 0}"
-        own = _difference_words(found.differences[task])
-        printed = signed(found.paper[task]) if task in found.paper else MISSING
+        own = SCORES.signed(found.differences[task].mean, found.differences[task])
+        printed = SCORES.signed(found.paper[task]) if task in found.paper else MISSING
         seeds = span(found.differences[task].seeds)
         lines.append([found.titles[task], own, printed, seeds, collapsed, _lr(ours), _lr(theirs)])
-    printed = MISSING if found.paper_mean is None else signed(found.paper_mean)
-    mean = [f"mean of the first {len(shown)}", _difference_words(found.mean), printed, span(found.mean.seeds)]
+    printed = MISSING if found.paper_mean is None else SCORES.signed(found.paper_mean)
+    mean = [
+        f"mean of the first {len(shown)}",
+        SCORES.signed(found.mean.mean, found.mean),
+        printed,
+        span(found.mean.seeds),
+    ]
     return [*lines, [*mean, "", "", ""]]
-
-
-def _difference_words(one: Difference) -> str:
-    return bracketed(signed(one.mean), *(None if end is None else signed(end) for end in (one.low, one.high)))
 
 
 def _lr(cell: Cell) -> str:

@@ -13,9 +13,9 @@ from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.figures.drawing import drawn
 from rosa_bench.report.published import load_published
-from rosa_bench.report.writers.text import bracketed, signed
 
 METHOD, PRINTED = "rosa", "table2"
 ENOUGH = 5  # seeds of a task that is drawn, if any task has so many: two or three give intervals wider than the figure
@@ -136,13 +136,13 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
         if ours.low is not None and ours.high is not None:
             ax.plot([100 * ours.low, 100 * ours.high], [place + OURS] * 2, color=look.colour, linewidth=1.6)
         ax.plot([100 * ours.mean], [place + OURS], marker=look.marker, color=look.colour, markersize=6)
-        said = bracketed(signed(ours.mean), *(None if one is None else signed(one) for one in (ours.low, ours.high)))
+        said = SCORES.signed(ours.mean, ours)
         ax.text(1.02, place + OURS, said, transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center")
         if paper is not None:
             ax.plot([100 * paper], [place + PAPER], marker="*", color="black", markersize=8, linestyle="none")
             is_far = paper > FAR * max(known)
             ax.annotate(
-                f"paper {signed(paper)}", (100 * paper, place + PAPER), textcoords="offset points",
+                f"paper {SCORES.signed(paper)}", (100 * paper, place + PAPER), textcoords="offset points",
                 xytext=(-6 if is_far else 6, 0), ha="right" if is_far else "left", va="center",
                 fontsize=SMALL, color=GREY,
                 path_effects=[withStroke(linewidth=2, foreground="white")],

@@ -25,7 +25,7 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale, selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
-from rosa_bench.report.writers.text import rows, span, times
+from rosa_bench.report.writers.text import rows, span
 
 MOST = 4  # default limit on the panels in a figure
 FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
@@ -178,8 +178,8 @@ def has_epochs(cell: Cell) -> bool:
 
 def score_of(run: RunRecord) -> Callable[[EpochScores], float | None]:
     """Return a function from an epoch to its selection score: scores times 100, errors unchanged, None if undefined."""
-    name, factor = run.scores.selected_by.name, selection_scale(run).times
-    return lambda epoch: times(factor, epoch.scores[name])
+    name, measure = run.scores.selected_by.name, selection_scale(run)
+    return lambda epoch: measure.scaled(epoch.scores[name])
 
 
 def in_two_columns(panels: Sequence[Panel], *, height_in: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
