@@ -156,7 +156,7 @@ def _order(place: Setting, runs: Mapping[tuple[int, str], int]) -> tuple[int, in
 def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
     """List runs that were excluded because their methods have changes that were not given as arguments."""
     changes = Counter(
-        " ".join(f"{change.key}={words(change.value)}" for change in further)
+        " ".join(change.text for change in further)
         for run in admitted
         if (further := asked.not_asked(variant_of(run).changes))
     )

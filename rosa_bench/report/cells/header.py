@@ -35,7 +35,7 @@ def heading(group: Group, *, device: bool = True) -> str:
     """Name a setting, with the type of its device and the precision unless ``device`` is False."""
     setting = group.setting
     title = group.runs[0].settings.model.title
-    changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
+    changes = [change.text for change in setting.deviations]
     where = [f"{setting.device} {setting.precision}"] if device else []
     return ", ".join([title, f"protocol {setting.protocol}", *where, *changes])
 
@@ -132,7 +132,7 @@ def _weights(weights: Weights) -> str:
 
 def changed_words(change: Deviation) -> str:
     """Describe a deviation: its value and the protocol's."""
-    return f"{change.key}={words(change.value)} (protocol: {words(change.expected)})"
+    return f"{change.text} (protocol: {words(change.expected)})"
 
 
 def _metrics(grid: Grid) -> str:

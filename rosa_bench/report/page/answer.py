@@ -11,7 +11,7 @@ from rosa_bench.report.cells.differences import Difference, paired, stratified
 from rosa_bench.report.cells.grid import BASELINE, SHARED
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group, select
-from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import Scale, scale
 from rosa_bench.report.compare import places
 from rosa_bench.report.comparison import comparison
@@ -127,7 +127,7 @@ def _overall(place: Place) -> Difference | None:
 def _verdict(period: str, place: Place, found: Difference) -> Verdict:
     titles, measure = [place.titles[task] for task in _tasks(place)], place.scale(_tasks(place))
     model = place.runs[0].settings.model.title
-    changes = [f"{change.key}={words(change.value)}" for change in place.setting.deviations]
+    changes = [change.text for change in place.setting.deviations]
     rank = [] if place.rank is None else [f"rank {place.rank}"]
     return Verdict(
         period="never resampled" if period == "never" else f"resampled {ONCE.get(period, period)}",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
-from rosa_bench.report.cells.settings import METHOD, setting_of, variant_of, words
+from rosa_bench.report.cells.settings import setting_of, variant_of, words
 from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows
 
@@ -61,8 +61,7 @@ def label_of(run: RunRecord) -> tuple[str, str]:
     """Name a run: ``ROSA r=8``, and all else that sets it apart, ``lr=0.002, seed=1, resample_every=0, epochs=3``."""
     variant = variant_of(run)
     rank = "" if variant.rank is None else f" r={variant.rank}"
-    changes = [*variant.changes, *setting_of(run).deviations]
-    said = [f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in changes]
+    said = [change.short for change in (*variant.changes, *setting_of(run).deviations)]
     return f"{variant.title}{rank}", ", ".join([f"lr={words(run.settings.lr)}", f"seed={run.settings.seed}", *said])
 
 

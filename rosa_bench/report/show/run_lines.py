@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import METHOD, variant_of, words
+from rosa_bench.report.cells.settings import variant_of
 from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.writers.text import MISSING
@@ -57,9 +57,7 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
 def method_words(run: RunRecord) -> str:
     """Name a run's method with its rank and its changed settings, as they are typed: ``rosa r=4 resample_every=5``."""
     variant = variant_of(run)
-    rank = [] if variant.rank is None else [f"r={variant.rank}"]
-    changes = [f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in variant.changes]
-    return " ".join([variant.method, *rank, *changes])
+    return " ".join([variant.method, *variant.marks])
 
 
 def duration(time_s: float | None) -> str:

@@ -36,6 +36,7 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, span
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 HOW_TO_READ = (
     f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. {CUT} "
@@ -163,10 +164,6 @@ def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> 
     ]
 
 
-def _memory(cell: Cell) -> Estimate | None:
-    return estimate(run.memory_bytes.training for run in cell.runs)
-
-
 def memory_words(cell: Cell) -> str:
     """Return the peak memory of an arm's runs in MiB: their mean, or a range if they are not alike."""
     known = [run.memory_bytes.training / MIB for run in cell.runs if run.memory_bytes.training]
@@ -183,8 +180,7 @@ def resample_words(cell: Cell) -> str:
 
 
 def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, str]:
-    estimates = {measure.key: measure.over_seeds(cell) for measure in measures}
-    memory = _memory(cell)
+    memory = estimate(run.memory_bytes.training for run in cell.runs)
     return {
         "deviations": "; ".join(map(changed_words, group.setting.deviations)),
         "trainable_parameters": str(cell.trainable),
@@ -192,18 +188,19 @@ def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, st
         "lrs_tried": str(len(cell.lrs)),
         "seeds": str(len(cell.runs)),
         **{
-            f"{key}{ending}": _figure(value)  # pyrefly: ignore[bad-argument-type]
-            for key, found in estimates.items()
-            for ending, value in (
-                ("", found and found.mean), ("_low", found and found.low), ("_high", found and found.high)
-            )
+            f"{measure.key}{ending}": csv_text(value, "{:.6g}")
+            for measure in measures
+            for ending, value in _ends(measure.over_seeds(cell)).items()
         },
-        "peak_memory_bytes": "" if memory is None else f"{memory.mean:.0f}",
+        "peak_memory_bytes": csv_text(None if memory is None else memory.mean, "{:.0f}"),
         "resamples": resample_words(cell).replace(MISSING, ""),
         "runs_per_gpu": " ".join(sorted({str(run.device.shared_by) for run in cell.runs if run.device.shared_by})),
         "runs": " ".join(run.id for run in cell.runs),
-    }  # fmt: skip
+    }
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def _ends(found: Estimate | None) -> dict[str, float | None]:
+    """Return a mean and the ends of its interval, by what their columns' names end with."""
+    if found is None:
+        return dict.fromkeys(("", "_low", "_high"))
+    return {"": found.mean, "_low": found.low, "_high": found.high}

@@ -26,6 +26,7 @@ from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import MIB, parameters, rows, span
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 PUBLISHED = "peft_method_comparison"
 INTRO = [
@@ -189,15 +190,15 @@ def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list
             "deviations": "; ".join(map(changed_words, one.group.setting.deviations)),
             "tasks": " ".join(one.tasks),
             "method": row.variant.method,
-            "rank": "" if row.variant.rank is None else str(row.variant.rank),
+            "rank": csv_text(row.variant.rank),
             "variant": row.variant.label,
             **_scores("score", row.score, one.scale),
             **_scores("less_lora", row.against_lora, one.scale),
             "trainable_parameters": str(row.trainable),
-            "peak_memory_bytes": _number(row.memory_bytes, "{:.0f}"),
+            "peak_memory_bytes": csv_text(row.memory_bytes, "{:.0f}"),
             "memory_device": one.measured[0].device.name if one.measured else "",
-            "time_ratio": _number(row.time_ratio, "{:.4f}"),
-            "saved_bytes": _number(row.saved_bytes, "{:.0f}"),
+            "time_ratio": csv_text(row.time_ratio, "{:.4f}"),
+            "saved_bytes": csv_text(row.saved_bytes, "{:.0f}"),
             "collapsed": str(row.collapsed),
             "seeds": " ".join(map(str, row.score.seeds)),
             "lrs": " ".join(f"{cell.lr:g}" for cell in row.cells.values()),
@@ -215,11 +216,4 @@ def _scores(name: str, found: Difference | None, scale: Scale) -> dict[str, str]
     ends = (None, None, None) if found is None else (found.mean, found.low, found.high)
     named = zip(("", "_low", "_high"), ends, strict=True)
     form = "{:.6f}" if scale.lower_is_better else "{:.4f}"
-    return {
-        scale.column(f"{name}{ending}"): _number(None if end is None else scale.times * end, form)
-        for ending, end in named
-    }
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+    return {scale.column(f"{name}{ending}"): csv_text(scale.scaled(end), form) for ending, end in named}

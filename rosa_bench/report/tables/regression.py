@@ -1,6 +1,5 @@
 """Runs that report an error instead of a score, such as the synthetic regressions of Figure 2."""
 
-import math
 from collections.abc import Iterator
 
 from rosa_bench.report.cells.facts import best_of_rank
@@ -22,6 +21,7 @@ from rosa_bench.report.cells.shown import ERRORS
 from rosa_bench.report.tables.by_lr import place
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import UNDEFINED, parameters
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 INTRO = [
     "Each cell: the dev error of the selected epoch, mean over seeds ± sample standard deviation (number of seeds). "
@@ -109,13 +109,9 @@ def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:
                     "lr": f"{cell.lr:g}",
                     "lrs_tried": str(len(cell.lrs)),
                     "seeds": str(len(cell.runs)),
-                    "mean": _figure(cell.mean),
-                    "std": _figure(cell.std),
-                    "last_epoch_mean": _figure(cell.last_mean),
-                    "best_of_rank": _figure(best_of_rank(cell.runs)),
+                    "mean": csv_text(cell.mean, "{:.6g}"),
+                    "std": csv_text(cell.std, "{:.6g}"),
+                    "last_epoch_mean": csv_text(cell.last_mean, "{:.6g}"),
+                    "best_of_rank": csv_text(best_of_rank(cell.runs), "{:.6g}"),
                     "runs": " ".join(run.id for run in cell.runs),
                 }
-
-
-def _figure(error: float | None) -> str:
-    return "" if error is None or not math.isfinite(error) else f"{error:.6g}"

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -24,7 +25,7 @@ from rosa_bench.report.writers.latex_pages import short_labels
 from rosa_bench.report.writers.markdown import entry_text, markdown
 from rosa_bench.report.writers.terminal import show
 from rosa_bench.report.writers.text import blocks, parameters, probability, span
-from rosa_bench.report.writers.tidy_csv import tidy_csv
+from rosa_bench.report.writers.tidy_csv import csv_text, tidy_csv
 
 OverSeeds = Callable[..., list[RunRecord]]
 COUNTS = "7 completed runs; not tabled: 1 failed"
@@ -307,6 +308,22 @@ def test_the_terminal_prints_text_verbatim(over_seeds: OverSeeds) -> None:
 )
 def test_parameters(count: int, expected: str) -> None:
     assert parameters(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "expected"),
+    [
+        (None, "{:.2f}", ""),
+        (math.nan, "{:.2f}", ""),
+        (-math.inf, "{}", ""),
+        (0, "{}", "0"),
+        (8, "{}", "8"),
+        (1 / 3, "{:.2f}", "0.33"),
+        (True, "{:d}", "1"),
+    ],
+)
+def test_an_unknown_number_is_empty_in_a_csv_file(value: float | None, form: str, expected: str) -> None:
+    assert csv_text(value, form) == expected
 
 
 @pytest.mark.parametrize(

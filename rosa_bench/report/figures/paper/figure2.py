@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.select import Cell, Group
-from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import has_epochs, plain
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
@@ -148,7 +148,7 @@ def caption(panels: list[Panel]) -> str:
     """Write what the figure shows, how it was made, and the final losses."""
     run = panels[0].runs[0]
     settings, setting = run.settings, panels[0].group.setting
-    changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
+    changes = ", ".join(change.text for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
     several = f"Lines: mean; shades: range over {span(counts)} independent problems."
     shown = several if max(counts) > 1 else "Lines: one problem."
