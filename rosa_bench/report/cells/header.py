@@ -19,16 +19,21 @@ SELECTION = {
     "validation": "{what} by dev itself, as in the paper, so the scores are optimistic",
     "train": "{what} by the {metric} on the train rows, which are what is memorised",
 }
-# Marks on figures whose learning rate is in doubt, and the notes that explain them.
 LONGEST_NOTE = 500  # characters of what a record says about its data
+# Marks on figures whose learning rate is in doubt, and the notes that explain them.
 AT_AN_END, UNSETTLED = "‡", "§"
 END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tried, so a better one may lie beyond"
 UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
 
 
-def marks_of(doubts: Mapping[str, object]) -> str:
-    """Return the marks whose doubts hold, in their order."""
-    return "".join(mark for mark, holds in doubts.items() if holds)
+def lr_marks(*, at_an_end: bool, unsettled: bool) -> str:
+    """Return the marks on a figure: whether its learning rate is `AT_AN_END` of those tried, or `UNSETTLED`."""
+    return f"{AT_AN_END if at_an_end else ''}{UNSETTLED if unsettled else ''}"
+
+
+def lr_notes(*, at_an_end: bool, unsettled: str) -> list[str]:
+    """Explain the `lr_marks` of a section. ``unsettled`` lists the learning rates that may be better, if any."""
+    return [*([END_NOTE] if at_an_end else []), *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else [])]
 
 
 def heading(group: Group, *, device: bool = True) -> str:
@@ -43,12 +48,8 @@ def heading(group: Group, *, device: bool = True) -> str:
 def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     """Build the header above a setting's table: name -> text."""
     group = grid.group
-    setting, protocol = group.setting, group.runs[0].settings.protocol
     known = {
-        "Model": model_words(group.runs[0]),
-        "Protocol": f"{protocol.name}: {protocol.title}",
-        "Changed": "; ".join(changed_words(change) for change in setting.deviations) or "nothing",
-        "Device": device_words(group.runs),
+        **setting_words(group, group.runs),
         "Metric": _metrics(grid),
         "Rows": _rows(grid),
         "Selection": selection_words(list(group.cells.values())),
@@ -59,6 +60,17 @@ def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     if grid.printed:
         known["Paper"] = f"{published.source}: {published.model}, single runs"
     return known
+
+
+def setting_words(group: Group, runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Describe what all of these runs of a group share: model, protocol, deviations from it, and device."""
+    protocol = runs[0].settings.protocol
+    return {
+        "Model": model_words(runs[0]),
+        "Protocol": f"{protocol.name}: {protocol.title}",
+        "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
+        "Device": device_words(runs),
+    }
 
 
 def model_words(run: RunRecord) -> str:

@@ -19,18 +19,7 @@ from rosa_bench.report.cells.arms import (
     sharing_words,
     text_of,
 )
-from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    END_NOTE,
-    UNSETTLED,
-    UNSETTLED_NOTE,
-    changed_words,
-    device_words,
-    heading,
-    marks_of,
-    model_words,
-    selection_words,
-)
+from rosa_bench.report.cells.header import changed_words, heading, lr_marks, lr_notes, selection_words, setting_words
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.tables.by_lr import place
@@ -124,10 +113,7 @@ def _section(
     header = {
         "Task": first.settings.task.title,
         **facts(first),
-        "Model": model_words(first),
-        "Protocol": f"{first.settings.protocol.name}: {first.settings.protocol.title}",
-        "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
-        "Device": device_words(every_run),
+        **setting_words(group, every_run),
         "Selection": selection_words(list(cells.values())),
     }
     if common := common_words(runs):
@@ -138,19 +124,18 @@ def _section(
         columns=[Column(title=title) for title in titles],
         head="Arm",
         lines=[
-            Line(label=labels[variant], entries=_entries(cell, measures, is_at_an_end=variant in ends))
+            Line(label=labels[variant], entries=_entries(cell, measures, at_an_end=variant in ends))
             for variant, cell in cells.items()
         ],
         notes=[
-            *([END_NOTE] if ends else []),
-            *([f"{UNSETTLED_NOTE}{which}"] if which else []),
+            *lr_notes(at_an_end=bool(ends), unsettled=which),
             *([shared] if (shared := sharing_words(every_run)) else []),
         ],
     )
 
 
-def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> list[Entry]:
-    doubts = {AT_AN_END: is_at_an_end, UNSETTLED: cell.runner_up is not None}
+def _entries(cell: Cell, measures: Sequence[Measure], *, at_an_end: bool) -> list[Entry]:
+    mark = lr_marks(at_an_end=at_an_end, unsettled=cell.runner_up is not None)
     texts = [
         parameters(cell.trainable),
         *(text_of(one.over_seeds(cell), one.form, times=one.times) for one in measures),
@@ -159,7 +144,7 @@ def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> 
     ]
     return [
         *(Entry(mean=None if text == MISSING else text) for text in texts),
-        Entry(mean=f"{cell.lr:g}", mark=marks_of(doubts)),
+        Entry(mean=f"{cell.lr:g}", mark=mark),
         Entry(mean=str(len(cell.runs))),
     ]
 

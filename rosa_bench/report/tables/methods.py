@@ -8,17 +8,13 @@ from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.costs import step_time_s
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm, survives
 from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    END_NOTE,
-    UNSETTLED,
-    UNSETTLED_NOTE,
     changed_words,
     data_note,
-    device_words,
     heading,
-    marks_of,
-    model_words,
+    lr_marks,
+    lr_notes,
     selection_words,
+    setting_words,
 )
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
@@ -98,12 +94,11 @@ def _section(one: MethodComparison, published: PublishedTable) -> Section:
 
 def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     cells = [cell for row in one.rows for cell in row.cells.values()]
+    setting = setting_words(one.group, one.runs)
     known = {
         "Tasks": "; ".join(_task(run) for run in map(one.group.tasks.__getitem__, one.tasks)),
-        "Model": model_words(one.runs[0]),
-        "Protocol": f"{one.runs[0].settings.protocol.name}: {one.runs[0].settings.protocol.title}",
-        "Changed": "; ".join(map(changed_words, one.group.setting.deviations)) or "nothing",
-        "Device": f"{device_words(one.runs)}; memory from {', '.join(sorted({r.device.name for r in one.measured}))}",
+        **setting,
+        "Device": f"{setting['Device']}; memory from {', '.join(sorted({run.device.name for run in one.measured}))}",
         "Seeds": ", ".join(map(str, one.seeds)),
         "Selection": selection_words(cells),
         "Runs": f"{len(one.rows)} methods, {rows(len(one.runs))} runs of {rows(len(one.tried))} tried",
@@ -138,13 +133,12 @@ def _task(run: RunRecord) -> str:
 
 def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: Scale) -> list[Entry]:
     cells, score, lead = row.cells.values(), row.score, row.against_lora
-    doubts = {
-        AT_AN_END: any(cell.at_an_end for cell in cells),
-        UNSETTLED: any(cell.runner_up is not None for cell in cells),
-    }
+    mark = lr_marks(
+        at_an_end=any(cell.at_an_end for cell in cells), unsettled=any(cell.runner_up is not None for cell in cells)
+    )
     difference = None if lead is None else scale.signed(lead.mean, lead)
     return [
-        Entry(mean=scale.text(score.mean, score), mark=marks_of(doubts)),
+        Entry(mean=scale.text(score.mean, score), mark=mark),
         Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),
@@ -167,8 +161,7 @@ def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> l
         if cell.runner_up is not None
     )
     return [
-        *([END_NOTE] if at_an_end else []),
-        *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else []),
+        *lr_notes(at_an_end=at_an_end, unsettled=unsettled),
         *([FEW_SEEDS_NOTE] if any(found and found.has_few_seeds for found in significant) else []),
         *(
             [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]

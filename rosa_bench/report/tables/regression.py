@@ -6,14 +6,12 @@ from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
-    changed_words,
-    device_words,
     heading,
-    model_words,
     modified_notes,
     numbered_notes,
     seeds_words,
     selection_words,
+    setting_words,
 )
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
@@ -47,7 +45,6 @@ def _section(group: Group) -> Section:
     tasks = group.tasks
     titles = {task: run.settings.task.title for task, run in tasks.items()}
     numbers, notes = numbered_notes(tasks, titles)
-    protocol = group.runs[0].settings.protocol
     ends = open_ended(group.cells)
     columns = [Column(title="Trainable")]
     for task, run in tasks.items():
@@ -59,10 +56,7 @@ def _section(group: Group) -> Section:
     return Section(
         heading=heading(group),
         header={
-            "Model": model_words(group.runs[0]),
-            "Protocol": f"{protocol.name}: {protocol.title}",
-            "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
-            "Device": device_words(group.runs),
+            **setting_words(group, group.runs),
             "Selection": selection_words(list(group.cells.values())),
             "Seeds": seeds_words(list(group.cells.values())),
         },

@@ -5,15 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.grid import Grid, grid_of
-from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    UNSETTLED,
-    header,
-    heading,
-    marks_of,
-    modified_notes,
-    numbered_notes,
-)
+from rosa_bench.report.cells.header import AT_AN_END, header, heading, lr_marks, modified_notes, numbered_notes
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
 from rosa_bench.report.cells.shown import SCORES
@@ -199,17 +191,13 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         return Entry(paper=paper)
     if not cell.is_defined:
         return Entry(mean=UNDEFINED, paper=paper)
-    doubts = {
-        AT_AN_END: open_ended,
-        UNSETTLED: cell.runner_up is not None,
-        FAILED: cell.lrs_failed,
-    }
+    mark = lr_marks(at_an_end=open_ended, unsettled=cell.runner_up is not None)
     return Entry(
         mean=SCORES.text(cell.mean),
         spread=None if cell.std is None else SCORES.text(cell.std),
         count=len(cell.runs),
         collapsed=cell.collapsed or 0,
-        mark=marks_of(doubts),
+        mark=f"{mark}{FAILED if cell.lrs_failed else ''}",
         paper=paper,
         best=best,
     )
