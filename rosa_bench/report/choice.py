@@ -11,7 +11,7 @@ from statistics import fmean
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, paired
 from rosa_bench.report.cells.shown import Scale, scale, selection_scale
-from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.cells.statistics import Interval, shown_interval_of
 
 SAME_MEMORY = 0.05  # peak memory within so much counts as equal; then what is saved decides
 
@@ -39,10 +39,7 @@ class Finalist:
 
         It is cut at the ends of the metric's range, because it is only shown.
         """
-        first = next(iter(self.runs.values()))
-        count = first.data.rows.reported
-        found = interval(list(self.by_seed.values()), metric=first.scores.reported, dev_rows=count)
-        return None if found is None else found.within(first.scores.reported)
+        return shown_interval_of(self.runs.values())
 
     @property
     def scale(self) -> Scale:

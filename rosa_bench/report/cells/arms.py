@@ -11,7 +11,7 @@ from rosa_bench.config.files.looks import looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
-from rosa_bench.report.cells.statistics import ROUNDING, critical_value
+from rosa_bench.report.cells.statistics import ROUNDING, student
 from rosa_bench.report.writers.text import MISSING
 
 PERIOD = ("method.resample_every", "method.resample_unit")
@@ -27,12 +27,11 @@ Range = tuple[float, float]  # the least and the greatest value that is possible
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over ``count`` seeds and its 95 % interval, which is None without spread."""
+    """A mean over seeds and its 95 % interval, which is None without spread."""
 
     mean: float
     low: float | None
     high: float | None
-    count: int
 
     @property
     def whiskers(self) -> tuple[float, float]:
@@ -44,7 +43,7 @@ class Estimate:
     def times(self, factor: float) -> "Estimate":
         """This estimate in another unit."""
         low, high = (None if end is None else factor * end for end in (self.low, self.high))
-        return Estimate(mean=factor * self.mean, low=low, high=high, count=self.count)
+        return Estimate(mean=factor * self.mean, low=low, high=high)
 
     def within(self, low: float, high: float) -> "Estimate":
         """This estimate with its interval cut to what values can be."""
@@ -68,9 +67,9 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return None
     mean = fmean(known)
     if np.ptp(known) <= ROUNDING * max(map(abs, known)):
-        return Estimate(mean=mean, low=None, high=None, count=len(known))
-    half = float(critical_value(len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
-    return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
+        return Estimate(mean=mean, low=None, high=None)
+    low, high = student(known)
+    return Estimate(mean=mean, low=low, high=high)
 
 
 def over_seeds(

@@ -12,7 +12,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
 from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
-from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.cells.statistics import Interval, interval_of, shown_interval_of
 
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # an interrupted run proves nothing yet
@@ -85,14 +85,12 @@ class Cell:
     @property
     def interval(self) -> Interval | None:
         """The 95 % interval of `mean`, or None if unknown."""
-        run = self.runs[0]
-        return interval(list(self.by_seed.values()), metric=run.scores.reported, dev_rows=run.data.rows.validation)
+        return interval_of(self.runs)
 
     @property
     def shown_interval(self) -> Interval | None:
         """`interval` as it is shown: cut at the ends of the metric's range."""
-        found = self.interval
-        return None if found is None else found.within(self.runs[0].scores.reported)
+        return shown_interval_of(self.runs)
 
     @property
     def by_lr(self) -> dict[float, list[RunRecord]]:

@@ -69,7 +69,7 @@ def points_of(one: MethodComparison, cost: Cost) -> list[Point]:
 def score_of(one: MethodComparison, row: MethodRow) -> Estimate:
     """Return a method's score with its interval, as they are shown: times 100, unless lower is better."""
     found = row.score
-    return Estimate(mean=found.mean, low=found.low, high=found.high, count=row.seeds).times(one.scale.times)
+    return Estimate(mean=found.mean, low=found.low, high=found.high).times(one.scale.times)
 
 
 def scores_of(one: MethodComparison) -> list[Estimate]:
