@@ -7,9 +7,9 @@ from statistics import fmean
 
 import numpy as np
 
-from rosa_bench.config.files.looks import looks
+from rosa_bench.config.files.looks import order_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
 from rosa_bench.report.cells.statistics import ROUNDING, student
 from rosa_bench.report.writers.text import MISSING
@@ -108,10 +108,34 @@ def arm_order(variant: Variant, run: RunRecord) -> tuple:
 
     The form is all that is changed but `HOW`. Among its periods, never comes first.
     """
-    known, changes = list(looks()), sorted(_changes(variant).items())
-    place = known.index(variant.method) if variant.method in known else len(known)
+    changes = sorted(_changes(variant).items())
     form = [change for change in changes if change[0] not in HOW]
-    return place, variant.method, variant.rank or 0, len(form), form, period_order(run), changes, variant.label
+    return (
+        order_of(variant.method),
+        variant.method,
+        variant.rank or 0,
+        len(form),
+        form,
+        period_order(run),
+        changes,
+        variant.label,
+    )
+
+
+def in_order(runs: Mapping[Variant, RunRecord]) -> dict[Variant, RunRecord]:
+    """Return arms, with any run of each, by their `arm_order`."""
+    return {variant: runs[variant] for variant in sorted(runs, key=lambda one: arm_order(one, runs[one]))}
+
+
+def one_run_each(cells: Mapping[Variant, Cell]) -> dict[Variant, RunRecord]:
+    """Return any one run of each arm, to read what its seeds share."""
+    return {variant: cell.runs[0] for variant, cell in cells.items()}
+
+
+def arms_of(group: Group, task: str, keep: Callable[[RunRecord], object]) -> dict[Variant, Cell]:
+    """Return the cells of a task whose runs ``keep`` accepts, by their `arm_order`."""
+    found = {variant: cell for variant, cell in group.of_task(task).items() if all(map(keep, cell.runs))}
+    return {variant: found[variant] for variant in in_order(one_run_each(found))}
 
 
 def period_order(run: RunRecord) -> tuple[bool, str, float]:

@@ -153,6 +153,10 @@ class Group:
         """The variants that have a cell, in a fixed order."""
         return sorted({variant for variant, _ in self.cells}, key=lambda one: (one.title, one.rank or 0, one.label))
 
+    def of_task(self, task: str) -> dict[Variant, Cell]:
+        """Return the cells of a task by variant."""
+        return {variant: cell for (variant, one), cell in self.cells.items() if one == task}
+
     @property
     def runs(self) -> list[RunRecord]:
         """All runs behind the cells."""

@@ -146,7 +146,7 @@ def _verdict_words(found: Difference, measure: Scale) -> str:
 def _by_task(group: Group) -> Iterator[dict[Variant, Cell]]:
     """Yield the cells of each task that have a mean."""
     for task in group.tasks:
-        yield {variant: cell for (variant, name), cell in group.cells.items() if name == task and cell.is_defined}
+        yield {variant: cell for variant, cell in group.of_task(task).items() if cell.is_defined}
 
 
 def _best(group: Group, cells: dict[Variant, Cell]) -> Best:

@@ -12,9 +12,10 @@ from rosa_bench.report.cells.arms import (
     Estimate,
     Range,
     arm_labels,
-    arm_order,
+    arms_of,
     common_words,
     estimate,
+    one_run_each,
     over_seeds,
     sharing_words,
     text_of,
@@ -58,6 +59,15 @@ class Measure:
         return over_seeds(cell, self.value, self.possible)
 
 
+def score(
+    title: str, key: str, *, possible: Callable[[RunRecord], Range], form: str = "{:#.4g}", times: float = 1
+) -> Measure:
+    """Return the column of the selected epoch's score that records have as ``key``."""
+    return Measure(
+        title=title, key=key, value=lambda run: run.selected.get(key), form=form, times=times, possible=possible
+    )
+
+
 def table_of_arms(
     groups: Iterable[Group],
     keep: Callable[[RunRecord], bool],
@@ -75,7 +85,7 @@ def table_of_arms(
     sections, tidy = [], []
     for group in groups:
         for task in group.tasks:
-            cells = _cells(group, task, keep)
+            cells = arms_of(group, task, keep)
             shown = [one for one in measures if any(one.over_seeds(cell) for cell in cells.values())]
             if cells and shown:
                 sections.append(_section(group, cells, shown, facts))
@@ -88,22 +98,13 @@ def table_of_arms(
     )
 
 
-def _cells(group: Group, task: str, keep: Callable[[RunRecord], bool]) -> dict[Variant, Cell]:
-    found = {
-        variant: cell
-        for (variant, one), cell in group.cells.items()
-        if one == task and all(map(keep, cell.runs))
-    }  # fmt: skip
-    return {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one].runs[0]))}
-
-
 def _section(
     group: Group,
     cells: dict[Variant, Cell],
     measures: Sequence[Measure],
     facts: Callable[[RunRecord], Mapping[str, str]],
 ) -> Section:
-    runs = {variant: cell.runs[0] for variant, cell in cells.items()}
+    runs = one_run_each(cells)
     first, labels, ends = next(iter(runs.values())), arm_labels(runs), open_ended(cells)
     titles = ["Trainable", *(measure.title for measure in measures), "Peak memory", "Resamples", "lr", "Seeds"]
     every_run = [run for cell in cells.values() for run in cell.runs]

@@ -48,8 +48,10 @@ def table_by_lr(
 
 
 def _cells(group: Group, summarising: Callable[[list[list[RunRecord]]], Summarise]) -> Cells:
-    columns = {task: [cell.by_lr for (_, one), cell in group.cells.items() if one == task] for task in group.tasks}
-    of_task = {task: summarising([runs for by_lr in some for runs in by_lr.values()]) for task, some in columns.items()}
+    of_task = {
+        task: summarising([runs for cell in group.of_task(task).values() for runs in cell.by_lr.values()])
+        for task in group.tasks
+    }
     found: Cells = {}
     for variant in group.variants:
         by_lr = {task: cell.by_lr for (one, task), cell in group.cells.items() if one == variant}

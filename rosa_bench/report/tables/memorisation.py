@@ -11,7 +11,7 @@ from rosa_bench.report.cells.facts import (
     storable_per_parameter,
 )
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.tables.arms import Measure, score, table_of_arms
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.text import rows
 
@@ -25,38 +25,10 @@ INTRO = [
     "recall is at the end than when it was learned, as a mean over the parts but the last.",
 ]
 MEASURES = (
-    Measure(
-        title="Recall",
-        key="recall",
-        value=lambda run: run.selected.get("recall"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: RECALL,
-    ),
-    Measure(
-        title="When learned",
-        key="recall_when_learned",
-        value=lambda run: run.selected.get("recall_when_learned"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: RECALL,
-    ),
-    Measure(
-        title="Forgetting",
-        key="forgetting",
-        value=lambda run: run.selected.get("forgetting"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: CHANGE,
-    ),
-    Measure(
-        title="Stored, kbit",
-        key="bits_stored",
-        value=lambda run: run.selected.get("bits_stored"),
-        form="{:.4g}",
-        times=1e-3,
-        possible=storable,
-    ),
+    score("Recall", "recall", possible=lambda _: RECALL, form="{:.1f}", times=100),
+    score("When learned", "recall_when_learned", possible=lambda _: RECALL, form="{:.1f}", times=100),
+    score("Forgetting", "forgetting", possible=lambda _: CHANGE, form="{:.1f}", times=100),
+    score("Stored, kbit", "bits_stored", possible=storable, form="{:.4g}", times=1e-3),
     Measure(
         title="Stored, bits per parameter",
         key="bits_per_parameter",

@@ -4,7 +4,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import POSITIVE, scores_references
 from rosa_bench.report.cells.header import data_note
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.tables.arms import score, table_of_arms
 from rosa_bench.report.tables.table import Table
 from rosa_bench.report.writers.text import rows
 
@@ -13,11 +13,9 @@ INTRO = [
     "exponential. Lower is better. No output is scored here: Table 3 has the runs that report a score of their outputs."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-    Measure(title="Perplexity", key="perplexity", value=lambda run: run.selected.get("perplexity"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-)  # fmt: skip
+    score("Loss", "loss", possible=lambda _: POSITIVE),
+    score("Perplexity", "perplexity", possible=lambda _: POSITIVE),
+)
 
 
 def build(groups: list[Group]) -> Table:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from rosa_bench.config.files.looks import looks
+from rosa_bench.config.files.looks import order_of
 from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
@@ -267,6 +267,4 @@ def metric_name(metric: str) -> str:
 
 def sort_key(variant: Variant) -> tuple[int, str, int, str]:
     """Sort key: full fine-tuning, then the paper's other methods, then the rest; changed variants after plain ones."""
-    known = list(looks())
-    place = known.index(variant.method) if variant.method in known else len(known)
-    return place, variant.method, variant.rank or 0, variant.label
+    return order_of(variant.method), variant.method, variant.rank or 0, variant.label

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
     CUT,
     INTERVALS,
@@ -21,6 +20,7 @@ from rosa_bench.report.cells.arms import (
     arm_labels,
     common_changes,
     common_words,
+    one_run_each,
     text_of,
 )
 from rosa_bench.report.cells.facts import fact, per_parameter
@@ -68,11 +68,7 @@ STORED = Quantity(label="stored, bits per trained parameter", of=stored)
 
 def labels_by_amount(panel: Panel) -> Labels:
     """Name the arms of each amount of data, without what they all share."""
-    return {bits: arm_labels(_runs(cells)) for bits, cells in panel.by_amount.items()}
-
-
-def _runs(cells: Mapping[Variant, Cell]) -> dict[Variant, RunRecord]:
-    return {variant: cell.runs[0] for variant, cell in cells.items()}
+    return {bits: arm_labels(one_run_each(cells)) for bits, cells in panel.by_amount.items()}
 
 
 def quantity_of(cells: Collection[Cell]) -> Quantity:
@@ -153,7 +149,7 @@ def _plot_arms(ax: Axes, cells: Mapping[Variant, Cell], labels: Mapping[Variant,
 
 def _targets(cells: Mapping[Variant, Cell]) -> str:
     """Say which layers all adapters are in, where no arm's name says it."""
-    shared = common_changes(_runs(cells))
+    shared = common_changes(one_run_each(cells))
     found = {changes["targets"] for changes in shared.values() if "targets" in changes}
     return f"targets={found.pop()}" if len(found) == 1 else ""
 
@@ -188,7 +184,7 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
 def _source(number: int, panel: Panel) -> str:
     lengths = []
     for cells in panel.by_amount.values():
-        runs = _runs(cells)
+        runs = one_run_each(cells)
         ways = sorted({(run.settings.epochs, str(run.setting("task.passes", 1))) for run in runs.values()})
         said = ", ".join(f"{epochs} epochs of {passes} passes" for epochs, passes in ways)
         common = f" (in all arms of {words})" if (words := common_words(runs)) else ""

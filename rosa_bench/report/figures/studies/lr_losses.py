@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import arm_labels
+from rosa_bench.report.cells.arms import arm_labels, one_run_each
 from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
@@ -87,7 +87,7 @@ def _plot(ax: Axes, panel: Panel) -> int:
 
 def _names(panel: Panel, ordered: Sequence[Variant]) -> list[str]:
     """Name each arm with its chosen learning rate."""
-    names = arm_labels({variant: cell.runs[0] for variant, cell in panel.cells.items()})
+    names = arm_labels(one_run_each(panel.cells))
     return [f"{drawn(names[variant], longest=LONGEST)}   {panel.cells[variant].lr:g}" for variant in ordered]
 
 
