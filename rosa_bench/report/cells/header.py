@@ -31,6 +31,11 @@ def lr_marks(*, at_an_end: bool, unsettled: bool) -> str:
     return f"{AT_AN_END if at_an_end else ''}{UNSETTLED if unsettled else ''}"
 
 
+def lr_text(cell: Cell) -> str:
+    """Return the chosen learning rate, marked if it is at an end of those tried."""
+    return f"{cell.lr:g}{lr_marks(at_an_end=cell.at_an_end, unsettled=False)}"
+
+
 def lr_notes(*, at_an_end: bool, unsettled: str) -> list[str]:
     """Explain the `lr_marks` of a section. ``unsettled`` lists the learning rates that may be better, if any."""
     return [*([END_NOTE] if at_an_end else []), *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else [])]

@@ -35,6 +35,7 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of litera
 UNDATED = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 LONGEST = 200  # characters of a text in a picture
 WIDTH_IN = 7.0  # across both columns of an article
+SMALL = 6.5  # points, of names beside what is drawn
 
 
 @dataclass(frozen=True, kw_only=True)

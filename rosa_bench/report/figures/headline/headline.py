@@ -1,16 +1,13 @@
 """The headline: ROSA minus LoRA by task beside the paper's values, and the place where drawing again does win."""
 
-from collections.abc import Iterable
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import CUT, INTERVALS
+from rosa_bench.report.cells.arms import CUT, INTERVALS, is_resampled, period_words
 from rosa_bench.report.cells.facts import fact
-from rosa_bench.report.cells.header import AT_AN_END, device_words
-from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.header import device_words, lr_text
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.headline import capacity, tasks
@@ -92,12 +89,8 @@ def _caption(rivals: Rivals | None, ladder: Ladder | None) -> str:
 
 
 def _period(found: Rivals) -> str:
-    periods = {(run.settings.method.resample_every, run.settings.method.resample_unit) for run in _ours(found)}
-    return " or ".join(sorted(f"drawn again every {every:g} {unit}" for every, unit in periods if every))
-
-
-def _ours(found: Rivals) -> Iterable[RunRecord]:
-    return (run for ours, _ in found.pairs.values() for run in ours.runs)
+    ours = (run for one, _ in found.pairs.values() for run in one.runs)
+    return " or ".join(sorted({f"drawn again {period_words(run)}" for run in ours if is_resampled(run)}))
 
 
 def _rivals_source(found: Rivals) -> str:
@@ -120,7 +113,7 @@ def _rivals_table(found: Rivals) -> list[list[str]]:
         own = SCORES.signed(found.differences[task].mean, found.differences[task])
         printed = SCORES.signed(found.paper[task]) if task in found.paper else MISSING
         seeds = span(found.differences[task].seeds)
-        lines.append([found.titles[task], own, printed, seeds, collapsed, _lr(ours), _lr(theirs)])
+        lines.append([found.titles[task], own, printed, seeds, collapsed, lr_text(ours), lr_text(theirs)])
     printed = MISSING if found.paper_mean is None else SCORES.signed(found.paper_mean)
     mean = [
         f"mean of the first {len(shown)}",
@@ -129,10 +122,6 @@ def _rivals_table(found: Rivals) -> list[list[str]]:
         span(found.mean.seeds),
     ]
     return [*lines, [*mean, "", "", ""]]
-
-
-def _lr(cell: Cell) -> str:
-    return f"{cell.lr:g}{AT_AN_END if cell.at_an_end else ''}"
 
 
 def _ladder_table(found: Ladder) -> list[list[str]]:
@@ -145,5 +134,7 @@ def _ladder_table(found: Ladder) -> list[list[str]]:
     lines = [["arm", "trained", "data, bits per parameter", "recall, %", "lr", "seeds"]]
     for name, cell in arms:
         x, y = place_of(cell)
-        lines.append([name, parameters(cell.trainable), f"{x:.3g}", y.text("{:.1f}"), _lr(cell), str(len(cell.runs))])
+        lines.append(
+            [name, parameters(cell.trainable), f"{x:.3g}", y.text("{:.1f}"), lr_text(cell), str(len(cell.runs))]
+        )
     return lines

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
@@ -167,13 +168,8 @@ def caption(panels: list[Panel]) -> str:
 
 
 def _resampling(panels: list[Panel]) -> str:
-    periods = {
-        f"{run.settings.method.resample_every:g} {run.settings.method.resample_unit}"
-        for panel in panels
-        for run in panel.runs
-        if run.settings.method.resample_every
-    }
-    return f", ROSA resampled every {' or '.join(sorted(periods))}" if periods else ""
+    periods = {period_words(run) for panel in panels for run in panel.runs if is_resampled(run)}
+    return f", ROSA resampled {' or '.join(sorted(periods))}" if periods else ""
 
 
 def _losses_table(panels: list[Panel]) -> list[list[str]]:

@@ -14,10 +14,9 @@ from matplotlib.figure import Figure
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import (
     Panel,
-    letter,
     panels_of,
     plot_range,
     run_ids,

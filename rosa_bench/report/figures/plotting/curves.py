@@ -18,11 +18,11 @@ from rosa_bench.config.identity.defaults import defaults_of
 from rosa_bench.records.measured import EpochScores
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import is_resampled, period_words
-from rosa_bench.report.cells.facts import is_memorised, scored_on_test
+from rosa_bench.report.cells.facts import is_memorised
 from rosa_bench.report.cells.header import data_note, device_words, heading
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.cells.shown import scale, selection_scale
+from rosa_bench.report.cells.shown import reported_rows, scale, selection_scale
 from rosa_bench.report.figures.drawing import WIDTH_IN, drawn, letter
 from rosa_bench.report.figures.plotting.line_names import legend_columns, name_lines
 from rosa_bench.report.writers.text import rows, span
@@ -61,8 +61,7 @@ class Panel:
     @property
     def reported(self) -> str:
         """Axis label for the reported score: its name and split."""
-        split = "test" if scored_on_test(self.run) else "dev"
-        return f"{drawn(metric_name(self.run.scores.reported))}{scale(self.run).unit}, on {split}"
+        return f"{drawn(metric_name(self.run.scores.reported))}{scale(self.run).unit}, on {reported_rows(self.run)}"
 
     @property
     def each_epoch(self) -> str:
@@ -147,13 +146,12 @@ def run_ids(panels: Iterable[Panel], *, tried: bool = False) -> frozenset[str]:
     return frozenset(run.id for cell in cells for run in (cell.tried if tried else cell.runs))
 
 
-def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float | None]], **looks: Any) -> Line2D:
+def plot_range(ax: Axes, x: Sequence[float], values: Iterable[Sequence[float | None]], **looks: Any) -> None:
     """Draw the mean of the values at each x, and shade their range."""
     groups = [np.asarray(some, dtype=float) for some in values]  # None becomes NaN, which leaves a gap
     [line] = ax.plot(x, [some.mean() for some in groups], **looks)
     low, high = [some.min() for some in groups], [some.max() for some in groups]
     ax.fill_between(x, low, high, alpha=0.13, linewidth=0, color=line.get_color())
-    return line
 
 
 def plot_epochs(ax: Axes, cell: Cell, value: Callable[[EpochScores], float | None], **looks: Any) -> None:

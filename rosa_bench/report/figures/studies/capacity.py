@@ -24,7 +24,7 @@ from rosa_bench.report.cells.arms import (
     text_of,
 )
 from rosa_bench.report.cells.facts import fact, per_parameter
-from rosa_bench.report.cells.header import AT_AN_END, device_words
+from rosa_bench.report.cells.header import device_words, lr_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
@@ -206,7 +206,7 @@ def _table(panel: Panel, labels: Labels) -> list[list[str]]:
                     f"{per_parameter(run):.3g}",
                     text_of(recall(cell), "{:.1f}", times=100),
                     text_of(stored(cell)),
-                    f"{cell.lr:g}{AT_AN_END if cell.at_an_end else ''}",
+                    lr_text(cell),
                     str(len(cell.runs)),
                 ]
             )

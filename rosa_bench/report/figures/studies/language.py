@@ -13,9 +13,9 @@ from rosa_bench.report.cells.arms import CUT, INTERVALS, NO_INTERVAL, Estimate, 
 from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, MOST, REDRAWN, labels_of, panels_where, set_log_axis
-from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.curves import Panel, run_ids, sources, titled
 from rosa_bench.report.figures.plotting.dots import best_first, dots_of, height_in, names_in, plot_dots
 from rosa_bench.report.figures.plotting.families import (
     COLOURS,

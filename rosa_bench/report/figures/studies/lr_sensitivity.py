@@ -12,12 +12,11 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import (
     Cells,
     Panel,
     in_two_columns,
-    letter,
     panels_of,
     plot_range,
     run_ids,

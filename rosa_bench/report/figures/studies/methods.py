@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.comparable import method_comparisons
-from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.shown import reported_rows
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
-from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import metric_name, titled
 from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
+from rosa_bench.report.figures.plotting.memory import measured_words
 from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
 from rosa_bench.report.figures.studies.methods_points import (
     COSTS,
@@ -166,13 +166,12 @@ def _label(one: MethodComparison, row: MethodRow) -> str:
 
 def _score_label(one: MethodComparison) -> str:
     """Label the axis with the score: of one task its metric, of several their mean."""
-    metric = drawn(metric_name(one.runs[0].scores.reported))
-    split = "test" if scored_on_test(one.runs[0]) else "dev"
-    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric}{one.scale.unit}, on {split}"
+    run, several = one.runs[0], f"Mean over {len(one.tasks)} tasks"
+    name = several if len(one.tasks) > 1 else drawn(metric_name(run.scores.reported))
+    return f"{name}{one.scale.unit}, on {reported_rows(run)}"
 
 
 def _caption(found: Sequence[MethodComparison]) -> str:
-    kinds = sorted({one.group.setting.device for one in found})
     better, far = WORDS[frozenset(one.scale.lower_is_better for one in found)]
     text = (
         "(not in the paper). Left: the score of each method at its best learning rate on each task, the best first. "
@@ -182,8 +181,8 @@ def _caption(found: Sequence[MethodComparison]) -> str:
         "are far wider than the means differ: the order of such methods may be chance. "
         f"{far} (Tukey's outer fence) are numbers on the left. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
-        "learning rates, on the most common device alone. Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
+        "learning rates, on the most common device alone. "
+        f"{measured_words(one.group for one in found)} "
         f"{sharing_words([run for one in found for run in one.measured])}"
     )
     return Caption(

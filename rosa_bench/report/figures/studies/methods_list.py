@@ -11,9 +11,10 @@ from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodRow
 from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.figures.drawing import SMALL
 from rosa_bench.report.figures.plotting.arms import plot_whiskers
+from rosa_bench.report.figures.plotting.dots import set_lines
 
-SMALL = 6.5  # points
 MANY = 13  # methods
 REACH = 1.5  # the axis goes beyond few means by at most this many times their range, and wider intervals are cut
 FENCE = 3  # the same for many means, in interquartile ranges; so far behind most others, a mean is left out
@@ -37,13 +38,8 @@ def plot_list(
         plot_whiskers(ax, line, score, look.colour, across=True)
         ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
     ax.set_xlim(*_limits(shown))
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_yticks(range(len(rows)), list(names), fontsize=SMALL)
-    ax.tick_params(axis="y", length=0)
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.grid(linewidth=0.3, alpha=0.4)
-    ax.set_axisbelow(True)
-    ax.spines["left"].set_visible(False)
+    set_lines(ax, names)
 
 
 def inside_fence(scores: Sequence[Estimate], scale: Scale) -> list[Estimate]:

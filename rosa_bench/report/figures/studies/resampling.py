@@ -7,12 +7,11 @@ from rosa_bench.report.cells.arms import is_resampled
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import (
     Cells,
     Panel,
     in_two_columns,
-    letter,
     name_variants,
     panels_of,
     plot_against_epochs,
