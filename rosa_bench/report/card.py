@@ -15,7 +15,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.cells.select import split_by_data
+from rosa_bench.report.cells.same_data import split_by_data
 from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
 from rosa_bench.report.cells.statistics import shown_interval_of
 from rosa_bench.report.writers.markdown import escape

@@ -7,11 +7,10 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rosa_bench.config.identity.run_id import is_identity
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
-from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
+from rosa_bench.report.cells.same_data import split_by_data
+from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
 from rosa_bench.report.cells.statistics import Interval, interval_of, shown_interval_of
 
 Key = TypeVar("Key", bound=Hashable)
@@ -232,31 +231,3 @@ def open_ended(cells: Mapping[Key, Cell]) -> set[Key]:
     """
     had_choice = any(cell.had_choice for cell in cells.values())
     return {key for key, cell in cells.items() if had_choice and not cell.is_inside}
-
-
-def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Split the runs of one task by data. Runs share data if their source or their fingerprint is the same.
-
-    The largest data comes first; ties go to the data with the most runs. The fingerprint alone is not enough, because
-    it covers the held-out split, which depends on the seed.
-    """
-    parts: list[tuple[set[Hashable], list[RunRecord]]] = []
-    for run in runs:
-        marks = _marks(run)
-        alike = [part for part in parts if not marks.isdisjoint(part[0])]
-        parts = [part for part in parts if marks.isdisjoint(part[0])]
-        merged = alike[0] if alike else (set(), [])  # grows in place: a copy per run would take quadratic time
-        for known, some in alike[1:]:
-            merged[0].update(known)
-            merged[1].extend(some)
-        merged[0].update(marks)
-        merged[1].append(run)
-        parts.append(merged)
-    return sorted((part[1] for part in parts), key=lambda part: (-part[0].data.rows.total, -len(part)))
-
-
-@kept
-def _marks(run: RunRecord) -> frozenset[Hashable]:
-    """Return what a run's data is known by: the task with the source, and with the fingerprint."""
-    task = frozen({key: value for key, value in run.setting("task").items() if is_identity(f"task.{key}")})
-    return frozenset({(task, run.data.source), (task, run.data.fingerprint)})

@@ -12,7 +12,8 @@ from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import best_of_rank, scores_references
 from rosa_bench.report.cells.learning_rate import RULES
-from rosa_bench.report.cells.select import Cell, choose, open_ended, select, split_by_data
+from rosa_bench.report.cells.same_data import split_by_data
+from rosa_bench.report.cells.select import Cell, choose, open_ended, select
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
