@@ -14,8 +14,8 @@ from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
-from rosa_bench.report.figures.plotting.curves import has_epochs, plain
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
+from rosa_bench.report.figures.plotting.panels import has_epochs, plain
 from rosa_bench.report.figures.plotting.styles import styles_of
 from rosa_bench.report.writers.text import MISSING, span
 

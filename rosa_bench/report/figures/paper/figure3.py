@@ -9,8 +9,9 @@ from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, set_title, sources, variants_of
+from rosa_bench.report.figures.plotting.curves import TITLE, set_title
 from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MIB, parameters
 

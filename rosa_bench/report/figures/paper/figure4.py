@@ -7,19 +7,8 @@ from matplotlib.figure import Figure
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    TITLE,
-    Panel,
-    has_epochs,
-    name_variants,
-    panels_of,
-    plot_epochs,
-    run_ids,
-    score_of,
-    set_title,
-    sources,
-    variants_of,
-)
+from rosa_bench.report.figures.plotting.curves import TITLE, name_variants, plot_epochs, score_of, set_title
+from rosa_bench.report.figures.plotting.panels import Panel, has_epochs, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 METHOD, BESIDE, IN_BOTH = "rosa", "lora", "ft"

@@ -15,16 +15,8 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Panel,
-    panels_of,
-    plot_range,
-    run_ids,
-    set_legend,
-    sources,
-    titled,
-    variants_of,
-)
+from rosa_bench.report.figures.plotting.curves import plot_range, set_legend, titled
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MISSING, span
 

@@ -6,18 +6,14 @@ from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    TITLE,
+from rosa_bench.report.figures.plotting.curves import TITLE, name_variants, plot_epochs, score_of, set_title
+from rosa_bench.report.figures.plotting.panels import (
     Cells,
     Panel,
     has_epochs,
-    name_variants,
     panels_of,
     plain,
-    plot_epochs,
     run_ids,
-    score_of,
-    set_title,
     sources,
     variants_of,
 )

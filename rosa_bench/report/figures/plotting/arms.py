@@ -20,7 +20,7 @@ from rosa_bench.report.cells.arms import (
 )
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.plotting.curves import Panel, sources
+from rosa_bench.report.figures.plotting.panels import Panel, sources
 
 MOST = 4  # panels or rows of panels
 MOST_TICKS = 7

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rosa_bench.report.cells.costs import most_common
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.plotting.curves import Panel
+from rosa_bench.report.figures.plotting.panels import Panel
 
 # What peak memory means, keyed by device type.
 MEASURED = {

@@ -15,7 +15,7 @@ from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, MOST, REDRAWN, labels_of, panels_where, set_log_axis
-from rosa_bench.report.figures.plotting.curves import Panel, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.dots import best_first, dots_of, height_in, names_in, plot_dots
 from rosa_bench.report.figures.plotting.families import (
     COLOURS,
@@ -26,6 +26,7 @@ from rosa_bench.report.figures.plotting.families import (
     plot_families,
     set_family_legend,
 )
+from rosa_bench.report.figures.plotting.panels import Panel, run_ids, sources
 from rosa_bench.report.figures.studies.memory import score_label
 from rosa_bench.report.writers.text import parameters
 

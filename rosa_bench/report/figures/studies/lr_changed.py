@@ -13,7 +13,8 @@ from rosa_bench.report.cells.arms import PERIOD
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import METHOD, Variant
 from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import Cells, Panel, panels_of, run_ids, sort_key, titled, variants_of
+from rosa_bench.report.figures.plotting.curves import titled
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sort_key, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.figures.studies.lr_sensitivity import (
     TITLE,

@@ -21,8 +21,9 @@ from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
 from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Caption, Drawing, drawn, styled
 from rosa_bench.report.figures.plotting.arms import sources_of_arms
-from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, titled
+from rosa_bench.report.figures.plotting.curves import TITLE, titled
 from rosa_bench.report.figures.plotting.dots import set_lines
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids
 from rosa_bench.report.figures.studies.methods_list import fence_of
 
 LINE_IN, EDGES_IN, LEGEND_IN = 0.145, 0.85, 0.3

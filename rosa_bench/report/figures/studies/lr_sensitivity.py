@@ -13,18 +13,8 @@ from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Cells,
-    Panel,
-    in_two_columns,
-    panels_of,
-    plot_range,
-    run_ids,
-    set_legend,
-    sources,
-    unchanged,
-    variants_of,
-)
+from rosa_bench.report.figures.plotting.curves import in_two_columns, plot_range, set_legend
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sources, unchanged, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 TITLE = "Sensitivity to the learning rate"

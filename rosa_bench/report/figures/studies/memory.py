@@ -38,10 +38,11 @@ from rosa_bench.report.figures.plotting.arms import (
     sources_of_arms,
 )
 from rosa_bench.report.figures.plotting.beside import NAME_IN, label_beside
-from rosa_bench.report.figures.plotting.curves import Panel, run_ids, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.plotting.front import pareto_front, plot_front
 from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device
+from rosa_bench.report.figures.plotting.panels import Panel, run_ids
 from rosa_bench.report.writers.text import MIB
 
 LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}

@@ -16,10 +16,11 @@ from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import reported_rows
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
-from rosa_bench.report.figures.plotting.curves import metric_name, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
 from rosa_bench.report.figures.plotting.memory import measured_words
+from rosa_bench.report.figures.plotting.panels import metric_name
 from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
 from rosa_bench.report.figures.studies.methods_points import (
     COSTS,

@@ -8,17 +8,8 @@ from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Cells,
-    Panel,
-    in_two_columns,
-    name_variants,
-    panels_of,
-    plot_against_epochs,
-    run_ids,
-    sources,
-    variants_of,
-)
+from rosa_bench.report.figures.plotting.curves import in_two_columns, name_variants, plot_against_epochs
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 PERIOD = "method.resample_every"
