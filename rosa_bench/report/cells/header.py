@@ -10,7 +10,7 @@ from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
-from rosa_bench.report.writers.text import rows, span
+from rosa_bench.report.writers.text import span, thousands
 
 # Keyed by ``scores.selected_on``; {what} is replaced by what was chosen, {metric} by the metric that chose it.
 SELECTION = {
@@ -105,7 +105,7 @@ def data_note(run: RunRecord) -> str | None:
             **({} if have.test is None else {"test": (have.test, official.get(task.test or ""))}),
         }
         partial = [
-            f"{rows(count)} of {rows(whole)} official {split} rows"
+            f"{thousands(count)} of {thousands(whole)} official {split} rows"
             for split, (count, whole) in counts.items()
             if whole and count < whole
         ]
@@ -167,8 +167,8 @@ def _rows(grid: Grid) -> str:
     counts = []
     for task, run in runs.items():
         have = run.data.rows
-        train = [rows(have.train), *([rows(have.held_out)] if have.held_out else [])]
-        others = [rows(have.validation), *([] if have.test is None else [rows(have.test)])]
+        train = [thousands(have.train), *([thousands(have.held_out)] if have.held_out else [])]
+        others = [thousands(have.validation), *([] if have.test is None else [thousands(have.test)])]
         counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
     held_out = " + held out" if any(run.data.rows.held_out for run in runs.values()) else ""
     test = " / test" if any(map(scored_on_test, runs.values())) else ""

@@ -13,15 +13,8 @@ from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.cells.shown import metric, reported_rows, selection_rows, selection_scale
 from rosa_bench.report.writers.text import MIB, UNDEFINED
 
-DATA = (
-    "source",
-    "rows",
-    "official_rows",
-    "official",
-    "subset",
-    "synthetic",
-    "fingerprint",
-)  # the other fields are for figures
+# What is shown of a record's data; the other fields are for figures.
+DATA = ("source", "rows", "official_rows", "official", "subset", "synthetic", "fingerprint")
 SETTINGS = "Settings"
 POINTS = 150  # the most points of a curve: more than a small plot can show
 DIGITS = 5  # of a value on a curve

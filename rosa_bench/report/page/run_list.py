@@ -9,7 +9,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
 from rosa_bench.report.cells.settings import setting_of, variant_of, words
 from rosa_bench.report.cells.shown import metric, scale
-from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, thousands
 
 
 def _words(_run: RunRecord, value: Any) -> str:
@@ -90,7 +90,7 @@ FIELDS = (
         lambda run: None if run.packed else run.time_s.total,
         lambda _, time_s: f"{time_s:.1f}",
     ),
-    Field("Memory (MiB)", "number", memory_mib, lambda _, mib: rows(round(mib))),
+    Field("Memory (MiB)", "number", memory_mib, lambda _, mib: thousands(round(mib))),
     Field("Device", "choice", lambda run: run.device.name),
     Field("Precision", "choice", lambda run: run.device.precision),
     Field("Started", "text", lambda run: run.started_at[:16].replace("T", " ")),

@@ -20,7 +20,7 @@ from rosa_bench.report.cells.shown import (
     selection_scale,
 )
 from rosa_bench.report.cells.statistics import CONFIDENCE, Interval, interval, wilson
-from rosa_bench.report.writers.text import MIB, UNDEFINED, parameters, rows
+from rosa_bench.report.writers.text import MIB, UNDEFINED, parameters, thousands
 from rosa_bench.system.errors import UserError
 
 OURS = ("python", "rosa-bench", "torch", "transformers")  # versions that are shown first
@@ -77,7 +77,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
             found = _with_interval(run, result[scores.reported])
             yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
-        yield "", f"in brackets: {CONFIDENCE:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
+        yield "", f"in brackets: {CONFIDENCE:.0%} interval over {thousands(run.data.rows.reported)} rows, {how.method}"
     if run.status == "completed" and (bound := best_of_rank([run])) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:
@@ -125,7 +125,7 @@ def _by_row(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
         count = len(found.labels)
         right = sum(label == predicted for label, predicted in zip(found.labels, found.predictions, strict=True))
         shown = SCORES.text(right / count, wilson(right / count, count))
-        yield "by row", f"right on {rows(right)} of {rows(count)} rows, {shown} %"
+        yield "by row", f"right on {thousands(right)} of {thousands(count)} rows, {shown} %"
 
 
 def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
@@ -134,7 +134,7 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
         stored = "" if saved is None else f", {saved / MIB:,.2f} MiB to store"
         yield "trained", f"{parameters(trained)} of {parameters(total or trained)} parameters{stored}"
     if run.resamples:
-        yield "resamples", rows(run.resamples)
+        yield "resamples", thousands(run.resamples)
     if run.time_s.total is not None:
         phases = [f"{phase} {time:,.1f}" for phase, time in run.time_s.items() if phase != "total"]
         yield "time, s", f"{run.time_s.total:,.1f} ({', '.join(phases)})"
@@ -147,7 +147,9 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 def _provenance(run: RunRecord) -> Iterator[tuple[str, str]]:
     have = run.data.rows
-    counts = ", ".join(f"{rows(count)} {split.replace('_', ' ')}" for split, count in have.by_split.items() if count)
+    counts = ", ".join(
+        f"{thousands(count)} {split.replace('_', ' ')}" for split, count in have.by_split.items() if count
+    )
     yield "data", f"{run.data.source}; {counts} rows"
     if note := data_note(run):
         yield "", note

@@ -5,7 +5,7 @@ from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import Measure, score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Loss: nats per token of held-out text, lower is better. Floor: the entropy of the text's source, where it is "
@@ -34,8 +34,8 @@ def build(groups: list[Group]) -> Table:
 def _facts(run: RunRecord) -> dict[str, str]:
     characters, tokens, entropy = (fact(run, name) for name in ("characters", "tokens", "entropy"))
     scored = [
-        *([f"{rows(int(tokens))} tokens"] if tokens else []),
-        *([f"{rows(int(characters))} characters"] if characters else []),
+        *([f"{thousands(int(tokens))} tokens"] if tokens else []),
+        *([f"{thousands(int(characters))} characters"] if characters else []),
     ]
     return {
         "Held-out text": ", ".join(scored),

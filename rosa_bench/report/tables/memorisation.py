@@ -13,7 +13,7 @@ from rosa_bench.report.cells.facts import (
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import Measure, score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Recall: the fraction of names whose whole number is right, times 100. Stored: the information in all numbers less "
@@ -50,9 +50,9 @@ def build(groups: list[Group]) -> Table:
 def _facts(run: RunRecord) -> dict[str, str]:
     pairs, digits, bits, parts = (fact(run, name) for name in ("pairs", "digits", "bits", "parts"))
     said = [
-        *([f"{rows(int(pairs))} names"] if pairs else []),
+        *([f"{thousands(int(pairs))} names"] if pairs else []),
         *([f"{digits:g} digits each"] if digits else []),
-        *([f"{rows(round(bits))} bits"] if bits else []),
+        *([f"{thousands(round(bits))} bits"] if bits else []),
         *([f"learned in {parts:g} parts, one after another"] if parts else []),
     ]
     return {"Data": ", ".join(said)}

@@ -21,7 +21,7 @@ from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import MIB, parameters, rows, span
+from rosa_bench.report.writers.text import MIB, parameters, span, thousands
 from rosa_bench.report.writers.tidy_csv import csv_text
 
 PUBLISHED = "peft_method_comparison"
@@ -101,7 +101,7 @@ def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> d
         "Device": f"{setting['Device']}; memory from {', '.join(sorted({run.device.name for run in one.measured}))}",
         "Seeds": ", ".join(map(str, one.seeds)),
         "Selection": selection_words(cells),
-        "Runs": f"{len(one.rows)} methods, {rows(len(one.runs))} runs of {rows(len(one.tried))} tried",
+        "Runs": f"{len(one.rows)} methods, {thousands(len(one.runs))} runs of {thousands(len(one.tried))} tried",
     }
     if one.rank is not None:
         known["Rank"] = f"{one.rank} where a method has one"
@@ -127,7 +127,7 @@ def _known(ours: Mapping[str, MethodRow], value: Callable[[MethodRow], float | N
 def _task(run: RunRecord) -> str:
     """``CoLA (matthews correlation; 7,696 train rows)``."""
     task, note = run.settings.task, data_note(run)
-    metric, count = run.scores.reported.replace("_", " "), rows(run.data.rows.train)
+    metric, count = run.scores.reported.replace("_", " "), thousands(run.data.rows.train)
     return f"{task.title} ({metric}; {count} train rows{f'; {note}' if note else ''})"
 
 

@@ -6,7 +6,7 @@ from rosa_bench.report.cells.header import data_note
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.tables.arms import score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Loss: nats per token of the test references given their prompts, of the selected epoch. Perplexity: its "
@@ -27,7 +27,11 @@ def build(groups: list[Group]) -> Table:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    train, note, test = rows(run.data.rows.train), data_note(run), run.data.rows.test
+    train, note, test = thousands(run.data.rows.train), data_note(run), run.data.rows.test
     prompts = (run.data.prompts or {}).get("test")
     known = {"Train rows": f"{train} ({note})" if note else train}
-    return {**known, "References": f"{rows(test)} for {rows(prompts)} test prompts"} if test and prompts else known
+    return (
+        {**known, "References": f"{thousands(test)} for {thousands(prompts)} test prompts"}
+        if test and prompts
+        else known
+    )

@@ -29,12 +29,12 @@ def span(values: Collection[int]) -> str:
     return f"{min(values)} to {max(values)}" if min(values) != max(values) else str(min(values))
 
 
-def rows(count: int) -> str:
+def thousands(count: int) -> str:
     """Format a count with thousands separators."""
     return f"{count:,}"
 
 
-def raised(number: int) -> str:
+def superscript(number: int) -> str:
     """Format a note's number as a superscript."""
     return str(number).translate(SUPERSCRIPTS)
 

@@ -14,7 +14,7 @@ from rosa_bench.report.figures.headline import capacity, tasks
 from rosa_bench.report.figures.headline.capacity import Ladder, ladder_of, place_of, plot_capacity
 from rosa_bench.report.figures.headline.tasks import GREY, SMALL, Rivals, plot_tasks, rivals_of
 from rosa_bench.report.published import load_published
-from rosa_bench.report.writers.text import MISSING, parameters, rows, span
+from rosa_bench.report.writers.text import MISSING, parameters, span, thousands
 
 WIDTH_IN, HEIGHT_IN = 8.0, 3.2
 
@@ -59,7 +59,7 @@ def _setting(found: Rivals) -> str:
 
 def _data(found: Ladder) -> str:
     """Name the right part's model and data."""
-    names = rows(int(fact(found.run, "pairs") or 0))
+    names = thousands(int(fact(found.run, "pairs") or 0))
     seeds = span({len(cell.runs) for cell in found.cells})
     return f"{found.run.settings.model.title}, {names} numbers, {seeds} seeds"
 

@@ -15,7 +15,7 @@ from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import reported_rows, scale, selection_scale
 from rosa_bench.report.figures.drawing import drawn, letter
-from rosa_bench.report.writers.text import rows, span
+from rosa_bench.report.writers.text import span, thousands
 
 MOST = 4  # default limit on the panels in a figure
 FIRST_TASK = "cola"  # the task of the paper's Figures 3, 4 and 6
@@ -143,10 +143,10 @@ def sources(panels: Sequence[Panel]) -> list[str]:
     lines = []
     for number, panel in enumerate(panels):
         have, note = panel.run.data.rows, data_note(panel.run)
-        held_out = f", {rows(have.held_out)} held out of train" if have.held_out else ""
+        held_out = f", {thousands(have.held_out)} held out of train" if have.held_out else ""
         seeds = {len(cell.runs) for cell in panel.cells.values()}
-        train, dev = f"{rows(have.train)} train", f"{rows(have.validation)} dev"
-        counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {rows(have.test)} test"
+        train, dev = f"{thousands(have.train)} train", f"{thousands(have.validation)} dev"
+        counts = f"{train} and {dev}" if have.test is None else f"{train}, {dev} and {thousands(have.test)} test"
         noted, further = f" ({note})" if note else "", "".join(f"; {words}" for words in _unlike_the_paper(panel))
         lines.append(
             f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {counts} rows{held_out}{noted}; "

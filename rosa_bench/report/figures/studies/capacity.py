@@ -42,7 +42,7 @@ from rosa_bench.report.figures.plotting.families import (
     set_family_legend,
 )
 from rosa_bench.report.figures.studies.capacity_panels import Panel, capacity_panels, recall, runs_of, stored
-from rosa_bench.report.writers.text import parameters, rows, span
+from rosa_bench.report.writers.text import parameters, span, thousands
 
 MOST = 3  # panels
 LEFT_IN, RIGHT_IN, LEAST_IN, LEGEND_IN = 3.6, 2.6, 2.9, 0.5
@@ -141,7 +141,7 @@ def _plot_arms(ax: Axes, cells: Mapping[Variant, Cell], labels: Mapping[Variant,
     _set_ends(ax.set_xlim, quantity, filter(None, scores.values()), below=0.02)
     run = next(iter(cells.values())).runs[0]
     names, digits = fact(run, "pairs"), fact(run, "digits")
-    said = [f"{rows(int(names))} names, {digits:g} digits each"] if names and digits else []
+    said = [f"{thousands(int(names))} names, {digits:g} digits each"] if names and digits else []
     targets = _targets(cells)
     ax.set_title(drawn("; ".join([*said, *([targets] if targets else [])])), loc="right", fontsize=7)
     ax.set_xlabel(quantity.label)
@@ -188,7 +188,7 @@ def _source(number: int, panel: Panel) -> str:
         ways = sorted({(run.settings.epochs, str(run.setting("task.passes", 1))) for run in runs.values()})
         said = ", ".join(f"{epochs} epochs of {passes} passes" for epochs, passes in ways)
         common = f" (in all arms of {words})" if (words := common_words(runs)) else ""
-        lengths.append(f"{rows(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
+        lengths.append(f"{thousands(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
     seeds = span({len(cell.runs) for cell in panel.cells})
     return f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {'; '.join(lengths)}; seeds: {seeds}."
 
@@ -202,7 +202,7 @@ def _table(panel: Panel, labels: Labels) -> list[list[str]]:
             lines.append(
                 [
                     f"{labels[bits][variant]} ({parameters(cell.trainable)})",
-                    rows(int(fact(run, "pairs") or 0)),
+                    thousands(int(fact(run, "pairs") or 0)),
                     f"{per_parameter(run):.3g}",
                     text_of(recall(cell), "{:.1f}", times=100),
                     text_of(stored(cell)),

@@ -180,9 +180,7 @@ def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> 
     lines = [["panel", "arm", "peak memory, MiB", "score", "on the front", "lr", "seeds"]]
     for number, panel in enumerate(panels):
         points = points_of(panel)
-        front = pareto_front(
-            ((point.x, point.y.mean) for point in points.values()), lower_is_better=panel.run.scores.lower_is_better
-        )
+        front = {(points[variant].x, points[variant].y.mean) for variant in front_of(panel, points)}
         for variant, point in points.items():
             cell = panel.cells[variant]
             lines.append(

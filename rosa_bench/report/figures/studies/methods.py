@@ -32,7 +32,7 @@ from rosa_bench.report.figures.studies.methods_points import (
     scores_of,
     tidy_points,
 )
-from rosa_bench.report.writers.text import MISSING, parameters, rows, span
+from rosa_bench.report.writers.text import MISSING, parameters, span, thousands
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
 NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names (at least) and axes, and the numbers right of it
@@ -201,7 +201,7 @@ def _source(number: int, one: MethodComparison) -> str:
         run = one.group.tasks[task]
         have, note = run.data.rows, data_note(run)
         tasks.append(
-            f"{title} ({run.scores.reported.replace('_', ' ')}; {rows(have.train)} train rows"
+            f"{title} ({run.scores.reported.replace('_', ' ')}; {thousands(have.train)} train rows"
             f"{f', {note}' if note else ''})"
         )
     measured, scored = (", ".join(sorted({run.device.name for run in some})) for some in (one.measured, one.runs))
@@ -211,7 +211,8 @@ def _source(number: int, one: MethodComparison) -> str:
     left_out = "; ".join(f"{name}: {why}" for name, why in one.left_out.items())
     said = [
         f"{letter(number)} {heading(one.group)}: {', '.join(tasks)}.",
-        f"{len(one.rows)} methods; {rows(len(one.runs))} of {rows(len(one.tried))} runs; seeds per task: {seeds}.",
+        f"{len(one.rows)} methods; {thousands(len(one.runs))} of {thousands(len(one.tried))} runs; "
+        f"seeds per task: {seeds}.",
         f"Scores from {scored}; memory from {measured}.",
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),
