@@ -53,25 +53,22 @@ def score_table(
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
     runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
-    scored = f"{scored} scores times 100"
     ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
     beside_paper = any(grid.printed for grid in grids)
     sections = [_section(grid, published, extra_columns(grid)) for grid in grids]
-    compared = [COMPARED] if any(section.contrasts for section in sections) else []
-    timed = [TIMED] if len(untimed) < len(groups) else []
+    notes = [
+        *more,
+        *([COMPARED] if any(section.contrasts for section in sections) else []),
+        *([TIMED] if len(untimed) < len(groups) else []),
+        *(_named(published) if beside_paper or any(grid.titles for grid in grids) else []),
+        *([f"The paper's table: {'; '.join(published.notes)}."] if beside_paper else []),
+    ]
+    shown = f"{LEGEND}, {scored} scores times 100. Ours is" if beside_paper else f"{scored} scores times 100,"
     return Table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}" if beside_paper else OWN_TITLE,
-        intro=[
-            INTRO[0].format(shown=f"{LEGEND}, {scored}. Ours is" if beside_paper else f"{scored},"),
-            *INTRO[1:],
-            *more,
-            *compared,
-            *timed,
-            *(_named(published) if beside_paper or any(grid.titles for grid in grids) else []),
-            *([f"The paper's table: {'; '.join(published.notes)}."] if beside_paper else []),
-        ],
+        intro=[INTRO[0].format(shown=shown), *INTRO[1:], *notes],
         sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
         legend=f"{LEGEND}; {OWN_LEGEND}" if beside_paper else OWN_LEGEND,

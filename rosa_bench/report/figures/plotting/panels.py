@@ -101,16 +101,20 @@ def panels_of(
     panels = []
     for group in groups:
         for task in group.tasks:
-            found = {variant: group.cells.get((variant, task)) for variant in sorted(group.variants, key=sort_key)}
+            found = group.of_task(task)
             scored = {
-                variant: cell
-                for variant, cell in found.items()
-                if cell and cell.runs[0].scores.lower_is_better is lower_is_better and not is_memorised(cell.runs[0])
+                variant: found[variant]
+                for variant in sorted(found, key=sort_key)
+                if scale(run := found[variant].runs[0]).lower_is_better is lower_is_better and not is_memorised(run)
             }
             cells = {variant: cell for variant, cell in among(scored).items() if drawable(cell)}
             if cells and enough(cells):
                 panels.append(Panel(group, task, cells))
+    return _nearest_first(panels)[:most]
 
+
+def _nearest_first(panels: Sequence[Panel]) -> list[Panel]:
+    """Sort panels as `panels_of` says."""
     at_distance = Counter(panel.group.setting.distance for panel in panels for _ in panel.runs)
     of_task = Counter((panel.group.setting.distance, panel.task) for panel in panels for _ in panel.runs)
 
@@ -119,7 +123,7 @@ def panels_of(
         task = panel.task != FIRST_TASK, -of_task[distance, panel.task], panel.task
         return distance[0], -at_distance[distance], task, -len(panel.runs), panel.title, panel.run.id
 
-    return sorted(panels, key=place)[:most]
+    return sorted(panels, key=place)
 
 
 def variants_of(panels: Iterable[Panel]) -> list[Variant]:

@@ -121,13 +121,24 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
         ax.plot([point.x], [point.y.mean], label="_", **look)
     bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if _fits(p.y, limits)]
     level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
+    _name(ax, points, size=size, lines=[*bars, *level])
+
+
+def _name(
+    ax: Axes,
+    points: Sequence[Point],
+    *,
+    size: tuple[float, float],
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> None:
+    """Name few points, or of many those on the front and `NAMED`, where the names cover little, ``lines`` least."""
     named = [p for p in points if len(points) <= MOST_NAMED or p.on_front or p.row.variant.method in NAMED]
     label_points(
         ax,
         {drawn(point.row.name, longest=LONGEST_NAME): point.mean for point in named},
         size=size,
         colours={drawn(point.row.name, longest=LONGEST_NAME): _look(point)["color"] for point in named},
-        lines=[*bars, *level],
+        lines=lines,
         unnamed=[point.mean for point in points if point not in named],
     )
 
