@@ -99,9 +99,9 @@ def recommend(finalists: Sequence[Finalist], *, margin: float) -> Recommendation
 
 def costs_less(ours: Finalist, theirs: Finalist) -> bool:
     """Return whether ours needs less memory in training, or about as much and has less to store."""
-    if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
-        return ours.memory_bytes < theirs.memory_bytes
-    return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+    if same_memory(ours, theirs):
+        return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+    return (ours.memory_bytes or 0) < (theirs.memory_bytes or 0)
 
 
 def same_memory(ours: Finalist, theirs: Finalist) -> bool:

@@ -161,8 +161,8 @@ def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
         for run in admitted
         if (further := asked.not_asked(variant_of(run).changes))
     )
-    listed = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
-    return f"; runs excluded because of settings not given: {listed}" if listed else ""
+    said = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
+    return f"; runs excluded because of settings not given: {said}" if said else ""
 
 
 def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:

@@ -23,7 +23,7 @@ from rosa_bench.report.cells.arms import (
 from rosa_bench.report.cells.header import changed_words, heading, lr_marks, lr_notes, selection_words, setting_words
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.tables.by_lr import place
+from rosa_bench.report.tables.by_lr import first_columns
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, span
 from rosa_bench.report.writers.tidy_csv import csv_text
@@ -90,7 +90,7 @@ def table_of_arms(
             if cells and shown:
                 sections.append(_section(group, cells, shown, facts))
                 tidy += [
-                    {**place(len(sections), group, task, variant), **_tidy(group, cell, measures)}
+                    {**first_columns(len(sections), group, task, variant), **_tidy(group, cell, measures)}
                     for variant, cell in cells.items()
                 ]
     return Table(

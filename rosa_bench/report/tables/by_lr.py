@@ -87,13 +87,13 @@ def _tidy(number: int, group: Group, cells: Cells) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             for row in summaries[task].tidy if task in summaries else []:
                 yield {
-                    **place(number, group, task, variant),
+                    **first_columns(number, group, task, variant),
                     "lr": f"{lr:g}",
                     **row,
                 }
 
 
-def place(number: int, group: Group, task: str, variant: Variant) -> dict[str, str]:
+def first_columns(number: int, group: Group, task: str, variant: Variant) -> dict[str, str]:
     """Return the first columns of a tidy row: which cell of which section it is about."""
     return {
         "setting": str(number),

@@ -16,7 +16,7 @@ from rosa_bench.report.cells.header import (
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import ERRORS
-from rosa_bench.report.tables.by_lr import place
+from rosa_bench.report.tables.by_lr import first_columns
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import UNDEFINED, parameters
 from rosa_bench.report.writers.tidy_csv import csv_text
@@ -97,7 +97,7 @@ def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             if cell := group.cells.get((variant, task)):
                 yield {
-                    **place(number, group, task, variant),
+                    **first_columns(number, group, task, variant),
                     "metric": cell.runs[0].scores.reported,
                     "trainable_parameters": str(cell.trainable),
                     "lr": f"{cell.lr:g}",

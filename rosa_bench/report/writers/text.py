@@ -1,4 +1,4 @@
-"""Format numbers as text."""
+"""Format numbers as text, and divide columns into blocks that fit a width."""
 
 from collections.abc import Collection, Sequence
 

@@ -9,7 +9,7 @@ from rosa_bench.report.cells.facts import fact
 from rosa_bench.report.cells.header import device_words, lr_text
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import SCORES
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.headline import capacity, tasks
 from rosa_bench.report.figures.headline.capacity import Ladder, ladder_of, place_of, plot_capacity
 from rosa_bench.report.figures.headline.tasks import GREY, SMALL, Rivals, plot_tasks, rivals_of
@@ -85,7 +85,7 @@ def _caption(rivals: Rivals | None, ladder: Ladder | None) -> str:
         )
         sources.append(_ladder_source(ladder))
         tables.append(_ladder_table(ladder))
-    return Caption(title="Headline.", text=" ".join(said), sources=sources, tables=tables).markdown
+    return caption_text(title="Headline.", text=" ".join(said), sources=sources, tables=tables)
 
 
 def _period(found: Rivals) -> str:

@@ -13,7 +13,7 @@ from rosa_bench.report.cells.arms import is_resampled, period_words
 from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
 from rosa_bench.report.figures.plotting.panels import has_epochs, plain
 from rosa_bench.report.figures.plotting.styles import styles_of
@@ -164,7 +164,7 @@ def caption(panels: list[Panel]) -> str:
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
         f"{run.device.name}, {run.device.precision}."
     )
-    return Caption(title="Figure 2.", text=text, tables=[_losses_table(panels)]).markdown
+    return caption_text(title="Figure 2.", text=text, tables=[_losses_table(panels)])
 
 
 def _resampling(panels: list[Panel]) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, styled
 from rosa_bench.report.figures.plotting.curves import TITLE, set_title
 from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device
 from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
@@ -86,4 +86,4 @@ def _caption(panels: list[Panel]) -> str:
         f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. "
         f"{measured_words(panel.group for panel in panels)}"
     )
-    return Caption(title="Figure 3.", text=text, sources=sources(panels)).markdown
+    return caption_text(title="Figure 3.", text=text, sources=sources(panels))

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure, SubFigure
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.curves import plot_range, set_legend, titled
 from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
@@ -125,7 +125,7 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
-    return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables).markdown
+    return caption_text(title="Figure 5.", text=text, sources=sources(panels), tables=tables)
 
 
 def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> list[list[str]]:

@@ -27,7 +27,7 @@ from rosa_bench.report.cells.facts import fact, per_parameter
 from rosa_bench.report.cells.header import device_words, lr_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, REDRAWN, set_log_axis
 from rosa_bench.report.figures.plotting.axis_break import moved, name_far
 from rosa_bench.report.figures.plotting.curves import titled
@@ -175,10 +175,10 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
         "trained parameter (dotted: all of the data). Each arm is at its best learning rate, chosen by the loss on the "
         f"same rows. Means with {INTERVALS}; {NO_INTERVAL}. {CUT} {FILLED} {REDRAWN}"
     )
-    return Caption(
+    return caption_text(
         title="Capacity", text=text.strip(), sources=[_source(n, panel) for n, panel in enumerate(panels)],
         tables=[_table(*both) for both in zip(panels, labels, strict=True)],
-    ).markdown  # fmt: skip
+    )  # fmt: skip
 
 
 def _source(number: int, panel: Panel) -> str:

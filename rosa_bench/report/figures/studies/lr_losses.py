@@ -19,7 +19,7 @@ from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
-from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, caption_text, drawn, styled
 from rosa_bench.report.figures.plotting.arms import sources_of_arms
 from rosa_bench.report.figures.plotting.curves import TITLE, titled
 from rosa_bench.report.figures.plotting.dots import set_lines
@@ -126,6 +126,4 @@ def _caption(panels: Sequence[Panel]) -> str:
     )
     if any(scored_on_test(panel.run) for panel in panels):
         text += " Where texts answer prompts, the loss is that of the test references, and perplexity on dev chooses."
-    return Caption(
-        title="Sensitivity of losses to the learning rate", text=text, sources=sources_of_arms(panels)
-    ).markdown
+    return caption_text(title="Sensitivity of losses to the learning rate", text=text, sources=sources_of_arms(panels))

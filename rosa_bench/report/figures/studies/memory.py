@@ -24,7 +24,7 @@ from rosa_bench.report.cells.facts import RECALL as FRACTION
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting import dots
 from rosa_bench.report.figures.plotting.arms import (
     FILLED,
@@ -167,12 +167,12 @@ def _caption(
         f"{measured_words(panel.group for panel in panels)} Each panel has the runs of its "
         f"most common device alone. {sharing_words([run for panel in panels for run in panel.runs])}"
     )
-    return Caption(
+    return caption_text(
         title=title,
         text=text.strip(),
         sources=sources_of_arms(panels),
         tables=[_table(panels, labels)],
-    ).markdown
+    )
 
 
 def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> list[list[str]]:

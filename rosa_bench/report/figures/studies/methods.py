@@ -14,14 +14,14 @@ from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import reported_rows
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, faded, letter, styled
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
 from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
 from rosa_bench.report.figures.plotting.memory import measured_words
 from rosa_bench.report.figures.plotting.panels import metric_name
-from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
+from rosa_bench.report.figures.studies.methods_list import inside_fence, limits_around, plot_list
 from rosa_bench.report.figures.studies.methods_points import (
     COSTS,
     MEMORY,
@@ -41,8 +41,8 @@ MOST_NAMED = 12  # methods; of more, only those on a front and the paper's two a
 NAMED = ("lora", "rosa")
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
 LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
-# Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
-ROOM, MARGIN = 0.15, 0.07
+ROOM = 0.15  # for intervals beyond the means, as a share of their range
+MARGIN = 0.07  # around all, as a share of the axis
 TITLE, LONGEST_NAME = 125, 45  # characters of a line, and of a method's name
 STRENGTH = 0.5  # of the colour of intervals
 # What is better, and which scores have no place on the axes, keyed by the directions of all comparisons in the figure.
@@ -101,7 +101,8 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     shown = inside_fence(scores_of(one), one.scale)
     points = [point for point in points_of(one, cost) if point.y in shown]
-    limits = _limits(shown)
+    means = [score.mean for score in shown]
+    limits = limits_around(shown, room=ROOM * (max(means) - min(means)) or 1, margin=MARGIN)
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
@@ -148,16 +149,6 @@ def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
     return all(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
 
 
-def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
-    """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
-    least, most = min(y.mean for y in scores), max(y.mean for y in scores)
-    room = ROOM * (most - least) or 1
-    ends = [end for y in scores for end in (y.low, y.high) if end is not None]
-    low, high = max(min([least, *ends]), least - room), min(max([most, *ends]), most + room)
-    margin = MARGIN * (high - low) or 1
-    return low - margin, high + margin
-
-
 def _look(point: Point) -> dict[str, Any]:
     look = look_of(point.row.variant.method)
     face = look.colour if point.on_front else "white"
@@ -197,12 +188,12 @@ def _caption(found: Sequence[MethodComparison]) -> str:
         f"{measured_words(one.group for one in found)} "
         f"{sharing_words([run for one in found for run in one.measured])}"
     )
-    return Caption(
+    return caption_text(
         title="Methods",
         text=text.strip(),
         sources=[_source(number, one) for number, one in enumerate(found)],
         tables=[_table(found)],
-    ).markdown
+    )
 
 
 def _source(number: int, one: MethodComparison) -> str:
