@@ -11,16 +11,15 @@ from rosa_bench.choose.choosing import Chosen
 from rosa_bench.choose.measuring import gibibytes
 from rosa_bench.choose.plan import Arm, plural
 from rosa_bench.config.files.folder import own_folder
+from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.choice import (
     Finalist,
     Recommendation,
-    difference_text,
     recommend,
     same_memory,
-    score_text,
     verdict,
 )
-from rosa_bench.report.writers.text import MIB, error_text, percent
+from rosa_bench.report.writers.text import MIB
 
 SAVE = "save_model=true"
 
@@ -72,12 +71,13 @@ def selected_text(score: float, chosen: Chosen) -> str:
     """Return a score on the rows that select, where higher is better."""
     if math.isnan(score):
         return "failed"
-    return error_text(-score) if chosen.found.selects_lowest else percent(score)
+    scale = Scale(chosen.found.selects_lowest)
+    return scale.text(scale.merit(score))
 
 
 def _recommended(chosen: Chosen, found: Recommendation, arm: Arm, typed: Sequence[str]) -> Iterator[str]:
     first = next(iter(found.chosen.runs.values()))
-    lower, reported = first.scores.lower_is_better, first.scores.reported.replace("_", " ")
+    scale, reported = found.chosen.scale, first.scores.reported.replace("_", " ")
     rows = first.data.rows.reported
     yield f"# Use {found.chosen.name}"
     yield from ("", "```bash", command(arm, typed, _epochs(chosen)), "```", "")
@@ -85,12 +85,11 @@ def _recommended(chosen: Chosen, found: Recommendation, arm: Arm, typed: Sequenc
     means = "" if how is None else f" [95 % interval over {how.of}, {how.method}]"
     seeds = plural(len(found.chosen.runs), "seed")
     yield (
-        f"- {reported}: {score_text(found.chosen, lower_is_better=lower)}{means}, {seeds}, "
+        f"- {reported}: {scale.text(found.chosen.score, found.chosen.interval)}{means}, {seeds}, "
         f"{rows:,} rows that neither trained nor ranked anything"
     )
     for name, difference in found.against.items():
-        said = verdict(difference, lower_is_better=lower)
-        yield f"- against {name}: {difference_text(difference, lower_is_better=lower)}, {said}"
+        yield f"- against {name}: {scale.signed(difference.mean, difference)}, {verdict(difference, scale)}"
     if collapsed := sum(bool(run.has_collapsed) for run in found.chosen.runs.values()):
         yield f"- {collapsed} of its {seeds} give the same answer for all rows, so nothing was learned there"
     if found.best is not found.chosen:
@@ -134,7 +133,6 @@ def _leading(chosen: Chosen, leader: Arm, typed: Sequence[str]) -> Iterator[str]
 
 def _table(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:
     first = next(iter(finalists[0].runs.values()))
-    lower = first.scores.lower_is_better
     yield f"| | {first.scores.reported} [95 %] | on rows that select | memory | to store | seeds |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     for one in finalists:
@@ -142,7 +140,7 @@ def _table(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:
         memory = "–" if one.memory_bytes is None else gibibytes(one.memory_bytes)
         stored = "–" if one.saved_bytes is None else _mebibytes(one.saved_bytes)
         yield (
-            f"| {one.name} | {score_text(one, lower_is_better=lower)} | {selected} | {memory} | {stored} | "
+            f"| {one.name} | {one.scale.text(one.score, one.interval)} | {selected} | {memory} | {stored} | "
             f"{len(one.runs)} |"
         )
 

@@ -7,7 +7,7 @@ it.
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -15,9 +15,9 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
-from rosa_bench.report.cells.select import split_by_data
+from rosa_bench.report.cells.same_data import split_by_data
 from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
-from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.cells.statistics import shown_interval_of
 from rosa_bench.report.writers.markdown import escape
 from rosa_bench.system.printable import printable
 from rosa_bench.system.version import __version__
@@ -39,9 +39,8 @@ class Export(NamedTuple):
 
 def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) -> str:
     """Return the text of ``README.md``. ``seeds`` are the runs that differ from ``record`` only in the seed."""
-    settings, scores = record.settings, [run.score for run in seeds]
+    settings, runs = record.settings, list(seeds)
     title = printable(f"{settings.method.title} on {settings.task.title} ({settings.model.title})")
-    whole = _interval(record, scores)
     merged = export.kind == "merged"
     data = ModelCardData(
         base_model=None if export.base is None else printable(export.base),
@@ -57,7 +56,7 @@ def model_card(record: RunRecord, seeds: Iterable[RunRecord], export: Export) ->
     lines = [
         "---", data.to_yaml(), "---", "", f"# {escape(title)}", "",
         f"Trained and {SIGN} {__version__} ([ROSA]({LINK})). Run `{record.id}`.", "",
-        *(f"- {escape(note)}" for note in export.notes), "", "## Scores", "", *_scores(record, scores, whole), "",
+        *(f"- {escape(note)}" for note in export.notes), "", "## Scores", "", *_scores(record, runs), "",
         "## Training", "", *_training(record), "", "## Deviations from the protocol", "", *_deviations(record), "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -96,11 +95,6 @@ def _without_seed(record: RunRecord) -> tuple[str, float, Setting, Variant]:
     return settings.task.name, settings.lr, setting_of(record), variant_of(record)
 
 
-def _interval(record: RunRecord, scores: list[float]) -> Interval | None:
-    found = interval(scores, metric=record.scores.reported, dev_rows=record.data.rows.reported)
-    return None if found is None else found.within(record.scores.reported)
-
-
 def _eval_result(record: RunRecord) -> EvalResult:
     """Return the reported score in the form of huggingface_hub."""
     hub, settings = _hub(record), record.settings
@@ -117,8 +111,9 @@ def _eval_result(record: RunRecord) -> EvalResult:
     )
 
 
-def _scores(record: RunRecord, scores: list[float], whole: Interval | None) -> list[str]:
-    """Return a table of the selected and the last epoch's scores, and a line about the interval."""
+def _scores(record: RunRecord, runs: Sequence[RunRecord]) -> list[str]:
+    """Return a table of the selected and the last epoch's scores, and a line about the interval over ``runs``."""
+    scores, whole = [run.score for run in runs], shown_interval_of(runs)
     names = [name for name in record.selected if name not in ("epoch", "spread")]
     reported = escape(record.scores.reported)
     rows = [

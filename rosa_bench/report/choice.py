@@ -10,8 +10,8 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import Difference, paired
-from rosa_bench.report.cells.shown import Scale, selection_scale
-from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.cells.shown import Scale, scale, selection_scale
+from rosa_bench.report.cells.statistics import Interval, shown_interval_of
 
 SAME_MEMORY = 0.05  # peak memory within so much counts as equal; then what is saved decides
 
@@ -39,10 +39,12 @@ class Finalist:
 
         It is cut at the ends of the metric's range, because it is only shown.
         """
-        first = next(iter(self.runs.values()))
-        count = first.data.rows.reported
-        found = interval(list(self.by_seed.values()), metric=first.scores.reported, dev_rows=count)
-        return None if found is None else found.within(first.scores.reported)
+        return shown_interval_of(self.runs.values())
+
+    @property
+    def scale(self) -> Scale:
+        """How the reported score is shown."""
+        return scale(next(iter(self.runs.values())))
 
     @property
     def memory_bytes(self) -> float | None:
@@ -97,9 +99,9 @@ def recommend(finalists: Sequence[Finalist], *, margin: float) -> Recommendation
 
 def costs_less(ours: Finalist, theirs: Finalist) -> bool:
     """Return whether ours needs less memory in training, or about as much and has less to store."""
-    if ours.memory_bytes and theirs.memory_bytes and not same_memory(ours, theirs):
-        return ours.memory_bytes < theirs.memory_bytes
-    return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+    if same_memory(ours, theirs):
+        return (ours.saved_bytes or 0) < (theirs.saved_bytes or 0)
+    return (ours.memory_bytes or 0) < (theirs.memory_bytes or 0)
 
 
 def same_memory(ours: Finalist, theirs: Finalist) -> bool:
@@ -109,24 +111,13 @@ def same_memory(ours: Finalist, theirs: Finalist) -> bool:
     return abs(ours.memory_bytes / theirs.memory_bytes - 1) <= SAME_MEMORY
 
 
-def verdict(difference: Difference, *, lower_is_better: bool) -> str:
+def verdict(difference: Difference, measure: Scale) -> str:
     """Say what a difference means: ``level``, ``better`` or ``worse``; ``not known`` with one seed."""
     if difference.low is None:
         return "not known, with one seed"
     if difference.within_noise:
         return "level"
-    return "better" if Scale(lower_is_better).merit(difference.mean) > 0 else "worse"
-
-
-def score_text(finalist: Finalist, *, lower_is_better: bool) -> str:
-    """Return a score with its interval: ``81.2 [79.8, 82.6]``."""
-    found = finalist.interval
-    return Scale(lower_is_better).text(finalist.score, *((found.low, found.high) if found else ()))
-
-
-def difference_text(difference: Difference, *, lower_is_better: bool) -> str:
-    """Return a difference with its interval: ``+0.4 [-0.9, +1.7]``."""
-    return Scale(lower_is_better).signed(difference.mean, difference.low, difference.high)
+    return "better" if measure.merit(difference.mean) > 0 else "worse"
 
 
 def _is_level(one: Finalist, best: Finalist, margin: float) -> bool:
@@ -134,5 +125,4 @@ def _is_level(one: Finalist, best: Finalist, margin: float) -> bool:
     found = paired(one.by_seed, best.by_seed)
     if found is None or found.low is None or not found.within_noise:
         return False
-    lower = next(iter(best.runs.values())).scores.lower_is_better
-    return found.mean <= margin * abs(best.score) if lower else found.mean >= -margin
+    return found.mean <= margin * abs(best.score) if best.scale.lower_is_better else found.mean >= -margin

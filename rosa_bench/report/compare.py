@@ -16,7 +16,8 @@ from typing import NamedTuple
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import holm, paired, survives
 from rosa_bench.report.cells.learning_rate import RULE
-from rosa_bench.report.cells.select import COUNTED, cell_of, split_by_data
+from rosa_bench.report.cells.same_data import split_by_data
+from rosa_bench.report.cells.select import COUNTED, cell_of
 from rosa_bench.report.cells.settings import Setting, listed, setting_of, variant_of, words
 from rosa_bench.report.comparison import ABSENT, Comparison, check_values, typed, value_of
 from rosa_bench.report.tables.differences import Pair, Place, Side, differences_section
@@ -156,12 +157,12 @@ def _order(place: Setting, runs: Mapping[tuple[int, str], int]) -> tuple[int, in
 def _left_out(asked: Comparison, admitted: Iterable[RunRecord]) -> str:
     """List runs that were excluded because their methods have changes that were not given as arguments."""
     changes = Counter(
-        " ".join(f"{change.key}={words(change.value)}" for change in further)
+        " ".join(change.text for change in further)
         for run in admitted
         if (further := asked.not_asked(variant_of(run).changes))
     )
-    listed = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
-    return f"; runs excluded because of settings not given: {listed}" if listed else ""
+    said = "; ".join(f"{count} with {change}" for change, count in changes.most_common(SHOWN))
+    return f"; runs excluded because of settings not given: {said}" if said else ""
 
 
 def _by_rank(asked: Comparison, runs: list[RunRecord]) -> list[tuple[int | None, list[RunRecord]]]:

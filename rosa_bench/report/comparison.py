@@ -1,4 +1,4 @@
-"""Parse command lines that select recorded runs, for ``rosa-bench compare`` and ``rosa-bench next``."""
+"""Parse settings on a command line that select recorded runs, as ``rosa-bench compare`` and others take them."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence

@@ -20,7 +20,7 @@ from rosa_bench.report.page.pictures import pictures
 from rosa_bench.report.page.run_list import FIELDS
 from rosa_bench.report.page.script import library, page_script, policy
 from rosa_bench.report.writers.html import fill, table_html
-from rosa_bench.report.writers.text import MISSING, rows
+from rosa_bench.report.writers.text import MISSING, thousands
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
@@ -76,8 +76,8 @@ def page(records: Sequence[RunRecord], choices: Iterable[Recommended] = ()) -> s
 def counted(records: Iterable[RunRecord]) -> str:
     """Count runs by status: ``12 runs: 9 completed, 3 failed``."""
     counts = Counter(record.status for record in records)
-    runs = f"{rows(counts.total())} run{'' if counts.total() == 1 else 's'}"
-    return f"{runs}: {', '.join(f'{rows(counts[status])} {status}' for status in STATUSES if counts[status])}"
+    runs = f"{thousands(counts.total())} run{'' if counts.total() == 1 else 's'}"
+    return f"{runs}: {', '.join(f'{thousands(counts[status])} {status}' for status in STATUSES if counts[status])}"
 
 
 def header(records: Iterable[RunRecord]) -> dict[str, str]:

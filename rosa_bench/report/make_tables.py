@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich import get_console
+from rich.console import Console
 from rich.text import Text
 
 from rosa_bench.records.find import elsewhere
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_records
-from rosa_bench.report.cells.facts import is_memorised, is_text
-from rosa_bench.report.cells.select import Group, scores_references, select
+from rosa_bench.report.cells.facts import is_memorised, is_text, scores_references
+from rosa_bench.report.cells.select import Group, select
 from rosa_bench.report.cells.settings import setting_of
 from rosa_bench.report.cells.unshown import REPEATED, listed, unshown
 from rosa_bench.report.filters import Filters, matching
@@ -38,8 +39,9 @@ from rosa_bench.report.writers.tidy_csv import tidy_csv
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import write_atomic
 
+Builder = Callable[[list[Group]], Table]
 # To add a table, add a file like table2.py and list it here. Errors are never in a table of scores.
-BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
+BUILDERS: tuple[Builder, ...] = (
     table1.build,
     table2.build,
     table3.build,
@@ -47,12 +49,6 @@ BUILDERS: tuple[Callable[[list[Group]], Table], ...] = (
     table5.build,
     collapses.build,
 )
-BUILDERS_OF_FITS: tuple[Callable[[list[Group]], Table], ...] = (train_loss.build,)  # of scores and of losses
-BUILDERS_OF_METHODS: tuple[Callable[[list[Group]], Table], ...] = (methods.build,)  # of scores and of references
-BUILDERS_OF_REFERENCES: tuple[Callable[[list[Group]], Table], ...] = (references.build,)
-BUILDERS_OF_ERRORS: tuple[Callable[[list[Group]], Table], ...] = (regression.build,)
-BUILDERS_OF_TEXTS: tuple[Callable[[list[Group]], Table], ...] = (language.build,)
-BUILDERS_OF_MEMORIES: tuple[Callable[[list[Group]], Table], ...] = (memorisation.build,)
 
 
 def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None, first: int | None = None) -> None:
@@ -71,7 +67,8 @@ def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None
         )
     if wanted:
         records = matching(records, wanted)
-    tables = build_tables(records)
+    built = build_families(records)
+    tables = [table for _, some in built for table in some]
     if not tables and wanted:
         raise UserError(f"no table shows these runs ({counted(records)}); rosa-bench ls lists them")
     if not tables:
@@ -80,44 +77,40 @@ def make_tables(results_dir: Path, *, write: bool, wanted: Filters | None = None
             "(batches of 32 on CoLA); run with pad_to_max=false for a table of scores"
         )
     # Write before printing, so that the files exist even if the reader closes the pipe early.
-    paths = _write(tables, records, found, results_dir / "tables") if write else []
+    paths = _write(built, found, results_dir / "tables") if write else []
     console = get_console()
     for table in tables:
-        show(replace(table, sections=table.sections[:first]), console)
-        if more := table.sections[first:] if first else ():
-            console.print()
-            those = "it" if len(more) == 1 else "them"
-            console.print(Text(f"... and {len(more)} more; rosa-bench tables --all prints {those}"), soft_wrap=True)
-        console.print()
+        _print(table, first, console)
     console.print(Text(counted(records)), soft_wrap=True)
     if paths:
         console.print(Text(f"written to {', '.join(map(str, paths))}"), soft_wrap=True)
     found.remind()
 
 
+def _print(table: Table, first: int | None, console: Console) -> None:
+    """Print the ``first`` sections of a table, and say how many more there are."""
+    show(replace(table, sections=table.sections[:first]), console)
+    if more := table.sections[first:] if first else ():
+        console.print()
+        those = "it" if len(more) == 1 else "them"
+        console.print(Text(f"... and {len(more)} more; rosa-bench tables --all prints {those}"), soft_wrap=True)
+    console.print()
+
+
 def _write(
-    tables: Iterable[Table], records: Iterable[RunRecord], found: Iterable[RunRecord], folder: Path
+    built: Iterable[tuple[list[RunRecord], list[Table]]], found: Iterable[RunRecord], folder: Path
 ) -> list[Path]:
-    """Write the files and return their paths. Raises `UserError` if one cannot be written."""
-    families_counted = [(counted(some), builders) for some, builders in families(records)]
-    counts = {build([]).name: text for text, builders in families_counted for build in builders}
+    """Write the tables and a list of all runs, and return the paths. Raises `UserError` if one cannot be written."""
     runs = folder / "runs.csv"
+    paths = []
     try:
-        paths = [path for table in tables for path in write_table(table, folder, counts[table.name])]
+        for records, tables in built:
+            counts = counted(records) if tables else ""
+            paths += [path for table in tables for path in write_table(table, folder, counts)]
         write_atomic(runs, tidy_csv(run_rows(found)))
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}; write=false only prints the tables") from error
     return [*paths, runs]
-
-
-def tabled(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Keep the records of tables of scores: those whose metric is a score, not an error."""
-    return [record for record in records if not record.scores.lower_is_better]
-
-
-def untabled(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Keep the records of tables of errors: all others."""
-    return [record for record in records if record.scores.lower_is_better]
 
 
 def searched(records: Iterable[RunRecord]) -> list[RunRecord]:
@@ -130,35 +123,40 @@ def is_regression(record: RunRecord) -> bool:
     return record.scores.lower_is_better and not is_text(record) and not scores_references(record)
 
 
-def families(
-    records: Iterable[RunRecord],
-) -> list[tuple[list[RunRecord], tuple[Callable[[list[Group]], Table], ...]]]:
+def families(records: Iterable[RunRecord]) -> list[tuple[list[RunRecord], tuple[Builder, ...]]]:
     """Divide records among the builders of their tables, in the order of the tables.
 
     Each record is in one part, in that of the fits unless its rows are memorised, and in that of the methods if it can
     be compared there.
     """
-    scores, errors = tabled(records), untabled(records)
-    scored = [run for run in scores if not is_memorised(run)]
-    references = [run for run in errors if scores_references(run)]
+    known = list(records)
+    errors = [run for run in known if run.scores.lower_is_better]
+    memorised = [run for run in known if is_memorised(run) and not run.scores.lower_is_better]
+    scored = [run for run in known if not is_memorised(run) and not run.scores.lower_is_better]
+    referenced = [run for run in errors if scores_references(run)]
     return [
         (scored, BUILDERS),
-        ([*scored, *errors], BUILDERS_OF_FITS),
-        ([*scored, *references], BUILDERS_OF_METHODS),
-        (references, BUILDERS_OF_REFERENCES),
-        ([run for run in errors if is_regression(run)], BUILDERS_OF_ERRORS),
-        ([run for run in scores if is_memorised(run)], BUILDERS_OF_MEMORIES),
-        ([run for run in errors if is_text(run)], BUILDERS_OF_TEXTS),
+        ([*scored, *errors], (train_loss.build,)),
+        ([*scored, *referenced], (methods.build,)),
+        (referenced, (references.build,)),
+        ([run for run in errors if is_regression(run)], (regression.build,)),
+        (memorised, (memorisation.build,)),
+        ([run for run in errors if is_text(run)], (language.build,)),
     ]
 
 
-def build_tables(records: Sequence[RunRecord]) -> list[Table]:
-    """Build every table that has an entry from these records."""
-    tables = []
+def build_families(records: Iterable[RunRecord]) -> list[tuple[list[RunRecord], list[Table]]]:
+    """Build every table that has an entry, beside the records that it is made from."""
+    built = []
     for some, builders in families(records):
         groups = select(some)
-        tables += [build(groups) for build in builders]
-    return [table for table in tables if table.sections]
+        built.append((some, [table for build in builders if (table := build(groups)).sections]))
+    return built
+
+
+def build_tables(records: Iterable[RunRecord]) -> list[Table]:
+    """Build every table that has an entry from these records."""
+    return [table for _, tables in build_families(records) for table in tables]
 
 
 def shown_in(records: Iterable[RunRecord]) -> set[str]:

@@ -8,7 +8,8 @@ from scipy import stats
 
 from rosa_bench.records.mappings import PeakBytes
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.choice import Finalist, costs_less, difference_text, recommend, score_text, verdict
+from rosa_bench.report.cells.shown import SCORES, Scale
+from rosa_bench.report.choice import Finalist, costs_less, recommend, verdict
 
 MakeRecord = Callable[..., RunRecord]
 GB = 2**30
@@ -41,7 +42,7 @@ def test_the_best_on_held_out_rows_is_recommended_though_another_is_better_on_de
     found = recommend([ft, lora], margin=0.01)
     assert (found.chosen, found.best) == (lora, lora)
     assert found.against["ft"].mean == pytest.approx(-0.1)
-    assert verdict(found.against["ft"], lower_is_better=False) == "worse"
+    assert verdict(found.against["ft"], found.chosen.scale) == "worse"
 
 
 def test_a_cheaper_one_that_is_level_is_recommended_with_students_intervals(finalist: Callable[..., Finalist]) -> None:
@@ -51,10 +52,11 @@ def test_a_cheaper_one_that_is_level_is_recommended_with_students_intervals(fina
     test = stats.ttest_rel(lora, ft).confidence_interval(0.95)
     difference = found.against["ft"]
     assert (difference.low, difference.high) == (pytest.approx(test.low), pytest.approx(test.high))
-    assert verdict(difference, lower_is_better=False) == "level"
+    assert verdict(difference, SCORES) == "level"
     own = stats.ttest_1samp(lora, 0).confidence_interval(0.95)
-    assert score_text(found.chosen, lower_is_better=False) == f"62.7 [{100 * own.low:.1f}, {100 * own.high:.1f}]"
-    assert difference_text(difference, lower_is_better=False) == f"-0.3 [{100 * test.low:.1f}, +{100 * test.high:.1f}]"
+    shown = found.chosen.scale.text(found.chosen.score, found.chosen.interval)
+    assert shown == f"62.7 [{100 * own.low:.1f}, {100 * own.high:.1f}]"
+    assert SCORES.signed(difference.mean, difference) == f"-0.3 [{100 * test.low:.1f}, +{100 * test.high:.1f}]"
 
 
 @pytest.mark.parametrize(("dev", "gb", "why"), [
@@ -120,7 +122,7 @@ def test_one_seed_shows_nothing_to_be_level(finalist: Callable[..., Finalist]) -
     best, lora = finalist("ft", [0.60], gb=4), finalist("lora", [0.60], held_out=[0.59], gb=1)
     found = recommend([best, lora], margin=0.01)
     assert found.chosen is best
-    assert verdict(found.against["lora"], lower_is_better=False) == "not known, with one seed"
+    assert verdict(found.against["lora"], SCORES) == "not known, with one seed"
 
 
 def test_only_shared_seeds_rank_finalists(finalist: Callable[..., Finalist]) -> None:
@@ -134,7 +136,7 @@ def test_only_shared_seeds_rank_finalists(finalist: Callable[..., Finalist]) -> 
 ])  # fmt: skip
 def test_a_higher_error_is_worse(finalist: Callable[..., Finalist], mean: list[float], lower: bool, said: str) -> None:
     found = recommend([finalist("lora", mean), finalist("ft", [0.0, 0.0, 0.0], held_out=[-9, -9, -9])], margin=0)
-    assert verdict(found.against["ft"], lower_is_better=lower) == said
+    assert verdict(found.against["ft"], Scale(lower)) == said
 
 
 def test_a_finalist_whose_selection_score_is_undefined_is_not_the_best(finalist: Callable[..., Finalist]) -> None:

@@ -15,7 +15,6 @@ from rosa_bench.report.cells.reported import reporting
 from rosa_bench.report.compare import compare
 from rosa_bench.report.comparison import ABSENT, comparison, typed, value_of
 from rosa_bench.report.tables.table import Section
-from rosa_bench.report.writers.text import signed
 from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
@@ -38,6 +37,10 @@ def figures(section: Section) -> dict[str, dict[str, str | None]]:
 
 def asked_and_chosen(section: Section) -> dict[str, str]:
     return {name: text for name, text in section.header.items() if name not in ("Model", "Device")}
+
+
+def signed(fraction: float) -> str:
+    return f"{100 * fraction:+z.1f}"
 
 
 def by_scipy(differences: np.ndarray) -> str:

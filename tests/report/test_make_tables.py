@@ -12,7 +12,8 @@ from rosa_bench.cli.commands import tables
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import save_record
 from rosa_bench.report import published
-from rosa_bench.report.make_tables import BUILDERS_OF_FITS, BUILDERS_OF_METHODS, counted, families, make_tables
+from rosa_bench.report.make_tables import counted, families, make_tables
+from rosa_bench.report.tables import methods, train_loss
 from rosa_bench.system.errors import UserError
 
 MakeRecord = Callable[..., RunRecord]
@@ -138,13 +139,14 @@ def test_a_loss_of_references_is_in_tables_of_its_own(
 def test_every_run_is_in_one_family_of_tables(every_kind: list[RunRecord]) -> None:
     """And in those of the fits and of the methods, if it can be compared there."""
     found = families(every_kind)
-    apart = [some for some, builders in found if builders not in (BUILDERS_OF_METHODS, BUILDERS_OF_FITS)]
+    again = (train_loss.build,), (methods.build,)
+    apart = [some for some, builders in found if builders not in again]
     assert sorted(run.id for some in apart for run in some) == sorted(run.id for run in every_kind)
     assert all(some for some in apart)
-    [compared] = [some for some, builders in found if builders == BUILDERS_OF_METHODS]
+    [compared] = [some for some, builders in found if builders == (methods.build,)]
     kinds = {(run.settings.task.name, run.scores.reported) for run in compared}
     assert kinds == {("cola", "matthews_correlation"), ("e2e_nlg", "bleu"), ("e2e_nlg", "loss")}
-    [fitted] = [some for some, builders in found if builders == BUILDERS_OF_FITS]
+    [fitted] = [some for some, builders in found if builders == (train_loss.build,)]
     left = [run for run in every_kind if run not in fitted]
     assert left and {run.settings.task.name for run in left} == {"phonebook"}
 

@@ -33,6 +33,12 @@ def looks() -> dict[str, Look]:
     return dict(sorted(found.items(), key=lambda pair: pair[1].order))
 
 
+def order_of(method: str) -> int:
+    """Return the place of a method in legends; after all others if it has no yaml."""
+    known = list(looks())
+    return known.index(method) if method in known else len(known)
+
+
 def look_of(method: str) -> Look:
     """Return the look of a method; grey with small dots if it has no yaml."""
     return looks().get(method, UNKNOWN)

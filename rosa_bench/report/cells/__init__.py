@@ -1,1 +1,1 @@
-"""Which runs a cell shows: settings, variants, selection and statistics."""
+"""From records to the cells of tables: settings, variants, selection, statistics, costs, and words about them."""

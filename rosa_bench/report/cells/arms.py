@@ -7,11 +7,11 @@ from statistics import fmean
 
 import numpy as np
 
-from rosa_bench.config.files.looks import looks
+from rosa_bench.config.files.looks import order_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import METHOD, Variant, frozen, words
-from rosa_bench.report.cells.statistics import ROUNDING, critical_value
+from rosa_bench.report.cells.statistics import ROUNDING, student
 from rosa_bench.report.writers.text import MISSING
 
 PERIOD = ("method.resample_every", "method.resample_unit")
@@ -27,12 +27,11 @@ Range = tuple[float, float]  # the least and the greatest value that is possible
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over ``count`` seeds and its 95 % interval, which is None without spread."""
+    """A mean over seeds and its 95 % interval, which is None without spread."""
 
     mean: float
     low: float | None
     high: float | None
-    count: int
 
     @property
     def whiskers(self) -> tuple[float, float]:
@@ -44,7 +43,7 @@ class Estimate:
     def times(self, factor: float) -> "Estimate":
         """This estimate in another unit."""
         low, high = (None if end is None else factor * end for end in (self.low, self.high))
-        return Estimate(mean=factor * self.mean, low=low, high=high, count=self.count)
+        return Estimate(mean=factor * self.mean, low=low, high=high)
 
     def within(self, low: float, high: float) -> "Estimate":
         """This estimate with its interval cut to what values can be."""
@@ -68,9 +67,9 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return None
     mean = fmean(known)
     if np.ptp(known) <= ROUNDING * max(map(abs, known)):
-        return Estimate(mean=mean, low=None, high=None, count=len(known))
-    half = float(critical_value(len(known) - 1) * np.std(known, ddof=1) / math.sqrt(len(known)))
-    return Estimate(mean=mean, low=mean - half, high=mean + half, count=len(known))
+        return Estimate(mean=mean, low=None, high=None)
+    low, high = student(known)
+    return Estimate(mean=mean, low=low, high=high)
 
 
 def over_seeds(
@@ -109,10 +108,34 @@ def arm_order(variant: Variant, run: RunRecord) -> tuple:
 
     The form is all that is changed but `HOW`. Among its periods, never comes first.
     """
-    known, changes = list(looks()), sorted(_changes(variant).items())
-    place = known.index(variant.method) if variant.method in known else len(known)
+    changes = sorted(_changes(variant).items())
     form = [change for change in changes if change[0] not in HOW]
-    return place, variant.method, variant.rank or 0, len(form), form, period_order(run), changes, variant.label
+    return (
+        order_of(variant.method),
+        variant.method,
+        variant.rank or 0,
+        len(form),
+        form,
+        period_order(run),
+        changes,
+        variant.label,
+    )
+
+
+def in_order(runs: Mapping[Variant, RunRecord]) -> dict[Variant, RunRecord]:
+    """Return arms, with any run of each, by their `arm_order`."""
+    return {variant: runs[variant] for variant in sorted(runs, key=lambda one: arm_order(one, runs[one]))}
+
+
+def one_run_each(cells: Mapping[Variant, Cell]) -> dict[Variant, RunRecord]:
+    """Return any one run of each arm, to read what its seeds share."""
+    return {variant: cell.runs[0] for variant, cell in cells.items()}
+
+
+def arms_of(group: Group, task: str, keep: Callable[[RunRecord], object]) -> dict[Variant, Cell]:
+    """Return the cells of a task whose runs ``keep`` accepts, by their `arm_order`."""
+    found = {variant: cell for variant, cell in group.of_task(task).items() if all(map(keep, cell.runs))}
+    return {variant: found[variant] for variant in in_order(one_run_each(found))}
 
 
 def period_order(run: RunRecord) -> tuple[bool, str, float]:

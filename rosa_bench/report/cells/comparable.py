@@ -9,9 +9,10 @@ from rosa_bench.config.files.preset import swept
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD, arm_order, own_changes, period_words
 from rosa_bench.report.cells.costs import most_common, own_peak_bytes
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.methods import MethodComparison, method_row
-from rosa_bench.report.cells.select import Cell, Group, scored_on_test
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
 
@@ -60,7 +61,10 @@ def _comparison(group: Group, among: list[str]) -> MethodComparison:
     usual = _usual_seeds(methods.values(), among)
     most = max(map(len, usual.values()))
     tasks = [task for task in among if len(usual[task]) >= min(ENOUGH_SEEDS, most)]
-    others = {task: set(_seeds_run(methods.values(), task)) - usual[task] for task in tasks}
+    others = {
+        task: {seed for cells in methods.values() if task in cells for seed in cells[task].by_seed} - usual[task]
+        for task in tasks
+    }
     again = {variant: cells for variant in methods if (cells := _of_seeds(methods[variant], others))}
     few = {_title(group, task): "most methods share one seed of it, or none" for task in among if task not in tasks}
     found = _compared(group, rank, tasks, {variant: _of_seeds(methods[variant], usual) for variant in methods})
@@ -125,11 +129,6 @@ def _tuned_seeds(cell: Cell) -> set[int]:
     """Return the seeds of a cell that have more than half of the learning rates of the seed with most."""
     rates = Counter(run.settings.seed for run in cell.tried)
     return {seed for seed, count in rates.items() if 2 * count > max(rates.values())}
-
-
-def _seeds_run(methods: Iterable[Mapping[str, Cell]], task: str) -> list[int]:
-    """Return the seeds of a task's runs at the chosen rates, once for each method."""
-    return [seed for cells in methods if task in cells for seed in cells[task].by_seed]
 
 
 def _of_seeds(cells: Mapping[str, Cell], seeds: Mapping[str, Collection[int]]) -> dict[str, Cell]:

@@ -1,6 +1,8 @@
-"""What the records of memorisation and of language modelling say about their data, whatever file they come from."""
+"""What a record says about its task and data: what is scored, what is memorised, and which values are possible."""
 
 import math
+import statistics
+from collections.abc import Sequence
 
 from rosa_bench.records.record import RunRecord
 
@@ -45,3 +47,28 @@ def storable(run: RunRecord) -> tuple[float, float]:
 def storable_per_parameter(run: RunRecord) -> tuple[float, float]:
     """Return the least and the most bits that can be stored per trained parameter."""
     return 0.0, per_parameter(run) or math.inf
+
+
+def scored_on_test(run: RunRecord) -> bool:
+    """Whether the task has prompts, whose outputs or references are scored on a test split."""
+    return run.data.prompts is not None
+
+
+def scores_references(run: RunRecord) -> bool:
+    """Whether the score is the loss or perplexity of the test references; no output is needed for it."""
+    return scored_on_test(run) and run.scores.lower_is_better
+
+
+def best_of_rank(runs: Sequence[RunRecord]) -> float | None:
+    """Return the mean dev error of the best update of the runs' rank in closed form; None unless all recorded it.
+
+    ``runs`` differ only in the seed. Methods without a rank may reach the best update of any rank.
+    """
+    rank = runs[0].settings.method.rank
+    found: list[float | None] = []
+    for run in runs:
+        for errors in run.data.best_of_rank.validation if run.data.best_of_rank else [[]]:
+            place = len(errors) - 1 if rank is None else rank
+            found.append(errors[place] if 0 <= place < len(errors) else None)
+    known = [error for error in found if error is not None]
+    return statistics.fmean(known) if known and len(known) == len(found) else None

@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 
 from rosa_bench.records.mappings import Weights
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import fact
+from rosa_bench.report.cells.facts import fact, scored_on_test
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Cell, Group, scored_on_test
+from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Deviation, words
 from rosa_bench.report.published import PublishedTable
-from rosa_bench.report.writers.text import rows, span
+from rosa_bench.report.writers.text import span, thousands
 
 # Keyed by ``scores.selected_on``; {what} is replaced by what was chosen, {metric} by the metric that chose it.
 SELECTION = {
@@ -19,23 +19,33 @@ SELECTION = {
     "validation": "{what} by dev itself, as in the paper, so the scores are optimistic",
     "train": "{what} by the {metric} on the train rows, which are what is memorised",
 }
-# Marks on figures whose learning rate is in doubt, and the notes that explain them.
 LONGEST_NOTE = 500  # characters of what a record says about its data
+# Marks on figures whose learning rate is in doubt, and the notes that explain them.
 AT_AN_END, UNSETTLED = "‡", "§"
 END_NOTE = f"{AT_AN_END} the smallest, the largest or the only learning rate tried, so a better one may lie beyond"
 UNSETTLED_NOTE = f"{UNSETTLED} these other learning rates may be better; they are ahead on shared seeds or over all: "
 
 
-def marks_of(doubts: Mapping[str, object]) -> str:
-    """Return the marks whose doubts hold, in their order."""
-    return "".join(mark for mark, holds in doubts.items() if holds)
+def lr_marks(*, at_an_end: bool, unsettled: bool) -> str:
+    """Return the marks on a figure: whether its learning rate is `AT_AN_END` of those tried, or `UNSETTLED`."""
+    return f"{AT_AN_END if at_an_end else ''}{UNSETTLED if unsettled else ''}"
+
+
+def lr_text(cell: Cell) -> str:
+    """Return the chosen learning rate, marked if it is at an end of those tried."""
+    return f"{cell.lr:g}{lr_marks(at_an_end=cell.at_an_end, unsettled=False)}"
+
+
+def lr_notes(*, at_an_end: bool, unsettled: str) -> list[str]:
+    """Explain the `lr_marks` of a section. ``unsettled`` lists the learning rates that may be better, if any."""
+    return [*([END_NOTE] if at_an_end else []), *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else [])]
 
 
 def heading(group: Group, *, device: bool = True) -> str:
     """Name a setting, with the type of its device and the precision unless ``device`` is False."""
     setting = group.setting
     title = group.runs[0].settings.model.title
-    changes = [f"{change.key}={words(change.value)}" for change in setting.deviations]
+    changes = [change.text for change in setting.deviations]
     where = [f"{setting.device} {setting.precision}"] if device else []
     return ", ".join([title, f"protocol {setting.protocol}", *where, *changes])
 
@@ -43,12 +53,8 @@ def heading(group: Group, *, device: bool = True) -> str:
 def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     """Build the header above a setting's table: name -> text."""
     group = grid.group
-    setting, protocol = group.setting, group.runs[0].settings.protocol
     known = {
-        "Model": model_words(group.runs[0]),
-        "Protocol": f"{protocol.name}: {protocol.title}",
-        "Changed": "; ".join(changed_words(change) for change in setting.deviations) or "nothing",
-        "Device": device_words(group.runs),
+        **setting_words(group, group.runs),
         "Metric": _metrics(grid),
         "Rows": _rows(grid),
         "Selection": selection_words(list(group.cells.values())),
@@ -59,6 +65,17 @@ def header(grid: Grid, published: PublishedTable) -> dict[str, str]:
     if grid.printed:
         known["Paper"] = f"{published.source}: {published.model}, single runs"
     return known
+
+
+def setting_words(group: Group, runs: Sequence[RunRecord]) -> dict[str, str]:
+    """Describe what all of these runs of a group share: model, protocol, deviations from it, and device."""
+    protocol = runs[0].settings.protocol
+    return {
+        "Model": model_words(runs[0]),
+        "Protocol": f"{protocol.name}: {protocol.title}",
+        "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
+        "Device": device_words(runs),
+    }
 
 
 def model_words(run: RunRecord) -> str:
@@ -88,7 +105,7 @@ def data_note(run: RunRecord) -> str | None:
             **({} if have.test is None else {"test": (have.test, official.get(task.test or ""))}),
         }
         partial = [
-            f"{rows(count)} of {rows(whole)} official {split} rows"
+            f"{thousands(count)} of {thousands(whole)} official {split} rows"
             for split, (count, whole) in counts.items()
             if whole and count < whole
         ]
@@ -132,7 +149,7 @@ def _weights(weights: Weights) -> str:
 
 def changed_words(change: Deviation) -> str:
     """Describe a deviation: its value and the protocol's."""
-    return f"{change.key}={words(change.value)} (protocol: {words(change.expected)})"
+    return f"{change.text} (protocol: {words(change.expected)})"
 
 
 def _metrics(grid: Grid) -> str:
@@ -150,8 +167,8 @@ def _rows(grid: Grid) -> str:
     counts = []
     for task, run in runs.items():
         have = run.data.rows
-        train = [rows(have.train), *([rows(have.held_out)] if have.held_out else [])]
-        others = [rows(have.validation), *([] if have.test is None else [rows(have.test)])]
+        train = [thousands(have.train), *([thousands(have.held_out)] if have.held_out else [])]
+        others = [thousands(have.validation), *([] if have.test is None else [thousands(have.test)])]
         counts.append(f"{grid.tasks[task]} {' / '.join([' + '.join(train), *others])}")
     held_out = " + held out" if any(run.data.rows.held_out for run in runs.values()) else ""
     test = " / test" if any(map(scored_on_test, runs.values())) else ""

@@ -7,12 +7,11 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from rosa_bench.config.identity.run_id import is_identity
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.kept import kept
 from rosa_bench.report.cells.learning_rate import RULE, SEED, best_by_seed, best_lr, runner_up
-from rosa_bench.report.cells.settings import Setting, Variant, frozen, setting_of, variant_of
-from rosa_bench.report.cells.statistics import Interval, interval
+from rosa_bench.report.cells.same_data import split_by_data
+from rosa_bench.report.cells.settings import Setting, Variant, setting_of, variant_of
+from rosa_bench.report.cells.statistics import Interval, interval_of, shown_interval_of
 
 Key = TypeVar("Key", bound=Hashable)
 COUNTED = ("completed", "failed")  # an interrupted run proves nothing yet
@@ -85,14 +84,12 @@ class Cell:
     @property
     def interval(self) -> Interval | None:
         """The 95 % interval of `mean`, or None if unknown."""
-        run = self.runs[0]
-        return interval(list(self.by_seed.values()), metric=run.scores.reported, dev_rows=run.data.rows.validation)
+        return interval_of(self.runs)
 
     @property
     def shown_interval(self) -> Interval | None:
         """`interval` as it is shown: cut at the ends of the metric's range."""
-        found = self.interval
-        return None if found is None else found.within(self.runs[0].scores.reported)
+        return shown_interval_of(self.runs)
 
     @property
     def by_lr(self) -> dict[float, list[RunRecord]]:
@@ -155,35 +152,14 @@ class Group:
         """The variants that have a cell, in a fixed order."""
         return sorted({variant for variant, _ in self.cells}, key=lambda one: (one.title, one.rank or 0, one.label))
 
+    def of_task(self, task: str) -> dict[Variant, Cell]:
+        """Return the cells of a task by variant."""
+        return {variant: cell for (variant, one), cell in self.cells.items() if one == task}
+
     @property
     def runs(self) -> list[RunRecord]:
         """All runs behind the cells."""
         return [run for cell in self.cells.values() for run in cell.runs]
-
-
-def best_of_rank(cell: Cell) -> float | None:
-    """Return the mean dev error of the best update of the cell's rank in closed form, or None if not recorded.
-
-    Methods without a rank may reach the best update of any rank.
-    """
-    rank = cell.runs[0].settings.method.rank
-    found: list[float | None] = []
-    for run in cell.runs:
-        for errors in run.data.best_of_rank.validation if run.data.best_of_rank else [[]]:
-            place = len(errors) - 1 if rank is None else rank
-            found.append(errors[place] if 0 <= place < len(errors) else None)
-    known = [error for error in found if error is not None]
-    return statistics.fmean(known) if known and len(known) == len(found) else None
-
-
-def scored_on_test(run: RunRecord) -> bool:
-    """Whether the task has prompts, whose outputs or references are scored on a test split."""
-    return run.data.prompts is not None
-
-
-def scores_references(run: RunRecord) -> bool:
-    """Whether the score is the loss or perplexity of the test references; no output is needed for it."""
-    return scored_on_test(run) and run.scores.lower_is_better
 
 
 def select(records: Iterable[RunRecord]) -> list[Group]:
@@ -255,31 +231,3 @@ def open_ended(cells: Mapping[Key, Cell]) -> set[Key]:
     """
     had_choice = any(cell.had_choice for cell in cells.values())
     return {key for key, cell in cells.items() if had_choice and not cell.is_inside}
-
-
-def split_by_data(runs: Iterable[RunRecord]) -> list[list[RunRecord]]:
-    """Split the runs of one task by data. Runs share data if their source or their fingerprint is the same.
-
-    The largest data comes first; ties go to the data with the most runs. The fingerprint alone is not enough, because
-    it covers the held-out split, which depends on the seed.
-    """
-    parts: list[tuple[set[Hashable], list[RunRecord]]] = []
-    for run in runs:
-        marks = _marks(run)
-        alike = [part for part in parts if not marks.isdisjoint(part[0])]
-        parts = [part for part in parts if marks.isdisjoint(part[0])]
-        merged = alike[0] if alike else (set(), [])  # grows in place: a copy per run would take quadratic time
-        for known, some in alike[1:]:
-            merged[0].update(known)
-            merged[1].extend(some)
-        merged[0].update(marks)
-        merged[1].append(run)
-        parts.append(merged)
-    return sorted((part[1] for part in parts), key=lambda part: (-part[0].data.rows.total, -len(part)))
-
-
-@kept
-def _marks(run: RunRecord) -> frozenset[Hashable]:
-    """Return what a run's data is known by: the task with the source, and with the fingerprint."""
-    task = frozen({key: value for key, value in run.setting("task").items() if is_identity(f"task.{key}")})
-    return frozenset({(task, run.data.source), (task, run.data.fingerprint)})

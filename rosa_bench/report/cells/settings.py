@@ -24,6 +24,16 @@ class Deviation:
     value: Hashable
     expected: Hashable = field(compare=False)
 
+    @property
+    def text(self) -> str:
+        """The setting as a user would type it: ``method.resample_every=0``."""
+        return f"{self.key}={words(self.value)}"
+
+    @property
+    def short(self) -> str:
+        """`text` without the name of the group ``method``: ``resample_every=0``."""
+        return self.text.removeprefix(METHOD)
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -40,11 +50,15 @@ class Variant:
         return replace(self, changes=())
 
     @property
+    def marks(self) -> list[str]:
+        """What sets it apart from other variants of its method: ``["r=8", "resample_every=0"]``."""
+        rank = [] if self.rank is None else [f"r={self.rank}"]
+        return [*rank, *(change.short for change in self.changes)]
+
+    @property
     def label(self) -> str:
         """The row's name, for example ``ROSA (r=8, resample_every=0)``."""
-        rank = [] if self.rank is None else [f"r={self.rank}"]
-        marks = [*rank, *(f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in self.changes)]
-        return f"{self.title} ({', '.join(marks)})" if marks else self.title
+        return f"{self.title} ({', '.join(self.marks)})" if self.marks else self.title
 
 
 @dataclass(frozen=True)

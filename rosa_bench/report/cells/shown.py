@@ -3,13 +3,24 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import scored_on_test
-from rosa_bench.report.writers.text import UNDEFINED, bracketed
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.writers.text import UNDEFINED
 
 DIGITS, MOST_DECIMALS = 4, 8  # of the smallest error in a column, and of any
 SELECTED_ON = {"held_out": "rows held out of train", "validation": "dev", "train": "train rows"}
+
+
+class Ends(Protocol):
+    """The ends of an interval, or None where they are not known."""
+
+    @property
+    def low(self) -> float | None: ...
+
+    @property
+    def high(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -49,24 +60,32 @@ class Scale:
         decimals = DIGITS - 1 - math.floor(math.log10(least)) if least else MOST_DECIMALS + 1
         return replace(self, decimals=max(0, decimals) if decimals <= MOST_DECIMALS else None)
 
-    def text(self, value: float, low: float | None = None, high: float | None = None) -> str:
-        """Format a value with its interval, if known: ``81.2 [79.8, 82.6]`` or ``0.6125 [0.6101, 0.6149]``."""
-        return self._bracketed("", value, low, high)
+    def scaled(self, value: float | None) -> float | None:
+        """Multiply a value that may be undefined by `times`."""
+        return None if value is None else self.times * value
 
-    def signed(self, value: float, low: float | None = None, high: float | None = None) -> str:
+    def text(self, value: float, ends: Ends | None = None) -> str:
+        """Format a value with its interval, if known: ``81.2 [79.8, 82.6]`` or ``0.6125 [0.6101, 0.6149]``."""
+        return self._bracketed("", value, ends)
+
+    def signed(self, value: float, ends: Ends | None = None) -> str:
         """Format a difference with its interval, if known: ``+0.4 [-0.9, +1.7]``."""
-        return self._bracketed("+", value, low, high)
+        return self._bracketed("+", value, ends)
 
     def column(self, name: str) -> str:
         """Name the column of a CSV file that has values multiplied by `times`."""
         return name if self.lower_is_better else f"{name}_x100"
 
-    def _bracketed(self, sign: str, value: float, *ends: float | None) -> str:
+    def _bracketed(self, sign: str, value: float, ends: Ends | None) -> str:
         def shown(one: float) -> str:
             return f"{self.times * one:{sign}{self.digits}}" if math.isfinite(one) else UNDEFINED
 
-        low, high = (None if end is None else shown(end) for end in ends)
-        return bracketed(shown(value), low, high)
+        if ends is None or ends.low is None or ends.high is None:
+            return shown(value)
+        return f"{shown(value)} [{shown(ends.low)}, {shown(ends.high)}]"
+
+
+SCORES, ERRORS = Scale(lower_is_better=False), Scale(lower_is_better=True)
 
 
 def scale(run: RunRecord) -> Scale:
@@ -77,11 +96,6 @@ def scale(run: RunRecord) -> Scale:
 def selection_scale(run: RunRecord) -> Scale:
     """Return the scale of the metric that selects a run's epoch."""
     return Scale(run.scores.selected_by.lower_is_better)
-
-
-def score_text(run: RunRecord, score: float) -> str:
-    """Format a reported metric after scaling: a score as in the tables, an error with four digits."""
-    return f"{score:{scale(run).digits}}"
 
 
 def metric(run: RunRecord) -> str:

@@ -5,11 +5,12 @@ imported by the functions that need them, because that takes longer than to list
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
+
+from rosa_bench.records.record import RunRecord
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-9  # scores closer than this count as equal
@@ -49,20 +50,35 @@ def interval(scores: Sequence[float], *, metric: str, dev_rows: int) -> Interval
     if not np.isfinite(scores).all():
         return None
     if np.ptp(scores) > ROUNDING:
-        return _student(np.asarray(scores, dtype=float))
+        low, high = student(scores)
+        return Interval(low=low, high=high, of=SEEDS, method="Student")
     return DEV_INTERVALS[metric](scores[0], dev_rows) if metric in DEV_INTERVALS else None
 
 
-def student_quantile(probability: float, df: float) -> float:
-    """Return the value that Student's t with ``df`` degrees of freedom is below with this probability."""
-    from scipy.special import stdtrit
+def interval_of(runs: Collection[RunRecord]) -> Interval | None:
+    """Return the `interval` of the mean reported score of runs that differ only in the seed."""
+    run = next(iter(runs))
+    return interval([one.score for one in runs], metric=run.scores.reported, dev_rows=run.data.rows.reported)
 
-    return float(stdtrit(df, probability))
+
+def shown_interval_of(runs: Collection[RunRecord]) -> Interval | None:
+    """Like `interval_of`, but cut at the ends of the metric's range, to be shown."""
+    found = interval_of(runs)
+    return None if found is None else found.within(next(iter(runs)).scores.reported)
 
 
 def critical_value(df: float) -> float:
     """Return the bound that Student's t with ``df`` degrees of freedom keeps, on both sides of 0, at `CONFIDENCE`."""
-    return student_quantile((1 + CONFIDENCE) / 2, df)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, (1 + CONFIDENCE) / 2))
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Return Student's interval of the mean of two or more normal values, equal to `scipy.stats.ttest_1samp`'s."""
+    mean = float(np.mean(values))
+    half = critical_value(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return mean - half, mean + half
 
 
 def satterthwaite(terms: Sequence[float], counts: Sequence[int]) -> float:
@@ -87,16 +103,7 @@ def normal_quantile(probability: float) -> float:
     return float(ndtri(probability))
 
 
-def _student(scores: NDArray[np.float64]) -> Interval:
-    """Interval of a mean of normal scores with unknown variance, equal to `scipy.stats.ttest_1samp`'s."""
-    count, mean = len(scores), scores.mean()
-    error = np.sqrt(((scores - mean) ** 2).mean() * (count / (count - 1)) / count)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = (student_quantile(p, count - 1) * error + mean for p in (tail, 1 - tail))
-    return Interval(low=float(low), high=float(high), of=SEEDS, method="Student")
-
-
-def _wilson(accuracy: float, rows: int) -> Interval:
+def wilson(accuracy: float, rows: int) -> Interval:
     """Interval of a proportion of rows (Wilson, 1927), in the form of Newcombe, Statistics in Medicine 17 (1998)."""
     right = round(accuracy * rows)
     share, z = right / rows, normal_quantile((1 + CONFIDENCE) / 2)
@@ -132,7 +139,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 # Keyed by ``scores.reported``.
 DEV_INTERVALS: dict[str, Callable[[float, int], Interval | None]] = {
-    "accuracy": _wilson,
+    "accuracy": wilson,
     "matthews_correlation": _fisher,
     "pearson": _fisher,
 }

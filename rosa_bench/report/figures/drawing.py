@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from io import BytesIO
 from pathlib import Path
@@ -35,28 +35,7 @@ STYLE: dict[Any, Any] = {  # Any: matplotlib types the keys as a union of litera
 UNDATED = {"svg": {"Date": None}, "png": {"Software": None}, "pdf": {"CreationDate": None}}
 LONGEST = 200  # characters of a text in a picture
 WIDTH_IN = 7.0  # across both columns of an article
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caption:
-    """The caption of a figure as plain text: its bold title, a paragraph, the sources, and tables (rows of cells)."""
-
-    title: str
-    text: str
-    sources: list[str] = field(default_factory=list)
-    tables: list[list[list[str]]] = field(default_factory=list)
-
-    @property
-    def markdown(self) -> str:
-        """The caption in Markdown."""
-        parts = [f"**{escape(self.title)}** {escape(self.text)}"]
-        if self.sources:
-            parts.append("\n".join(f"- {escape(source)}" for source in self.sources))
-        for head, *rows in self.tables:
-            lines = [[escape(cell) for cell in row] for row in (head, *rows)]
-            lines.insert(1, ["---"] * len(head))
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        return "\n\n".join(parts)
+SMALL = 6.5  # points, of names beside what is drawn
 
 
 @dataclass(frozen=True)
@@ -105,6 +84,19 @@ class Drawing:
     @cached_property
     def _pictures(self) -> dict[str, bytes]:
         return {}
+
+
+def caption_text(
+    title: str, text: str, *, sources: Sequence[str] = (), tables: Iterable[Sequence[Sequence[str]]] = ()
+) -> str:
+    """Return a caption in Markdown: its bold title, a paragraph, a list of sources, and tables (rows of cells)."""
+    parts = [f"**{escape(title)}** {escape(text)}"]
+    if sources:
+        parts.append("\n".join(f"- {escape(source)}" for source in sources))
+    for table in tables:
+        head, *rows = [[escape(cell) for cell in row] for row in table]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)))
+    return "\n\n".join(parts)
 
 
 @contextmanager

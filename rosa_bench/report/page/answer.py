@@ -11,7 +11,7 @@ from rosa_bench.report.cells.differences import Difference, paired, stratified
 from rosa_bench.report.cells.grid import BASELINE, SHARED
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group, select
-from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import Scale, scale
 from rosa_bench.report.compare import places
 from rosa_bench.report.comparison import comparison
@@ -127,7 +127,7 @@ def _overall(place: Place) -> Difference | None:
 def _verdict(period: str, place: Place, found: Difference) -> Verdict:
     titles, measure = [place.titles[task] for task in _tasks(place)], place.scale(_tasks(place))
     model = place.runs[0].settings.model.title
-    changes = [f"{change.key}={words(change.value)}" for change in place.setting.deviations]
+    changes = [change.text for change in place.setting.deviations]
     rank = [] if place.rank is None else [f"rank {place.rank}"]
     return Verdict(
         period="never resampled" if period == "never" else f"resampled {ONCE.get(period, period)}",
@@ -146,15 +146,14 @@ def _verdict_words(found: Difference, measure: Scale) -> str:
 def _by_task(group: Group) -> Iterator[dict[Variant, Cell]]:
     """Yield the cells of each task that have a mean."""
     for task in group.tasks:
-        yield {variant: cell for (variant, name), cell in group.cells.items() if name == task and cell.is_defined}
+        yield {variant: cell for variant, cell in group.of_task(task).items() if cell.is_defined}
 
 
 def _best(group: Group, cells: dict[Variant, Cell]) -> Best:
     measure = scale(next(iter(cells.values())).runs[0])
     variant = max(cells, key=lambda one: measure.merit(cells[one].mean))
     cell = cells[variant]
-    run, found = cell.runs[0], cell.shown_interval
-    score = scale(run).text(cell.mean, *((found.low, found.high) if found else ()))
+    run, score = cell.runs[0], measure.text(cell.mean, cell.shown_interval)
     lora = _baseline(variant, cells, measure)
     minus = None if lora is None or lora is cell else paired(cell.by_seed, lora.by_seed)
     return Best(
@@ -178,4 +177,4 @@ def _baseline(variant: Variant, cells: Mapping[Variant, Cell], measure: Scale) -
 
 def _difference(found: Difference, measure: Scale) -> str:
     """Format ``+0.4 [-1.1, +1.9] (13)``: the difference, its interval if known, and the number of seeds."""
-    return f"{measure.signed(found.mean, found.low, found.high)} ({span(found.seeds)})"
+    return f"{measure.signed(found.mean, found)} ({span(found.seeds)})"

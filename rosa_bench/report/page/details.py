@@ -11,17 +11,10 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.changes import changes_of
 from rosa_bench.report.cells.settings import frozen, words
 from rosa_bench.report.cells.shown import metric, reported_rows, selection_rows, selection_scale
-from rosa_bench.report.writers.text import MIB, UNDEFINED, times
+from rosa_bench.report.writers.text import MIB, UNDEFINED
 
-DATA = (
-    "source",
-    "rows",
-    "official_rows",
-    "official",
-    "subset",
-    "synthetic",
-    "fingerprint",
-)  # the other fields are for figures
+# What is shown of a record's data; the other fields are for figures.
+DATA = ("source", "rows", "official_rows", "official", "subset", "synthetic", "fingerprint")
 SETTINGS = "Settings"
 POINTS = 150  # the most points of a curve: more than a small plot can show
 DIGITS = 5  # of a value on a curve
@@ -58,7 +51,7 @@ def curves_of(run: RunRecord) -> list[Curve]:
         "training loss": [epoch.train_loss for epoch in epochs],
         f"loss on {rows}": [epoch.scores.get("loss") for epoch in epochs],
         f"{by.name.replace('_', ' ')} on {rows}": [
-            times(selection_scale(run).times, epoch.scores.get(by.name)) for epoch in epochs
+            selection_scale(run).scaled(epoch.scores.get(by.name)) for epoch in epochs
         ],
     }
     made = (_curve(title, values, selected=run.selected.epoch) for title, values in curves.items())

@@ -27,10 +27,10 @@ def packed_runs(records: Sequence[RunRecord]) -> str:
 def _content(records: Sequence[RunRecord]) -> dict[str, Any]:
     return {
         "ids": [run.id for run in records],
-        "labels": column(_shown(label_of(run)) for run in records),
-        "panels": [{**panel, "name": _shown((panel["name"],))[0]} for panel in panels(records)],
+        "labels": column(tuple(map(_shown, label_of(run))) for run in records),
+        "panels": [{**panel, "name": _shown(panel["name"])} for panel in panels(records)],
         "colours": column(look_of(run.settings.method.name).colour for run in records),
-        "errors": column(None if run.error is None else _shown((run.error,))[0] for run in records),
+        "errors": column(_shown(run.error) for run in records),
         "selected": [run.selected.epoch for run in records],
         "fields": [_field(field, records) for field in FIELDS],
         "facts": _facts(records),
@@ -70,10 +70,9 @@ def column(values: Iterable[Hashable]) -> Column:
 
 def _field(field: Field, records: Iterable[RunRecord]) -> dict[str, Any]:
     """Return a column of the list. A number is a pair: its text, and what it is sorted by."""
-    texts = [_shown((field.shown(run),))[0] for run in records]
-    if field.kind == "number":
-        return {"title": field.title, "kind": field.kind, **column(zip(texts, map(field.number, records), strict=True))}
-    return {"title": field.title, "kind": field.kind, **column(texts)}
+    texts = [_shown(field.shown(run)) for run in records]
+    values = zip(texts, map(field.number, records), strict=True) if field.kind == "number" else texts
+    return {"title": field.title, "kind": field.kind, **column(values)}
 
 
 def _facts(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
@@ -81,10 +80,10 @@ def _facts(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
     columns: dict[tuple[str, str], Growing] = {}
     for number, run in enumerate(records):
         for place, fact in {(fact.group, fact.key): fact for fact in facts_of(run)}.items():
-            columns.setdefault(place, Growing()).put(number, _shown((fact.text, fact.expected)))
+            columns.setdefault(place, Growing()).put(number, (_shown(fact.text), _shown(fact.expected)))
     groups = {group: place for place, group in enumerate(dict.fromkeys(group for group, _ in columns))}
     return [
-        {"group": _shown((group,))[0], "key": _shown((key,))[0], **columns[group, key].of(len(records))}
+        {"group": _shown(group), "key": _shown(key), **columns[group, key].of(len(records))}
         for group, key in sorted(columns, key=lambda pair: groups[pair[0]])
     ]
 
@@ -98,11 +97,10 @@ def _curves(records: Sequence[RunRecord]) -> list[dict[str, Any]]:
             epochs.setdefault(curve.title, Growing()).put(number, tuple(curve.epochs))
             values.setdefault(curve.title, [None] * len(records))[number] = curve.values  # pyrefly: ignore[no-matching-overload]
     return [
-        {"title": _shown((title,))[0], "epochs": epochs[title].of(len(records)), "values": values[title]}
-        for title in epochs
+        {"title": _shown(title), "epochs": epochs[title].of(len(records)), "values": values[title]} for title in epochs
     ]
 
 
-def _shown(texts: Sequence[str | None]) -> tuple[str | None, ...]:
+def _shown(text: str | None) -> str | None:
     """Write invisible characters as escapes, as the templates do."""
-    return tuple(None if text is None else printable(text, keep="\n\t") for text in texts)
+    return None if text is None else printable(text, keep="\n\t")

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
-from rosa_bench.report.cells.settings import METHOD, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import metric, scale, score_text
-from rosa_bench.report.writers.text import MIB, MISSING, parameters, rows, times
+from rosa_bench.report.cells.settings import setting_of, variant_of, words
+from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.writers.text import MIB, MISSING, parameters, thousands
 
 
 def _words(_run: RunRecord, value: Any) -> str:
@@ -43,7 +43,12 @@ class Field:
 
 def score(run: RunRecord, result: Result) -> float | None:
     """Return a score times 100, or an error as it is; None if it is undefined or the run has none."""
-    return times(scale(run).times, result.get(run.scores.reported))
+    return scale(run).scaled(result.get(run.scores.reported))
+
+
+def _score_text(run: RunRecord, shown: float) -> str:
+    """Format what `score` returns: a score as in the tables, an error with four digits."""
+    return f"{shown:{scale(run).digits}}"
 
 
 def memory_mib(run: RunRecord) -> float | None:
@@ -56,8 +61,7 @@ def label_of(run: RunRecord) -> tuple[str, str]:
     """Name a run: ``ROSA r=8``, and all else that sets it apart, ``lr=0.002, seed=1, resample_every=0, epochs=3``."""
     variant = variant_of(run)
     rank = "" if variant.rank is None else f" r={variant.rank}"
-    changes = [*variant.changes, *setting_of(run).deviations]
-    said = [f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in changes]
+    said = [change.short for change in (*variant.changes, *setting_of(run).deviations)]
     return f"{variant.title}{rank}", ", ".join([f"lr={words(run.settings.lr)}", f"seed={run.settings.seed}", *said])
 
 
@@ -67,7 +71,7 @@ def _label(run: RunRecord) -> str:
 
 FIELDS = (
     Field("Variant", "text", _label),
-    Field("Score", "number", lambda run: score(run, run.selected), score_text),
+    Field("Score", "number", lambda run: score(run, run.selected), _score_text),
     Field("Task", "choice", lambda run: run.settings.task.title),
     Field("Model", "choice", lambda run: run.settings.model.title),
     Field("Method", "choice", lambda run: run.settings.method.title),
@@ -78,7 +82,7 @@ FIELDS = (
     Field("Status", "choice", lambda run: run.status),
     Field("Metric", "choice", metric),
     Field("Epoch", "number", lambda run: run.selected.epoch),
-    Field("Last", "number", lambda run: score(run, run.last), score_text),
+    Field("Last", "number", lambda run: score(run, run.last), _score_text),
     Field("Trainable", "number", lambda run: run.parameters.trainable, lambda _, count: parameters(count)),
     Field(
         "Time (s)",
@@ -86,7 +90,7 @@ FIELDS = (
         lambda run: None if run.packed else run.time_s.total,
         lambda _, time_s: f"{time_s:.1f}",
     ),
-    Field("Memory (MiB)", "number", memory_mib, lambda _, mib: rows(round(mib))),
+    Field("Memory (MiB)", "number", memory_mib, lambda _, mib: thousands(round(mib))),
     Field("Device", "choice", lambda run: run.device.name),
     Field("Precision", "choice", lambda run: run.device.precision),
     Field("Started", "text", lambda run: run.started_at[:16].replace("T", " ")),

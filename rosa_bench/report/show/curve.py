@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.shown import selection_rows, selection_scale
-from rosa_bench.report.writers.text import MISSING, times
+from rosa_bench.report.writers.text import MISSING
 
 MOST = 20  # epochs shown; of more, some are left out
 BAR = 30  # longest bar, in characters
@@ -35,7 +35,7 @@ def curve(run: RunRecord) -> Curve | None:
     epochs, by = run.scores.epochs, run.scores.selected_by
     if not epochs:
         return None
-    scores = [times(selection_scale(run).times, epoch.scores.get(by.name)) for epoch in epochs]
+    scores = [selection_scale(run).scaled(epoch.scores.get(by.name)) for epoch in epochs]
     lengths, scale = bars(scores, logarithmic=by.lower_is_better)
     name, where = by.name.replace("_", " "), selection_rows(run)
     lines = [

@@ -20,11 +20,11 @@ def files(run: RunRecord, path: Path, output_dir: Path) -> Iterator[tuple[str, P
         if name and path.with_name(name).is_file():
             yield kind, Path(name)
     for name in FOLDERS:
-        if (folder := left(run, name, output_dir)) is not None:
+        if (folder := kept_outputs(run, name, output_dir)) is not None:
             yield name, folder
 
 
-def left(run: RunRecord, name: str, output_dir: Path) -> Path | None:
+def kept_outputs(run: RunRecord, name: str, output_dir: Path) -> Path | None:
     """Return a folder of a run's outputs if anything is inside."""
     folder = output_dir / run.id / name
     return folder if next(folder.glob(FOLDERS[name]), None) is not None else None

@@ -11,7 +11,7 @@ from rosa_bench.config.groups import names_in
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record
 from rosa_bench.report.next import repeated
-from rosa_bench.report.show.files import ADAPTER, CHECKPOINTS, left
+from rosa_bench.report.show.files import ADAPTER, CHECKPOINTS, kept_outputs
 from rosa_bench.system.errors import UserError
 
 WIDTH = 78  # of a command; its further lines are indented
@@ -33,7 +33,7 @@ def following(
         methods = f"method={run.settings.method.name},{other}"
         alike = [f"task={run.settings.task.name}", f"model={run.settings.model.name}"]
         yield "compare with another method", _command("compare", methods, *alike, *results)
-    if left(run, ADAPTER, output_dir) is not None:
+    if kept_outputs(run, ADAPTER, output_dir) is not None:
         yield "export it for PEFT, transformers and servers", _command("export", run.id, "to=peft", *places)
     elif run.model.source != "random":
         yield "to export it, run the same command with save_adapter=true", None
@@ -71,7 +71,7 @@ def _again(run: RunRecord, output_dir: Path, places: Sequence[str]) -> Iterator[
     """Yield the command that makes an incomplete run again, and what it will do."""
     if run.status == "failed":
         what, more = "run it again", ["retry_failed=true"]
-    elif left(run, CHECKPOINTS, output_dir) is not None:
+    elif kept_outputs(run, CHECKPOINTS, output_dir) is not None:
         what, more = "the same command goes on from its checkpoint", []
     else:
         what, more = "the same command starts it again", []

@@ -7,12 +7,20 @@ from typing import NamedTuple
 
 from rosa_bench.records.predictions import read
 from rosa_bench.records.record import RunRecord
+from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.header import changed_words, data_note, model_words
-from rosa_bench.report.cells.select import best_of_rank, cell_of
 from rosa_bench.report.cells.settings import Deviation, frozen, setting_of, variant_of, words
-from rosa_bench.report.cells.shown import SELECTED_ON, metric, reported_rows, scale, selection_rows, selection_scale
-from rosa_bench.report.cells.statistics import CONFIDENCE, DEV_INTERVALS, Interval, interval
-from rosa_bench.report.writers.text import MIB, UNDEFINED, bracketed, parameters, percent, rows, times
+from rosa_bench.report.cells.shown import (
+    SCORES,
+    SELECTED_ON,
+    metric,
+    reported_rows,
+    scale,
+    selection_rows,
+    selection_scale,
+)
+from rosa_bench.report.cells.statistics import CONFIDENCE, Interval, interval, wilson
+from rosa_bench.report.writers.text import MIB, UNDEFINED, parameters, thousands
 from rosa_bench.system.errors import UserError
 
 OURS = ("python", "rosa-bench", "torch", "transformers")  # versions that are shown first
@@ -69,23 +77,23 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
             found = _with_interval(run, result[scores.reported])
             yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
-        yield "", f"in brackets: {CONFIDENCE:.0%} interval over {rows(run.data.rows.reported)} rows, {how.method}"
-    if (bound := _bound(run)) is not None:
+        yield "", f"in brackets: {CONFIDENCE:.0%} interval over {thousands(run.data.rows.reported)} rows, {how.method}"
+    if run.status == "completed" and (bound := best_of_rank([run])) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:
         yield "chosen", f"{run.selected_candidate}, of {len(run.candidates or [])} candidates"
     if run.selected:
         by = scores.selected_by
-        found = _number(selection_scale(run).times, run.selection_score)
+        found = _number(selection_scale(run).scaled(run.selection_score))
         where = SELECTED_ON.get(scores.selected_on, selection_rows(run))
         yield "selected by", f"{by.name.replace('_', ' ')} on {where}, {found}"
     others = {name: score for name, score in run.selected.items() if name not in ("epoch", scores.reported)}
     if others:
-        yield "as recorded", ", ".join(f"{name} {_number(1, score)}" for name, score in others.items())
+        yield "as recorded", ", ".join(f"{name} {_number(score)}" for name, score in others.items())
     yield from _by_row(run, path)
     if run.forgetting:
         found = run.forgetting
-        losses = " -> ".join(_number(1, loss) for loss in (found.before, found.selected))
+        losses = " -> ".join(_number(loss) for loss in (found.before, found.selected))
         yield "forgetting", f"loss on {found.task} {losses}"
     if run.stopped:
         yield "stopped", f"after epoch {run.stopped.epoch}: {run.stopped.reason}"
@@ -97,18 +105,11 @@ def _with_interval(run: RunRecord, score: float | None) -> str:
     """Return a score with its interval over rows, if its metric has one: ``81.2 [79.8, 82.6]``."""
     if score is None or not math.isfinite(score):
         return UNDEFINED
-    found = _interval(run, score)
-    return scale(run).text(score, *((found.low, found.high) if found else ()))
+    return scale(run).text(score, _interval(run, score))
 
 
 def _interval(run: RunRecord, score: float | None) -> Interval | None:
     return None if score is None else interval([score], metric=run.scores.reported, dev_rows=run.data.rows.reported)
-
-
-def _bound(run: RunRecord) -> float | None:
-    """Return the error of the best update of the run's rank, if it is known."""
-    cell = cell_of([run])
-    return None if cell is None else best_of_rank(cell)
 
 
 def _by_row(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
@@ -123,10 +124,8 @@ def _by_row(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
     if found.percent:
         count = len(found.labels)
         right = sum(label == predicted for label, predicted in zip(found.labels, found.predictions, strict=True))
-        around = DEV_INTERVALS["accuracy"](right / count, count)
-        low, high = (None, None) if around is None else (percent(around.low), percent(around.high))
-        shown = bracketed(percent(right / count), low, high)
-        yield "by row", f"right on {rows(right)} of {rows(count)} rows, {shown} %"
+        shown = SCORES.text(right / count, wilson(right / count, count))
+        yield "by row", f"right on {thousands(right)} of {thousands(count)} rows, {shown} %"
 
 
 def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
@@ -135,7 +134,7 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
         stored = "" if saved is None else f", {saved / MIB:,.2f} MiB to store"
         yield "trained", f"{parameters(trained)} of {parameters(total or trained)} parameters{stored}"
     if run.resamples:
-        yield "resamples", rows(run.resamples)
+        yield "resamples", thousands(run.resamples)
     if run.time_s.total is not None:
         phases = [f"{phase} {time:,.1f}" for phase, time in run.time_s.items() if phase != "total"]
         yield "time, s", f"{run.time_s.total:,.1f} ({', '.join(phases)})"
@@ -148,7 +147,9 @@ def _cost(run: RunRecord) -> Iterator[tuple[str, str]]:
 
 def _provenance(run: RunRecord) -> Iterator[tuple[str, str]]:
     have = run.data.rows
-    counts = ", ".join(f"{rows(count)} {split.replace('_', ' ')}" for split, count in have.by_split.items() if count)
+    counts = ", ".join(
+        f"{thousands(count)} {split.replace('_', ' ')}" for split, count in have.by_split.items() if count
+    )
     yield "data", f"{run.data.source}; {counts} rows"
     if note := data_note(run):
         yield "", note
@@ -167,7 +168,6 @@ def _provenance(run: RunRecord) -> Iterator[tuple[str, str]]:
         yield "versions", ", ".join(f"{name} {run.versions[name]}" for name in ordered)
 
 
-def _number(factor: float, score: float | None) -> str:
-    """Format a score that may be undefined, times a factor, with four digits."""
-    found = times(factor, score)
-    return UNDEFINED if found is None or not math.isfinite(found) else words(frozen(float(f"{found:.4g}")))
+def _number(score: float | None) -> str:
+    """Format a score that may be undefined with four digits."""
+    return UNDEFINED if score is None or not math.isfinite(score) else words(frozen(float(f"{score:.4g}")))

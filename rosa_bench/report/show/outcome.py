@@ -5,11 +5,12 @@ from statistics import fmean
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.costs import own_peak_bytes
-from rosa_bench.report.cells.select import Cell, best_of_rank, select
-from rosa_bench.report.cells.shown import metric, scale
+from rosa_bench.report.cells.facts import best_of_rank
+from rosa_bench.report.cells.select import Cell, select
+from rosa_bench.report.cells.shown import ERRORS, metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
 from rosa_bench.report.show.run_lines import duration, method_words
-from rosa_bench.report.writers.text import MIB, UNDEFINED, error_text
+from rosa_bench.report.writers.text import MIB, UNDEFINED
 
 SHARED = ("task", "model", "protocol", "lr", "seeds")
 MOST = 40  # lines; a larger sweep has its tables
@@ -52,7 +53,7 @@ def _cells(records: Sequence[RunRecord]) -> list[Cell]:
 
 def _row(cell: Cell) -> dict[str, str]:
     run = cell.runs[0]
-    bound = best_of_rank(cell)
+    bound = best_of_rank(cell.runs)
     alone = [one for one in cell.runs if not one.packed]  # not in one pass with others, so with costs of its own
     peaks = [peak for one in cell.runs if (peak := own_peak_bytes(one))]
     times = [time for one in alone if (time := one.time_s.total) is not None]
@@ -64,7 +65,7 @@ def _row(cell: Cell) -> dict[str, str]:
         "lr": f"{cell.lr:g}",
         "seeds": str(len(cell.runs)),
         metric(run): _score(cell),
-        **({} if bound is None else {"best of rank": error_text(bound)}),
+        **({} if bound is None else {"best of rank": ERRORS.text(bound)}),
         "time": duration(fmean(times) if times else None),
         **({"MiB": f"{fmean(peaks) / MIB:,.0f}"} if peaks else {}),
     }
@@ -74,5 +75,4 @@ def _score(cell: Cell) -> str:
     """Return the mean score with its interval, if that is known."""
     if not cell.is_defined:
         return UNDEFINED
-    found = cell.shown_interval
-    return scale(cell.runs[0]).text(cell.mean, *((found.low, found.high) if found else ()))
+    return scale(cell.runs[0]).text(cell.mean, cell.shown_interval)

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.settings import METHOD, variant_of, words
-from rosa_bench.report.cells.shown import metric, scale, score_text
+from rosa_bench.report.cells.settings import variant_of
+from rosa_bench.report.cells.shown import metric, scale
 from rosa_bench.report.show.lines import shared_lines, table_lines, without_shared
-from rosa_bench.report.writers.text import MISSING, times
+from rosa_bench.report.writers.text import MISSING
 
 COMPLETED = "completed"  # said of a run only if it holds for all
 
@@ -57,9 +57,7 @@ def short_ids(ids: Iterable[str]) -> Mapping[str, str]:
 def method_words(run: RunRecord) -> str:
     """Name a run's method with its rank and its changed settings, as they are typed: ``rosa r=4 resample_every=5``."""
     variant = variant_of(run)
-    rank = [] if variant.rank is None else [f"r={variant.rank}"]
-    changes = [f"{change.key.removeprefix(METHOD)}={words(change.value)}" for change in variant.changes]
-    return " ".join([variant.method, *rank, *changes])
+    return " ".join([variant.method, *variant.marks])
 
 
 def duration(time_s: float | None) -> str:
@@ -77,5 +75,5 @@ def duration(time_s: float | None) -> str:
 
 
 def _score(run: RunRecord) -> str:
-    found = times(scale(run).times, run.selected.get(run.scores.reported))
-    return MISSING if found is None else score_text(run, found)
+    found = run.selected.get(run.scores.reported)
+    return MISSING if found is None else scale(run).text(found)

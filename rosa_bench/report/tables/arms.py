@@ -12,30 +12,21 @@ from rosa_bench.report.cells.arms import (
     Estimate,
     Range,
     arm_labels,
-    arm_order,
+    arms_of,
     common_words,
     estimate,
+    one_run_each,
     over_seeds,
     sharing_words,
     text_of,
 )
-from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    END_NOTE,
-    UNSETTLED,
-    UNSETTLED_NOTE,
-    changed_words,
-    device_words,
-    heading,
-    marks_of,
-    model_words,
-    selection_words,
-)
+from rosa_bench.report.cells.header import changed_words, heading, lr_marks, lr_notes, selection_words, setting_words
 from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.tables.by_lr import place
+from rosa_bench.report.tables.by_lr import first_columns
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
 from rosa_bench.report.writers.text import MIB, MISSING, parameters, span
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 HOW_TO_READ = (
     f"Each row is an arm at its best learning rate: means with {INTERVALS}; {NO_INTERVAL}. {CUT} "
@@ -68,6 +59,15 @@ class Measure:
         return over_seeds(cell, self.value, self.possible)
 
 
+def score(
+    title: str, key: str, *, possible: Callable[[RunRecord], Range], form: str = "{:#.4g}", times: float = 1
+) -> Measure:
+    """Return the column of the selected epoch's score that records have as ``key``."""
+    return Measure(
+        title=title, key=key, value=lambda run: run.selected.get(key), form=form, times=times, possible=possible
+    )
+
+
 def table_of_arms(
     groups: Iterable[Group],
     keep: Callable[[RunRecord], bool],
@@ -85,26 +85,17 @@ def table_of_arms(
     sections, tidy = [], []
     for group in groups:
         for task in group.tasks:
-            cells = _cells(group, task, keep)
+            cells = arms_of(group, task, keep)
             shown = [one for one in measures if any(one.over_seeds(cell) for cell in cells.values())]
             if cells and shown:
                 sections.append(_section(group, cells, shown, facts))
                 tidy += [
-                    {**place(len(sections), group, task, variant), **_tidy(group, cell, measures)}
+                    {**first_columns(len(sections), group, task, variant), **_tidy(group, cell, measures)}
                     for variant, cell in cells.items()
                 ]
     return Table(
         name=name, title=title, intro=[*intro, HOW_TO_READ], sections=sections, tidy=tidy, legend=f"means, {INTERVALS}"
     )
-
-
-def _cells(group: Group, task: str, keep: Callable[[RunRecord], bool]) -> dict[Variant, Cell]:
-    found = {
-        variant: cell
-        for (variant, one), cell in group.cells.items()
-        if one == task and all(map(keep, cell.runs))
-    }  # fmt: skip
-    return {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one].runs[0]))}
 
 
 def _section(
@@ -113,7 +104,7 @@ def _section(
     measures: Sequence[Measure],
     facts: Callable[[RunRecord], Mapping[str, str]],
 ) -> Section:
-    runs = {variant: cell.runs[0] for variant, cell in cells.items()}
+    runs = one_run_each(cells)
     first, labels, ends = next(iter(runs.values())), arm_labels(runs), open_ended(cells)
     titles = ["Trainable", *(measure.title for measure in measures), "Peak memory", "Resamples", "lr", "Seeds"]
     every_run = [run for cell in cells.values() for run in cell.runs]
@@ -123,10 +114,7 @@ def _section(
     header = {
         "Task": first.settings.task.title,
         **facts(first),
-        "Model": model_words(first),
-        "Protocol": f"{first.settings.protocol.name}: {first.settings.protocol.title}",
-        "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
-        "Device": device_words(every_run),
+        **setting_words(group, every_run),
         "Selection": selection_words(list(cells.values())),
     }
     if common := common_words(runs):
@@ -137,19 +125,18 @@ def _section(
         columns=[Column(title=title) for title in titles],
         head="Arm",
         lines=[
-            Line(label=labels[variant], entries=_entries(cell, measures, is_at_an_end=variant in ends))
+            Line(label=labels[variant], entries=_entries(cell, measures, at_an_end=variant in ends))
             for variant, cell in cells.items()
         ],
         notes=[
-            *([END_NOTE] if ends else []),
-            *([f"{UNSETTLED_NOTE}{which}"] if which else []),
+            *lr_notes(at_an_end=bool(ends), unsettled=which),
             *([shared] if (shared := sharing_words(every_run)) else []),
         ],
     )
 
 
-def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> list[Entry]:
-    doubts = {AT_AN_END: is_at_an_end, UNSETTLED: cell.runner_up is not None}
+def _entries(cell: Cell, measures: Sequence[Measure], *, at_an_end: bool) -> list[Entry]:
+    mark = lr_marks(at_an_end=at_an_end, unsettled=cell.runner_up is not None)
     texts = [
         parameters(cell.trainable),
         *(text_of(one.over_seeds(cell), one.form, times=one.times) for one in measures),
@@ -158,13 +145,9 @@ def _entries(cell: Cell, measures: Sequence[Measure], *, is_at_an_end: bool) -> 
     ]
     return [
         *(Entry(mean=None if text == MISSING else text) for text in texts),
-        Entry(mean=f"{cell.lr:g}", mark=marks_of(doubts)),
+        Entry(mean=f"{cell.lr:g}", mark=mark),
         Entry(mean=str(len(cell.runs))),
     ]
-
-
-def _memory(cell: Cell) -> Estimate | None:
-    return estimate(run.memory_bytes.training for run in cell.runs)
 
 
 def memory_words(cell: Cell) -> str:
@@ -183,8 +166,7 @@ def resample_words(cell: Cell) -> str:
 
 
 def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, str]:
-    estimates = {measure.key: measure.over_seeds(cell) for measure in measures}
-    memory = _memory(cell)
+    memory = estimate(run.memory_bytes.training for run in cell.runs)
     return {
         "deviations": "; ".join(map(changed_words, group.setting.deviations)),
         "trainable_parameters": str(cell.trainable),
@@ -192,18 +174,19 @@ def _tidy(group: Group, cell: Cell, measures: Sequence[Measure]) -> dict[str, st
         "lrs_tried": str(len(cell.lrs)),
         "seeds": str(len(cell.runs)),
         **{
-            f"{key}{ending}": _figure(value)  # pyrefly: ignore[bad-argument-type]
-            for key, found in estimates.items()
-            for ending, value in (
-                ("", found and found.mean), ("_low", found and found.low), ("_high", found and found.high)
-            )
+            f"{measure.key}{ending}": csv_text(value, "{:.6g}")
+            for measure in measures
+            for ending, value in _ends(measure.over_seeds(cell)).items()
         },
-        "peak_memory_bytes": "" if memory is None else f"{memory.mean:.0f}",
+        "peak_memory_bytes": csv_text(None if memory is None else memory.mean, "{:.0f}"),
         "resamples": resample_words(cell).replace(MISSING, ""),
         "runs_per_gpu": " ".join(sorted({str(run.device.shared_by) for run in cell.runs if run.device.shared_by})),
         "runs": " ".join(run.id for run in cell.runs),
-    }  # fmt: skip
+    }
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+def _ends(found: Estimate | None) -> dict[str, float | None]:
+    """Return a mean and the ends of its interval, by what their columns' names end with."""
+    if found is None:
+        return dict.fromkeys(("", "_low", "_high"))
+    return {"": found.mean, "_low": found.low, "_high": found.high}

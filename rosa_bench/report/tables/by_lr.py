@@ -48,8 +48,10 @@ def table_by_lr(
 
 
 def _cells(group: Group, summarising: Callable[[list[list[RunRecord]]], Summarise]) -> Cells:
-    columns = {task: [cell.by_lr for (_, one), cell in group.cells.items() if one == task] for task in group.tasks}
-    of_task = {task: summarising([runs for by_lr in some for runs in by_lr.values()]) for task, some in columns.items()}
+    of_task = {
+        task: summarising([runs for cell in group.of_task(task).values() for runs in cell.by_lr.values()])
+        for task in group.tasks
+    }
     found: Cells = {}
     for variant in group.variants:
         by_lr = {task: cell.by_lr for (one, task), cell in group.cells.items() if one == variant}
@@ -85,13 +87,13 @@ def _tidy(number: int, group: Group, cells: Cells) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             for row in summaries[task].tidy if task in summaries else []:
                 yield {
-                    **place(number, group, task, variant),
+                    **first_columns(number, group, task, variant),
                     "lr": f"{lr:g}",
                     **row,
                 }
 
 
-def place(number: int, group: Group, task: str, variant: Variant) -> dict[str, str]:
+def first_columns(number: int, group: Group, task: str, variant: Variant) -> dict[str, str]:
     """Return the first columns of a tidy row: which cell of which section it is about."""
     return {
         "setting": str(number),

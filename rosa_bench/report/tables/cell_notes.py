@@ -7,7 +7,8 @@ from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.header import END_NOTE, UNSETTLED_NOTE
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.writers.text import UNDEFINED, percent
+from rosa_bench.report.cells.shown import SCORES
+from rosa_bench.report.writers.text import UNDEFINED
 
 FAILED = "¶"
 
@@ -42,7 +43,7 @@ def _per_seed(grid: Grid) -> list[str]:
         for task, title in grid.tasks.items():
             cell = grid.cell(variant, task)
             if cell and cell.collapsed and (own := cell.per_seed).is_defined and own.by_seed != cell.by_seed:
-                found[variant].append(f"{percent(own.mean)} ({len(own.runs)}) on {title}")
+                found[variant].append(f"{SCORES.text(own.mean)} ({len(own.runs)}) on {title}")
     which = "; ".join(f"{grid.label(variant)} {', '.join(means)}" for variant, means in found.items())
     return [f"collapsed: if each seed chose its own learning rate, these means would be {which}"] if which else []
 

@@ -2,8 +2,9 @@
 
 from rosa_bench.report.cells.differences import Difference, survives
 from rosa_bench.report.cells.grid import Grid
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.tables.table import Contrast
-from rosa_bench.report.writers.text import bracketed, probability, signed, span
+from rosa_bench.report.writers.text import probability, span
 
 COMPARED = (
     "Compared with LoRA: the mean difference paired over seeds, with its 95 % interval by Student's t. The p-values "
@@ -22,13 +23,10 @@ def contrasts(grid: Grid) -> list[Contrast]:
 
 
 def _contrast(label: str, column: str, difference: Difference, holm: float | None) -> Contrast:
-    low, high = difference.low, difference.high
     return Contrast(
         label=label,
         column=column,
-        difference=bracketed(
-            signed(difference.mean), None if low is None else signed(low), None if high is None else signed(high)
-        ),
+        difference=SCORES.signed(difference.mean, difference),
         p=None if holm is None else probability(holm),
         count=span(difference.seeds),
         verdict=_verdict(difference, holm),

@@ -8,14 +8,11 @@ from functools import cached_property
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, stratified
 from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    END_NOTE,
-    UNSETTLED,
-    UNSETTLED_NOTE,
     changed_words,
     device_words,
     heading,
-    marks_of,
+    lr_marks,
+    lr_notes,
     model_words,
     modified_notes,
     numbered_notes,
@@ -135,7 +132,7 @@ def _entry(place: Place, key: Key, significant: Collection[Key], scale: Scale, s
     counts = [sum(column) for column in zip(*(_collapsed(place.pairs[side][task]) for task in tasks), strict=True)]
     collapsed = f"; collapsed {'/'.join(map(str, counts))}" if any(counts) else ""
     mark = "*" if key in significant else ""
-    shown = scale.signed(difference.mean, difference.low, difference.high)
+    shown = scale.signed(difference.mean, difference)
     text = f"{shown} ({span(difference.seeds)}{some}{collapsed}){mark}"
     return Entry(mean=text, best=key in significant)
 
@@ -165,8 +162,8 @@ def _header(asked: Comparison, chosen: Chosen, titles: Mapping[str, str]) -> dic
     ends = open_ended(chosen)
     by_lr: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for (side, task), cell in chosen.items():
-        doubts = {AT_AN_END: (side, task) in ends, UNSETTLED: cell.runner_up is not None}
-        by_lr[side][_lr_words(cell)].append(titles[task] + marks_of(doubts))
+        mark = lr_marks(at_an_end=(side, task) in ends, unsettled=cell.runner_up is not None)
+        by_lr[side][_lr_words(cell)].append(titles[task] + mark)
     return lines | {f"lr of {side}": _rates(sorted(tasks.items())) for side, tasks in by_lr.items()}
 
 
@@ -184,7 +181,7 @@ def _doubts(chosen: Chosen, titles: Mapping[str, str]) -> list[str]:
         if cell.runner_up is not None:
             runners_up[side][f"{cell.runner_up:g}"].append(titles[task])
     which = "; ".join(f"{side} {_rates(tasks.items())}" for side, tasks in runners_up.items())
-    return [*([END_NOTE] if open_ended(chosen) else []), *([f"{UNSETTLED_NOTE}{which}"] if which else [])]
+    return lr_notes(at_an_end=bool(open_ended(chosen)), unsettled=which)
 
 
 def _rates(titles: Iterable[tuple[str, list[str]]]) -> str:

@@ -3,9 +3,9 @@
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.tables.arms import Measure, score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Loss: nats per token of held-out text, lower is better. Floor: the entropy of the text's source, where it is "
@@ -13,14 +13,15 @@ INTRO = [
     "after training, in nats per token."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-    Measure(title="Bits per character", key="bits_per_character",
-            value=lambda run: run.selected.get("bits_per_character"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-    Measure(title="Forgetting", key="forgetting",
-            value=lambda run: run.forgetting.rise if run.forgetting else None, form="{:+.3f}"),
-)  # fmt: skip
+    score("Loss", "loss", possible=lambda _: POSITIVE),
+    score("Bits per character", "bits_per_character", possible=lambda _: POSITIVE),
+    Measure(
+        title="Forgetting",
+        key="forgetting",
+        value=lambda run: run.forgetting.rise if run.forgetting else None,
+        form="{:+.3f}",
+    ),
+)
 
 
 def build(groups: list[Group]) -> Table:
@@ -33,8 +34,8 @@ def build(groups: list[Group]) -> Table:
 def _facts(run: RunRecord) -> dict[str, str]:
     characters, tokens, entropy = (fact(run, name) for name in ("characters", "tokens", "entropy"))
     scored = [
-        *([f"{rows(int(tokens))} tokens"] if tokens else []),
-        *([f"{rows(int(characters))} characters"] if characters else []),
+        *([f"{thousands(int(tokens))} tokens"] if tokens else []),
+        *([f"{thousands(int(characters))} characters"] if characters else []),
     ]
     return {
         "Held-out text": ", ".join(scored),

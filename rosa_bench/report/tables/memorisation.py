@@ -11,9 +11,9 @@ from rosa_bench.report.cells.facts import (
     storable_per_parameter,
 )
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.tables.arms import Measure, score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Recall: the fraction of names whose whole number is right, times 100. Stored: the information in all numbers less "
@@ -25,38 +25,10 @@ INTRO = [
     "recall is at the end than when it was learned, as a mean over the parts but the last.",
 ]
 MEASURES = (
-    Measure(
-        title="Recall",
-        key="recall",
-        value=lambda run: run.selected.get("recall"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: RECALL,
-    ),
-    Measure(
-        title="When learned",
-        key="recall_when_learned",
-        value=lambda run: run.selected.get("recall_when_learned"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: RECALL,
-    ),
-    Measure(
-        title="Forgetting",
-        key="forgetting",
-        value=lambda run: run.selected.get("forgetting"),
-        form="{:.1f}",
-        times=100,
-        possible=lambda _: CHANGE,
-    ),
-    Measure(
-        title="Stored, kbit",
-        key="bits_stored",
-        value=lambda run: run.selected.get("bits_stored"),
-        form="{:.4g}",
-        times=1e-3,
-        possible=storable,
-    ),
+    score("Recall", "recall", possible=lambda _: RECALL, form="{:.1f}", times=100),
+    score("When learned", "recall_when_learned", possible=lambda _: RECALL, form="{:.1f}", times=100),
+    score("Forgetting", "forgetting", possible=lambda _: CHANGE, form="{:.1f}", times=100),
+    score("Stored, kbit", "bits_stored", possible=storable, form="{:.4g}", times=1e-3),
     Measure(
         title="Stored, bits per parameter",
         key="bits_per_parameter",
@@ -78,9 +50,9 @@ def build(groups: list[Group]) -> Table:
 def _facts(run: RunRecord) -> dict[str, str]:
     pairs, digits, bits, parts = (fact(run, name) for name in ("pairs", "digits", "bits", "parts"))
     said = [
-        *([f"{rows(int(pairs))} names"] if pairs else []),
+        *([f"{thousands(int(pairs))} names"] if pairs else []),
         *([f"{digits:g} digits each"] if digits else []),
-        *([f"{rows(round(bits))} bits"] if bits else []),
+        *([f"{thousands(round(bits))} bits"] if bits else []),
         *([f"learned in {parts:g} parts, one after another"] if parts else []),
     ]
     return {"Data": ", ".join(said)}

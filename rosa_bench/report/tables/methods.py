@@ -8,24 +8,21 @@ from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.costs import step_time_s
 from rosa_bench.report.cells.differences import FEW_SEEDS_NOTE, Difference, holm, survives
 from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    END_NOTE,
-    UNSETTLED,
-    UNSETTLED_NOTE,
     changed_words,
     data_note,
-    device_words,
     heading,
-    marks_of,
-    model_words,
+    lr_marks,
+    lr_notes,
     selection_words,
+    setting_words,
 )
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import MIB, parameters, rows, span
+from rosa_bench.report.writers.text import MIB, parameters, span, thousands
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 PUBLISHED = "peft_method_comparison"
 INTRO = [
@@ -97,15 +94,14 @@ def _section(one: MethodComparison, published: PublishedTable) -> Section:
 
 def _header(one: MethodComparison, theirs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     cells = [cell for row in one.rows for cell in row.cells.values()]
+    setting = setting_words(one.group, one.runs)
     known = {
         "Tasks": "; ".join(_task(run) for run in map(one.group.tasks.__getitem__, one.tasks)),
-        "Model": model_words(one.runs[0]),
-        "Protocol": f"{one.runs[0].settings.protocol.name}: {one.runs[0].settings.protocol.title}",
-        "Changed": "; ".join(map(changed_words, one.group.setting.deviations)) or "nothing",
-        "Device": f"{device_words(one.runs)}; memory from {', '.join(sorted({r.device.name for r in one.measured}))}",
+        **setting,
+        "Device": f"{setting['Device']}; memory from {', '.join(sorted({run.device.name for run in one.measured}))}",
         "Seeds": ", ".join(map(str, one.seeds)),
         "Selection": selection_words(cells),
-        "Runs": f"{len(one.rows)} methods, {rows(len(one.runs))} runs of {rows(len(one.tried))} tried",
+        "Runs": f"{len(one.rows)} methods, {thousands(len(one.runs))} runs of {thousands(len(one.tried))} tried",
     }
     if one.rank is not None:
         known["Rank"] = f"{one.rank} where a method has one"
@@ -131,19 +127,18 @@ def _known(ours: Mapping[str, MethodRow], value: Callable[[MethodRow], float | N
 def _task(run: RunRecord) -> str:
     """``CoLA (matthews correlation; 7,696 train rows)``."""
     task, note = run.settings.task, data_note(run)
-    metric, count = run.scores.reported.replace("_", " "), rows(run.data.rows.train)
+    metric, count = run.scores.reported.replace("_", " "), thousands(run.data.rows.train)
     return f"{task.title} ({metric}; {count} train rows{f'; {note}' if note else ''})"
 
 
 def _entries(row: MethodRow, p: float | None, theirs: Mapping[str, str], scale: Scale) -> list[Entry]:
     cells, score, lead = row.cells.values(), row.score, row.against_lora
-    doubts = {
-        AT_AN_END: any(cell.at_an_end for cell in cells),
-        UNSETTLED: any(cell.runner_up is not None for cell in cells),
-    }
-    difference = None if lead is None else scale.signed(lead.mean, lead.low, lead.high)
+    mark = lr_marks(
+        at_an_end=any(cell.at_an_end for cell in cells), unsettled=any(cell.runner_up is not None for cell in cells)
+    )
+    difference = None if lead is None else scale.signed(lead.mean, lead)
     return [
-        Entry(mean=scale.text(score.mean, score.low, score.high), mark=marks_of(doubts)),
+        Entry(mean=scale.text(score.mean, score), mark=mark),
         Entry(mean=difference and f"{difference}{'*' if survives(p) else ''}", best=survives(p)),
         Entry(mean=parameters(row.trainable)),
         Entry(mean=None if row.memory_bytes is None else f"{row.memory_bytes / MIB:,.0f}"),
@@ -166,8 +161,7 @@ def _notes(one: MethodComparison, significant: Iterable[Difference | None]) -> l
         if cell.runner_up is not None
     )
     return [
-        *([END_NOTE] if at_an_end else []),
-        *([f"{UNSETTLED_NOTE}{unsettled}"] if unsettled else []),
+        *lr_notes(at_an_end=at_an_end, unsettled=unsettled),
         *([FEW_SEEDS_NOTE] if any(found and found.has_few_seeds for found in significant) else []),
         *(
             [f"times are rough: up to {max(shared)} runs shared a GPU, in {len(shared)} of {len(timed)} timed runs"]
@@ -189,15 +183,15 @@ def _tidy(number: int, one: MethodComparison, published: PublishedTable) -> list
             "deviations": "; ".join(map(changed_words, one.group.setting.deviations)),
             "tasks": " ".join(one.tasks),
             "method": row.variant.method,
-            "rank": "" if row.variant.rank is None else str(row.variant.rank),
+            "rank": csv_text(row.variant.rank),
             "variant": row.variant.label,
             **_scores("score", row.score, one.scale),
             **_scores("less_lora", row.against_lora, one.scale),
             "trainable_parameters": str(row.trainable),
-            "peak_memory_bytes": _number(row.memory_bytes, "{:.0f}"),
+            "peak_memory_bytes": csv_text(row.memory_bytes, "{:.0f}"),
             "memory_device": one.measured[0].device.name if one.measured else "",
-            "time_ratio": _number(row.time_ratio, "{:.4f}"),
-            "saved_bytes": _number(row.saved_bytes, "{:.0f}"),
+            "time_ratio": csv_text(row.time_ratio, "{:.4f}"),
+            "saved_bytes": csv_text(row.saved_bytes, "{:.0f}"),
             "collapsed": str(row.collapsed),
             "seeds": " ".join(map(str, row.score.seeds)),
             "lrs": " ".join(f"{cell.lr:g}" for cell in row.cells.values()),
@@ -215,11 +209,4 @@ def _scores(name: str, found: Difference | None, scale: Scale) -> dict[str, str]
     ends = (None, None, None) if found is None else (found.mean, found.low, found.high)
     named = zip(("", "_low", "_high"), ends, strict=True)
     form = "{:.6f}" if scale.lower_is_better else "{:.4f}"
-    return {
-        scale.column(f"{name}{ending}"): _number(None if end is None else scale.times * end, form)
-        for ending, end in named
-    }
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else form.format(value)
+    return {scale.column(f"{name}{ending}"): csv_text(scale.scaled(end), form) for ending, end in named}

@@ -1,23 +1,21 @@
 """Text tasks that are scored by a loss: log-perplexity of the test references, from which nothing is generated."""
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.facts import POSITIVE
+from rosa_bench.report.cells.facts import POSITIVE, scores_references
 from rosa_bench.report.cells.header import data_note
-from rosa_bench.report.cells.select import Group, scores_references
-from rosa_bench.report.tables.arms import Measure, table_of_arms
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.tables.arms import score, table_of_arms
 from rosa_bench.report.tables.table import Table
-from rosa_bench.report.writers.text import rows
+from rosa_bench.report.writers.text import thousands
 
 INTRO = [
     "Loss: nats per token of the test references given their prompts, of the selected epoch. Perplexity: its "
     "exponential. Lower is better. No output is scored here: Table 3 has the runs that report a score of their outputs."
 ]
 MEASURES = (
-    Measure(title="Loss", key="loss", value=lambda run: run.selected.get("loss"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-    Measure(title="Perplexity", key="perplexity", value=lambda run: run.selected.get("perplexity"), form="{:#.4g}",
-            possible=lambda _: POSITIVE),
-)  # fmt: skip
+    score("Loss", "loss", possible=lambda _: POSITIVE),
+    score("Perplexity", "perplexity", possible=lambda _: POSITIVE),
+)
 
 
 def build(groups: list[Group]) -> Table:
@@ -29,7 +27,11 @@ def build(groups: list[Group]) -> Table:
 
 
 def _facts(run: RunRecord) -> dict[str, str]:
-    train, note, test = rows(run.data.rows.train), data_note(run), run.data.rows.test
+    train, note, test = thousands(run.data.rows.train), data_note(run), run.data.rows.test
     prompts = (run.data.prompts or {}).get("test")
     known = {"Train rows": f"{train} ({note})" if note else train}
-    return {**known, "References": f"{rows(test)} for {rows(prompts)} test prompts"} if test and prompts else known
+    return (
+        {**known, "References": f"{thousands(test)} for {thousands(prompts)} test prompts"}
+        if test and prompts
+        else known
+    )

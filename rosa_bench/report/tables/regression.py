@@ -1,25 +1,25 @@
 """Runs that report an error instead of a score, such as the synthetic regressions of Figure 2."""
 
-import math
 from collections.abc import Iterator
 
+from rosa_bench.report.cells.facts import best_of_rank
 from rosa_bench.report.cells.header import (
     AT_AN_END,
     END_NOTE,
-    changed_words,
-    device_words,
     heading,
-    model_words,
     modified_notes,
     numbered_notes,
     seeds_words,
     selection_words,
+    setting_words,
 )
-from rosa_bench.report.cells.select import Cell, Group, best_of_rank, open_ended
+from rosa_bench.report.cells.select import Cell, Group, open_ended
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.tables.by_lr import place
+from rosa_bench.report.cells.shown import ERRORS
+from rosa_bench.report.tables.by_lr import first_columns
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
-from rosa_bench.report.writers.text import UNDEFINED, error_text, parameters
+from rosa_bench.report.writers.text import UNDEFINED, parameters
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 INTRO = [
     "Each cell: the dev error of the selected epoch, mean over seeds ± sample standard deviation (number of seeds). "
@@ -45,7 +45,6 @@ def _section(group: Group) -> Section:
     tasks = group.tasks
     titles = {task: run.settings.task.title for task, run in tasks.items()}
     numbers, notes = numbered_notes(tasks, titles)
-    protocol = group.runs[0].settings.protocol
     ends = open_ended(group.cells)
     columns = [Column(title="Trainable")]
     for task, run in tasks.items():
@@ -57,10 +56,7 @@ def _section(group: Group) -> Section:
     return Section(
         heading=heading(group),
         header={
-            "Model": model_words(group.runs[0]),
-            "Protocol": f"{protocol.name}: {protocol.title}",
-            "Changed": "; ".join(map(changed_words, group.setting.deviations)) or "nothing",
-            "Device": device_words(group.runs),
+            **setting_words(group, group.runs),
             "Selection": selection_words(list(group.cells.values())),
             "Seeds": seeds_words(list(group.cells.values())),
         },
@@ -81,12 +77,12 @@ def _line(group: Group, variant: Variant, ends: set[tuple[Variant, str]]) -> Lin
 
 def _entries(cell: Cell, mark: str) -> list[Entry]:
     """Return the error, the bound and the learning rate."""
-    spread = None if cell.std is None else error_text(cell.std)
-    error = Entry(mean=error_text(cell.mean), spread=spread, count=len(cell.runs), mark=mark)
-    bound = best_of_rank(cell)
+    spread = None if cell.std is None else ERRORS.text(cell.std)
+    error = Entry(mean=ERRORS.text(cell.mean), spread=spread, count=len(cell.runs), mark=mark)
+    bound = best_of_rank(cell.runs)
     return [
         error if cell.is_defined else Entry(mean=UNDEFINED),
-        Entry(mean=None if bound is None else error_text(bound)),
+        Entry(mean=None if bound is None else ERRORS.text(bound)),
         Entry(mean=f"{cell.lr:g}"),
     ]
 
@@ -101,19 +97,15 @@ def _tidy(number: int, group: Group) -> Iterator[dict[str, str]]:
         for task in group.tasks:
             if cell := group.cells.get((variant, task)):
                 yield {
-                    **place(number, group, task, variant),
+                    **first_columns(number, group, task, variant),
                     "metric": cell.runs[0].scores.reported,
                     "trainable_parameters": str(cell.trainable),
                     "lr": f"{cell.lr:g}",
                     "lrs_tried": str(len(cell.lrs)),
                     "seeds": str(len(cell.runs)),
-                    "mean": _figure(cell.mean),
-                    "std": _figure(cell.std),
-                    "last_epoch_mean": _figure(cell.last_mean),
-                    "best_of_rank": _figure(best_of_rank(cell)),
+                    "mean": csv_text(cell.mean, "{:.6g}"),
+                    "std": csv_text(cell.std, "{:.6g}"),
+                    "last_epoch_mean": csv_text(cell.last_mean, "{:.6g}"),
+                    "best_of_rank": csv_text(best_of_rank(cell.runs), "{:.6g}"),
                     "runs": " ".join(run.id for run in cell.runs),
                 }
-
-
-def _figure(error: float | None) -> str:
-    return "" if error is None or not math.isfinite(error) else f"{error:.6g}"

@@ -5,23 +5,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.grid import Grid, grid_of
-from rosa_bench.report.cells.header import (
-    AT_AN_END,
-    UNSETTLED,
-    header,
-    heading,
-    marks_of,
-    modified_notes,
-    numbered_notes,
-)
+from rosa_bench.report.cells.header import AT_AN_END, header, heading, lr_marks, modified_notes, numbered_notes
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant, words
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.published import PublishedRow, PublishedTable
 from rosa_bench.report.tables.cell_notes import FAILED, cell_notes
 from rosa_bench.report.tables.contrasts import COMPARED, contrasts
 from rosa_bench.report.tables.table import OWN_LEGEND, Column, Entry, Line, Section, Table
 from rosa_bench.report.tables.tidy import tidy_rows
-from rosa_bench.report.writers.text import UNDEFINED, parameters, percent
+from rosa_bench.report.writers.text import UNDEFINED, parameters
 
 TIMED = "Not shown: runs with pad_to_max=true, made for the times in Table 1. Padding changes no score."
 OWN_TITLE = "Scores by method and task"  # of runs that have no counterpart in the paper
@@ -60,25 +53,22 @@ def score_table(
     groups = list(groups)
     untimed = [group for group in groups if not group.setting.is_timed]
     runs = Counter(group.setting.distance for group in untimed for _ in group.runs)
-    scored = f"{scored} scores times 100"
     ordered = sorted(untimed, key=lambda group: _order(group, published, runs))
     grids = [grid_of(group, published) for group in ordered]
     beside_paper = any(grid.printed for grid in grids)
     sections = [_section(grid, published, extra_columns(grid)) for grid in grids]
-    compared = [COMPARED] if any(section.contrasts for section in sections) else []
-    timed = [TIMED] if len(untimed) < len(groups) else []
+    notes = [
+        *more,
+        *([COMPARED] if any(section.contrasts for section in sections) else []),
+        *([TIMED] if len(untimed) < len(groups) else []),
+        *(_named(published) if beside_paper or any(grid.titles for grid in grids) else []),
+        *([f"The paper's table: {'; '.join(published.notes)}."] if beside_paper else []),
+    ]
+    shown = f"{LEGEND}, {scored} scores times 100. Ours is" if beside_paper else f"{scored} scores times 100,"
     return Table(
         name=name,
         title=f"{published.source.rpartition(', ')[2]}: {published.title}" if beside_paper else OWN_TITLE,
-        intro=[
-            INTRO[0].format(shown=f"{LEGEND}, {scored}. Ours is" if beside_paper else f"{scored},"),
-            *INTRO[1:],
-            *more,
-            *compared,
-            *timed,
-            *(_named(published) if beside_paper or any(grid.titles for grid in grids) else []),
-            *([f"The paper's table: {'; '.join(published.notes)}."] if beside_paper else []),
-        ],
+        intro=[INTRO[0].format(shown=shown), *INTRO[1:], *notes],
         sections=sections,
         tidy=[row for number, grid in enumerate(grids, start=1) for row in tidy_rows(number, grid)],
         legend=f"{LEGEND}; {OWN_LEGEND}" if beside_paper else OWN_LEGEND,
@@ -198,17 +188,13 @@ def _entry(cell: Cell | None, *, paper: str | None, best: bool, open_ended: bool
         return Entry(paper=paper)
     if not cell.is_defined:
         return Entry(mean=UNDEFINED, paper=paper)
-    doubts = {
-        AT_AN_END: open_ended,
-        UNSETTLED: cell.runner_up is not None,
-        FAILED: cell.lrs_failed,
-    }
+    mark = lr_marks(at_an_end=open_ended, unsettled=cell.runner_up is not None)
     return Entry(
-        mean=percent(cell.mean),
-        spread=None if cell.std is None else percent(cell.std),
+        mean=SCORES.text(cell.mean),
+        spread=None if cell.std is None else SCORES.text(cell.std),
         count=len(cell.runs),
         collapsed=cell.collapsed or 0,
-        mark=marks_of(doubts),
+        mark=f"{mark}{FAILED if cell.lrs_failed else ''}",
         paper=paper,
         best=best,
     )

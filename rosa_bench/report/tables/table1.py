@@ -9,9 +9,10 @@ from rosa_bench.methods.resampled import resample_period
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.cells.settings import Variant, variant_of, words
+from rosa_bench.report.cells.settings import Variant, variant_of
 from rosa_bench.report.published import PublishedTable, load_published
 from rosa_bench.report.tables.table import Column, Entry, Line, Section, Table
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 TASK, BATCH_SIZE, LENGTH = "cola", 32, 512
 INTRO = [
@@ -113,13 +114,12 @@ def _shared(runs: list[RunRecord]) -> list[str]:
 
 
 def _header(group: Group, run: RunRecord, published: PublishedTable) -> dict[str, str]:
-    changes = [f"{change.key}={words(change.value)}" for change in group.setting.deviations]
     model, rows = run.settings.model, run.data.rows.train
     return {
         "Model": model.title + (f" ({model.note})" if model.note else ""),
         "Device": f"{run.device.name}, {run.device.precision}",
         "Epoch": f"{rows:,} train rows in batches of {BATCH_SIZE}, padded to {LENGTH}",
-        "Changed": "; ".join(changes) or "nothing",
+        "Changed": "; ".join(change.text for change in group.setting.deviations) or "nothing",
         **({} if group.setting.has_custom_rows else {"Paper": f"{published.source}: {published.model}"}),
     }
 
@@ -154,10 +154,10 @@ def _tidy(group: Group, runs: list[RunRecord]) -> list[dict[str, str]]:
             "device": run.device.name,
             "precision": run.device.precision,
             "method": variant.method,
-            "rank": "" if variant.rank is None else str(variant.rank),
+            "rank": csv_text(variant.rank),
             "epochs": str(run.settings.epochs),
             "resamples": str(resamples(run)),
-            "factorize_time_s": "" if (each := factorize_time_s(run)) is None else f"{each:.4f}",
+            "factorize_time_s": csv_text(factorize_time_s(run), "{:.4f}"),
             "epoch_time_s": f"{epoch_time_s(run):.4f}",
         }
         for variant, some in _by_variant(runs).items()

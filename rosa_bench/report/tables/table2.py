@@ -1,6 +1,7 @@
 """Table 2: methods and ranks on GLUE and SuperGLUE."""
 
-from rosa_bench.report.cells.select import Group, scored_on_test
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import of_tasks, score_table
 from rosa_bench.report.tables.table import Table

@@ -3,13 +3,15 @@
 import statistics
 from collections.abc import Callable
 
+from rosa_bench.report.cells.facts import scored_on_test
 from rosa_bench.report.cells.grid import Grid
-from rosa_bench.report.cells.select import Group, scored_on_test
+from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.published import load_published
 from rosa_bench.report.tables.scores import of_tasks, score_table
 from rosa_bench.report.tables.table import Entry, Table
-from rosa_bench.report.writers.text import UNDEFINED, percent
+from rosa_bench.report.writers.text import UNDEFINED
 
 # Further metrics of the same outputs, with their headings. Fractions (shown times 100) come first.
 FRACTIONS = {"bleu_cased": "BLEU, cased", "rouge_l": "ROUGE-L"}
@@ -49,6 +51,6 @@ def _entries(grid: Grid, task: str, metric: str) -> Callable[[Variant], Entry]:
         if len(known) < len(figures):  # an older run may lack a metric
             return Entry(mean=UNDEFINED if any(metric in run.selected for run in cell.runs) else None)
         mean = statistics.fmean(known)
-        return Entry(mean=percent(mean) if metric in FRACTIONS else f"{mean:.2f}")
+        return Entry(mean=SCORES.text(mean) if metric in FRACTIONS else f"{mean:.2f}")
 
     return entry

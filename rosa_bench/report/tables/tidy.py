@@ -1,14 +1,15 @@
 """Convert a table of scores to plain rows, one per cell, for programs to read."""
 
 import json
-import math
 
 from rosa_bench.report.cells.differences import Difference
 from rosa_bench.report.cells.grid import Grid
 from rosa_bench.report.cells.learning_rate import MEAN
 from rosa_bench.report.cells.select import Cell, Group, choose
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.writers.text import span
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 # The difference and its interval's ends, times 100; p, alone and by Holm over the section; the number of shared seeds.
 VS_LORA = ("vs_lora_x100", "vs_lora_low", "vs_lora_high", "vs_lora_p", "vs_lora_p_holm", "vs_lora_seeds")
@@ -57,19 +58,19 @@ def _cell(variant: Variant, cell: Cell) -> dict[str, str]:
         "subset": str(run.data.subset).lower(),
         "synthetic": str(run.data.synthetic).lower(),
         "method": variant.method,
-        "rank": "" if variant.rank is None else str(variant.rank),
+        "rank": csv_text(variant.rank),
         "method_settings": json.dumps({change.key: change.value for change in variant.changes}),
         "trainable_parameters": str(cell.trainable),
         "lr": f"{cell.lr:g}",
         "lrs_tried": str(len(cell.lrs)),
         "configurations_tried": str(len(cell.tried)),
         "lr_by_mean": f"{choose(cell.tried, rule=MEAN).lr:g}",
-        "lr_runner_up": "" if cell.runner_up is None else f"{cell.runner_up:g}",
+        "lr_runner_up": csv_text(cell.runner_up, "{:g}"),
         "lrs_left_out": " ".join(f"{lr:g}" for lr in cell.lrs_left),
         "lrs_failed": " ".join(f"{lr:g}" for lr in cell.lrs_failed),
         "selected_on": run.scores.selected_on,
         "seeds": str(len(cell.runs)),
-        "collapsed": "" if cell.collapsed is None else str(cell.collapsed),
+        "collapsed": csv_text(cell.collapsed),
         "mean_x100": _x100(cell.mean),
         "std_x100": _x100(cell.std),
         "interval_low_x100": _x100(around.low if around else None),
@@ -87,9 +88,9 @@ def _against_baseline(difference: Difference | None, holm: float | None) -> dict
     if difference is None:
         return dict.fromkeys(VS_LORA, "")
     scores = map(_x100, (difference.mean, difference.low, difference.high))
-    tests = ("" if p is None else f"{p:.4g}" for p in (difference.p, holm))
+    tests = (csv_text(p, "{:.4g}") for p in (difference.p, holm))
     return dict(zip(VS_LORA, (*scores, *tests, span(difference.seeds)), strict=True))
 
 
 def _x100(fraction: float | None) -> str:
-    return "" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.4f}"
+    return csv_text(SCORES.scaled(fraction), "{:.4f}")

@@ -9,6 +9,7 @@ from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.tables.by_lr import Summarise, Summary, table_by_lr
 from rosa_bench.report.tables.table import OWN_LEGEND, Entry, Table
 from rosa_bench.report.writers.text import UNDEFINED
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 INTRO = [
     "Each cell: the training loss of the last epoch, averaged over its steps, with dropout: cross-entropy, or on STS-B "
@@ -67,11 +68,10 @@ def _entry(losses: list[float | None], shown: Scale) -> Entry:
 
 
 def _tidy(run: RunRecord) -> dict[str, str]:
-    collapsed = run.has_collapsed
     return {
         "seed": str(run.settings.seed),
-        "train_loss": "" if (loss := _loss(run)) is None else repr(loss),
-        "collapsed": "" if collapsed is None else str(int(collapsed)),
+        "train_loss": csv_text(_loss(run), "{!r}"),
+        "collapsed": csv_text(run.has_collapsed, "{:d}"),
     }
 
 

@@ -1,1 +1,1 @@
-"""Writers of tables: Markdown, LaTeX, HTML, terminal."""
+"""Writers of tables: Markdown, LaTeX, HTML, CSV, terminal."""

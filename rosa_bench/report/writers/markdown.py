@@ -3,7 +3,7 @@
 import re
 
 from rosa_bench.report.tables.table import Column, Contrast, Entry, Section, Table
-from rosa_bench.report.writers.text import MISSING, raised
+from rosa_bench.report.writers.text import MISSING, superscript
 from rosa_bench.system.printable import printable
 
 # Columns of a comparison -> whether they hold numbers.
@@ -43,13 +43,13 @@ def count_text(entry: Entry) -> str:
 
 def column_text(column: Column) -> str:
     """Return a column's heading with the number of its note."""
-    return f"{column.title}{raised(column.note)}" if column.note else column.title
+    return f"{column.title}{superscript(column.note)}" if column.note else column.title
 
 
 def note_text(note: str) -> str:
     """Return a note, with its number as in the heading."""
     number, _, text = note.partition(" ")
-    return f"{raised(int(number))} {text}" if number.isdecimal() else note
+    return f"{superscript(int(number))} {text}" if number.isdecimal() else note
 
 
 def contrast_texts(contrast: Contrast) -> list[str]:

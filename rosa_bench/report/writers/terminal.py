@@ -15,6 +15,7 @@ from rosa_bench.system.printable import printable
 
 GAP = 2  # blank characters after a cell
 DIVIDER = 1  # extra character between two columns
+LEAST_WIDTHS = {"Method": 10, "Task": 6}  # of the columns of comparisons that may wrap, because names can be long
 
 
 def show(table: Table, console: Console) -> None:
@@ -50,12 +51,6 @@ def _show_section(section: Section, console: Console) -> None:
         console.print(Text(section.contrast_heading, style="dim"))
         console.print()
         console.print(_contrasts(section))
-
-
-LEAST_WIDTHS = {
-    "Method": 10,
-    "Task": 6,
-}  # minimum widths of the comparison columns that may wrap, because names can be long
 
 
 def _contrasts(section: Section) -> RichTable:

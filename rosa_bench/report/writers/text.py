@@ -1,37 +1,11 @@
-"""Format numbers as text."""
+"""Format numbers as text, and divide columns into blocks that fit a width."""
 
-import math
 from collections.abc import Collection, Sequence
 
 MISSING = "–"
 MIB = 2**20  # bytes
 UNDEFINED = "undefined"  # a figure over runs with a score that is not a number
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-def percent(fraction: float) -> str:
-    """Format a fraction times 100, with one decimal; never ``-0.0``, and never ``nan``."""
-    return f"{100 * fraction:z.1f}" if math.isfinite(fraction) else UNDEFINED
-
-
-def times(factor: float, score: float | None) -> float | None:
-    """Multiply a score that may be undefined."""
-    return None if score is None else factor * score
-
-
-def error_text(error: float) -> str:
-    """Format an error, which is not a fraction, with four digits."""
-    return f"{error:.4g}" if math.isfinite(error) else UNDEFINED
-
-
-def signed(fraction: float) -> str:
-    """Like `percent`, but always with a sign."""
-    return f"{100 * fraction:+z.1f}"
-
-
-def bracketed(mean: str, low: str | None, high: str | None) -> str:
-    """Format an estimate with its interval, if known: ``-0.9 [-3.5, +1.7]``."""
-    return mean if low is None or high is None else f"{mean} [{low}, {high}]"
 
 
 def probability(p: float) -> str:
@@ -55,12 +29,12 @@ def span(values: Collection[int]) -> str:
     return f"{min(values)} to {max(values)}" if min(values) != max(values) else str(min(values))
 
 
-def rows(count: int) -> str:
+def thousands(count: int) -> str:
     """Format a count with thousands separators."""
     return f"{count:,}"
 
 
-def raised(number: int) -> str:
+def superscript(number: int) -> str:
     """Format a note's number as a superscript."""
     return str(number).translate(SUPERSCRIPTS)
 

@@ -6,6 +6,7 @@ A text that begins so, and is not a number, gets an apostrophe in front, which t
 
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -24,6 +25,11 @@ def tidy_csv(rows: Sequence[Mapping[str, str]]) -> str:
     writer.writerow(keys)
     writer.writerows([escape(row.get(key, "")) for key in keys] for row in rows)
     return file.getvalue()
+
+
+def csv_text(value: float | None, form: str = "{}") -> str:
+    """Format a number for a CSV file; empty if it is unknown or not finite."""
+    return "" if value is None or not math.isfinite(value) else form.format(value)
 
 
 @cache  # most texts are in many rows

@@ -77,7 +77,7 @@ def test_spread_is_measured_against_the_values() -> None:
 def test_whiskers_end_at_what_is_possible(
     mean: float, ends: tuple[float, float], whiskers: tuple[float, float]
 ) -> None:
-    found = Estimate(mean=mean, low=ends[0], high=ends[1], count=3).within(0.0, 1.0)
+    found = Estimate(mean=mean, low=ends[0], high=ends[1]).within(0.0, 1.0)
     assert found.whiskers == pytest.approx(whiskers)
 
 

@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.learning_rate import RULES
-from rosa_bench.report.cells.select import (
-    Cell,
-    best_of_rank,
-    choose,
-    open_ended,
-    scores_references,
-    select,
-    split_by_data,
-)
+from rosa_bench.report.cells.select import Cell, choose, open_ended, select
 
 MakeRecord = Callable[..., RunRecord]
 OverSeeds = Callable[..., list[RunRecord]]
@@ -329,26 +321,6 @@ def test_a_cell_with_one_rate_is_open_ended_where_others_had_a_choice(over_seeds
     assert open_ended({"one": one, "two": two, "three": three}) == {"one", "two"}
 
 
-def test_references_are_scored_if_a_task_with_prompts_has_a_loss(
-    make_record: MakeRecord, make_written: MakeRecord, make_referenced: MakeRecord, make_synthetic: MakeRecord
-) -> None:
-    runs = make_record(), make_synthetic([[0.5]]), make_written([9.0]), make_referenced(1.5)
-    assert [scores_references(run) for run in runs] == [False, False, False, True]
-
-
-@pytest.mark.parametrize(("method", "rank", "expected"), [
-    ("rosa", 1, 0.3), ("rosa", 2, 0.1), ("rosa", 3, None), ("ft", 1, 0.1)
-])  # fmt: skip
-def test_the_best_update_is_that_of_the_rank_and_of_any_without_one(
-    make_synthetic: MakeRecord, method: str, rank: int, expected: float | None
-) -> None:
-    asked = (f"method={method}", f"rank={rank}")
-    run, unknown = make_synthetic([[0.5]], *asked, bounds=[[0.5, 0.3, 0.1]]), make_synthetic([[0.5]], *asked, "seed=1")
-    assert best_of_rank(choose([run])) == expected
-    assert best_of_rank(choose([unknown])) is None
-    assert best_of_rank(choose([run, unknown])) is None  # a mean over some of the runs would be of other problems
-
-
 def test_variants_are_in_the_order_of_their_ranks(make_record: MakeRecord) -> None:
     [group] = select([make_record(f"rank={rank}") for rank in (16, 2, 8)])
     assert [variant.rank for variant in group.variants] == [2, 8, 16]
@@ -452,37 +424,6 @@ def test_each_variant_has_its_own_cell_in_the_same_setting(
 def test_runs_on_another_device_name_or_commit_are_comparable(make_record: MakeRecord) -> None:
     other = {"type": "cuda", "name": "NVIDIA A100", "precision": "bfloat16"}
     assert len(select([make_record(), make_record("seed=1", device=other, git={"commit": "0"})])) == 1
-
-
-def test_equal_rows_from_two_sources_count_as_the_same_data(make_record: MakeRecord) -> None:
-    """The link may be indirect: a run on files with the hub's fingerprint makes all runs on those files comparable."""
-    hub = make_record("seed=0", held_out=0.5)
-    files = [make_record(f"seed={seed}", held_out=0.5, data={"source": "files sha256:0"}) for seed in (0, 1)]
-    assert hub.data.fingerprint == files[0].data.fingerprint != files[1].data.fingerprint
-    for order in ([hub, *files], [hub, *files[::-1]], [files[1], hub, files[0]]):
-        [found] = split_by_data(order)
-        assert sorted(map(id, found)) == sorted(map(id, order))  # a link that joins two parts loses no run of either
-
-
-def test_the_largest_data_comes_first(make_record: MakeRecord) -> None:
-    part = {"source": "files", "fingerprint": "0", "rows": {"train": 10, "held_out": 0, "validation": 5}}
-    small, large = make_record("task=mnli", data=part), make_record("task=mnli")
-    assert split_by_data([small, large]) == split_by_data([large, small]) == [[large], [small]]
-    again = make_record("task=mnli", "seed=1", data=part)
-    assert split_by_data([small, again, large]) == [[large], [small, again]]  # however many runs the other has
-    others = [make_record("task=mnli", f"seed={seed}", data={"source": "a", "fingerprint": "a"}) for seed in (0, 1)]
-    assert split_by_data([large, *others]) == [others, [large]]
-
-
-def test_a_name_or_a_place_of_the_rows_makes_no_other_data(make_record: MakeRecord) -> None:
-    """Records of one data set may declare its title, its folder or its official rows differently."""
-    one, other = make_record("task=mnli"), make_record("task=mnli", "seed=1")
-    other.config["task"] |= {"title": "Another name", "folder": "elsewhere", "rows": {}}
-    assert len(split_by_data([one, other])) == 1
-
-
-def test_another_reported_score_is_another_task(make_record: MakeRecord) -> None:
-    assert len(split_by_data([make_record("task=stsb"), make_record("task=stsb", "task.score=spearman")])) == 2
 
 
 def test_choose_needs_no_shared_seed(make_record: MakeRecord) -> None:

@@ -2,19 +2,23 @@
 
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.shown import Scale, reported_rows, scale, selection_rows, selection_scale
+from rosa_bench.report.cells.shown import ERRORS, SCORES, Scale, reported_rows, scale, selection_rows, selection_scale
 from rosa_bench.report.writers.text import UNDEFINED
 
-SCORE, LOSS = Scale(lower_is_better=False), Scale(lower_is_better=True)
+SCORE, LOSS = SCORES, ERRORS
 
 
 @pytest.mark.parametrize(
     ("scale", "values", "text", "signed"),
     [
+        (SCORE, (0.54321, None, None), "54.3", "+54.3"),
+        (SCORE, (-0.5, None, None), "-50.0", "-50.0"),
+        (SCORE, (math.inf, None, None), UNDEFINED, UNDEFINED),
         (SCORE, (0.5678, 0.5, 0.6), "56.8 [50.0, 60.0]", "+56.8 [+50.0, +60.0]"),
         (SCORE, (-0.0001, None, None), "0.0", "+0.0"),
         (LOSS, (1.23456, 1.2, 1.3), "1.235 [1.2, 1.3]", "+1.235 [+1.2, +1.3]"),
@@ -23,7 +27,15 @@ SCORE, LOSS = Scale(lower_is_better=False), Scale(lower_is_better=True)
     ],
 )  # fmt: skip
 def test_texts(scale: Scale, values: tuple[float, float | None, float | None], text: str, signed: str) -> None:
-    assert (scale.text(*values), scale.signed(*values)) == (text, signed)
+    value, low, high = values
+    ends = SimpleNamespace(low=low, high=high)
+    assert (scale.text(value, ends), scale.signed(value, ends)) == (text, signed)
+    if low is None:
+        assert (scale.text(value), scale.signed(value)) == (text, signed)
+
+
+def test_an_undefined_score_stays_so() -> None:
+    assert (SCORE.scaled(0.5), LOSS.scaled(0.5), SCORE.scaled(None)) == (50, 0.5, None)
 
 
 @pytest.mark.parametrize("least", [0.00021, 0.9, 1.0, 9.5, 12.5, 999.0, 123456.0])

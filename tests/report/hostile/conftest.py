@@ -16,7 +16,7 @@ from rosa_bench.report.compare import compare, why_not
 from rosa_bench.report.comparison import comparison
 from rosa_bench.report.make_figures import draw_figures, why_not_drawn
 from rosa_bench.report.make_page import page
-from rosa_bench.report.make_tables import build_tables, counted, tabled
+from rosa_bench.report.make_tables import build_tables, counted, searched
 from rosa_bench.report.next import next_commands
 from rosa_bench.report.page.packing import packed_runs
 from rosa_bench.report.tables.runs import run_rows
@@ -132,7 +132,7 @@ def comparisons(records: Sequence[RunRecord]) -> Made:
 
 
 def commands(records: Sequence[RunRecord]) -> Made:
-    return {"next": "\n".join(next_commands(tabled(records), seeds=3))}
+    return {"next": "\n".join(next_commands(searched(records), seeds=3))}
 
 
 def figures(records: Sequence[RunRecord]) -> Made:

@@ -11,7 +11,6 @@ from rosa_bench.report.show.curve import BAR, MOST, bars, chosen
 from rosa_bench.report.show.lines import table_lines
 from rosa_bench.report.show.one_run import blocks
 from rosa_bench.report.show.outcome import outcome_lines
-from rosa_bench.report.writers.text import percent
 
 OverSeeds = Callable[..., list[RunRecord]]
 
@@ -27,7 +26,7 @@ def test_a_sweep_comes_to_the_best_rate_of_each_method_with_its_interval(over_se
     assert "all: task=cola model=roberta_base protocol=paper" in lines
     [cell] = [cell for group in select(runs) for (variant, _), cell in group.cells.items() if variant.method == "lora"]
     assert cell.interval is not None
-    brackets = f"75.0 [{percent(cell.interval.low)}, 100.0]"  # Student's goes further
+    brackets = f"75.0 [{100 * cell.interval.low:.1f}, 100.0]"  # Student's goes further
     [line] = [line for line in lines if line.startswith("lora")]
     assert line.split()[:4] == ["lora", "r=8", "0.002", "2"]
     assert brackets in line

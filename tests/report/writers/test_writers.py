@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import re
 import shutil
 import subprocess
@@ -23,8 +24,8 @@ from rosa_bench.report.writers.latex import escape, latex
 from rosa_bench.report.writers.latex_pages import short_labels
 from rosa_bench.report.writers.markdown import entry_text, markdown
 from rosa_bench.report.writers.terminal import show
-from rosa_bench.report.writers.text import blocks, parameters, percent, probability, signed, span
-from rosa_bench.report.writers.tidy_csv import tidy_csv
+from rosa_bench.report.writers.text import blocks, parameters, probability, span
+from rosa_bench.report.writers.tidy_csv import csv_text, tidy_csv
 
 OverSeeds = Callable[..., list[RunRecord]]
 COUNTS = "7 completed runs; not tabled: 1 failed"
@@ -148,8 +149,8 @@ def test_csv_has_the_tables_figures(table: Table) -> None:
     assert len(rows) == len(shown)
     for row, (number, label, one) in zip(rows, shown, strict=True):
         assert (row["setting"], row["seeds"], row["paper_x100"]) == (number, str(one.count), one.paper or "")
-        assert percent(float(row["mean_x100"]) / 100) == one.mean
-        assert (percent(float(row["std_x100"]) / 100) if row["std_x100"] else None) == one.spread
+        assert f"{float(row['mean_x100']):z.1f}" == one.mean
+        assert (f"{float(row['std_x100']):z.1f}" if row["std_x100"] else None) == one.spread
         assert (row["best"] == "true", row["collapsed"] or "0") == (one.best, str(one.collapsed))
         assert len(row["runs"].split()) == one.count
         assert f"r={row['rank']}" in label or row["rank"] == ""
@@ -310,15 +311,19 @@ def test_parameters(count: int, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fraction", "expected"), [(0.54321, "54.3"), (-0.0001, "0.0"), (-0.021, "-2.1"), (1.0, "100.0")]
+    ("value", "form", "expected"),
+    [
+        (None, "{:.2f}", ""),
+        (math.nan, "{:.2f}", ""),
+        (-math.inf, "{}", ""),
+        (0, "{}", "0"),
+        (8, "{}", "8"),
+        (1 / 3, "{:.2f}", "0.33"),
+        (True, "{:d}", "1"),
+    ],
 )
-def test_percent(fraction: float, expected: str) -> None:
-    assert percent(fraction) == expected
-
-
-@pytest.mark.parametrize(("fraction", "expected"), [(0.0123, "+1.2"), (-0.0004, "+0.0"), (-0.5, "-50.0")])
-def test_signed(fraction: float, expected: str) -> None:
-    assert signed(fraction) == expected
+def test_an_unknown_number_is_empty_in_a_csv_file(value: float | None, form: str, expected: str) -> None:
+    assert csv_text(value, form) == expected
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import Estimate, is_resampled, period_order, period_words, plain_arms
+from rosa_bench.report.cells.arms import Estimate, is_resampled, one_run_each, period_order, period_words, plain_arms
 from rosa_bench.report.cells.differences import Difference, paired
 from rosa_bench.report.cells.facts import per_parameter
 from rosa_bench.report.cells.grid import BASELINE
@@ -69,7 +69,7 @@ def ladder_of(groups: Iterable[Group]) -> Ladder | None:
 
 
 def _ladder(panel: Panel, cells: Mapping[Variant, Cell]) -> Ladder | None:
-    plain = plain_arms({variant: cell.runs[0] for variant, cell in cells.items()})
+    plain = plain_arms(one_run_each(cells))
     usual = {variant: cell for variant, cell in cells.items() if variant in plain}
     lora = {v.rank: c for v, c in usual.items() if v.method == BASELINE and v.rank and not is_resampled(c.runs[0])}
     by_rank: dict[int, dict[str, Cell]] = {}

@@ -1,23 +1,20 @@
 """The headline: ROSA minus LoRA by task beside the paper's values, and the place where drawing again does win."""
 
-from collections.abc import Iterable
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import CUT, INTERVALS
-from rosa_bench.report.cells.differences import Difference
+from rosa_bench.report.cells.arms import CUT, INTERVALS, is_resampled, period_words
 from rosa_bench.report.cells.facts import fact
-from rosa_bench.report.cells.header import AT_AN_END, device_words
-from rosa_bench.report.cells.select import Cell, Group
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.cells.header import device_words, lr_text
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.shown import SCORES
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.headline import capacity, tasks
 from rosa_bench.report.figures.headline.capacity import Ladder, ladder_of, place_of, plot_capacity
 from rosa_bench.report.figures.headline.tasks import GREY, SMALL, Rivals, plot_tasks, rivals_of
 from rosa_bench.report.published import load_published
-from rosa_bench.report.writers.text import MISSING, bracketed, parameters, rows, signed, span
+from rosa_bench.report.writers.text import MISSING, parameters, span, thousands
 
 WIDTH_IN, HEIGHT_IN = 8.0, 3.2
 
@@ -62,7 +59,7 @@ def _setting(found: Rivals) -> str:
 
 def _data(found: Ladder) -> str:
     """Name the right part's model and data."""
-    names = rows(int(fact(found.run, "pairs") or 0))
+    names = thousands(int(fact(found.run, "pairs") or 0))
     seeds = span({len(cell.runs) for cell in found.cells})
     return f"{found.run.settings.model.title}, {names} numbers, {seeds} seeds"
 
@@ -88,16 +85,12 @@ def _caption(rivals: Rivals | None, ladder: Ladder | None) -> str:
         )
         sources.append(_ladder_source(ladder))
         tables.append(_ladder_table(ladder))
-    return Caption(title="Headline.", text=" ".join(said), sources=sources, tables=tables).markdown
+    return caption_text(title="Headline.", text=" ".join(said), sources=sources, tables=tables)
 
 
 def _period(found: Rivals) -> str:
-    periods = {(run.settings.method.resample_every, run.settings.method.resample_unit) for run in _ours(found)}
-    return " or ".join(sorted(f"drawn again every {every:g} {unit}" for every, unit in periods if every))
-
-
-def _ours(found: Rivals) -> Iterable[RunRecord]:
-    return (run for ours, _ in found.pairs.values() for run in ours.runs)
+    ours = (run for one, _ in found.pairs.values() for run in one.runs)
+    return " or ".join(sorted({f"drawn again {period_words(run)}" for run in ours if is_resampled(run)}))
 
 
 def _rivals_source(found: Rivals) -> str:
@@ -117,21 +110,18 @@ def _rivals_table(found: Rivals) -> list[list[str]]:
     for task in [*shown, *sorted(found.pairs.keys() - shown)]:
         ours, theirs = found.pairs[task]
         collapsed = f"{ours.collapsed or 0} and {theirs.collapsed or 0}"
-        own = _difference_words(found.differences[task])
-        printed = signed(found.paper[task]) if task in found.paper else MISSING
+        own = SCORES.signed(found.differences[task].mean, found.differences[task])
+        printed = SCORES.signed(found.paper[task]) if task in found.paper else MISSING
         seeds = span(found.differences[task].seeds)
-        lines.append([found.titles[task], own, printed, seeds, collapsed, _lr(ours), _lr(theirs)])
-    printed = MISSING if found.paper_mean is None else signed(found.paper_mean)
-    mean = [f"mean of the first {len(shown)}", _difference_words(found.mean), printed, span(found.mean.seeds)]
+        lines.append([found.titles[task], own, printed, seeds, collapsed, lr_text(ours), lr_text(theirs)])
+    printed = MISSING if found.paper_mean is None else SCORES.signed(found.paper_mean)
+    mean = [
+        f"mean of the first {len(shown)}",
+        SCORES.signed(found.mean.mean, found.mean),
+        printed,
+        span(found.mean.seeds),
+    ]
     return [*lines, [*mean, "", "", ""]]
-
-
-def _difference_words(one: Difference) -> str:
-    return bracketed(signed(one.mean), *(None if end is None else signed(end) for end in (one.low, one.high)))
-
-
-def _lr(cell: Cell) -> str:
-    return f"{cell.lr:g}{AT_AN_END if cell.at_an_end else ''}"
 
 
 def _ladder_table(found: Ladder) -> list[list[str]]:
@@ -144,5 +134,7 @@ def _ladder_table(found: Ladder) -> list[list[str]]:
     lines = [["arm", "trained", "data, bits per parameter", "recall, %", "lr", "seeds"]]
     for name, cell in arms:
         x, y = place_of(cell)
-        lines.append([name, parameters(cell.trainable), f"{x:.3g}", y.text("{:.1f}"), _lr(cell), str(len(cell.runs))])
+        lines.append(
+            [name, parameters(cell.trainable), f"{x:.3g}", y.text("{:.1f}"), lr_text(cell), str(len(cell.runs))]
+        )
     return lines

@@ -13,9 +13,9 @@ from rosa_bench.report.cells.differences import Difference, stratified
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.cells.shown import SCORES
 from rosa_bench.report.figures.drawing import drawn
 from rosa_bench.report.published import load_published
-from rosa_bench.report.writers.text import bracketed, signed
 
 METHOD, PRINTED = "rosa", "table2"
 ENOUGH = 5  # seeds of a task that is drawn, if any task has so many: two or three give intervals wider than the figure
@@ -129,24 +129,12 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
     rows = [(found.titles[task], found.differences[task], found.paper.get(task)) for task in found.shown]
     rows.append((f"mean of {len(found.shown)} tasks", found.mean, found.paper_mean))
     known = [paper for *_, paper in rows if paper is not None]
-    look = look_of(METHOD)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.axhspan(len(rows) - 1.5, len(rows) - 0.5, color="#F0F0F0", linewidth=0, zorder=0)
     for place, (_, ours, paper) in enumerate(rows):
-        if ours.low is not None and ours.high is not None:
-            ax.plot([100 * ours.low, 100 * ours.high], [place + OURS] * 2, color=look.colour, linewidth=1.6)
-        ax.plot([100 * ours.mean], [place + OURS], marker=look.marker, color=look.colour, markersize=6)
-        said = bracketed(signed(ours.mean), *(None if one is None else signed(one) for one in (ours.low, ours.high)))
-        ax.text(1.02, place + OURS, said, transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center")
+        _plot_ours(ax, place + OURS, ours)
         if paper is not None:
-            ax.plot([100 * paper], [place + PAPER], marker="*", color="black", markersize=8, linestyle="none")
-            is_far = paper > FAR * max(known)
-            ax.annotate(
-                f"paper {signed(paper)}", (100 * paper, place + PAPER), textcoords="offset points",
-                xytext=(-6 if is_far else 6, 0), ha="right" if is_far else "left", va="center",
-                fontsize=SMALL, color=GREY,
-                path_effects=[withStroke(linewidth=2, foreground="white")],
-            )  # fmt: skip
+            _plot_paper(ax, place + PAPER, paper, is_far=paper > FAR * max(known))
     ax.text(1.02, -0.6, "ours [95 %]", transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center", color=GREY)
     ax.set_yticks(range(len(rows)), [drawn(title) for title, *_ in rows])
     ax.get_yticklabels()[-1].set_fontweight("bold")
@@ -157,3 +145,23 @@ def plot_tasks(ax: Axes, found: Rivals) -> None:
     ax.set_axisbelow(True)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.set_xlabel("ROSA minus LoRA, points of score (above 0: ROSA is better)")
+
+
+def _plot_ours(ax: Axes, y: float, ours: Difference) -> None:
+    """Draw a difference with its interval, and write both to the right of the axes."""
+    look = look_of(METHOD)
+    if ours.low is not None and ours.high is not None:
+        ax.plot([100 * ours.low, 100 * ours.high], [y, y], color=look.colour, linewidth=1.6)
+    ax.plot([100 * ours.mean], [y], marker=look.marker, color=look.colour, markersize=6)
+    said = SCORES.signed(ours.mean, ours)
+    ax.text(1.02, y, said, transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center")
+
+
+def _plot_paper(ax: Axes, y: float, paper: float, *, is_far: bool) -> None:
+    """Draw the paper's difference as a star with its name to the right, or to the left if it is far right."""
+    ax.plot([100 * paper], [y], marker="*", color="black", markersize=8, linestyle="none")
+    ax.annotate(
+        f"paper {SCORES.signed(paper)}", (100 * paper, y), textcoords="offset points",
+        xytext=(-6 if is_far else 6, 0), ha="right" if is_far else "left", va="center", fontsize=SMALL, color=GREY,
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+    )  # fmt: skip

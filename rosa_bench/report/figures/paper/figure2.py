@@ -9,11 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, Group, best_of_rank
-from rosa_bench.report.cells.settings import Variant, words
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, letter, styled
-from rosa_bench.report.figures.plotting.curves import has_epochs, plain
+from rosa_bench.report.cells.arms import is_resampled, period_words
+from rosa_bench.report.cells.facts import best_of_rank
+from rosa_bench.report.cells.select import Cell, Group
+from rosa_bench.report.cells.settings import Variant
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.line_names import labelled, name_lines
+from rosa_bench.report.figures.plotting.panels import has_epochs, plain
 from rosa_bench.report.figures.plotting.styles import styles_of
 from rosa_bench.report.writers.text import MISSING, span
 
@@ -114,7 +116,7 @@ def panel_of(group: Group) -> Panel:
     curves = {variant: np.concatenate([losses(run) for run in cell.runs]) for variant, cell in cells.items()}
     bounds = {}
     for variant, cell in cells.items():
-        bound = best_of_rank(cell)
+        bound = best_of_rank(cell.runs)
         if variant.method == BOUND_OF and variant.rank is not None and bound is not None:
             bounds[variant.rank] = bound
     return Panel(group, curves, bounds)
@@ -147,7 +149,7 @@ def caption(panels: list[Panel]) -> str:
     """Write what the figure shows, how it was made, and the final losses."""
     run = panels[0].runs[0]
     settings, setting = run.settings, panels[0].group.setting
-    changes = ", ".join(f"{change.key}={words(change.value)}" for change in setting.deviations)
+    changes = ", ".join(change.text for change in setting.deviations)
     counts = {curve.shape[0] for panel in panels for curve in panel.curves.values()}
     several = f"Lines: mean; shades: range over {span(counts)} independent problems."
     shown = several if max(counts) > 1 else "Lines: one problem."
@@ -162,17 +164,12 @@ def caption(panels: list[Panel]) -> str:
         f"epochs{_resampling(panels)}. Protocol {setting.protocol}{f' ({changes})' if changes else ''}; "
         f"{run.device.name}, {run.device.precision}."
     )
-    return Caption(title="Figure 2.", text=text, tables=[_losses_table(panels)]).markdown
+    return caption_text(title="Figure 2.", text=text, tables=[_losses_table(panels)])
 
 
 def _resampling(panels: list[Panel]) -> str:
-    periods = {
-        f"{run.settings.method.resample_every:g} {run.settings.method.resample_unit}"
-        for panel in panels
-        for run in panel.runs
-        if run.settings.method.resample_every
-    }
-    return f", ROSA resampled every {' or '.join(sorted(periods))}" if periods else ""
+    periods = {period_words(run) for panel in panels for run in panel.runs if is_resampled(run)}
+    return f", ROSA resampled {' or '.join(sorted(periods))}" if periods else ""
 
 
 def _losses_table(panels: list[Panel]) -> list[list[str]]:

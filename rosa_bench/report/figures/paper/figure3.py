@@ -1,7 +1,5 @@
 """Figure 3: peak memory and number of trainable parameters of each method."""
 
-from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,18 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, set_title, sources, variants_of
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, styled
+from rosa_bench.report.figures.plotting.curves import TITLE, set_title
+from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MIB, parameters
 
-# What peak memory means, keyed by device type.
-MEASURED = {
-    "cuda": "the greatest sum of the CUDA allocator's blocks in use by tensors: this process's own, whatever else runs "
-    "on a shared GPU, and without the CUDA context",
-    "cpu": "resident memory of the whole process, its libraries and data with it",
-}
-ELSEWHERE = "as the records say"
 LONGEST_NAME = 50  # characters of a row's name; longer ones would leave no room for the axes
 LEAST = 75  # characters of a line of a title, so that it leaves room for the axes
 
@@ -29,7 +22,7 @@ LEAST = 75  # characters of a line of a title, so that it leaves room for the ax
 def draw(groups: list[Group]) -> Drawing | None:
     """Draw one row per setting, task and device; None if no run has its memory measured."""
     panels = [
-        _measured(panel)
+        on_one_device(panel)
         for panel in panels_of(groups, lambda cell: any(run.memory_bytes.training for run in cell.runs))
     ]
     if not panels:
@@ -51,19 +44,6 @@ def draw(groups: list[Group]) -> Drawing | None:
             left.set_ylim(len(panel.cells) - 0.4, -0.6)
             set_title(left, number, panel, width=max(TITLE - longest, LEAST))
     return Drawing("figure3", figure, _caption(panels), run_ids(panels))
-
-
-def _measured(panel: Panel) -> Panel:
-    """Keep the measured runs on the most common device, because kernels on other devices need different memory."""
-    counts = Counter(run.device.name for run in panel.runs if run.memory_bytes.training)
-    name = min(counts, key=lambda one: (-counts[one], one))
-    kept = {
-        variant: tuple(run for run in cell.runs if run.memory_bytes.training and run.device.name == name)
-        for variant, cell in panel.cells.items()
-    }
-    return replace(
-        panel, cells={variant: replace(panel.cells[variant], runs=runs) for variant, runs in kept.items() if runs}
-    )
 
 
 def _plot_memory(ax: Axes, panel: Panel, styles: Styles) -> None:
@@ -99,12 +79,11 @@ def _plot_parameters(ax: Axes, panel: Panel, styles: Styles) -> None:
 
 
 def _caption(panels: list[Panel]) -> str:
-    kinds = sorted({panel.group.setting.device for panel in panels})
     settings = panels[0].run.settings
     text = (
         "Peak memory while training, after Figure 3 of arXiv 2407.07802, and parameters that train. The "
         "greatest over steps and, for ROSA, resamples; scoring is not counted. Bars: mean over seeds; whiskers: their "
-        f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}."
+        f"range. Batches of {settings.batch_size}, at most {settings.max_length} tokens a row. "
+        f"{measured_words(panel.group for panel in panels)}"
     )
-    return Caption(title="Figure 3.", text=text, sources=sources(panels)).markdown
+    return caption_text(title="Figure 3.", text=text, sources=sources(panels))

@@ -6,20 +6,9 @@ from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    TITLE,
-    Panel,
-    has_epochs,
-    name_variants,
-    panels_of,
-    plot_epochs,
-    run_ids,
-    score_of,
-    set_title,
-    sources,
-    variants_of,
-)
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, styled
+from rosa_bench.report.figures.plotting.curves import TITLE, name_variants, plot_epochs, score_of, set_title
+from rosa_bench.report.figures.plotting.panels import Panel, has_epochs, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 METHOD, BESIDE, IN_BOTH = "rosa", "lora", "ft"
@@ -62,4 +51,4 @@ def _caption(panels: list[Panel]) -> str:
         "full fine-tuning in both; each at its chosen learning rate. Darker: a higher rank. Lines: mean over seeds; "
         "shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis names."
     )
-    return Caption(title="Figure 4.", text=text, sources=sources(panels)).markdown
+    return caption_text(title="Figure 4.", text=text, sources=sources(panels))

@@ -9,23 +9,14 @@ from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Panel,
-    letter,
-    panels_of,
-    plot_range,
-    run_ids,
-    set_legend,
-    sources,
-    titled,
-    variants_of,
-)
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
+from rosa_bench.report.figures.plotting.curves import plot_range, set_legend, titled
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.writers.text import MISSING, span
 
@@ -63,22 +54,7 @@ def draw(records: Sequence[RunRecord]) -> Drawing | None:
         parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
         for number, (panel, of_panel, part) in enumerate(zip(panels, found, parts, strict=True)):
             part.suptitle(titled(number, panel.title, width=110), x=0.01, ha="left", fontsize="medium")
-            own = kinds(of_panel)
-            columns = min(COLUMNS, len(own))
-            axes = part.subplots(-(-len(own) // columns), columns, squeeze=False, sharey=True)
-            for ax, kind in zip_longest(axes.flat, own):
-                if kind is None:
-                    ax.set_visible(False)
-                    continue
-                _plot(
-                    ax,
-                    {variant: [one for one in some if one.kind == kind] for variant, some in of_panel.items()},
-                    styles,
-                )
-                ax.set_title(drawn(kind), fontsize="medium")
-                ax.set_xlabel("singular values")
-            for ax in axes[:, 0]:
-                ax.set_ylabel("share of their sum")
+            _plot_kinds(part, of_panel, styles)
         set_legend(figure, panels)
     return Drawing("figure5", figure, _caption(panels, found), run_ids(panels))
 
@@ -101,6 +77,22 @@ def updates(cell: Cell) -> Iterator[Update]:
 def kinds(found: dict[Variant, list[Update]]) -> list[str]:
     """List the kinds of layers that were adapted, in the model's order."""
     return list(dict.fromkeys(one.kind for some in found.values() for one in some))
+
+
+def _plot_kinds(part: SubFigure, found: dict[Variant, list[Update]], styles: Styles) -> None:
+    """Draw one plot per kind of layer, in rows of at most `COLUMNS`."""
+    own = kinds(found)
+    columns = min(COLUMNS, len(own))
+    axes = part.subplots(-(-len(own) // columns), columns, squeeze=False, sharey=True)
+    for ax, kind in zip_longest(axes.flat, own):
+        if kind is None:
+            ax.set_visible(False)
+            continue
+        _plot(ax, {variant: [one for one in some if one.kind == kind] for variant, some in found.items()}, styles)
+        ax.set_title(drawn(kind), fontsize="medium")
+        ax.set_xlabel("singular values")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("share of their sum")
 
 
 def _plot(ax: Axes, found: dict[Variant, list[Update]], styles: Styles) -> None:
@@ -133,7 +125,7 @@ def _caption(panels: list[Panel], found: list[dict[Variant, list[Update]]]) -> s
         "layers and seeds."
     )
     tables = [_table(number, *both) for number, both in enumerate(zip(panels, found, strict=True))]
-    return Caption(title="Figure 5.", text=text, sources=sources(panels), tables=tables).markdown
+    return caption_text(title="Figure 5.", text=text, sources=sources(panels), tables=tables)
 
 
 def _table(number: int, panel: Panel, found: dict[Variant, list[Update]]) -> list[list[str]]:

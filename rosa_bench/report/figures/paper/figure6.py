@@ -5,19 +5,15 @@ from collections import Counter
 from matplotlib.figure import Figure
 
 from rosa_bench.report.cells.select import Group
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    TITLE,
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, styled
+from rosa_bench.report.figures.plotting.curves import TITLE, name_variants, plot_epochs, score_of, set_title
+from rosa_bench.report.figures.plotting.panels import (
     Cells,
     Panel,
     has_epochs,
-    name_variants,
     panels_of,
     plain,
-    plot_epochs,
     run_ids,
-    score_of,
-    set_title,
     sources,
     variants_of,
 )
@@ -61,4 +57,4 @@ def _caption(panels: list[Panel]) -> str:
         "seeds; shades: their range. Each epoch is scored on the rows that the epoch is selected by, which the axis "
         "names."
     )
-    return Caption(title="Figure 6.", text=text, sources=sources(panels)).markdown
+    return caption_text(title="Figure 6.", text=text, sources=sources(panels))

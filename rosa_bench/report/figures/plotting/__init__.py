@@ -1,1 +1,1 @@
-"""What figures share: styles, names, axes, lines and dots."""
+"""What figures share: panels, lines, dots, names, axes and styles."""

@@ -9,10 +9,18 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import Estimate, arm_labels, arm_order, in_all_arms, is_resampled
+from rosa_bench.report.cells.arms import (
+    Estimate,
+    arm_labels,
+    arms_of,
+    in_all_arms,
+    in_order,
+    is_resampled,
+    one_run_each,
+)
 from rosa_bench.report.cells.select import Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.plotting.curves import Panel, sources
+from rosa_bench.report.figures.plotting.panels import Panel, sources
 
 MOST = 4  # panels or rows of panels
 MOST_TICKS = 7
@@ -25,30 +33,21 @@ REDRAWN = "LoRA with a period is merged and drawn again, as in ReLoRA (arXiv 230
 
 def panels_where(groups: Iterable[Group], keep: Callable[[RunRecord], object], most: int = MOST) -> list[Panel]:
     """Return one panel per setting and task with the cells whose runs ``keep`` accepts, those with most runs first."""
-    panels = []
-    for group in groups:
-        for task in group.tasks:
-            cells = {
-                variant: cell
-                for (variant, one), cell in group.cells.items()
-                if one == task and all(map(keep, cell.runs))
-            }
-            if cells:
-                order = sorted(cells, key=lambda variant: arm_order(variant, cells[variant].runs[0]))
-                panels.append(Panel(group, task, {variant: cells[variant] for variant in order}))
+    panels = [
+        Panel(group, task, cells) for group in groups for task in group.tasks if (cells := arms_of(group, task, keep))
+    ]
     return sorted(panels, key=lambda panel: (-len(panel.runs), panel.title, panel.run.id))[:most]
 
 
 def labels_of(panels: Iterable[Panel]) -> tuple[dict[Variant, str], dict[Variant, RunRecord]]:
     """Return the names of all arms of a figure, in order, and a run of each."""
-    found = {variant: cell.runs[0] for panel in panels for variant, cell in panel.cells.items()}
-    runs = {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one]))}
+    runs = in_order({variant: run for panel in panels for variant, run in one_run_each(panel.cells).items()})
     return arm_labels(runs), runs
 
 
 def sources_of_arms(panels: Sequence[Panel]) -> list[str]:
     """Return the `sources` of panels, each with what the names of its arms leave out."""
-    left_out = [in_all_arms({variant: cell.runs[0] for variant, cell in panel.cells.items()}) for panel in panels]
+    left_out = [in_all_arms(one_run_each(panel.cells)) for panel in panels]
     return [f"{said} {more}".strip() for said, more in zip(sources(panels), left_out, strict=True)]
 
 

@@ -6,11 +6,11 @@ from itertools import pairwise
 
 from matplotlib.axes import Axes
 
+from rosa_bench.report.figures.drawing import SMALL
 from rosa_bench.report.figures.plotting.families import Place
 
 FAR = 20.0  # a gap by this factor breaks the axis
 EDGE = 2.5  # the edge is left of the other points by this factor
-SMALL = 6.5  # points
 
 
 def far_left(values: Iterable[float]) -> list[float]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from rosa_bench.report.figures.plotting.labels import SMALL
+from rosa_bench.report.figures.drawing import SMALL
 
 NAME_IN = 0.125  # height of a name
 GAP = 0.075  # between names, as a share of the axes' height

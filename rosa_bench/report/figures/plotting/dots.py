@@ -9,11 +9,10 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.select import Cell
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import drawn
+from rosa_bench.report.figures.drawing import SMALL, drawn
 from rosa_bench.report.figures.plotting.arms import arm_look, plot_whiskers
 from rosa_bench.report.writers.text import parameters
 
-SMALL = 6.5  # points, of an arm's name
 SIZES = "trained"  # head of the column of numbers of parameters
 LINE_IN = 0.155  # height of an arm's line
 LONGEST_NAME = 90  # characters
@@ -62,11 +61,15 @@ def plot_dots(ax: Axes, dots: Sequence[Dot], *, names: bool = True, sizes: bool 
             )
     if sizes:
         ax.text(1.03, -1, SIZES, transform=ax.get_yaxis_transform(), fontsize=SMALL, va="center")
-    ax.set_ylim(len(dots) - 0.4, -0.6)
-    shown = [name_of(dot.label) for dot in dots] if names else [""] * len(dots)
-    ax.set_yticks(range(len(dots)), shown, fontsize=SMALL)
+    set_lines(ax, [name_of(dot.label) if names else "" for dot in dots], grid_alpha=0.6)
+
+
+def set_lines(ax: Axes, names: Sequence[str], *, grid_alpha: float = 0.4) -> None:
+    """Make axes of one line per name, from top to bottom: names on the left, a pale grid, and no y axis."""
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.set_yticks(range(len(names)), list(names), fontsize=SMALL)
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="both", linewidth=0.3, alpha=0.6)
+    ax.grid(linewidth=0.3, alpha=grid_alpha)
     ax.set_axisbelow(True)
     ax.spines["left"].set_visible(False)
 

@@ -17,12 +17,11 @@ from rosa_bench.config.files.looks import look_of, looks
 from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import Estimate, is_resampled, period_order, period_words, plain_arms
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import drawn, faded
+from rosa_bench.report.figures.drawing import SMALL, drawn, faded
 from rosa_bench.report.figures.plotting.arms import GREY, PALE, arm_look, plot_whiskers
 
 MOST_METHODS, FEW_METHODS, MOST_PERIODS = 5, 3, 4  # in the legend: few methods if there are too many for all
 LONGEST, SHORTEST = 0.2, 1.0  # how much of its method's colour an arm has, by its period
-SMALL = 6.5  # points
 DARK = "#333333"  # of the shades in the legend, which hold for all methods
 BELOW: dict[str, Any] = {"xytext": (0, -4), "va": "top"}
 ABOVE: dict[str, Any] = {"xytext": (0, 4), "va": "bottom"}

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.textpath import TextPath
 
-SMALL = 6.5  # points
+from rosa_bench.report.figures.drawing import SMALL
+
 LINE_IN, EDGE_IN = 0.11, 0.02  # height of a name, and the space left and right of it
 CLOSE_IN, RING_IN = 0.06, 0.05  # from a point to its name, and between rings of places further away
 DIRECTIONS = 24

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 
-from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import (
     CUT,
     INTERVALS,
@@ -21,13 +20,14 @@ from rosa_bench.report.cells.arms import (
     arm_labels,
     common_changes,
     common_words,
+    one_run_each,
     text_of,
 )
 from rosa_bench.report.cells.facts import fact, per_parameter
-from rosa_bench.report.cells.header import AT_AN_END, device_words
+from rosa_bench.report.cells.header import device_words, lr_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, letter, styled
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, REDRAWN, set_log_axis
 from rosa_bench.report.figures.plotting.axis_break import moved, name_far
 from rosa_bench.report.figures.plotting.curves import titled
@@ -42,7 +42,7 @@ from rosa_bench.report.figures.plotting.families import (
     set_family_legend,
 )
 from rosa_bench.report.figures.studies.capacity_panels import Panel, capacity_panels, recall, runs_of, stored
-from rosa_bench.report.writers.text import parameters, rows, span
+from rosa_bench.report.writers.text import parameters, span, thousands
 
 MOST = 3  # panels
 LEFT_IN, RIGHT_IN, LEAST_IN, LEGEND_IN = 3.6, 2.6, 2.9, 0.5
@@ -68,11 +68,7 @@ STORED = Quantity(label="stored, bits per trained parameter", of=stored)
 
 def labels_by_amount(panel: Panel) -> Labels:
     """Name the arms of each amount of data, without what they all share."""
-    return {bits: arm_labels(_runs(cells)) for bits, cells in panel.by_amount.items()}
-
-
-def _runs(cells: Mapping[Variant, Cell]) -> dict[Variant, RunRecord]:
-    return {variant: cell.runs[0] for variant, cell in cells.items()}
+    return {bits: arm_labels(one_run_each(cells)) for bits, cells in panel.by_amount.items()}
 
 
 def quantity_of(cells: Collection[Cell]) -> Quantity:
@@ -145,7 +141,7 @@ def _plot_arms(ax: Axes, cells: Mapping[Variant, Cell], labels: Mapping[Variant,
     _set_ends(ax.set_xlim, quantity, filter(None, scores.values()), below=0.02)
     run = next(iter(cells.values())).runs[0]
     names, digits = fact(run, "pairs"), fact(run, "digits")
-    said = [f"{rows(int(names))} names, {digits:g} digits each"] if names and digits else []
+    said = [f"{thousands(int(names))} names, {digits:g} digits each"] if names and digits else []
     targets = _targets(cells)
     ax.set_title(drawn("; ".join([*said, *([targets] if targets else [])])), loc="right", fontsize=7)
     ax.set_xlabel(quantity.label)
@@ -153,7 +149,7 @@ def _plot_arms(ax: Axes, cells: Mapping[Variant, Cell], labels: Mapping[Variant,
 
 def _targets(cells: Mapping[Variant, Cell]) -> str:
     """Say which layers all adapters are in, where no arm's name says it."""
-    shared = common_changes(_runs(cells))
+    shared = common_changes(one_run_each(cells))
     found = {changes["targets"] for changes in shared.values() if "targets" in changes}
     return f"targets={found.pop()}" if len(found) == 1 else ""
 
@@ -179,20 +175,20 @@ def _caption(panels: list[Panel], labels: Sequence[Labels]) -> str:
         "trained parameter (dotted: all of the data). Each arm is at its best learning rate, chosen by the loss on the "
         f"same rows. Means with {INTERVALS}; {NO_INTERVAL}. {CUT} {FILLED} {REDRAWN}"
     )
-    return Caption(
+    return caption_text(
         title="Capacity", text=text.strip(), sources=[_source(n, panel) for n, panel in enumerate(panels)],
         tables=[_table(*both) for both in zip(panels, labels, strict=True)],
-    ).markdown  # fmt: skip
+    )  # fmt: skip
 
 
 def _source(number: int, panel: Panel) -> str:
     lengths = []
     for cells in panel.by_amount.values():
-        runs = _runs(cells)
+        runs = one_run_each(cells)
         ways = sorted({(run.settings.epochs, str(run.setting("task.passes", 1))) for run in runs.values()})
         said = ", ".join(f"{epochs} epochs of {passes} passes" for epochs, passes in ways)
         common = f" (in all arms of {words})" if (words := common_words(runs)) else ""
-        lengths.append(f"{rows(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
+        lengths.append(f"{thousands(int(fact(next(iter(runs.values())), 'pairs') or 0))} pairs, {said}{common}")
     seeds = span({len(cell.runs) for cell in panel.cells})
     return f"{letter(number)} {panel.title}, {device_words(panel.runs)}; {'; '.join(lengths)}; seeds: {seeds}."
 
@@ -206,11 +202,11 @@ def _table(panel: Panel, labels: Labels) -> list[list[str]]:
             lines.append(
                 [
                     f"{labels[bits][variant]} ({parameters(cell.trainable)})",
-                    rows(int(fact(run, "pairs") or 0)),
+                    thousands(int(fact(run, "pairs") or 0)),
                     f"{per_parameter(run):.3g}",
                     text_of(recall(cell), "{:.1f}", times=100),
                     text_of(stored(cell)),
-                    f"{cell.lr:g}{AT_AN_END if cell.at_an_end else ''}",
+                    lr_text(cell),
                     str(len(cell.runs)),
                 ]
             )

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import Estimate, arm_order, over_seeds
+from rosa_bench.report.cells.arms import Estimate, in_order, over_seeds
 from rosa_bench.report.cells.facts import RECALL, fact, is_learned_at_once, per_parameter, storable_per_parameter
 from rosa_bench.report.cells.header import heading
 from rosa_bench.report.cells.select import Cell, Group
@@ -31,7 +31,7 @@ class Panel:
     def by_amount(self) -> dict[float, dict[Variant, Cell]]:
         """The cells by bits of data, from few to many, and within it by arm."""
         amounts = sorted({bits for by_bits in self.arms.values() for bits in by_bits})
-        ordered = sorted(self.arms, key=lambda one: arm_order(one, next(iter(self.arms[one].values())).runs[0]))
+        ordered = runs_of([self])
         return {
             bits: {variant: self.arms[variant][bits] for variant in ordered if bits in self.arms[variant]}
             for bits in amounts
@@ -59,7 +59,7 @@ def capacity_panels(groups: Iterable[Group]) -> list[Panel]:
     )
     for group in groups:
         for task in group.tasks:
-            cells = {variant: cell for (variant, one), cell in group.cells.items() if one == task and _is_drawn(cell)}
+            cells = {variant: cell for variant, cell in group.of_task(task).items() if _is_drawn(cell)}
             for bits, some in _by_bits(cells).items():
                 found[_without_scale(group.setting), task][bits].append((group, some))
     panels = [panel for (setting, _), by_bits in found.items() for panel in _merged(setting, by_bits)]
@@ -98,10 +98,9 @@ def _merged(setting: Setting, by_bits: dict[float, list[tuple[Group, dict[Varian
 
 def runs_of(panels: Iterable[Panel]) -> dict[Variant, RunRecord]:
     """Return every arm of some panels in the order of legends, with one of its runs."""
-    found = {
-        variant: next(iter(by_bits.values())).runs[0] for panel in panels for variant, by_bits in panel.arms.items()
-    }
-    return {variant: found[variant] for variant in sorted(found, key=lambda one: arm_order(one, found[one]))}
+    return in_order(
+        {variant: next(iter(by_bits.values())).runs[0] for panel in panels for variant, by_bits in panel.arms.items()}
+    )
 
 
 def recall(cell: Cell) -> Estimate | None:

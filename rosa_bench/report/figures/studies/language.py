@@ -13,9 +13,9 @@ from rosa_bench.report.cells.arms import CUT, INTERVALS, NO_INTERVAL, Estimate, 
 from rosa_bench.report.cells.facts import POSITIVE, fact, is_text
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting.arms import FILLED, GREY, MOST, REDRAWN, labels_of, panels_where, set_log_axis
-from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, sources, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.dots import best_first, dots_of, height_in, names_in, plot_dots
 from rosa_bench.report.figures.plotting.families import (
     COLOURS,
@@ -26,6 +26,7 @@ from rosa_bench.report.figures.plotting.families import (
     plot_families,
     set_family_legend,
 )
+from rosa_bench.report.figures.plotting.panels import Panel, run_ids, sources
 from rosa_bench.report.figures.studies.memory import score_label
 from rosa_bench.report.writers.text import parameters
 
@@ -155,10 +156,10 @@ def _caption(panels: Sequence[Panel], runs: Mapping[Variant, RunRecord], labels:
     if any(map(_forgets, panels)):
         text += " Right: how much the loss on another text has risen from before to after training; less is better."
     text += f" Means with {INTERVALS}; {NO_INTERVAL}. {CUT} {FILLED} {REDRAWN} {in_all_arms(runs)}"
-    return Caption(
+    return caption_text(
         title="Language modelling", text=text.strip(), sources=sources(panels),
         tables=[_table(panels, labels)],
-    ).markdown  # fmt: skip
+    )  # fmt: skip
 
 
 def _table(panels: Sequence[Panel], labels: Mapping[Variant, str]) -> list[list[str]]:

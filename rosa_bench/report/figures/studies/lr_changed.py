@@ -12,8 +12,9 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.report.cells.arms import PERIOD
 from rosa_bench.report.cells.select import select
 from rosa_bench.report.cells.settings import METHOD, Variant
-from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import Cells, Panel, panels_of, run_ids, sort_key, titled, variants_of
+from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, drawn, styled
+from rosa_bench.report.figures.plotting.curves import titled
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sort_key, variants_of
 from rosa_bench.report.figures.plotting.styles import Styles, styles_of
 from rosa_bench.report.figures.studies.lr_sensitivity import (
     TITLE,
@@ -26,7 +27,6 @@ from rosa_bench.report.figures.studies.lr_sensitivity import (
 
 MOST, MOST_COLUMNS = 4, 3
 ROW_IN, LINE_IN, LEGEND_IN = 2.1, 0.145, 0.35
-SMALL = 6.5  # points
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,20 @@ from matplotlib.lines import Line2D
 
 from rosa_bench.config.files.looks import look_of
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.arms import arm_labels
-from rosa_bench.report.cells.select import Cell, scored_on_test, select
+from rosa_bench.report.cells.arms import arm_labels, one_run_each
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
+from rosa_bench.report.figures.drawing import SMALL, WIDTH_IN, Drawing, caption_text, drawn, styled
 from rosa_bench.report.figures.plotting.arms import sources_of_arms
-from rosa_bench.report.figures.plotting.curves import TITLE, Panel, panels_of, run_ids, titled
+from rosa_bench.report.figures.plotting.curves import TITLE, titled
+from rosa_bench.report.figures.plotting.dots import set_lines
+from rosa_bench.report.figures.plotting.panels import Panel, panels_of, run_ids
 from rosa_bench.report.figures.studies.methods_list import fence_of
 
 LINE_IN, EDGES_IN, LEGEND_IN = 0.145, 0.85, 0.3
 LONGEST, LEAST = 60, 40  # characters of an arm's name at most, and of a line of a title at least
-SMALL = 6.5  # points
 CHOSEN, LOWER, HIGHER = "o", "<", ">"  # markers of the chosen learning rate, and of those below and above it
 SIZE, CHOSEN_SIZE = 3.5, 5.5
 GREY = "#555555"
@@ -73,20 +75,15 @@ def _plot(ax: Axes, panel: Panel) -> int:
         _mark_rates(ax, line, panel.cells[variant], {lr: mean for lr, mean in some.items() if mean in shown}, colour)
         beyond = [measure.fitted(every).text(mean) for mean in some.values() if mean not in shown]
         _write_beyond(ax, line, beyond, colour)
-    ax.set_ylim(len(ordered) - 0.4, -0.6)
     names = _names(panel, ordered)
-    ax.set_yticks(range(len(ordered)), names, fontsize=SMALL)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    ax.grid(linewidth=0.3, alpha=0.4)
-    ax.set_axisbelow(True)
+    set_lines(ax, names)
     ax.set_xlabel(panel.reported)
     return max(map(len, names))
 
 
 def _names(panel: Panel, ordered: Sequence[Variant]) -> list[str]:
     """Name each arm with its chosen learning rate."""
-    names = arm_labels({variant: cell.runs[0] for variant, cell in panel.cells.items()})
+    names = arm_labels(one_run_each(panel.cells))
     return [f"{drawn(names[variant], longest=LONGEST)}   {panel.cells[variant].lr:g}" for variant in ordered]
 
 
@@ -129,6 +126,4 @@ def _caption(panels: Sequence[Panel]) -> str:
     )
     if any(scored_on_test(panel.run) for panel in panels):
         text += " Where texts answer prompts, the loss is that of the test references, and perplexity on dev chooses."
-    return Caption(
-        title="Sensitivity of losses to the learning rate", text=text, sources=sources_of_arms(panels)
-    ).markdown
+    return caption_text(title="Sensitivity of losses to the learning rate", text=text, sources=sources_of_arms(panels))

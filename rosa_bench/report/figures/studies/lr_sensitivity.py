@@ -9,22 +9,12 @@ from matplotlib.ticker import LogLocator, NullLocator
 from matplotlib.typing import ColorType
 
 from rosa_bench.records.record import RunRecord
-from rosa_bench.report.cells.select import Cell, scored_on_test, select
+from rosa_bench.report.cells.facts import scored_on_test
+from rosa_bench.report.cells.select import Cell, select
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Cells,
-    Panel,
-    in_two_columns,
-    letter,
-    panels_of,
-    plot_range,
-    run_ids,
-    set_legend,
-    sources,
-    unchanged,
-    variants_of,
-)
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
+from rosa_bench.report.figures.plotting.curves import in_two_columns, plot_range, set_legend
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sources, unchanged, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 TITLE = "Sensitivity to the learning rate"
@@ -102,4 +92,4 @@ def caption(title: str, panels: list[Panel], lines: str = "") -> str:
         if (labels := [variant.label for variant, cell in panel.cells.items() if cell.at_an_end])
     ]
     ends = f" At an end of the learning rates tried, so that another may be better still: {'; '.join(at_ends)}."
-    return Caption(title=title, text=f"{text}{ends if at_ends else ''}", sources=sources(panels)).markdown
+    return caption_text(title=title, text=f"{text}{ends if at_ends else ''}", sources=sources(panels))

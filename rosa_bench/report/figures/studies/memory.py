@@ -1,6 +1,5 @@
 """Not in the paper: the score of memorisation and of language modelling against peak memory, with the Pareto front."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -25,8 +24,7 @@ from rosa_bench.report.cells.facts import RECALL as FRACTION
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
 from rosa_bench.report.cells.shown import scale
-from rosa_bench.report.figures.drawing import WIDTH_IN, Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
+from rosa_bench.report.figures.drawing import WIDTH_IN, Drawing, caption_text, drawn, letter, styled
 from rosa_bench.report.figures.plotting import dots
 from rosa_bench.report.figures.plotting.arms import (
     FILLED,
@@ -40,9 +38,11 @@ from rosa_bench.report.figures.plotting.arms import (
     sources_of_arms,
 )
 from rosa_bench.report.figures.plotting.beside import NAME_IN, label_beside
-from rosa_bench.report.figures.plotting.curves import Panel, letter, run_ids, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.families import MOST_METHODS, method_handles
 from rosa_bench.report.figures.plotting.front import pareto_front, plot_front
+from rosa_bench.report.figures.plotting.memory import measured_words, on_one_device
+from rosa_bench.report.figures.plotting.panels import Panel, run_ids
 from rosa_bench.report.writers.text import MIB
 
 LEGEND: dict[str, Any] = {"loc": "outside lower center", "ncols": MOST_METHODS, "fontsize": 7}
@@ -73,7 +73,7 @@ def _drawing(
     name: str, title: str, groups: list[Group], keep: Callable[[RunRecord], bool], better: str
 ) -> Drawing | None:
     found = panels_where(groups, lambda run: keep(run) and run.memory_bytes.training, 10 * MOST)
-    panels = [panel for one in found if (panel := on_one_device(one)).cells][:MOST]
+    panels = [panel for one in found if (panel := _drawable(one)).cells][:MOST]
     if not panels:
         return None
     labels = [labels_of([panel])[0] for panel in panels]
@@ -90,16 +90,9 @@ def _drawing(
     return Drawing(name, figure, _caption(title, better, panels, labels), run_ids(panels))
 
 
-def on_one_device(panel: Panel) -> Panel:
-    """Keep the runs on the most common device, because kernels on other devices need different memory."""
-    counts = Counter(run.device.name for run in panel.runs)
-    name = min(counts, key=lambda one: (-counts[one], one))
-    kept = {
-        variant: replace(cell, runs=runs)
-        for variant, cell in panel.cells.items()
-        if (runs := tuple(run for run in cell.runs if run.device.name == name))
-    }
-    return replace(panel, cells={variant: cell for variant, cell in kept.items() if point_of(cell)})
+def _drawable(panel: Panel) -> Panel:
+    found = on_one_device(panel)
+    return replace(found, cells={variant: cell for variant, cell in found.cells.items() if point_of(cell)})
 
 
 def point_of(cell: Cell) -> Point | None:
@@ -165,23 +158,21 @@ def _caption(
     panels: Sequence[Panel],
     labels: Sequence[Mapping[Variant, str]],
 ) -> str:
-    kinds = sorted({panel.group.setting.device for panel in panels})
     text = (
         "(not in the paper). The score of each arm at its best learning rate against its peak memory while training: "
         "the greatest over steps and resamples; scoring is not counted. Arms on the grey line are named: they are not "
         f"beaten by another that needs as little memory. All other arms are grey, with their intervals "
         f"in the table alone. {better} Means with {INTERVALS} "
         f"of the score; {NO_INTERVAL}. {CUT} The table has the range of memory over seeds. {FILLED} {REDRAWN} "
-        "Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. Each panel has the runs of its "
+        f"{measured_words(panel.group for panel in panels)} Each panel has the runs of its "
         f"most common device alone. {sharing_words([run for panel in panels for run in panel.runs])}"
     )
-    return Caption(
+    return caption_text(
         title=title,
         text=text.strip(),
         sources=sources_of_arms(panels),
         tables=[_table(panels, labels)],
-    ).markdown
+    )
 
 
 def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> list[list[str]]:
@@ -189,9 +180,7 @@ def _table(panels: Sequence[Panel], labels: Sequence[Mapping[Variant, str]]) -> 
     lines = [["panel", "arm", "peak memory, MiB", "score", "on the front", "lr", "seeds"]]
     for number, panel in enumerate(panels):
         points = points_of(panel)
-        front = pareto_front(
-            ((point.x, point.y.mean) for point in points.values()), lower_is_better=panel.run.scores.lower_is_better
-        )
+        front = {(points[variant].x, points[variant].y.mean) for variant in front_of(panel, points)}
         for variant, point in points.items():
             cell = panel.cells[variant]
             lines.append(

@@ -12,14 +12,16 @@ from rosa_bench.report.cells.arms import Estimate, sharing_words
 from rosa_bench.report.cells.comparable import method_comparisons
 from rosa_bench.report.cells.header import data_note, heading
 from rosa_bench.report.cells.methods import MethodComparison, MethodRow
-from rosa_bench.report.cells.select import Group, scored_on_test
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, faded, letter, styled
-from rosa_bench.report.figures.paper.figure3 import ELSEWHERE, MEASURED
+from rosa_bench.report.cells.select import Group
+from rosa_bench.report.cells.shown import reported_rows
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, faded, letter, styled
 from rosa_bench.report.figures.plotting.arms import plot_whiskers, set_log_axis
-from rosa_bench.report.figures.plotting.curves import metric_name, titled
+from rosa_bench.report.figures.plotting.curves import titled
 from rosa_bench.report.figures.plotting.front import FRONT, plot_front
 from rosa_bench.report.figures.plotting.labels import label_points, width_in
-from rosa_bench.report.figures.studies.methods_list import inside_fence, plot_list
+from rosa_bench.report.figures.plotting.memory import measured_words
+from rosa_bench.report.figures.plotting.panels import metric_name
+from rosa_bench.report.figures.studies.methods_list import inside_fence, limits_around, plot_list
 from rosa_bench.report.figures.studies.methods_points import (
     COSTS,
     MEMORY,
@@ -30,7 +32,7 @@ from rosa_bench.report.figures.studies.methods_points import (
     scores_of,
     tidy_points,
 )
-from rosa_bench.report.writers.text import MISSING, parameters, rows, span
+from rosa_bench.report.writers.text import MISSING, parameters, span, thousands
 
 WIDTH_IN, LEFT_IN, RIGHT_IN, GAP_IN = 11.0, 0.1, 0.1, 0.2
 NAMES_IN, LIST_IN, SCORES_IN = 1.5, 2.0, 0.65  # the list's names (at least) and axes, and the numbers right of it
@@ -39,8 +41,8 @@ MOST_NAMED = 12  # methods; of more, only those on a front and the paper's two a
 NAMED = ("lora", "rosa")
 TITLE_IN, AXIS_IN, LEGEND_IN = 0.4, 0.55, 0.15
 LEAST_IN, LINE_IN = 2.4, 0.15  # height of axes: at least, and for each method
-# Shares of the range of means: room for intervals beyond it; of the axis: an edge around all.
-ROOM, MARGIN = 0.15, 0.07
+ROOM = 0.15  # for intervals beyond the means, as a share of their range
+MARGIN = 0.07  # around all, as a share of the axis
 TITLE, LONGEST_NAME = 125, 45  # characters of a line, and of a method's name
 STRENGTH = 0.5  # of the colour of intervals
 # What is better, and which scores have no place on the axes, keyed by the directions of all comparisons in the figure.
@@ -99,7 +101,8 @@ def _plot_list(ax: Axes, one: MethodComparison) -> None:
 def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float], *, is_first: bool) -> None:
     shown = inside_fence(scores_of(one), one.scale)
     points = [point for point in points_of(one, cost) if point.y in shown]
-    limits = _limits(shown)
+    means = [score.mean for score in shown]
+    limits = limits_around(shown, room=ROOM * (max(means) - min(means)) or 1, margin=MARGIN)
     ax.set_ylim(*limits)
     ax.set_xlabel(cost.label)
     ax.set_ylabel(_score_label(one) if is_first else "")
@@ -119,13 +122,24 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
         ax.plot([point.x], [point.y.mean], label="_", **look)
     bars = [((p.x, p.y.low or 0), (p.x, p.y.high or 0)) for p in points if _fits(p.y, limits)]
     level = [((x, y), (until, y)) for (x, y), (until, _) in pairwise([*front, (ax.get_xlim()[1], 0)])]
+    _name(ax, points, size=size, lines=[*bars, *level])
+
+
+def _name(
+    ax: Axes,
+    points: Sequence[Point],
+    *,
+    size: tuple[float, float],
+    lines: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+) -> None:
+    """Name few points, or of many those on the front and `NAMED`, where the names cover little, ``lines`` least."""
     named = [p for p in points if len(points) <= MOST_NAMED or p.on_front or p.row.variant.method in NAMED]
     label_points(
         ax,
         {drawn(point.row.name, longest=LONGEST_NAME): point.mean for point in named},
         size=size,
         colours={drawn(point.row.name, longest=LONGEST_NAME): _look(point)["color"] for point in named},
-        lines=[*bars, *level],
+        lines=lines,
         unnamed=[point.mean for point in points if point not in named],
     )
 
@@ -133,16 +147,6 @@ def _plot(ax: Axes, one: MethodComparison, cost: Cost, size: tuple[float, float]
 def _fits(score: Estimate, limits: tuple[float, float]) -> bool:
     """Whether both ends of the interval are inside the plot."""
     return all(end is not None and limits[0] <= end <= limits[1] for end in (score.low, score.high))
-
-
-def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
-    """Return the ends of the axis of scores: around all means, and the intervals as far as there is room for them."""
-    least, most = min(y.mean for y in scores), max(y.mean for y in scores)
-    room = ROOM * (most - least) or 1
-    ends = [end for y in scores for end in (y.low, y.high) if end is not None]
-    low, high = max(min([least, *ends]), least - room), min(max([most, *ends]), most + room)
-    margin = MARGIN * (high - low) or 1
-    return low - margin, high + margin
 
 
 def _look(point: Point) -> dict[str, Any]:
@@ -165,13 +169,12 @@ def _label(one: MethodComparison, row: MethodRow) -> str:
 
 def _score_label(one: MethodComparison) -> str:
     """Label the axis with the score: of one task its metric, of several their mean."""
-    metric = drawn(metric_name(one.runs[0].scores.reported))
-    split = "test" if scored_on_test(one.runs[0]) else "dev"
-    return f"{f'Mean over {len(one.tasks)} tasks' if len(one.tasks) > 1 else metric}{one.scale.unit}, on {split}"
+    run, several = one.runs[0], f"Mean over {len(one.tasks)} tasks"
+    name = several if len(one.tasks) > 1 else drawn(metric_name(run.scores.reported))
+    return f"{name}{one.scale.unit}, on {reported_rows(run)}"
 
 
 def _caption(found: Sequence[MethodComparison]) -> str:
-    kinds = sorted({one.group.setting.device for one in found})
     better, far = WORDS[frozenset(one.scale.lower_is_better for one in found)]
     text = (
         "(not in the paper). Left: the score of each method at its best learning rate on each task, the best first. "
@@ -181,16 +184,16 @@ def _caption(found: Sequence[MethodComparison]) -> str:
         "are far wider than the means differ: the order of such methods may be chance. "
         f"{far} (Tukey's outer fence) are numbers on the left. "
         f"Grey line: the {FRONT}, of means alone. Filled markers are on it. Peak memory is the mean over tasks, of all "
-        "learning rates, on the most common device alone. Measured on "
-        f"{'; on '.join(f'{kind}: {MEASURED.get(kind, ELSEWHERE)}' for kind in kinds)}. "
+        "learning rates, on the most common device alone. "
+        f"{measured_words(one.group for one in found)} "
         f"{sharing_words([run for one in found for run in one.measured])}"
     )
-    return Caption(
+    return caption_text(
         title="Methods",
         text=text.strip(),
         sources=[_source(number, one) for number, one in enumerate(found)],
         tables=[_table(found)],
-    ).markdown
+    )
 
 
 def _source(number: int, one: MethodComparison) -> str:
@@ -200,7 +203,7 @@ def _source(number: int, one: MethodComparison) -> str:
         run = one.group.tasks[task]
         have, note = run.data.rows, data_note(run)
         tasks.append(
-            f"{title} ({run.scores.reported.replace('_', ' ')}; {rows(have.train)} train rows"
+            f"{title} ({run.scores.reported.replace('_', ' ')}; {thousands(have.train)} train rows"
             f"{f', {note}' if note else ''})"
         )
     measured, scored = (", ".join(sorted({run.device.name for run in some})) for some in (one.measured, one.runs))
@@ -210,7 +213,8 @@ def _source(number: int, one: MethodComparison) -> str:
     left_out = "; ".join(f"{name}: {why}" for name, why in one.left_out.items())
     said = [
         f"{letter(number)} {heading(one.group)}: {', '.join(tasks)}.",
-        f"{len(one.rows)} methods; {rows(len(one.runs))} of {rows(len(one.tried))} runs; seeds per task: {seeds}.",
+        f"{len(one.rows)} methods; {thousands(len(one.runs))} of {thousands(len(one.tried))} runs; "
+        f"seeds per task: {seeds}.",
         f"Scores from {scored}; memory from {measured}.",
         *([] if one.rank is None else [f"Rank {one.rank} where a method has one."]),
         *([f"Without memory there, so only on the right: {unmeasured}."] if unmeasured else []),

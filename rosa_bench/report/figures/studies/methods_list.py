@@ -11,9 +11,10 @@ from rosa_bench.config.files.looks import look_of
 from rosa_bench.report.cells.arms import Estimate
 from rosa_bench.report.cells.methods import MethodRow
 from rosa_bench.report.cells.shown import Scale
+from rosa_bench.report.figures.drawing import SMALL
 from rosa_bench.report.figures.plotting.arms import plot_whiskers
+from rosa_bench.report.figures.plotting.dots import set_lines
 
-SMALL = 6.5  # points
 MANY = 13  # methods
 REACH = 1.5  # the axis goes beyond few means by at most this many times their range, and wider intervals are cut
 FENCE = 3  # the same for many means, in interquartile ranges; so far behind most others, a mean is left out
@@ -36,14 +37,9 @@ def plot_list(
             continue
         plot_whiskers(ax, line, score, look.colour, across=True)
         ax.plot([score.mean], [line], color=look.colour, marker=look.marker, markersize=5, label="_", zorder=2)
-    ax.set_xlim(*_limits(shown))
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_yticks(range(len(rows)), list(names), fontsize=SMALL)
-    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(*limits_around(shown, room=_room([score.mean for score in shown]), margin=0.04))
     ax.xaxis.set_major_locator(MaxNLocator(5))
-    ax.grid(linewidth=0.3, alpha=0.4)
-    ax.set_axisbelow(True)
-    ax.spines["left"].set_visible(False)
+    set_lines(ax, names)
 
 
 def inside_fence(scores: Sequence[Estimate], scale: Scale) -> list[Estimate]:
@@ -65,14 +61,21 @@ def fence_of(merits: Sequence[float]) -> float:
     return lower - FENCE * (upper - lower)
 
 
-def _limits(scores: Sequence[Estimate]) -> tuple[float, float]:
-    """Return the ends of the axis: around all intervals, as far as `REACH`, or as `FENCE` if there are many means."""
+def limits_around(scores: Sequence[Estimate], *, room: float, margin: float) -> tuple[float, float]:
+    """Return the ends of an axis: around all means, and their intervals as far as ``room``.
+
+    ``margin`` is the share of that which is left free at both ends.
+    """
     least, most = min(one.mean for one in scores), max(one.mean for one in scores)
-    times, lower, upper = REACH, least, most
-    if len(scores) >= MANY:
-        times, (lower, _, upper) = FENCE, quantiles((one.mean for one in scores), n=4)
-    reach = times * (upper - lower) or 1.0
     ends = [end for one in scores for end in (one.low, one.high) if end is not None]
-    low, high = max(min([least, *ends]), least - reach), min(max([most, *ends]), most + reach)
-    margin = 0.04 * (high - low) or 1.0
-    return low - margin, high + margin
+    low, high = max(min([least, *ends]), least - room), min(max([most, *ends]), most + room)
+    edge = margin * (high - low) or 1.0
+    return low - edge, high + edge
+
+
+def _room(means: Sequence[float]) -> float:
+    """Return how far the list's axis goes beyond the means: `REACH` times their range; of many, as far as `FENCE`."""
+    if len(means) < MANY:
+        return REACH * (max(means) - min(means)) or 1.0
+    lower, _, upper = quantiles(means, n=4)
+    return FENCE * (upper - lower) or 1.0

@@ -9,6 +9,7 @@ from rosa_bench.report.cells.shown import Scale
 from rosa_bench.report.figures.drawing import letter
 from rosa_bench.report.figures.plotting.front import pareto_front
 from rosa_bench.report.writers.text import MIB, parameters
+from rosa_bench.report.writers.tidy_csv import csv_text
 
 
 def short(count: float) -> str:
@@ -68,7 +69,7 @@ def points_of(one: MethodComparison, cost: Cost) -> list[Point]:
 def score_of(one: MethodComparison, row: MethodRow) -> Estimate:
     """Return a method's score with its interval, as they are shown: times 100, unless lower is better."""
     found = row.score
-    return Estimate(mean=found.mean, low=found.low, high=found.high, count=row.seeds).times(one.scale.times)
+    return Estimate(mean=found.mean, low=found.low, high=found.high).times(one.scale.times)
 
 
 def scores_of(one: MethodComparison) -> list[Estimate]:
@@ -85,7 +86,7 @@ def tidy_points(found: Sequence[MethodComparison]) -> list[dict[str, str]]:
             "protocol": one.group.setting.protocol,
             "tasks": " ".join(one.tasks),
             "method": point.row.variant.method,
-            "rank": "" if point.row.variant.rank is None else str(point.row.variant.rank),
+            "rank": csv_text(point.row.variant.rank),
             "cost": cost.name,
             "x": f"{point.x:.6g}",
             **_ends(one.scale, point.y),
@@ -102,4 +103,4 @@ def _ends(scale: Scale, score: Estimate) -> dict[str, str]:
     """Return the columns of a score and the ends of its interval."""
     form = "{:.6f}" if scale.lower_is_better else "{:.4f}"
     ends = {"score": score.mean, "low": score.low, "high": score.high}
-    return {scale.column(name): "" if end is None else form.format(end) for name, end in ends.items()}
+    return {scale.column(name): csv_text(end, form) for name, end in ends.items()}

@@ -7,19 +7,9 @@ from rosa_bench.report.cells.arms import is_resampled
 from rosa_bench.report.cells.grid import BASELINE
 from rosa_bench.report.cells.select import Cell, Group
 from rosa_bench.report.cells.settings import Variant
-from rosa_bench.report.figures.drawing import Caption, Drawing, drawn, styled
-from rosa_bench.report.figures.plotting.curves import (
-    Cells,
-    Panel,
-    in_two_columns,
-    letter,
-    name_variants,
-    panels_of,
-    plot_against_epochs,
-    run_ids,
-    sources,
-    variants_of,
-)
+from rosa_bench.report.figures.drawing import Drawing, caption_text, drawn, letter, styled
+from rosa_bench.report.figures.plotting.curves import in_two_columns, name_variants, plot_against_epochs
+from rosa_bench.report.figures.plotting.panels import Cells, Panel, panels_of, run_ids, sources, variants_of
 from rosa_bench.report.figures.plotting.styles import styles_of
 
 PERIOD = "method.resample_every"
@@ -120,7 +110,7 @@ def _caption(panels: list[Panel]) -> str:
         "that never does. Lines: mean over pairs; shades: their range. Pairs, and the learning rates that they are of: "
         f"{counted}."
     )
-    return Caption(title="Resampling and the fit", text=text, sources=sources(panels)).markdown
+    return caption_text(title="Resampling and the fit", text=text, sources=sources(panels))
 
 
 def _counts(cells: Cells) -> str:

@@ -127,3 +127,10 @@ def test_the_titles_say_what_the_intervals_show(glue: list[RunRecord], phonebook
 def test_without_runs_of_both_methods_there_is_no_headline(glue: list[RunRecord]) -> None:
     assert headline.draw(select([run for run in glue if run.settings.method.name == "rosa"])) is None
     assert headline.draw(select([run for run in glue if run.settings.task.name == "cola"])) is None
+
+
+def test_the_periods_of_records_older_than_their_unit_are_epochs(glue: list[RunRecord]) -> None:
+    for run in glue:
+        run.config["method"].pop("resample_unit", None)
+        vars(run).pop("settings", None)  # read again from the configuration
+    assert "drawn again every 2 epochs." in drawn(glue).caption

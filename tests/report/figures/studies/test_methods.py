@@ -292,8 +292,8 @@ def test_nothing_is_drawn_if_all_runs_shared_their_steps(runs: list[RunRecord]) 
 
 
 def test_losses_leave_the_axis_at_the_other_end_than_scores() -> None:
-    scores = [Estimate(mean=80 + step / 4, low=None, high=None, count=1) for step in range(MANY)]
-    far = Estimate(mean=25.0, low=None, high=None, count=1)
+    scores = [Estimate(mean=80 + step / 4, low=None, high=None) for step in range(MANY)]
+    far = Estimate(mean=25.0, low=None, high=None)
     losses = [score.times(-1) for score in (*scores, far)]
     assert inside_fence(losses, Scale(True)) == losses[:-1]
     assert inside_fence([*scores, far], Scale(False)) == scores
