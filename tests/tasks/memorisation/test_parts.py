@@ -54,6 +54,8 @@ def test_the_recall_of_all_is_the_mean_of_the_parts() -> None:
     assert [found.pop(part_recall(part)) for part in (1, 2, 3)] == [1.0, 0.0, 0.5]
     assert found == scores(1.0, right, digits=2)
     assert found["recall"] == 0.5
+    halves = scores(1.0, right, digits=2, parts=2)
+    assert [halves[part_recall(part)] for part in (1, 2)] == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_forgetting_is_what_is_lost_of_all_parts_but_the_last() -> None:
