@@ -61,8 +61,7 @@ class Loader:
         for tensor in self.stored:
             self._fetch(tensor)
         for tensor in self._unfinished:
-            tensor.grad = self.gradients[tensor].to(self.device, copy=True)
-        self._unfinished.clear()
+            tensor.grad = self.gradients[tensor].to(self.device)
 
     def keep_gradient(self, weight: Tensor) -> None:
         """Move a weight's gradient to the CPU's memory once a backward pass has computed it. Drop the loaded weight."""
@@ -99,7 +98,7 @@ def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
     """
     trained = set(method.trainable(model))
     # By storage, so that a view of a changed tensor counts as changed.
-    changed = {tensor.untyped_storage().data_ptr() for tensor in (*trained, *method.state(model).values())}
+    changed = {tensor.untyped_storage().data_ptr() for tensor in method.state(model).values()}
 
     def moves(tensor: Tensor) -> bool:
         if tensor in trained:

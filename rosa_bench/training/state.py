@@ -166,7 +166,7 @@ class Training:
         for name, tensor in state.part("optimizer").tensors.items():
             key, _, parameter = name.partition(".")
             own = parameters[parameter]
-            self.optimizer.state[own][key] = sharded_like(tensor.to(own.device), own)
+            self.optimizer.state[own][key] = sharded_like(tensor.to(own.device, copy=True), own)  # steps write into it
         idle = {id(parameters[name]) for name in state.values["frozen"]}
         for parameter in self.trainable:
             parameter.requires_grad_(id(parameter) not in idle)

@@ -86,10 +86,10 @@ REST: dict[str, Callable[[str], bool]] = {
 def test_only_the_chosen_blocks_and_the_rest_train(
     method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel], rest: str
 ) -> None:
-    model, chosen = tiny_model("tiny_roberta"), method(blocks=1, every=2, order="ascending", rest=rest)
+    model, chosen = tiny_model("tiny_roberta"), method(blocks=1, every=1, order="ascending", rest=rest)
     chosen.attach(model)
     stack, trains = "roberta.encoder.layer", REST[rest]
-    for step, number in ((0, 0), (2, 1), (4, 0)):
+    for step, number in ((0, 0), (1, 1), (2, 0)):
         if step:
             assert chosen.is_due(step, LENGTH)
             changed = chosen.before_step(model, step, length=LENGTH)
@@ -98,6 +98,15 @@ def test_only_the_chosen_blocks_and_the_rest_train(
             assert started == {id(p) for p in model.get_submodule(f"{stack}.{number}").parameters()}
         block = {f"{stack}.{number}.{name}" for name, _ in model.get_submodule(f"{stack}.{number}").named_parameters()}
         assert requiring(model) == block | {name for name, _ in model.named_parameters() if trains(name)}
+
+
+def test_all_blocks_may_train_and_one_that_trains_on_keeps_its_moments(
+    method: Callable[..., Blockwise], tiny_model: Callable[..., PreTrainedModel]
+) -> None:
+    model, chosen = tiny_model("tiny_roberta"), method(blocks=2, every=1)
+    chosen.attach(model)
+    assert chosen.before_step(model, 1, length=LENGTH).reset == []
+    assert all(parameter.requires_grad for block in transformer_blocks(model) for parameter in block.parameters())
 
 
 def test_too_many_blocks_are_refused(

@@ -101,6 +101,12 @@ def test_only_adapters_train_and_with_houlsby_the_normalisation(small: Any, meth
     assert {name for name, p in net.named_parameters() if p.requires_grad} == expected
 
 
+def test_an_adapters_own_normalisation_trains_once_if_the_models_trains_too(small: Any) -> None:
+    method = small.method("tiny_roberta", "houlsby", "method.own_norm=true")
+    found = [id(parameter) for parameter in method.trainable(method.attach(small.model("tiny_roberta")))]
+    assert len(set(found)) == len(found)
+
+
 D = 768  # width of the base models
 COUNTS = [
     ("houlsby", "roberta_base", 12 * 2 * (2 * D * 64 + D + 64) + 25 * 2 * D),
@@ -123,12 +129,13 @@ def test_counts_follow_the_papers_formula(compose: Compose, method: str, model: 
 def test_the_first_weights_depend_only_on_the_seed(small: Any) -> None:
     def weights(*overrides: str) -> Tensor:
         net = small.attach("tiny_roberta", "houlsby", *overrides)
-        return torch.cat([m.down.weight.flatten() for m in net.modules() if isinstance(m, Bottleneck)])
+        return torch.stack([m.down.weight.flatten() for m in net.modules() if isinstance(m, Bottleneck)])
 
     first, state = weights(), torch.get_rng_state()
     torch.manual_seed(99)
     assert torch.equal(weights(), first)
     assert not torch.equal(weights("seed=1"), first)
+    assert len(first.unique(dim=0)) == 4  # no two adapters start alike
     assert first.abs().max() <= 32**-0.5
     assert first.std().item() == pytest.approx((3 * 32) ** -0.5, rel=0.05)
     torch.set_rng_state(state)

@@ -106,14 +106,19 @@ def test_nothing_is_pruned_if_a_difference_is_not_finite(start: Callable[..., Tr
     assert all(form.a.requires_grad for form in forms)
 
 
-def test_fixed_gates_have_no_optimizer_state_and_kept_differences_start_again(start: Callable[..., Training]) -> None:
+@pytest.mark.parametrize("reset", ["all", "factors"])
+def test_fixed_gates_have_no_optimizer_state_and_kept_differences_start_again(
+    start: Callable[..., Training], reset: str
+) -> None:
     training = start("tiny_roberta")
+    training.recipe = replace(training.recipe, reset=reset)
     advance(training, 4)
     forms = method_of(training).differences(training.model)
     assert all(form.a in training.optimizer.state for form in forms)
     change(training, headroom_bytes=None, loss=lambda: loss(training))
     assert not [form for form in forms if form.a in training.optimizer.state or form.group in training.optimizer.state]
     assert not [form for form in forms if training.optimizer.state[form.difference]["exp_avg"].any()]
+    assert training.resamples == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
@@ -157,11 +162,14 @@ def test_a_large_penalty_closes_gates(start: Callable[..., Training]) -> None:
     assert opened(1.0) < opened(0.0) - 0.05
 
 
-@pytest.mark.parametrize(("length", "step"), [
-    (RunLength(10, 2), 10), (RunLength(3, 1), 2), (RunLength(1, 2), 1), (RunLength(1, 1), 0),
+@pytest.mark.parametrize(("length", "prune_at", "step"), [
+    (RunLength(10, 2), 0.5, 10), (RunLength(3, 1), 0.5, 2), (RunLength(1, 2), 0.5, 1), (RunLength(1, 1), 0.5, 0),
+    (RunLength(10, 2), 0.01, 1), (RunLength(10, 2), 0.99, 19),
 ])  # fmt: skip
-def test_when_the_cut_is_and_what_may_be_selected(start: Callable[..., Training], length: RunLength, step: int) -> None:
-    method = method_of(start("tiny_roberta"))
+def test_when_the_cut_is_and_what_may_be_selected(
+    start: Callable[..., Training], length: RunLength, prune_at: float, step: int
+) -> None:
+    method = method_of(start("tiny_roberta", prune_at=prune_at))
     due = [number for number in range(length.total_steps) if method.is_due(number, length)]
     assert due == [step]
     assert not method.is_selectable(step, length)

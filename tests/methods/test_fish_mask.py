@@ -188,11 +188,12 @@ def test_a_shared_weight_is_formed_once(
 def test_the_labels_of_the_mask_are_given_or_drawn(
     method: Callable[..., FishMask], tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
-    def places(**changes: Any) -> list[int]:
-        net = method("tiny_roberta", **changes).attach(tiny_model("tiny_roberta"), batches("tiny_roberta"))
+    def places(*, frozen: bool = False, **changes: Any) -> list[int]:
+        plain = tiny_model("tiny_roberta").requires_grad_(not frozen)
+        net = method("tiny_roberta", **changes).attach(plain, batches("tiny_roberta"))
         return [place for _, form in formed(net) for place in form.indices.tolist()]  # pyrefly: ignore[not-callable]
 
-    assert places() == places(seed=1)
+    assert places() == places(seed=1) == places(frozen=True)
     assert places(labels="drawn") == places(labels="drawn")
     assert len({tuple(places(labels="drawn", seed=seed)) for seed in range(4)}) > 1
     assert places(samples=1) != places()

@@ -118,6 +118,7 @@ def test_an_adapter_is_loaded_into_the_original_model(small: Any, method: str, n
     assert load_file(tmp_path / "adapter.safetensors").keys() == kept
     back = type(chosen).load(small.model(name), tmp_path)
     assert torch.equal(small.logits(back), small.logits(net))
+    assert [p.requires_grad for p in back.parameters()] == [p.requires_grad for p in net.parameters()]
 
 
 @pytest.fixture

@@ -202,6 +202,23 @@ def test_a_language_model_needs_no_head(make_run: MakeRun, caplog: pytest.LogCap
     assert "random weights" not in caplog.text
 
 
+def test_an_output_layer_is_reduced_without_the_embeddings_that_it_shares(
+    compose: Callable[..., RunConfig], tiny_model: Callable[..., Any]
+) -> None:
+    method = laser(compose, "tiny_gpt2", targets="lm_head", kept=[0.5])
+    model: Any = method.attach(tiny_model("tiny_gpt2"))
+    before = model.get_input_embeddings().weight.clone()
+    method.before_epoch(model, 1)
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    assert not torch.equal(model.lm_head.weight, before)
+
+
+def test_ranks_are_whole_parts_of_the_largest_and_below_it(compose: Callable[..., RunConfig]) -> None:
+    method = laser(compose, "tiny_gpt2", targets="0", kept=[0.29, 0.999, 0.001])
+    assert [rank for _, rank in method.reductions(nn.Sequential(nn.Linear(100, 120)))] == [99, 29, 1]  # 0.29 * 100 < 29
+    assert method.reductions(nn.Sequential(nn.Linear(100, 1))) == []
+
+
 def test_there_must_be_a_rank_to_lower(
     compose: Callable[..., RunConfig], tiny_model: Callable[..., PreTrainedModel]
 ) -> None:

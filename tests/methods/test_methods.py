@@ -430,3 +430,9 @@ def test_counts_on_gpt2_medium(
         model = GPT2LMHeadModel(GPT2Config(n_embd=1024, n_layer=24, n_head=16, tie_word_embeddings=False))
     config.method.attach(model)
     assert count(model) == expected
+
+
+def test_bitfit_trains_a_bias_that_is_no_layers_own(method_of: Callable[..., Method]) -> None:
+    attention = nn.MultiheadAttention(4, 2)
+    trained = {id(parameter) for parameter in method_of("tiny_roberta", "bitfit").trainable(attention)}
+    assert {name for name, p in attention.named_parameters() if id(p) in trained} == {"in_proj_bias", "out_proj.bias"}

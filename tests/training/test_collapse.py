@@ -1,9 +1,11 @@
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from rosa_bench.records.mappings import LEAST_SPREAD
-from rosa_bench.training.collapse import collapsed
+from rosa_bench.training.collapse import CollapseStop, collapsed
 from rosa_bench.training.state import Epoch
 
 
@@ -27,6 +29,22 @@ def test_a_run_has_collapsed_if_its_answers_are_alike_and_its_loss_does_not_fall
     spread: float | None, first: float, second: float, ends: bool
 ) -> None:
     assert bool(collapsed(epoch(first, 1.0), epoch(second, spread))) == ends
+
+
+@pytest.mark.parametrize(("losses", "spreads", "stops"), [
+    ((0.69, 0.69, 0.69), (1.0, 0.0, 0.0), [2]),
+    ((0.69, 0.69, 0.69), (0.0, 1.0, 0.0), []),  # too early, and too late
+    ((0.90, 0.69, 0.69), (0.0, 0.0, 0.0), []),
+])  # fmt: skip
+def test_a_run_is_judged_once_after_its_second_epoch(
+    losses: tuple[float, ...], spreads: tuple[float, ...], stops: list[int]
+) -> None:
+    found, history = list[int](), list[Epoch]()
+    training: Any = SimpleNamespace(history=history, stop=lambda _: found.append(len(history)))
+    for number, (loss, spread) in enumerate(zip(losses, spreads, strict=True)):
+        history.append(epoch(loss, spread))
+        CollapseStop().on_epoch_end(training, number, history[-1])
+    assert found == stops
 
 
 def test_the_reason_has_the_numbers() -> None:

@@ -181,9 +181,10 @@ def test_loading_block_by_block_leaves_gradients_unchanged_to_the_bit(
     expected, before = gradients(model), {name: t.clone() for name, t in model.state_dict().items()}
     with offloaded(model, chosen, CPU) as loader, recomputed(model):
         found = gradients(model)
-        resident = [all(loader.is_loaded(tensor) for tensor in tensors) for tensors in loader.blocks]
+        resident = [{loader.is_loaded(tensor) for tensor in tensors} for tensors in loader.blocks]
     # One block at a time. The backward pass ends with the first one, and does not reach the blocks below a lone head.
-    assert resident == ([False, True] if method == "head_only" else [True, False])
+    assert resident == ([{False}, {True}] if method == "head_only" else [{True}, {False}])
+    assert all(map(loader.is_loaded, loader.stored))
     assert_equal(found, expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert_equal(gradients(model), expected)
@@ -208,12 +209,24 @@ def test_a_weight_that_trains_leaves_the_device_with_its_gradient(
             for tensor in trained:
                 tensor.add_(1)  # as the optimizer does
         evaluated = model.eval()(**batch(model)).logits
+        loader.load(0)
+        assert all(tensor.grad is None for tensor in loader.blocks[0])  # autograd adds to none on another device
     assert_equal(found, expected)
     moved = {key for key, p in model.named_parameters() if any(p is tensor for tensor in trained)}
     for key, tensor in model.named_parameters():
         assert torch.equal(tensor, before[key] + 1 if key in moved else before[key]), key
     torch.testing.assert_close(model.eval()(**batch(model)).logits, evaluated)
-    assert_equal(gradients(model), gradients(model))  # without a hook that is left behind
+    assert_equal(gradients(model), gradients(model))
+    assert all(map(loader.is_loaded, trained))  # no hook is left behind
+
+
+def test_a_block_that_is_still_loaded_is_not_loaded_again(tiny_model: Tiny, compose: Compose) -> None:
+    method = made(compose, "tiny_roberta", "lora")
+    with offloaded(method.attach(tiny_model("tiny_roberta")), method, CPU) as loader:
+        loader.load(1)
+        loaded = [tensor.data for tensor in loader.blocks[1]]
+        loader.load(1)
+        assert [it.data_ptr() for it in loader.blocks[1]] == [it.data_ptr() for it in loaded]
 
 
 @pytest.mark.parametrize("method", ["lora", "ft"])

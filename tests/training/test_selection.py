@@ -105,6 +105,16 @@ def test_nothing_is_restored_if_weights_are_not_kept() -> None:
     assert model.trained.tolist() == [2, 2]
 
 
+def test_kept_predictions_are_those_of_the_best_epoch() -> None:
+    shown = torch.zeros(1)
+    best = BestEpoch(dict, Metric("f1", False), keep_weights=False, predictions=lambda: {"outputs": shown.clone()})
+    for number, value in enumerate((0.1, 0.3, 0.2)):
+        best.offer(number, {"f1": value})
+        assert (best.predicted["outputs"] == shown) == (number < 2)
+        shown += 1
+    assert best.predicted["outputs"].item() == 1
+
+
 # Resuming
 
 

@@ -169,6 +169,20 @@ def test_the_numeric_rank_ignores_rounding(rank: int) -> None:
     assert numeric_rank(values, moved) == rank
 
 
+def test_a_singular_value_counts_from_epsilon_times_the_norm_of_the_merged_weight() -> None:
+    weight = torch.full((3, 4), 2.0)
+    least = 2.0**-23 * 48**0.5
+    assert numeric_rank(torch.tensor([1.01 * least, 0.99 * least]), weight) == 1
+    one, merged = torch.zeros(2, 2), torch.diag(torch.tensor([1.0, 1e-9]))
+    assert spectrum({"w": one}, {"w": merged})["weights"]["w"]["rank"] == 1
+
+
+def test_an_update_of_bf16_weights_is_exact() -> None:
+    before, after = (torch.full((1, 1), value, dtype=torch.bfloat16) for value in (-3.0, 256.0))
+    summary = spectrum({"w": before}, {"w": after})["weights"]["w"]
+    assert (summary["norm"], summary["norm_before"]) == (259, 3)  # 259 is no number of bf16
+
+
 def test_a_record_stays_small_for_a_large_model(tmp_path: Path, make_record: Callable[..., RunRecord]) -> None:
     """Use 48 weights of 768 x 768, as in RoBERTa-base, copied from one to save time."""
     generator = torch.Generator().manual_seed(0)

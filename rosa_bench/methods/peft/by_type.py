@@ -64,9 +64,6 @@ class PeftByType(PeftTuner):
     def trainable(self, model: nn.Module) -> Iterable[nn.Parameter]:
         return self.inner.trainable(model)
 
-    def state(self, model: nn.Module) -> dict[str, Tensor]:
-        return self.inner.state(model)
-
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
         return self.inner.watched_names(model, attention)
 

@@ -75,7 +75,7 @@ class Encoding:
         ]
         count = sum(len(a) < len(self.start) + len(b) for a, b in zip(truncated, prompts, strict=True))
         self._log_truncated(count, len(pairs))
-        unlabelled = [1 if loss_on_prompt else max(1, len(prompt)) for prompt in truncated]
+        unlabelled = [1 if loss_on_prompt else len(prompt) for prompt in truncated]  # of at least one token
         sequences = [[*prompt, *reference] for prompt, reference in zip(truncated, references, strict=True)]
         labels = [[IGNORED] * count + sequence[count:] for count, sequence in zip(unlabelled, sequences, strict=True)]
         return TokenBatches(

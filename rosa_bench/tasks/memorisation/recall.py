@@ -33,7 +33,7 @@ class CountDigits:
         with self.autocast():
             logits = self.model(**inputs).logits[:, :-1].float()
         labels = batch["labels"][:, 1:]  # the model predicts the label after each position
-        right = (logits.argmax(-1) == labels) & (labels != IGNORED)
+        right = logits.argmax(-1) == labels  # never where labels are `IGNORED`, which is no token
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
         return loss.double(), right.sum(-1)
 

@@ -46,6 +46,10 @@ def test_the_schedule_is_the_papers(compose: Compose) -> None:
     assert method.initial_rank == 6
     assert budgets == [32 + int(16 * (1 - (step - 4) / (40 - 20 - 4)) ** 3) for step in (5, 10, 15, 20)]
     assert not any(method.is_due(step, RunLength(1, 1)) for step in range(1))  # a run of one step has no time for it
+    assert [step for step in range(40) if replace(method, every=7).is_due(step, LENGTH)] == [7, 14, 20]  # to the end
+    assert method.phases(RunLength(15, 1)) == (1, 8)  # fractions of 1.5 and 7.5 steps
+    assert replace(method, warm_up=0.29, final=0.29).phases(RunLength(100, 1)) == (29, 71)  # 0.29 * 100 < 29
+    assert replace(method, rank=1).initial_rank == 2
 
 
 def test_the_penalty_is_the_mean_distance_from_orthogonality(compose: Compose, tiny_model: Tiny) -> None:
@@ -57,7 +61,7 @@ def test_the_penalty_is_the_mean_distance_from_orthogonality(compose: Compose, t
 
 
 def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: Tiny) -> None:
-    method = method_of(compose)
+    method = method_of(compose, config={"beta1": 0.8, "beta2": 0.6})
     model = method.attach(tiny_model("tiny_roberta").eval())
     mean = deviation = 0.0
     layer = next(layer for _, layer in tuned_layers(model))
@@ -70,12 +74,28 @@ def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: T
         model(**batch(step)).loss.backward()
         method.after_backward(model)
         importance = (a * a.grad).abs().detach()
-        mean = 0.85 * mean + 0.15 * importance  # equation (9)
-        deviation = 0.85 * deviation + 0.15 * (importance - mean).abs()  # equation (10)
+        mean = 0.8 * mean + 0.2 * importance  # equation (9)
+        deviation = 0.6 * deviation + 0.4 * (importance - mean).abs()  # equation (10)
     # Importance is far below the absolute tolerance that is usual.
     torch.testing.assert_close(layer.get_buffer("mean_lora_A"), mean, rtol=1e-4, atol=0)
     torch.testing.assert_close(layer.get_buffer("deviation_lora_A"), deviation, rtol=1e-4, atol=0)
     assert mean.max() > 0  # pyrefly: ignore[missing-attribute]
+
+
+def test_an_allocation_keeps_the_values_with_the_papers_largest_scores(compose: Compose, tiny_model: Tiny) -> None:
+    method = method_of(compose, warm_up=0.1, final=0.5)
+    model, draws, scores = method.attach(tiny_model("tiny_roberta")), torch.Generator().manual_seed(0), []
+    for _, layer in tuned_layers(model):
+        layer.tuned.get_parameter("lora_E.default").data.fill_(1)
+        parts = {}
+        for name in ("A", "E", "B"):
+            found = [layer.get_buffer(f"{kind}_lora_{name}") for kind in ("mean", "deviation")]
+            parts[name] = torch.prod(torch.stack([it.uniform_(generator=draws) for it in found]), 0)
+        scores.append(parts["E"].flatten() + parts["A"].mean(1) + parts["B"].mean(0))  # equation (8)
+    method.before_step(model, 10, length=LENGTH)
+    least = torch.cat(scores).sort(descending=True).values[method.budget(10, LENGTH, layers=len(scores)) - 1]
+    for (_, e, _), score in zip(factors(model), scores, strict=True):
+        assert torch.equal(e.flatten() != 0, score >= least)
 
 
 def test_the_largest_scores_are_kept_over_all_layers() -> None:

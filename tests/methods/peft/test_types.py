@@ -178,6 +178,16 @@ def test_a_bias_of_lora_is_merged_into_layers_that_have_one(typed: Any, plain: A
     assert typed("LORA", "tiny_gpt2", lora_bias=True).attach(plain("tiny_gpt2"))
 
 
+@pytest.mark.parametrize("kind", ["LORA", "P_TUNING", "PROMPT_TUNING"])
+def test_the_start_depends_on_the_methods_seed(typed: Any, plain: Any, kind: str) -> None:
+    def start(seed: int) -> Tensor:
+        net = replace(typed(kind), seed=seed).attach(plain())
+        return torch.cat([p.detach().flatten() for p in net.parameters() if p.requires_grad])
+
+    assert torch.equal(start(0), start(0))
+    assert not torch.equal(start(0), start(1))
+
+
 # Which layers are tuned
 
 

@@ -63,14 +63,15 @@ def test_greedy_decoding_takes_the_likeliest_token(tiny_model: Tiny, kind: str, 
         assert text == decoded(tokens[len(prompt) :])
 
 
-def test_beam_search_finds_an_output_at_least_as_likely(tiny_model: Tiny, loud: Loud) -> None:
+@pytest.mark.parametrize("penalty", [1.0, -3.0])
+def test_beam_search_finds_an_output_at_least_as_likely(tiny_model: Tiny, loud: Loud, penalty: float) -> None:
     model = loud(tiny_model("tiny_gpt2"))
-    two = decoding(max_new_tokens=2, beams=200)  # of 261 x 261 pairs: all that can win
+    two = decoding(max_new_tokens=2, beams=200, length_penalty=penalty)  # of 261 x 261 pairs: all that can win
     prompt = PROMPTS[0]
     with torch.inference_mode():
         first = model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
         seconds = model(torch.tensor([[*prompt, token] for token in range(261)])).logits[:, -1].log_softmax(-1)
-    pairs = (first.unsqueeze(-1) + seconds) / 2  # transformers divides by the length
+    pairs = (first.unsqueeze(-1) + seconds) / 2**penalty  # transformers divides by a power of the length
     pairs[END] = first[END]
     best = divmod(int(pairs.argmax()), 261)
     tokens = [END] if best[0] == END else list(best)

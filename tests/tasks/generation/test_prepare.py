@@ -177,6 +177,16 @@ def test_the_number_of_prompts_is_recorded(make_setup: MakeSetup) -> None:
     assert problem.signature == load_metric("generation").signature
 
 
+def test_training_rows_are_shuffled_by_the_runs_seed_and_grouped_if_asked(problem_of: ProblemOf) -> None:
+    def lengths(*overrides: str) -> list[int]:
+        return [int(row.sum()) for batch in problem_of(*overrides).train.epoch() for row in batch["attention_mask"]]
+
+    first, second, grouped = lengths(), lengths("seed=1"), lengths("group_by_length=true")
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert grouped == sorted(first, reverse=True) != first
+
+
 @pytest.mark.parametrize(("protocol", "on_prompt"), [("paper", True), ("fair", False)])
 def test_the_protocol_decides_whether_the_loss_includes_the_prompt(
     problem_of: ProblemOf, protocol: str, on_prompt: bool

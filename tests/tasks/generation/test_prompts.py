@@ -113,6 +113,15 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     assert splits.validation == splits.test == [Prompt("name[A Café]; n/a", ["NA"]), Prompt("12", ["007 — 漢", "true"])]
 
 
+def test_each_split_is_read_from_its_own_file(tmp_path: Path) -> None:
+    for split in SPLITS:
+        write(tmp_path, [{"say": split, "as": "a"}], splits=(split,))
+    splits = load_prompts(TOY, tmp_path)
+    assert (splits.train, splits.validation, splits.test) == (
+        [Pair("train", "a")], [Prompt("validation", ["a"])], [Prompt("test", ["a"])],
+    )  # fmt: skip
+
+
 def test_space_around_a_text_is_stripped(tmp_path: Path) -> None:
     folder = write(tmp_path, [{"say": " a\n", "as": "\tb  c "}, {"say": "a", "as": "d"}])
     assert load_prompts(TOY, folder).test == [Prompt("a", ["b  c", "d"])]

@@ -100,6 +100,14 @@ def only(data: TokenBatches) -> Batch:
     return batch
 
 
+def test_batches_may_be_of_one_width_and_grouped_by_length() -> None:
+    made = Encoding(KINDS["with_start"], separator=SEPARATOR, max_length=64, pad_to_max=True)
+    data = made.sequences(distinct(6), loss_on_prompt=False, batch_size=4, seed=0, grouped=True)
+    assert [batch["input_ids"].shape for batch in data.epoch()] == [(4, 64), (2, 64)]
+    lengths = [len(ids) for ids, _ in rows(data)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
 # Labels
 
 

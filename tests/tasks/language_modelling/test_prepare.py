@@ -235,6 +235,20 @@ def test_an_encoder_and_an_unknown_score_are_refused(compose: Callable[..., RunC
 
 
 @pytest.mark.parametrize("task", [(), SMALL], ids=["text", "new_language"])
+def test_training_rows_are_shuffled_by_the_runs_seed_and_their_labels_counted(
+    make_setup: MakeSetup, task: tuple[str, ...]
+) -> None:
+    orders = []
+    for seed in (0, 1):
+        problem = prepared(make_setup("protocol=paper", *task, f"seed={seed}"))
+        batches = list(problem.train.epoch())
+        orders.append([tuple(row) for batch in batches for row in batch["input_ids"].tolist()])
+        assert problem.facts["train_tokens"] == sum(int((batch["labels"] >= 0).sum()) for batch in batches)
+    assert sorted(orders[0]) == sorted(orders[1])
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("task", [(), SMALL], ids=["text", "new_language"])
 @pytest.mark.parametrize("protocol", ["paper", "fair"])
 def test_a_run_is_recorded_and_learns(make_setup: MakeSetup, task: tuple[str, ...], protocol: str) -> None:
     resolved = make_setup(*task, f"protocol={protocol}", "method=ft", "save_model=true")

@@ -1,13 +1,16 @@
 """A phone book learned in parts: the laws of its batches, its scores and its settings."""
 
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
 
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.metrics.base import Metric
 from rosa_bench.optim.schedule import lr_at
+from rosa_bench.runs.resolve import resolve
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.memorisation.forgotten import forgotten
 from rosa_bench.tasks.memorisation.recall import part_recall, scores
@@ -54,6 +57,8 @@ def test_the_recall_of_all_is_the_mean_of_the_parts() -> None:
     assert [found.pop(part_recall(part)) for part in (1, 2, 3)] == [1.0, 0.0, 0.5]
     assert found == scores(1.0, right, digits=2)
     assert found["recall"] == 0.5
+    halves = scores(1.0, right, digits=2, parts=2)
+    assert [halves[part_recall(part)] for part in (1, 2)] == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_forgetting_is_what_is_lost_of_all_parts_but_the_last() -> None:
@@ -64,6 +69,26 @@ def test_forgetting_is_what_is_lost_of_all_parts_but_the_last() -> None:
     assert found["forgetting"] == pytest.approx(fmean([0.9 - 0.2, 0.7 - 0.8]))
     assert forgotten(history[:5], parts=3, epochs=6) == {}  # the run was ended before its last part was learned
     assert forgotten(history, parts=1, epochs=6) == {}
+
+
+def test_a_prepared_book_is_scored_by_part_and_shuffled_by_the_runs_seed(
+    compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for seed in (0, 1):
+        resolved = resolve(compose(*TINY, "task.parts=3", "epochs=6", f"seed={seed}"), {})
+        found.append(resolved.config.task.prepare(resolved.context))
+    assert {part_recall(part) for part in (1, 2, 3)} <= found[0].select(found[0].model).scores.keys()
+    first, second = (torch.cat([batch["input_ids"] for batch in prepared.train.epoch()]) for prepared in found)
+    assert not torch.equal(first, second)
+
+
+def test_a_book_in_one_part_selects_by_the_loss_and_one_in_several_by_its_score(
+    compose: Callable[..., RunConfig],
+) -> None:
+    assert compose(*TINY).task.selects_by == Metric("loss", lower_is_better=True)
+    assert compose(*TINY, "task.parts=3", "epochs=6").task.selects_by == Metric("recall", lower_is_better=False)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])

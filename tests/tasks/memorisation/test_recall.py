@@ -53,6 +53,7 @@ def test_recall_is_what_greedy_decoding_writes(tiny_model: Callable[..., PreTrai
     assert found["recall"] == right / PAIRS
     assert 0 < found["recall"] < 1  # some are right and some are wrong
     assert found["recall"] < found["digit_accuracy"] < 1
+    assert scored(model.train()) == found  # without dropout
 
 
 def test_scores_do_not_depend_on_batches_or_kept_logits(tiny_model: Callable[..., PreTrainedModel]) -> None:

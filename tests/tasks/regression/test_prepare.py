@@ -21,7 +21,8 @@ from rosa_bench.runs.run import recipe, run
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.meter import Meter
 from rosa_bench.tasks.prepared import OnBatches, PreparedTask
-from rosa_bench.tasks.regression.prepare import make_target
+from rosa_bench.tasks.regression.prepare import make_target, mean_squared_errors
+from rosa_bench.training.evaluation import Predictions
 from rosa_bench.training.loop import fit
 from rosa_bench.training.state import Epoch
 
@@ -465,3 +466,11 @@ def test_rank_error_at_the_real_sizes_names_the_shape(
 def test_wrong_model_error_names_the_kind_needed(compose: Compose, task: str, model: str, kind: str) -> None:
     with pytest.raises(UserError, match=rf"^task={task} is not for model={model}; it needs {kind}, such as \w+$"):
         compose(f"task={task}", f"model={model}")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_replicate_that_diverges_leaves_no_error_to_report(value: float) -> None:
+    outputs, labels = torch.ones(4, 3, 2), torch.zeros(4, 3, 2)
+    assert mean_squared_errors(Predictions(outputs, labels, 1.0))["mse"] == 1
+    outputs[0, 1, 0] = value
+    assert mean_squared_errors(Predictions(outputs, labels, 1.0)).keys() == {"loss"}
