@@ -9,7 +9,7 @@ from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Epoch, Training
 
 JUDGED = 2  # epochs, so that the warm-up is over and there are two losses to compare
-LEAST_GAIN = 0.01  # a loss that falls by less than this fraction is as good as constant
+LEAST_GAIN = 0.01  # a loss that falls by no more than this fraction is as good as constant
 
 
 class CollapseStop(Observer):
@@ -24,7 +24,7 @@ def collapsed(before: Epoch, epoch: Epoch) -> str | None:
     """Return why an epoch, with the one before it, shows a collapse; None if it does not, or if that is unknown.
 
     Its predictions for the selection rows are nearly the same (`Result.has_collapsed`), and its training loss is not
-    lower by at least `LEAST_GAIN`. If all labels are the same, no spread is known.
+    lower by more than `LEAST_GAIN`. If all labels are the same, no spread is known.
     """
     scores = Result(epoch.scores)
     if not scores.has_collapsed or epoch.train_loss < (1 - LEAST_GAIN) * before.train_loss:
