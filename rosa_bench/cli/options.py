@@ -49,15 +49,20 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
     return typed(kind, values)
 
 
-def options_and_filters(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str], bool]:
-    """Return a command's options, the KEY=VALUE arguments that restrict its runs, and whether ``--all`` is given.
+def options_and_settings(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
+    """Return a command's options, and the other KEY=VALUE arguments, which are settings of runs.
 
     Raises `UserError` as `parse_options` does, also for an argument that is not KEY=VALUE.
     """
-    given = [argument for argument in arguments if argument != ALL]
-    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
-    own, filters = split(given, lambda key: key in {*names_of(kind), *bare})
-    return parse_options(kind, own), filters, ALL in arguments
+    bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
+    own, others = split(arguments, lambda key: key in {*names_of(kind), *bare})
+    return parse_options(kind, own), others
+
+
+def options_and_filters(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str], bool]:
+    """Return what `options_and_settings` does, where settings restrict the runs, and whether ``--all`` is given."""
+    options, filters = options_and_settings(kind, [argument for argument in arguments if argument != ALL])
+    return options, filters, ALL in arguments
 
 
 def own_config_dir(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
