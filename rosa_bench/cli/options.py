@@ -18,7 +18,12 @@ ALL = "--all"
 class FromRecords(Checked):
     """Options of every command that reads records."""
 
-    results_dir: str = setting("folder with the records in runs/", default="results")
+    results_dir: str = setting("folder with the records in runs/", default="results", is_folder=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folder.is_file():
+            raise UserError(f"results_dir={self.results_dir} is a file; give the folder that contains runs/")
 
     @property
     def folder(self) -> Path:
@@ -115,7 +120,10 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
         raise UserError(f"{what}; settings are KEY=VALUE, as task=cola; rosa-bench --help and --hydra-help list them")
 
     parser.error = refuse  # pyrefly: ignore[bad-assignment]
-    for word in parser.parse_args(flags).overrides:
+    parsed = parser.parse_args(flags)
+    if parsed.resolve and not parsed.cfg:
+        raise UserError("--resolve goes with --cfg, as --cfg job --resolve")
+    for word in parsed.overrides:
         raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
     return flags, overrides
 
