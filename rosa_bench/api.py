@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.composing.parse import parse
-from rosa_bench.config.identity.deviations import GROUPS, deviations, deviations_of
+from rosa_bench.config.composing.placing import CHOSEN
+from rosa_bench.config.identity.deviations import deviations, deviations_of
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.overrides.mistakes import check_overrides, composition_errors
 from rosa_bench.config.schema import RunConfig
@@ -157,4 +158,4 @@ def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]
     check_overrides(overrides)
     with composing() as composer, composition_errors():
         raw = composer.compose(tuple(overrides))
-        return parse(raw), deviations(raw, {group: raw[group].name for group in GROUPS})
+        return parse(raw), deviations(raw, {group: raw[group].name for group in CHOSEN})

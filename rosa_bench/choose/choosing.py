@@ -2,9 +2,9 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from rosa_bench.choose.budget import Budget, Clock
@@ -107,7 +107,7 @@ class _Choosing:
             "trying %d combinations on %s train rows, up to %d epochs; the plan is %s",
             len(size.arms), f"{size.rows or choice.rows.train:,}", size.epochs, path,
         )  # fmt: skip
-        resolved = cached_by_arm(lambda arm, seed: self._resolved(self._composed(choice.limits, arm, seed)))
+        resolved = cache(lambda arm, seed: self._resolved(self._composed(choice.limits, arm, seed)))  # for every rung
         runs = Runs(choice, self.budget, resolved=resolved, save=lambda: save_choice(choice, path))
         found = search(size, runs, reference=choice.reference)
         choice.spent_s = self.budget.spent_s
@@ -151,15 +151,3 @@ class _Choosing:
         if self._inputs is None:
             self._inputs = find_inputs(config)
         return resolve(config, deviations_of(config), inputs=self._inputs, own_gpu=True)
-
-
-def cached_by_arm(make: Callable[[Arm, int], ResolvedRun]) -> Callable[[Arm, int], ResolvedRun]:
-    """Return ``make`` with its results kept, because a run is asked for at every rung."""
-    known: dict[tuple[Arm, int], ResolvedRun] = {}
-
-    def kept(arm: Arm, seed: int) -> ResolvedRun:
-        if (arm, seed) not in known:
-            known[arm, seed] = make(arm, seed)
-        return known[arm, seed]
-
-    return kept

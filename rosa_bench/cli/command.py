@@ -32,7 +32,7 @@ def load(name: str) -> Command:
     if name not in commands():
         from rosa_bench.config.overrides.mistakes import settings
 
-        written = {**choices(), **{command: command for command in commands()}}
+        written = {**choices(), **{command: command for command in (*commands(), "help")}}
         near = nearest(name, written)
         meant = f"; did you mean {written[near]}?" if near else ""
         if name in settings():

@@ -36,17 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def dispatch(arguments: list[str]) -> None:
     """Call the command that the arguments name; without one they are settings of a run. Without any, show the help."""
     match arguments:
-        case []:
+        case [] | ["help"] | ["help", "-h" | "--help"]:
             show_help()
         case _ if "--version" in arguments:
             from rosa_bench.cli.help import version_text
 
             print(version_text())
             output_arrived()
-        case ["help"]:
-            show_help()
-        case ["help", name, *_]:
+        case ["help", name]:
             show_help(name)
+        case ["help", _, extra, *_]:
+            raise UserError(f"{extra} is one too many; usage: rosa-bench help COMMAND")
         case [name, *rest] if name in commands():
             call(name, rest)
         case [flag, name, *rest] if flag in MULTIRUN and name in commands():

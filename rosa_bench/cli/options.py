@@ -18,7 +18,12 @@ ALL = "--all"
 class FromRecords(Checked):
     """Options of every command that reads records."""
 
-    results_dir: str = setting("folder with the records in runs/", default="results")
+    results_dir: str = setting("folder with the records in runs/", default="results", is_folder=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.folder.is_file():
+            raise UserError(f"results_dir={self.results_dir} is a file; give the folder that contains runs/")
 
     @property
     def folder(self) -> Path:
@@ -49,15 +54,20 @@ def parse_options(kind: type[T], arguments: Sequence[str]) -> T:
     return typed(kind, values)
 
 
-def options_and_filters(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str], bool]:
-    """Return a command's options, the KEY=VALUE arguments that restrict its runs, and whether ``--all`` is given.
+def options_and_settings(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str]]:
+    """Return a command's options, and the other KEY=VALUE arguments, which are settings of runs.
 
     Raises `UserError` as `parse_options` does, also for an argument that is not KEY=VALUE.
     """
-    given = [argument for argument in arguments if argument != ALL]
-    bare = [argument for argument in given if "=" not in argument]  # mistakes, reported like the options'
-    own, filters = split(given, lambda key: key in {*names_of(kind), *bare})
-    return parse_options(kind, own), filters, ALL in arguments
+    bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
+    own, others = split(arguments, lambda key: key in {*names_of(kind), *bare})
+    return parse_options(kind, own), others
+
+
+def options_and_filters(kind: type[T], arguments: Sequence[str]) -> tuple[T, list[str], bool]:
+    """Return what `options_and_settings` does, where settings restrict the runs, and whether ``--all`` is given."""
+    options, filters = options_and_settings(kind, [argument for argument in arguments if argument != ALL])
+    return options, filters, ALL in arguments
 
 
 def own_config_dir(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -110,7 +120,10 @@ def separate(arguments: list[str]) -> tuple[list[str], list[str]]:
         raise UserError(f"{what}; settings are KEY=VALUE, as task=cola; rosa-bench --help and --hydra-help list them")
 
     parser.error = refuse  # pyrefly: ignore[bad-assignment]
-    for word in parser.parse_args(flags).overrides:
+    parsed = parser.parse_args(flags)
+    if parsed.resolve and not parsed.cfg:
+        raise UserError("--resolve goes with --cfg, as --cfg job --resolve")
+    for word in parsed.overrides:
         raise UserError(f"{word or 'an empty argument'} is not KEY=VALUE; for example task=cola rank=8")
     return flags, overrides
 

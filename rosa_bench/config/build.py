@@ -20,6 +20,7 @@ KINDS = {
     "is not a valid bool": "true or false",
 }
 NO_LIST = "is not a ListConfig"
+NULL = re.compile("(Incompatible value|Value) 'None' (for field|is incompatible)")
 UNFIT = re.compile(rf"Value '(.*?)'(?: of type '\w+')? ({'|'.join(KINDS)})")
 # Dataclasses made earlier from the same plain values: jobs of a large sweep share most settings, and none change.
 _made: dict[Any, Any] = {}
@@ -58,9 +59,12 @@ def _by_omegaconf(kind: type[T], values: Mapping[str, Any] | DictConfig, at: str
         key = ".".join(filter(None, (at, error.full_key)))
         reason = str(error.msg or error).splitlines()[0]
         value = values.get(error.full_key) if error.full_key else None
-        if NO_LIST in reason and isinstance(value, str):
-            right = "put each text in it in quotes" if value[:1] == "[" else f"write '{key}=[{printable(value)}]'"
-            raise UserError(f"{key}={printable(value)} is not a list; {right}") from error
+        if NO_LIST in reason and isinstance(value, str | int | float):
+            typed_in = printable(str(value))
+            right = "put each text in it in quotes" if typed_in[:1] == "[" else f"write '{key}=[{typed_in}]'"
+            raise UserError(f"{key}={typed_in} is not a list; {right}") from error
+        if key and NULL.match(reason):
+            raise UserError(f"{key}=null has no meaning; give a value, or leave it out") from error
         if key and (found := UNFIT.match(reason)):
             raise UserError(f"{key}={printable(found[1])} is not {KINDS[found[2]]}") from error
         raise UserError(shortened(f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason)) from error

@@ -124,7 +124,7 @@ class Plain(Checked):
     )  # fmt: skip
     data_dir: str | None = setting(
         "folder with your own copy of the data; null: the hub",
-        default=None, identity=False, free=True, published=False,
+        default=None, identity=False, free=True, published=False, is_folder=True,
     )  # fmt: skip
     limit_train: int | None = setting(
         "use this many random train rows, the same for every seed; all, with a warning, if there are fewer",
@@ -132,11 +132,13 @@ class Plain(Checked):
     )  # fmt: skip
     limit_eval: int | None = setting("evaluate on this many random rows", default=None, at_least=1, at_most=10**9)
     output_dir: str = setting(
-        "folder for saved models and checkpoints", default="outputs", identity=False, free=True, published=False
-    )
+        "folder for saved models and checkpoints",
+        default="outputs", identity=False, free=True, published=False, is_folder=True,
+    )  # fmt: skip
     results_dir: str = setting(
-        "folder for records, tables and figures", default="results", identity=False, free=True, published=False
-    )
+        "folder for records, tables and figures",
+        default="results", identity=False, free=True, published=False, is_folder=True,
+    )  # fmt: skip
     resume: str = setting(
         "auto: skip completed runs and continue interrupted ones; never: start again",
         default="auto", choices=("auto", "never"), identity=False, free=True, published=False,

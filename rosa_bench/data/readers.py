@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from rosa_bench.data.lines import LONGEST, Lines, is_unicode
 from rosa_bench.data.values import to_number
-from rosa_bench.system.errors import UserError
+from rosa_bench.system.errors import UserError, cannot_be_read
 from rosa_bench.system.json_text import loads
 
 TEXT = "text"  # the one column of a file without columns
@@ -44,6 +44,8 @@ def stream_rows(path: Path, numbers: Collection[str] = ()) -> Iterator[dict[str,
                 yield row
                 count += 1
                 lines.start_row()
+    except PermissionError as error:
+        raise cannot_be_read(str(path), error) from error
     except (OSError, EOFError, zlib.error) as error:
         after = f" after row {count}" if count else ""
         raise UserError(f"{path} cannot be read{after}: {_first_line(error)}; {ANEW}") from error
@@ -151,6 +153,8 @@ def _stream_parquet(path: Path) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except UserError:
         raise
+    except PermissionError as error:
+        raise cannot_be_read(str(path), error) from error
     # Damaged metadata may also ask for too much memory, or hold dates that Python cannot represent.
     except (OSError, ValueError, ArithmeticError, MemoryError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read: {_first_line(error)}; {ANEW}") from error

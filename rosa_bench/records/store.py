@@ -4,9 +4,11 @@ Older versions kept all records in ``runs/`` itself. Such a record stays there, 
 replace it in the same place.
 """
 
+import errno
 import itertools
 import json
 import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -80,14 +82,22 @@ def free_name(folder: Path, stem: str, ending: str = ".json") -> Path:
 def record_paths(results_dir: Path, only: Iterable[tuple[str, str]] | None = None) -> list[Path]:
     """Return the paths of all records in a results folder, sorted by file name.
 
-    With ``only``, names of tasks and models, nested records of other pairs are left out.
+    With ``only``, names of tasks and models, nested records of other pairs are left out. Raises `UserError` for a
+    folder that cannot be read, because `Path.glob` would find nothing in it.
     """
-    folder = runs_folder(results_dir)
+    top = runs_folder(results_dir)
     if only is None:
-        nested = folder.glob("*/*/*.json")
+        nested = [model for task in _inside(top) if task != superseded_folder(results_dir) for model in _inside(task)]
     else:
-        nested = (path for task, model in only for path in (folder / task / model).glob("*.json"))
-    return sorted([*folder.glob("*.json"), *nested], key=lambda path: (path.name, path))
+        nested = [top / task / model for task, model in only]
+    found = (path for folder in (top, *nested) for path in _inside(folder, "*.json"))
+    return sorted(found, key=lambda path: (path.name, path))
+
+
+def _inside(folder: Path, pattern: str = "[!.]*") -> Iterable[Path]:
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+        raise cannot_be_read(str(folder), PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+    return folder.glob(pattern)
 
 
 def load_record(path: Path) -> RunRecord:

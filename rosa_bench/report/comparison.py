@@ -83,7 +83,10 @@ def comparison(arguments: Sequence[str]) -> Comparison:
     settings = values_of(arguments)
     compared = {key: values for key, values in settings.items() if len(values) > 1 and key not in APART}
     if not compared:
-        raise UserError("no setting has several values to compare; give some, for example method=rosa,lora")
+        raise UserError(
+            "no setting has several values to compare; give some, for example method=rosa,lora (several values of "
+            f"{', '.join(APART)} only select runs)"
+        )
     if len({len(values) for values in compared.values()}) > 1:
         counts = ", ".join(f"{key} {len(values)}" for key, values in compared.items())
         raise UserError(f"settings that change together need equally many values: {counts}")

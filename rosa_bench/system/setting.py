@@ -30,6 +30,7 @@ class Setting:
     identity   whether the setting can change a score and is therefore part of a run's identity
     free       whether every protocol leaves the choice to the experiment, so that setting it is not a deviation
     is_name    whether it becomes part of a file's name, so that only letters, digits and a few signs are allowed
+    is_folder  whether it names a folder; an empty text, as of a shell's variable without a value, is a mistake
     published  whether records show it; paths and tools of one machine are not shown
     before     the value that describes the behaviour before the setting existed; assumed for older records
     key        name on the command line, if it differs from the field's name
@@ -46,6 +47,7 @@ class Setting:
     identity: bool = True
     free: bool = False
     is_name: bool = False
+    is_folder: bool = False
     published: bool = True
     before: Any = ABSENT
     key: str | None = None
@@ -64,6 +66,8 @@ class Setting:
             one_of(key, value, self.choices)
         if self.is_name:
             check_name(key, value)
+        if self.is_folder and not value:
+            raise UserError(f"{key}= is empty; give a folder, as {key}=. for the current one")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         if abs(value) == float("inf"):

@@ -6,15 +6,18 @@ that it can save a checkpoint; a second Ctrl-C does not wait.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 from rosa_bench.system.errors import PreemptedError, StoppedError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], None]
+AGAIN_S = 0.01  # until a signal is sent again whose exception was lost
 
 
 def stopped_by(number: int, rest: str = "") -> StoppedError:
@@ -69,16 +72,35 @@ def stop_signals_deferred() -> Iterator[StopRequest]:
 
 @contextmanager
 def handling(handler: Handler) -> Iterator[None]:
-    """Let ``handler`` receive stop signals inside the block. A signal that the caller ignores, as nohup, stays so."""
+    """Let ``handler`` receive stop signals inside the block. A signal that the caller ignores, as nohup, stays so.
+
+    Python drops an exception that the handler raises while an object is being deleted, as the parts of a regular
+    expression are by the thousand. Such a signal is sent again.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
+    report, received = sys.unraisablehook, signal.SIGINT
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal received
+        received = number
+        handler(number, frame)
+
+    def send_again(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, StoppedError):
+            threading.Timer(AGAIN_S, os.kill, (os.getpid(), received)).start()
+        else:
+            report(dropped)
+
     try:
+        sys.unraisablehook = send_again
         for number in ours:
-            signal.signal(number, handler)
+            signal.signal(number, receive)
         yield
     finally:
         for number in ours:
             signal.signal(number, before[number] or signal.SIG_DFL)
+        sys.unraisablehook = report

@@ -64,7 +64,7 @@ def test_every_command_has_help_with_its_options_and_an_example(rosa_bench: Call
 def test_the_whole_help_has_several_names(rosa_bench: Callable[..., Any]) -> None:
     text = rosa_bench("--help").out
     assert text.startswith("rosa-bench: ")
-    assert rosa_bench("-h").out == rosa_bench("help").out == rosa_bench().out == text
+    assert rosa_bench("-h").out == rosa_bench("help").out == rosa_bench("help", "-h").out == rosa_bench().out == text
 
 
 def test_version_is_that_of_the_package_and_the_commit(rosa_bench: Callable[..., Any]) -> None:
@@ -86,6 +86,7 @@ def test_a_setting_shows_its_default_choices_and_help() -> None:
 @pytest.mark.parametrize(("arguments", "meant"), [
     (["tabels"], "tables"),
     (["help", "tabels"], "tables"),
+    (["hepl"], "help"),
     (["lora"], "method=lora"),
     (["tabel2"], "+experiment=table2"),
     (["experiment=tabel2"], "table2"),
@@ -129,6 +130,7 @@ def test_a_misspelt_word_names_the_nearest_one(
     (["task=cola", "rank"], ["rank is not KEY=VALUE"]),
     (["--nonsense"], ["--nonsense", "rosa-bench --help"]),
     (["plan", "--cfg", "job"], ["--cfg", "rosa-bench plan"]),
+    (["help", "run", "plan"], ["plan is one too many", "rosa-bench help COMMAND"]),
 ])  # fmt: skip
 def test_arguments_without_a_meaning_are_refused(
     rosa_bench: Callable[..., Any], arguments: list[str], words: list[str]

@@ -51,6 +51,13 @@ def test_every_model_is_listed_with_size_licence_source_and_note(screen: io.Stri
     assert " k " in shown["tiny_bert"]
 
 
+def test_no_name_is_cut_on_a_narrow_screen(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "get_console", lambda: Console(file=screen, width=40))
+    catalog.show(FILES)
+    table = screen.getvalue().partition("rosa-bench models pull")[0]
+    assert sorted(lines(table)) == NAMES
+
+
 def test_pulled_weights_are_listed_as_present(screen: io.StringIO) -> None:
     catalog.show(FILES)
     before = lines(screen.getvalue())

@@ -96,8 +96,16 @@ def test_compare_shows_differences_and_reports_mistakes(
     assert outcome.status == 0
     assert [words for words in ("rosa minus lora", "+10.0 (1)", "paired over seeds") if words not in outcome.out] == []
     rosa_bench("compare", "method=rosa", "results_dir=elsewhere").assert_one_line_error("no setting has several values")
+    rosa_bench("compare", "task=cola,rte").assert_one_line_error("several values of task, model, protocol, seed only")
     rosa_bench("compare", "method=rosa,", "results_dir=elsewhere").assert_one_line_error()
     rosa_bench("compare", "metod=rosa,lora", "results_dir=elsewhere").assert_one_line_error("did you mean method?")
+
+
+@pytest.mark.parametrize("command", ["compare", "choose", "next", "ls", "tables"])
+def test_a_word_alone_is_refused_without_a_guess(rosa_bench: Callable[..., Any], command: str) -> None:
+    outcome = rosa_bench(command, "protocol")
+    outcome.assert_one_line_error("protocol is not KEY=VALUE", "options: ")
+    assert "did you mean" not in outcome.err
 
 
 def test_compare_takes_another_score_of_the_records(

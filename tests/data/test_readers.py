@@ -1,5 +1,6 @@
 """What a damaged or unusual file of rows gives: its rows, or one line that says where it is wrong."""
 
+import errno
 import gzip
 import io
 import json
@@ -8,6 +9,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -279,3 +281,15 @@ def test_a_date_outside_pythons_is_one_line(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([2**62], pa.timestamp("us"))}), path)
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read: "):
         list(stream_rows(path))
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".tsv", ".jsonl.gz", ".parquet"])
+def test_a_file_of_somebody_else_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    """Root may read everything, so opening is made to fail."""
+    path = tmp_path / f"rows{ending}"
+    refused = Mock(side_effect=PermissionError(errno.EACCES, "Permission denied", str(path)))
+    for place in ("pathlib.Path.open", "gzip.open", "pyarrow.parquet.ParquetFile"):
+        monkeypatch.setattr(place, refused)
+    with pytest.raises(UserError) as raised:
+        list(stream_rows(path))
+    assert str(raised.value) == f"{path} cannot be read: Permission denied; its owner can let you, as by chmod g+r"

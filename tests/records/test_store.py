@@ -12,7 +12,15 @@ from msgspec.structs import replace
 
 from rosa_bench.records.mappings import Result
 from rosa_bench.records.record import SCHEMA, RunRecord, to_values
-from rosa_bench.records.store import load_record, load_records, record_path, runs_folder, save_record, superseded_folder
+from rosa_bench.records.store import (
+    load_record,
+    load_records,
+    record_path,
+    record_paths,
+    runs_folder,
+    save_record,
+    superseded_folder,
+)
 from rosa_bench.system.errors import UserError
 
 Make = Callable[..., RunRecord]
@@ -275,6 +283,24 @@ def test_a_value_that_no_run_writes_is_refused(record: Make, tmp_path: Path, key
     with pytest.raises(UserError, match=r"x\.json is not a run's record: .*; fix it or move it away") as raised:
         load_record(path)
     assert str(raised.value).replace(" ", "").isprintable()
+
+
+@pytest.mark.parametrize(("folder", "only"), [
+    ("runs", None),
+    ("runs/x", None),
+    ("runs/x/x", None),
+    ("runs", [("x", "x")]),
+    ("runs/x/x", [("x", "x")]),
+])  # fmt: skip
+def test_records_are_not_left_out_because_their_folder_cannot_be_read(
+    record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, only: list[tuple[str, str]] | None
+) -> None:
+    """Root may read everything, so the answer of the system is made up."""
+    save_record(record(), tmp_path)
+    closed = tmp_path / folder
+    monkeypatch.setattr(os, "access", lambda path, mode: path != closed)  # noqa: ARG005 - as it is called
+    with pytest.raises(UserError, match=f"{closed} cannot be read: Permission denied; its owner can let you"):
+        record_paths(tmp_path, only)
 
 
 def test_a_record_of_somebody_else_is_not_to_be_moved_away(

@@ -39,6 +39,37 @@ def test_ctrl_c_is_no_preemption() -> None:
     assert not isinstance(caught.value, PreemptedError)
 
 
+class Deleted:
+    """Receives a signal while it is being deleted, where Python drops every exception."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __del__(self) -> None:
+        send(self.number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_not_lost_while_an_object_is_deleted(number: int) -> None:
+    with pytest.raises(StoppedError, match="stopped"), stop_signals_raise():
+        Deleted(number)
+        time.sleep(10)
+        pytest.fail("the signal was lost")
+
+
+def test_another_error_while_an_object_is_deleted_is_reported_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Faulty:
+        def __del__(self) -> None:
+            raise ValueError
+
+    reported = []
+    monkeypatch.setattr(sys, "unraisablehook", reported.append)
+    with stop_signals_raise():
+        Faulty()
+    assert [one.exc_type for one in reported] == [ValueError]
+    assert sys.unraisablehook == reported.append
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_deferred_and_remembered(number: int) -> None:
     with stop_signals_deferred() as asked:

@@ -22,7 +22,7 @@ Examples:
 import logging
 from dataclasses import dataclass
 
-from rosa_bench.cli.options import names_of, parse_options, split
+from rosa_bench.cli.options import names_of, options_and_settings
 from rosa_bench.system.errors import UserError, did_you_mean
 from rosa_bench.system.setting import Checked, setting
 
@@ -71,8 +71,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.system.files import write_atomic
 
-    own, others = split(arguments, lambda key: key in names_of(Options))
-    options = parse_options(Options, own)
+    options, others = options_and_settings(Options, arguments)
     typed = with_defaults(others)
     given = spelled(typed)
     check_overrides(given)
@@ -114,11 +113,11 @@ def with_defaults(others: list[str]) -> list[str]:
         raise UserError(f"rosa-bench choose chooses {key} itself; leave it out, or give {CHOSEN[key]}=")
     known = [*names_of(Options), *settings(), *groups()]
     for argument in others:
-        key, equals, _ = argument.partition("=")
+        key = argument.partition("=")[0]
         name = key.lstrip("+~").partition(".")[0]
-        if not equals or name not in known:
-            wrong = f"{argument} is not KEY=VALUE" if not equals else f"{key} is not an option or a setting"
-            raise UserError(f"{wrong}{did_you_mean(name, known)} (options: {', '.join(names_of(Options))})")
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise UserError(f"{key} is not an option or a setting{near} (options: {', '.join(names_of(Options))})")
     if not keys & {"task", "data", "experiment"}:
         raise UserError("rosa-bench choose needs data=FILE, or task=TASK")
     task = [] if keys & {"task", "experiment"} else ["task=classify"]

@@ -13,8 +13,8 @@ Examples:
 
 from dataclasses import dataclass
 
-from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
-from rosa_bench.system.errors import UserError, did_you_mean
+from rosa_bench.cli.options import FromRecords, options_and_settings
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     from rich import get_console
     from rich.text import Text
 
-    from rosa_bench.config.overrides.mistakes import check_setting, settings
+    from rosa_bench.config.overrides.mistakes import check_setting
     from rosa_bench.records.find import elsewhere
     from rosa_bench.records.record import RunRecord
     from rosa_bench.records.store import load_records
@@ -44,14 +44,10 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.report.comparison import comparison
     from rosa_bench.report.writers.terminal import show_sections
 
-    own, others = split(arguments, lambda key: key in names_of(Options))
+    options, others = options_and_settings(Options, arguments)
     for argument in others:
-        key, equals, _ = argument.partition("=")
-        if not equals:
-            near = did_you_mean(key, [*settings(), *names_of(Options)])
-            raise UserError(f"{argument} is not KEY=VALUE{near}; for example: rosa-bench compare method=rosa,lora")
-        check_setting(key.lstrip("+"))
-    options, asked = parse_options(Options, own), comparison(others)
+        check_setting(argument.partition("=")[0].lstrip("+"))
+    asked = comparison(others)
     found = load_records(options.folder)
     if not any(run.status == "completed" for run in found):
         other = elsewhere(options.folder)

@@ -37,9 +37,9 @@ class Options(Checked):
     to: str = setting(
         "lora: an adapter for servers; peft: an exact one; merged: a model", default="peft", choices=KINDS
     )
-    folder: str | None = setting("the new folder; default: exports/RUN/TO", default=None)
-    results_dir: str = setting("folder with the records in runs/", default="results")
-    output_dir: str = setting("the run's output_dir, where its adapter is", default="outputs")
+    folder: str | None = setting("the new folder; default: exports/RUN/TO", default=None, is_folder=True)
+    results_dir: str = setting("folder with the records in runs/", default="results", is_folder=True)
+    output_dir: str = setting("the run's output_dir, where its adapter is", default="outputs", is_folder=True)
     max_rank: int | None = setting("largest rank of the adapter", default=None, at_least=1, at_most=10**6)
     base: str | None = setting("folder with the base model, if the run used model.path", default=None)
     overwrite: bool = setting("replace an earlier export in the folder", default=False)

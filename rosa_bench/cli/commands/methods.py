@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.runs.planning.catalogue import catalogue, details
 
-    overrides = list(spelled(overrides))
+    overrides = spelled(overrides)
     check_overrides(overrides)
     with composing() as composer:
         lines = detailed(details(composer, overrides, names[0])) if names else table(catalogue(composer, overrides))

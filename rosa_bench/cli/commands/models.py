@@ -75,7 +75,10 @@ def show(files: dict[str, Path]) -> None:
     """Print the models as a table."""
     check_environment()
     specs = load_specs(files)
-    table = Table("model", "parameters", "licence", "weights from", "on this machine", box=box.SIMPLE, pad_edge=False)
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("model", no_wrap=True)  # a name that is cut is of no use
+    for title in ("parameters", "licence", "weights from", "on this machine"):
+        table.add_column(title, overflow="fold")
     for name, model in specs.items():
         table.add_row(name, _size(model.parameters), model.licence, _sources(model), _presence(model))
     console = get_console()

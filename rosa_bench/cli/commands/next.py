@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 
 from rosa_bench.cli.messages import report
-from rosa_bench.cli.options import FromRecords, names_of, parse_options, split
+from rosa_bench.cli.options import FromRecords, options_and_settings, split
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import setting
 
@@ -41,9 +41,7 @@ def main(arguments: list[str]) -> None:
     from rosa_bench.report.next import next_commands
     from rosa_bench.report.show.following import UNPLACED
 
-    bare = [argument for argument in arguments if "=" not in argument]  # mistakes, reported like the options'
-    own, others = split(arguments, lambda key: key in {*names_of(Options), *bare})
-    options = parse_options(Options, own)
+    options, others = options_and_settings(Options, arguments)
     check_overrides(others)
     about, added = split(others, tells_runs_apart)
     among = values_of(about)
@@ -67,7 +65,7 @@ def main(arguments: list[str]) -> None:
         if found and not searched(found):
             why = "its runs are regressions, whose learning rates are not searched for"
         raise UserError(f"results_dir={options.results_dir} holds no runs{of} to continue from; {why}")
-    added += spelled([argument for argument in own if argument.startswith("results_dir=")])
+    added += spelled([argument for argument in arguments if argument.startswith("results_dir=")])
     for command in next_commands(kept, seeds=options.seeds, more=added):
         _check_encoding(command)
         get_console().out(command, highlight=False)  # unlike print, it ends quietly if head has read enough

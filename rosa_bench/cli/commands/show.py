@@ -23,7 +23,9 @@ from rosa_bench.system.setting import setting
 class Options(FromRecords):
     """Options of ``rosa-bench show``."""
 
-    output_dir: str = setting("the runs' output_dir, where checkpoints and adapters are", default="outputs")
+    output_dir: str = setting(
+        "the runs' output_dir, where checkpoints and adapters are", default="outputs", is_folder=True
+    )
 
 
 def main(arguments: list[str]) -> None:

@@ -89,10 +89,9 @@ class _Plain:
         return self.resolve(place, depth)
 
     def _default_for(self, key: str, depth: int) -> Any:
-        group, _, name = key.partition(".")
         for found in entries_for(key, lambda at: self._at(at, depth, required=False)):
             return found
-        raise UnresolvedError(f"{group} has no default {name}")
+        raise UnresolvedError
 
 
 def entries_for(key: str, select: Callable[[str], Any]) -> Iterator[Any]:

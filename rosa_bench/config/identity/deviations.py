@@ -9,12 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 from rosa_bench.config.composing.chosen_model import PLACES, model_overrides
 from rosa_bench.config.composing.compose import Composer
 from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.composing.placing import CHOSEN
 from rosa_bench.config.declared import literal
 from rosa_bench.config.identity.run_id import free_settings, is_identity
 from rosa_bench.config.overrides.grammar import written
 from rosa_bench.config.schema import Plain, RunConfig
-
-GROUPS = ("task", "model", "method", "protocol")
 
 
 def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[Any]]:
@@ -23,7 +22,7 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
     The protocol's values are those that the same task, model, method and protocol have with no other overrides.
     ``choices`` maps each configuration group to the chosen name. Hydra must be initialised.
     """
-    expected = Composer().compose(tuple(f"{group}={choices[group]}" for group in GROUPS))
+    expected = Composer().compose(tuple(f"{group}={choices[group]}" for group in CHOSEN))
     for key in free_settings():
         expected[key] = literal(Any, raw[key], key)
     for key in set(PLACES) & set(expected.model):  # a model's declaration may be found from them
@@ -34,7 +33,7 @@ def deviations(raw: DictConfig, choices: Mapping[str, str]) -> dict[str, list[An
 def deviations_of(config: RunConfig) -> dict[str, list[Any]]:
     """Return the deviations of checked settings, however they were made. Hydra must be initialised."""
     model = config.model
-    names = {group: getattr(config, group).name for group in GROUPS}
+    names = {group: getattr(config, group).name for group in CHOSEN}
     names |= model_overrides(model.name, path=model.path, hub=model.hub, revision=model.revision)
     expected = Composer().compose(tuple(f"{key}={written(value)}" for key, value in names.items()))
     for key in {field.name for field in fields(Plain)} & set(free_settings()):
