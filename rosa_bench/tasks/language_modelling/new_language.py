@@ -15,13 +15,10 @@ from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.tasks.context import Context
-from rosa_bench.tasks.language_modelling import prepare as language_modelling
 from rosa_bench.tasks.language_modelling.packing import Packed, pack
 from rosa_bench.tasks.language_modelling.prepare import HeldOutLoss, Text, evaluation, load, prepared
 from rosa_bench.tasks.language_modelling.task import ORDER, NewLanguageTask
 from rosa_bench.tasks.prepared import PreparedTask
-
-shapes = language_modelling.shapes
 
 
 def prepare(task: NewLanguageTask, context: Context) -> PreparedTask:
