@@ -163,6 +163,12 @@ def take(rows: list[T], indices: Sequence[int]) -> list[T]:
     return [rows[index] for index in indices]
 
 
+def hold_out(rows: list[T], size: int, *, seed: int) -> tuple[list[T], list[T]]:
+    """Return rows without ``size`` random ones, in their order, and those that are held out, in a random order."""
+    order = random_order(len(rows), seed)
+    return take(rows, sorted(order[size:])), take(rows, order[:size])
+
+
 def limited(limit: int | None, count: int, *, key: str, what: str) -> int:
     """Return how many of ``count`` rows a limit leaves. Logs a warning if there are fewer rows than the limit.
 

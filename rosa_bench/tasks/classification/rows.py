@@ -13,6 +13,7 @@ from rosa_bench.data.rows import (
     DataInfo,
     Row,
     held_out_size,
+    hold_out,
     random_order,
     read_table,
     sample,
@@ -66,9 +67,8 @@ def load_splits(
     validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
     if held_out_rows:
-        order = random_order(len(train), seed)
         size = held_out_size(len(train), held_out_rows, held_out_max)
-        held_out, train = take(train, order[:size]), take(train, sorted(order[size:]))
+        train, held_out = hold_out(train, size, seed=seed)
     if not train:
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"

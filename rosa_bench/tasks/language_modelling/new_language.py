@@ -33,7 +33,7 @@ def prepare(task: NewLanguageTask, context: Context) -> PreparedTask:
     count = limited(context.limit_train, len(drawn[task.train].labels), key="limit_train", what="train rows")
     kept = random_order(len(drawn[task.train].labels), SUBSET_SEED)[:count]
     order = [kept[place] for place in random_order(count, context.seed)]
-    size = held_out_size(count, context.held_out_rows, context.held_out_max) if count else 0
+    size = held_out_size(count, context.held_out_rows, context.held_out_max)
     parts = {
         "train": drawn[task.train].rows(sorted(order[size:])),
         "held_out": drawn[task.train].rows(sorted(order[:size])),
