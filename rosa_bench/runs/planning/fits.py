@@ -55,7 +55,7 @@ class Remembered:
         try:
             stored = json.loads(self._path.read_bytes())
             return dict(stored[self.what]) if stored["state"] == self.state else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
 

@@ -231,12 +231,14 @@ def _with_numbers(task: AnOwnTask, labels: Labels, other: Labels | None) -> AnOw
         raise UserError(
             f"{other.where}, row {other.word[1]}: column {other.column} contains {brief(other.word[0])}, not a number"
         )
-    ends = [labels.least, labels.greatest, *([other.least, other.greatest] if other else [])]
-    if abs(far := max(ends, key=abs)) > LARGEST:
-        raise UserError(
-            f"{labels.where}: column {labels.column} contains {far:g}, too large a number to learn; divide the labels "
-            "to about 10 or less, or set task.learns=classes if they are names"
-        )
+    ends: list[float] = []
+    for some in [labels, other] if other else [labels]:
+        ends += some.least, some.greatest
+        if abs(far := max(some.least, some.greatest, key=abs)) > LARGEST:
+            raise UserError(
+                f"{some.where}: column {some.column} contains {far:g}, too large a number to learn; divide the labels "
+                "to about 10 or less, or set task.learns=classes if they are names"
+            )
     return dataclasses.replace(
         task,
         learns=NUMBERS,

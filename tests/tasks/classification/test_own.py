@@ -264,6 +264,14 @@ def test_bad_validation_rows_are_refused(
     assert "validation.csv" in str(raised.value)
 
 
+def test_too_large_a_number_is_reported_in_its_own_file(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "train.csv", labelled([0.5, 1.5, 2.5]))
+    write(tmp_path / "mine" / "validation.csv", labelled([0.5, -5e300]))
+    with pytest.raises(UserError, match=r"validation\.csv: column label contains -5e\+300, too large a number"):
+        resolved("task=classify", "data=mine")
+
+
 @pytest.mark.parametrize(("settings", "said"), [
     (("task=classify",), "task=classify needs your data: data=FILE"),
     (("task=classify", "data=nowhere.csv"), "data=nowhere.csv does not exist"),
