@@ -3,6 +3,7 @@
 from functools import partial
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.data.generators import generate
@@ -36,8 +37,6 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
         pad_to_max=context.pad_to_max,
         keep_logits=keep_logits_by_row(loaded.model),
     )
-    precision = autocast(context.precision, context.device)
-    scored = NumberBatches(tensors, batch_size=EVALUATION_BATCHES * context.batch_size).to(context.device)
     train = PartsInTurn(
         tensors,
         parts=task.parts,
@@ -46,21 +45,12 @@ def prepare(task: MemorisationTask, context: Context) -> PreparedTask:
         seed=context.seed,
         passes=task.passes,
     )
-
-    def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
-        return Result(
-            recall(
-                model, scored, digits=task.digits, parts=task.parts,
-                device=context.device, autocast=precision, replay=replay,
-            )
-        )  # fmt: skip
-
     return PreparedTask(
         model=loaded.model,
         tokenizer=loaded.tokenizer,
         commit=loaded.commit,
         train=train.to(context.device),
-        select=evaluate,
+        select=evaluation(task, tensors, context, batch_size=EVALUATION_BATCHES * context.batch_size, parts=task.parts),
         selected_on="train",
         report=None,
         signature=f"recall|torch:{torch.__version__}",
@@ -97,12 +87,22 @@ def validation_loss(task: MemorisationTask, context: Context, loaded: Loaded) ->
     assert context.max_length is not None  # a recipe's
     kept = sample(pairs(task), context.limit_eval, key="limit_eval", what="pairs")
     tensors = encode(kept, loaded.tokenizer, max_length=context.max_length, keep_logits=False)
-    scored = NumberBatches(tensors, batch_size=context.batch_size).to(context.device)
+    return evaluation(task, tensors, context, batch_size=context.batch_size)
+
+
+def evaluation(
+    task: MemorisationTask, tensors: dict[str, Tensor], context: Context, *, batch_size: int, parts: int = 1
+) -> Evaluate:
+    """Return an evaluation on encoded pairs; with ``parts``, also of each part."""
+    batches = NumberBatches(tensors, batch_size=batch_size).to(context.device)
     precision = autocast(context.precision, context.device)
 
     def evaluate(model: PreTrainedModel, replay: Replay = eager) -> Result:
         return Result(
-            recall(model, scored, digits=task.digits, device=context.device, autocast=precision, replay=replay)
-        )
+            recall(
+                model, batches, digits=task.digits, parts=parts,
+                device=context.device, autocast=precision, replay=replay,
+            )
+        )  # fmt: skip
 
     return evaluate
