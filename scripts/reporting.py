@@ -137,27 +137,9 @@ def write_report(
     device: torch.device,
     folder: Path = RESULTS,
     facts: Mapping[str, Any] | None = None,
+    printed: bool = True,
 ) -> None:
-    """Print figures as a table, and write them as `save_report` does."""
-    path = save_report(name, figures, what=what, device=device, folder=folder, facts=facts)
-    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
-    for group_name, group in figures.items():
-        for key, value in group.items():
-            table.add_row(group_name, key, f"{value:.4g}")
-    get_console().print(table)
-    get_console().print(f"written to {path}", soft_wrap=True)
-
-
-def save_report(
-    name: str,
-    figures: Mapping[str, Figures],
-    *,
-    what: str | None,
-    device: torch.device,
-    folder: Path = RESULTS,
-    facts: Mapping[str, Any] | None = None,
-) -> Path:
-    """Write figures with their provenance to ``<name>_<device>_<date>.json``, and return its path.
+    """Write figures with their provenance to ``<name>_<device>_<date>.json``, and print them as a table.
 
     A figure that is not a finite number is written as null. ``facts`` are written beside the figures.
     """
@@ -175,4 +157,11 @@ def save_report(
     }
     path = folder / f"{name}_{short_name(device, str(described['name']))}_{now:%Y-%m-%d}.json"
     write_atomic(path, json.dumps(without_undefined(report), indent=1) + "\n")
-    return path
+    if not printed:
+        return
+    table = Table("benchmark", "figure", "value", box=box.SIMPLE)
+    for group_name, group in figures.items():
+        for key, value in group.items():
+            table.add_row(group_name, key, f"{value:.4g}")
+    get_console().print(table)
+    get_console().print(f"written to {path}", soft_wrap=True)

@@ -3,7 +3,6 @@
 import bisect
 import logging
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Self
 
@@ -28,10 +27,10 @@ WIDTHS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2
 GROUPED_BATCHES = 50  # batches sampled at random, then sorted by length, as in transformers' Trainer
 
 
-class Batches(ABC):
+class Batches:
     """Batches of examples in an order set by the seed and the epoch. A batch holds ``labels`` and the model's inputs.
 
-    The order is a pure function of seed and epoch, so any epoch can be reproduced. Batches are gathered from
+    The order is a pure function of seed and epoch, so any epoch can be reproduced. Batches are rows gathered from
     ``tensors``; both are on ``device``. ``model_device`` is the device of the model that uses them.
     """
 
@@ -62,12 +61,12 @@ class Batches(ABC):
             part = slice(first, first + self.batch_size)
             yield self.batch(order[part], device_order[part])
 
-    @abstractmethod
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
+    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - only some batches need the host's
         """Return the selected examples: the model's inputs and ``labels``.
 
         ``device_indices`` is a copy of ``indices`` on ``self.device``.
         """
+        return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}
 
     def fixed_order(self) -> Tensor:
         """Return the order used without a seed."""
@@ -165,9 +164,6 @@ class TensorBatches(Batches):
 
     def __init__(self, inputs: Tensor, labels: Tensor, *, batch_size: int, seed: int | None = None):
         super().__init__({"inputs": inputs, "labels": labels}, examples=len(labels), batch_size=batch_size, seed=seed)
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - the host needs no index here
-        return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}
 
 
 def encode(

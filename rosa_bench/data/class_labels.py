@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -19,10 +20,18 @@ def declared_classes(paths: Iterable[Path]) -> dict[str, list[str]]:
         metadata = pyarrow.parquet.read_schema(path).metadata or {}
         try:
             features = json.loads(metadata[b"huggingface"])["info"]["features"]
-            found |= {column: it["names"] for column, it in features.items() if it.get("_type") == "ClassLabel"}
-        except (KeyError, ValueError, TypeError, AttributeError):  # written by another program
+            found |= {column: it["names"] for column, it in features.items() if _names_classes(it)}
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError):  # written by another program
             continue
     return found
+
+
+def _names_classes(feature: Any) -> bool:
+    """Return whether a column's type is that of classes with names. The types of other columns may be of any form."""
+    if not isinstance(feature, dict) or feature.get("_type") != "ClassLabel":
+        return False
+    names = feature.get("names")
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def check_order(declared: Sequence[str] | None, *known: Sequence[str] | None, where: str) -> None:
@@ -41,4 +50,4 @@ def check_order(declared: Sequence[str] | None, *known: Sequence[str] | None, wh
 
 
 def _plain(name: str) -> str:
-    return str(name).casefold().replace("-", "_").replace(" ", "_")
+    return name.casefold().replace("-", "_").replace(" ", "_")

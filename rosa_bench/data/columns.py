@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rosa_bench.data.rows import check_columns, listed
+from rosa_bench.data.rows import check_columns, columns_of, listed
 from rosa_bench.data.values import as_number, is_blank
 from rosa_bench.system.errors import UserError
 
@@ -69,11 +69,6 @@ def find_text(rows: Rows, asked: Sequence[str], label: str, *, where: str) -> li
         f"{where}: which column is the text? Set task.text=[NAME], or task.text=[ONE,OTHER] for a pair; the columns "
         f"are {listed(present)}"
     )
-
-
-def columns_of(rows: Rows) -> list[str]:
-    """Return the columns of any of the rows, in order."""
-    return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def _usual_text(columns: Sequence[str]) -> list[str]:

@@ -83,7 +83,7 @@ def read_table(
         table = Table(rows, where, declared_classes(paths), count)
     if not table.rows:
         raise UserError(f"{table.where} has no rows")
-    check_columns(list(dict.fromkeys(column for row in table.rows for column in row)), columns, where=table.where)
+    check_columns(columns_of(table.rows), columns, where=table.where)
     return table
 
 
@@ -95,6 +95,11 @@ def files_of_rows(task: DataSpec, split: str, place: Place) -> tuple[list[Path],
     assert task.hub is not None
     assert place is not None
     return split_files(task.hub, split, place), f"{task.hub.path}, split {split}"
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the columns of any of the rows, in order."""
+    return list(dict.fromkeys(column for row in rows for column in row))
 
 
 def check_columns(present: Sequence[str], wanted: Sequence[str], *, where: str) -> None:
@@ -156,6 +161,12 @@ def random_order(count: int, seed: int) -> list[int]:
 def take(rows: list[T], indices: Sequence[int]) -> list[T]:
     """Return the rows at ``indices``, in that order."""
     return [rows[index] for index in indices]
+
+
+def hold_out(rows: list[T], size: int, *, seed: int) -> tuple[list[T], list[T]]:
+    """Return rows without ``size`` random ones, in their order, and those that are held out, in a random order."""
+    order = random_order(len(rows), seed)
+    return take(rows, sorted(order[size:])), take(rows, order[:size])
 
 
 def limited(limit: int | None, count: int, *, key: str, what: str) -> int:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rosa_bench.system.errors import UserError, at_least
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.setting import Checked, setting
 
 LARGEST = 10**6  # number in the configuration of a random model: far more than any has
@@ -145,7 +145,9 @@ class Decoder(Transformer):
 class Perceptron(Model):
     """A multilayer perceptron without biases, with new random weights in each run. The task sets the outer widths."""
 
-    hidden: list[int] = setting("widths of the hidden layers; an empty list makes the model linear", at_most=10**5)
+    hidden: list[int] = setting(
+        "widths of the hidden layers; an empty list makes the model linear", at_least=1, at_most=10**5
+    )
     activation: str = setting("between layers: relu, tanh or gelu", default="relu", choices=("relu", "tanh", "gelu"))
 
     described: ClassVar[str] = "a perceptron, such as mlp1"
@@ -155,8 +157,6 @@ class Perceptron(Model):
         super().__post_init__()
         if len(self.hidden) > MOST_LAYERS:
             raise UserError(f"model.hidden has {len(self.hidden)} layers; at most {MOST_LAYERS} are allowed")
-        for width in self.hidden:
-            at_least("model.hidden", width, 1)
         for key in ("hub", "wheel", "path"):
             if getattr(self, key) is not None:
                 raise UserError(

@@ -153,6 +153,11 @@ def has_room(device: torch.device, size_bytes: int) -> bool:
     return device.type != "cuda" or size_bytes <= torch.cuda.mem_get_info(device)[0] / 8
 
 
+def machine_memory_bytes() -> int:
+    """Return the size of this machine's memory, without that of GPUs."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def memory_limit_bytes(device: torch.device, given_gb: float | None) -> int | None:
     """Return how much memory a run may use: ``given_gb`` times 2^30, or else what is free; None if that is unknown.
 

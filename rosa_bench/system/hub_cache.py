@@ -101,7 +101,7 @@ def remember(repository: Repository, listing: Listing) -> None:
 def _read_note(repository: Repository, revision: str) -> Any:
     try:
         return json.loads(_note(repository, revision).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 

@@ -260,13 +260,12 @@ def take_from(tensor: Tensor, owner: int = 0) -> Tensor:
 @_or_lost
 def stacked(tensor: Tensor) -> Tensor:
     """Return the tensors of all processes, of one shape and on the CPU, stacked by rank: (processes, ...)."""
-    import torch
-
-    found = [torch.empty_like(tensor) for _ in range(count())]
     if count() == 1:
         return tensor.unsqueeze(0)
+    import torch
     from torch import distributed
 
+    found = [torch.empty_like(tensor) for _ in range(count())]
     distributed.all_gather(found, tensor.contiguous())
     return torch.stack(found)
 

@@ -39,18 +39,15 @@ def stop_signals_raise() -> Iterator[None]:
 
 
 class StopRequest:
-    """Whether, and by which signal, somebody has asked to stop. False until then."""
+    """The ``number`` of the signal by which somebody has asked to stop; None until then."""
 
     def __init__(self) -> None:
         self.number: int | None = None
 
-    def __bool__(self) -> bool:
-        return self.number is not None
-
 
 @contextmanager
 def stop_signals_deferred() -> Iterator[StopRequest]:
-    """Defer stop signals inside the block. Yields the request, which becomes true when the first one arrives.
+    """Defer stop signals inside the block. Yields the request, which gets the number of the first one.
 
     A second Ctrl-C raises `StoppedError` at once. Only the main thread receives signals, so this does nothing in any
     other thread.

@@ -76,8 +76,11 @@ class Task(DataSpec, ABC):
             raise UserError(f"task={self.name} is not for model={model.name}; it needs {self.model_kind.described}")
 
     def shapes(self, model: Model, source: Source) -> nn.Module | None:
-        """Return the model that `prepare` will load on the meta device, without its weights; None if unknown here."""
-        return importlib.import_module(self.prepared_by).shapes(self, model, source)
+        """Return the model that `prepare` will load on the meta device, without its weights; None if unknown here.
+
+        Its head need not have the task's size.
+        """
+        return importlib.import_module("rosa_bench.models.loading.shapes").model_of_shapes(model, source)
 
     def prepare(self, context: Context) -> PreparedTask:
         """Load or create the model, batches and evaluations of a run, by ``prepare`` of the module `prepared_by`.

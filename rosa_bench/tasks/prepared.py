@@ -9,8 +9,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rosa_bench.data.batches import Batches
 from rosa_bench.data.rows import DataInfo
+from rosa_bench.models.loading.pretrained import Loaded, max_input_length
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
+from rosa_bench.system.errors import UserError
 from rosa_bench.system.files import new_folder
 from rosa_bench.tasks.context import Context
 from rosa_bench.training.cuda_graphs import Replay, eager
@@ -76,6 +78,16 @@ class PreparedTask:
             write(self.model, new)
             if self.tokenizer is not None:
                 self.tokenizer.save_pretrained(new)
+
+
+def max_length(context: Context, loaded: Loaded) -> int:
+    """Return the longest input of a run, in tokens. Raises `UserError` if it is unset or too long for the model."""
+    longest = max_input_length(loaded)
+    if context.max_length is None or context.max_length > longest:
+        raise UserError(
+            f"max_length={context.max_length} does not suit model={context.model.name}; use at most {longest}"
+        )
+    return context.max_length
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,3 @@ class SharedBatches(Batches):
                     self._source = self.batches.epoch(number, start=index)
                 self._place, self._batch = (number, index), next(self._source)
             yield self._batch
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:
-        return self.batches.batch(indices, device_indices)

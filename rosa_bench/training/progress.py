@@ -64,15 +64,13 @@ class TrainingProgress(Observer):
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("step {task.completed}/{task.total}"),
-            TextColumn("loss {task.fields[loss]:#.4g}  lr {task.fields[lr]:.2e}  {task.fields[rate]:.0f} examples/s"),
+            TextColumn("{task.fields[measured]}"),
             TimeRemainingColumn(compact=True),
             console=console,
             disable=not console.is_terminal,
             transient=True,
         )
-        self.task = self.bar.add_task(
-            "train", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, loss=float("nan"), lr=0.0, rate=0.0
-        )
+        self.task = self.bar.add_task("train", total=epochs * steps_per_epoch, epoch=1, epochs=epochs, measured="")
         self._shown = (0.0, 0)  # when, and at which step, the bar was last drawn
 
     def on_train_start(self, training: Training) -> None:
@@ -107,7 +105,8 @@ class TrainingProgress(Observer):
         rate = (step - steps_before) * self.batch_size / max(now - before, 1e-9)
         self._shown = (now, step)
         epoch = min(step // self.steps_per_epoch + 1, self.epochs)
-        self.bar.update(self.task, completed=step, epoch=epoch, loss=loss, lr=lr, rate=rate)
+        measured = f"loss {loss:#.4g}  lr {lr:.2e}  {rate:.0f} examples/s"
+        self.bar.update(self.task, completed=step, epoch=epoch, measured=measured)
 
     def end_epoch(self, epoch: int, *, loss: float, scores: Scores, seconds: float) -> None:
         """Log a line for the epoch. Long runs log at most `LINES` evenly spaced epochs, always including the last."""

@@ -45,7 +45,7 @@ from scripts.arguments import RESULTS, existing_folder, number, start
 from scripts.benchmarks.decoder_step import decoder
 from scripts.benchmarks.several_gpus import LLAMA, TINY_LLAMA
 from scripts.benchmarks.sizes import allocated
-from scripts.reporting import Figures, save_report, wait_for_gpu, write_report
+from scripts.reporting import Figures, wait_for_gpu, write_report
 
 METHODS = ("ft", "rosa", "lora", "lisa")
 SAVERS = ("", "gradient_checkpointing=true", "gradient_checkpointing=true offload=layers")
@@ -125,7 +125,7 @@ def main(folder: Path = RESULTS, limit_s: float = 105, *methods: str) -> None:
                 shown = ", ".join(f"{key} {value:.4g}" for key, value in figures_of(row, found).items())
                 shown += complaint(row, found)
             print(f"{elapsed_s:5.1f} s  {row.title}: {shown}", flush=True)
-            save_report("memory_savers", report(found), **about)
+            write_report("memory_savers", report(found), **about, printed=False)
     write_report("memory_savers", report(found), **about)
 
 

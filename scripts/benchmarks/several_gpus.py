@@ -28,19 +28,13 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from rosa_bench.api import compose
 from rosa_bench.data.batches import Batch
 from rosa_bench.layers.fused.stacked import LARGEST, materialised
 from rosa_bench.methods.base import Method
 from rosa_bench.models.attention import use_fast_attention, without_cudnn_attention
-from rosa_bench.models.logits.chunked_loss import use_chunked_loss
 from rosa_bench.system import processes
 from rosa_bench.system.device import autocast, resolve_device, resolve_precision
 from rosa_bench.system.meter import peak_bytes, release_unused, reset_peak
@@ -51,6 +45,7 @@ from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.sharded import sharded
 from rosa_bench.training.state import Recipe, Training
 from scripts.arguments import RESULTS, existing_folder, number, one_of, start
+from scripts.benchmarks.decoder_step import decoder
 from scripts.reporting import ROBERTA_BASE, Figures, wait_for_gpu, write_report
 
 LLAMA = {"vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
@@ -162,16 +157,14 @@ def figures_of(variant: Variant, device: torch.device) -> Figures:
 
 def ready(variant: Variant, device: torch.device) -> tuple[Method, nn.Module]:
     """Return a method and the model that it is attached to, on its device."""
-    torch.manual_seed(0)
     on_gpu, decodes = device.type == "cuda", variant.model == "llama"
-    with device:
-        if decodes:
-            model = LlamaForCausalLM(LlamaConfig(**(LLAMA if on_gpu else TINY_LLAMA)))  # pyrefly: ignore[bad-argument-type]
-        else:
+    if decodes:
+        model = decoder(device, shape=LLAMA if on_gpu else TINY_LLAMA)
+    else:
+        torch.manual_seed(0)
+        with device:
             model = RobertaForSequenceClassification(RobertaConfig(**(ROBERTA_BASE if on_gpu else TINY_ROBERTA)))  # pyrefly: ignore[bad-argument-type]
-    use_fast_attention(model)
-    if decodes and not use_chunked_loss(model):
-        raise RuntimeError("this version of transformers changes a Llama's logits")
+        use_fast_attention(model)
     # SmolLM2 is a Llama too: the names of its layers are the same.
     names = ("task=new_language", "model=smollm2_135m") if decodes else ("task=cola", "model=roberta_base")
     rank = [f"rank={RANK}"] if variant.method == "rosa" else []

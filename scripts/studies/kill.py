@@ -82,7 +82,7 @@ def main(kills: int = 60, seed: int = 0, *chosen: str) -> None:
     torch.set_num_threads(1)
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     place = Path(tempfile.mkdtemp(prefix="rosa-bench-kill-"))
-    kinds = {name: kind for name, kind in zip(KINDS, made(place / "shared"), strict=True) if name in (chosen or KINDS)}
+    kinds = {name: kind for name, kind in made(place / "shared").items() if name in (chosen or KINDS)}
     for name, kind in kinds.items():
         measure(kind, place / name / "undisturbed")
         get_console().print(f"{name}: {kind.seconds:.1f} s undisturbed")
@@ -103,20 +103,20 @@ def main(kills: int = 60, seed: int = 0, *chosen: str) -> None:
     shutil.rmtree(place)
 
 
-def made(shared: Path) -> list[Kind]:
-    """Return the kinds of commands, as in `KINDS`. What several commands read is made in ``shared``."""
+def made(shared: Path) -> dict[str, Kind]:
+    """Return the `KINDS` of commands by name. What several commands read is made in ``shared``."""
     records, index = shared / "records", shared / "index"
-    return [
-        Kind(4, lambda folder: forked(folder, lambda: program([*CLASSIFIER, *TINY, *OFTEN]))),
-        Kind(2, lambda folder: forked(folder, lambda: program([*TEXT, *TINY, *OFTEN]))),
-        Kind(2, lambda folder: spawned(folder, [*SWEEP, *CLASSIFIER, *TINY, *OFTEN])),
-        Kind(
+    return {
+        "classifier": Kind(4, lambda folder: forked(folder, lambda: program([*CLASSIFIER, *TINY, *OFTEN]))),
+        "text": Kind(2, lambda folder: forked(folder, lambda: program([*TEXT, *TINY, *OFTEN]))),
+        "sweep": Kind(2, lambda folder: spawned(folder, [*SWEEP, *CLASSIFIER, *TINY, *OFTEN])),
+        "tables": Kind(
             1,
             lambda folder: forked(folder, lambda: program(["tables"])),
             lambda folder: copy_records(records, folder),
         ),
-        Kind(1, lambda folder: forked(folder, lambda: pull(index)), lambda _folder: make_index(index)),
-    ]
+        "pull": Kind(1, lambda folder: forked(folder, lambda: pull(index)), lambda _folder: make_index(index)),
+    }
 
 
 # One command, killed

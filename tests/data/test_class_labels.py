@@ -34,14 +34,29 @@ def test_names_are_read_as_datasets_writes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "metadata", [None, b"", b"{", b"[]", b"\xff", b'{"info": 3}', b'{"info": {"features": {"label": 3}}}']
-)
+    "metadata",
+    [
+        None, b"", b"{", b"[]", b"\xff", b'{"info": 3}', b'{"info": {"features": {"label": 3}}}', b"[" * 100_000,
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": 5}}}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": [0, 1]}}}}',
+        b'{"info": {"features": {"label": {"_type": "ClassLabel"}}}}',
+    ],
+)  # fmt: skip
 def test_other_metadata_declares_nothing(tmp_path: Path, metadata: bytes | None) -> None:
     table = pyarrow.Table.from_pydict(ROWS).replace_schema_metadata(
         None if metadata is None else {"huggingface": metadata}
     )
     pyarrow.parquet.write_table(table, path := tmp_path / "a.parquet")
     assert declared_classes([path]) == {}
+
+
+def test_a_column_of_lists_hides_no_class_names(tmp_path: Path) -> None:
+    """Older versions of `datasets` write the type of a list as a list."""
+    features = {"sentence": [{"dtype": "string"}], "label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pyarrow.Table.from_pydict(ROWS).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path := tmp_path / "a.parquet")
+    assert declared_classes([path]) == {"label": ["no", "yes"]}
 
 
 @pytest.mark.parametrize(("declared", "allowed"), [

@@ -337,6 +337,7 @@ def test_a_path_that_leads_elsewhere_is_refused(hub: Any, toy: str, tmp_path: Pa
 
 @pytest.mark.parametrize("content", [
     b"", b"{", b"[]", b"{}", b'["../x"]', b"[3]", b"4", b"\xff", b'{"config.json": 5}', b'{"config.json": "z"}',
+    b"[" * 100_000,
 ])  # fmt: skip
 def test_a_damaged_note_about_the_cache_is_as_good_as_none(toy: str, content: bytes, tmp_path: Path) -> None:
     get()

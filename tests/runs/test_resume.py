@@ -324,9 +324,9 @@ def test_sigterm_is_deferred_inside_the_block_and_its_handler_is_restored() -> N
     earlier = signal.signal(signal.SIGTERM, before)
     try:
         with stop_signals_deferred() as asked:
-            assert not asked
+            assert asked.number is None
             terminate()
-            assert asked
+            assert asked.number == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is before
         with pytest.raises(KeyError), stop_signals_deferred():
             raise KeyError
@@ -340,7 +340,7 @@ def test_other_threads_do_not_change_signal_handlers() -> None:
 
     def work() -> None:
         with stop_signals_deferred() as asked:
-            found.append((bool(asked), signal.getsignal(signal.SIGTERM)))
+            found.append((asked.number is not None, signal.getsignal(signal.SIGTERM)))
 
     thread = threading.Thread(target=work)
     thread.start()

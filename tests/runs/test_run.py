@@ -102,7 +102,7 @@ def test_every_method_runs_under_every_protocol(make_setup: MakeSetup, method: s
     before = datetime.now(UTC)
     resolved = make_setup(f"method={method}", f"protocol={protocol}", *every_epoch(method))
     try:
-        size(resolved.config)
+        size(resolved.config, {})
     except UnsizedError:
         pass
     except UserError as refusal:

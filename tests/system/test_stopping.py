@@ -73,9 +73,8 @@ def test_another_error_while_an_object_is_deleted_is_reported_as_ever(monkeypatc
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_is_deferred_and_remembered(number: int) -> None:
     with stop_signals_deferred() as asked:
-        assert not asked
+        assert asked.number is None
         send(number)
-        assert asked
         assert asked.number == number
 
 
@@ -90,7 +89,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     with stop_signals_raise(), stop_signals_deferred() as asked:
         send(signal.SIGHUP)
-        assert not asked
+        assert asked.number is None
 
 
 WORKER = """

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from torch import Tensor, nn
 
-from rosa_bench.data.batches import IGNORED, Batch, Batches, encode
+from rosa_bench.data.batches import IGNORED, Batches, encode
 from rosa_bench.data.rows import Row
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.weights.random import byte_tokenizer
@@ -52,13 +52,6 @@ def test_every_example_is_predicted_once_with_its_label(count: int, size: int, s
     assert not model.training
 
 
-class Labels(Batches):
-    """Batches of given labels."""
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - Batches' signature
-        return {"labels": self.tensors["labels"][indices]}
-
-
 class MeanLabel(nn.Module):
     """The loss is the mean of the labels that count, after dropout."""
 
@@ -75,7 +68,7 @@ class MeanLabel(nn.Module):
 def test_the_mean_loss_weighs_each_label_that_counts_alike_without_dropout(size: int) -> None:
     labels = torch.tensor([[1, 2, 3], [7, IGNORED, IGNORED], [4, 4, IGNORED], [9, IGNORED, IGNORED], [0, 5, 6]])
     model = MeanLabel().train()
-    data = Labels({"labels": labels}, examples=5, batch_size=size)
+    data = Batches({"labels": labels}, examples=5, batch_size=size)
     found = mean_loss(model, data, device=CPU, autocast=nullcontext)
     assert found == pytest.approx(labels[labels != IGNORED].double().mean().item(), rel=1e-6)
     assert not model.training
@@ -83,7 +76,7 @@ def test_the_mean_loss_weighs_each_label_that_counts_alike_without_dropout(size:
 
 def test_losses_add_up_in_a_wider_type_than_the_models() -> None:
     labels = torch.full((300, 1), 3)  # 3 times 257 is not a number of bfloat16
-    data = Labels({"labels": labels}, examples=300, batch_size=257)
+    data = Batches({"labels": labels}, examples=300, batch_size=257)
     model = MeanLabel(torch.bfloat16)
     assert mean_loss(model, data, device=CPU, autocast=nullcontext) == 3
     assert predict(model, data, device=CPU, autocast=nullcontext).loss == 3

@@ -53,11 +53,12 @@ def test_the_rate_counts_examples_since_the_last_update(bar: TrainingProgress, c
     clock.now += 2
     bar.show(10, loss=0.5, lr=1e-3)
     assert shown(bar) | {"epoch": None} == {
-        "step": 10, "total": 30, "epoch": None, "epochs": 3, "loss": 0.5, "lr": 1e-3, "rate": 10 * 4 / 2,
+        "step": 10, "total": 30, "epoch": None, "epochs": 3,
+        "measured": f"loss 0.5000  lr 1.00e-03  {10 * 4 / 2:.0f} examples/s",
     }  # fmt: skip
     clock.now += 1
     bar.show(15, loss=0.25, lr=2e-3)
-    assert (shown(bar)["rate"], shown(bar)["loss"], shown(bar)["lr"]) == (5 * 4 / 1, 0.25, 2e-3)
+    assert shown(bar)["measured"] == f"loss 0.2500  lr 2.00e-03  {5 * 4 / 1:.0f} examples/s"
 
 
 def test_after_a_resume_the_rate_counts_new_steps_only(clock: Clock, terminal: Console) -> None:
@@ -66,7 +67,7 @@ def test_after_a_resume_the_rate_counts_new_steps_only(clock: Clock, terminal: C
     clock.now += 2
     bar.show(25, loss=0.5, lr=1e-3)
     bar.stop()
-    assert shown(bar)["rate"] == 5 * 4 / 2
+    assert shown(bar)["measured"].endswith(f"  {5 * 4 / 2:.0f} examples/s")
 
 
 def test_evaluation_does_not_slow_the_rate(bar: TrainingProgress, clock: Clock) -> None:
@@ -76,7 +77,7 @@ def test_evaluation_does_not_slow_the_rate(bar: TrainingProgress, clock: Clock) 
     bar.end_epoch(0, loss=0.5, scores={}, seconds=1002)
     clock.now += 1
     bar.show(15, loss=0.5, lr=1e-3)
-    assert shown(bar)["rate"] == (15 - 10) * 4 / 1
+    assert shown(bar)["measured"].endswith(f"  {(15 - 10) * 4 / 1:.0f} examples/s")
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(1, 1), (9, 1), (11, 2), (19, 2), (21, 3), (30, 3)])
@@ -94,6 +95,14 @@ def test_values_are_read_a_few_times_a_second(bar: TrainingProgress, clock: Cloc
     assert bar.due()
     bar.show(3, loss=0.5, lr=1e-3)
     assert not bar.due()
+
+
+def test_a_terminal_shows_no_values_before_they_are_known(bar: TrainingProgress, terminal: Console) -> None:
+    bar.bar.refresh()
+    assert isinstance(terminal.file, io.StringIO)
+    text = terminal.file.getvalue()
+    assert "step 0/30" in text
+    assert not any(word in text for word in ("loss", "nan", "lr", "examples/s"))
 
 
 def test_a_terminal_shows_every_value(bar: TrainingProgress, clock: Clock, terminal: Console) -> None:

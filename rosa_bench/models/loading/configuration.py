@@ -1,6 +1,5 @@
 """Turn declared or stored values into a transformers configuration, and bound the size of its model."""
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch.nn.modules.module import register_module_module_registration_hook as 
 from torch.nn.modules.module import register_module_parameter_registration_hook as on_parameter
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
+from rosa_bench.system.device import machine_memory_bytes
 from rosa_bench.system.errors import UserError
 
 # Keys of a stored configuration that would load something else or change how weights are read, and the labels, which
@@ -69,7 +69,7 @@ def without_weights(kind: type[PreTrainedModel], config: PretrainedConfig, *, ca
 
     Raises `UserError` if it cannot be built, or would not fit into this machine's memory; building ends there.
     """
-    memory, count, size_bytes = memory_bytes(), 0, 0
+    memory, count, size_bytes = machine_memory_bytes(), 0, 0
 
     def add_module(_module: nn.Module, _name: str, _child: nn.Module) -> None:
         nonlocal count
@@ -97,11 +97,6 @@ def without_weights(kind: type[PreTrainedModel], config: PretrainedConfig, *, ca
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def memory_bytes() -> int:
-    """Return the size of this machine's memory."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def shown(value: float) -> str:

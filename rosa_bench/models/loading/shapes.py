@@ -5,18 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 
 from rosa_bench.models.loading.configuration import configuration, without_weights
-from rosa_bench.models.spec import Model
+from rosa_bench.models.spec import Decoder, Model
 from rosa_bench.models.weights.folder import read_object
 from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.system.errors import UserError
 
 
-def model_of_shapes(
-    spec: Model, source: Source, *, architectures: Mapping[type[PretrainedConfig], Any]
-) -> PreTrainedModel | None:
-    """Return one of ``architectures``, transformers' model class by configuration class, on the meta device.
+def model_of_shapes(spec: Model, source: Source) -> PreTrainedModel | None:
+    """Return a decoder, or an encoder with a head of any size, on the meta device.
 
     Nothing is downloaded and no weights are read. If the model is on the hub and not on this machine, its declared
     ``shape`` is used. Returns None if there is none, or if the model has no such class; the run itself says why. Raises
@@ -31,9 +33,12 @@ def model_of_shapes(
         if values is None:
             return None
     config = configuration(values, called=called)
-    return (
-        without_weights(architectures[type(config)], config, called=called) if type(config) in architectures else None
+    architectures: Mapping[type[PretrainedConfig], Any] = (
+        MODEL_FOR_CAUSAL_LM_MAPPING if isinstance(spec, Decoder) else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
     )
+    if type(config) not in architectures:
+        return None
+    return without_weights(architectures[type(config)], config, called=called)
 
 
 def _stored(path: Path, source: Source) -> tuple[str, Mapping[str, Any] | None]:

@@ -1,13 +1,13 @@
 """Export a run: its LoRA adapter, exact or compressed, or the merged model, as folders that others load."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import msgspec
 import torch
 from transformers import PreTrainedModel
 
@@ -23,7 +23,7 @@ from rosa_bench.models.spec import Decoder, Encoder, Model
 from rosa_bench.models.weights.hub import fetch_weights
 from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord
-from rosa_bench.runs.exporting.saved_adapter import RUN
+from rosa_bench.runs.exporting.saved_adapter import RUN, RunFacts
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.files import check_replaceable, new_folder
 from rosa_bench.system.seeds import set_seed
@@ -174,7 +174,7 @@ def server_line(adapter: LoraAdapter, rank: int) -> str:
     return f"vLLM: vllm serve BASE --enable-lora --max-lora-rank {fitting} --lora-modules NAME=FOLDER"
 
 
-def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, facts: dict[str, Any]) -> PreTrainedModel:
+def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, facts: RunFacts) -> PreTrainedModel:
     """Return the base model of a run with its adapter added. Raises `UserError` if its weights are not at hand."""
     if record.model.source == "path" and request.base is None:
         raise UserError("the run read its model from a folder, which records do not name; name it with base=FOLDER")
@@ -191,12 +191,12 @@ def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, fact
             f"these weights of model={name} are not those of the run ({differing[0]} differs); name the folder that it "
             "used with base="
         )
-    set_seed(int(facts["seed"]))  # from which random weights are drawn
+    set_seed(facts.seed)  # from which random weights are drawn
     if isinstance(spec, Decoder):
         model = load_decoder(spec, source).model
     else:
         assert isinstance(spec, Encoder)
-        model = load_encoder(spec, source, num_outputs=facts["num_outputs"], labels=facts["labels"]).model
+        model = load_encoder(spec, source, num_outputs=facts.num_outputs or 1, labels=facts.labels).model
     if (base_dtype := record.setting("base_dtype", "float32")) != "float32":
         round_to(base_dtype, model, head=record.config["method"]["head"])
     with torch.no_grad():
@@ -204,27 +204,19 @@ def merged_model(record: RunRecord, request: Request, adapter: LoraAdapter, fact
     return model
 
 
-def facts_of(folder: Path, record: RunRecord) -> dict[str, Any]:
+def facts_of(folder: Path, record: RunRecord) -> RunFacts:
     """Return what a run has written about its base model beside its adapter.
 
     Raises `UserError` if it is another run's, or if its values are not those that a run writes.
     """
     try:
-        facts = json.loads((folder / RUN).read_text(encoding="utf-8"))
-        run, outputs, labels = facts["run"], facts["num_outputs"], facts["labels"]
-        fits = (
-            type(facts["seed"]) is int
-            and 0 <= facts["seed"] < 2**32  # what set_seed takes
-            and isinstance(labels, list)
-            and all(isinstance(label, str) for label in labels)
-            and (outputs is None or (type(outputs) is int and outputs == max(1, len(labels))))
-        )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        facts = msgspec.json.decode((folder / RUN).read_bytes(), type=RunFacts)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder / RUN} cannot be read: {error}") from error
-    if not fits:
-        raise UserError(f"{folder / RUN} cannot be read: its seed, num_outputs or labels are not those of a run")
-    if run != record.id:
-        raise UserError(f"{folder} has the adapter of another run, {run}")
+    if facts.num_outputs not in (None, max(1, len(facts.labels))):
+        raise UserError(f"{folder / RUN} cannot be read: it has {len(facts.labels)} labels and another num_outputs")
+    if facts.run != record.id:
+        raise UserError(f"{folder} has the adapter of another run, {facts.run}")
     return facts
 
 

@@ -3,12 +3,12 @@
 ``run.json`` beside it says which run it is of, and what loading the base model again needs.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from transformers import PreTrainedModel
 
 from rosa_bench.adapters.lora import PlainWeights, lora_adapter
@@ -24,6 +24,21 @@ log = logging.getLogger(__name__)
 RUN = "run.json"
 
 
+class RunFacts(msgspec.Struct, kw_only=True):
+    """The content of ``run.json``.
+
+    run          the run's id
+    seed         from which its base model's weights were drawn, if they are random
+    num_outputs  of an encoder's head; None for a decoder
+    labels       names of these outputs, in order
+    """
+
+    run: str
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)]  # what `set_seed` takes
+    num_outputs: Annotated[int, msgspec.Meta(ge=1)] | None
+    labels: list[str]
+
+
 def save_adapter(
     resolved: ResolvedRun, problem: PreparedTask, plain: PlainWeights, known: Mapping[str, Update]
 ) -> None:
@@ -32,11 +47,10 @@ def save_adapter(
 
     def write(model: PreTrainedModel, folder: Path) -> None:
         written = write_peft(adapter, folder, base=base_settings(resolved, problem))
-        config = model.config
-        facts = {"run": resolved.id, "seed": resolved.config.seed, "num_outputs": None, "labels": []}
+        facts = RunFacts(run=resolved.id, seed=resolved.config.seed, num_outputs=None, labels=[])
         if not isinstance(resolved.config.model, Decoder):
-            facts |= {"num_outputs": config.num_labels, "labels": list((config.id2label or {}).values())}
-        (folder / RUN).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            facts.num_outputs, facts.labels = model.config.num_labels, list((model.config.id2label or {}).values())
+        (folder / RUN).write_bytes(msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
         log.info("adapter of rank %d saved in %s", written.rank, resolved.saved_adapter)
 
     remove_unfinished(resolved.saved_adapter)

@@ -116,8 +116,7 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
     paused = False
 
     def rescue(reason: str) -> None:
-        record.status, record.error = "interrupted", reason
-        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        record.status, record.error, record.time_s = "interrupted", reason, seconds(meter)
         if processes.is_first():
             _save(record, results_dir)
 
@@ -143,10 +142,15 @@ def recorded(record: RunRecord, meter: Meter, results_dir: Path) -> Iterator[Non
         record.status, record.error = "failed", f"{type(error).__name__}: {error}"
         raise
     finally:
-        record.time_s = Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
+        record.time_s = seconds(meter)
         record.memory_bytes = PeakBytes(meter.memory_bytes)
         if record.status != "refused" and processes.is_first():
             _save(record, results_dir, paused=paused)
+
+
+def seconds(meter: Meter) -> Seconds:
+    """Return the time of each phase so far, and their sum."""
+    return Seconds({**meter.time_s, "total": sum(meter.time_s.values())})
 
 
 def _save(record: RunRecord, results_dir: Path, *, paused: bool = False) -> None:

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.config.composing.compose import Composer
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.files.folder import files_in
 from rosa_bench.config.files.reading import read_settings
 from rosa_bench.config.groups import names_in
+from rosa_bench.config.overrides.mistakes import composition_errors
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.methods.base import Method
 from rosa_bench.methods.size import Size, UnsizedError, size_of
@@ -120,12 +122,12 @@ def details(composer: Composer, overrides: Sequence[str], name: str) -> Details:
     return Details(known, method.title, comment(name), method.default_lr, described(method))
 
 
-def size(config: RunConfig, models: "dict[str, nn.Module] | None" = None) -> Size:
+def size(config: RunConfig, models: "dict[str, nn.Module]") -> Size:
     """Return the size of a run's method on its model. Raises `UserError` if the method refuses the model.
 
     ``models`` keeps each model without weights and without a method, for the next method: a copy takes half the time.
     """
-    models, source = {} if models is None else models, locate(config.model)
+    source = locate(config.model)
     key = repr((config.task, config.model, source))
     if key not in models:
         if (model := config.task.shapes(config.model, source)) is None:
@@ -136,17 +138,12 @@ def size(config: RunConfig, models: "dict[str, nn.Module] | None" = None) -> Siz
 
 def composed(composer: Composer, overrides: Sequence[str], name: str) -> RunConfig:
     """Return the settings of a run with this method."""
-    from rosa_bench.config.composing.parse import parse
-    from rosa_bench.config.overrides.mistakes import composition_errors
-
     with composition_errors():
         return parse(composer.settings((*overrides, f"method={name}")))
 
 
 def default_task(composer: Composer, overrides: Sequence[str]) -> list[str]:
     """Return a task that fits the chosen model, unless the overrides name one."""
-    from rosa_bench.config.overrides.mistakes import composition_errors
-
     given = {key: value for key, _, value in (override.partition("=") for override in overrides)}
     if "task" in given or given.get("model", "roberta_base") not in names_in("model"):
         return []

@@ -7,7 +7,6 @@ libraries, and are dropped with it.
 import hashlib
 import json
 import logging
-import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.runs.resolve import ResolvedRun
+from rosa_bench.system.device import machine_memory_bytes
 from rosa_bench.system.files import cache_folder, sha256, write_atomic
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Remembered:
         try:
             stored = json.loads(self._path.read_bytes())
             return dict(stored[self.what]) if stored["state"] == self.state else {}
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
 
@@ -87,9 +87,8 @@ def entry(config: RunConfig, source: Source, *more: object) -> str:
 def _state() -> str:
     """Return a hash of this package's files, the versions of its libraries, and the size of this machine's memory."""
     files = [(str(path), path.stat()) for path in sorted(PACKAGE.rglob("*.py"))]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     code: list[Any] = [(path, status.st_size, status.st_mtime_ns) for path, status in files]
-    return _hash(repr((code, [_version(name) for name in LIBRARIES], memory)))
+    return _hash(repr((code, [_version(name) for name in LIBRARIES], machine_memory_bytes())))
 
 
 def _version(name: str) -> str | None:

@@ -83,7 +83,7 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
     mistakes: dict[tuple[str, str], str] = {}  # by model and method: jobs often differ in nothing else but numbers
     checked = []
     for job in jobs:
-        if job.resolved is None or job.kind not in TO_RUN:
+        if job.resolved is None or not job.will_run:
             checked.append(job)
             continue
         config, key = job.resolved.config, repr((job.resolved.config.task, job.resolved.source))
@@ -152,7 +152,7 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     table = Table("runs of", box=box.SIMPLE, pad_edge=False)
     for name in (*kinds, "time left"):
         table.add_column(name, justify="right")
-    records = _records_of(job.resolved for job in jobs if job.resolved and job.kind in TO_RUN)
+    records = _records_of(job.resolved for job in jobs if job.resolved and job.will_run)
     groups: dict[str, list[Job]] = {}
     for job in jobs:
         if job.resolved:
@@ -164,7 +164,7 @@ def show(jobs: Sequence[Job], console: Console) -> None:
         times = [
             estimate_s(job.resolved, known[job.resolved.results_dir])
             for job in members
-            if job.resolved and job.kind in TO_RUN
+            if job.resolved and job.will_run
         ]
         left += times
         table.add_row(label, *(str(counts[kind] or "") for kind in kinds), _duration(times))

@@ -7,10 +7,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rosa_bench.data.columns import columns_of, find_label, find_text
+from rosa_bench.data.columns import find_label, find_text
 from rosa_bench.data.hub import Place, fetch_rows
 from rosa_bench.data.readers import stream_rows
-from rosa_bench.data.rows import check_columns, files_of_rows
+from rosa_bench.data.rows import check_columns, columns_of, files_of_rows
 from rosa_bench.data.source import files_of_split
 from rosa_bench.data.values import as_number, brief, class_name, is_blank
 from rosa_bench.system.errors import UserError
@@ -231,12 +231,14 @@ def _with_numbers(task: AnOwnTask, labels: Labels, other: Labels | None) -> AnOw
         raise UserError(
             f"{other.where}, row {other.word[1]}: column {other.column} contains {brief(other.word[0])}, not a number"
         )
-    ends = [labels.least, labels.greatest, *([other.least, other.greatest] if other else [])]
-    if abs(far := max(ends, key=abs)) > LARGEST:
-        raise UserError(
-            f"{labels.where}: column {labels.column} contains {far:g}, too large a number to learn; divide the labels "
-            "to about 10 or less, or set task.learns=classes if they are names"
-        )
+    ends: list[float] = []
+    for some in [labels, other] if other else [labels]:
+        ends += some.least, some.greatest
+        if abs(far := max(some.least, some.greatest, key=abs)) > LARGEST:
+            raise UserError(
+                f"{some.where}: column {some.column} contains {far:g}, too large a number to learn; divide the labels "
+                "to about 10 or less, or set task.learns=classes if they are names"
+            )
     return dataclasses.replace(
         task,
         learns=NUMBERS,

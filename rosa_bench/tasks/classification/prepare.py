@@ -3,33 +3,22 @@
 import logging
 from functools import partial
 
-from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
-
 from rosa_bench.data.batches import TokenBatches, encode
 from rosa_bench.data.rows import Row, fingerprint
 from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.encoder import load_encoder
-from rosa_bench.models.loading.pretrained import Loaded, max_input_length
-from rosa_bench.models.loading.shapes import model_of_shapes
 from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Encoder
-from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.seeds import set_seed
 from rosa_bench.tasks.classification.rows import load_splits
 from rosa_bench.tasks.classification.task import TextTask
 from rosa_bench.tasks.context import Context
-from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask
+from rosa_bench.tasks.prepared import EVALUATION_BATCHES, OnBatches, PreparedTask, max_length
 from rosa_bench.training.evaluation import score
 
 log = logging.getLogger(__name__)
-
-
-def shapes(_task: TextTask, model: Encoder, source: Source) -> PreTrainedModel | None:
-    """Return the encoder without its weights, as `Task.shapes` does. The head's size is not the task's."""
-    return model_of_shapes(model, source, architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
 
 
 def prepare(task: TextTask, context: Context) -> PreparedTask:
@@ -94,13 +83,3 @@ def check_labels(task: TextTask, metric: LoadedMetric, rows: list[Row], what: st
         remedy = f"use a larger {limit}" if limit else "use rows with at least two different labels"
         raise UserError(f"task={task.name}: {said}, so {task.score} is undefined; {remedy}")
     log.warning("task=%s: %s, so the scores say little", task.name, said)
-
-
-def max_length(context: Context, loaded: Loaded) -> int:
-    """Return the length that inputs are truncated to. Raises `UserError` if it is unset or too long for the model."""
-    longest = max_input_length(loaded)
-    if context.max_length is None or context.max_length > longest:
-        raise UserError(
-            f"max_length={context.max_length} does not suit model={context.model.name}; use at most {longest}"
-        )
-    return context.max_length

@@ -1,6 +1,7 @@
 """Load, check and split the rows of a classification or regression task."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeGuard
 
@@ -13,6 +14,7 @@ from rosa_bench.data.rows import (
     DataInfo,
     Row,
     held_out_size,
+    hold_out,
     random_order,
     read_table,
     sample,
@@ -26,7 +28,7 @@ from rosa_bench.tasks.classification.task import TextTask
 
 log = logging.getLogger(__name__)
 
-MOST_ROWS = 1_000_000  # of the user's own, unless limit_train asks for more
+MOST_ROWS = 1_000_000  # of a file of the user's own, unless limit_train or limit_eval asks for more
 
 
 class Splits(NamedTuple):
@@ -60,15 +62,15 @@ def load_splits(
     Raises `UserError` if data are missing or differ from the task's declaration.
     """
     place = fetch_rows(task, place)  # once for both splits
-    most = max(limit_train or 0, MOST_ROWS)
+    limits = {task.train: limit_train, task.validation: limit_eval}
+    most = {split: max(limit or 0, MOST_ROWS) for split, limit in limits.items()}
     everything, facts = once(repr((task, place, most)), lambda: read_everything(task, place, most=most))
     train = sample(everything[task.train], limit_train, key="limit_train", what="train rows")
     validation = sample(everything[task.validation], limit_eval, key="limit_eval", what="validation rows")
     held_out: list[Row] = []
     if held_out_rows:
-        order = random_order(len(train), seed)
         size = held_out_size(len(train), held_out_rows, held_out_max)
-        held_out, train = take(train, order[:size]), take(train, sorted(order[size:]))
+        train, held_out = hold_out(train, size, seed=seed)
     if not train:
         raise UserError(
             f"task={task.name} has no train rows left after limit_train and the held-out rows; use a larger limit_train"
@@ -84,16 +86,19 @@ def load_splits(
     return Splits(train, held_out, validation, info, facts)
 
 
-def read_everything(task: TextTask, place: Place, *, most: int) -> tuple[dict[str, list[Row]], dict[str, str]]:
+def read_everything(
+    task: TextTask, place: Place, *, most: Mapping[str, int]
+) -> tuple[dict[str, list[Row]], dict[str, str]]:
     """Return all rows by split, and a note about the user's own rows for the record, or no note.
 
-    If there is no file of validation rows, some train rows take their place: the same in every run, whatever its seed.
+    Of a larger file of the user's own, ``most`` random rows are read. If there is no file of validation rows, some
+    train rows take their place. Both are the same in every run, whatever its seed.
     """
     if not task.is_own:
         return {split: load_rows(task, split, place) for split in (task.train, task.validation)}, {}
-    train, count = load_some_rows(task, task.train, place, most=most)
+    train, count = load_some_rows(task, task.train, place, most=most[task.train])
     if not isinstance(place, Path) or files_of_split(task, task.validation, place):
-        validation, _ = load_some_rows(task, task.validation, place, most=most)
+        validation, _ = load_some_rows(task, task.validation, place, most=most[task.validation])
         drawn = None
     else:
         order, drawn = random_order(len(train), SUBSET_SEED), len(train)

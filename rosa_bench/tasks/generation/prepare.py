@@ -3,7 +3,6 @@
 import math
 
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.data.rows import sample
@@ -11,10 +10,8 @@ from rosa_bench.metrics.load import LoadedMetric
 from rosa_bench.metrics.load import load as load_metric
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
-from rosa_bench.models.loading.shapes import model_of_shapes
 from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Decoder
-from rosa_bench.models.weights.source import Source
 from rosa_bench.records.generations import Generation
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError, one_of
@@ -29,11 +26,6 @@ from rosa_bench.training.cuda_graphs import Replay, eager
 from rosa_bench.training.evaluation import mean_loss
 
 MAX_LOSS = 700.0  # its exponential is still finite
-
-
-def shapes(_task: GenerationTask, model: Decoder, source: Source) -> PreTrainedModel | None:
-    """Return the decoder without its weights, as `Task.shapes` does."""
-    return model_of_shapes(model, source, architectures=MODEL_FOR_CAUSAL_LM_MAPPING)
 
 
 def prepare(task: GenerationTask, context: Context) -> PreparedTask:

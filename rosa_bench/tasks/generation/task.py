@@ -33,8 +33,8 @@ class GenerationTask(Task):
     Without ``decoding`` nothing is generated, and the references alone are scored, by one of `LIKELIHOODS`.
     """
 
-    prompt: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
-    reference: str = setting("columns; a sequence is the prompt, separator, a space, the reference, and the EOS token")
+    prompt: str = setting("column of the prompt, with which a sequence begins; the separator and a space follow")
+    reference: str = setting("column of the text to write, with which a sequence ends, before the EOS token")
     separator: str = setting("text between prompt and reference")
     loss_on_prompt: bool = setting("whether the loss includes the prompt's tokens")
     test: str = setting(

@@ -9,6 +9,7 @@ from rosa_bench.data.rows import (
     SUBSET_SEED,
     DataInfo,
     held_out_size,
+    hold_out,
     random_order,
     read_table,
     sample,
@@ -55,9 +56,8 @@ def load_documents(task: LanguageTask, context: Context) -> Documents:
     validation = limited_validation(source, context)
     held_out: list[str] = []
     if context.held_out_rows:
-        order = random_order(len(train), context.seed)
         size = held_out_size(len(train), context.held_out_rows, context.held_out_max)
-        held_out, train = take(train, order[:size]), take(train, sorted(order[size:]))
+        train, held_out = hold_out(train, size, seed=context.seed)
     if not train:
         raise UserError(
             f"task={task.name} has no train documents left after limit_train and the held-out ones; use a larger "

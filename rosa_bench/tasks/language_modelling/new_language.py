@@ -15,13 +15,10 @@ from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator
 from rosa_bench.tasks.context import Context
-from rosa_bench.tasks.language_modelling import prepare as language_modelling
 from rosa_bench.tasks.language_modelling.packing import Packed, pack
 from rosa_bench.tasks.language_modelling.prepare import HeldOutLoss, Text, evaluation, load, prepared
 from rosa_bench.tasks.language_modelling.task import ORDER, NewLanguageTask
 from rosa_bench.tasks.prepared import PreparedTask
-
-shapes = language_modelling.shapes
 
 
 def prepare(task: NewLanguageTask, context: Context) -> PreparedTask:
@@ -36,7 +33,7 @@ def prepare(task: NewLanguageTask, context: Context) -> PreparedTask:
     count = limited(context.limit_train, len(drawn[task.train].labels), key="limit_train", what="train rows")
     kept = random_order(len(drawn[task.train].labels), SUBSET_SEED)[:count]
     order = [kept[place] for place in random_order(count, context.seed)]
-    size = held_out_size(count, context.held_out_rows, context.held_out_max) if count else 0
+    size = held_out_size(count, context.held_out_rows, context.held_out_max)
     parts = {
         "train": drawn[task.train].rows(sorted(order[size:])),
         "held_out": drawn[task.train].rows(sorted(order[:size])),

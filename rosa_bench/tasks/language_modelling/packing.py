@@ -17,7 +17,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rosa_bench.data.batches import IGNORED, Batch, Batches
+from rosa_bench.data.batches import IGNORED, Batches
 from rosa_bench.system.errors import UserError
 
 BATCH = 1000  # documents tokenised at a time, to bound the memory that lists of integers take
@@ -82,6 +82,3 @@ class PackedBatches(Batches):
 
     def __init__(self, packed: Packed, *, batch_size: int, seed: int | None = None):
         super().__init__(packed._asdict(), examples=len(packed.labels), batch_size=batch_size, seed=seed)
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - the host needs no index here
-        return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}

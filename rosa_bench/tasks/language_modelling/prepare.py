@@ -7,17 +7,14 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from rosa_bench.data.batches import Batches
 from rosa_bench.data.hub import fetch_rows
 from rosa_bench.data.rows import DataInfo
 from rosa_bench.models.decoder import load_decoder
 from rosa_bench.models.loading.pretrained import Loaded, max_input_length
-from rosa_bench.models.loading.shapes import model_of_shapes
 from rosa_bench.models.loading.tokenizer import check_texts
 from rosa_bench.models.spec import Decoder
-from rosa_bench.models.weights.source import Source
 from rosa_bench.system.device import autocast
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import set_seed
@@ -57,11 +54,6 @@ class HeldOutLoss:
         loss = mean_loss(model, self.batches, device=device, autocast=precision, replay=replay)
         bits = loss * self.text.packed.tokens / math.log(2)
         return Result({"loss": loss, "bits_per_character": bits / self.text.characters})
-
-
-def shapes(_task: PackedTask, model: Decoder, source: Source) -> PreTrainedModel | None:
-    """Return the decoder without its weights, as `Task.shapes` does."""
-    return model_of_shapes(model, source, architectures=MODEL_FOR_CAUSAL_LM_MAPPING)
 
 
 def prepare(task: LanguageTask, context: Context) -> PreparedTask:

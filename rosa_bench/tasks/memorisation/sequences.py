@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from rosa_bench.data.batches import IGNORED, Batch, Batches
+from rosa_bench.data.batches import IGNORED, Batches
 from rosa_bench.system.errors import UserError
 
 SEPARATOR = ":"
@@ -25,9 +25,6 @@ class NumberBatches(Batches):
     def __init__(self, tensors: Mapping[str, Tensor], *, batch_size: int, seed: int | None = None, passes: int = 1):
         self.rows, self.passes = len(tensors["labels"]), passes
         super().__init__(tensors, examples=passes * self.rows, batch_size=batch_size, seed=seed)
-
-    def batch(self, indices: Tensor, device_indices: Tensor) -> Batch:  # noqa: ARG002 - the host needs no index here
-        return {name: tensor.index_select(0, device_indices) for name, tensor in self.tensors.items()}
 
     def random_order(self, generator: torch.Generator) -> Tensor:
         return torch.cat([torch.randperm(self.rows, generator=generator) for _ in range(self.passes)])

@@ -78,7 +78,7 @@ class MemorisationTask(Task):
         Of several parts the reported score: the loss of forgotten numbers is so high that it would choose the learning
         rate at which the least is learned.
         """
-        return Metric("loss", lower_is_better=True) if self.parts == 1 else Metric(self.score, self.lower_is_better)
+        return Metric("loss", lower_is_better=True) if self.parts == 1 else super().selects_by
 
     @property
     def splits(self) -> tuple[str, ...]:

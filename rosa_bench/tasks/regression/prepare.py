@@ -11,7 +11,6 @@ from rosa_bench.data.rows import DataInfo, held_out_size, limited
 from rosa_bench.data.source import describe_source
 from rosa_bench.models.perceptron import PerceptronForRegression, make_perceptron
 from rosa_bench.models.spec import Perceptron
-from rosa_bench.models.weights.source import Source
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import generator, set_seed
 from rosa_bench.tasks.context import Context
@@ -22,7 +21,7 @@ from rosa_bench.training.evaluation import Predictions
 from rosa_bench.training.state import Scores
 
 
-def shapes(task: SyntheticTask, model: Perceptron, _source: Source) -> PerceptronForRegression:
+def shapes(task: SyntheticTask, model: Perceptron) -> PerceptronForRegression:
     """Return the networks without their weights, as `Task.shapes` does."""
     with torch.device("meta"):
         return make_perceptron(model, inputs=task.inputs, outputs=task.outputs, replicates=1)

@@ -3,6 +3,7 @@
 Source: arXiv 2407.07802, section 4.1 and Figure 2; the sizes are those of the authors' code (``conf/task``).
 """
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -13,6 +14,9 @@ from rosa_bench.system.setting import setting
 from rosa_bench.tasks.base import Task
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from rosa_bench.models.weights.source import Source
     from rosa_bench.optim.base import Optimizer
 
 
@@ -47,6 +51,9 @@ class SyntheticTask(Task):
     @property
     def lower_is_better(self) -> bool:
         return True
+
+    def shapes(self, model: Model, source: "Source") -> "nn.Module":  # noqa: ARG002 - it has none but random weights
+        return importlib.import_module(self.prepared_by).shapes(self, model)
 
     def check(self, model: Model, optimizer: "Optimizer", *, epochs: int | None) -> None:
         super().check(model, optimizer, epochs=epochs)

@@ -25,6 +25,7 @@ from rosa_bench.models.weights.source import locate
 from rosa_bench.records.record import RunRecord, from_values, to_values
 from rosa_bench.report.card import eval_entries, same_but_seed
 from rosa_bench.runs.exporting.export import Request, facts_of, merged_model
+from rosa_bench.runs.exporting.saved_adapter import RunFacts
 from rosa_bench.system.errors import UserError
 
 IDS = torch.arange(5, 21).reshape(2, 8)
@@ -206,9 +207,9 @@ def test_facts_that_no_run_wrote_are_refused(
     record = make_record("task=cola")
     good = {"run": record.id, "seed": 0, "num_outputs": 2, "labels": ["no", "yes"]}
     (tmp_path / "run.json").write_text(json.dumps(good))
-    assert facts_of(tmp_path, record) == good
+    assert facts_of(tmp_path, record) == RunFacts(**good)
     (tmp_path / "run.json").write_text(json.dumps(good | change))
-    with pytest.raises(UserError, match=r"run\.json cannot be read: its seed, num_outputs or labels"):
+    with pytest.raises(UserError, match=r"run\.json cannot be read: .*(seed|num_outputs|labels)"):
         facts_of(tmp_path, record)
 
 
@@ -274,7 +275,7 @@ def test_a_base_model_without_a_file_of_its_own_is_of_the_same_kind(
     make_record: Callable[..., RunRecord], name: str
 ) -> None:
     task = "restaurants" if name == "tiny_llama" else "grammar"
-    facts = {"seed": 0, "num_outputs": 2, "labels": ["a", "b"]}
+    facts = RunFacts(run="", seed=0, num_outputs=2, labels=["a", "b"])
     models, request = [], Request(kind="merged", adapter=Path(), folder=Path(), sign="")
     for called in (name, "mine"):
         record = make_record(f"task={task}", f"model={name}")

@@ -75,7 +75,7 @@ def test_the_state_depends_on_files_and_versions(monkeypatch: pytest.MonkeyPatch
     assert len(set(states)) == 3
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": 1}', '{"state": "x", "fits": 3}', "\xff"])
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"state": 1}', '{"state": "x", "fits": 3}', "\xff", "[" * 100_000])
 def test_a_damaged_file_is_replaced(damage: str, monkeypatch: pytest.MonkeyPatch, empty_cache: Path) -> None:
     empty_cache.parent.mkdir()
     empty_cache.write_text(damage, encoding="latin-1")

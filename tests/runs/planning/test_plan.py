@@ -73,6 +73,19 @@ def test_completed_and_failed_jobs_are_shown(compose: Callable[..., RunConfig]) 
     assert "1 to run" in text
 
 
+def test_jobs_that_run_again_count_as_jobs_to_run(compose: Callable[..., RunConfig]) -> None:
+    record = run(resolve(compose(*TINY, "method=ft"), {}))
+    other = resolve(compose(*TINY, "method=ft", "seed=1"), {})
+    save_record(replace(record, id=other.id, status="failed", error="the loss is nan at step 3"), Path("results"))
+    save_record(replace(record, time_s=Seconds(total=3600.0)), Path("results"))
+    sweep = [*TINY, "method=ft", "seed=0,1"]
+    assert "1 completed, 1 failed; nothing to run" in shown(plan(sweep, str))
+    text = shown(plan([*sweep, "retry_failed=true"], str))
+    assert "1 completed, 1 failed; 1 to run, one after another: about 1 h" in text
+    text = shown(plan([*sweep, "resume=never"], str))
+    assert "1 completed, 1 failed; 2 to run, one after another: about 2 h" in text
+
+
 def test_an_invalid_job_is_reported_and_the_others_are_kept() -> None:
     jobs = plan([*TINY, "rank=0,2"], str)
     assert kinds(jobs) == {"invalid": 1, "new": 1}

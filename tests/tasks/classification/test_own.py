@@ -196,6 +196,19 @@ def test_a_large_file_is_read_as_a_stream_and_limited(
     assert len(splits_of(one, limit_train=100).train) == 80  # of the 100 rows that are kept
 
 
+def test_a_limit_beyond_the_most_rows_is_kept_for_each_file(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "MOST_ROWS", 50)
+    (tmp_path / "mine").mkdir()
+    for split in ("train", "validation"):
+        write(tmp_path / "mine" / f"{split}.csv", labelled([number % 2 for number in range(400)]))
+    one = resolved("task=classify", "data=mine")
+    for limits, expected in (({}, (50, 50)), ({"limit_train": 70}, (70, 50)), ({"limit_eval": 90}, (50, 90))):
+        splits = splits_of(one, **limits)
+        assert (len(splits.train), len(splits.validation)) == expected
+
+
 # Identity
 
 
@@ -262,6 +275,14 @@ def test_bad_validation_rows_are_refused(
         resolved("task=classify", "data=mine")
     assert said in str(raised.value)
     assert "validation.csv" in str(raised.value)
+
+
+def test_too_large_a_number_is_reported_in_its_own_file(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / "train.csv", labelled([0.5, 1.5, 2.5]))
+    write(tmp_path / "mine" / "validation.csv", labelled([0.5, -5e300]))
+    with pytest.raises(UserError, match=r"validation\.csv: column label contains -5e\+300, too large a number"):
+        resolved("task=classify", "data=mine")
 
 
 @pytest.mark.parametrize(("settings", "said"), [
