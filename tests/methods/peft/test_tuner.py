@@ -153,6 +153,22 @@ def test_the_start_depends_only_on_the_seed(plain: Any, method_of: Any, name: st
     assert differs == (name in SEEDED)
 
 
+@pytest.mark.parametrize("name", ["eva", "lora_ga"])
+def test_a_start_from_data_is_computed_without_dropout(plain: Any, method_of: Any, name: str) -> None:
+    starts = []
+    for training in (True, False):
+        base = plain("tiny_roberta").train(training)
+        for module in base.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.5
+        method = method_of("tiny_roberta", name)
+        net = method.attach(base, [batch("tiny_roberta")] * 2)
+        assert net.training is training
+        starts.append(method.state(net))
+    for key, tensor in starts[0].items():
+        torch.testing.assert_close(tensor, starts[1][key], atol=1e-6, rtol=1e-5, msg=key)
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [

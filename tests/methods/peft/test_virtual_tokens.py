@@ -72,6 +72,18 @@ def test_peft_computes_the_same_from_what_we_save(small: Any, tmp_path: Path, ca
     assert not torch.allclose(ours, without, atol=1e-2)
 
 
+def test_vectors_are_saved_without_their_encoders_dropout(small: Any, tmp_path: Path) -> None:
+    """Also in the middle of a training, which goes on with dropout."""
+    dropout = ("+method.config.encoder_num_layers=2", "+method.config.encoder_dropout=0.5")
+    case = ("tiny_llama", "p_tuning", (LSTM, *dropout))
+    net = attached(small, case).train()
+    peft = as_peft(small, net, case, tmp_path)
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        ours, theirs = net.eval()(small.ids).logits, peft(input_ids=small.ids).logits[:, -10:]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize("model", DECODERS)
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
