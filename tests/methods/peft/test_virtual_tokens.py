@@ -200,7 +200,21 @@ def test_a_type_with_tokens_needs_their_number(small: Any) -> None:
         small.method("tiny_llama", "peft", "method.peft_type=P_TUNING")
 
 
+def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any) -> None:
+    net = small.attach("tiny_llama", "p_tuning", "+method.config.encoder_hidden_size=8")
+    width = net.config.hidden_size
+    shapes = {parameter.shape for parameter in net.get_submodule("virtual_tokens.encoder.mlp_head").parameters()}
+    assert shapes == {(8, width), (8, 8), (8,), (width, 8), (width,)}
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}
+
+
 # What is refused
+
+
+def test_vectors_that_leave_no_room_for_text_are_refused(small: Any) -> None:
+    assert small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=511")
+    with pytest.raises(UserError, match="tokens=512 leaves no room for text in the model's 512 positions"):
+        small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=512")
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
