@@ -23,6 +23,7 @@ from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.language_modelling import new_language
+from rosa_bench.tasks.language_modelling.documents import load_documents
 from rosa_bench.tasks.language_modelling.prepare import HeldOutLoss
 from rosa_bench.tasks.language_modelling.task import NewLanguageTask
 from rosa_bench.tasks.prepared import PreparedTask
@@ -79,6 +80,20 @@ def test_scores_equal_a_computation_by_hand(
     assert found == pytest.approx({"loss": loss, "bits_per_character": bits}, rel=1e-5)
     assert problem.facts["characters"] == sum(map(len, HELD_OUT)) < problem.facts["tokens"]
     assert problem.facts["tokens"] == sum(len(text.encode()) + 1 for text in HELD_OUT)  # one token a byte, and the end
+
+
+def test_held_out_documents_select_and_the_validation_text_is_reported(
+    make_setup: MakeSetup, loud: Callable[[PreTrainedModel], PreTrainedModel]
+) -> None:
+    resolved = make_setup("protocol=fair")
+    problem = prepared(resolved)
+    documents = load_documents(resolved.config.task, resolved.context)  # pyrefly: ignore[bad-argument-type]
+    model = loud(problem.model)
+    assert problem.report is not None
+    for evaluate, texts in ((problem.select, documents.held_out), (problem.report, HELD_OUT)):
+        assert evaluate(model).scores["loss"] == pytest.approx(
+            by_hand(model, problem.tokenizer, texts, 24)[0], rel=1e-5
+        )
 
 
 def test_bits_per_character_do_not_depend_on_how_the_text_is_cut_for_a_model_without_context(
@@ -195,6 +210,18 @@ def test_a_limited_validation_text_is_rows_from_all_of_it_the_same_for_every_see
     assert len(some) == 6
     assert places == sorted(places) != list(range(6))
     assert rows("limit_eval=6", "seed=1") == some
+
+
+def test_limited_training_rows_are_from_the_whole_text_and_the_same_for_every_seed(make_setup: MakeSetup) -> None:
+    def rows(*overrides: str) -> list[list[int]]:
+        train = prepared(make_setup(*SMALL, "protocol=paper", *overrides)).train
+        return train.tensors["input_ids"].tolist()
+
+    whole, some = rows(), rows("limit_train=20")
+    places = [whole.index(row) for row in some]
+    assert len(some) == 20
+    assert places == sorted(places) != list(range(20))
+    assert rows("limit_train=20", "seed=1") == some
 
 
 def test_the_tokens_of_a_language_depend_on_its_seed_alone(make_setup: MakeSetup) -> None:
