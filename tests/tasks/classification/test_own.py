@@ -176,6 +176,17 @@ def test_held_out_rows_are_the_same_for_every_seed_and_duplicates_are_counted(
     assert "(no 10, yes 10)" in said
 
 
+def test_held_out_rows_are_from_the_whole_file_in_its_order(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path
+) -> None:
+    write(tmp_path / "a.csv", labelled([0] * 50 + [1] * 50))  # sorted by label, as many files are
+    splits = splits_of(resolved("task=classify", "data=a.csv"))
+    train, dev = ([int(row.texts[0].split()[1]) for row in part] for part in (splits.train, splits.validation))
+    assert (train, dev) == (sorted(train), sorted(dev))
+    assert sorted(train + dev) == list(range(100))
+    assert {row.label for row in splits.validation} == {0, 1}
+
+
 def test_long_names_of_classes_are_cut_in_the_note(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
     write(tmp_path / "a.csv", labelled(["a" * 40, "b" * 41] * 5))
     said = splits_of(resolved("task=classify", "data=a.csv")).facts["note"]

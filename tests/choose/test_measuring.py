@@ -1,0 +1,33 @@
+"""What is measured of the methods of a choice, and what is taken to be alike."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from rosa_bench.choose import measuring
+from rosa_bench.choose.budget import Budget
+from rosa_bench.choose.plan import Arm, Cost, Rows
+from rosa_bench.choose.probe import Probe
+
+ARMS = [Arm("lora", 2e-3, 2), Arm("lora", 2e-3, 8), Arm("rosa", 2e-3, 8), Arm("ft", 2e-5), Arm("lora", 6e-4, 8)]
+
+
+def test_the_largest_rank_is_measured_and_late_methods_are_taken_to_cost_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seen = 0.0, list[Arm]()
+    costs = {"lora": Cost(1, 0.2, 0, 0, 5), "rosa": Cost(2, 0.1, 0, 0, 6)}
+
+    def probed(run: Any, _limit: int | None) -> Probe:
+        nonlocal now
+        now += 10
+        seen.append(run.arm)
+        return Probe(costs[run.arm.method], Rows(100, 50, 0.1, 10), "a note")
+
+    monkeypatch.setattr(measuring, "probed", probed)
+    runs: Any = {arm: SimpleNamespace(arm=arm, device=torch.device("cpu")) for arm in ARMS}
+    found = measuring.measure(runs, Budget(100, clock=lambda: now), memory_gb=1.0)
+    assert seen == [ARMS[1], ARMS[2]]
+    lora, rosa = costs.values()
+    assert found.costs == {"lora rank 2": lora, "lora rank 8": lora, "rosa rank 8": rosa, "ft": lora}
+    assert (found.rows.train, found.about, found.untried) == (100, "a note", [])
