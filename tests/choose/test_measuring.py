@@ -10,7 +10,7 @@ import torch
 from rosa_bench.choose import measuring
 from rosa_bench.choose.budget import Budget
 from rosa_bench.choose.plan import Arm, Cost, Rows
-from rosa_bench.choose.probe import LIMIT_EVAL, LIMIT_TRAIN, Probe
+from rosa_bench.choose.probe import LIMIT_EVAL, LIMIT_TRAIN, Probe, rows_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.runs.resolve import resolve
 
@@ -51,3 +51,11 @@ def test_a_measurement_reads_few_rows_and_no_more_than_the_user_allows(compose: 
 
     assert limits() == limits("limit_train=3000", "limit_eval=3000") == (LIMIT_TRAIN, LIMIT_EVAL)
     assert limits("limit_train=20", "limit_eval=10") == (20, 10)
+
+
+def test_the_rows_of_a_task_are_counted_before_the_limits_of_a_measurement(compose: Callable[..., RunConfig]) -> None:
+    settings = ("task=grammar", "model=tiny_bert", "device=cpu", "protocol=fair", "limit_train=40", "limit_eval=10")
+    run = resolve(compose(*settings), {})
+    found = rows_of(run, run.config.task.prepare(run.context))
+    assert (found.train, found.reported) == (run.config.task.rows["train"], run.config.task.rows["validation"])
+    assert found.selected is None  # held-out rows select
