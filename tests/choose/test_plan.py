@@ -33,6 +33,18 @@ def test_every_part_of_a_segment_counts_once() -> None:
     assert found.segment_s("ft", 100, 1, ends=False) == pytest.approx(5 + 90 * 0.1 + 10 * 0.01)
 
 
+def test_an_arm_has_its_whole_learning_rate_on_the_command_line() -> None:
+    assert Arm("lora", 6.32e-4, 8).overrides == ["method=lora", "rank=8", "lr=0.000632"]
+    assert Arm("ft", 2e-5).overrides == ["method=ft", "lr=2e-05"]
+
+
+def test_a_limit_leaves_no_more_rows_than_there_are() -> None:
+    rows = Rows(1000, reported=200, held_out=0.1, held_out_max=50)
+    assert rows.limited(train=5000, reported=5000) == rows.limited() == rows
+    fewer = rows.limited(train=30, reported=10)
+    assert (fewer.train, fewer.reported, fewer.held_out) == (30, 10, 0.1)
+
+
 @given(st.floats(1, 1e5), st.floats(1e-4, 1), st.floats(0, 20), st.integers(10, 10**5))
 def test_what_is_planned_ends_within_the_budget(budget_s: float, row_s: float, start_s: float, train: int) -> None:
     found = counting(row_s=row_s, start_s=start_s, train=train)
@@ -45,6 +57,7 @@ def test_what_is_planned_ends_within_the_budget(budget_s: float, row_s: float, s
     assert size.seconds == found.total_s(size.arms, size.epochs, size.seeds, rows) <= USED * budget_s
     assert size.arms == ARMS[: len(size.arms)]
     assert rows >= min(train, 500)
+    assert size.rows is None or len(str(size.rows).rstrip("0")) <= 2  # a number that people can say
 
 
 @given(st.floats(10, 1e5), st.floats(1.1, 10))

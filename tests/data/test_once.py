@@ -35,3 +35,18 @@ def test_rows_that_are_read_once_are_the_same_as_those_read_again(
     assert len(reads) == 1
     load(0)
     assert len(reads) == 2
+
+
+def test_files_of_one_name_keep_their_own_rows(compose, tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "mine.csv" for folder in ("one", "other")]
+    for path in paths:
+        path.parent.mkdir()
+        with path.open("w", newline="") as file:
+            lines = [[f"{path.parent.name} {n}", "ab"[n % 2]] for n in range(20)]
+            csv.writer(file).writerows([["text", "label"], *lines])
+    task = own_task(compose("task=classify", f"data={paths[0]}", "model=tiny_roberta"))
+    assert isinstance(task, TextTask)
+    with rows_read_once():
+        for path in paths:
+            [row, *_] = rows.load_splits(task, path).train
+            assert row.texts[0].startswith(f"{path.parent.name} ")

@@ -420,6 +420,8 @@ def test_held_out_rows_are_taken_from_train(
         assert len(splits.held_out) == size
         assert set(numbers_in(splits.train)).isdisjoint(numbers_in(splits.held_out))
         assert {*numbers_in(splits.train), *numbers_in(splits.held_out)} == whole
+        assert numbers_in(splits.train) == sorted(numbers_in(splits.train))  # as in the file: shuffling begins there
+        assert splits.info.fingerprint == fingerprint([*splits.train, *splits.held_out, *splits.validation])
         assert numbers_in(splits.validation) == list(range(100))
     assert len({tuple(sorted(numbers_in(splits.held_out))) for splits in by_seed}) > 1  # drawn with the seed
     assert load_splits(TOY, hundred, seed=0, **options) == by_seed[0]

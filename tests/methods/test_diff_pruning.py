@@ -69,6 +69,8 @@ def test_the_largest_differences_are_kept_and_train_on(
     training.model.train()
     advance(training, 4)
     with torch.no_grad():
+        for form in forms:
+            form.a.uniform_(0.1, 3)  # a large difference behind a nearly closed gate is small
         before = torch.cat([form.expected().flatten() for form in forms])
     assert before.count_nonzero() > 0.4 * len(before)  # an embedding that no text uses stays as it is
     count = round(0.01 * len(before))

@@ -188,15 +188,25 @@ def test_a_shared_weight_is_formed_once(
 def test_the_labels_of_the_mask_are_given_or_drawn(
     method: Callable[..., FishMask], tiny_model: Callable[..., PreTrainedModel]
 ) -> None:
-    def places(*, frozen: bool = False, **changes: Any) -> list[int]:
+    every = batches("tiny_roberta")
+
+    def places(*, frozen: bool = False, rows: list[Batch] = every, **changes: Any) -> list[int]:
         plain = tiny_model("tiny_roberta").requires_grad_(not frozen)
-        net = method("tiny_roberta", **changes).attach(plain, batches("tiny_roberta"))
+        net = method("tiny_roberta", **changes).attach(plain, rows)
         return [place for _, form in formed(net) for place in form.indices.tolist()]  # pyrefly: ignore[not-callable]
 
     assert places() == places(seed=1) == places(frozen=True)
     assert places(labels="drawn") == places(labels="drawn")
     assert len({tuple(places(labels="drawn", seed=seed)) for seed in range(4)}) > 1
-    assert places(samples=1) != places()
+    first = [{name: tensor[:2] for name, tensor in every[0].items()}]
+    assert places(samples=2) == places(rows=first) != places()
+
+
+@pytest.mark.parametrize(("density", "count"), [(1.0, 100), (0.058, 6), (1e-9, 1)])
+def test_the_density_is_rounded_and_something_always_trains(
+    method: Callable[..., FishMask], density: float, count: int
+) -> None:
+    assert method("tiny_roberta", density=density).count(100) == count
 
 
 def test_without_rows_there_is_no_mask(

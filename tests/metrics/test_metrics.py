@@ -103,6 +103,12 @@ def test_correlations_by_hand(pairs: list[tuple[float, float]], pearson: float, 
     assert compute("correlation", pairs) == pytest.approx({"pearson": pearson, "spearman": spearman})
 
 
+def test_correlations_do_not_depend_on_the_scale() -> None:
+    pairs = [(0.0, 0.0), (1.0, 1.0), (2.0, 4.0), (3.0, 2.0)]
+    small = [(1e-4 * guess, 1e-4 * truth) for guess, truth in pairs]
+    assert compute("correlation", small) == pytest.approx(compute("correlation", pairs))
+
+
 @pytest.mark.parametrize(
     "pairs", [[(1, 0), (1, 1)], [(0, 0), (0, 1), (0, 1)], [(0, 1), (1, 1)], [(1, 1), (1, 1)], [(0, 0)]]
 )

@@ -22,6 +22,7 @@ from rosa_bench.records.store import (
     superseded_folder,
 )
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.files import write_atomic
 
 Make = Callable[..., RunRecord]
 LATER = "2026-01-02T04:00:00+00:00"
@@ -34,6 +35,24 @@ def test_a_record_is_read_back_unchanged(record: Make, tmp_path: Path, status: s
     assert path == tmp_path / "runs" / "x" / "x" / f"{written.id}.json"
     assert load_record(path) == written
     assert load_records(tmp_path) == [written]
+
+
+def test_the_earlier_record_stays_if_its_successor_cannot_be_written(
+    record: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_record(record("failed"), tmp_path)
+    path = save_record(record(), tmp_path)  # by now there is a folder of superseded records
+    before = path.read_bytes()
+
+    def full(to: Path, content: bytes | str) -> None:
+        if to == path:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_atomic(to, content)
+
+    monkeypatch.setattr("rosa_bench.records.store.write_atomic", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_record(record(), tmp_path)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])

@@ -35,14 +35,15 @@ def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> 
     """Write virtual tokens as their encoder has made them. As PEFT does, the encoder itself is left out."""
     import torch
 
+    from rosa_bench.layers.evaluating import evaluating
     from rosa_bench.layers.prompts.virtual_tokens import NAME
     from rosa_bench.methods.peft.virtual_tokens import is_decoder
 
     config: Any = method.configuration(model)
     config.task_type, config.inference_mode = "CAUSAL_LM" if is_decoder(model) else "SEQ_CLS", True
     tokens: Any = model.get_submodule(NAME)
-    with torch.no_grad():
-        vectors = tokens.eval().vectors()
+    with torch.no_grad(), evaluating(tokens):
+        vectors = tokens.vectors()
     _write(config, {"prompt_embeddings": vectors}, model, folder, head=method.head, wrapped=WITH_TOKENS)
 
 

@@ -205,6 +205,11 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
     assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
 
 
+def test_the_rank_at_the_start_is_at_least_that_at_the_end(compose: Compose) -> None:
+    assert by_type(compose, **OF_PEFT).inner.initial_rank == 6
+    assert by_type(compose, **{**OF_PEFT, "init_r": 2}).inner.initial_rank == 4
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

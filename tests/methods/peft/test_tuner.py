@@ -11,6 +11,7 @@ import peft
 import pytest
 import torch
 from omegaconf import OmegaConf
+from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,6 +20,7 @@ from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
+from rosa_bench.methods.peft.config import configuration
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
@@ -153,6 +155,56 @@ def test_the_start_depends_only_on_the_seed(plain: Any, method_of: Any, name: st
     assert differs == (name in SEEDED)
 
 
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")  # PEFT counts by such hooks
+def test_lora_ga_starts_where_peft_does_from_the_first_batches(plain: Any, method_of: Any) -> None:
+    tokens = [(TOKENS * times) % 250 + 5 for times in (1, 3, 7)]
+    batches = [{"input_ids": ids, "labels": ids} for ids in tokens]
+    method = method_of("tiny_llama", "lora_ga", "protocol=fair", calibration_batches=2)
+    net, base = method.attach(plain("tiny_llama"), batches), plain("tiny_llama")
+    config: Any = method.configuration(method.target_names(base))
+
+    def backward() -> None:
+        for one in batches[:2]:
+            base(**one).loss.backward()
+
+    preprocess_loraga(base, config, backward)
+    torch.manual_seed(seed_of(0, "peft"))
+    theirs = peft.get_peft_model(base, config)
+    for name, layer in adapters(net):
+        found = layer.get_parameter("tuned.base_layer.weight")  # what is left after A and B were taken out
+        expected = theirs.get_parameter(f"base_model.model.{name}.base_layer.weight")
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: Any, method_of: Any) -> None:
+    def start(**given: Tensor) -> dict[str, Tensor]:
+        method = method_of("tiny_roberta", "eva")
+        return method.state(method.attach(plain("tiny_roberta"), [batch("tiny_roberta") | given] * 2))
+
+    mask = (torch.arange(12) < torch.tensor([12, 7, 3, 12, 9, 5, 12, 4])[:, None]).long()
+    one, other = (start(attention_mask=mask, input_ids=TOKENS.where(mask.bool(), junk)) for junk in (20, 200))
+    for key, tensor in one.items():
+        torch.testing.assert_close(tensor, other[key], msg=key)
+    whole = start(input_ids=TOKENS)
+    assert any(not torch.allclose(tensor, whole[key]) for key, tensor in one.items())
+
+
+@pytest.mark.parametrize("name", ["eva", "lora_ga"])
+def test_a_start_from_data_is_computed_without_dropout(plain: Any, method_of: Any, name: str) -> None:
+    starts = []
+    for training in (True, False):
+        base = plain("tiny_roberta").train(training)
+        for module in base.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.5
+        method = method_of("tiny_roberta", name)
+        net = method.attach(base, [batch("tiny_roberta")] * 2)
+        assert net.training is training
+        starts.append(method.state(net))
+    for key, tensor in starts[0].items():
+        torch.testing.assert_close(tensor, starts[1][key], atol=1e-6, rtol=1e-5, msg=key)
+
+
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -216,6 +268,9 @@ def test_a_file_of_pefts_method_comparison_runs(plain: Any, method_of: Any, comp
         ({"tokenizer_kwargs": {"a": 1}}, "would load files"),
         ({"bias": "all"}, "use method.train_biases"),
         ({"r": float("inf")}, "out of range"),
+        ({"lora_alpha": -1e10}, "out of range"),
+        ({"target_modules": ["q_proj"] * 10_001}, "has more than 10,000 values"),
+        ({"eva_config": {"a": {"b": {"c": {"d": {"e": 1}}}}}}, "nested too deeply"),
         ({"init_lora_weights": "corda"}, "use eva or lora_ga"),
         ({"a.b": 1}, "which is not a name"),
     ],
@@ -244,6 +299,28 @@ def test_settings_that_peft_does_not_know(plain: Any, method_of: Any, changes: d
     with pytest.raises(UserError, match=message) as raised:
         method_of("tiny_roberta", "peft", **changes).attach(plain("tiny_roberta"))
     assert "\n" not in str(raised.value)
+
+
+def test_settings_that_are_kept(method_of: Any) -> None:
+    patterns = {"rank_pattern": {"kwargs_proj": 2, "attn": 3}}  # keys are names of layers, whatever they look like
+    method = method_of("tiny_roberta", "peft", config=patterns)
+    assert method.config == patterns
+    turned = method_of("tiny_roberta", "peft", config={"rank_pattern": {"attn": 3, "kwargs_proj": 2}})
+    assert json.dumps(turned.config) == json.dumps(method.config)
+    assert configuration("LORA", {"lora_dropout": 0}, seed=0).to_dict()["lora_dropout"] == 0  # PEFT's default is 0.0
+
+
+def test_a_draw_has_the_runs_seed_unless_it_has_its_own() -> None:
+    def seed(**values: Any) -> int:
+        return configuration("VERA", values, seed=5).to_dict()["projection_prng_key"]
+
+    assert seed() == 5
+    assert seed(projection_prng_key=7) == 7
+
+
+def test_settings_that_are_typed_change_those_of_a_file(method_of: Any, tmp_path: Path) -> None:
+    method = method_of("tiny_llama", "peft", adapter_config=written(tmp_path), config={"r": 2})
+    assert (method.config["r"], method.config["lora_alpha"]) == (2, COMPARISON["lora_alpha"])
 
 
 def test_a_file_that_is_not_settings(method_of: Any, tmp_path: Path) -> None:
@@ -277,7 +354,7 @@ def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_o
 
 
 def test_dora_refuses_a_row_of_zeros(tiny_model: Tiny, method_of: Any) -> None:
-    with pytest.raises(UserError, match=r"lm_head has a row of zeros.*use method\.lm_head=null"):
+    with pytest.raises(UserError, match=r"^lm_head has a row of zeros.*use method\.lm_head=null"):
         method_of("tiny_llama", "dora", "protocol=paper").attach(tiny_model("tiny_llama"))  # of the padding token
     assert method_of("tiny_llama", "dora", "protocol=paper", lm_head=None).attach(tiny_model("tiny_llama"))
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.peft.behaviour import TOKEN_TYPES, behaviour_of
 from rosa_bench.methods.peft.config import tuner_types
+from rosa_bench.methods.size import UnsizedError
 from rosa_bench.system.errors import UserError
 
 pytestmark = [
@@ -174,6 +175,12 @@ def test_settings_that_do_not_fit_the_model(
         typed(kind, **config).attach(plain())
 
 
+def test_the_size_of_a_tuner_that_computes_with_the_weights_is_unknown_without_them(typed: Any, plain: Any) -> None:
+    base = plain().to("meta")
+    with pytest.raises(UnsizedError, match="needs weights to be attached"), torch.device("meta"):
+        typed("BOFT").attach(base)
+
+
 def test_a_bias_of_lora_is_merged_into_layers_that_have_one(typed: Any, plain: Any) -> None:
     assert typed("LORA", "tiny_gpt2", lora_bias=True).attach(plain("tiny_gpt2"))
 
@@ -236,10 +243,15 @@ def test_tokens_train_where_the_embeddings_are_the_models_own(typed: Any, plain:
 def test_settings_that_leave_layers_out_act_on_our_targets(typed: Any, plain: Any) -> None:
     net = typed("LORA", layers_to_transform=[1], exclude_modules=["q_proj"]).attach(plain())
     assert {name for name, _ in adapters(net)} == {f"model.layers.1.self_attn.{it}_proj" for it in "kvo"}
+    chosen = replace(typed("LORA", exclude_modules=["q_proj"]), targets=r"layers\.0\.self_attn\.(q|k)_proj").attach(
+        plain()
+    )
+    assert [name for name, _ in adapters(chosen)] == ["model.layers.0.self_attn.k_proj"]
 
 
-def test_ia3_scales_the_inputs_of_the_feed_forward_part(filed: Any, plain: Any) -> None:
-    given = {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]}
+@pytest.mark.parametrize("feedforward", [["down_proj"], r".*\.down_proj"])
+def test_ia3_scales_the_inputs_of_the_feed_forward_part(filed: Any, plain: Any, feedforward: Any) -> None:
+    given = {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": feedforward}
     net = filed(peft_type="IA3", **given).attach(plain())
     assert {name.split(".")[-1]: vars(it.get_submodule("tuned"))["is_feedforward"] for name, it in adapters(net)} == {
         "k_proj": False, "down_proj": True,

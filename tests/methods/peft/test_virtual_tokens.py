@@ -72,6 +72,18 @@ def test_peft_computes_the_same_from_what_we_save(small: Any, tmp_path: Path, ca
     assert not torch.allclose(ours, without, atol=1e-2)
 
 
+def test_vectors_are_saved_without_their_encoders_dropout(small: Any, tmp_path: Path) -> None:
+    """Also in the middle of a training, which goes on with dropout."""
+    dropout = ("+method.config.encoder_num_layers=2", "+method.config.encoder_dropout=0.5")
+    case = ("tiny_llama", "p_tuning", (LSTM, *dropout))
+    net = attached(small, case).train()
+    peft = as_peft(small, net, case, tmp_path)
+    assert all(module.training for module in net.modules())
+    with torch.no_grad():
+        ours, theirs = net.eval()(small.ids).logits, peft(input_ids=small.ids).logits[:, -10:]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("gathered", [False, True])
 @pytest.mark.parametrize("model", DECODERS)
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
@@ -188,7 +200,21 @@ def test_a_type_with_tokens_needs_their_number(small: Any) -> None:
         small.method("tiny_llama", "peft", "method.peft_type=P_TUNING")
 
 
+def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any) -> None:
+    net = small.attach("tiny_llama", "p_tuning", "+method.config.encoder_hidden_size=8")
+    width = net.config.hidden_size
+    shapes = {parameter.shape for parameter in net.get_submodule("virtual_tokens.encoder.mlp_head").parameters()}
+    assert shapes == {(8, width), (8, 8), (8,), (width, 8), (width,)}
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}
+
+
 # What is refused
+
+
+def test_vectors_that_leave_no_room_for_text_are_refused(small: Any) -> None:
+    assert small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=511")
+    with pytest.raises(UserError, match="tokens=512 leaves no room for text in the model's 512 positions"):
+        small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=512")
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])

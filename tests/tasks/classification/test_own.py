@@ -159,6 +159,9 @@ def test_test_rows_without_labels_are_left_out(resolved: Callable[..., ResolvedR
     write(tmp_path / "mine" / "test.csv", [{"text": "unknown"}] * 3)
     splits = splits_of(resolved("task=classify", "data=mine"))
     assert (len(splits.train), len(splits.validation)) == (8, 2)
+    write(tmp_path / "mine" / "test.csv", labelled([0, "", 1]))  # as in a mistake, and not in a contest
+    with pytest.raises(UserError, match=r"test.csv: 1 of 3 rows have no label"):
+        resolved("task=classify", "data=mine")
 
 
 def test_held_out_rows_are_the_same_for_every_seed_and_duplicates_are_counted(
@@ -171,6 +174,17 @@ def test_held_out_rows_are_the_same_for_every_seed_and_duplicates_are_counted(
     assert "dev: 4 of the 20 rows, drawn at random" in said
     assert "4 of the 4 dev rows have the text of a train row" in said
     assert "(no 10, yes 10)" in said
+
+
+def test_held_out_rows_are_from_the_whole_file_in_its_order(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path
+) -> None:
+    write(tmp_path / "a.csv", labelled([0] * 50 + [1] * 50))  # sorted by label, as many files are
+    splits = splits_of(resolved("task=classify", "data=a.csv"))
+    train, dev = ([int(row.texts[0].split()[1]) for row in part] for part in (splits.train, splits.validation))
+    assert (train, dev) == (sorted(train), sorted(dev))
+    assert sorted(train + dev) == list(range(100))
+    assert {row.label for row in splits.validation} == {0, 1}
 
 
 def test_long_names_of_classes_are_cut_in_the_note(resolved: Callable[..., ResolvedRun], tmp_path: Path) -> None:
@@ -209,6 +223,35 @@ def test_a_limit_beyond_the_most_rows_is_kept_for_each_file(
         assert (len(splits.train), len(splits.validation)) == expected
 
 
+def test_the_labels_of_all_rows_are_known_before_training(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of rows in which no columns are looked for, and of validation rows."""
+    monkeypatch.setattr(found, "HEAD", 4)
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine/train.csv", labelled(["x", "y"] * 2 + ["z"]))
+    write(tmp_path / "mine/validation.csv", labelled(["x", "x", "z"]))
+    task = task_of(resolved("task=classify", "data=mine"))
+    assert task.labels == ["x", "y", "z"]  # z is once in each
+    write(tmp_path / "mine/train.csv", labelled([0.5, 1, 2, 3, 4]))
+    write(tmp_path / "mine/validation.csv", labelled([1, 7.5, -2]))
+    assert task_of(resolved("task=classify", "data=mine")).interval == [-2.0, 7.5]
+    write(tmp_path / "mine/validation.csv", labelled([1, "good"]))
+    with pytest.raises(UserError, match=r"validation.csv, row 2: column label contains 'good', not a number"):
+        resolved("task=classify", "data=mine")
+
+
+def test_there_may_be_so_many_classes_and_no_more(
+    resolved: Callable[..., ResolvedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(found, "MOST_CLASSES", 5)
+    write(tmp_path / "a.csv", labelled([f"w{number}" for number in range(5)] * 2))
+    assert len(task_of(resolved("task=classify", "data=a.csv")).labels) == 5
+    write(tmp_path / "b.csv", labelled([f"w{number}" for number in range(6)] * 2))
+    with pytest.raises(UserError, match=r"b.csv: column label has more than 5 different labels"):
+        resolved("task=classify", "data=b.csv")
+
+
 # Identity
 
 
@@ -235,6 +278,7 @@ ONE = "a.csv"
     (b"text,label\na,3\nb,good\n", ("task.learns=numbers",), "row 2: column label contains 'good', not a number"),
     (b"text,label\na,3\nb,3\n", ("task.learns=numbers",), "all 2 rows have the label 3 in column label"),
     (b"text,label\na,x\nb,\nc,y\n", (), "1 of 3 rows have no label in column label (the first is row 2)"),
+    (b"text,label\na,x\nb,\nc,\n", (), "2 of 3 rows have no label in column label (the first is row 2)"),
     (b"body,kind\na,x\n", ("task.label=stars",), "no column stars; the columns are body, kind"),
     (b"body,label\na,x\n", ("task.text=[review]",), "no column review; the columns are body, label"),
     (b"one,two,three\na,b,c\n", (), "which column is the label? Set task.label=NAME; the columns, named by the first"),

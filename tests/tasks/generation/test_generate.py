@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
@@ -76,6 +76,29 @@ def test_beam_search_finds_an_output_at_least_as_likely(tiny_model: Tiny, loud: 
     best = divmod(int(pairs.argmax()), 261)
     tokens = [END] if best[0] == END else list(best)
     assert write(model, [prompt], two) == [decoded(tokens)]
+
+
+def test_beam_search_ends_once_as_many_outputs_have_ended_as_there_are_beams(tiny_model: Tiny, loud: Loud) -> None:
+    """As the authors' runs do. Going on could find a longer output that scores better."""
+    model = loud(tiny_model("tiny_gpt2"))
+    with torch.no_grad():
+        model.get_parameter("lm_head.weight")[END].mul_(3)
+    found = write(model, PROMPTS, decoding(beams=3, length_penalty=2.0))
+
+    def expected(early_stopping: bool) -> list[str]:
+        how = GenerationConfig(
+            num_beams=3, max_new_tokens=12, length_penalty=2.0, early_stopping=early_stopping, do_sample=False,
+            eos_token_id=END, pad_token_id=PAD,
+        )  # fmt: skip
+        texts = []
+        for prompt in PROMPTS:
+            ids = torch.tensor([prompt])
+            [tokens] = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=how)  # pyrefly: ignore[not-callable]
+            texts.append(decoded(tokens[len(prompt) :].tolist()))
+        return texts
+
+    assert found == expected(True)
+    assert found != expected(False)
 
 
 HABITS = {

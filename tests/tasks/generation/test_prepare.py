@@ -1,6 +1,7 @@
 """Preparation of generation tasks, compared with plain transformers and sacrebleu."""
 
 import copy
+import json
 import logging
 import math
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.batches import parts, targets
 from rosa_bench.metrics.load import load as load_metric
+from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import recipe
 from rosa_bench.system.errors import UserError
@@ -100,6 +102,15 @@ def test_the_selection_loss_is_the_mean_over_all_reference_tokens(
     assert set(found.scores) == {"loss", "perplexity"}
     assert found.generations == ()
     assert problem.selected_on == "validation_split"
+
+
+def test_the_loss_that_measures_forgetting_is_of_the_validation_references(make_setup: MakeSetup, loud: Loud) -> None:
+    resolved = make_setup()
+    task, problem = resolved.config.task, resolved.config.task.prepare(resolved.context)
+    model, tokenizer = loud(problem.model), tokenizer_of(problem)
+    losses = token_losses(model, tokenizer, prompts_of(resolved, "validation"))
+    found = task.validation_loss(resolved.context, Loaded(model, tokenizer))(model).scores
+    assert found["loss"] == pytest.approx(math.fsum(losses) / len(losses), rel=1e-5)
 
 
 def test_perplexity_of_a_huge_loss_is_finite(problem_of: ProblemOf) -> None:
@@ -253,6 +264,35 @@ def test_prompts_are_truncated_to_leave_room_for_the_output(
     assert problem.report is not None
     [first, second] = problem.report(problem.model).generations
     assert min(len(first.prompt), len(second.prompt)) > 12  # stored untruncated beside the record
+
+
+@pytest.mark.parametrize(("length", "new", "limit"), [(30, 8, 30), (30, 490, 22), (512, 8, 504)])
+def test_outputs_continue_as_much_of_a_prompt_as_the_model_was_trained_on_and_has_room_for(
+    make_setup: MakeSetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, length: int, new: int, limit: int
+) -> None:
+    (tmp_path / "data/e2e_nlg").mkdir(parents=True)
+    row = json.dumps({"meaning_representation": "name[A]" * 100, "human_reference": "A place."})
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"data/e2e_nlg/{split}.jsonl").write_text(f"{row}\n")
+    resolved = make_setup(
+        "task=e2e_nlg", "data_dir=data", f"max_length={length}", f"task.decoding.max_new_tokens={new}",
+        "limit_train=null", "limit_eval=null",
+    )  # fmt: skip
+    problem = resolved.config.task.prepare(resolved.context)
+    given: list[list[int]] = []
+
+    def written(
+        _model: PreTrainedModel, _tokenizer: object, prompts: list[list[int]], *_: object, **__: object
+    ) -> list:
+        given.extend(prompts)
+        return [""] * len(prompts)
+
+    monkeypatch.setattr("rosa_bench.tasks.generation.prepare.generate", written)
+    assert problem.report is not None
+    problem.report(problem.model)
+    [prompt] = given
+    whole = tokenizer_of(problem)(f"{'name[A]' * 100} ||", add_special_tokens=False)["input_ids"]
+    assert prompt == [0, *whole[len(whole) - limit + 1 :]]  # after the BOS token, the end
 
 
 # Parts of a batch

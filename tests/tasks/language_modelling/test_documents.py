@@ -130,6 +130,7 @@ def test_without_a_validation_file_the_same_documents_are_held_out_for_every_see
     assert found[0].validation_from == "train"
     assert not found[0].info.subset
     assert len(load("protocol=paper").validation) == 1  # a twentieth
+    assert len(load("protocol=paper", "task.validation_share=0.99").train) == 1  # something is left to train on
 
 
 def test_held_out_documents_depend_on_the_seed_and_are_not_trained_on(load: Load, tmp_path: Path) -> None:

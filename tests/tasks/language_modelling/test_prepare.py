@@ -16,12 +16,15 @@ from transformers.masking_utils import AttentionMaskInterface
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.data.generators.markov import MarkovSource
 from rosa_bench.models import attention
+from rosa_bench.models.loading.pretrained import Loaded
 from rosa_bench.records.record import to_values
 from rosa_bench.records.store import load_records
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.language_modelling import new_language
+from rosa_bench.tasks.language_modelling.documents import load_documents
+from rosa_bench.tasks.language_modelling.prepare import HeldOutLoss
 from rosa_bench.tasks.language_modelling.task import NewLanguageTask
 from rosa_bench.tasks.prepared import PreparedTask
 
@@ -77,6 +80,20 @@ def test_scores_equal_a_computation_by_hand(
     assert found == pytest.approx({"loss": loss, "bits_per_character": bits}, rel=1e-5)
     assert problem.facts["characters"] == sum(map(len, HELD_OUT)) < problem.facts["tokens"]
     assert problem.facts["tokens"] == sum(len(text.encode()) + 1 for text in HELD_OUT)  # one token a byte, and the end
+
+
+def test_held_out_documents_select_and_the_validation_text_is_reported(
+    make_setup: MakeSetup, loud: Callable[[PreTrainedModel], PreTrainedModel]
+) -> None:
+    resolved = make_setup("protocol=fair")
+    problem = prepared(resolved)
+    documents = load_documents(resolved.config.task, resolved.context)  # pyrefly: ignore[bad-argument-type]
+    model = loud(problem.model)
+    assert problem.report is not None
+    for evaluate, texts in ((problem.select, documents.held_out), (problem.report, HELD_OUT)):
+        assert evaluate(model).scores["loss"] == pytest.approx(
+            by_hand(model, problem.tokenizer, texts, 24)[0], rel=1e-5
+        )
 
 
 def test_bits_per_character_do_not_depend_on_how_the_text_is_cut_for_a_model_without_context(
@@ -171,6 +188,50 @@ def test_limits_of_a_new_language_count_rows(make_setup: MakeSetup) -> None:
     assert part.info.subset
     assert part.info.official_rows == {"train": whole.rows["train"], "validation": whole.rows["validation"]}
     assert len(part.train) == 3
+
+
+def test_a_limited_validation_text_is_rows_from_all_of_it_the_same_for_every_seed_and_for_forgetting(
+    make_setup: MakeSetup,
+) -> None:
+    def rows(*overrides: str) -> list[list[int]]:
+        resolved = make_setup(*SMALL, "protocol=paper", *overrides)
+        problem = prepared(resolved)
+        assert problem.tokenizer is not None
+        loaded = Loaded(problem.model, problem.tokenizer)
+        found = []
+        for evaluate in (problem.select, resolved.config.task.validation_loss(resolved.context, loaded)):
+            assert isinstance(evaluate, HeldOutLoss)
+            found.append([row for batch in evaluate.batches.epoch() for row in batch["input_ids"].tolist()])
+        assert found[0] == found[1]
+        return found[0]
+
+    whole, some = rows(), rows("limit_eval=6")
+    places = [whole.index(row) for row in some]
+    assert len(some) == 6
+    assert places == sorted(places) != list(range(6))
+    assert rows("limit_eval=6", "seed=1") == some
+
+
+def test_limited_training_rows_are_from_the_whole_text_and_the_same_for_every_seed(make_setup: MakeSetup) -> None:
+    def rows(*overrides: str) -> list[list[int]]:
+        train = prepared(make_setup(*SMALL, "protocol=paper", *overrides)).train
+        return train.tensors["input_ids"].tolist()
+
+    whole, some = rows(), rows("limit_train=20")
+    places = [whole.index(row) for row in some]
+    assert len(some) == 20
+    assert places == sorted(places) != list(range(20))
+    assert rows("limit_train=20", "seed=1") == some
+
+
+def test_the_tokens_of_a_language_depend_on_its_seed_alone(make_setup: MakeSetup) -> None:
+    def tokens(*overrides: str) -> list[int]:
+        resolved = make_setup(*SMALL, *overrides)
+        tokenizer: Any = prepared(resolved).tokenizer
+        return new_language.vocabulary(tokenizer, resolved.config.task).tolist()  # pyrefly: ignore[bad-argument-type]
+
+    assert tokens() == tokens("seed=1")
+    assert tokens() != tokens("task.source_seed=1")
 
 
 @pytest.mark.parametrize("model", ["tiny_gpt2", "tiny_llama"])

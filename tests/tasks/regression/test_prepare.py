@@ -97,6 +97,15 @@ def squared_errors(outputs: Tensor, labels: Tensor) -> list[float]:
     return [functional.mse_loss(outputs[:, n], labels[:, n]).item() for n in range(outputs.shape[1])]
 
 
+def test_training_rows_are_shuffled_in_every_epoch(problem_of: ProblemOf) -> None:
+    train = problem_of("protocol=paper").train
+    orders = [torch.cat([batch["inputs"] for batch in train.epoch(number)]) for number in (0, 1)]
+    stored, _ = tensors(train)
+    for one, other in ((orders[0], stored), (orders[1], stored), (orders[0], orders[1])):
+        assert torch.equal(one.flatten().sort().values, other.flatten().sort().values)
+        assert not torch.equal(one, other)
+
+
 # Random draws
 
 
