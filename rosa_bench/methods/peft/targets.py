@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rosa_bench.methods.peft.config import configuration, refused_in_one_line, tuner_class
+from rosa_bench.methods.peft.config import PATTERNS, configuration, refused_in_one_line, tuner_class
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,9 +76,20 @@ def settled(values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 
 
 def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any], peft_type: str) -> None:
-    """Raise `UserError` if PEFT could not merge the layers with these names, or if they share their weights."""
+    """Raise `UserError` if PEFT could not merge the layers with these names, or if they share their weights.
+
+    So it does if the order of patterns would decide a layer's setting: a run's settings have none.
+    """
     from rosa_bench.layers.parts import output_layer
 
+    for key in PATTERNS:
+        for name in names:
+            found = _matching(values.get(key), name)
+            if any(value != other for value, other in pairwise(found.values())):
+                raise UserError(
+                    f"method.config.{key} has several values for {name}: those of {' and '.join(found)}; PEFT takes "
+                    "the first in a file, but a run's settings have no order; let one pattern match each layer"
+                )
     if values.get("lora_bias"):
         bare = next((name for name in names if getattr(model.get_submodule(name), "bias", None) is None), None)
         if bare is not None:
@@ -93,6 +105,18 @@ def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any],
                 "method.peft_type=TRAINABLE_TOKENS cannot be used: this model's output layer shares its embeddings; "
                 "choose another tuner, or a model whose embeddings are its own"
             )
+
+
+def _matching(patterns: object, name: str) -> dict[str, Any]:
+    """Return the patterns that match a layer's name, as PEFT matches them, with their values."""
+    from peft.utils.other import get_pattern_key
+
+    if not isinstance(patterns, Mapping):
+        return {}  # PEFT refuses it, and patterns that are no regular expressions
+    try:
+        return {pattern: value for pattern, value in patterns.items() if get_pattern_key([pattern], name) == pattern}
+    except re.error:
+        return {}
 
 
 def _other_layers(model: Any, peft_type: str) -> list[str]:

@@ -310,6 +310,22 @@ def test_settings_that_are_kept(method_of: Any) -> None:
     assert configuration("LORA", {"lora_dropout": 0}, seed=0).to_dict()["lora_dropout"] == 0  # PEFT's default is 0.0
 
 
+def test_patterns_whose_order_would_count_are_refused(plain: Any, method_of: Any) -> None:
+    """PEFT takes the first that matches a layer."""
+
+    def attach(**ranks: int) -> dict[str, int]:
+        config = {"r": 4, "rank_pattern": {name.replace("_", "."): rank for name, rank in ranks.items()}}
+        model = method_of("tiny_roberta", "peft", config=config).attach(plain("tiny_roberta"))
+        return {name: len(tensor) for name, tensor in model.named_parameters() if "lora_A" in name}
+
+    alone = attach(self_query=3)
+    assert set(alone.values()) == {3, 4}
+    assert attach(self_query=3, query=3) == alone
+    message = r"rank_pattern has several values for \S+query: those of query and self.query; PEFT takes the first"
+    with pytest.raises(UserError, match=message):
+        attach(self_query=3, query=2)
+
+
 def test_a_draw_has_the_runs_seed_unless_it_has_its_own() -> None:
     def seed(**values: Any) -> int:
         return configuration("VERA", values, seed=5).to_dict()["projection_prng_key"]
