@@ -194,6 +194,11 @@ def from_peft(config: Mapping[str, Any]) -> dict[str, Any]:
         least = 1 if key in ("target_r", "init_r", "deltaT", "total_step") else 0
         if type(value) not in kinds or not value >= least:
             raise UserError(f"method.config.{key}={value} is out of range; it must be a number of at least {least}")
+    if known["init_r"] < known["target_r"]:
+        raise UserError(
+            f"method.config.init_r={known['init_r']} is below target_r={known['target_r']}: AdaLoRA lowers ranks, and "
+            "PEFT fails when it would raise them; set init_r to target_r or more"
+        )
     total, outside = known["total_step"], known["tinit"] + known["tfinal"]
     if outside >= total:
         raise UserError(
@@ -202,7 +207,7 @@ def from_peft(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     return {
         "rank": known["target_r"],
-        "initial": max(1.0, known["init_r"] / known["target_r"]),
+        "initial": known["init_r"] / known["target_r"],
         "every": known["deltaT"],
         "warm_up": known["tinit"] / total,
         "final": known["tfinal"] / total,

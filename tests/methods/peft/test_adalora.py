@@ -205,9 +205,9 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
     assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
 
 
-def test_the_rank_at_the_start_is_at_least_that_at_the_end(compose: Compose) -> None:
+def test_the_rank_at_the_start_is_that_of_pefts_settings(compose: Compose) -> None:
     assert by_type(compose, **OF_PEFT).inner.initial_rank == 6
-    assert by_type(compose, **{**OF_PEFT, "init_r": 2}).inner.initial_rank == 4
+    assert by_type(compose, **{**OF_PEFT, "init_r": 4}).inner.initial_rank == 4
 
 
 @pytest.mark.parametrize(
@@ -216,6 +216,7 @@ def test_the_rank_at_the_start_is_at_least_that_at_the_end(compose: Compose) -> 
         ({"total_step": None}, "total_step=1 leaves nothing after the 600 of tinit and tfinal; set it higher"),
         ({"tfinal": 900}, "total_step=1000 leaves nothing after the 1000"),
         ({"target_r": 0}, "target_r=0 is out of range"),
+        ({"init_r": 3}, "init_r=3 is below target_r=4.*set init_r to target_r or more"),
         ({"deltaT": "x"}, "deltaT=x is out of range"),
         ({"orth_reg_weight": float("nan")}, "out of range"),
     ],
