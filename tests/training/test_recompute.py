@@ -169,6 +169,12 @@ def test_networks_without_blocks_are_refused(compose: Compose) -> None:
 # Offloading
 
 
+def attached(model: PreTrainedModel, method: Any) -> tuple[PreTrainedModel, Any, dict[str, Tensor], dict[str, Tensor]]:
+    """A model with a method attached, the method, copies of all tensors, and the gradients of one step."""
+    method.attach(model)
+    return model, method, {name: tensor.clone() for name, tensor in model.state_dict().items()}, gradients(model)
+
+
 @pytest.mark.parametrize(
     ("name", "method"),
     [*((name, method) for name in MODELS for method in ("lora", "rosa", "ia3")), ("tiny_roberta", "head_only")],
@@ -176,9 +182,7 @@ def test_networks_without_blocks_are_refused(compose: Compose) -> None:
 def test_loading_block_by_block_leaves_gradients_unchanged_to_the_bit(
     tiny_model: Tiny, compose: Compose, name: str, method: str
 ) -> None:
-    model, chosen = with_dropout(tiny_model(name)), made(compose, name, method)
-    chosen.attach(model)
-    expected, before = gradients(model), {name: t.clone() for name, t in model.state_dict().items()}
+    model, chosen, before, expected = attached(with_dropout(tiny_model(name)), made(compose, name, method))
     with offloaded(model, chosen, CPU) as loader, recomputed(model):
         found = gradients(model)
         resident = [{loader.is_loaded(tensor) for tensor in tensors} for tensors in loader.blocks]
@@ -196,9 +200,7 @@ def test_a_weight_that_trains_leaves_the_device_with_its_gradient(
     tiny_model: Tiny, compose: Compose, name: str, method: str
 ) -> None:
     """So the optimizer changes the stored one, and the device never holds the gradients of two blocks."""
-    model, chosen = with_dropout(tiny_model(name)), made(compose, name, method)
-    chosen.attach(model)
-    expected, before = gradients(model), {name: t.clone() for name, t in model.state_dict().items()}
+    model, chosen, before, expected = attached(with_dropout(tiny_model(name)), made(compose, name, method))
     with offloaded(model, chosen, CPU) as loader, recomputed(model):
         found = gradients(model)
         trained = [tensor for tensors in loader.blocks for tensor in tensors if tensor.requires_grad]

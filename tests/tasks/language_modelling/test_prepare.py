@@ -190,6 +190,13 @@ def test_limits_of_a_new_language_count_rows(make_setup: MakeSetup) -> None:
     assert len(part.train) == 3
 
 
+def assert_from_the_whole(whole: list[list[int]], some: list[list[int]], count: int) -> None:
+    """Some rows are so many of the whole, in their order, and not just the first ones."""
+    places = [whole.index(row) for row in some]
+    assert len(some) == count
+    assert places == sorted(places) != list(range(count))
+
+
 def test_a_limited_validation_text_is_rows_from_all_of_it_the_same_for_every_seed_and_for_forgetting(
     make_setup: MakeSetup,
 ) -> None:
@@ -205,10 +212,8 @@ def test_a_limited_validation_text_is_rows_from_all_of_it_the_same_for_every_see
         assert found[0] == found[1]
         return found[0]
 
-    whole, some = rows(), rows("limit_eval=6")
-    places = [whole.index(row) for row in some]
-    assert len(some) == 6
-    assert places == sorted(places) != list(range(6))
+    some = rows("limit_eval=6")
+    assert_from_the_whole(rows(), some, 6)
     assert rows("limit_eval=6", "seed=1") == some
 
 
@@ -217,10 +222,8 @@ def test_limited_training_rows_are_from_the_whole_text_and_the_same_for_every_se
         train = prepared(make_setup(*SMALL, "protocol=paper", *overrides)).train
         return train.tensors["input_ids"].tolist()
 
-    whole, some = rows(), rows("limit_train=20")
-    places = [whole.index(row) for row in some]
-    assert len(some) == 20
-    assert places == sorted(places) != list(range(20))
+    some = rows("limit_train=20")
+    assert_from_the_whole(rows(), some, 20)
     assert rows("limit_train=20", "seed=1") == some
 
 
