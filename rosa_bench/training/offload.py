@@ -1,11 +1,12 @@
 """Keep a model's weights in the CPU's memory, and load them block by block when a pass needs them.
 
-Only the block that computes has its weights on the GPU. Frozen weights are just read. A weight that trains is changed
-in the CPU's memory: its gradient moves there as soon as the backward pass has computed it, and the optimizer keeps its
-moments and makes its step there. What a method inserts trains on the GPU, for it is small.
+Only two blocks have their weights on the GPU: the one that computes, and the next one, which is loaded meanwhile.
+Frozen weights are just read. A weight that trains is changed in the CPU's memory: its gradient moves there as soon as
+the backward pass has computed it, and the optimizer keeps its moments and makes its step there. What a method inserts
+trains on the GPU, for it is small.
 
 It is used with `rosa_bench.training.recompute`: without it, autograd would hold every block's weights until the
-backward pass. Nothing is loaded ahead, so the GPU waits for each block.
+backward pass.
 
 FSDP2's CPU offload does the same, but replaces parameters with distributed tensors. Methods, checkpoints and merging
 would then no longer see the tensors that they change in place.
@@ -25,32 +26,53 @@ from rosa_bench.system.errors import UserError
 
 
 class Loader:
-    """Moves the movable weights of one block at a time to the ``device``.
+    """Moves the movable weights of two blocks at a time to the ``device``.
 
     Between an optimizer's steps no weight that trains is on the device, so the optimizer changes the stored one.
 
     stored     each movable tensor's values in the CPU's memory
     gradients  those of weights that train, once there is one, in the CPU's memory
-    resident   the number of the block that was loaded last, or None
+    current    the number of the block that was asked for last, or None
+    direction  1 while a pass goes up through the blocks, -1 while one goes down
     """
 
     def __init__(self, blocks: list[list[Tensor]], device: torch.device):
         self.blocks, self.device = blocks, device
         self.stored = {it: _in_host_memory(it, device) for tensors in blocks for it in tensors}
         self.gradients: dict[Tensor, Tensor] = {}
-        self.resident: int | None = None
+        self.current: int | None = None
+        self.direction = 1
+        self._loaded = set[int]()
         self._unfinished = set[Tensor]()  # on the device, with a gradient of earlier parts of the batch
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         for tensor in self.stored:
             self._evict(tensor)
 
     def load(self, number: int) -> None:
-        """Bring one block to the device, and drop the one that was there."""
-        if self.resident is not None and self.resident != number:
-            for tensor in self.blocks[self.resident]:
+        """Bring one block to the device, begin to load the next one, and drop the others."""
+        for other in self._loaded - {number}:
+            for tensor in self.blocks[other]:
                 self._evict(tensor)
-        self.resident = number
-        for tensor in self.blocks[number]:
-            self._fetch(tensor)
+        self._finish_copies()
+        self._fetch(number)
+        self._loaded = {number}
+        following = self._following(number)
+        if 0 <= following < len(self.blocks):
+            with self._beside_computing():
+                self._fetch(following)
+            self._loaded.add(following)
+
+    def _following(self, number: int) -> int:
+        """Return the number of the block that is needed after this one.
+
+        A pass goes on in its direction. One that begins with the block that ended the last pass goes back.
+        """
+        if self.current == number:
+            self.direction = -self.direction
+        elif self.current is not None:
+            self.direction = 1 if number > self.current else -1
+        self.current = number
+        return number + self.direction
 
     def is_loaded(self, tensor: Tensor) -> bool:
         """Return whether a movable tensor's values are on the device."""
@@ -58,8 +80,9 @@ class Loader:
 
     def load_all(self) -> None:
         """Bring every block to the device, with its gradients."""
-        for tensor in self.stored:
-            self._fetch(tensor)
+        self._finish_copies()
+        for number in range(len(self.blocks)):
+            self._fetch(number)
         for tensor in self._unfinished:
             tensor.grad = self.gradients[tensor].to(self.device)
 
@@ -76,19 +99,38 @@ class Loader:
         self._unfinished.add(weight)
         self._evict(weight)
 
-    def _fetch(self, tensor: Tensor) -> None:
-        if self.is_loaded(tensor):
-            return
-        if tensor.grad is not None:  # autograd could not add to one on another device
-            self._unfinished.add(tensor)
-            tensor.grad = None
-        tensor.data = self.stored[tensor].to(self.device, non_blocking=True, copy=True)
+    def _fetch(self, number: int) -> None:
+        for tensor in self.blocks[number]:
+            if self.is_loaded(tensor):
+                continue
+            if tensor.grad is not None:  # autograd could not add to one on another device
+                self._unfinished.add(tensor)
+                tensor.grad = None
+            tensor.data = self.stored[tensor].to(self.device, non_blocking=True, copy=True)
 
     def _evict(self, tensor: Tensor) -> None:
         tensor.data = self.stored[tensor]
         if tensor in self._unfinished:
             tensor.grad = self.gradients[tensor]
             self._unfinished.remove(tensor)
+
+    @contextmanager
+    def _beside_computing(self) -> Iterator[None]:
+        """Copy while the GPU computes what is queued from now on.
+
+        The copies come after what was queued before, which may still read the memory that they are written to.
+        """
+        if self._copies is None:
+            yield
+            return
+        self._copies.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._copies):
+            yield
+
+    def _finish_copies(self) -> None:
+        """Let what is queued from now on wait for the weights that were loaded beside computing."""
+        if self._copies is not None:
+            torch.cuda.current_stream(self.device).wait_stream(self._copies)
 
 
 def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
@@ -119,7 +161,7 @@ def movable(model: nn.Module, method: Method) -> list[list[Tensor]]:
 
 @contextmanager
 def offloaded(model: nn.Module, method: Method, device: torch.device) -> Iterator[Loader]:
-    """Within the block, keep the movable weights of all transformer blocks but one in the CPU's memory.
+    """Within the block, keep the movable weights of all transformer blocks but two in the CPU's memory.
 
     Make the optimizer inside the block. Afterwards all are on the device again. Raises `UserError` if nothing can be
     moved.

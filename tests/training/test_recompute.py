@@ -1,5 +1,6 @@
 """Gradient checkpointing and offloading leave every gradient as it is, and hold less in memory."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import MPNetConfig, MPNetForSequenceClassification, PreTrainedModel
+from transformers import LlamaConfig, LlamaForCausalLM, MPNetConfig, MPNetForSequenceClassification, PreTrainedModel
 
 from rosa_bench.api import run
 from rosa_bench.config.schema import RunConfig
@@ -15,7 +16,7 @@ from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.models.attention import use_fast_attention
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.compile import compiled
-from rosa_bench.training.offload import movable, offloaded
+from rosa_bench.training.offload import Loader, movable, offloaded
 from rosa_bench.training.recompute import recomputed
 
 Tiny = Callable[..., PreTrainedModel]
@@ -229,6 +230,61 @@ def test_a_block_that_is_still_loaded_is_not_loaded_again(tiny_model: Tiny, comp
         loaded = [tensor.data for tensor in loader.blocks[1]]
         loader.load(1)
         assert [it.data_ptr() for it in loader.blocks[1]] == [it.data_ptr() for it in loaded]
+
+
+def test_the_next_block_is_loaded_while_one_computes_up_and_down() -> None:
+    loader = Loader([[torch.rand(2, 3)] for _ in range(4)], CPU)
+
+    def passed(*numbers: int) -> list[bool]:
+        """Whether each block was there before it was asked for. Afterwards it is, with one neighbour at most."""
+        ahead = []
+        for number in numbers:
+            ahead.append(loader.is_loaded(loader.blocks[number][0]))
+            loader.load(number)
+            loaded = [other for other in range(4) if loader.is_loaded(loader.blocks[other][0])]
+            assert loaded in ([number], [number - 1, number], [number, number + 1])
+        return ahead
+
+    assert passed(0, 1, 2, 3) == [False, True, True, True]
+    assert passed(3, 2, 1, 0) == [True, True, True, True]
+    assert passed(0, 1, 2, 3) == [True, True, True, True]
+    assert passed(0, 1, 2, 3) == [False, False, True, True]  # after an evaluation, which never goes down
+    assert passed(3, 2, 0, 3) == [True, True, False, False]
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("method", ["ft", "lora", "lisa", "badam"])
+def test_a_deep_model_trains_as_it_does_without_it(compose: Compose, method: str, kind: str) -> None:
+    """With more blocks than are loaded at once, and with evaluations between the steps."""
+    device, chosen = torch.device(kind), made(compose, "tiny_llama", method)
+    config = LlamaConfig(
+        vocab_size=261, hidden_size=32, intermediate_size=64, num_hidden_layers=5, num_attention_heads=4,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = chosen.attach(LlamaForCausalLM(config).to(device))  # pyrefly: ignore[bad-argument-type]
+    other = copy.deepcopy(model)
+    inputs = {key: tensor.to(device) for key, tensor in batch(model).items()}
+
+    def trained(model: nn.Module) -> list[float]:
+        optimizer = torch.optim.Adam(chosen.trainable(model), lr=1e-2)
+        losses = []
+        for step in range(4):
+            loss = model.train()(**inputs).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            if step % 2:
+                with torch.no_grad():
+                    losses.append(model.eval()(**inputs).loss.item())
+        return losses
+
+    with offloaded(model, chosen, device), recomputed(model):
+        found = trained(model)
+    assert found == pytest.approx(trained(other), rel=0 if kind == "cpu" else 1e-3, abs=0)
+    if kind == "cpu":
+        assert_equal(model.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("method", ["lora", "ft"])
