@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 import pytest
-from scipy.stats import kendalltau
+from scipy.stats import kendalltau, ttest_1samp
 
 from rosa_bench.api import compose
 
@@ -55,13 +55,17 @@ def small_tasks() -> list[str]:
     tried = having(rows=2000, model="mpnet_base")
     old = [run for run in tried if int(run["seed"]) < 3]
     new = [run for run in tried if int(run["seed"]) >= 3 and run["task"] != "rte"]
+    rte = [run for run in tried if int(run["seed"]) >= 3 and run["task"] == "rte"]
     assert {run["device"] for run in tried} == {CARDS[1]}
-    methods, shared = {run["method"] for run in old}, sorted({int(run["shared_by"]) for run in new})
+    methods = {run["method"] for run in old}
     return [
         f"{len(methods)} methods on 2,000 random rows each of CoLA, MRPC, STS-B and RTE, `fair`, 10 epochs, "
         f"{len(old):,} runs",
         f"Up to {max(int(run['shared_by']) for run in old)} processes shared a card",
-        f"({len(new)} runs, H200, {' or '.join(map(str, shared))} to a card; C60)",
+        *(
+            f"({len(some)} runs, H200, {' or '.join(sorted({run['shared_by'] for run in some}))} to a card; {command})"
+            for some, command in ((new, "C60"), (rte, "C62"))
+        ),
     ]
 
 
@@ -79,47 +83,90 @@ def of_texts_by_loss() -> list[Run]:
 def losses_of_texts() -> list[str]:
     tried = of_texts_by_loss()
     assert all(run["deviations"]["optimizer.warmup_steps"] is None for run in tried)  # so it is a share of the run
-    first = [run for run in tried if run["seed"] == "0"]
+    first, second, third = (sum(run["seed"] == seed for run in tried) for seed in "012")
+    assert first + second + third == len(tried)
     shared = [int(run["shared_by"]) for run in tried]
     return [
         f"{len({run['method'] for run in tried})} methods on 2,000 random rows of E2E, `fair`, five epochs of 200 "
-        f"steps, warm-up over 6 % of them, three rates around each method's own, H200, {min(shared)} to "
+        f"steps, warm-up over 6 % of them, three to five rates around each method's own, H200, {min(shared)} to "
         f"{max(shared)} processes to a card",
-        f"One seed ({len(first)} runs; the records have {len(tried) - len(first)} of two others)",
+        f"{first} runs of a first seed, {second} of a second and {third} of a third",
     ]
 
 
-def second_seed() -> list[str]:
-    """The loss of the second seed at the rate that the first one chose, and how far seeds at one rate differ."""
-    losses, selects = ({} for _ in range(2))
-    rates = defaultdict[tuple[str, str], dict[str, float]](dict)
-    for run in of_texts_by_loss():
-        method, lr, seed = run["method"], run["lr"], run["seed"]
-        losses[method, lr, seed], rates[method, seed][lr] = float(run["selected_score"]), float(run["selection_score"])
-        selects[method, seed] = min(rates[method, seed], key=rates[method, seed].__getitem__)
-    at_first = {method: [losses.get((method, lr, s)) for s in "01"] for (method, s), lr in selects.items() if s == "0"}
-    both = {method: (one, other) for method, (one, other) in at_first.items() if one and other}
-    lora = both.pop("lora")
-    leads = [(lora[0] - one, lora[1] - other) for one, other in both.values()]
-    ahead = [pair for pair in leads if pair[0] > 0]
-    tau = kendalltau(*zip(*both.values(), lora, strict=True)).statistic
+class AtFirstRate:
+    """Losses of each method at the rate that its first seed chose, one per seed, and what they show."""
+
+    def __init__(self) -> None:
+        self.losses = dict[tuple[str, str, str], float]()
+        self.rates = defaultdict[tuple[str, str], dict[str, float]](dict)
+        for run in of_texts_by_loss():
+            method, lr, seed = run["method"], run["lr"], run["seed"]
+            self.losses[method, lr, seed] = float(run["selected_score"])
+            self.rates[method, seed][lr] = float(run["selection_score"])
+        self.chosen = {key: min(rates, key=rates.__getitem__) for key, rates in self.rates.items()}
+        first = {method: lr for (method, seed), lr in self.chosen.items() if seed == "0"}
+        found = {method: [self.losses.get((method, lr, seed)) for seed in "012"] for method, lr in first.items()}
+        self.three = {method: [it for it in row if it] for method, row in found.items() if all(row)}
+        self.fewer = {method: [it for it in row if it] for method, row in found.items() if not all(row)}
+        lora = self.three["lora"]
+        self.behind = {
+            method: [one - other for one, other in zip(row, lora, strict=True)]
+            for method, row in self.three.items()
+            if method != "lora"
+        }
+        p = {method: ttest_1samp(differences, 0).pvalue for method, differences in self.behind.items()}
+        self.significant = {
+            method
+            for method in p
+            if all(p[other] * sum(p[other] <= it for it in p.values()) < 0.05 for other in p if p[other] <= p[method])
+        }  # Holm's correction
+
+
+@cache
+def at_first_rate() -> AtFirstRate:
+    return AtFirstRate()
+
+
+def later_seeds() -> list[str]:
+    """What seeds show that had no part in choosing a rate, and how far seeds at one rate differ."""
+    found = at_first_rate()
+    columns = list(zip(*found.three.values(), strict=True))
+    taus = sorted(kendalltau(one, other).statistic for one, other in combinations(columns, 2))
+    behind = found.behind.values()
+    leads = [differences for differences in behind if differences[0] < 0]
+    shrunk = ", ".join(f"{fmean(-lead[seed] for lead in leads):.3f}" for seed in (1, 2))
     pairs = sorted(
-        abs(losses[cell] - losses[other])
-        for cell, other in combinations(losses, 2)
+        abs(found.losses[cell] - found.losses[other])
+        for cell, other in combinations(found.losses, 2)
         if cell[:2] == other[:2]
     )  # fmt: skip
-    thrice = [method for method, seed in rates if seed == "1" and len(rates[method, seed]) >= 3]
-    alike = sum(selects[method, "0"] == selects[method, "1"] for method in thrice)
+    thrice = [method for method, seed in found.rates if seed == "1" and len(found.rates[method, seed]) >= 3]
+    alike = sum(found.chosen[method, "0"] == found.chosen[method, "1"] for method in thrice)
     return [
-        f"{len(both) + 1} of the methods ran it at the rate that the first one chose",
-        f"orders is {tau:+.2f}. {sum(min(pair) > 0 for pair in leads)} of the {len(both)} others have a lower loss "
-        f"than LoRA in both seeds, {sum(max(pair) < 0 for pair in leads)} in neither",
-        f"The {len(ahead)} leads of the first seed are {fmean(one for one, _ in ahead):.3f} on average, and "
-        f"{fmean(other for _, other in ahead):.3f} in the second",
+        f"Kendall's tau of the orders of two seeds is {taus[0]:+.2f} to {taus[-1]:+.2f} ({len(found.three)} methods). "
+        f"{sum(max(it) < 0 for it in behind)} of the {len(behind)} others have a lower loss than LoRA in all three "
+        f"seeds, {sum(min(it) > 0 for it in behind)} in none",
+        f"The {len(leads)} leads of the first seed are {fmean(-lead[0] for lead in leads):.3f} on average, and "
+        f"{shrunk} in the others",
         f"The {len(pairs)} pairs of seeds at one rate differ by {median(pairs):.3f} at the median, nine of ten by at "
-        f"most {pairs[math.ceil(0.9 * len(pairs)) - 1]:.3f}, and one by {pairs[-1]:.3f} (P-tuning)",
+        f"most {pairs[math.ceil(0.9 * len(pairs)) - 1]:.3f}, and one by {pairs[-1]:.3f} (ReLoRA at 2e-2",
         f"for {alike} of the {len(thrice)} methods of which it ran three",
     ]
+
+
+def three_seeds_of_texts() -> list[str]:
+    """The cells of the table of losses: the mean of three seeds, and the difference from LoRA with its interval."""
+    found, said = at_first_rate(), []
+    for method, row in found.three.items():
+        if method == "lora":
+            said.append(f"| {fmean(row):.3f} | – |")
+            continue
+        interval = ttest_1samp(found.behind[method], 0).confidence_interval()
+        star = "*" * (method in found.significant)
+        low, mean, high = (f"{it:+.3f}" for it in (interval.low, fmean(found.behind[method]), interval.high))
+        said.append(re.sub(r"[+-]0\.000", "0.000", f"| {fmean(row):.3f} | {mean}{star} [{low}, {high}] |"))
+    return said
 
 
 def frequent_draws() -> list[str]:
@@ -160,7 +207,18 @@ def padded() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "said", [whole_tasks, small_tasks, minilm, losses_of_texts, second_seed, frequent_draws, manual_pages, padded]
+    "said",
+    [
+        whole_tasks,
+        small_tasks,
+        minilm,
+        losses_of_texts,
+        later_seeds,
+        three_seeds_of_texts,
+        frequent_draws,
+        manual_pages,
+        padded,
+    ],
 )
 def test_the_evidence_says_what_was_run(said: Callable[[], list[str]]) -> None:
     for sentence in said():
