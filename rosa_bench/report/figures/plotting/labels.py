@@ -15,6 +15,7 @@ CLOSE_IN, RING_IN = 0.06, 0.05  # from a point to its name, and between rings of
 DIRECTIONS = 24
 NEAR_IN = 0.1  # a name further away gets a line to its point
 ON_POINT, ON_LINE = 0.3, 0.15  # what covering a marker, or a line to another name, costs in inches of distance
+MISLEADING = 0.4  # the cost of a name that is close to another marker, and closer than to its own
 MARKER_IN = 0.04  # half of a marker's width
 STEPS = 12  # of a line that is searched for crossings
 
@@ -42,22 +43,24 @@ class Place(NamedTuple):
         across = self.left < right + around and left - around < self.right
         return across and self.low < high + around and low - around < self.high
 
+    def nearest(self, spot: Spot) -> Spot:
+        """The place in the name that is nearest to a spot."""
+        return min(max(spot[0], self.left), self.right), min(max(spot[1], self.low), self.high)
+
+    def distance(self, spot: Spot) -> float:
+        """From a spot to the name."""
+        return math.dist(self.nearest(spot), spot)
+
     @property
     def end(self) -> Spot:
         """The place on the edge of the name that is nearest to its point."""
-        x, y = self.point
-        return min(max(x, self.left), self.right), min(max(y, self.low), self.high)
-
-    @property
-    def distance(self) -> float:
-        """From the point to the name."""
-        return math.dist(self.end, self.point)
+        return self.nearest(self.point)
 
     @property
     def line(self) -> list[Spot]:
         """Points between the name and its point; empty if no line is drawn."""
         (x, y), (ex, ey) = self.point, self.end
-        if self.distance < NEAR_IN:
+        if self.distance(self.point) < NEAR_IN:
             return []
         return [(x + (ex - x) * step / STEPS, y + (ey - y) * step / STEPS) for step in range(1, STEPS)]
 
@@ -71,9 +74,9 @@ def placed(
 ) -> dict[str, Place]:
     """Choose a place for each name, in order. ``names`` maps it to its point, in inches from the lower left corner.
 
-    A name never covers another and stays inside ``size``. Among such places, the cost decides: the distance, and what
-    is covered: markers, with those of ``unnamed`` points, and vertical or horizontal ``lines``. A name for which there
-    is no room is left out.
+    A name never covers another and stays inside ``size``. Among such places, the cost decides: the distance, what is
+    covered, and whether another marker is closer. Markers are also those of ``unnamed`` points; vertical
+    or horizontal ``lines`` can be covered, too. A name for which there is no room is left out.
     """
     found: dict[str, Place] = {}
     markers = [*names.values(), *unnamed]
@@ -84,7 +87,7 @@ def placed(
                 break
             if any(map(place.overlaps, found.values())):
                 continue
-            cost = radius + _covered(place, markers, found.values(), lines)
+            cost = radius + _confusion(place, markers, found.values(), lines)
             if cost < least:
                 best, least = place, cost
         if best:
@@ -146,12 +149,14 @@ def _places(point: Spot, width: float, size: Spot) -> Iterator[tuple[float, Plac
                 yield radius, place
 
 
-def _covered(
+def _confusion(
     place: Place, points: Collection[Spot], others: Collection[Place], lines: Collection[tuple[Spot, Spot]]
 ) -> float:
-    """Return the cost of what a name and its line would cover."""
+    """Return the cost of what a name and its line would cover, and of a name that seems to belong to another point."""
     markers = sum(place.covers(point, point, MARKER_IN) for point in points)
     under = any(place.covers(*line) for line in lines)
     named = any(place.covers(spot, spot) for other in others for spot in other.line)
     crossed = any(other.covers(spot, spot) for other in others for spot in place.line)
-    return ON_POINT * markers + ON_LINE * (under + named + crossed)
+    near = min(place.distance(place.point), NEAR_IN)
+    misleading = any(place.distance(point) < near for point in points)
+    return ON_POINT * markers + ON_LINE * (under + named + crossed) + MISLEADING * misleading

@@ -35,9 +35,20 @@ def test_names_without_room_are_left_out() -> None:
 def test_a_lonely_name_is_close_to_its_point_and_off_the_lines() -> None:
     level = ((0.0, 1.0), (3.0, 1.0))
     [place] = placed({"LoRA": (1.5, 1.0)}, SIZE, [level]).values()
-    assert place.distance < NEAR_IN
+    assert place.distance(place.point) < NEAR_IN
     assert place.line == []
     assert not place.covers(*level)
+
+
+def test_a_name_is_not_beside_another_marker() -> None:
+    """In a crowd, a name goes where no other marker is close, or stays closest to its own."""
+    names = {
+        "Houlsby adapters": (1.09, 0.98), "Lin et al.'s adapters": (1.01, 0.92), "Pfeiffer adapters": (1.18, 1.0),
+        "LoRA": (1.09, 0.92),
+    }  # fmt: skip
+    for name, place in placed(names, SIZE).items():
+        others = [place.distance(point) for other, point in names.items() if other != name]
+        assert min(others) >= min(place.distance(place.point), NEAR_IN)
 
 
 def test_a_name_away_from_its_point_gets_a_line_in_its_colour() -> None:
