@@ -67,6 +67,12 @@ class Lora(Resampled):
         return bool(self.resample_every) or DRAWN[self.init] == "ab"
 
     @property
+    def later(self) -> tuple[str, ...]:
+        """Like `Resampled.later`. A residual that lacks a drawn product, and is not stored, is known by its seed."""
+        drawn = DRAWN[self.init] == "ab" and not self.resample_every
+        return tuple(key for key in super().later if not (drawn and key == "seed"))
+
+    @property
     def scale(self) -> float:
         return self.alpha / self.rank
 

@@ -36,7 +36,7 @@ def can_rotate(state: Mapping[str, Any], rotation: Float[Tensor, "*n r r"]) -> b
         if not isinstance(value, Tensor):
             return value is None  # SGD without momentum
         if name not in POWERS:
-            return not value.ndim
+            return value.shape in ((), rotation.shape[:-2])  # a number for the parameter, or for each of a stack
         return value.ndim == rotation.ndim and value.shape[-1] == rotation.shape[-1]
 
     return all(fits(name, value) for name, value in state.items())
