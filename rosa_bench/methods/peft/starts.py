@@ -4,6 +4,11 @@ Sources: Paischer et al., "One Initialization to Rule them All: Fine-tuning via 
 arXiv 2410.07170. Wang et al., "LoRA-GA: Low-Rank Adaptation with Gradient Approximation", arXiv 2407.05000. Both use
 PEFT's own functions. We differ in that the model is in evaluation mode, so that dropout does not add noise, and that
 EVA also looks at the positions whose labels do not count.
+
+PEFT's LoRA-GA differs from the paper's Algorithm 1. With the gradient's SVD ``U S V^T``, both multiply U's columns by
+``out^(1/4) / gamma^(1/2)``. PEFT multiplies them by their singular values too, and V's rows by nothing, where the
+paper has the same factor for both. So the factor of shape (out, r) starts near zero if the gradient is small. The SVD
+is a randomised one.
 """
 
 from __future__ import annotations
@@ -59,21 +64,32 @@ def visible(batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], None]:
-    """Leave each target's mean gradient where PEFT's layer reads it, which then takes A and B from its SVD."""
+    """Leave each target's mean gradient where PEFT's layer reads it, which then takes A and B from its SVD.
+
+    A target that the loss does not use has a gradient of zeros, and so arbitrary directions. Raises `UserError` if a
+    weight has fewer than ``2 r`` directions, which A and B share.
+    """
     import torch
 
     from rosa_bench.layers.evaluating import evaluating
 
-    targets = [model.get_submodule(name) for name in sorted(config.target_modules)]
-    weights: list[nn.Parameter] = [target.weight for target in targets]  # pyrefly: ignore[bad-assignment]
-    for weight in weights:
+    targets = {name: model.get_submodule(name) for name in sorted(config.target_modules)}
+    weights: list[nn.Parameter] = [target.weight for target in targets.values()]  # pyrefly: ignore[bad-assignment]
+    for name, weight in zip(targets, weights, strict=True):
+        rows, columns = weight.shape
+        if 2 * config.r > min(rows, columns):
+            raise UserError(
+                f"rank={config.r} does not fit {name}, a {rows} x {columns} weight, of whose gradient LoRA-GA takes "
+                f"twice as many directions; use a rank of at most {min(rows, columns) // 2}, or other layers with "
+                "method.targets="
+            )
         weight.requires_grad_(True)
     sums = [torch.zeros_like(weight) for weight in weights]
     with evaluating(model):
         for batch in batches:
-            gradients = torch.autograd.grad(model(**batch).loss, weights)
+            gradients = torch.autograd.grad(model(**batch).loss, weights, materialize_grads=True)
             sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
-    for target, weight, total in zip(targets, weights, sums, strict=True):
+    for target, weight, total in zip(targets.values(), weights, sums, strict=True):
         weight.requires_grad_(False)
         target._peft_loraga_grad = (total / len(batches)).cpu()
     return lambda _tuner: None
