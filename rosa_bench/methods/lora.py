@@ -1,6 +1,7 @@
 """LoRA: a trained low-rank matrix added to each frozen weight.
 
-With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step keeps x B^T instead of x. With
+With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step keeps x B^T instead of x. A's gradient
+is used as it is; HF PEFT's optimizer for LoRA-FA multiplies it by ``(B B^T)^-1 / scale^2``. With
 ``resample_every`` above 0 it is ReLoRA: now and then the product is merged, and the factors are drawn again.
 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1 (no dropout).

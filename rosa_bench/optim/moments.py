@@ -62,7 +62,8 @@ def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"], *, or
     the entries of a gradient's row as uncorrelated. It stays at least 0, and a permuted basis permutes it.
 
     Unless the bases are ``orthonormal`` the second moment stays as it is. A gradient is as large in one basis of
-    Gaussian vectors as in another, but ``rotation^2`` would multiply its moment by their length over r, and steps would die out.
+    Gaussian vectors as in another, but ``rotation^2`` would multiply its moment by their length over r each time, until
+    steps died out.
 
     Source of the approximation: Robert et al., "LDAdam: Adaptive Optimization from Low-Dimensional Gradient
     Statistics", arXiv 2410.16103. We leave out its correction by the first moment and its error feedback.
