@@ -26,10 +26,15 @@ MOST_PASSES = 20  # over the batches, until EVA's directions no longer turn
 
 
 def eva(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], None]:
-    """Return a function that sets each A to the main directions of its layer's inputs, and each rank to their share."""
+    """Return a function that sets each A to the main directions of its layer's inputs, and each rank to their share.
+
+    Raises `UserError` if a target has no inputs, or fewer directions than its rank.
+    """
     from peft import get_eva_state_dict, initialize_lora_eva_weights
     from peft.tuners.lora.eva import prepare_layer_inputs_fn_language_modeling as at_text
 
+    if idle := uncalled(model, sorted(config.target_modules), batches[0]):
+        raise UserError(f"EVA needs inputs, and the model does not call {idle[0]}; choose others with method.targets=")
     passes = 0
 
     def forward(net: nn.Module, batch: dict[str, Tensor]) -> Any:
@@ -53,6 +58,25 @@ def eva(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], None
     )
     directions = {f"model.{name}": matrix.cpu() for name, matrix in found.items()}  # the tuner holds the model
     return lambda tuner: initialize_lora_eva_weights(tuner, eva_state_dict=directions)
+
+
+def uncalled(model: nn.Module, names: Sequence[str], batch: Mapping[str, Tensor]) -> list[str]:
+    """Return those of the named layers that a pass through the model does not call."""
+    import torch
+
+    from rosa_bench.layers.evaluating import evaluating
+
+    left = dict.fromkeys(names)
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: left.pop(name, None)) for name in names
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(**batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(left)
 
 
 def visible(batch: Mapping[str, Tensor]) -> Tensor:

@@ -192,6 +192,13 @@ def test_lora_ga_starts_on_a_layer_that_the_loss_does_not_use(plain: Any, method
     assert net.spare.merged_weight().isfinite().all()
 
 
+def test_eva_names_a_layer_that_has_no_inputs(plain: Any, method_of: Any) -> None:
+    base = plain("tiny_roberta")
+    base.spare = nn.Linear(8, 8)
+    with pytest.raises(UserError, match="does not call spare"):
+        method_of("tiny_roberta", "eva", targets="query|spare").attach(base, [batch("tiny_roberta")])
+
+
 def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: Any, method_of: Any) -> None:
     def start(**given: Tensor) -> dict[str, Tensor]:
         method = method_of("tiny_roberta", "eva")
