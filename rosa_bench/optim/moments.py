@@ -61,6 +61,10 @@ def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"], *, or
     The first moment is rotated exactly. The second becomes ``v @ rotation^2`` with the elementwise square, which takes
     the entries of a gradient's row as uncorrelated. It stays at least 0, and a permuted basis permutes it.
 
+    Between bases that share little, less is left of the second moment than new gradients have, so steps are larger for
+    a while. With random gradients and 8 of 768 random directions they were up to 1.8 times as large at decay rates
+    (0.9, 0.98), and up to 3.3 times at (0.9, 0.999).
+
     Unless the bases are ``orthonormal`` the second moment stays as it is. A gradient is as large in one basis of
     Gaussian vectors as in another, but ``rotation^2`` would multiply its moment by their length over r each time, until
     steps died out.
