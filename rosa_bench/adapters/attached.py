@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rosa_bench.adapters.base_model import BaseModel
 from rosa_bench.adapters.compose import restored_method
 from rosa_bench.adapters.kept_base import KeptBase
+from rosa_bench.adapters.unknown_length import UNKNOWN
 from rosa_bench.layers.evaluating import take_modes
 from rosa_bench.methods.adapter_files import SETTINGS, read_settings, read_tensors, write_adapter
 from rosa_bench.methods.base import Changed, Groups, Method, RunLength
@@ -216,22 +217,19 @@ class Attached:
     @property
     def frozen(self) -> list[str]:
         """Names of the parameters that train at other times, but not now."""
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        return [names[it] for it in self.trainable_parameters if not it.requires_grad]
+        return [name for name, parameter in self._trained_by_name.items() if not parameter.requires_grad]
 
     def check_frozen(self, names: Any, *, called: str) -> None:
         """Raise `UserError` unless ``names``, read from the file ``called``, are names of parameters that train."""
-        trained = {id(parameter) for parameter in self.trainable_parameters}
-        known = {name for name, parameter in self.model.named_parameters() if id(parameter) in trained}
+        known = self._trained_by_name
         if not isinstance(names, list) or not all(isinstance(name, str) and name in known for name in names):
             raise UserError(f"{called} cannot be read as an adapter: frozen must be a list of parameters that train")
 
     def freeze(self, names: Iterable[str]) -> None:
         """Let all trained parameters train except those with these names."""
-        idle, trained = set(names), {id(parameter) for parameter in self.trainable_parameters}
-        for name, parameter in self.model.named_parameters():
-            if id(parameter) in trained:
-                parameter.requires_grad_(name not in idle)
+        idle = set(names)
+        for name, parameter in self._trained_by_name.items():
+            parameter.requires_grad_(name not in idle)
 
     def renew_groups(self, optimizer: torch.optim.Optimizer) -> None:
         """Let an optimizer whose state was loaded use the method's own tensors again, as a projected one does."""
@@ -265,6 +263,11 @@ class Attached:
             raise UserError(f"this method is {how} already; attach it again to go on")
 
     @property
+    def _trained_by_name(self) -> dict[str, nn.Parameter]:
+        trained = {id(parameter) for parameter in self.trainable_parameters}
+        return {name: parameter for name, parameter in self.model.named_parameters() if id(parameter) in trained}
+
+    @property
     def _length(self) -> RunLength:
         return UNKNOWN if self.length is None else self.length
 
@@ -285,19 +288,3 @@ def trained_by_another(model: nn.Module, apart_from: Attached | None = None) -> 
     own = {id(parameter) for parameter in model.parameters()}
     others = [it for it in LIVE if it is not apart_from and it.is_attached]
     return any(id(parameter) in own for other in others for parameter in other.trainable_parameters)
-
-
-class _Unknown(RunLength):
-    """The length of a run that nobody has given."""
-
-    @property
-    def total_steps(self) -> int:
-        raise UserError(
-            "this method needs the length of the run; set attached.length = RunLength(steps_per_epoch, epochs), or "
-            "give its period in steps: resample_unit='steps'"
-        )
-
-    steps_per_epoch = epochs = total_steps  # pyrefly: ignore[bad-override]
-
-
-UNKNOWN = _Unknown(0, 0)

@@ -46,10 +46,14 @@ class Slice(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """A parameter (*n, out, r) whose gradient became ``gradient @ matrix`` by a change of basis, (*n, r, r)."""
+    """A parameter (*n, out, r) whose gradient became ``gradient @ matrix`` by a change of basis, (*n, r, r).
+
+    orthonormal  whether both bases are. If not, only the first moment is carried over
+    """
 
     parameter: nn.Parameter
     matrix: Tensor
+    orthonormal: bool = True
 
 
 class Changed(NamedTuple):

@@ -12,8 +12,8 @@ arXiv 2403.17919. Luo et al., "BAdam: A Memory Efficient Full Parameter Optimiza
 arXiv 2404.02827. Unlike both, we let the learning rate follow the run's schedule, whichever blocks train. LISA's code
 keeps the moments of a block until it trains again; here they start anew, as BAdam's do. BAdam can also take the
 embeddings and the output layer as blocks; here they are frozen, or train all the time (``rest``). Its authors advise
-``every = rows / (batch size x blocks)``, but 50 to 100 steps: a run of fewer than ``every`` steps for each block never
-trains some.
+``every = rows / (batch size x blocks)``, kept between 50 and 100 steps. In a run of fewer than ``every`` steps for each
+block, some never train. A block that is chosen twice in a row keeps its moments.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """LoRA: a trained low-rank matrix added to each frozen weight.
 
-With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step keeps x B^T instead of x. With
+With ``train=a`` it is LoRA-FA, whose B (r x in) stays as drawn, so that a step keeps x B^T instead of x. A's gradient
+is used as it is; HF PEFT's optimizer for LoRA-FA multiplies it by ``(B B^T)^-1 / scale^2``. With
 ``resample_every`` above 0 it is ReLoRA: now and then the product is merged, and the factors are drawn again.
 
 Sources: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", arXiv 2106.09685, section 4.1 (no dropout).
@@ -65,6 +66,12 @@ class Lora(Resampled):
     @property
     def rewrites(self) -> bool:
         return bool(self.resample_every) or DRAWN[self.init] == "ab"
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """Like `Resampled.later`. A residual that lacks a drawn product, and is not stored, is known by its seed."""
+        drawn = DRAWN[self.init] == "ab" and not self.resample_every
+        return tuple(key for key in super().later if not (drawn and key == "seed"))
 
     @property
     def scale(self) -> float:

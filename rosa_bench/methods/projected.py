@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.adapted import TargetedMethod, check_rank
 from rosa_bench.methods.base import Changed, Groups, Rotation, RunLength
@@ -26,9 +26,13 @@ class ProjectedMethod(TargetedMethod):
 
     moments ``keep``    a new projector leaves them as they are: GaLore, Fira and APOLLO
             ``reset``   they are cleared
-            ``rotate``  they are carried to the new projector: Flora's momentum, and LDAdam (arXiv 2410.16103) without
-                        its error feedback
+            ``rotate``  they are carried to the new projector, as in LDAdam (arXiv 2410.16103), without its error
+                        feedback; between random projectors only the first moment, which is Flora's momentum
+
+    orthonormal  whether the columns of projectors are
     """
+
+    orthonormal: ClassVar[bool] = True
 
     rank: int = setting("rank of the projected gradients", at_least=1, at_most=10**6, key="rank")
     scale: float = setting("factor of the projected weights' updates", above=0, at_most=1e9)
@@ -102,7 +106,7 @@ class ProjectedMethod(TargetedMethod):
         for it, new in zip(projected(model), self.projectors(model, step, loss), strict=True):
             old = it.projector.clone()
             it.projector.copy_(new)
-            turns.append(Rotation(it.weight, old.mT @ it.projector))
+            turns.append(Rotation(it.weight, old.mT @ it.projector, self.orthonormal))
             weights.append(it.weight)
         if self.moments == "rotate":
             return Changed(rotate=turns)
@@ -130,6 +134,8 @@ class GradientProjected(ProjectedMethod):
 @dataclass(frozen=True, kw_only=True)
 class RandomProjected(ProjectedMethod):
     """Projects with Gaussian matrices that depend only on seed and step."""
+
+    orthonormal: ClassVar[bool] = False
 
     def projectors(self, model: nn.Module, step: int, loss: Callable[[], Tensor] | None) -> list[Tensor]:
         from rosa_bench.layers.weights.projected import random_projectors

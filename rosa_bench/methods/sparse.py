@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SparseMethod(Method):
-    """Forms weights of the body from frozen ones and from what trains (`rosa_bench.layers.weights.parametrised`)."""
+    """Forms weights of the body from frozen ones and from what trains (`rosa_bench.layers.weights.parametrised`).
+
+    The networks of a stack (`task=synthetic`) count as one model here. They share out the entries that change, and in
+    diff pruning a layer's gate, so they do not train as each would alone.
+    """
 
     density: float = setting("fraction of the body's weights that change in the end", above=0, at_most=1)
     train_head: bool = setting("whether the task's head trains too")

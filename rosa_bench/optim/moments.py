@@ -36,7 +36,7 @@ def can_rotate(state: Mapping[str, Any], rotation: Float[Tensor, "*n r r"]) -> b
         if not isinstance(value, Tensor):
             return value is None  # SGD without momentum
         if name not in POWERS:
-            return not value.ndim
+            return value.shape in ((), rotation.shape[:-2])  # a number for the parameter, or for each of a stack
         return value.ndim == rotation.ndim and value.shape[-1] == rotation.shape[-1]
 
     return all(fits(name, value) for name, value in state.items())
@@ -55,15 +55,23 @@ def clear(state: Mapping[str, Tensor], *, dim: int, index: int) -> None:
 
 
 @torch.no_grad()
-def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"]) -> None:
+def rotate(state: Mapping[str, Tensor], rotation: Float[Tensor, "*n r r"], *, orthonormal: bool = True) -> None:
     """Carry the moments of a parameter ``(*n, out, r)`` to a new basis, in which its gradient is ``g @ rotation``.
 
     The first moment is rotated exactly. The second becomes ``v @ rotation^2`` with the elementwise square, which takes
     the entries of a gradient's row as uncorrelated. It stays at least 0, and a permuted basis permutes it.
 
+    Between bases that share little, less is left of the second moment than new gradients have, so steps are larger for
+    a while. With random gradients and 8 of 768 random directions they were up to 1.8 times as large at decay rates
+    (0.9, 0.98), and up to 3.3 times at (0.9, 0.999).
+
+    Unless the bases are ``orthonormal`` the second moment stays as it is. A gradient is as large in one basis of
+    Gaussian vectors as in another, but ``rotation^2`` would multiply its moment by their length over r each time, until
+    steps died out.
+
     Source of the approximation: Robert et al., "LDAdam: Adaptive Optimization from Low-Dimensional Gradient
     Statistics", arXiv 2410.16103. We leave out its correction by the first moment and its error feedback.
     """
     for name, power in POWERS.items():
-        if state.get(name) is not None:  # SGD without momentum has None
+        if (orthonormal or power == 1) and state.get(name) is not None:  # SGD without momentum has None
             state[name].copy_(state[name] @ rotation.to(state[name].dtype).pow(power))

@@ -48,12 +48,15 @@ RULES: dict[str, Rule] = {"galore": low_rank_update, "fira": with_rest, "channel
 
 
 def limited(update: Tensor, state: State) -> Tensor:
-    """Shrink an update whose norm grew by more than `GROWTH` since the last step. The first one is not limited."""
-    norm, last = vector_norm(update), state["last_norm"]
+    """Shrink an update whose norm grew by more than `GROWTH` since the last step. The first one is not limited.
+
+    Each weight of a stack has its own norm, so it trains as it would alone.
+    """
+    norm, last = vector_norm(update, dim=(-2, -1)), state["last_norm"]
     growth = torch.where(last > 0, norm / (last + TINY), torch.ones_like(norm))
     shrink = growth.clamp(min=GROWTH) / GROWTH
     last.copy_(norm / shrink)
-    return update / shrink
+    return update / shrink[..., None, None]
 
 
 class ProjectedAdamW(torch.optim.AdamW):
@@ -97,7 +100,7 @@ class ProjectedAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), device=weight.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(low), torch.zeros_like(low)
             if self.rule is not low_rank_update:
-                state["last_norm"] = low.new_zeros(())
+                state["last_norm"] = low.new_zeros(low.shape[:-2])
         first, second = group["betas"]
         state["step"] += 1
         state["exp_avg"].lerp_(low, 1 - first)

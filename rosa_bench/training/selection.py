@@ -1,5 +1,6 @@
 """Select the epoch with the best score on the selection data, and keep its weights if they are needed."""
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 
@@ -48,13 +49,14 @@ class BestEpoch(Observer):
     def offer(self, number: int, scores: Scores, *, selectable: bool = True) -> None:
         """Consider epoch ``number``, counted from 0, as the best so far.
 
-        One that is not ``selectable`` is only the best until one that is comes along.
+        One that is not ``selectable`` is only the best until one that is comes along. Any number is better than NaN.
         """
+        score = scores[self.selects_by]
         if self.number >= 0:
-            better = self.is_better(scores[self.selects_by], self.score)
+            better = self.is_better(score, self.score) or (math.isnan(self.score) and not math.isnan(score))
             if selectable < self.selectable or (selectable == self.selectable and not better):
-                return  # phrased so that NaN never replaces a number
-        self.number, self.score, self.selectable = number, scores[self.selects_by], selectable
+                return
+        self.number, self.score, self.selectable = number, score, selectable
         self.predicted = dict(self.predictions())
         if self.keep_weights:
             self._weights = {

@@ -213,10 +213,10 @@ def follow(
             moments.clear(state, dim=part.dim, index=part.place)
         else:
             reset_optimizer_state(optimizer, [part.parameter], "factors")
-    for parameter, matrix in changed.rotate:
+    for parameter, matrix, orthonormal in changed.rotate:
         state = optimizer.state.get(parameter, {})
         if moments.can_rotate(state, matrix):
-            moments.rotate(state, matrix)
+            moments.rotate(state, matrix, orthonormal=orthonormal)
         else:
             reset_optimizer_state(optimizer, [parameter], "factors")
 

@@ -149,8 +149,10 @@ def test_training_goes_on_from_an_adapter_with_another_period_and_seed(
     assert [other.is_due(step) for step in range(5, 10)] == [made(1, 3).is_due(step) for step in range(5, 10)]
 
 
-@pytest.mark.parametrize(("method", "settings"), [("lora_fa", {}), ("vera", {}), ("lora", {"train": "a"})])
-def test_a_seed_from_which_frozen_factors_are_drawn_must_be_the_same(
+@pytest.mark.parametrize(("method", "settings"), [
+    ("lora_fa", {}), ("vera", {}), ("lora", {"train": "a"}), ("lora", {"init": "uniform"}),
+])  # fmt: skip
+def test_a_seed_from_which_frozen_tensors_are_drawn_must_be_the_same(
     tiny_model: Callable[..., Any], tmp_path: Path, method: str, settings: dict[str, Any]
 ) -> None:
     attach(tiny_model("tiny_roberta"), method, seed=0, **settings).save(tmp_path / "adapter")

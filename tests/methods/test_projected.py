@@ -124,6 +124,17 @@ def test_moments_at_a_new_projector(start: Any, moments: str) -> None:
         assert all(torch.equal(training.optimizer.state[p]["exp_avg"], value) for p, value in others.items())
 
 
+@pytest.mark.parametrize(("name", "stays"), [("flora", True), ("galore", False)])
+def test_a_second_moment_stays_between_random_projectors(start: Any, name: str, stays: bool) -> None:
+    training = start("tiny_roberta", name, moments="rotate")
+    advance(training, 3)
+    weights = [it.weight for it in projected(training.model)]
+    before = [training.optimizer.state[weight]["exp_avg_sq"].clone() for weight in weights]
+    change(training, headroom_bytes=None, loss=partial(loss, training, 3))
+    now = [training.optimizer.state[weight]["exp_avg_sq"] for weight in weights]
+    assert all(torch.equal(one, other) is stays for one, other in zip(before, now, strict=True))
+
+
 def test_a_rank_that_does_not_fit(start: Any) -> None:
     with pytest.raises(UserError, match=r"rank=33 does not fit .*query, a 32 x 32"):
         start("tiny_roberta", "galore", rank=33)

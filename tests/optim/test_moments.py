@@ -58,6 +58,22 @@ def test_the_first_moment_is_that_of_rotated_gradients_and_the_second_keeps_its_
     torch.testing.assert_close(held["exp_avg_sq"].sum(-1), before["exp_avg_sq"].sum(-1))  # rows of rotation^2 sum to 1
 
 
+def test_the_second_moment_in_a_random_basis_is_that_of_its_gradients() -> None:
+    """Rows of the same size as ever, in another Gaussian basis after half of the steps."""
+    draws = torch.Generator().manual_seed(0)
+    old, new = (torch.randn(64, 3, generator=draws, dtype=torch.float64) / 3**0.5 for _ in range(2))
+    held = {"exp_avg": torch.zeros(200, 3).double(), "exp_avg_sq": torch.zeros(200, 3).double()}
+    gradients = [torch.randn(200, 64, generator=draws, dtype=torch.float64) for _ in range(100)]
+    for one in gradients:
+        held["exp_avg"].lerp_(one @ old, 0.1)
+        held["exp_avg_sq"].add_((one @ old).square() / 100)
+    momentum = held["exp_avg"].clone()
+    rotate(held, old.mT @ new, orthonormal=False)
+    expected = torch.stack([(one @ new).square() for one in gradients]).mean()
+    assert held["exp_avg_sq"].mean() == pytest.approx(expected, rel=0.25)
+    torch.testing.assert_close(held["exp_avg"], momentum @ old.mT @ new)
+
+
 def test_a_basis_that_shares_nothing_with_the_old_one_clears() -> None:
     held = state()
     rotate(held, torch.zeros(3, 3, dtype=torch.float64))

@@ -8,6 +8,7 @@ from pytorch_optimizer.optimizer import APOLLO, Fira, GaLore
 from pytorch_optimizer.optimizer.utils.galore import GaLoreProjector
 from torch import Tensor, nn
 
+from rosa_bench.optim.moments import can_rotate
 from rosa_bench.optim.projected import RULES, ProjectedAdamW
 
 RANK, STEPS = 3, 5
@@ -97,6 +98,19 @@ def test_the_state_is_small(rule: str) -> None:
     _, optimizer = ours(rule, (8, 5), gradients((8, 5)))
     [state] = optimizer.state.values()
     assert sum(value.numel() for value in state.values()) == 2 * 8 * RANK + (1 if rule == "galore" else 2)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_weight_of_a_stack_trains_as_it_would_alone(rule: str) -> None:
+    given = gradients((8, 5))
+    growing = [torch.stack([one, one * 10**step]) for step, one in enumerate(given)]
+    weight, projectors = nn.Parameter(torch.ones(2, 8, 5, dtype=torch.float64)), [torch.stack([basis((8, 5))] * 2)]
+    group = {"params": [weight], "projectors": projectors, "transposed": [False], **OPTIONS}
+    optimizer = ProjectedAdamW([group], rule=rule, scale=1.0)
+    for weight.grad in growing:
+        optimizer.step()
+    torch.testing.assert_close(weight[0].detach(), ours(rule, (8, 5), given)[0])
+    assert can_rotate(optimizer.state[weight], torch.eye(RANK).expand(2, RANK, RANK))
 
 
 @pytest.mark.parametrize("rule", RULES)

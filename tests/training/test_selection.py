@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -72,11 +73,12 @@ def test_for_errors_the_best_epoch_is_the_first_with_the_lowest_score(scores: li
 
 
 @pytest.mark.parametrize("lower_is_better", [False, True])
-def test_nan_never_replaces_a_number(lower_is_better: bool) -> None:
-    model, best = offered([0.2, float("nan")], lower_is_better=lower_is_better)
-    assert (best.number, best.score) == (0, 0.2)
+@pytest.mark.parametrize(("scores", "number"), [([0.2, math.nan], 0), ([math.nan, 0.2], 1), ([math.nan, math.nan], 0)])
+def test_any_number_is_better_than_nan(scores: list[float], number: int, lower_is_better: bool) -> None:
+    model, best = offered(scores, lower_is_better=lower_is_better)
+    assert best.number == number
     best.restore()
-    assert model.trained.tolist() == [1, 1]
+    assert model.trained.tolist() == [number + 1] * 2
 
 
 def test_weights_are_restored_into_the_same_parameters() -> None:

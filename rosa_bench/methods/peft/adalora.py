@@ -109,13 +109,12 @@ class AdaLora(PeftTuner):
         with torch.no_grad():
             for layer, tracked in self._tracked(model):
                 for factor, mean, deviation in tracked:
-                    assert factor.grad is not None
-                    importance = (factor * factor.grad).abs()
+                    gradient = factor.grad  # None in a layer that the loss does not use
+                    importance = torch.zeros_like(factor) if gradient is None else (factor * gradient).abs()
                     mean.lerp_(importance, 1 - beta1)
                     deviation.lerp_((importance - mean).abs(), 1 - beta2)
-                values = factor_of(layer, "lora_E")
-                assert values.grad is not None
-                values.grad.mul_(layer.get_buffer("kept"))
+                if (gradient := factor_of(layer, "lora_E").grad) is not None:
+                    gradient.mul_(layer.get_buffer("kept"))
 
     def phases(self, length: RunLength) -> tuple[int, int]:
         """Return the numbers of steps after which singular values begin to be removed, and are for the last time."""

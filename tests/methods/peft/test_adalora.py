@@ -82,6 +82,28 @@ def test_importance_follows_the_papers_equations(compose: Compose, tiny_model: T
     assert mean.max() > 0  # pyrefly: ignore[missing-attribute]
 
 
+def test_values_of_a_layer_that_the_loss_does_not_use_are_removed_first(compose: Compose) -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x).square().sum()
+
+    torch.manual_seed(0)
+    method = method_of(compose, targets="used|unused", head="(?!)", lm_head=None)
+    model = method.attach(Half())
+    values = [e for _, e, _ in factors(model)]
+    with torch.no_grad():
+        for one in values:
+            one.fill_(0.3)
+    model(torch.randn(4, 8)).backward()
+    method.after_backward(model)
+    method.before_step(model, method.phases(LENGTH)[1], length=LENGTH)
+    assert [int((one != 0).sum()) for one in values] == [6, 2]
+
+
 def test_an_allocation_keeps_the_values_with_the_papers_largest_scores(compose: Compose, tiny_model: Tiny) -> None:
     method = method_of(compose, warm_up=0.1, final=0.5)
     model, draws, scores = method.attach(tiny_model("tiny_roberta")), torch.Generator().manual_seed(0), []

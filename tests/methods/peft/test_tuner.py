@@ -176,6 +176,29 @@ def test_lora_ga_starts_where_peft_does_from_the_first_batches(plain: Any, metho
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_lora_ga_needs_two_directions_of_a_weight_for_each_rank(plain: Any, method_of: Any) -> None:
+    fits, too_large = (method_of("tiny_roberta", "lora_ga", f"rank={rank}") for rank in (16, 17))
+    fits.attach(plain("tiny_roberta"), [batch("tiny_roberta")])
+    with pytest.raises(UserError, match=r"rank=17 does not fit .*, a 32 x 32 weight, .* rank of at most 16"):
+        too_large.attach(plain("tiny_roberta"), [batch("tiny_roberta")])
+
+
+def test_lora_ga_starts_on_a_layer_that_the_loss_does_not_use(plain: Any, method_of: Any) -> None:
+    base = plain("tiny_roberta")
+    base.spare = nn.Linear(8, 8)
+    expected = logits(base, "tiny_roberta")
+    net = method_of("tiny_roberta", "lora_ga", targets="query|spare").attach(base, [batch("tiny_roberta")])
+    torch.testing.assert_close(logits(net, "tiny_roberta"), expected)
+    assert net.spare.merged_weight().isfinite().all()
+
+
+def test_eva_names_a_layer_that_has_no_inputs(plain: Any, method_of: Any) -> None:
+    base = plain("tiny_roberta")
+    base.spare = nn.Linear(8, 8)
+    with pytest.raises(UserError, match="does not call spare"):
+        method_of("tiny_roberta", "eva", targets="query|spare").attach(base, [batch("tiny_roberta")])
+
+
 def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: Any, method_of: Any) -> None:
     def start(**given: Tensor) -> dict[str, Tensor]:
         method = method_of("tiny_roberta", "eva")
