@@ -15,6 +15,7 @@ from rosa_bench.choose.halving import Score
 from rosa_bench.choose.plan import Arm, Cost, Rows, Size
 from rosa_bench.choose.search import Found
 from rosa_bench.choose.state import Choice
+from rosa_bench.config.files.folder import config_dir
 from rosa_bench.records.mappings import PeakBytes
 from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
@@ -125,6 +126,9 @@ def test_what_is_known_of_the_finalists_is_said_and_nothing_else(chosen: Chosen)
     lora[1].stopped = Stopped(epoch=2, reason="collapsed")
     collapsed = "- 1 of its 3 seeds give the same answer for all rows, so nothing was learned there\n"
     assert said(chosen) == f"{LORAS}{collapsed}{CHEAPER}\n{FINALISTS}{BASIS}{RUNGS}{UNTRIED}"
+    ft[0].parameters.saved_bytes = None
+    assert "and cheaper: 1 GiB of memory instead of 4 GiB\n" in said(chosen)
+    ft[0].parameters.saved_bytes = 400 * 2**20
     for run in ft.values():
         run.memory_bytes = PeakBytes({"train": 2**30 + 2**23})
     assert "and cheaper: 1.5 MiB to store instead of 400 MiB\n" in said(chosen)
@@ -158,6 +162,13 @@ def test_what_the_choice_is_based_on(chosen: Chosen) -> None:
         "\n\n## Not tried\n\n- dora, ia3: memory: it needs 20 GiB or more\n"
         "- lora rank 8 lr 0.002: the time is too short\n"
     )
+
+
+def test_the_command_has_the_users_own_folder_of_settings(chosen: Chosen, tmp_path: Path) -> None:
+    own = tmp_path / "my conf"
+    own.mkdir()
+    with config_dir(str(own)):
+        assert f"\nrosa-bench --config-dir '{own}' task=classify protocol=fair" in said(chosen)
 
 
 def test_without_a_margin_the_best_is_recommended(chosen: Chosen) -> None:
@@ -241,6 +252,7 @@ def test_without_any_score_there_is_no_recommendation_and_all_is_listed_as_not_t
     text, recommends = answer(replace(chosen, found=Found(is_done=False)), typed=TYPED, margin=0.01)
     assert not recommends
     assert "no answer yet" in text
+    assert "## All" not in text
     assert "- lora rank 8 lr 0.002, ft lr 6e-05, bitfit lr 0.0006: the time is too short" in text
 
 
