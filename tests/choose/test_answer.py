@@ -1,5 +1,6 @@
 """What the answer says, for made-up choices."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from rosa_bench.records.mappings import PeakBytes
 from rosa_bench.records.measured import Stopped
 from rosa_bench.records.record import RunRecord
 
-LORA, FT, BITFIT = Arm("lora", 2e-3, 8), Arm("ft", 6e-5), Arm("bitfit", 6e-4)
+LORA, FT, BITFIT, ROSA = Arm("lora", 2e-3, 8), Arm("ft", 6e-5), Arm("bitfit", 6e-4), Arm("rosa", 1e-3)
 TYPED = ["task=classify", "protocol=fair", "data=my file.csv"]
 
 
@@ -140,7 +141,7 @@ def test_what_is_known_of_the_finalists_is_said_and_nothing_else(chosen: Chosen)
     ft[2].selected["matthews_correlation"] = None
     text = said(chosen)
     assert "- matthews correlation: 60.0 [56.0, 63.7] [95 % interval over dev set, Fisher], 1 seed, 1,043 rows" in text
-    assert "- no other finalist was completed and learned anything, so there is nothing to compare it with\n" in text
+    assert "\n- no other finalist was completed and learned anything, so there is nothing to compare it with\n" in text
     assert "| ft lr 6e-05 |" not in text.partition("## All")[0]
 
 
@@ -161,6 +162,16 @@ def test_what_the_choice_is_based_on(chosen: Chosen) -> None:
     assert said(chosen).endswith(
         "\n\n## Not tried\n\n- dora, ia3: memory: it needs 20 GiB or more\n"
         "- lora rank 8 lr 0.002: the time is too short\n"
+    )
+
+
+def test_combinations_are_listed_by_epochs_and_then_by_score_with_failed_ones_last(chosen: Chosen) -> None:
+    early = {Arm("ia3", 1e-3): Score(math.nan), FT: Score(0.5), LORA: Score(0.4), BITFIT: Score(0.9)}
+    found = Found({1: early, 3: {FT: Score(math.nan), LORA: Score(0.45, 2.0), ROSA: Score(0.45, 1.0)}}, is_done=False)
+    table = said(replace(chosen, found=found)).partition("## All combinations")[2].partition("##")[0]
+    assert table.split("| ---: |\n")[1] == (
+        "| rosa lr 0.001 | 45.0 | 3 |\n| lora rank 8 lr 0.002 | 45.0 | 3 |\n| ft lr 6e-05 | failed | 3 |\n"
+        "| bitfit lr 0.0006 | 90.0 | 1 |\n| ia3 lr 0.001 | failed | 1 |\n\n"
     )
 
 
