@@ -125,6 +125,7 @@ def test_each_type_serves_by_its_laws_or_is_refused(typed: Any, plain: Any, kind
         assert f"method.peft_type={kind} cannot be used: " in str(error)
         return
     assert kind not in REFUSED | TIED
+    assert all(base.get_submodule(name).weight.ndim == 2 for name in method.watched_names(base, r".*q_proj"))
     assert torch.allclose(logits(net), logits(base), atol=1e-5, rtol=1e-5) is method.keeps_function
 
     train(method, net)

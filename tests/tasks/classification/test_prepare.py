@@ -63,13 +63,18 @@ def test_constant_labels_are_refused_if_the_score_is_undefined(
     assert not list(tmp_path.rglob("*.json"))  # refused, so there is no record
 
 
-def test_held_out_rows_of_one_class_are_refused(run_on: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [((), "use rows with at least two different labels"), (("limit_train=20",), "use a larger limit_train")],
+)
+def test_held_out_rows_of_one_class_are_refused(
+    run_on: Run, tmp_path: Path, limits: tuple[str, ...], remedy: str
+) -> None:
     write(tmp_path, "train", [1] * 20)
     write(tmp_path, "validation", [0, 1])
-    with pytest.raises(
-        UserError, match=r"all 2 held-out rows have the label acceptable \(1\), so matthews_correlation"
-    ):
-        run_on("task=cola", "protocol=fair")
+    said = r"all 2 held-out rows have the label acceptable \(1\), so matthews_correlation is undefined"
+    with pytest.raises(UserError, match=f"{said}; {remedy}$"):
+        run_on("task=cola", "protocol=fair", *limits)
 
 
 @pytest.mark.parametrize("limits", [(), ("limit_eval=1",)])
@@ -139,8 +144,13 @@ def test_a_task_is_prepared_from_its_own_rows_and_the_runs_settings(
     assert not torch.equal(*heads)
     assert problem.drawn_head
     assert problem.model.config.id2label == {0: "no", 1: "yes"}
+    assert isinstance(problem.reported, str)
     assert problem.reported == other.reported != prepared("limit_eval=23").reported
     assert "note" in problem.facts
-    for mistake, message in (("max_length=2", "leaves no room for text"), ("task.score=bleu", "task.score=bleu")):
+    assert {batch["input_ids"].shape[1] for batch in prepared("pad_to_max=true").train.epoch()} == {32}
+    grouped = prepared("group_by_length=true")
+    assert parts(grouped) == [train, held_out, validation]
+    assert read(grouped, grouped.train) != read(problem, problem.train)
+    for mistake, message in (("max_length=2", "leaves no room for text"), ("task.score=bleu", "^task.score=bleu")):
         with pytest.raises(UserError, match=message):
             prepared(mistake)
