@@ -124,11 +124,14 @@ def _leading(chosen: Chosen, leader: Arm, typed: Sequence[str]) -> Iterator[str]
     shown = selected_text(score.value, chosen)
     yield f"# Use {leader}, so far"
     yield from ("", "```bash", command(leader, typed, _epochs(chosen)), "```", "")
+    done = chosen.found.is_done
+    why = "no run of a finalist ended with a score" if done else "the time was too short for a finalist"
     yield (
-        f"- the time was too short for a finalist; it leads with {shown} on the rows that select, after {epochs} of "
+        f"- {why}; it leads with {shown} on the rows that select, after {epochs} of "
         f"{chosen.choice.size.epochs} epochs, one seed; there is no interval"
     )
-    yield "- the same command with more minutes goes on"
+    if not done:
+        yield "- the same command with more minutes goes on"
 
 
 def _table(chosen: Chosen, finalists: Sequence[Finalist]) -> Iterator[str]:

@@ -130,6 +130,17 @@ def test_a_method_that_does_not_fit_its_model_is_found_before_the_first_job_star
     assert not list(here.rglob("*.json"))
 
 
+def test_weights_that_cannot_be_fetched_end_a_sweep_before_its_first_job(
+    rosa_bench: Callable[..., Any], here: Path
+) -> None:
+    """The tests' hub is offline."""
+    words = "model=roberta_base cannot be fetched", "connect to the network"
+    rosa_bench("-m", "task=grammar", "model=roberta_base", "method=lora,rosa").assert_one_line_error(*words)
+    outcome = rosa_bench("-m", *TINY, "model=roberta_base,tiny_bert", "method=lora")
+    assert [word for word in [*words, "1 of 2 jobs", "none was started"] if word not in outcome.err] == []
+    assert not list(here.rglob("*.json"))
+
+
 def test_a_damaged_record_stops_its_own_run_and_no_other(rosa_bench: Callable[..., Any], here: Path) -> None:
     assert rosa_bench(*TINY).status == 0
     [path] = here.rglob("*.json")

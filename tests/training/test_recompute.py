@@ -399,6 +399,31 @@ def test_on_a_gpu_gradients_are_equal_and_memory_is_saved(
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("late", ["computing", "copies"])
+def test_on_a_gpu_blocks_are_whole_however_late_computing_or_copies_are(late: str) -> None:
+    """Copies must not overwrite what is still to be read, nor may anything be read before it is copied."""
+    gpu = torch.device("cuda")
+    blocks = [torch.full((1000, 1000), number + 1.0, device=gpu) for number in range(5)]
+    expected = [block.clone() for block in blocks]
+    loader = Loader([[block] for block in blocks], gpu)
+    copies = loader._copies
+    assert copies is not None
+
+    def read(number: int) -> Tensor:
+        with torch.cuda.stream(torch.cuda.current_stream() if late == "computing" else copies):
+            torch.cuda._sleep(10**8)  # cycles
+        loader.load(number)
+        return blocks[number].clone()
+
+    passes = [0, 1, 2, 3, 4, 4, 3, 2, 1]  # the last one loads block 0 ahead
+    found = [read(number) for number in passes]
+    loader.load_all()
+    after = [block.clone() for block in blocks]
+    assert all(torch.equal(tensor, expected[number]) for number, tensor in zip(passes, found, strict=True))
+    assert all(torch.equal(tensor, block) for tensor, block in zip(after, expected, strict=True))
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("method", ["rosa", "ft", "lisa", "badam"])
 def test_a_run_on_a_gpu_with_both_ends_like_a_plain_one(in_folder: None, method: str) -> None:
     on_gpu = [word for word in RUN if not word.startswith("device=")] + ["device=cuda", f"method={method}", "epochs=2"]

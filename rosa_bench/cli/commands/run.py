@@ -73,13 +73,15 @@ def main(arguments: list[str]) -> None:
 def sweep(overrides: list[str]) -> None:
     """Check every job of a sweep, let Hydra run them, and exit with status 1 unless all are completed."""
     from rosa_bench.cli.commands.plan import refuse_invalid
-    from rosa_bench.cli.launchers.packs import plan_packs
-    from rosa_bench.runs.planning.plan import plan
+    from rosa_bench.cli.launchers.packs import plan_packs, starts_here
+    from rosa_bench.runs.planning.plan import plan, with_weights
     from rosa_bench.runs.status import status_of
 
     jobs = plan(overrides, explain)
     refuse_invalid(jobs, "; none was started")
-    plan_packs(jobs, overrides)
+    if starts_here(overrides):
+        refuse_invalid(with_weights(jobs, explain), "; none was started")
+        plan_packs(jobs)
     with jobs_known_to_compose():
         hand_to_hydra([MULTIRUN[0], *overrides])
     resolved = [job.resolved for job in jobs if job.resolved and job.kind != "duplicate"]

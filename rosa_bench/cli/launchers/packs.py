@@ -18,10 +18,13 @@ _packs: "dict[Overrides, list[Job]]" = {}  # of this process's sweep: by job, th
 _made: "set[Overrides]" = set()
 
 
-def plan_packs(jobs: "Sequence[Job]", overrides: Sequence[str]) -> None:
-    """Note which jobs of a sweep go together. A launcher of other processes gives each run its own, so none do."""
-    if any(override.startswith(LAUNCHERS) for override in overrides):
-        return
+def starts_here(overrides: Sequence[str]) -> bool:
+    """Return whether a sweep's runs are made by this process, and not by a launcher of others, perhaps elsewhere."""
+    return not any(override.startswith(LAUNCHERS) for override in overrides)
+
+
+def plan_packs(jobs: "Sequence[Job]") -> None:
+    """Note which jobs of a sweep that this process makes go together."""
     from rosa_bench.runs.packing.packs import packs
 
     waiting = {job.resolved.id: job for job in jobs if job.resolved and job.will_run}

@@ -287,13 +287,18 @@ def tuned_layers(model: nn.Module) -> Iterator[tuple[str, Tuned]]:
 
 def move(model: nn.Module, device: torch.device) -> None:
     """Move a model, and the tensors that PEFT's layers keep outside parameters and buffers, to a device."""
-    import torch
-
     model.to(device)
     for _, layer in tuned_layers(model):
         for module in layer.tuned.modules():
-            for name, value in list(vars(module).items()):
-                if isinstance(value, torch.Tensor):
-                    setattr(module, name, value.to(device))
-                elif isinstance(value, dict) and not name.startswith("_"):
-                    value.update({key: it.to(device) for key, it in value.items() if isinstance(it, torch.Tensor)})
+            _move_held(vars(module), device)
+
+
+def _move_held(held: dict[str, Any], device: torch.device) -> None:
+    """Move tensors in a dictionary, at any depth, and those of modules that a layer refers to without owning them."""
+    from torch import Tensor, nn
+
+    for key, value in held.items():
+        if isinstance(value, Tensor | nn.Module):
+            held[key] = value.to(device)
+        elif isinstance(value, dict):
+            _move_held(value, device)

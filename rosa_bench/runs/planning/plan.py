@@ -17,6 +17,9 @@ from rich.table import Table
 from rosa_bench.config.composing.compose import Overrides, composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.models.spec import Model
+from rosa_bench.models.weights.hub import fetch_weights
+from rosa_bench.models.weights.source import Source, stored_configuration
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.settings import Settings
 from rosa_bench.records.store import Records, load_records
@@ -95,6 +98,33 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
         checked.append(Job(job.overrides, None, "invalid", mistakes[pair]) if mistakes[pair] else job)
     known.save()
     return checked
+
+
+def with_weights(jobs: Iterable[Job], explain: Callable[[Exception], str]) -> list[Job]:
+    """Fetch weights of which nothing is on this machine. Return the jobs; those whose weights cannot be are invalid.
+
+    The hub is not asked for others: a run looks for newer ones itself, and goes on with the cached ones if it fails.
+    """
+    mistakes: dict[str, str] = {}
+    checked = []
+    for job in jobs:
+        reason = ""
+        if job.resolved is not None and job.will_run:
+            model, source = job.resolved.config.model, job.resolved.source
+            if source.kind == "hub" and (key := repr(source)) not in mistakes:
+                mistakes[key] = "" if stored_configuration(model, source) else _unfetched(model, source, explain)
+            reason = mistakes.get(repr(source), "")
+        checked.append(Job(job.overrides, None, "invalid", reason) if reason else job)
+    return checked
+
+
+def _unfetched(model: Model, source: Source, explain: Callable[[Exception], str]) -> str:
+    """Fetch a model's weights, and return why they cannot be; empty if they can."""
+    try:
+        fetch_weights(model, source)
+    except Exception as error:  # of any type: the user should see it before anything runs
+        return explain(error)
+    return ""
 
 
 def _mistake(resolved: ResolvedRun, key: str, shapes: dict[str, Any], explain: Callable[[Exception], str]) -> str:

@@ -107,6 +107,7 @@ def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, 
     generator = torch.get_rng_state()
     net = method.attach(copy.deepcopy(base), [batch(model)] * 2)
     assert torch.equal(torch.get_rng_state(), generator)  # the global generator is left alone
+    assert vars(net).keys() == vars(base).keys()  # PEFT leaves nothing behind that transformers would act on
     assert method.keeps_function
     torch.testing.assert_close(logits(net, model), before, atol=1e-5, rtol=1e-5)
     assert repeated(net) <= repeated(base)  # or Trainer could not save it
@@ -122,7 +123,9 @@ def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, 
 
     state = {key: tensor.detach().clone() for key, tensor in method.state(net).items()}
     torch.manual_seed(99)
-    again = method.attach(copy.deepcopy(base), [batch(model)] * 2)
+    # The state holds all that a start from data has made, except EVA's ranks.
+    others = batch(model) | ({} if name == "eva" else {"input_ids": TOKENS.flip(0, 1)})
+    again = method.attach(copy.deepcopy(base), [others] * 2)
     with torch.no_grad():
         for key, tensor in method.state(again).items():
             tensor.copy_(state[key])
@@ -138,6 +141,18 @@ def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, 
     torch.testing.assert_close(logits(copied, model), trained, atol=2e-5, rtol=2e-5)
     for key, weight in weights(copied, watched).items():
         torch.testing.assert_close(merged[key], weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("biases", [False, True])
+@pytest.mark.parametrize("head", [False, True])
+def test_head_and_biases_train_as_the_settings_say(plain: Any, method_of: Any, *, head: bool, biases: bool) -> None:
+    method = method_of("tiny_roberta", "dora", targets="attention", train_head=head, train_biases=biases)
+    net = method.attach(plain("tiny_roberta"))
+    trained = {id(p) for p in net.parameters() if p.requires_grad}
+    for name, layer in adapters(net):
+        assert (id(layer.bias) in trained) is biases, name
+        trained -= {id(p) for p in layer.parameters()}
+    assert trained == ({id(p) for p in net.classifier.parameters()} if head else set())
 
 
 @pytest.mark.parametrize("name", TUNERS)
@@ -210,6 +225,13 @@ def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: An
         torch.testing.assert_close(tensor, other[key], msg=key)
     whole = start(input_ids=TOKENS)
     assert any(not torch.allclose(tensor, whole[key]) for key, tensor in one.items())
+
+
+@pytest.mark.parametrize("name", ["eva", "lora_ga"])
+@pytest.mark.parametrize("calibration", [None, []])
+def test_a_start_from_data_needs_some(plain: Any, method_of: Any, name: str, calibration: Any) -> None:
+    with pytest.raises(UserError, match=f"method={name} starts from training data, and there is none"):
+        method_of("tiny_roberta", name).attach(plain("tiny_roberta"), calibration)
 
 
 @pytest.mark.parametrize("name", ["eva", "lora_ga"])
@@ -324,6 +346,19 @@ def test_settings_that_peft_does_not_know(plain: Any, method_of: Any, changes: d
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("config", [{"lora_alhpa": 3}, {"r": "x"}, {"target_modules": ["nowhere"]}])
+def test_mistaken_settings_are_found_without_attaching(plain: Any, method_of: Any, config: dict[str, Any]) -> None:
+    model = plain("tiny_roberta")
+    with pytest.raises(UserError):
+        method_of("tiny_roberta", "peft", config=config).check_shapes(model)
+    assert not list(adapters(model))
+
+
+def test_a_rank_of_its_own_is_refused_where_rank_decides(method_of: Any) -> None:
+    with pytest.raises(UserError, match=r"method\.config\.r is not for this method: use rank="):
+        method_of("tiny_roberta", "dora", config={"r": 3})
+
+
 def test_settings_that_are_kept(method_of: Any) -> None:
     patterns = {"rank_pattern": {"kwargs_proj": 2, "attn": 3}}  # keys are names of layers, whatever they look like
     method = method_of("tiny_roberta", "peft", config=patterns)
@@ -392,10 +427,22 @@ def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_o
     torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
 
 
+def test_a_tuner_that_can_be_merged_is_saved_as_a_model(plain: Any, method_of: Any, tmp_path: Path) -> None:
+    method = method_of("tiny_roberta", "dora")
+    net = method.attach(plain("tiny_roberta"))
+    train(method, net, "tiny_roberta")
+    trained = logits(net, "tiny_roberta")
+    assert method.merge(net) is True
+    method.save(net, tmp_path)
+    loaded = type(net).from_pretrained(tmp_path)
+    torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-5, rtol=1e-5)
+
+
 def test_dora_refuses_a_row_of_zeros(tiny_model: Tiny, method_of: Any) -> None:
     with pytest.raises(UserError, match=r"^lm_head has a row of zeros.*use method\.lm_head=null"):
         method_of("tiny_llama", "dora", "protocol=paper").attach(tiny_model("tiny_llama"))  # of the padding token
     assert method_of("tiny_llama", "dora", "protocol=paper", lm_head=None).attach(tiny_model("tiny_llama"))
+    assert method_of("tiny_llama", "rslora", "protocol=paper").attach(tiny_model("tiny_llama"))
 
 
 def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytest.MonkeyPatch) -> None:

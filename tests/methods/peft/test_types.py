@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.peft.behaviour import TOKEN_TYPES, behaviour_of
 from rosa_bench.methods.peft.config import tuner_types
+from rosa_bench.methods.peft.tuner import move
 from rosa_bench.methods.size import UnsizedError
 from rosa_bench.system.errors import UserError
 
@@ -58,6 +59,17 @@ def train(method: Any, net: nn.Module, steps: int = 2) -> None:
         net.train()(**BATCH).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+def held(value: Any, seen: set[int]) -> Iterator[Tensor]:
+    """All tensors that modules hold, also outside parameters and buffers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif id(value) not in seen and isinstance(value, nn.Module | dict | list | tuple):
+        seen.add(id(value))
+        inner = vars(value) if isinstance(value, nn.Module) else value
+        for one in inner.values() if isinstance(inner, dict) else inner:
+            yield from held(one, seen)
 
 
 @pytest.fixture
@@ -113,6 +125,7 @@ def test_each_type_serves_by_its_laws_or_is_refused(typed: Any, plain: Any, kind
         assert f"method.peft_type={kind} cannot be used: " in str(error)
         return
     assert kind not in REFUSED | TIED
+    assert all(base.get_submodule(name).weight.ndim == 2 for name in method.watched_names(base, r".*q_proj"))
     assert torch.allclose(logits(net), logits(base), atol=1e-5, rtol=1e-5) is method.keeps_function
 
     train(method, net)
@@ -125,6 +138,9 @@ def test_each_type_serves_by_its_laws_or_is_refused(typed: Any, plain: Any, kind
         for key, tensor in method.state(again).items():
             tensor.copy_(state[key])
     assert torch.equal(logits(again), trained)
+    if kind not in TOKEN_TYPES:
+        move(again, torch.device("meta"))
+        assert {tensor.device.type for tensor in held(again, set())} == {"meta"}
 
     assert method.merge(net) is method.mergeable
     torch.testing.assert_close(logits(net), trained, atol=2e-5, rtol=2e-5)

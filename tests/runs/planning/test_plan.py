@@ -10,9 +10,11 @@ from rich.console import Console
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.mappings import Seconds
 from rosa_bench.records.store import load_records, save_record
-from rosa_bench.runs.planning.plan import Job, epoch_times_s, estimate_s, plan, show
+from rosa_bench.runs.planning.plan import Job, epoch_times_s, estimate_s, plan, show, with_weights
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
+from rosa_bench.system.errors import UserError
+from rosa_bench.system.hub_cache import Repository
 
 TINY = ("task=grammar", "model=tiny_roberta", "device=cpu", "epochs=1", "limit_train=16", "limit_eval=8")
 
@@ -141,3 +143,29 @@ def test_time_left_counts_only_jobs_still_to_run(compose: Callable[..., RunConfi
     assert "2 to run, one after another: about 2 h" in text
     assert "1 to run, one after another: not known" in shown(plan([*TINY, "method=lora"], str))
     assert "nothing to run" in shown(plan([*TINY, "method=ft"], str))
+
+
+def test_weights_that_cannot_be_fetched_are_found_once_and_only_if_none_are_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetch(repository: Repository, *_: object, what: str, **__: object) -> None:
+        asked.append(repository.id)
+        raise UserError(f"{what} is out of reach")
+
+    monkeypatch.setattr("rosa_bench.models.weights.hub.fetch", fetch)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    jobs = plan(["task=grammar", "model=roberta_base,tiny_roberta", "method=lora,bitfit", "device=cpu"], str)
+    assert kinds(jobs) == {"new": 4}
+    found = with_weights(jobs, str)
+    assert [job.kind for job in found] == ["invalid", "invalid", "new", "new"]
+    assert {job.reason for job in found[:2]} == {"model=roberta_base is out of reach"}
+    assert asked == ["FacebookAI/roberta-base"]
+
+    cached, commit = tmp_path / "cache" / "models--FacebookAI--roberta-base", "0" * 40
+    for path, text in (("refs/main", commit), (f"snapshots/{commit}/config.json", "{}")):
+        (cached / path).parent.mkdir(parents=True)
+        (cached / path).write_text(text)
+    assert with_weights(jobs, str) == jobs
+    assert len(asked) == 1

@@ -5,14 +5,17 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.resolve import resolve
 from rosa_bench.runs.run import run
 from rosa_bench.system.errors import UserError
+from rosa_bench.tasks.prepared import PreparedTask
 
 Run = Callable[..., RunRecord]
 
@@ -60,13 +63,18 @@ def test_constant_labels_are_refused_if_the_score_is_undefined(
     assert not list(tmp_path.rglob("*.json"))  # refused, so there is no record
 
 
-def test_held_out_rows_of_one_class_are_refused(run_on: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limits", "remedy"),
+    [((), "use rows with at least two different labels"), (("limit_train=20",), "use a larger limit_train")],
+)
+def test_held_out_rows_of_one_class_are_refused(
+    run_on: Run, tmp_path: Path, limits: tuple[str, ...], remedy: str
+) -> None:
     write(tmp_path, "train", [1] * 20)
     write(tmp_path, "validation", [0, 1])
-    with pytest.raises(
-        UserError, match=r"all 2 held-out rows have the label acceptable \(1\), so matthews_correlation"
-    ):
-        run_on("task=cola", "protocol=fair")
+    said = r"all 2 held-out rows have the label acceptable \(1\), so matthews_correlation is undefined"
+    with pytest.raises(UserError, match=f"{said}; {remedy}$"):
+        run_on("task=cola", "protocol=fair", *limits)
 
 
 @pytest.mark.parametrize("limits", [(), ("limit_eval=1",)])
@@ -90,3 +98,59 @@ def test_two_labels_are_enough(run_on: Run, tmp_path: Path, caplog: pytest.LogCa
         record = run_on("task=cola")
     assert math.isfinite(record.score)
     assert "say little" not in caplog.text
+
+
+def test_a_task_is_prepared_from_its_own_rows_and_the_runs_settings(
+    compose: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train, held-out and validation rows do not mix, and a seed decides the first two, their order and the head."""
+    monkeypatch.chdir(tmp_path)
+    names = ("train", "validation")
+    texts = {name: [f"{name} {number}" for number in range(60)] for name in names}
+    for name in names:
+        lines = [f"{text},{'yes' if number % 2 else 'no'}" for number, text in enumerate(texts[name])]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *lines]))
+
+    def prepared(*overrides: str) -> PreparedTask:
+        given = (f"data={tmp_path}", "protocol=fair", "limit_train=50", "limit_eval=24", "max_length=32", *overrides)
+        resolved = resolve(compose("task=classify", *TINY, *given), {})
+        return resolved.config.task.prepare(resolved.context)
+
+    def read(problem: PreparedTask, batches: Any, *, epoch: int = 0) -> list[list[str]]:
+        assert problem.tokenizer is not None
+        inputs = [batch["input_ids"] for batch in batches.epoch(epoch)]
+        return [problem.tokenizer.batch_decode(tokens, skip_special_tokens=True) for tokens in inputs]
+
+    def parts(problem: PreparedTask) -> list[set[str]]:
+        kinds = (problem.train, problem.select.batches, problem.report.batches)  # pyrefly: ignore[missing-attribute]
+        return [{text for batch in read(problem, kind) for text in batch} for kind in kinds]
+
+    problem, again, other = prepared("seed=0"), prepared("seed=0"), prepared("seed=1")
+    train, held_out, validation = parts(problem)
+    assert (len(train), len(held_out), len(validation)) == (45, 5, 24)
+    assert len(train | held_out) == 50
+    assert train | held_out <= set(texts["train"])
+    assert validation <= set(texts["validation"])
+    assert [len(batch) for batch in read(problem, problem.train)] == [4] * 11 + [1]
+    assert [len(batch) for batch in read(problem, problem.report.batches)] == [16, 8]  # pyrefly: ignore[missing-attribute]
+
+    assert parts(again) == [train, held_out, validation]
+    assert parts(other)[:2] != [train, held_out]
+    assert parts(other)[2] == validation
+    assert read(again, again.train) == read(problem, problem.train) != read(problem, problem.train, epoch=1)
+    for key, weight in problem.model.state_dict().items():
+        assert torch.equal(weight, again.model.state_dict()[key]), key
+    heads = [one.model.get_parameter("classifier.weight") for one in (problem, other)]
+    assert not torch.equal(*heads)
+    assert problem.drawn_head
+    assert problem.model.config.id2label == {0: "no", 1: "yes"}
+    assert isinstance(problem.reported, str)
+    assert problem.reported == other.reported != prepared("limit_eval=23").reported
+    assert "note" in problem.facts
+    assert {batch["input_ids"].shape[1] for batch in prepared("pad_to_max=true").train.epoch()} == {32}
+    grouped = prepared("group_by_length=true")
+    assert parts(grouped) == [train, held_out, validation]
+    assert read(grouped, grouped.train) != read(problem, problem.train)
+    for mistake, message in (("max_length=2", "leaves no room for text"), ("task.score=bleu", "^task.score=bleu")):
+        with pytest.raises(UserError, match=message):
+            prepared(mistake)
