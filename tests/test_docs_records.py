@@ -135,7 +135,7 @@ def later_seeds() -> list[str]:
     taus = sorted(kendalltau(one, other).statistic for one, other in combinations(columns, 2))
     behind = found.behind.values()
     leads = [differences for differences in behind if differences[0] < 0]
-    shrunk = ", ".join(f"{fmean(-lead[seed] for lead in leads):.3f}" for seed in (1, 2))
+    shrunk = " and ".join(f"{fmean(-lead[seed] for lead in leads):.3f}" for seed in (1, 2))
     pairs = sorted(
         abs(found.losses[cell] - found.losses[other])
         for cell, other in combinations(found.losses, 2)
