@@ -81,6 +81,8 @@ def test_a_preset_is_a_sweep_without_the_flag(
     for arguments in (["+experiment=smoke"], ["run", "+experiment=smoke"], ["-m", "run", "+experiment=smoke"]):
         assert rosa_bench(*arguments, "rank=2").status == 0
         assert swept.pop() == ["+experiment=smoke", "rank=2"]
+    assert rosa_bench("+experiment=capacity", "lr=4e-3").status == 0
+    assert swept.pop() == ["+experiment=capacity", "lr=4e-3", "lr_half_decades=0"]
     assert "method:" in rosa_bench("+experiment=smoke", "--cfg", "job").out
     assert swept == []
     rosa_bench("+experiment=smoek").assert_one_line_error("did you mean smoke?")

@@ -15,6 +15,7 @@ from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.composing.placing import Placing
 from rosa_bench.config.composing.placing import plain as unresolved
 from rosa_bench.config.files.folder import conf_folder
+from rosa_bench.config.files.preset import at_given_rate
 from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.records.store import load_records
@@ -160,3 +161,16 @@ def test_the_tests_own_settings_are_composed_as_by_hydra(
     with composing():
         expected = parse(hydra.compose("config", overrides=list(overrides)))
     assert public_config(compose(*overrides)) == public_config(expected)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_given_learning_rate_is_that_of_every_job_of_a_preset(preset: str) -> None:
+    def jobs(*given: str) -> set[tuple[str, str]]:
+        """The rate of each job, and the half-decades that are added to it."""
+        with composing() as composer:
+            found = composer.expand(at_given_rate([f"+experiment={preset}", "seed=0", *given]))
+        values = [dict(override.split("=", 1) for override in job) for job in found]
+        return {(one["lr"], one.get("lr_half_decades", "0")) for one in values}
+
+    assert jobs("lr=0.004") == {("0.004", "0")}
+    assert jobs("lr_half_decades=1,2", "lr=0.004") == {("0.004", "1"), ("0.004", "2")}

@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> None:
     report_at_once("planning", arguments)
     from rich import get_console
 
+    from rosa_bench.config.files.preset import at_given_rate
     from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.config.overrides.mistakes import check_overrides
     from rosa_bench.runs.planning.plan import plan, show
@@ -37,7 +38,7 @@ def main(arguments: list[str]) -> None:
     flags, overrides = separate(arguments)
     if odd := [flag for flag in flags if flag not in MULTIRUN]:
         raise UserError(f"{odd[0]} does not go with rosa-bench plan, which takes KEY=VALUE arguments only")
-    overrides = spelled(overrides, sweep=True)
+    overrides = at_given_rate(spelled(overrides, sweep=True))
     check_overrides(overrides)
     jobs = plan(overrides, explain)
     if not _share_a_mistake(jobs):

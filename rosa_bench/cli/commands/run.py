@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
     from omegaconf import OmegaConf
 
     from rosa_bench.config.composing import compose  # noqa: F401 - makes our defaults and resolvers known to Hydra
-    from rosa_bench.config.files.preset import is_sweep
+    from rosa_bench.config.files.preset import at_given_rate, is_sweep
     from rosa_bench.config.overrides.grammar import spelled
     from rosa_bench.config.overrides.mistakes import check_overrides
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         flags = multirun = [MULTIRUN[0]]
     if multirun and launched() > 1:
         raise UserError("a sweep is not for several processes, which make one run at a time; start it by itself")
-    overrides = spelled(overrides, sweep=bool(multirun))
+    overrides = at_given_rate(spelled(overrides, sweep=bool(multirun)))
     check_overrides(overrides)
     if multirun and len(flags) == len(multirun) and not any(it.startswith("hydra/sweeper") for it in overrides):
         sweep(overrides)
