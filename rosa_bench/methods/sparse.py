@@ -18,12 +18,18 @@ if TYPE_CHECKING:
 class SparseMethod(Method):
     """Forms weights of the body from frozen ones and from what trains (`rosa_bench.layers.weights.parametrised`).
 
-    The networks of a stack (`task=synthetic`) count as one model here. They share out the entries that change, and in
-    diff pruning a layer's gate, so they do not train as each would alone.
+    The networks of a stack (`task=synthetic`) would count as one model. They would share out the entries that change,
+    and in diff pruning a layer's gate, and not train as each does alone. So a stack is refused.
     """
 
     density: float = setting("fraction of the body's weights that change in the end", above=0, at_most=1)
     train_head: bool = setting("whether the task's head trains too")
+
+    def check_shapes(self, model: nn.Module) -> None:
+        from rosa_bench.layers.linear import StackedLinear
+
+        if any(isinstance(module, StackedLinear) and len(module.weight) > 1 for module in model.modules()):
+            raise UserError(f"method={self.name} would make replicates depend on each other; use task.replicates=1")
 
     def body(self, model: nn.Module) -> list[nn.Parameter]:
         """Return all parameters outside the head: weights, biases, embeddings. Raises `UserError` if there are none."""

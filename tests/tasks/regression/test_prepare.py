@@ -419,8 +419,9 @@ def test_the_saved_model_is_the_one_whose_errors_were_recorded(
     assert found != pytest.approx([last["mse.0"], last["mse.1"]], rel=1e-2)
 
 
-def test_clipping_is_allowed_with_one_replicate(make_setup: MakeSetup) -> None:
-    assert run(make_setup("task.replicates=1", "optimizer.clip_norm=1")).status == "completed"
+@pytest.mark.parametrize("word", ["optimizer.clip_norm=1", "method=fish_mask", "method=diff_pruning"])
+def test_what_replicates_would_share_is_allowed_with_one(make_setup: MakeSetup, word: str) -> None:
+    assert run(make_setup("task.replicates=1", word)).status == "completed"
 
 
 # User errors
@@ -441,6 +442,8 @@ def test_clipping_is_allowed_with_one_replicate(make_setup: MakeSetup) -> None:
     (["method=lora", "rank=6"], ["rank=6", "layers.0", "5 x 12", "at most 5"]),
     ([*MODELS["mlp2"], "rank=8"], ["rank=8", "layers.1", "5 x 8", "at most 5"]),
     (["optimizer.clip_norm=1"], ["optimizer.clip_norm", "task.replicates=1"]),
+    (["method=fish_mask"], ["method=fish_mask", "depend on each other", "task.replicates=1"]),
+    (["method=diff_pruning"], ["method=diff_pruning", "depend on each other", "task.replicates=1"]),
     (["method=bitfit"], ["method=bitfit", "nothing to train"]),
     (["method=bitfit", "protocol=fair"], ["method=bitfit", "nothing to train"]),
     (["method=head_only"], ["method=head_only", "no head"]),
