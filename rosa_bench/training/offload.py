@@ -31,7 +31,7 @@ class Loader:
     Between an optimizer's steps no weight that trains is on the device, so the optimizer changes the stored one.
 
     stored     each movable tensor's values in the CPU's memory
-    gradients  those of weights that train, once there is one, in the CPU's memory
+    gradients  those of weights that train now, once there is one, in the CPU's memory
     current    the number of the block that was asked for last, or None
     direction  1 while a pass goes up through the blocks, -1 while one goes down
     """
@@ -113,6 +113,8 @@ class Loader:
         if tensor in self._unfinished:
             tensor.grad = self.gradients[tensor]
             self._unfinished.remove(tensor)
+        elif not tensor.requires_grad:  # no longer, under a method whose blocks take turns
+            self.gradients.pop(tensor, None)
 
     @contextmanager
     def _beside_computing(self) -> Iterator[None]:

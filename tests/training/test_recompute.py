@@ -223,6 +223,18 @@ def test_a_weight_that_trains_leaves_the_device_with_its_gradient(
     assert all(map(loader.is_loaded, trained))  # no hook is left behind
 
 
+def test_no_gradients_are_held_for_blocks_whose_turn_is_over(tiny_model: Tiny, compose: Compose) -> None:
+    method = made(compose, "tiny_llama", "ft")
+    model = method.attach(tiny_model("tiny_llama"))
+    with offloaded(model, method, CPU) as loader, recomputed(model):
+        gradients(model)
+        assert loader.gradients.keys() == {tensor for tensors in loader.blocks for tensor in tensors}
+        for tensor in loader.blocks[1]:
+            tensor.requires_grad_(False)
+        gradients(model)
+        assert loader.gradients.keys() == set(loader.blocks[0])
+
+
 def test_a_block_that_is_still_loaded_is_not_loaded_again(tiny_model: Tiny, compose: Compose) -> None:
     method = made(compose, "tiny_roberta", "lora")
     with offloaded(method.attach(tiny_model("tiny_roberta")), method, CPU) as loader:
