@@ -211,8 +211,12 @@ def parts(batch: Batch, count: int) -> list[Batch]:
 
 
 def targets(batch: Batch) -> Tensor:
-    """Count the labels that enter the loss, as a tensor on the batch's device. The model's loss is a mean over them."""
-    return (batch["labels"] != IGNORED).sum()
+    """Count the labels that enter the loss, as a tensor on the batch's device. The model's loss is a mean over them.
+
+    Labels that are fractions, those of a regression, all do.
+    """
+    labels = batch["labels"]
+    return (torch.ones_like(labels) if labels.is_floating_point() else labels != IGNORED).sum()
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

@@ -39,11 +39,13 @@ class LoadedMetric:
 
 
 def load(name: str) -> LoadedMetric:
-    """Load the metric ``rosa_bench/metrics/<name>.py``. Raises `UserError` if it does not exist."""
+    """Load the metric ``rosa_bench/metrics/<name>.py``. Raises `UserError` if it or an import is missing."""
     try:
         file = importlib.import_module(f"rosa_bench.metrics.{name}")
         _, scores, signature = file.INPUTS, file.SCORES, file.SIGNATURE
     except (ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("rosa_bench."):
+            raise UserError(f"task.metric={name} needs the package {error.name}, which is not installed") from error
         raise UserError(
             f"task.metric={name} does not exist; use a module of rosa_bench.metrics, such as accuracy"
         ) from error

@@ -7,13 +7,15 @@ Weight decay is decoupled and comes first, as in PyTorch's AdamW.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import vector_norm
+
+from rosa_bench.optim.base import ParameterGroup
 
 State = dict[str, Tensor]
 GROWTH = 1.01  # largest growth of a norm from one step to the next; both papers' gamma
@@ -110,6 +112,16 @@ class ProjectedAdamW(torch.optim.AdamW):
         correction = (1 - second ** state["step"]).sqrt() / (1 - first ** state["step"])
         tall.mul_(1 - group["lr"] * group["weight_decay"])
         tall.sub_(update * (group["lr"] * self.scale * correction))
+
+
+def moment_shapes(groups: Iterable[ParameterGroup]) -> dict[Tensor, torch.Size]:
+    """Return the shape (*n, long, r) of the moments of each weight that has a projector."""
+    return {
+        weight: torch.Size((*(weight.mT if transposed else weight).shape[:-1], projector.shape[-1]))
+        for group in groups
+        if "projectors" in group
+        for weight, projector, transposed in zip(group["params"], group["projectors"], group["transposed"], strict=True)
+    }
 
 
 def _ratio(direction: Tensor, low: Tensor, *, dim: int | tuple[int, int]) -> Tensor:

@@ -5,7 +5,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -91,17 +91,18 @@ def reset_peak(device: torch.device) -> None:
     """Reset the memory peak, so that one job of a sweep does not report the peak of another."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR_REFS.exists():
-        _CLEAR_REFS.write_text("5")  # Linux: resets VmHWM, the high-water mark of resident memory
+        return
+    with suppress(OSError):  # not Linux, or a sandbox that does not have it or allow it
+        _CLEAR_REFS.write_text("5")  # resets VmHWM, the high-water mark of resident memory
 
 
 def peak_bytes(device: torch.device) -> int:
     """Return the peak memory since `reset_peak`: the CUDA allocator's, or on the CPU this process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if _STATUS.exists():
-        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    for line in _STATUS.read_text().splitlines() if _STATUS.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # peak since the process started; it cannot be reset here

@@ -3,7 +3,7 @@
 A stream is a named purpose, such as the order of an epoch. Streams that are not listed in `SEEDS` are independent of
 each other and of everything else. The listed ones are older than this module and keep the values that they had, so that
 earlier runs can be repeated. `epoch order` and `subspace` share their values: epoch n and the subspace drawn before
-step n start from one state.
+step n start from one state. With seed 0 the first of each also shares that of `rows`.
 """
 
 from __future__ import annotations

@@ -184,24 +184,31 @@ def _change_between(
     """Let the method change the model between two steps, in all processes alike, if the steps so far were finite."""
     training.checked_losses()
     with meter.phase("resample"):
-        changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming)
-        if together is not None and not together.sharded:
-            agree(training.model, training.method)
+        changed = change(training, headroom_bytes=meter.headroom_bytes, loss=coming, together=together)
     if changed.recapture:
         drop_captured(replay)
     return changed
 
 
-def change(training: Training, *, headroom_bytes: int | None, loss: Callable[[], Tensor]) -> Changed:
-    """Let the method change the model, and update the optimizer to match.
+def change(
+    training: Training,
+    *,
+    headroom_bytes: int | None,
+    loss: Callable[[], Tensor],
+    together: Together | None = None,
+) -> Changed:
+    """Let the method change the model, in all processes alike, and update the optimizer to match.
 
     Raises `TrainingFailedError` if the method cannot change the model, for example because a weight is NaN.
     """
+    model, method = training.model, training.method
     try:
-        changed = training.method.before_step(
-            training.model, training.step, length=training.length, headroom_bytes=headroom_bytes, loss=loss
+        changed = method.before_step(
+            model, training.step, length=training.length, headroom_bytes=headroom_bytes, loss=loss
         )
     except ValueError as error:
         raise TrainingFailedError(f"at the resample before step {training.step + 1}: {error}") from error
+    if together is not None and not together.sharded:
+        agree(model, method, changed)
     training.follow(changed)
     return changed

@@ -52,6 +52,8 @@ class Pack:
     def __init__(self, trainings: Sequence[Training], autocast: Autocast):
         self.trainings, self.autocast = tuple(trainings), autocast
         self.count, self.rows, self.stacks = len(trainings), Rows(), Stacks()
+        if len({training.step for training in trainings}) > 1:  # a damaged checkpoint was skipped
+            raise UnpackableError("these runs are not equally far, so they do not see the same rows; use packed=1")
         first = trainings[0]
         self.model: nn.Module = sharing_copy(first.model).train()
         vars(self.model).pop("forward", None)  # one of ours, such as a loss in chunks, would give one loss for all runs

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from rosa_bench.data.batches import Batch, parts, targets
-from rosa_bench.methods.base import Method
+from rosa_bench.methods.base import Changed, Method
 from rosa_bench.system import processes
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.training.checkpoint import Snapshot
 from rosa_bench.training.observer import Observer
 from rosa_bench.training.state import Training
 
+NO_CHANGE = Changed()
 BUCKET = 1 << 25  # elements of one all-reduce: 128 MiB in float32
 
 
@@ -99,12 +100,13 @@ def buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def agree(model: nn.Module, method: Method) -> None:
-    """Give every process the first one's state of a method: what training can change.
+def agree(model: nn.Module, method: Method, changed: Changed = NO_CHANGE) -> None:
+    """Give every process the first one's state of a method, what training can change, and its changes of basis.
 
-    It is the same already unless a computation on a GPU is not reproducible to the last bit.
+    They are the same already unless a computation on a GPU is not reproducible to the last bit. Then even the signs of
+    singular vectors may differ, and moments that follow one basis would not fit another.
     """
-    for tensor in method.state(model).values():
+    for tensor in (*method.state(model).values(), *(turn.matrix for turn in changed.rotate)):
         own = tensor.detach()
         bits = own.view(torch.uint8) if own.dtype == torch.bool else own
         sent = processes.take_from(bits.contiguous())

@@ -1,5 +1,6 @@
 import importlib.metadata
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,15 @@ def test_texts_may_have_different_numbers_of_references() -> None:
 
 def test_values_are_not_rounded_to_classes() -> None:
     assert compute("correlation", [(0.2, 0.1), (0.4, 0.3), (0.3, 0.2)]) == pytest.approx({"pearson": 1, "spearman": 1})
+
+
+def test_a_package_that_a_metric_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    for name in ("generation", "text_overlap"):
+        monkeypatch.delitem(sys.modules, f"rosa_bench.metrics.{name}", raising=False)
+        monkeypatch.delattr(metrics, name, raising=False)
+    with pytest.raises(UserError, match="needs the package sacrebleu, which is not installed"):
+        load_metric("generation")
 
 
 @pytest.mark.parametrize("name", ["unheard_of", "base"])

@@ -1,4 +1,6 @@
+import resource
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -139,6 +141,18 @@ def test_peak_remains_after_memory_is_freed_until_reset() -> None:
     assert peak_bytes(CPU) > low + 150 * MIB
     reset_peak(CPU)
     assert peak_bytes(CPU) < low + 50 * MIB
+
+
+def test_a_kernel_that_neither_reports_nor_resets_the_peak_gives_that_of_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (status := tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t1 kB\n")
+    monkeypatch.setattr(meter_module, "_STATUS", status)
+    monkeypatch.setattr(meter_module, "_CLEAR_REFS", tmp_path)  # a folder cannot be written
+    with (meter := Meter(CPU)).phase("train"):
+        pass
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert meter.memory_bytes["train"] == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def test_headroom_is_unknown_on_the_cpu() -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,12 @@ import pytest
 import torch
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.runs.checkpoints.resumable import check_resumable
+from rosa_bench.runs.checkpoints.resumable import check_optimizer, check_resumable
 from rosa_bench.runs.inputs import inputs_of
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
 from rosa_bench.tasks.prepared import PreparedTask
-from rosa_bench.training.checkpoint import TENSORS, VALUES, Checkpoints, Snapshot
+from rosa_bench.training.checkpoint import TENSORS, VALUES, Checkpoints, MisfitError, Snapshot
 from rosa_bench.training.observer import Observer
 
 STEPS, EPOCHS, AT = 5, 4, 8  # per epoch, of the run, and the step of the checkpoint
@@ -337,3 +338,12 @@ def test_a_state_that_cannot_be_one_of_this_run_is_skipped(
     [message] = caplog.messages
     assert str(path) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (1, 2), (6, 1), (6, 4), (4, 2)])
+def test_moments_of_a_projected_weight_have_its_projectors_columns(shape: tuple[int, int]) -> None:
+    parameters = {"small": torch.zeros(4, 6), "bias": torch.zeros(4)}
+    groups = [{"params": [parameters["small"]], "projectors": [torch.zeros(4, 2)], "transposed": [True]}]
+    tensors = {"exp_avg.small": torch.zeros(shape), "last_norm.small": torch.zeros(()), "exp_avg.bias": torch.zeros(4)}
+    with nullcontext() if shape == (6, 2) else pytest.raises(MisfitError, match="its tensor small is"):
+        check_optimizer(tensors, parameters, groups)

@@ -206,6 +206,18 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
         torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
 
 
+def test_in_a_regression_the_value_that_marks_ignored_tokens_counts_like_any_other() -> None:
+    whole, split = Regression().double(), Regression().double()
+    split.load_state_dict(whole.state_dict())
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = {"x": x, "labels": torch.tensor([[-100.0], [1.0], [2.0], [-100.0], [5.0]], dtype=torch.float64)}
+    expected = whole(**batch).loss
+    expected.backward()
+    assert backward(split, batch, nullcontext, accumulate=3).item() == pytest.approx(expected.item(), rel=1e-6)
+    for one, other in zip(split.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-12)
+
+
 def test_gradients_add_to_existing_ones() -> None:
     model, (batch,) = Regression(), regression_data(1)
     backward(model, batch, nullcontext)

@@ -17,16 +17,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rosa_bench import api
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.methods.base import Changed, Rotation
 from rosa_bench.records.store import load_records
 from rosa_bench.system import processes
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.training.checkpoint import Snapshot, joined
-from rosa_bench.training.parallel import OwnRandomness, buckets
+from rosa_bench.training.loop import change
+from rosa_bench.training.parallel import OwnRandomness, Together, buckets
 
 HERE = Path(__file__).parent
 TREE = HERE.parents[1]
@@ -298,6 +300,18 @@ def test_each_process_draws_dropout_masks_of_its_own_and_gets_them_back(monkeypa
     earlier = joined(processes=Snapshot({"torch": states}, {}))
     assert drawn(1, earlier) == torch.rand(2, generator=torch.Generator().manual_seed(11)).tolist()
     assert drawn(2, earlier) == drawn(2)  # it was not there when the checkpoint was written
+
+
+def test_moments_follow_the_first_processs_change_of_basis(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs, followed = torch.eye(2), -torch.eye(2), []
+    changed = Changed(rotate=[Rotation(nn.Parameter(torch.zeros(3, 2)), ours)])
+    training: Any = SimpleNamespace(
+        model=nn.Module(), step=0, length=None, follow=lambda found: followed.append(found.rotate[0].matrix.clone()),
+        method=SimpleNamespace(before_step=lambda *_, **__: changed, state=lambda _: {}),
+    )  # fmt: skip
+    monkeypatch.setattr(processes, "take_from", lambda tensor: tensor.copy_(theirs))
+    change(training, headroom_bytes=None, loss=lambda: torch.zeros(()), together=Together(sharded=False))
+    assert torch.equal(followed[0], theirs)
 
 
 # On two GPUs

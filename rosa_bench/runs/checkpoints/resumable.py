@@ -13,6 +13,8 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
+from rosa_bench.methods.base import Groups
+from rosa_bench.optim.projected import moment_shapes
 from rosa_bench.runs.outcome.predicted import LABELS, OUTPUTS, keeps_predictions
 from rosa_bench.runs.resolve import ResolvedRun
 from rosa_bench.tasks.prepared import PreparedTask
@@ -86,7 +88,8 @@ def check_resumable(resolved: ResolvedRun, problem: PreparedTask, state: Snapsho
     check_predictions(state.part("predictions").tensors, problem)
     losses = {name: tensor for name, tensor in training.tensors.items() if name == "losses"}
     check_tensors({"losses": torch.empty(len(problem.train))}, losses)
-    check_optimizer(training.part("optimizer").tensors, parameters)
+    groups = resolved.config.method.parameter_groups(problem.model)
+    check_optimizer(training.part("optimizer").tensors, parameters, groups)
     if unknown := set(values.training.frozen) - parameters.keys():
         raise MisfitError(f"{min(unknown)} is frozen in it, and is not a parameter of the model")
     check_generators(training.part("random"), resolved.device)
@@ -115,22 +118,28 @@ def check_predictions(tensors: Mapping[str, Tensor], problem: PreparedTask) -> N
         raise MisfitError(f"its predictions are for {len(labels)} rows, and the run has {rows}")
 
 
-def check_optimizer(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
+def check_optimizer(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], groups: Groups) -> None:
     """Raise `MisfitError` unless each kind of optimizer state has one tensor for each of the same parameters.
 
-    A kind is as large as its parameters, as moments are, or one number for each, as a count of steps is.
+    A kind is as large as its parameters' moments, or one number for each weight, as a count of steps is. Weights whose
+    moments are projected may have kinds of their own.
     """
     kinds: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         kind, _, parameter = name.partition(".")
         kinds.setdefault(kind, {})[parameter] = tensor
-    for kind, held in kinds.items():
-        if unknown := held.keys() - parameters.keys():
-            raise MisfitError(f"its optimizer state {kind} is of {min(unknown)}, which is not a parameter of the model")
-        if absent := set().union(*kinds.values()) - held.keys():
-            raise MisfitError(f"its optimizer state {kind} is missing for {min(absent)}")
-        if any(tensor.ndim for tensor in held.values()):
-            check_tensors({name: parameters[name] for name in held}, held)
+        if parameter not in parameters:
+            raise MisfitError(f"its optimizer state {kind} is of {parameter}, which is not a parameter of the model")
+    smaller, names = moment_shapes(groups), {parameter: name for name, parameter in parameters.items()}
+    projected = {names[weight]: shape for weight, shape in smaller.items()}
+    others = {name: parameter.shape for name, parameter in parameters.items() if name not in projected}
+    for shapes in (projected, others):
+        own = {kind: {name: it for name, it in held.items() if name in shapes} for kind, held in kinds.items()}
+        for kind, held in own.items():
+            if held and (absent := set().union(*own.values()) - held.keys()):
+                raise MisfitError(f"its optimizer state {kind} is missing for {min(absent)}")
+            if not all(it.shape in {(), parameters[name].shape[:-2]} for name, it in held.items()):
+                check_tensors({name: parameters[name].new_empty(shapes[name], device="meta") for name in held}, held)
 
 
 def check_generators(state: Snapshot, device: torch.device) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rosa_bench.config.groups import names_in
 from rosa_bench.config.schema import RunConfig
+from rosa_bench.layers.packs.packed import UnpackableError
 from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.runs.packing import pack
 from rosa_bench.runs.packing.pack import run_pack
@@ -128,6 +129,22 @@ def test_a_run_of_a_stopped_pack_can_go_on_alone(make_runs: MakeRuns, monkeypatc
     assert isinstance(whole[1], RunRecord)
     assert_alike(record, whole[1])
     assert not record.packed
+
+
+@pytest.mark.slow
+def test_runs_that_are_not_equally_far_do_not_train_together(
+    make_runs: MakeRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        stopped_at(3, patch)
+        with pytest.raises(PreemptedError):
+            run_pack(make_runs("stopped"))
+    runs = make_runs("stopped")
+    next(runs[1].checkpoints.glob("*/values.json")).write_text("{}")  # a damaged checkpoint is skipped
+    for outcome in run_pack(runs):
+        assert isinstance(outcome, UnpackableError)
+        assert "not equally far" in str(outcome)
+    assert [status_of(one).kind for one in runs] == ["unfinished"] * 3
 
 
 @pytest.mark.slow
