@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from numbers import Number
 from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
@@ -35,6 +36,7 @@ def compose_method(model: nn.Module, name: str, settings: Mapping[str, Any], *, 
     one_of("protocol", protocol, names_in("protocol"))
     check_adaptable(model)
     check_names(name, settings)
+    settings = {key: _plain(value) for key, value in settings.items()}
     written = composed({"task": ANY_TASK, "model": ANY_MODEL, "method": name, "protocol": protocol})
     given = {key: settings[key] for key in GIVEN if key in settings}
     # A recipe belongs to a task, and there is none here.
@@ -69,6 +71,11 @@ def restored_method(adapter: Mapping[str, Any], *, called: str) -> Method:
     raise UserError(
         f"{called} is an adapter of class {adapter['class']}, which this version of rosa_bench does not have"
     )
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy's as Python's own."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def _is_free(field: str, published: bool) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 IDS = torch.arange(5, 21).reshape(2, 8)
 LABELS = torch.tensor([0, 1])
+UNLABELLED = [{"input_ids": IDS}]
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -368,6 +370,10 @@ def test_frozen_blocks_stay_frozen(tiny_model: Callable[..., Any], tmp_path: Pat
     ("lora", {"protocol": "mine"}, "protocol=mine is not known"),
     ("rosa", {"targets": "nothing_here"}, "targets=nothing_here matches no linear layer"),
     ("rosa", {"rank": "${seed}"}, "rank"),
+    ("rosa", {"rank": np.float32(2.5)}, "method.rank=2.5 is not a whole number"),
+    (5, {}, "method=5 is not known; choose one of"),
+    ("fish_mask", {"calibration": UNLABELLED}, "cannot choose weights: a batch has no labels; give training data"),
+    ("lora_ga", {"rank": 4, "calibration": UNLABELLED}, "gradient of a loss, and a batch has no labels"),
     ("eva", {"rank": 4}, "training data"),
     ("laser", {}, "method=laser trains nothing, so a training loop has no use for it"),
 ])  # fmt: skip
@@ -379,6 +385,11 @@ def test_a_mistake_is_one_line_and_leaves_the_model_alone(
         attach(model, method, **settings)
     assert "\n" not in str(caught.value)
     assert_same(everything(model), before)
+
+
+def test_a_number_of_numpys_is_a_number(tiny_model: Callable[..., Any]) -> None:
+    method: Any = attach(tiny_model("tiny_roberta"), "rosa", rank=np.int64(2), resample_every=np.int32(3)).method
+    assert (method.rank, method.resample_every) == (2, 3)
 
 
 def test_an_error_in_the_middle_leaves_nothing_attached(
