@@ -325,6 +325,23 @@ def test_tensors_of_another_shape_are_refused_and_nothing_stays_attached(
     assert_refused(saved, tiny_model("tiny_roberta"), "this state is of another model or method")
 
 
+def test_settings_from_a_file_are_kept_without_it(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """An adapter names no file to be read: it may be gone, changed, or somebody else's."""
+    file, folder = tmp_path / "adapter_config.json", tmp_path / "adapter"
+    values = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["query"]}
+    file.write_text(json.dumps(values))
+    attached = attach(tiny_model("tiny_roberta"), "peft", adapter_config=str(file))
+    train(attached, 2)
+    attached.save(folder)
+    file.write_text(json.dumps(values | {"r": 2, "use_rslora": True}))
+    changed: Any = attach(tiny_model("tiny_roberta"), "peft", adapter_config=str(file)).method
+    assert changed.config["r"] == 2
+    again = load_adapter(tiny_model("tiny_roberta"), folder)
+    assert torch.equal(logits(again.model), logits(attached.model))
+    file.unlink()
+    again.load(folder)
+
+
 def test_what_exists_is_not_overwritten(tiny_model: Callable[..., Any], saved: Path) -> None:
     attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
     with pytest.raises(UserError, match="exists already"):
