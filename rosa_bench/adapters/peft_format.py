@@ -23,6 +23,8 @@ from rosa_bench.system.errors import UserError
 from rosa_bench.system.json_text import loads
 from rosa_bench.system.tensors import check_finite, load_tensors
 
+SCALED_OTHERWISE = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern")  # settings that we never write
+
 
 class Written(NamedTuple):
     """How an adapter was written: its rank, and the error of its compression as a fraction of the whole update.
@@ -109,6 +111,8 @@ def read_peft(folder: Path) -> tuple[LoraAdapter, dict[str, Any]]:
         scale, transposed = config["lora_alpha"] / config["r"], bool(config["fan_in_fan_out"])
         head = {name: it for name, it in tensors.items() if any(name.startswith(f"{one}.") for one in heads)}
         _check_factors(updates)
+        _check_heads(heads, head)
+        _check_all_read(config, tensors.keys() - head.keys(), updates)
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, SafetensorError, RecursionError) as error:
         reason = " ".join(str(error).split())  # safetensors writes several lines
         if isinstance(error, OSError) and error.filename:
@@ -132,6 +136,23 @@ def _names(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise TypeError("target_modules and modules_to_save must be lists of names")
     return value
+
+
+def _check_heads(names: list[str], head: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless each head has tensors."""
+    for one in names:
+        if not any(name.startswith(f"{one}.") for name in head):
+            raise ValueError(f"it lacks the tensors of {one}")
+
+
+def _check_all_read(config: Mapping[str, Any], others: set[str], updates: Mapping[str, Update]) -> None:
+    """Raise ValueError if an adapter is more than factors, biases and heads. ``others`` are the tensors of no head."""
+    for key in SCALED_OTHERWISE:
+        if config.get(key):
+            raise ValueError(f"{key}={config[key]} is for another scale or method")
+    parts = ["lora_A.weight", "lora_B.weight", *(["lora_B.bias"] if config["lora_bias"] else [])]
+    if strange := sorted(others - {f"{name}.{part}" for name in updates for part in parts}):
+        raise ValueError(f"{strange[0]} belongs to another method")
 
 
 def _check_factors(updates: Mapping[str, Update]) -> None:

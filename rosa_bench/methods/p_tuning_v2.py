@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rosa_bench.methods.inserted import Inserted
 from rosa_bench.system.errors import UserError
@@ -30,23 +30,29 @@ class PTuningV2(Inserted):
     keeps_function: ClassVar[bool] = False
 
     def check_shapes(self, model: nn.Module) -> None:
+        from rosa_bench.layers.prompts.prefix import dispatches
+
         self._attention(model)
-        if getattr(model, "config", None) is None:
+        if not hasattr(model, "set_attn_implementation"):
             raise UserError(f"method={self.name} is for transformers; choose one with model=, or another method")
-        if not _dispatches(model):
+        if model.config.is_encoder_decoder:  # pyrefly: ignore[missing-attribute]
+            raise UserError(
+                f"method={self.name} is not for models with an encoder and a decoder; choose another method"
+            )
+        if not dispatches(model):
             self._projections(model)
 
     def insert(self, model: nn.Module) -> None:
-        from rosa_bench.layers.prompts.prefix import Prefix, key_shape, use_prefixes
+        from rosa_bench.layers.prompts.prefix import Prefix, dispatches, key_shape, use_prefixes
         from rosa_bench.layers.prompts.widened_prefix import WidenedPrefix
 
         draws, like = generator(self.seed, "prefix"), next(model.parameters())
-        dispatches = _dispatches(model)
-        kind, (heads, size) = Prefix if dispatches else WidenedPrefix, key_shape(model)
+        replaceable = dispatches(model)
+        kind, (heads, size) = Prefix if replaceable else WidenedPrefix, key_shape(model)
         made = [kind(heads, self.tokens, size, like=like) for _ in self._attention(model)]
         for prefix in made:
             prefix.start(draws)
-        if dispatches:
+        if replaceable:
             for attention, prefix in zip(self._attention(model), made, strict=True):
                 attention.prefix = prefix
             use_prefixes(model)  # pyrefly: ignore[bad-argument-type] - it has a transformers configuration
@@ -73,8 +79,3 @@ class PTuningV2(Inserted):
 
         keys, values = (modules_of(model, self.parts, part, method=self.name) for part in ("keys", "values"))
         return keys, values
-
-
-def _dispatches(model: Any) -> bool:
-    """Return whether the model's attention function can be replaced."""
-    return model._can_set_attn_implementation()

@@ -39,7 +39,7 @@ def use_fast_attention(model: PreTrainedModel) -> None:
         model.set_attn_implementation(NAME)
     elif implementation == "eager" and not model._can_set_attn_implementation():
         # Its layers never look up an implementation; the name selects the mask only.
-        AttentionMaskInterface.register(MASK_ONLY, bias_mask)
+        AttentionMaskInterface.register(MASK_ONLY, whole_bias_mask)
         model.config._attn_implementation = MASK_ONLY
     for module in model.modules():
         if hasattr(module, "compute_position_bias"):  # bound to the module, so that a copy of the model gets its own
@@ -69,6 +69,12 @@ def position_bias_in_place(module: nn.Module, *args: Any, **options: Any) -> Ten
     """
     with next(module.parameters()).device:
         return type(module).compute_position_bias(module, *args, **options)  # pyrefly: ignore[missing-attribute]
+
+
+def whole_bias_mask(**options: Any) -> Tensor | None:
+    """Return the bias as `bias_mask` does, for layers such as Bloom's that are causal by their mask alone."""
+    options["allow_is_causal_skip"] = False
+    return bias_mask(**options)
 
 
 def bias_mask(*, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:

@@ -51,7 +51,7 @@ def unknown(key: str, value: str, choices: Collection[str], more: str = "") -> s
     >>> unknown("method", "loar", ["ft", "lora"])
     'method=loar is not known; did you mean lora? Choose one of: ft, lora'
     """
-    near = did_you_mean(value, choices)
+    near = did_you_mean(str(value), choices)
     choose = f"{near} Choose" if near else "; choose"
     return f"{key}={printable(str(value))} is not known{choose} one of: {', '.join(choices)}{more}"
 

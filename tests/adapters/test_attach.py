@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarn
 METHODS = sorted(path.stem for path in (conf_folder() / "method").glob("*.yaml"))
 IDS = torch.arange(5, 21).reshape(2, 8)
 LABELS = torch.tensor([0, 1])
+UNLABELLED = [{"input_ids": IDS}]
 
 
 def logits(model: nn.Module) -> Tensor:
@@ -323,6 +325,23 @@ def test_tensors_of_another_shape_are_refused_and_nothing_stays_attached(
     assert_refused(saved, tiny_model("tiny_roberta"), "this state is of another model or method")
 
 
+def test_settings_from_a_file_are_kept_without_it(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    """An adapter names no file to be read: it may be gone, changed, or somebody else's."""
+    file, folder = tmp_path / "adapter_config.json", tmp_path / "adapter"
+    values = {"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["query"]}
+    file.write_text(json.dumps(values))
+    attached = attach(tiny_model("tiny_roberta"), "peft", adapter_config=str(file))
+    train(attached, 2)
+    attached.save(folder)
+    file.write_text(json.dumps(values | {"r": 2, "use_rslora": True}))
+    changed: Any = attach(tiny_model("tiny_roberta"), "peft", adapter_config=str(file)).method
+    assert changed.config["r"] == 2
+    again = load_adapter(tiny_model("tiny_roberta"), folder)
+    assert torch.equal(logits(again.model), logits(attached.model))
+    file.unlink()
+    again.load(folder)
+
+
 def test_what_exists_is_not_overwritten(tiny_model: Callable[..., Any], saved: Path) -> None:
     attached = attach(tiny_model("tiny_roberta"), "lora", rank=2)
     with pytest.raises(UserError, match="exists already"):
@@ -368,6 +387,10 @@ def test_frozen_blocks_stay_frozen(tiny_model: Callable[..., Any], tmp_path: Pat
     ("lora", {"protocol": "mine"}, "protocol=mine is not known"),
     ("rosa", {"targets": "nothing_here"}, "targets=nothing_here matches no linear layer"),
     ("rosa", {"rank": "${seed}"}, "rank"),
+    ("rosa", {"rank": np.float32(2.5)}, "method.rank=2.5 is not a whole number"),
+    (5, {}, "method=5 is not known; choose one of"),
+    ("fish_mask", {"calibration": UNLABELLED}, "cannot choose weights: a batch has no labels; give training data"),
+    ("lora_ga", {"rank": 4, "calibration": UNLABELLED}, "gradient of a loss, and a batch has no labels"),
     ("eva", {"rank": 4}, "training data"),
     ("laser", {}, "method=laser trains nothing, so a training loop has no use for it"),
 ])  # fmt: skip
@@ -379,6 +402,11 @@ def test_a_mistake_is_one_line_and_leaves_the_model_alone(
         attach(model, method, **settings)
     assert "\n" not in str(caught.value)
     assert_same(everything(model), before)
+
+
+def test_a_number_of_numpys_is_a_number(tiny_model: Callable[..., Any]) -> None:
+    method: Any = attach(tiny_model("tiny_roberta"), "rosa", rank=np.int64(2), resample_every=np.int32(3)).method
+    assert (method.rank, method.resample_every) == (2, 3)
 
 
 def test_an_error_in_the_middle_leaves_nothing_attached(

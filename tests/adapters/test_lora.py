@@ -210,11 +210,22 @@ def test_a_file_that_the_user_may_not_read_is_not_called_missing(written: Path, 
     ({"modules_to_save": "x"}, "must be lists of names"),
     ({"modules_to_save": [1]}, "must be lists of names"),
     ({"lora_bias": True}, "x.lora_B.bias"),
+    ({"use_rslora": True}, "use_rslora=True is for another scale or method"),
+    ({"use_dora": True}, "use_dora=True is for another scale or method"),
+    ({"alpha_pattern": {"x": 5}}, "alpha_pattern="),
+    ({"rank_pattern": {"x": 5}}, "rank_pattern="),
+    ({"modules_to_save": ["head"]}, "it lacks the tensors of head"),
 ])  # fmt: skip
 def test_settings_that_we_did_not_write_are_refused(written: Path, change: dict[str, Any], words: str) -> None:
     path = written / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     assert words in refused(written)
+
+
+def test_a_tensor_of_another_method_is_refused(written: Path) -> None:
+    tensors = load_file(written / "adapter_model.safetensors")
+    save_file(tensors | {f"{PEFT}x.lora_magnitude_vector": normal(6)}, written / "adapter_model.safetensors")
+    assert refused(written) == "x.lora_magnitude_vector belongs to another method"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "5", "null", "[" * 100_000])

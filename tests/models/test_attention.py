@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BloomConfig,
+    BloomForCausalLM,
     MPNetConfig,
     MPNetForSequenceClassification,
     PreTrainedModel,
@@ -346,6 +348,19 @@ def test_a_model_with_its_own_attention_gets_only_the_mask(mask: str, tmp_path: 
     loaded = MPNetForSequenceClassification.from_pretrained(tmp_path).eval()
     assert loaded.config._attn_implementation == "eager"
     torch.testing.assert_close(logits(loaded, MASKS[mask]()), expected)
+
+
+@pytest.mark.parametrize("mask", MASKS)
+def test_a_decoder_with_its_own_attention_stays_causal(mask: str) -> None:
+    """Bloom's layers are causal by their mask alone."""
+    torch.manual_seed(0)
+    plain = BloomForCausalLM(BloomConfig(vocab_size=261, hidden_size=32, n_layer=2, n_head=4)).eval()
+    use_fast_attention(model := copy.deepcopy(plain))
+    given = MASKS[mask]()
+    with torch.no_grad():
+        found, expected = (it(ids(), attention_mask=given).logits for it in (model, plain))
+    visible = torch.ones_like(ids(), dtype=torch.bool) if given is None else given.bool()
+    torch.testing.assert_close(found[visible], expected[visible])
 
 
 def test_another_chosen_implementation_is_kept(tiny_model: TinyModel) -> None:

@@ -49,6 +49,11 @@ def key_shape(model: Any) -> tuple[int, int]:
     return heads, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
+def dispatches(model: Any) -> bool:
+    """Return whether the model's attention function can be replaced."""
+    return model._can_set_attn_implementation()
+
+
 def use_prefixes(model: PreTrainedModel) -> None:
     """Make the model's attention layers see the prefix that each has as its child ``prefix``.
 

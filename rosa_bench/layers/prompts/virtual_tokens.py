@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
+from rosa_bench.layers.parts import output_layer
 from rosa_bench.system.errors import UserError
 
 CACHES = ("cache", "past_key_values")  # what transformers calls it, newest first
 NAME = "virtual_tokens"  # of the model's child
+BY_TOKEN = ("ForQuestionAnswering", "ForTokenClassification")  # ends of the names of transformers' classes
 
 
 class VirtualTokens(nn.Module):
@@ -32,7 +35,7 @@ class VirtualTokens(nn.Module):
 
     def join(self, model: nn.Module) -> None:
         """Become part of a transformer, under the name `NAME`."""
-        body: Any = model.base_model
+        body = body_of(model)
         self.arguments = tuple(inspect.signature(body.forward).parameters)
         model.add_module(NAME, self)
         body.register_forward_pre_hook(self.before, with_kwargs=True)
@@ -65,8 +68,7 @@ class VirtualTokens(nn.Module):
 class InputTokens(VirtualTokens):
     """Vectors before the embedded text.
 
-    cut  whether the body's outputs are those of the text alone, as a language model's head needs them. The heads of
-         encoders read the first position, which is the first vector
+    cut  whether the body's outputs are those of the text alone, as `reads_text` says
     """
 
     def __init__(self, encoder: nn.Module, tokens: int, *, room: int, cut: bool):
@@ -77,8 +79,7 @@ class InputTokens(VirtualTokens):
     def join(self, model: nn.Module) -> None:
         super().join(model)
         if self.cut:  # before other hooks, which may choose positions of the text
-            body: Any = model.base_model
-            body.register_forward_hook(self.after, prepend=True)
+            body_of(model).register_forward_hook(self.after, prepend=True)
 
     def place(self, body: nn.Module, given: dict[str, Any], *, earlier: int) -> None:
         self.placed = earlier == 0
@@ -156,6 +157,25 @@ class KeyValueTokens(VirtualTokens):
             text = _text(given)
             positions = torch.arange(earlier, earlier + text.shape[1], device=text.device)[None]
         given["position_ids"] = positions + self.tokens
+
+
+def body_of(model: Any) -> nn.Module:
+    """Return the innermost transformer that embeds the text: a language model may call it past its ``base_model``."""
+    embeddings, body = model.get_input_embeddings(), model.base_model
+    for module in body.modules():
+        if isinstance(module, PreTrainedModel) and any(it is embeddings for it in module.modules()):
+            body = module
+    return body
+
+
+def reads_text(model: nn.Module) -> bool:
+    """Return whether a model's head reads the outputs at the text's own positions.
+
+    It does if it has an output for each token, and if attention is causal, because a classifier then reads the last
+    token. Other heads read the first position, which is the first vector.
+    """
+    by_token = type(model).__name__.endswith(BY_TOKEN) or output_layer(model) is not None
+    return by_token or any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
 def _text(given: dict[str, Any]) -> Tensor:

@@ -13,13 +13,22 @@ Row = Mapping[str, Tensor]  # a batch of one example
 
 
 def single_rows(batches: Iterable[Row], count: int) -> Iterator[Row]:
-    """Yield the first ``count`` examples of the batches, each as a batch of its own."""
+    """Yield the first ``count`` examples of the batches, each as a batch of its own.
+
+    Raises ValueError if a batch has no labels.
+    """
     rows = (
         {name: tensor[place : place + 1] for name, tensor in batch.items()}
         for batch in batches
-        for place in range(len(batch["labels"]))
+        for place in range(len(_labels(batch)))
     )
     return islice(rows, count)
+
+
+def _labels(batch: Row) -> Tensor:
+    if "labels" not in batch:
+        raise ValueError("a batch has no labels")
+    return batch["labels"]
 
 
 def fisher_information(

@@ -170,7 +170,7 @@ def refused_in_one_line(what: str) -> Iterator[None]:
             yield
     except UserWarning as warning:
         raise UserError(f"{what}: PEFT would use another value: {warning}") from warning
-    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, re.error) as error:
         from torch import OutOfMemoryError
 
         if isinstance(error, UserError | OutOfMemoryError):

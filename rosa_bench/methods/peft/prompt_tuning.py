@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rosa_bench.methods.peft.config import configuration
-from rosa_bench.methods.peft.virtual_tokens import VirtualTokenMethod, is_decoder, room_for_text
+from rosa_bench.methods.peft.virtual_tokens import VirtualTokenMethod, room_for_text, sizes_of
 from rosa_bench.system.seeds import generator
 from rosa_bench.system.setting import setting
 
@@ -35,21 +35,19 @@ class PromptTuning(VirtualTokenMethod):
     init: str = setting("what they start from", choices=INITS)
 
     def configuration(self, model: nn.Module) -> PeftConfig:
-        shape = model.config
-        sizes = {"token_dim": shape.hidden_size, "num_layers": shape.num_hidden_layers}  # pyrefly: ignore[missing-attribute]
-        given = {**sizes, "num_virtual_tokens": self.tokens, "num_transformer_submodules": 1}
+        given = {**sizes_of(model), "num_virtual_tokens": self.tokens, "num_transformer_submodules": 1}
         return configuration("PROMPT_TUNING", given, seed=self.seed)
 
     def make(self, model: nn.Module) -> VirtualTokens:
         from peft import PromptEmbedding
 
-        from rosa_bench.layers.prompts.virtual_tokens import InputTokens
+        from rosa_bench.layers.prompts.virtual_tokens import InputTokens, reads_text
 
         embeddings = model.get_input_embeddings()  # pyrefly: ignore[not-callable]
         encoder = PromptEmbedding(self.configuration(model), embeddings)
         if not embeddings.weight.is_meta:  # shapes alone have no values
             encoder.embedding.weight.data = self._start(embeddings.weight)
-        return InputTokens(encoder, self.tokens, room=room_for_text(model, self.tokens), cut=is_decoder(model))
+        return InputTokens(encoder, self.tokens, room=room_for_text(model, self.tokens), cut=reads_text(model))
 
     def _start(self, vocabulary: Tensor) -> Tensor:
         """Return the first vectors. Draws are made on the CPU, so a seed gives the same ones on every device."""

@@ -111,7 +111,12 @@ def lora_ga(model: nn.Module, config: Any, batches: Batches) -> Callable[[Any], 
     sums = [torch.zeros_like(weight) for weight in weights]
     with evaluating(model):
         for batch in batches:
-            gradients = torch.autograd.grad(model(**batch).loss, weights, materialize_grads=True)
+            loss = model(**batch).loss
+            if loss is None:
+                raise UserError(
+                    "LoRA-GA needs the gradient of a loss, and a batch has no labels; give batches with labels"
+                )
+            gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
             sums = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
     for target, weight, total in zip(targets.values(), weights, sums, strict=True):
         weight.requires_grad_(False)

@@ -60,8 +60,7 @@ class VirtualTokenMethod(Method):
         """Return the vectors for a model, as they start."""
 
     def check_shapes(self, model: nn.Module) -> None:
-        if getattr(model, "get_input_embeddings", lambda: None)() is None:  # pyrefly: ignore[not-callable]
-            raise UserError(f"method={self.name} is for transformers; choose one with model=, or another method")
+        check_embeds_tokens(model, self.name)
         room_for_text(model, self.tokens)
 
     def insert(self, model: nn.Module) -> None:
@@ -118,10 +117,11 @@ class PeftTokens(VirtualTokenMethod):
     def configuration(self, model: nn.Module) -> PeftConfig:
         from rosa_bench.layers.prompts.prefix import key_shape
 
-        shape: Any = model.config
-        heads, size = key_shape(model) if self.in_every_layer else (shape.num_attention_heads, None)
-        width = shape.hidden_size if size is None else heads * size
-        sizes = {"token_dim": width, "num_attention_heads": heads, "num_layers": shape.num_hidden_layers}
+        sizes = sizes_of(model)
+        if self.in_every_layer:
+            heads, size = key_shape(model)
+            sizes |= {"token_dim": heads * size, "num_attention_heads": heads}
+        width = sizes["token_dim"]
         hidden = {"encoder_hidden_size": width} if self.peft_type != "PROMPT_TUNING" else {}
         given = {**hidden, **self.config, **sizes, "num_virtual_tokens": self.tokens, "num_transformer_submodules": 1}
         return configuration(self.peft_type, given, seed=self.seed)
@@ -134,7 +134,7 @@ class PeftTokens(VirtualTokenMethod):
 
     def make(self, model: nn.Module) -> VirtualTokens:
         from rosa_bench.layers.prompts.prefix import use_prefixes
-        from rosa_bench.layers.prompts.virtual_tokens import InputTokens, KeyValueTokens, LayerTokens
+        from rosa_bench.layers.prompts.virtual_tokens import InputTokens, KeyValueTokens, LayerTokens, reads_text
 
         config: Any = self.configuration(model)
         starts = [model.get_input_embeddings()] if self.peft_type == "PROMPT_TUNING" else []  # pyrefly: ignore[not-callable]
@@ -142,7 +142,7 @@ class PeftTokens(VirtualTokenMethod):
             encoder = tuner_class(self.peft_type)(config, *starts)
         room = room_for_text(model, self.tokens)
         if not self.in_every_layer:
-            return InputTokens(encoder, self.tokens, room=room, cut=is_decoder(model))
+            return InputTokens(encoder, self.tokens, room=room, cut=reads_text(model))
         made = KeyValueTokens(
             encoder, self.tokens, room=room, layers=config.num_layers, heads=config.num_attention_heads
         )
@@ -154,12 +154,40 @@ class PeftTokens(VirtualTokenMethod):
     def _attention(self, model: nn.Module) -> list[nn.Module]:
         """Return the attention layers. Raises `UserError` unless they can see a prefix as PEFT's does."""
         from rosa_bench.layers.parts import modules_of
+        from rosa_bench.layers.prompts.prefix import dispatches
 
         if not is_decoder(model):
             raise UserError(
                 f"method={self.name} is for decoders, as PEFT's prefix tuning is; use method=p_tuning_v2 for an encoder"
             )
+        if not dispatches(model):
+            raise UserError(
+                f"method={self.name} needs attention layers whose function can be replaced, which this model does not "
+                "have; use method=p_tuning_v2 or prompt_tuning"
+            )
         return modules_of(model, self.parts, "attention", method=self.name)
+
+
+def check_embeds_tokens(model: Any, method: str) -> None:
+    """Raise `UserError` unless a model is one stack of layers over the embeddings of tokens."""
+    from torch import nn
+
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    if not isinstance(embeddings, nn.Embedding):
+        raise UserError(f"method={method} is for transformers of texts; choose one with model=, or another method")
+    if model.config.is_encoder_decoder:
+        raise UserError(f"method={method} is not for models with an encoder and a decoder; choose another method")
+    if getattr(model.config, "num_attention_heads", None) is None:
+        raise UserError(f"method={method} is for transformers, and this model has no attention; choose another method")
+
+
+def sizes_of(model: Any) -> dict[str, int]:
+    """Return what PEFT must know about a model for vectors before its embedded text."""
+    return {
+        "token_dim": model.get_input_embeddings().embedding_dim,
+        "num_attention_heads": model.config.num_attention_heads,
+        "num_layers": model.config.num_hidden_layers,
+    }
 
 
 def is_decoder(model: nn.Module) -> bool:

@@ -337,6 +337,8 @@ def test_settings_that_are_refused_at_once(method_of: Any, config: dict[str, Any
         ({"peft_type": "DELORA", "config": {"rank_pattern": "x"}}, "PEFT refuses it: AttributeError"),
         ({"peft_type": "TRAINABLE_TOKENS", "config": {"token_indices": [10**6]}}, "PEFT refuses it: IndexError"),
         ({"config": {"target_modules": 5}}, "PEFT refuses it"),
+        ({"config": {"target_modules": "(*"}}, "PEFT refuses it: error: nothing to repeat"),
+        ({"config": {"target_modules": "all-linear", "exclude_modules": "(*"}}, "PEFT refuses it: error"),
         ({"peft_type": "OFT", "config": {"oft_block_size": 7}}, "PEFT would use another value.*Adjusted"),
     ],
 )

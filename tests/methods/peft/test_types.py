@@ -279,3 +279,11 @@ def test_empty_settings_of_another_version_are_left_out(filed: Any, plain: Any) 
     assert filed(**kept, exclude_modules=None, rank_pattern={}, new_switch=False).attach(plain())
     with pytest.raises(UserError, match=r"config\.new_switch is not known to PEFT's C3A"):
         filed(**kept, new_switch=True).attach(plain())
+
+
+def test_the_spectra_of_tuned_linear_layers_are_watched(typed: Any, plain: Any) -> None:
+    """What is watched has a matrix: a tuned normalisation layer has none."""
+    model = plain()
+    lora = typed("LORA", target_modules=["q_proj"])
+    assert lora.watched_names(model, "") == [f"model.layers.{number}.self_attn.q_proj" for number in range(2)]
+    assert typed("LN_TUNING").watched_names(model, "") == []

@@ -1,5 +1,6 @@
 """Virtual tokens compared with PEFT's own model, which loads what we save: logits, losses, and generated texts."""
 
+import copy
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,7 +11,17 @@ import pytest
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
+from rosa_bench import attach
 from rosa_bench.models.logits.kept_logits import gather_positions
 from rosa_bench.models.weights.random import byte_tokenizer
 from rosa_bench.system.errors import UserError
@@ -20,6 +31,10 @@ from rosa_bench.tasks.generation.task import Decoding
 # PEFT uses names that transformers deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 
+SMALL: dict[str, Any] = {
+    "vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+}  # fmt: skip
+HEADS = {"mamba": None}
 DECODERS = ("tiny_gpt2", "tiny_llama")
 LSTM = "method.config.encoder_reparameterization_type=LSTM"
 VARIANTS = [  # method, settings
@@ -70,6 +85,47 @@ def test_peft_computes_the_same_from_what_we_save(small: Any, tmp_path: Path, ca
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(ours, without, atol=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "name", "shape", "methods"), [
+    # It calls a part of its body past it. Its embeddings are narrower than its layers, as Albert's are.
+    (AutoModelForCausalLM, "opt", {"word_embed_proj_dim": 8}, ("prompt_tuning", "p_tuning", "prefix_tuning")),
+    (AutoModelForSequenceClassification, "albert", {"embedding_size": 8}, ("prompt_tuning", "p_tuning")),
+    (AutoModelForSequenceClassification, "distilbert", {}, ("prompt_tuning",)),  # PEFT asks for its heads
+    (AutoModelForCausalLM, "bloom", {}, ("prompt_tuning",)),  # without a number of positions
+    (AutoModelForSequenceClassification, "gpt2", {"pad_token_id": 0}, ("prompt_tuning",)),  # reads the last token
+    (AutoModelForTokenClassification, "bert", {}, ("prompt_tuning",)),
+    (AutoModelForQuestionAnswering, "bert", {}, ("prompt_tuning",)),
+])  # fmt: skip
+def test_peft_computes_the_same_in_models_that_differ(
+    kind: Any, name: str, shape: dict[str, Any], methods: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The outputs of a text are those at its own positions, of which a question's answer is two."""
+    torch.manual_seed(0)
+    base = kind.from_config(CONFIG_MAPPING[name](**SMALL, **shape)).eval()
+    for method in methods:
+        ours = attach(copy.deepcopy(base), method, tokens=3)
+        (folder := tmp_path / method).mkdir()
+        ours.method.save(ours.model, folder)
+        theirs = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
+        text = torch.arange(5, 21).reshape(2, 8)
+        with torch.no_grad():
+            found, expected, without = (next(iter(model(text).values())) for model in (ours.model.eval(), theirs, base))
+        assert found.shape == without.shape
+        torch.testing.assert_close(found, expected[:, -found.shape[1] :], rtol=1e-5, atol=1e-5)
+        assert not torch.allclose(found, without, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "name", "method", "words"), [
+    (AutoModelForSeq2SeqLM, "t5", "prompt_tuning", "an encoder and a decoder"),
+    (AutoModelForSeq2SeqLM, "t5", "p_tuning_v2", "an encoder and a decoder"),
+    (AutoModelForCausalLM, "mamba", "p_tuning", "no attention"),
+    (AutoModelForImageClassification, "vit", "prompt_tuning", "for transformers of texts"),
+    (AutoModelForCausalLM, "bloom", "prefix_tuning", "use method=p_tuning_v2 or prompt_tuning"),
+])  # fmt: skip
+def test_a_model_without_a_place_for_vectors_is_refused(kind: Any, name: str, method: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        attach(kind.from_config(CONFIG_MAPPING[name](**SMALL | {"num_attention_heads": HEADS.get(name, 2)})), method)
 
 
 def test_vectors_are_saved_without_their_encoders_dropout(small: Any, tmp_path: Path) -> None:
