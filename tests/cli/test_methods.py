@@ -44,6 +44,7 @@ def test_each_yaml_says_what_the_catalogue_shows(name: str) -> None:
     assert known["trains"]
     assert len(known["trains"]) < 70
     assert comment(name)
+    assert "\n" not in comment(name)  # it is wrapped to the width of the terminal
     if "paper" in known:
         assert Entry(**known).link.startswith("https://")
         assert 2015 < known["year"] < 2100

@@ -160,11 +160,11 @@ def about(name: str) -> dict[str, Any]:
 
 
 def comment(name: str) -> str:
-    """Return the comment at the head of a method's yaml."""
+    """Return the comment at the head of a method's yaml, in one line."""
     text = files_in("method")[name].read_text(encoding="utf-8")
     lines = text.splitlines()
     count = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
-    return "\n".join(line.removeprefix("#").strip() for line in lines[:count])
+    return " ".join(line.removeprefix("#").strip() for line in lines[:count])
 
 
 def described(method: Method) -> list[tuple[str, str]]:
