@@ -13,6 +13,7 @@ from statistics import fmean, median
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from scipy.stats import kendalltau, ttest_1samp
 
 from rosa_bench.api import compose
@@ -158,14 +159,19 @@ def later_seeds() -> list[str]:
 def three_seeds_of_texts() -> list[str]:
     """The cells of the table of losses: the mean of three seeds, and the difference from LoRA with its interval."""
     found, said = at_first_rate(), []
+    yamls = (ROOT / "conf" / "method").glob("*.yaml")
+    titles = {path.stem: OmegaConf.select(OmegaConf.load(path), "title") for path in yamls}
+    titles |= {"ft": "full fine-tuning", "diff_pruning": "differential pruning", "prefix_tuning": "prefix tuning"}
+    titles |= {"lora": "LoRA, rank 8", "rosa": "ROSA, never resampled"}
     for method, row in found.three.items():
+        cell = f"| {titles[method]} | {fmean(row):.3f} |"
         if method == "lora":
-            said.append(f"| {fmean(row):.3f} | – |")
+            said.append(f"{cell} – |")
             continue
         interval = ttest_1samp(found.behind[method], 0).confidence_interval()
         star = "*" * (method in found.significant)
         low, mean, high = (f"{it:+.3f}" for it in (interval.low, fmean(found.behind[method]), interval.high))
-        said.append(re.sub(r"[+-]0\.000", "0.000", f"| {fmean(row):.3f} | {mean}{star} [{low}, {high}] |"))
+        said.append(re.sub(r"[+-]0\.000", "0.000", f"{cell} {mean}{star} [{low}, {high}] |"))
     return said
 
 

@@ -28,9 +28,10 @@ def at_given_rate(overrides: Sequence[str]) -> list[str]:
     Otherwise a preset that sweeps around each method's own rate would also make runs around the given one.
     """
     given = {override.partition("=")[0] for override in overrides}
-    known = [name for name in presets_in(overrides) if name in files_in("experiment")]
-    shifted = any(SHIFT in _params(name) for name in known)
-    return [*overrides, f"{SHIFT}=0"] if shifted and "lr" in given and SHIFT not in given else list(overrides)
+    if "lr" not in given or SHIFT in given:
+        return list(overrides)
+    shifted = any(SHIFT in _params(name) for name in presets_in(overrides) if name in files_in("experiment"))
+    return [*overrides, f"{SHIFT}=0"] if shifted else list(overrides)
 
 
 def presets_in(overrides: Iterable[str]) -> list[str]:

@@ -17,9 +17,8 @@ from rich.table import Table
 from rosa_bench.config.composing.compose import Overrides, composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.models.spec import Model
 from rosa_bench.models.weights.hub import fetch_weights
-from rosa_bench.models.weights.source import Source, stored_configuration
+from rosa_bench.models.weights.source import stored_configuration
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.settings import Settings
 from rosa_bench.records.store import Records, load_records
@@ -84,18 +83,17 @@ def _checked_shapes(jobs: Iterable[Job], explain: Callable[[Exception], str]) ->
     shapes: dict[str, Any] = {}
     known = Fits()
     mistakes: dict[tuple[str, str], str] = {}  # by model and method: jobs often differ in nothing else but numbers
-    checked = []
-    for job in jobs:
-        if job.resolved is None or not job.will_run:
-            checked.append(job)
-            continue
-        config, key = job.resolved.config, repr((job.resolved.config.task, job.resolved.source))
-        pair = key, repr(config.method)
+
+    def mistake(run: ResolvedRun) -> str:
+        model = repr((run.config.task, run.source))
+        pair = model, repr(run.config.method)
         if pair not in mistakes:
-            mistakes[pair] = "" if job.resolved in known else _mistake(job.resolved, key, shapes, explain)
+            mistakes[pair] = "" if run in known else _failure(lambda: _check_shapes(run, model, shapes), explain)
             if not mistakes[pair]:
-                known.add(job.resolved)
-        checked.append(Job(job.overrides, None, "invalid", mistakes[pair]) if mistakes[pair] else job)
+                known.add(run)
+        return mistakes[pair]
+
+    checked = _refused(jobs, mistake)
     known.save()
     return checked
 
@@ -106,38 +104,42 @@ def with_weights(jobs: Iterable[Job], explain: Callable[[Exception], str]) -> li
     The hub is not asked for others: a run looks for newer ones itself, and goes on with the cached ones if it fails.
     """
     mistakes: dict[str, str] = {}
+
+    def mistake(run: ResolvedRun) -> str:
+        model, source = run.config.model, run.source
+        key = repr(source)
+        if key not in mistakes:
+            here = source.kind != "hub" or stored_configuration(model, source)
+            mistakes[key] = "" if here else _failure(lambda: fetch_weights(model, source), explain)
+        return mistakes[key]
+
+    return _refused(jobs, mistake)
+
+
+def _refused(jobs: Iterable[Job], mistake: Callable[[ResolvedRun], str]) -> list[Job]:
+    """Return the jobs; those that would run, and have a mistake, are invalid. ``mistake`` is empty if there is none."""
     checked = []
     for job in jobs:
-        reason = ""
-        if job.resolved is not None and job.will_run:
-            model, source = job.resolved.config.model, job.resolved.source
-            if source.kind == "hub" and (key := repr(source)) not in mistakes:
-                mistakes[key] = "" if stored_configuration(model, source) else _unfetched(model, source, explain)
-            reason = mistakes.get(repr(source), "")
+        reason = mistake(job.resolved) if job.resolved is not None and job.will_run else ""
         checked.append(Job(job.overrides, None, "invalid", reason) if reason else job)
     return checked
 
 
-def _unfetched(model: Model, source: Source, explain: Callable[[Exception], str]) -> str:
-    """Fetch a model's weights, and return why they cannot be; empty if they can."""
+def _failure(check: Callable[[], object], explain: Callable[[Exception], str]) -> str:
+    """Return why a check fails; empty if it does not."""
     try:
-        fetch_weights(model, source)
+        check()
     except Exception as error:  # of any type: the user should see it before anything runs
         return explain(error)
     return ""
 
 
-def _mistake(resolved: ResolvedRun, key: str, shapes: dict[str, Any], explain: Callable[[Exception], str]) -> str:
-    """Return why a run's method does not fit its model, whose shapes are kept by ``key``; empty if it does."""
-    config = resolved.config
-    try:
-        if key not in shapes:
-            shapes[key] = config.task.shapes(config.model, resolved.source)
-        if shapes[key] is not None:
-            config.method.check_shapes(shapes[key])
-    except Exception as error:  # of any type: the user should see it before anything runs
-        return explain(error)
-    return ""
+def _check_shapes(run: ResolvedRun, model: str, shapes: dict[str, Any]) -> None:
+    """Raise if a run's method does not fit its model, whose shapes are kept in ``shapes`` by ``model``."""
+    if model not in shapes:
+        shapes[model] = run.config.task.shapes(run.config.model, run.source)
+    if shapes[model] is not None:
+        run.config.method.check_shapes(shapes[model])
 
 
 def _remembered(known: dict[str, Inputs], config: RunConfig) -> Inputs:

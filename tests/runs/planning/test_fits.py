@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,14 +26,14 @@ def key_of(run: ResolvedRun) -> str:
 
 def kinds_of(arguments: tuple[str, ...], shapes: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Plan a sweep and return the kinds of its jobs; ``shapes`` gets the method of each run that is checked."""
-    check = plan._mistake
+    check = plan._check_shapes
 
-    def counted(resolved, *others) -> str:
-        shapes.append(resolved.config.method.name)
-        return check(resolved, *others)
+    def counted(run: ResolvedRun, *others: Any) -> None:
+        shapes.append(run.config.method.name)
+        check(run, *others)
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "_mistake", counted)
+        patch.setattr(plan, "_check_shapes", counted)
         return [job.kind for job in plan.plan(arguments, str)]
 
 
