@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rosa_bench.layers.surgery import name_matches
+from rosa_bench.methods.peft.config import refused_in_one_line, tuner_class
 from rosa_bench.methods.peft.files import TENSORS, WITH_TOKENS, WRAPPED
 from rosa_bench.methods.peft.tuner import ADAPTER, tuned_layers
+from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     from rosa_bench.methods.peft.tuner import PeftTuner
     from rosa_bench.methods.peft.virtual_tokens import VirtualTokenMethod
+
+REMEDY = "PEFT could not load the adapter onto this model; use save_model=false, or a tuner that can be merged, as LORA"
 
 
 def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
@@ -29,6 +34,31 @@ def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
         if method.train_biases and layer.plain_bias is not None:
             tensors[f"{WRAPPED}.{name}.base_layer.bias"] = layer.plain_bias
     _write(method.configuration(layers), tensors, model, folder, head=method.head, wrapped=WRAPPED)
+
+
+def check_loads(method: PeftTuner, model: nn.Module) -> None:
+    """Raise `UserError` unless PEFT itself can put its layers where the method puts them in a plain model.
+
+    It does not tune a ``Conv1D`` with every tuner, and has no layers for the blocks of a split one.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = without_weights(model)
+    names = method.split(without_weights(model), method.target_names(model))
+    with refused_in_one_line(f"save_model=true: {REMEDY}"), torch.device("meta"):
+        tuner_class(method.peft_type)(plain, method.configuration(names), ADAPTER)
+    tuned = {name for name, layer in plain.named_modules() if isinstance(layer, BaseTunerLayer)}
+    if others := [name for name in names if name not in tuned]:
+        raise UserError(f"save_model=true: {REMEDY}: the model that is loaded has no {others[0]} of its own")
+
+
+def without_weights(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on the meta device. No weight is copied."""
+    from torch import nn
+
+    parameters = {id(it): nn.Parameter(it.detach().to("meta"), requires_grad=False) for it in model.parameters()}
+    return copy.deepcopy(model, {**parameters, **{id(it): it.to("meta") for it in model.buffers()}})
 
 
 def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> None:

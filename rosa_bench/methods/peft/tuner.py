@@ -158,6 +158,12 @@ class PeftTuner(AdapterMethod):
 
         save_adapter(self, model, folder)
 
+    def check_saves(self, model: nn.Module) -> None:
+        from rosa_bench.methods.peft.saving import check_loads
+
+        if not self.mergeable:
+            check_loads(self, model)
+
     def _inject(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None) -> None:
         """Put PEFT's layers into the model, and an adapter around each."""
         from peft.tuners.tuners_utils import BaseTunerLayer

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -427,6 +428,31 @@ def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_o
     method.save(net, tmp_path)
     loaded = peft.PeftModel.from_pretrained(plain("tiny_roberta"), str(tmp_path))
     torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
+
+
+SPLIT = {"fused": {"q_proj": 2}, "split_qkv": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "reason"),
+    [
+        ("tiny_gpt2", {"peft_type": "BEFT"}, "PEFT refuses it: Target module Conv1D"),
+        ("tiny_gpt2", {"peft_type": "LILY", "config": {"r": 4}}, "PEFT refuses it: .*not support target .*Conv1D"),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}, **SPLIT}, r"has no model.*q_proj\..* of its own"),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}}, None),
+        ("tiny_roberta", {"peft_type": "BEFT"}, None),
+        ("tiny_gpt2", {"peft_type": "LORA"}, None),  # is merged
+    ],
+)
+def test_an_adapter_that_peft_could_not_load_is_refused_before_training(
+    plain: Any, method_of: Any, model: str, changes: dict[str, Any], reason: str | None
+) -> None:
+    base, method = plain(model), method_of(model, "peft", **changes)
+    before = copy.deepcopy(base)
+    with nullcontext() if reason is None else pytest.raises(UserError, match=f"^save_model=true: .*{reason}"):
+        method.check_saves(base)
+    assert [*map(str, base.modules())] == [*map(str, before.modules())]
+    assert all(map(torch.equal, base.parameters(), before.parameters()))
 
 
 def test_a_tuner_that_can_be_merged_is_saved_as_a_model(plain: Any, method_of: Any, tmp_path: Path) -> None:
