@@ -33,7 +33,7 @@ def save_adapter(method: PeftTuner, model: nn.Module, folder: Path) -> None:
             tensors[f"{WRAPPED}.{name}.{outer}"] = layer.tuned.get_parameter(inner)
         if method.train_biases and layer.plain_bias is not None:
             tensors[f"{WRAPPED}.{name}.base_layer.bias"] = layer.plain_bias
-    _write(method.configuration(layers), tensors, model, folder, head=method.head, wrapped=WRAPPED)
+    _write(method.configuration(model, layers), tensors, model, folder, head=method.head, wrapped=WRAPPED)
 
 
 def check_loads(method: PeftTuner, model: nn.Module) -> None:
@@ -47,7 +47,7 @@ def check_loads(method: PeftTuner, model: nn.Module) -> None:
     plain = without_weights(model)
     names = method.split(without_weights(model), method.target_names(model))
     with refused_in_one_line(f"save_model=true: {REMEDY}"), torch.device("meta"):
-        tuner_class(method.peft_type)(plain, method.configuration(names), ADAPTER)
+        tuner_class(method.peft_type)(plain, method.configuration(plain, names), ADAPTER)
     tuned = {name for name, layer in plain.named_modules() if isinstance(layer, BaseTunerLayer)}
     if others := [name for name in names if name not in tuned]:
         raise UserError(f"save_model=true: {REMEDY}: the model that is loaded has no {others[0]} of its own")

@@ -92,9 +92,10 @@ class PeftTuner(AdapterMethod):
         """Whether steps through PEFT's layers can be captured."""
         return behaviour_of(self.peft_type, self.config).supports_graphs
 
-    def configuration(self, names: Iterable[str]) -> PeftConfig:
+    def configuration(self, model: nn.Module, names: Iterable[str]) -> PeftConfig:
         """Return PEFT's configuration for the layers with these names."""
-        return configuration(str(self.peft_type), settled(self.values, sorted(names)), seed=self.seed)
+        kind = str(self.peft_type)
+        return configuration(kind, settled(model, kind, self.values, sorted(names)), seed=self.seed)
 
     def target_names(self, model: nn.Module) -> list[str]:
         """Return the names of the layers to tune: those of ``config.target_modules``, or of ``targets``."""
@@ -107,7 +108,7 @@ class PeftTuner(AdapterMethod):
 
     def check_shapes(self, model: nn.Module) -> None:
         names = self.target_names(model)
-        self.configuration(names)
+        self.configuration(model, names)
         check_targets(model, names, self.values, str(self.peft_type))
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
@@ -175,7 +176,7 @@ class PeftTuner(AdapterMethod):
         names = self.split(model, self.target_names(model))
         check_layers(model, names)
         plain = {name: self._linear(model, name) for name in names}
-        config = self.configuration(names)
+        config = self.configuration(model, names)
         kind = tuner_class(self.peft_type)
         start = START.get(getattr(config, "init_lora_weights", None))
         device = next(model.parameters()).device

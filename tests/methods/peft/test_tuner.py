@@ -177,7 +177,7 @@ def test_lora_ga_starts_where_peft_does_from_the_first_batches(plain: Any, metho
     batches = [{"input_ids": ids, "labels": ids} for ids in tokens]
     method = method_of("tiny_llama", "lora_ga", "protocol=fair", calibration_batches=2)
     net, base = method.attach(plain("tiny_llama"), batches), plain("tiny_llama")
-    config: Any = method.configuration(method.target_names(base))
+    config: Any = method.configuration(base, method.target_names(base))
 
     def backward() -> None:
         for one in batches[:2]:

@@ -214,7 +214,7 @@ def test_the_start_depends_on_the_methods_seed(typed: Any, plain: Any, kind: str
 # Which layers are tuned
 
 
-@pytest.mark.parametrize("kind", ["LORA", "LN_TUNING", "IA3", "OSF", "RANDLORA"])
+@pytest.mark.parametrize("kind", ["LORA", "LN_TUNING", "IA3", "LILY", "OSF", "RANDLORA"])
 def test_a_file_without_targets_tunes_what_peft_tunes(filed: Any, plain: Any, kind: str) -> None:
     net = filed(peft_type=kind).attach(plain())
     theirs = peft.get_peft_model(plain(), peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]())
@@ -263,6 +263,18 @@ def test_settings_that_leave_layers_out_act_on_our_targets(typed: Any, plain: An
         plain()
     )
     assert [name for name, _ in adapters(chosen)] == ["model.layers.0.self_attn.k_proj"]
+
+
+@pytest.mark.parametrize("targets", ["attention", "all-linear", r"layers\.1\..*_proj"])
+def test_layers_whose_names_end_alike_share_lilys_factors(typed: Any, plain: Any, targets: str) -> None:
+    net = replace(typed("LILY"), targets=targets).attach(plain())
+    layers = dict(adapters(net))
+    shared: dict[str, set[int]] = {}
+    for name, layer in layers.items():
+        shared.setdefault(name.split(".", 3)[3], set()).add(id(layer.get_submodule("tuned.lily_B.default")))
+    assert {len(factors) for factors in shared.values()} == {1}
+    assert len(set.union(*shared.values())) == len(shared)
+    assert {name.split(".")[2] for name in layers} == ({"1"} if targets.startswith("layers") else {"0", "1"})
 
 
 @pytest.mark.parametrize("feedforward", [["down_proj"], r".*\.down_proj"])
