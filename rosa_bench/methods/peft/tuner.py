@@ -134,12 +134,8 @@ class PeftTuner(AdapterMethod):
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Like `Method.state`, with the frozen weights that attaching has made or changed."""
         kept = Method.state(self, model)
-        known = {id(tensor) for tensor in kept.values()}
         for name, layer in tuned_layers(model):
-            for inner, parameter in layer.frozen_parameters().items():
-                if id(parameter) not in known:
-                    known.add(id(parameter))
-                    kept[f"{name}.{inner}"] = parameter
+            kept |= {f"{name}.{inner}": parameter for inner, parameter in layer.frozen_parameters().items()}
         return kept
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
@@ -181,10 +177,8 @@ class PeftTuner(AdapterMethod):
         start = START.get(getattr(config, "init_lora_weights", None))
         device = next(model.parameters()).device
         shapes_only = device.type == "meta"  # there are no values to start from
-        if shapes_only and hasattr(config, "init_lora_weights"):
-            config.init_lora_weights, start = True, None  # pyrefly: ignore[missing-attribute]
-        if shapes_only and hasattr(config, "mask_fn"):  # of SHiRA: which entries train, but not how many
-            config.mask_fn = None  # pyrefly: ignore[missing-attribute]
+        if shapes_only:  # the mask of SHiRA says which entries train, but not how many
+            config.init_lora_weights, config.mask_fn, start = True, None, None  # pyrefly: ignore[missing-attribute]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             if not shapes_only:

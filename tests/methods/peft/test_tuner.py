@@ -144,6 +144,19 @@ def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, 
         torch.testing.assert_close(merged[key], weight, rtol=0, atol=1e-6)
 
 
+def test_an_adapted_output_layer_leaves_the_embeddings_that_it_shared(plain: Any, method_of: Any) -> None:
+    base = plain("tiny_llama")
+    assert base.lm_head.weight is base.get_input_embeddings().weight
+    before = base.get_input_embeddings().weight.detach().clone()
+    method = method_of("tiny_llama", "rslora", "protocol=paper")
+    net = method.attach(base)
+    train(method, net, "tiny_llama")
+    trained = logits(net, "tiny_llama")
+    assert method.merge(net) is True
+    assert torch.equal(net.get_input_embeddings().weight, before)
+    torch.testing.assert_close(logits(net, "tiny_llama"), trained, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("head", [False, True])
 def test_head_and_biases_train_as_the_settings_say(plain: Any, method_of: Any, *, head: bool, biases: bool) -> None:

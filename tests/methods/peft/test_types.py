@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ REFUSED = {  # as long as this list is true, no type is refused without a reason
     "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
 }  # fmt: skip
 TIED = {"TRAINABLE_TOKENS"}  # refused where the output layer shares the embeddings
+UNSIZED = {"BOFT", "FROD", "UNILORA"}  # they compute with weights when they are attached
 # Settings under which a type starts from another function than it usually does.
 MOVED = [
     ("ADAMSS", {"init_weights": None}), ("C3A", {"init_weights": True}), ("DEFT", {"para": True}), ("HRA", {"r": 7}),
@@ -191,10 +193,27 @@ def test_settings_that_do_not_fit_the_model(
         typed(kind, **config).attach(plain())
 
 
-def test_the_size_of_a_tuner_that_computes_with_the_weights_is_unknown_without_them(typed: Any, plain: Any) -> None:
-    base = plain().to("meta")
-    with pytest.raises(UnsizedError, match="needs weights to be attached"), torch.device("meta"):
-        typed("BOFT").attach(base)
+STARTS: list[tuple[str, dict[str, Any]]] = [
+    *(("LORA", {"init_lora_weights": it}) for it in ("olora", "orthogonal", "pissa")),
+    ("LORA", {"init_lora_weights": "eva", "eva_config": {"rho": 1.0}, "r": 4}),  # each layer has r directions
+    ("LORA", {"init_lora_weights": "lora_ga", "lora_ga_config": {}, "r": 4}),
+    ("LORA", {"use_dora": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [*((kind, {}) for kind in tuner_types() if kind not in REFUSED | TIED | {"ADAMSS"}), *STARTS]
+)
+def test_the_size_of_a_tuner_is_known_without_weights_unless_it_computes_with_them(
+    typed: Any, plain: Any, kind: str, config: dict[str, Any]
+) -> None:
+    def sizes(net: nn.Module) -> list[torch.Size]:
+        return [parameter.shape for parameter in net.parameters() if parameter.requires_grad]
+
+    method, base = typed(kind, **config), plain().to("meta")
+    expected = sizes(method.attach(plain(), [BATCH] * 2))
+    with pytest.raises(UnsizedError, match="needs weights") if kind in UNSIZED else nullcontext(), torch.device("meta"):
+        assert sizes(method.attach(base)) == expected
 
 
 def test_a_bias_of_lora_is_merged_into_layers_that_have_one(typed: Any, plain: Any) -> None:
