@@ -1,7 +1,9 @@
 """AdaLoRA: the paper's formulas, its schedule, and runs that are interrupted."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,6 +232,13 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
 def test_the_rank_at_the_start_is_that_of_pefts_settings(compose: Compose) -> None:
     assert by_type(compose, **OF_PEFT).inner.initial_rank == 6
     assert by_type(compose, **{**OF_PEFT, "init_r": 4}).inner.initial_rank == 4
+
+
+def test_pefts_own_settings_may_come_from_a_file(compose: Compose, tmp_path: Path) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "ADALORA", "lora_alpha": 4, **OF_PEFT}))
+    filed = replace(by_type(compose), config={}, adapter_config=str(path), targets="peft")
+    assert filed.inner == replace(by_type(compose, **OF_PEFT), targets="peft").inner
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,15 @@ def test_settings_that_do_not_fit_the_model(
         typed(kind, **config).attach(plain())
 
 
+@pytest.mark.parametrize(("kind", "buffer", "stays"), [("TINYLORA", "tinylora_A", True), ("VERA", "vera_A", False)])
+def test_a_models_state_has_the_buffers_of_single_layers_but_not_shared_ones(
+    typed: Any, plain: Any, kind: str, buffer: str, *, stays: bool
+) -> None:
+    net = typed(kind).attach(plain())
+    assert any(f".{buffer}." in name for name, _ in net.named_buffers())
+    assert any(f".{buffer}." in name for name in net.state_dict()) is stays
+
+
 STARTS: list[tuple[str, dict[str, Any]]] = [
     *(("LORA", {"init_lora_weights": it}) for it in ("olora", "orthogonal", "pissa")),
     ("LORA", {"init_lora_weights": "eva", "eva_config": {"rho": 1.0}, "r": 4}),  # each layer has r directions
@@ -256,6 +265,11 @@ def test_targets_that_are_typed_come_before_pefts_own(filed: Any, method_of: Any
 def test_a_file_may_name_all_linear_layers(filed: Any, plain: Any) -> None:
     found = ends(filed(peft_type="LORA", target_modules="all-linear").attach(plain()))
     assert found == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_the_whole_model_is_no_target(filed: Any, plain: Any) -> None:
+    net = filed(peft_type="LORA", target_modules=r"(.*\.q_proj)?").attach(plain())  # matches an empty name
+    assert ends(net) == {"q_proj"}
 
 
 def test_layer_normalisation_is_found_in_models_that_peft_does_not_know(typed: Any, plain: Any) -> None:

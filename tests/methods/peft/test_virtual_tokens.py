@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,13 +252,18 @@ def test_a_file_of_pefts_method_comparison_runs(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_type_with_tokens_needs_their_number(small: Any) -> None:
-    with pytest.raises(UserError, match="num_virtual_tokens=None is not a number of vectors"):
-        small.method("tiny_llama", "peft", "method.peft_type=P_TUNING")
+@pytest.mark.parametrize("count", [None, 0, 2.5, True, "x"])
+def test_a_type_with_tokens_needs_their_number(small: Any, count: Any) -> None:
+    method = small.method("tiny_llama", "peft", "method.peft_type=P_TUNING", "+method.config.num_virtual_tokens=1")
+    with pytest.raises(UserError, match=f"num_virtual_tokens={count} is not a number of vectors"):
+        replace(method, config={} if count is None else {"num_virtual_tokens": count})
 
 
-def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any) -> None:
-    net = small.attach("tiny_llama", "p_tuning", "+method.config.encoder_hidden_size=8")
+@pytest.mark.parametrize(
+    "chosen", [("p_tuning",), ("peft", "method.peft_type=P_TUNING", "+method.config.num_virtual_tokens=3")]
+)
+def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any, chosen: tuple[str, ...]) -> None:
+    net = small.attach("tiny_llama", *chosen, "+method.config.encoder_hidden_size=8")
     width = net.config.hidden_size
     shapes = {parameter.shape for parameter in net.get_submodule("virtual_tokens.encoder.mlp_head").parameters()}
     assert shapes == {(8, width), (8, 8), (8,), (width, 8), (width,)}
