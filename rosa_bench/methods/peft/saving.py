@@ -42,23 +42,21 @@ def check_loads(method: PeftTuner, model: nn.Module) -> None:
     It does not tune a ``Conv1D`` with every tuner, and has no layers for the blocks of a split one.
     """
     import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = without_weights(model)
     names = method.split(without_weights(model), method.target_names(model))
     with refused_in_one_line(f"save_model=true: {REMEDY}"), torch.device("meta"):
         tuner_class(method.peft_type)(plain, method.configuration(plain, names), ADAPTER)
-    tuned = {name for name, layer in plain.named_modules() if isinstance(layer, BaseTunerLayer)}
-    if others := [name for name in names if name not in tuned]:
+    known = dict(model.named_modules())
+    if others := [name for name in names if name not in known]:
         raise UserError(f"save_model=true: {REMEDY}: the model that is loaded has no {others[0]} of its own")
 
 
 def without_weights(model: nn.Module) -> nn.Module:
-    """Return a copy of a model on the meta device. No weight is copied."""
+    """Return a copy of a model with its parameters on the meta device. None of them is copied."""
     from torch import nn
 
-    parameters = {id(it): nn.Parameter(it.detach().to("meta"), requires_grad=False) for it in model.parameters()}
-    return copy.deepcopy(model, {**parameters, **{id(it): it.to("meta") for it in model.buffers()}})
+    return copy.deepcopy(model, {id(it): nn.Parameter(it.detach().to("meta")) for it in model.parameters()})
 
 
 def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> None:
@@ -70,7 +68,7 @@ def save_vectors(method: VirtualTokenMethod, model: nn.Module, folder: Path) -> 
     from rosa_bench.methods.peft.virtual_tokens import is_decoder
 
     config: Any = method.configuration(model)
-    config.task_type, config.inference_mode = "CAUSAL_LM" if is_decoder(model) else "SEQ_CLS", True
+    config.task_type = "CAUSAL_LM" if is_decoder(model) else "SEQ_CLS"
     tokens: Any = model.get_submodule(NAME)
     with torch.no_grad(), evaluating(tokens):
         vectors = tokens.vectors()

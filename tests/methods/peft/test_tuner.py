@@ -228,6 +228,11 @@ def test_eva_names_a_layer_that_has_no_inputs(plain: Any, method_of: Any) -> Non
         method_of("tiny_roberta", "eva", targets="query|spare").attach(base, [batch("tiny_roberta")])
 
 
+def test_eva_has_no_progress_bar_of_its_own(plain: Any, method_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    method_of("tiny_roberta", "eva").attach(plain("tiny_roberta"), [batch("tiny_roberta")] * 2)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: Any, method_of: Any) -> None:
     def start(**given: Tensor) -> dict[str, Tensor]:
         method = method_of("tiny_roberta", "eva")
@@ -431,16 +436,29 @@ def test_settings_on_the_command_line(compose: Compose) -> None:
     assert spelled(["method.look=1"]) == ["method.look=1"]
 
 
-def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_of: Any, tmp_path: Path) -> None:
-    method = method_of("tiny_roberta", "peft", "protocol=paper", peft_type="LILY", config={"r": 4}, train_head=True)
-    net = method.attach(plain("tiny_roberta"))
-    train(method, net, "tiny_roberta")
-    trained = logits(net, "tiny_roberta")
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("tiny_roberta", {"peft_type": "LILY", "config": {"r": 4}, "train_biases": True}),
+        ("tiny_roberta", {"peft_type": "BEFT", "train_biases": False}),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}, "train_biases": True}),  # it has none
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(
+    plain: Any, method_of: Any, tmp_path: Path, model: str, changes: dict[str, Any]
+) -> None:
+    method = method_of(model, "peft", "protocol=paper", train_head=True, lm_head=None, **changes)
+    net = method.attach(plain(model))
+    train(method, net, model)
+    trained = logits(net, model)
     assert not method.mergeable
     assert method.merge(net) is False
     method.save(net, tmp_path)
-    loaded = peft.PeftModel.from_pretrained(plain("tiny_roberta"), str(tmp_path))
-    torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
+    loaded = peft.PeftModel.from_pretrained(plain(model), str(tmp_path))
+    torch.testing.assert_close(logits(loaded, model), trained, atol=1e-6, rtol=1e-6)
+    if not (changes["train_biases"] and model == "tiny_roberta"):  # which are written into the model
+        with loaded.disable_adapter():  # and with it the head
+            assert torch.equal(logits(loaded, model), logits(plain(model), model))
 
 
 SPLIT = {"fused": {"q_proj": 2}, "split_qkv": True}

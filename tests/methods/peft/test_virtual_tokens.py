@@ -270,13 +270,17 @@ def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any, cho
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}
 
 
-# What is refused
+# What is refused, before a run begins
+
+
+def checked(small: Any, *chosen: str) -> None:
+    small.method("tiny_gpt2", *chosen).check_shapes(small.model("tiny_gpt2"))
 
 
 def test_vectors_that_leave_no_room_for_text_are_refused(small: Any) -> None:
     assert small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=511")
     with pytest.raises(UserError, match="tokens=512 leaves no room for text in the model's 512 positions"):
-        small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=512")
+        checked(small, "prompt_tuning", "method.tokens=512")
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
@@ -297,9 +301,13 @@ def test_prefix_tuning_of_an_encoder_is_refused_with_a_way_out(small: Any) -> No
     ("+method.config.num_virtual_tokens=5", "num_virtual_tokens is not for this program.*method.tokens"),
     ("+method.config.encoder_hidden_size=0", "encoder_hidden_size=0 is out of range"),
     ("+method.config.encoder_hiden_size=8", "encoder_hiden_size is not known to PEFT's P_TUNING; did you mean"),
-    ("method.config.encoder_reparameterization_type=GRU", "PEFT refuses it"),
     ("method.peft_type=LORA", "method.peft_type=LORA.*choose"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named(small: Any, setting: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        small.attach("tiny_gpt2", "p_tuning", setting)
+        checked(small, "p_tuning", setting)
+
+
+def test_an_encoder_that_peft_refuses_is_refused_in_one_line(small: Any) -> None:
+    with pytest.raises(UserError, match=r"^method=p_tuning: PEFT refuses it[^\n]*$"):
+        small.attach("tiny_gpt2", "p_tuning", "method.config.encoder_reparameterization_type=GRU")
