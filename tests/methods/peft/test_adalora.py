@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import AdaLoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.methods.base import RunLength
-from rosa_bench.methods.peft.adalora import AdaLora, keep_largest
+from rosa_bench.methods.base import Changed, RunLength
+from rosa_bench.methods.peft.adalora import OWN, AdaLora, keep_largest
 from rosa_bench.methods.peft.tuner import tuned_layers
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.loop import optimisation
@@ -104,6 +105,12 @@ def test_values_of_a_layer_that_the_loss_does_not_use_are_removed_first(compose:
     method.after_backward(model)
     method.before_step(model, method.phases(LENGTH)[1], length=LENGTH)
     assert [int((one != 0).sum()) for one in values] == [6, 2]
+
+
+def test_an_allocation_that_removes_nothing_keeps_the_optimizers_state(compose: Compose, tiny_model: Tiny) -> None:
+    method = method_of(compose, initial=1.0)
+    changed = method.before_step(method.attach(tiny_model("tiny_roberta")), method.phases(LENGTH)[1], length=LENGTH)
+    assert changed == Changed(clear=[], keep=True, draws=0)
 
 
 def test_an_allocation_keeps_the_values_with_the_papers_largest_scores(compose: Compose, tiny_model: Tiny) -> None:
@@ -227,6 +234,11 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
         ends.append({name: tensor.clone() for name, tensor in training.model.state_dict().items()})
     assert ends[0].keys() == ends[1].keys()
     assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
+
+
+def test_settings_that_are_not_given_are_pefts() -> None:
+    theirs = AdaLoraConfig(total_step=1)
+    assert {key: getattr(theirs, key) for key in OWN} == OWN
 
 
 def test_the_rank_at_the_start_is_that_of_pefts_settings(compose: Compose) -> None:

@@ -335,6 +335,7 @@ def test_a_file_of_pefts_method_comparison_runs(plain: Any, method_of: Any, comp
         ({"lora_alpha": -1e10}, "out of range"),
         ({"target_modules": ["q_proj"] * 10_001}, "has more than 10,000 values"),
         ({"eva_config": {"a": {"b": {"c": {"d": {"e": 1}}}}}}, "nested too deeply"),
+        ({"target_modules": [[[[["q_proj"]]]]]}, "nested too deeply"),
         ({"init_lora_weights": "corda"}, "use eva or lora_ga"),
         ({"a.b": 1}, "which is not a name"),
     ],
