@@ -115,7 +115,6 @@ class PeftTuner(AdapterMethod):
         self.check_shapes(model)
         model.requires_grad_(False)
         self._inject(model, calibration)
-        model.requires_grad_(False)
         self.mark_trainable(model)
         return model
 
