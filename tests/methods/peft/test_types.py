@@ -308,8 +308,12 @@ def test_settings_that_leave_layers_out_act_on_our_targets(typed: Any, plain: An
 
 @pytest.mark.parametrize("targets", ["attention", "all-linear", r"layers\.1\..*_proj"])
 def test_layers_whose_names_end_alike_share_lilys_factors(typed: Any, plain: Any, targets: str) -> None:
-    net = replace(typed("LILY"), targets=targets).attach(plain())
+    method = replace(typed("LILY"), targets=targets)
+    net = method.attach(plain())
     layers = dict(adapters(net))
+    config: Any = method.configuration(plain(), list(layers))
+    others = {name.replace(".1.", ".0.") for name in layers} if targets.startswith("layers") else set()
+    assert config.exclude_modules == others
     shared: dict[str, set[int]] = {}
     for name, layer in layers.items():
         shared.setdefault(name.split(".", 3)[3], set()).add(id(layer.get_submodule("tuned.lily_B.default")))
