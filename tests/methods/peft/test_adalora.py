@@ -236,6 +236,12 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
     assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
 
 
+def test_other_settings_reach_pefts_layers(compose: Compose, tiny_model: Tiny) -> None:
+    model = method_of(compose, config={"lora_alpha": 7}).attach(tiny_model("tiny_roberta"))
+    layers: list[Any] = [layer.tuned for _, layer in tuned_layers(model)]
+    assert {one.scaling["default"] for one in layers} == {7}  # PEFT divides by the rank later
+
+
 def test_settings_that_are_not_given_are_pefts() -> None:
     theirs = AdaLoraConfig(total_step=1)
     assert {key: getattr(theirs, key) for key in OWN} == OWN

@@ -21,7 +21,7 @@ from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.methods.peft.config import configuration
+from rosa_bench.methods.peft.config import checked_config, configuration
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
@@ -338,6 +338,7 @@ def test_a_file_of_pefts_method_comparison_runs(plain: Any, method_of: Any, comp
         ({"target_modules": [[[[["q_proj"]]]]]}, "nested too deeply"),
         ({"init_lora_weights": "corda"}, "use eva or lora_ga"),
         ({"a.b": 1}, "which is not a name"),
+        ({"ensure_weight_tying": True}, "an adapted output layer is untied"),
     ],
 )
 def test_settings_that_are_refused_at_once(method_of: Any, config: dict[str, Any], message: str) -> None:
@@ -379,6 +380,10 @@ def test_mistaken_settings_are_found_without_attaching(plain: Any, method_of: An
 def test_a_rank_of_its_own_is_refused_where_rank_decides(method_of: Any) -> None:
     with pytest.raises(UserError, match=r"method\.config\.r is not for this method: use rank="):
         method_of("tiny_roberta", "dora", config={"r": 3})
+
+
+def test_settings_that_are_off_are_left_out() -> None:
+    assert checked_config({"ensure_weight_tying": False, "modules_to_save": None, "loftq_config": {}}) == {}
 
 
 def test_settings_that_are_kept(method_of: Any) -> None:

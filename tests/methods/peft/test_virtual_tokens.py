@@ -294,7 +294,7 @@ def test_a_text_that_grows_beyond_the_positions_is_refused_in_one_line(small: An
 
 def test_prefix_tuning_of_an_encoder_is_refused_with_a_way_out(small: Any) -> None:
     with pytest.raises(UserError, match=r"prefix_tuning is for decoders.*use method=p_tuning_v2"):
-        small.attach("tiny_roberta", "prefix_tuning")
+        small.method("tiny_roberta", "prefix_tuning").check_shapes(small.model("tiny_roberta"))
 
 
 @pytest.mark.parametrize(("setting", "words"), [
