@@ -139,6 +139,9 @@ class Method(Checked, ABC):
     def check_shapes(self, model: nn.Module) -> None:
         """Raise `UserError` unless the method fits the layers of a model, which may be on the meta device."""
 
+    def check_saves(self, model: nn.Module) -> None:
+        """Raise `UserError` if what `save` would write for this plain model could not be loaded again."""
+
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         """Freeze the model, insert the method's layers, and mark what trains. Return the model to train.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rosa_bench.optim.schedule import SCHEDULES
@@ -33,8 +34,10 @@ class Optimizer(Checked, ABC):
     clip_norm: float | None = setting("largest gradient norm; null: no clipping", above=0, at_most=1e38)
 
     def warmup(self, total_steps: int) -> int:
-        """Return the number of warm-up steps in a run of ``total_steps``."""
-        return math.ceil(self.warmup_fraction * total_steps) if self.warmup_steps is None else self.warmup_steps
+        """Return the number of warm-up steps in a run of ``total_steps``. Part of a step counts as one."""
+        if self.warmup_steps is not None:
+            return self.warmup_steps
+        return math.ceil(Fraction(str(self.warmup_fraction)) * total_steps)  # 0.07 x 100 is 7.000000000000001
 
     @abstractmethod
     def make(

@@ -59,6 +59,8 @@ def prepare(resolved: ResolvedRun) -> Prepared:
         watched = config.method.watched_names(problem.model, config.model.attention) if config.record_spectrum else []
         initial = weights(problem.model, watched)
         plain = PlainWeights(problem.model) if config.save_adapter else None
+        if config.save_model:
+            config.method.check_saves(problem.model)
         problem.model.to(resolved.device)  # pyrefly: ignore[bad-argument-type]
         with meter.phase("forgetting") if config.forgetting_on else nullcontext():
             forgetting = measured_before(resolved, problem)

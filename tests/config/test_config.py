@@ -161,7 +161,7 @@ def test_the_recipe_matches_the_paper(compose: Compose, task: str) -> None:
 
 @pytest.mark.parametrize(("fraction", "steps", "total", "expected"), [
     (0.06, None, 1000, 60), (0.06, None, 1001, 61), (0.0, None, 10, 0), (1.0, None, 7, 7), (0.06, 500, 1000, 500),
-    (0.06, 0, 1000, 0),
+    (0.06, 0, 1000, 0), (0.07, None, 100, 7), (0.28, None, 25, 7), (1e-5, None, 100_000, 1),
 ])  # fmt: skip
 def test_warmup_is_a_fraction_rounded_up_unless_it_is_given_in_steps(
     compose: Compose, fraction: float, steps: int | None, total: int, expected: int

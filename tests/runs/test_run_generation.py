@@ -23,6 +23,7 @@ from rosa_bench.records.record import RunRecord, to_values
 from rosa_bench.records.store import load_records, runs_folder
 from rosa_bench.runs.resolve import ResolvedRun, resolve
 from rosa_bench.runs.run import run
+from rosa_bench.system.errors import UserError
 from rosa_bench.tasks.generation import prepare as generation
 from rosa_bench.tasks.generation.prompts import load_prompts
 from rosa_bench.tasks.generation.task import GenerationTask
@@ -330,3 +331,12 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(  # noqa: PLR0917 - f
     assert (resolved.saved_model / "model.safetensors").read_bytes() == (
         alone.saved_model / "model.safetensors"
     ).read_bytes()
+
+
+def test_an_adapter_that_could_not_be_loaded_is_refused_before_the_run(make_setup: MakeSetup) -> None:
+    beft = ("method=peft", "method.peft_type=BEFT")
+    resolved = make_setup(*beft, "save_model=true")
+    with pytest.raises(UserError, match=r"^save_model=true: PEFT could not load the adapter onto this model"):
+        run(resolved)
+    assert not resolved.record_path.exists()
+    assert run(make_setup(*beft)).status == "completed"

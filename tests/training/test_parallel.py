@@ -59,6 +59,7 @@ OTHERS: dict[str, tuple[str, ...]] = {
     "ia3 data": ("method=ia3",),
     "relora data": ("method=lora", *RESAMPLED),
     "rso data": ("method=rso", *RESAMPLED),
+    "rso sharded": ("method=rso", *RESAMPLED, "method.moments=reset"),
 }
 ON_CPU = ("device=cpu", "checkpoint_s=1000")
 MISTAKES = {

@@ -11,12 +11,14 @@ class Behaviour(NamedTuple):
 
     keeps_function   whether attaching it leaves the model's function unchanged
     mergeable        whether PEFT can merge it into plain layers
+    shares_alike     whether layers whose names end alike share parameters
     supports_graphs  whether a step through its layers can be captured as a CUDA graph
     refused          why it cannot be used here
     """
 
     keeps_function: bool = True
     mergeable: bool = True
+    shares_alike: bool = False
     supports_graphs: bool = True
     refused: str | None = None
 
@@ -35,7 +37,7 @@ BEHAVIOUR = {
     ),
     "CPT": Behaviour(refused="its vectors stand for example texts, with a loss of their own; use method=prompt_tuning"),
     "FOURIERFT": Behaviour(keeps_function=False, supports_graphs=False),
-    "LILY": Behaviour(mergeable=False),
+    "LILY": Behaviour(mergeable=False, shares_alike=True),
     "MULTITASK_PROMPT_TUNING": Behaviour(refused=f"{TASKS}; use method=prompt_tuning"),
     "POLY": Behaviour(refused=TASKS),
     "PREFIX_TUNING": TOKENS,

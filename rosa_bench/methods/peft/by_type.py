@@ -70,6 +70,9 @@ class PeftByType(PeftTuner):
     def save(self, model: nn.Module, folder: Path) -> None:
         self.inner.save(model, folder)
 
+    def check_saves(self, model: nn.Module) -> None:
+        self.inner.check_saves(model)
+
     def penalty(self, model: nn.Module) -> Tensor | None:
         return self.inner.penalty(model)
 

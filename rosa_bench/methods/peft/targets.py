@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from rosa_bench.methods.peft.behaviour import behaviour_of
 from rosa_bench.methods.peft.config import PATTERNS, configuration, refused_in_one_line, tuner_class
 from rosa_bench.system.errors import UserError
 
@@ -67,12 +68,21 @@ def usual(model: Any, peft_type: str) -> Any:
     )
 
 
-def settled(values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
+def settled(model: nn.Module, peft_type: str, values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
     """Return settings that tune exactly the layers with these full names."""
     kept = {key: value for key, value in values.items() if key not in NARROWING}
     if (parts := kept.get("feedforward_modules")) is not None:  # of IA3, which must be among the targets
         kept["feedforward_modules"] = [name for name in names if _ends(name, parts)]
-    return {**kept, "target_modules": names}
+    shares = behaviour_of(peft_type, values).shares_alike
+    return {**kept, **(by_endings(model, names) if shares else {"target_modules": names})}
+
+
+def by_endings(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
+    """Return settings that tune exactly these layers, by what follows the number of a block in their names."""
+    endings = sorted({re.split(r"\.\d+\.", name)[-1] for name in names})
+    ending = tuple(f".{it}" for it in endings)
+    others = [name for name, _ in model.named_modules() if f".{name}".endswith(ending) and name not in names]
+    return {"target_modules": endings, "exclude_modules": others}
 
 
 def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any], peft_type: str) -> None:

@@ -92,9 +92,10 @@ class PeftTuner(AdapterMethod):
         """Whether steps through PEFT's layers can be captured."""
         return behaviour_of(self.peft_type, self.config).supports_graphs
 
-    def configuration(self, names: Iterable[str]) -> PeftConfig:
+    def configuration(self, model: nn.Module, names: Iterable[str]) -> PeftConfig:
         """Return PEFT's configuration for the layers with these names."""
-        return configuration(str(self.peft_type), settled(self.values, sorted(names)), seed=self.seed)
+        kind = str(self.peft_type)
+        return configuration(kind, settled(model, kind, self.values, sorted(names)), seed=self.seed)
 
     def target_names(self, model: nn.Module) -> list[str]:
         """Return the names of the layers to tune: those of ``config.target_modules``, or of ``targets``."""
@@ -107,14 +108,13 @@ class PeftTuner(AdapterMethod):
 
     def check_shapes(self, model: nn.Module) -> None:
         names = self.target_names(model)
-        self.configuration(names)
+        self.configuration(model, names)
         check_targets(model, names, self.values, str(self.peft_type))
 
     def attach(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None = None) -> nn.Module:
         self.check_shapes(model)
         model.requires_grad_(False)
         self._inject(model, calibration)
-        model.requires_grad_(False)
         self.mark_trainable(model)
         return model
 
@@ -133,12 +133,8 @@ class PeftTuner(AdapterMethod):
     def state(self, model: nn.Module) -> dict[str, Tensor]:
         """Like `Method.state`, with the frozen weights that attaching has made or changed."""
         kept = Method.state(self, model)
-        known = {id(tensor) for tensor in kept.values()}
         for name, layer in tuned_layers(model):
-            for inner, parameter in layer.frozen_parameters().items():
-                if id(parameter) not in known:
-                    known.add(id(parameter))
-                    kept[f"{name}.{inner}"] = parameter
+            kept |= {f"{name}.{inner}": parameter for inner, parameter in layer.frozen_parameters().items()}
         return kept
 
     def watched_names(self, model: nn.Module, attention: str) -> list[str]:
@@ -158,6 +154,12 @@ class PeftTuner(AdapterMethod):
 
         save_adapter(self, model, folder)
 
+    def check_saves(self, model: nn.Module) -> None:
+        from rosa_bench.methods.peft.saving import check_loads
+
+        if not self.mergeable:
+            check_loads(self, model)
+
     def _inject(self, model: nn.Module, calibration: Iterable[Mapping[str, Tensor]] | None) -> None:
         """Put PEFT's layers into the model, and an adapter around each."""
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -169,15 +171,13 @@ class PeftTuner(AdapterMethod):
         names = self.split(model, self.target_names(model))
         check_layers(model, names)
         plain = {name: self._linear(model, name) for name in names}
-        config = self.configuration(names)
+        config = self.configuration(model, names)
         kind = tuner_class(self.peft_type)
         start = START.get(getattr(config, "init_lora_weights", None))
         device = next(model.parameters()).device
         shapes_only = device.type == "meta"  # there are no values to start from
-        if shapes_only and hasattr(config, "init_lora_weights"):
-            config.init_lora_weights, start = True, None  # pyrefly: ignore[missing-attribute]
-        if shapes_only and hasattr(config, "mask_fn"):  # of SHiRA: which entries train, but not how many
-            config.mask_fn = None  # pyrefly: ignore[missing-attribute]
+        if shapes_only:  # the mask of SHiRA says which entries train, but not how many
+            config.init_lora_weights, config.mask_fn, start = True, None, None  # pyrefly: ignore[missing-attribute]
         with refused_in_one_line(f"method={self.name}"), drawing(self.seed):
             finish = start(model, config, self._batches(calibration)) if start else None
             if not shapes_only:

@@ -1,17 +1,20 @@
 """AdaLoRA: the paper's formulas, its schedule, and runs that are interrupted."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import AdaLoraConfig
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.methods.base import RunLength
-from rosa_bench.methods.peft.adalora import AdaLora, keep_largest
+from rosa_bench.methods.base import Changed, RunLength
+from rosa_bench.methods.peft.adalora import OWN, AdaLora, keep_largest
 from rosa_bench.methods.peft.tuner import tuned_layers
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.loop import optimisation
@@ -102,6 +105,12 @@ def test_values_of_a_layer_that_the_loss_does_not_use_are_removed_first(compose:
     method.after_backward(model)
     method.before_step(model, method.phases(LENGTH)[1], length=LENGTH)
     assert [int((one != 0).sum()) for one in values] == [6, 2]
+
+
+def test_an_allocation_that_removes_nothing_keeps_the_optimizers_state(compose: Compose, tiny_model: Tiny) -> None:
+    method = method_of(compose, initial=1.0)
+    changed = method.before_step(method.attach(tiny_model("tiny_roberta")), method.phases(LENGTH)[1], length=LENGTH)
+    assert changed == Changed(clear=[], keep=True, draws=0)
 
 
 def test_an_allocation_keeps_the_values_with_the_papers_largest_scores(compose: Compose, tiny_model: Tiny) -> None:
@@ -227,9 +236,27 @@ def test_pefts_own_settings_make_the_same_run(compose: Compose, tiny_model: Tiny
     assert not [name for name, tensor in ends[0].items() if not torch.equal(tensor, ends[1][name])]
 
 
+def test_other_settings_reach_pefts_layers(compose: Compose, tiny_model: Tiny) -> None:
+    model = method_of(compose, config={"lora_alpha": 7}).attach(tiny_model("tiny_roberta"))
+    layers: list[Any] = [layer.tuned for _, layer in tuned_layers(model)]
+    assert {one.scaling["default"] for one in layers} == {7}  # PEFT divides by the rank later
+
+
+def test_settings_that_are_not_given_are_pefts() -> None:
+    theirs = AdaLoraConfig(total_step=1)
+    assert {key: getattr(theirs, key) for key in OWN} == OWN
+
+
 def test_the_rank_at_the_start_is_that_of_pefts_settings(compose: Compose) -> None:
     assert by_type(compose, **OF_PEFT).inner.initial_rank == 6
     assert by_type(compose, **{**OF_PEFT, "init_r": 4}).inner.initial_rank == 4
+
+
+def test_pefts_own_settings_may_come_from_a_file(compose: Compose, tmp_path: Path) -> None:
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "ADALORA", "lora_alpha": 4, **OF_PEFT}))
+    filed = replace(by_type(compose), config={}, adapter_config=str(path), targets="peft")
+    assert filed.inner == replace(by_type(compose, **OF_PEFT), targets="peft").inner
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rosa_bench.config.schema import RunConfig
-from rosa_bench.methods.peft.prompt_tuning import PromptTuning
+from rosa_bench.methods.peft.prompt_tuning import INITS, PromptTuning
 from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., RunConfig]
@@ -52,11 +52,13 @@ def test_a_prompt_starts_from_vocabulary_embeddings_or_at_their_scale(compose: C
     assert normal.std().item() == pytest.approx(vocabulary.std().item(), rel=0.1)  # 2,880 numbers: 1.3 % is one sigma
 
 
-def test_the_prompt_depends_only_on_the_methods_seed(compose: Compose, tiny_model: Tiny) -> None:
-    first = prompt_of(method_of(compose).attach(tiny_model("tiny_roberta")))
+@pytest.mark.parametrize("init", INITS)
+def test_the_prompt_depends_only_on_the_methods_seed(compose: Compose, tiny_model: Tiny, init: str) -> None:
+    method = method_of(compose, init=init)
+    first = prompt_of(method.attach(tiny_model("tiny_roberta")))
     torch.manual_seed(99)
-    assert torch.equal(prompt_of(method_of(compose).attach(tiny_model("tiny_roberta"))), first)
-    assert not torch.equal(prompt_of(method_of(compose, seed=1).attach(tiny_model("tiny_roberta"))), first)
+    assert torch.equal(prompt_of(method.attach(tiny_model("tiny_roberta"))), first)
+    assert not torch.equal(prompt_of(replace(method, seed=1).attach(tiny_model("tiny_roberta"))), first)
 
 
 def test_a_prompt_and_text_that_exceed_the_positions_are_refused(compose: Compose, tiny_model: Tiny) -> None:

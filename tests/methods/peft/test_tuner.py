@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
-from rosa_bench.methods.peft.config import configuration
+from rosa_bench.methods.peft.config import checked_config, configuration
 from rosa_bench.methods.peft.tuner import PeftTuner
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
@@ -143,6 +144,19 @@ def test_laws_of_every_tuner(plain: Any, method_of: Any, name: str, model: str, 
         torch.testing.assert_close(merged[key], weight, rtol=0, atol=1e-6)
 
 
+def test_an_adapted_output_layer_leaves_the_embeddings_that_it_shared(plain: Any, method_of: Any) -> None:
+    base = plain("tiny_llama")
+    assert base.lm_head.weight is base.get_input_embeddings().weight
+    before = base.get_input_embeddings().weight.detach().clone()
+    method = method_of("tiny_llama", "rslora", "protocol=paper")
+    net = method.attach(base)
+    train(method, net, "tiny_llama")
+    trained = logits(net, "tiny_llama")
+    assert method.merge(net) is True
+    assert torch.equal(net.get_input_embeddings().weight, before)
+    torch.testing.assert_close(logits(net, "tiny_llama"), trained, atol=2e-5, rtol=2e-5)
+
+
 @pytest.mark.parametrize("biases", [False, True])
 @pytest.mark.parametrize("head", [False, True])
 def test_head_and_biases_train_as_the_settings_say(plain: Any, method_of: Any, *, head: bool, biases: bool) -> None:
@@ -176,7 +190,7 @@ def test_lora_ga_starts_where_peft_does_from_the_first_batches(plain: Any, metho
     batches = [{"input_ids": ids, "labels": ids} for ids in tokens]
     method = method_of("tiny_llama", "lora_ga", "protocol=fair", calibration_batches=2)
     net, base = method.attach(plain("tiny_llama"), batches), plain("tiny_llama")
-    config: Any = method.configuration(method.target_names(base))
+    config: Any = method.configuration(base, method.target_names(base))
 
     def backward() -> None:
         for one in batches[:2]:
@@ -212,6 +226,11 @@ def test_eva_names_a_layer_that_has_no_inputs(plain: Any, method_of: Any) -> Non
     base.spare = nn.Linear(8, 8)
     with pytest.raises(UserError, match="does not call spare"):
         method_of("tiny_roberta", "eva", targets="query|spare").attach(base, [batch("tiny_roberta")])
+
+
+def test_eva_has_no_progress_bar_of_its_own(plain: Any, method_of: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    method_of("tiny_roberta", "eva").attach(plain("tiny_roberta"), [batch("tiny_roberta")] * 2)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_eva_starts_from_the_inputs_at_all_tokens_and_not_from_padding(plain: Any, method_of: Any) -> None:
@@ -316,8 +335,10 @@ def test_a_file_of_pefts_method_comparison_runs(plain: Any, method_of: Any, comp
         ({"lora_alpha": -1e10}, "out of range"),
         ({"target_modules": ["q_proj"] * 10_001}, "has more than 10,000 values"),
         ({"eva_config": {"a": {"b": {"c": {"d": {"e": 1}}}}}}, "nested too deeply"),
+        ({"target_modules": [[[[["q_proj"]]]]]}, "nested too deeply"),
         ({"init_lora_weights": "corda"}, "use eva or lora_ga"),
         ({"a.b": 1}, "which is not a name"),
+        ({"ensure_weight_tying": True}, "an adapted output layer is untied"),
     ],
 )
 def test_settings_that_are_refused_at_once(method_of: Any, config: dict[str, Any], message: str) -> None:
@@ -359,6 +380,10 @@ def test_mistaken_settings_are_found_without_attaching(plain: Any, method_of: An
 def test_a_rank_of_its_own_is_refused_where_rank_decides(method_of: Any) -> None:
     with pytest.raises(UserError, match=r"method\.config\.r is not for this method: use rank="):
         method_of("tiny_roberta", "dora", config={"r": 3})
+
+
+def test_settings_that_are_off_are_left_out() -> None:
+    assert checked_config({"ensure_weight_tying": False, "modules_to_save": None, "loftq_config": {}}) == {}
 
 
 def test_settings_that_are_kept(method_of: Any) -> None:
@@ -417,16 +442,54 @@ def test_settings_on_the_command_line(compose: Compose) -> None:
     assert spelled(["method.look=1"]) == ["method.look=1"]
 
 
-def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(plain: Any, method_of: Any, tmp_path: Path) -> None:
-    method = method_of("tiny_roberta", "peft", "protocol=paper", peft_type="LILY", config={"r": 4}, train_head=True)
-    net = method.attach(plain("tiny_roberta"))
-    train(method, net, "tiny_roberta")
-    trained = logits(net, "tiny_roberta")
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("tiny_roberta", {"peft_type": "LILY", "config": {"r": 4}, "train_biases": True}),
+        ("tiny_roberta", {"peft_type": "BEFT", "train_biases": False}),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}, "train_biases": True}),  # it has none
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_loaded_by_peft(
+    plain: Any, method_of: Any, tmp_path: Path, model: str, changes: dict[str, Any]
+) -> None:
+    method = method_of(model, "peft", "protocol=paper", train_head=True, lm_head=None, **changes)
+    net = method.attach(plain(model))
+    train(method, net, model)
+    trained = logits(net, model)
     assert not method.mergeable
     assert method.merge(net) is False
     method.save(net, tmp_path)
-    loaded = peft.PeftModel.from_pretrained(plain("tiny_roberta"), str(tmp_path))
-    torch.testing.assert_close(logits(loaded, "tiny_roberta"), trained, atol=1e-6, rtol=1e-6)
+    loaded = peft.PeftModel.from_pretrained(plain(model), str(tmp_path))
+    torch.testing.assert_close(logits(loaded, model), trained, atol=1e-6, rtol=1e-6)
+    if not (changes["train_biases"] and model == "tiny_roberta"):  # which are written into the model
+        with loaded.disable_adapter():  # and with it the head
+            assert torch.equal(logits(loaded, model), logits(plain(model), model))
+
+
+SPLIT = {"fused": {"q_proj": 2}, "split_qkv": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "reason"),
+    [
+        ("tiny_gpt2", {"peft_type": "BEFT"}, "PEFT refuses it: Target module Conv1D"),
+        ("tiny_gpt2", {"peft_type": "LILY", "config": {"r": 4}}, "PEFT refuses it: .*not support target .*Conv1D"),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}, **SPLIT}, r"has no model.*q_proj\..* of its own"),
+        ("tiny_llama", {"peft_type": "LILY", "config": {"r": 4}}, None),
+        ("tiny_roberta", {"peft_type": "BEFT"}, None),
+        ("tiny_gpt2", {"peft_type": "LORA"}, None),  # is merged
+    ],
+)
+def test_an_adapter_that_peft_could_not_load_is_refused_before_training(
+    plain: Any, method_of: Any, model: str, changes: dict[str, Any], reason: str | None
+) -> None:
+    base, method = plain(model), method_of(model, "peft", **changes)
+    before = copy.deepcopy(base)
+    with nullcontext() if reason is None else pytest.raises(UserError, match=f"^save_model=true: .*{reason}"):
+        method.check_saves(base)
+    assert [*map(str, base.modules())] == [*map(str, before.modules())]
+    assert all(map(torch.equal, base.parameters(), before.parameters()))
 
 
 def test_a_tuner_that_can_be_merged_is_saved_as_a_model(plain: Any, method_of: Any, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ REFUSED = {  # as long as this list is true, no type is refused without a reason
     "ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "POLY", "SHADOW", "XLORA",
 }  # fmt: skip
 TIED = {"TRAINABLE_TOKENS"}  # refused where the output layer shares the embeddings
+UNSIZED = {"BOFT", "FROD", "UNILORA"}  # they compute with weights when they are attached
 # Settings under which a type starts from another function than it usually does.
 MOVED = [
     ("ADAMSS", {"init_weights": None}), ("C3A", {"init_weights": True}), ("DEFT", {"para": True}), ("HRA", {"r": 7}),
@@ -125,25 +127,28 @@ def test_each_type_serves_by_its_laws_or_is_refused(typed: Any, plain: Any, kind
         assert f"method.peft_type={kind} cannot be used: " in str(error)
         return
     assert kind not in REFUSED | TIED
+    trained = [id(parameter) for parameter in method.trainable(net)]
+    assert len(trained) == len(set(trained))
+    assert set(trained) == {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
     assert all(base.get_submodule(name).weight.ndim == 2 for name in method.watched_names(base, r".*q_proj"))
     assert torch.allclose(logits(net), logits(base), atol=1e-5, rtol=1e-5) is method.keeps_function
 
     train(method, net)
-    trained = logits(net)
-    assert not torch.allclose(trained, logits(base), atol=1e-4)
+    reached = logits(net)
+    assert not torch.allclose(reached, logits(base), atol=1e-4)
     state = {key: tensor.detach().clone() for key, tensor in method.state(net).items()}
     torch.manual_seed(99)
     again = method.attach(copy.deepcopy(base), [BATCH] * 2)
     with torch.no_grad():
         for key, tensor in method.state(again).items():
             tensor.copy_(state[key])
-    assert torch.equal(logits(again), trained)
+    assert torch.equal(logits(again), reached)
     if kind not in TOKEN_TYPES:
         move(again, torch.device("meta"))
         assert {tensor.device.type for tensor in held(again, set())} == {"meta"}
 
     assert method.merge(net) is method.mergeable
-    torch.testing.assert_close(logits(net), trained, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(logits(net), reached, atol=2e-5, rtol=2e-5)
     if method.mergeable:
         assert [(name, type(it)) for name, it in net.named_modules()] == [
             (name, type(it)) for name, it in base.named_modules()
@@ -191,10 +196,36 @@ def test_settings_that_do_not_fit_the_model(
         typed(kind, **config).attach(plain())
 
 
-def test_the_size_of_a_tuner_that_computes_with_the_weights_is_unknown_without_them(typed: Any, plain: Any) -> None:
-    base = plain().to("meta")
-    with pytest.raises(UnsizedError, match="needs weights to be attached"), torch.device("meta"):
-        typed("BOFT").attach(base)
+@pytest.mark.parametrize(("kind", "buffer", "stays"), [("TINYLORA", "tinylora_A", True), ("VERA", "vera_A", False)])
+def test_a_models_state_has_the_buffers_of_single_layers_but_not_shared_ones(
+    typed: Any, plain: Any, kind: str, buffer: str, *, stays: bool
+) -> None:
+    net = typed(kind).attach(plain())
+    assert any(f".{buffer}." in name for name, _ in net.named_buffers())
+    assert any(f".{buffer}." in name for name in net.state_dict()) is stays
+
+
+STARTS: list[tuple[str, dict[str, Any]]] = [
+    *(("LORA", {"init_lora_weights": it}) for it in ("olora", "orthogonal", "pissa")),
+    ("LORA", {"init_lora_weights": "eva", "eva_config": {"rho": 1.0}, "r": 4}),  # each layer has r directions
+    ("LORA", {"init_lora_weights": "lora_ga", "lora_ga_config": {}, "r": 4}),
+    ("LORA", {"use_dora": True}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [*((kind, {}) for kind in tuner_types() if kind not in REFUSED | TIED | {"ADAMSS"}), *STARTS]
+)
+def test_the_size_of_a_tuner_is_known_without_weights_unless_it_computes_with_them(
+    typed: Any, plain: Any, kind: str, config: dict[str, Any]
+) -> None:
+    def sizes(net: nn.Module) -> list[torch.Size]:
+        return [parameter.shape for parameter in net.parameters() if parameter.requires_grad]
+
+    method, base = typed(kind, **config), plain().to("meta")
+    expected = sizes(method.attach(plain(), [BATCH] * 2))
+    with pytest.raises(UnsizedError, match="needs weights") if kind in UNSIZED else nullcontext(), torch.device("meta"):
+        assert sizes(method.attach(base)) == expected
 
 
 def test_a_bias_of_lora_is_merged_into_layers_that_have_one(typed: Any, plain: Any) -> None:
@@ -211,10 +242,15 @@ def test_the_start_depends_on_the_methods_seed(typed: Any, plain: Any, kind: str
     assert not torch.equal(start(0), start(1))
 
 
+def test_steps_that_make_sparse_or_complex_tensors_are_not_captured(typed: Any) -> None:
+    kinds = ("FOURIERFT", "LORA", "SHIRA", "VERA", "WAVEFT")
+    assert [kind for kind in kinds if not typed(kind).supports_graphs] == ["FOURIERFT", "SHIRA", "WAVEFT"]
+
+
 # Which layers are tuned
 
 
-@pytest.mark.parametrize("kind", ["LORA", "LN_TUNING", "IA3", "OSF", "RANDLORA"])
+@pytest.mark.parametrize("kind", ["LORA", "LN_TUNING", "IA3", "LILY", "OSF", "RANDLORA"])
 def test_a_file_without_targets_tunes_what_peft_tunes(filed: Any, plain: Any, kind: str) -> None:
     net = filed(peft_type=kind).attach(plain())
     theirs = peft.get_peft_model(plain(), peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft.PeftType(kind)]())
@@ -237,6 +273,11 @@ def test_targets_that_are_typed_come_before_pefts_own(filed: Any, method_of: Any
 def test_a_file_may_name_all_linear_layers(filed: Any, plain: Any) -> None:
     found = ends(filed(peft_type="LORA", target_modules="all-linear").attach(plain()))
     assert found == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+
+
+def test_the_whole_model_is_no_target(filed: Any, plain: Any) -> None:
+    net = filed(peft_type="LORA", target_modules=r"(.*\.q_proj)?").attach(plain())  # matches an empty name
+    assert ends(net) == {"q_proj"}
 
 
 def test_layer_normalisation_is_found_in_models_that_peft_does_not_know(typed: Any, plain: Any) -> None:
@@ -263,6 +304,22 @@ def test_settings_that_leave_layers_out_act_on_our_targets(typed: Any, plain: An
         plain()
     )
     assert [name for name, _ in adapters(chosen)] == ["model.layers.0.self_attn.k_proj"]
+
+
+@pytest.mark.parametrize("targets", ["attention", "all-linear", r"layers\.1\..*_proj"])
+def test_layers_whose_names_end_alike_share_lilys_factors(typed: Any, plain: Any, targets: str) -> None:
+    method = replace(typed("LILY"), targets=targets)
+    net = method.attach(plain())
+    layers = dict(adapters(net))
+    config: Any = method.configuration(plain(), list(layers))
+    others = {name.replace(".1.", ".0.") for name in layers} if targets.startswith("layers") else set()
+    assert config.exclude_modules == others
+    shared: dict[str, set[int]] = {}
+    for name, layer in layers.items():
+        shared.setdefault(name.split(".", 3)[3], set()).add(id(layer.get_submodule("tuned.lily_B.default")))
+    assert {len(factors) for factors in shared.values()} == {1}
+    assert len(set.union(*shared.values())) == len(shared)
+    assert {name.split(".")[2] for name in layers} == ({"1"} if targets.startswith("layers") else {"0", "1"})
 
 
 @pytest.mark.parametrize("feedforward", [["down_proj"], r".*\.down_proj"])

@@ -3,6 +3,7 @@
 import copy
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,26 +252,35 @@ def test_a_file_of_pefts_method_comparison_runs(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_type_with_tokens_needs_their_number(small: Any) -> None:
-    with pytest.raises(UserError, match="num_virtual_tokens=None is not a number of vectors"):
-        small.method("tiny_llama", "peft", "method.peft_type=P_TUNING")
+@pytest.mark.parametrize("count", [None, 0, 2.5, True, "x"])
+def test_a_type_with_tokens_needs_their_number(small: Any, count: Any) -> None:
+    method = small.method("tiny_llama", "peft", "method.peft_type=P_TUNING", "+method.config.num_virtual_tokens=1")
+    with pytest.raises(UserError, match=f"num_virtual_tokens={count} is not a number of vectors"):
+        replace(method, config={} if count is None else {"num_virtual_tokens": count})
 
 
-def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any) -> None:
-    net = small.attach("tiny_llama", "p_tuning", "+method.config.encoder_hidden_size=8")
+@pytest.mark.parametrize(
+    "chosen", [("p_tuning",), ("peft", "method.peft_type=P_TUNING", "+method.config.num_virtual_tokens=3")]
+)
+def test_an_encoder_has_the_size_that_is_set_and_the_models_type(small: Any, chosen: tuple[str, ...]) -> None:
+    net = small.attach("tiny_llama", *chosen, "+method.config.encoder_hidden_size=8")
     width = net.config.hidden_size
     shapes = {parameter.shape for parameter in net.get_submodule("virtual_tokens.encoder.mlp_head").parameters()}
     assert shapes == {(8, width), (8, 8), (8,), (width, 8), (width,)}
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}
 
 
-# What is refused
+# What is refused, before a run begins
+
+
+def checked(small: Any, *chosen: str) -> None:
+    small.method("tiny_gpt2", *chosen).check_shapes(small.model("tiny_gpt2"))
 
 
 def test_vectors_that_leave_no_room_for_text_are_refused(small: Any) -> None:
     assert small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=511")
     with pytest.raises(UserError, match="tokens=512 leaves no room for text in the model's 512 positions"):
-        small.attach("tiny_gpt2", "prompt_tuning", "method.tokens=512")
+        checked(small, "prompt_tuning", "method.tokens=512")
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "prefix_tuning"])
@@ -284,16 +294,20 @@ def test_a_text_that_grows_beyond_the_positions_is_refused_in_one_line(small: An
 
 def test_prefix_tuning_of_an_encoder_is_refused_with_a_way_out(small: Any) -> None:
     with pytest.raises(UserError, match=r"prefix_tuning is for decoders.*use method=p_tuning_v2"):
-        small.attach("tiny_roberta", "prefix_tuning")
+        small.method("tiny_roberta", "prefix_tuning").check_shapes(small.model("tiny_roberta"))
 
 
 @pytest.mark.parametrize(("setting", "words"), [
     ("+method.config.num_virtual_tokens=5", "num_virtual_tokens is not for this program.*method.tokens"),
     ("+method.config.encoder_hidden_size=0", "encoder_hidden_size=0 is out of range"),
     ("+method.config.encoder_hiden_size=8", "encoder_hiden_size is not known to PEFT's P_TUNING; did you mean"),
-    ("method.config.encoder_reparameterization_type=GRU", "PEFT refuses it"),
     ("method.peft_type=LORA", "method.peft_type=LORA.*choose"),
 ])  # fmt: skip
 def test_a_wrong_setting_is_named(small: Any, setting: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        small.attach("tiny_gpt2", "p_tuning", setting)
+        checked(small, "p_tuning", setting)
+
+
+def test_an_encoder_that_peft_refuses_is_refused_in_one_line(small: Any) -> None:
+    with pytest.raises(UserError, match=r"^method=p_tuning: PEFT refuses it[^\n]*$"):
+        small.attach("tiny_gpt2", "p_tuning", "method.config.encoder_reparameterization_type=GRU")
