@@ -172,6 +172,20 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 
 @pytest.fixture
+def tiny_moe() -> "PreTrainedModel":
+    """A Qwen2-MoE with random weights: its blocks have stacked experts, and a shared expert in layers."""
+    import torch
+    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8,
+    }  # fmt: skip
+    return Qwen2MoeForCausalLM(Qwen2MoeConfig(**sizes)).eval()
+
+
+@pytest.fixture
 def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
     """``make_record("task=cola", dev=0.5, ...)``: a completed record like one that a run writes.
 

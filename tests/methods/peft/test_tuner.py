@@ -15,6 +15,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench import attach
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
@@ -454,3 +455,13 @@ def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytes
         UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
     ):
         replace(chosen, rank=5)
+
+
+@pytest.mark.parametrize("method", ["rslora", "pissa"])
+def test_no_expert_is_tuned_in_place_of_a_layer(tiny_moe: PreTrainedModel, method: str) -> None:
+    """PEFT finds the layers of older checkpoints by the ends of their names, and so those of a shared expert, too."""
+    before = {name: weight.clone() for name, weight in tiny_moe.state_dict().items()}
+    with pytest.raises(UserError, match=r"PEFT would tune the model's experts in place of .*shared_expert.up_proj"):
+        attach(tiny_moe, method, rank=2, targets="shared_expert.(up|down)_proj")
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_moe.state_dict().items())
+    attach(tiny_moe, method, rank=2)  # attention can be tuned
