@@ -121,7 +121,7 @@ def test_peft_computes_the_same_in_models_that_differ(
     (AutoModelForSeq2SeqLM, "t5", "p_tuning_v2", "an encoder and a decoder"),
     (AutoModelForCausalLM, "mamba", "p_tuning", "no attention"),
     (AutoModelForImageClassification, "vit", "prompt_tuning", "for transformers of texts"),
-    (AutoModelForCausalLM, "bloom", "prefix_tuning", "use method=p_tuning_v2 or prompt_tuning"),
+    (AutoModelForCausalLM, "bloom", "prefix_tuning", "use method=prompt_tuning"),
 ])  # fmt: skip
 def test_a_model_without_a_place_for_vectors_is_refused(kind: Any, name: str, method: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
