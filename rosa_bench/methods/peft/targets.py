@@ -79,7 +79,8 @@ def settled(values: Mapping[str, Any], names: list[str]) -> dict[str, Any]:
 def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any], peft_type: str) -> None:
     """Raise `UserError` if PEFT could not merge the layers with these names, or if they share their weights.
 
-    So it does if PEFT would tune others in their place, and if the order of patterns would decide a layer's setting: a run's settings have none.
+    So it does if PEFT would tune others in their place, and if the order of patterns would decide a layer's setting: a
+    run's settings have none.
     """
     from rosa_bench.layers.parts import output_layer
 
