@@ -74,7 +74,7 @@ def check_attention(model: PreTrainedModel, attention: list[nn.Module], *, metho
         seen[id(module)] = {(it.shape[1], it.shape[3]) for it in (key, value)}
         return sdpa_attention_forward(module, query, key, value, *given, **options)
 
-    before = model.config._attn_implementation
+    before: Any = model.config._attn_implementation
     AttentionInterface.register("noting", noting)  # pyrefly: ignore[bad-argument-type]
     AttentionMaskInterface.register("noting", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
     try:
