@@ -465,3 +465,14 @@ def test_no_expert_is_tuned_in_place_of_a_layer(tiny_moe: PreTrainedModel, metho
         attach(tiny_moe, method, rank=2, targets="shared_expert.(up|down)_proj")
     assert all(torch.equal(weight, before[name]) for name, weight in tiny_moe.state_dict().items())
     attach(tiny_moe, method, rank=2)  # attention can be tuned
+
+
+def test_a_start_that_fails_leaves_the_weights_of_earlier_layers(tiny_model: Tiny) -> None:
+    model = tiny_model("tiny_roberta")
+    with torch.no_grad():
+        model.get_parameter("roberta.encoder.layer.1.attention.output.dense.weight").fill_(float("nan"))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(UserError, match="PEFT refuses it"):
+        attach(model, "pissa", rank=2)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)
