@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from rosa_bench import attach
 from rosa_bench.system.errors import UserError
@@ -145,6 +146,16 @@ def test_a_layer_that_is_read_trains_like_one_that_is_called(method: str) -> Non
     assert expected
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(attached.merge()(x), outputs[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_model_that_writes_into_its_weights_is_refused(method: str) -> None:
+    """RWKV halves some in evaluation, every few blocks; of an adapted layer it would halve a copy."""
+    model = RwkvForCausalLM(RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2))
+    with pytest.raises(UserError, match=r"divides its weights in place; set its config.rescale_every to 0 first"):
+        attach(model, method, rank=2)
+    model.config.rescale_every = 0
+    attach(model, method, rank=2)
 
 
 def test_methods_that_replace_nothing_take_any_layer() -> None:

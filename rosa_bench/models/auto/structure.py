@@ -139,9 +139,9 @@ def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
         part: [] for part in ("attention", *SEPARATE, "attention_output", "feed_forward_output")
     }
     for block in blocks:
-        prefix = f"{names[id(block)]}."
-        own = [name for name in projections if name.startswith(prefix)]
-        linears = [f"{prefix}{name}" for name, module in block.named_modules() if isinstance(module, LINEAR_TYPES)]
+        place = names[id(block)]
+        own = [name for name in projections if name.startswith(f"{place}.")]
+        linears = [name for name, module in block.named_modules(prefix=place) if isinstance(module, LINEAR_TYPES)]
         others = [name for name in linears if name not in own]
         found["attention"] += [name.rpartition(".")[0] for name in own[:1]]
         for part, pattern in SEPARATE.items():
