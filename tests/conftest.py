@@ -173,16 +173,17 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 @pytest.fixture
 def tiny_moe() -> "PreTrainedModel":
-    """A Qwen2-MoE with random weights: its blocks have stacked experts, and a shared expert in layers."""
+    """A Qwen3-MoE with random weights: a block without experts, and one with stacked experts."""
     import torch
-    from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
         "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
-        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8,
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "intermediate_size": 8, "head_dim": 8,
+        "mlp_only_layers": [0],
     }  # fmt: skip
-    return Qwen2MoeForCausalLM(Qwen2MoeConfig(**sizes)).eval()
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)).eval()
 
 
 @pytest.fixture

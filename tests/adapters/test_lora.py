@@ -187,8 +187,8 @@ def refused(folder: Path) -> str:
 def test_layers_that_peft_takes_for_experts_are_refused(tiny_moe: nn.Module) -> None:
     """PEFT would add their updates to the experts, and none to them."""
     plain = PlainWeights(tiny_moe)
-    attached = attach(tiny_moe, "lora", rank=2, targets="shared_expert.(up|down)_proj")
-    with pytest.raises(UserError, match=r"HF PEFT would add the adapter of .*shared_expert.up_proj to the.*experts"):
+    attached = attach(tiny_moe, "lora", rank=2, targets=r"mlp\.(up|down)_proj")
+    with pytest.raises(UserError, match=r"HF PEFT would add the adapter of .*0.mlp.up_proj to the.*experts"):
         plain.adapted(attached.method, attached.model)
 
 

@@ -459,10 +459,10 @@ def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytes
 
 @pytest.mark.parametrize("method", ["rslora", "pissa"])
 def test_no_expert_is_tuned_in_place_of_a_layer(tiny_moe: PreTrainedModel, method: str) -> None:
-    """PEFT finds the layers of older checkpoints by the ends of their names, and so those of a shared expert, too."""
+    """PEFT finds the layers of older checkpoints by the ends of their names, and so those of a block without any."""
     before = {name: weight.clone() for name, weight in tiny_moe.state_dict().items()}
-    with pytest.raises(UserError, match=r"PEFT would tune the model's experts in place of .*shared_expert.up_proj"):
-        attach(tiny_moe, method, rank=2, targets="shared_expert.(up|down)_proj")
+    with pytest.raises(UserError, match=r"PEFT would tune the model's experts in place of .*0.mlp.up_proj"):
+        attach(tiny_moe, method, rank=2, targets=r"mlp\.(up|down)_proj")
     assert all(torch.equal(weight, before[name]) for name, weight in tiny_moe.state_dict().items())
     attach(tiny_moe, method, rank=2)  # attention can be tuned
 
