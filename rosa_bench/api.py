@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.composing.parse import parse
-from rosa_bench.config.composing.placing import CHOSEN
-from rosa_bench.config.identity.deviations import deviations, deviations_of
+from rosa_bench.config.identity.deviations import deviations_of
 from rosa_bench.config.overrides.grammar import spelled
 from rosa_bench.config.overrides.mistakes import check_overrides, composition_errors
 from rosa_bench.config.schema import RunConfig
@@ -157,5 +156,5 @@ def _composed(overrides: Sequence[str]) -> tuple[RunConfig, dict[str, list[Any]]
     overrides = spelled(overrides)
     check_overrides(overrides)
     with composing() as composer, composition_errors():
-        raw = composer.compose(tuple(overrides))
-        return parse(raw), deviations(raw, {group: raw[group].name for group in CHOSEN})
+        config = parse(composer.compose(tuple(overrides)))
+        return config, deviations_of(config)

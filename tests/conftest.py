@@ -172,6 +172,21 @@ def tiny_model(compose: Callable[..., RunConfig]) -> "Callable[..., PreTrainedMo
 
 
 @pytest.fixture
+def tiny_moe() -> "PreTrainedModel":
+    """A Qwen3-MoE with random weights: a block without experts, and one with stacked experts."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8, "intermediate_size": 8, "head_dim": 8,
+        "mlp_only_layers": [0],
+    }  # fmt: skip
+    return Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes)).eval()
+
+
+@pytest.fixture
 def make_record(compose: Callable[..., RunConfig]) -> Callable[..., RunRecord]:
     """``make_record("task=cola", dev=0.5, ...)``: a completed record like one that a run writes.
 

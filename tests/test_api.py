@@ -10,7 +10,9 @@ import pytest
 
 import rosa_bench
 from rosa_bench import api
-from rosa_bench.config.identity.deviations import deviations_of
+from rosa_bench.config.composing.parse import parse
+from rosa_bench.config.composing.placing import CHOSEN
+from rosa_bench.config.identity.deviations import deviations, deviations_of
 from rosa_bench.config.schema import RunConfig
 from rosa_bench.system.errors import UserError
 
@@ -72,6 +74,18 @@ def test_compose_gives_the_same_settings_as_the_command_line(compose: Callable[.
     assert rosa_bench.compose([*TINY, "method=lora", "rank=2"]) == compose(*TINY, "method=lora", "rank=2")
 
 
+def test_a_model_that_is_found_from_its_folder_is_composed(tmp_path: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from rosa_bench.models.weights.random import byte_tokenizer
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 261}
+    Qwen2ForCausalLM(Qwen2Config(**sizes, intermediate_size=64)).save_pretrained(tmp_path)
+    byte_tokenizer(max_length=64).save_pretrained(tmp_path)
+    config = rosa_bench.compose(["task=restaurants", "model=auto", f"model.path={tmp_path}", "method=lora", "rank=2"])
+    assert config.model.name.startswith("qwen2_")
+
+
 def test_a_run_of_changed_settings_records_deviations() -> None:
     config = replace(rosa_bench.compose([*TINY, "method=ft"]), epochs=2)
     record = rosa_bench.run(config)
@@ -85,9 +99,11 @@ def test_a_run_of_changed_settings_records_deviations() -> None:
     ["task=restaurants", "model=tiny_llama", "task.decoding=null", "task.score=loss"],
 ])  # fmt: skip
 def test_deviations_of_settings_equal_those_of_their_overrides(overrides: list[str]) -> None:
-    config, expected = api._composed(overrides)
-    with api.composing():
-        found = deviations_of(config)
+    """The command line has its overrides, and the library the settings alone."""
+    with api.composing() as composer:
+        raw = composer.compose(tuple(overrides))
+        expected = deviations(raw, {group: raw[group].name for group in CHOSEN})
+        found = deviations_of(parse(raw))
     assert {key: list(map(_listed, pair)) for key, pair in found.items()} == expected
 
 

@@ -19,6 +19,7 @@ from rosa_bench.layers.low_rank import LowRankLinear
 from rosa_bench.layers.surgery import name_matches, untie
 from rosa_bench.lowrank import merge
 from rosa_bench.methods.base import Method
+from rosa_bench.methods.peft.experts import taken_for_experts
 from rosa_bench.system.errors import UserError
 from rosa_bench.training.spectrum import numeric_rank
 
@@ -72,6 +73,11 @@ class PlainWeights:
         self.biases = {name: self.biases[name] for name in self.biases if name in changed}
         if stacked := [name for name, weight in self.weights.items() if weight.ndim != 2]:
             raise UserError(f"save_adapter=true is for transformers, and {stacked[0]} is a stack of weights")
+        if (taken := taken_for_experts(model, self.weights)) is not None:
+            raise UserError(
+                f"save_adapter=true: HF PEFT would add the adapter of {taken} to the model's experts; choose other "
+                "layers with targets=, or use save_model=true"
+            )
         head = {id(parameter) for parameter in method.head_parameters(model)}
         trains = [name for name, it in model.named_parameters() if it.requires_grad and id(it) not in head]
         if not trains:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rosa_bench.layers.linear import Convolution, Linear, make_linear
+from rosa_bench.layers.linear import Conv1D, Convolution, Linear, make_linear
 from rosa_bench.layers.storage.narrow import wide_type
 
 
@@ -35,6 +35,12 @@ class Adapter(nn.Module):
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         """Return the weight of the plain layer that computes the same function."""
         raise NotImplementedError
+
+    @property
+    def weight(self) -> Float[Tensor, "..."]:
+        """The merged weight as the plain layer stores it, for modules that read it, as those of T5 and Mamba do."""
+        merged = self.merged_weight()
+        return merged.mT if issubclass(self.plain_type, Conv1D) else merged
 
     def merged_bias(self) -> nn.Parameter | None:
         """Return the bias of the plain layer that computes the same function."""

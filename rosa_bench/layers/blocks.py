@@ -25,14 +25,24 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def stack_of_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the blocks of the model's main stack: the list of same-type modules with the most parameters, if any."""
-    lists = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.ModuleList) and len({type(block) for block in module}) == 1
-        if any(True for _ in module[0].children())  # a perceptron's layers are no blocks
-    ]
-    return list(max(lists, key=lambda stack: sum(parameter.numel() for parameter in stack.parameters()), default=()))
+    """Return the blocks of the model's main stack: the list of modules with the most parameters, if any.
+
+    Blocks may differ in their type, as those of hybrid models do, and lie in lists within the list, as Funnel's do.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    stacks = [stack for one in lists if (stack := list(_items(one))) and all(map(_is_block, stack))]
+    return max(stacks, key=lambda stack: sum(it.numel() for block in stack for it in block.parameters()), default=[])
+
+
+def _items(modules: nn.ModuleList) -> Iterator[nn.Module]:
+    """Yield the modules of a list, and of lists in it."""
+    for module in modules:
+        yield from _items(module) if isinstance(module, nn.ModuleList) else [module]
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Return whether a module has parts: a perceptron's layers have none."""
+    return any(True for _ in module.children())
 
 
 @contextmanager

@@ -31,6 +31,10 @@ class LowRankConvolution(LowRankLinear):
         frame._parameters = dict.fromkeys(plain._parameters)
         self._frame = (copy.deepcopy(frame),)  # in a tuple, so that it is not seen as a layer of the model
 
+    @property
+    def weight(self) -> Float[Tensor, "..."]:
+        return self.merged_weight().view(self.weight_shape)
+
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:  # ([batch,] channels, [height,] width)
         if self.materialised is not None:
             return self.convolve(x.to(self.materialised.dtype), self.materialised)

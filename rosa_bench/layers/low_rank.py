@@ -162,7 +162,9 @@ def low_rank_linear(
     autocast casts a plain layer's weight. If the residual is narrower than the factors, the weight is not kept for the
     backward pass, but formed again: then memory is what counts. Second derivatives are not supported.
     """
-    return _LowRankLinear.apply(x, residual, a, b, bias, scale, train_b)
+    rows = x if residual.ndim > 2 else x.reshape(-1, x.shape[-1])  # (tokens, in)
+    y = _LowRankLinear.apply(rows, residual, a, b, bias, scale, train_b)
+    return y.view(*x.shape[:-1], y.shape[-1])  # here, because a view made by the function may not be changed in place
 
 
 class _LowRankLinear(torch.autograd.Function):

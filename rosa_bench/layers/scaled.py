@@ -20,25 +20,25 @@ class ScaledLinear(Adapter):
     arXiv 2205.05638, section 3.3.
     """
 
-    weight: Float[Tensor, "*n out in"]
+    unscaled: Float[Tensor, "*n out in"]
 
     def __init__(self, plain: Linear, *, side: str):
         super().__init__(plain)
         weight = weight_of(plain).detach()
         self.side = side
-        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("unscaled", weight.contiguous())
         *stack, rows, columns = weight.shape
         self.factor = nn.Parameter(weight.new_ones(*stack, columns if side == "input" else rows))
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
-        factor = self.factor if self.weight.ndim == 2 else self.factor.unsqueeze(-2)
+        factor = self.factor if self.unscaled.ndim == 2 else self.factor.unsqueeze(-2)
         if self.side == "input":
-            return linear(x * factor, self.weight, self.bias)
-        y = linear(x, self.weight, self.bias)
+            return linear(x * factor, self.unscaled, self.bias)
+        y = linear(x, self.unscaled, self.bias)
         return (y * factor).to(y.dtype)  # under autocast, multiplying two types gives the wider one
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
-        return self.weight * self.factor.unsqueeze(-2 if self.side == "input" else -1)
+        return self.unscaled * self.factor.unsqueeze(-2 if self.side == "input" else -1)
 
     @torch.no_grad()
     def merged_bias(self) -> nn.Parameter | None:
@@ -47,5 +47,5 @@ class ScaledLinear(Adapter):
         return nn.Parameter(self.bias * self.factor)
 
     def extra_repr(self) -> str:
-        *_, rows, columns = self.weight.shape
+        *_, rows, columns = self.unscaled.shape
         return f"in={columns}, out={rows}, side={self.side}, bias={self.bias is not None}"

@@ -35,6 +35,10 @@ def check_layers(model: nn.Module, names: list[str]) -> None:
     """Raise `UserError` unless a layer with the same weight and bias computes what each named layer does."""
     modules = list(model.modules())
     places = Counter(id(child) for module in modules for child in module._modules.values())
+    if getattr(getattr(model, "config", None), "rescale_every", 0):
+        raise UserError(
+            "in evaluation this model divides its weights in place; set its config.rescale_every to 0 first"
+        )
     sealed = {id(inner): type(it).__name__ for it in modules if isinstance(it, SEALED) for inner in it.modules()}
     for name in names:
         plain = model.get_submodule(name)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rosa_bench.layers.adapter import Adapter
-from rosa_bench.layers.linear import LINEAR_TYPES, make_linear, weight_of
+from rosa_bench.layers.linear import LINEAR_TYPES, Conv1D, make_linear, weight_of
 
 
 class Tuned(Adapter):
@@ -60,6 +60,16 @@ class Tuned(Adapter):
             for name, parameter in self.tuned.named_parameters()
             if name not in self.trained and id(parameter) not in own
         }
+
+    @property
+    def weight(self) -> Float[Tensor, "out in"]:
+        """What the layer does to unit vectors: PEFT can merge only once, and without a gradient."""
+        if self.plain_type not in LINEAR_TYPES:
+            raise AttributeError(f"the weight of {self.plain_type.__name__} is PEFT's own")
+        base = self.tuned.get_base_layer()  # pyrefly: ignore[not-callable]
+        columns = self.tuned(torch.eye(base.in_features, dtype=base.weight.dtype, device=base.weight.device))
+        columns = columns if base.bias is None else columns - base.bias
+        return columns if issubclass(self.plain_type, Conv1D) else columns.mT
 
     def merged_weight(self) -> Float[Tensor, "*n out in"]:
         return weight_of(copy.deepcopy(self)._merged())  # pyrefly: ignore[bad-argument-type]

@@ -30,17 +30,21 @@ class PTuningV2(Inserted):
     keeps_function: ClassVar[bool] = False
 
     def check_shapes(self, model: nn.Module) -> None:
-        from rosa_bench.layers.prompts.prefix import dispatches
+        from rosa_bench.layers.prompts.prefix import check_attention, dispatches
+        from rosa_bench.layers.prompts.widened_prefix import check_widenable
 
-        self._attention(model)
+        attention = self._attention(model)
         if not hasattr(model, "set_attn_implementation"):
             raise UserError(f"method={self.name} is for transformers; choose one with model=, or another method")
         if model.config.is_encoder_decoder:  # pyrefly: ignore[missing-attribute]
             raise UserError(
                 f"method={self.name} is not for models with an encoder and a decoder; choose another method"
             )
-        if not dispatches(model):
-            self._projections(model)
+        if dispatches(model):
+            check_attention(model, attention, method=self.name)  # pyrefly: ignore[bad-argument-type]
+            return
+        for layer, *projections in zip(attention, *self._projections(model), strict=True):
+            check_widenable(model, layer, projections, method=self.name)
 
     def insert(self, model: nn.Module) -> None:
         from rosa_bench.layers.prompts.prefix import Prefix, dispatches, key_shape, use_prefixes

@@ -184,6 +184,14 @@ def refused(folder: Path) -> str:
     return str(caught.value).partition(": ")[2]
 
 
+def test_layers_that_peft_takes_for_experts_are_refused(tiny_moe: nn.Module) -> None:
+    """PEFT would add their updates to the experts, and none to them."""
+    plain = PlainWeights(tiny_moe)
+    attached = attach(tiny_moe, "lora", rank=2, targets=r"mlp\.(up|down)_proj")
+    with pytest.raises(UserError, match=r"HF PEFT would add the adapter of .*0.mlp.up_proj to the.*experts"):
+        plain.adapted(attached.method, attached.model)
+
+
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
     """A folder with an adapter of rank 3 of one layer ``x``, a 6 x 8 weight."""

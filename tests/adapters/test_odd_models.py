@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
+from transformers import RwkvConfig, RwkvForCausalLM
 
 from rosa_bench import attach
 from rosa_bench.system.errors import UserError
@@ -113,6 +114,48 @@ def test_a_layer_written_otherwise_is_adapted_and_restored(method: str) -> None:
     attached.merge()
     torch.testing.assert_close(model(x), expected)
     assert type(model.layers[0]) is Otherwise
+
+
+class Reading(nn.Module):
+    """Reads the weight of a layer without calling it, as Mamba's and Jamba's mixers do. T5 reads its type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.called = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.called.load_state_dict(self.read.state_dict())
+
+    def forward(self, x: Tensor, *, call: bool = False) -> Tensor:
+        layer = self.called if call else self.read
+        return layer(x) if call else nn.functional.linear(x, layer.weight, layer.bias)
+
+
+@pytest.mark.parametrize("method", ["lora", "ia3", "dora", "oft"])
+def test_a_layer_that_is_read_trains_like_one_that_is_called(method: str) -> None:
+    torch.manual_seed(0)
+    model, x = Reading(), torch.randn(5, 8)
+    settings: dict[str, Any] = {"oft": {"config": {"oft_block_size": 4}}, "ia3": {"side": "input"}}
+    attached = attach(model, method, targets="all-linear", **settings.get(method, {"rank": 2}))
+    halves = [list(layer.parameters()) for layer in (model.read, model.called)]
+    trained = [[it for it in half if it.requires_grad and it.ndim > (method != "ia3")] for half in halves]
+    with torch.no_grad():
+        for read, called in zip(*trained, strict=True):
+            called.copy_(read.normal_(std=0.1))
+    outputs = [model(x), model(x, call=True)]
+    torch.testing.assert_close(*outputs)
+    found, expected = (torch.autograd.grad(y.square().sum(), own) for y, own in zip(outputs, trained, strict=True))
+    assert expected
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attached.merge()(x), outputs[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+def test_a_model_that_writes_into_its_weights_is_refused(method: str) -> None:
+    """RWKV halves some in evaluation, every few blocks; of an adapted layer it would halve a copy."""
+    model = RwkvForCausalLM(RwkvConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2))
+    with pytest.raises(UserError, match=r"divides its weights in place; set its config.rescale_every to 0 first"):
+        attach(model, method, rank=2)
+    model.config.rescale_every = 0
+    attach(model, method, rank=2)
 
 
 def test_methods_that_replace_nothing_take_any_layer() -> None:

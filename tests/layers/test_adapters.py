@@ -104,6 +104,17 @@ def test_one_factor_can_be_frozen(factors: str) -> None:
     torch.testing.assert_close(gradients(y, [tensors[factors]]), gradients(expected, [tensors[factors]]))
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_output_may_be_changed_in_place_as_that_of_a_plain_layer(bias: bool) -> None:
+    """DeBERTa divides its projected positions in place."""
+    plain = nn.Linear(IN, OUT, bias=bias)
+    x, a, b = torch.randn(1, 3, IN), torch.zeros(OUT, RANK, requires_grad=True), torch.randn(RANK, IN)
+    y = low_rank_linear(x, plain.weight.detach(), a, b, plain.bias).permute(0, 2, 1)
+    y /= 2
+    found = gradients(y, [a])
+    torch.testing.assert_close(found, gradients(functional.linear(x, a @ b).permute(0, 2, 1) / 2, [a]))
+
+
 class Made(TorchDispatchMode):
     """Records the shape of every tensor that an operation creates."""
 

@@ -113,9 +113,9 @@ def test_scaled_on_a_stack_equals_a_scaled_layer_in_each_replicate(side: str) ->
     filled(layer)
     x = drawn(N, ROWS, IN)
     if side == "input":
-        each = [(x[n] * layer.factor[n]) @ layer.weight[n].mT for n in range(N)]
+        each = [(x[n] * layer.factor[n]) @ layer.unscaled[n].mT for n in range(N)]
     else:
-        each = [(x[n] @ layer.weight[n].mT) * layer.factor[n] for n in range(N)]
+        each = [(x[n] @ layer.unscaled[n].mT) * layer.factor[n] for n in range(N)]
     assert_same_function(layer(x), torch.stack(each), [x, layer.factor])
 
 

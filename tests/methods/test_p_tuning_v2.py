@@ -8,9 +8,19 @@ import pytest
 import torch
 from peft import PeftModelForCausalLM, PrefixTuningConfig
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
+from rosa_bench import attach
 from rosa_bench.layers.prompts.prefix import Prefix, mask_with_prefix, prefixes
+from rosa_bench.system.errors import UserError
 
 Compose = Callable[..., Any]
 
@@ -144,3 +154,29 @@ def test_counts_follow_the_formula(compose: Compose) -> None:
     ):
         compose(f"task={task}", f"model={name}", "method=p_tuning_v2", "protocol=paper").method.attach(net)
         assert sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad) == expected
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
+HYBRID = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "num_experts": 2,
+    "num_experts_per_tok": 1,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(("name", "attention", "settings"), [
+    ("gemma2", "Gemma2Attention", {"head_dim": 8}),  # scores are capped in a function of its own
+    ("gpt_neo", "GPTNeoSelfAttention", {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]]}),
+    ("deepseek_v3", "DeepseekV3Attention", {**LATENT, "num_key_value_heads": 4}),  # keys are larger than values
+    ("qwen3_next", "Qwen3NextGatedDeltaNet", {**HYBRID, "num_key_value_heads": 2}),  # keys without a softmax
+    ("deberta-v2", "DisentangledSelfAttention", {"relative_attention": True, "pos_att_type": ["p2c"]}),
+])  # fmt: skip
+def test_attention_that_would_not_see_the_prefix_is_refused(name: str, attention: str, settings: Any) -> None:
+    kind = AutoModelForSequenceClassification if name == "deberta-v2" else AutoModelForCausalLM
+    model = kind.from_config(AutoConfig.for_model(name, **{**SMALL, **settings}))
+    implementation = model.config._attn_implementation
+    with pytest.raises(UserError, match=f"method=p_tuning_v2 is not for the {attention} of this model"):
+        attach(model, "p_tuning_v2")
+    assert model.config._attn_implementation == implementation

@@ -44,7 +44,7 @@ class PackedScaled(nn.Module):
     def __init__(self, layers: Sequence[ScaledLinear], stacks: Stacks):
         super().__init__()
         self.count, self.side = len(layers), layers[0].side
-        self.weight, self.factor = stacks([it.weight for it in layers]), stacks([it.factor for it in layers])
+        self.weight, self.factor = stacks([it.unscaled for it in layers]), stacks([it.factor for it in layers])
         self.bias = stacks([it.bias for it in layers])
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:

@@ -15,6 +15,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rosa_bench.layers.evaluating import evaluating
+from rosa_bench.system.errors import UserError
+
 
 class Prefix(nn.Module):
     """Trained keys and values of one attention layer, each (heads, tokens, head size)."""
@@ -50,8 +53,42 @@ def key_shape(model: Any) -> tuple[int, int]:
 
 
 def dispatches(model: Any) -> bool:
-    """Return whether the model's attention function can be replaced."""
-    return model._can_set_attn_implementation()
+    """Return whether the model's attention function can be replaced, by one that reads keys and values alone.
+
+    Gemma 2 also caps its scores, and gpt-oss adds sinks to them.
+    """
+    return model._can_set_attn_implementation() and model._supports_sdpa
+
+
+def check_attention(model: PreTrainedModel, attention: list[nn.Module], *, method: str) -> None:
+    """Raise `UserError` unless each of these layers calls the attention function with keys as `key_shape` says.
+
+    It is tried with a text of one token. Models on the meta device, or of anything but texts, are not checked.
+    """
+    token = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
+    if token.is_meta or model.main_input_name != "input_ids":
+        return
+    seen: dict[int, set[tuple[int, int]]] = {}
+
+    def noting(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *given: Any, **options: Any) -> Any:
+        seen[id(module)] = {(it.shape[1], it.shape[3]) for it in (key, value)}
+        return sdpa_attention_forward(module, query, key, value, *given, **options)
+
+    before: Any = model.config._attn_implementation
+    AttentionInterface.register("noting", noting)  # pyrefly: ignore[bad-argument-type]
+    AttentionMaskInterface.register("noting", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    try:
+        with evaluating(model), torch.no_grad():
+            model.set_attn_implementation("noting")
+            model(input_ids=token)
+    finally:
+        model.set_attn_implementation(before)
+    for layer in attention:
+        if seen.get(id(layer)) != {key_shape(model)}:
+            raise UserError(
+                f"method={method} is not for the {type(layer).__name__} of this model, whose keys and values are of "
+                "another kind; choose another method"
+            )
 
 
 def use_prefixes(model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
 from rosa_bench.layers.parts import output_layer
 from rosa_bench.system.errors import UserError
@@ -35,10 +36,14 @@ class VirtualTokens(nn.Module):
 
     def join(self, model: nn.Module) -> None:
         """Become part of a transformer, under the name `NAME`."""
-        body = body_of(model)
-        self.arguments = tuple(inspect.signature(body.forward).parameters)
+        reader = self.reader(model)
+        self.arguments = tuple(inspect.signature(reader.forward).parameters)
         model.add_module(NAME, self)
-        body.register_forward_pre_hook(self.before, with_kwargs=True)
+        reader.register_forward_pre_hook(self.before, with_kwargs=True)
+
+    def reader(self, model: nn.Module) -> nn.Module:
+        """Return the module whose arguments change."""
+        return body_of(model)
 
     def vectors(self) -> Float[Tensor, "tokens width"]:
         """Return what PEFT's encoder makes of its tokens."""
@@ -80,6 +85,10 @@ class InputTokens(VirtualTokens):
         super().join(model)
         if self.cut:  # before other hooks, which may choose positions of the text
             body_of(model).register_forward_hook(self.after, prepend=True)
+
+    def reader(self, model: nn.Module) -> nn.Module:
+        """Return the body; the whole model if its head reads the vectors' outputs, too, and so may read their mask."""
+        return super().reader(model) if self.cut else model
 
     def place(self, body: nn.Module, given: dict[str, Any], *, earlier: int) -> None:
         self.placed = earlier == 0
@@ -172,10 +181,12 @@ def reads_text(model: nn.Module) -> bool:
     """Return whether a model's head reads the outputs at the text's own positions.
 
     It does if it has an output for each token, and if attention is causal, because a classifier then reads the last
-    token. Other heads read the first position, which is the first vector.
+    token. Other heads read the first position, which is the first vector, or all of them.
     """
     by_token = type(model).__name__.endswith(BY_TOKEN) or output_layer(model) is not None
-    return by_token or any(getattr(module, "is_causal", False) is True for module in model.modules())
+    kind = type(model.config)
+    written = kind in MODEL_FOR_CAUSAL_LM_MAPPING and kind not in MODEL_FOR_MASKED_LM_MAPPING  # not all layers say so
+    return by_token or written or any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
 def _text(given: dict[str, Any]) -> Tensor:

@@ -13,7 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rosa_bench.layers.prompts.prefix import Prefix
+from rosa_bench.layers.linear import weight_of
+from rosa_bench.layers.prompts.prefix import Prefix, key_shape
+from rosa_bench.system.errors import UserError
+
+READ = {"hidden_states", "attention_mask", "head_mask", "position_bias", "output_attentions", "kwargs"}
+
+
+def check_widenable(model: nn.Module, attention: nn.Module, projections: list[nn.Module], *, method: str) -> None:
+    """Raise `UserError` unless attention reads hidden states and biases alone, and has keys as `key_shape` says.
+
+    Tables of relative positions, as DeBERTa's, and a cache of keys cannot be widened.
+    """
+    heads, size = key_shape(model)
+    others = inspect.signature(attention.forward).parameters.keys() - READ
+    if others or any(weight_of(it).shape[0] != heads * size for it in projections):  # pyrefly: ignore[bad-argument-type]
+        raise UserError(
+            f"method={method} is not for the {type(attention).__name__} of this model; choose another method"
+        )
 
 
 class WidenedPrefix(Prefix):

@@ -77,7 +77,8 @@ def quantised_linear(
     b: Float[Tensor, "k in"] | None = None,
 ) -> Float[Tensor, "*batch out"]:
     """Compute ``x (Q + a b)^T + bias``. Gradients flow to x and bias. The backward pass forms Q again."""
-    return _QuantisedLinear.apply(x, stored.codes, stored.scales, bias, a, b, stored.shape)
+    y = _QuantisedLinear.apply(x.reshape(-1, x.shape[-1]), stored.codes, stored.scales, bias, a, b, stored.shape)
+    return y.view(*x.shape[:-1], y.shape[-1])  # here, because a view made by the function may not be changed in place
 
 
 class _QuantisedLinear(torch.autograd.Function):
@@ -117,5 +118,5 @@ class _QuantisedLinear(torch.autograd.Function):
                     dx = dx + dy @ a.to(dy.dtype) @ b.to(dy.dtype)
             if need_bias:
                 wide = torch.promote_types(dy.dtype, torch.float32)
-                dbias = dy.reshape(-1, dy.shape[-1]).sum(0, dtype=wide)
+                dbias = dy.sum(0, dtype=wide)
         return dx, None, None, dbias, None, None, None

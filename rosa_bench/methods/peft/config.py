@@ -177,5 +177,7 @@ def refused_in_one_line(what: str) -> Iterator[None]:
             raise
         if isinstance(error, RuntimeError) and "meta" in str(error).lower():  # an operation that needs values
             raise UnsizedError(f"{what} needs weights to be attached") from error
-        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise UserError(f"{what}: PEFT refuses it: {kind}{' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split())[:300]
+        if not isinstance(error, ValueError | TypeError):  # an accident, which says nothing of a way out
+            reason = f"{type(error).__name__}: {reason}; choose other layers with method.targets=, or another method"
+        raise UserError(f"{what}: PEFT refuses it: {reason}") from error

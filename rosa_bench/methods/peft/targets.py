@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rosa_bench.methods.peft.behaviour import behaviour_of
 from rosa_bench.methods.peft.config import PATTERNS, configuration, refused_in_one_line, tuner_class
+from rosa_bench.methods.peft.experts import taken_for_experts
 from rosa_bench.system.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def by_endings(model: nn.Module, names: list[str]) -> dict[str, list[str]]:
 def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any], peft_type: str) -> None:
     """Raise `UserError` if PEFT could not merge the layers with these names, or if they share their weights.
 
-    So it does if the order of patterns would decide a layer's setting: a run's settings have none.
+    So it does if PEFT would tune others in their place, and if the order of patterns would decide a layer's setting: a
+    run's settings have none.
     """
     from rosa_bench.layers.parts import output_layer
 
@@ -107,6 +109,11 @@ def check_targets(model: nn.Module, names: list[str], values: Mapping[str, Any],
                 f"method.config.lora_bias=true cannot be merged into {bare}, which has no bias; remove it, or choose "
                 "layers that have one with method.targets="
             )
+    if peft_type == "LORA" and (taken := taken_for_experts(model, names)) is not None:
+        raise UserError(
+            f"PEFT would tune the model's experts in place of {taken}; choose other layers with method.targets=, such "
+            "as attention, or use method=lora or rosa"
+        )
     if peft_type == "TRAINABLE_TOKENS":
         output = output_layer(model)
         weights = [model.get_submodule(name).weight for name in names]

@@ -185,9 +185,10 @@ class PeftTuner(AdapterMethod):
             weights = {name: model.get_parameter(f"{name}.weight").detach().clone() for name in names}
             if getattr(config, "use_dora", False) and not shapes_only:
                 check_rows(weights)
-            tuner = kind(model, config, ADAPTER)
-            if finish is not None:
-                finish(tuner)
+            with kept_on_error([model.get_parameter(f"{name}.weight") for name in names], weights.values()):
+                tuner = kind(model, config, ADAPTER)
+                if finish is not None:
+                    finish(tuner)
         del model.peft_config
         for name in names:
             layer = model.get_submodule(name)
@@ -264,6 +265,17 @@ def check_rows(weights: Mapping[str, Tensor]) -> None:
                 f"{name} has a row of zeros, whose direction DoRA cannot train; use method.lm_head=null if it is the "
                 "output layer, other layers with method.targets=, or method=lora"
             )
+
+
+@contextmanager
+def kept_on_error(parameters: Iterable[Tensor], values: Iterable[Tensor]) -> Iterator[None]:
+    """Give the parameters these values again if the block fails: a start from singular vectors has changed some."""
+    try:
+        yield
+    except BaseException:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value
+        raise
 
 
 @contextmanager

@@ -127,9 +127,11 @@ class PeftTokens(VirtualTokenMethod):
         return configuration(self.peft_type, given, seed=self.seed)
 
     def check_shapes(self, model: nn.Module) -> None:
+        from rosa_bench.layers.prompts.prefix import check_attention
+
         super().check_shapes(model)
         if self.in_every_layer:
-            self._attention(model)
+            check_attention(model, self._attention(model), method=self.name)  # pyrefly: ignore[bad-argument-type]
         self.configuration(model)
 
     def make(self, model: nn.Module) -> VirtualTokens:
@@ -163,7 +165,7 @@ class PeftTokens(VirtualTokenMethod):
         if not dispatches(model):
             raise UserError(
                 f"method={self.name} needs attention layers whose function can be replaced, which this model does not "
-                "have; use method=p_tuning_v2 or prompt_tuning"
+                "have; use method=prompt_tuning"
             )
         return modules_of(model, self.parts, "attention", method=self.name)
 

@@ -15,11 +15,15 @@ from rosa_bench.system.errors import UserError
 
 NOTHING = "(?!)"  # matches no name
 # Models whose one matrix of queries, keys and values is sorted by head, so that no third of its rows is one of them.
-SORTED_BY_HEAD = ("bloom", "codegen", "deberta", "falcon", "gpt_neox", "gpt_neox_japanese", "persimmon")
+SORTED_BY_HEAD = (
+    "bloom", "codegen", "deberta", "falcon", "fuyu", "gpt_bigcode", "gpt_neox", "gpt_neox_japanese", "minimax",
+    "persimmon",
+)  # fmt: skip
 SEPARATE = {  # names of the projections to keys and values where each has a matrix of its own
     "keys": r"k|key|k_proj|key_proj|k_lin",
     "values": r"v|value|v_proj|value_proj|v_lin",
 }
+INSIDE = r"gate|in_proj|intermediate"  # in names of layers that end no part of a block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +48,8 @@ def structure_of(model: nn.Module) -> Structure:
     """Return the structure of a model.
 
     An attention projection is a linear layer inside a module whose name, or whose class's name, says attention. The
-    output projection of attention, or of the feed-forward part, is the last linear layer of that part of a block,
-    except one that holds several projections.
+    output projection of attention, or of the feed-forward part, is the last linear layer of that part of a block that
+    is as wide as the hidden states and not inside the part, as a gate is. Blocks with experts have none of the latter.
     """
     projections, logits = attention_projections(model), output_layer(model)
     return Structure(
@@ -105,7 +109,8 @@ def check_adaptable(model: nn.Module) -> None:
 
 
 def _says_attention(name: str, module: nn.Module) -> bool:
-    return re.search(r"attention|attn", f"{name.rpartition('.')[2]} {type(module).__name__}", re.IGNORECASE) is not None
+    kind = re.sub(r"\w*(Layer|Block)$", "", type(module).__name__)  # a whole block, such as JambaAttentionDecoderLayer
+    return re.search(r"attention|attn", f"{name.rpartition('.')[2]} {kind}", re.IGNORECASE) is not None
 
 
 def _head(model: nn.Module) -> list[str]:
@@ -134,15 +139,16 @@ def _parts(model: nn.Module, projections: list[str]) -> dict[str, str]:
         part: [] for part in ("attention", *SEPARATE, "attention_output", "feed_forward_output")
     }
     for block in blocks:
-        prefix = f"{names[id(block)]}."
-        own = [name for name in projections if name.startswith(prefix)]
-        linears = [f"{prefix}{name}" for name, module in block.named_modules() if isinstance(module, LINEAR_TYPES)]
+        place = names[id(block)]
+        own = [name for name in projections if name.startswith(f"{place}.")]
+        linears = [name for name, module in block.named_modules(prefix=place) if isinstance(module, LINEAR_TYPES)]
         others = [name for name in linears if name not in own]
         found["attention"] += [name.rpartition(".")[0] for name in own[:1]]
         for part, pattern in SEPARATE.items():
             found[part] += [name for name in own if re.fullmatch(pattern, name.rpartition(".")[2])]
-        found["attention_output"] += [name for name in own if not _is_fused(model.get_submodule(name))][-1:]
-        found["feed_forward_output"] += others[-1:]
+        found["attention_output"] += _outputs(model, own)[-1:]
+        if not any("expert" in name for name, _ in block.named_modules()):  # their sum is no layer's output
+            found["feed_forward_output"] += _outputs(model, others)[-1:]
     return {part: pattern_of(places) for part, places in found.items() if len(places) == len(blocks)}
 
 
@@ -151,6 +157,17 @@ def _fused(model: nn.Module, projections: list[str]) -> dict[str, int]:
     if getattr(getattr(model, "config", None), "model_type", None) in SORTED_BY_HEAD:
         return {}
     return {pattern_of([name]): 3 for name in projections if _is_fused(model.get_submodule(name))}
+
+
+def _outputs(model: nn.Module, names: list[str]) -> list[str]:
+    """Return those of the named layers that may be the output projection of a part of a block."""
+    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    return [
+        name
+        for name in names
+        if not _is_fused(layer := model.get_submodule(name)) and not re.search(INSIDE, ".".join(name.split(".")[-2:]))
+        if width in (None, weight_of(layer).shape[-2])  # pyrefly: ignore[bad-argument-type]
+    ]
 
 
 def _is_fused(module: nn.Module) -> bool:

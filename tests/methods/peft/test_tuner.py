@@ -16,6 +16,7 @@ from peft.tuners.lora.loraga import preprocess_loraga
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rosa_bench import attach
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.identity.run_id import public_config
 from rosa_bench.config.overrides.grammar import spelled
@@ -517,3 +518,24 @@ def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytes
         UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
     ):
         replace(chosen, rank=5)
+
+
+@pytest.mark.parametrize("method", ["rslora", "pissa"])
+def test_no_expert_is_tuned_in_place_of_a_layer(tiny_moe: PreTrainedModel, method: str) -> None:
+    """PEFT finds the layers of older checkpoints by the ends of their names, and so those of a block without any."""
+    before = {name: weight.clone() for name, weight in tiny_moe.state_dict().items()}
+    with pytest.raises(UserError, match=r"PEFT would tune the model's experts in place of .*0.mlp.up_proj"):
+        attach(tiny_moe, method, rank=2, targets=r"mlp\.(up|down)_proj")
+    assert all(torch.equal(weight, before[name]) for name, weight in tiny_moe.state_dict().items())
+    attach(tiny_moe, method, rank=2)  # attention can be tuned
+
+
+def test_a_start_that_fails_leaves_the_weights_of_earlier_layers(tiny_model: Tiny) -> None:
+    model = tiny_model("tiny_roberta")
+    with torch.no_grad():
+        model.get_parameter("roberta.encoder.layer.1.attention.output.dense.weight").fill_(float("nan"))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"PEFT refuses it: .*; choose other layers with method.targets=, or another"):
+        attach(model, "pissa", rank=2)
+    for name, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
 SMALL: dict[str, Any] = {
     "vocab_size": 48, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
 }  # fmt: skip
+ENDS = {f"{name}_token_id": 0 for name in ("pad", "bos", "eos", "cls", "sep")}
 HEADS = {"mamba": None}
 DECODERS = ("tiny_gpt2", "tiny_llama")
 LSTM = "method.config.encoder_reparameterization_type=LSTM"
@@ -95,6 +96,8 @@ def test_peft_computes_the_same_from_what_we_save(small: Any, tmp_path: Path, ca
     (AutoModelForSequenceClassification, "distilbert", {}, ("prompt_tuning",)),  # PEFT asks for its heads
     (AutoModelForCausalLM, "bloom", {}, ("prompt_tuning",)),  # without a number of positions
     (AutoModelForSequenceClassification, "gpt2", {"pad_token_id": 0}, ("prompt_tuning",)),  # reads the last token
+    (AutoModelForSequenceClassification, "bloom", {"pad_token_id": 0}, ("prompt_tuning",)),  # and does not say so
+    (AutoModelForSequenceClassification, "modernbert", {"classifier_pooling": "mean", **ENDS}, ("prompt_tuning",)),
     (AutoModelForTokenClassification, "bert", {}, ("prompt_tuning",)),
     (AutoModelForQuestionAnswering, "bert", {}, ("prompt_tuning",)),
 ])  # fmt: skip
@@ -111,7 +114,8 @@ def test_peft_computes_the_same_in_models_that_differ(
         theirs = PeftModel.from_pretrained(copy.deepcopy(base), str(folder)).eval()
         text = torch.arange(5, 21).reshape(2, 8)
         with torch.no_grad():
-            found, expected, without = (next(iter(model(text).values())) for model in (ours.model.eval(), theirs, base))
+            models, mask = (ours.model.eval(), theirs, base), torch.ones_like(text)
+            found, expected, without = (next(iter(it(text, attention_mask=mask).values())) for it in models)
         assert found.shape == without.shape
         torch.testing.assert_close(found, expected[:, -found.shape[1] :], rtol=1e-5, atol=1e-5)
         assert not torch.allclose(found, without, atol=1e-4)
@@ -122,7 +126,7 @@ def test_peft_computes_the_same_in_models_that_differ(
     (AutoModelForSeq2SeqLM, "t5", "p_tuning_v2", "an encoder and a decoder"),
     (AutoModelForCausalLM, "mamba", "p_tuning", "no attention"),
     (AutoModelForImageClassification, "vit", "prompt_tuning", "for transformers of texts"),
-    (AutoModelForCausalLM, "bloom", "prefix_tuning", "use method=p_tuning_v2 or prompt_tuning"),
+    (AutoModelForCausalLM, "bloom", "prefix_tuning", "use method=prompt_tuning"),
 ])  # fmt: skip
 def test_a_model_without_a_place_for_vectors_is_refused(kind: Any, name: str, method: str, words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -86,6 +86,32 @@ def test_other_architectures(  # noqa: PLR0917 - pytest names them
     assert output == next(one for one in reversed(wanted) if "qkv" not in one.lower())
 
 
+@pytest.mark.parametrize(("name", "more", "last"), [
+    ("phi3", {"pad_token_id": 0, "num_key_value_heads": 8}, "o_proj"),  # its queries, keys and values come after it
+    ("qwen3_5_text", {}, "out_proj"),  # so do the gates of linear attention
+    ("deepseek_v32", {"num_hidden_layers": 1}, "o_proj"),  # and the scores of an indexer
+])  # fmt: skip
+def test_the_output_of_attention_is_as_wide_as_the_hidden_states(name: str, more: Any, last: str) -> None:
+    found = structure_of(on_meta(AutoModelForCausalLM, name, **SMALL | more))
+    assert found.parts["attention_output"].split("|")[0].rpartition(".")[2] == last
+
+
+def test_a_block_with_experts_has_no_layer_whose_output_is_theirs(tiny_moe: nn.Module) -> None:
+    assert "attention_output" in (parts := structure_of(tiny_moe).parts)
+    assert "feed_forward_output" not in parts
+
+
+def test_a_block_named_after_its_attention_is_not_all_attention() -> None:
+    settings: dict[str, Any] = {
+        "num_hidden_layers": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "num_experts": 1,
+    }
+    names = attention_projections(on_meta(AutoModelForCausalLM, "jamba", **settings))
+    assert [name.rpartition(".")[2] for name in names] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+
+
 def test_a_pattern_matches_its_names_alone() -> None:
     names = ["a.0.b", "a.1.b", "a.10.b", "c", "d.2"]
     assert pattern_of(names) == r"a\.\d+\.b|c|d\.\d+"
