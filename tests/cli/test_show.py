@@ -90,8 +90,9 @@ def test_the_next_command_compares_with_another_method_of_the_folder(
 def test_the_command_of_an_incomplete_run_makes_the_same_run(
     rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord, status: str, words: list[str]
 ) -> None:
+    free = ["accumulate=2", "precision=float32", "gradient_checkpointing=true", "save_adapter=true", "device=cpu"]
     run = make_record("task=grammar", "model=tiny_bert", "method=rosa", "rank=3", "lr=3e-4", "seed=5", "epochs=7",
-                      "device=cpu", status=status, error="lost", deviations={"epochs": [7, 10]},
+                      *free, status=status, error="lost", deviations={"epochs": [7, 10]},
                       device={"type": "cpu", "name": "one", "precision": "float32"})  # fmt: skip
     save_record(run, here / "results")
     shown = rosa_bench("show")
@@ -104,6 +105,17 @@ def test_the_command_of_an_incomplete_run_makes_the_same_run(
     (here / "outputs" / run.id / "checkpoints/step-1").mkdir(parents=True)
     if status == "interrupted":
         assert "goes on from its checkpoint" in rosa_bench("show").out
+
+
+def test_what_a_record_does_not_name_is_to_be_added(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord
+) -> None:
+    interrupted = make_record("task=rte", "model=tiny_bert", status="interrupted", model={"source": "path"})
+    save_record(interrupted, here / "results")
+    assert "add the model.path= that it had" in " ".join(rosa_bench("show").out.split())
+    interrupted.data.source = "files"
+    save_record(interrupted, here / "results")
+    assert "add the data= or data_dir= and the model.path= that it had" in " ".join(rosa_bench("show").out.split())
 
 
 def test_checkpoints_and_adapters_are_looked_for_where_a_run_puts_them(here: Path) -> None:
