@@ -107,6 +107,14 @@ def test_the_command_of_an_incomplete_run_makes_the_same_run(
         assert "goes on from its checkpoint" in rosa_bench("show").out
 
 
+@pytest.mark.parametrize(("method", "exported"), [("lora", True), ("ft", False), ("houlsby", False)])
+def test_only_a_run_that_can_have_an_adapter_is_to_be_exported(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord, method: str, exported: bool
+) -> None:
+    save_record(make_record("task=rte", f"method={method}"), here / "results")
+    assert ("to export it" in rosa_bench("show").out) is exported
+
+
 def test_what_a_record_does_not_name_is_to_be_added(
     rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord
 ) -> None:

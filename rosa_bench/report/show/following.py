@@ -9,7 +9,7 @@ from typing import Any
 from rosa_bench.config.composing.compose import composing
 from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.files.folder import own_folder
-from rosa_bench.config.groups import names_in
+from rosa_bench.config.groups import kinds, names_in
 from rosa_bench.config.overrides.grammar import written
 from rosa_bench.config.overrides.mistakes import composition_errors
 from rosa_bench.config.schema import Plain
@@ -42,7 +42,7 @@ def following(
         yield "compare with another method", _command("compare", methods, *alike, *results)
     if kept_outputs(run, ADAPTER, output_dir) is not None:
         yield "export it for PEFT, transformers and servers", _command("export", run.id, "to=peft", *places)
-    elif run.model.source != "random":
+    elif run.model.source != "random" and all(kind.adapts_layers for kind in kinds("method", run.settings.method.name)):
         yield "to export it, run the same command with save_adapter=true", None
 
 

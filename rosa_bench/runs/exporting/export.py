@@ -67,11 +67,9 @@ class Exported(NamedTuple):
 def check_exportable(record: RunRecord, request: Request) -> None:
     """Raise `UserError` unless the run has left an adapter that can be exported, and nothing is overwritten."""
     name = record.settings.method.name
-    kind = next(iter(kinds("method", name)), None)
-    if kind is not None and getattr(kind, "mergeable", True) is False:
+    if not all(kind.adapts_layers for kind in kinds("method", name)):
         raise UserError(
-            f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as "
-            "it is"
+            f"method={name} has no LoRA adapter, so there is nothing to export; save_model=true saves its model"
         )
     if record.status == "failed":
         raise UserError(f"{record.id} failed ({record.error}), so it has left nothing to export; export another run")
