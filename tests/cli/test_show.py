@@ -67,6 +67,25 @@ def test_a_run_is_shown_in_80_columns(rosa_bench: Callable[..., Any], here: Path
     assert rosa_bench("show", saved.id[:8]).out == outcome.out == rosa_bench("show", "last").out
 
 
+def test_the_candidates_of_a_run_that_trains_nothing_are_not_called_epochs(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord
+) -> None:
+    candidates = [f"layer at rank {rank}" for rank in range(5, 0, -1)]
+    run = with_epochs(
+        make_record("task=rte", "method=laser", candidates=candidates), selected={"epoch": 3, "accuracy": 0.8}
+    )
+    save_record(run, here / "results")
+    shown = " ".join(rosa_bench("show").out.split())
+    for part in (
+        "on dev, candidate 3 of 5",
+        "chosen layer at rank 3",
+        "Candidates: accuracy on",
+        "* the selected candidate",
+    ):
+        assert part in shown
+    assert "train loss" not in shown and "epoch 3" not in shown
+
+
 def test_the_path_of_a_record_may_have_an_equals_sign(rosa_bench: Callable[..., Any], saved: RunRecord) -> None:
     Path("lr=2").mkdir()
     shutil.copy(path_of(saved, Path("results")), "lr=2/a.json")
