@@ -182,6 +182,16 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[...,
     rosa_bench("export", record.id).assert_one_line_error(f"failed ({record.error}), so it has left nothing to export")
 
 
+def test_a_training_that_failed_begins_again_and_not_from_weights_that_are_nan(
+    rosa_bench: Callable[..., Any], here: Path
+) -> None:
+    arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30", "checkpoint_s=0")
+    assert "training loss" in rosa_bench(*arguments).err
+    assert not list(here.rglob("step-*"))
+    again = rosa_bench(*arguments, "retry_failed=true")
+    assert "training loss" in again.err and "continuing" not in again.out
+
+
 def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any], here: Path) -> None:
     arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30")
     assert rosa_bench(*arguments).status == 1

@@ -66,15 +66,15 @@ class Exported(NamedTuple):
 
 def check_exportable(record: RunRecord, request: Request) -> None:
     """Raise `UserError` unless the run has left an adapter that can be exported, and nothing is overwritten."""
+    if record.status == "failed":
+        raise UserError(f"{record.id} failed ({record.error}), so it has left nothing to export; export another run")
+    if record.status != "completed":
+        raise UserError(f"{record.id} is {record.status}; complete it first")
     name = record.settings.method.name
     if not all(kind.adapts_layers for kind in kinds("method", name)):
         raise UserError(
             f"method={name} has no LoRA adapter, so there is nothing to export; save_model=true saves its model"
         )
-    if record.status == "failed":
-        raise UserError(f"{record.id} failed ({record.error}), so it has left nothing to export; export another run")
-    if record.status != "completed":
-        raise UserError(f"{record.id} is {record.status}; complete it first")
     if not (request.adapter / CONFIG).is_file():
         raise UserError(
             f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
