@@ -126,6 +126,6 @@ def test_a_killed_run_goes_on_to_the_bit_and_what_it_leaves_is_its_model(
     job = json.dumps([[row["text"] for row in rows(60, 20)], "base", *folders])
     plain = subprocess.run([*warm_python, "-c", PLAIN], cwd=here, input=job, capture_output=True, text=True, check=True)
     predicted = json.loads(expected["rows"])["predictions"]
-    assert max(predicted) - min(predicted) > 0.02, predicted
+    assert max(predicted) - min(predicted) > 0.005  # otherwise every model would seem to be the same
     for folder, outputs in map(json.loads, plain.stdout.splitlines()):
         assert outputs == pytest.approx(predicted, rel=1e-4, abs=1e-5), folder
