@@ -31,7 +31,7 @@ save, saved = Checkpoints.save, []
 def dying(self, *state):
     save(self, *state)
     saved.append(state)
-    if len(saved) == 5:
+    if len(saved) == 7:  # after the second step of the second epoch: 4 steps and the end of the first are saved
         os.kill(os.getpid(), signal.SIGKILL)
 
 Checkpoints.save = dying
