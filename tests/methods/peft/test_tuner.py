@@ -22,6 +22,8 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.peft.config import configuration
 from rosa_bench.methods.peft.tuner import PeftTuner
+from rosa_bench.models.perceptron import make_perceptron
+from rosa_bench.models.spec import Perceptron
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.training.spectrum import weights
@@ -454,3 +456,14 @@ def test_missing_peft_is_reported_in_one_line(method_of: Any, monkeypatch: pytes
         UserError, match=r"method=dora needs the package peft; install it: pip install 'rosa-bench\[peft"
     ):
         replace(chosen, rank=5)
+
+
+@pytest.mark.parametrize("method", ["lora_ga", "eva", "vera", "dora"])
+def test_a_perceptron_is_refused_by_our_words_and_not_by_an_error_of_peft(
+    compose: Callable[..., RunConfig], method: str
+) -> None:
+    config = compose("task=synthetic", "model=mlp1", f"method={method}")
+    assert isinstance(config.model, Perceptron)
+    model = make_perceptron(config.model, inputs=8, outputs=4, replicates=1)
+    with pytest.raises(UserError, match=f"method={method} is for transformers; choose one with model="):
+        config.method.check_shapes(model)
