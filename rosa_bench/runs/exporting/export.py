@@ -1,7 +1,7 @@
 """Export a run: its LoRA adapter, exact or compressed, or the merged model, as folders that others load."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.exporting.saved_adapter import RUN, RunFacts
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.files import check_replaceable, new_folder
+from rosa_bench.system.printable import printable
 from rosa_bench.system.seeds import set_seed
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
@@ -123,7 +124,9 @@ def export(
             written = write_peft(adapter, new, base=base, max_rank=limit)
         _copy_tokenizer(request.adapter, new)
         texts = card(
-            config["task_type"], config.get("base_model_name_or_path"), notes(request, adapter, written, record)
+            config["task_type"],
+            config.get("base_model_name_or_path"),
+            notes(request, adapter, written, record, labels=facts.labels),
         )
         for name, text in texts.items():
             (new / name).parent.mkdir(exist_ok=True)
@@ -132,8 +135,10 @@ def export(
     return Exported(request.folder, size, time.perf_counter() - started, written)
 
 
-def notes(request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord) -> list[str]:
-    """Return lines about an export: its rank, what compression has lost, its base, and the flag for a server."""
+def notes(
+    request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord, *, labels: Sequence[str]
+) -> list[str]:
+    """Return lines about an export: its rank, what compression has lost, classes, base, and the flag for a server."""
     if written is None:
         return ["Merged weights: load the folder with transformers, without rosa_bench or PEFT."]
     lines = [f"LoRA adapter of rank {written.rank}: exact up to rounding."]
@@ -143,6 +148,8 @@ def notes(request: Request, adapter: LoraAdapter, written: Written | None, recor
             f"LoRA adapter of rank {written.rank}, compressed from rank {written.full_rank}: "
             f"{100 * written.error:.3g} % of the update is lost (Frobenius norm); most in {name}, {100 * error:.3g} %."
         ]
+    if len(labels) > 1:  # PEFT's files have no place for them
+        lines.append(f"Classes, in the order of the outputs: {', '.join(map(printable, labels))}.")
     lines += base_lines(record)
     if request.kind == "lora":
         lines.append(server_line(adapter, written.rank))

@@ -121,6 +121,8 @@ def refused(*arguments: str) -> str:
 
 def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     main([run.id, "to=peft", "folder=mine"])
+    said = "Classes, in the order of the outputs: unacceptable, acceptable."
+    assert said in capsys.readouterr().out and said in (Path("mine") / "README.md").read_text()
     before = (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns
     assert "mine exists already" in refused(run.id, "to=lora", "folder=mine")
     assert (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns == before
