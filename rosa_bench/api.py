@@ -131,16 +131,15 @@ def complete_resolved(resolved: "ResolvedRun", observers: "Iterable[Observer]" =
         return running.run(resolved, observers)
 
 
-def complete_together(configs: Sequence[RunConfig]) -> "list[RunRecord | BaseException]":
-    """Run ``configs`` in one pass. They differ in the learning rate alone (`rosa_bench.runs.packing.packs`).
+def complete_together(jobs: Sequence[Sequence[str]]) -> "list[RunRecord | BaseException]":
+    """Run what each job's overrides describe in one pass. They differ in lr alone (`rosa_bench.runs.packing.packs`).
 
     Returns the record of each run, or the error that ended it. Raises an error that concerns all of them.
     """
     from rosa_bench.runs import resolve as resolving
     from rosa_bench.runs.lock import locked
 
-    with composing():
-        runs = [resolving.resolve(config, deviations_of(config), own_gpu=True) for config in configs]
+    runs = [resolving.resolve(*_composed(overrides), own_gpu=True) for overrides in jobs]
     with ExitStack() as locks:
         for resolved in runs:
             locks.enter_context(locked(resolved.lock, resolved.id))

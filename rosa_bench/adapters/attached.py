@@ -211,7 +211,9 @@ class Attached:
             raise UserError(f"{path} is an adapter of another model; load it into the model that it was trained on")
         frozen = adapter.get("frozen") or []  # an adapter that a run has saved does not say
         self.check_frozen(frozen, called=str(path / SETTINGS))
-        self.load_state_dict(read_tensors(path))
+        buffers = dict(self.model.named_buffers()) if known is None else {}  # a run saves only what it has trained
+        unchanged = {name: tensor for name, tensor in self.state_dict().items() if name in buffers}
+        self.load_state_dict({**unchanged, **read_tensors(path)})
         self.freeze(frozen)
 
     @property

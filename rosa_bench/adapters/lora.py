@@ -78,14 +78,10 @@ class PlainWeights:
                 f"save_adapter=true: HF PEFT would add the adapter of {taken} to the model's experts; choose other "
                 "layers with targets=, or use save_model=true"
             )
-        head = {id(parameter) for parameter in method.head_parameters(model)}
-        trains = [name for name, it in model.named_parameters() if it.requires_grad and id(it) not in head]
-        if not trains:
-            what = "the head alone, which" if method.trains else "nothing, which"
-            raise UserError(f"method={method.name} trains {what} is no LoRA adapter; use save_model=true")
-        inside = {id(parameter) for _, layer in adapters(model) for parameter in layer.parameters()}
+        held = {id(parameter) for _, layer in adapters(model) for parameter in layer.parameters()}
+        held |= {id(parameter) for parameter in method.head_parameters(model)}
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and id(parameter) not in head | inside:
+            if parameter.requires_grad and id(parameter) not in held:
                 raise UserError(
                     f"method={method.name} trains {name}, which a LoRA adapter cannot hold; use save_model=true "
                     "instead of save_adapter=true"

@@ -237,6 +237,11 @@ class RunConfig(Plain):
                 f"method={self.method.name} cannot be merged into weights, so it has no LoRA adapter; use "
                 "save_model=true, which saves its own"
             )
+        if self.save_adapter and not self.method.adapts_layers:
+            raise UserError(
+                f"method={self.method.name} adapts no layers, so it has no LoRA adapter; use save_model=true instead "
+                "of save_adapter=true"
+            )
         if self.parallel == "sharded" and (reason := self.method.unshardable):
             raise UserError(f"parallel=sharded shards the weights: {reason}; use parallel=data")
         if self.base_dtype != "float32" and not self.method.narrow_base:

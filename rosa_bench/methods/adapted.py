@@ -91,6 +91,8 @@ class TargetedMethod(Method):
 class AdapterMethod(TargetedMethod):
     """A method that replaces linear layers."""
 
+    adapts_layers: ClassVar[bool] = True
+
     fused: dict[str, int] | None = setting(
         "how many projections one matrix of the model holds, by the ends of layers' names", default=None, before=None
     )

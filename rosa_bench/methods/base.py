@@ -86,6 +86,7 @@ class Method(Checked, ABC):
     supports_graphs  whether a training step with this method can be captured as a CUDA graph
     keeps_function   whether attaching it leaves the function of the model unchanged
     mergeable        whether `merge` turns the trained model into plain layers
+    adapts_layers    whether all that trains, but the head, is in layers that it replaces, as in a LoRA adapter
     narrow_base      whether frozen weights may be stored in bfloat16: none of them trains, or is changed unnoticed
     packable         whether several runs can train in one pass: its layers have a form in `layers.packs.packed`
     offloadable      whether weights that train may wait in the CPU's memory: only the optimizer changes them
@@ -114,6 +115,7 @@ class Method(Checked, ABC):
     supports_graphs: ClassVar[bool] = True
     keeps_function: ClassVar[bool] = True
     mergeable: ClassVar[bool] = True
+    adapts_layers: ClassVar[bool] = False
     narrow_base: ClassVar[bool] = False
     packable: ClassVar[bool] = False
     offloadable: ClassVar[bool] = False

@@ -20,7 +20,8 @@ SCHEMA = 1
 class RunRecord(msgspec.Struct, kw_only=True, dict=True):
     """One run. Scores are fractions, times seconds, memory bytes.
 
-    status      ``completed``, ``failed``, ``interrupted`` or ``running``; ``error`` says why a run failed or stopped
+    status      ``completed``, ``failed`` or ``interrupted``; ``running`` before it is saved. ``error`` says why a run
+                failed or stopped
     config      all settings as given; ``settings`` is a typed view of them
     deviations  settings that differ from the protocol's: key -> [value, the protocol's value]
     spectrum    spectra of the updates of adapted weights, if requested

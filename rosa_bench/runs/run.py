@@ -49,7 +49,7 @@ from rosa_bench.training.recompute import recomputed
 from rosa_bench.training.selection import BestEpoch
 from rosa_bench.training.sharded import sharded
 from rosa_bench.training.spectrum import spectrum, weights
-from rosa_bench.training.state import Epoch, Recipe
+from rosa_bench.training.state import Epoch, Recipe, TrainingFailedError
 
 log = logging.getLogger(__name__)
 
@@ -120,14 +120,18 @@ def running(prepared: Prepared, observers: Iterable[Observer] = (), *, place: in
     if resolved.config.resume == "auto":
         earlier = prepared.checkpoints.load(partial(check_resumable, resolved, problem))
     say_start(resolved, record)
-    with (
-        tracked(record, resolved, resuming=earlier is not None) as tracking,
-        recorded(record, prepared.meter, resolved.results_dir),
-    ):
-        selected = yield from train_and_score(
-            prepared, earlier=earlier, tracking=tracking, observers=observers, place=place
-        )
-        save_rows(selected, record, resolved, problem)
+    try:
+        with (
+            tracked(record, resolved, resuming=earlier is not None) as tracking,
+            recorded(record, prepared.meter, resolved.results_dir),
+        ):
+            selected = yield from train_and_score(
+                prepared, earlier=earlier, tracking=tracking, observers=observers, place=place
+            )
+            save_rows(selected, record, resolved, problem)
+    except TrainingFailedError:  # from a checkpoint, whose weights may be NaN, it would only fail again
+        prepared.checkpoints.clear()
+        raise
     prepared.checkpoints.clear()
     say_end(resolved, record)
     return record

@@ -72,6 +72,18 @@ def test_a_sweep_leaves_a_record_for_each_combination(
     assert len(list(here.rglob("*.json"))) == 4
 
 
+def test_runs_in_one_pass_are_recorded_as_each_alone(rosa_bench: Callable[..., Any], here: Path) -> None:
+    (here / "mine.csv").write_text("text,label\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(40)))
+    sweep = ["-m", "task=classify", "data=mine.csv", "model=tiny_bert", "method=head_only", "epochs=1", "batch_size=8",
+             "lr=1e-3,2e-3", "device=cpu"]  # fmt: skip
+    for more in (["packed=2"], ["results_dir=alone"]):
+        assert rosa_bench(*sweep, *more).status == 0
+    packed, alone = records(here), load_records(here / "alone")
+    assert [run.packed for run in packed] == [2, 2]
+    for one, other in zip(packed, alone, strict=True):
+        assert (one.id, one.config, one.deviations, one.data) == (other.id, other.config, other.deviations, other.data)
+
+
 def test_a_preset_is_a_sweep_without_the_flag(
     rosa_bench: Callable[..., Any], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +180,16 @@ def test_a_loss_that_is_not_finite_fails_with_its_step(rosa_bench: Callable[...,
     reason = record.error.removeprefix("TrainingFailedError: ")
     assert outcome.err.startswith(f"rosa-bench: the training cannot go on: {reason};")
     rosa_bench("export", record.id).assert_one_line_error(f"failed ({record.error}), so it has left nothing to export")
+
+
+def test_a_training_that_failed_begins_again_and_not_from_weights_that_are_nan(
+    rosa_bench: Callable[..., Any], here: Path
+) -> None:
+    arguments = (*TINY, "method=ft", "batch_size=4", "lr=1e30", "checkpoint_s=0")
+    assert "training loss" in rosa_bench(*arguments).err
+    assert not list(here.rglob("step-*"))
+    again = rosa_bench(*arguments, "retry_failed=true")
+    assert "training loss" in again.err and "continuing" not in again.out
 
 
 def test_what_failed_is_run_again_on_demand_only(rosa_bench: Callable[..., Any], here: Path) -> None:

@@ -67,6 +67,25 @@ def test_a_run_is_shown_in_80_columns(rosa_bench: Callable[..., Any], here: Path
     assert rosa_bench("show", saved.id[:8]).out == outcome.out == rosa_bench("show", "last").out
 
 
+def test_the_candidates_of_a_run_that_trains_nothing_are_not_called_epochs(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord
+) -> None:
+    candidates = [f"layer at rank {rank}" for rank in range(5, 0, -1)]
+    run = with_epochs(
+        make_record("task=rte", "method=laser", candidates=candidates), selected={"epoch": 3, "accuracy": 0.8}
+    )
+    save_record(run, here / "results")
+    shown = " ".join(rosa_bench("show").out.split())
+    for part in (
+        "on dev, candidate 3 of 5",
+        "chosen layer at rank 3",
+        "Candidates: accuracy on",
+        "* the selected candidate",
+    ):
+        assert part in shown
+    assert "train loss" not in shown and "epoch 3" not in shown
+
+
 def test_the_path_of_a_record_may_have_an_equals_sign(rosa_bench: Callable[..., Any], saved: RunRecord) -> None:
     Path("lr=2").mkdir()
     shutil.copy(path_of(saved, Path("results")), "lr=2/a.json")
@@ -90,8 +109,9 @@ def test_the_next_command_compares_with_another_method_of_the_folder(
 def test_the_command_of_an_incomplete_run_makes_the_same_run(
     rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord, status: str, words: list[str]
 ) -> None:
+    free = ["accumulate=2", "precision=float32", "gradient_checkpointing=true", "save_adapter=true", "device=cpu"]
     run = make_record("task=grammar", "model=tiny_bert", "method=rosa", "rank=3", "lr=3e-4", "seed=5", "epochs=7",
-                      "device=cpu", status=status, error="lost", deviations={"epochs": [7, 10]},
+                      *free, status=status, error="lost", deviations={"epochs": [7, 10]},
                       device={"type": "cpu", "name": "one", "precision": "float32"})  # fmt: skip
     save_record(run, here / "results")
     shown = rosa_bench("show")
@@ -104,6 +124,25 @@ def test_the_command_of_an_incomplete_run_makes_the_same_run(
     (here / "outputs" / run.id / "checkpoints/step-1").mkdir(parents=True)
     if status == "interrupted":
         assert "goes on from its checkpoint" in rosa_bench("show").out
+
+
+@pytest.mark.parametrize(("method", "exported"), [("lora", True), ("ft", False), ("houlsby", False)])
+def test_only_a_run_that_can_have_an_adapter_is_to_be_exported(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord, method: str, exported: bool
+) -> None:
+    save_record(make_record("task=rte", f"method={method}"), here / "results")
+    assert ("to export it" in rosa_bench("show").out) is exported
+
+
+def test_what_a_record_does_not_name_is_to_be_added(
+    rosa_bench: Callable[..., Any], here: Path, make_record: MakeRecord
+) -> None:
+    interrupted = make_record("task=rte", "model=tiny_bert", status="interrupted", model={"source": "path"})
+    save_record(interrupted, here / "results")
+    assert "add the model.path= that it had" in " ".join(rosa_bench("show").out.split())
+    interrupted.data.source = "files"
+    save_record(interrupted, here / "results")
+    assert "add the data= or data_dir= and the model.path= that it had" in " ".join(rosa_bench("show").out.split())
 
 
 def test_checkpoints_and_adapters_are_looked_for_where_a_run_puts_them(here: Path) -> None:

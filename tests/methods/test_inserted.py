@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rosa_bench.adapters.attach import load_adapter
 from rosa_bench.methods.bottleneck import BottleneckAdapters
 from rosa_bench.methods.p_tuning_v2 import PTuningV2
 from rosa_bench.system.errors import UserError
@@ -119,6 +120,7 @@ def test_an_adapter_is_loaded_into_the_original_model(small: Any, method: str, n
     back = type(chosen).load(small.model(name), tmp_path)
     assert torch.equal(small.logits(back), small.logits(net))
     assert [p.requires_grad for p in back.parameters()] == [p.requires_grad for p in net.parameters()]
+    assert torch.equal(small.logits(load_adapter(small.model(name), tmp_path).model), small.logits(net))
 
 
 @pytest.fixture

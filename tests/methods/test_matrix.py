@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from rosa_bench.config.files.folder import conf_folder
 from rosa_bench.config.groups import kinds
-from rosa_bench.layers.adapter import Adapter
+from rosa_bench.layers.adapter import Adapter, adapters
 from rosa_bench.layers.blocks import transformer_blocks
 from rosa_bench.layers.fused.joined import joined
 from rosa_bench.layers.fused.stacked import materialised
@@ -209,6 +209,14 @@ def test_only_what_is_declared_trains(trial: Any) -> None:
     found = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     assert bool(found) == trial.method.trains
     assert found <= declared if trial.method.takes_turns else found == declared
+
+
+def test_what_trains_is_in_replaced_layers_or_the_head_if_declared(trial: Any) -> None:
+    layers = list(adapters(trial.untrained))
+    held = {id(it) for _, layer in layers for it in layer.parameters()}
+    held |= {id(it) for it in trial.method.head_parameters(trial.untrained)}
+    beside = [it for it in trial.method.trainable(trial.untrained) if id(it) not in held]
+    assert trial.method.adapts_layers is (bool(layers) and not beside)
 
 
 def test_the_optimizer_gets_each_declared_parameter_once(trial: Any) -> None:

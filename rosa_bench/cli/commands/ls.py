@@ -2,8 +2,8 @@
 
 Usage: rosa-bench ls [KEY=VALUE ...] [--all]
 
-Settings restrict the list to the runs that have one of these values; status= does too (completed, failed, interrupted,
-running).
+Settings restrict the list to the runs that have one of these values; status= does too (completed, failed, interrupted).
+A run has a record, and is listed, once it has ended; one that was killed is not.
 Only the newest runs are listed, unless --all is given.
 
 Examples:

@@ -55,7 +55,7 @@ def _make(jobs: "list[Job]") -> "list[Job]":
     rates = ", ".join(f"{run.config.lr:g}" for run in runs)
     log.info("%d runs in one pass, with lr=%s", len(runs), rates)
     try:
-        outcomes = api.complete_together([run.config for run in runs])
+        outcomes = api.complete_together([job.overrides for job in jobs])
     except Exception as error:  # as of a job of a sweep: the others go on
         outcomes = [error] * len(runs)
     made = []

@@ -107,7 +107,11 @@ class PeftTuner(AdapterMethod):
         return matching(model, kind, self.values, usual(model, kind) if chosen is None else chosen)
 
     def check_shapes(self, model: nn.Module) -> None:
+        from rosa_bench.layers.linear import StackedLinear
+
         names = self.target_names(model)
+        if any(isinstance(model.get_submodule(name), StackedLinear) for name in names):
+            raise UserError(f"method={self.name} is for transformers; choose one with model=, or another method")
         self.configuration(model, names)
         check_targets(model, names, self.values, str(self.peft_type))
 

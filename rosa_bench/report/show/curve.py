@@ -1,4 +1,7 @@
-"""A run's training as a table in the terminal: one line per epoch, with a bar for the score that selects."""
+"""A run's training as a table in the terminal: one line per epoch, with a bar for the score that selects.
+
+The candidates of a method that trains nothing take the place of epochs.
+"""
 
 import math
 from collections.abc import Sequence
@@ -23,11 +26,11 @@ class Line(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A curve's columns, its lines, and what the bars show."""
+    """A curve's columns, its lines, and its title, which says what the bars show."""
 
     columns: tuple[str, ...]
     lines: list[Line]
-    key: str
+    title: str
 
 
 def curve(run: RunRecord) -> Curve | None:
@@ -41,13 +44,14 @@ def curve(run: RunRecord) -> Curve | None:
     lines = [
         Line(
             number + 1,
-            (_text(epochs[number].train_loss), _text(scores[number])),
+            (*([] if run.candidates else [_text(epochs[number].train_loss)]), _text(scores[number])),
             lengths[number],
             number + 1 == run.selected.epoch,
         )
         for number in chosen(len(epochs), run.selected.epoch)
     ]
-    return Curve(("epoch", "train loss", name), lines, f"{name} on {where}{scale}")
+    columns, what = (("candidate",), "Candidates") if run.candidates else (("epoch", "train loss"), "Training")
+    return Curve((*columns, name), lines, f"{what}: {name} on {where}{scale}")
 
 
 def chosen(count: int, selected: int | None) -> list[int]:

@@ -4,18 +4,25 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rosa_bench.config.composing.compose import composing
+from rosa_bench.config.composing.parse import parse
 from rosa_bench.config.files.folder import own_folder
-from rosa_bench.config.groups import names_in
+from rosa_bench.config.groups import kinds, names_in
+from rosa_bench.config.overrides.grammar import written
+from rosa_bench.config.overrides.mistakes import composition_errors
+from rosa_bench.config.schema import Plain
 from rosa_bench.records.record import RunRecord
 from rosa_bench.records.store import load_record
 from rosa_bench.report.next import repeated
 from rosa_bench.report.show.files import ADAPTER, CHECKPOINTS, kept_outputs
 from rosa_bench.system.errors import UserError
+from rosa_bench.system.setting import settings_of
 
 WIDTH = 78  # of a command; its further lines are indented
 UNPLACED = ("hub ", "embedded ")  # beginnings of the sources of rows that no folder holds
+GIVEN = ("rank", "lr", "seed")  # settings that every command has
 
 
 def following(
@@ -35,7 +42,7 @@ def following(
         yield "compare with another method", _command("compare", methods, *alike, *results)
     if kept_outputs(run, ADAPTER, output_dir) is not None:
         yield "export it for PEFT, transformers and servers", _command("export", run.id, "to=peft", *places)
-    elif run.model.source != "random":
+    elif run.model.source != "random" and all(kind.adapts_layers for kind in kinds("method", run.settings.method.name)):
         yield "to export it, run the same command with save_adapter=true", None
 
 
@@ -46,10 +53,15 @@ def command_of(run: RunRecord, more: Sequence[str] = ()) -> str:
         raise UserError(f"model={name} has no yaml here, so type the command as before")
     with composing() as composer:
         settings = repeated(run, composer, more)
-    device = run.setting("device")
-    on = [f"device={run.device.type}"] if isinstance(device, str) and device != "auto" else []
-    values = [f"lr={run.settings.lr!r}", f"seed={run.settings.seed}"]
-    return _command(*settings, *values, *on, *more)
+        values = [f"lr={run.settings.lr!r}", f"seed={run.settings.seed}"]
+        free = _free(run)
+        overrides = [*settings, *values, *(f"{key}={written(value)}" for key, value in free.items())]
+        with composition_errors():
+            composed = parse(composer.compose(tuple(overrides)))
+    for key, value in free.items():
+        if (found := getattr(composed, key)) != value:
+            raise UserError(f"{key}={value} in the record becomes {key}={found}")
+    return _command(*overrides, *more)
 
 
 def wrapped(command: str) -> list[str]:
@@ -75,12 +87,24 @@ def _again(run: RunRecord, output_dir: Path, places: Sequence[str]) -> Iterator[
         what, more = "the same command goes on from its checkpoint", []
     else:
         what, more = "the same command starts it again", []
-    if not run.data.source.startswith(UNPLACED):
-        what += "; add the data= or data_dir= that it had"
+    absent = [] if run.data.source.startswith(UNPLACED) else ["data= or data_dir="]
+    absent += ["model.path="] if run.model.source == "path" else []
+    if absent:
+        what += f"; add the {' and the '.join(absent)} that it had"
     try:
         yield what, command_of(run, [*more, *places])
     except UserError as error:
         yield f"{what}; {error}", None
+
+
+def _free(run: RunRecord) -> dict[str, Any]:
+    """Return the settings of a run that every protocol leaves to the experiment, if they differ from the defaults.
+
+    They say how it computes, such as ``precision``, and what it saves. `repeated` returns the others.
+    """
+    free = [one for one, known in settings_of(Plain) if known.free and known.published and one.name not in GIVEN]
+    values = {one.name: value for one in free if (value := run.setting(one.name, one.default)) != one.default}
+    return values | ({"device": run.device.type} if "device" in values else {})
 
 
 def _other_method(run: RunRecord, path: Path) -> str | None:

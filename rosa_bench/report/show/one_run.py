@@ -72,16 +72,17 @@ def _unit(run: RunRecord) -> str:
 
 def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
     scores = run.scores
+    turn, count = ("candidate", len(run.candidates)) if run.candidates else ("epoch", run.settings.epochs)
     for name, result in (("selected", run.selected), ("last", run.last)):
         if scores.reported in result:
             found = _with_interval(run, result[scores.reported])
-            yield name, f"{found} on {reported_rows(run)}, epoch {result.epoch} of {run.settings.epochs}"
+            yield name, f"{found} on {reported_rows(run)}, {turn} {result.epoch} of {count}"
     if (how := _interval(run, run.selected.get(scores.reported))) is not None:
         yield "", f"in brackets: {CONFIDENCE:.0%} interval over {thousands(run.data.rows.reported)} rows, {how.method}"
     if run.status == "completed" and (bound := best_of_rank([run])) is not None:
         yield "best of rank", f"{bound:.4g}, which no single update of that rank is below"
     if run.selected_candidate:
-        yield "chosen", f"{run.selected_candidate}, of {len(run.candidates or [])} candidates"
+        yield "chosen", run.selected_candidate
     if run.selected:
         by = scores.selected_by
         found = _number(selection_scale(run).scaled(run.selection_score))
@@ -97,7 +98,7 @@ def _scores(run: RunRecord, path: Path) -> Iterator[tuple[str, str]]:
         yield "forgetting", f"loss on {found.task} {losses}"
     if run.stopped:
         yield "stopped", f"after epoch {run.stopped.epoch}: {run.stopped.reason}"
-    if run.has_collapsed:
+    if run.has_collapsed and not run.candidates:
         yield "collapsed", "the last epoch's model predicts nearly the same for all rows"
 
 

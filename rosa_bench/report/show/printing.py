@@ -27,7 +27,7 @@ def show_run(run: RunRecord, path: Path, output_dir: Path, *, console: Console, 
         _heading(block.title, console)
         _show_block(block, console)
     if (found := curve(run)) is not None:
-        _heading(f"Training: {found.key}", console)
+        _heading(found.title, console)
         _show_curve(found, console)
     _heading("Files", console)
     for name, place in files(run, path, output_dir):
@@ -66,4 +66,4 @@ def _show_curve(found: Curve, console: Console) -> None:
         table.add_row(*map(Text, figures), Text(block * line.bar))
     console.print(table)
     if any(line.selected for line in found.lines):
-        console.print(Text(f"{MARK} the selected epoch", style="dim"))
+        console.print(Text(f"{MARK} the selected {found.columns[0]}", style="dim"))

@@ -1,7 +1,7 @@
 """Export a run: its LoRA adapter, exact or compressed, or the merged model, as folders that others load."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +26,7 @@ from rosa_bench.records.record import RunRecord
 from rosa_bench.runs.exporting.saved_adapter import RUN, RunFacts
 from rosa_bench.system.errors import UserError, one_of
 from rosa_bench.system.files import check_replaceable, new_folder
+from rosa_bench.system.printable import printable
 from rosa_bench.system.seeds import set_seed
 
 TASK_TYPES = ("CAUSAL_LM", "SEQ_CLS")  # PEFT's names of the tasks
@@ -66,17 +67,15 @@ class Exported(NamedTuple):
 
 def check_exportable(record: RunRecord, request: Request) -> None:
     """Raise `UserError` unless the run has left an adapter that can be exported, and nothing is overwritten."""
-    name = record.settings.method.name
-    kind = next(iter(kinds("method", name)), None)
-    if kind is not None and getattr(kind, "mergeable", True) is False:
-        raise UserError(
-            f"method={name} cannot be merged into weights, so there is nothing to export; save_model=true saves it as "
-            "it is"
-        )
     if record.status == "failed":
         raise UserError(f"{record.id} failed ({record.error}), so it has left nothing to export; export another run")
     if record.status != "completed":
         raise UserError(f"{record.id} is {record.status}; complete it first")
+    name = record.settings.method.name
+    if not all(kind.adapts_layers for kind in kinds("method", name)):
+        raise UserError(
+            f"method={name} has no LoRA adapter, so there is nothing to export; save_model=true saves its model"
+        )
     if not (request.adapter / CONFIG).is_file():
         raise UserError(
             f"{request.adapter} has no adapter; run {record.id} again with save_adapter=true, or name the folder of "
@@ -125,7 +124,9 @@ def export(
             written = write_peft(adapter, new, base=base, max_rank=limit)
         _copy_tokenizer(request.adapter, new)
         texts = card(
-            config["task_type"], config.get("base_model_name_or_path"), notes(request, adapter, written, record)
+            config["task_type"],
+            config.get("base_model_name_or_path"),
+            notes(request, adapter, written, record, labels=facts.labels),
         )
         for name, text in texts.items():
             (new / name).parent.mkdir(exist_ok=True)
@@ -134,8 +135,10 @@ def export(
     return Exported(request.folder, size, time.perf_counter() - started, written)
 
 
-def notes(request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord) -> list[str]:
-    """Return lines about an export: its rank, what compression has lost, its base, and the flag for a server."""
+def notes(
+    request: Request, adapter: LoraAdapter, written: Written | None, record: RunRecord, *, labels: Sequence[str]
+) -> list[str]:
+    """Return lines about an export: its rank, what compression has lost, classes, base, and the flag for a server."""
     if written is None:
         return ["Merged weights: load the folder with transformers, without rosa_bench or PEFT."]
     lines = [f"LoRA adapter of rank {written.rank}: exact up to rounding."]
@@ -145,6 +148,8 @@ def notes(request: Request, adapter: LoraAdapter, written: Written | None, recor
             f"LoRA adapter of rank {written.rank}, compressed from rank {written.full_rank}: "
             f"{100 * written.error:.3g} % of the update is lost (Frobenius norm); most in {name}, {100 * error:.3g} %."
         ]
+    if len(labels) > 1:  # PEFT's files have no place for them
+        lines.append(f"Classes, in the order of the outputs: {', '.join(map(printable, labels))}.")
     lines += base_lines(record)
     if request.kind == "lora":
         lines.append(server_line(adapter, written.rank))

@@ -24,6 +24,8 @@ from rosa_bench.config.schema import RunConfig
 from rosa_bench.layers.adapter import adapters
 from rosa_bench.methods.peft.config import checked_config, configuration
 from rosa_bench.methods.peft.tuner import PeftTuner
+from rosa_bench.models.perceptron import make_perceptron
+from rosa_bench.models.spec import Perceptron
 from rosa_bench.system.errors import UserError
 from rosa_bench.system.seeds import seed_of
 from rosa_bench.training.spectrum import weights
@@ -539,3 +541,14 @@ def test_a_start_that_fails_leaves_the_weights_of_earlier_layers(tiny_model: Tin
         attach(model, "pissa", rank=2)
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(weight, before[name], rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", ["lora_ga", "eva", "vera", "dora"])
+def test_a_perceptron_is_refused_by_our_words_and_not_by_an_error_of_peft(
+    compose: Callable[..., RunConfig], method: str
+) -> None:
+    config = compose("task=synthetic", "model=mlp1", f"method={method}")
+    assert isinstance(config.model, Perceptron)
+    model = make_perceptron(config.model, inputs=8, outputs=4, replicates=1)
+    with pytest.raises(UserError, match=f"method={method} is for transformers; choose one with model="):
+        config.method.check_shapes(model)

@@ -121,6 +121,8 @@ def refused(*arguments: str) -> str:
 
 def test_an_export_overwrites_only_on_demand(run: RunRecord, capsys: pytest.CaptureFixture[str]) -> None:
     main([run.id, "to=peft", "folder=mine"])
+    said = "Classes, in the order of the outputs: unacceptable, acceptable."
+    assert said in capsys.readouterr().out and said in (Path("mine") / "README.md").read_text()
     before = (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns
     assert "mine exists already" in refused(run.id, "to=lora", "folder=mine")
     assert (Path("mine") / "adapter_model.safetensors").stat().st_mtime_ns == before
@@ -252,22 +254,24 @@ def test_weights_that_are_not_the_runs_are_refused(run: RunRecord) -> None:
 
 @pytest.mark.parametrize(("method", "words"), [
     ("houlsby", "method=houlsby cannot be merged into weights, so it has no LoRA adapter"),
-    ("laser", "method=laser trains nothing, which is no LoRA adapter; use save_model=true"),
-    ("head_only", "method=head_only trains the head alone, which is no LoRA adapter; use save_model=true"),
-    ("ft", r"method=ft trains \S+, which a LoRA adapter cannot hold; use save_model=true"),
+    ("laser", "method=laser adapts no layers, so it has no LoRA adapter; use save_model=true"),
+    ("head_only", "method=head_only adapts no layers, so it has no LoRA adapter; use save_model=true"),
+    ("ft", "method=ft adapts no layers, so it has no LoRA adapter; use save_model=true"),
 ])  # fmt: skip
-def test_a_run_without_an_adapter_is_refused_before_it_begins(method: str, words: str) -> None:
+def test_a_run_without_an_adapter_is_refused_before_data_are_read(method: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        rosa_bench.run([*(one for one in ENCODER if one != "rank=2"), f"method={method}"])
-    assert not list(Path.cwd().glob("results/runs/*/*/*.json"))
+        rosa_bench.compose([*(one for one in ENCODER if one != "rank=2"), f"method={method}"])
 
 
-def test_an_unmergeable_run_is_not_exported(make_record: Callable[..., RunRecord], tmp_path: Path) -> None:
+def test_a_run_of_a_method_without_adapter_is_not_exported(
+    make_record: Callable[..., RunRecord], tmp_path: Path
+) -> None:
     from rosa_bench.records.store import save_record
 
-    record = make_record("task=cola", "method=houlsby")
-    save_record(record, tmp_path / "results")
-    assert "method=houlsby cannot be merged into weights" in refused(record.id, "to=peft")
+    for method in ("houlsby", "ft"):
+        record = make_record("task=cola", f"method={method}")
+        save_record(record, tmp_path / "results")
+        assert f"method={method} has no LoRA adapter" in refused(record.id, "to=peft")
 
 
 @pytest.mark.parametrize("name", ["tiny_llama", "tiny_roberta"])
